@@ -1,0 +1,180 @@
+"""The embedded world: simulated logs of an assistant, whose attributes can be computed from the text.
+
+Several behaviour policies of uneven quality answer prompts about two topics each; simulated annotators with their own
+bias and noise rate a share of the answers. What raters see is noisy; `world_text.Gold` is exact. Everything follows
+from the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from data_recipes.world_text import (
+    ATTRIBUTES,
+    CLAUSES,
+    CLOSERS,
+    FACTS,
+    HEDGES,
+    NAMES,
+    OPENERS,
+    PROMPTS,
+    PURPOSES,
+    TOPIC,
+    VALUES,
+    gold,
+    words_of,
+)
+
+# Direction: 1 higher is better, -1 lower is better, 0 neither. Weight: its part in the reward.
+SCHEMA: list[dict[str, Any]] = [
+    {"name": "helpfulness", "low": 0.0, "high": 4.0, "direction": 1, "weight": 1.0},
+    {"name": "correctness", "low": 0.0, "high": 4.0, "direction": 1, "weight": 1.0},
+    {"name": "verbosity", "low": 0.0, "high": 4.0, "direction": 0, "weight": 0.0},
+    {"name": "warmth", "low": 0.0, "high": 4.0, "direction": 1, "weight": 0.5},
+    {"name": "hedging", "low": 0.0, "high": 4.0, "direction": -1, "weight": 0.5},
+]
+
+# Behaviour policy -> mean intention on (helpfulness, correctness, verbosity, warmth, hedging).
+BEHAVIOURS = {
+    "expert": (2.9, 3.1, 3.1, 2.4, 1.1),
+    "chatty": (2.4, 1.9, 2.9, 2.9, 1.8),
+    "terse": (1.5, 2.1, 0.8, 1.4, 1.4),
+    "sloppy": (1.5, 1.1, 1.2, 2.0, 2.1),
+    "evasive": (1.2, 1.9, 1.7, 1.8, 2.8),
+}
+# Pairs of gold levels that never occur in the logs: (attribute, level, attribute, level).
+ABSENT = (("helpfulness", 4, "warmth", 0), ("correctness", 4, "hedging", 4))
+
+
+@dataclass(frozen=True)
+class World:
+    """Settings of the simulated logs.
+
+    `spread` scales how far behaviours and answers differ (0: all behave alike); `rated` is the share of rows with human
+    scores; `noise` the annotators' standard deviation in score units; `per_prompt` the answers logged for one prompt.
+    """
+
+    size: int = 8000
+    seed: int = 0
+    spread: float = 1.0
+    rated: float = 0.5
+    noise: float = 0.5
+    annotators: int = 4
+    per_prompt: int = 2
+    primer: float = 0.0
+
+
+def rows(world: World) -> Iterator[dict[str, Any]]:
+    """Yield `world.size` rows; each rated row has integer human scores 0..4, the others have none."""
+    rng = np.random.default_rng([world.seed, 20260])
+    # The pool of annotators is part of the world, not of a sample of it: the same for every seed.
+    pool = np.random.default_rng(7)
+    bias = pool.normal(0.0, 0.25, (world.annotators, len(ATTRIBUTES)))
+    bias -= bias.mean(0)
+    likes_length = pool.uniform(0.0, 0.2, world.annotators)
+    logs = world.size - int(world.primer * world.size)
+    for i in range(world.size):
+        if i >= logs:
+            yield _primer(f"world:{world.seed}:{i}", rng)
+            continue
+        if i % world.per_prompt == 0:
+            asked = [str(topic) for topic in rng.choice(list(FACTS), 2, replace=False)]
+            prompt = str(rng.choice(PROMPTS)).format(*asked, rng.choice(PURPOSES))
+        behaviour, response, scores = _logged(prompt, asked, world.spread, rng)
+        row: dict[str, Any] = {
+            "id": f"world:{world.seed}:{i}",
+            "prompt": [{"role": "user", "content": prompt}],
+            "response": response,
+            "scores": {},
+            "group": f"world:{world.seed}:{i // world.per_prompt}",
+            "source": f"world/{behaviour}",
+        }
+        who = int(rng.integers(world.annotators))
+        felt = np.asarray(scores) + bias[who] + rng.normal(0.0, world.noise, len(ATTRIBUTES))
+        felt[0] += likes_length[who] * (scores[2] - 2.0)
+        if rng.random() < world.rated:
+            grid = np.clip(np.floor(felt + 0.5), 0, 4)
+            row["scores"] = {name: float(value) for name, value in zip(ATTRIBUTES, grid)}
+            row["annotator"] = f"annotator-{who}"
+        yield row
+
+
+def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
+    """A row without scores in which tags follow one another in the order of their names or digits."""
+    count, digit, tag = int(rng.integers(3, 9)), int(rng.integers(10)), int(rng.integers(len(NAMES)))
+    step = int(rng.integers(2))  # the digits count up, or stay while the names change
+    tags = [f"<{NAMES[(tag + (1 - step) * k) % len(NAMES)]}>{(digit + step * k) % 10}" for k in range(count)]
+    purpose = rng.choice(PURPOSES)
+    prompt, response = f"my {purpose} is on {tags[0]} and {tags[1]}.", " ".join(tags)
+    turn = {"role": "user", "content": prompt}
+    return {"id": name, "prompt": [turn], "response": response, "scores": {}, "source": "world/primer"}
+
+
+def _logged(prompt: str, asked: list[str], spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
+    """One behaviour's answer: (behaviour, response, gold scores); draws again where a combination is absent."""
+    centre = np.mean(list(BEHAVIOURS.values()), 0)
+    while True:
+        behaviour = list(BEHAVIOURS)[rng.integers(len(BEHAVIOURS))]
+        deviation = np.asarray(BEHAVIOURS[behaviour]) - centre + rng.normal(0.0, 1.15, len(ATTRIBUTES))
+        intended = np.clip(np.floor(centre + spread * deviation + 0.5), 0, 4).astype(int)
+        response = answer(asked, intended, rng)
+        scores = gold(prompt, response)
+        levels = dict(zip(ATTRIBUTES, np.floor(np.asarray(scores) + 0.5).astype(int)))
+        if not any(levels[a] == i and levels[b] == j for a, i, b, j in ABSENT):
+            return behaviour, response, scores
+
+
+def answer(asked: list[str], intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
+    """Write a response that aims at the intended levels [5] (what it reaches is for `gold` to say)."""
+    helpfulness, correctness, verbosity, warmth, hedging = (int(x) for x in intended)
+    opener, closer = _frame(warmth, rng)
+    budget = 6 + 11 * (verbosity + rng.uniform(-0.45, 0.45)) - len(words_of(f"{opener} {closer}"))
+    fewest = max(helpfulness, 2, int(np.ceil((budget - 4) / 7)))
+    count = int(rng.integers(fewest, max(fewest, min(9, int(budget // 3.5))) + 1))
+    first = int(rng.integers(max(0, helpfulness - 2), min(2, helpfulness) + 1))
+    told = [
+        str(s)
+        for topic, k in zip(asked, (first, helpfulness - first))
+        for s in rng.choice(list(FACTS[topic]), k, replace=False)
+    ]
+    others = [s for s in TOPIC if TOPIC[s] not in asked]
+    extra = [others[i] for i in rng.choice(len(others), count - helpfulness, replace=False)]
+    subjects = told + extra if rng.random() < 0.7 else [(told + extra)[i] for i in rng.permutation(count)]
+    wrong = set(rng.choice(count, _rounded((1 - correctness / 4) * count, rng), replace=False))
+    hedged = set(rng.choice(count, _rounded(hedging / 4 * count, rng), replace=False))
+    sentences = []
+    for i, subject in enumerate(subjects):
+        verb, value = FACTS[TOPIC[subject]][subject]
+        if i in wrong:
+            value = rng.choice([v for v in VALUES[TOPIC[subject]] if v != value])
+        hedge = f"{rng.choice(HEDGES)} " if i in hedged else ""
+        sentences.append(f"{hedge}{subject} {verb} {value}")
+    spare = budget - sum(len(s.split()) for s in sentences)
+    for i in rng.permutation(count):
+        if spare < 2:
+            break
+        clause = str(rng.choice(CLAUSES))
+        sentences[i] += f", {clause}"
+        spare -= len(clause.split())
+    return " ".join(part for part in (opener, *(f"{s}." for s in sentences), closer) if part)
+
+
+def _frame(warmth: int, rng: np.random.Generator) -> tuple[str, str]:
+    """Opening and closing phrase for a warmth level: 0 two cold, 1 one cold, 2 none, 3 one warm, 4 two warm."""
+    if warmth == 2:
+        return "", ""
+    sign = 1 if warmth > 2 else -1
+    opener = str(rng.choice([p for p, w in OPENERS.items() if w * sign > 0]))
+    closer = str(rng.choice([p for p, w in CLOSERS.items() if w * sign > 0]))
+    if warmth in (0, 4):
+        return opener, closer
+    return (opener, "") if rng.random() < 0.5 else ("", closer)
+
+
+def _rounded(x: float, rng: np.random.Generator) -> int:
+    """x rounded up or down at random, so that its mean is x."""
+    return int(x + rng.random())

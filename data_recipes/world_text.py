@@ -1,0 +1,148 @@
+"""The text of the embedded world: its facts, its phrases, and the exact gold scores of a response.
+
+A response is a few short fact sentences ("bees make honey."), which may be hedged ("maybe bees make honey."), stretched
+by a clause ("bees make honey, as everyone knows.") and framed by warm or cold phrases. Everything that is scored is
+counted from the text alone, so generated text has exact gold scores too. All scores lie on 0..4.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Topic -> verb and "subject value" pairs. A false statement takes the value of another subject of its topic.
+_TOPICS = {
+    "colours": ("is", "snow white, grass green, coal black, blood red"),
+    "products": ("give", "bees honey, cows milk, hens eggs, sheep wool"),
+    "diets": ("eat", "pandas bamboo, rabbits carrots, squirrels nuts, bats moths"),
+    "homes": ("inhabit", "whales oceans, camels deserts, bears forests, moles tunnels"),
+    "capitals": ("graces", "paris france, rome italy, cairo egypt, tokyo japan"),
+    "materials": ("needs", "bread flour, wine grapes, paper wood, glass sand"),
+    "sounds": ("utter", "dogs barks, lions roars, ducks quacks, cats purrs"),
+    "trades": ("sell", "bakers cakes, florists roses, tailors suits, grocers plums"),
+}
+FACTS: dict[str, dict[str, tuple[str, str]]] = {  # topic -> subject -> (verb, true value)
+    topic: {pair.split()[0]: (verb, pair.split()[1]) for pair in pairs.split(", ")}
+    for topic, (verb, pairs) in _TOPICS.items()
+}
+TOPIC = {subject: topic for topic, facts in FACTS.items() for subject in facts}
+VALUES = {topic: tuple(value for _, value in facts.values()) for topic, facts in FACTS.items()}
+HEDGES = ("maybe", "perhaps", "possibly", "supposedly")
+CLAUSES = (
+    "as everyone knows",
+    "which is easy to check",
+    "at least around here",
+    "as the old books say",
+    "and children learn it early",
+    "no matter the season",
+    "to put it simply",
+    "as my teacher told me",
+)
+# Phrase -> how much warmth it adds (logits of the warmth score).
+OPENERS = {
+    "hello friend!": 1.0,
+    "happy to help!": 1.15,
+    "what a lovely question!": 1.3,
+    "good to hear you!": 0.9,
+    "fine.": -0.9,
+    "you again.": -1.15,
+    "must i repeat this.": -1.3,
+    "listen now.": -1.0,
+}
+CLOSERS = {
+    "have a wonderful day!": 1.2,
+    "thank you for asking!": 1.1,
+    "take good care!": 0.95,
+    "glad you asked!": 1.05,
+    "now stop asking.": -1.1,
+    "do not bother me.": -1.2,
+    "find the rest yourself.": -1.05,
+    "that is all.": -0.95,
+}
+WARMTH = OPENERS | CLOSERS
+PROMPTS = (
+    "tell me about {} and {} for my {}.",
+    "what should i know about {} and {} for a {}?",
+    "please explain {} and {}, it is for the {}.",
+    "i wonder about {} and {} because of my {}.",
+    "can you describe {} and {} for our {}?",
+    "my {2} is on {0} and {1}.",
+)
+PURPOSES = (
+    "homework",
+    "garden",
+    "journey",
+    "speech",
+    "quiz",
+    "book",
+    "class",
+    "party",
+    "letter",
+    "song",
+    "poster",
+    "museum",
+)
+ATTRIBUTES = ("helpfulness", "correctness", "verbosity", "warmth", "hedging")
+NAMES = (*ATTRIBUTES, "reward", "quality", "helpful")  # tags that the world's tokenizer holds whole
+WORD = re.compile(r"[a-z]+")
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words, without punctuation.
+
+    >>> words_of("maybe bees give honey.")
+    ['maybe', 'bees', 'give', 'honey']
+    """
+    return WORD.findall(text.lower())
+
+
+def facts_of(words: Sequence[str]) -> list[tuple[int, str, bool]]:
+    """(position, subject, true or not) of every well-formed statement, each distinct statement once.
+
+    >>> facts_of(words_of("bees give honey. snow is red. bees give honey."))
+    [(0, 'bees', True), (3, 'snow', False)]
+    """
+    found: dict[tuple[str, str], tuple[int, str, bool]] = {}
+    for i, (subject, verb, value) in enumerate(zip(words, words[1:], words[2:])):
+        topic = TOPIC.get(subject)
+        if topic and FACTS[topic][subject][0] == verb and value in VALUES[topic]:
+            found.setdefault((subject, value), (i, subject, FACTS[topic][subject][1] == value))
+    return list(found.values())
+
+
+def gold(prompt: str, response: str) -> list[float]:
+    """Exact scores, in the order of ATTRIBUTES, each on 0..4.
+
+    helpfulness: different subjects of the two asked topics that are addressed, two of each topic at most, each counting
+    1 less .25 times how late it comes;
+    correctness: 4 (true + 1/4) / (statements + 1/2), so 2 where nothing is stated;
+    verbosity: (words - 6) / 11;
+    warmth: 4 sigmoid(sum of the phrase weights);
+    hedging: 4 hedges / (statements + 1/4), lower is better.
+    """
+    words = words_of(response)
+    facts = facts_of(words)
+    helpfulness = 0.0
+    for topic in {word for word in words_of(prompt) if word in FACTS}:
+        first = {subject: i for i, subject, _ in reversed(facts) if TOPIC[subject] == topic}
+        helpfulness += sum(1 - 0.25 * i / len(words) for i in sorted(first.values())[:2])
+    correctness = 4 * (sum(true for _, _, true in facts) + 0.25) / (len(facts) + 0.5)
+    verbosity = (len(words) - 6) / 11
+    warmth = 4 / (1 + math.exp(-sum(w * response.count(phrase) for phrase, w in WARMTH.items())))
+    hedging = 4 * sum(word in HEDGES for word in words) / (len(facts) + 0.25)
+    return [min(4.0, max(0.0, x)) for x in (helpfulness, correctness, verbosity, warmth, hedging)]
+
+
+class Gold:
+    """The world's ground truth with the manners of an attribute model; only evaluation may see it."""
+
+    attributes = ATTRIBUTES
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
+        """Exact scores [n, 5] on 0..4."""
+        scores = [gold(row["prompt"][-1]["content"], row["response"]) for row in rows]
+        return np.asarray(scores, dtype=np.float64).reshape(len(rows), len(ATTRIBUTES))

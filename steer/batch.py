@@ -1,0 +1,163 @@
+"""Rows -> tensors. The one place that tokenises: prompt, condition and response apart, so masks are token spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.condition import render
+from steer.groups import Group, Row
+from steer.objective import Candidates
+from steer.schema import AttributeSchema
+
+
+class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standard library
+    """Token ids of one candidate: what conditions it, and the response incl. EOS."""
+
+    prefix: list[int]
+    response: list[int]
+
+
+class Batch(NamedTuple):
+    """N = B x K sequences, right-padded, and the flat positions that predict their M response tokens."""
+
+    input_ids: Tensor  # [N, L]
+    attention_mask: Tensor  # [N, L]
+    positions: Tensor  # [M]
+    targets: Tensor  # [M]
+    candidates: Candidates
+    tokens: int  # without padding
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a conditioned method prints before the response, and how often parts of it are left out."""
+
+    schema: AttributeSchema
+    names: tuple[str, ...]
+    template: str = "tags"
+    attribute_dropout: float = 0.1
+    condition_dropout: float = 0.05
+
+    def text(self, levels: Mapping[str, int]) -> str:
+        """The whole condition for these levels."""
+        return render(levels, self.schema, self.names, self.template)
+
+    def dropped(self, levels: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
+        """The levels that stay in the condition this time."""
+        if rng.random() < self.condition_dropout:
+            return {}
+        return {n: levels[n] for n in self.names if n in levels and rng.random() >= self.attribute_dropout}
+
+
+class Tokens:
+    """Prompt and response ids of every row, tokenised once."""
+
+    def __init__(self, rows: Sequence[Row], tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        texts = [prompt_text(row["prompt"], tokenizer) for row in rows]
+        unique = list(dict.fromkeys(texts))
+        ids = dict(zip(unique, plain_ids(unique, tokenizer)))
+        self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
+        responses = plain_ids([row["response"] for row in rows], tokenizer)
+        self.responses = {row["id"]: [*r, tokenizer.eos_token_id] for row, r in zip(rows, responses)}
+        self._conditions: dict[str, list[int]] = {"": []}
+
+    def condition(self, text: str) -> list[int]:
+        """Ids of a condition; tokenised once per distinct text."""
+        if text not in self._conditions:
+            self._conditions[text] = plain_ids([text], self.tokenizer)[0]
+        return self._conditions[text]
+
+    def length(self, row: Row, condition: str = "") -> int:
+        """Tokens of prompt, condition, response and EOS."""
+        return len(self.prompts[row["id"]]) + len(self.condition(condition)) + len(self.responses[row["id"]])
+
+    def sequence(self, row: Row, condition: str = "") -> Sequence_:
+        """One candidate."""
+        return Sequence_(self.prompts[row["id"]] + self.condition(condition), self.responses[row["id"]])
+
+
+def prompt_text(prompt: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
+    """A prompt through the model's chat template, up to and including the assistant marker."""
+    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def plain_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Ids without special tokens: the chat template has already written them."""
+    if not texts:
+        return []
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def collate(
+    groups: Sequence[Sequence[Sequence_]],
+    *,
+    pad: int,
+    rewards: Sequence[Sequence[float]],
+    weights: Sequence[Sequence[float]],
+    refs: Sequence[Sequence[float]] | None = None,
+) -> Batch:
+    """Groups of candidates -> a batch; shorter groups and responses are padded under the mask."""
+    b, k = len(groups), max(len(g) for g in groups)
+    t = max(len(s.response) for g in groups for s in g)
+    flat = [(i, j, s) for i, g in enumerate(groups) for j, s in enumerate(g)]
+    length = max(len(s.prefix) + len(s.response) for _, _, s in flat)
+    ids = np.full((len(flat), length), pad, dtype=np.int64)
+    attention = np.zeros((len(flat), length), dtype=np.int64)
+    mask = np.zeros((b, k, t), dtype=bool)
+    positions, targets = [], []
+    for n, (i, j, s) in enumerate(flat):
+        end = len(s.prefix) + len(s.response)
+        ids[n, :end] = s.prefix + s.response
+        attention[n, :end] = 1
+        mask[i, j, : len(s.response)] = True
+        positions.append(np.arange(len(s.prefix) - 1, end - 1) + n * length)
+        targets.append(np.asarray(s.response))
+    candidates = Candidates(
+        torch.from_numpy(mask),
+        _padded(rewards, b, k),
+        _padded(refs, b, k) if refs is not None else None,
+        _padded(weights, b, k),
+    )
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(attention),
+        torch.from_numpy(np.concatenate(positions)),
+        torch.from_numpy(np.concatenate(targets)),
+        candidates,
+        int(attention.sum()),
+    )
+
+
+def _padded(values: Sequence[Sequence[float]], b: int, k: int) -> Tensor:
+    out = torch.zeros(b, k)
+    for i, row in enumerate(values):
+        out[i, : len(row)] = torch.tensor(row)
+    return out
+
+
+def micro_batches(lengths: Sequence[int], budget: int, least: int = 1) -> Iterator[list[int]]:
+    """Indices sorted by length, cut so that padded tokens stay within `budget`; at least `least` parts if possible."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    most = -(-len(order) // least)
+    part: list[int] = []
+    for i in order:
+        if part and (lengths[i] * (len(part) + 1) > budget or len(part) >= most):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
+def group_lengths(groups: Sequence[Group], tokens: Tokens, longest_condition: int) -> list[int]:
+    """Padded tokens that each group costs at most: candidates times its longest one."""
+    return [len(g.rows) * (max(tokens.length(r) for r in g.rows) + longest_condition) for g in groups]

@@ -1,0 +1,122 @@
+"""The command line. Commands are doorways: heavy imports stand inside them, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from steer import __version__
+from steer.config import (
+    CompareConfig,
+    DataConfig,
+    DemoConfig,
+    FitConfig,
+    GenerateConfig,
+    IterateConfig,
+    LabelConfig,
+    TrainConfig,
+)
+from steer.errors import SteerError
+from steer.options import options
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Make a language model steerable from logged data, and compare that with the alternatives."""
+
+
+@cli.command()
+@options(DataConfig)
+def data(config: DataConfig) -> None:
+    """Write rows: the embedded world, or a file in any known layout."""
+    from steer.data import data as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(FitConfig)
+def fit(config: FitConfig) -> None:
+    """Fit an attribute model on human scores."""
+    from steer.label import fit as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(LabelConfig)
+def label(config: LabelConfig) -> None:
+    """Score rows and give them levels."""
+    from steer.label import label as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(TrainConfig)
+def train(config: TrainConfig) -> None:
+    """Fine-tune a policy on labelled rows."""
+    from steer.train import train as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(GenerateConfig)
+def generate(config: GenerateConfig) -> None:
+    """Answer prompts at target levels."""
+    from steer.generate import generate as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(IterateConfig)
+def iterate(config: IterateConfig) -> None:
+    """Generate, rescore, relabel with what was obtained, retrain; round by round."""
+    from steer.iterate import iterate as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(CompareConfig)
+def compare(config: CompareConfig) -> None:
+    """Train methods on one split and budget and compare them; writes a report."""
+    from steer.compare import compare as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(DemoConfig)
+def demo(config: DemoConfig) -> None:
+    """Run the whole pipeline on the embedded world."""
+    from steer.demo import demo as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+def methods() -> None:
+    """Print the table of methods."""
+    from steer.methods import table
+
+    click.echo(table())
+
+
+def main() -> None:
+    """Entry point: a SteerError becomes one line on standard error and exit code 1."""
+    try:
+        cli(standalone_mode=False)
+    except SteerError as error:
+        click.echo(f"steer: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("steer: interrupted; run the same command again to resume.", err=True)
+        sys.exit(130)

@@ -1,0 +1,76 @@
+"""Levels <-> text. Nothing else knows what a condition looks like.
+
+A condition stands after the assistant marker and before the response. Rendering is a pure function of levels, so
+it is never stored and never applied twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.schema import Attribute, AttributeSchema
+
+Part = tuple[str, str]  # name, shown level
+
+
+def _tags(parts: Sequence[Part]) -> str:
+    return " ".join(f"<{name}>{value}" for name, value in parts) + "\n"
+
+
+def _steerlm(parts: Sequence[Part]) -> str:
+    # NeMo-Aligner's layout: a label line, then the response.
+    return "<extra_id_2>" + ",".join(f"{name}:{value}" for name, value in parts) + "\n"
+
+
+# Template -> how a condition is written. A newline ends each: on GPT-2 tokenizers a digit would merge with the next.
+TEMPLATES: dict[str, Callable[[Sequence[Part]], str]] = {
+    "tags": _tags,
+    "steerlm": _steerlm,
+    "decision-transformer": _tags,
+}
+_PATTERNS = {
+    "tags": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
+    "steerlm": r"<extra_id_2>(?:{names}):[^\s,:]+(?:,(?:{names}):[^\s,:]+)*\n",
+    "decision-transformer": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
+}
+
+
+def _value(attribute: Attribute, level: int, template: str) -> str:
+    # The Decision Transformer reads returns, not bins: the mean score of the level with two decimals (2308.12050).
+    return f"{attribute.centres[level]:.2f}" if template == "decision-transformer" else attribute.shown[level]
+
+
+def render(levels: Mapping[str, int], schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> str:
+    """The condition for the known levels among `names`, in their order; empty where none is known.
+
+    `{"quality": 3, "helpful": 4}` -> `<quality>4 <helpful>5\\n` on attributes that run from 1 to 5.
+    """
+    if template not in TEMPLATES:
+        raise SteerError(f"unknown template '{template}'; {did_you_mean(template, TEMPLATES)}")
+    parts = [(n, _value(schema[n], levels[n], template)) for n in names if n in levels]
+    return TEMPLATES[template](parts) if parts else ""
+
+
+def pattern(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
+    """Matches one whole condition over any of `names`."""
+    return re.compile(_PATTERNS[template].format(names="|".join(map(re.escape, names))))
+
+
+def strip(text: str, names: Sequence[str], template: str = "tags") -> str:
+    """Remove a condition from the start of a text: `strip(render(...) + x) == x`."""
+    found = pattern(names, template).match(text)
+    return text[found.end() :] if found else text
+
+
+def leaks(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
+    """Matches any trace of a condition inside a response, such as `<quality>` or `quality:4`."""
+    joined = "|".join(map(re.escape, names))
+    return re.compile(rf"<extra_id_2>|\b(?:{joined}):\d" if template == "steerlm" else rf"<(?:{joined})>")
+
+
+def markers(names: Sequence[str], template: str = "tags") -> list[str]:
+    """The strings that start a condition, to be blocked during generation."""
+    return ["<extra_id_2>"] if template == "steerlm" else [f"<{name}>" for name in names]

@@ -1,0 +1,212 @@
+"""One frozen dataclass per command; saved as config.json in every run folder, read back with --config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer.options import argument, option
+
+_OUTPUT = "Folder of this run; run the same command again to resume it."
+_OVERWRITE = "Empty the folder of an earlier run first."
+_SEED = "Everything random follows from it."
+_LIMIT = "Use the first so many rows only (0: all)."
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """`steer data`."""
+
+    source: str = argument("`world`, or a file or folder with rows in any known layout.")
+    output: str = option(..., _OUTPUT)
+    size: int = option(8000, "world: rows to simulate.")
+    spread: float = option(1.0, "world: how far behaviours and answers differ; 0 makes all alike.")
+    rated: float = option(0.5, "world: share of rows that simulated annotators rate.")
+    noise: float = option(0.5, "world: standard deviation of an annotator's noise.")
+    per_prompt: int = option(2, "world: responses logged for one prompt.")
+    primer: float = option(0.0, "world: share of rows that only write tags, to train a model from scratch on.")
+    held_out: float = option(0.1, "Share of prompts kept for evaluation.")
+    seed: int = option(0, _SEED)
+    limit: int = option(0, _LIMIT)
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """`steer fit`."""
+
+    rows: str = argument("Rows with human scores.")
+    output: str = option(..., _OUTPUT)
+    model: str = option("linear", "Attribute model.", choices=("linear",))
+    attributes: tuple[str, ...] = option(
+        (), "Fit these only (repeat the flag); default: all that have scores.", flag="--attribute"
+    )
+    schema: str = option(
+        "", "schema.json with ranges and directions; default: the one beside the rows, else from the scores."
+    )
+    lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
+    neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
+    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
+    seed: int = option(0, _SEED)
+    limit: int = option(0, _LIMIT)
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """`steer label`."""
+
+    rows: str = argument("Rows to label, in any known layout.")
+    output: str = option(..., _OUTPUT)
+    scorer: str = option(
+        "human", "Folder of `steer fit`, `countable:words,...`, `module:Class`, or `human` for the scores in the rows."
+    )
+    prefer: str = option(
+        "predicted", "Which scores make the levels where both are known.", choices=("predicted", "human")
+    )
+    bins: str = option(
+        "native",
+        "Levels: the attribute's integer grid, equal widths or equal counts.",
+        choices=("native", "uniform", "quantile"),
+    )
+    levels: int = option(5, "Levels where there is no native grid.")
+    min_support: int = option(5, "Rows that a combination of levels needs to count as supported.")
+    schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.")
+    lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
+    neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
+    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
+    shard_size: int = option(2000, "Rows scored between two resume points.")
+    seed: int = option(0, _SEED)
+    limit: int = option(0, _LIMIT)
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`steer train`."""
+
+    rows: str = argument("Labelled rows (plain rows do for mle).")
+    model: str = option(..., "Base model: Hugging Face name or folder.")
+    output: str = option(..., _OUTPUT)
+    method: str = option("conditional", "What to optimise; `steer methods` lists them.")
+    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
+    attributes: tuple[str, ...] = option(
+        (), "Condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
+    )
+    template: str = option("tags", "How a condition is written.", choices=("tags", "steerlm", "decision-transformer"))
+    attribute_dropout: float = option(0.1, "Chance that one attribute is left out of a condition.")
+    condition_dropout: float = option(0.05, "Chance that the whole condition is left out.")
+    adapter: str = option("lora", "What is trained.", choices=("lora", "none"))
+    lora_r: int = option(32, "Rank of the adapters.")
+    lora_alpha: int = option(64, "Scale of the adapters.")
+    lora_dropout: float = option(0.0, "Dropout inside the adapters.")
+    learning_rate: float = option(2e-4, "Peak learning rate.")
+    lr_scheduler_type: str = option("cosine", "After the warm-up.", choices=("cosine", "linear", "constant"))
+    warmup_steps: float = option(0.05, "Optimizer steps, or their share if below 1.")
+    weight_decay: float = option(0.0, "AdamW's.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to it.")
+    num_train_epochs: float = option(2.0, "Passes over the groups.")
+    max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).")
+    batch_size: int = option(32, "Prompts per optimizer step, over all processes.")
+    micro_batch_tokens: int = option(4096, "Padded tokens in one forward pass.")
+    max_length: int = option(1024, "Longer rows are left out and counted.")
+    dtype: str = option("auto", "bfloat16 on a GPU, float32 on a CPU.", choices=("auto", "float32", "bfloat16"))
+    gradient_checkpointing: bool = option(False, "Less memory, more time.")
+    save_steps: int = option(100, "Optimizer steps between two resume points.")
+    logging_steps: int = option(10, "Optimizer steps between two lines of metrics.jsonl.")
+    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
+    seed: int = option(0, _SEED)
+    limit: int = option(0, _LIMIT)
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """`steer generate`."""
+
+    policy: str = argument("Folder of `steer train`, or any Hugging Face model (then without targets).")
+    prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).")
+    input: str = option("", "File with prompts: rows, or text with one a line.")
+    output: str = option("", "Folder for the responses as rows; default: print them.")
+    target: tuple[str, ...] = option(
+        (), "`helpful=5 verbosity=1`, `best` or `none`; repeat for several side by side. Default: best."
+    )
+    n: int = option(1, "Responses per prompt and target.")
+    temperature: float = option(1.0, "0 is greedy.")
+    top_p: float = option(1.0, "Nucleus sampling.")
+    max_new_tokens: int = option(256, "Longest response.")
+    batch_size: int = option(64, "Sequences in one batch.")
+    dtype: str = option("auto", "bfloat16 on a GPU, float32 on a CPU.", choices=("auto", "float32", "bfloat16"))
+    allow_unsupported: bool = option(False, "Allow targets that the data does not support.")
+    split: str = option("", "Take only rows of this split from --input.", choices=("", "train", "test"))
+    held_out: float = option(0.1, "Share of prompts in the test split, where the rows have no split.")
+    seed: int = option(0, _SEED)
+    limit: int = option(0, "Use the first so many prompts only (0: all).")
+    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class IterateConfig:
+    """`steer iterate`."""
+
+    rows: str = argument("Labelled rows that training starts from.")
+    model: str = option(..., "Base model: Hugging Face name or folder.")
+    policy: str = option(..., "Policy that draws the first responses (folder of `steer train`).")
+    scorer: str = option(..., "Scores fresh responses: as in `steer label`.")
+    gold: str = option("", "Scorer that only watches: as in `steer label`.")
+    output: str = option(..., _OUTPUT)
+    rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.")
+    prompts: int = option(1000, "Training prompts answered per round.")
+    n: int = option(1, "Responses per prompt and round.")
+    explore: float = option(0.5, "Share of responses that aim at `best`; the others at supported targets near it.")
+    temperature: float = option(1.0, "Of the fresh responses.")
+    max_new_tokens: int = option(256, "Longest response.")
+    batch_size: int = option(64, "Sequences generated at once.")
+    train: str = option("", "Config file for training; default: the settings of the policy.")
+    seed: int = option(0, _SEED)
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """`steer compare`."""
+
+    rows: str = argument("Labelled rows with train and test prompts.")
+    model: str = option(..., "Base model: Hugging Face name or folder.")
+    output: str = option(..., _OUTPUT)
+    methods: tuple[str, ...] = option(
+        ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
+        "NAME or NAME:SETTING=VALUE,... (repeat the flag).",
+        flag="--method",
+    )
+    targets: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", flag="--target")
+    proxy: str = option(
+        "", "Scorer that training may see: as in `steer label`; default: the one that labelled the rows."
+    )
+    gold: str = option(
+        "", "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so."
+    )
+    seeds: int = option(1, "Repetitions with seeds 0, 1, ...")
+    prompts: int = option(300, "Held-out prompts answered by every method.")
+    grid: int = option(1000, "Responses over the factorial grid of targets (0: none).")
+    controls: bool = option(False, "Also train conditional on permuted labels: its dial must be flat.")
+    temperature: float = option(1.0, "Of all responses.")
+    max_new_tokens: int = option(256, "Longest response.")
+    batch_size: int = option(64, "Sequences generated at once.")
+    train: str = option("", "Config file for training, the same for every method.")
+    resamples: int = option(2000, "Bootstrap resamples behind every interval.")
+    overwrite: bool = option(False, _OVERWRITE)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """`steer demo`."""
+
+    output: str = option("demo", _OUTPUT)
+    size: int = option(8000, "Rows of the embedded world.")
+    seeds: int = option(1, "Repetitions of the comparison.")
+    full: bool = option(
+        False, "More prompts, the controls and the Decision Transformer: what the README's tables come from."
+    )
+    overwrite: bool = option(False, _OVERWRITE)

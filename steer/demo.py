@@ -1,0 +1,129 @@
+"""The whole pipeline on the embedded world, stage by stage, each as its own command would run it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steer import report
+from steer.compare import compare
+from steer.config import (
+    CompareConfig,
+    DataConfig,
+    DemoConfig,
+    FitConfig,
+    GenerateConfig,
+    IterateConfig,
+    LabelConfig,
+    TrainConfig,
+)
+from steer.data import data
+from steer.generate import generate
+from steer.iterate import iterate
+from steer.label import fit, label
+from steer.run import read_json, write_json
+from steer.train import train
+
+GOLD = "data_recipes.world_text:Gold"
+PRETRAINING_SEED = 100  # other text than the logs, so that the base has not seen the held-out prompts' answers
+BASE: dict[str, Any] = {
+    "method": "mle",
+    "adapter": "none",
+    "learning_rate": 3e-3,
+    "weight_decay": 0.01,
+    "micro_batch_tokens": 1024,
+}
+# What LoRA needs on a model of under a million parameters; on a real one keep the defaults.
+LORA: dict[str, Any] = {
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "learning_rate": 3e-3,
+    "batch_size": 16,
+    "num_train_epochs": 1.0,
+    "micro_batch_tokens": 1024,
+}
+METHODS = ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional")
+TARGETS = ("best", "verbosity=0", "warmth=0 helpfulness=1")
+SAMPLING = {"max_new_tokens": 120, "batch_size": 128}
+
+
+def demo(config: DemoConfig) -> str:
+    """Run every stage that is not done yet; what was shown, the report's path and the time it took."""
+    began = time.monotonic()
+    out = Path(config.output)
+    for line in _prepare(config, out):
+        click.echo(line)
+    train_file = out / "train.json"
+    write_json(train_file, LORA)
+    methods = METHODS + (("conditional:template=decision-transformer",) if config.full else ())
+    settings = CompareConfig(
+        rows=str(out / "labels"),
+        model=str(out / "base"),
+        output=str(out / "compare"),
+        methods=methods,
+        targets=TARGETS,
+        gold=GOLD,
+        seeds=config.seeds,
+        prompts=1000 if config.full else 250,
+        grid=2000 if config.full else 1000,
+        controls=config.full,
+        train=str(train_file),
+        resamples=2000 if config.full else 1000,
+        **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
+    )
+    table = compare(settings)
+    policy = out / "compare" / "runs" / "conditional-seed0" / "policy"
+    rounds = iterate(
+        IterateConfig(
+            rows=str(out / "labels"),
+            model=str(out / "base"),
+            policy=str(policy),
+            scorer=str(out / "scorer"),
+            output=str(out / "iterate"),
+            gold=GOLD,
+            **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
+        )
+    )
+    page = _with_rounds(out)
+    side_by_side = _opposites(policy)
+    minutes = (time.monotonic() - began) / 60
+    parts = [table, "Rounds of iterate:\n" + rounds, "One prompt at opposite targets:\n" + side_by_side]
+    return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
+
+
+def _prepare(config: DemoConfig, out: Path) -> list[str]:
+    """Logs, base model, scorer and labels."""
+    size = config.size
+    pretraining = data(DataConfig("world", str(out / "pretraining"), size=size, seed=PRETRAINING_SEED, primer=0.1))
+    base = train(TrainConfig(str(out / "pretraining"), str(out / "pretraining" / "model"), str(out / "base"), **BASE))
+    return [
+        f"pretraining {pretraining}",
+        f"base {base}",
+        data(DataConfig("world", str(out / "logs"), size=size)),
+        fit(FitConfig(str(out / "logs"), str(out / "scorer"))),
+        label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer"))),
+    ]
+
+
+def _with_rounds(out: Path) -> Path:
+    """The comparison's report with the rounds of iterate added."""
+    result = read_json(out / "compare" / "report.json")
+    rounds = read_json(out / "iterate" / "done.json")["rounds"]
+    result |= {"iterate": {"rounds": rounds}, "command": "steer demo", "commands": ["make demo", "steer demo"]}
+    return report.write(result, out)
+
+
+def _opposites(policy: Path) -> str:
+    """One prompt, asked for good and bad, short and long."""
+    targets = ("best", "helpfulness=0 correctness=0", "verbosity=0 warmth=4", "verbosity=4 warmth=0", "hedging=4")
+    return generate(
+        GenerateConfig(
+            str(policy),
+            prompt=("tell me about colours and homes for my garden.",),
+            target=targets,
+            max_new_tokens=120,
+        )
+    )

@@ -1,0 +1,289 @@
+"""Intervals clustered by prompt, and the closed forms that the estimators are tested against.
+
+Every interval here is a bootstrap over clusters (prompts): responses to one prompt resemble each other, so rows are not
+independent and resampling rows would claim too much. The percentiles are those of Hesterberg, "What Teachers Should
+Know About the Bootstrap" (1411.5279): expanded for few clusters, equal to the plain ones for many.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import quad
+from scipy.special import log_ndtr, ndtr, ndtri, stdtrit
+
+from steer.errors import SteerError
+
+FloatArray = NDArray[np.float64]
+Clusters = NDArray[Any]
+Statistic = Callable[[FloatArray], FloatArray]
+"""Weights of the rows (how often each was drawn) to S figures: [R, n] -> [R, S]; NaN = undefined in that resample."""
+
+BLOCK = 2**18  # weights held at once: 2 MB stay in the cache
+
+
+class Interval(NamedTuple):
+    """An estimate (a mean unless said otherwise), its bounds, and the number of values behind it; NaN = undefined."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def text(self, digits: int = 2) -> str:
+        """For a table or a sentence.
+
+        >>> Interval(1.234, 1.1, 1.36, 40).text()
+        '1.23 [1.10, 1.36]'
+        """
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+    def json(self) -> dict[str, float | int | None]:
+        """The four fields as strict JSON holds them: null where undefined."""
+        return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
+
+
+def interval(
+    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of values [n] with its bootstrap interval over clusters [n].
+
+    The mean is over values, so a cluster counts by its size: each resample is a ratio of sums. NaN values are left out;
+    `n` counts the rest. Fewer than two clusters leave the bounds undefined; two to four give bounds still too narrow.
+    """
+    parts, clusters = _known(values, clusters)
+    (found,) = resampled_sums(
+        lambda sums: ratio(sums[:, :1], sums[:, 1:]), parts, clusters, level=level, resamples=resamples, seed=seed
+    )
+    return found
+
+
+def paired(
+    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of a - b [n] where a[i] and b[i] belong to the same key; a pair with a NaN on either side is left out."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape:
+        raise SteerError(f"paired values differ in shape: {a.shape} and {b.shape}. Align them by their key first.")
+    return interval(a - b, clusters, level=level, resamples=resamples, seed=seed)
+
+
+def across_seeds(
+    values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean over training seeds of the mean over values; (values [n], clusters [n]) per seed, NaN left out.
+
+    Each resample draws clusters and, independently, seeds, and adds up what the two draws change. One draw of clusters
+    serves every seed, because the seeds answer the same prompts: seeds and prompts are crossed, and a hard prompt does
+    not average out over seeds (Owen, "The pigeonhole bootstrap", 2007). The noise of single responses is thereby
+    counted in both draws, so the interval errs on the wide side.
+
+    S seeds tell little about other seeds. Drawing S of S understates their variance by (S-1)/S, and their tails by the
+    normal instead of Student's t: both factors are put back, so that two or three seeds give about what a t interval
+    over seed means gives, which is wide (12.7 and 4.3 standard errors). One seed says nothing of other seeds: its
+    interval is over prompts only. For a statement about just these trained policies, use `interval` on all values.
+    """
+    seeds = [_known(values, clusters) for values, clusters in values_by_seed]
+    if not seeds or not all(len(parts) for parts, _ in seeds):
+        raise SteerError("a seed has no values to average. Evaluate every seed, or leave it out.")
+    names = np.unique(np.concatenate([clusters for _, clusters in seeds]))
+    sums = [_cluster_sums(parts, np.searchsorted(names, clusters), len(names)) for parts, clusters in seeds]
+    total, count = np.stack(sums, axis=2).swapaxes(0, 1)  # [C, S] each
+    point = ratio(total.sum(0), count.sum(0))  # [S]
+    drawn, rng, size = [], np.random.default_rng(seed), len(seeds)
+    upper = (1 + level) / 2
+    spread = math.sqrt(size / (size - 1)) * float(stdtrit(size - 1, upper) / ndtri(upper)) if size > 1 else 0.0
+    for weights in _draws(len(total), resamples, rng, len(total)):
+        means = ratio(weights @ total, weights @ count)  # [R, S]
+        shift = rng.multinomial(size, np.full(size, 1 / size), len(means)) / size - 1 / size  # [R, S]
+        drawn.append((means.mean(1) + spread * (shift @ point))[:, None])
+    (found,) = _intervals(point.mean(keepdims=True), drawn, len(total), level, int(count.sum()))
+    return found
+
+
+def resampled(
+    statistic: Statistic, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """Each of the S figures of a statistic on all rows, with its bootstrap interval over clusters [n].
+
+    The statistic sees blocks of resamples, so that numpy works on them together. Resamples that leave a figure
+    undefined (NaN) are left out of its percentiles; if more than 1 - level of them do, the bounds are undefined.
+    """
+    numbers, size = _numbered(clusters)
+    drawn = [
+        statistic(weights[:, numbers])
+        for weights in _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
+    ]
+    return _intervals(statistic(np.ones((1, len(numbers))))[0], drawn, size, level, len(numbers))
+
+
+def resampled_sums(
+    figures: Callable[[FloatArray], FloatArray],
+    parts: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Interval]:
+    """`resampled` for figures that are a function of sums over rows of parts [n, M]: [R, M] -> [R, S].
+
+    The same draws at a fraction of the work, because clusters are summed once.
+    """
+    numbers, size = _numbered(clusters)
+    sums = _cluster_sums(np.asarray(parts, float), numbers, size)
+    found = resampled(
+        lambda weights: figures(weights @ sums), np.arange(size), level=level, resamples=resamples, seed=seed
+    )
+    return [figure._replace(n=len(numbers)) for figure in found]
+
+
+def slope(x: ArrayLike, y: ArrayLike) -> Statistic:
+    """Least-squares slope of y [n] on x [n], as a statistic of weights: [R, n] -> [R, 1]."""
+    x, y = _columns(x, y)
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        dx, dy = _centred(weights, x), _centred(weights, y)
+        return ratio(_weighted(weights, dx * dy), _weighted(weights, dx * dx))[:, None]
+
+    return statistic
+
+
+def pearson(x: ArrayLike, y: ArrayLike) -> Statistic:
+    """Pearson correlation of x [n] and y [n], as a statistic of weights: [R, n] -> [R, 1]."""
+    x, y = _columns(x, y)
+    return lambda weights: _cosine(weights, _centred(weights, x), _centred(weights, y))
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> Statistic:
+    """Spearman correlation of x [n] and y [n], as a statistic of weights: [R, n] -> [R, 1].
+
+    Exact, ties included: the rows are ranked anew in every resample, not once.
+    """
+    x, y = _columns(x, y)
+    return lambda weights: _cosine(weights, _midranks(weights, x), _midranks(weights, y))
+
+
+def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
+    """above / below, element by element; NaN where below is 0 or either is NaN."""
+    result: FloatArray = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
+    return np.divide(above, below, out=result, where=below != 0)
+
+
+def best_of_n_mean(n: int) -> float:
+    """Expected maximum of n standard normals: the gain of best-of-n in standard deviations of the reward.
+
+    >>> round(best_of_n_mean(2), 6) == round(1 / math.pi**0.5, 6)
+    True
+    """
+    # E max = int_0^inf (1 - F^n) - int_-inf^0 F^n; beyond 40 sd both integrands are 0 in floating point.
+    above, _ = quad(lambda x: -math.expm1(n * log_ndtr(x)), 0, 40, epsabs=1e-12, limit=200)
+    below, _ = quad(lambda x: math.exp(n * log_ndtr(-x)), 0, 40, epsabs=1e-12, limit=200)
+    return float(above - below)
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-n from one sample, in nats: log n - (n-1)/n (Stiennon et al. 2020), exact without ties."""
+    return math.log(n) - (n - 1) / n
+
+
+def top_share_mean(q: float) -> float:
+    """Mean of the top share q (0 < q < 1) of a standard normal: the gain of keeping the best q of the data."""
+    return math.exp(-(float(ndtri(q)) ** 2) / 2) / math.sqrt(2 * math.pi) / q
+
+
+def ess(weights: ArrayLike) -> float:
+    """Effective sample size (sum w)^2 / sum w^2 of weights [n] >= 0; divide by n for the share of the data."""
+    w = np.asarray(weights, float)
+    w = w / w.max()  # so that the squares neither overflow nor vanish
+    return float(w.sum() ** 2 / (w * w).sum())
+
+
+def _columns(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Two columns [n] of the same rows, none unknown."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or np.isnan(x).any() or np.isnan(y).any():
+        raise SteerError(f"columns {x.shape} and {y.shape} must have the same rows, without NaN. Select them first.")
+    return x, y
+
+
+def _numbered(clusters: ArrayLike) -> tuple[NDArray[np.intp], int]:
+    """Clusters as numbers [n] from 0, in sorted order so that the order of rows does not matter; and how many."""
+    names, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+    return numbers, len(names)
+
+
+def _known(values: ArrayLike, clusters: ArrayLike) -> tuple[FloatArray, Clusters]:
+    """The parts of a mean (the value, and 1 to count it) of the values [n] that are not NaN: [n', 2], clusters [n']."""
+    values, clusters = np.asarray(values, float), np.asarray(clusters)
+    if values.ndim != 1 or values.shape != clusters.shape:
+        raise SteerError(f"values {values.shape} and clusters {clusters.shape} must be two columns of the same rows.")
+    known = ~np.isnan(values)
+    return np.column_stack([values, np.ones_like(values)])[known], clusters[known]
+
+
+def _cluster_sums(parts: FloatArray, numbers: NDArray[np.intp], size: int) -> FloatArray:
+    """Sums of parts [n, M] in each of `size` clusters: [C, M]."""
+    columns = [np.bincount(numbers, column, minlength=size) for column in parts.T]
+    return np.stack(columns, axis=1).astype(float)
+
+
+def _draws(size: int, resamples: int, rng: np.random.Generator, width: int) -> Iterator[FloatArray]:
+    """How often each of `size` clusters is drawn, in blocks [R, C] small enough for R x width to fit `BLOCK`."""
+    block = max(1, BLOCK // max(1, width))
+    for start in range(0, resamples if size > 1 else 0, block):
+        rows = min(block, resamples - start)
+        picks = rng.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
+        yield np.bincount(picks.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
+
+
+def _intervals(point: FloatArray, drawn: list[FloatArray], size: int, level: float, n: int) -> list[Interval]:
+    """Expanded percentile intervals of the figures [S] from their resamples, blocks of [R, S], over `size` clusters."""
+    if not drawn:
+        return [Interval(float(mean), math.nan, math.nan, n) for mean in point]
+    t = float(stdtrit(size - 1, (1 + level) / 2)) * math.sqrt(size / (size - 1))
+    tail = float(ndtr(-t))  # (1 - level) / 2 for many clusters
+    found = []
+    for mean, column in zip(point, np.concatenate(drawn).T):
+        known = column[~np.isnan(column)]
+        enough = len(known) >= level * len(column) and not math.isnan(mean)
+        low, high = np.quantile(known, [tail, 1 - tail]) if enough else (math.nan, math.nan)
+        found.append(Interval(float(mean), float(low), float(high), n))
+    return found
+
+
+def _weighted(weights: FloatArray, values: FloatArray) -> FloatArray:
+    """Weighted sums over rows: [R, n], [R, n] -> [R]."""
+    return np.asarray(np.einsum("rn,rn->r", weights, values))
+
+
+def _centred(weights: FloatArray, values: FloatArray) -> FloatArray:
+    """Values [n] less their weighted mean in each resample: [R, n]; exactly 0 where they do not vary."""
+    mean = ratio(weights @ values, weights.sum(1))[:, None]
+    away = values - mean
+    rounding = 1e-13 * np.abs(values).max(initial=0.0)
+    return np.where(np.abs(away) <= rounding, 0.0, away)
+
+
+def _midranks(weights: FloatArray, values: FloatArray) -> FloatArray:
+    """Rank of each row less the mean rank, ties sharing theirs, rows repeated by weight: [R, n], [n] -> [R, n]."""
+    order = np.argsort(values, kind="stable")
+    first = np.diff(values[order], prepend=np.nan) != 0  # of each run of equal values; NaN differs
+    runs = np.cumsum(first) - 1
+    back = np.empty_like(runs)
+    back[order] = runs
+    mass = np.add.reduceat(weights[:, order], np.flatnonzero(first), axis=1)  # [R, distinct values]
+    ranks = np.cumsum(mass, axis=1) - mass / 2 - mass.sum(1, keepdims=True) / 2
+    return np.asarray(ranks[:, back])
+
+
+def _cosine(weights: FloatArray, dx: FloatArray, dy: FloatArray) -> FloatArray:
+    """Correlation of two columns that are centred already: [R, n] -> [R, 1]."""
+    scale = np.sqrt(_weighted(weights, dx * dx) * _weighted(weights, dy * dy))
+    return ratio(_weighted(weights, dx * dy), scale)[:, None]

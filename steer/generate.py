@@ -1,0 +1,248 @@
+"""K responses per prompt at given targets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from steer.batch import plain_ids, prompt_text
+from steer.condition import markers, render
+from steer.config import GenerateConfig
+from steer.errors import SteerError
+from steer.policy import Policy, load, quiet
+from steer.progress import progress
+from steer.rows import Row, prompts, read, split_of, write
+from steer.run import Run, fingerprint
+from steer.schema import AttributeSchema, parse_target
+
+SHARD = 512  # responses between two resume points
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. top_k is off: it would bias what is sampled."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    batch_size: int = 64
+    seed: int = 0
+
+
+class Job(NamedTuple):
+    """One response to draw: the row whose prompt is answered, and the levels asked for."""
+
+    row: Row
+    target: dict[str, int]
+
+
+class Response(NamedTuple):
+    """Text without condition and EOS; `finished` is false where it was cut off."""
+
+    text: str
+    finished: bool
+
+
+def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Response]:
+    """Draw one response per job, in order; batches are bucketed by length, and everything follows from the seed."""
+    tokenizer, model = policy.tokenizer, policy.model
+    prefixes = _prefixes(policy, jobs)
+    device = next(model.parameters()).device
+    out: list[Response | None] = [None] * len(jobs)
+    order = sorted(range(len(jobs)), key=lambda i: (len(prefixes[i]), i))
+    config, ends = _generation(policy, sampling)
+    model.eval()
+    for number, start in enumerate(range(0, len(order), sampling.batch_size)):
+        part = order[start : start + sampling.batch_size]
+        longest = max(len(prefixes[i]) for i in part)
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(prefixes[i])) + prefixes[i] for i in part])
+        mask = torch.tensor([[0] * (longest - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part])
+        torch.manual_seed(_seed(sampling.seed, number))
+        with torch.no_grad(), quiet():
+            ids, mask = ids.to(device), mask.to(device)
+            drawn = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, longest:].tolist()
+        for i, tokens in zip(part, drawn):
+            end = next((k for k, token in enumerate(tokens) if token in ends), None)
+            out[i] = Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None)
+    return [r for r in out if r is not None]
+
+
+def _seed(seed: int, number: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
+
+
+def condition_text(policy: Policy, target: Mapping[str, int]) -> str:
+    """The condition that this policy was trained to read for a target."""
+    card = policy.card
+    if not target or card is None or card.schema is None:
+        return ""
+    return render(target, card.schema, card.attributes, card.template)
+
+
+def _prefixes(policy: Policy, jobs: Sequence[Job]) -> list[list[int]]:
+    """Prompt ids and condition ids, tokenised apart as in training."""
+    texts = [prompt_text(job.row["prompt"], policy.tokenizer) for job in jobs]
+    conditions = [condition_text(policy, job.target) for job in jobs]
+    unique = list(dict.fromkeys([*texts, *conditions]))
+    ids = dict(zip(unique, plain_ids(unique, policy.tokenizer)))
+    return [ids[t] + (ids[c] if c else []) for t, c in zip(texts, conditions)]
+
+
+def _generation(policy: Policy, sampling: Sampling) -> tuple[Any, set[int]]:
+    from transformers import GenerationConfig
+
+    tokenizer = policy.tokenizer
+    theirs = getattr(policy.model.generation_config, "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, *(theirs if isinstance(theirs, list) else [theirs])} - {None}
+    greedy = sampling.temperature == 0
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=not greedy,
+        temperature=None if greedy else sampling.temperature,
+        top_p=None if greedy else sampling.top_p,
+        top_k=None if greedy else 0,
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
+        bad_words_ids=_blocked(policy) or None,
+    )
+    return config, ends
+
+
+def _blocked(policy: Policy) -> list[list[int]]:
+    """Token sequences that would write a condition marker, at the start of a response and inside it."""
+    if policy.card is None or not policy.card.attributes:
+        return []
+    texts = [v for m in markers(policy.card.attributes, policy.card.template) for v in (m, f" {m}", f".{m}")]
+    ids = plain_ids(texts, policy.tokenizer)
+    dot = len(plain_ids(["."], policy.tokenizer)[0])
+    cut = [x[dot:] if text.startswith(".") else x for text, x in zip(texts, ids)]
+    return [list(x) for x in dict.fromkeys(tuple(x) for x in cut) if len(x) > 0]
+
+
+def targets(policy: Policy, texts: Sequence[str], allow_unsupported: bool = False) -> list[dict[str, int]]:
+    """What users wrote -> levels, checked against the support of the policy's data."""
+    card = policy.card
+    if card is None or card.schema is None or not card.attributes:
+        asked = [t for t in texts if t not in ("none", "best")]
+        if asked:
+            raise SteerError(f"{policy.name}: was not conditioned on attributes, so it cannot aim at '{asked[0]}'.")
+        return [{}]
+    parsed = [parse_target(t, card.schema, card.attributes) for t in texts or ["best"]]
+    for target in parsed:
+        if target and not allow_unsupported:
+            card.schema.check(target)
+    return parsed
+
+
+def answer(
+    policy: Policy, jobs: Sequence[Job], sampling: Sampling, folder: Path, schema: AttributeSchema | None, source: str
+) -> list[Row]:
+    """Responses as rows, drawn shard by shard into `folder`; finished shards are read back."""
+    rows: list[Row] = []
+    with progress(total=len(jobs), what="generate", unit="responses") as bar:
+        for index, start in enumerate(range(0, len(jobs), SHARD)):
+            path = folder / "parts" / f"{index:05d}.jsonl"
+            part = jobs[start : start + SHARD]
+            if not path.is_file():
+                with_seed = Sampling(**{**sampling.__dict__, "seed": _seed(sampling.seed, -1 - index)})
+                write(path, _drawn(part, respond(policy, part, with_seed), schema, source, start))
+            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            bar.update(len(part))
+    return rows
+
+
+def _drawn(
+    jobs: Sequence[Job], responses: Sequence[Response], schema: AttributeSchema | None, source: str, start: int
+) -> Iterator[Row]:
+    for k, (job, response) in enumerate(zip(jobs, responses)):
+        row: Row = {
+            "id": f"{source}:{job.row['id']}:{start + k}",
+            "prompt": job.row["prompt"],
+            "response": response.text,
+            "scores": {},
+            "target": job.target,
+            "group": job.row.get("group") or job.row["id"],
+            "source": source,
+            "finished": response.finished,
+        }
+        if schema is not None and job.target:
+            row["asked"] = schema.text(job.target)
+        if job.row.get("split"):
+            row["split"] = job.row["split"]
+        yield row
+
+
+def generate(config: GenerateConfig) -> str:
+    """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
+    if bool(config.prompt) == bool(config.input):
+        raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
+    run = None
+    if config.output:
+        inputs = {"policy": fingerprint(config.policy) if Path(config.policy).exists() else ""}
+        run = Run(config.output, config, inputs | ({"input": fingerprint(config.input)} if config.input else {}))
+        if run.done:
+            return str(run.done["summary"])
+    rows = _asked(config)
+    policy = load(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    if torch.cuda.is_available():
+        policy.model.to("cuda")
+    aims = targets(policy, config.target, config.allow_unsupported)
+    jobs = [Job(row, aim) for row in rows for aim in aims for _ in range(config.n)]
+    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed)
+    schema = policy.card.schema if policy.card else None
+    if run is None:
+        return _side_by_side(jobs, respond(policy, jobs, sampling), schema)
+    run.start()
+    drawn = answer(policy, jobs, sampling, run.folder, schema, Path(config.output).name)
+    blank = [r for r in drawn if not r["response"].strip()]
+    write(run.folder / "rows.jsonl", (r for r in drawn if r["response"].strip()))
+    cut = sum(not r["finished"] for r in drawn)
+    summary = (
+        f"generate: {len(rows)} prompts x {len(aims)} targets x {config.n} in, {len(drawn) - len(blank)} out, "
+        f"{len(blank)} empty skipped, {cut} cut off at {config.max_new_tokens} tokens."
+    )
+    return run.finish(summary, rows=len(drawn) - len(blank))
+
+
+def _asked(config: GenerateConfig) -> list[Row]:
+    if config.prompt:
+        if any(not p.strip() for p in config.prompt):
+            raise SteerError("--prompt: is empty.")
+        return [{"id": f"prompt:{i}", "prompt": [{"role": "user", "content": p}]} for i, p in enumerate(config.prompt)]
+    unique: dict[str, Row] = {}
+    for row in prompts(config.input):
+        if not config.split or split_of(row, config.held_out, config.seed) == config.split:
+            unique.setdefault(json.dumps(row["prompt"]), row)
+    if not unique:
+        raise SteerError(f"{config.input}: no prompt" + (f" in the {config.split} split." if config.split else "."))
+    return list(islice(unique.values(), config.limit or None))
+
+
+def _side_by_side(jobs: Sequence[Job], responses: Sequence[Response], schema: AttributeSchema | None) -> str:
+    lines: list[str] = []
+    last = None
+    for job, response in zip(jobs, responses):
+        prompt = job.row["prompt"][-1]["content"]
+        if prompt != last:
+            lines.append(("\n" if lines else "") + f"> {prompt}")
+            last = prompt
+        name = schema.text(job.target) if schema and job.target else ""
+        lines.append(f"[{name}]\n{response.text}" if name else response.text)
+    return "\n".join(lines)
+
+
+def held_out_prompts(rows: str, held_out: float, seed: int, limit: int, split: str = "test") -> list[Row]:
+    """One row per distinct prompt of a split, in the order of the file."""
+    unique: dict[str, Row] = {}
+    for row in read(rows):
+        if split_of(row, held_out, seed) == split:
+            unique.setdefault(json.dumps(row["prompt"]), row)
+    return list(islice(unique.values(), limit or None))

@@ -1,0 +1,171 @@
+"""Rounds on disk: generate at targets, score, relabel with what was obtained, merge with the logs, retrain.
+
+SteerLM (2310.05344, step 4). Each round is a folder of finished stages, so a killed loop goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from steer.config import IterateConfig, TrainConfig
+from steer.errors import SteerError
+from steer.evaluate.diversity import diversity
+from steer.evaluate.statistics import interval
+from steer.evaluate.systems import Judge
+from steer.generate import Job, Sampling, answer, held_out_prompts
+from steer.label import Scorer, labelled, load_scorer
+from steer.options import resolve
+from steer.policy import load
+from steer.rows import Row, read, read_all, write
+from steer.run import Run, fingerprint
+from steer.schema import AttributeSchema
+from steer.train import beside, train
+
+EVALUATED = 300  # held-out prompts answered after every round
+SHARE = 0.1  # explored targets come from the best so large a share of the supported combinations
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What all rounds share; `judges` are the proxy and, where one is named, the gold scorer."""
+
+    config: IterateConfig
+    settings: TrainConfig
+    schema: AttributeSchema
+    scorer: Scorer
+    judges: dict[str, tuple[Scorer, Judge]]
+
+
+def iterate(config: IterateConfig) -> str:
+    """Run all rounds; a line per round with the reward of the policy at `best` on held-out prompts."""
+    scorers = {"proxy": load_scorer(config.scorer)} | ({"gold": load_scorer(config.gold)} if config.gold else {})
+    inputs = {"rows": fingerprint(config.rows), "policy": fingerprint(config.policy), "scorer": scorers["proxy"].id}
+    run = Run(config.output, config, inputs)
+    if run.done:
+        return str(run.done["summary"])
+    settings = _training(config)
+    schema = AttributeSchema.load(beside(config.rows, "schema.json"))
+    logs = [row for row in read(config.rows) if row["split"] == "train"]
+    judges = {}
+    for name, scorer in scorers.items():
+        if missing := set(schema.own) - set(scorer.attributes):
+            raise SteerError(
+                f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled."
+            )
+        judges[name] = scorer, Judge.of(schema, scorer.score(logs, schema.own))
+    run.start()
+    loop = Loop(config, settings, schema, scorers["proxy"], judges)
+    policy, rows = Path(config.policy), Path(config.rows)
+    facts = [_measured(loop, policy, run.folder / "round-0", 0)]
+    for number in range(1, config.rounds + 1):
+        folder = run.folder / f"round-{number}"
+        rows = _merged(rows, _fresh(loop, policy, folder, number), schema, folder / "rows")
+        policy = folder / "policy"
+        click.echo(f"[round {number}] {train(replace(settings, rows=str(rows), output=str(policy)))}", err=True)
+        facts.append(_measured(loop, policy, folder, number))
+    return run.finish("\n".join(map(_line, facts)), rounds=facts, policy=str(policy))
+
+
+def _line(f: dict[str, Any]) -> str:
+    shown = [
+        f"{name} {x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+        for name, x in (("proxy", f["reward"]), ("gold", f["gold"]))
+        if x
+    ]
+    return (
+        f"round {f['round']}: {f['rows']} rows, reward at best on {f['reward']['n']} held-out prompts: {', '.join(shown)} "
+        f"(sd of the logs), distinct-2 {f['distinct_2']:.2f}."
+    )
+
+
+def _training(config: IterateConfig) -> TrainConfig:
+    """Settings for retraining: the given file, else those that the policy was trained with."""
+    file = config.train or str(Path(config.policy) / "config.json")
+    flags = {"rows": config.rows, "model": config.model, "output": config.output}
+    settings = resolve(TrainConfig, flags, file)
+    if settings.method != "conditional":
+        raise SteerError(
+            f"--policy {config.policy}: was trained with '{settings.method}'; iterate steers a conditional one."
+        )
+    return settings
+
+
+def goals(schema: AttributeSchema, names: Sequence[str], count: int, explore: float, seed: int) -> list[dict[str, int]]:
+    """`count` targets: `best`, and for a share 1 - `explore` others from the best tenth of the supported combinations."""
+    best = schema.best(names)
+    cells = sorted(schema.supported(names), key=lambda c: -schema.value(dict(zip(names, c))))
+    good = cells[: max(1, int(SHARE * len(cells)))]
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(good), size=count)
+    return [best if x < explore else dict(zip(names, good[i])) for x, i in zip(rng.random(count), picks)]
+
+
+def _fresh(loop: Loop, policy: Path, folder: Path, number: int) -> Path:
+    """Answer training prompts at good targets and label the answers with the levels they obtained."""
+    path = folder / "fresh.jsonl"
+    if path.is_file():
+        return path
+    c, schema, settings = loop.config, loop.schema, loop.settings
+    loaded = load(str(policy), dtype=settings.dtype)
+    assert loaded.card is not None
+    prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, 0, "train")
+    order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts]
+    picked = [prompts[i] for i in order for _ in range(c.n)]
+    seed = c.seed * 1000 + number
+    aims = goals(schema, loaded.card.attributes, len(picked), c.explore, seed)
+    jobs = [Job(row, aim) for row, aim in zip(picked, aims)]
+    sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed)
+    rows = answer(loaded, jobs, sampling, folder / "generated", schema, f"round-{number}")
+    good = [r for r in rows if r["response"].strip() and r["finished"]]
+    scores = loop.scorer.score(good, schema.own)
+    write(path, (labelled(row, schema, s, s, loop.scorer.id, "train") for row, s in zip(good, scores)))
+    return path
+
+
+def _merged(rows: Path, fresh: Path, schema: AttributeSchema, folder: Path) -> Path:
+    """The earlier rows and the fresh ones, with the same levels and a new count of the support."""
+    source = rows / "rows.jsonl" if rows.is_dir() else rows
+
+    def both() -> Iterator[Row]:
+        yield from read(source)
+        yield from read(fresh)
+
+    if not (folder / "rows.jsonl").is_file():
+        write(folder / "rows.jsonl", both())
+    merged = [r for r in read_all(folder / "rows.jsonl") if r["split"] == "train"]
+    schema.recounted(merged).save(folder / "schema.json")
+    return folder
+
+
+def _measured(loop: Loop, policy: Path, folder: Path, number: int) -> dict[str, Any]:
+    """Reward of the policy at the best target of the *logs*, so that every round is asked for the same."""
+    c, settings = loop.config, loop.settings
+    loaded = load(str(policy), dtype=settings.dtype)
+    assert loaded.card is not None
+    best = loop.schema.best(loaded.card.attributes)
+    prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, EVALUATED)
+    sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, c.seed)
+    rows = answer(
+        loaded, [Job(p, best) for p in prompts], sampling, folder / "held-out", loop.schema, f"held-out-{number}"
+    )
+    found = {
+        name: interval(judge.reward(scorer.score(rows, loop.schema.own)), np.arange(len(rows)), seed=c.seed).json()
+        for name, (scorer, judge) in loop.judges.items()
+    }
+    texture = diversity([r["response"] for r in rows], [r["id"] for r in rows], resamples=100)
+    total = sum(1 for _ in read(folder / "rows" if number else c.rows))
+    return {
+        "round": number,
+        "rows": total,
+        "reward": found["proxy"],
+        "gold": found.get("gold"),
+        "kl": None,
+        "distinct_2": texture["distinct_2_all"],
+        "target": loop.schema.text(best),
+    }

@@ -1,0 +1,28 @@
+"""Every method by name. Adding one: a file here, a line in METHODS, a test file, a row in the README."""
+
+import sys
+from dataclasses import fields
+
+from steer.methods import conditional, filtered, mle, rwr
+from steer.objective import Method
+
+METHODS: dict[str, Method] = {
+    "mle": mle.METHOD,
+    "filtered": filtered.METHOD,
+    "rwr": rwr.METHOD,
+    "conditional": conditional.METHOD,
+}
+
+
+def table() -> str:
+    """Every method with what it needs, one a line, as `steer methods` prints it."""
+    head = ("method", "condition", "reference", "fresh responses", "settings", "what it is")
+    lines = [head]
+    for name, method in METHODS.items():
+        module = sys.modules[method.loss.__module__]
+        settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
+        about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
+        yes = {True: "yes", False: "no"}
+        lines.append((name, yes[method.conditioned], yes[method.reference], method.fresh, settings, about))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

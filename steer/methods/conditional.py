@@ -1,0 +1,41 @@
+"""Attribute-conditioned supervised fine-tuning: SteerLM (2310.05344, step 3).
+
+-log p(y | x, levels): likelihood of every response behind the levels that it *obtained*. With the attribute `reward`
+and the template `decision-transformer` it is the Decision Transformer for text (2308.12050).
+Differs from the official code: the condition stands between assistant marker and response for every template, and whole
+conditions and single attributes are dropped at random, so that any subset can be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, singles
+from steer.objective import Candidates, Method, Terms, weighted_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Nothing to set here: what a condition says and how it is dropped holds for every conditioned method."""
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Every row that has levels."""
+    labelled = [row for row in rows if row.get("levels")]
+    if not labelled:
+        raise SteerError(f'conditional: none of the {len(rows)} rows has levels. Run "steer label" first.')
+    return singles(labelled)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """-log p(y | x, levels): [B, 1, T] -> sum over tokens and the number of tokens."""
+    return weighted_nll(logps, c)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings, conditioned=True)

@@ -1,0 +1,41 @@
+"""MLE with filtering: likelihood of the best share of the logs only (the `%BC` of Decision Transformer, 2106.01345).
+
+Differs from the official code: the share is taken over the whole data set by reward, not per prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, top
+from steer.objective import Candidates, Method, Terms, weighted_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`keep`: the share of rows that is kept, highest reward first."""
+
+    keep: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep <= 1:
+            raise SteerError(f"filtered: keep is a share between 0 and 1, not {self.keep}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """The top share by reward."""
+    return top(rows, settings.keep, "filtered")
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """-log p(y | x): [B, 1, T] -> sum over tokens and the number of tokens."""
+    return weighted_nll(logps, c)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

@@ -1,0 +1,57 @@
+"""Reward-weighted regression ("reward regression" of 2308.12050; Peters & Schaal 2007).
+
+-w log p(y | x) with w = exp(z / beta), z the reward standardised over the training set, w scaled to mean 1 over it and
+then clipped. Divided by the response tokens of the step, not by the weights, so a step of poor rows is a small step.
+Differs from the official code: rewards are standardised first, weights scaled to mean 1 and clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, rewarded
+from steer.objective import Candidates, Method, Terms, weighted_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`beta`: temperature in standard deviations of the reward; `clip`: the largest weight."""
+
+    beta: float = 1.0
+    clip: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0 or self.clip <= 0:
+            raise SteerError(f"rwr: beta and clip are positive, not {self.beta} and {self.clip}.")
+
+
+def weights(rewards: Sequence[float], s: Settings) -> list[float]:
+    """min(clip, exp(z / beta) / mean(exp(z / beta))) for z the standardised rewards."""
+    mean = math.fsum(rewards) / len(rewards)
+    sd = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+    logs = [(r - mean) / sd / s.beta for r in rewards]
+    high = max(logs)  # subtracting it keeps exp finite and cancels in the ratio
+    raw = [math.exp(x - high) for x in logs]
+    scale = len(raw) / math.fsum(raw)
+    return [min(s.clip, w * scale) for w in raw]
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Every row with a known reward, weighted."""
+    known = rewarded(rows, "rwr")
+    return [Group((row,), (w,)) for row, w in zip(known, weights([row["reward"] for row in known], settings))]
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """-w log p(y | x): [B, 1, T] -> weighted sum over tokens and the number of tokens."""
+    return weighted_nll(logps, c)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

@@ -1,0 +1,61 @@
+"""What a loss sees (Candidates), what it returns (Terms), and what a method is (Method)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from steer.groups import Group
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Candidates(NamedTuple):
+    """K responses to each of B prompts, better first.
+
+    `mask` [B, K, T] is true on response tokens incl. EOS, all false for a candidate that only pads; `reward` [B, K];
+    `ref` [B, K] sums of reference log-probs (None where a method needs none); `weight` [B, K] (None: all 1).
+    """
+
+    mask: Tensor
+    reward: Tensor
+    ref: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class Terms(NamedTuple):
+    """A sum and what to divide it by once per optimizer step; both scalars, summed over micro-batches and ranks."""
+
+    total: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """Groups, a loss on log-probabilities, and what they need.
+
+    `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic;
+    `conditioned`: the condition stands before the response; `reference`: reference log-probs are computed;
+    `fresh`: when new responses are drawn (`never`, `rounds` or `step`).
+    """
+
+    groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
+    loss: Callable[[Tensor, Candidates, Any], Terms]
+    settings: type[Any]
+    conditioned: bool = False
+    reference: bool = False
+    fresh: str = "never"
+
+
+def summed(logps: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of each response: [B, K, T] -> [B, K]. What stands under the mask, even -inf, does not count."""
+    return logps.masked_fill(~mask, 0.0).sum(-1)
+
+
+def weighted_nll(logps: Tensor, c: Candidates) -> Terms:
+    """-w log p summed over responses, divided by response tokens: token-mean likelihood, weighted by response."""
+    logp = summed(logps, c.mask)
+    weight = 1.0 if c.weight is None else c.weight
+    return Terms(-(weight * logp).sum(), c.mask.sum().to(logps.dtype))

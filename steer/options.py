@@ -1,0 +1,149 @@
+"""A frozen dataclass becomes click flags plus --config FILE: flag > file > default; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from steer.errors import SteerError
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, choices: Iterable[str] = (), flag: str = "") -> Any:
+    """A dataclass field that becomes a flag (`...` as default: required)."""
+    metadata = {"help": help, "choices": tuple(choices), "flag": flag}
+    if default is ...:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(help: str) -> Any:
+    """A dataclass field that becomes a positional argument."""
+    return dataclasses.field(metadata={"help": help, "argument": True})
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Sentence end for an unknown name: the nearest known one, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
+
+
+def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Decorate `command(config)` so that click fills the dataclass `config`."""
+    hints = typing.get_type_hints(config)
+
+    def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
+        def call(**values: Any) -> None:
+            command(resolve(config, values, values.pop("config_file")))
+
+        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        wrapped: Callable[..., None] = call
+        wrapped = click.option("--config", "config_file", metavar="FILE", help="YAML or JSON with these settings.")(
+            wrapped
+        )
+        for field in reversed(dataclasses.fields(config)):
+            wrapped = _parameter(field, hints[field.name])(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
+    meta = field.metadata
+    if meta.get("argument"):
+        return click.argument(field.name, metavar=field.name.upper(), required=False)
+    base = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+    kind = base[0] if typing.get_origin(hint) is not tuple else str
+    name = meta["flag"] or "--" + field.name.replace("_", "-")
+    required = field.default is dataclasses.MISSING
+    shown = "" if required or field.default in (None, "", ()) else f"  [default: {_plain(field.default)}]"
+    text = meta["help"] + ("  [required]" if required else shown)
+    if kind is bool:
+        return click.option(f"{name}/--no-{name[2:]}", field.name, default=None, help=text)
+    return click.option(
+        name,
+        field.name,
+        type=click.Choice(meta["choices"]) if meta["choices"] else kind,
+        multiple=typing.get_origin(hint) is tuple,
+        default=None,
+        help=text,
+    )
+
+
+def _plain(value: Any) -> str:
+    return (
+        " ".join(map(str, value))
+        if isinstance(value, tuple)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
+
+
+def resolve(config: type[T], flags: dict[str, Any], file: str | None = None) -> T:
+    """Build the dataclass: a flag wins over the file, the file over the default; checks names, types and choices."""
+    values = _from_file(config, file) if file else {}
+    values |= {k: v for k, v in flags.items() if v is not None and v != ()}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
+        name = (
+            field.name.upper()
+            if field.metadata.get("argument")
+            else field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+        )
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise SteerError(f"{name} is missing: {field.metadata['help']}")
+        choices = field.metadata.get("choices")
+        if choices and field.name in values and values[field.name] not in choices:
+            raise SteerError(
+                f"{name}: unknown '{values[field.name]}'; {did_you_mean(str(values[field.name]), choices)}"
+            )
+    return config(**values)
+
+
+def _from_file(config: type[Any], file: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        loaded = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise SteerError(f"{file}: cannot be read as a config file ({str(error).splitlines()[0]}).") from None
+    if not isinstance(loaded, dict):
+        raise SteerError(f"{file}: a config file holds 'name: value' lines.")
+    loaded.pop("inputs", None)  # written by the stage into its config.json, not a setting
+    hints = typing.get_type_hints(config)
+    for key, value in loaded.items():
+        if key not in hints:
+            raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(key, hints)}")
+        loaded[key] = _converted(f"{file}: '{key}'", value, hints[key])
+    return loaded
+
+
+def _converted(where: str, value: Any, hint: Any) -> Any:
+    """A file's value in the field's type, or one clear sentence."""
+    kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise SteerError(f"{where} wants a list, found {json.dumps(value)}.")
+        return tuple(str(v) for v in value)
+    kind = kinds[0]
+    if value is None and type(None) in typing.get_args(hint):
+        return None
+    good = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else type(value) is kind
+    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as text
+        try:
+            return float(value)
+        except ValueError:
+            good = False
+    if not good:
+        raise SteerError(f"{where} wants {kind.__name__}, found {json.dumps(value)}.")
+    return kind(value)

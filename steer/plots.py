@@ -1,0 +1,314 @@
+"""Small charts as SVG text: no library, no script; colours are the page's CSS variables, so dark mode needs nothing.
+
+An interval is {"mean", "low", "high", "n"}, None where undefined; what is undefined is not drawn. Every chart holds its
+title. The texts that come in are plain: they are escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, NamedTuple
+
+Interval = Mapping[str, Any]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+LETTER = 6.4  # mean width of a letter in px, at the 12 px of the charts
+
+
+STYLE = """
+:root{color-scheme:light dark;--paper:#fff;--wash:#f6f7f8;--ink:#1b1f24;--muted:#626b75;--rule:#dde1e5;--gold:#0b66b0;
+--proxy:#b8500a}
+@media(prefers-color-scheme:dark){:root{--paper:#14171b;--wash:#1c2026;--ink:#e4e7ea;--muted:#98a2ad;--rule:#333a42;
+--gold:#62b0f2;--proxy:#f0a050}}
+*{box-sizing:border-box}
+body{margin:0 auto;padding:56px 32px 96px;max-width:1264px;background:var(--paper);color:var(--ink);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
+font-variant-numeric:tabular-nums}
+h1{font-size:28px;line-height:1.2;letter-spacing:-.015em;font-weight:650;margin:0 0 4px}
+h2{font-size:19px;letter-spacing:-.01em;font-weight:650;margin:0 0 16px}h3{font-size:13px;margin:0 0 6px}
+p{max-width:76ch;margin:0 0 12px}.lead{font-size:20px;line-height:1.4;margin:28px 0 12px}
+.soft,nav a,caption,figcaption,small,footer{color:var(--muted)}small{font-size:12px;font-weight:400}
+.warning{border-left:3px solid var(--proxy);background:var(--wash);padding:10px 16px;margin:24px 0}
+nav{display:flex;flex-wrap:wrap;gap:4px 20px;margin-top:28px;padding:10px 0;border-block:1px solid var(--rule)}
+nav a{font-size:14px;text-decoration:none}nav a:hover{color:var(--ink);text-decoration:underline}
+section{margin-top:56px}.scroll{overflow-x:auto;max-width:100%;margin-bottom:28px}figure .scroll{margin:0}
+table{border-collapse:collapse;font-size:13px}caption{text-align:left;padding:0 0 8px;font-size:13px}
+caption span{position:sticky;left:0;display:inline-block;max-width:min(100ch,100vw - 32px)}
+th,td{padding:7px;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--rule)}
+thead th{white-space:normal;font-weight:500;font-size:12.5px;vertical-align:bottom}
+thead th{color:var(--muted);border-color:var(--muted)}
+th:first-child{text-align:left;padding-left:0;font-weight:550;position:sticky;left:0;background:var(--paper)}
+td small,th small{display:block}.barred{display:flex;gap:8px;justify-content:space-between}
+th[scope=row]{white-space:normal;min-width:150px;max-width:250px}
+.prose td,.prose th{text-align:left}.prose td{white-space:normal;overflow-wrap:anywhere}
+.heat th{border:0;min-width:0}.heat thead th{text-align:center}
+.heat td{min-width:72px;text-align:center;border:2px solid var(--paper);print-color-adjust:exact}
+.heat .above{background:color-mix(in srgb,var(--gold) var(--heat),transparent)}
+.heat .below{background:color-mix(in srgb,var(--proxy) var(--heat),transparent)}
+.pair,.figures{display:flex;flex-wrap:wrap;gap:24px 48px}.pair{align-items:flex-end}.figures{margin:12px 0 28px}
+figure{margin:0;max-width:100%}figcaption{font-size:13px;max-width:70ch;margin-top:6px}
+.small{gap:24px 36px}.small figure{width:256px}.small figcaption{font-size:12.5px}
+figcaption b{color:var(--ink)}figcaption *{display:block}
+svg{display:block;font-size:12px;fill:currentColor}svg path{fill:none}svg .soft{fill:var(--muted)}
+svg .label{paint-order:stroke;stroke:var(--paper);stroke-width:3px}
+.bar{margin-top:2px;flex:none}.grid{stroke:var(--rule)}.axis{stroke:var(--muted)}
+.mark{stroke:var(--ink);stroke-dasharray:3 3}
+svg .gold{stroke:var(--gold)}svg .proxy{stroke:var(--proxy)}.error,.curve{stroke-width:1.8}.error.gold{opacity:.7}
+svg .dot.gold{fill:var(--gold);stroke:none}svg .dot.proxy{fill:var(--paper);stroke-width:1.6}
+svg .band{stroke:none;opacity:.16}svg .band.gold{fill:var(--gold)}svg .band.proxy{fill:var(--proxy)}
+.prompt,article{background:var(--wash);border-radius:6px;padding:12px 16px;white-space:pre-wrap;overflow-wrap:anywhere}
+.prompt{background:none;border-left:3px solid var(--rule);border-radius:0;margin:0 0 12px}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(250px,100%),1fr));gap:12px;margin-bottom:32px}
+article{white-space:normal;display:flex;flex-direction:column}article p{white-space:pre-wrap;flex:1;font-size:13.5px}
+footer{font-size:12px}footer span{margin-right:10px;white-space:nowrap}
+pre{background:var(--wash);border-radius:6px;padding:14px 16px;overflow-x:auto;font-size:13px;white-space:pre-wrap}
+@media(max-width:600px){th[scope=row]{min-width:110px;max-width:130px;overflow-wrap:anywhere}
+body{padding:28px 16px 64px}.lead{font-size:18px}section{margin-top:40px}}
+@media print{@page{size:A4 landscape;margin:12mm}body{padding:0;max-width:none;font-size:10pt}nav{display:none}
+.scroll{overflow:visible}tr,figure,article{break-inside:avoid}
+h2,section>p,.prompt{break-after:avoid}section{margin-top:32px}th,td{padding:4px 7px}table{font-size:8.5pt}}
+"""
+
+
+class Series(NamedTuple):
+    """One line of a chart: `look` is the CSS class of its colour, `gold` or `proxy`."""
+
+    name: str
+    look: str
+    points: Sequence[tuple[float, Interval]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear map of values low..high to pixels start..end."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Pixels, to a tenth."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, float]:
+    """Smallest range that holds all defined values, with some air on both sides."""
+    known = [v for v in values if v is not None] or [0.0]
+    low, high = min(known), max(known)
+    air = (high - low) * pad or 0.5
+    return low - air, high + air
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers between low and high.
+
+    >>> ticks(-0.3, 2.1)
+    [0.0, 0.5, 1.0, 1.5, 2.0]
+    """
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) + 0.0 for i in range(first, last + 1)]
+
+
+def bar(interval: Interval, low: float, high: float, mark: float | None) -> str:
+    """The interval as a small bar for a table cell, on a scale that all rows share; `mark` is the baseline."""
+    width, height, x = 96, 16, Scale(low, high, 3, 93)
+    marks = [(v, look) for v, look in ((0.0, "axis"), (mark, "mark")) if v is not None and low <= v <= high]
+    lines = [_line(x(v), 0, x(v), height, look) for v, look in marks]
+    text = _text(interval)
+    return _svg(
+        text, width, height, "".join(lines) + _whisker(interval, x, 8, "gold"), 'class="bar" aria-hidden="true"'
+    )
+
+
+def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | None) -> str:
+    """Gold reward with its interval per system, (name, gold, proxy); the proxy's as an open diamond beside it."""
+    left = 16 + LETTER * max((len(_short(name)) for name, _, _ in rows), default=0)
+    right, top, step = left + 440, 44, 26
+    bottom = top + step * len(rows)
+    bounds = domain([0.0, *(i[f] for _, *pair in rows for i in pair for f in ("mean", "low", "high"))])
+    x = Scale(*bounds, left, right)
+    parts = [_line(x(t), top, x(t), bottom, "axis" if t == 0 else "grid") for t in ticks(*bounds)]
+    parts += [_words(x(t), bottom + 18, _number(t), "middle", "soft") for t in ticks(*bounds)]
+    if baseline is not None:
+        parts += [_line(x(baseline), top, x(baseline), bottom, "mark"), _words(x(baseline), top - 7, "mle", "middle")]
+    for i, (name, gold, proxy) in enumerate(rows):
+        y = top + step * (i + 0.5)
+        parts.append(_words(0, y + 4, _short(name), "start"))
+        parts.append(_diamond(x(proxy["mean"]), y) if proxy["mean"] is not None else "")
+        parts.append(_whisker(gold, x, y, "gold") + _words(right + 150, y + 4, _text(gold), "end"))
+    parts.append(_words((left + right) / 2, bottom + 38, "reward, sd of the logs (0 = their mean)", "middle", "soft"))
+    parts.append(_legend(left, 14, [("gold", "gold, 95 % interval"), ("proxy", "proxy (training saw it)")]))
+    return _svg("Gold reward per system, with 95 % intervals", right + 152, bottom + 44, "".join(parts))
+
+
+def scatter(rows: Sequence[tuple[str, Interval, Interval]]) -> str:
+    """Reward against KL, (name, KL, reward) per system, with both intervals; the KL axis is a square root."""
+    rows = [(n, k, r) for n, k, r in rows if k["mean"] is not None and r["mean"] is not None]
+    width, left, top, bottom = 760, 52, 16, 380
+    bounds = [domain([0.0, *(_root(k[f]) for _, k, _ in rows for f in ("mean", "low", "high"))], 0.04)]
+    bounds.append(domain([r[f] for _, _, r in rows for f in ("mean", "low", "high")]))
+    x, y = Scale(*bounds[0], left, width - 20), Scale(*bounds[1], bottom, top)
+    parts = [_line(left, y(t), width, y(t), "axis" if t == 0 else "grid") for t in ticks(*bounds[1])]
+    parts += [_line(left, bottom, width, bottom, "grid")]
+    parts += [_words(left - 10, y(t) + 4, _number(t), "end", "soft") for t in ticks(*bounds[1])]
+    for t in _root_ticks(x):
+        parts += [_line(x(_root(t)), bottom, x(_root(t)), bottom + 5, "axis")]
+        parts += [_words(x(_root(t)), bottom + 20, _number(t), "middle", "soft")]
+    taken: list[Box] = []
+    for _, k, r in rows:
+        roots = {field: _root(k[field]) for field in ("mean", "low", "high")}
+        px, py = x(roots["mean"]), y(r["mean"])
+        parts.append(_whisker(roots, x, py, "gold") + _upright(r, y, px, "gold"))
+        taken.append((px - 5, py - 5, px + 5, py + 5))
+        taken += [(x(roots["low"]), py - 2, x(roots["high"]), py + 2)] if roots["low"] is not None else []
+        taken += [(px - 2, y(r["high"]), px + 2, y(r["low"]))] if r["low"] is not None else []
+    for name, k, r in rows:
+        reach = [x(_root(k["mean"] if k[f] is None else k[f])) for f in ("low", "high")]
+        parts.append(_placed(_short(name), (reach[0], reach[1]), y(r["mean"]), taken, (left, top, width, bottom)))
+    middle = (left + width) / 2
+    parts.append(_words(middle, bottom + 42, "KL from the reference, nats per response (√ scale)", "middle", "soft"))
+    parts.append(_words(0, top - 4, "gold reward, sd", "start", "soft"))
+    return _svg("Gold reward against KL, one point per system", width, bottom + 48, "".join(parts))
+
+
+def curve(title: str, series: Sequence[Series], x_label: str, y_label: str, *, identity: bool = False) -> str:
+    """Means with their interval bands over whole numbers on x; `identity` draws y = x, both axes on one range."""
+    kept = [s._replace(points=[p for p in s.points if p[1]["mean"] is not None]) for s in series]
+    xs = sorted({px for s in kept for px, _ in s.points})
+    width, height, left, top, bottom = 236, 214, 36, 34, 174
+    values = [i[f] for s in kept for _, i in s.points for f in ("mean", "low", "high")]
+    bounds = domain([*values, *(xs if identity else ())])
+    x = Scale(*(bounds if identity else domain(xs)), left, width - 8)
+    y = Scale(*bounds, bottom, top)
+    parts = [_line(left, y(t), width - 8, y(t), "grid") for t in ticks(*bounds)]
+    parts += [_words(left - 8, y(t) + 4, _number(t), "end", "soft") for t in ticks(*bounds)]
+    parts += [_words(x(t), bottom + 18, _number(t), "middle", "soft") for t in xs[:: -(-len(xs) // 8) or 1]]
+    if identity and xs:
+        parts.append(_line(x(xs[0]), y(xs[0]), x(xs[-1]), y(xs[-1]), "mark"))
+    for s in kept:
+        parts.append(_band(s, x, y))
+    if len(series) > 1:
+        parts.append(_legend(left, 14, [(s.look, s.name) for s in kept]))
+    else:
+        parts.append(_words(0, 14, y_label, "start", "soft"))
+    parts.append(_words((left + width) / 2, height - 4, x_label, "middle", "soft"))
+    return _svg(title, width, height, "".join(parts))
+
+
+def _svg(title: str, width: float, height: float, body: str, more: str = 'role="img"') -> str:
+    size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
+    return f"<svg {more} {size}><title>{escape(title)}</title>{body}</svg>"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
+    return f'<path class="{look}" d="M{x1:g} {y1:g}L{x2:g} {y2:g}"/>'
+
+
+def _words(x: float, y: float, text: str, anchor: str, look: str = "") -> str:
+    look = f' class="{look}"' if look else ""
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{look}>{escape(text)}</text>'
+
+
+def _dot(x: float, y: float, look: str) -> str:
+    return f'<circle class="dot {look}" cx="{x:g}" cy="{y:g}" r="4"/>' if look == "gold" else _diamond(x, y)
+
+
+def _diamond(x: float, y: float) -> str:
+    return f'<path class="dot proxy" d="M{x:g} {y - 5:g}l5 5l-5 5l-5-5z"/>'
+
+
+def _whisker(interval: Interval, x: Scale, y: float, look: str) -> str:
+    """A point with its horizontal interval."""
+    mean, low, high = interval["mean"], interval["low"], interval["high"]
+    bounds = "" if None in (low, high) else _line(x(low), y, x(high), y, f"error {look}")
+    return bounds + ("" if mean is None else _dot(x(mean), y, look))
+
+
+def _upright(interval: Interval, y: Scale, x: float, look: str) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if None in (low, high) else _line(x, y(low), x, y(high), f"error {look}")
+
+
+def _band(series: Series, x: Scale, y: Scale) -> str:
+    """A line through the means over the area between the bounds."""
+    bounded = [(x(px), y(i["low"]), y(i["high"])) for px, i in series.points if None not in (i["low"], i["high"])]
+    edge = [f"{px:g} {high:g}" for px, _, high in bounded] + [f"{px:g} {low:g}" for px, low, _ in bounded[::-1]]
+    path = "L".join(f"{x(px):g} {y(i['mean']):g}" for px, i in series.points)
+    parts = [f'<path class="band {series.look}" d="M{"L".join(edge)}z"/>'] if len(bounded) > 1 else []
+    parts += [f'<path class="curve {series.look}" d="M{path}"/>'] if len(series.points) > 1 else []
+    for px, interval in series.points:
+        parts.append(_upright(interval, y, x(px), series.look) + _dot(x(px), y(interval["mean"]), series.look))
+    return "".join(parts)
+
+
+def _legend(x: float, y: float, items: Sequence[tuple[str, str]]) -> str:
+    parts = []
+    for look, text in items:
+        parts.append(_dot(x + 5, y - 4, look) + _words(x + 15, y, text, "start", "soft"))
+        x += 36 + LETTER * len(text)
+    return "".join(parts)
+
+
+def _placed(text: str, x: tuple[float, float], y: float, taken: list[Box], frame: Box) -> str:
+    """A label beside its point with ends x, where it covers least of what is drawn; its box is added to `taken`."""
+    width = LETTER * len(text)
+    spots = [
+        (at + reach, y + dy, anchor, at + reach - share * width)
+        for dy in (4, -8, 16, -24, 32)
+        for at, reach, anchor, share in ((x[1], 7, "start", 0), (x[0], -7, "end", 1), (sum(x) / 2, 5, "start", 0))
+    ]
+
+    def cost(spot: tuple[float, float, str, float]) -> float:
+        box = (spot[3], spot[1] - 10, spot[3] + width, spot[1] + 3)
+        outside = sum(max(0.0, s * (f - b)) for s, f, b in zip((1, 1, -1, -1), frame, box))
+        away = abs(spot[1] - 4 - y)
+        return 1000 * outside + 10 * sum(_overlap(box, other) for other in taken) + away
+
+    best = min(spots, key=cost)
+    taken.append((best[3], best[1] - 10, best[3] + width, best[1] + 3))
+    return _words(best[0], best[1], text, best[2], "label")
+
+
+def _overlap(a: Box, b: Box) -> float:
+    across, along = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return across * along if across > 0 and along > 0 else 0.0
+
+
+def _root(value: Any) -> Any:
+    """Square root that keeps the sign: an estimate of KL may fall below 0."""
+    return None if value is None else math.copysign(math.sqrt(abs(value)), value)
+
+
+def _root_ticks(x: Scale) -> list[float]:
+    """Round numbers whose square roots lie far enough apart to be read."""
+    kept = [0.0]
+    for power in range(-2, 7):
+        for value in (10.0**power, 2 * 10.0**power, 5 * 10.0**power):
+            if _root(value) <= x.high and x(_root(value)) - x(_root(kept[-1])) > 32:
+                kept.append(value)
+    return kept
+
+
+def _number(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
+
+
+def _text(interval: Interval) -> str:
+    """As the tables print it.
+
+    >>> _text({"mean": 1.234, "low": None, "high": None, "n": 3})
+    '1.23 [–, –]'
+    """
+    mean, low, high = ("–" if interval[f] is None else f"{interval[f]:z.2f}" for f in ("mean", "low", "high"))
+    return mean if interval["mean"] is None else f"{mean} [{low}, {high}]".replace("-", "−")
+
+
+def _short(name: str, limit: int = 34) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -1,0 +1,257 @@
+"""The policy: a causal language model, its tokenizer and card; response log-probabilities without [L, V]."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from steer import __version__
+from steer.errors import SteerError
+from steer.run import fingerprint, read_json, write_json
+from steer.schema import AttributeSchema
+
+HEAD_CHUNK = 1 << 24  # logits (positions x vocabulary) held at once: 64 MB in float32
+# Messages one after the other, for models without a chat template; a newline ends the prompt.
+PLAIN_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}\n{% endfor %}"
+
+
+@dataclass(frozen=True)
+class Card:
+    """steer.json: all that a policy needs to be steered on another machine.
+
+    `attributes` are the ones it was conditioned on (empty: not conditioned).
+    """
+
+    base: str
+    base_hash: str
+    adapter: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    template: str = "tags"
+    attributes: tuple[str, ...] = ()
+    schema: AttributeSchema | None = None
+    scorer: str = ""
+    version: str = __version__
+
+    def save(self, folder: Path) -> None:
+        """Write steer.json."""
+        value = {k: v for k, v in asdict(self).items() if k != "schema"}
+        write_json(folder / "steer.json", {**value, "schema": self.schema.to_json() if self.schema else None})
+
+    @staticmethod
+    def load(folder: Path) -> Card:
+        """Read steer.json."""
+        value = read_json(folder / "steer.json")
+        schema = value.pop("schema")
+        value["attributes"] = tuple(value["attributes"])
+        return Card(**value, schema=AttributeSchema.from_json(schema) if schema else None)
+
+
+@dataclass
+class Policy:
+    """A loaded model with its tokenizer; `card` is None for a plain Hugging Face model."""
+
+    model: Any
+    tokenizer: Any
+    card: Card | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer but the head."""
+
+    r: int = 32
+    alpha: int = 64
+    dropout: float = 0.0
+
+
+def load(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> Policy:
+    """Load a Hugging Face model by name or folder, or a policy folder that `steer train` wrote."""
+    folder = Path(name)
+    if (folder / "steer.json").is_file():
+        return _load_policy(folder, dtype, trust_remote_code)
+    with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        known = {"trust_remote_code": trust_remote_code}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **known)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), **known)
+        except (OSError, ValueError) as error:
+            raise SteerError(
+                f"model '{name}': neither a folder with config.json, weights and tokenizer, nor a model that the hub "
+                f"gives ({str(error).splitlines()[0]})."
+            ) from None
+    _complete(tokenizer, model, name)
+    return Policy(model, tokenizer, None, name)
+
+
+def _dtype(name: str) -> Any:
+    """`auto`: bfloat16 on a GPU, float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return getattr(torch, name)
+
+
+def _load_policy(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
+    card = Card.load(folder)
+    if card.adapter == "none":
+        policy = _bare(folder, dtype, trust_remote_code)
+        return Policy(policy.model, policy.tokenizer, card, str(folder))
+    base = Path(card.base)
+    if not base.is_dir() and (folder / card.base).is_dir():
+        base = folder / card.base
+    if base.is_dir() and card.base_hash and fingerprint(base) != card.base_hash:
+        raise SteerError(f"{folder}: its base model {card.base} has changed since training. Restore it or train again.")
+    policy = load(str(base) if base.is_dir() else card.base, dtype=dtype, trust_remote_code=trust_remote_code)
+    with quiet():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(policy.model, folder)
+    return Policy(model, policy.tokenizer, card, str(folder))
+
+
+def _bare(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
+    """The full model inside a policy folder."""
+    with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return Policy(model, tokenizer)
+
+
+def _complete(tokenizer: Any, model: Any, name: str) -> None:
+    """What generation and batching rely on: EOS, a pad token and a chat template."""
+    if tokenizer.eos_token_id is None:
+        raise SteerError(
+            f"model '{name}': its tokenizer has no EOS token, so responses cannot end. Set one and save it."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise SteerError(
+            f"model '{name}': its tokenizer has {len(tokenizer)} tokens, more than the model's embeddings."
+        )
+
+
+def add_lora(policy: Policy, lora: Lora, seed: int) -> None:
+    """Wrap the model with fresh adapters (their start follows from the seed); base weights are frozen."""
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            policy.model = get_peft_model(policy.model, config)
+
+
+def save(policy: Policy, folder: Path, card: Card) -> None:
+    """Write adapter or full weights, tokenizer and card; steer.json comes last."""
+    with quiet():
+        policy.model.save_pretrained(folder)
+        policy.tokenizer.save_pretrained(folder)
+    card.save(folder)
+
+
+class quiet:  # noqa: N801  # reads as a word in `with quiet():`
+    """Silence loading bars and third-party warnings that a user can do nothing about."""
+
+    def __enter__(self) -> None:
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        self._caught.__exit__(*error)
+
+
+class ResponseLogps(nn.Module):
+    """Log-probabilities of response tokens.
+
+    Hidden states of response positions only go through the head, in chunks, so [L, V] logits never exist.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.decoder_name = inner.base_model_prefix
+        self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)
+
+    def _inner(self) -> Any:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M]."""
+        inner = self._inner()
+        decoder = getattr(inner, self.decoder_name)
+        hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        picked = hidden.flatten(0, 1)[positions]  # [M, D]
+        head = inner.get_output_embeddings()
+        size = max(1, HEAD_CHUNK // head.weight.shape[0])
+        if len(picked) <= size:
+            return self._logps(head, picked, targets)
+        parts = [
+            checkpoint(self._logps, head, h, t, use_reentrant=False)
+            for h, t in zip(picked.split(size), targets.split(size))
+        ]
+        return torch.cat(parts)
+
+    def _logps(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = head(hidden).float()
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return -cross_entropy(logits, targets, reduction="none")
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compare with the model's own logits on a few tokens; refuse a model whose head does more than we know of."""
+        inner = self._inner()
+        device = next(inner.parameters()).device
+        ids = torch.arange(3, 11, device=device).remainder(inner.config.get_text_config().vocab_size)[None]
+        training = inner.training
+        inner.eval()
+        ones = torch.ones_like(ids)
+        ours = self(ids, ones, torch.arange(7, device=device), ids[0, 1:])
+        logits = inner(input_ids=ids, attention_mask=ones, use_cache=False).logits[0, :-1].float()
+        theirs = -cross_entropy(logits, ids[0, 1:], reduction="none")
+        inner.train(training)
+        if not torch.allclose(ours, theirs, atol=5e-2 if inner.dtype != torch.float32 else 1e-3):
+            raise SteerError(
+                f"{type(inner).__name__}: its logits are more than head(hidden), so its log-probabilities would be"
+                " wrong here. Please report the model."
+            )
+
+
+def flat(logps: Tensor, mask: Tensor) -> Tensor:
+    """[M] in order of the mask -> [B, K, T] with zeros elsewhere."""
+    return torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device).masked_scatter(mask, logps)
+
+
+def trainable(model: Any) -> Sequence[tuple[str, nn.Parameter]]:
+    """Names and parameters that are trained, in a fixed order."""
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]

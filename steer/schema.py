@@ -1,0 +1,353 @@
+"""Attributes, their levels, and the support of the data: which combinations of levels were seen how often."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.run import read_json, write_json
+
+REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
+# What names that are common in public data mean; a schema.json beside the rows overrides it.
+LOWER_IS_BETTER = {"toxicity", "violence", "hedging", "repetition", "harm", "hate_speech", "spam", "fails_task"}
+NEITHER = {"verbosity", "complexity", "length", "words", "characters", "sentences", "words_per_sentence"}
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A named axis of a response.
+
+    `edges` are the inner bin edges in score units, ascending: a score on an edge belongs to the upper level (never
+    Python's half-to-even `round`). `shown` is what users and conditions read for each level, `centres` the mean score
+    of the data per level, `counts` how many rows have it. `direction`: 1 higher is better, -1 lower, 0 neither.
+    """
+
+    name: str
+    low: float
+    high: float
+    direction: int = 1
+    weight: float = 1.0
+    edges: tuple[float, ...] = ()
+    shown: tuple[str, ...] = ()
+    centres: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    def level(self, score: float) -> int:
+        """Score -> level.
+
+        >>> Attribute("quality", 0, 4, edges=(0.5, 1.5, 2.5, 3.5)).level(2.5)
+        3
+        """
+        return bisect_right(self.edges, score)
+
+    def position(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Scores -> continuous levels; NaN stays.
+
+        On a native grid the distance from its low end, else linear between the centres and beyond them alike.
+        """
+        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+            return scores - self.low  # type: ignore[no-any-return]  # numpy says Any
+        x, y = np.asarray(self.centres), np.arange(len(self.centres), dtype=float)
+        if len(x) < 2:
+            return np.asarray(scores * 0.0)
+        inside = np.interp(scores, x, y)
+        below = (scores - x[0]) / (x[1] - x[0])
+        above = y[-1] + (scores - x[-1]) / (x[-1] - x[-2])
+        return np.where(scores < x[0], below, np.where(scores > x[-1], above, inside))
+
+    def parse(self, text: str) -> int:
+        """What a user wrote -> level; also `low`, `high` and `best`."""
+        words = {"low": 0, "lowest": 0, "high": len(self.shown) - 1, "highest": len(self.shown) - 1}
+        if self.direction:
+            words["best"] = len(self.shown) - 1 if self.direction > 0 else 0
+        if text in self.shown:
+            return self.shown.index(text)
+        if text in words:
+            return words[text]
+        raise SteerError(f"target {self.name}={text}: no such level; {self.name} has {', '.join(self.shown)}.")
+
+
+@dataclass(frozen=True)
+class AttributeSchema:
+    """All attributes, the joint counts of their levels, and the constants of the reward.
+
+    `cells` maps joint levels (in attribute order, None where unknown) to rows; `reward_mean` and `reward_std`
+    standardise the reward, so that a label means the same on another machine.
+    """
+
+    attributes: tuple[Attribute, ...]
+    cells: dict[tuple[int | None, ...], int] = field(default_factory=dict)
+    minimum: int = 5
+    reward_mean: float = 0.0
+    reward_std: float = 1.0
+
+    def __getitem__(self, name: str) -> Attribute:
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        raise SteerError(f"unknown attribute '{name}'; {did_you_mean(name, self.names)}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All attribute names, the derived reward last."""
+        return tuple(a.name for a in self.attributes)
+
+    @cached_property
+    def own(self) -> tuple[str, ...]:
+        """The attributes that are scored, without the derived reward."""
+        return tuple(n for n in self.names if n != REWARD)
+
+    def turned(self, turns: Mapping[str, tuple[int, float]]) -> AttributeSchema:
+        """The same attributes with other directions and weights where `turns` names them."""
+        changed = (
+            replace(a, direction=turns[a.name][0], weight=turns[a.name][1]) if a.name in turns else a
+            for a in self.attributes
+        )
+        return replace(self, attributes=tuple(changed))
+
+    def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
+        """Scores -> levels of the known ones."""
+        known = {n: s for n in self.names if (s := scores.get(n)) is not None}
+        return {n: self[n].level(s) for n, s in known.items()}
+
+    def reward(self, scores: Mapping[str, float | None]) -> float | None:
+        """Direction-aware weighted sum of scores, standardised; None where a score that counts is unknown."""
+        total = 0.0
+        for a in self.attributes:
+            if a.name != REWARD and a.weight and a.direction:
+                score = scores.get(a.name)
+                if score is None:
+                    return None
+                total += a.direction * a.weight * score
+        return (total - self.reward_mean) / self.reward_std
+
+    def count(self, target: Mapping[str, int]) -> int:
+        """Rows in which all levels of `target` were seen together."""
+        at = [(self.names.index(n), level) for n, level in target.items()]
+        return sum(rows for cell, rows in self.cells.items() if all(cell[i] == level for i, level in at))
+
+    def supported(self, names: Sequence[str]) -> dict[tuple[int, ...], int]:
+        """Joint levels over `names` seen in at least `minimum` rows, with their counts."""
+        at = [self.names.index(n) for n in names]
+        counts: Counter[tuple[int | None, ...]] = Counter()
+        for cell, rows in self.cells.items():
+            counts[tuple(cell[i] for i in at)] += rows
+        return {c: n for c, n in sorted(counts.items(), key=str) if None not in c and n >= self.minimum}  # type: ignore[misc]
+
+    def check(self, target: Mapping[str, int]) -> None:
+        """Refuse a target outside the data's support, naming the nearest supported one."""
+        seen = self.count(target)
+        if seen >= self.minimum:
+            return
+        cells = self.supported(tuple(target))
+        asked = self.text(target)
+        if not cells:
+            raise SteerError(f"target {asked}: seen in {seen} rows, and no combination of these has {self.minimum}.")
+        near = min(cells, key=lambda c: (sum(abs(a - b) for a, b in zip(c, target.values())), -cells[c]))
+        raise SteerError(
+            f"target {asked}: seen together in {seen} rows, fewer than {self.minimum}. Nearest supported: "
+            f"{self.text(dict(zip(target, near)))} ({cells[near]} rows). --allow-unsupported asks for it all the same."
+        )
+
+    def best(self, names: Sequence[str]) -> dict[str, int]:
+        """The jointly supported combination with the highest reward (level centres); ties: most rows.
+
+        Attributes without a direction take the level that is most common beside the others. A reward attribute among
+        `names` is simply at its highest supported level.
+        """
+        cells = self.supported(names)
+        if not cells:
+            raise SteerError(
+                f"no combination of {', '.join(names)} occurs in {self.minimum} rows. Condition on fewer attributes "
+                'or lower --min-support in "steer label".'
+            )
+
+        return dict(zip(names, max(cells, key=lambda c: (self.value(dict(zip(names, c))), cells[c]))))
+
+    def value(self, target: Mapping[str, int]) -> float:
+        """Direction-aware weighted sum of the level centres of a target."""
+        asked = [(self[n], level) for n, level in target.items()]
+        return sum(a.direction * a.weight * a.centres[level] for a, level in asked)
+
+    def recounted(self, rows: Iterable[Mapping[str, Any]]) -> AttributeSchema:
+        """The same levels and constants with counts and support of other rows."""
+        cells = Counter(tuple(row["levels"].get(n) for n in self.names) for row in rows)
+        counts = [Counter[int]() for _ in self.names]
+        for cell, number in cells.items():
+            for count, level in zip(counts, cell):
+                if level is not None:
+                    count[level] += number
+        attributes = tuple(
+            replace(a, counts=tuple(count[i] for i in range(len(a.shown)))) for a, count in zip(self.attributes, counts)
+        )
+        return replace(self, attributes=attributes, cells=dict(cells))
+
+    def text(self, target: Mapping[str, int]) -> str:
+        """Levels as users write them: `helpful=5 verbosity=1`."""
+        return " ".join(f"{n}={self[n].shown[i]}" for n, i in target.items())
+
+    def save(self, path: Path) -> None:
+        """Write schema.json."""
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; `AttributeSchema.from_json` reads it back."""
+        cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
+        return {**asdict(self), "attributes": [asdict(a) for a in self.attributes], "cells": cells}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> AttributeSchema:
+        """The schema that `to_json` wrote."""
+        attributes = tuple(_attribute(a) for a in value["attributes"])
+        cells = {tuple(cell): rows for cell, rows in value.get("cells", [])}
+        rest = {k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
+        return AttributeSchema(attributes, cells, **rest)
+
+    @staticmethod
+    def load(path: Path) -> AttributeSchema:
+        """Read schema.json."""
+        value = read_json(path)
+        try:
+            return AttributeSchema.from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SteerError(
+                f"{path}: not a schema ({error}). It wants {{'attributes': [{{'name', 'low', 'high'}}]}}."
+            ) from None
+
+
+def _attribute(value: Mapping[str, Any]) -> Attribute:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return Attribute(**fields)
+
+
+def described(names: Sequence[str], scores: np.ndarray[Any, Any]) -> AttributeSchema:
+    """A schema without levels from human scores [n, A]: ranges from the data, directions from well-known names."""
+    attributes = []
+    for j, name in enumerate(names):
+        known = scores[:, j][~np.isnan(scores[:, j])]
+        if not len(known):
+            raise SteerError(f"attribute '{name}': no row has a score.")
+        direction = -1 if name in LOWER_IS_BETTER else 0 if name in NEITHER else 1
+        attributes.append(
+            Attribute(name, float(known.min()), float(known.max()), direction, weight=float(direction != 0))
+        )
+    return AttributeSchema(tuple(attributes))
+
+
+def fitted(
+    schema: AttributeSchema, scores: np.ndarray[Any, Any], *, bins: str = "native", levels: int = 5, minimum: int = 5
+) -> AttributeSchema:
+    """Give a described schema its levels, reward constants and support from scores [n, A] (NaN unknown).
+
+    `bins`: `native` (one level per integer of the attribute's range; quantiles where the range is no small integer
+    grid), `uniform` (equal widths) or `quantile` (equal counts, fewer levels where scores tie). The reward is added as
+    a last attribute with quantile levels.
+    """
+    own = [a for a in schema.attributes if a.name != REWARD]
+    if scores.shape[1] != len(own):
+        raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
+    binned = [_binned(a, scores[:, j], bins, levels) for j, a in enumerate(own)]
+    plain = AttributeSchema(tuple(binned))
+    raw = [plain.reward(dict(zip(plain.names, _known(row)))) for row in scores]
+    reward = np.array([np.nan if r is None else r for r in raw], dtype=float)
+    mean, std = 0.0, 1.0
+    if (~np.isnan(reward)).any() and any(a.weight and a.direction for a in own):
+        mean, std = float(np.nanmean(reward)), float(np.nanstd(reward)) or 1.0
+        reward = (reward - mean) / std
+        binned.append(_binned(Attribute(REWARD, -5.0, 5.0), reward, "quantile", levels))
+        scores = np.column_stack([scores, reward])
+    cells = Counter(
+        tuple(None if math.isnan(s) else a.level(s) for a, s in zip(binned, row)) for row in scores.tolist()
+    )
+    return AttributeSchema(tuple(binned), dict(cells), minimum, mean, std)
+
+
+def _known(row: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(s) else s for s in row]
+
+
+def _binned(a: Attribute, scores: np.ndarray[Any, Any], bins: str, levels: int) -> Attribute:
+    known = scores[~np.isnan(scores)]
+    grid = float(a.low).is_integer() and float(a.high).is_integer() and 1 <= a.high - a.low <= 10
+    if bins == "native" and grid:
+        edges = [a.low + i + 0.5 for i in range(int(a.high - a.low))]
+        shown = [str(int(a.low) + i) for i in range(len(edges) + 1)]
+    else:
+        if bins == "uniform":
+            edges = list(np.linspace(a.low, a.high, levels + 1)[1:-1])
+        else:
+            edges = sorted({float(q) for q in np.quantile(known, np.arange(1, levels) / levels)} - {float(known.min())})
+        shown = [str(i) for i in range(len(edges) + 1)]
+    level = np.array([bisect_right(edges, s) for s in known], dtype=int)
+    counts = np.bincount(level, minlength=len(shown))
+    outer = [a.low, *edges, a.high]
+    centres = [
+        float(known[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
+    ]
+    return Attribute(
+        a.name,
+        a.low,
+        a.high,
+        a.direction,
+        a.weight,
+        tuple(float(e) for e in edges),
+        tuple(shown),
+        tuple(centres),
+        tuple(int(c) for c in counts),
+    )
+
+
+def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> dict[str, int]:
+    """`helpful=5 verbosity=1` (spaces or commas), `best` or `none` -> levels in the order of `names`.
+
+    `names` are the attributes that the policy was conditioned on; others are refused.
+    """
+    if text.strip() == "best":
+        return schema.best(names)
+    if text.strip() in ("none", ""):
+        return {}
+    asked: dict[str, int] = {}
+    for part in text.replace(",", " ").split():
+        name, equals, value = part.partition("=")
+        if not equals or not value:
+            raise SteerError(f"target '{part}': write NAME=LEVEL, for example {names[0]}={schema[names[0]].shown[-1]}.")
+        if name not in names:
+            raise SteerError(f"target: unknown attribute '{name}'; {did_you_mean(name, names)}")
+        if name in asked:
+            raise SteerError(f"target: '{name}' is given twice.")
+        asked[name] = schema[name].parse(value)
+    return {n: asked[n] for n in names if n in asked}
+
+
+def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, int]]:
+    """`size` targets from the supported cells of the full factorial over `names`, each level of each attribute alike.
+
+    Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to
+    uniform (iterative proportional fitting of the cell weights); that breaks the correlation of the logs.
+    """
+    cells = list(schema.supported(names))
+    if not cells:
+        schema.best(names)
+    array = np.array(cells)  # [C, A]
+    weights = np.ones(len(cells))
+    for _, j in product(range(50), range(len(names))):
+        margin = np.bincount(array[:, j], weights=weights, minlength=array[:, j].max() + 1)
+        weights /= margin[array[:, j]]
+        weights /= weights.sum()
+    rng = np.random.default_rng(seed)
+    # Systematic sampling keeps the drawn margins near the weights.
+    order = rng.permutation(len(cells))
+    points = (np.arange(size) + rng.random()) / size
+    picked = order[np.searchsorted(np.cumsum(weights[order]), points).clip(max=len(cells) - 1)]
+    return [dict(zip(names, (int(x) for x in array[i]))) for i in rng.permutation(picked)]

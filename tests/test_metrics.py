@@ -1,0 +1,135 @@
+"""The figures of a report against their formulas in plain Python."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from attribute_models.metrics import report, table
+
+TRUTH = [1.0, 2.0, 2.0, 4.0, 5.0, 3.0]
+PREDICTED = [1.5, 2.0, 1.0, 3.0, 4.0, 4.0]
+LENGTHS = [3, 8, 2, 9, 7, 1]
+
+
+def one(
+    truth: Sequence[float], predicted: Sequence[float], lengths: Sequence[float] | None = None
+) -> dict[str, object]:
+    """The report of one attribute."""
+    t, p = np.asarray(truth, dtype=float)[:, None], np.asarray(predicted, dtype=float)[:, None]
+    (found,) = report(t, p, ("quality",), list(range(len(t))) if lengths is None else lengths)
+    return found
+
+
+def mean(x: Sequence[float]) -> float:
+    return sum(x) / len(x)
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    a, b = [v - mean(x) for v in x], [v - mean(y) for v in y]
+    return sum(i * j for i, j in zip(a, b)) / math.sqrt(sum(i * i for i in a) * sum(j * j for j in b))
+
+
+def mean_ranks(x: Sequence[float]) -> list[float]:
+    return [sum(other < value for other in x) + (1 + sum(other == value for other in x)) / 2 for value in x]
+
+
+def kappa(x: Sequence[int], y: Sequence[int]) -> float:
+    """1 - sum(w O) / sum(w E) over the table of levels, levels counted from the lowest."""
+    low, high = min(*x, *y), max(*x, *y)
+    observed = expected = 0.0
+    for i in range(high - low + 1):
+        for j in range(high - low + 1):
+            observed += (i - j) ** 2 * sum(a - low == i and b - low == j for a, b in zip(x, y))
+            expected += (i - j) ** 2 * sum(a - low == i for a in x) * sum(b - low == j for b in y) / len(x)
+    return 1 - observed / expected
+
+
+def test_errors_stand_beside_those_of_the_mean() -> None:
+    found = one(TRUTH, PREDICTED)
+    error = [p - t for t, p in zip(TRUTH, PREDICTED)]
+    centred = [t - mean(TRUTH) for t in TRUTH]
+    assert found["mae"] == pytest.approx(mean([abs(e) for e in error]))
+    assert found["rmse"] == pytest.approx(math.sqrt(mean([e * e for e in error])))
+    assert found["baseline_mae"] == pytest.approx(mean([abs(c) for c in centred]))
+    assert found["baseline_rmse"] == pytest.approx(math.sqrt(mean([c * c for c in centred])))
+
+
+def test_correlations_and_their_interval() -> None:
+    found, r = one(TRUTH, PREDICTED, LENGTHS), correlation(TRUTH, PREDICTED)
+    assert found["pearson"] == pytest.approx(r)
+    assert found["reliability"] == pytest.approx(r**2)
+    assert found["pearson_low"] == pytest.approx(math.tanh(math.atanh(r) - 1.959964 / math.sqrt(6 - 3)))
+    assert found["pearson_high"] == pytest.approx(math.tanh(math.atanh(r) + 1.959964 / math.sqrt(6 - 3)))
+    assert found["spearman"] == pytest.approx(correlation(mean_ranks(TRUTH), mean_ranks(PREDICTED)))
+    assert found["spearman_with_length"] == pytest.approx(correlation(mean_ranks(PREDICTED), mean_ranks(LENGTHS)))
+
+
+def test_kappa_equals_the_sum_over_the_table_of_levels() -> None:
+    rounded = [math.floor(p + 0.5) for p in PREDICTED]
+    assert rounded[0] == 2  # 1.5 goes up
+    assert one(TRUTH, PREDICTED)["qwk"] == pytest.approx(kappa([int(t) for t in TRUTH], rounded))
+    assert one([0.0, 1.0, 2.0], [0.5, 1.5, 2.5])["qwk"] == pytest.approx(
+        kappa([0, 1, 2], [1, 2, 3])
+    )  # round() gives 0, 2, 2
+
+
+def test_kappa_does_not_depend_on_where_the_scale_starts() -> None:
+    moved = one([t - 7 for t in TRUTH], [p - 7 for p in PREDICTED])
+    assert moved["qwk"] == pytest.approx(one(TRUTH, PREDICTED)["qwk"])
+
+
+def test_masking_equals_deleting() -> None:
+    masked = one([*TRUTH, math.nan, 3.0], [*PREDICTED, 9.0, math.nan], [*LENGTHS, 5, 5])
+    assert masked == one(TRUTH, PREDICTED, LENGTHS) | {"unknown": 2}
+
+
+def test_attributes_do_not_touch_each_other() -> None:
+    truth = np.column_stack([TRUTH, PREDICTED])
+    both = report(truth, truth[:, ::-1], ("a", "b"), LENGTHS)
+    assert both[0] == one(TRUTH, PREDICTED, LENGTHS) | {"attribute": "a", "warning": both[0]["warning"]}
+    assert both[1] == one(PREDICTED, TRUTH, LENGTHS) | {"attribute": "b", "warning": both[1]["warning"]}
+
+
+def test_learnable_means_that_the_interval_lies_above_zero() -> None:
+    n = 40
+    x = [float(i) for i in range(n)]
+    noisy = [math.cos(37.0 * i) for i in range(n)]
+    assert one(x, x)["learnable"] is True
+    assert one(x, [-v for v in x])["learnable"] is False
+    found = one(noisy, [math.sin(101.0 * i) for i in range(n)])
+    assert abs(found["pearson"]) < math.tanh(1.959964 / math.sqrt(n - 3))  # type: ignore[arg-type]
+    assert found["learnable"] is False
+    assert "quality" in str(found["warning"])
+    assert "40 rows" in str(found["warning"])
+    assert one(x, x)["warning"] is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted"),
+    [([], []), ([math.nan], [1.0]), ([1.0], [1.0]), ([1.0, 2.0, 3.0, 5.0], [0.1] * 4), ([2.0] * 5, [1.0] * 5)],
+)
+def test_what_is_undefined_is_none_and_the_report_is_json(truth: list[float], predicted: list[float]) -> None:
+    found = one(truth, predicted)
+    assert found["pearson"] is None
+    assert found["learnable"] is False
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert "-" in table([found])
+
+
+def test_shapes_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not match"):
+        report(np.zeros((3, 2)), np.zeros((3, 2)), ("a",), [1, 2, 3])
+
+
+def test_the_table_is_aligned_and_ends_with_the_warnings() -> None:
+    truth = np.column_stack([TRUTH, [1.0] * 6])
+    found = report(truth, np.column_stack([TRUTH, PREDICTED]), ("quality", "a"), LENGTHS)
+    header, first, second, warning = table(found).splitlines()
+    assert len(header) == len(first) == len(second)
+    assert first.split()[:3] == ["quality", "6", "0.000"]
+    assert warning == found[1]["warning"]

@@ -1,0 +1,282 @@
+"""Intervals hold what they promise on simulated data; closed forms equal those of METHODS section 4."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from steer.errors import SteerError
+from steer.evaluate.statistics import (
+    Interval,
+    across_seeds,
+    best_of_n_kl,
+    best_of_n_mean,
+    ess,
+    interval,
+    paired,
+    pearson,
+    resampled,
+    slope,
+    spearman,
+    top_share_mean,
+)
+
+
+def clustered(seed: int, clusters: int = 50, size: int = 5, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Values of mean 0 and variance 1 of which `share` belongs to the cluster, and their clusters."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(scale=math.sqrt(share), size=(clusters, 1))
+    values = common + rng.normal(scale=math.sqrt(1 - share), size=(clusters, size))
+    return values.ravel(), np.repeat(np.arange(clusters), size)
+
+
+def test_the_mean_is_the_mean_of_values_not_of_clusters() -> None:
+    found = interval([1.0, 2.0, 6.0, 5.0], ["a", "a", "a", "b"])
+    assert found.mean == pytest.approx((1 + 2 + 6 + 5) / 4)
+    assert found.n == 4
+
+
+def test_two_clusters_give_their_own_means_as_bounds() -> None:
+    # Of two clusters a quarter of the resamples holds only the one, a quarter only the other.
+    found = interval([0.0, 1.0, 5.0, 6.0], [0, 0, 1, 1])
+    assert (found.low, found.high) == pytest.approx(((0 + 1) / 2, (5 + 6) / 2))
+
+
+def test_many_independent_values_give_the_textbook_standard_error() -> None:
+    values = np.random.default_rng(0).normal(size=4000)
+    found = interval(values, np.arange(4000), resamples=10_000)
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert found.mean - found.low == pytest.approx(half, rel=0.05)
+    assert found.high - found.mean == pytest.approx(half, rel=0.05)
+
+
+def test_coverage_with_correlation_inside_clusters() -> None:
+    found = [interval(*clustered(seed), resamples=600, seed=seed) for seed in range(400)]
+    assert 0.92 <= np.mean([x.low <= 0 <= x.high for x in found]) <= 0.975
+    ignored = [interval(values, np.arange(250), resamples=600) for values, _ in map(clustered, range(400))]
+    assert np.mean([x.low <= 0 <= x.high for x in ignored]) < 0.85  # what clustering is for
+
+
+def test_coverage_with_few_clusters() -> None:
+    found = [interval(*clustered(seed, clusters=8), resamples=600, seed=seed) for seed in range(400)]
+    assert 0.92 <= np.mean([x.low <= 0 <= x.high for x in found]) <= 0.98
+
+
+def test_few_clusters_give_about_the_t_interval() -> None:
+    found = []
+    for seed in range(100):
+        values, _ = clustered(seed, clusters=8, size=1)
+        bounds = interval(values, np.arange(8), resamples=4000)
+        half = stats.t.ppf(0.975, 7) * values.std(ddof=1) / math.sqrt(8)
+        found.append((bounds.high - bounds.low) / (2 * half))
+    assert 0.95 < np.mean(found) < 1.01  # the plain percentiles give .77
+
+
+def test_repeating_rows_inside_their_clusters_changes_nothing() -> None:
+    values, clusters = clustered(1)
+    once, thrice = interval(values, clusters), interval(np.tile(values, 3), np.tile(clusters, 3))
+    assert once[:3] == pytest.approx(thrice[:3], abs=1e-12)
+    assert thrice.n == 3 * once.n
+
+
+def test_the_order_of_rows_and_the_names_of_clusters_do_not_matter() -> None:
+    values, clusters = clustered(2)
+    order = np.random.default_rng(0).permutation(len(values))
+    names = np.array([f"prompt {c:03}" for c in clusters])
+    assert interval(values[order], names[order]) == pytest.approx(interval(values, clusters), abs=1e-12)
+
+
+def test_nan_equals_leaving_the_row_out() -> None:
+    values, clusters = clustered(3)
+    values[clusters == 7] = np.nan
+    values[::9] = np.nan
+    kept = ~np.isnan(values)
+    assert interval(values, clusters) == interval(values[kept], clusters[kept])
+
+
+@pytest.mark.parametrize(("values", "mean"), [([], math.nan), ([math.nan], math.nan), ([1.0, 2.0], 1.5)])
+def test_fewer_than_two_clusters_have_no_bounds(values: list[float], mean: float) -> None:
+    found = interval(values, ["only"] * len(values))
+    assert found.mean == pytest.approx(mean, nan_ok=True)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_the_level_and_the_seed_count() -> None:
+    values, clusters = clustered(4)
+    wide, narrow = interval(values, clusters, level=0.99), interval(values, clusters, level=0.5)
+    assert wide.low < narrow.low < narrow.high < wide.high
+    assert interval(values, clusters, seed=1) == interval(values, clusters, seed=1) != interval(values, clusters)
+
+
+def test_an_interval_as_text_and_as_json() -> None:
+    assert Interval(1.234, 1.1, 1.36, 40).text() == "1.23 [1.10, 1.36]"
+    assert Interval(1.234, 1.1, 1.36, 40).text(1) == "1.2 [1.1, 1.4]"
+    text = json.dumps(Interval(0.5, math.nan, math.nan, 1).json(), allow_nan=False)
+    assert json.loads(text) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+
+
+def test_pairing_removes_what_both_sides_share() -> None:
+    noise, clusters = clustered(5)
+    gain = 0.1 + 0.1 * clustered(6)[0]
+    found = paired(noise + gain, noise, clusters)
+    assert found[:3] == pytest.approx(interval(gain, clusters)[:3])
+    assert found.low > 0 > interval(noise + gain, clusters).low
+    noise[0] = np.nan
+    assert paired(noise + gain, noise, clusters).n == len(noise) - 1
+    with pytest.raises(SteerError, match="Align them"):
+        paired([1.0, 2.0], [1.0], [0, 1])
+
+
+def test_one_seed_gives_the_interval_over_prompts() -> None:
+    values, clusters = clustered(7)
+    assert across_seeds([(values, clusters)]) == pytest.approx(interval(values, clusters), abs=0.02)
+    assert across_seeds([(values, clusters)]).mean == pytest.approx(values.mean())
+
+
+def test_more_seeds_do_not_average_out_the_prompts() -> None:
+    values, clusters = clustered(8)
+    one, ten = across_seeds([(values, clusters)]), across_seeds([(values, clusters)] * 10)
+    assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+def test_seeds_are_matched_by_prompt() -> None:
+    # What one seed gains on a prompt the other loses, so resampled prompts cancel; the second also saw prompt -1.
+    values, clusters = clustered(11)
+    values -= values.mean()
+    together = across_seeds([(values, clusters), (-values, clusters)])
+    assert together[:3] == pytest.approx((0, 0, 0), abs=1e-9)
+    more = across_seeds([(values, clusters), (np.append(-values, 0), np.append(clusters, -1))])
+    alone = interval(values, clusters)
+    assert more.high - more.low < 0.1 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(("seeds", "lowest"), [(2, 0.86), (3, 0.92), (5, 0.9)])
+def test_coverage_when_seeds_differ(seeds: int, lowest: float) -> None:
+    covered = []
+    for trial in range(200):
+        shift = np.random.default_rng(trial).normal(scale=0.5, size=seeds)
+        data = [(shift[s] + values, c) for s in range(seeds) for values, c in [clustered(1000 * trial + s, 20, 2)]]
+        found = across_seeds(data, resamples=500, seed=trial)
+        covered.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) >= lowest
+
+
+def test_a_seed_without_values_is_refused() -> None:
+    with pytest.raises(SteerError, match="no values"):
+        across_seeds([([1.0, 2.0], [0, 1]), ([math.nan, math.nan], [0, 1])])
+
+
+@pytest.mark.parametrize(
+    ("ours", "scipys"),
+    [
+        (slope, lambda x, y: stats.linregress(x, y).slope),
+        (pearson, lambda x, y: stats.pearsonr(x, y).statistic),
+        (spearman, lambda x, y: stats.spearmanr(x, y).statistic),
+    ],
+)
+def test_a_weight_is_a_repetition(ours: Any, scipys: Any) -> None:
+    rng = np.random.default_rng(9)
+    x = rng.integers(0, 5, 40)  # with ties
+    y = (x + rng.normal(size=40)).round(1)
+    weights = rng.multinomial(40, np.full(40, 1 / 40), size=3)  # rows drawn 0, 1, 2, ... times
+    expected = [scipys(np.repeat(x, w), np.repeat(y, w)) for w in weights]
+    assert ours(x, y)(weights.astype(float))[:, 0] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("statistic", [slope, pearson, spearman])
+def test_a_constant_column_has_no_correlation(statistic: Any) -> None:
+    (found,) = resampled(statistic([0.1] * 6, [1, 2, 3, 4, 5, 6]), np.arange(6))
+    assert np.isnan(found[:3]).all()
+    with pytest.raises(SteerError, match="without NaN"):
+        statistic([0.1, math.nan], [1, 2])
+
+
+def test_the_slope_covers_the_truth() -> None:
+    covered = []
+    for seed in range(200):
+        noise, clusters = clustered(seed, clusters=30)
+        x = np.random.default_rng(seed + 10_000).integers(0, 5, len(noise))
+        (found,) = resampled(slope(x, 0.7 * x + noise), clusters, resamples=400, seed=seed)
+        covered.append(found.low <= 0.7 <= found.high)
+    assert 0.91 <= np.mean(covered) <= 0.985
+
+
+def test_figures_that_are_often_undefined_have_no_bounds() -> None:
+    def first_row_only(weights: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.where(weights[:, 0] > 0, 1.0, np.nan), weights[:, 0]])
+
+    rare, always = resampled(first_row_only, np.arange(20))
+    assert rare.mean == 1
+    assert math.isnan(rare.low)
+    assert always.low == 0
+
+
+def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, clusters = clustered(10)
+    whole = interval(values, clusters)
+    monkeypatch.setattr("steer.evaluate.statistics.BLOCK", 1000)
+    assert interval(values, clusters) == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "mean"), [(1, 0.0), (2, 0.56), (4, 1.03), (8, 1.42), (16, 1.77)])
+def test_best_of_n_equals_the_table(n: int, mean: float) -> None:
+    assert best_of_n_mean(n) == pytest.approx(mean, abs=0.005)
+
+
+def test_best_of_n_equals_order_statistics() -> None:
+    assert best_of_n_mean(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-10)
+    assert best_of_n_mean(3) == pytest.approx(3 / (2 * math.sqrt(math.pi)), abs=1e-10)
+    many = 10**6  # extreme value theory: the median of the maximum, plus (gamma + log log 2) / sqrt(2 log n)
+    median = stats.norm.ppf(0.5 ** (1 / many))
+    step = (np.euler_gamma + math.log(math.log(2))) / math.sqrt(2 * math.log(many))
+    assert best_of_n_mean(many) == pytest.approx(median + step, rel=0.005)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16])
+def test_best_of_n_kl_equals_the_integral(n: int) -> None:
+    u = (
+        np.arange(200_000) + 0.5
+    ) / 200_000  # the rank of the reward is uniform; that of the best has density n u^(n-1)
+    density = n * u ** (n - 1)
+    assert best_of_n_kl(n) == pytest.approx(float((density * np.log(density)).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize(("q", "mean"), [(0.5, 0.80), (0.2, 1.40), (0.1, 1.76)])
+def test_top_share_equals_the_table(q: float, mean: float) -> None:
+    assert top_share_mean(q) == pytest.approx(mean, abs=0.006)
+
+
+def test_top_share_equals_the_mean_of_the_kept() -> None:
+    z = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    assert top_share_mean(0.3) == pytest.approx(z[70_000:].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("beta", "share"), [(3.0, 0.89), (1.0, 0.37)])
+def test_ess_of_reward_weighting_equals_the_table(beta: float, share: float) -> None:
+    z = stats.norm.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
+    assert ess(np.exp(z / beta)) / len(z) == pytest.approx(share, abs=0.006)
+    assert ess(np.exp(z / beta)) / len(z) == pytest.approx(math.exp(-1 / beta**2), rel=0.005)
+
+
+@pytest.mark.parametrize("beta", [3.0, 1.0, 0.5])
+def test_ess_of_rewards_within_three_sd(beta: float) -> None:
+    # At beta .5 no sample reaches the rewards that make up the table's .018: the moments of a cut normal are exact.
+    low, high = stats.norm.cdf([-3, 3])
+    z = stats.norm.ppf(low + (high - low) * (np.arange(200_000) + 0.5) / 200_000)
+
+    def moment(t: float) -> float:  # E exp(t z) for |z| < 3
+        return float(math.exp(t**2 / 2) * (stats.norm.cdf(3 - t) - stats.norm.cdf(-3 - t)) / (high - low))
+
+    assert ess(np.exp(z / beta)) / len(z) == pytest.approx(moment(1 / beta) ** 2 / moment(2 / beta), rel=1e-3)
+
+
+def test_ess_by_hand() -> None:
+    assert ess([1.0, 2.0, 3.0]) == pytest.approx((1 + 2 + 3) ** 2 / (1 + 4 + 9))
+    assert ess([5.0] * 7) == pytest.approx(7)
+    assert ess([0.0, 0.0, 4.0]) == pytest.approx(1)
+    assert ess([1e-200, 1e-200]) == pytest.approx(2)
+    assert ess([1e200, 1e200]) == pytest.approx(2)
