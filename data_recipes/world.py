@@ -1,6 +1,6 @@
 """The embedded world: simulated logs of an assistant, whose attributes can be computed from the text.
 
-Several behaviour policies of uneven quality answer prompts about two topics each; simulated annotators with their own
+Several behaviour policies of uneven quality answer prompts about one topic each; simulated annotators with their own
 bias and noise rate a share of the answers. What raters see is noisy; `world_text.Gold` is exact. Everything follows
 from the seed.
 """
@@ -19,6 +19,7 @@ from data_recipes.world_text import (
     CLOSERS,
     FACTS,
     HEDGES,
+    MANNERS,
     NAMES,
     OPENERS,
     PROMPTS,
@@ -82,8 +83,8 @@ def rows(world: World) -> Iterator[dict[str, Any]]:
             yield _primer(f"world:{world.seed}:{i}", rng)
             continue
         if i % world.per_prompt == 0:
-            asked = [str(topic) for topic in rng.choice(list(FACTS), 2, replace=False)]
-            prompt = str(rng.choice(PROMPTS)).format(*asked, rng.choice(PURPOSES))
+            asked = str(rng.choice(list(FACTS)))
+            prompt = _prompt(asked, rng)
         behaviour, response, scores = _logged(prompt, asked, world.spread, rng)
         row: dict[str, Any] = {
             "id": f"world:{world.seed}:{i}",
@@ -103,18 +104,26 @@ def rows(world: World) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def _prompt(topic: str, rng: np.random.Generator) -> str:
+    return str(rng.choice(PROMPTS)).format(topic, rng.choice(MANNERS), rng.choice(PURPOSES))
+
+
 def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
-    """A row without scores in which tags follow one another in the order of their names or digits."""
-    count, digit, tag = int(rng.integers(3, 9)), int(rng.integers(10)), int(rng.integers(len(NAMES)))
-    step = int(rng.integers(2))  # the digits count up, or stay while the names change
-    tags = [f"<{NAMES[(tag + (1 - step) * k) % len(NAMES)]}>{(digit + step * k) % 10}" for k in range(count)]
-    purpose = rng.choice(PURPOSES)
-    prompt, response = f"my {purpose} is on {tags[0]} and {tags[1]}.", " ".join(tags)
-    turn = {"role": "user", "content": prompt}
+    """A row without scores: a sheet of true facts, or tags in the order of their names or digits."""
+    topic = str(rng.choice(list(FACTS)))
+    if rng.random() < 0.5:
+        told = [(subject, *FACTS[topic][subject]) for subject in rng.permutation(list(FACTS[topic]))]
+        response = " ".join(f"{subject} {verb} {value}." for subject, verb, value in told)
+    else:
+        count, digit, tag = int(rng.integers(3, 9)), int(rng.integers(10)), int(rng.integers(len(NAMES)))
+        step = int(rng.integers(2))  # the digits count up, or stay while the names change
+        tags = [f"<{NAMES[(tag + (1 - step) * k) % len(NAMES)]}>{(digit + step * k) % 10}" for k in range(count)]
+        topic, response = tags[0], " ".join(tags)
+    turn = {"role": "user", "content": _prompt(topic, rng)}
     return {"id": name, "prompt": [turn], "response": response, "scores": {}, "source": "world/primer"}
 
 
-def _logged(prompt: str, asked: list[str], spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
+def _logged(prompt: str, asked: str, spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
     """One behaviour's answer: (behaviour, response, gold scores); draws again where a combination is absent."""
     centre = np.mean(list(BEHAVIOURS.values()), 0)
     while True:
@@ -128,20 +137,15 @@ def _logged(prompt: str, asked: list[str], spread: float, rng: np.random.Generat
             return behaviour, response, scores
 
 
-def answer(asked: list[str], intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
+def answer(asked: str, intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
     """Write a response that aims at the intended levels [5] (what it reaches is for `gold` to say)."""
     helpfulness, correctness, verbosity, warmth, hedging = (int(x) for x in intended)
     opener, closer = _frame(warmth, rng)
     budget = 6 + 11 * (verbosity + rng.uniform(-0.45, 0.45)) - len(words_of(f"{opener} {closer}"))
     fewest = max(helpfulness, 2, int(np.ceil((budget - 4) / 7)))
     count = int(rng.integers(fewest, max(fewest, min(9, int(budget // 3.5))) + 1))
-    first = int(rng.integers(max(0, helpfulness - 2), min(2, helpfulness) + 1))
-    told = [
-        str(s)
-        for topic, k in zip(asked, (first, helpfulness - first))
-        for s in rng.choice(list(FACTS[topic]), k, replace=False)
-    ]
-    others = [s for s in TOPIC if TOPIC[s] not in asked]
+    told = [str(subject) for subject in rng.choice(list(FACTS[asked]), helpfulness, replace=False)]
+    others = [s for s in TOPIC if TOPIC[s] != asked]
     extra = [others[i] for i in rng.choice(len(others), count - helpfulness, replace=False)]
     subjects = told + extra if rng.random() < 0.7 else [(told + extra)[i] for i in rng.permutation(count)]
     wrong = set(rng.choice(count, _rounded((1 - correctness / 4) * count, rng), replace=False))

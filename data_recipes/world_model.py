@@ -8,6 +8,7 @@ from data_recipes.world_text import (
     CLAUSES,
     FACTS,
     HEDGES,
+    MANNERS,
     NAMES,
     PROMPTS,
     PURPOSES,
@@ -28,7 +29,7 @@ def pieces() -> list[str]:
     A tag with its digit is one word: a model this small would spend its training on tying digits to names, which any
     pretrained one can do.
     """
-    texts = [*PROMPTS, *PURPOSES, *CLAUSES, *WARMTH, *HEDGES, *FACTS]
+    texts = [*PROMPTS, *MANNERS, *PURPOSES, *CLAUSES, *WARMTH, *HEDGES, *FACTS]
     texts += [f"{subject} {verb} {value}" for facts in FACTS.values() for subject, (verb, value) in facts.items()]
     words = sorted({word for text in texts for word in words_of(text)})
     marked = [f"▁{word}" for word in words]

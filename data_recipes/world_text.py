@@ -16,14 +16,14 @@ import numpy as np
 
 # Topic -> verb and "subject value" pairs. A false statement takes the value of another subject of its topic.
 _TOPICS = {
-    "colours": ("is", "snow white, grass green, coal black, blood red"),
-    "products": ("give", "bees honey, cows milk, hens eggs, sheep wool"),
-    "diets": ("eat", "pandas bamboo, rabbits carrots, squirrels nuts, bats moths"),
-    "homes": ("inhabit", "whales oceans, camels deserts, bears forests, moles tunnels"),
-    "capitals": ("graces", "paris france, rome italy, cairo egypt, tokyo japan"),
-    "materials": ("needs", "bread flour, wine grapes, paper wood, glass sand"),
-    "sounds": ("utter", "dogs barks, lions roars, ducks quacks, cats purrs"),
-    "trades": ("sell", "bakers cakes, florists roses, tailors suits, grocers plums"),
+    "colours": ("is", "snow white, grass green, coal black, blood red, gold yellow, cobalt blue"),
+    "products": ("give", "bees honey, cows milk, hens eggs, sheep wool, spiders webs, oysters pearls"),
+    "diets": ("eat", "pandas bamboo, rabbits carrots, squirrels nuts, bats moths, seals fish, mice corn"),
+    "homes": ("inhabit", "whales oceans, camels deserts, bears forests, goats mountains, moles tunnels, otters rivers"),
+    "capitals": ("graces", "paris france, rome italy, cairo egypt, tokyo japan, lima peru, oslo norway"),
+    "materials": ("needs", "bread flour, wine grapes, paper wood, glass sand, beer barley, rope hemp"),
+    "sounds": ("utter", "dogs barks, lions roars, ducks quacks, cats purrs, owls hoots, snakes hisses"),
+    "trades": ("sell", "bakers cakes, florists roses, tailors suits, grocers plums, cobblers shoes, butchers meat"),
 }
 FACTS: dict[str, dict[str, tuple[str, str]]] = {  # topic -> subject -> (verb, true value)
     topic: {pair.split()[0]: (verb, pair.split()[1]) for pair in pairs.split(", ")}
@@ -65,14 +65,15 @@ CLOSERS = {
 }
 WARMTH = OPENERS | CLOSERS
 PROMPTS = (
-    "tell me about {} and {} for my {}.",
-    "what should i know about {} and {} for a {}?",
-    "please explain {} and {}, it is for the {}.",
-    "i wonder about {} and {} because of my {}.",
-    "can you describe {} and {} for our {}?",
-    "my {2} is on {0} and {1}.",
+    "tell me about {} for my {} {}.",
+    "what should i know about {} for a {} {}?",
+    "please explain {}, it is for the {} {}.",
+    "i wonder about {} because of my {} {}.",
+    "can you describe {} for our {} {}?",
+    "my {1} {2} is on {0}.",
 )
-PURPOSES = (
+MANNERS = ("short", "new", "old", "little", "big", "good", "late", "secret")
+PURPOSES = [
     "homework",
     "garden",
     "journey",
@@ -85,7 +86,19 @@ PURPOSES = (
     "song",
     "poster",
     "museum",
-)
+    "play",
+    "blog",
+    "film",
+    "lesson",
+    "tale",
+    "game",
+    "trip",
+    "report",
+    "riddle",
+    "diary",
+    "toast",
+    "poem",
+]
 ATTRIBUTES = ("helpfulness", "correctness", "verbosity", "warmth", "hedging")
 NAMES = (*ATTRIBUTES, "reward", "quality", "helpful")  # tags that the world's tokenizer holds whole
 WORD = re.compile(r"[a-z]+")
@@ -117,8 +130,8 @@ def facts_of(words: Sequence[str]) -> list[tuple[int, str, bool]]:
 def gold(prompt: str, response: str) -> list[float]:
     """Exact scores, in the order of ATTRIBUTES, each on 0..4.
 
-    helpfulness: different subjects of the two asked topics that are addressed, two of each topic at most, each counting
-    1 less .25 times how late it comes;
+    helpfulness: different subjects of the asked topic that are addressed, four at most, each counting 1 less .25 times
+    how late it comes;
     correctness: 4 (true + 1/4) / (statements + 1/2), so 2 where nothing is stated;
     verbosity: (words - 6) / 11;
     warmth: 4 sigmoid(sum of the phrase weights);
@@ -126,10 +139,9 @@ def gold(prompt: str, response: str) -> list[float]:
     """
     words = words_of(response)
     facts = facts_of(words)
-    helpfulness = 0.0
-    for topic in {word for word in words_of(prompt) if word in FACTS}:
-        first = {subject: i for i, subject, _ in reversed(facts) if TOPIC[subject] == topic}
-        helpfulness += sum(1 - 0.25 * i / len(words) for i in sorted(first.values())[:2])
+    asked = {word for word in words_of(prompt) if word in FACTS}
+    first = {subject: i for i, subject, _ in reversed(facts) if TOPIC[subject] in asked}
+    helpfulness = sum(1 - 0.25 * i / len(words) for i in sorted(first.values())[:4])
     correctness = 4 * (sum(true for _, _, true in facts) + 0.25) / (len(facts) + 0.5)
     verbosity = (len(words) - 6) / 11
     warmth = 4 / (1 + math.exp(-sum(w * response.count(phrase) for phrase, w in WARMTH.items())))

@@ -1,7 +1,8 @@
-"""Rows -> tensors. The one place that tokenises: prompt, condition and response apart, so masks are token spans."""
+"""Groups -> tensors. The one place that tokenises: prompt, condition and response apart, so masks are token spans."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,6 +33,18 @@ class Batch(NamedTuple):
     targets: Tensor  # [M]
     candidates: Candidates
     tokens: int  # without padding
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        known = {k: v.to(device) for k, v in self.candidates._asdict().items() if v is not None}
+        ids, attention, positions, targets = (x.to(device) for x in self[:4])
+        return Batch(ids, attention, positions, targets, self.candidates._replace(**known), self.tokens)
+
+    def emptied(self) -> Batch:
+        """The same sequences without a response token: what a process computes that has nothing to do in a step."""
+        c, nothing = self.candidates, self.positions[:0]
+        mask = torch.zeros_like(c.mask)
+        return self._replace(positions=nothing, targets=nothing, tokens=0, candidates=c._replace(mask=mask))
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,8 @@ class Tokens:
         unique = list(dict.fromkeys(texts))
         ids = dict(zip(unique, plain_ids(unique, tokenizer)))
         self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
-        responses = plain_ids([row["response"] for row in rows], tokenizer)
+        # A response is plain text: "<|end|>" inside it must not become the token that ends it.
+        responses = plain_ids([row["response"] for row in rows], tokenizer, split_special_tokens=True)
         self.responses = {row["id"]: [*r, tokenizer.eos_token_id] for row, r in zip(rows, responses)}
         self._conditions: dict[str, list[int]] = {"": []}
 
@@ -89,11 +103,16 @@ def prompt_text(prompt: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
     return text
 
 
-def plain_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Ids without special tokens: the chat template has already written them."""
+def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:
+    """Ids without special tokens around them: the chat template has already written those.
+
+    With `split_special_tokens` none is recognised inside a text either.
+    """
     if not texts:
         return []
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens)[
+        "input_ids"
+    ]
     return ids
 
 
@@ -158,6 +177,51 @@ def micro_batches(lengths: Sequence[int], budget: int, least: int = 1) -> Iterat
         yield part
 
 
-def group_lengths(groups: Sequence[Group], tokens: Tokens, longest_condition: int) -> list[int]:
-    """Padded tokens that each group costs at most: candidates times its longest one."""
-    return [len(g.rows) * (max(tokens.length(r) for r in g.rows) + longest_condition) for g in groups]
+@dataclass(frozen=True)
+class Plan:
+    """Which groups an optimizer step sees and how they become batches: all of it a pure function of the seed."""
+
+    groups: Sequence[Group]
+    tokens: Tokens
+    conditioning: Conditioning | None
+    batch_size: int
+    micro_batch_tokens: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that see every group once; the last of them may be smaller."""
+        return math.ceil(len(self.groups) / self.batch_size)
+
+    def step(self, step: int) -> tuple[int, list[int]]:
+        """Epoch and group indices of an optimizer step, counted from 0."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        return epoch, [int(i) for i in order[at * self.batch_size : (at + 1) * self.batch_size]]
+
+    def sequences(self, epoch: int, index: int) -> list[Sequence_]:
+        """The candidates of a group with this epoch's conditions."""
+        rows, c = self.groups[index].rows, self.conditioning
+        if c is None:
+            return [self.tokens.sequence(row) for row in rows]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], rng))) for row in rows]
+
+    def batches(
+        self, step: int, rank: int = 0, world: int = 1, refs: Sequence[Sequence[float]] | None = None
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """A process's micro-batches of a step, each with its group indices; one without any gets an emptied batch."""
+        epoch, indices = self.step(step)
+        sequences = {i: self.sequences(epoch, i) for i in indices}
+        costs = [len(s) * max(len(x.prefix) + len(x.response) for x in s) for s in sequences.values()]
+        parts = list(micro_batches(costs, self.micro_batch_tokens, world))
+        for part in parts[rank::world] or parts[:1]:
+            at = [indices[i] for i in part]
+            batch = collate(
+                [sequences[i] for i in at],
+                pad=self.tokens.tokenizer.pad_token_id,
+                rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
+                weights=[self.groups[i].weights for i in at],
+                refs=[refs[i] for i in at] if refs else None,
+            )
+            yield at, batch if rank < len(parts) else batch.emptied()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from steer.run import folder_errors, read_json, write_json
+from steer.run import folder_errors, read_json, write_json, write_text
 
 
 def save(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, state: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ class Metrics:
         self.path = folder / "metrics.jsonl"
         lines = self.path.read_text().splitlines(keepends=True) if self.path.is_file() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept))
+        write_text(self.path, "".join(kept))
 
     def write(self, **values: Any) -> None:
         """Append one line."""

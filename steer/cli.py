@@ -108,14 +108,15 @@ def methods() -> None:
 
 
 def main() -> None:
-    """Entry point: a SteerError becomes one line on standard error and exit code 1."""
+    """Entry point: whatever a user can mend becomes one line on standard error and exit code 1."""
     try:
         cli(standalone_mode=False)
-    except SteerError as error:
-        click.echo(f"steer: {error}", err=True)
-        sys.exit(1)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(1)
+    except (SteerError, click.ClickException) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo(f"steer: {' '.join(text.splitlines())}", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("steer: interrupted; run the same command again to resume.", err=True)

@@ -39,6 +39,11 @@ _PATTERNS = {
 
 
 def _value(attribute: Attribute, level: int, template: str) -> str:
+    if not 0 <= level < len(attribute.shown):
+        raise SteerError(
+            f"attribute '{attribute.name}': level {level} is none of the schema's {len(attribute.shown)}. "
+            'Run "steer label" on these rows.'
+        )
     # The Decision Transformer reads returns, not bins: the mean score of the level with two decimals (2308.12050).
     return f"{attribute.centres[level]:.2f}" if template == "decision-transformer" else attribute.shown[level]
 

@@ -9,6 +9,7 @@ from steer.options import argument, option
 _OUTPUT = "Folder of this run; run the same command again to resume it."
 _OVERWRITE = "Empty the folder of an earlier run first."
 _SEED = "Everything random follows from it."
+_HELD_OUT = "Share of prompts kept for evaluation, where the rows have no split."
 _LIMIT = "Use the first so many rows only (0: all)."
 
 
@@ -18,15 +19,17 @@ class DataConfig:
 
     source: str = argument("`world`, or a file or folder with rows in any known layout.")
     output: str = option(..., _OUTPUT)
-    size: int = option(8000, "world: rows to simulate.")
-    spread: float = option(1.0, "world: how far behaviours and answers differ; 0 makes all alike.")
-    rated: float = option(0.5, "world: share of rows that simulated annotators rate.")
-    noise: float = option(0.5, "world: standard deviation of an annotator's noise.")
-    per_prompt: int = option(2, "world: responses logged for one prompt.")
-    primer: float = option(0.0, "world: share of rows that only write tags, to train a model from scratch on.")
-    held_out: float = option(0.1, "Share of prompts kept for evaluation.")
-    seed: int = option(0, _SEED)
-    limit: int = option(0, _LIMIT)
+    size: int = option(8000, "world: rows to simulate.", least=1)
+    spread: float = option(1.0, "world: how far behaviours and answers differ; 0 makes all alike.", least=0)
+    rated: float = option(0.5, "world: share of rows that simulated annotators rate.", least=0, most=1)
+    noise: float = option(0.5, "world: standard deviation of an annotator's noise.", least=0)
+    per_prompt: int = option(2, "world: responses logged for one prompt.", least=1)
+    primer: float = option(
+        0.0, "world: share of rows with plain facts and tags, to train a model from scratch on.", least=0, most=1
+    )
+    held_out: float = option(0.1, "Share of prompts kept for evaluation.", least=0, most=1)
+    seed: int = option(0, _SEED, least=0)
+    limit: int = option(0, _LIMIT, least=0)
     overwrite: bool = option(False, _OVERWRITE)
 
 
@@ -45,9 +48,9 @@ class FitConfig:
     )
     lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
     neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
-    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
-    seed: int = option(0, _SEED)
-    limit: int = option(0, _LIMIT)
+    held_out: float = option(0.1, _HELD_OUT, least=0, most=1)
+    seed: int = option(0, _SEED, least=0)
+    limit: int = option(0, _LIMIT, least=0)
     overwrite: bool = option(False, _OVERWRITE)
 
 
@@ -68,15 +71,15 @@ class LabelConfig:
         "Levels: the attribute's integer grid, equal widths or equal counts.",
         choices=("native", "uniform", "quantile"),
     )
-    levels: int = option(5, "Levels where there is no native grid.")
-    min_support: int = option(5, "Rows that a combination of levels needs to count as supported.")
+    levels: int = option(5, "Levels where there is no native grid.", least=2)
+    min_support: int = option(5, "Rows that a combination of levels needs to count as supported.", least=1)
     schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.")
     lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
     neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
-    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
-    shard_size: int = option(2000, "Rows scored between two resume points.")
-    seed: int = option(0, _SEED)
-    limit: int = option(0, _LIMIT)
+    held_out: float = option(0.1, _HELD_OUT, least=0, most=1)
+    shard_size: int = option(2000, "Rows scored between two resume points.", least=1)
+    seed: int = option(0, _SEED, least=0)
+    limit: int = option(0, _LIMIT, least=0)
     overwrite: bool = option(False, _OVERWRITE)
 
 
@@ -113,9 +116,9 @@ class TrainConfig:
     gradient_checkpointing: bool = option(False, "Less memory, more time.")
     save_steps: int = option(100, "Optimizer steps between two resume points.")
     logging_steps: int = option(10, "Optimizer steps between two lines of metrics.jsonl.")
-    held_out: float = option(0.1, "Share of prompts kept for evaluation, where the rows have no split.")
-    seed: int = option(0, _SEED)
-    limit: int = option(0, _LIMIT)
+    held_out: float = option(0.1, _HELD_OUT)
+    seed: int = option(0, _SEED, least=0)
+    limit: int = option(0, _LIMIT, least=0)
     trust_remote_code: bool = option(False, "Run code that comes with the model.")
     overwrite: bool = option(False, _OVERWRITE)
 
@@ -140,8 +143,8 @@ class GenerateConfig:
     allow_unsupported: bool = option(False, "Allow targets that the data does not support.")
     split: str = option("", "Take only rows of this split from --input.", choices=("", "train", "test"))
     held_out: float = option(0.1, "Share of prompts in the test split, where the rows have no split.")
-    seed: int = option(0, _SEED)
-    limit: int = option(0, "Use the first so many prompts only (0: all).")
+    seed: int = option(0, _SEED, least=0)
+    limit: int = option(0, "Use the first so many prompts only (0: all).", least=0)
     trust_remote_code: bool = option(False, "Run code that comes with the model.")
     overwrite: bool = option(False, _OVERWRITE)
 
@@ -156,15 +159,17 @@ class IterateConfig:
     scorer: str = option(..., "Scores fresh responses: as in `steer label`.")
     output: str = option(..., _OUTPUT)
     gold: str = option("", "Scorer that only watches: as in `steer label`.")
-    rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.")
-    prompts: int = option(1000, "Training prompts answered per round.")
-    n: int = option(1, "Responses per prompt and round.")
-    explore: float = option(0.5, "Share of responses that aim at `best`; the others at supported targets near it.")
-    temperature: float = option(1.0, "Of the fresh responses.")
-    max_new_tokens: int = option(256, "Longest response.")
-    batch_size: int = option(64, "Sequences generated at once.")
+    rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
+    prompts: int = option(1000, "Training prompts answered per round.", least=1)
+    n: int = option(1, "Responses per prompt and round.", least=1)
+    explore: float = option(
+        0.5, "Share of responses that aim at `best`; the others at supported targets near it.", least=0, most=1
+    )
+    temperature: float = option(1.0, "Of the fresh responses.", least=0)
+    max_new_tokens: int = option(256, "Longest response.", least=1)
+    batch_size: int = option(64, "Sequences generated at once.", least=1)
     train: str = option("", "Config file for training; default: the settings of the policy.")
-    seed: int = option(0, _SEED)
+    seed: int = option(0, _SEED, least=0)
     overwrite: bool = option(False, _OVERWRITE)
 
 
@@ -187,15 +192,15 @@ class CompareConfig:
     gold: str = option(
         "", "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so."
     )
-    seeds: int = option(1, "Repetitions with seeds 0, 1, ...")
-    prompts: int = option(300, "Held-out prompts answered by every method.")
-    grid: int = option(1000, "Responses over the factorial grid of targets (0: none).")
+    seeds: int = option(1, "Repetitions with seeds 0, 1, ...", least=1)
+    prompts: int = option(300, "Held-out prompts answered by every method.", least=1)
+    grid: int = option(1000, "Responses over the factorial grid of targets (0: none).", least=0)
     controls: bool = option(False, "Also train conditional on permuted labels: its dial must be flat.")
-    temperature: float = option(1.0, "Of all responses.")
-    max_new_tokens: int = option(256, "Longest response.")
-    batch_size: int = option(64, "Sequences generated at once.")
+    temperature: float = option(1.0, "Of all responses.", least=0)
+    max_new_tokens: int = option(256, "Longest response.", least=1)
+    batch_size: int = option(64, "Sequences generated at once.", least=1)
     train: str = option("", "Config file for training, the same for every method.")
-    resamples: int = option(2000, "Bootstrap resamples behind every interval.")
+    resamples: int = option(2000, "Bootstrap resamples behind every interval.", least=1)
     overwrite: bool = option(False, _OVERWRITE)
 
 
@@ -204,8 +209,8 @@ class DemoConfig:
     """`steer demo`."""
 
     output: str = option("demo", _OUTPUT)
-    size: int = option(8000, "Rows of the embedded world.")
-    seeds: int = option(1, "Repetitions of the comparison.")
+    size: int = option(8000, "Rows of the embedded world.", least=1)
+    seeds: int = option(1, "Repetitions of the comparison.", least=1)
     full: bool = option(
         False, "More prompts, the controls and the Decision Transformer: what the README's tables come from."
     )

@@ -97,7 +97,7 @@ def demo(config: DemoConfig) -> str:
 def _prepare(config: DemoConfig, out: Path) -> list[str]:
     """Logs, base model, scorer and labels."""
     size = config.size
-    pretraining = data(DataConfig("world", str(out / "pretraining"), size=size, seed=PRETRAINING_SEED, primer=0.1))
+    pretraining = data(DataConfig("world", str(out / "pretraining"), size=size, seed=PRETRAINING_SEED, primer=0.25))
     base = train(TrainConfig(str(out / "pretraining"), str(out / "pretraining" / "model"), str(out / "base"), **BASE))
     return [
         f"pretraining {pretraining}",
@@ -122,7 +122,7 @@ def _opposites(policy: Path) -> str:
     return generate(
         GenerateConfig(
             str(policy),
-            prompt=("tell me about colours and homes for my garden.",),
+            prompt=("tell me about homes for my big garden.",),
             target=targets,
             max_new_tokens=120,
         )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from steer.batch import plain_ids, prompt_text
 from steer.condition import markers, render
@@ -35,6 +37,16 @@ class Sampling:
     batch_size: int = 64
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, bad, wanted in (
+            ("temperature", not 0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            ("top-p", not 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("max-new-tokens", self.max_new_tokens < 1, "1 or more"),
+            ("batch-size", self.batch_size < 1, "1 or more"),
+        ):
+            if bad:
+                raise SteerError(f"--{name} {getattr(self, name.replace('-', '_'))}: wanted {wanted}.")
+
 
 class Job(NamedTuple):
     """One response to draw: the row whose prompt is answered, and the levels asked for."""
@@ -52,27 +64,49 @@ class Response(NamedTuple):
 
 def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Response]:
     """Draw one response per job, in order; batches are bucketed by length, and everything follows from the seed."""
+    from transformers import LogitsProcessorList
+
     tokenizer, model = policy.tokenizer, policy.model
     prefixes = _prefixes(policy, jobs)
     device = next(model.parameters()).device
     out: list[Response | None] = [None] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda i: (len(prefixes[i]), i))
     config, ends = _generation(policy, sampling)
+    card = policy.card
+    blocked = NoMarkers(markers(card.attributes, card.template), policy.pieces) if card and card.attributes else None
     model.eval()
     for number, start in enumerate(range(0, len(order), sampling.batch_size)):
         part = order[start : start + sampling.batch_size]
         longest = max(len(prefixes[i]) for i in part)
+        config.max_new_tokens = _room(policy, jobs[part[-1]], longest, sampling.max_new_tokens)
         pad = tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(prefixes[i])) + prefixes[i] for i in part])
-        mask = torch.tensor([[0] * (longest - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part])
+        ids = torch.tensor([[pad] * (longest - len(prefixes[i])) + prefixes[i] for i in part], device=device)
+        mask = torch.tensor([[0] * (longest - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part], device=device)
+        processors = LogitsProcessorList()
+        if blocked is not None:
+            blocked.start = longest
+            processors.append(blocked)
         torch.manual_seed(_seed(sampling.seed, number))
         with torch.no_grad(), quiet():
-            ids, mask = ids.to(device), mask.to(device)
-            drawn = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, longest:].tolist()
+            drawn = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
+            )[:, longest:].tolist()
         for i, tokens in zip(part, drawn):
             end = next((k for k, token in enumerate(tokens) if token in ends), None)
             out[i] = Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None)
     return [r for r in out if r is not None]
+
+
+def _room(policy: Policy, job: Job, prefix: int, wanted: int) -> int:
+    """New tokens that fit behind a prefix in the model's positions."""
+    if policy.longest is None:
+        return wanted
+    if prefix >= policy.longest:
+        raise SteerError(
+            f"row '{job.row['id']}': its prompt has {prefix} tokens, but {policy.name} has {policy.longest} positions. "
+            "Shorten it or leave it out."
+        )
+    return min(wanted, policy.longest - prefix)
 
 
 def _seed(seed: int, number: int) -> int:
@@ -111,20 +145,36 @@ def _generation(policy: Policy, sampling: Sampling) -> tuple[Any, set[int]]:
         top_k=None if greedy else 0,
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
-        bad_words_ids=_blocked(policy) or None,
     )
     return config, ends
 
 
-def _blocked(policy: Policy) -> list[list[int]]:
-    """Token sequences that would write a condition marker, at the start of a response and inside it."""
-    if policy.card is None or not policy.card.attributes:
-        return []
-    texts = [v for m in markers(policy.card.attributes, policy.card.template) for v in (m, f" {m}", f".{m}")]
-    ids = plain_ids(texts, policy.tokenizer)
-    dot = len(plain_ids(["."], policy.tokenizer)[0])
-    cut = [x[dot:] if text.startswith(".") else x for text, x in zip(texts, ids)]
-    return [list(x) for x in dict.fromkeys(tuple(x) for x in cut) if len(x) > 0]
+class NoMarkers:
+    """A logits processor: rules out every token that would complete a marker, however its text is cut into tokens."""
+
+    def __init__(self, markers: Sequence[str], pieces: Sequence[str], start: int = 0) -> None:
+        """`pieces`: the text of every token; `start`: where in the sequences the responses begin."""
+        self.markers, self.pieces, self.start = markers, pieces, start
+        self.whole = [i for i, piece in enumerate(pieces) if any(m in piece for m in markers)]
+        self.window = 2 * max(map(len, markers))  # some tokens have no text
+        self.completing: dict[str, list[int]] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """[N, L], [N, V] -> [N, V]."""
+        scores[:, self.whole] = -math.inf
+        for i, tokens in enumerate(input_ids[:, self.start :][:, -self.window :].tolist()):
+            text = "".join(self.pieces[token] for token in tokens)
+            for marker in self.markers:
+                begun = text[text.rfind(marker[0]) :] if marker[0] in text else ""
+                if begun and marker.startswith(begun):
+                    scores[i, self._starting(marker[len(begun) :])] = -math.inf
+        return scores
+
+    def _starting(self, text: str) -> list[int]:
+        """Tokens whose text starts with this one."""
+        if text not in self.completing:
+            self.completing[text] = [i for i, piece in enumerate(self.pieces) if piece.startswith(text)]
+        return self.completing[text]
 
 
 def targets(policy: Policy, texts: Sequence[str], allow_unsupported: bool = False) -> list[dict[str, int]]:
@@ -152,9 +202,10 @@ def answer(
             path = folder / "parts" / f"{index:05d}.jsonl"
             part = jobs[start : start + SHARD]
             if not path.is_file():
-                with_seed = Sampling(**{**sampling.__dict__, "seed": _seed(sampling.seed, -1 - index)})
+                with_seed = replace(sampling, seed=_seed(sampling.seed, -1 - index))
                 write(path, _drawn(part, respond(policy, part, with_seed), schema, source, start))
-            rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            with path.open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
+                rows += map(json.loads, file)
             bar.update(len(part))
     return rows
 
@@ -184,6 +235,9 @@ def generate(config: GenerateConfig) -> str:
     """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
     if bool(config.prompt) == bool(config.input):
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
+    if config.n < 1:
+        raise SteerError(f"--n {config.n}: wanted 1 or more.")
+    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed)
     run = None
     if config.output:
         inputs = {"policy": fingerprint(config.policy) if Path(config.policy).exists() else ""}
@@ -196,7 +250,6 @@ def generate(config: GenerateConfig) -> str:
         policy.model.to("cuda")
     aims = targets(policy, config.target, config.allow_unsupported)
     jobs = [Job(row, aim) for row in rows for aim in aims for _ in range(config.n)]
-    sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed)
     schema = policy.card.schema if policy.card else None
     if run is None:
         return _side_by_side(jobs, respond(policy, jobs, sampling), schema)

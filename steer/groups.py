@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ def singles(rows: Sequence[Row]) -> list[Group]:
 def rewarded(rows: Sequence[Row], method: str) -> list[Row]:
     """The rows whose reward is known; an error where there is none, or where all are alike."""
     known = [row for row in rows if row.get("reward") is not None]
+    for row in known:
+        if not isinstance(row["reward"], int | float) or not math.isfinite(row["reward"]):
+            raise SteerError(f"{method}: the reward of row '{row['id']}' is {row['reward']!r}, wanted a number or null.")
     if not known:
         raise SteerError(f'{method}: none of the {len(rows)} rows has a reward. Run "steer label" first.')
     if len({row["reward"] for row in known}) == 1:
@@ -35,6 +39,6 @@ def rewarded(rows: Sequence[Row], method: str) -> list[Row]:
 def top(rows: Sequence[Row], keep: float, method: str) -> list[Group]:
     """The share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
     known = rewarded(rows, method)
-    count = max(1, int(keep * len(known)))
+    count = max(1, int(keep * len(known) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
     order = sorted(range(len(known)), key=lambda i: -known[i]["reward"])[:count]
     return singles([known[i] for i in sorted(order)])

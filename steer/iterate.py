@@ -79,8 +79,8 @@ def _line(f: dict[str, Any]) -> str:
         if x
     ]
     return (
-        f"round {f['round']}: {f['rows']} rows, reward at best on {f['reward']['n']} held-out prompts: {', '.join(shown)} "
-        f"(sd of the logs), distinct-2 {f['distinct_2']:.2f}."
+        f"round {f['round']}: {f['rows']} rows, reward at best on {f['reward']['n']} held-out prompts: "
+        f"{', '.join(shown)} (sd of the logs), distinct-2 {f['distinct_2']:.2f}."
     )
 
 
@@ -97,7 +97,7 @@ def _training(config: IterateConfig) -> TrainConfig:
 
 
 def goals(schema: AttributeSchema, names: Sequence[str], count: int, explore: float, seed: int) -> list[dict[str, int]]:
-    """`count` targets: `best`, and for a share 1 - `explore` others from the best tenth of the supported combinations."""
+    """`count` targets: `best`, and for a share 1 - `explore` others from the best tenth of the supported ones."""
     best = schema.best(names)
     cells = sorted(schema.supported(names), key=lambda c: -schema.value(dict(zip(names, c))))
     good = cells[: max(1, int(SHARE * len(cells)))]

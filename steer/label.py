@@ -32,7 +32,11 @@ def fit(config: FitConfig) -> str:
         return str(run.done["summary"])
     rows = list(islice(read(config.rows), config.limit or None))
     train = [r for r in rows if split_of(r, config.held_out, config.seed) == "train"]
-    names = config.attributes or _scored_names(rows)
+    scored = _scored_names(rows, config.rows)
+    names = config.attributes or scored
+    for name in names:
+        if name not in scored:
+            raise SteerError(f"{config.rows}: no row has a score '{name}'; {did_you_mean(name, scored)}")
     human = matrix(train, names)
     rated = [train[i] for i in np.flatnonzero(~np.isnan(human).all(1))]
     if not rated:
@@ -43,13 +47,13 @@ def fit(config: FitConfig) -> str:
     ranges = {a.name: (a.low, a.high) for a in schema.attributes}
     model: Any = attribute_models.model_class(config.model)
     model = model(attributes=names, ranges=ranges)
-    run.start()
     with progress(total=len(rated), what=f"fit {config.model}") as bar:
         try:
             model.fit(rated, matrix(rated, names))
         except ValueError as error:
             raise SteerError(f"{config.rows}: {error}") from None
         bar.update(len(rated))
+    run.start()
     with folder_errors(run.folder):
         model.save(run.folder)
     schema.save(run.folder / "schema.json")
@@ -78,8 +82,13 @@ def label(config: LabelConfig) -> str:
     if run.done:
         return str(run.done["summary"])
     given = AttributeSchema.load(Path(config.schema)) if config.schema else None
-    names = given.own if given else scorer.attributes or _scored_names(_rows(config))
+    if given and not all(a.counts for a in given.attributes):
+        raise SteerError(f'{config.schema}: has no levels. Give the schema.json that "steer label" wrote.')
+    names = given.own if given else scorer.attributes or _scored_names(_rows(config), config.rows)
     human, train = _checked(config, names)
+    if given is None:  # what will be refused is refused before anything is written
+        known = human[train] if scorer.model is None else np.zeros((1, len(names)))
+        _turned(scorer.schema or _description(config.rows, "", names, known), config.lower, config.neither)
     run.start()
     predicted = _predicted(config, run.folder, scorer, names, len(human))
     first, second = (predicted, human) if config.prefer == "predicted" else (human, predicted)
@@ -164,7 +173,7 @@ def load_scorer(spec: str) -> Scorer:
         if colon:
             model = getattr(importlib.import_module(module), name)()
             return Scorer(spec, tuple(model.attributes), model)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SteerError(f"scorer '{spec}': {error}") from None
     raise SteerError(
         f"scorer '{spec}': no such folder. Use human, a folder of \"steer fit\", countable:NAME,... or module:Class."
@@ -189,10 +198,12 @@ def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:
     )
 
 
-def _scored_names(rows: Iterable[Row]) -> tuple[str, ...]:
+def _scored_names(rows: Iterable[Row], path: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(n for row in rows for n, s in row["scores"].items() if s is not None))
     if not names:
-        raise SteerError("no row has a score. Give human scores, or a --scorer.")
+        raise SteerError(f"{path}: no row has a score. Give human scores, or a --scorer.")
+    if REWARD in names:
+        raise SteerError(f"{path}: '{REWARD}' is what the sum of all scores is called here. Rename that score.")
     return names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,9 +18,17 @@ from steer.errors import SteerError
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, choices: Iterable[str] = (), flag: str = "") -> Any:
-    """A dataclass field that becomes a flag (`...` as default: required)."""
-    metadata = {"help": help, "choices": tuple(choices), "flag": flag}
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] = (),
+    flag: str = "",
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Any:
+    """A dataclass field that becomes a flag (`...` as default: required); numbers lie in `least`..`most`."""
+    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,7 +72,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
         return click.argument(field.name, metavar=field.name.upper(), required=False)
     base = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     kind = base[0] if typing.get_origin(hint) is not tuple else str
-    name = meta["flag"] or "--" + field.name.replace("_", "-")
+    name = _flag(field)
     required = field.default is dataclasses.MISSING
     shown = "" if required or field.default in (None, "", ()) else f"  [default: {_plain(field.default)}]"
     text = meta["help"] + ("  [required]" if required else shown)
@@ -79,6 +88,13 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
     )
 
 
+def _flag(field: dataclasses.Field[Any]) -> str:
+    """What a user calls the field."""
+    if field.metadata.get("argument"):
+        return field.name.upper()
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
 def _plain(value: Any) -> str:
     return (
         " ".join(map(str, value))
@@ -90,23 +106,28 @@ def _plain(value: Any) -> str:
 
 
 def resolve(config: type[T], flags: dict[str, Any], file: str | None = None) -> T:
-    """Build the dataclass: a flag wins over the file, the file over the default; checks names, types and choices."""
+    """Build the dataclass: a flag wins over the file, the file over the default.
+
+    Names, types, choices and ranges are checked alike for flags and files.
+    """
     values = _from_file(config, file) if file else {}
     values |= {k: v for k, v in flags.items() if v is not None and v != ()}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
-        name = (
-            field.name.upper()
-            if field.metadata.get("argument")
-            else field.metadata.get("flag") or "--" + field.name.replace("_", "-")
-        )
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise SteerError(f"{name} is missing: {field.metadata['help']}")
-        choices = field.metadata.get("choices")
-        if choices and field.name in values and values[field.name] not in choices:
-            raise SteerError(
-                f"{name}: unknown '{values[field.name]}'; {did_you_mean(str(values[field.name]), choices)}"
-            )
+        if field.name in values:
+            _allowed(field, values[field.name])
+        elif field.default is dataclasses.MISSING:
+            raise SteerError(f"{_flag(field)} is missing: {field.metadata['help']}")
     return config(**values)
+
+
+def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
+    meta = field.metadata
+    if meta.get("choices") and value not in meta["choices"]:
+        raise SteerError(f"{_flag(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
+    if isinstance(value, int | float) and not (math.isfinite(value) and meta["least"] <= value <= meta["most"]):
+        limits = ((meta["least"], "or more"), (meta["most"], "or less"))
+        wanted = ", ".join(f"{n:g} {word}" for n, word in limits if math.isfinite(n)) or "a finite number"
+        raise SteerError(f"{_flag(field)}: {value} is out of range. Give {wanted}.")
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:
@@ -115,15 +136,20 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
     try:
         text = Path(file).read_text(encoding="utf-8")
         loaded = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
-        raise SteerError(f"{file}: cannot be read as a config file ({str(error).splitlines()[0]}).") from None
+    except OSError as error:
+        raise SteerError(f"{file}: cannot be read ({error.strerror}). Check the path.") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SteerError(f"{file}{line}: is not YAML ({error.problem}). Write 'name: value' lines.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise SteerError(f"{file}: is not JSON or YAML text ({str(error).splitlines()[0]}). Mend it.") from None
     if not isinstance(loaded, dict):
         raise SteerError(f"{file}: a config file holds 'name: value' lines.")
     loaded.pop("inputs", None)  # written by the stage into its config.json, not a setting
     hints = typing.get_type_hints(config)
     for key, value in loaded.items():
         if key not in hints:
-            raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(key, hints)}")
+            raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(str(key), hints)}")
         loaded[key] = _converted(f"{file}: '{key}'", value, hints[key])
     return loaded
 
@@ -132,8 +158,8 @@ def _converted(where: str, value: Any, hint: Any) -> Any:
     """A file's value in the field's type, or one clear sentence."""
     kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise SteerError(f"{where} wants a list, found {json.dumps(value)}.")
+        if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
+            raise SteerError(f"{where} wants a list of texts, found {value!r}.")
         return tuple(str(v) for v in value)
     kind = kinds[0]
     if value is None and type(None) in typing.get_args(hint):
@@ -145,5 +171,5 @@ def _converted(where: str, value: Any, hint: Any) -> Any:
         except ValueError:
             good = False
     if not good:
-        raise SteerError(f"{where} wants {kind.__name__}, found {json.dumps(value)}.")
+        raise SteerError(f"{where} wants {kind.__name__}, found {value!r}.")
     return kind(value)

@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 Interval = Mapping[str, Any]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 LETTER = 6.4  # mean width of a letter in px, at the 12 px of the charts
-
-
 STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--wash:#f6f7f8;--ink:#1b1f24;--muted:#626b75;--rule:#dde1e5;--gold:#0b66b0;
 --proxy:#b8500a}
-@media(prefers-color-scheme:dark){:root{--paper:#14171b;--wash:#1c2026;--ink:#e4e7ea;--muted:#98a2ad;--rule:#333a42;
---gold:#62b0f2;--proxy:#f0a050}}
+@media(prefers-color-scheme:dark){
+:root{--paper:#14171b;--wash:#1c2026;--ink:#e4e7ea;--muted:#98a2ad;--rule:#333a42;--gold:#62b0f2;--proxy:#f0a050}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:56px 32px 96px;max-width:1264px;background:var(--paper);color:var(--ink);
 font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;
@@ -35,26 +33,23 @@ nav{display:flex;flex-wrap:wrap;gap:4px 20px;margin-top:28px;padding:10px 0;bord
 nav a{font-size:14px;text-decoration:none}nav a:hover{color:var(--ink);text-decoration:underline}
 section{margin-top:56px}.scroll{overflow-x:auto;max-width:100%;margin-bottom:28px}figure .scroll{margin:0}
 table{border-collapse:collapse;font-size:13px}caption{text-align:left;padding:0 0 8px;font-size:13px}
-caption span{position:sticky;left:0;display:inline-block;max-width:min(100ch,100vw - 32px)}
+caption span{position:sticky;left:0;display:inline-block;max-width:min(100ch,100vw - 64px)}
 th,td{padding:7px;text-align:right;vertical-align:top;white-space:nowrap;border-bottom:1px solid var(--rule)}
 thead th{white-space:normal;font-weight:500;font-size:12.5px;vertical-align:bottom}
 thead th{color:var(--muted);border-color:var(--muted)}
 th:first-child{text-align:left;padding-left:0;font-weight:550;position:sticky;left:0;background:var(--paper)}
 td small,th small{display:block}.barred{display:flex;gap:8px;justify-content:space-between}
-th[scope=row]{white-space:normal;min-width:150px;max-width:250px}
-.prose td,.prose th{text-align:left}.prose td{white-space:normal;overflow-wrap:anywhere}
-.heat th{border:0;min-width:0}.heat thead th{text-align:center}
+th[scope=row]{white-space:normal;min-width:150px;max-width:250px}.prose td,.prose th{text-align:left}
+.prose td{white-space:normal;overflow-wrap:anywhere}.heat th{border:0;min-width:0}.heat thead th{text-align:center}
 .heat td{min-width:72px;text-align:center;border:2px solid var(--paper);print-color-adjust:exact}
 .heat .above{background:color-mix(in srgb,var(--gold) var(--heat),transparent)}
 .heat .below{background:color-mix(in srgb,var(--proxy) var(--heat),transparent)}
 .pair,.figures{display:flex;flex-wrap:wrap;gap:24px 48px}.pair{align-items:flex-end}.figures{margin:12px 0 28px}
-figure{margin:0;max-width:100%}figcaption{font-size:13px;max-width:70ch;margin-top:6px}
-.small{gap:24px 36px}.small figure{width:256px}.small figcaption{font-size:12.5px}
-figcaption b{color:var(--ink)}figcaption *{display:block}
+figure{margin:0;max-width:100%}figcaption{font-size:13px;max-width:70ch;margin-top:6px}.small{gap:24px 36px}
+.small figure{width:256px}.small figcaption{font-size:12.5px}figcaption b{color:var(--ink)}figcaption *{display:block}
 svg{display:block;font-size:12px;fill:currentColor}svg path{fill:none}svg .soft{fill:var(--muted)}
-svg .label{paint-order:stroke;stroke:var(--paper);stroke-width:3px}
-.bar{margin-top:2px;flex:none}.grid{stroke:var(--rule)}.axis{stroke:var(--muted)}
-.mark{stroke:var(--ink);stroke-dasharray:3 3}
+svg .label{paint-order:stroke;stroke:var(--paper);stroke-width:3px}.bar{margin-top:2px;flex:none}.bar circle{r:2.8px}
+.grid{stroke:var(--rule)}.axis{stroke:var(--muted)}.mark{stroke:var(--ink);stroke-dasharray:3 3}
 svg .gold{stroke:var(--gold)}svg .proxy{stroke:var(--proxy)}.error,.curve{stroke-width:1.8}.error.gold{opacity:.7}
 svg .dot.gold{fill:var(--gold);stroke:none}svg .dot.proxy{fill:var(--paper);stroke-width:1.6}
 svg .band{stroke:none;opacity:.16}svg .band.gold{fill:var(--gold)}svg .band.proxy{fill:var(--proxy)}
@@ -66,9 +61,9 @@ footer{font-size:12px}footer span{margin-right:10px;white-space:nowrap}
 pre{background:var(--wash);border-radius:6px;padding:14px 16px;overflow-x:auto;font-size:13px;white-space:pre-wrap}
 @media(max-width:600px){th[scope=row]{min-width:110px;max-width:130px;overflow-wrap:anywhere}
 body{padding:28px 16px 64px}.lead{font-size:18px}section{margin-top:40px}}
-@media print{@page{size:A4 landscape;margin:12mm}body{padding:0;max-width:none;font-size:10pt}nav{display:none}
-.scroll{overflow:visible}tr,figure,article{break-inside:avoid}
-h2,section>p,.prompt{break-after:avoid}section{margin-top:32px}th,td{padding:4px 7px}table{font-size:8.5pt}}
+@media print{@page{size:A4 landscape;margin:12mm}body{padding:0;max-width:none;font-size:10pt}
+nav{display:none}.scroll{overflow:visible}tr,figure,article{break-inside:avoid}h2,section>p,.prompt{break-after:avoid}
+section{margin-top:32px}th,td{padding:4px 7px}table{font-size:8.5pt}}
 """
 
 
@@ -99,7 +94,7 @@ def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, fl
     """Smallest range that holds all defined values, with some air on both sides."""
     known = [v for v in values if v is not None] or [0.0]
     low, high = min(known), max(known)
-    air = (high - low) * pad or 0.5
+    air = (high - low) * pad if high - low > 1e-9 * max(1.0, abs(low)) else 0.5
     return low - air, high + air
 
 
@@ -111,7 +106,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.75 * raw)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 10) + 0.0 for i in range(first, last + 1)]
 
@@ -120,11 +115,8 @@ def bar(interval: Interval, low: float, high: float, mark: float | None) -> str:
     """The interval as a small bar for a table cell, on a scale that all rows share; `mark` is the baseline."""
     width, height, x = 96, 16, Scale(low, high, 3, 93)
     marks = [(v, look) for v, look in ((0.0, "axis"), (mark, "mark")) if v is not None and low <= v <= high]
-    lines = [_line(x(v), 0, x(v), height, look) for v, look in marks]
-    text = _text(interval)
-    return _svg(
-        text, width, height, "".join(lines) + _whisker(interval, x, 8, "gold"), 'class="bar" aria-hidden="true"'
-    )
+    body = "".join(_line(x(v), 0, x(v), height, look) for v, look in marks) + _whisker(interval, x, 8, "gold")
+    return _svg(_text(interval), width, height, body, 'class="bar" aria-hidden="true"')
 
 
 def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | None) -> str:
@@ -141,7 +133,7 @@ def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | Non
     for i, (name, gold, proxy) in enumerate(rows):
         y = top + step * (i + 0.5)
         parts.append(_words(0, y + 4, _short(name), "start"))
-        parts.append(_diamond(x(proxy["mean"]), y) if proxy["mean"] is not None else "")
+        parts.append(_dot(x(proxy["mean"]), y, "proxy") if proxy["mean"] is not None else "")
         parts.append(_whisker(gold, x, y, "gold") + _words(right + 150, y + 4, _text(gold), "end"))
     parts.append(_words((left + right) / 2, bottom + 38, "reward, sd of the logs (0 = their mean)", "middle", "soft"))
     parts.append(_legend(left, 14, [("gold", "gold, 95 % interval"), ("proxy", "proxy (training saw it)")]))
@@ -162,16 +154,17 @@ def scatter(rows: Sequence[tuple[str, Interval, Interval]]) -> str:
         parts += [_line(x(_root(t)), bottom, x(_root(t)), bottom + 5, "axis")]
         parts += [_words(x(_root(t)), bottom + 20, _number(t), "middle", "soft")]
     taken: list[Box] = []
-    for _, k, r in rows:
-        roots = {field: _root(k[field]) for field in ("mean", "low", "high")}
-        px, py = x(roots["mean"]), y(r["mean"])
-        parts.append(_whisker(roots, x, py, "gold") + _upright(r, y, px, "gold"))
+    drawn = [({f: _root(k[f]) for f in ("mean", "low", "high")}, r) for _, k, r in rows]
+    for k, r in drawn:
+        px, py = x(k["mean"]), y(r["mean"])
+        parts += [_whisker(k | {"mean": None}, x, py, "gold"), _upright(r, y, px, "gold")]
         taken.append((px - 5, py - 5, px + 5, py + 5))
-        taken += [(x(roots["low"]), py - 2, x(roots["high"]), py + 2)] if roots["low"] is not None else []
+        taken += [(x(k["low"]), py - 2, x(k["high"]), py + 2)] if k["low"] is not None else []
         taken += [(px - 2, y(r["high"]), px + 2, y(r["low"]))] if r["low"] is not None else []
-    for name, k, r in rows:
-        reach = [x(_root(k["mean"] if k[f] is None else k[f])) for f in ("low", "high")]
-        parts.append(_placed(_short(name), (reach[0], reach[1]), y(r["mean"]), taken, (left, top, width, bottom)))
+    for (name, _, _), (k, r) in zip(rows, drawn):
+        ends = [x(k["mean"] if k[f] is None else k[f]) for f in ("low", "high")]
+        parts.append(_placed(_short(name), (ends[0], ends[1]), y(r["mean"]), taken, (left, top, width, bottom)))
+    parts += [_dot(x(k["mean"]), y(r["mean"]), "gold") for k, r in drawn]
     middle = (left + width) / 2
     parts.append(_words(middle, bottom + 42, "KL from the reference, nats per response (√ scale)", "middle", "soft"))
     parts.append(_words(0, top - 4, "gold reward, sd", "start", "soft"))
@@ -192,12 +185,9 @@ def curve(title: str, series: Sequence[Series], x_label: str, y_label: str, *, i
     parts += [_words(x(t), bottom + 18, _number(t), "middle", "soft") for t in xs[:: -(-len(xs) // 8) or 1]]
     if identity and xs:
         parts.append(_line(x(xs[0]), y(xs[0]), x(xs[-1]), y(xs[-1]), "mark"))
-    for s in kept:
-        parts.append(_band(s, x, y))
-    if len(series) > 1:
-        parts.append(_legend(left, 14, [(s.look, s.name) for s in kept]))
-    else:
-        parts.append(_words(0, 14, y_label, "start", "soft"))
+    parts += [_band(s, x, y) for s in kept]
+    legend = _legend(left, 14, [(s.look, s.name) for s in kept])
+    parts.append(legend if len(series) > 1 else _words(0, 14, y_label, "start", "soft"))
     parts.append(_words((left + width) / 2, height - 4, x_label, "middle", "soft"))
     return _svg(title, width, height, "".join(parts))
 
@@ -217,11 +207,9 @@ def _words(x: float, y: float, text: str, anchor: str, look: str = "") -> str:
 
 
 def _dot(x: float, y: float, look: str) -> str:
-    return f'<circle class="dot {look}" cx="{x:g}" cy="{y:g}" r="4"/>' if look == "gold" else _diamond(x, y)
-
-
-def _diamond(x: float, y: float) -> str:
-    return f'<path class="dot proxy" d="M{x:g} {y - 5:g}l5 5l-5 5l-5-5z"/>'
+    """A disc for gold, an open diamond for the proxy: told apart without colour."""
+    disc, diamond = f'<circle class="dot gold" cx="{x:g}" cy="{y:g}" r="4"/>', f"M{x:g} {y - 5:g}l5 5l-5 5l-5-5z"
+    return disc if look == "gold" else f'<path class="dot proxy" d="{diamond}"/>'
 
 
 def _whisker(interval: Interval, x: Scale, y: float, look: str) -> str:
@@ -268,8 +256,7 @@ def _placed(text: str, x: tuple[float, float], y: float, taken: list[Box], frame
     def cost(spot: tuple[float, float, str, float]) -> float:
         box = (spot[3], spot[1] - 10, spot[3] + width, spot[1] + 3)
         outside = sum(max(0.0, s * (f - b)) for s, f, b in zip((1, 1, -1, -1), frame, box))
-        away = abs(spot[1] - 4 - y)
-        return 1000 * outside + 10 * sum(_overlap(box, other) for other in taken) + away
+        return 1000 * outside + 10 * sum(_overlap(box, other) for other in taken) + abs(spot[1] - 4 - y)
 
     best = min(spots, key=cost)
     taken.append((best[3], best[1] - 10, best[3] + width, best[1] + 3))
@@ -289,10 +276,8 @@ def _root(value: Any) -> Any:
 def _root_ticks(x: Scale) -> list[float]:
     """Round numbers whose square roots lie far enough apart to be read."""
     kept = [0.0]
-    for power in range(-2, 7):
-        for value in (10.0**power, 2 * 10.0**power, 5 * 10.0**power):
-            if _root(value) <= x.high and x(_root(value)) - x(_root(kept[-1])) > 32:
-                kept.append(value)
+    for value in (m * 10.0**power for power in range(-2, 7) for m in (1, 2, 5)):
+        kept += [value] if _root(value) <= x.high and x(_root(value)) - x(_root(kept[-1])) > 32 else []
     return kept
 
 

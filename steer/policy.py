@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,19 @@ class Policy:
     card: Card | None = None
     name: str = ""
 
+    @property
+    def longest(self) -> int | None:
+        """Positions that the model has, where it has a limit."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if limit and limit > 0 else None
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The text of every token by itself; empty for special ones."""
+        ids = [[i] for i in range(self.model.get_input_embeddings().weight.shape[0])]
+        pieces: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return pieces
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -80,20 +94,31 @@ def load(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> 
     folder = Path(name)
     if (folder / "steer.json").is_file():
         return _load_policy(folder, dtype, trust_remote_code)
+    if (folder / "adapter_config.json").is_file():
+        raise SteerError(f"model '{name}': is an adapter without its base. Merge it into the base and save that first.")
+    model, tokenizer = _pretrained(name, dtype, trust_remote_code)
+    _complete(tokenizer, model, name)
+    return Policy(model, tokenizer, None, name)
+
+
+def _pretrained(name: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
     with quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         known = {"trust_remote_code": trust_remote_code}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **known)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), **known)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise SteerError(
                 f"model '{name}': neither a folder with config.json, weights and tokenizer, nor a model that the hub "
                 f"gives ({str(error).splitlines()[0]})."
             ) from None
-    _complete(tokenizer, model, name)
-    return Policy(model, tokenizer, None, name)
+        # A temperature or repetition penalty that the model recommends would bias what is sampled.
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        model.generation_config = GenerationConfig(eos_token_id=ends)
+    return model, tokenizer
 
 
 def _dtype(name: str) -> Any:
@@ -106,29 +131,18 @@ def _dtype(name: str) -> Any:
 def _load_policy(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
     card = Card.load(folder)
     if card.adapter == "none":
-        policy = _bare(folder, dtype, trust_remote_code)
-        return Policy(policy.model, policy.tokenizer, card, str(folder))
-    base = Path(card.base)
-    if not base.is_dir() and (folder / card.base).is_dir():
-        base = folder / card.base
-    if base.is_dir() and card.base_hash and fingerprint(base) != card.base_hash:
+        model, tokenizer = _pretrained(str(folder), dtype, trust_remote_code)
+        return Policy(model, tokenizer, card, str(folder))
+    if card.base_hash and not Path(card.base).is_dir():  # only a local base has a hash
+        raise SteerError(f"{folder}: its base model {card.base} is gone. Put it back there or train again.")
+    if card.base_hash and fingerprint(card.base) != card.base_hash:
         raise SteerError(f"{folder}: its base model {card.base} has changed since training. Restore it or train again.")
-    policy = load(str(base) if base.is_dir() else card.base, dtype=dtype, trust_remote_code=trust_remote_code)
+    policy = load(card.base, dtype=dtype, trust_remote_code=trust_remote_code)
     with quiet():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(policy.model, folder)
     return Policy(model, policy.tokenizer, card, str(folder))
-
-
-def _bare(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
-    """The full model inside a policy folder."""
-    with quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    return Policy(model, tokenizer)
 
 
 def _complete(tokenizer: Any, model: Any, name: str) -> None:
@@ -195,12 +209,15 @@ class ResponseLogps(nn.Module):
     Hidden states of response positions only go through the head, in chunks, so [L, V] logits never exist.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, chunk: int = HEAD_CHUNK) -> None:
         super().__init__()
         self.model = model
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.chunk = chunk
+        inner = self._inner()
         self.decoder_name = inner.base_model_prefix
-        self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)
+        self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
+        # Cohere multiplies its logits, Granite divides them.
+        self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -212,7 +229,7 @@ class ResponseLogps(nn.Module):
         hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         picked = hidden.flatten(0, 1)[positions]  # [M, D]
         head = inner.get_output_embeddings()
-        size = max(1, HEAD_CHUNK // head.weight.shape[0])
+        size = max(1, self.chunk // head.weight.shape[0])
         if len(picked) <= size:
             return self._logps(head, picked, targets)
         parts = [
@@ -223,6 +240,8 @@ class ResponseLogps(nn.Module):
 
     def _logps(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
         logits = head(hidden).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
         if self.softcap:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         return -cross_entropy(logits, targets, reduction="none")
@@ -232,7 +251,7 @@ class ResponseLogps(nn.Module):
         """Compare with the model's own logits on a few tokens; refuse a model whose head does more than we know of."""
         inner = self._inner()
         device = next(inner.parameters()).device
-        ids = torch.arange(3, 11, device=device).remainder(inner.config.get_text_config().vocab_size)[None]
+        ids = torch.arange(3, 11, device=device).remainder(inner.get_input_embeddings().weight.shape[0])[None]
         training = inner.training
         inner.eval()
         ones = torch.ones_like(ids)

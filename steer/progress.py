@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,4 +23,5 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
         delay=0 if live else 10,
         leave=False,
         dynamic_ncols=live,
+        disable=os.environ.get("RANK", "0") != "0",  # under torchrun one process shows its bar
     )

@@ -19,18 +19,18 @@ undefined. Rewards are in standard deviations of the logs. Lists may be empty.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from steer import plots
+from steer import page, plots
+from steer.page import Block, Raw, Section, Table
 from steer.run import write_json, write_text
 
 Report = dict[str, Any]
 UNDEFINED = {"mean": None, "low": None, "high": None, "n": 0}
-SAMPLES, LETTERS = 12, 100_000  # prompts and letters of answers on the page; report.json holds them all
+SAMPLES, LETTERS = 12, 60_000  # prompts and letters of answers on the page; report.json holds them all
 DIAL = {
     "spearman_means": "Spearman of means",
     "slope": "Slope",
@@ -44,39 +44,22 @@ DIAL = {
 }
 
 
-class Table(NamedTuple):
-    """Rows of text and figures, the first column names them; `strong` cells are bold, `under` and `bars` adorn rows."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    strong: frozenset[tuple[int, int]] = frozenset()
-    under: Sequence[str] = ()  # second line of a row's name
-    bars: Sequence[str] = ()  # SVG beside a row's first figure
-    heat: bool = False  # colour the cells by their value, -1 to 1
-    prose: bool = False  # all columns are text
-
-
-class Raw(NamedTuple):
-    """A block that is more than paragraph or table, ready for the page and for Markdown."""
-
-    html: str
-    markdown: str = ""
-
-
-Block = str | Table | Raw
-Section = tuple[str, Sequence[Block]]
-
-
 def write(report: Report, folder: Path) -> Path:
     """Write report.json, report.md and report.html into the folder; the path of the last."""
     report = _finite(report)
     found = [(title, [b for b in blocks if b]) for title, blocks in _sections(report)]
     lead = [*_warning(report), *headline(report)]
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", _markdown(report, lead, found))
-    write_text(folder / "report.html", _html(report, lead, found))
+    write_text(folder / "report.md", page.markdown(report["title"], lead, found))
+    warned = bool(_warning(report))
+    write_text(folder / "report.html", page.html(report["title"], _facts(report), lead, found, warned=warned))
     return folder / "report.html"
+
+
+def _facts(report: Report) -> str:
+    seeds, prompts = _counted(report["seeds"], "seed"), _counted(report["prompts"], "held-out prompt")
+    failed = f" · {_counted(len(report['failures']), 'run')} failed" if report["failures"] else ""
+    return f"{report['created']} · {seeds} · {prompts}{failed}"
 
 
 def table(report: Report) -> str:
@@ -131,23 +114,21 @@ def _warning(report: Report) -> list[str]:
 
 def _sections(report: Report) -> list[Section]:
     """All that the report says, in order; empty blocks fall out."""
-    failures = [(f["name"], f["error"]) for f in report["failures"]]
+    dials = [d for d in report["dials"] if not _is_control(d)]
+    controls = [block for d in report["dials"] if _is_control(d) for block in _control(d)]
+    failed = Table(
+        "Runs that failed.", ("Run", "Error"), [(f["name"], f["error"]) for f in report["failures"]], prose=True
+    )
     commands = "\n".join([report["command"], *report["commands"]])
     found: list[Section] = [
         ("Comparison", _compared(report)),
-        ("Dial", [b for d in report["dials"] if not _is_control(d) for b in _dial(d)]),
-        ("Leakage", [b for d in report["dials"] if not _is_control(d) for b in _leakage(d, report["behaviour"])]),
-        (
-            "Negative controls",
-            [b for d in report["dials"] if _is_control(d) for b in _control(d)] or ["No control was run."],
-        ),
+        ("Dial", [block for d in dials for block in _dial(d)]),
+        ("Leakage", [block for d in dials for block in _leakage(d, report["behaviour"])]),
+        ("Negative controls", controls or ["No control was run."]),
         ("Samples", _samples(report["samples"])),
         ("Iterate", _iterate(report["iterate"]["rounds"]) if report["iterate"] else []),
         ("Budget", [_budget(report)]),
-        (
-            "Failures",
-            [Table("Runs that failed.", ("Run", "Error"), failures, prose=True) if failures else "No run failed."],
-        ),
+        ("Failures", [failed if report["failures"] else "No run failed."]),
         ("Repeat it", [Raw(f"<pre><code>{escape(commands)}</code></pre>", "    " + commands.replace("\n", "\n    "))]),
     ]
     return [(title, blocks) for title, blocks in found if blocks]
@@ -161,10 +142,8 @@ def _compared(report: Report) -> list[Block]:
     missing = [name for name, kl, gold in spread if None in (kl["mean"], gold["mean"])]
     without = f" Not drawn, for want of a KL: {', '.join(missing)}." if missing else ""
     charts = [(forest, "Gold reward with its 95 % interval, best first. Dashed line: mle.")]
-    if len(missing) < len(spread):
-        charts += [
-            (plots.scatter(spread), f"Gold reward against KL, with 95 % intervals; up and left is better.{without}")
-        ]
+    text = f"Gold reward against KL, with 95 % intervals; up and left is better.{without}"
+    charts += [(plots.scatter(spread), text)] if len(missing) < len(spread) else []
     logs = [["the logs: mean", *(_number(a["mean"]) for a in behaviour["attributes"].values())]]
     logs += [["the logs: sd", *(_number(a["sd"]) for a in behaviour["attributes"].values())]]
     scores = [[s["name"], *(_cell(s["attributes"].get(n)) for n in behaviour["attributes"])] for s in ranked]
@@ -172,31 +151,26 @@ def _compared(report: Report) -> list[Block]:
     return [
         _comparison(report),
         " ".join(report["notes"]),
-        *(_figures([chart]) for chart in charts),
+        *(page.figures([chart]) for chart in charts),
         Table(caption, ("System", *behaviour["attributes"]), scores + logs),
     ]
 
 
 def _comparison(report: Report) -> Table:
     """One row per system, best gold reward first."""
-    head = (
-        "System|Gold reward, sd|Less mle|Proxy, sd|KL, nats|Words|Distinct-2|Finished, %|Leaked, %|ESS, %|Train tokens"
-    )
+    head = "System|Gold reward, sd|Less mle|Proxy, sd|KL, nats|Words|Distinct-2|Finished, %|Leaked, %|ESS, %"
     ranked, mle = _ranked(report), _mle(report)
     bounds = plots.domain([0.0, mle, *(s["gold"][f] for s in ranked for f in ("mean", "low", "high"))])
     rows = []
     for s in ranked:
         row = [s["name"], _cell(s["gold"]), _signed(s["difference"]), _cell(s["proxy"]), _cell(s["kl"])]
-        row += [
-            _cell(s["words"], 1),
-            _number(s["distinct_2"]),
-            *(_percent(s[f]) for f in ("finished", "leaked", "ess")),
-        ]
+        row += [_cell(s["words"], 1), _number(s["distinct_2"])]
+        row += [_percent(s[f]) for f in ("finished", "leaked", "ess")]
         rows.append(row + [_count(s[f]) for f in ("train_tokens", "seconds", "generated")])
     return Table(
         "All systems, best gold reward first. Bold: the paired interval of the difference from mle leaves out 0. "
         "An interval holds for its own row, not for the best of many.",
-        [*head.split("|"), "Seconds", "Generated"],
+        [*head.split("|"), "Train tokens", "Seconds", "Generated"],
         rows,
         frozenset((i, 2) for i, s in enumerate(ranked) if _leaves_out_0(s["difference"])),
         [" ".join(s[f] for f in ("settings", "target") if s[f] and s[f] not in s["name"]) for s in ranked],
@@ -212,29 +186,26 @@ def _dial(dial: Report) -> list[Block]:
     obtained = [[n, *(_cell(means[n].get(t)) for t in asked)] for n in found]
     figures = [[n, str(a["n"]), str(a["undefined"]), *(_cell(a[f]) for f in DIAL)] for n, a in found.items()]
     return [
-        f"{name}: {dial['result']['n']} responses to {dial['result']['prompts']} prompts, {dial['targets']} targets. "
-        "Dashed: obtained equals asked. Levels count from 0.",
+        f"{name}: {dial['result']['n']} responses to {dial['result']['prompts']} prompts, {dial['targets']} targets.",
         _dial_charts(dial),
-        Table(f"{name}: mean level obtained per level asked.", ("Asked", *map(str, asked)), obtained),
+        Table(
+            f"{name}: mean level obtained per level asked; levels count from 0.", ("Asked", *map(str, asked)), obtained
+        ),
         Table(f"{name}: figures of the dial.", ("Attribute", "n", "No score", *DIAL.values()), figures),
     ]
 
 
 def _dial_charts(dial: Report) -> Raw:
     """One small chart per attribute."""
-    charts = []
+    charts, labels = [], ("level asked (dashed: equal)", "level obtained")
     for name, found in dial["result"]["attributes"].items():
         points = [(row["target"], row) for row in found["means"]]
         title = f"{dial['name']}: {name} obtained per level asked"
-        chart = plots.curve(title, [plots.Series(name, "gold", points)], "level asked", "level obtained", identity=True)
+        chart = plots.curve(title, [plots.Series(name, "gold", points)], *labels, identity=True)
         spearman, slope, span = (_cell(found[f]) for f in ("spearman_means", "slope", "span_ratio"))
-        facts = (
-            f"Spearman of means {spearman}\nslope {slope}\nspan {span} of data's"
-            if points
-            else "not asked, or no score"
-        )
-        charts.append((chart if points else "", f"{name}\n{facts}"))
-    return _figures(charts)
+        facts = f"Spearman of means {spearman}\nslope {slope}\nspan {span} of data's"
+        charts.append((chart if points else "", f"{name}\n{facts if points else 'not asked, or no score'}"))
+    return page.figures(charts)
 
 
 def _leakage(dial: Report, behaviour: Report) -> list[Block]:
@@ -258,12 +229,12 @@ def _leakage(dial: Report, behaviour: Report) -> list[Block]:
             ("The logs: correlation of gold scores", data, ()),
         )
     ]
-    pair = f'<div class="pair">{"".join(map(_html_table, tables))}</div>'
+    pair = f'<div class="pair">{"".join(map(page.html_table, tables))}</div>'
     text = (
         "Each attribute in units of its span in the logs. Bold: the interval leaves out 0. A dial that only follows "
         "the data moves the other attributes as their correlation does; one that steers leaves them near 0."
     )
-    return [text, Raw(pair, "\n\n".join(map(_markdown_table, tables)))]
+    return [text, Raw(pair, "\n\n".join(map(page.markdown_table, tables)))]
 
 
 def _control(dial: Report) -> list[Block]:
@@ -273,7 +244,7 @@ def _control(dial: Report) -> list[Block]:
     verdict = (
         f"The interval leaves out 0 for {', '.join(moved)}: one in twenty does by chance, a clear slope means a leak."
         if moved
-        else "Every interval contains 0."
+        else "No interval leaves out 0."
     )
     rows = [[n, *(_cell(a[f]) for f in ("slope", "spearman", "tau"))] for n, a in found.items()]
     text = f"{dial['name']}: the slopes must be 0. {verdict}"
@@ -283,27 +254,25 @@ def _control(dial: Report) -> list[Block]:
 
 def _samples(samples: Sequence[Report]) -> list[Block]:
     """Answers to one prompt side by side, cut so that the page stays small."""
+    more, samples = len(samples) - SAMPLES, samples[:SAMPLES]
     limit = max(200, min(2000, LETTERS // max(1, sum(len(s["answers"]) for s in samples))))
     blocks: list[Block] = []
-    for sample in samples[:SAMPLES]:
+    for sample in samples:
         cards = [f'<div class="prompt" dir="auto">{_cut(sample["prompt"], 2000)}</div><div class="cards">']
         for a in sample["answers"]:
             scores = "".join(f"<span>{escape(n)} {_number(v)}</span> " for n, v in a["scores"].items())
             text = _cut(a["text"], limit) or '<span class="soft">(empty)</span>'
-            cards.append(
-                f'<article><h3>{escape(a["name"])}</h3><p dir="auto">{text}</p><footer>{scores}</footer></article>'
-            )
+            head = f'<article><h3>{escape(a["name"])}</h3><p dir="auto">'
+            cards.append(f"{head}{text}</p><footer>{scores}</footer></article>")
         blocks.append(Raw("".join(cards) + "</div>"))
-    more = len(samples) - SAMPLES
     return blocks + ([f"{more} more prompts are in report.json."] if more > 0 else [])
 
 
 def _cut(text: str, limit: int) -> str:
     """Escaped text, cut at the limit in plain sight."""
     more = len(text) - limit
-    return escape(text[:limit]) + (
-        f'<span class="soft"> … {more:,} more letters in report.json</span>' if more > 0 else ""
-    )
+    rest = f'<span class="soft"> … {more:,} more letters in report.json</span>' if more > 0 else ""
+    return escape(text[:limit]) + rest
 
 
 def _iterate(rounds: Sequence[Report]) -> list[Block]:
@@ -312,10 +281,8 @@ def _iterate(rounds: Sequence[Report]) -> list[Block]:
     def curve(title: str, *series: tuple[str, str, str]) -> tuple[str, str]:
         lines = []
         for name, look, key in series:
-            values = [
-                (r["round"], r[key] if isinstance(r[key], dict) else UNDEFINED | {"mean": r[key]}) for r in rounds
-            ]
-            lines.append(plots.Series(name, look, values))
+            values = [r[key] if isinstance(r[key], dict) else UNDEFINED | {"mean": r[key]} for r in rounds]
+            lines.append(plots.Series(name, look, [(r["round"], v) for r, v in zip(rounds, values)]))
         return plots.curve(f"{title} per round", lines, "round", ""), f"{title}\n"
 
     rows = [
@@ -323,7 +290,7 @@ def _iterate(rounds: Sequence[Report]) -> list[Block]:
         for r in rounds
     ]
     return [
-        _figures([curve("reward, sd", ("gold", "gold", "gold"), ("proxy", "proxy", "reward")),
+        page.figures([curve("reward, sd", ("gold", "gold", "gold"), ("proxy", "proxy", "reward")),
                   curve("KL, nats", ("KL", "gold", "kl")), curve("distinct-2", ("distinct-2", "gold", "distinct_2"))]),
         Table("Rounds.", ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Distinct-2"), rows,
               under=[f"asked {r['target']}" if r["target"] else "" for r in rounds]),
@@ -346,118 +313,6 @@ def _budget(report: Report) -> Table:
         "Commit, date": f"{report['commit']}, {report['created']}",
     }
     return Table("Every method had the same.", ("What", "How much"), list(facts.items()), prose=True)
-
-
-def _html(report: Report, lead: Sequence[str], found: Sequence[Section]) -> str:
-    """One page without scripts; its policy forbids the browser to load anything."""
-    title, warned = escape(report["title"]), len(_warning(report))
-    links = " ".join(f'<a href="#{_slug(name)}">{name}</a>' for name, _ in found)
-    facts = (
-        f"{report['created']} · {_counted(report['seeds'], 'seed')} · {_counted(report['prompts'], 'held-out prompt')}"
-    )
-    facts += f" · {_counted(len(report['failures']), 'run')} failed" if report["failures"] else ""
-    head = [f'<p class="warning">{escape(lead[0])}</p>'] if warned else []
-    head += [f"<p{' class=lead' if i == 0 else ''}>{_typeset(text)}</p>" for i, text in enumerate(lead[warned:])]
-    body = "".join(
-        f'<section id="{_slug(name)}"><h2>{name}</h2>{"".join(map(_html_block, blocks))}</section>'
-        for name, blocks in found
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{plots.STYLE}</style></head><body><header>"
-        f'<h1>{title}</h1><p class="soft">{escape(facts)}</p>{"".join(head)}<nav>{links}</nav></header>'
-        f"<main>{body}</main></body></html>\n"
-    )
-
-
-def _html_block(block: Block) -> str:
-    if isinstance(block, Raw):
-        return block.html
-    return _html_table(block) if isinstance(block, Table) else f"<p>{_typeset(block)}</p>"
-
-
-def _html_table(t: Table) -> str:
-    """A table with a caption; figures to the right, an interval below its figure."""
-    kind = " class=heat" if t.heat else " class=prose" if t.prose else ""
-    head = "".join(f'<th scope="col">{escape(h).replace("-", "‑")}</th>' if h else "<td></td>" for h in t.head)
-    body = []
-    for i, row in enumerate(t.rows):
-        under = f"<small>{escape(t.under[i])}</small>" if t.under and t.under[i] else ""
-        cells = [f'<th scope="row">{escape(row[0])}{under}</th>']
-        for j, text in enumerate(row[1:], 1):
-            shown = escape(text) if t.prose else _html_figure(text)
-            if t.bars and j == 1:
-                shown = f'<div class="barred">{t.bars[i]}<span>{shown}</span></div>'
-            shown = f"<b>{shown}</b>" if (i, j) in t.strong else shown
-            share = _heat(text) if t.heat else ""
-            cells.append(f"<td{share}>{shown}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll" tabindex="0"><table{kind}><caption><span>{_typeset(t.caption)}</span></caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _typeset(text: str) -> str:
-    """Escaped text with true minus signs, its intervals and percentages kept on one line."""
-    text = re.sub(r"(?<=[ (\[])-(?=\d)", "−", escape(text))
-    return re.sub(r"(?<=\d) (?=\[|%)|(?<=\d,) (?=[\d−]+\.?\d*\])", "\u00a0", text)
-
-
-def _html_figure(text: str) -> str:
-    """A figure with true minus signs and dashes, its interval set apart."""
-    text = re.sub(r"-(?=\d)", "−", escape(text)).replace("-", "–")
-    mean, bracket, bounds = text.partition(" [")
-    return f'{mean}<small class="bounds">[{bounds}</small>' if bracket else text
-
-
-def _heat(text: str) -> str:
-    """Style of a heat map's cell."""
-    value = 0.0 if text == "-" else float(text)
-    return f' class="{"above" if value >= 0 else "below"}" style="--heat:{min(1.0, abs(value)) * 60:.0f}%"'
-
-
-def _figures(charts: Sequence[tuple[str, str]]) -> Raw:
-    """SVG with captions, side by side where there is room; a caption's first of two lines is its name."""
-    found = []
-    for svg, caption in charts:
-        first, *rest = map(_typeset, caption.split("\n"))
-        text = f"<b>{first}</b>{''.join(f'<span>{r}</span>' for r in rest)}" if rest else first
-        found.append(f'<figure><div class="scroll">{svg}</div><figcaption>{text}</figcaption></figure>')
-    return Raw(f'<div class="figures{" small" if len(charts) > 1 else ""}">{"".join(found)}</div>')
-
-
-def _markdown(report: Report, lead: Sequence[str], found: Sequence[Section]) -> str:
-    """The sentences and tables; charts and samples are on the page."""
-    parts = [f"# {_plain(report['title'])}", *map(_plain, lead)]
-    for title, blocks in found:
-        texts = [
-            b.markdown if isinstance(b, Raw) else _markdown_table(b) if isinstance(b, Table) else _plain(b)
-            for b in blocks
-        ]
-        texts = [text for text in texts if text]
-        parts += [f"## {title}", *texts] if texts else []
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(t: Table) -> str:
-    """Figures aligned to the right."""
-    names = [f"{row[0]} ({u})" if u else row[0] for row, u in zip(t.rows, t.under or [""] * len(t.rows))]
-    rows = [
-        [_plain(name), *(f"**{_plain(c)}**" if (i, j) in t.strong else _plain(c) for j, c in enumerate(row[1:], 1))]
-        for i, (name, row) in enumerate(zip(names, t.rows))
-    ]
-    rule = ["---", *(["---" if t.prose else "--:"] * (len(t.head) - 1))]
-    lines = ["| " + " | ".join(cells) + " |" for cells in ([_plain(h) for h in t.head], rule, *rows)]
-    return "\n".join([_plain(t.caption), "", *lines])
-
-
-def _plain(text: str) -> str:
-    """One line that Markdown shows as it is."""
-    text = re.sub(r"([\\`*|]|\[(?![-\d])|(?<!\d)\]|\](?=\())", r"\\\1", " ".join(text.split()))
-    return escape(text, quote=False)
 
 
 def _ranked(report: Report) -> list[Report]:
@@ -487,9 +342,8 @@ def _cell(interval: Report | None, digits: int = 2) -> str:
     """Mean and bounds; dashes for what is undefined."""
     if interval is None or interval["mean"] is None:
         return "-"
-    return (
-        f"{_number(interval['mean'], digits)} [{_number(interval['low'], digits)}, {_number(interval['high'], digits)}]"
-    )
+    mean, low, high = (_number(interval[field], digits) for field in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def _signed(interval: Report | None, unit: str = "") -> str:
@@ -518,10 +372,6 @@ def _count(value: float) -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def _slug(title: str) -> str:
-    return title.lower().replace(" ", "-")
 
 
 def _finite(value: Any) -> Any:

@@ -53,24 +53,31 @@ def folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SteerError(f"{folder}: cannot write here ({error.strerror}). Choose another --output.") from None
+        raise SteerError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from None
 
 
 def fingerprint(path: str | Path) -> str:
     """Short hash of what a file or folder holds; a finished run is known by its config and its done.json."""
+    if str(path) == "-":
+        raise SteerError('stdin can be read only once. Save it first: "steer data - --output FOLDER".')
     path = Path(path)
     digest = hashlib.blake2b(digest_size=8)
-    if path.is_file():
-        files = [path]
-    elif (path / "done.json").is_file():
-        files = [path / "config.json", path / "done.json"]
-    else:
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+    try:
+        if not path.exists():
+            raise SteerError(f"{path}: no such file or folder. Check the path.")
+        if path.is_file():
+            files = [path]
+        elif (path / "done.json").is_file():
+            files = [path / "config.json", path / "done.json"]
+        else:
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     return digest.hexdigest()
 
 
@@ -81,37 +88,54 @@ class Run:
         """Open or resume `folder`; refuse one that holds a run with another config or other inputs.
 
         `inputs` maps what the stage reads to its fingerprint. Fields named output and overwrite do not make a run
-        another run.
+        another run. Nothing is written, and with `overwrite` nothing removed, before `start`.
         """
         self.folder = Path(folder)
+        self.overwrite = config.overwrite
         fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "overwrite")}
-        wanted = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
+        self.config = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
+        with folder_errors(self.folder):
+            if self.folder.is_file():
+                raise SteerError(f"{folder}: is a file. Choose another --output.")
+            held = self._held() if self.folder.is_dir() and any(self.folder.iterdir()) else self.config
+        if self.overwrite:
+            self._spare_inputs(fields)
+            return
+        changed = sorted(k for k in {*held, *self.config} if held.get(k) != self.config.get(k))
+        if changed:
+            raise SteerError(
+                f"{folder}: holds a run with other settings ({', '.join(changed)}). "
+                "Choose another --output, or --overwrite to start anew."
+            )
+
+    def _held(self) -> dict[str, Any]:
+        """The settings of the run in the folder; `inputs` tells its config.json from those of models and others."""
         path = self.folder / "config.json"
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not path.is_file():
-            raise SteerError(f"{folder}: holds files that are no run of steer. Choose another --output.")
-        if self.folder.is_file():
-            raise SteerError(f"{folder}: is a file. Choose another --output.")
-        if config.overwrite and self.folder.is_dir():
-            shutil.rmtree(self.folder)
-        if path.is_file():
-            held = read_json(path)
-            changed = sorted(k for k in {*held, *wanted} if held.get(k) != wanted.get(k))
-            if changed:
-                raise SteerError(
-                    f"{folder}: holds a run with other settings ({', '.join(changed)}). "
-                    "Choose another --output, or --overwrite to start anew."
-                )
-        self.config = wanted
+        held = read_json(path) if path.is_file() else None
+        if not isinstance(held, dict) or "inputs" not in held:
+            raise SteerError(f"{self.folder}: holds files that are no run of steer. Choose another --output.")
+        return held
+
+    def _spare_inputs(self, fields: Mapping[str, Any]) -> None:
+        paths = {name: Path(value) for name, value in fields.items() if isinstance(value, str) and value}
+        for name, path in paths.items():
+            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
+                raise SteerError(f"{self.folder}: --overwrite would remove its own {name}. Choose another --output.")
 
     def start(self) -> None:
         """Write config.json: called once the inputs are known to be good, so that bad ones leave nothing behind."""
+        if os.environ.get("RANK", "0") != "0":
+            return  # under torchrun one process does it for all
+        if self.overwrite and self.folder.is_dir():
+            with folder_errors(self.folder):
+                shutil.rmtree(self.folder)
         write_json(self.folder / "config.json", self.config)
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """What done.json says, or None while the stage is not finished."""
+        """What done.json says, or None while the stage is not finished or about to be overwritten."""
         path = self.folder / "done.json"
-        return read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() and not self.overwrite else None
 
     def finish(self, summary: str, **facts: Any) -> str:
         """Write done.json (the last file of the stage) and return the summary line."""

@@ -18,6 +18,8 @@ from steer.errors import SteerError
 from steer.options import did_you_mean
 from steer.run import read_json, write_json
 
+Scores = np.ndarray[Any, Any]
+
 REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
 # What names that are common in public data mean; a schema.json beside the rows overrides it.
 LOWER_IS_BETTER = {"toxicity", "violence", "hedging", "repetition", "harm", "hate_speech", "spam", "fails_task"}
@@ -51,20 +53,20 @@ class Attribute:
         """
         return bisect_right(self.edges, score)
 
-    def position(self, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def position(self, scores: Scores) -> Scores:
         """Scores -> continuous levels; NaN stays.
 
         On a native grid the distance from its low end, else linear between the centres and beyond them alike.
         """
         if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
-            return scores - self.low  # type: ignore[no-any-return]  # numpy says Any
+            return np.asarray(scores - self.low)
         x, y = np.asarray(self.centres), np.arange(len(self.centres), dtype=float)
         if len(x) < 2:
             return np.asarray(scores * 0.0)
         inside = np.interp(scores, x, y)
         below = (scores - x[0]) / (x[1] - x[0])
         above = y[-1] + (scores - x[-1]) / (x[-1] - x[-2])
-        return np.where(scores < x[0], below, np.where(scores > x[-1], above, inside))
+        return np.asarray(np.where(scores < x[0], below, np.where(scores > x[-1], above, inside)))
 
     def parse(self, text: str) -> int:
         """What a user wrote -> level; also `low`, `high` and `best`."""
@@ -163,8 +165,8 @@ class AttributeSchema:
     def best(self, names: Sequence[str]) -> dict[str, int]:
         """The jointly supported combination with the highest reward (level centres); ties: most rows.
 
-        Attributes without a direction take the level that is most common beside the others. A reward attribute among
-        `names` is simply at its highest supported level.
+        Attributes without a direction take the level that is most common beside the others. The reward by itself is at
+        its highest supported level.
         """
         cells = self.supported(names)
         if not cells:
@@ -172,8 +174,8 @@ class AttributeSchema:
                 f"no combination of {', '.join(names)} occurs in {self.minimum} rows. Condition on fewer attributes "
                 'or lower --min-support in "steer label".'
             )
-
-        return dict(zip(names, max(cells, key=lambda c: (self.value(dict(zip(names, c))), cells[c]))))
+        highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
+        return dict(zip(names, highest[0]))
 
     def value(self, target: Mapping[str, int]) -> float:
         """Direction-aware weighted sum of the level centres of a target."""
@@ -220,18 +222,24 @@ class AttributeSchema:
         value = read_json(path)
         try:
             return AttributeSchema.from_json(value)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SteerError(
-                f"{path}: not a schema ({error}). It wants {{'attributes': [{{'name', 'low', 'high'}}]}}."
+                f'{path}: not a schema ({error}). It wants {{"attributes": [{{"name", "low", "high"}}]}}.'
             ) from None
 
 
 def _attribute(value: Mapping[str, Any]) -> Attribute:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    return Attribute(**fields)
+    made = Attribute(**fields)
+    for name in ("low", "high", "direction", "weight"):
+        if isinstance(getattr(made, name), bool) or not isinstance(getattr(made, name), int | float):
+            raise TypeError(f"{name} of '{made.name}' is no number")
+    if made.low > made.high or made.direction not in (-1, 0, 1):
+        raise ValueError(f"'{made.name}' wants low < high and a direction of 1, -1 or 0")
+    return made
 
 
-def described(names: Sequence[str], scores: np.ndarray[Any, Any]) -> AttributeSchema:
+def described(names: Sequence[str], scores: Scores) -> AttributeSchema:
     """A schema without levels from human scores [n, A]: ranges from the data, directions from well-known names."""
     attributes = []
     for j, name in enumerate(names):
@@ -246,13 +254,13 @@ def described(names: Sequence[str], scores: np.ndarray[Any, Any]) -> AttributeSc
 
 
 def fitted(
-    schema: AttributeSchema, scores: np.ndarray[Any, Any], *, bins: str = "native", levels: int = 5, minimum: int = 5
+    schema: AttributeSchema, scores: Scores, *, bins: str = "native", levels: int = 5, minimum: int = 5
 ) -> AttributeSchema:
     """Give a described schema its levels, reward constants and support from scores [n, A] (NaN unknown).
 
     `bins`: `native` (one level per integer of the attribute's range; quantiles where the range is no small integer
-    grid), `uniform` (equal widths) or `quantile` (equal counts, fewer levels where scores tie). The reward is added as
-    a last attribute with quantile levels.
+    grid), `uniform` (equal widths) or `quantile` (equal counts; fewer levels, each with rows, where scores tie). The
+    reward is added as a last attribute with quantile levels.
     """
     own = [a for a in schema.attributes if a.name != REWARD]
     if scores.shape[1] != len(own):
@@ -277,17 +285,20 @@ def _known(row: Iterable[float]) -> list[float | None]:
     return [None if math.isnan(s) else s for s in row]
 
 
-def _binned(a: Attribute, scores: np.ndarray[Any, Any], bins: str, levels: int) -> Attribute:
+def _binned(a: Attribute, scores: Scores, bins: str, levels: int) -> Attribute:
     known = scores[~np.isnan(scores)]
+    if not len(known):
+        raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
     grid = float(a.low).is_integer() and float(a.high).is_integer() and 1 <= a.high - a.low <= 10
     if bins == "native" and grid:
         edges = [a.low + i + 0.5 for i in range(int(a.high - a.low))]
         shown = [str(int(a.low) + i) for i in range(len(edges) + 1)]
     else:
         if bins == "uniform":
-            edges = list(np.linspace(a.low, a.high, levels + 1)[1:-1])
+            edges = sorted(set(np.linspace(a.low, a.high, levels + 1)[1:-1].tolist()) - {a.low})
         else:
-            edges = sorted({float(q) for q in np.quantile(known, np.arange(1, levels) / levels)} - {float(known.min())})
+            edges = sorted(set(np.quantile(known, np.arange(1, levels) / levels).tolist()))
+            edges = [e for low, e in zip([-math.inf, *edges], edges) if ((known >= low) & (known < e)).any()]
         shown = [str(i) for i in range(len(edges) + 1)]
     level = np.array([bisect_right(edges, s) for s in known], dtype=int)
     counts = np.bincount(level, minlength=len(shown))
@@ -301,7 +312,7 @@ def _binned(a: Attribute, scores: np.ndarray[Any, Any], bins: str, levels: int) 
         a.high,
         a.direction,
         a.weight,
-        tuple(float(e) for e in edges),
+        tuple(edges),
         tuple(shown),
         tuple(centres),
         tuple(int(c) for c in counts),

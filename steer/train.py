@@ -1,14 +1,12 @@
-"""The one training loop, on accelerate; resumable, with metrics.jsonl."""
+"""`steer train`: labelled rows -> groups -> the loop -> a policy folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,45 @@ import numpy as np
 import torch
 
 from steer import checkpoint
-from steer.batch import Batch, Conditioning, Sequence_, Tokens, collate, micro_batches
+from steer.batch import Conditioning, Plan, Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Group, Row
+from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
 from steer.options import did_you_mean
-from steer.policy import Card, Lora, Policy, ResponseLogps, add_lora, flat, load, save, trainable
-from steer.progress import progress
+from steer.policy import Card, Lora, Policy, add_lora, load, save
 from steer.rows import read_all, split_of
 from steer.run import Run, fingerprint
 from steer.schema import REWARD, AttributeSchema
 
 
 def train(config: TrainConfig) -> str:
-    """Fine-tune a policy on labelled rows; the summary line."""
+    """Fine-tune a policy on labelled rows; the summary line (empty in every process but the main one)."""
+    _sane(config)
     method, settings = chosen(config.method, config.set)
     conditioning = conditioned(config, method)
     run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
+    accelerator = _processes()
     if run.done:
-        return str(run.done["summary"])
-    rows, counts = training_rows(config)
+        return str(run.done["summary"]) if accelerator.is_main_process else ""
+    rows, held_out = training_rows(config)
     groups = method.groups(rows, settings)
-    policy = load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    if policy.card and policy.card.adapter != "none":
-        raise SteerError(f"--model {config.model}: is itself an adapter; train from its base {policy.card.base}.")
+    policy = _base(config)
     tokens = Tokens(rows, policy.tokenizer)
-    groups, too_long = _short_enough(groups, tokens, conditioning, config)
+    short = _short_enough(groups, tokens, conditioning, min(config.max_length, policy.longest or config.max_length))
+    accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
     run.start()
+    accelerator.wait_for_everyone()
     if config.adapter == "lora":
         add_lora(policy, Lora(config.lora_r, config.lora_alpha, config.lora_dropout), config.seed)
+    plan = Plan(short, tokens, conditioning, config.batch_size, config.micro_batch_tokens, config.seed)
+    facts = Loop(config, method, settings, plan, accelerator).run(policy, run.folder)
+    if not accelerator.is_main_process:
+        return ""
+    facts |= {"rows": len(short), "too_long": len(groups) - len(short), "held_out": held_out}
+    facts["ess"] = effective_share(short)
     card = Card(
         base=base_name(config.model),
         base_hash=identity(config.model),
@@ -58,14 +64,49 @@ def train(config: TrainConfig) -> str:
         schema=conditioning.schema if conditioning else None,
         scorer=scorer_of(config.rows),
     )
-    job = Job(config, method, settings, groups, tokens, conditioning)
-    facts = job.run(policy, run.folder)
-    facts |= {"rows": len(groups), "too_long": too_long, **counts, "ess": effective_share(groups)}
-    if job.main:
-        save(policy, run.folder, card)
-        checkpoint.clear(run.folder)
-        return run.finish(_summary(config.method, facts), **facts)
-    return ""
+    save(policy, run.folder, card)
+    summary = run.finish(_summary(config.method, facts), **facts)
+    checkpoint.clear(run.folder)
+    return summary
+
+
+def _sane(config: TrainConfig) -> None:
+    """Refuse numbers with which no training is possible."""
+    positive = (
+        *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "micro_batch_tokens"),
+        *("max_length", "save_steps", "logging_steps"),
+    )
+    shares = ("attribute_dropout", "condition_dropout", "lora_dropout", "held_out")
+    others = ("max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "limit")
+    for name in (*positive, *shares, *others):
+        value = getattr(config, name)
+        good = 0 < value < math.inf if name in positive else 0 <= value <= (1 if name in shares else math.inf)
+        if not good:
+            wanted = "above 0" if name in positive else "from 0 to 1" if name in shares else "0 or more"
+            raise SteerError(f"--{name.replace('_', '-')} {value}: wanted {wanted}.")
+
+
+def _processes() -> Any:
+    """The accelerator, after a look whether as many processes run as were asked for."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise SteerError(
+            f"{asked} processes were asked for, {accelerator.num_processes} run together. "
+            f'Start them with "torchrun --nproc_per_node {asked} -m steer train ...".'
+        )
+    return accelerator
+
+
+def _base(config: TrainConfig) -> Policy:
+    """The model that training starts from."""
+    folder = Path(config.model)
+    card = Card.load(folder) if (folder / "steer.json").is_file() else None
+    if card and card.adapter != "none":
+        raise SteerError(f"--model {config.model}: is itself an adapter; train from its base {card.base}.")
+    return load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
 
 
 def _summary(method: str, facts: dict[str, Any]) -> str:
@@ -73,7 +114,8 @@ def _summary(method: str, facts: dict[str, Any]) -> str:
     return (
         f"{method}: trained on {facts['rows']} rows ({facts['held_out']} held out, {facts['too_long']} too long{ess}), "
         f"{facts['steps']} steps, {facts['tokens']} tokens, loss {facts['loss']:.4f}, {facts['trainable']} trainable "
-        f"parameters, {facts['seconds']:.0f} s ({facts['tokens'] / max(facts['seconds'], 1e-9):.0f} tokens/s)."
+        f"parameters, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}, {facts['seconds']:.0f} s "
+        f"({facts['tokens'] / max(facts['seconds'], 1e-9):.0f} tokens/s)."
     )
 
 
@@ -136,232 +178,32 @@ def base_name(model: str) -> str:
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
-def training_rows(config: TrainConfig) -> tuple[list[Row], dict[str, int]]:
+def training_rows(config: TrainConfig) -> tuple[list[Row], int]:
     """The rows of the training split, and how many are held out."""
     rows = read_all(config.rows)
     kept = [r for r in rows if split_of(r, config.held_out, config.seed) == "train"]
     if not kept:
         raise SteerError(f"{config.rows}: all {len(rows)} rows are held out; nothing is left to train on.")
-    return kept[: config.limit or None], {"held_out": len(rows) - len(kept)}
+    return kept[: config.limit or None], len(rows) - len(kept)
 
 
 def _short_enough(
-    groups: list[Group], tokens: Tokens, conditioning: Conditioning | None, config: TrainConfig
-) -> tuple[list[Group], int]:
-    def fits(row: Row) -> bool:
-        text = conditioning.text(row.get("levels", {})) if conditioning else ""
-        return tokens.length(row, text) <= config.max_length
-
-    short = [g for g in groups if all(fits(row) for row in g.rows)]
+    groups: Sequence[Group], tokens: Tokens, conditioning: Conditioning | None, longest: int
+) -> list[Group]:
+    """The groups whose sequences, under their whole condition, are not longer; none is cut."""
+    texts = {row["id"]: conditioning.text(row["levels"]) for g in groups for row in g.rows} if conditioning else {}
+    if conditioning and not any(texts.values()):
+        raise SteerError(f"none of the {len(groups)} rows has a level of {', '.join(conditioning.names)}.")
+    unique = set(texts.values())
+    if len({tuple(tokens.condition(text)) for text in unique}) < len(unique):
+        raise SteerError(f"the model's tokenizer reads different conditions as one, such as {min(unique)!r}.")
+    short = [g for g in groups if all(tokens.length(row, texts.get(row["id"], "")) <= longest for row in g.rows)]
     if not short:
-        raise SteerError(f"all {len(groups)} rows are longer than --max-length {config.max_length} tokens.")
-    return short, len(groups) - len(short)
+        raise SteerError(f"all {len(groups)} rows are longer than {longest} tokens (--max-length, or the model's own).")
+    return short
 
 
 def effective_share(groups: Sequence[Group]) -> float:
     """(sum w)^2 / (n sum w^2) over all weights: 1 where all are alike."""
     w = np.array([x for g in groups for x in g.weights])
     return float(w.sum() ** 2 / (len(w) * (w**2).sum()))
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Linear warm-up, then the chosen decay to zero; `step` counts from 0."""
-    warm = config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * steps
-    if step < warm:
-        return config.learning_rate * (step + 1) / (warm + 1)
-    left = (steps - step) / max(1.0, steps - warm)
-    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return config.learning_rate * shape[config.lr_scheduler_type]
-
-
-@dataclass
-class Job:
-    """A planned training run: which groups in which step, and how they become batches."""
-
-    config: TrainConfig
-    method: Method
-    settings: Any
-    groups: list[Group]
-    tokens: Tokens
-    conditioning: Conditioning | None
-    main: bool = True
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps."""
-        c = self.config
-        per_epoch = math.ceil(len(self.groups) / c.batch_size)
-        return c.max_steps or max(1, round(c.num_train_epochs * per_epoch))
-
-    def step_groups(self, step: int) -> tuple[int, list[int]]:
-        """Epoch and group indices of an optimizer step: a pure function of the seed."""
-        per_epoch = math.ceil(len(self.groups) / self.config.batch_size)
-        epoch, at = divmod(step, per_epoch)
-        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(self.groups))
-        size = self.config.batch_size
-        return epoch, [int(i) for i in order[at * size : (at + 1) * size]]
-
-    def sequences(self, epoch: int, index: int) -> list[Sequence_]:
-        """The candidates of a group with this epoch's conditions."""
-        if not self.conditioning:
-            return [self.tokens.sequence(row) for row in self.groups[index].rows]
-        rng = np.random.default_rng([self.config.seed, epoch, index])
-        c = self.conditioning
-        levels = [c.dropped(row["levels"], rng) for row in self.groups[index].rows]
-        return [self.tokens.sequence(row, c.text(kept)) for row, kept in zip(self.groups[index].rows, levels)]
-
-    def batches(self, step: int, rank: int, world: int, refs: Sequence[Sequence[float]] | None) -> Iterator[Batch]:
-        """This rank's micro-batches of a step; a rank without any gets one whose mask is empty."""
-        epoch, indices = self.step_groups(step)
-        sequences = {i: self.sequences(epoch, i) for i in indices}
-        costs = [len(s) * max(len(x.prefix) + len(x.response) for x in s) for s in sequences.values()]
-        parts = list(micro_batches(costs, self.config.micro_batch_tokens, world))
-        for part in parts[rank::world] or parts[:1]:
-            at = [indices[i] for i in part]
-            batch = collate(
-                [sequences[i] for i in at],
-                pad=self.tokens.tokenizer.pad_token_id,
-                rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
-                weights=[self.groups[i].weights for i in at],
-                refs=[refs[i] for i in at] if refs else None,
-            )
-            yield batch if rank < len(parts) else _empty(batch)
-
-    def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
-        """Train; resumes from the last checkpoint in `folder`. What done.json says of the run."""
-        from accelerate import Accelerator
-
-        config = self.config
-        torch.manual_seed(config.seed)
-        accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.main = accelerator.is_main_process
-        if config.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-            policy.model.enable_input_require_grads()
-        module = ResponseLogps(policy.model)
-        module.to(accelerator.device)
-        module.check()
-        named = trainable(policy.model)
-        optimizer = torch.optim.AdamW([p for _, p in named], lr=config.learning_rate, weight_decay=config.weight_decay)
-        refs = self._references(module, accelerator.device) if self.method.reference else None
-        held = checkpoint.restore(folder, named, optimizer)
-        facts = {"trainable": sum(p.numel() for _, p in named), **(held or {"step": 0, "tokens": 0, "seconds": 0.0})}
-        module, optimizer = accelerator.prepare(module, optimizer)
-        log = checkpoint.Metrics(folder, facts["step"]) if self.main else None
-        steps, began, before = self.steps, time.monotonic(), facts["seconds"]
-        bar = progress(total=steps, what=f"train {config.method}", unit="steps") if self.main else None
-        if bar is not None:
-            bar.update(facts["step"])
-        module.train()
-        for step in range(facts["step"], steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, config)
-            # Dropout follows from seed, step and rank, so a resumed run draws what the whole one would have drawn.
-            torch.manual_seed(hash((config.seed, step, accelerator.process_index)) & 0x7FFFFFFF)
-            loss, norm, count = self._step(module, optimizer, accelerator, step, refs)
-            facts |= {"step": step + 1, "loss": loss, "tokens": facts["tokens"] + count}
-            facts["seconds"] = before + time.monotonic() - began
-            last = step + 1 == steps
-            if log and ((step + 1) % config.logging_steps == 0 or last):
-                log.write(
-                    step=step + 1,
-                    loss=loss,
-                    grad_norm=norm,
-                    learning_rate=learning_rate(step, steps, config),
-                    tokens=facts["tokens"],
-                    seconds=round(facts["seconds"], 2),
-                )
-            if bar is not None:
-                bar.update()
-                bar.set_postfix_str(
-                    f"loss {loss:.3f}, {facts['tokens'] / facts['seconds']:.0f} tokens/s", refresh=False
-                )
-            if self.main and not last and (step + 1) % config.save_steps == 0:
-                checkpoint.save(folder, named, optimizer, {k: facts[k] for k in ("step", "tokens", "seconds")})
-        if bar is not None:
-            bar.close()
-        accelerator.wait_for_everyone()
-        return {
-            **{k: v for k, v in facts.items() if k != "step"},
-            "steps": steps,
-            "processes": accelerator.num_processes,
-        }
-
-    def _step(
-        self, module: Any, optimizer: Any, accelerator: Any, step: int, refs: Sequence[Sequence[float]] | None
-    ) -> tuple[float, float, int]:
-        """One optimizer step: sum over micro-batches and ranks, divide once. Loss, gradient norm, tokens."""
-        optimizer.zero_grad(set_to_none=True)
-        batches = list(self.batches(step, accelerator.process_index, accelerator.num_processes, refs))
-        sums = torch.zeros(3, dtype=torch.float64)
-        for i, batch in enumerate(batches):
-            batch = moved(batch, accelerator.device)
-            with nullcontext() if i + 1 == len(batches) else accelerator.no_sync(module):
-                logps = module(batch.input_ids, batch.attention_mask, batch.positions, batch.targets)
-                terms = self.method.loss(flat(logps, batch.candidates.mask), batch.candidates, self.settings)
-                accelerator.backward(terms.total)
-            sums += torch.tensor([float(terms.total.detach()), float(terms.weight), batch.tokens], dtype=torch.float64)
-        total, weight, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
-        if not math.isfinite(total):
-            ids = [self.groups[i].rows[0]["id"] for i in self.step_groups(step)[1]]
-            raise SteerError(
-                f"step {step + 1}: the loss is {total}; rows {', '.join(ids[:8])}, ... Lower --learning-rate."
-            )
-        # DDP averages over ranks what is meant to be summed.
-        scale = accelerator.num_processes / max(weight, 1e-12)
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        for p in parameters:
-            p.grad.mul_(scale)
-        norm = accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        optimizer.step()
-        return total / max(weight, 1e-12), float(norm), int(count)
-
-    def _references(self, module: ResponseLogps, device: torch.device) -> list[list[float]]:
-        """Log-probs of every candidate under the starting policy, without condition. [groups][K]"""
-        sequences = [[self.tokens.sequence(row) for row in g.rows] for g in self.groups]
-        sums = iter(
-            response_sums(
-                module,
-                [s for g in sequences for s in g],
-                self.tokens.tokenizer.pad_token_id,
-                self.config.micro_batch_tokens,
-                device,
-            )
-        )
-        return [[next(sums) for _ in g] for g in sequences]
-
-
-def _empty(batch: Batch) -> Batch:
-    c = batch.candidates
-    nothing = batch.positions[:0]
-    return batch._replace(
-        positions=nothing, targets=nothing, tokens=0, candidates=c._replace(mask=torch.zeros_like(c.mask))
-    )
-
-
-def moved(batch: Batch, device: torch.device) -> Batch:
-    """The batch on another device."""
-    candidates = batch.candidates._replace(
-        **{k: v.to(device) for k, v in batch.candidates._asdict().items() if v is not None}
-    )
-    tensors = {k: getattr(batch, k).to(device) for k in ("input_ids", "attention_mask", "positions", "targets")}
-    return batch._replace(candidates=candidates, **tensors)
-
-
-@torch.no_grad()
-def response_sums(
-    module: ResponseLogps, sequences: Sequence[Sequence_], pad: int, budget: int, device: torch.device
-) -> list[float]:
-    """Summed log-prob of each response, in the order given."""
-    out = [0.0] * len(sequences)
-    training = module.training
-    module.eval()
-    lengths = [len(s.prefix) + len(s.response) for s in sequences]
-    for part in micro_batches(lengths, budget):
-        ones = [[1.0]] * len(part)
-        batch = moved(collate([[sequences[i]] for i in part], pad=pad, rewards=ones, weights=ones), device)
-        logps = module(batch.input_ids, batch.attention_mask, batch.positions, batch.targets)
-        for i, value in zip(part, flat(logps, batch.candidates.mask).sum((1, 2)).tolist()):
-            out[i] = value
-    module.train(training)
-    return out

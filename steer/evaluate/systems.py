@@ -34,7 +34,7 @@ class Judge:
 
     def reward(self, scores: Array) -> Array:
         """Reward [n] in standard deviations of the logs; NaN where a score that counts is unknown."""
-        return (raw_reward(self.schema, scores) - self.mean) / self.sd
+        return np.asarray((raw_reward(self.schema, scores) - self.mean) / self.sd)
 
     def levels(self, scores: Array) -> Array:
         """Scores [n, A] in level units."""
@@ -43,14 +43,14 @@ class Judge:
     def spans(self, scores: Array) -> Array:
         """5 to 95 % span of each attribute in the logs, level units [A]."""
         low, high = np.nanpercentile(self.levels(scores), [5, 95], axis=0)
-        return high - low
+        return np.asarray(high - low)
 
 
 def raw_reward(schema: AttributeSchema, scores: Array) -> Array:
     """Direction-aware weighted sum of scores [n, A] -> [n], before any standardising."""
     weights = np.array([schema[n].direction * schema[n].weight for n in schema.own])
     used = weights != 0
-    return scores[:, used] @ weights[used]
+    return np.asarray(scores[:, used] @ weights[used])
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Settings:
     clip: float = 20.0
 
     def __post_init__(self) -> None:
-        if self.beta <= 0 or self.clip <= 0:
+        if not (self.beta > 0 and self.clip > 0):
             raise SteerError(f"rwr: beta and clip are positive, not {self.beta} and {self.clip}.")
 
 

@@ -1,0 +1,38 @@
+# Each target does all the set-up on a fresh machine with Python 3.11+ and git.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Small tensors on few cores: threads that spin while they wait cost more than they give.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test bench lint wheel clean
+
+demo: $(VENV)/ready
+	$(BIN)/steer demo --output demo
+
+test: $(VENV)/ready lint
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) wheel
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The wheel must hold all three packages and work where the checkout is not importable.
+wheel: $(VENV)/ready
+	rm -rf dist build && $(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	$(BIN)/python tests/try_wheel.py dist
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+# torch comes first and alone: the constraint keeps it at the tested version, which is a CPU build where there is one.
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo

@@ -1,0 +1,165 @@
+"""The one training loop, on accelerate; resumable, with metrics.jsonl."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steer import checkpoint
+from steer.batch import Plan, Sequence_, collate, micro_batches
+from steer.config import TrainConfig
+from steer.errors import SteerError
+from steer.objective import Method
+from steer.policy import Policy, ResponseLogps, flat, trainable
+from steer.progress import progress
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Linear warm-up, then the chosen decay to zero; `step` counts from 0."""
+    warm = config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * steps
+    if step < warm:
+        return config.learning_rate * (step + 1) / (warm + 1)
+    left = (steps - step) / max(1.0, steps - warm)
+    shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
+    return config.learning_rate * shape[config.lr_scheduler_type]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The optimizer steps of one run, in one process of several."""
+
+    config: TrainConfig
+    method: Method
+    settings: Any
+    plan: Plan
+    accelerator: Any
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        c = self.config
+        return c.max_steps or max(1, round(c.num_train_epochs * self.plan.steps_per_epoch))
+
+    def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
+        """Train; resumes from the last checkpoint in `folder`. What done.json says of the run."""
+        config, accelerator, steps = self.config, self.accelerator, self.steps
+        main = accelerator.is_main_process
+        module = self._module(policy)
+        named = trainable(policy.model)
+        optimizer = torch.optim.AdamW([p for _, p in named], lr=config.learning_rate, weight_decay=config.weight_decay)
+        refs = self._references(module) if self.method.reference else None
+        held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
+        module, optimizer = accelerator.prepare(module, optimizer)
+        log = checkpoint.Metrics(folder, held["step"]) if main else None
+        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **held}
+        began = time.monotonic() - held["seconds"]
+        bar = progress(total=steps, what=f"train {config.method}", unit="steps")
+        bar.update(held["step"])
+        module.train()
+        for step in range(held["step"], steps):
+            loss, norm, count = self._step(module, optimizer, step, refs)
+            facts |= {"step": step + 1, "loss": loss, "tokens": facts["tokens"] + count}
+            facts["seconds"] = time.monotonic() - began
+            last = step + 1 == steps
+            if log and ((step + 1) % config.logging_steps == 0 or last):
+                lr = learning_rate(step, steps, config)
+                seconds = round(facts["seconds"], 2)
+                more = {"grad_norm": norm, "learning_rate": lr, "tokens": facts["tokens"], "seconds": seconds}
+                log.write(step=step + 1, loss=loss, **more)
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}, {facts['tokens'] / facts['seconds']:.0f} tokens/s", refresh=False)
+            if main and not last and (step + 1) % config.save_steps == 0:
+                checkpoint.save(folder, named, optimizer, {k: facts[k] for k in ("step", "tokens", "seconds")})
+        bar.close()
+        accelerator.wait_for_everyone()
+        facts["steps"] = facts.pop("step")
+        return {**facts, "processes": accelerator.num_processes}
+
+    def _module(self, policy: Policy) -> ResponseLogps:
+        if self.config.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            policy.model.enable_input_require_grads()
+        module = ResponseLogps(policy.model)
+        module.to(self.accelerator.device)
+        module.check()
+        return module
+
+    def _step(
+        self, module: Any, optimizer: Any, step: int, refs: Sequence[Sequence[float]] | None
+    ) -> tuple[float, float, int]:
+        """One optimizer step: sum over micro-batches and processes, divide once. Loss, gradient norm, tokens."""
+        accelerator, config = self.accelerator, self.config
+        rank, world = accelerator.process_index, accelerator.num_processes
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, config)
+        # Dropout follows from seed, step and rank, so a resumed run draws what the whole one would have drawn.
+        torch.manual_seed(hash((config.seed, step, rank)) & 0x7FFFFFFF)
+        optimizer.zero_grad(set_to_none=True)
+        batches = list(self.plan.batches(step, rank, world, refs))
+        sums = torch.zeros(3, dtype=torch.float64)
+        bad: list[int] = []
+        for i, (indices, batch) in enumerate(batches):
+            batch = batch.to(accelerator.device)
+            with nullcontext() if i + 1 == len(batches) else accelerator.no_sync(module):
+                logps = flat(module(*batch[:4]), batch.candidates.mask)  # [B, K, T]
+                terms = self.method.loss(logps, batch.candidates, self.settings)
+                accelerator.backward(terms.total)
+            sums += torch.tensor([float(terms.total.detach()), float(terms.weight), batch.tokens], dtype=torch.float64)
+            if not torch.isfinite(terms.total):
+                lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
+                bad += [index for index, x in zip(indices, lost) if x] or indices
+        total, weight, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+        # DDP averages over processes what is meant to be summed.
+        parameters = [p for p in module.parameters() if p.grad is not None]
+        for p in parameters:
+            p.grad.mul_(world / max(weight, 1e-12))
+        norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self._refuse(step, total, norm, bad)
+        optimizer.step()
+        return total / max(weight, 1e-12), norm, int(count)
+
+    def _refuse(self, step: int, total: float, norm: float, bad: list[int]) -> None:
+        """Stop before the weights are spoiled; the last checkpoint stays."""
+        indices = bad or self.plan.step(step)[1]
+        names = [self.plan.groups[i].rows[0]["id"] for i in indices]
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        raise SteerError(
+            f"step {step + 1}: the loss is {total} and its gradient {norm}, in rows {', '.join(names[:8])}{more}. "
+            "Lower --learning-rate, or look at these rows."
+        )
+
+    def _references(self, module: ResponseLogps) -> list[list[float]]:
+        """Log-probs of every candidate under the starting policy, without condition. [groups][K]"""
+        tokens = self.plan.tokens
+        sequences = [[tokens.sequence(row) for row in g.rows] for g in self.plan.groups]
+        every = [s for g in sequences for s in g]
+        pad, budget = tokens.tokenizer.pad_token_id, self.config.micro_batch_tokens
+        sums = iter(response_sums(module, every, pad, budget, self.accelerator.device))
+        return [[next(sums) for _ in g] for g in sequences]
+
+
+@torch.no_grad()
+def response_sums(
+    module: ResponseLogps, sequences: Sequence[Sequence_], pad: int, budget: int, device: torch.device
+) -> list[float]:
+    """Summed log-prob of each response, in the order given."""
+    out = [0.0] * len(sequences)
+    training = module.training
+    module.eval()
+    lengths = [len(s.prefix) + len(s.response) for s in sequences]
+    for part in micro_batches(lengths, budget):
+        ones = [[1.0]] * len(part)
+        batch = collate([[sequences[i]] for i in part], pad=pad, rewards=ones, weights=ones).to(device)
+        logps = module(*batch[:4])
+        for i, value in zip(part, flat(logps, batch.candidates.mask).sum((1, 2)).tolist()):
+            out[i] = value
+    module.train(training)
+    return out

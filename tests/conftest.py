@@ -1,0 +1,45 @@
+"""Fixtures that several files share: real input, a tiny model, a small labelled world."""
+
+from __future__ import annotations
+
+import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_recipes import world_model
+from steer.config import DataConfig, LabelConfig
+from steer.data import data
+from steer.label import label
+
+torch.set_num_threads(1)
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and models beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no {SHARED.name}/ beside the repository: real input is tested where it is")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the embedded world, small enough for a test: hidden size 32, 2 layers."""
+    folder = tmp_path_factory.mktemp("tiny")
+    world_model.save(folder, hidden_size=32, layers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 rows of the embedded world with the levels of their exact scores."""
+    folder = tmp_path_factory.mktemp("world")
+    data(DataConfig("world", str(folder / "logs"), size=300, seed=1))
+    label(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer="data_recipes.world_text:Gold"))
+    return folder / "labels"
