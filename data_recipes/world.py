@@ -16,16 +16,15 @@ import numpy as np
 from data_recipes.world_text import (
     ATTRIBUTES,
     CLAUSES,
-    CLOSERS,
     FACTS,
     HEDGES,
     MANNERS,
     NAMES,
-    OPENERS,
     PROMPTS,
     PURPOSES,
     TOPIC,
     VALUES,
+    WARMTH,
     gold,
     words_of,
 )
@@ -41,9 +40,9 @@ SCHEMA: list[dict[str, Any]] = [
 
 # Behaviour policy -> mean intention on (helpfulness, correctness, verbosity, warmth, hedging).
 BEHAVIOURS = {
-    "expert": (2.9, 3.1, 3.1, 2.4, 1.1),
-    "chatty": (2.4, 1.9, 2.9, 2.9, 1.8),
-    "terse": (1.5, 2.1, 0.8, 1.4, 1.4),
+    "expert": (3.2, 3.3, 3.4, 2.4, 1.1),
+    "chatty": (2.4, 1.9, 3.1, 2.9, 1.8),
+    "terse": (1.4, 2.0, 0.5, 1.4, 1.4),
     "sloppy": (1.5, 1.1, 1.2, 2.0, 2.1),
     "evasive": (1.2, 1.9, 1.7, 1.8, 2.8),
 }
@@ -128,7 +127,7 @@ def _logged(prompt: str, asked: str, spread: float, rng: np.random.Generator) ->
     centre = np.mean(list(BEHAVIOURS.values()), 0)
     while True:
         behaviour = list(BEHAVIOURS)[rng.integers(len(BEHAVIOURS))]
-        deviation = np.asarray(BEHAVIOURS[behaviour]) - centre + rng.normal(0.0, 1.15, len(ATTRIBUTES))
+        deviation = np.asarray(BEHAVIOURS[behaviour]) - centre + rng.normal(0.0, 1.4, len(ATTRIBUTES))
         intended = np.clip(np.floor(centre + spread * deviation + 0.5), 0, 4).astype(int)
         response = answer(asked, intended, rng)
         scores = gold(prompt, response)
@@ -140,14 +139,14 @@ def _logged(prompt: str, asked: str, spread: float, rng: np.random.Generator) ->
 def answer(asked: str, intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
     """Write a response that aims at the intended levels [5] (what it reaches is for `gold` to say)."""
     helpfulness, correctness, verbosity, warmth, hedging = (int(x) for x in intended)
-    opener, closer = _frame(warmth, rng)
-    budget = 6 + 11 * (verbosity + rng.uniform(-0.45, 0.45)) - len(words_of(f"{opener} {closer}"))
+    opening = _opening(warmth, rng)
+    budget = 6 + 11 * (verbosity + rng.uniform(-0.45, 0.45)) - len(words_of(opening))
     fewest = max(helpfulness, 2, int(np.ceil((budget - 4) / 7)))
     count = int(rng.integers(fewest, max(fewest, min(9, int(budget // 3.5))) + 1))
     told = [str(subject) for subject in rng.choice(list(FACTS[asked]), helpfulness, replace=False)]
     others = [s for s in TOPIC if TOPIC[s] != asked]
     extra = [others[i] for i in rng.choice(len(others), count - helpfulness, replace=False)]
-    subjects = told + extra if rng.random() < 0.7 else [(told + extra)[i] for i in rng.permutation(count)]
+    subjects = told + extra  # first what was asked, then what was not
     wrong = set(rng.choice(count, _rounded((1 - correctness / 4) * count, rng), replace=False))
     hedged = set(rng.choice(count, _rounded(hedging / 4 * count, rng), replace=False))
     sentences = []
@@ -164,19 +163,13 @@ def answer(asked: str, intended: np.ndarray[Any, Any], rng: np.random.Generator)
         clause = str(rng.choice(CLAUSES))
         sentences[i] += f", {clause}"
         spare -= len(clause.split())
-    return " ".join(part for part in (opener, *(f"{s}." for s in sentences), closer) if part)
+    return " ".join(part for part in (opening, *(f"{s}." for s in sentences)) if part)
 
 
-def _frame(warmth: int, rng: np.random.Generator) -> tuple[str, str]:
-    """Opening and closing phrase for a warmth level: 0 two cold, 1 one cold, 2 none, 3 one warm, 4 two warm."""
-    if warmth == 2:
-        return "", ""
-    sign = 1 if warmth > 2 else -1
-    opener = str(rng.choice([p for p, w in OPENERS.items() if w * sign > 0]))
-    closer = str(rng.choice([p for p, w in CLOSERS.items() if w * sign > 0]))
-    if warmth in (0, 4):
-        return opener, closer
-    return (opener, "") if rng.random() < 0.5 else ("", closer)
+def _opening(warmth: int, rng: np.random.Generator) -> str:
+    """Opening phrases for a warmth level: 0 two cold, 1 one cold, 2 none, 3 one warm, 4 two warm."""
+    phrases = [p for p, w in WARMTH.items() if w * (warmth - 2) > 0]
+    return " ".join(rng.choice(phrases, abs(warmth - 2), replace=False)) if phrases else ""
 
 
 def _rounded(x: float, rng: np.random.Generator) -> int:

@@ -1,7 +1,7 @@
 """The text of the embedded world: its facts, its phrases, and the exact gold scores of a response.
 
 A response is a few short fact sentences ("bees make honey."), which may be hedged ("maybe bees make honey."), stretched
-by a clause ("bees make honey, as everyone knows.") and framed by warm or cold phrases. Everything that is scored is
+by a clause ("bees make honey, as everyone knows.") and opened by warm or cold phrases. Everything that is scored is
 counted from the text alone, so generated text has exact gold scores too. All scores lie on 0..4.
 """
 
@@ -43,27 +43,20 @@ CLAUSES = (
     "as my teacher told me",
 )
 # Phrase -> how much warmth it adds (logits of the warmth score).
-OPENERS = {
+WARMTH = {
     "hello friend!": 1.0,
     "happy to help!": 1.15,
     "what a lovely question!": 1.3,
     "good to hear you!": 0.9,
+    "thank you for asking!": 1.1,
+    "glad you asked!": 1.05,
     "fine.": -0.9,
     "you again.": -1.15,
     "must i repeat this.": -1.3,
     "listen now.": -1.0,
+    "stop asking me.": -1.1,
+    "do not bother me.": -1.05,
 }
-CLOSERS = {
-    "have a wonderful day!": 1.2,
-    "thank you for asking!": 1.1,
-    "take good care!": 0.95,
-    "glad you asked!": 1.05,
-    "now stop asking.": -1.1,
-    "do not bother me.": -1.2,
-    "find the rest yourself.": -1.05,
-    "that is all.": -0.95,
-}
-WARMTH = OPENERS | CLOSERS
 PROMPTS = (
     "tell me about {} for my {} {}.",
     "what should i know about {} for a {} {}?",

@@ -107,17 +107,23 @@ def methods() -> None:
     click.echo(table())
 
 
+def _fail(message: str) -> None:
+    click.echo(f"steer: {' '.join(message.splitlines())}", err=True)
+    sys.exit(1)
+
+
 def main() -> None:
     """Entry point: whatever a user can mend becomes one line on standard error and exit code 1."""
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="steer", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(1)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "steer"
+        _fail(f'{error.format_message()} See "{command} --help".')
     except (SteerError, click.ClickException) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"steer: {' '.join(text.splitlines())}", err=True)
-        sys.exit(1)
+        _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except (click.Abort, KeyboardInterrupt):
         click.echo("steer: interrupted; run the same command again to resume.", err=True)
         sys.exit(130)

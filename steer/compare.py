@@ -14,19 +14,20 @@ import numpy as np
 
 from steer import report
 from steer.batch import Sequence_, plain_ids, prompt_text
+from steer.condition import TEMPLATES
 from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers
 from steer.generate import Job, Sampling, answer, condition_text, held_out_prompts, targets
 from steer.label import Scorer, load_scorer
 from steer.loop import response_sums
-from steer.options import resolve
+from steer.options import did_you_mean, resolve
 from steer.policy import Policy, ResponseLogps, load
 from steer.result import PERMUTED, result
-from steer.rows import Row, read_all, write
+from steer.rows import Row, write
 from steer.run import Run, fingerprint, read_json
-from steer.schema import AttributeSchema, factorial
-from steer.train import beside, chosen, train
+from steer.schema import AttributeSchema, factorial, parse_target
+from steer.train import beside, chosen, labelled_rows, schema_of, train
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Entry:
         template = next((p.removeprefix("template=") for p in parts if p.startswith("template=")), "tags")
         settings = tuple(p for p in parts if not p.startswith("template="))
         chosen(name, settings)
+        if template not in TEMPLATES:
+            raise SteerError(f"{spec}: unknown template '{template}'; {did_you_mean(template, TEMPLATES)}")
         return Entry(spec, name, settings, template)
 
     @property
@@ -67,12 +70,12 @@ class Comparison:
     @cached_property
     def schema(self) -> AttributeSchema:
         """Of the labelled rows."""
-        return AttributeSchema.load(beside(self.config.rows, "schema.json"))
+        return schema_of(self.config.rows)
 
     @cached_property
     def rows(self) -> list[Row]:
         """All labelled rows."""
-        return read_all(self.config.rows)
+        return labelled_rows(self.config.rows)
 
     @cached_property
     def proxy(self) -> Scorer:
@@ -139,7 +142,10 @@ def compare(config: CompareConfig) -> str:
     if len(set(config.methods)) < len(entries):
         raise SteerError("--method: the same method is given twice.")
     shared = Comparison(config, run.folder)
-    _ = shared.proxy, shared.gold, shared.prompts
+    for target in config.targets:  # what will be refused is refused before anything is written
+        if _names(target):
+            shared.schema.check(parse_target(target, shared.schema, shared.schema.names))
+    _ = shared.proxy, shared.gold, shared.prompts, shared.base
     run.start()
     answers: dict[tuple[str, str], list[Answers]] = {}
     facts: dict[str, dict[str, Any]] = {}

@@ -45,7 +45,7 @@ def _value(attribute: Attribute, level: int, template: str) -> str:
             'Run "steer label" on these rows.'
         )
     # The Decision Transformer reads returns, not bins: the mean score of the level with two decimals (2308.12050).
-    return f"{attribute.centres[level]:.2f}" if template == "decision-transformer" else attribute.shown[level]
+    return f"{attribute.centres[level]:z.2f}" if template == "decision-transformer" else attribute.shown[level]
 
 
 def render(levels: Mapping[str, int], schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> str:

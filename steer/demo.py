@@ -34,18 +34,19 @@ BASE: dict[str, Any] = {
     "adapter": "none",
     "learning_rate": 3e-3,
     "weight_decay": 0.01,
+    "num_train_epochs": 3.0,
     "micro_batch_tokens": 1024,
 }
 # What LoRA needs on a model of under a million parameters; on a real one keep the defaults.
 LORA: dict[str, Any] = {
     "lora_r": 16,
     "lora_alpha": 32,
-    "learning_rate": 3e-3,
+    "learning_rate": 4e-3,
     "batch_size": 16,
-    "num_train_epochs": 1.0,
+    "num_train_epochs": 1.5,
     "micro_batch_tokens": 1024,
 }
-METHODS = ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional")
+METHODS = ("mle", "filtered", "rwr:beta=1", "rwr:beta=0.5", "conditional")
 TARGETS = ("best", "verbosity=0", "warmth=0 helpfulness=1")
 SAMPLING = {"max_new_tokens": 120, "batch_size": 128}
 
@@ -58,7 +59,7 @@ def demo(config: DemoConfig) -> str:
         click.echo(line)
     train_file = out / "train.json"
     write_json(train_file, LORA)
-    methods = METHODS + (("conditional:template=decision-transformer",) if config.full else ())
+    methods = METHODS + (("rwr:beta=3", "conditional:template=decision-transformer") if config.full else ())
     settings = CompareConfig(
         rows=str(out / "labels"),
         model=str(out / "base"),
@@ -84,6 +85,7 @@ def demo(config: DemoConfig) -> str:
             scorer=str(out / "scorer"),
             output=str(out / "iterate"),
             gold=GOLD,
+            prompts=800,
             **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
         )
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,16 +81,13 @@ def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Res
         pad = tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (longest - len(prefixes[i])) + prefixes[i] for i in part], device=device)
         mask = torch.tensor([[0] * (longest - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part], device=device)
-        processors = LogitsProcessorList()
-        if blocked is not None:
+        if blocked:
             blocked.start = longest
-            processors.append(blocked)
         torch.manual_seed(_seed(sampling.seed, number))
         with torch.no_grad(), quiet():
-            drawn = model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=processors
-            )[:, longest:].tolist()
-        for i, tokens in zip(part, drawn):
+            processors = LogitsProcessorList([blocked] if blocked else [])
+            drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors)
+        for i, tokens in zip(part, drawn[:, longest:].tolist()):
             end = next((k for k, token in enumerate(tokens) if token in ends), None)
             out[i] = Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None)
     return [r for r in out if r is not None]
@@ -270,13 +266,10 @@ def _asked(config: GenerateConfig) -> list[Row]:
         if any(not p.strip() for p in config.prompt):
             raise SteerError("--prompt: is empty.")
         return [{"id": f"prompt:{i}", "prompt": [{"role": "user", "content": p}]} for i, p in enumerate(config.prompt)]
-    unique: dict[str, Row] = {}
-    for row in prompts(config.input):
-        if not config.split or split_of(row, config.held_out, config.seed) == config.split:
-            unique.setdefault(json.dumps(row["prompt"]), row)
-    if not unique:
+    found = _distinct(prompts(config.input), config.split, config.held_out, config.seed)
+    if not found:
         raise SteerError(f"{config.input}: no prompt" + (f" in the {config.split} split." if config.split else "."))
-    return list(islice(unique.values(), config.limit or None))
+    return found[: config.limit or None]
 
 
 def _side_by_side(jobs: Sequence[Job], responses: Sequence[Response], schema: AttributeSchema | None) -> str:
@@ -294,8 +287,13 @@ def _side_by_side(jobs: Sequence[Job], responses: Sequence[Response], schema: At
 
 def held_out_prompts(rows: str, held_out: float, seed: int, limit: int, split: str = "test") -> list[Row]:
     """One row per distinct prompt of a split, in the order of the file."""
+    return _distinct(read(rows), split, held_out, seed)[: limit or None]
+
+
+def _distinct(rows: Iterable[Row], split: str, held_out: float, seed: int) -> list[Row]:
+    """The first row of every prompt, of one split or (empty) of both."""
     unique: dict[str, Row] = {}
-    for row in read(rows):
-        if split_of(row, held_out, seed) == split:
+    for row in rows:
+        if not split or split_of(row, held_out, seed) == split:
             unique.setdefault(json.dumps(row["prompt"]), row)
-    return list(islice(unique.values(), limit or None))
+    return list(unique.values())

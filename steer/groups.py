@@ -27,8 +27,9 @@ def rewarded(rows: Sequence[Row], method: str) -> list[Row]:
     """The rows whose reward is known; an error where there is none, or where all are alike."""
     known = [row for row in rows if row.get("reward") is not None]
     for row in known:
-        if not isinstance(row["reward"], int | float) or not math.isfinite(row["reward"]):
-            raise SteerError(f"{method}: the reward of row '{row['id']}' is {row['reward']!r}, wanted a number or null.")
+        value = row["reward"]
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise SteerError(f"{method}: the reward of row '{row['id']}' is {value!r}, wanted a number or null.")
     if not known:
         raise SteerError(f'{method}: none of the {len(rows)} rows has a reward. Run "steer label" first.')
     if len({row["reward"] for row in known}) == 1:

@@ -25,7 +25,7 @@ from steer.policy import load
 from steer.rows import Row, read, read_all, write
 from steer.run import Run, fingerprint
 from steer.schema import AttributeSchema
-from steer.train import beside, train
+from steer.train import labelled_rows, schema_of, train
 
 EVALUATED = 300  # held-out prompts answered after every round
 SHARE = 0.1  # explored targets come from the best so large a share of the supported combinations
@@ -50,8 +50,8 @@ def iterate(config: IterateConfig) -> str:
     if run.done:
         return str(run.done["summary"])
     settings = _training(config)
-    schema = AttributeSchema.load(beside(config.rows, "schema.json"))
-    logs = [row for row in read(config.rows) if row["split"] == "train"]
+    schema = schema_of(config.rows)
+    logs = [row for row in labelled_rows(config.rows) if row["split"] == "train"]
     judges = {}
     for name, scorer in scorers.items():
         if missing := set(schema.own) - set(scorer.attributes):
@@ -59,6 +59,8 @@ def iterate(config: IterateConfig) -> str:
                 f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled."
             )
         judges[name] = scorer, Judge.of(schema, scorer.score(logs, schema.own))
+    for model in (config.policy, config.model):  # what cannot be loaded is refused before anything is written
+        load(model, dtype=settings.dtype)
     run.start()
     loop = Loop(config, settings, schema, scorers["proxy"], judges)
     policy, rows = Path(config.policy), Path(config.rows)
@@ -86,6 +88,8 @@ def _line(f: dict[str, Any]) -> str:
 
 def _training(config: IterateConfig) -> TrainConfig:
     """Settings for retraining: the given file, else those that the policy was trained with."""
+    if not (Path(config.policy) / "steer.json").is_file():
+        raise SteerError(f'--policy {config.policy}: is no policy (it has no steer.json). Train one: "steer train".')
     file = config.train or str(Path(config.policy) / "config.json")
     flags = {"rows": config.rows, "model": config.model, "output": config.output}
     settings = resolve(TrainConfig, flags, file)
@@ -123,6 +127,8 @@ def _fresh(loop: Loop, policy: Path, folder: Path, number: int) -> Path:
     sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed)
     rows = answer(loaded, jobs, sampling, folder / "generated", schema, f"round-{number}")
     good = [r for r in rows if r["response"].strip() and r["finished"]]
+    if not good:
+        raise SteerError(f"round {number}: none of the {len(rows)} responses came to an end. Raise --max-new-tokens.")
     scores = loop.scorer.score(good, schema.own)
     write(path, (labelled(row, schema, s, s, loop.scorer.id, "train") for row, s in zip(good, scores)))
     return path

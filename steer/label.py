@@ -165,7 +165,7 @@ def load_scorer(spec: str) -> Scorer:
         if Path(spec).is_dir():
             return _saved(Path(spec))
         if spec.startswith(COUNTABLE):
-            names = [n.strip() for n in spec.removeprefix(COUNTABLE).split(",") if n.strip()]
+            names = [n.strip() for n in spec.removeprefix(COUNTABLE).split(",")]
             model: Any = attribute_models.model_class("countable")
             model = model(attributes=names)
             return Scorer(spec, model.attributes, model)

@@ -17,7 +17,7 @@ from steer.batch import Plan, Sequence_, collate, micro_batches
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.objective import Method
-from steer.policy import Policy, ResponseLogps, flat, trainable
+from steer.policy import Policy, ResponseLogps, flat, quiet, trainable
 from steer.progress import progress
 
 
@@ -84,7 +84,8 @@ class Loop:
 
     def _module(self, policy: Policy) -> ResponseLogps:
         if self.config.gradient_checkpointing:
-            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+            with quiet():
+                policy.model.gradient_checkpointing_enable({"use_reentrant": False})
             policy.model.enable_input_require_grads()
         module = ResponseLogps(policy.model)
         module.to(self.accelerator.device)

@@ -54,7 +54,8 @@ def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
         def call(**values: Any) -> None:
             command(resolve(config, values, values.pop("config_file")))
 
-        call.__name__, call.__doc__ = command.__name__, command.__doc__
+        taken = [f"{_flag(f)}: {f.metadata['help']}" for f in dataclasses.fields(config) if f.metadata.get("argument")]
+        call.__name__, call.__doc__ = command.__name__, "\n\n".join([command.__doc__ or "", *taken])
         wrapped: Callable[..., None] = call
         wrapped = click.option("--config", "config_file", metavar="FILE", help="YAML or JSON with these settings.")(
             wrapped
@@ -125,9 +126,9 @@ def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
     if meta.get("choices") and value not in meta["choices"]:
         raise SteerError(f"{_flag(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
     if isinstance(value, int | float) and not (math.isfinite(value) and meta["least"] <= value <= meta["most"]):
-        limits = ((meta["least"], "or more"), (meta["most"], "or less"))
-        wanted = ", ".join(f"{n:g} {word}" for n, word in limits if math.isfinite(n)) or "a finite number"
-        raise SteerError(f"{_flag(field)}: {value} is out of range. Give {wanted}.")
+        least, most = (None if math.isinf(meta[name]) else f"{meta[name]:g}" for name in ("least", "most"))
+        wanted = f"from {least} to {most}" if least and most else f"{least} or more" if least else "a finite number"
+        raise SteerError(f"{_flag(field)} {value}: wanted {wanted}.")
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from steer.run import fingerprint, read_json, write_json
 from steer.schema import AttributeSchema
 
 HEAD_CHUNK = 1 << 24  # logits (positions x vocabulary) held at once: 64 MB in float32
+FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
 # Messages one after the other, for models without a chat template; a newline ends the prompt.
 PLAIN_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}\n{% endfor %}"
 
@@ -52,9 +55,13 @@ class Card:
     def load(folder: Path) -> Card:
         """Read steer.json."""
         value = read_json(folder / "steer.json")
-        schema = value.pop("schema")
-        value["attributes"] = tuple(value["attributes"])
-        return Card(**value, schema=AttributeSchema.from_json(schema) if schema else None)
+        try:
+            schema = value.pop("schema")
+            value["attributes"] = tuple(value["attributes"])
+            return Card(**value, schema=AttributeSchema.from_json(schema) if schema else None)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            where = folder / "steer.json"
+            raise SteerError(f'{where}: not what "steer train" writes ({error}). Train again.') from None
 
 
 @dataclass
@@ -106,19 +113,41 @@ def _pretrained(name: str, dtype: str, trust_remote_code: bool) -> tuple[Any, An
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-        known = {"trust_remote_code": trust_remote_code}
+        folder = Path(name).is_dir()
+        online = not folder and _online()
+        known = {"trust_remote_code": trust_remote_code, "local_files_only": not online}
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **known)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), **known)
         except (OSError, ValueError, SafetensorError) as error:
-            raise SteerError(
-                f"model '{name}': neither a folder with config.json, weights and tokenizer, nor a model that the hub "
-                f"gives ({str(error).splitlines()[0]})."
-            ) from None
+            reason = str(error).splitlines()[0].rstrip(" :.")
+            if folder:
+                what = f"the folder holds no model that can be read ({reason})"
+            elif online:
+                what = f"is no folder here, and the hub does not give it ({reason})"
+            else:
+                what = "is no folder here, nor in the hub's cache, and the hub cannot be reached"
+            wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
+            raise SteerError(f"model '{name}': {what}. {wanted}") from None
         # A temperature or repetition penalty that the model recommends would bias what is sampled.
         ends = model.generation_config.eos_token_id if model.generation_config else None
         model.generation_config = GenerationConfig(eos_token_id=ends)
     return model, tokenizer
+
+
+def _online() -> bool:
+    """Whether the model hub answers. Asked first, because the hub's own client tries for a minute where it does not."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _dtype(name: str) -> Any:
@@ -131,7 +160,7 @@ def _dtype(name: str) -> Any:
 def _load_policy(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
     card = Card.load(folder)
     if card.adapter == "none":
-        model, tokenizer = _pretrained(str(folder), dtype, trust_remote_code)
+        model, tokenizer = _pretrained(str(folder / FULL), dtype, trust_remote_code)
         return Policy(model, tokenizer, card, str(folder))
     if card.base_hash and not Path(card.base).is_dir():  # only a local base has a hash
         raise SteerError(f"{folder}: its base model {card.base} is gone. Put it back there or train again.")
@@ -181,8 +210,9 @@ def add_lora(policy: Policy, lora: Lora, seed: int) -> None:
 def save(policy: Policy, folder: Path, card: Card) -> None:
     """Write adapter or full weights, tokenizer and card; steer.json comes last."""
     with quiet():
-        policy.model.save_pretrained(folder)
-        policy.tokenizer.save_pretrained(folder)
+        where = folder / FULL if card.adapter == "none" else folder
+        policy.model.save_pretrained(where)
+        policy.tokenizer.save_pretrained(where)
     card.save(folder)
 
 

@@ -38,7 +38,10 @@ def train(config: TrainConfig) -> str:
     if run.done:
         return str(run.done["summary"]) if accelerator.is_main_process else ""
     rows, held_out = training_rows(config)
-    groups = method.groups(rows, settings)
+    try:
+        groups = method.groups(rows, settings)
+    except SteerError as error:
+        raise SteerError(f"{config.rows}: {error}") from None
     policy = _base(config)
     tokens = Tokens(rows, policy.tokenizer)
     short = _short_enough(groups, tokens, conditioning, min(config.max_length, policy.longest or config.max_length))
@@ -52,6 +55,7 @@ def train(config: TrainConfig) -> str:
     if not accelerator.is_main_process:
         return ""
     facts |= {"rows": len(short), "too_long": len(groups) - len(short), "held_out": held_out}
+    facts["unused"] = len(rows) - len({row["id"] for g in groups for row in g.rows})
     facts["ess"] = effective_share(short)
     card = Card(
         base=base_name(config.model),
@@ -111,10 +115,12 @@ def _base(config: TrainConfig) -> Policy:
 
 def _summary(method: str, facts: dict[str, Any]) -> str:
     ess = f", effective sample size {facts['ess']:.0%}" if facts["ess"] < 0.999 else ""
+    unused = f"{facts['unused']} left out by the method, " if facts["unused"] else ""
     return (
-        f"{method}: trained on {facts['rows']} rows ({facts['held_out']} held out, {facts['too_long']} too long{ess}), "
-        f"{facts['steps']} steps, {facts['tokens']} tokens, loss {facts['loss']:.4f}, {facts['trainable']} trainable "
-        f"parameters, {facts['processes']} process{'es' if facts['processes'] > 1 else ''}, {facts['seconds']:.0f} s "
+        f"{method}: trained on {facts['rows']} rows ({facts['held_out']} held out, {unused}{facts['too_long']} too "
+        f"long{ess}), {facts['steps']} steps, {facts['tokens']} tokens, loss {facts['loss']:.4f}, "
+        f"{facts['trainable']} trainable parameters, {facts['processes']} "
+        f"process{'es' if facts['processes'] > 1 else ''}, {facts['seconds']:.0f} s "
         f"({facts['tokens'] / max(facts['seconds'], 1e-9):.0f} tokens/s)."
     )
 
@@ -142,24 +148,39 @@ def conditioned(config: TrainConfig, method: Method) -> Conditioning | None:
     """What a conditioned method prints, from the schema beside the rows; None for the others."""
     if not method.conditioned:
         return None
-    schema = AttributeSchema.load(beside(config.rows, "schema.json"))
+    schema = schema_of(config.rows)
     dt = config.template == "decision-transformer"
     names = config.attributes or ((REWARD,) if dt else schema.own)
-    for name in names:
-        if not schema[name].counts:
-            raise SteerError(
-                f"attribute '{name}' has no levels in the schema of {config.rows}. Run \"steer label\" first."
-            )
+    names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
     return Conditioning(schema, ordered, config.template, config.attribute_dropout, config.condition_dropout)
 
 
 def beside(rows: str, name: str) -> Path:
     """A file in the run folder that holds the rows."""
+    if not Path(rows).exists():
+        raise SteerError(f"{rows}: no such file or folder. Check the path.")
     path = Path(rows) / name if Path(rows).is_dir() else Path(rows).parent / name
     if not path.is_file():
         raise SteerError(f'{rows}: has no {name} beside it. Run "steer label" first.')
     return path
+
+
+def schema_of(rows: str) -> AttributeSchema:
+    """The schema beside labelled rows."""
+    schema = AttributeSchema.load(beside(rows, "schema.json"))
+    if not all(a.counts for a in schema.attributes):
+        raise SteerError(f'{rows}: the schema beside it has no levels. Run "steer label" first.')
+    return schema
+
+
+def labelled_rows(path: str) -> list[Row]:
+    """The rows of `steer label`, held-out ones too."""
+    rows = read_all(path)
+    for row in rows:
+        if "split" not in row or "levels" not in row:
+            raise SteerError(f"{path}: row '{row['id']}' has no levels or no split. Run \"steer label\" first.")
+    return rows
 
 
 def scorer_of(rows: str) -> str:

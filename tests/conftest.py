@@ -15,6 +15,7 @@ from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig
 from steer.data import data
 from steer.label import label
+from steer.policy import load
 
 torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -41,5 +42,19 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 rows of the embedded world with the levels of their exact scores."""
     folder = tmp_path_factory.mktemp("world")
     data(DataConfig("world", str(folder / "logs"), size=300, seed=1))
-    label(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer="data_recipes.world_text:Gold"))
+    gold = "data_recipes.world_text:Gold"
+    label(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer=gold, min_support=1))
     return folder / "labels"
+
+
+@pytest.fixture(scope="session")
+def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with larger weights: where gradients vanish, Adam would make steps of rounding errors."""
+    policy = load(str(tiny))
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.mul_(3 if p.ndim == 2 else 1)
+    folder = tmp_path_factory.mktemp("base")
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    return folder

@@ -1,6 +1,5 @@
 """Levels <-> text: the layouts to the letter, and that stripping undoes rendering."""
 
-import re
 from collections.abc import Mapping
 from itertools import product
 
@@ -26,6 +25,7 @@ GOLDEN: list[tuple[str, AttributeSchema, Mapping[str, int], str]] = [
     ("steerlm", HELPSTEER, {"quality": 4, "helpfulness": 4}, "<extra_id_2>quality:4,helpfulness:4\n"),
     ("decision-transformer", RETURNS, {"reward": 2}, "<reward>0.84\n"),
     ("decision-transformer", RETURNS, {"reward": 0}, "<reward>-1.30\n"),
+    ("decision-transformer", RETURNS, {"reward": 1}, "<reward>0.00\n"),  # never -0.00
     ("decision-transformer", RETURNS, {"reward": 3}, "<reward>2.50\n"),
 ]
 # Responses that look like conditions, or begin with what a careless strip would eat.
@@ -61,8 +61,8 @@ def test_stripping_undoes_rendering_whatever_the_response_is(template: str) -> N
         if condition:
             assert strip(condition + response, names, template) == response
             assert pattern(names, template).fullmatch(condition)
-    plain = "<other>4\nquality: good\n"
-    assert strip(plain, names, template) == plain
+    for plain in ("<other>4\nquality: good\n", "Hello. " + render({"quality": 2}, ONE_TO_FIVE, names, template)):
+        assert strip(plain, names, template) == plain
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -104,7 +104,7 @@ def test_leaks_and_markers_see_every_condition(template: str) -> None:
         text = render({"quality": a, "helpful": b}, ONE_TO_FIVE, names, template)
         assert leaks(names, template).search(f"And so on. {text}")
         assert any(text.startswith(marker) for marker in markers(names, template))
-        assert leaks(names, template).search(re.split(r"[\d.]", text)[0] + "4")  # a cut condition is one too
+        assert leaks(names, template).search(text.removeprefix("<extra_id_2>"))
     for clean in ("The quality is 4.", "quality", "<em>helpful</em>", "ratio 4:5", "a < quality > b"):
         assert not leaks(names, template).search(clean)
 

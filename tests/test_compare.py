@@ -1,0 +1,159 @@
+"""A comparison: one budget, one split, gold apart from proxy, and no run lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steer.compare import Entry, compare
+from steer.config import CompareConfig
+from steer.errors import SteerError
+from steer.evaluate.systems import Answers, Judge, difference, raw_reward
+from steer.rows import read_all, write
+from steer.run import read_json
+from steer.schema import Attribute, AttributeSchema
+
+GOLD = "data_recipes.world_text:Gold"
+
+
+@pytest.fixture(scope="module")
+def comparison(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison")
+    settings = folder / "train.yaml"
+    settings.write_text("max_steps: 3\nlora_r: 4\n")
+    compare(
+        CompareConfig(
+            str(labels),
+            str(tiny),
+            str(folder / "out"),
+            methods=(
+                "mle",
+                "filtered:keep=0.5",
+                "rwr:beta=0.5",
+                "conditional",
+                "conditional:template=decision-transformer",
+            ),
+            targets=("best", "verbosity=0"),
+            gold=GOLD,
+            prompts=10,
+            grid=20,
+            controls=True,
+            max_new_tokens=8,
+            train=str(settings),
+            resamples=50,
+            seeds=2,
+        )
+    )
+    return folder / "out"
+
+
+def test_the_report_has_every_system_and_target(comparison: Path) -> None:
+    report = read_json(comparison / "report.json")
+    assert [s["name"] for s in report["systems"]] == [
+        "logs",
+        "base",
+        "mle",
+        "filtered:keep=0.5",
+        "rwr:beta=0.5",
+        "conditional @ best",
+        "conditional @ verbosity=0",
+        "conditional:template=decision-transformer @ best",
+    ]
+    assert [d["name"] for d in report["dials"]] == ["conditional", "conditional, permuted labels"]
+    assert report["failures"] == []
+    assert report["gold"] == GOLD
+    assert {p.name for p in comparison.glob("report.*")} == {"report.json", "report.md", "report.html"}
+
+
+def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path) -> None:
+    steps = {read_json(p)["steps"] for p in comparison.glob("runs/*/policy/done.json")}
+    assert steps == {3}
+    prompts = [[row["prompt"] for row in read_all(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
+    assert len(prompts) == 12
+    assert all(p == prompts[0] for p in prompts)
+
+
+def test_held_out_prompts_are_not_trained_on(comparison: Path, labels: Path) -> None:
+    asked = {
+        row["prompt"][0]["content"]
+        for row in read_all(comparison / "runs" / "mle-seed0" / "answers-plain" / "answers.jsonl")
+    }
+    trained = {row["prompt"][0]["content"] for row in read_all(labels) if row["split"] == "train"}
+    assert not asked & trained
+
+
+def test_the_control_has_the_same_levels_on_other_rows(comparison: Path, labels: Path) -> None:
+    rows, mixed = read_all(labels), read_all(comparison / "permuted")
+    key = [sorted(r["levels"].items()) for r in rows if r["split"] == "train"]
+    other = [sorted(r["levels"].items()) for r in mixed if r["split"] == "train"]
+    assert sorted(key) == sorted(other)
+    assert sum(a == b for a, b in zip(key, other)) < len(key) / 2
+    assert [r["response"] for r in rows] == [r["response"] for r in mixed]
+
+
+def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "schema.json").write_bytes((labels / "schema.json").read_bytes())
+    rows = [{**row, "reward": 0.0} for row in read_all(labels)]
+    write(bad / "rows.jsonl", rows)
+    settings = tmp_path / "train.yaml"
+    settings.write_text("max_steps: 1\nlora_r: 2\n")
+    said = compare(
+        CompareConfig(
+            str(bad),
+            str(tiny),
+            str(tmp_path / "out"),
+            methods=("rwr", "mle"),
+            gold=GOLD,
+            proxy=GOLD,
+            prompts=4,
+            grid=0,
+            max_new_tokens=4,
+            train=str(settings),
+            resamples=20,
+        )
+    )
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [f["name"] for f in report["failures"]] == ["rwr, seed 0"]
+    assert "equal" in report["failures"][0]["error"]
+    assert "mle" in [s["name"] for s in report["systems"]]
+    assert "1 runs failed" in said
+
+
+def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(
+    labels: Path, tiny: Path, tmp_path: Path
+) -> None:
+    for spec, told in (("dop", "unknown method"), ("rwr:bta=1", "beta"), ("conditional:template=tag", "tags")):
+        with pytest.raises(SteerError, match=told):
+            compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), methods=(spec,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_entries_split_template_from_settings() -> None:
+    entry = Entry.of("conditional:template=steerlm")
+    assert (entry.method, entry.settings, entry.template) == ("conditional", (), "steerlm")
+    assert Entry.of("rwr:beta=0.5,clip=3").settings == ("beta=0.5", "clip=3")
+
+
+def schema() -> AttributeSchema:
+    good = Attribute("good", 0, 4, 1, 1.0)
+    return AttributeSchema((good, Attribute("bad", 0, 4, -1, 0.5), Attribute("long", 0, 4, 0, 0.0)))
+
+
+def test_reward_is_direction_aware_and_in_deviations_of_the_logs() -> None:
+    scores = np.array([[4.0, 0.0, 9.0], [0.0, 4.0, np.nan], [2.0, 2.0, 0.0]])
+    assert raw_reward(schema(), scores).tolist() == [4.0, -2.0, 1.0]
+    judge = Judge.of(schema(), scores)
+    assert judge.reward(scores) == pytest.approx(np.array([3.0, -3.0, 0.0]) / np.sqrt(6.0))
+
+
+def test_differences_are_paired_by_prompt() -> None:
+    judge = Judge(schema(), 0.0, 1.0)
+    rows = [{"prompt": [{"role": "user", "content": str(i)}], "response": "x"} for i in range(3)]
+    a = Answers(rows, np.array([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]]), np.zeros((3, 3)))
+    b = Answers(rows[::-1], np.array([[2.5, 0, 0], [1.5, 0, 0], [0.5, 0, 0]]), np.zeros((3, 3)))
+    found = difference([a], [b], judge, 100)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))

@@ -1,0 +1,249 @@
+"""Generation: what is drawn, where it ends, what may be asked, and shards that resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steer.batch import Tokens
+from steer.condition import leaks
+from steer.config import GenerateConfig, TrainConfig
+from steer.errors import SteerError
+from steer.generate import Job, NoMarkers, Sampling, condition_text, generate, held_out_prompts, respond
+from steer.policy import Policy, load
+from steer.rows import read_all
+from steer.schema import AttributeSchema
+from steer.train import train
+
+GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def trained(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional policy that has learned at least to end its responses."""
+    folder = tmp_path_factory.mktemp("conditional")
+    train(TrainConfig(str(labels), str(base), str(folder), adapter="none", learning_rate=1e-2, max_steps=60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def policy(trained: Path) -> Policy:
+    return load(str(trained))
+
+
+@pytest.fixture(scope="module")
+def jobs(labels: Path) -> list[Job]:
+    """Twelve prompts of several lengths at four targets."""
+    rows = held_out_prompts(str(labels), 0.1, 0, 0, "train")[:12]
+    rows[3] = {**rows[3], "prompt": [{"role": "user", "content": "bees"}]}
+    aims: list[dict[str, int]] = [{}, {"verbosity": 0}, {"warmth": 4, "helpfulness": 2}, {"hedging": 1}]
+    return [Job(row, aims[i % 4]) for i, row in enumerate(rows)]
+
+
+def test_a_batch_gives_what_each_prompt_alone_gives(policy: Policy, jobs: list[Job]) -> None:
+    together = respond(policy, jobs, GREEDY)
+    assert (
+        together
+        == respond(policy, jobs, replace(GREEDY, batch_size=1))
+        == respond(policy, jobs, replace(GREEDY, batch_size=5))
+    )
+    assert together[::-1] == respond(policy, jobs[::-1], GREEDY)
+    assert len({r.text for r in together}) > 2
+
+
+def test_greedy_is_the_most_likely_token_after_prompt_and_condition(policy: Policy, jobs: list[Job]) -> None:
+    end, tokens = policy.tokenizer.eos_token_id, Tokens([job.row for job in jobs], policy.tokenizer)
+    for job, found in zip(jobs, respond(policy, jobs, GREEDY)):
+        prefix = tokens.sequence(job.row, condition_text(policy, job.target)).prefix
+        ids = list(prefix)
+        while len(ids) < len(prefix) + GREEDY.max_new_tokens and ids[-1] != end:
+            with torch.no_grad():
+                ids.append(int(policy.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert found.finished == (ids[-1] == end)
+        assert found.text == policy.tokenizer.decode(ids[len(prefix) : len(ids) - found.finished])
+
+
+def test_text_follows_from_the_seed(policy: Policy, jobs: list[Job]) -> None:
+    first = respond(policy, jobs, Sampling(max_new_tokens=20, seed=5))
+    torch.manual_seed(99)  # what was drawn before is no matter
+    assert respond(policy, jobs, Sampling(max_new_tokens=20, seed=5)) == first
+    assert respond(policy, jobs, Sampling(max_new_tokens=20, seed=6)) != first
+
+
+def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, jobs: list[Job]) -> None:
+    found = respond(policy, jobs * 8, Sampling(max_new_tokens=24))
+    assert {r.finished for r in found} == {True, False}
+    assert not any("<|" in r.text for r in found)
+    padded = Policy(policy.model, load(policy.name).tokenizer, policy.card, policy.name)
+    padded.tokenizer.pad_token = padded.tokenizer.eos_token
+    assert respond(padded, jobs * 8, Sampling(max_new_tokens=24)) == found
+
+
+def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[Job], tmp_path: Path) -> None:
+    model = tmp_path / "recommending"
+    shutil.copytree(base, model)
+    advice = {"do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "min_p": 0.9}
+    (model / "generation_config.json").write_text(json.dumps({**advice, "eos_token_id": [1, 7], "max_length": 3}))
+    plain, advised = load(str(base)), load(str(model))
+    jobs = [Job(job.row, {}) for job in jobs]
+    sampling = Sampling(max_new_tokens=12)
+    plain.model.generation_config.eos_token_id = [1, 7]
+    assert respond(advised, jobs, sampling) == respond(plain, jobs, sampling)
+    long = respond(advised, jobs * 20, Sampling(max_new_tokens=60))
+    word = plain.tokenizer.decode([7])
+    assert any(r.finished for r in long)
+    assert not any(word in r.text.split() for r in long)  # 7 ends a response too
+
+
+def test_no_response_holds_a_condition_marker(base: Path, policy: Policy, jobs: list[Job]) -> None:
+    assert policy.card is not None
+    trace = leaks(policy.card.attributes)
+    random = load(str(base))
+    jobs = [Job(job.row, {}) for job in jobs] * 6
+    sampling = Sampling(max_new_tokens=150, batch_size=72)
+    assert sum(bool(trace.search(r.text)) for r in respond(random, jobs, sampling)) > 60
+    random.card = policy.card
+    found = respond(random, jobs, sampling)
+    assert sum(map(len, (r.text for r in found))) > 20_000
+    assert not any(trace.search(r.text) for r in found)
+
+
+@pytest.mark.parametrize(
+    ("written", "blocked"),
+    [
+        ("", ["<warmth>3", "a<warmth>"]),
+        ("<", ["warmth>", "<warmth>3", "a<warmth>"]),
+        ("< warm th", ["<warmth>3", "a<warmth>", "> "]),
+        ("a <warm th", ["<warmth>3", "a<warmth>", ">"]),
+        ("<warm", ["th>4", "<warmth>3", "a<warmth>"]),
+        ("< ", ["<warmth>3", "a<warmth>"]),
+    ],
+)
+def test_a_marker_is_blocked_however_it_is_cut_into_tokens(written: str, blocked: list[str]) -> None:
+    pieces = ["<", "warm", "th", ">", "warmth>", "<warm", "th>4", "<warmth>3", "a<warmth>", "a", " ", "", "> "]
+    cuts = {"< warm th": ["<", "warm", "", "th"], "a <warm th": ["a", "<warm", "th"], "< ": ["<", " "]}
+    ids = [pieces.index(p) for p in cuts.get(written, [written] if written else [])]
+    start = [pieces.index("<warm")]  # in the prompt, where it is no matter
+    scores = NoMarkers(["<warmth>"], pieces, 1)(torch.tensor([start + ids]), torch.zeros(1, len(pieces)))
+    ruled_out = {p for p, score in zip(pieces, scores[0].tolist()) if score == -math.inf}
+    completing = {">", "> "} if written in ("< warm th", "a <warm th") else set()
+    assert ruled_out == set(blocked) | completing
+
+
+def ask(policy: Path, **more: Any) -> str:
+    options = {"prompt": ("tell me about bees and cows for my song.",), "max_new_tokens": 12}
+    return generate(GenerateConfig(str(policy), **options | more))
+
+
+def test_targets_are_printed_side_by_side(trained: Path) -> None:
+    shown = ask(
+        trained, prompt=("one?", "two?"), target=("verbosity=0", "warmth=high,helpfulness=1", "none"), n=2, seed=4
+    )
+    heads = [line for line in shown.splitlines() if line.startswith(("> ", "["))]
+    both = ["[verbosity=0]"] * 2 + ["[helpfulness=1 warmth=4]"] * 2
+    assert heads == ["> one?", *both, "> two?", *both]
+    assert shown == ask(
+        trained, prompt=("one?", "two?"), target=("verbosity=0", "warmth=high,helpfulness=1", "none"), n=2, seed=4
+    )
+
+
+def test_without_a_target_the_best_one_is_asked_for(trained: Path, policy: Policy) -> None:
+    assert policy.card is not None
+    schema = policy.card.schema
+    assert schema is not None
+    assert ask(trained).splitlines()[1] == f"[{schema.text(schema.best(policy.card.attributes))}]"
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("warmht=4", r"unknown attribute 'warmht'; did you mean 'warmth'\?"),
+        ("warmth=9", r"warmth=9: no such level; warmth has 0, 1, 2, 3, 4\."),
+        ("warmth", r"write NAME=LEVEL"),
+        ("warmth=1 warmth=2", r"'warmth' is given twice"),
+        ("reward=2", r"unknown attribute 'reward'"),
+        (
+            "helpfulness=4 warmth=0",
+            r"seen together in 0 rows, fewer than 1\. Nearest supported: .* --allow-unsupported",
+        ),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(trained: Path, target: str, message: str) -> None:
+    with pytest.raises(SteerError, match=message):
+        ask(trained, target=(target,))
+
+
+def test_a_target_outside_the_support_can_be_asked_for_by_flag(trained: Path) -> None:
+    assert "[helpfulness=4 warmth=0]" in ask(trained, target=("helpfulness=4 warmth=0",), allow_unsupported=True)
+
+
+def test_a_model_without_condition_refuses_targets(base: Path) -> None:
+    with pytest.raises(SteerError, match=r"was not conditioned on attributes, so it cannot aim at 'warmth=4'\.$"):
+        ask(base, target=("warmth=4",))
+    assert ask(base).startswith("> tell me")
+
+
+def test_shards_resume_to_the_same_rows(trained: Path, labels: Path, tmp_path: Path) -> None:
+    more = {"input": str(labels), "prompt": (), "output": str(tmp_path), "target": ("best", "verbosity=0"), "n": 2}
+    summary = ask(trained, limit=140, max_new_tokens=6, **more)
+    whole = (tmp_path / "rows.jsonl").read_bytes()
+    parts = sorted((tmp_path / "parts").iterdir())
+    assert len(parts) == 2
+    for lost in (parts[0], parts[1], tmp_path / "rows.jsonl"):
+        lost.unlink()
+        (tmp_path / "done.json").unlink()
+        assert ask(trained, limit=140, max_new_tokens=6, **more) == summary
+        assert (tmp_path / "rows.jsonl").read_bytes() == whole
+    rows = read_all(tmp_path)
+    asked = {r["id"]: r for r in read_all(labels)}
+    assert "generate: 140 prompts x 2 targets x 2 in, " in summary
+    assert f"{len(rows)} out, {560 - len(rows)} empty skipped, " in summary
+    schema = AttributeSchema.load(labels / "schema.json")
+    for row in rows:
+        source = asked[row["id"].removeprefix(f"{tmp_path.name}:").rsplit(":", 1)[0]]
+        assert (row["prompt"], row["group"], row["split"]) == (source["prompt"], source["group"], source["split"])
+        assert row["asked"] == schema.text(row["target"])
+    assert sum(row["asked"] == "verbosity=0" for row in rows) > 200
+
+
+def test_prompts_come_from_a_text_file_line_by_line(trained: Path, tmp_path: Path) -> None:
+    odd = "tell me\u2028about\x85bees."  # lines for Python's splitlines, not for a file
+    (tmp_path / "prompts.txt").write_text(f"what is honey?\n\n{odd}\nwhat is honey?\n", encoding="utf-8")
+    summary = ask(trained, prompt=(), input=str(tmp_path / "prompts.txt"), output=str(tmp_path / "run"), n=3)
+    assert summary.startswith("generate: 2 prompts x 1 targets x 3 in, ")
+    rows = read_all(tmp_path / "run")
+    assert {r["prompt"][0]["content"] for r in rows} == {"what is honey?", odd}
+
+
+def test_a_response_stays_inside_the_models_positions(trained: Path) -> None:
+    policy = load(str(trained))
+    policy.model.config.max_position_embeddings = 40
+    fits, too_long = ({"id": str(n), "prompt": [{"role": "user", "content": "bees " * n}]} for n in (30, 60))
+    (found,) = respond(policy, [Job(fits, {})], Sampling(temperature=5.0, max_new_tokens=500))
+    assert len(policy.tokenizer(found.text)["input_ids"]) <= 10
+    with pytest.raises(SteerError, match=r"row '60': its prompt has 63 tokens, but .* has 40 positions\."):
+        respond(policy, [Job(too_long, {})], GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("top_p", 0.0),
+        ("max_new_tokens", 0),
+        ("batch_size", 0),
+        ("n", 0),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(trained: Path, tmp_path: Path, name: str, value: float) -> None:
+    with pytest.raises(SteerError, match=rf"^--{name.replace('_', '-')} {value}: wanted .*\.$"):
+        ask(trained, output=str(tmp_path / "run"), **{name: value})
+    assert not (tmp_path / "run").exists()

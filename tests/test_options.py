@@ -1,0 +1,183 @@
+"""Flags, config files and defaults: which wins, and what is refused."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from steer.errors import SteerError
+from steer.options import argument, did_you_mean, option, options, resolve
+from steer.run import Run
+
+
+@dataclass(frozen=True)
+class Config:
+    rows: str = argument("Rows.")
+    output: str = option(..., "Folder.")
+    rate: float = option(0.5, "Step size.", least=0, most=1)
+    steps: int = option(10, "Steps.", least=1)
+    names: tuple[str, ...] = option((), "Names.", flag="--name")
+    kind: str = option("a", "Kind.", choices=("a", "beta"))
+    verbose: bool = option(False, "Talk.")
+    overwrite: bool = option(False, "Start anew.")
+
+
+REQUIRED = {"rows": "r", "output": "o"}
+
+
+def file(folder: Path, text: str, name: str = "c.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def refusal(flags: dict[str, Any], path: str | None = None) -> str:
+    with pytest.raises(SteerError) as caught:
+        resolve(Config, flags, path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def command(*arguments: str) -> Config:
+    """The config that a command gets from these arguments."""
+    got: list[Config] = []
+
+    @click.command()
+    @options(Config)
+    def run(config: Config) -> None:
+        got.append(config)
+
+    result = CliRunner().invoke(run, arguments, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return got[0]
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path) -> None:
+    path = file(tmp_path, "output: from-file\nrate: 0.25\nsteps: 3\n")
+    config = command("r", "--config", path, "--steps", "7", "--output", "o")
+    assert config == Config(rows="r", output="o", rate=0.25, steps=7)
+
+
+def test_flags_are_made_from_fields() -> None:
+    config = command("r", "--output", "o", "--name", "x", "--name", "y", "--verbose", "--kind", "beta")
+    assert (config.names, config.verbose, config.kind) == (("x", "y"), True, "beta")
+    assert command("r", "--output", "o", "--no-verbose").verbose is False
+
+
+def test_a_flag_can_take_back_what_the_file_says(tmp_path: Path) -> None:
+    path = file(tmp_path, "verbose: true\nrate: 1\n")
+    assert command("r", "--output", "o", "--config", path).verbose is True
+    config = command("r", "--output", "o", "--config", path, "--no-verbose", "--rate", "0")
+    assert (config.verbose, config.rate) == (False, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "rate: 1e-4\nsteps: 3\nnames: [x, 5]\nverbose: true\nkind: beta\n"),
+        ("c.json", '{"rate": 1e-4, "steps": 3, "names": ["x", "5"], "verbose": true, "kind": "beta"}'),
+    ],
+)
+def test_yaml_and_json_give_typed_values(tmp_path: Path, name: str, text: str) -> None:
+    config = resolve(Config, REQUIRED, file(tmp_path, text, name))
+    assert asdict(config) == {
+        **REQUIRED, "rate": 0.0001, "steps": 3, "names": ("x", "5"), "verbose": True, "kind": "beta", "overwrite": False
+    }  # fmt: skip
+    assert type(config.rate) is float
+
+
+def test_an_integer_in_the_file_may_fill_a_float(tmp_path: Path) -> None:
+    assert resolve(Config, REQUIRED, file(tmp_path, "rate: 1")).rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "unknown key 'stepz'; did you mean 'steps'? Known: "),
+        ("7: 3", "unknown key '7'"),
+        ("steps: many", "'steps' wants int, found 'many'"),
+        ("steps: 2.5", "'steps' wants int, found 2.5"),
+        ("steps: true", "'steps' wants int, found True"),
+        ("rate: fast", "'rate' wants float, found 'fast'"),
+        ("rate: [1]", "'rate' wants float, found [1]"),
+        ("output: 5", "'output' wants str, found 5"),
+        ("verbose: 1", "'verbose' wants bool, found 1"),
+        ("names: x", "'names' wants a list of texts, found 'x'"),
+        ("names: [{x: 1}]", "'names' wants a list of texts"),
+        ("steps: null", "'steps' wants int, found None"),
+        ("[1, 2]", "a config file holds 'name: value' lines"),
+        ("", "a config file holds 'name: value' lines"),
+    ],
+)
+def test_what_a_file_must_not_say(tmp_path: Path, text: str, message: str) -> None:
+    path = file(tmp_path, text)
+    found = refusal(REQUIRED, path)
+    assert found.startswith(f"{path}: ")
+    assert message in found
+
+
+def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
+    assert "no-such.yaml: cannot be read (No such file or directory)" in refusal(REQUIRED, "no-such.yaml")
+    broken = file(tmp_path, "steps: 3\nrate: [1, 2\nkind: a\n")
+    assert refusal(REQUIRED, broken).startswith(f"{broken}:3: is not YAML")
+    assert "line 2 column 1" in refusal(REQUIRED, file(tmp_path, '{"steps": 3,\n', "c.json"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml: is not" in refusal(REQUIRED, str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("kind", "bete", "--kind: unknown 'bete'; did you mean 'beta'? Known: a, beta."),
+        ("steps", 0, "--steps 0: wanted 1 or more."),
+        ("rate", 1.5, "--rate 1.5: wanted from 0 to 1."),
+        ("rate", float("nan"), "--rate nan: wanted from 0 to 1."),
+    ],
+)
+def test_choices_and_ranges_hold_for_flags_and_files(
+    tmp_path: Path, from_file: bool, name: str, value: object, message: str
+) -> None:
+    path = file(tmp_path, json.dumps({name: value}), "c.json") if from_file else None
+    assert message in refusal(REQUIRED if from_file else {**REQUIRED, name: value}, path)
+
+
+def test_a_missing_value_is_asked_for_by_its_flag() -> None:
+    assert refusal({"rows": "r"}) == "--output is missing: Folder."
+    assert refusal({"output": "o"}) == "ROWS is missing: Rows."
+    with pytest.raises(SteerError, match="--output is missing"):
+        command("r")
+
+
+def test_the_config_of_a_run_can_be_passed_back(tmp_path: Path) -> None:
+    config = Config(rows="r", output=str(tmp_path / "run"), rate=1e-4, names=("x", "y"), kind="beta")
+    Run(config.output, config, {"rows": "0123"}).start()
+    saved = tmp_path / "run" / "config.json"
+    assert json.loads(saved.read_text())["inputs"] == {"rows": "0123"}
+    again = command("--config", str(saved), "--output", config.output)
+    assert again == config
+    Run(again.output, again, {"rows": "0123"})  # is the same run, so nothing is refused
+
+
+def test_help_shows_defaults_and_what_is_required() -> None:
+    @click.command()
+    @options(Config)
+    def run(config: Config) -> None:
+        """Run it."""
+
+    text = CliRunner().invoke(run, ["--help"]).output
+    assert "Step size.  [default: 0.5]" in text
+    assert "Folder.  [required]" in text
+    assert "--verbose / --no-verbose" in text
+    assert "--config FILE" in text
+    assert "[a|beta]" in text
+    assert "ROWS: Rows." in text
+
+
+def test_did_you_mean_lists_everything_in_order() -> None:
+    assert did_you_mean("betta", ["rwr", "beta"]) == "did you mean 'beta'? Known: beta, rwr."
+    assert did_you_mean("zzz", ["rwr", "beta"]) == "Known: beta, rwr."

@@ -1,0 +1,194 @@
+"""The loop: exact sums, exact resume, honest counts, a clear stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from steer.batch import Tokens
+from steer.config import TrainConfig
+from steer.errors import SteerError
+from steer.loop import learning_rate
+from steer.policy import load
+from steer.rows import read_all
+from steer.run import read_json
+from steer.train import train
+
+FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
+
+
+def config(labels: Path, base: Path, output: Path, **more: Any) -> TrainConfig:
+    return TrainConfig(str(labels), str(base), str(output), **FAST | more)
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def done(folder: Path) -> Any:
+    return read_json(folder / "done.json")
+
+
+def assert_close(a: Path, b: Path, atol: float) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], atol=atol, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("method", ["conditional", "rwr"])
+def test_micro_batches_do_not_change_what_is_learned(labels: Path, base: Path, tmp_path: Path, method: str) -> None:
+    whole = config(labels, base, tmp_path / "whole", method=method, micro_batch_tokens=100_000)
+    for name, other in {
+        "whole": whole,
+        "single": replace(whole, micro_batch_tokens=1),
+        "uneven": replace(whole, micro_batch_tokens=300, gradient_checkpointing=True),
+    }.items():
+        train(replace(other, output=str(tmp_path / name)))
+        assert_close(tmp_path / "whole", tmp_path / name, 1e-6)
+    assert all(w.abs().max() > 0 for w in weights(tmp_path / "whole").values())
+    assert not any((tmp_path / "whole").glob("*checkpoint*"))
+
+
+def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tmp_path: Path) -> None:
+    rows = [r for r in read_all(labels) if r["split"] == "train"]
+    tokens = Tokens(rows, load(str(base)).tokenizer)
+    lengths = sorted(tokens.length(r) for r in rows)
+    most = lengths[len(rows) // 2]
+    fit = [r for r in rows if tokens.length(r) <= most]
+    setup = config(labels, base, tmp_path / "run", method="mle", max_steps=0, num_train_epochs=1.0, max_length=most)
+    summary = train(setup)
+    found = done(tmp_path / "run")
+    assert (found["rows"], found["too_long"]) == (len(fit), len(rows) - len(fit))
+    assert found["tokens"] == sum(tokens.length(r) for r in fit)  # one epoch: each of them once, whole
+    assert f"trained on {len(fit)} rows" in summary
+    assert f"{len(rows) - len(fit)} too long" in summary
+    with pytest.raises(SteerError, match=rf"all {len(rows)} rows are longer than 3 tokens \(--max-length"):
+        train(replace(setup, output=str(tmp_path / "none"), max_length=3))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_model_without_the_positions_lowers_the_maximum(labels: Path, base: Path, tmp_path: Path) -> None:
+    model = tmp_path / "short"
+    policy = load(str(base))
+    policy.model.config.max_position_embeddings = 40
+    policy.model.save_pretrained(model)
+    policy.tokenizer.save_pretrained(model)
+    train(config(labels, model, tmp_path / "run", method="mle", max_steps=1))
+    train(config(labels, base, tmp_path / "same", method="mle", max_steps=1, max_length=40))
+    assert done(tmp_path / "run")["too_long"] == done(tmp_path / "same")["too_long"] > 0
+
+
+def test_metrics_say_what_happened_in_every_logged_step(labels: Path, base: Path, tmp_path: Path) -> None:
+    setup = config(labels, base, tmp_path, max_steps=7, logging_steps=3)
+    train(setup)
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    for line in lines:
+        assert set(line) == {"step", "loss", "grad_norm", "learning_rate", "tokens", "seconds"}
+        assert line["learning_rate"] == learning_rate(line["step"] - 1, 7, setup)
+        assert line["loss"] > 0 < line["grad_norm"]
+    assert lines[0]["tokens"] < lines[1]["tokens"] < lines[2]["tokens"] == done(tmp_path)["tokens"]
+    assert lines[-1]["loss"] == done(tmp_path)["loss"]
+
+
+def command(setup: TrainConfig) -> list[str]:
+    flags = ["--model", setup.model, "--output", setup.output]
+    for name in (*FAST, "save_steps", "logging_steps", "lora_dropout", "micro_batch_tokens"):
+        flags += [f"--{name.replace('_', '-')}", str(getattr(setup, name))]
+    return ["train", setup.rows, *flags]
+
+
+def test_a_killed_run_ends_bit_equal_to_a_whole_one(labels: Path, base: Path, tmp_path: Path) -> None:
+    more = {"max_steps": 50, "save_steps": 3, "logging_steps": 2, "lora_dropout": 0.1, "micro_batch_tokens": 500}
+    setup = config(labels, base, tmp_path / "killed", **more)
+    process = subprocess.Popen([sys.executable, "-m", "steer", *command(setup)], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not any((tmp_path / "killed").glob("checkpoint-*")):
+        assert process.poll() is None, "ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "done.json").exists()
+    train(setup)
+    train(replace(setup, output=str(tmp_path / "whole")))
+    assert_close(tmp_path / "killed", tmp_path / "whole", 0.0)
+    killed, whole = ([line | {"seconds": 0} for line in metrics(tmp_path / x)] for x in ("killed", "whole"))
+    assert killed == whole
+    assert done(tmp_path / "killed")["tokens"] == done(tmp_path / "whole")["tokens"]
+    assert not any((tmp_path / "killed").glob("*checkpoint*"))
+
+
+def test_a_finished_run_is_not_run_again(labels: Path, base: Path, tmp_path: Path) -> None:
+    setup = config(labels, base, tmp_path)
+    summary = train(setup)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    assert train(setup) == summary
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    with pytest.raises(SteerError, match=r"other settings \(seed\)"):
+        train(replace(setup, seed=1))
+
+
+def test_two_processes_learn_what_one_learns(labels: Path, base: Path, tmp_path: Path) -> None:
+    setup = config(labels, base, tmp_path / "two", save_steps=2, logging_steps=1, micro_batch_tokens=300)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "steer"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run([*launch, *command(setup)], capture_output=True, text=True, env=environment, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    one = replace(setup, output=str(tmp_path / "one"))
+    train(one)
+    assert_close(tmp_path / "two", tmp_path / "one", 1e-5)
+    facts = done(tmp_path / "two")
+    assert (facts["processes"], facts["tokens"]) == (2, done(tmp_path / "one")["tokens"])
+    assert ran.stdout.strip() == facts["summary"]  # printed once
+    assert "2 processes" in facts["summary"]
+    assert [line["step"] for line in metrics(tmp_path / "two")] == [1, 2, 3, 4, 5, 6]
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
+
+
+def test_fewer_processes_than_asked_for_are_refused(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config(labels, base, tmp_path / "one", max_steps=1))
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher leaves it that did not connect the processes
+    with pytest.raises(SteerError, match=r"2 processes were asked for, 1 run together\. Start them with .*torchrun"):
+        train(config(labels, base, tmp_path / "two"))
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        *[("batch_size", 0, "above 0"), ("learning_rate", math.nan, "above 0"), ("learning_rate", -1.0, "above 0")],
+        *[
+            ("num_train_epochs", 0.0, "above 0"),
+            ("save_steps", 0, "above 0"),
+            ("attribute_dropout", 1.5, "from 0 to 1"),
+        ],
+        *[("max_steps", -1, "0 or more"), ("max_grad_norm", -1.0, "0 or more"), ("held_out", -0.1, "from 0 to 1")],
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    labels: Path, base: Path, tmp_path: Path, name: str, value: float, wanted: str
+) -> None:
+    with pytest.raises(SteerError, match=rf"^--{name.replace('_', '-')} {value}: wanted {wanted}\.$"):
+        train(config(labels, base, tmp_path / "run", **{name: value}))
+    assert not (tmp_path / "run").exists()
