@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 
 from steer import report
 from steer.batch import Sequence_, plain_ids, prompt_text
@@ -21,8 +25,10 @@ from steer.evaluate.systems import Answers
 from steer.generate import Job, Sampling, answer, condition_text, held_out_prompts, targets
 from steer.label import Scorer, load_scorer
 from steer.loop import response_sums
+from steer.methods import METHODS
 from steer.options import did_you_mean, resolve
 from steer.policy import Policy, ResponseLogps, load
+from steer.progress import progress
 from steer.result import PERMUTED, result
 from steer.rows import Row, write
 from steer.run import Run, fingerprint, read_json
@@ -152,19 +158,21 @@ def compare(config: CompareConfig) -> str:
     grids: dict[str, list[Answers]] = {}
     if config.controls:
         entries.append(replace(Entry.of("conditional"), permuted=True))
+    jobs = [(entry, seed) for seed in range(config.seeds) for entry in entries]
+    _ahead(shared, jobs)
     for seed in range(config.seeds):
         base = _attempt(shared, f"base, seed {seed}", partial(_base, shared, seed))
         if base is not None:
             answers.setdefault(("base", ""), []).append(base)
-        for entry in entries:
-            one = _attempt(shared, f"{entry.slug}, seed {seed}", partial(_one, shared, entry, seed))
-            if one is None:
-                continue
-            facts[entry.slug], drawn, grid = one
-            for target, given in drawn.items():
-                answers.setdefault((entry.slug, target), []).append(given)
-            if grid is not None:
-                grids.setdefault(entry.slug, []).append(grid)
+    for entry, seed in jobs:
+        one = _attempt(shared, f"{entry.slug}, seed {seed}", partial(_one, shared, entry, seed))
+        if one is None:
+            continue
+        facts[entry.slug], drawn, grid = one
+        for target, given in drawn.items():
+            answers.setdefault((entry.slug, target), []).append(given)
+        if grid is not None:
+            grids.setdefault(entry.slug, []).append(grid)
     found = result(shared, entries, answers, facts, grids)
     page = report.write(found, run.folder)
     lost = f" {len(shared.failures)} runs failed; the report says why." if shared.failures else ""
@@ -173,6 +181,33 @@ def compare(config: CompareConfig) -> str:
         f"{len(shared.prompts)} held-out prompts.{lost} Report: {page}"
     )
     return run.finish(text, failures=len(shared.failures))
+
+
+def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
+    """Do the work of all runs in several processes; what they write is then read back, what failed is tried again."""
+    config = shared.config
+    if config.num_proc < 2:
+        return
+    if any(entry.permuted for entry, _ in jobs):
+        _permuted(shared)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(config.num_proc, len(jobs)), mp_context=spawn) as pool:
+        # Those that also answer over the grid take longest, so they go first.
+        order = sorted(jobs, key=lambda job: not METHODS[job[0].method].conditioned)
+        todo = [pool.submit(_work, config, shared.folder, entry, seed) for entry, seed in order]
+        for future in progress(as_completed(todo), total=len(todo), what="compare", unit="runs"):
+            click.echo(future.result(), err=True)
+
+
+def _work(config: CompareConfig, folder: Path, entry: Entry, seed: int) -> str:
+    """One run in a process of its own: the line that says how it ended."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_proc))
+    try:
+        facts, _, _ = _one(Comparison(config, folder), entry, seed)
+    except SteerError as error:
+        return f"[seed {seed}] {entry.spec}: {error}"
+    return f"[seed {seed}] {facts['summary']}"
 
 
 def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
@@ -197,7 +232,9 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> tuple[dict[str, Any], d
         template=entry.template,
         seed=seed,
     )
-    click.echo(f"[seed {seed}] {train(settings)}", err=True)
+    said = train(settings)
+    if config.num_proc < 2:
+        click.echo(f"[seed {seed}] {said}", err=True)
     policy = load(str(folder / "policy"), dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     assert policy.card is not None
     facts: dict[str, Any] = read_json(folder / "policy" / "done.json")

@@ -199,6 +199,7 @@ class CompareConfig:
     temperature: float = option(1.0, "Of all responses.", least=0)
     max_new_tokens: int = option(256, "Longest response.", least=1)
     batch_size: int = option(64, "Sequences generated at once.", least=1)
+    num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1)
     train: str = option("", "Config file for training, the same for every method.")
     resamples: int = option(2000, "Bootstrap resamples behind every interval.", least=1)
     overwrite: bool = option(False, _OVERWRITE)
@@ -209,9 +210,7 @@ class DemoConfig:
     """`steer demo`."""
 
     output: str = option("demo", _OUTPUT)
-    size: int = option(8000, "Rows of the embedded world.", least=1)
+    size: int = option(6000, "Rows of the embedded world.", least=1)
     seeds: int = option(1, "Repetitions of the comparison.", least=1)
-    full: bool = option(
-        False, "More prompts, the controls and the Decision Transformer: what the README's tables come from."
-    )
+    full: bool = option(False, "Fewer methods, trained for longer, on more prompts and with the negative control.")
     overwrite: bool = option(False, _OVERWRITE)

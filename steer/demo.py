@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from steer import report
 from steer.compare import compare
@@ -28,7 +30,8 @@ from steer.run import read_json, write_json
 from steer.train import train
 
 GOLD = "data_recipes.world_text:Gold"
-PRETRAINING_SEED = 100  # other text than the logs, so that the base has not seen the held-out prompts' answers
+# Other text than the logs, so that the base has not seen the answers to the held-out prompts.
+PRETRAINING: dict[str, Any] = {"size": 8000, "seed": 100, "primer": 0.25}
 BASE: dict[str, Any] = {
     "method": "mle",
     "adapter": "none",
@@ -43,10 +46,11 @@ LORA: dict[str, Any] = {
     "lora_alpha": 32,
     "learning_rate": 4e-3,
     "batch_size": 16,
-    "num_train_epochs": 1.5,
+    "num_train_epochs": 1.25,
     "micro_batch_tokens": 1024,
 }
 METHODS = ("mle", "filtered", "rwr:beta=1", "rwr:beta=0.5", "conditional")
+FULL_METHODS = ("mle", "rwr:beta=0.5", "conditional")
 TARGETS = ("best", "verbosity=0", "warmth=0 helpfulness=1")
 SAMPLING = {"max_new_tokens": 120, "batch_size": 128}
 
@@ -58,19 +62,19 @@ def demo(config: DemoConfig) -> str:
     for line in _prepare(config, out):
         click.echo(line)
     train_file = out / "train.json"
-    write_json(train_file, LORA)
-    methods = METHODS + (("rwr:beta=3", "conditional:template=decision-transformer") if config.full else ())
+    write_json(train_file, LORA | ({"num_train_epochs": 2.0} if config.full else {}))
     settings = CompareConfig(
         rows=str(out / "labels"),
         model=str(out / "base"),
         output=str(out / "compare"),
-        methods=methods,
+        methods=FULL_METHODS if config.full else METHODS,
         targets=TARGETS,
         gold=GOLD,
         seeds=config.seeds,
-        prompts=1000 if config.full else 250,
+        prompts=500 if config.full else 250,
         grid=2000 if config.full else 1000,
         controls=config.full,
+        num_proc=1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1),
         train=str(train_file),
         resamples=2000 if config.full else 1000,
         **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
@@ -85,26 +89,30 @@ def demo(config: DemoConfig) -> str:
             scorer=str(out / "scorer"),
             output=str(out / "iterate"),
             gold=GOLD,
-            prompts=800,
+            prompts=400,
             **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
         )
     )
     page = _with_rounds(out)
     side_by_side = _opposites(policy)
     minutes = (time.monotonic() - began) / 60
-    parts = [table, "Rounds of iterate:\n" + rounds, "One prompt at opposite targets:\n" + side_by_side]
+    parts = [
+        "One prompt at opposite targets:\n" + side_by_side,
+        "Rounds of iterate:\n" + rounds,
+        "Obtained for each target, gold scores on held-out prompts:\n" + _dial(out),
+        table,
+    ]
     return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
 
 
 def _prepare(config: DemoConfig, out: Path) -> list[str]:
     """Logs, base model, scorer and labels."""
-    size = config.size
-    pretraining = data(DataConfig("world", str(out / "pretraining"), size=size, seed=PRETRAINING_SEED, primer=0.25))
+    pretraining = data(DataConfig("world", str(out / "pretraining"), **PRETRAINING))
     base = train(TrainConfig(str(out / "pretraining"), str(out / "pretraining" / "model"), str(out / "base"), **BASE))
     return [
         f"pretraining {pretraining}",
         f"base {base}",
-        data(DataConfig("world", str(out / "logs"), size=size)),
+        data(DataConfig("world", str(out / "logs"), size=config.size)),
         fit(FitConfig(str(out / "logs"), str(out / "scorer"))),
         label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer"))),
     ]
@@ -116,6 +124,21 @@ def _with_rounds(out: Path) -> Path:
     rounds = read_json(out / "iterate" / "done.json")["rounds"]
     result |= {"iterate": {"rounds": rounds}, "command": "steer demo", "commands": ["make demo", "steer demo"]}
     return report.write(result, out)
+
+
+def _dial(out: Path) -> str:
+    """Target beside obtained, a line an attribute."""
+    found = next(d["result"] for d in read_json(out / "compare" / "report.json")["dials"] if d["name"] == "conditional")
+    lines = [
+        "attribute      " + "".join(f"{f'asked {i}':>20}" for i in range(5)) + "   Spearman, means / single   span"
+    ]
+    for name, f in found["attributes"].items():
+        cells = [f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" for m in f["means"]]
+        figures = [f[key]["mean"] for key in ("spearman_means", "spearman", "span_ratio")]
+        lines.append(
+            f"{name:<15}" + "".join(f"{c:>20}" for c in cells) + "{:>16.2f} / {:.2f} {:>12.2f}".format(*figures)
+        )
+    return "\n".join(lines)
 
 
 def _opposites(policy: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
     from tqdm import tqdm
 
     live = sys.stderr.isatty()
+    worker = multiprocessing.parent_process() is not None  # several bars at once can't be read
     return tqdm(
         items,
         total=total,
@@ -23,5 +25,5 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
         delay=0 if live else 10,
         leave=False,
         dynamic_ncols=live,
-        disable=os.environ.get("RANK", "0") != "0",  # under torchrun one process shows its bar
+        disable=worker or os.environ.get("RANK", "0") != "0",  # under torchrun one process shows its bar
     )
