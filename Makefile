@@ -28,7 +28,7 @@ wheel: $(VENV)/ready
 # The run behind the README's tables: three seeds, all methods, the negative control.
 bench: $(VENV)/ready
 	$(BIN)/steer demo --full --seeds 3 --size 8000 --output bench
-	mkdir -p benchmarks/results && cp bench/report.md benchmarks/results/world.md
+	$(BIN)/python benchmarks/bars.py bench | tee benchmarks/results/world.md
 
 # torch comes first and alone: the constraint keeps it at the tested version, which is a CPU build where there is one.
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -217,7 +217,7 @@ def _checked(config: LabelConfig, names: Sequence[str]) -> tuple[Scores, np.ndar
     for row in _rows(config):
         human.append(matrix([row], names))
         train.append(split_of(row, config.held_out, config.seed) == "train")
-    if not any(train):
+    if not any(train) and not config.schema:
         raise SteerError(
             f"{config.rows}: all {len(train)} rows are held out. Lower --held-out or mend the split column."
         )

@@ -110,7 +110,22 @@ def _base(config: TrainConfig) -> Policy:
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
     if card and card.adapter != "none":
         raise SteerError(f"--model {config.model}: is itself an adapter; train from its base {card.base}.")
-    return load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    policy = load(config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    if config.adapter == "lora" and (same := _twins(policy)):
+        raise SteerError(
+            f"--model {config.model}: its end token '{policy.tokenizer.eos_token}' was never trained ({same} other "
+            "tokens have the same output row), so LoRA cannot learn to end a response. Name the token that ends its "
+            "texts as eos_token in tokenizer_config.json, or use --adapter none."
+        )
+    return policy
+
+
+def _twins(policy: Policy) -> int:
+    """How many other tokens have the output row of the end token: LoRA trains no rows, so it cannot tell them apart."""
+    rows = policy.model.get_output_embeddings().weight.detach()
+    end = rows[policy.tokenizer.eos_token_id].float()
+    far = torch.cat([(part.float() - end).norm(dim=1) for part in rows.split(4096)])
+    return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
 def _summary(method: str, facts: dict[str, Any]) -> str:

@@ -229,3 +229,19 @@ def test_what_is_no_model_is_refused_in_one_sentence(tiny: Path, tmp_path: Path)
         with pytest.raises(SteerError, match=r"^model .*(the folder holds no|is no folder here).*\.$") as caught:
             load(name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_never_learned_to_end_is_refused_with_lora(tiny: Path, labels: Path, tmp_path: Path) -> None:
+    policy, base = load(str(tiny)), tmp_path / "base"
+    with torch.no_grad():
+        rows = policy.model.lm_head.weight
+        rows[[2, 3]] = rows[policy.tokenizer.eos_token_id] + 1e-5
+    policy.model.save_pretrained(base)
+    policy.tokenizer.save_pretrained(base)
+    wanted = (
+        r"its end token '<\|end\|>' was never trained \(2 other tokens have the same output row\), .* --adapter none\.$"
+    )
+    with pytest.raises(SteerError, match=wanted):
+        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
+    assert not (tmp_path / "run").exists()
+    assert "1 steps" in train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), adapter="none", max_steps=1))

@@ -1,0 +1,85 @@
+"""What a comparison reached against the project's bars, as Markdown: `python benchmarks/bars.py bench`.
+
+Reads the report.json that `steer demo` or `steer compare` wrote; computes nothing anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def text(x: dict[str, Any]) -> str:
+    """An interval as `1.23 [1.10, 1.36]`."""
+    if x["low"] is None:
+        return f"{x['mean']:.2f}"
+    return f"{x['mean']:.2f} [{x['low']:.2f}, {x['high']:.2f}]"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def dials(report: dict[str, Any]) -> str:
+    """Controllability per attribute: bars .95, .7 and .6 for the policy, slope 0 for shuffled labels."""
+    found = {d["name"]: d["result"]["attributes"] for d in report["dials"]}
+    control = next((v for k, v in found.items() if "permuted" in k), None)
+    rows = []
+    for name, f in found["conditional"].items():
+        figures = [text(f[key]) for key in ("spearman_means", "spearman", "span_ratio")]
+        good = f["spearman_means"]["mean"] >= 0.95 and f["spearman"]["mean"] >= 0.7 and f["span_ratio"]["mean"] >= 0.6
+        rows.append([name, *figures, text(control[name]["slope"]) if control else "-", "yes" if good else "**no**"])
+    head = [
+        "attribute",
+        "Spearman of means (.95)",
+        "single samples (.7)",
+        "span ratio (.6)",
+        "slope, shuffled labels (0)",
+    ]
+    return table([*head, "bars reached"], rows)
+
+
+def systems(report: dict[str, Any]) -> str:
+    """Gold reward of every system and its difference from mle."""
+    rows = [
+        [
+            f"`{s['name']}`",
+            text(s["gold"]),
+            text(s["difference"]) if s["difference"] else "-",
+            text(s["proxy"]),
+            text(s["kl"]) if s["kl"] else "-",
+            f"{s['words']['mean']:.0f}",
+            f"{s['distinct_2']:.2f}",
+        ]
+        for s in sorted(report["systems"], key=lambda s: -s["gold"]["mean"])
+    ]
+    return table(["system", "gold reward, sd", "less mle", "proxy reward", "KL, nats", "words", "distinct-2"], rows)
+
+
+def rounds(report: dict[str, Any]) -> str:
+    """Rounds of iterate."""
+    found = (report["iterate"] or {"rounds": []})["rounds"]
+    rows = [
+        [str(r["round"]), str(r["rows"]), text(r["gold"]), text(r["reward"]), f"{r['distinct_2']:.2f}"] for r in found
+    ]
+    return table(["round", "rows", "gold reward at best", "proxy", "distinct-2"], rows)
+
+
+def main(folder: Path) -> None:
+    """Print the circumstances and the three tables."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    budget = report["budget"]
+    print(
+        f"{report['created']}, commit {report['commit']}, {report['machine']}; seeds {report['seeds']}, "
+        f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
+        f"{budget['batch_size']}, {budget['parameters']:,} parameters.\n"
+    )
+    print("\n\n".join([dials(report), systems(report), rounds(report)]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

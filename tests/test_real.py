@@ -1,0 +1,77 @@
+"""Real input from the folder beside the repository: ratings by people, stories, and a model that writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steer.config import FitConfig, LabelConfig, TrainConfig
+from steer.generate import Job, Sampling, held_out_prompts, respond
+from steer.label import fit, label
+from steer.policy import load
+from steer.rows import read_all
+from steer.run import read_json
+from steer.train import train
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.mark.parametrize(("name", "floor"), [("nlg_novikova", 0.3), ("summeval", 0.2)])
+def test_human_ratings_are_fitted_and_label_every_row(name: str, floor: float, shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / f"{name}.jsonl.gz"
+    said = fit(FitConfig(str(source), str(tmp_path / "scorer")))
+    report = read_json(tmp_path / "scorer" / "done.json")["report"]
+    assert all(figures["pearson"] > floor for figures in report)
+    assert all(figures["attribute"] in said for figures in report)
+    label(LabelConfig(str(source), str(tmp_path / "labels"), scorer=str(tmp_path / "scorer")))
+    rows = read_all(tmp_path / "labels")
+    assert len(rows) == read_json(tmp_path / "labels" / "done.json")["rows"]
+    for row in rows:
+        assert set(row["predicted"]) == set(row["scores"]) == set(row["levels"]) - {"reward"}
+
+
+@pytest.fixture
+def stories(shared: Path, tmp_path: Path) -> Path:
+    """Labelled paragraphs of TinyStories."""
+    source, rows = shared / "data" / "tinystories_sample.txt.gz", tmp_path / "stories.jsonl"
+    subprocess.run([sys.executable, EXAMPLES / "stories.py", source, rows], check=True)
+    scorer = "countable:words,dialogue_share"
+    label(LabelConfig(str(rows), str(tmp_path / "labels"), scorer=scorer, bins="quantile", levels=3))
+    return tmp_path / "labels"
+
+
+def test_a_real_model_learns_from_stories_and_answers_at_targets(stories: Path, shared: Path, tmp_path: Path) -> None:
+    """A short run: the loss falls, the responses are text of the stories' kind, and end."""
+    model = str(shared / "models" / "stories260K")
+    config = TrainConfig(
+        str(stories), model, str(tmp_path / "policy"), learning_rate=1e-2, max_length=200, max_steps=30, logging_steps=1
+    )
+    train(config)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    policy = load(str(tmp_path / "policy"))
+    prompts = held_out_prompts(str(stories), 0.1, 0, 8)
+    drawn = respond(policy, [Job(p, {"words": 0}) for p in prompts], Sampling(max_new_tokens=150))
+    assert sum(r.finished for r in drawn) >= 4
+    assert all("<words>" not in r.text for r in drawn)
+
+
+@pytest.mark.slow
+def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) -> None:
+    """The whole example, as a user runs it: asked for more, the stories have more."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(
+        ["bash", EXAMPLES / "steer_stories.sh", shared], cwd=tmp_path, check=True, env={**os.environ, "PATH": path}
+    )
+    means = {
+        name: {a: sum(r["predicted"][a] for r in rows) / len(rows) for a in ("words", "dialogue_share")}
+        for name in ("words=0", "words=2", "dialogue=low", "dialogue=high")
+        if (rows := read_all(tmp_path / "stories" / f"{name}-obtained"))
+    }
+    assert means["words=2"]["words"] > 1.5 * means["words=0"]["words"]
+    assert means["dialogue=high"]["dialogue_share"] > means["dialogue=low"]["dialogue_share"]
