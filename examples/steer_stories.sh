@@ -6,10 +6,11 @@ set -euo pipefail
 shared=$(cd "${1:?the folder that holds data/ and models/}" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p stories && cd stories
-python "$here/stories.py" "$shared/data/tinystories_sample.txt.gz" stories.jsonl
+test -d model || python "$here/story_model.py" "$shared/models/stories260K" model
+test -f stories.jsonl || python "$here/stories.py" "$shared/data/tinystories_sample.txt.gz" stories.jsonl
 steer label stories.jsonl --scorer countable:words,dialogue_share --bins quantile --levels 3 --output labels
 # The model has 260,000 parameters and never saw a tag, so it wants a high learning rate and some patience.
-steer train labels --model "$shared/models/stories260K" --output policy --max-length 200 \
+steer train labels --model model --output policy --max-length 200 \
   --learning-rate 1e-2 --batch-size 32 --max-steps 500 --micro-batch-tokens 2048 --attribute-dropout 0
 for words in 0 1 2; do
   steer generate policy --input labels --split test --limit 100 --target "words=$words" --max-new-tokens 200 \

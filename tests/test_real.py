@@ -47,9 +47,16 @@ def stories(shared: Path, tmp_path: Path) -> Path:
 
 def test_a_real_model_learns_from_stories_and_answers_at_targets(stories: Path, shared: Path, tmp_path: Path) -> None:
     """A short run: the loss falls, the responses are text of the stories' kind, and end."""
-    model = str(shared / "models" / "stories260K")
+    model = tmp_path / "model"
+    subprocess.run([sys.executable, EXAMPLES / "story_model.py", shared / "models" / "stories260K", model], check=True)
     config = TrainConfig(
-        str(stories), model, str(tmp_path / "policy"), learning_rate=1e-2, max_length=200, max_steps=30, logging_steps=1
+        str(stories),
+        str(model),
+        str(tmp_path / "policy"),
+        learning_rate=1e-2,
+        max_length=200,
+        max_steps=30,
+        logging_steps=1,
     )
     train(config)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
