@@ -1,6 +1,6 @@
 """The main job against ground truth: a policy conditioned on labels obtains what is asked, one on shuffled labels not.
 
-A small version of `steer demo`, whose full one stands in the README: two attributes, half the rows, one core.
+A small version of `make bench`, which turns all five dials: the attribute learned first, half the rows, one core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from steer.rows import Row, prompt_key, read_all, write
 from steer.schema import factorial
 from steer.train import train
 
-NAMES = ("verbosity", "warmth")
+NAMES = ("verbosity",)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def turned(loaded: Policy, labels: Path, size: int = 400) -> dict[str, Any]:
         obtained,
         [prompt_key(job.row) for job in jobs],
         attributes=NAMES,
-        levels=[5, 5],
+        levels=[5],
         data_span=np.subtract(*np.percentile(logs, [95, 5], axis=0)),
         resamples=500,
     )["attributes"]
@@ -88,9 +88,12 @@ def test_targets_are_obtained_and_shuffled_labels_move_nothing(world: Path) -> N
         assert abs(figures["slope"]["mean"]) < 0.15, name
 
 
-def test_asking_for_warmth_makes_it_warmer_on_the_same_prompts(world: Path) -> None:
+def test_asking_for_more_gives_more_on_the_same_prompts(world: Path) -> None:
     steered = policy(world, world / "labels", "steered")
     prompts = held_out_prompts(str(world / "labels"), 0.1, 0, 150)
-    warmth = [Gold().score(answers(steered, [Job(p, {"warmth": level}) for p in prompts]))[:, 3] for level in (3, 1)]
-    found = paired(*warmth, [prompt_key(p) for p in prompts])
+    at = Gold.attributes.index("verbosity")
+    more, less = (
+        Gold().score(answers(steered, [Job(p, {"verbosity": level}) for p in prompts]))[:, at] for level in (3, 1)
+    )
+    found = paired(more, less, [prompt_key(p) for p in prompts])
     assert found.low > 0.5
