@@ -39,7 +39,7 @@ def pieces() -> list[str]:
     return list(dict.fromkeys([*marked, *NAMES, *others])) + [f"<0x{b:02X}>" for b in range(256)]
 
 
-def save(folder: str | Path, *, seed: int = 0, hidden_size: int = 128, layers: int = 4) -> None:
+def save(folder: str | Path, *, seed: int = 0, hidden_size: int = 128, layers: int = 3) -> None:
     """Write tokenizer and random weights (about 0.9 M parameters) that `transformers` loads from `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

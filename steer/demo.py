@@ -46,7 +46,7 @@ LORA: dict[str, Any] = {
     "lora_alpha": 32,
     "learning_rate": 4e-3,
     "batch_size": 16,
-    "num_train_epochs": 1.25,
+    "num_train_epochs": 1.0,
     "micro_batch_tokens": 1024,
 }
 METHODS = ("mle", "filtered", "rwr:beta=1", "rwr:beta=0.5", "conditional")
