@@ -9,19 +9,13 @@ mkdir -p stories && cd stories
 test -d model || python "$here/story_model.py" "$shared/models/stories260K" model
 test -f stories.jsonl || python "$here/stories.py" "$shared/data/tinystories_sample.txt.gz" stories.jsonl
 steer label stories.jsonl --scorer countable:words,dialogue_share --bins quantile --levels 3 --output labels
-# The model has 260,000 parameters and never saw a tag, so it wants a high learning rate and some patience.
-steer train labels --model model --output policy --max-length 200 \
-  --learning-rate 1e-2 --batch-size 32 --max-steps 500 --micro-batch-tokens 2048 --attribute-dropout 0
-for words in 0 1 2; do
-  steer generate policy --input labels --split test --limit 100 --target "words=$words" --max-new-tokens 200 \
-    --output "words=$words"
-  steer label "words=$words" --scorer countable:words,dialogue_share --schema labels/schema.json --held-out 0 \
-    --output "words=$words-obtained"
+# The model has 260,000 parameters and never saw a tag: every level becomes a token of its own, and the rate is high.
+steer train labels --model model --output policy --condition-tokens special --max-length 200 \
+  --learning-rate 1e-2 --batch-size 32 --max-steps 500 --micro-batch-tokens 2048
+for target in words=0 words=1 words=2 dialogue_share=low dialogue_share=high; do
+  steer generate policy --input labels --split test --limit 200 --target "$target" --max-new-tokens 200 --output "$target"
+  steer label "$target" --scorer countable:words,dialogue_share --schema labels/schema.json --held-out 0 \
+    --output "$target-obtained"
 done
-for share in low high; do
-  steer generate policy --input labels --split test --limit 100 --target "dialogue_share=$share" --max-new-tokens 200 \
-    --output "dialogue=$share"
-  steer label "dialogue=$share" --scorer countable:words,dialogue_share --schema labels/schema.json --held-out 0 \
-    --output "dialogue=$share-obtained"
-done
-python "$here/obtained.py" words=0-obtained words=1-obtained words=2-obtained dialogue=low-obtained dialogue=high-obtained
+python "$here/obtained.py" words=0-obtained words=1-obtained words=2-obtained \
+  dialogue_share=low-obtained dialogue_share=high-obtained

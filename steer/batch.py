@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.condition import render
+from steer.condition import control_tokens, render
 from steer.groups import Group, Row
 from steer.objective import Candidates
 from steer.schema import AttributeSchema
@@ -60,6 +60,10 @@ class Conditioning:
     def text(self, levels: Mapping[str, int]) -> str:
         """The whole condition for these levels."""
         return render(levels, self.schema, self.names, self.template)
+
+    def control_tokens(self) -> list[list[str]]:
+        """The texts of all levels of all attributes, for a tokenizer that holds each as one token."""
+        return control_tokens(self.schema, self.names, self.template)
 
     def dropped(self, levels: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
         """The levels that stay in the condition this time."""

@@ -59,6 +59,13 @@ def render(levels: Mapping[str, int], schema: AttributeSchema, names: Sequence[s
     return TEMPLATES[template](parts) if parts else ""
 
 
+def control_tokens(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
+    """What a condition may show of each attribute, level by level: the texts that can become tokens of their own."""
+    if TEMPLATES[template] is not _tags:
+        raise SteerError(f"template '{template}' is plain text by its layout. Use --condition-tokens text.")
+    return [[f"<{n}>{_value(schema[n], i, template)}" for i in range(len(schema[n].shown))] for n in names]
+
+
 def pattern(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
     """Matches one whole condition over any of `names`."""
     return re.compile(_PATTERNS[template].format(names="|".join(map(re.escape, names))))

@@ -96,6 +96,11 @@ class TrainConfig:
         (), "Condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
     )
     template: str = option("tags", "How a condition is written.", choices=("tags", "steerlm", "decision-transformer"))
+    condition_tokens: str = option(
+        "text",
+        "`special`: every level becomes a token whose row is trained; for models that never saw tags.",
+        choices=("text", "special"),
+    )
     attribute_dropout: float = option(0.1, "Chance that one attribute is left out of a condition.")
     condition_dropout: float = option(0.05, "Chance that the whole condition is left out.")
     adapter: str = option("lora", "What is trained.", choices=("lora", "none"))

@@ -30,7 +30,7 @@ def data(config: DataConfig) -> str:
     rows = progress(_counted(_rows(config, piped), counts), total=total, what=f"data {config.source}")
     written = write(run.folder / "rows.jsonl", rows)
     if simulated:
-        from steer.policy import quiet
+        from steer.adapter import quiet
 
         AttributeSchema.from_json({"attributes": world.SCHEMA}).save(run.folder / "schema.json")
         with quiet():

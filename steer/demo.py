@@ -62,7 +62,7 @@ def demo(config: DemoConfig) -> str:
     for line in _prepare(config, out):
         click.echo(line)
     train_file = out / "train.json"
-    write_json(train_file, LORA | ({"num_train_epochs": 2.0} if config.full else {}))
+    write_json(train_file, LORA | ({"num_train_epochs": 3.0} if config.full else {}))
     settings = CompareConfig(
         rows=str(out / "labels"),
         model=str(out / "base"),

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from steer.adapter import quiet
 from steer.batch import plain_ids, prompt_text
 from steer.condition import markers, render
 from steer.config import GenerateConfig
 from steer.errors import SteerError
-from steer.policy import Policy, load, quiet
+from steer.policy import Policy, load
 from steer.progress import progress
 from steer.rows import Row, prompts, read, split_of, write
 from steer.run import Run, fingerprint

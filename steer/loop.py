@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from steer import checkpoint
+from steer.adapter import quiet
 from steer.batch import Plan, Sequence_, collate, micro_batches
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.objective import Method
-from steer.policy import Policy, ResponseLogps, flat, quiet, trainable
+from steer.policy import Policy, ResponseLogps, flat, trainable
 from steer.progress import progress
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,6 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from steer import __version__
+from steer.adapter import add_control_tokens, quiet
+from steer.condition import control_tokens
 from steer.errors import SteerError
 from steer.run import fingerprint, read_json, write_json
 from steer.schema import AttributeSchema
@@ -32,7 +32,8 @@ PLAIN_TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}\n{% endf
 class Card:
     """steer.json: all that a policy needs to be steered on another machine.
 
-    `attributes` are the ones it was conditioned on (empty: not conditioned).
+    `attributes` are the ones it was conditioned on (empty: not conditioned); with `condition_tokens` "special" every
+    level of them is a token.
     """
 
     base: str
@@ -44,12 +45,19 @@ class Card:
     attributes: tuple[str, ...] = ()
     schema: AttributeSchema | None = None
     scorer: str = ""
+    condition_tokens: str = "text"
     version: str = __version__
 
     def save(self, folder: Path) -> None:
         """Write steer.json."""
         value = {k: v for k, v in asdict(self).items() if k != "schema"}
         write_json(folder / "steer.json", {**value, "schema": self.schema.to_json() if self.schema else None})
+
+    def control_tokens(self) -> list[list[str]]:
+        """The tokens added to the base's, by attribute and level; none where conditions are text."""
+        if self.condition_tokens == "text" or self.schema is None:
+            return []
+        return control_tokens(self.schema, self.attributes, self.template)
 
     @staticmethod
     def load(folder: Path) -> Card:
@@ -84,16 +92,9 @@ class Policy:
         """The text of every token by itself; empty for special ones."""
         ids = [[i] for i in range(self.model.get_input_embeddings().weight.shape[0])]
         pieces: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for token in (t for level in self.card.control_tokens() for t in level) if self.card else ():
+            pieces[self.tokenizer.convert_tokens_to_ids(token)] = token
         return pieces
-
-
-@dataclass(frozen=True)
-class Lora:
-    """Low-rank adapters on every linear layer but the head."""
-
-    r: int = 32
-    alpha: int = 64
-    dropout: float = 0.0
 
 
 def load(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> Policy:
@@ -167,6 +168,7 @@ def _load_policy(folder: Path, dtype: str, trust_remote_code: bool) -> Policy:
     if card.base_hash and fingerprint(card.base) != card.base_hash:
         raise SteerError(f"{folder}: its base model {card.base} has changed since training. Restore it or train again.")
     policy = load(card.base, dtype=dtype, trust_remote_code=trust_remote_code)
+    add_control_tokens(policy.model, policy.tokenizer, card.control_tokens(), 0)
     with quiet():
         from peft import PeftModel
 
@@ -190,47 +192,14 @@ def _complete(tokenizer: Any, model: Any, name: str) -> None:
         )
 
 
-def add_lora(policy: Policy, lora: Lora, seed: int) -> None:
-    """Wrap the model with fresh adapters (their start follows from the seed); base weights are frozen."""
-    with quiet():
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            policy.model = get_peft_model(policy.model, config)
-
-
 def save(policy: Policy, folder: Path, card: Card) -> None:
     """Write adapter or full weights, tokenizer and card; steer.json comes last."""
     with quiet():
         where = folder / FULL if card.adapter == "none" else folder
-        policy.model.save_pretrained(where)
+        # PEFT would add the whole embedding matrix because the vocabulary grew; the trained rows are in the adapter.
+        policy.model.save_pretrained(where, **({} if card.adapter == "none" else {"save_embedding_layers": False}))
         policy.tokenizer.save_pretrained(where)
     card.save(folder)
-
-
-class quiet:  # noqa: N801  # reads as a word in `with quiet():`
-    """Silence loading bars and third-party warnings that a user can do nothing about."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        self._caught.__exit__(*error)
 
 
 class ResponseLogps(nn.Module):

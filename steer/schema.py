@@ -297,8 +297,7 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int) -> Attribute:
         if bins == "uniform":
             edges = sorted(set(np.linspace(a.low, a.high, levels + 1)[1:-1].tolist()) - {a.low})
         else:
-            edges = sorted(set(np.quantile(known, np.arange(1, levels) / levels).tolist()))
-            edges = [e for low, e in zip([-math.inf, *edges], edges) if ((known >= low) & (known < e)).any()]
+            edges = _quantiles(known, levels)
         shown = [str(i) for i in range(len(edges) + 1)]
     level = np.array([bisect_right(edges, s) for s in known], dtype=int)
     counts = np.bincount(level, minlength=len(shown))
@@ -317,6 +316,21 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int) -> Attribute:
         tuple(centres),
         tuple(int(c) for c in counts),
     )
+
+
+def _quantiles(known: Scores, levels: int) -> list[float]:
+    """Edges of levels with equal counts. Where ties overfill a level the others share what is left, none is empty."""
+    edges: list[float] = []
+    rest = known
+    for left in range(levels, 1, -1):
+        edge = float(np.quantile(rest, 1 / left))
+        if edge <= rest.min():  # as many zeros as that: a level of their own
+            edge = float(rest[rest > rest.min()].min(initial=math.inf))
+        if math.isinf(edge):
+            break
+        edges.append(edge)
+        rest = rest[rest >= edge]
+    return edges
 
 
 def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> dict[str, int]:

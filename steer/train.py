@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from steer import checkpoint
+from steer.adapter import Lora, add_control_tokens, add_lora
 from steer.batch import Conditioning, Plan, Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
@@ -22,7 +23,7 @@ from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
 from steer.options import did_you_mean
-from steer.policy import Card, Lora, Policy, add_lora, load, save
+from steer.policy import Card, Policy, load, save
 from steer.rows import read_all, split_of
 from steer.run import Run, fingerprint
 from steer.schema import REWARD, AttributeSchema
@@ -43,13 +44,16 @@ def train(config: TrainConfig) -> str:
     except SteerError as error:
         raise SteerError(f"{config.rows}: {error}") from None
     policy = _base(config)
+    levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
+    token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
     tokens = Tokens(rows, policy.tokenizer)
     short = _short_enough(groups, tokens, conditioning, min(config.max_length, policy.longest or config.max_length))
     accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
     run.start()
     accelerator.wait_for_everyone()
     if config.adapter == "lora":
-        add_lora(policy, Lora(config.lora_r, config.lora_alpha, config.lora_dropout), config.seed)
+        lora = Lora(config.lora_r, config.lora_alpha, config.lora_dropout)
+        policy.model = add_lora(policy.model, lora, config.seed, token_ids)
     plan = Plan(short, tokens, conditioning, config.batch_size, config.micro_batch_tokens, config.seed)
     facts = Loop(config, method, settings, plan, accelerator).run(policy, run.folder)
     if not accelerator.is_main_process:
@@ -67,6 +71,7 @@ def train(config: TrainConfig) -> str:
         attributes=conditioning.names if conditioning else (),
         schema=conditioning.schema if conditioning else None,
         scorer=scorer_of(config.rows),
+        condition_tokens=config.condition_tokens if conditioning else "text",
     )
     save(policy, run.folder, card)
     summary = run.finish(_summary(config.method, facts), **facts)

@@ -12,7 +12,7 @@ TABLE = """
 errors progress options config run
 rows schema condition
 groups objective
-methods checkpoint batch policy
+methods checkpoint batch adapter policy
 evaluate plots page report result data label loop train generate
 iterate compare demo
 cli __main__

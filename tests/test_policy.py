@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from steer.adapter import Lora, add_lora
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.objective import Candidates, weighted_nll
-from steer.policy import Card, Lora, Policy, ResponseLogps, add_lora, flat, load, save
+from steer.policy import Card, Policy, ResponseLogps, flat, load, save
 from steer.run import fingerprint
 from steer.schema import AttributeSchema
 from steer.train import train
@@ -128,7 +129,7 @@ def test_a_model_whose_head_does_more_is_refused() -> None:
 def trained(tiny: Path, seed: int = 0) -> Policy:
     """A LoRA policy after three steps of Adam."""
     policy = load(str(tiny))
-    add_lora(policy, Lora(r=4, alpha=8), seed)
+    policy.model = add_lora(policy.model, Lora(r=4, alpha=8), seed)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=0.05)
     for _ in range(3):
@@ -172,7 +173,7 @@ def test_adapters_start_from_the_seed_and_as_the_base(tiny: Path) -> None:
     for seed in (0, 0, 1):
         policy = load(str(tiny))
         torch.manual_seed(len(starts))  # what was drawn before is no matter
-        add_lora(policy, Lora(), seed)
+        policy.model = add_lora(policy.model, Lora(), seed)
         torch.testing.assert_close(logits(policy), plain, atol=0, rtol=0)
         starts.append(torch.cat([p.flatten() for n, p in policy.model.named_parameters() if "lora_A" in n]))
     assert torch.equal(starts[0], starts[1])

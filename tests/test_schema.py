@@ -69,12 +69,15 @@ def test_quantile_bins_have_equal_counts() -> None:
 @pytest.mark.parametrize(
     ("scores", "counts"),
     [
-        ([1.0] * 6 + [2.0, 3.0], (6, 2)),
+        ([1.0] * 6 + [2.0, 3.0], (6, 1, 1)),
+        ([0.0] * 80 + [0.1 * i for i in range(1, 31)], (80, 10, 10, 10)),  # zeros by themselves, the others in thirds
         ([0.0] * 5 + [3.0] * 5, (5, 5)),  # the median is 1.5, and between it and 3 there is no row
         ([2.0] * 7, (7,)),
     ],
 )
-def test_ties_give_fewer_quantile_levels_and_none_without_rows(scores: list[float], counts: tuple[int, ...]) -> None:
+def test_ties_have_a_quantile_level_of_their_own_and_none_is_without_rows(
+    scores: list[float], counts: tuple[int, ...]
+) -> None:
     assert one(scores, "quantile", levels=4).counts == counts
 
 

@@ -1,0 +1,93 @@
+"""What training adds to a base model: low-rank adapters, and tokens for the levels of a condition."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from steer.errors import SteerError
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer but the head."""
+
+    r: int = 32
+    alpha: int = 64
+    dropout: float = 0.0
+
+
+def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -> Any:
+    """The model with fresh adapters (their start follows from the seed); base weights are frozen.
+
+    The embedding rows of `token_ids` are trained too.
+    """
+    with quiet(), torch.random.fork_rng():
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            trainable_token_indices=list(token_ids) or None,
+        )
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:
+    """Give every level [attribute][level] a token of its own; their ids. Tokens that are known keep their rows.
+
+    The input rows of an attribute lie on a line between two random points, so that neighbouring levels start alike and
+    extremes apart. An output row of its own starts as the mean of the others: such a token is never a target.
+    """
+    from tokenizers import AddedToken
+
+    names = [token for levels in tokens for token in levels]
+    if not names:
+        return []
+    before = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in names], special_tokens=True)
+    ids: list[int] = tokenizer.convert_tokens_to_ids(names)
+    if list(tokenizer(names, add_special_tokens=False)["input_ids"]) != [[i] for i in ids]:
+        raise SteerError(f"the model's tokenizer does not keep '{names[0]}' as one token. Use --condition-tokens text.")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        with quiet():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        rows, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        known = rows[:before].float().cpu()
+        lines = []
+        for levels in tokens:
+            low, high = known.mean(0) + torch.randn(2, known.shape[1], generator=draw) * known.std(0)
+            lines += [low + (high - low) * i / max(1, len(levels) - 1) for i in range(len(levels))]
+        for i, row in zip(ids, lines):
+            if i >= before:
+                head[i] = head[:before].float().mean(0).to(head)
+                rows[i] = row.to(rows)
+    return ids
+
+
+class quiet:  # noqa: N801  # reads as a word in `with quiet():`
+    """Silence loading bars and third-party warnings that a user can do nothing about."""
+
+    def __enter__(self) -> None:
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        self._caught.__exit__(*error)
