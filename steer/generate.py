@@ -18,6 +18,7 @@ from steer.batch import plain_ids, prompt_text
 from steer.condition import markers, render
 from steer.config import GenerateConfig
 from steer.errors import SteerError
+from steer.options import check
 from steer.policy import Policy, load
 from steer.progress import progress
 from steer.rows import Row, prompts, read, split_of, write
@@ -36,16 +37,6 @@ class Sampling:
     max_new_tokens: int = 256
     batch_size: int = 64
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, bad, wanted in (
-            ("temperature", not 0 <= self.temperature < math.inf, "0 (greedy) or more"),
-            ("top-p", not 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("max-new-tokens", self.max_new_tokens < 1, "1 or more"),
-            ("batch-size", self.batch_size < 1, "1 or more"),
-        ):
-            if bad:
-                raise SteerError(f"--{name} {getattr(self, name.replace('-', '_'))}: wanted {wanted}.")
 
 
 class Job(NamedTuple):
@@ -230,10 +221,9 @@ def _drawn(
 
 def generate(config: GenerateConfig) -> str:
     """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
+    check(config)
     if bool(config.prompt) == bool(config.input):
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
-    if config.n < 1:
-        raise SteerError(f"--n {config.n}: wanted 1 or more.")
     sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed)
     run = None
     if config.output:

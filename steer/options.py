@@ -25,10 +25,14 @@ def option(
     choices: Iterable[str] = (),
     flag: str = "",
     least: float = -math.inf,
+    above: float = -math.inf,
     most: float = math.inf,
 ) -> Any:
-    """A dataclass field that becomes a flag (`...` as default: required); numbers lie in `least`..`most`."""
-    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "most": most}
+    """A dataclass field that becomes a flag (`...` as default: required).
+
+    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "above": above, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -114,21 +118,35 @@ def resolve(config: type[T], flags: dict[str, Any], file: str | None = None) -> 
     values = _from_file(config, file) if file else {}
     values |= {k: v for k, v in flags.items() if v is not None and v != ()}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
-        if field.name in values:
-            _allowed(field, values[field.name])
-        elif field.default is dataclasses.MISSING:
+        if field.name not in values and field.default is dataclasses.MISSING:
             raise SteerError(f"{_flag(field)} is missing: {field.metadata['help']}")
-    return config(**values)
+    made = config(**values)
+    check(made)
+    return made
+
+
+def check(config: Any) -> None:
+    """Refuse a config with a value outside the choices or the range of its field."""
+    for field in dataclasses.fields(config):
+        _allowed(field, getattr(config, field.name))
 
 
 def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
     meta = field.metadata
+    if "least" not in meta:
+        return
     if meta.get("choices") and value not in meta["choices"]:
         raise SteerError(f"{_flag(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
-    if isinstance(value, int | float) and not (math.isfinite(value) and meta["least"] <= value <= meta["most"]):
-        least, most = (None if math.isinf(meta[name]) else f"{meta[name]:g}" for name in ("least", "most"))
-        wanted = f"from {least} to {most}" if least and most else f"{least} or more" if least else "a finite number"
-        raise SteerError(f"{_flag(field)} {value}: wanted {wanted}.")
+    if isinstance(value, int | float):
+        least, above, most = (meta[name] for name in ("least", "above", "most"))
+        if math.isfinite(value) and least <= value <= most and value > above:
+            return
+        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -math.inf else ""
+        high = f"at most {most:g}" if most < math.inf else ""
+        wanted = (
+            f"from {least:g} to {most:g}" if high and least > -math.inf else " and ".join(filter(None, (low, high)))
+        )
+        raise SteerError(f"{_flag(field)} {value}: wanted {wanted or 'a finite number'}.")
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:

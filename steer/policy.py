@@ -111,7 +111,6 @@ def load(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> 
 
 def _pretrained(name: str, dtype: str, trust_remote_code: bool) -> tuple[Any, Any]:
     with quiet():
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
         folder = Path(name).is_dir()
@@ -120,8 +119,8 @@ def _pretrained(name: str, dtype: str, trust_remote_code: bool) -> tuple[Any, An
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **known)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=_dtype(dtype), **known)
-        except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).splitlines()[0].rstrip(" :.")
+        except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
             if folder:
                 what = f"the folder holds no model that can be read ({reason})"
             elif online:

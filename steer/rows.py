@@ -135,6 +135,9 @@ def _name_faults(row: Row) -> Iterator[tuple[str, str]]:
         value = row.get(column)
         if not isinstance(value, str) and (column == "id" or value is not None):
             yield column, f"holds {kind(value)}, wanted a text. Write it in quotes"
+    split = row.get("split")
+    if split and not split.lower().startswith(("train", *HELD_OUT)):
+        yield "split", f"'{split}' is neither train nor test. Rename the split"
 
 
 def _prompt_faults(row: Row) -> Iterator[tuple[str, str]]:
@@ -204,10 +207,8 @@ def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
     `held_out` is the share of prompts, 0 to 1, that become "test". A split named as in HELD_OUT is "test" too.
     """
     split = (row.get("split") or "").lower()
-    if split.startswith(("train", *HELD_OUT)):
-        return "train" if split.startswith("train") else "test"
     if split:
-        raise SteerError(f"row '{row['id']}': column 'split': '{split}' is neither train nor test. Rename the split.")
+        return "train" if split.startswith("train") else "test"
     drawn = hashlib.blake2b(f"{seed}:{prompt_key(row)}".encode(), digest_size=8).digest()
     return "test" if int.from_bytes(drawn) < held_out * 2**64 else "train"
 

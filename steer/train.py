@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from steer.groups import Group, Row
 from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
-from steer.options import did_you_mean
+from steer.options import check, did_you_mean
 from steer.policy import Card, Policy, load, save
 from steer.rows import read_all, split_of
 from steer.run import Run, fingerprint
@@ -31,7 +30,7 @@ from steer.schema import REWARD, AttributeSchema
 
 def train(config: TrainConfig) -> str:
     """Fine-tune a policy on labelled rows; the summary line (empty in every process but the main one)."""
-    _sane(config)
+    check(config)
     method, settings = chosen(config.method, config.set)
     conditioning = conditioned(config, method)
     run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
@@ -77,22 +76,6 @@ def train(config: TrainConfig) -> str:
     summary = run.finish(_summary(config.method, facts), **facts)
     checkpoint.clear(run.folder)
     return summary
-
-
-def _sane(config: TrainConfig) -> None:
-    """Refuse numbers with which no training is possible."""
-    positive = (
-        *("lora_r", "lora_alpha", "learning_rate", "num_train_epochs", "batch_size", "micro_batch_tokens"),
-        *("max_length", "save_steps", "logging_steps"),
-    )
-    shares = ("attribute_dropout", "condition_dropout", "lora_dropout", "held_out")
-    others = ("max_steps", "warmup_steps", "weight_decay", "max_grad_norm", "limit")
-    for name in (*positive, *shares, *others):
-        value = getattr(config, name)
-        good = 0 < value < math.inf if name in positive else 0 <= value <= (1 if name in shares else math.inf)
-        if not good:
-            wanted = "above 0" if name in positive else "from 0 to 1" if name in shares else "0 or more"
-            raise SteerError(f"--{name.replace('_', '-')} {value}: wanted {wanted}.")
 
 
 def _processes() -> Any:

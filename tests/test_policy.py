@@ -226,7 +226,10 @@ def test_what_is_no_model_is_refused_in_one_sentence(tiny: Path, tmp_path: Path)
     whole = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     odd.mkdir()
-    for name in (str(broken), str(odd), str(tmp_path / "absent"), "nobody/no-such-model"):
+    garbled = tmp_path / "garbled"
+    shutil.copytree(tiny, garbled)
+    (garbled / "tokenizer.json").write_text('{"version": "1.0", "model": {')
+    for name in (str(broken), str(odd), str(garbled), str(tmp_path / "absent"), "nobody/no-such-model"):
         with pytest.raises(SteerError, match=r"^model .*(the folder holds no|is no folder here).*\.$") as caught:
             load(name)
         assert "\n" not in str(caught.value)

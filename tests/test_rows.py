@@ -336,8 +336,8 @@ def test_split_column_is_respected(split: str, side: str) -> None:
 
 
 def test_unknown_split_is_refused() -> None:
-    found = refusal(lambda: rows.split_of(row(split="fold3"), 0.1, 0))
-    assert found == "row 'r': column 'split': 'fold3' is neither train nor test. Rename the split."
+    found = refusal(lambda: rows.check(row(split="fold3"), "rows.jsonl:7"))
+    assert found == "rows.jsonl:7: column 'split': 'fold3' is neither train nor test. Rename the split."
 
 
 READABLE = {

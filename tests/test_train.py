@@ -181,10 +181,10 @@ def test_fewer_processes_than_asked_for_are_refused(
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        *[("batch_size", 0, "above 0"), ("learning_rate", math.nan, "above 0"), ("learning_rate", -1.0, "above 0")],
+        *[("batch_size", 0, "1 or more"), ("learning_rate", math.nan, "above 0"), ("learning_rate", -1.0, "above 0")],
         *[
             ("num_train_epochs", 0.0, "above 0"),
-            ("save_steps", 0, "above 0"),
+            ("save_steps", 0, "1 or more"),
             ("attribute_dropout", 1.5, "from 0 to 1"),
         ],
         *[("max_steps", -1, "0 or more"), ("max_grad_norm", -1.0, "0 or more"), ("held_out", -0.1, "from 0 to 1")],
