@@ -6,7 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.rows import prompt_key
 
 Row = dict[str, Any]
 
@@ -37,9 +41,74 @@ def rewarded(rows: Sequence[Row], method: str) -> list[Row]:
     return known
 
 
+def standardised(rewards: Sequence[float]) -> list[float]:
+    """Rewards with mean 0 and standard deviation 1."""
+    mean = math.fsum(rewards) / len(rewards)
+    sd = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+    return [(r - mean) / sd for r in rewards]
+
+
+def exponential(scores: Sequence[float], beta: float, clip: float) -> list[float]:
+    """min(clip, exp(s / beta) / mean(exp(s / beta))): weights with mean 1, then clipped."""
+    logs = [s / beta for s in scores]
+    high = max(logs)  # subtracting it keeps exp finite and cancels in the ratio
+    raw = [math.exp(x - high) for x in logs]
+    scale = len(raw) / math.fsum(raw)
+    return [min(clip, w * scale) for w in raw]
+
+
 def top(rows: Sequence[Row], keep: float, method: str) -> list[Group]:
     """The share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
     known = rewarded(rows, method)
     count = max(1, int(keep * len(known) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
     order = sorted(range(len(known)), key=lambda i: -known[i]["reward"])[:count]
     return singles([known[i] for i in sorted(order)])
+
+
+def by_prompt(rows: Sequence[Row], method: str) -> list[list[Row]]:
+    """The rows with a known reward, those of one prompt together and better first; ties keep the order of the rows."""
+    found: dict[str, list[Row]] = {}
+    for row in rewarded(rows, method):
+        found.setdefault(prompt_key(row), []).append(row)
+    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in found.values()]
+
+
+def ranked(rows: Sequence[Row], method: str) -> list[Group]:
+    """All candidates of every prompt that has two with different rewards, better first."""
+    prompts = by_prompt(rows, method)
+    groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
+    if not groups:
+        alone = sum(len(c) == 1 for c in prompts)
+        raise SteerError(
+            f"{method}: no prompt has two responses with different rewards ({alone} of {len(prompts)} have one "
+            f"response, {len(prompts) - alone} have ties only). Draw more of them with "
+            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+        )
+    return groups
+
+
+# How a pair is made of ranked candidates: indices of chosen and rejected for each.
+PAIRINGS = ("best-worst", "best-random", "all")
+
+
+def pairs(rows: Sequence[Row], method: str, pairing: str) -> list[Group]:
+    """Chosen and rejected, never tied. `best-random`: the best against a random other one (Zephyr, 2310.16944)."""
+    if pairing not in PAIRINGS:
+        raise SteerError(f"{method}: unknown pairing '{pairing}'; {did_you_mean(pairing, PAIRINGS)}")
+    made = []
+    for group in ranked(rows, method):
+        c = group.rows
+        if pairing == "all":
+            at = [(i, j) for i in range(len(c)) for j in range(i + 1, len(c)) if c[i]["reward"] > c[j]["reward"]]
+        elif pairing == "best-worst":
+            at = [(0, len(c) - 1)]
+        else:
+            worse = [j for j in range(len(c)) if c[j]["reward"] < c[0]["reward"]]
+            at = [(0, worse[random_of(c[0]).integers(len(worse))])]
+        made += [Group((c[i], c[j]), (1.0, 1.0)) for i, j in at]
+    return made
+
+
+def random_of(row: Row) -> np.random.Generator:
+    """Random numbers that follow from a row's prompt, so that groups are a pure function of the rows."""
+    return np.random.default_rng(int(prompt_key(row), 16))

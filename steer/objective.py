@@ -59,3 +59,33 @@ def weighted_nll(logps: Tensor, c: Candidates) -> Terms:
     logp = summed(logps, c.mask)
     weight = 1.0 if c.weight is None else c.weight
     return Terms(-(weight * logp).sum(), c.mask.sum().to(logps.dtype))
+
+
+def existing(mask: Tensor) -> Tensor:
+    """Which candidates are there and do not only pad: [B, K, T] -> [B, K]."""
+    return mask.any(-1)
+
+
+def per_token(logps: Tensor, mask: Tensor) -> Tensor:
+    """Mean log-probability of the tokens of each response: [B, K, T] -> [B, K]; 0 for one that only pads."""
+    return summed(logps, mask) / mask.sum(-1).clamp(min=1)
+
+
+def margins(logps: Tensor, c: Candidates, *, reference: bool) -> tuple[Tensor, Tensor]:
+    """Log-probability of chosen (candidate 0) less rejected (1), less the same of the reference: [B]; which exist: [B].
+
+    Where one of the two only pads the margin is 0.
+    """
+    both = existing(c.mask)[:, :2].all(-1)
+    value = summed(logps, c.mask)
+    if reference:
+        if c.ref is None:
+            raise ValueError("the loss needs reference log-probabilities")
+        value = value - c.ref
+    margin = value[:, 0] - value[:, 1]
+    return margin.masked_fill(~both, 0.0), both
+
+
+def per_prompt(values: Tensor, counted: Tensor) -> Terms:
+    """A mean over prompts: values [B] of those that are counted [B]."""
+    return Terms(values.masked_fill(~counted, 0.0).sum(), counted.sum().to(values.dtype))

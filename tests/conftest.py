@@ -6,15 +6,19 @@ import os
 
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
+import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
 from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig
 from steer.data import data
 from steer.label import label
+from steer.objective import Candidates
 from steer.policy import load
 
 torch.set_num_threads(1)
@@ -58,3 +62,28 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
     return folder
+
+
+class Golden(NamedTuple):
+    """Three prompts with four candidates, and what official implementations say of them."""
+
+    logps: Tensor
+    candidates: Candidates
+    official: dict[str, Any]
+
+    def of(self, count: int) -> tuple[Tensor, Candidates]:
+        """The first candidates of each prompt."""
+        c = self.candidates
+        assert c.ref is not None
+        return self.logps[:, :count], Candidates(c.mask[:, :count], c.reward[:, :count], c.ref[:, :count])
+
+
+@pytest.fixture
+def golden(shared: Path) -> Golden:
+    """Inputs and numbers that were taken from the official repositories of the methods."""
+    said = json.loads((shared / "golden" / "losses.json").read_text())
+    logps, ref, reward = (
+        torch.tensor(said["inputs"][name], dtype=torch.float64) for name in ("logps", "ref_logps", "rewards")
+    )
+    mask = torch.tensor(said["inputs"]["mask"]).bool()
+    return Golden(logps, Candidates(mask, reward, (ref * mask).sum(-1)), said["official"])

@@ -1,9 +1,7 @@
 """Reward-weighted regression: its weights against closed forms, its loss against plain arithmetic."""
 
-import json
 import math
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +9,8 @@ import torch
 from steer.errors import SteerError
 from steer.methods import mle, rwr
 from steer.objective import Candidates
+from tests.conftest import Golden
 
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden" / "losses.json"
 REWARDS = [0.0, 1.0, 3.0]
 
 
@@ -85,13 +83,9 @@ def test_settings_without_meaning_are_refused(setting: dict[str, float]) -> None
         rwr.Settings(**setting)
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"no golden numbers in {GOLDEN}")
-def test_the_loss_equals_the_official_number() -> None:
+def test_the_loss_equals_the_official_number(golden: Golden) -> None:
     """tomekkorbak/pretraining-with-human-feedback: mean over tokens of exp(r / beta) times cross-entropy."""
-    golden = json.loads(GOLDEN.read_text())
-    inputs, official = golden["inputs"], golden["official"]["rwr_beta2"]
-    first = [torch.tensor(inputs[name])[:, :1] for name in ("logps", "mask", "rewards")]  # candidate 0 of each prompt
-    logps, mask, rewards = first[0].double(), first[1].bool(), first[2].double()
-    c = Candidates(mask, rewards, weight=torch.exp(rewards / official["beta"]))
-    total, weight = rwr.loss(logps, c, rwr.Settings(beta=official["beta"]))
+    official = golden.official["rwr_beta2"]
+    logps, c = golden.of(1)
+    total, weight = rwr.loss(logps, c._replace(weight=torch.exp(c.reward / official["beta"])), rwr.Settings())
     assert float(total / weight) == pytest.approx(official["value"], rel=1e-6)

@@ -3,13 +3,22 @@
 import sys
 from dataclasses import fields
 
-from steer.methods import conditional, filtered, mle, rwr
+from steer.methods import awr, conditional, dpo, filtered, ipo, mle, pro, raft, rrhf, rso, rwr, slic, unlikelihood
 from steer.objective import Method
 
 METHODS: dict[str, Method] = {
     "mle": mle.METHOD,
     "filtered": filtered.METHOD,
     "rwr": rwr.METHOD,
+    "awr": awr.METHOD,
+    "unlikelihood": unlikelihood.METHOD,
+    "raft": raft.METHOD,
+    "dpo": dpo.METHOD,
+    "ipo": ipo.METHOD,
+    "slic": slic.METHOD,
+    "rso": rso.METHOD,
+    "rrhf": rrhf.METHOD,
+    "pro": pro.METHOD,
     "conditional": conditional.METHOD,
 }
 

@@ -7,13 +7,12 @@ Differs from the official code: rewards are standardised first, weights scaled t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, rewarded
+from steer.groups import Group, Row, exponential, rewarded, standardised
 from steer.objective import Candidates, Method, Terms, weighted_nll
 
 if TYPE_CHECKING:
@@ -34,13 +33,7 @@ class Settings:
 
 def weights(rewards: Sequence[float], s: Settings) -> list[float]:
     """min(clip, exp(z / beta) / mean(exp(z / beta))) for z the standardised rewards."""
-    mean = math.fsum(rewards) / len(rewards)
-    sd = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
-    logs = [(r - mean) / sd / s.beta for r in rewards]
-    high = max(logs)  # subtracting it keeps exp finite and cancels in the ratio
-    raw = [math.exp(x - high) for x in logs]
-    scale = len(raw) / math.fsum(raw)
-    return [min(s.clip, w * scale) for w in raw]
+    return exponential(standardised(rewards), s.beta, s.clip)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -1,0 +1,69 @@
+"""Advantage-weighted regression (1910.00177), with a baseline that reads the prompt only.
+
+-w log p(y | x) with w = exp(a / beta), a the standardised r - V(x), w scaled to mean 1 and then clipped. V is a ridge
+on the TF-IDF of the prompt, and each prompt's value comes from a fit that has not seen it.
+Differs from the official code: V is fitted once on the logs, not along with the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, exponential, rewarded, standardised
+from steer.objective import Candidates, Method, Terms, weighted_nll
+from steer.rows import prompt_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`beta`: temperature in standard deviations of the advantage; `clip`: the largest weight."""
+
+    beta: float = 1.0
+    clip: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.beta > 0 and self.clip > 0):
+            raise SteerError(f"awr: beta and clip are positive, not {self.beta} and {self.clip}.")
+
+
+def values(rows: Sequence[Row]) -> list[float]:
+    """V(x) of every row's prompt, from a fit without it; the mean reward where there are fewer prompts than folds."""
+    rewards = [float(row["reward"]) for row in rows]
+    keys = [prompt_key(row) for row in rows]
+    if len(set(keys)) < FOLDS:
+        return [sum(rewards) / len(rewards)] * len(rows)
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    texts = [" ".join(turn["content"] for turn in row["prompt"]) for row in rows]
+    # Single characters are tokens too: a prompt may be nothing but a question mark.
+    # No norm: a rare word in the fits would weigh the others of its prompt down, and be missing where V is asked for.
+    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True, norm=None)
+    model = make_pipeline(words, RidgeCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
+    found = cross_val_predict(model, texts, rewards, groups=keys, cv=GroupKFold(FOLDS))
+    return [float(v) for v in found]
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Every row with a known reward, weighted by its advantage."""
+    known = rewarded(rows, "awr")
+    advantages = standardised([row["reward"] - v for row, v in zip(known, values(known))])
+    return [Group((row,), (w,)) for row, w in zip(known, exponential(advantages, settings.beta, settings.clip))]
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """-w log p(y | x): [B, 1, T] -> weighted sum over tokens and the number of tokens."""
+    return weighted_nll(logps, c)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

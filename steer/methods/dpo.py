@@ -1,0 +1,46 @@
+"""Direct preference optimisation (2305.18290, equation 7); with scored groups also Zephyr's (2310.16944).
+
+-log sigmoid(beta [(lp_w - ref_w) - (lp_l - ref_l)]), averaged over pairs.
+Differs from the official code: pairs are made from rewards; ties are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, pairs
+from steer.objective import Candidates, Method, Terms, margins, per_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`beta`: strength of the pull to the reference; `pairing`: `best-worst`, `best-random` (Zephyr) or `all`."""
+
+    beta: float = 0.1
+    pairing: str = "best-random"
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise SteerError(f"dpo: beta is positive, not {self.beta}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Pairs of a prompt's candidates."""
+    return pairs(rows, "dpo", settings.pairing)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, 2, T] -> sum over pairs and the number of pairs."""
+    from torch.nn.functional import logsigmoid
+
+    margin, both = margins(logps, c, reference=True)
+    return per_prompt(-logsigmoid(s.beta * margin), both)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True)

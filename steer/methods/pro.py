@@ -1,0 +1,58 @@
+"""Preference ranking optimisation (PRO, 2306.17492, equations 8-10).
+
+sum_{k<K} -log [e^{p_k T_k} / (e^{p_k T_k} + sum_{i>k} e^{p_i (r_k - r_i)})], T_k = max_{i>k} (r_k - r_i), p the mean
+log-probability of a response's tokens; plus sft (K-1)^2 times -log p of the best; averaged over prompts.
+Differs from the official code: rewards are the standardised ones of `steer label`; K is each prompt's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, ranked
+from steer.objective import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`sft`: weight of the likelihood of the best response, times (K - 1)^2."""
+
+    sft: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.sft >= 0:
+            raise SteerError(f"pro: sft is not negative, not {self.sft}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """All candidates of a prompt."""
+    return ranked(rows, "pro")
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, K, T] -> sum over prompts and the number of prompts."""
+    import torch
+
+    there = existing(c.mask)
+    p = per_token(logps, c.mask)
+    k = p.shape[1]
+    total = p.new_zeros(p.shape[0])
+    for i in range(k - 1):
+        after = there[:, i + 1 :] & there[:, i : i + 1]  # [B, K - 1 - i]
+        gap = (c.reward[:, i : i + 1] - c.reward[:, i + 1 :]).masked_fill(~after, 0.0)
+        own = p[:, i] * gap.max(-1).values
+        others = (p[:, i + 1 :] * gap).masked_fill(~after, -math.inf)
+        every = torch.cat([own[:, None], others], -1)
+        total = total + (every.logsumexp(-1) - own).masked_fill(~after.any(-1), 0.0)
+    best = s.sft * (there.sum(-1) - 1).clamp(min=0) ** 2 * -summed(logps, c.mask)[:, 0]
+    return per_prompt(total + best, there[:, 0])
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

@@ -1,0 +1,49 @@
+"""Likelihood of the best of K responses to a prompt: RAFT (2304.06767), and any best-of-K fine-tuning.
+
+Differs from the official code: it trains on prompts too; here a prompt is never a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, by_prompt, singles
+from steer.objective import Candidates, Method, Terms, weighted_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`k`: choose among the first so many responses of a prompt, in the order of the rows (0: among all)."""
+
+    k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 0:
+            raise SteerError(f"raft: k is 0 or more, not {self.k}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """The best response of every prompt."""
+    found = by_prompt(rows, "raft")
+    if all(len(c) == 1 for c in found):
+        raise SteerError(
+            f"raft: each of the {len(found)} prompts has one response only, so there is no best one. Draw more with "
+            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+        )
+    place = {row["id"]: i for i, row in enumerate(rows)}
+    first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in found]
+    return singles([max(c, key=lambda row: row["reward"]) for c in first])
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """-log p(y | x): [B, 1, T] -> sum over tokens and the number of tokens."""
+    return weighted_nll(logps, c)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

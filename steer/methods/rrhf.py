@@ -1,0 +1,48 @@
+"""Rank responses to align (RRHF, 2304.05302, equations 2-4).
+
+sum over r_i < r_j of max(0, p_i - p_j), p the mean log-probability of a response's tokens, plus sft times -log p of the
+best response; averaged over prompts.
+Differs from the official code: it edits its labels in place (which breaks p), ranks with one row of the batch, and
+averages the likelihood over padding; here all three follow the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, ranked
+from steer.objective import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`sft`: weight of the likelihood of the best response; without it the policy collapses."""
+
+    sft: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.sft >= 0:
+            raise SteerError(f"rrhf: sft is not negative, not {self.sft}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """All candidates of a prompt."""
+    return ranked(rows, "rrhf")
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, K, T] -> sum over prompts and the number of prompts."""
+    there = existing(c.mask)
+    p = per_token(logps, c.mask)
+    worse = (c.reward[:, :, None] < c.reward[:, None, :]) & there[:, :, None] & there[:, None, :]  # [B, i, j]
+    rank = (p[:, :, None] - p[:, None, :]).clamp(min=0).masked_fill(~worse, 0.0).sum((1, 2))
+    return per_prompt(rank - s.sft * summed(logps, c.mask)[:, 0], there[:, 0])
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

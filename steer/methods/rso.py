@@ -1,0 +1,92 @@
+"""Statistical rejection sampling optimisation (2309.06657): pairs of responses that a rejection sampler accepted.
+
+The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta); pairs of them are ranked by
+reward. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo.
+Differs from the official code: none was released. TRL's `sigmoid_norm` is another loss (it divides by length).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, random_of, ranked
+from steer.objective import Candidates, Method, Terms, margins, per_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOSSES = ("sigmoid-norm", "hinge-norm")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`beta`: temperature of the sampler, 0 takes the best; `keep`: accepted per prompt; `gamma`; `loss`."""
+
+    beta: float = 0.5
+    keep: int = 8
+    gamma: float = 0.05
+    loss: str = "sigmoid-norm"
+
+    def __post_init__(self) -> None:
+        if not (self.beta >= 0 and self.keep >= 2 and self.gamma > 0):
+            raise SteerError("rso: beta is not negative, keep is 2 or more, and gamma is positive.")
+        if self.loss not in LOSSES:
+            raise SteerError(f"rso: unknown loss '{self.loss}'. Known: {', '.join(LOSSES)}.")
+
+
+def accepted(rewards: Sequence[float], beta: float, keep: int, rng: np.random.Generator) -> list[int]:
+    """Indices in the order of acceptance, without replacement.
+
+    A candidate y is accepted with probability exp((r(y) - r_max) / beta), r_max the highest reward among those *not yet
+    accepted* (algorithm 1 of 2309.06657); beta 0 takes the best, infinity draws alike.
+    """
+    left = list(range(len(rewards)))
+    found: list[int] = []
+    while left and len(found) < keep:
+        high = max(rewards[i] for i in left)
+        if beta == 0:
+            found.append(next(i for i in left if rewards[i] == high))
+            left.remove(found[-1])
+            continue
+        for i in rng.permutation(left).tolist():
+            if rng.random() < math.exp((rewards[i] - high) / beta):
+                found.append(i)
+                left.remove(i)
+                if len(found) == keep:
+                    break
+                high = max((rewards[j] for j in left), default=high)
+    return found
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Disjoint pairs of accepted candidates in random order, without ties."""
+    made = []
+    for group in ranked(rows, "rso"):
+        c, rng = group.rows, random_of(group.rows[0])
+        kept = rng.permutation(accepted([row["reward"] for row in c], settings.beta, settings.keep, rng)).tolist()
+        for i, j in zip(kept[::2], kept[1::2]):
+            better, worse = min(i, j), max(i, j)  # candidates stand better first
+            if c[better]["reward"] > c[worse]["reward"]:
+                made.append(Group((c[better], c[worse]), (1.0, 1.0)))
+    if not made:
+        raise SteerError("rso: all accepted pairs are tied. Raise --set keep or --set beta.")
+    return made
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, 2, T] -> sum over pairs and the number of pairs."""
+    from torch.nn.functional import logsigmoid
+
+    margin, both = margins(logps, c, reference=True)
+    if s.loss == "hinge-norm":
+        return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
+    return per_prompt(-logsigmoid(s.gamma * margin), both)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True)

@@ -1,0 +1,45 @@
+"""Sequence likelihood calibration from feedback, on ranked pairs (SLiC-HF, 2305.10425, equation 1).
+
+max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w, averaged over pairs.
+Differs from the official code: none was released; the margin is 1 / gamma nats, the regulariser the better response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, pairs
+from steer.objective import Candidates, Method, Terms, margins, per_prompt, summed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`gamma`: slope, so that 1 / gamma is the margin; `reg`: weight of the likelihood; `pairing`: as in dpo."""
+
+    gamma: float = 0.05
+    reg: float = 0.05
+    pairing: str = "best-random"
+
+    def __post_init__(self) -> None:
+        if not (self.gamma > 0 and self.reg >= 0):
+            raise SteerError(f"slic: gamma is positive and reg not negative, not {self.gamma} and {self.reg}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Pairs of a prompt's candidates."""
+    return pairs(rows, "slic", settings.pairing)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, 2, T] -> sum over pairs and the number of pairs."""
+    margin, both = margins(logps, c, reference=False)
+    return per_prompt((1 - s.gamma * margin).clamp(min=0) - s.reg * summed(logps, c.mask)[:, 0], both)
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

@@ -1,0 +1,53 @@
+"""Unlikelihood training on poor responses (1908.04319; 2302.08582, section 2).
+
+-log p on the tokens of good responses, -alpha log(1 - p) on those of bad ones, averaged over the tokens of a step; good
+is a standardised reward of at least `threshold`.
+Differs from the official code: a response is good or bad as a whole, by its reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, rewarded, standardised
+from steer.objective import Candidates, Method, Terms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CERTAIN = -1e-6  # log p of a bad token counts at most as this: log(1 - p) of a certain one is infinite
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`threshold`: in standard deviations of the reward; `alpha`: weight of the bad ones."""
+
+    threshold: float = 0.0
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise SteerError(f"unlikelihood: alpha is not negative, not {self.alpha}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Every row with a known reward; the weight is 1 for good ones and -alpha for bad ones."""
+    known = rewarded(rows, "unlikelihood")
+    z = standardised([row["reward"] for row in known])
+    return [Group((row,), (1.0 if x >= settings.threshold else -settings.alpha,)) for row, x in zip(known, z)]
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, 1, T] -> sum over tokens and the number of tokens."""
+    inside = logps.masked_fill(~c.mask, -1.0)
+    weight = logps.new_ones(logps.shape[:2]) if c.weight is None else c.weight
+    weight = weight[..., None]
+    unlikely = (-inside.clamp(max=CERTAIN).expm1()).log()
+    terms = (-weight.clamp(min=0) * inside + weight.clamp(max=0) * unlikely).masked_fill(~c.mask, 0.0)
+    return Terms(terms.sum(), c.mask.sum().to(logps.dtype))
+
+
+METHOD = Method(groups=groups, loss=loss, settings=Settings)

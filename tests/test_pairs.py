@@ -1,0 +1,166 @@
+"""The losses on pairs: dpo, ipo, slic and rso against plain arithmetic and official numbers; how pairs are made."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from steer.errors import SteerError
+from steer.groups import PAIRINGS, Row, pairs
+from steer.methods import dpo, ipo, rso, slic
+from steer.objective import Candidates
+from tests.conftest import Golden
+
+LOGPS = torch.tensor([[[-1.0, -2.0, 9.0], [-3.0, -1.0, -2.0]], [[-2.0, 9.0, 9.0], [-0.5, -0.25, 9.0]]])
+MASK = torch.tensor([[[True, True, False], [True] * 3], [[True, False, False], [True, True, False]]])
+REF = torch.tensor([[-2.0, -4.0], [-1.0, -3.0]])
+C = Candidates(MASK, torch.tensor([[1.0, 0.0], [2.0, -1.0]]), REF)
+PLAIN = [-3.0 - -6.0, -2.0 - -0.75]  # log p of chosen less rejected
+DELTA = [PLAIN[0] - (-2.0 - -4.0), PLAIN[1] - (-1.0 - -3.0)]
+
+
+def mean(terms: tuple[Tensor, Tensor]) -> float:
+    return float(terms[0] / terms[1])
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log(1 + math.exp(-x))
+
+
+def test_the_losses_are_what_the_papers_print() -> None:
+    assert mean(dpo.loss(LOGPS, C, dpo.Settings(0.3))) == pytest.approx(-sum(log_sigmoid(0.3 * d) for d in DELTA) / 2)
+    assert mean(ipo.loss(LOGPS, C, ipo.Settings(0.3))) == pytest.approx(sum((d - 1 / 0.6) ** 2 for d in DELTA) / 2)
+    hinge = [max(0.0, 1 - 0.5 * d) for d in PLAIN]
+    likelihood = [3.0, 2.0]
+    found = mean(slic.loss(LOGPS, C, slic.Settings(gamma=0.5, reg=0.1)))
+    assert found == pytest.approx(sum(h + 0.1 * x for h, x in zip(hinge, likelihood)) / 2)
+    norms = {"sigmoid-norm": [-log_sigmoid(0.5 * d) for d in DELTA], "hinge-norm": [max(0, 1 - 0.5 * d) for d in DELTA]}
+    for name, terms in norms.items():
+        assert mean(rso.loss(LOGPS, C, rso.Settings(gamma=0.5, loss=name))) == pytest.approx(sum(terms) / 2)
+
+
+def test_a_pair_without_its_second_response_does_not_count() -> None:
+    alone = C._replace(mask=MASK & torch.tensor([[[True], [True]], [[True], [False]]]))
+    for method in (dpo, ipo, slic, rso):
+        total, weight = method.loss(LOGPS, alone, method.Settings())  # type: ignore[attr-defined]
+        assert weight == 1
+        assert total == method.loss(LOGPS[:1], Candidates(MASK[:1], C.reward[:1], REF[:1]), method.Settings())[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_dpo_equals_the_official_numbers(golden: Golden, beta: float) -> None:
+    each = golden.official[f"dpo_beta{beta}"]["value"]
+    assert mean(dpo.loss(*golden.of(2), dpo.Settings(beta))) == pytest.approx(sum(each) / 3, rel=1e-6)
+    sigmoid = rso.Settings(gamma=beta)  # the same formula with another name for the slope
+    assert mean(rso.loss(*golden.of(2), sigmoid)) == pytest.approx(sum(each) / 3, rel=1e-6)
+
+
+def test_ipo_equals_the_official_numbers(golden: Golden) -> None:
+    each = golden.official["ipo_beta0.1"]["value"]
+    assert mean(ipo.loss(*golden.of(2), ipo.Settings(0.1))) == pytest.approx(sum(each) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.05, 0.5])
+def test_hinge_norm_equals_the_official_numbers(golden: Golden, gamma: float) -> None:
+    each = golden.official[f"rso_hinge_norm_gamma{gamma}"]["value"]
+    found = mean(rso.loss(*golden.of(2), rso.Settings(gamma=gamma, loss="hinge-norm")))
+    assert found == pytest.approx(sum(each) / 3, rel=1e-6)
+
+
+def rows(*rewards: float | None, prompt: str = "p") -> list[Row]:
+    turns = [{"role": "user", "content": prompt}]
+    return [{"id": f"{prompt}{i}", "prompt": turns, "response": "x", "reward": r} for i, r in enumerate(rewards)]
+
+
+def names(groups: list[object]) -> set[tuple[str, ...]]:
+    return {tuple(row["id"] for row in g.rows) for g in groups}  # type: ignore[attr-defined]
+
+
+def test_pairs_are_never_tied_and_the_better_one_is_first() -> None:
+    some = [*rows(0.0, 2.0, 2.0, 1.0, None), *rows(3.0, 3.0, prompt="tied"), *rows(1.0, prompt="alone")]
+    assert names(pairs(some, "dpo", "best-worst")) == {("p1", "p0")}
+    assert names(pairs(some, "dpo", "all")) == {("p1", "p3"), ("p1", "p0"), ("p2", "p3"), ("p2", "p0"), ("p3", "p0")}
+    assert names(pairs(some, "dpo", "best-random")) <= {("p1", "p3"), ("p1", "p0")}
+
+
+def test_the_random_rejected_one_follows_from_the_prompt_and_is_any_of_them() -> None:
+    many = [row for i in range(300) for row in rows(4.0, 3.0, 2.0, 1.0, prompt=f"{i}-")]
+    first = pairs(many, "dpo", "best-random")
+    assert first == pairs(many, "dpo", "best-random")
+    counts = Counter(g.rows[1]["reward"] for g in first)
+    assert set(counts) == {1.0, 2.0, 3.0}
+    assert min(counts.values()) > 70
+
+
+def test_rows_that_make_no_pair_are_refused_with_the_command_that_draws_more() -> None:
+    some = [*rows(1.0, 1.0, prompt="tied"), *rows(2.0, prompt="alone")]
+    wanted = (
+        r"no prompt has two responses with different rewards \(1 of 2 have one response, 1 have ties only\)\..*--n 4"
+    )
+    for method in (dpo, ipo, slic, rso):
+        with pytest.raises(SteerError, match=wanted):
+            method.groups(some, method.Settings())  # type: ignore[attr-defined]
+    with pytest.raises(SteerError, match=f"dpo: unknown pairing 'best'.*Known: {', '.join(sorted(PAIRINGS))}"):
+        dpo.groups(some, dpo.Settings(pairing="best"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: dpo.Settings(beta=0.0),
+        lambda: ipo.Settings(beta=-1.0),
+        lambda: slic.Settings(gamma=0.0),
+        lambda: slic.Settings(reg=-1.0),
+        lambda: rso.Settings(keep=1),
+        lambda: rso.Settings(loss="sigmoid"),
+    ],
+)
+def test_settings_without_meaning_are_refused(make: object) -> None:
+    with pytest.raises(SteerError):
+        make()  # type: ignore[operator]
+
+
+def test_the_sampler_takes_the_best_at_beta_zero_and_anything_at_infinity() -> None:
+    rewards = [0.1, 0.9, 0.5, 0.7]
+    assert rso.accepted(rewards, 0.0, 3, np.random.default_rng(0)) == [1, 3, 2]
+    assert sorted(rso.accepted(rewards, 0.0, 9, np.random.default_rng(0))) == [0, 1, 2, 3]
+    rng = np.random.default_rng(1)
+    first = Counter(rso.accepted(rewards, math.inf, 2, rng)[0] for _ in range(4000))
+    assert all(abs(count - 1000) < 120 for count in first.values())
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_the_first_accepted_is_drawn_from_the_tilted_distribution(beta: float) -> None:
+    """One kept of four: p(i) proportional to exp(r_i / beta), where r_max is taken again over those that are left."""
+    rewards, n = [0.0, 0.4, 0.8], 20_000
+    rng = np.random.default_rng(2)
+    kept = Counter(rso.accepted(rewards, beta, 1, rng)[0] for _ in range(n))
+    # One pass visits the candidates in random order and stops at the first that is accepted; passes repeat.
+    accept = [math.exp((r - 0.8) / beta) for r in rewards]
+    chance = [0.0] * 3
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        alive = 1 / 6
+        for i in order:
+            chance[i] += alive * accept[i]
+            alive *= 1 - accept[i]
+    total = sum(chance)  # a pass always ends with one: the best is accepted for certain
+    assert total == pytest.approx(1.0)
+    for i in range(3):
+        assert kept[i] / n == pytest.approx(chance[i], abs=0.015)
+
+
+def test_rso_pairs_are_disjoint_and_favour_high_rewards() -> None:
+    some = [row for i in range(40) for row in rows(*np.linspace(-2, 2, 16).tolist(), prompt=f"{i}-")]
+    tilted, flat = (rso.groups(some, rso.Settings(beta=b, keep=8)) for b in (0.3, math.inf))
+    for groups in (tilted, flat):
+        ids = [row["id"] for g in groups for row in g.rows]
+        assert len(ids) == len(set(ids)) == 40 * 8
+        assert all(g.rows[0]["reward"] > g.rows[1]["reward"] for g in groups)
+    high, plain = (np.mean([row["reward"] for g in groups for row in g.rows]) for groups in (tilted, flat))
+    assert high > plain + 0.5
+    assert abs(plain) < 0.2
