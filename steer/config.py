@@ -160,9 +160,11 @@ class IterateConfig:
 
     rows: str = argument("Labelled rows that training starts from.")
     model: str = option(..., "Base model: Hugging Face name or folder.")
-    policy: str = option(..., "Policy that draws the first responses (folder of `steer train`).")
     scorer: str = option(..., "Scores fresh responses: as in `steer label`.")
     output: str = option(..., _OUTPUT)
+    policy: str = option("", "Policy that draws the first responses (folder of `steer train`); default: the base.")
+    method: str = option("", "What every round optimises; default: the method of the policy.")
+    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
     gold: str = option("", "Scorer that only watches: as in `steer label`.")
     rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
     prompts: int = option(1000, "Training prompts answered per round.", least=1)

@@ -1,6 +1,7 @@
-"""Rounds on disk: generate at targets, score, relabel with what was obtained, merge with the logs, retrain.
+"""Rounds on disk: generate, score, label with what was obtained, merge, retrain from the base.
 
-SteerLM (2310.05344, step 4). Each round is a folder of finished stages, so a killed loop goes on where it stopped.
+A conditioned method draws at targets (SteerLM, 2310.05344, step 4), any other draws as it is; what a round trains on is
+the method's pool. Each round is a folder of finished stages, so a killed loop goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
 from steer.generate import Job, Sampling, answer, held_out_prompts
 from steer.label import Scorer, labelled, load_scorer
+from steer.methods import METHODS
+from steer.objective import Method
 from steer.options import resolve
-from steer.policy import load
+from steer.policy import Card, load
 from steer.rows import Row, read, read_all, write
 from steer.run import Run, fingerprint
 from steer.schema import AttributeSchema
-from steer.train import labelled_rows, schema_of, train
+from steer.train import chosen, identity, labelled_rows, schema_of, train
 
 EVALUATED = 300  # held-out prompts answered after every round
 SHARE = 0.1  # explored targets come from the best so large a share of the supported combinations
@@ -37,6 +40,7 @@ class Loop:
 
     config: IterateConfig
     settings: TrainConfig
+    method: Method
     schema: AttributeSchema
     scorer: Scorer
     judges: dict[str, tuple[Scorer, Judge]]
@@ -45,7 +49,8 @@ class Loop:
 def iterate(config: IterateConfig) -> str:
     """Run all rounds; a line per round with the reward of the policy at `best` on held-out prompts."""
     scorers = {"proxy": load_scorer(config.scorer)} | ({"gold": load_scorer(config.gold)} if config.gold else {})
-    inputs = {"rows": fingerprint(config.rows), "policy": fingerprint(config.policy), "scorer": scorers["proxy"].id}
+    first = config.policy or config.model
+    inputs = {"rows": fingerprint(config.rows), "policy": identity(first), "scorer": scorers["proxy"].id}
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
@@ -59,19 +64,21 @@ def iterate(config: IterateConfig) -> str:
                 f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled."
             )
         judges[name] = scorer, Judge.of(schema, scorer.score(logs, schema.own))
-    for model in (config.policy, config.model):  # what cannot be loaded is refused before anything is written
+    for model in dict.fromkeys((first, config.model)):  # what cannot be loaded is refused before anything is written
         load(model, dtype=settings.dtype)
     run.start()
-    loop = Loop(config, settings, schema, scorers["proxy"], judges)
-    policy, rows = Path(config.policy), Path(config.rows)
+    loop = Loop(config, settings, METHODS[settings.method], schema, scorers["proxy"], judges)
+    policy, rows = first, Path(config.rows)
     facts = [_measured(loop, policy, run.folder / "round-0", 0)]
     for number in range(1, config.rounds + 1):
         folder = run.folder / f"round-{number}"
-        rows = _merged(rows, _fresh(loop, policy, folder, number), schema, folder / "rows")
-        policy = folder / "policy"
-        click.echo(f"[round {number}] {train(replace(settings, rows=str(rows), output=str(policy)))}", err=True)
+        fresh = _fresh(loop, policy, folder, number)
+        alone = loop.method.pool == "last" or (loop.method.pool == "rounds" and number == 1)
+        rows = _merged(None if alone else rows, fresh, schema, folder / "rows")
+        policy = str(folder / "policy")
+        click.echo(f"[round {number}] {train(replace(settings, rows=str(rows), output=policy))}", err=True)
         facts.append(_measured(loop, policy, folder, number))
-    return run.finish("\n".join(map(_line, facts)), rounds=facts, policy=str(policy))
+    return run.finish("\n".join(map(_line, facts)), rounds=facts, policy=policy)
 
 
 def _line(f: dict[str, Any]) -> str:
@@ -81,21 +88,26 @@ def _line(f: dict[str, Any]) -> str:
         if x
     ]
     return (
-        f"round {f['round']}: {f['rows']} rows, reward at best on {f['reward']['n']} held-out prompts: "
-        f"{', '.join(shown)} (sd of the logs), distinct-2 {f['distinct_2']:.2f}."
+        f"round {f['round']}: {f['rows']} rows, reward{' at best' if f['target'] else ''} on {f['reward']['n']} "
+        f"held-out prompts: {', '.join(shown)} (sd of the logs), distinct-2 {f['distinct_2']:.2f}."
     )
 
 
 def _training(config: IterateConfig) -> TrainConfig:
     """Settings for retraining: the given file, else those that the policy was trained with."""
-    if not (Path(config.policy) / "steer.json").is_file():
+    trained = (Path(config.policy) / "steer.json").is_file() if config.policy else False
+    if config.policy and not trained:
         raise SteerError(f'--policy {config.policy}: is no policy (it has no steer.json). Train one: "steer train".')
-    file = config.train or str(Path(config.policy) / "config.json")
+    file = config.train or (str(Path(config.policy) / "config.json") if trained else None)
     flags = {"rows": config.rows, "model": config.model, "output": config.output}
-    settings = resolve(TrainConfig, flags, file)
-    if settings.method != "conditional":
+    settings = resolve(TrainConfig, flags | ({"method": config.method} if config.method else {}), file)
+    if config.method or config.set:
+        settings = replace(settings, set=config.set)
+    method, _ = chosen(settings.method, settings.set)
+    if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(
-            f"--policy {config.policy}: was trained with '{settings.method}'; iterate steers a conditional one."
+            f"iterate with '{settings.method}' draws at targets, so it needs --policy with a policy that reads them. "
+            'Train one: "steer train --method conditional".'
         )
     return settings
 
@@ -110,19 +122,19 @@ def goals(schema: AttributeSchema, names: Sequence[str], count: int, explore: fl
     return [best if x < explore else dict(zip(names, good[i])) for x, i in zip(rng.random(count), picks)]
 
 
-def _fresh(loop: Loop, policy: Path, folder: Path, number: int) -> Path:
-    """Answer training prompts at good targets and label the answers with the levels they obtained."""
+def _fresh(loop: Loop, policy: str, folder: Path, number: int) -> Path:
+    """Answer training prompts, at good targets if it is steered, and label the answers with what they obtained."""
     path = folder / "fresh.jsonl"
     if path.is_file():
         return path
     c, schema, settings = loop.config, loop.schema, loop.settings
-    loaded = load(str(policy), dtype=settings.dtype)
-    assert loaded.card is not None
+    loaded = load(policy, dtype=settings.dtype)
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, 0, "train")
     order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts]
     picked = [prompts[i] for i in order for _ in range(c.n)]
     seed = c.seed * 1000 + number
-    aims = goals(schema, loaded.card.attributes, len(picked), c.explore, seed)
+    names = loaded.card.attributes if loaded.card and loop.method.conditioned else ()
+    aims = goals(schema, names, len(picked), c.explore, seed) if names else [{}] * len(picked)
     jobs = [Job(row, aim) for row, aim in zip(picked, aims)]
     sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed)
     rows = answer(loaded, jobs, sampling, folder / "generated", schema, f"round-{number}")
@@ -134,12 +146,12 @@ def _fresh(loop: Loop, policy: Path, folder: Path, number: int) -> Path:
     return path
 
 
-def _merged(rows: Path, fresh: Path, schema: AttributeSchema, folder: Path) -> Path:
+def _merged(earlier: Path | None, fresh: Path, schema: AttributeSchema, folder: Path) -> Path:
     """The earlier rows and the fresh ones, with the same levels and a new count of the support."""
-    source = rows / "rows.jsonl" if rows.is_dir() else rows
 
     def both() -> Iterator[Row]:
-        yield from read(source)
+        if earlier:
+            yield from read(earlier / "rows.jsonl" if earlier.is_dir() else earlier)
         yield from read(fresh)
 
     if not (folder / "rows.jsonl").is_file():
@@ -149,12 +161,12 @@ def _merged(rows: Path, fresh: Path, schema: AttributeSchema, folder: Path) -> P
     return folder
 
 
-def _measured(loop: Loop, policy: Path, folder: Path, number: int) -> dict[str, Any]:
-    """Reward of the policy at the best target of the *logs*, so that every round is asked for the same."""
+def _measured(loop: Loop, policy: str, folder: Path, number: int) -> dict[str, Any]:
+    """Reward of the policy, a steered one at the best target of the *logs*, so that all rounds are asked the same."""
     c, settings = loop.config, loop.settings
-    loaded = load(str(policy), dtype=settings.dtype)
-    assert loaded.card is not None
-    best = loop.schema.best(loaded.card.attributes)
+    loaded = load(policy, dtype=settings.dtype)
+    names = loaded.card.attributes if loaded.card else ()
+    best = loop.schema.best(names) if names else {}
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, EVALUATED)
     sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, c.seed)
     rows = answer(

@@ -38,7 +38,8 @@ class Method:
 
     `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic;
     `conditioned`: the condition stands before the response; `reference`: reference log-probs are computed;
-    `fresh`: when new responses are drawn (`never`, `rounds` or `step`).
+    `fresh`: when new responses are drawn (`never`, `rounds` or `step`); `pool`: what a round of `steer iterate` trains
+    on, the logs and all fresh responses (`all`), those of all rounds (`rounds`) or of the last one (`last`).
     """
 
     groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
@@ -47,6 +48,7 @@ class Method:
     conditioned: bool = False
     reference: bool = False
     fresh: str = "never"
+    pool: str = "all"
 
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:

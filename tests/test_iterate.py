@@ -29,7 +29,7 @@ def policy(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def config(labels: Path, tiny: Path, policy: Path, output: Path) -> IterateConfig:
     return IterateConfig(
-        str(labels), str(tiny), str(policy), GOLD, str(output), gold=GOLD, rounds=2, prompts=12, max_new_tokens=60
+        str(labels), str(tiny), GOLD, str(output), str(policy), gold=GOLD, rounds=2, prompts=12, max_new_tokens=60
     )
 
 
@@ -103,7 +103,43 @@ def test_goals_are_supported_and_good(labels: Path) -> None:
 
 
 def test_a_scorer_that_lacks_an_attribute_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
-    wrong = IterateConfig(str(labels), str(tiny), str(policy), "countable:words", str(tmp_path / "out"))
+    wrong = IterateConfig(str(labels), str(tiny), "countable:words", str(tmp_path / "out"), str(policy))
     with pytest.raises(SteerError, match="does not score"):
         iterate(wrong)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "pool"), [("raft", "last"), ("rejection", "rounds"), ("rrhf", "all"), ("dpo", "all"), ("mle", "all")]
+)
+def test_other_methods_draw_as_they_are_and_train_on_their_pool(
+    method: str, pool: str, labels: Path, tiny: Path, policy: Path, tmp_path: Path
+) -> None:
+    """The first responses come from a policy, later ones from the round before; no target is printed."""
+    start = tmp_path / "start"
+    shutil.copytree(policy, start)
+    card = read_json(start / "steer.json")  # a policy that speaks the world's language, and is not conditioned
+    (start / "steer.json").write_text(json.dumps(card | {"attributes": [], "method": "mle"}))
+    output = tmp_path / "rounds"
+    said = iterate(
+        IterateConfig(
+            str(labels), str(tiny), GOLD, str(output), str(start), method=method, n=4, prompts=20, max_new_tokens=60
+        )
+    )
+    assert "at best" not in said
+    fresh = [read_all(output / f"round-{i}" / "fresh.jsonl") for i in (1, 2)]
+    assert all(row["target"] == {} and row["response"] for rows in fresh for row in rows)
+    assert len({row["group"] for row in fresh[0]}) < len(fresh[0])
+    seen = [{row["id"] for row in read_all(output / f"round-{i}" / "rows")} for i in (1, 2)]
+    logs, one, two = ({row["id"] for row in rows} for rows in (read_all(labels), *fresh))
+    assert seen == {"all": [logs | one, logs | one | two], "rounds": [one, one | two], "last": [one, two]}[pool]
+    assert read_json(output / "round-2" / "policy" / "steer.json")["method"] == method
+
+
+def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    wrong = IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="conditional")
+    with pytest.raises(SteerError, match=r"'conditional' draws at targets, so it needs --policy"):
+        iterate(wrong)
+    with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
+        iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
     assert not (tmp_path / "out").exists()

@@ -3,7 +3,22 @@
 import sys
 from dataclasses import fields
 
-from steer.methods import awr, conditional, dpo, filtered, ipo, mle, pro, raft, rrhf, rso, rwr, slic, unlikelihood
+from steer.methods import (
+    awr,
+    conditional,
+    dpo,
+    filtered,
+    ipo,
+    mle,
+    pro,
+    raft,
+    rejection,
+    rrhf,
+    rso,
+    rwr,
+    slic,
+    unlikelihood,
+)
 from steer.objective import Method
 
 METHODS: dict[str, Method] = {
@@ -13,6 +28,7 @@ METHODS: dict[str, Method] = {
     "awr": awr.METHOD,
     "unlikelihood": unlikelihood.METHOD,
     "raft": raft.METHOD,
+    "rejection": rejection.METHOD,
     "dpo": dpo.METHOD,
     "ipo": ipo.METHOD,
     "slic": slic.METHOD,

@@ -38,4 +38,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return weighted_nll(logps, c)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, conditioned=True)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, conditioned=True, fresh="rounds")

@@ -1,6 +1,7 @@
-"""Likelihood of the best of K responses to a prompt: RAFT (2304.06767), and any best-of-K fine-tuning.
+"""Reward-ranked fine-tuning (RAFT, 2304.06767): likelihood of the best of the K responses that the last round drew.
 
-Differs from the official code: it trains on prompts too; here a prompt is never a target.
+Differs from the official code: it trains on prompts too, here a prompt is never a target; every
+round starts from the base.
 """
 
 from __future__ import annotations
@@ -46,4 +47,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return weighted_nll(logps, c)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, fresh="rounds", pool="last")

@@ -45,4 +45,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt(rank - s.sft * summed(logps, c.mask)[:, 0], there[:, 0])
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, fresh="rounds")

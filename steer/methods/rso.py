@@ -89,4 +89,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt(-logsigmoid(s.gamma * margin), both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds")
