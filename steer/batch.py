@@ -192,6 +192,10 @@ class Plan:
     micro_batch_tokens: int
     seed: int
 
+    def facts(self) -> dict[str, float]:
+        """What the last step was like, for metrics.jsonl; nothing where all of it is known before."""
+        return {}
+
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps that see every group once; the last of them may be smaller."""

@@ -38,31 +38,45 @@ from steer.train import beside, chosen, labelled_rows, schema_of, train
 
 @dataclass(frozen=True)
 class Entry:
-    """One method as the user wrote it, `rwr:beta=0.5`, split into its parts."""
+    """One method as the user wrote it, `rwr:beta=0.5`, split into its parts; `training` differs from the others'."""
 
     spec: str
     method: str
     settings: tuple[str, ...]
-    template: str = "tags"
+    training: tuple[tuple[str, Any], ...] = ()
     permuted: bool = False
 
     @staticmethod
     def of(spec: str) -> Entry:
-        """Parse and check; `template=` is the condition's, everything else a setting of the method."""
+        """Parse and check; `template=` and `learning_rate=` belong to training, everything else to the method."""
         name, _, rest = spec.partition(":")
-        parts = [p for p in rest.split(",") if p]
-        template = next((p.removeprefix("template=") for p in parts if p.startswith("template=")), "tags")
-        settings = tuple(p for p in parts if not p.startswith("template="))
+        settings: list[str] = []
+        training: dict[str, Any] = {}
+        for part in filter(None, rest.split(",")):
+            key, _, value = part.partition("=")
+            if key == "template":
+                if value not in TEMPLATES:
+                    raise SteerError(f"{spec}: unknown template '{value}'; {did_you_mean(value, TEMPLATES)}")
+                training[key] = value
+            elif key == "learning_rate":
+                training[key] = _number(spec, value)
+            else:
+                settings.append(part)
         chosen(name, settings)
-        if template not in TEMPLATES:
-            raise SteerError(f"{spec}: unknown template '{template}'; {did_you_mean(template, TEMPLATES)}")
-        return Entry(spec, name, settings, template)
+        return Entry(spec, name, tuple(settings), tuple(training.items()))
 
     @property
     def slug(self) -> str:
         """Folder name."""
         text = PERMUTED if self.permuted else self.spec
         return "".join(c if c.isalnum() or c in ".-=" else "-" for c in text.replace(", ", "-"))
+
+
+def _number(spec: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SteerError(f"{spec}: learning_rate={text} is not a number.") from None
 
 
 @dataclass
@@ -229,8 +243,8 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> tuple[dict[str, Any], d
         output=str(folder / "policy"),
         method=entry.method,
         set=entry.settings,
-        template=entry.template,
         seed=seed,
+        **dict(entry.training),
     )
     said = train(settings)
     if config.num_proc < 2:

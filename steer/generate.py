@@ -47,10 +47,11 @@ class Job(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Text without condition and EOS; `finished` is false where it was cut off."""
+    """Text without condition and EOS; `finished` is false where it was cut off; `ids` as drawn, with the end token."""
 
     text: str
     finished: bool
+    ids: tuple[int, ...] = ()
 
 
 def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Response]:
@@ -81,7 +82,8 @@ def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Res
             drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors)
         for i, tokens in zip(part, drawn[:, longest:].tolist()):
             end = next((k for k, token in enumerate(tokens) if token in ends), None)
-            out[i] = Response(tokenizer.decode(tokens[:end], skip_special_tokens=True), end is not None)
+            text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+            out[i] = Response(text, end is not None, tuple(tokens if end is None else tokens[: end + 1]))
     return [r for r in out if r is not None]
 
 

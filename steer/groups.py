@@ -27,6 +27,14 @@ def singles(rows: Sequence[Row]) -> list[Group]:
     return [Group((row,), (1.0,)) for row in rows]
 
 
+def prompts(rows: Sequence[Row]) -> list[Group]:
+    """The first row of every prompt, for methods that draw their own responses."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(prompt_key(row), row)
+    return singles(list(first.values()))
+
+
 def rewarded(rows: Sequence[Row], method: str) -> list[Row]:
     """The rows whose reward is known; an error where there is none, or where all are alike."""
     known = [row for row in rows if row.get("reward") is not None]

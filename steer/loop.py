@@ -55,7 +55,7 @@ class Loop:
         module = self._module(policy)
         named = trainable(policy.model)
         optimizer = torch.optim.AdamW([p for _, p in named], lr=config.learning_rate, weight_decay=config.weight_decay)
-        refs = self._references(module) if self.method.reference else None
+        refs = self._references(module) if self.method.reference and not self.method.on_policy else None
         held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         module, optimizer = accelerator.prepare(module, optimizer)
         log = checkpoint.Metrics(folder, held["step"]) if main else None
@@ -73,7 +73,7 @@ class Loop:
                 lr = learning_rate(step, steps, config)
                 seconds = round(facts["seconds"], 2)
                 more = {"grad_norm": norm, "learning_rate": lr, "tokens": facts["tokens"], "seconds": seconds}
-                log.write(step=step + 1, loss=loss, **more)
+                log.write(step=step + 1, loss=loss, **more, **self.plan.facts())
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {facts['tokens'] / facts['seconds']:.0f} tokens/s", refresh=False)
             if main and not last and (step + 1) % config.save_steps == 0:

@@ -6,10 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from steer.groups import Group
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Array = np.ndarray[Any, Any]
 
 
 class Candidates(NamedTuple):
@@ -33,6 +37,19 @@ class Terms(NamedTuple):
 
 
 @dataclass(frozen=True)
+class OnPolicy:
+    """How a method that draws its own responses at every step weighs them.
+
+    `advantage(rewards [B, K], greedy [B] or None, settings) -> [B, K]` on rewards less the KL penalty; `greedy`: a
+    greedy response of every prompt is drawn and scored too. The method's settings hold `k`, responses per prompt, `kl`
+    and `clip`.
+    """
+
+    advantage: Callable[[Array, Array | None, Any], Array]
+    greedy: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
     """Groups, a loss on log-probabilities, and what they need.
 
@@ -49,6 +66,7 @@ class Method:
     reference: bool = False
     fresh: str = "never"
     pool: str = "all"
+    on_policy: OnPolicy | None = None
 
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:
@@ -61,6 +79,12 @@ def weighted_nll(logps: Tensor, c: Candidates) -> Terms:
     logp = summed(logps, c.mask)
     weight = 1.0 if c.weight is None else c.weight
     return Terms(-(weight * logp).sum(), c.mask.sum().to(logps.dtype))
+
+
+def policy_gradient(logps: Tensor, c: Candidates) -> Terms:
+    """-a log p, a the advantage in `weight`, averaged over responses (REINFORCE)."""
+    weight = 1.0 if c.weight is None else c.weight
+    return Terms(-(weight * summed(logps, c.mask)).sum(), existing(c.mask).sum().to(logps.dtype))
 
 
 def existing(mask: Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from steer.batch import Conditioning, Plan, Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Group, Row
+from steer.label import load_scorer
 from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
+from steer.onpolicy import FreshPlan, Reward, rewarder
 from steer.options import check, did_you_mean
 from steer.policy import Card, Policy, load, save
 from steer.rows import read_all, split_of
-from steer.run import Run, fingerprint
+from steer.run import Run, fingerprint, read_json
 from steer.schema import REWARD, AttributeSchema
 
 
@@ -42,6 +44,7 @@ def train(config: TrainConfig) -> str:
         groups = method.groups(rows, settings)
     except SteerError as error:
         raise SteerError(f"{config.rows}: {error}") from None
+    reward = _reward(config) if method.on_policy else None
     policy = _base(config)
     levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
@@ -53,7 +56,10 @@ def train(config: TrainConfig) -> str:
     if config.adapter == "lora":
         lora = Lora(config.lora_r, config.lora_alpha, config.lora_dropout)
         policy.model = add_lora(policy.model, lora, config.seed, token_ids)
-    plan = Plan(short, tokens, conditioning, config.batch_size, config.micro_batch_tokens, config.seed)
+    shared = (short, tokens, conditioning, config.batch_size, config.micro_batch_tokens, config.seed)
+    plan = Plan(*shared)
+    if method.on_policy and reward:
+        plan = FreshPlan(*shared, policy, method.on_policy, settings, reward, config.max_new_tokens, config.temperature)
     facts = Loop(config, method, settings, plan, accelerator).run(policy, run.folder)
     if not accelerator.is_main_process:
         return ""
@@ -76,6 +82,16 @@ def train(config: TrainConfig) -> str:
     summary = run.finish(_summary(config.method, facts), **facts)
     checkpoint.clear(run.folder)
     return summary
+
+
+def _reward(config: TrainConfig) -> Reward:
+    """What an on-policy method raises."""
+    if config.adapter == "none":
+        raise SteerError(f"{config.method}: its reference is the model without its adapter. Use --adapter lora.")
+    spec = config.scorer or str(read_json(beside(config.rows, "done.json")).get("spec", ""))
+    if not spec or spec == "human":
+        raise SteerError(f"{config.method}: needs --scorer, for people do not score fresh responses.")
+    return rewarder(load_scorer(spec), schema_of(config.rows))
 
 
 def _processes() -> Any:
@@ -228,6 +244,6 @@ def _short_enough(
 
 
 def effective_share(groups: Sequence[Group]) -> float:
-    """(sum w)^2 / (n sum w^2) over all weights: 1 where all are alike."""
-    w = np.array([x for g in groups for x in g.weights])
+    """(sum |w|)^2 / (n sum w^2) over all weights: 1 where all are alike."""
+    w = np.abs([x for g in groups for x in g.weights])
     return float(w.sum() ** 2 / (len(w) * (w**2).sum()))

@@ -134,7 +134,7 @@ def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(
 
 def test_entries_split_template_from_settings() -> None:
     entry = Entry.of("conditional:template=steerlm")
-    assert (entry.method, entry.settings, entry.template) == ("conditional", (), "steerlm")
+    assert (entry.method, entry.settings, entry.training) == ("conditional", (), (("template", "steerlm"),))
     assert Entry.of("rwr:beta=0.5,clip=3").settings == ("beta=0.5", "clip=3")
 
 

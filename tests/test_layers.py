@@ -13,7 +13,7 @@ errors progress options config run
 rows schema condition
 groups objective
 methods checkpoint batch adapter policy
-evaluate plots page report result data label loop train generate
+evaluate plots page report result data label generate loop onpolicy train
 iterate compare demo
 cli __main__
 """

@@ -13,6 +13,8 @@ from steer.methods import (
     pro,
     raft,
     rejection,
+    remax,
+    rloo,
     rrhf,
     rso,
     rwr,
@@ -35,6 +37,8 @@ METHODS: dict[str, Method] = {
     "rso": rso.METHOD,
     "rrhf": rrhf.METHOD,
     "pro": pro.METHOD,
+    "remax": remax.METHOD,
+    "rloo": rloo.METHOD,
     "conditional": conditional.METHOD,
 }
 

@@ -1,0 +1,134 @@
+"""Methods that draw at every step: their advantages, the official number, and that reward goes up; resume is exact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import steer.loop
+from steer.config import LabelConfig, TrainConfig
+from steer.errors import SteerError
+from steer.label import label, load_scorer
+from steer.methods import remax, rloo
+from steer.objective import Candidates
+from steer.onpolicy import rewarder
+from steer.schema import AttributeSchema
+from steer.train import train
+from tests.conftest import Golden
+
+
+def test_remax_subtracts_the_greedy_reward_and_rloo_the_mean_of_the_others() -> None:
+    rewards = np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]])
+    found = remax.advantage(rewards, np.array([1.0, -1.0]), remax.Settings())
+    assert found.tolist() == [[0.0, 1.0, 5.0], [1.0, 1.0, 4.0]]
+    found = rloo.advantage(rewards, None, rloo.Settings(k=3))
+    assert found.tolist() == [[1 - 4, 2 - 3.5, 6 - 1.5], [0 - 1.5, 0 - 1.5, 3.0]]
+    assert rloo.advantage(np.full((2, 4), 7.0), None, rloo.Settings()).tolist() == [[0.0] * 4] * 2
+
+
+def test_remax_equals_the_official_number(golden: Golden) -> None:
+    official = golden.official["remax_actor"]
+    logps, c = golden.of(1)
+    weight = torch.tensor(official["advantages"], dtype=torch.float64)[:, None]
+    total, count = remax.loss(logps, c._replace(weight=weight), remax.Settings())
+    assert float(total / count) == pytest.approx(official["value"], rel=1e-6)
+
+
+def test_rloo_averages_over_responses() -> None:
+    logps = torch.tensor([[[-1.0, -2.0], [-3.0, 9.0]]])
+    mask = torch.tensor([[[True, True], [True, False]]])
+    c = Candidates(mask, torch.zeros(1, 2), weight=torch.tensor([[0.5, -2.0]]))
+    total, count = rloo.loss(logps, c, rloo.Settings())
+    assert float(total / count) == pytest.approx((0.5 * 3.0 - 2.0 * 3.0) / 2)
+
+
+@pytest.fixture(scope="module")
+def short(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The world's rows, where a good response has few words."""
+    folder = tmp_path_factory.mktemp("short") / "labels"
+    rows = labels / "rows.jsonl"
+    label(LabelConfig(str(rows), str(folder), scorer="countable:words", bins="quantile", lower=("words",)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fluent(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned to end its responses."""
+    folder = tmp_path_factory.mktemp("fluent")
+    train(TrainConfig(str(labels), str(base), str(folder), "mle", adapter="none", learning_rate=1e-2, max_steps=60))
+    return folder
+
+
+def config(rows: Path, model: Path, output: Path, method: str, **more: Any) -> TrainConfig:
+    known: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8, "max_new_tokens": 24, "logging_steps": 1}
+    return TrainConfig(str(rows), str(model), str(output), method=method, **(known | more))
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["remax", "rloo"])
+def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent: Path, tmp_path: Path) -> None:
+    train(config(short, fluent, tmp_path / "run", method, max_steps=25, set=("k=4",), max_new_tokens=60))
+    found = metrics(tmp_path / "run")
+    assert found[0]["kl"] == pytest.approx(0.0, abs=1e-4)  # at first the policy is its own reference
+    assert all(line["kl"] > -5 for line in found)
+    first, last = (sum(line["reward"] for line in part) / 5 for part in (found[:5], found[-5:]))
+    assert last > first + 0.3
+
+
+def test_a_killed_run_ends_with_the_same_weights(
+    short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = (config(short, base, tmp_path / n, "rloo", max_steps=5, save_steps=2) for n in ("whole", "cut"))
+    train(whole)
+    step, calls = steer.loop.Loop._step, []
+
+    def killed(self, *args):  # type: ignore[no-untyped-def]
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steer.loop.Loop, "_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(cut)
+    train(cut)
+    one, two = (load_file(Path(c.output) / "adapter_model.safetensors") for c in (whole, cut))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path, base: Path, tmp_path: Path) -> None:
+    for more, told in (
+        ({"adapter": "none"}, r"its reference is the model without its adapter\. Use --adapter lora\."),
+        ({"scorer": "human"}, r"needs --scorer, for people do not score fresh responses\."),
+        ({"scorer": "countable:sentences"}, r"does not score words, which the reward counts\."),
+    ):
+        with pytest.raises(SteerError, match=told):
+            train(config(short, base, tmp_path / "run", "remax", **more))
+    assert not (tmp_path / "run").exists()
+    schema = AttributeSchema.load(short / "schema.json").turned({"words": (0, 0.0)})
+    with pytest.raises(SteerError, match="no attribute of the schema has a better end"):
+        rewarder(load_scorer("countable:words"), schema)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: remax.Settings(k=0),
+        lambda: remax.Settings(clip=0.0),
+        lambda: rloo.Settings(k=1),
+        lambda: rloo.Settings(kl=-1),
+    ],
+)
+def test_settings_without_meaning_are_refused(make: Any) -> None:
+    with pytest.raises(SteerError):
+        make()
