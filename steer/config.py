@@ -171,6 +171,11 @@ class IterateConfig:
     method: str = option("", "What every round optimises; default: the method of the policy.")
     set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
     gold: str = option("", "Scorer that only watches: as in `steer label`.")
+    levels: str = option(
+        "absolute",
+        "`relative`: levels are quantiles of every round's pool, so that the best one moves with it (Quark).",
+        choices=("absolute", "relative"),
+    )
     rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
     prompts: int = option(1000, "Training prompts answered per round.", least=1)
     n: int = option(1, "Responses per prompt and round.", least=1)

@@ -48,6 +48,7 @@ LORA: dict[str, Any] = {
     "batch_size": 16,
     "num_train_epochs": 1.0,
     "micro_batch_tokens": 1024,
+    "max_new_tokens": 120,
 }
 METHODS = ("mle", "filtered", "rwr:beta=1", "rwr:beta=0.5", "conditional")
 FULL_METHODS = ("mle", "rwr:beta=0.5", "conditional")

@@ -1,7 +1,8 @@
 """Rounds on disk: generate, score, label with what was obtained, merge, retrain from the base.
 
-A conditioned method draws at targets (SteerLM, 2310.05344, step 4), any other draws as it is; what a round trains on is
-the method's pool. Each round is a folder of finished stages, so a killed loop goes on where it stopped.
+A conditioned method draws at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636, without
+its KL and entropy terms), any other draws as it is; what a round trains on is the method's pool. Each round is a folder
+of finished stages, so a killed loop goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from steer.label import Scorer, labelled, load_scorer
 from steer.methods import METHODS
 from steer.objective import Method
 from steer.options import resolve
-from steer.policy import Card, load
+from steer.policy import Card, Policy, load
 from steer.rows import Row, read, read_all, write
 from steer.run import Run, fingerprint
-from steer.schema import AttributeSchema
+from steer.schema import AttributeSchema, fitted
 from steer.train import chosen, identity, labelled_rows, schema_of, train
 
 EVALUATED = 300  # held-out prompts answered after every round
+LEVELS = 5  # relative ones: the quantiles of Quark
 SHARE = 0.1  # explored targets come from the best so large a share of the supported combinations
 
 
@@ -44,6 +46,11 @@ class Loop:
     schema: AttributeSchema
     scorer: Scorer
     judges: dict[str, tuple[Scorer, Judge]]
+
+    def schema_of(self, policy: Policy) -> AttributeSchema:
+        """Whose levels a policy is asked for: those of the logs, or its own where they are made anew in every round."""
+        own = policy.card.schema if policy.card and self.config.levels == "relative" else None
+        return own or self.schema
 
 
 def iterate(config: IterateConfig) -> str:
@@ -74,7 +81,7 @@ def iterate(config: IterateConfig) -> str:
         folder = run.folder / f"round-{number}"
         fresh = _fresh(loop, policy, folder, number)
         alone = loop.method.pool == "last" or (loop.method.pool == "rounds" and number == 1)
-        rows = _merged(None if alone else rows, fresh, schema, folder / "rows")
+        rows = _merged(loop, None if alone else rows, fresh, folder / "rows")
         policy = str(folder / "policy")
         click.echo(f"[round {number}] {train(replace(settings, rows=str(rows), output=policy))}", err=True)
         facts.append(_measured(loop, policy, folder, number))
@@ -127,8 +134,9 @@ def _fresh(loop: Loop, policy: str, folder: Path, number: int) -> Path:
     path = folder / "fresh.jsonl"
     if path.is_file():
         return path
-    c, schema, settings = loop.config, loop.schema, loop.settings
+    c, settings = loop.config, loop.settings
     loaded = load(policy, dtype=settings.dtype)
+    schema = loop.schema_of(loaded)
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, 0, "train")
     order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts]
     picked = [prompts[i] for i in order for _ in range(c.n)]
@@ -146,14 +154,24 @@ def _fresh(loop: Loop, policy: str, folder: Path, number: int) -> Path:
     return path
 
 
-def _merged(earlier: Path | None, fresh: Path, schema: AttributeSchema, folder: Path) -> Path:
-    """The earlier rows and the fresh ones, with the same levels and a new count of the support."""
+def _merged(loop: Loop, earlier: Path | None, fresh: Path, folder: Path) -> Path:
+    """The earlier rows and the fresh ones; levels as before with a new count of the support, or made anew."""
+    schema = loop.schema
 
     def both() -> Iterator[Row]:
         if earlier:
             yield from read(earlier / "rows.jsonl" if earlier.is_dir() else earlier)
         yield from read(fresh)
 
+    if loop.config.levels == "relative":
+        rows = list(both())
+        scores = np.array([[r["predicted"].get(n, np.nan) for n in schema.own] for r in rows])
+        train = np.array([r["split"] == "train" for r in rows])
+        schema = fitted(schema, scores[train], bins="quantile", levels=LEVELS, minimum=schema.minimum)
+        levels = (labelled(r, schema, s, s, r["scorer"], r["split"]) for r, s in zip(rows, scores))
+        write(folder / "rows.jsonl", levels)
+        schema.save(folder / "schema.json")
+        return folder
     if not (folder / "rows.jsonl").is_file():
         write(folder / "rows.jsonl", both())
     merged = [r for r in read_all(folder / "rows.jsonl") if r["split"] == "train"]
@@ -162,16 +180,14 @@ def _merged(earlier: Path | None, fresh: Path, schema: AttributeSchema, folder: 
 
 
 def _measured(loop: Loop, policy: str, folder: Path, number: int) -> dict[str, Any]:
-    """Reward of the policy, a steered one at the best target of the *logs*, so that all rounds are asked the same."""
+    """Reward of the policy, a steered one at the best target: of the *logs*, so that all rounds are asked the same."""
     c, settings = loop.config, loop.settings
     loaded = load(policy, dtype=settings.dtype)
-    names = loaded.card.attributes if loaded.card else ()
-    best = loop.schema.best(names) if names else {}
+    names, schema = loaded.card.attributes if loaded.card else (), loop.schema_of(loaded)
+    best = schema.best(names) if names else {}
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, EVALUATED)
     sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, c.seed)
-    rows = answer(
-        loaded, [Job(p, best) for p in prompts], sampling, folder / "held-out", loop.schema, f"held-out-{number}"
-    )
+    rows = answer(loaded, [Job(p, best) for p in prompts], sampling, folder / "held-out", schema, f"held-out-{number}")
     found = {
         name: interval(judge.reward(scorer.score(rows, loop.schema.own)), np.arange(len(rows)), seed=c.seed).json()
         for name, (scorer, judge) in loop.judges.items()
@@ -185,5 +201,5 @@ def _measured(loop: Loop, policy: str, folder: Path, number: int) -> dict[str, A
         "gold": found.get("gold"),
         "kl": None,
         "distinct_2": texture["distinct_2_all"],
-        "target": loop.schema.text(best),
+        "target": schema.text(best),
     }

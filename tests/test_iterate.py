@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.iterate import goals, iterate
+from steer.policy import Card
 from steer.rows import read_all
 from steer.run import read_json
 from steer.schema import AttributeSchema
@@ -143,3 +145,29 @@ def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: 
     with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
         iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
     assert not (tmp_path / "out").exists()
+
+
+def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
+    labels: Path, tiny: Path, policy: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "rounds"
+    plain = config(labels, tiny, policy, output)
+    iterate(replace(plain, levels="relative"))
+    for number in (1, 2):
+        folder = output / f"round-{number}"
+        schema, rows = AttributeSchema.load(folder / "rows" / "schema.json"), read_all(folder / "rows")
+        train = [row for row in rows if row["split"] == "train"]
+        for name in schema.own:
+            scores = sorted(row["predicted"][name] for row in train)
+            edges = schema[name].edges
+            assert len(edges) <= 4
+            assert all(row["levels"][name] == sum(row["predicted"][name] >= e for e in edges) for row in rows)
+            assert schema[name].counts == tuple(
+                sum(row["levels"][name] == i for row in train) for i in range(len(edges) + 1)
+            )
+            assert scores[0] < edges[0] <= scores[-1]
+        card = Card.load(folder / "policy")
+        assert card.schema is not None
+        assert card.schema.to_json() == schema.to_json()
+    first = (output / "round-2" / "held-out" / "parts" / "00000.jsonl").read_text().split("\n", 1)[0]
+    assert json.loads(first)["target"] == schema.best(card.attributes)
