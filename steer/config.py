@@ -145,6 +145,8 @@ class GenerateConfig:
         (), "`helpful=5 verbosity=1`, `best` or `none`; repeat for several side by side. Default: best."
     )
     n: int = option(1, "Responses per prompt and target.", least=1)
+    best_of: int = option(1, "Draw so many for each of them and keep the one with the highest reward.", least=1)
+    scorer: str = option("", "With --best-of: scores what is drawn, as in `steer label`.")
     temperature: float = option(1.0, "0 is greedy.", least=0)
     top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1)
     max_new_tokens: int = option(256, "Longest response.", least=1)

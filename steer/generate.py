@@ -18,6 +18,7 @@ from steer.batch import plain_ids, prompt_text
 from steer.condition import markers, render
 from steer.config import GenerateConfig
 from steer.errors import SteerError
+from steer.label import Reward, load_scorer, rewarder
 from steer.options import check
 from steer.policy import Policy, load
 from steer.progress import progress
@@ -238,20 +239,48 @@ def generate(config: GenerateConfig) -> str:
     if torch.cuda.is_available():
         policy.model.to("cuda")
     aims = targets(policy, config.target, config.allow_unsupported)
-    jobs = [Job(row, aim) for row in rows for aim in aims for _ in range(config.n)]
     schema = policy.card.schema if policy.card else None
+    reward = _reward(config, schema)
+    jobs = [Job(row, aim) for row in rows for aim in aims for _ in range(config.n) for _ in range(config.best_of)]
     if run is None:
-        return _side_by_side(jobs, respond(policy, jobs, sampling), schema)
+        found = respond(policy, jobs, sampling)
+        kept = _best([{**job.row, "response": r.text} for job, r in zip(jobs, found)], config.best_of, reward)
+        return _side_by_side([jobs[i] for i in kept], [found[i] for i in kept], schema)
     run.start()
-    drawn = answer(policy, jobs, sampling, run.folder, schema, Path(config.output).name)
+    every = answer(policy, jobs, sampling, run.folder, schema, Path(config.output).name)
+    drawn = [every[i] for i in _best(every, config.best_of, reward)]
     blank = [r for r in drawn if not r["response"].strip()]
     write(run.folder / "rows.jsonl", (r for r in drawn if r["response"].strip()))
     cut = sum(not r["finished"] for r in drawn)
+    best = f" (each the best of {config.best_of})" if config.best_of > 1 else ""
     summary = (
-        f"generate: {len(rows)} prompts x {len(aims)} targets x {config.n} in, {len(drawn) - len(blank)} out, "
+        f"generate: {len(rows)} prompts x {len(aims)} targets x {config.n} in, {len(drawn) - len(blank)} out{best}, "
         f"{len(blank)} empty skipped, {cut} cut off at {config.max_new_tokens} tokens."
     )
     return run.finish(summary, rows=len(drawn) - len(blank))
+
+
+def _reward(config: GenerateConfig, schema: AttributeSchema | None) -> Reward | None:
+    """What the best of several is chosen by: the reward of the policy's schema, else of the scorer's own."""
+    if config.best_of == 1:
+        return None
+    if config.temperature == 0:
+        raise SteerError("--best-of: greedy responses are all alike. Raise --temperature.")
+    if not config.scorer:
+        raise SteerError('--best-of needs --scorer, such as a folder of "steer fit".')
+    scorer = load_scorer(config.scorer)
+    known = schema or scorer.schema
+    if known is None:
+        raise SteerError(f"--scorer {config.scorer}: does not say which attributes are good. Use a fitted scorer.")
+    return rewarder(scorer, known)
+
+
+def _best(rows: Sequence[Row], n: int, reward: Reward | None) -> list[int]:
+    """Index of the best of every n rows in a row; the first of those that tie."""
+    if reward is None:
+        return list(range(len(rows)))
+    scores = reward(rows)
+    return [max(range(i, i + n), key=lambda j: scores[j]) for i in range(0, len(rows), n)]
 
 
 def _asked(config: GenerateConfig) -> list[Row]:

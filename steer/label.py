@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -155,6 +155,26 @@ class Scorer:
                 if name in self.attributes:
                     out[:, j] = found[:, self.attributes.index(name)]
         return out
+
+
+Reward = Callable[[Sequence[Row]], list[float]]
+
+
+def rewarder(scorer: Scorer, schema: AttributeSchema) -> Reward:
+    """The reward of labelled rows as a function of new ones: it wants every attribute that counts."""
+    needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
+    if not needed:
+        raise SteerError("no attribute of the schema has a better end, so there is no reward to raise.")
+    if missing := set(needed) - set(scorer.attributes):
+        raise SteerError(f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, which the reward counts.")
+
+    def reward(rows: Sequence[Row]) -> list[float]:
+        scores = scorer.score(rows, needed)
+        if not np.isfinite(scores).all():
+            raise SteerError(f"scorer {scorer.id}: gives no score to a response.")
+        return [schema.reward(dict(zip(needed, line))) or 0.0 for line in scores.tolist()]
+
+    return reward
 
 
 def load_scorer(spec: str) -> Scorer:

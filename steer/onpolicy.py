@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,17 +10,14 @@ import numpy as np
 import torch
 
 from steer.batch import Batch, Plan, Sequence_, collate, micro_batches
-from steer.errors import SteerError
 from steer.generate import Job, Sampling, respond
-from steer.label import Scorer
+from steer.label import Reward
 from steer.loop import response_sums
 from steer.objective import Array, OnPolicy
 from steer.policy import Policy, ResponseLogps
 from steer.rows import Row
-from steer.schema import AttributeSchema
 
 AT_ONCE = 128  # sequences in one batch of generation
-Reward = Callable[[Sequence[Row]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -89,20 +86,3 @@ class FreshPlan(Plan):
         with self.policy.model.disable_adapter():
             ref = response_sums(module, every, pad, self.micro_batch_tokens, device)
         return np.subtract(own, ref).reshape(len(sequences), -1)
-
-
-def rewarder(scorer: Scorer, schema: AttributeSchema) -> Reward:
-    """The reward of the labelled rows, for fresh responses."""
-    needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
-    if not needed:
-        raise SteerError("no attribute of the schema has a better end, so there is no reward to raise.")
-    if missing := set(needed) - set(scorer.attributes):
-        raise SteerError(f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, which the reward counts.")
-
-    def reward(rows: Sequence[Row]) -> list[float]:
-        scores = scorer.score(rows, needed)
-        if not np.isfinite(scores).all():
-            raise SteerError(f"scorer {scorer.id}: gives no score to a fresh response.")
-        return [schema.reward(dict(zip(needed, line))) or 0.0 for line in scores.tolist()]
-
-    return reward

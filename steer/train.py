@@ -18,11 +18,11 @@ from steer.batch import Conditioning, Plan, Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Group, Row
-from steer.label import load_scorer
+from steer.label import Reward, load_scorer, rewarder
 from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
-from steer.onpolicy import FreshPlan, Reward, rewarder
+from steer.onpolicy import FreshPlan
 from steer.options import check, did_you_mean
 from steer.policy import Card, Policy, load, save
 from steer.rows import read_all, split_of

@@ -17,6 +17,7 @@ from steer.condition import leaks
 from steer.config import GenerateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.generate import Job, NoMarkers, Sampling, condition_text, generate, held_out_prompts, respond
+from steer.label import load_scorer, rewarder
 from steer.policy import Policy, load
 from steer.rows import read_all
 from steer.schema import AttributeSchema
@@ -247,3 +248,45 @@ def test_numbers_that_cannot_be_are_refused(trained: Path, tmp_path: Path, name:
     with pytest.raises(SteerError, match=rf"^--{name.replace('_', '-')} {value}: wanted .*\.$"):
         ask(trained, output=str(tmp_path / "run"), **{name: value})
     assert not (tmp_path / "run").exists()
+
+
+def test_the_best_of_several_is_kept(trained: Path, tmp_path: Path) -> None:
+    prompts = ("tell me about bees and cows for my song.", "one?")
+    asked = {"prompt": prompts, "target": ("none", "verbosity=4"), "max_new_tokens": 30}
+    gold = "data_recipes.world_text:Gold"
+    for best_of in (1, 6):
+        (tmp_path / f"{best_of}.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
+        said = generate(
+            GenerateConfig(
+                str(trained),
+                input=str(tmp_path / f"{best_of}.jsonl"),
+                output=str(tmp_path / str(best_of)),
+                target=asked["target"],  # type: ignore[arg-type]
+                n=2,
+                best_of=best_of,
+                scorer=gold if best_of > 1 else "",
+                max_new_tokens=30,
+            )
+        )
+    assert "(each the best of 6)" in said
+    schema = load(str(trained)).card.schema  # type: ignore[union-attr]
+    assert schema is not None
+    reward = rewarder(load_scorer(gold), schema)
+    every = [json.loads(line) for line in (tmp_path / "6" / "parts" / "00000.jsonl").read_text().splitlines()]
+    scores = reward(every)
+    kept = {row["id"] for row in read_all(tmp_path / "6")}
+    best = {every[max(range(i, i + 6), key=scores.__getitem__)]["id"] for i in range(0, len(every), 6)}
+    assert len(every) == 2 * 2 * 2 * 6
+    assert kept <= best
+    assert len(kept) >= len(best) - 2  # a blank one is left out
+    assert ask(trained, best_of=3, scorer=gold, target=("none",), n=2).count("\n") >= 2
+
+
+def test_the_best_of_several_needs_something_to_judge_by(trained: Path) -> None:
+    for more, told in (
+        ({"best_of": 2}, "--best-of needs --scorer"),
+        ({"best_of": 2, "temperature": 0.0}, "greedy responses are all alike"),
+        ({"best_of": 2, "scorer": "countable:words"}, "does not score"),
+    ):
+        with pytest.raises(SteerError, match=told):
+            ask(trained, **more)

@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 import steer.loop
 from steer.config import LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.label import label, load_scorer
+from steer.label import label, load_scorer, rewarder
 from steer.methods import remax, rloo
 from steer.objective import Candidates
-from steer.onpolicy import rewarder
 from steer.schema import AttributeSchema
 from steer.train import train
 from tests.conftest import Golden

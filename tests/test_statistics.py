@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from steer.errors import SteerError
 from steer.evaluate.statistics import (
     Interval,
     across_seeds,
+    best_of,
     best_of_n_kl,
     best_of_n_mean,
     ess,
@@ -280,3 +282,18 @@ def test_ess_by_hand() -> None:
     assert ess([0.0, 0.0, 4.0]) == pytest.approx(1)
     assert ess([1e-200, 1e-200]) == pytest.approx(2)
     assert ess([1e200, 1e200]) == pytest.approx(2)
+
+
+def test_the_best_of_n_is_the_mean_over_all_subsets() -> None:
+    scores = np.array([[3.0, -1.0, 2.0, 7.0], [0.0, 0.0, 1.0, 1.0]])
+    for n in (1, 2, 3, 4):
+        expected = [np.mean([max(part) for part in combinations(row, n)]) for row in scores.tolist()]
+        assert best_of(scores, n).tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="best of 5 cannot be estimated from 4 draws"):
+        best_of(scores, 5)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_the_best_of_n_normal_draws_is_their_order_statistic(n: int) -> None:
+    draws = np.random.default_rng(0).standard_normal((2000, 16))
+    assert best_of(draws, n).mean() == pytest.approx(best_of_n_mean(n), abs=0.03)

@@ -188,6 +188,19 @@ def best_of_n_mean(n: int) -> float:
     return float(above - below)
 
 
+def best_of(scores: ArrayLike, n: int) -> FloatArray:
+    """Mean score of the best of `n`, estimated without bias from N >= n draws a prompt: [P, N] -> [P].
+
+    The i-th smallest of N is the best of C(i - 1, n - 1) of the C(N, n) subsets (as in WebGPT, 2112.09332).
+    """
+    ordered = np.sort(np.asarray(scores, dtype=float), axis=-1)
+    size = ordered.shape[-1]
+    if not 1 <= n <= size:
+        raise ValueError(f"the best of {n} cannot be estimated from {size} draws")
+    weights = [math.comb(i, n - 1) / math.comb(size, n) for i in range(size)]
+    return np.asarray(ordered @ np.array(weights))
+
+
 def best_of_n_kl(n: int) -> float:
     """KL of best-of-n from one sample, in nats: log n - (n-1)/n (Stiennon et al. 2020), exact without ties."""
     return math.log(n) - (n - 1) / n
