@@ -39,7 +39,11 @@ def test_the_losses_are_what_the_papers_print() -> None:
     likelihood = [3.0, 2.0]
     found = mean(slic.loss(LOGPS, C, slic.Settings(gamma=0.5, reg=0.1)))
     assert found == pytest.approx(sum(h + 0.1 * x for h, x in zip(hinge, likelihood)) / 2)
-    norms = {"sigmoid-norm": [-log_sigmoid(0.5 * d) for d in DELTA], "hinge-norm": [max(0, 1 - 0.5 * d) for d in DELTA]}
+    norms = {
+        "sigmoid-norm": [-log_sigmoid(0.5 * d) for d in DELTA],
+        "hinge-norm": [max(0, 1 - 0.5 * d) for d in DELTA],
+        "hinge": hinge,
+    }
     for name, terms in norms.items():
         assert mean(rso.loss(LOGPS, C, rso.Settings(gamma=0.5, loss=name))) == pytest.approx(sum(terms) / 2)
 

@@ -1,7 +1,8 @@
 """Statistical rejection sampling optimisation (2309.06657): pairs of responses that a rejection sampler accepted.
 
 The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta); pairs of them are ranked by
-reward. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo.
+reward. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same
+without the reference.
 Differs from the official code: none was released. TRL's `sigmoid_norm` is another loss (it divides by length).
 """
 
@@ -21,7 +22,7 @@ from steer.objective import Candidates, Method, Terms, margins, per_prompt
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOSSES = ("sigmoid-norm", "hinge-norm")
+LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     """[B, 2, T] -> sum over pairs and the number of pairs."""
     from torch.nn.functional import logsigmoid
 
-    margin, both = margins(logps, c, reference=True)
-    if s.loss == "hinge-norm":
-        return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
-    return per_prompt(-logsigmoid(s.gamma * margin), both)
+    margin, both = margins(logps, c, reference=s.loss != "hinge")
+    if s.loss == "sigmoid-norm":
+        return per_prompt(-logsigmoid(s.gamma * margin), both)
+    return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
 
 
 METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds")
