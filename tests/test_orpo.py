@@ -1,0 +1,53 @@
+"""The example of a method of one's own: its formula, and that the commands know it."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from steer.methods import METHODS
+from steer.objective import Candidates
+from steer.run import read_json
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "orpo.py"
+
+
+@pytest.fixture
+def orpo() -> Iterator[ModuleType]:
+    """The example as a module; METHODS is left as it was."""
+    spec = importlib.util.spec_from_file_location("orpo_example", EXAMPLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["orpo_example"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del METHODS["orpo"], sys.modules["orpo_example"]
+
+
+def test_the_loss_is_what_the_paper_prints(orpo: ModuleType) -> None:
+    logps = torch.tensor([[[-1.0, -2.0], [-0.5, 9.0]]], dtype=torch.float64)
+    mask = torch.tensor([[[True, True], [True, False]]])
+    total, weight = orpo.loss(logps, Candidates(mask, torch.zeros(1, 2)), orpo.Settings(weight=0.3))
+    odds = [math.exp(p) / (1 - math.exp(p)) for p in (-1.5, -0.5)]
+    expected = 1.5 - 0.3 * math.log(1 / (1 + math.exp(-math.log(odds[0] / odds[1]))))
+    assert weight == 1
+    assert float(total) == pytest.approx(expected)
+
+
+def test_the_commands_know_it(labels: Path, base: Path, tmp_path: Path) -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 60
+    run = [sys.executable, str(EXAMPLE)]
+    listed = subprocess.run([*run, "methods"], capture_output=True, text=True, check=True).stdout
+    assert "weight=0.1" in next(line for line in listed.splitlines() if line.startswith("orpo"))
+    flags = ["--model", str(base), "--output", str(tmp_path / "policy"), "--max-steps", "2"]
+    subprocess.run([*run, "train", str(labels), *flags, "--method", "orpo", "--set", "weight=0.2"], check=True)
+    assert read_json(tmp_path / "policy" / "steer.json")["settings"] == {"weight": 0.2}
