@@ -48,6 +48,7 @@ def test_the_commands_know_it(labels: Path, base: Path, tmp_path: Path) -> None:
     run = [sys.executable, str(EXAMPLE)]
     listed = subprocess.run([*run, "methods"], capture_output=True, text=True, check=True).stdout
     assert "weight=0.1" in next(line for line in listed.splitlines() if line.startswith("orpo"))
+    assert "Rejection sampling fine-tuning of Llama 2" in listed
     flags = ["--model", str(base), "--output", str(tmp_path / "policy"), "--max-steps", "2"]
     subprocess.run([*run, "train", str(labels), *flags, "--method", "orpo", "--set", "weight=0.2"], check=True)
     assert read_json(tmp_path / "policy" / "steer.json")["settings"] == {"weight": 0.2}

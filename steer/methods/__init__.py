@@ -48,7 +48,7 @@ def table() -> str:
     head = ("method", "condition", "reference", "fresh responses", "settings", "what it is")
     lines = [head]
     for name, method in METHODS.items():
-        module = sys.modules[method.loss.__module__]
+        module = sys.modules.get(f"{__name__}.{name}", sys.modules[method.loss.__module__])  # it may share a loss
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = {True: "yes", False: "no"}
