@@ -192,6 +192,13 @@ class Plan:
     micro_batch_tokens: int
     seed: int
 
+    def start(self, module: Any) -> None:
+        """Before the first step: what gives log-probs, for plans that ask the policy."""
+
+    def resume_point(self, step: int, every: int) -> bool:
+        """Whether a resume point is written after so many steps."""
+        return step % every == 0
+
     def facts(self) -> dict[str, float]:
         """What the last step was like, for metrics.jsonl; nothing where all of it is known before."""
         return {}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from steer import checkpoint
@@ -17,7 +18,7 @@ from steer.adapter import quiet
 from steer.batch import Plan, Sequence_, collate, micro_batches
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.objective import Method
+from steer.objective import Array, Method
 from steer.policy import Policy, ResponseLogps, flat, trainable
 from steer.progress import progress
 
@@ -53,10 +54,11 @@ class Loop:
         config, accelerator, steps = self.config, self.accelerator, self.steps
         main = accelerator.is_main_process
         module = self._module(policy)
-        named = trainable(policy.model)
+        named = [*trainable(policy.model), *(module.critic.named_parameters("critic") if module.critic else ())]
         optimizer = torch.optim.AdamW([p for _, p in named], lr=config.learning_rate, weight_decay=config.weight_decay)
         refs = self._references(module) if self.method.reference and not self.method.on_policy else None
         held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
+        self.plan.start(module)
         module, optimizer = accelerator.prepare(module, optimizer)
         log = checkpoint.Metrics(folder, held["step"]) if main else None
         facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **held}
@@ -76,7 +78,7 @@ class Loop:
                 log.write(step=step + 1, loss=loss, **more, **self.plan.facts())
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}, {facts['tokens'] / facts['seconds']:.0f} tokens/s", refresh=False)
-            if main and not last and (step + 1) % config.save_steps == 0:
+            if main and not last and self.plan.resume_point(step + 1, config.save_steps):
                 checkpoint.save(folder, named, optimizer, {k: facts[k] for k in ("step", "tokens", "seconds")})
         bar.close()
         accelerator.wait_for_everyone()
@@ -91,6 +93,8 @@ class Loop:
         module = ResponseLogps(policy.model)
         module.to(self.accelerator.device)
         module.check()
+        if self.method.on_policy and self.method.on_policy.targets:
+            module.add_critic()
         return module
 
     def _step(
@@ -110,8 +114,10 @@ class Loop:
         for i, (indices, batch) in enumerate(batches):
             batch = batch.to(accelerator.device)
             with nullcontext() if i + 1 == len(batches) else accelerator.no_sync(module):
-                logps = flat(module(*batch[:4]), batch.candidates.mask)  # [B, K, T]
-                terms = self.method.loss(logps, batch.candidates, self.settings)
+                out, c = module(*batch[:4]), batch.candidates
+                logps = flat(out if out.ndim == 1 else out[0], c.mask)  # [B, K, T]
+                c = c if out.ndim == 1 else c._replace(value=flat(out[1], c.mask))
+                terms = self.method.loss(logps, c, self.settings)
                 accelerator.backward(terms.total)
             sums += torch.tensor([float(terms.total.detach()), float(terms.weight), batch.tokens], dtype=torch.float64)
             if not torch.isfinite(terms.total):
@@ -148,20 +154,31 @@ class Loop:
         return [[next(sums) for _ in g] for g in sequences]
 
 
-@torch.no_grad()
 def response_sums(
     module: ResponseLogps, sequences: Sequence[Sequence_], pad: int, budget: int, device: torch.device
 ) -> list[float]:
     """Summed log-prob of each response, in the order given."""
-    out = [0.0] * len(sequences)
+    return [float(x.sum()) for x in response_tokens(module, sequences, pad, budget, device)[0]]
+
+
+@torch.no_grad()
+def response_tokens(
+    module: ResponseLogps, sequences: Sequence[Sequence_], pad: int, budget: int, device: torch.device
+) -> tuple[list[Array], list[Array]]:
+    """Log-probs, and values where there is a value head, of the tokens of each response, in the order given."""
+    logps: list[Array] = [np.zeros(0)] * len(sequences)
+    values = logps.copy()
     training = module.training
     module.eval()
     lengths = [len(s.prefix) + len(s.response) for s in sequences]
     for part in micro_batches(lengths, budget):
         ones = [[1.0]] * len(part)
         batch = collate([[sequences[i]] for i in part], pad=pad, rewards=ones, weights=ones).to(device)
-        logps = module(*batch[:4])
-        for i, value in zip(part, flat(logps, batch.candidates.mask).sum((1, 2)).tolist()):
-            out[i] = value
+        out = module(*batch[:4])
+        for found, row in zip((logps, values), out[None] if out.ndim == 1 else out):
+            pieces = row.double().cpu().numpy()
+            ends = np.cumsum([len(sequences[i].response) for i in part])
+            for i, piece in zip(part, np.split(pieces, ends[:-1])):
+                found[i] = piece
     module.train(training)
-    return out
+    return logps, values

@@ -20,13 +20,18 @@ class Candidates(NamedTuple):
     """K responses to each of B prompts, better first.
 
     `mask` [B, K, T] is true on response tokens incl. EOS, all false for a candidate that only pads; `reward` [B, K];
-    `ref` [B, K] sums of reference log-probs (None where a method needs none); `weight` [B, K] (None: all 1).
+    `ref` [B, K] sums of reference log-probs (None where a method needs none); `weight` [B, K] (None: all 1). With a
+    value head also, per token [B, K, T]: log-probs when the responses were drawn, advantages, returns, and values now.
     """
 
     mask: Tensor
     reward: Tensor
     ref: Tensor | None = None
     weight: Tensor | None = None
+    old: Tensor | None = None
+    advantage: Tensor | None = None
+    returns: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Terms(NamedTuple):
@@ -38,15 +43,17 @@ class Terms(NamedTuple):
 
 @dataclass(frozen=True)
 class OnPolicy:
-    """How a method that draws its own responses at every step weighs them.
+    """How a method that draws its own responses at every step turns rewards into what its loss reads.
 
-    `advantage(rewards [B, K], greedy [B] or None, settings) -> [B, K]` on rewards less the KL penalty; `greedy`: a
-    greedy response of every prompt is drawn and scored too. The method's settings hold `k`, responses per prompt, `kl`
-    and `clip`.
+    Either one number per response, `advantage(rewards [B, K], greedy [B] or None, settings) -> [B, K]` on rewards less
+    the KL penalty (`greedy`: a greedy response of every prompt is drawn and scored too); or, with a value head, one per
+    token: `targets(rewards, old, ref, values, settings)` -> advantages and returns. The method's settings hold `k`,
+    responses per prompt, and `kl`; `clip` of the rewards, or `epochs`, steps on the same responses.
     """
 
-    advantage: Callable[[Array, Array | None, Any], Array]
+    advantage: Callable[[Array, Array | None, Any], Array] | None = None
     greedy: bool = False
+    targets: Callable[..., tuple[list[Array], list[Array]]] | None = None
 
 
 @dataclass(frozen=True)

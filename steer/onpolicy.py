@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from steer.batch import Batch, Plan, Sequence_, collate, micro_batches
 from steer.generate import Job, Sampling, respond
 from steer.label import Reward
-from steer.loop import response_sums
+from steer.loop import response_tokens
 from steer.objective import Array, OnPolicy
 from steer.policy import Policy, ResponseLogps
 from steer.rows import Row
@@ -20,9 +20,22 @@ from steer.rows import Row
 AT_ONCE = 128  # sequences in one batch of generation
 
 
+class Draw(NamedTuple):
+    """Responses of one draw in one process: group indices [B], K sequences each, rewards [B, K], what the loss reads.
+
+    Either `weights` [B, K], or advantages, old log-probs and returns of every token [B][K][T].
+    """
+
+    indices: list[int]
+    sequences: list[list[Sequence_]]
+    rewards: Array
+    weights: Array
+    tokens: dict[str, list[list[Array]]]
+
+
 @dataclass(frozen=True)
 class FreshPlan(Plan):
-    """A plan whose groups name prompts only; responses follow from the seed, the step and the weights."""
+    """A plan whose groups name prompts only; responses follow from the seed, the step, the rank and the weights."""
 
     policy: Policy
     rule: OnPolicy
@@ -30,37 +43,69 @@ class FreshPlan(Plan):
     reward: Reward
     max_new_tokens: int
     temperature: float
-    last: dict[str, float] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)  # the module, the last draw, and what it was like
+
+    def start(self, module: ResponseLogps) -> None:
+        """Remember what gives log-probs and values."""
+        self.state["module"] = module
 
     def facts(self) -> dict[str, float]:
-        """Mean reward and KL of the last step's responses, in this process."""
-        return dict(self.last)
+        """Mean reward and KL of the last draw's responses, in this process."""
+        return dict(self.state["facts"])
+
+    @property
+    def epochs(self) -> int:
+        """Optimizer steps on the same responses."""
+        return getattr(self.settings, "epochs", 1)
+
+    def resume_point(self, step: int, every: int) -> bool:
+        """Only between draws: their responses are not kept."""
+        return step % self.epochs == 0 and super().resume_point(step // self.epochs, max(1, every // self.epochs))
 
     def batches(
         self, step: int, rank: int = 0, world: int = 1, refs: Sequence[Sequence[float]] | None = None
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Draw K responses to each prompt of the step and yield them in micro-batches; `weight` is the advantage."""
-        _, indices = self.step(step)
-        mine = indices[rank::world] or indices[:1]
-        seed = int(np.random.SeedSequence([self.seed, step, rank]).generate_state(1)[0])
-        with torch.random.fork_rng():  # what is drawn must not move what dropout draws
-            sequences, rewards, greedy = self._drawn([self.groups[i].rows[0] for i in mine], seed)
-        s = self.settings
-        kl = self._kl(sequences) if s.kl else np.zeros_like(rewards)
-        baseline = None if greedy is None else np.clip(greedy, -s.clip, s.clip)
-        advantages = self.rule.advantage(np.clip(rewards, -s.clip, s.clip) - s.kl * kl, baseline, s)
-        self.last.update(reward=float(rewards.mean()), kl=float(kl.mean()))
-        costs = [len(group) * max(len(x.prefix) + len(x.response) for x in group) for group in sequences]
+        """Draw K responses to each prompt of the step and yield them in micro-batches with what the loss reads."""
+        number = step // self.epochs
+        _, indices = self.step(number)
+        if self.state.get("number") != number:
+            with torch.random.fork_rng():  # what is drawn must not move what dropout draws
+                draw = self._draw(number, indices[rank::world] or indices[:1], rank)
+            self.state.update(number=number, draw=draw)
+        draw = self.state["draw"]
+        costs = [len(group) * max(len(x.prefix) + len(x.response) for x in group) for group in draw.sequences]
         for part in micro_batches(costs, self.micro_batch_tokens):
             batch = collate(
-                [sequences[i] for i in part],
+                [draw.sequences[i] for i in part],
                 pad=self.tokens.tokenizer.pad_token_id,
-                rewards=[rewards[i].tolist() for i in part],
-                weights=[advantages[i].tolist() for i in part],
+                rewards=[draw.rewards[i].tolist() for i in part],
+                weights=[draw.weights[i].tolist() for i in part],
             )
-            yield [mine[i] for i in part], batch if rank < len(indices) else batch.emptied()
+            c = batch.candidates
+            more = {n: _padded([values[i] for i in part], c.mask.shape) for n, values in draw.tokens.items()}
+            batch = batch._replace(candidates=c._replace(**more))
+            yield [draw.indices[i] for i in part], batch if rank < len(indices) else batch.emptied()
 
-    def _drawn(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
+    def _draw(self, number: int, indices: list[int], rank: int) -> Draw:
+        seed = int(np.random.SeedSequence([self.seed, number, rank]).generate_state(1)[0])
+        sequences, rewards, greedy = self._responses([self.groups[i].rows[0] for i in indices], seed)
+        s, k = self.settings, self.settings.k
+        kl, tokens = np.zeros_like(rewards), {}
+        if s.kl or self.rule.targets:
+            old, values, ref = self._log_probs([x for group in sequences for x in group])
+            kl = np.reshape([a.sum() - b.sum() for a, b in zip(old, ref)], rewards.shape)
+        weights = np.ones_like(rewards)
+        if self.rule.targets:
+            advantages, returns = self.rule.targets(rewards.ravel().tolist(), old, ref, values, s)
+            found = {"old": old, "advantage": advantages, "returns": returns}
+            tokens = {n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in found.items()}
+        elif self.rule.advantage:
+            baseline = None if greedy is None else np.clip(greedy, -s.clip, s.clip)
+            weights = self.rule.advantage(np.clip(rewards, -s.clip, s.clip) - s.kl * kl, baseline, s)
+        self.state["facts"] = {"reward": float(rewards.mean()), "kl": float(kl.mean())}
+        return Draw(indices, sequences, rewards, weights, tokens)
+
+    def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
         k, training = self.settings.k, self.policy.model.training
         jobs = [Job(row, {}) for row in rows for _ in range(k)]
@@ -76,13 +121,19 @@ class FreshPlan(Plan):
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
         return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if self.rule.greedy else None
 
-    def _kl(self, sequences: Sequence[Sequence[Sequence_]]) -> Array:
-        """log p - ref of every response [B, K]; the reference is the model without its adapter."""
-        every = [s for group in sequences for s in group]
-        module = ResponseLogps(self.policy.model)
+    def _log_probs(self, every: Sequence[Sequence_]) -> tuple[list[Array], list[Array], list[Array]]:
+        """Of every response: log-probs, values, and log-probs of the reference, the model without its adapter."""
         device = next(self.policy.model.parameters()).device
-        pad = self.tokens.tokenizer.pad_token_id
-        own = response_sums(module, every, pad, self.micro_batch_tokens, device)
+        ask = (every, self.tokens.tokenizer.pad_token_id, self.micro_batch_tokens, device)
+        own, values = response_tokens(self.state["module"], *ask)
         with self.policy.model.disable_adapter():
-            ref = response_sums(module, every, pad, self.micro_batch_tokens, device)
-        return np.subtract(own, ref).reshape(len(sequences), -1)
+            ref, _ = response_tokens(self.state["module"], *ask)
+        return own, values, ref
+
+
+def _padded(values: Sequence[Sequence[Array]], shape: Sequence[int]) -> torch.Tensor:
+    out = torch.zeros(*shape)
+    for i, group in enumerate(values):
+        for j, tokens in enumerate(group):
+            out[i, j, : len(tokens)] = torch.from_numpy(tokens.copy())  # no reversed view
+    return out

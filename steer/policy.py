@@ -211,6 +211,7 @@ class ResponseLogps(nn.Module):
         super().__init__()
         self.model = model
         self.chunk = chunk
+        self.critic: nn.Linear | None = None
         inner = self._inner()
         self.decoder_name = inner.base_model_prefix
         self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
@@ -221,11 +222,29 @@ class ResponseLogps(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M]."""
+        """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M].
+
+        With a value head: [2, M], the values second.
+        """
         inner = self._inner()
         decoder = getattr(inner, self.decoder_name)
         hidden = decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         picked = hidden.flatten(0, 1)[positions]  # [M, D]
+        logps = self._chunked(inner, picked, targets)
+        if self.critic is None:
+            return logps
+        # Values learn from the policy's states and do not move them.
+        return torch.stack([logps, self.critic(picked.detach().float()).squeeze(-1)])
+
+    def add_critic(self) -> None:
+        """A value head on the hidden states, zero at first."""
+        size = self._inner().get_input_embeddings().weight.shape[1]
+        device = next(self.model.parameters()).device
+        self.critic = nn.Linear(size, 1, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.critic.weight)
+        nn.init.zeros_(self.critic.bias)
+
+    def _chunked(self, inner: Any, picked: Tensor, targets: Tensor) -> Tensor:
         head = inner.get_output_embeddings()
         size = max(1, self.chunk // head.weight.shape[0])
         if len(picked) <= size:

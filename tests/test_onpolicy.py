@@ -15,7 +15,7 @@ import steer.loop
 from steer.config import LabelConfig, TrainConfig
 from steer.errors import SteerError
 from steer.label import label, load_scorer, rewarder
-from steer.methods import remax, rloo
+from steer.methods import ppo, remax, rloo
 from steer.objective import Candidates
 from steer.schema import AttributeSchema
 from steer.train import train
@@ -47,6 +47,35 @@ def test_rloo_averages_over_responses() -> None:
     assert float(total / count) == pytest.approx((0.5 * 3.0 - 2.0 * 3.0) / 2)
 
 
+def test_ppo_returns_are_rewards_to_go_and_advantages_are_whitened() -> None:
+    old, ref = [np.array([-1.0, -2.0]), np.array([-3.0])], [np.array([-1.5, -1.0]), np.array([-3.0])]
+    values = [np.array([0.5, 1.0]), np.array([2.0])]
+    advantages, returns = ppo.targets([4.0, 1.0], old, ref, values, ppo.Settings(kl=0.1))
+    each = [[-0.1 * 0.5, -0.1 * -1.0 + 4.0], [1.0]]
+    assert returns[0].tolist() == pytest.approx([sum(each[0]), each[0][1]])
+    assert returns[1].tolist() == [1.0]
+    raw = [returns[0][0] - 0.5, returns[0][1] - 1.0, returns[1][0] - 2.0]
+    mean = sum(raw) / 3
+    sd = (sum((a - mean) ** 2 for a in raw) / 3) ** 0.5
+    assert np.concatenate(advantages).tolist() == pytest.approx([(a - mean) / sd for a in raw], rel=1e-6)
+
+
+def test_ppo_clips_what_would_go_further_and_learns_values() -> None:
+    logps = torch.tensor([[[-1.0, -1.0, -1.0, 9.0]]], requires_grad=True)
+    mask = torch.tensor([[[True, True, True, False]]])
+    old = torch.tensor([[[-1.5, -1.5, -0.5, 0.0]]])
+    advantage = torch.tensor([[[2.0, -2.0, -1.0, 5.0]]])
+    value, returns = torch.tensor([[[0.5, 0.0, 1.0, 7.0]]]), torch.tensor([[[1.0, 0.0, 3.0, 0.0]]])
+    c = Candidates(mask, torch.zeros(1, 1), old=old, advantage=advantage, returns=returns, value=value)
+    total, weight = ppo.loss(logps, c, ppo.Settings(clip=0.2, vf=0.1))
+    up, down = np.exp(0.5), np.exp(-0.5)
+    surrogate = -2.0 * min(up, 1.2) + 2.0 * max(up, 1.2) + 1.0 * max(down, 0.8)
+    assert weight == 3
+    assert float(total.detach()) == pytest.approx(surrogate + 0.1 * (0.25 + 0.0 + 4.0))
+    (gradient,) = torch.autograd.grad(total, logps)
+    assert gradient[0, 0].tolist() == pytest.approx([0.0, 2.0 * up, 0.0, 0.0])  # the first and third are clipped
+
+
 @pytest.fixture(scope="module")
 def short(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world's rows, where a good response has few words."""
@@ -73,7 +102,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["remax", "rloo"])
+@pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
 def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent: Path, tmp_path: Path) -> None:
     train(config(short, fluent, tmp_path / "run", method, max_steps=25, set=("k=4",), max_new_tokens=60))
     found = metrics(tmp_path / "run")
@@ -83,10 +112,11 @@ def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent:
     assert last > first + 0.3
 
 
+@pytest.mark.parametrize("method", ["rloo", "ppo"])
 def test_a_killed_run_ends_with_the_same_weights(
-    short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, cut = (config(short, base, tmp_path / n, "rloo", max_steps=5, save_steps=2) for n in ("whole", "cut"))
+    whole, cut = (config(short, base, tmp_path / n, method, max_steps=5, save_steps=2) for n in ("whole", "cut"))
     train(whole)
     step, calls = steer.loop.Loop._step, []
 

@@ -10,6 +10,7 @@ from steer.methods import (
     filtered,
     ipo,
     mle,
+    ppo,
     pro,
     raft,
     rejection,
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
     "pro": pro.METHOD,
     "remax": remax.METHOD,
     "rloo": rloo.METHOD,
+    "ppo": ppo.METHOD,
     "conditional": conditional.METHOD,
 }
 

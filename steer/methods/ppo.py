@@ -1,0 +1,79 @@
+"""Proximal policy optimisation (1707.06347, equation 7) on responses, as in InstructGPT and AlpacaFarm (2305.14387).
+
+max(-A rho, -A clip(rho, 1 -+ clip)) + vf (V - R)^2 on every token, rho = p / p_old, averaged over the tokens of a step.
+The reward stands on the last token, -kl [log p_old - ref] on each; R is the reward-to-go and A = R - V, whitened over
+the responses of a draw: generalised advantage estimation with gamma = lambda = 1.
+Differs from the official code: the value head is linear on the policy's hidden states and sends no gradient into them;
+the KL weight is fixed; values are not clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, prompts
+from steer.objective import Array, Candidates, Method, OnPolicy, Terms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`k` responses a prompt; `epochs`: steps on the same ones; `clip`: of the ratio; `vf`, `kl`: weights."""
+
+    k: int = 1
+    epochs: int = 2
+    clip: float = 0.2
+    vf: float = 0.1
+    kl: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (self.k >= 1 and self.epochs >= 1 and self.clip > 0 and self.vf >= 0 and self.kl >= 0):
+            raise SteerError("ppo: k and epochs are 1 or more, clip is positive, vf and kl are not negative.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """A row of every prompt; its response is not used."""
+    return prompts(rows)
+
+
+def targets(
+    rewards: Sequence[float], old: Sequence[Array], ref: Sequence[Array], values: Sequence[Array], s: Settings
+) -> tuple[list[Array], list[Array]]:
+    """Advantages and returns of every token of every response, from its reward and three arrays [T] of its tokens."""
+    returns = []
+    for reward, p, q in zip(rewards, old, ref):
+        each = -s.kl * (p - q)
+        each[-1] += reward
+        returns.append(np.cumsum(each[::-1])[::-1])
+    raw = [r - v for r, v in zip(returns, values)]
+    every = np.concatenate(raw)
+    return [(a - every.mean()) / (every.std() + 1e-8) for a in raw], returns
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    """[B, K, T] -> sum over tokens and the number of tokens; without a draw A is `weight` and p_old is p."""
+    import torch
+
+    logps = logps.masked_fill(~c.mask, 0.0)
+    old = logps.detach() if c.old is None else c.old.masked_fill(~c.mask, 0.0)
+    if c.advantage is not None:
+        advantage = c.advantage
+    else:
+        advantage = torch.ones_like(logps) if c.weight is None else c.weight[..., None].expand_as(logps)
+    ratio = (logps - old).clamp(-20, 20).exp()  # a token that became e^20 times as likely is clipped anyway
+    terms = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - s.clip, 1 + s.clip))
+    if c.value is not None and c.returns is not None:
+        terms = terms + s.vf * (c.value - c.returns) ** 2
+    return Terms(terms.masked_fill(~c.mask, 0.0).sum(), c.mask.sum().to(logps.dtype))
+
+
+METHOD = Method(
+    groups=groups, loss=loss, settings=Settings, reference=True, fresh="step", on_policy=OnPolicy(targets=targets)
+)
