@@ -191,6 +191,7 @@ class Plan:
     batch_size: int
     micro_batch_tokens: int
     seed: int
+    curriculum: int = 0  # steps in which the groups go from easy to hard; 0: in random order
 
     def start(self, module: Any) -> None:
         """Before the first step: what gives log-probs, for plans that ask the policy."""
@@ -210,9 +211,19 @@ class Plan:
 
     def step(self, step: int) -> tuple[int, list[int]]:
         """Epoch and group indices of an optimizer step, counted from 0."""
+        if self.curriculum and len(self.groups) > 1:
+            return 0, self._easy_to_hard(step)
         epoch, at = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
         return epoch, [int(i) for i in order[at * self.batch_size : (at + 1) * self.batch_size]]
+
+    def _easy_to_hard(self, step: int) -> list[int]:
+        """A step whose share from the harder half of the groups grows linearly (2310.02263)."""
+        hard = [round(self.batch_size * s / max(1, self.curriculum - 1)) for s in range(step + 1)]
+        half = (len(self.groups) + 1) // 2
+        easy = _cycled(half, sum(self.batch_size - n for n in hard[:-1]), self.batch_size - hard[-1], self.seed)
+        rest = _cycled(len(self.groups) - half, sum(hard[:-1]), hard[-1], self.seed + 1)
+        return easy + [half + i for i in rest]
 
     def sequences(self, epoch: int, index: int) -> list[Sequence_]:
         """The candidates of a group with this epoch's conditions."""
@@ -240,3 +251,10 @@ class Plan:
                 refs=[refs[i] for i in at] if refs else None,
             )
             yield at, batch if rank < len(parts) else batch.emptied()
+
+
+def _cycled(size: int, start: int, count: int, seed: int) -> list[int]:
+    """Items `start` to `start + count` of an endless series of shuffles of `size` items."""
+    places = [divmod(i, size) for i in range(start, start + count)]
+    shuffles = {e: np.random.default_rng([seed, e]).permutation(size) for e, _ in places}
+    return [int(shuffles[e][i]) for e, i in places]

@@ -244,6 +244,7 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> tuple[dict[str, Any], d
         method=entry.method,
         set=entry.settings,
         seed=seed,
+        scorer=config.proxy or shared.settings.scorer,
         **dict(entry.training),
     )
     said = train(settings)

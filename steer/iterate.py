@@ -111,6 +111,8 @@ def _training(config: IterateConfig) -> TrainConfig:
     if config.method or config.set:
         settings = replace(settings, set=config.set)
     method, _ = chosen(settings.method, settings.set)
+    if method.on_policy:
+        raise SteerError(f"'{settings.method}' draws fresh responses at every step by itself. Use \"steer train\".")
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(
             f"iterate with '{settings.method}' draws at targets, so it needs --policy with a policy that reads them. "

@@ -63,7 +63,8 @@ class Method:
     `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic;
     `conditioned`: the condition stands before the response; `reference`: reference log-probs are computed;
     `fresh`: when new responses are drawn (`never`, `rounds` or `step`); `pool`: what a round of `steer iterate` trains
-    on, the logs and all fresh responses (`all`), those of all rounds (`rounds`) or of the last one (`last`).
+    on, the logs and all fresh responses (`all`), those of all rounds (`rounds`) or of the last one (`last`);
+    `curriculum`: the groups stand easy first, and steps go from easy to hard.
     """
 
     groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
@@ -73,6 +74,7 @@ class Method:
     reference: bool = False
     fresh: str = "never"
     pool: str = "all"
+    curriculum: bool = False
     on_policy: OnPolicy | None = None
 
 

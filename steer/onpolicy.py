@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ class Draw(NamedTuple):
 class FreshPlan(Plan):
     """A plan whose groups name prompts only; responses follow from the seed, the step, the rank and the weights."""
 
+    _: KW_ONLY
     policy: Policy
     rule: OnPolicy
     settings: Any

@@ -59,8 +59,19 @@ def train(config: TrainConfig) -> str:
     shared = (short, tokens, conditioning, config.batch_size, config.micro_batch_tokens, config.seed)
     plan = Plan(*shared)
     if method.on_policy and reward:
-        plan = FreshPlan(*shared, policy, method.on_policy, settings, reward, config.max_new_tokens, config.temperature)
-    facts = Loop(config, method, settings, plan, accelerator).run(policy, run.folder)
+        plan = FreshPlan(
+            *shared,
+            policy=policy,
+            rule=method.on_policy,
+            settings=settings,
+            reward=reward,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+        )
+    loop = Loop(config, method, settings, plan, accelerator)
+    if method.curriculum:
+        loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
+    facts = loop.run(policy, run.folder)
     if not accelerator.is_main_process:
         return ""
     facts |= {"rows": len(short), "too_long": len(groups) - len(short), "held_out": held_out}

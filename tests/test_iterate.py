@@ -142,6 +142,8 @@ def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: 
     wrong = IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="conditional")
     with pytest.raises(SteerError, match=r"'conditional' draws at targets, so it needs --policy"):
         iterate(wrong)
+    with pytest.raises(SteerError, match=r"'remax' draws fresh responses at every step by itself\. Use .steer train"):
+        iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="remax"))
     with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
         iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
     assert not (tmp_path / "out").exists()

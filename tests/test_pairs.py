@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from steer.batch import Plan
 from steer.errors import SteerError
 from steer.groups import PAIRINGS, Row, pairs
-from steer.methods import dpo, ipo, rso, slic
+from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.objective import Candidates
 from tests.conftest import Golden
 
@@ -168,3 +169,17 @@ def test_rso_pairs_are_disjoint_and_favour_high_rewards() -> None:
     high, plain = (np.mean([row["reward"] for g in groups for row in g.rows]) for groups in (tilted, flat))
     assert high > plain + 0.5
     assert abs(plain) < 0.2
+
+
+def test_contrastive_pairs_go_from_easy_to_hard() -> None:
+    some = [row for i in range(20) for row in rows(3.0, 1.0, 0.5, prompt=f"{i}-")]
+    groups = contrastive.groups(some, contrastive.Settings())
+    gaps = [g.rows[0]["reward"] - g.rows[1]["reward"] for g in groups]
+    assert gaps == sorted(gaps, reverse=True)
+    assert len(groups) == 60
+    plan = Plan(groups, None, None, 10, 100, 0, curriculum=11)  # type: ignore[arg-type]  # no tokens are asked for
+    steps = [plan.step(step)[1] for step in range(11)]
+    assert [sum(i >= 30 for i in step) for step in steps] == list(range(11))
+    easy = [i for step in steps for i in step if i < 30]
+    assert sorted(easy[:30]) == list(range(30))  # every pair of a half comes once before any comes twice
+    assert steps == [plan.step(step)[1] for step in range(11)]

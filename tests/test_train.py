@@ -22,6 +22,7 @@ from steer.batch import Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.loop import learning_rate
+from steer.methods import METHODS
 from steer.policy import load
 from steer.rows import read_all
 from steer.run import read_json
@@ -196,3 +197,16 @@ def test_numbers_that_cannot_be_are_refused(
     with pytest.raises(SteerError, match=rf"^--{name.replace('_', '-')} {value}: wanted {wanted}\.$"):
         train(config(labels, base, tmp_path / "run", **{name: value}))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_on_logs_with_two_responses_a_prompt(
+    method: str, labels: Path, base: Path, tmp_path: Path
+) -> None:
+    train(TrainConfig(str(labels), str(base), str(tmp_path), method, max_steps=2, logging_steps=1, max_new_tokens=12))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
+    card = load(str(tmp_path)).card
+    assert card is not None
+    assert (card.method, bool(card.attributes)) == (method, METHODS[method].conditioned)

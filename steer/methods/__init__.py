@@ -6,7 +6,9 @@ from dataclasses import fields
 from steer.methods import (
     awr,
     conditional,
+    contrastive,
     dpo,
+    expert_iteration,
     filtered,
     ipo,
     mle,
@@ -32,7 +34,9 @@ METHODS: dict[str, Method] = {
     "unlikelihood": unlikelihood.METHOD,
     "raft": raft.METHOD,
     "rejection": rejection.METHOD,
+    "expert-iteration": expert_iteration.METHOD,
     "dpo": dpo.METHOD,
+    "contrastive": contrastive.METHOD,
     "ipo": ipo.METHOD,
     "slic": slic.METHOD,
     "rso": rso.METHOD,
@@ -50,7 +54,8 @@ def table() -> str:
     head = ("method", "condition", "reference", "fresh responses", "settings", "what it is")
     lines = [head]
     for name, method in METHODS.items():
-        module = sys.modules.get(f"{__name__}.{name}", sys.modules[method.loss.__module__])  # it may share a loss
+        own = f"{__name__}.{name.replace('-', '_')}"
+        module = sys.modules.get(own, sys.modules[method.loss.__module__])  # one from outside is known by its loss
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = {True: "yes", False: "no"}

@@ -1,0 +1,36 @@
+"""Contrastive post-training with a data curriculum (2310.02263): DPO, easy pairs first.
+
+A pair is easy if its rewards are far apart. The pairs are halved by that; the share of a step that comes from the
+harder half grows linearly from 0 to 1.
+Differs from the official code: none was released; ease is the gap of rewards, not which two models wrote the pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steer.errors import SteerError
+from steer.groups import Group, Row, pairs
+from steer.methods import dpo
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`beta`, `pairing`: as in dpo; with all pairs of a prompt there are easy and hard ones."""
+
+    beta: float = 0.1
+    pairing: str = "all"
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0:
+            raise SteerError(f"contrastive: beta is positive, not {self.beta}.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Pairs, those with the largest gap of rewards first; ties keep the order of the rows."""
+    made = pairs(rows, "contrastive", settings.pairing)
+    return sorted(made, key=lambda g: g.rows[1]["reward"] - g.rows[0]["reward"])
+
+
+METHOD = replace(dpo.METHOD, groups=groups, settings=Settings, curriculum=True, fresh="never")
