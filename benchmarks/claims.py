@@ -7,7 +7,6 @@ the number of seeds. Run it again and it goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import sys
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from steer.config import GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.evaluate.statistics import best_of, best_of_n_kl, best_of_n_mean, interval
+from steer.evaluate.statistics import across_seeds, best_of, best_of_n_kl, best_of_n_mean, interval
 from steer.evaluate.systems import Judge
 from steer.generate import Job, Sampling, answer, generate, held_out_prompts
 from steer.iterate import iterate
@@ -27,7 +26,7 @@ from steer.label import label, load_scorer
 from steer.options import resolve
 from steer.policy import load
 from steer.rows import prompt_key, read_all, write
-from steer.run import read_json
+from steer.run import read_json, write_json
 from steer.schema import AttributeSchema
 from steer.train import train
 
@@ -69,7 +68,7 @@ def trained(demo: str, out: str, task: Task, seed: int) -> str:
 def rewards(demo: str, policy: str, folder: Path, seed: int) -> list[float]:
     """Gold reward of a policy on each held-out prompt; a conditioned one is asked for its best."""
     schema = AttributeSchema.load(Path(demo) / "labels" / "schema.json")
-    file = folder / f"gold-{seed}.npy"
+    file = folder / f"gold-{seed}.json"
     if not file.is_file():
         scorer, logs = load_scorer(GOLD), read_all(f"{demo}/labels")
         judge = Judge.of(schema, scorer.score([r for r in logs if r["split"] == "train"], schema.own))
@@ -78,8 +77,8 @@ def rewards(demo: str, policy: str, folder: Path, seed: int) -> list[float]:
         aim = loaded.card.schema.best(names) if loaded.card and loaded.card.schema and names else {}
         jobs = [Job(p, aim) for p in held_out_prompts(f"{demo}/labels", 0.1, 0, HELD_OUT)]
         rows = answer(loaded, jobs, Sampling(1.0, 1.0, 120, 128, seed), folder / f"held-out-{seed}", schema, "held-out")
-        np.save(file, judge.reward(scorer.score(rows, schema.own)))
-    return [float(x) for x in np.load(file)]
+        write_json(file, judge.reward(scorer.score(rows, schema.own)).tolist())
+    return [float(x) for x in read_json(file)]
 
 
 def rounds(demo: str, out: str, task: Task, levels: str, number: int, n: int) -> str:
@@ -89,7 +88,7 @@ def rounds(demo: str, out: str, task: Task, levels: str, number: int, n: int) ->
     config = Path(out) / f"{task.name}.json"
     fixed = settings(Path(demo), task, folder, 0)
     keys = ("lora_r", "lora_alpha", "learning_rate", "batch_size", "micro_batch_tokens", "max_steps", "attributes")
-    config.write_text(json.dumps({k: getattr(fixed, k) for k in keys}))
+    write_json(config, {k: getattr(fixed, k) for k in keys})
     policy = f"{out}/reward-seed0" if task.method == "conditional" else ""
     how = IterateConfig(
         f"{demo}/labels",
@@ -163,7 +162,7 @@ def main(demo: Path, out: Path, seeds: int) -> None:
         ]
         found = [read_json(Path(f.result()) / "done.json")["rounds"] for f in loops]
     base = interval(rewards(str(demo), str(demo / "base"), out / "base", 0), np.arange(HELD_OUT))
-    print(f"base: gold {base.text()}; {seeds} seed{'s' if seeds > 1 else ''}, {HELD_OUT} held-out prompts.\n")
+    print(f"Table: seeds 0 to {seeds - 1}; base and rounds: seed 0. {HELD_OUT} held-out prompts. base: {base.text()}\n")
     _table(demo, out, tasks, seeds)
     _best_of(scores)
     for name, story in zip(("conditional, absolute levels", "conditional, relative levels", "rrhf"), found):
@@ -177,8 +176,8 @@ def _table(demo: Path, out: Path, tasks: list[Task], seeds: int) -> None:
     for task in tasks:
         folders = [out / f"{task.name}-seed{s}" for s in range(seeds)]
         each = [rewards(str(demo), str(folder), folder, s) for s, folder in enumerate(folders)]
-        values, prompts = np.concatenate(each), np.tile(np.arange(len(each[0])), seeds)
-        print(f"| {task.name} | {interval(values, prompts).text()} |")
+        found = across_seeds([(x, np.arange(len(x))) for x in each])
+        print(f"| {task.name} | {found.text()} |")
     print()
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every method on one base, one split and one number of optimizer steps: the README's table of methods.
-#   bash benchmarks/methods.sh demo        (the folder of `make demo`; about an hour on two cores)
+# Offline methods and two on-policy ones on one base, one split and one number of optimizer steps.
+#   bash benchmarks/methods.sh demo        (the folder of `make demo`; half an hour on two cores)
 # The likelihood methods share the demo's learning rate; preference and on-policy methods diverge at it and have their own.
 set -euo pipefail
 demo=${1:?the folder of make demo}

@@ -205,6 +205,11 @@ class Plan:
         return {}
 
     @property
+    def repeats(self) -> int:
+        """Optimizer steps that see the same groups before the next ones come."""
+        return 1
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps that see every group once; the last of them may be smaller."""
         return math.ceil(len(self.groups) / self.batch_size)
@@ -238,13 +243,13 @@ class Plan:
     ) -> Iterator[tuple[list[int], Batch]]:
         """A process's micro-batches of a step, each with its group indices; one without any gets an emptied batch."""
         epoch, indices = self.step(step)
-        sequences = {i: self.sequences(epoch, i) for i in indices}
-        costs = [len(s) * max(len(x.prefix) + len(x.response) for x in s) for s in sequences.values()]
+        sequences = [self.sequences(epoch, i) for i in indices]
+        costs = [len(s) * max(len(x.prefix) + len(x.response) for x in s) for s in sequences]
         parts = list(micro_batches(costs, self.micro_batch_tokens, world))
         for part in parts[rank::world] or parts[:1]:
             at = [indices[i] for i in part]
             batch = collate(
-                [sequences[i] for i in at],
+                [sequences[i] for i in part],
                 pad=self.tokens.tokenizer.pad_token_id,
                 rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
                 weights=[self.groups[i].weights for i in at],

@@ -107,7 +107,6 @@ class TrainConfig:
         "", "On-policy methods: scores fresh responses, as in `steer label`; default: the one that labelled the rows."
     )
     max_new_tokens: int = option(256, "On-policy methods: longest fresh response.", least=1)
-    temperature: float = option(1.0, "On-policy methods: of fresh responses.", above=0)
     adapter: str = option("lora", "What is trained.", choices=("lora", "none"))
     lora_r: int = option(32, "Rank of the adapters.", least=1)
     lora_alpha: int = option(64, "Scale of the adapters.", least=1)

@@ -231,13 +231,13 @@ def generate(config: GenerateConfig) -> str:
     run = None
     if config.output:
         inputs = {"policy": fingerprint(config.policy) if Path(config.policy).exists() else ""}
+        if config.best_of > 1 and config.scorer:
+            inputs["scorer"] = load_scorer(config.scorer).id
         run = Run(config.output, config, inputs | ({"input": fingerprint(config.input)} if config.input else {}))
         if run.done:
             return str(run.done["summary"])
     rows = _asked(config)
     policy = load(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-    if torch.cuda.is_available():
-        policy.model.to("cuda")
     aims = targets(policy, config.target, config.allow_unsupported)
     schema = policy.card.schema if policy.card else None
     reward = _reward(config, schema)

@@ -58,6 +58,7 @@ def iterate(config: IterateConfig) -> str:
     scorers = {"proxy": load_scorer(config.scorer)} | ({"gold": load_scorer(config.gold)} if config.gold else {})
     first = config.policy or config.model
     inputs = {"rows": fingerprint(config.rows), "policy": identity(first), "scorer": scorers["proxy"].id}
+    inputs |= {name: scorer.id for name, scorer in scorers.items() if name == "gold"}
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
@@ -108,9 +109,12 @@ def _training(config: IterateConfig) -> TrainConfig:
     file = config.train or (str(Path(config.policy) / "config.json") if trained else None)
     flags = {"rows": config.rows, "model": config.model, "output": config.output}
     settings = resolve(TrainConfig, flags | ({"method": config.method} if config.method else {}), file)
-    if config.method or config.set:
+    before = resolve(TrainConfig, flags, file).method
+    if config.set or settings.method != before:  # the settings of another method mean nothing here
         settings = replace(settings, set=config.set)
     method, _ = chosen(settings.method, settings.set)
+    if method.pool != "all" and config.n < 2:
+        raise SteerError(f"'{settings.method}' chooses among a prompt's responses. Raise --n, to 8 for example.")
     if method.on_policy:
         raise SteerError(f"'{settings.method}' draws fresh responses at every step by itself. Use \"steer train\".")
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
@@ -151,6 +155,11 @@ def _fresh(loop: Loop, policy: str, folder: Path, number: int) -> Path:
     good = [r for r in rows if r["response"].strip() and r["finished"]]
     if not good:
         raise SteerError(f"round {number}: none of the {len(rows)} responses came to an end. Raise --max-new-tokens.")
+    lost = len(rows) - len(good)
+    click.echo(
+        f"[round {number}] {len(rows)} responses, {lost} left out, blank or cut off at {c.max_new_tokens} tokens.",
+        err=True,
+    )
     scores = loop.scorer.score(good, schema.own)
     write(path, (labelled(row, schema, s, s, loop.scorer.id, "train") for row, s in zip(good, scores)))
     return path
@@ -167,6 +176,11 @@ def _merged(loop: Loop, earlier: Path | None, fresh: Path, folder: Path) -> Path
 
     if loop.config.levels == "relative":
         rows = list(both())
+        if other := next((r for r in rows if r["scorer"] != loop.scorer.id), None):
+            raise SteerError(
+                f"--levels relative: row '{other['id']}' was labelled by {other['scorer']}, fresh ones by "
+                f"{loop.scorer.id}, and quantiles of both mean nothing. Label the rows with the same scorer."
+            )
         scores = np.array([[r["predicted"].get(n, np.nan) for n in schema.own] for r in rows])
         train = np.array([r["split"] == "train" for r in rows])
         schema = fitted(schema, scores[train], bins="quantile", levels=LEVELS, minimum=schema.minimum)
@@ -182,7 +196,7 @@ def _merged(loop: Loop, earlier: Path | None, fresh: Path, folder: Path) -> Path
 
 
 def _measured(loop: Loop, policy: str, folder: Path, number: int) -> dict[str, Any]:
-    """Reward of the policy, a steered one at the best target: of the *logs*, so that all rounds are asked the same."""
+    """Reward of the policy, a steered one at the best target: of the logs, or of the round with relative levels."""
     c, settings = loop.config, loop.settings
     loaded = load(policy, dtype=settings.dtype)
     names, schema = loaded.card.attributes if loaded.card else (), loop.schema_of(loaded)

@@ -47,7 +47,7 @@ class Loop:
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
         c = self.config
-        return c.max_steps or max(1, round(c.num_train_epochs * self.plan.steps_per_epoch))
+        return c.max_steps or max(1, round(c.num_train_epochs * self.plan.steps_per_epoch * self.plan.repeats))
 
     def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
         """Train; resumes from the last checkpoint in `folder`. What done.json says of the run."""

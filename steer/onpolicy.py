@@ -43,7 +43,6 @@ class FreshPlan(Plan):
     settings: Any
     reward: Reward
     max_new_tokens: int
-    temperature: float
     state: dict[str, Any] = field(default_factory=dict)  # the module, the last draw, and what it was like
 
     def start(self, module: ResponseLogps) -> None:
@@ -55,20 +54,24 @@ class FreshPlan(Plan):
         return dict(self.state["facts"])
 
     @property
-    def epochs(self) -> int:
+    def repeats(self) -> int:
         """Optimizer steps on the same responses."""
         return getattr(self.settings, "epochs", 1)
 
+    def step(self, step: int) -> tuple[int, list[int]]:
+        """Epoch and group indices of an optimizer step: the same for all steps on one draw."""
+        return super().step(step // self.repeats)
+
     def resume_point(self, step: int, every: int) -> bool:
         """Only between draws: their responses are not kept."""
-        return step % self.epochs == 0 and super().resume_point(step // self.epochs, max(1, every // self.epochs))
+        return step % self.repeats == 0 and super().resume_point(step // self.repeats, max(1, every // self.repeats))
 
     def batches(
         self, step: int, rank: int = 0, world: int = 1, refs: Sequence[Sequence[float]] | None = None
     ) -> Iterator[tuple[list[int], Batch]]:
         """Draw K responses to each prompt of the step and yield them in micro-batches with what the loss reads."""
-        number = step // self.epochs
-        _, indices = self.step(number)
+        number = step // self.repeats
+        _, indices = self.step(step)
         if self.state.get("number") != number:
             with torch.random.fork_rng():  # what is drawn must not move what dropout draws
                 draw = self._draw(number, indices[rank::world] or indices[:1], rank)
@@ -103,14 +106,15 @@ class FreshPlan(Plan):
         elif self.rule.advantage:
             baseline = None if greedy is None else np.clip(greedy, -s.clip, s.clip)
             weights = self.rule.advantage(np.clip(rewards, -s.clip, s.clip) - s.kl * kl, baseline, s)
-        self.state["facts"] = {"reward": float(rewards.mean()), "kl": float(kl.mean())}
+        known = {"kl": float(kl.mean())} if s.kl or self.rule.targets else {}
+        self.state["facts"] = {"reward": float(rewards.mean()), **known}
         return Draw(indices, sequences, rewards, weights, tokens)
 
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
         k, training = self.settings.k, self.policy.model.training
         jobs = [Job(row, {}) for row in rows for _ in range(k)]
-        drawn = respond(self.policy, jobs, Sampling(self.temperature, 1.0, self.max_new_tokens, AT_ONCE, seed))
+        drawn = respond(self.policy, jobs, Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
         texts: list[Row] = [{**job.row, "response": r.text} for job, r in zip(jobs, drawn)]
         if self.rule.greedy:
             sampling = Sampling(0.0, 1.0, self.max_new_tokens, AT_ONCE)

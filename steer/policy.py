@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -130,6 +131,7 @@ def _pretrained(name: str, dtype: str, trust_remote_code: bool) -> tuple[Any, An
             wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
             raise SteerError(f"model '{name}': {what}. {wanted}") from None
         # A temperature or repetition penalty that the model recommends would bias what is sampled.
+        model.to(_device())
         ends = model.generation_config.eos_token_id if model.generation_config else None
         model.generation_config = GenerationConfig(eos_token_id=ends)
     return model, tokenizer
@@ -148,6 +150,11 @@ def _online() -> bool:
     except OSError:
         return False
     return True
+
+
+def _device() -> str:
+    """This process's GPU, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(name: str) -> Any:

@@ -18,7 +18,7 @@ from steer.batch import Conditioning, Plan, Tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Group, Row
-from steer.label import Reward, load_scorer, rewarder
+from steer.label import Scorer, load_scorer, rewarder
 from steer.loop import Loop
 from steer.methods import METHODS
 from steer.objective import Method
@@ -35,7 +35,9 @@ def train(config: TrainConfig) -> str:
     check(config)
     method, settings = chosen(config.method, config.set)
     conditioning = conditioned(config, method)
-    run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
+    inputs = {"rows": fingerprint(config.rows), "model": identity(config.model)}
+    scorer = _scorer(config) if method.on_policy else None
+    run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
     accelerator = _processes()
     if run.done:
         return str(run.done["summary"]) if accelerator.is_main_process else ""
@@ -44,12 +46,18 @@ def train(config: TrainConfig) -> str:
         groups = method.groups(rows, settings)
     except SteerError as error:
         raise SteerError(f"{config.rows}: {error}") from None
-    reward = _reward(config) if method.on_policy else None
+    reward = rewarder(scorer, schema_of(config.rows)) if scorer else None
     policy = _base(config)
     levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
     tokens = Tokens(rows, policy.tokenizer)
-    short = _short_enough(groups, tokens, conditioning, min(config.max_length, policy.longest or config.max_length))
+    longest = min(config.max_length, policy.longest or config.max_length)
+    if method.on_policy:
+        short = [g for g in groups if len(tokens.prompts[g.rows[0]["id"]]) + config.max_new_tokens <= longest]
+        if not short:
+            raise SteerError(f"no prompt leaves {config.max_new_tokens} of {longest} tokens free. Raise --max-length.")
+    else:
+        short = _short_enough(groups, tokens, conditioning, longest)
     accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
     run.start()
     accelerator.wait_for_everyone()
@@ -66,7 +74,6 @@ def train(config: TrainConfig) -> str:
             settings=settings,
             reward=reward,
             max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
         )
     loop = Loop(config, method, settings, plan, accelerator)
     if method.curriculum:
@@ -75,7 +82,8 @@ def train(config: TrainConfig) -> str:
     if not accelerator.is_main_process:
         return ""
     facts |= {"rows": len(short), "too_long": len(groups) - len(short), "held_out": held_out}
-    facts["unused"] = len(rows) - len({row["id"] for g in groups for row in g.rows})
+    used = {row["id"] for g in groups for row in g.rows}
+    facts["unused"] = 0 if method.on_policy else len(rows) - len(used)
     facts["ess"] = effective_share(short)
     card = Card(
         base=base_name(config.model),
@@ -95,14 +103,14 @@ def train(config: TrainConfig) -> str:
     return summary
 
 
-def _reward(config: TrainConfig) -> Reward:
-    """What an on-policy method raises."""
+def _scorer(config: TrainConfig) -> Scorer:
+    """What an on-policy method asks for rewards."""
     if config.adapter == "none":
         raise SteerError(f"{config.method}: its reference is the model without its adapter. Use --adapter lora.")
     spec = config.scorer or str(read_json(beside(config.rows, "done.json")).get("spec", ""))
     if not spec or spec == "human":
         raise SteerError(f"{config.method}: needs --scorer, for people do not score fresh responses.")
-    return rewarder(load_scorer(spec), schema_of(config.rows))
+    return load_scorer(spec)
 
 
 def _processes() -> Any:
@@ -145,9 +153,10 @@ def _twins(policy: Policy) -> int:
 
 def _summary(method: str, facts: dict[str, Any]) -> str:
     ess = f", effective sample size {facts['ess']:.0%}" if facts["ess"] < 0.999 else ""
+    unit = "prompts" if METHODS[method].on_policy else "rows"
     unused = f"{facts['unused']} left out by the method, " if facts["unused"] else ""
     return (
-        f"{method}: trained on {facts['rows']} rows ({facts['held_out']} held out, {unused}{facts['too_long']} too "
+        f"{method}: trained on {facts['rows']} {unit} ({facts['held_out']} held out, {unused}{facts['too_long']} too "
         f"long{ess}), {facts['steps']} steps, {facts['tokens']} tokens, loss {facts['loss']:.4f}, "
         f"{facts['trainable']} trainable parameters, {facts['processes']} "
         f"process{'es' if facts['processes'] > 1 else ''}, {facts['seconds']:.0f} s "

@@ -47,10 +47,11 @@ def test_a_response_is_weighted_by_what_it_adds_to_its_prompt() -> None:
 
 def test_the_value_of_a_prompt_does_not_see_its_own_rewards() -> None:
     some = rows(60)
-    before = awr.values(some)
+    twin = {**some[7], "id": "twin"}  # another response to the same prompt is not seen either
+    before = awr.values([*some, twin])
     some[7]["reward"] += 100.0
-    after = awr.values(some)
-    assert after[7] == pytest.approx(before[7], abs=1e-9)
+    after = awr.values([*some, twin])
+    assert after[7] == after[-1] == pytest.approx(before[7], abs=1e-9)
     assert after != pytest.approx(before)
 
 

@@ -227,3 +227,18 @@ def test_a_batch_keeps_rewards_weights_and_references_beside_their_rows(tokenize
     assert c.ref[:, 0].tolist() == [-i for i in indices]
     assert c.mask.sum((1, 2)).tolist() == [4 * (3 - i) + 1 for i in indices]
     assert torch.equal(batch.to(torch.device("cpu")).input_ids, batch.input_ids)
+
+
+def test_a_curriculum_trains_on_exactly_the_groups_of_its_steps(tokenizer: Any) -> None:
+    """Also where a step holds a group twice: fewer groups than a step takes."""
+    rows = [row("bees " * (i + 1), str(i)) for i in range(5)]
+    groups = singles(rows)
+    made = Plan(groups, Tokens(rows, tokenizer), None, 8, 40, 0, curriculum=3)
+    for step in range(3):
+        _, wanted = made.step(step)
+        assert len(set(wanted)) < len(wanted) == 8
+        batches = list(made.batches(step))
+        assert sorted(i for at, _ in batches for i in at) == sorted(wanted)
+        for at, batch in batches:
+            lengths = [len(made.tokens.responses[groups[i].rows[0]["id"]]) for i in at]
+            assert batch.candidates.mask.sum((1, 2)).tolist() == lengths

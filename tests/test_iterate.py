@@ -12,7 +12,7 @@ import pytest
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iterate import goals, iterate
+from steer.iterate import _training, goals, iterate
 from steer.policy import Card
 from steer.rows import read_all
 from steer.run import read_json
@@ -144,6 +144,9 @@ def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: 
         iterate(wrong)
     with pytest.raises(SteerError, match=r"'remax' draws fresh responses at every step by itself\. Use .steer train"):
         iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="remax"))
+    for method in ("raft", "rejection", "expert-iteration"):
+        with pytest.raises(SteerError, match=rf"'{method}' chooses among a prompt's responses\. Raise --n"):
+            iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method=method))
     with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
         iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
     assert not (tmp_path / "out").exists()
@@ -173,3 +176,21 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
         assert card.schema.to_json() == schema.to_json()
     first = (output / "round-2" / "held-out" / "parts" / "00000.jsonl").read_text().split("\n", 1)[0]
     assert json.loads(first)["target"] == schema.best(card.attributes)
+
+
+def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "labels"
+    shutil.copytree(labels, other)
+    text = (other / "rows.jsonl").read_text()
+    (other / "rows.jsonl").write_text(text.replace(read_all(labels)[0]["scorer"], "linear:other"))
+    with pytest.raises(SteerError, match=r"--levels relative: row '.*' was labelled by linear:other, fresh ones by"):
+        iterate(replace(config(other, tiny, policy, tmp_path / "rounds"), levels="relative"))
+
+
+def test_settings_of_the_train_file_hold_for_its_own_method(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps({"method": "rwr", "set": ["beta=0.5"], "max_steps": 3}))
+    plain = IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), train=str(file))
+    assert _training(plain).set == _training(replace(plain, method="rwr")).set == ("beta=0.5",)
+    assert _training(replace(plain, method="mle")).set == ()
+    assert _training(replace(plain, set=("beta=2",))).set == ("beta=2",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,28 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path,
 def test_settings_without_meaning_are_refused(make: Any) -> None:
     with pytest.raises(SteerError):
         make()
+
+
+def test_a_run_is_another_with_another_scorer(short: Path, base: Path, tmp_path: Path) -> None:
+    one = config(short, base, tmp_path / "run", "rloo", max_steps=1)
+    train(one)
+    with pytest.raises(SteerError, match="scorer"):
+        train(replace(one, scorer="countable:words,sentences"))
+
+
+def test_prompts_are_left_out_only_where_no_response_fits(short: Path, base: Path, tmp_path: Path) -> None:
+    told = train(config(short, base, tmp_path / "run", "rloo", max_steps=1, max_length=40))
+    assert "prompts (" in told
+    assert " 0 too long" in told
+    assert "left out by the method" not in told
+    with pytest.raises(SteerError, match="no prompt leaves 24 of 26 tokens free"):
+        train(config(short, base, tmp_path / "other", "rloo", max_length=26))
+
+
+def test_ppo_sees_as_many_prompts_per_epoch_as_the_others(short: Path, base: Path, tmp_path: Path) -> None:
+    for method in ("rloo", "ppo"):
+        train(config(short, base, tmp_path / method, method, num_train_epochs=0.1, batch_size=4, set=("k=2",)))
+    one, two = (metrics(tmp_path / m)[-1]["step"] for m in ("rloo", "ppo"))
+    assert abs(two - 2 * one) <= 1
+    rewards = [line["reward"] for line in metrics(tmp_path / "ppo")]
+    assert all(a == b for a, b in zip(rewards[::2], rewards[1::2]))  # two steps on the same responses

@@ -39,3 +39,11 @@ def test_rows_above_the_threshold_are_good() -> None:
     assert found == {0.0: [-0.3, -0.3, 1.0, 1.0, 1.0], 1.0: [-0.3, -0.3, -0.3, -0.3, 1.0]}
     with pytest.raises(SteerError, match="alpha is not negative"):
         unlikelihood.Settings(alpha=-1.0)
+
+
+def test_a_bad_token_that_is_impossible_costs_nothing() -> None:
+    logps = torch.full((1, 1, 2), -math.inf)
+    c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), weight=torch.tensor([[-1.0]]))
+    assert float(unlikelihood.loss(logps, c, unlikelihood.Settings())[0]) == 0.0
+    with pytest.raises(SteerError, match="threshold is a number"):
+        unlikelihood.Settings(threshold=math.nan)

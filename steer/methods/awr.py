@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from steer.errors import SteerError
 from steer.groups import Group, Row, exponential, rewarded, standardised
 from steer.objective import Candidates, Method, Terms, weighted_nll
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDS = 5
+WORDS = 2000  # the commonest of the prompts; the ridge is solved in so many dimensions
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,25 @@ def values(rows: Sequence[Row]) -> list[float]:
         return [sum(rewards) / len(rewards)] * len(rows)
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
+    from sklearn.model_selection import KFold
 
-    texts = [" ".join(turn["content"] for turn in row["prompt"]) for row in rows]
-    # Single characters are tokens too: a prompt may be nothing but a question mark.
-    # No norm: a rare word in the fits would weigh the others of its prompt down, and be missing where V is asked for.
-    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True, norm=None)
-    model = make_pipeline(words, RidgeCV(alphas=(1.0, 10.0, 100.0, 1000.0)))
-    found = cross_val_predict(model, texts, rewards, groups=keys, cv=GroupKFold(FOLDS))
-    return [float(v) for v in found]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}  # a row of every prompt
+    texts = [" ".join(turn["content"] for turn in rows[i]["prompt"]) for i in first.values()]
+    sums, counts = dict.fromkeys(first, 0.0), dict.fromkeys(first, 0.0)
+    for key, reward in zip(keys, rewards):
+        sums[key] += reward
+        counts[key] += 1.0
+    means, weight = np.array([sums[k] / counts[k] for k in first]), np.array(list(counts.values()))
+    # Single characters are words too: a prompt may be nothing but a question mark. No norm: a rare word in the fits
+    # would weigh the others of its prompt down, and be missing where V is asked for.
+    words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True, norm=None, max_features=WORDS)
+    found = np.zeros(len(texts))
+    for fit, held in KFold(FOLDS, shuffle=True, random_state=0).split(texts):
+        model = RidgeCV(alphas=(1.0, 10.0, 100.0, 1000.0))
+        model.fit(words.fit_transform([texts[i] for i in fit]).toarray(), means[fit], sample_weight=weight[fit])
+        found[held] = model.predict(words.transform([texts[i] for i in held]).toarray())
+    value = dict(zip(first, found.tolist()))
+    return [value[key] for key in keys]
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -7,6 +7,7 @@ Differs from the official code: a response is good or bad as a whole, by its rew
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,8 +30,8 @@ class Settings:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
-            raise SteerError(f"unlikelihood: alpha is not negative, not {self.alpha}.")
+        if not (self.alpha >= 0 and math.isfinite(self.threshold)):
+            raise SteerError("unlikelihood: alpha is not negative, and threshold is a number.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
@@ -42,11 +43,13 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     """[B, 1, T] -> sum over tokens and the number of tokens."""
+    import torch
+
     inside = logps.masked_fill(~c.mask, -1.0)
     weight = logps.new_ones(logps.shape[:2]) if c.weight is None else c.weight
     weight = weight[..., None]
     unlikely = (-inside.clamp(max=CERTAIN).expm1()).log()
-    terms = (-weight.clamp(min=0) * inside + weight.clamp(max=0) * unlikely).masked_fill(~c.mask, 0.0)
+    terms = torch.where(weight >= 0, -weight * inside, weight * unlikely).masked_fill(~c.mask, 0.0)
     return Terms(terms.sum(), c.mask.sum().to(logps.dtype))
 
 
