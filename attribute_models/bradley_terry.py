@@ -8,9 +8,6 @@ are those of the linear model, or the frozen hidden states of a language model.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,7 +21,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, stdtrit
 
-from attribute_models import Row, Scored, settings, texts, tupled, write
+from attribute_models import Row, Scored, archive, texts, tupled
 from attribute_models.countable import words
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
@@ -193,16 +190,13 @@ class BradleyTerry:
         return "\n".join([*lines, *(r["warning"] for r in report if r["warning"])])
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz`, then `model.json`, which holds the other's digest."""
+        """Write `weights.npz` and `model.json`."""
         scaling = vars(self.scaling_) if self.reader is None else dict(zip(("mean", "deviation"), self.scaling_))
-        buffer = io.BytesIO()
         own = {f"own_{name}": getattr(self, f"{name}_") for name in ("coefficients", "intercept", "alpha")}
-        np.savez(buffer, allow_pickle=False, **own, **scaling)
         state: dict[str, Any] = {
             "model": "bradley-terry",
             "attributes": self.attributes,
             "settings": asdict(self.settings),
-            "weights": hashlib.sha256(buffer.getvalue()).hexdigest(),
             "report": self.report_,
         }
         if self.reader is None:
@@ -210,27 +204,22 @@ class BradleyTerry:
         else:
             state["base"] = self.reader.backbone.digest
             state["settings"]["model"] = self.reader.placed
-        write(Path(folder) / "weights.npz", buffer.getvalue())
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        archive.save(folder, state, own | scaling)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The model that `save` wrote, but for `held_out_`."""
-        state, path = settings(folder), Path(folder) / "weights.npz"
-        weights = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(weights).hexdigest() != state["weights"]:
-            raise ValueError(f"{path}: does not belong to model.json. Fit and save the model again.")
+        state, arrays = archive.load(folder)
         made = cls(state["attributes"], BradleyTerrySettings(**tupled(state["settings"])))
         made.report_ = state["report"]
-        with np.load(io.BytesIO(weights), allow_pickle=False) as arrays:
-            for name in ("coefficients", "intercept", "alpha"):
-                setattr(made, f"{name}_", arrays[f"own_{name}"])
-            if made.reader is None:
-                made.vocabulary_ = Vocabulary(**tupled(state["vocabulary"]))
-                made.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
-            else:
-                made.reader.unchanged(state["base"])
-                made.scaling_ = (arrays["mean"], arrays["deviation"])
+        for name in ("coefficients", "intercept", "alpha"):
+            setattr(made, f"{name}_", arrays[f"own_{name}"])
+        if made.reader is None:
+            made.vocabulary_ = Vocabulary(**tupled(state["vocabulary"]))
+            made.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
+        else:
+            made.reader.unchanged(state["base"])
+            made.scaling_ = (arrays["mean"], arrays["deviation"])
         return made
 
 

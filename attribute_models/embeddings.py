@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from attribute_models import Row, Scored, backbone, bases, settings, tupled, write
+from attribute_models import Row, Scored, archive, backbone, bases, tupled, write
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
 
@@ -189,31 +189,23 @@ class Embeddings:
         bases.unchanged(self.settings.model, digest)
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz`, then `model.json`; the frozen model itself stays where it is, known by its digest."""
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{name: getattr(self, f"{name}_") for name in ARRAYS})
+        """Write `weights.npz` and `model.json`; the frozen model itself stays where it is, known by its digest."""
         state: dict[str, Any] = {
             "model": "embeddings",
             "attributes": self.attributes,
             "settings": asdict(self.settings) | {"model": self.placed},
             "base": self.backbone.digest,
-            "weights": hashlib.sha256(buffer.getvalue()).hexdigest(),
         }
-        write(Path(folder) / "weights.npz", buffer.getvalue())
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        archive.save(folder, state, {name: getattr(self, f"{name}_") for name in ARRAYS})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The model that `save` wrote, but for `held_out_`."""
-        state, path = settings(folder), Path(folder) / "weights.npz"
-        weights = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(weights).hexdigest() != state["weights"]:
-            raise ValueError(f"{path}: does not belong to model.json. Fit and save the model again.")
+        state, arrays = archive.load(folder)
         model = cls(state["attributes"], EmbeddingsSettings(**tupled(state["settings"])))
         model.unchanged(state["base"])
-        with np.load(io.BytesIO(weights), allow_pickle=False) as arrays:
-            for name in ARRAYS:
-                setattr(model, f"{name}_", arrays[name])
+        for name in ARRAYS:
+            setattr(model, f"{name}_", arrays[name])
         return model
 
 

@@ -6,13 +6,9 @@ frequencies, means, deviations) come from its training rows; only the list of te
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from operator import methodcaller
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -21,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.linalg import solve_banded
 
-from attribute_models import Row, settings, texts, tupled, write
+from attribute_models import Row, archive, texts, tupled
 from attribute_models.features import MEASURES, Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
 
@@ -176,32 +172,25 @@ class Linear:
         return np.concatenate(found)
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz`, then `model.json`, which holds the other's digest: a half-written pair is refused."""
-        buffer = io.BytesIO()
-        arrays = {name: getattr(self, f"{name}_") for name in ARRAYS}
-        np.savez(buffer, allow_pickle=False, **arrays, **vars(self.scaling_))
+        """Write `weights.npz` and `model.json`."""
         state = {
             "model": "linear",
             "attributes": self.attributes,
             "settings": asdict(self.settings),
-            "weights": hashlib.sha256(buffer.getvalue()).hexdigest(),
             "measures": MEASURES,
             "vocabulary": asdict(self.vocabulary_),
         }
-        write(Path(folder) / "weights.npz", buffer.getvalue())
-        write(Path(folder) / "model.json", json.dumps(state, indent=1, default=methodcaller("tolist")).encode())
+        archive.save(folder, state, {name: getattr(self, f"{name}_") for name in ARRAYS} | vars(self.scaling_))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """The model that `save` wrote, but for `held_out_`."""
-        state, path = settings(folder), Path(folder) / "weights.npz"
-        weights = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(weights).hexdigest() != state["weights"] or tuple(state["measures"]) != MEASURES:
-            raise ValueError(f"{path}: does not belong to model.json or to this version. Fit and save the model again.")
+        state, arrays = archive.load(folder)
+        if tuple(state["measures"]) != MEASURES:
+            raise ValueError(f"{folder}: does not belong to this version. Fit and save the model again.")
         model = cls(state["attributes"], LinearSettings(**tupled(state["settings"])))
         model.vocabulary_ = Vocabulary(**{name: tuple(terms) for name, terms in state["vocabulary"].items()})
-        with np.load(io.BytesIO(weights), allow_pickle=False) as arrays:
-            for name in ARRAYS:
-                setattr(model, f"{name}_", arrays[name])
-            model.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
+        for name in ARRAYS:
+            setattr(model, f"{name}_", arrays[name])
+        model.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
         return model
