@@ -35,6 +35,14 @@ def prompts(rows: Sequence[Row]) -> list[Group]:
     return singles(list(first.values()))
 
 
+def levelled(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have levels; an error where there is none."""
+    found = [row for row in rows if row.get("levels")]
+    if not found:
+        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
+    return found
+
+
 def rewarded(rows: Sequence[Row]) -> list[Row]:
     """The rows whose reward is known; an error where there is none, or where all are alike."""
     known = [row for row in rows if row.get("reward") is not None]

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
-from steer.groups import Group, Row, singles
+from steer.groups import Group, Row, levelled, singles
 from steer.objective import Candidates, Method, Terms, weighted_nll
 
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ class Settings:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Every row that has levels."""
-    labelled = [row for row in rows if row.get("levels")]
-    if not labelled:
-        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
-    return singles(labelled)
+    return singles(levelled(rows))
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:

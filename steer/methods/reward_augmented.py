@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, pairs
+from steer.groups import Group, Row, levelled, pairs
 from steer.methods import dpo
 from steer.objective import Method
 
@@ -20,11 +20,8 @@ Settings = dpo.Settings
 
 def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     """Two pairs of every pair whose levels differ, each behind the levels of its winner."""
-    labelled = [row for row in rows if row.get("levels")]
-    if not labelled:
-        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
     made = []
-    for (better, worse), weights in pairs(labelled, settings.pairing):
+    for (better, worse), weights in pairs(levelled(rows), settings.pairing):
         if better["levels"] != worse["levels"]:
             made.append(Group((better, {**worse, "levels": better["levels"]}), weights))
             made.append(Group((worse, {**better, "levels": worse["levels"]}), weights))

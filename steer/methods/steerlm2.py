@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row
+from steer.groups import Group, Row, levelled
 from steer.objective import Candidates, Method, Terms, existing, per_prompt, summed
 from steer.rows import prompt_key
 
@@ -34,8 +34,7 @@ class Settings:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """The responses that were drawn for a prompt at one target, behind that target; weights ~ P(a | x, y)."""
-    if not any(row.get("levels") for row in rows):
-        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
+    levelled(rows)  # refuses rows that were never labelled
     found: dict[tuple[str, tuple[tuple[str, int], ...]], list[Row]] = {}
     for row in rows:
         known = row.get("likelihood")
