@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> str:
     conditioning = conditioned(config, method)
     inputs = {"rows": fingerprint(config.rows), "model": identity(config.model)}
     if config.init:
-        check_init(config, conditioning)
+        check_init(config, conditioning, inputs["model"])
         inputs["init"] = identity(config.init)
     if (method.on_policy or method.divergence) and config.adapter == "none":
         raise SteerError(f"{config.method}: its reference is the model without its adapter. Use --adapter lora.")
@@ -56,7 +56,9 @@ def train(config: TrainConfig) -> str:
     if run.done and not config.dry_run:
         return str(run.done["summary"]) if accelerator.is_main_process else ""
     with enough_memory(config):
-        policy, loop, conditioning, known = prepared(config, method, settings, conditioning, scorer, accelerator)
+        policy, loop, conditioning, known = prepared(
+            config, method, settings, conditioning, scorer, inputs, accelerator
+        )
         if config.dry_run:
             return described(policy, loop, known) if accelerator.is_main_process else ""
         accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
@@ -70,7 +72,7 @@ def train(config: TrainConfig) -> str:
         return ""
     card = Card(
         base=base_name(config.model),
-        base_hash=identity(config.model),
+        base_hash=inputs["model"],
         base_revision=policy.revision,
         adapter=config.adapter,
         method=config.method,

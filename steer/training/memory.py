@@ -67,12 +67,3 @@ def estimate(model: Any, config: TrainConfig) -> dict[str, float]:
         "optimizer": float(state * trained),
         "activations": inputs + layer if config.gradient_checkpointing else depth * layer,
     }
-
-
-def peak() -> float:
-    """Largest memory that this process held so far, in bytes: on the GPU where there is one."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    import resource
-
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux

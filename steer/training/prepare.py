@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from steer.objective import Method
 from steer.plan import Conditioning, Plan
 from steer.policy import MERGED, Card, Policy, load
 from steer.rows import read_all, split_of
-from steer.run import identity, read_json
+from steer.run import read_json
 from steer.schema import REWARD, AttributeSchema
 from steer.scorer import Scorer, rewarder
 from steer.tokens import Tokens
@@ -46,16 +46,17 @@ def prepared(
     settings: Any,
     conditioning: Conditioning | None,
     scorer: Scorer | None,
+    inputs: Mapping[str, str],
     accelerator: Any,
 ) -> Prepared:
-    """Rows, groups, model, adapter and plan; refuses what cannot be trained on."""
+    """Rows, groups, model, adapter and plan; refuses what cannot be trained on. `inputs`: identities by name."""
     given, held_out = training_rows(config)
     own = conditioning.schema if conditioning else None
     rows, groups, schema = _grouped(given, method, settings, own, f"{config.rows}: {config.method}")
     conditioning = conditioning.reframed(schema) if conditioning and schema else None
     reward = rewarder(scorer, schema_of(config.rows)) if scorer else None
     policy = _base(config)
-    start = _start(config, policy)
+    start = _start(config, policy, inputs)
     levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
     tokens = Tokens(rows, policy.tokenizer)
@@ -153,21 +154,20 @@ def _twins(policy: Policy) -> int:
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
-def _start(config: TrainConfig, policy: Policy) -> str:
+def _start(config: TrainConfig, policy: Policy, inputs: Mapping[str, str]) -> str:
     """What the starting policy is, for reference log-probs that are kept: weights, precision and device."""
-    weights = identity(config.model) or policy.revision
-    started = identity(config.init) if config.init else ""
-    how = f"{policy.model.dtype} {policy.model.device.type} {config.adapter == 'qlora'} {started}"
-    return f"{config.model if not identity(config.model) else ''} {weights} {how}" if weights else ""
+    weights = inputs["model"] or policy.revision
+    how = f"{policy.model.dtype} {policy.model.device.type} {config.adapter == 'qlora'} {inputs.get('init', '')}"
+    return f"{'' if inputs['model'] else config.model} {weights} {how}" if weights else ""
 
 
-def check_init(config: TrainConfig, conditioning: Conditioning | None) -> None:
-    """Refuse to start from a policy that reads other conditions or whose adapter would not fit."""
+def check_init(config: TrainConfig, conditioning: Conditioning | None, base: str) -> None:
+    """Refuse to start from a policy that reads other conditions or whose adapter would not fit; `base`: identity."""
     folder = Path(config.init)
     if not (folder / "steer.json").is_file():
         raise SteerError(f'--init {folder}: is no policy (it has no steer.json). Train one: "steer train".')
     card = Card.load(folder)
-    own = (config.adapter, identity(config.model) or config.model, config.template if conditioning else "tags")
+    own = (config.adapter, base or config.model, config.template if conditioning else "tags")
     if own != (card.adapter, card.base_hash or card.base, card.template if conditioning else "tags"):
         raise SteerError(f"--init {folder}: has another base, adapter or template than this run would have.")
     tokens = config.condition_tokens if conditioning else "text"
