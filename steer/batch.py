@@ -180,6 +180,12 @@ def micro_batches(lengths: Sequence[int], budget: int, least: int = 1, *, shared
         yield part
 
 
+def dealt(parts: Sequence[list[int]], rank: int, world: int) -> list[tuple[list[int], bool]]:
+    """The parts of a process, and whether each is its own: all have as many, for sharded weights want equal passes."""
+    starts = range(0, len(parts), world)
+    return [(parts[i + rank], True) if i + rank < len(parts) else (parts[0], False) for i in starts]
+
+
 def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
     """Rows of indices, none longer than the longest: first fit, longest first."""
     left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))

@@ -78,6 +78,7 @@ class ResponseLogps(nn.Module):
         self.critic: nn.Linear | None = None
         inner = self._inner()
         self.decoder_name = inner.base_model_prefix
+        self._no_split_modules = getattr(inner, "_no_split_modules", None)  # the blocks that accelerate shards
         self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
         # Cohere multiplies its logits, Granite divides them.
         self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
@@ -239,7 +240,7 @@ class ResponseLogps(nn.Module):
 def seen(module: Any, batch: Batch, base: Tensor | None = None) -> tuple[Tensor, Candidates]:
     """What a loss reads: log-probs [B, K, T], and the candidates with what else a forward pass tells of each token."""
     out, c = module(*batch[:4], shared=batch.shared, base=base), batch.candidates
-    logps, *others = (flat(x, c.mask) for x in out.reshape(-1, out.shape[-1]))
+    logps, *others = (flat(x, c.mask) for x in (out if out.ndim > 1 else out[None]))
     return logps, c._replace(**dict(zip(("value",) if base is None else ("kl", "entropy"), others)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.batch import Batch, Sequence_, collate, cost, micro_batches
+from steer.batch import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.condition import control_tokens, render
 from steer.groups import Group
 from steer.objective import Array
@@ -123,12 +123,12 @@ class Plan:
     def batches(
         self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN
     ) -> Iterator[tuple[list[int], Batch]]:
-        """A process's micro-batches of a step, each with its group indices; one without any gets an emptied batch."""
+        """A process's micro-batches of a step, each with its group indices; emptied ones where others have more."""
         epoch, indices = self.step(step)
         sequences = [self.sequences(epoch, i) for i in indices]
         costs = [cost(s, shared=self.shared) for s in sequences]
         parts = list(micro_batches(costs, self.micro_batch_tokens, world, shared=self.shared))
-        for part in parts[rank::world] or parts[:1]:
+        for part, own in dealt(parts, rank, world):
             at = [indices[i] for i in part]
             batch = collate(
                 [sequences[i] for i in part],
@@ -140,7 +140,7 @@ class Plan:
             )
             if known.old:
                 batch = batch.with_tokens(old=[known.old[i] for i in at])
-            yield at, batch if rank < len(parts) else batch.emptied()
+            yield at, batch if own else batch.emptied()
 
 
 def _cycled(size: int, start: int, count: int, seed: int) -> list[int]:

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from steer import __version__
 from steer.adapter import adapted, add_control_tokens, quiet
@@ -264,12 +264,13 @@ def _complete(tokenizer: Any, model: Any, name: str) -> None:
         )
 
 
-def save(policy: Policy, folder: Path, card: Card) -> None:
-    """Write adapter or full weights, tokenizer and card; steer.json comes last."""
+def save(policy: Policy, folder: Path, card: Card, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write adapter or full weights, tokenizer and card; steer.json comes last. `weights`: those of a sharded model."""
     with quiet():
         where = folder / FULL if card.adapter == "none" else folder
         # PEFT would add the whole embedding matrix because the vocabulary grew; the trained rows are in the adapter.
-        policy.model.save_pretrained(where, **({} if card.adapter == "none" else {"save_embedding_layers": False}))
+        how = {} if card.adapter == "none" else {"save_embedding_layers": False}
+        policy.model.save_pretrained(where, **how, **({"state_dict": weights} if weights else {}))
         policy.tokenizer.save_pretrained(where)
     card.save(folder)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
-from steer.batch import Batch, Sequence_, collate, cost, micro_batches
+from steer.batch import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.logps import ResponseLogps
 from steer.objective import Array, Method
 from steer.plan import Known, Plan
@@ -32,10 +32,8 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, accelerator: Any
     how = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
 
     def compute() -> list[float]:
-        share = range(accelerator.process_index, len(groups), accelerator.num_processes)
-        sums = iter(response_sums(module, [groups[i] for i in share], *how))
-        found = dict(gather_object([(i, [next(sums) for _ in groups[i]]) for i in share]))
-        return [x for i in range(len(groups)) for x in found[i]]
+        share = (accelerator.process_index, accelerator.num_processes)
+        return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *how, share=share)]))]
 
     refs = cached(content_hash(start, groups), groups, compute)
     if not method.importance:
@@ -79,9 +77,10 @@ def response_sums(
     budget: int,
     device: torch.device,
     shared: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> list[float]:
-    """Summed log-prob of each response, in the order given."""
-    return [float(x.sum()) for x in response_tokens(module, groups, pad, budget, device, shared)[0]]
+    """Summed log-prob of each response, in the order given; 0 for what other processes compute, see `share`."""
+    return [float(x.sum()) for x in response_tokens(module, groups, pad, budget, device, shared, share)[0]]
 
 
 @torch.no_grad()
@@ -92,22 +91,25 @@ def response_tokens(
     budget: int,
     device: torch.device,
     shared: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Array], list[Array]]:
     """Log-probs, and values where there is a value head, of the tokens of each response, in the order given.
 
-    With `shared` a prompt is computed once for the candidates of its group.
+    With `shared` a prompt is computed once for the candidates of its group. `share`: this process's number, of how many
+    that share the work; what others compute stays empty.
     """
     starts = np.cumsum([0, *map(len, groups)])
     logps: list[Array] = [np.zeros(0)] * int(starts[-1])
     values = logps.copy()
     training = module.training
     module.eval()
-    for part in micro_batches([cost(g, shared=shared) for g in groups], budget, shared=shared):
+    parts = list(micro_batches([cost(g, shared=shared) for g in groups], budget, share[1], shared=shared))
+    for part, own in dealt(parts, *share):
         chosen = [groups[i] for i in part]
         ones = [[1.0] * len(g) for g in chosen]
         batch = collate(chosen, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)
         out = module(*batch[:4], shared=batch.shared)
-        at = [starts[i] + j for i in part for j in range(len(groups[i]))]
+        at = [starts[i] + j for i in part for j in range(len(groups[i])) if own]
         ends = np.cumsum([len(s.response) for g in chosen for s in g])
         for found, row in zip((logps, values), out[None] if out.ndim == 1 else out):
             for i, piece in zip(at, np.split(row.double().cpu().numpy(), ends[:-1])):

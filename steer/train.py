@@ -16,17 +16,15 @@ from steer.labels import beside, scorer_of
 from steer.methods import METHODS
 from steer.objective import Method
 from steer.options import check, did_you_mean, overridden
-from steer.policy import Card, save
+from steer.policy import Card, save, trainable
 from steer.run import Run, fingerprint, folder_errors, identity, read_json
 from steer.scorer import Scorer, load_scorer
 from steer.training import checkpoint
 from steer.training.dry_run import described
 from steer.training.memory import enough_memory
 from steer.training.prepare import check_init, conditioned, prepared
+from steer.training.sharded import asked, gathered, shardable
 from steer.training.tracking import installed
-
-# They split weights or gradients that the loop divides and saves whole; nobody has tried that here.
-UNTRIED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
 
 
 def train(config: TrainConfig) -> str:
@@ -52,7 +50,7 @@ def train(config: TrainConfig) -> str:
         dataclasses.replace(config, dry_run=False),
         inputs | ({"scorer": scorer.id} if scorer else {}),
     )
-    accelerator = _processes(config)
+    accelerator = _processes(config, method)
     if run.done and not config.dry_run:
         return str(run.done["summary"]) if accelerator.is_main_process else ""
     with enough_memory(config):
@@ -68,6 +66,8 @@ def train(config: TrainConfig) -> str:
         facts = known | loop.run(policy, run.folder)
     if config.adapter == "none":
         policy.model.to(dtype=dtype)  # from the float32 it was trained in
+    sharded = accelerator.is_fsdp2
+    weights = gathered(dict(trainable(policy.model)), accelerator.is_main_process) if sharded else None
     if not accelerator.is_main_process:
         return ""
     card = Card(
@@ -84,7 +84,7 @@ def train(config: TrainConfig) -> str:
         condition_tokens=config.condition_tokens if conditioning else "text",
     )
     with folder_errors(run.folder):
-        save(policy, run.folder, card)
+        save(policy, run.folder, card, weights)
     summary = run.finish(_summary(config, facts), **facts)
     checkpoint.clear(run.folder)
     return summary
@@ -111,25 +111,33 @@ def _scorer(config: TrainConfig) -> Scorer:
     return load_scorer(spec)
 
 
-def _processes(config: TrainConfig) -> Any:
-    """The accelerator, after a look whether as many processes run as were asked for."""
+def _processes(config: TrainConfig, method: Method) -> Any:
+    """The accelerator, after a look whether as many processes run as were asked for, and in a way that works."""
     from accelerate import Accelerator
+    from accelerate.utils import disable_fsdp_ram_efficient_loading
 
-    for name in UNTRIED:  # on a CPU accelerate would pass over them without a word
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
-            raise SteerError(f"{name} is not supported: use torchrun, or an accelerate config, without its settings.")
+    for name, title in {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}.items():
+        if asked(name):
+            raise SteerError(
+                f"{title} is not supported: it divides gradients and takes steps by rules of its own. Use FSDP2, which "
+                "shards the same: accelerate launch --use_fsdp --fsdp_version 2 -m steer train ..."
+            )
     if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise SteerError(
             'accelerate launch starts one process on a CPU, whatever number it is given. Use "torchrun '
             '--nproc_per_node N -m steer train ...", which starts N.'
         )
     track = {} if config.track == "none" else {"log_with": config.track, "project_dir": config.output}
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), **track)
-    asked = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != asked:
+    if asked("FSDP"):
+        os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")  # else no block by itself
+        disable_fsdp_ram_efficient_loading()  # every process looks at the weights before they are sharded
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", **track)  # --dtype says it
+    shardable(config, method, accelerator)
+    wanted = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != wanted:
         raise SteerError(
-            f"{asked} processes were asked for, {accelerator.num_processes} run together. "
-            f'Start them with "torchrun --nproc_per_node {asked} -m steer train ...".'
+            f"{wanted} processes were asked for, {accelerator.num_processes} run together. "
+            f'Start them with "torchrun --nproc_per_node {wanted} -m steer train ...".'
         )
     return accelerator
 

@@ -13,25 +13,26 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steer.run import folder_errors, read_json, write_json
+from steer.training.sharded import gathered, part
 
 BEST = "best.safetensors"  # trained weights at the lowest held-out loss
 
 
-def save(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, state: dict[str, Any]) -> None:
-    """Write trainable weights and optimizer state; the newest complete one is the only one kept."""
+def save(
+    folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, state: dict[str, Any], main: bool
+) -> None:
+    """Write trainable weights and optimizer state in the main process; the newest complete one is the only one kept."""
+    weights = gathered(dict(named), main)
+    inner = {i: _unwrapped(s) for i, s in optimizer.state_dict()["state"].items()}
+    tensors = gathered({f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if torch.is_tensor(v)}, main)
+    if not main:
+        return
     final = folder / f"checkpoint-{state['step']}"
     temporary = folder / f".checkpoint-{state['step']}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with folder_errors(folder):
         temporary.mkdir(parents=True)
-        save_file({n: p.detach().cpu().contiguous() for n, p in named}, temporary / "weights.safetensors")
-        inner = {i: _unwrapped(s) for i, s in optimizer.state_dict()["state"].items()}
-        tensors = {
-            f"{i}.{k}": v.to("cpu", copy=True).contiguous()  # 8-bit states share their maps
-            for i, s in inner.items()
-            for k, v in s.items()
-            if torch.is_tensor(v)
-        }
+        save_file(weights, temporary / "weights.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
         others = {f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if not torch.is_tensor(v)}
         write_json(temporary / "state.json", {**state, "optimizer": others})
@@ -55,18 +56,23 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     _fill(named, load_file(found[-1] / "weights.safetensors"))
     state: dict[str, Any] = read_json(found[-1] / "state.json")
     inner: dict[int, dict[str, Any]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in (load_file(found[-1] / "optimizer.safetensors") | state.pop("optimizer")).items():
         index, name = key.split(".", 1)
-        inner.setdefault(int(index), {})[name] = value
+        whole = torch.is_tensor(value)
+        inner.setdefault(int(index), {})[name] = part(value, parameters[int(index)]) if whole else value
     optimizer.load_state_dict({"state": inner, "param_groups": optimizer.state_dict()["param_groups"]})
     return state
 
 
-def keep_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]]) -> None:
-    """Write the trained weights as the best so far."""
+def keep_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]], main: bool) -> None:
+    """Write the trained weights as the best so far, in the main process."""
+    weights = gathered(dict(named), main)
+    if not main:
+        return
     temporary = folder / f".{BEST}.tmp"
     with folder_errors(folder):
-        save_file({n: p.detach().cpu().contiguous() for n, p in named}, temporary)
+        save_file(weights, temporary)
         os.replace(temporary, folder / BEST)
 
 
@@ -78,7 +84,7 @@ def take_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]]) -> None:
 def _fill(named: Sequence[tuple[str, nn.Parameter]], weights: dict[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in named:
-            parameter.copy_(weights[name])
+            parameter.copy_(part(weights[name], parameter))
 
 
 def clear(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,18 +56,21 @@ class Loop:
     def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
         """Train; resumes from the last checkpoint in `folder`. What done.json says of the run."""
         config, accelerator, steps = self.config, self.accelerator, self.steps
-        bare = module = self.module(policy)
-        named = [*trainable(policy.model), *(module.critic.named_parameters("critic") if module.critic else ())]
-        parameters = [p for _, p in named]
+        main = accelerator.is_main_process
+        bare = self.module(policy)
+        parameters = [p for _, p in trainable(bare)]
         optimizer = optimizer_for(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+        module, optimizer = accelerator.prepare(bare, optimizer)
+        if accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
+            module.set_reshard_after_forward(True, recurse=False)
+        named = trainable(bare)  # anew: sharded ones took their place
         known = known_of(bare, self.plan, self.method, accelerator, self.start)
         watched = known_of(bare, self.held_out.plan, self.method, accelerator, self.start) if self.held_out else None
         held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         patience = Patience(**held.pop("patience", {}))
-        self.plan.start(module)
-        module, optimizer = accelerator.prepare(module, optimizer)
+        self.plan.start(bare)
         log = Log(folder, config, accelerator, step=held["step"], steps=steps)
-        facts: dict[str, Any] = {"trainable": sum(p.numel() for p in parameters), **held}
+        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **held}
         began = time.monotonic() - held["seconds"]
         module.train()
         for step in range(held["step"], steps):
@@ -84,14 +86,14 @@ class Loop:
                 facts["held_out_loss"] = self.held_out.loss(bare, accelerator, watched)
                 log.write(step + 1, held_out_loss=facts["held_out_loss"])
                 if patience.see(facts["held_out_loss"], step + 1) and config.early_stopping:
-                    self._main(checkpoint.keep_best, folder, named)
+                    checkpoint.keep_best(folder, named, main)
                 last = last or 0 < config.early_stopping <= patience.since
             log.step(facts)
             if last:
                 break
             if self.plan.resume_point(step + 1, config.save_steps):
                 state = {k: facts[k] for k in ("step", "tokens", "seconds")} | {"patience": vars(patience)}
-                self._main(checkpoint.save, folder, named, optimizer, state)
+                checkpoint.save(folder, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()
         if config.early_stopping:
@@ -103,11 +105,6 @@ class Loop:
             facts["ess"] = importance_share(self.plan, self.method, self.settings, known)
         return {**facts, "processes": accelerator.num_processes}
 
-    def _main(self, write: Callable[..., None], *what: Any) -> None:
-        """Let the main process write."""
-        if self.accelerator.is_main_process:
-            write(*what)
-
     def module(self, policy: Policy) -> ResponseLogps:
         """What gives log-probs of the policy, checked against the model's own."""
         if self.config.gradient_checkpointing:
@@ -117,7 +114,8 @@ class Loop:
         dtype = policy.model.dtype
         keep_masters(policy.model)
         module = ResponseLogps(policy.model)
-        module.to(self.accelerator.device)
+        if not self.accelerator.is_fsdp2:  # which moves what it has sharded
+            module.to(self.accelerator.device)
         module.check()
         compute_in(module, dtype)
         if self.method.on_policy and self.method.on_policy.targets:
@@ -138,7 +136,9 @@ class Loop:
         bad: list[int] = []
         for i, (indices, batch) in enumerate(batches):
             batch = batch.to(accelerator.device)
-            with nullcontext() if i + 1 == len(batches) else accelerator.no_sync(module):
+            # Whole gradients, summed up before they are shared out, would need the memory that sharding saves.
+            shares = i + 1 == len(batches) or accelerator.is_fsdp2
+            with nullcontext() if shares else accelerator.no_sync(module):
                 base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
                 logps, c = seen(module, batch, base)
                 terms = self.method.loss(logps, c, self.settings)

@@ -19,7 +19,7 @@ from steer.labels import schema_of, training_rows
 from steer.logps import ResponseLogps
 from steer.objective import Method
 from steer.plan import Conditioning, Plan
-from steer.policy import MERGED, Card, Policy, load
+from steer.policy import MERGED, Card, Loading, Policy, load_as
 from steer.rows import read_all, split_of
 from steer.run import read_json
 from steer.schema import REWARD, AttributeSchema
@@ -55,8 +55,8 @@ def prepared(
     rows, groups, schema = _grouped(given, method, settings, own, f"{config.rows}: {config.method}")
     conditioning = conditioning.reframed(schema) if conditioning and schema else None
     reward = rewarder(scorer, schema_of(config.rows)) if scorer else None
-    policy = _base(config)
-    start = _start(config, policy, inputs)
+    policy = _base(config, accelerator)
+    start = _start(config, policy, inputs, accelerator)
     levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
     tokens = Tokens(rows, policy.tokenizer)
@@ -125,18 +125,15 @@ def _grouped(
         raise SteerError(f"{where}: {error}") from None
 
 
-def _base(config: TrainConfig) -> Policy:
-    """The model that training starts from."""
+def _base(config: TrainConfig, accelerator: Any) -> Policy:
+    """The model that training starts from; one that is to be sharded stays on the CPU until then."""
     folder = Path(config.model)
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
     if card and card.adapter not in ("none", MERGED):
         raise SteerError(f"--model {config.model}: is itself an adapter; train from its base {card.base}.")
-    policy = load(
-        config.model,
-        dtype=config.dtype,
-        trust_remote_code=config.trust_remote_code,
-        quantised=config.adapter == "qlora",
-    )
+    device = "cpu" if accelerator.is_fsdp2 else ""
+    how = Loading(config.dtype, config.trust_remote_code, config.adapter == "qlora", device=device)
+    policy = load_as(config.model, how)
     if config.adapter != "none" and (same := _twins(policy)):
         raise SteerError(
             f"--model {config.model}: its end token '{policy.tokenizer.eos_token}' was never trained ({same} other "
@@ -154,10 +151,10 @@ def _twins(policy: Policy) -> int:
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
-def _start(config: TrainConfig, policy: Policy, inputs: Mapping[str, str]) -> str:
+def _start(config: TrainConfig, policy: Policy, inputs: Mapping[str, str], accelerator: Any) -> str:
     """What the starting policy is, for reference log-probs that are kept: weights, precision and device."""
     weights = inputs["model"] or policy.revision
-    how = f"{policy.model.dtype} {policy.model.device.type} {config.adapter == 'qlora'} {inputs.get('init', '')}"
+    how = f"{policy.model.dtype} {accelerator.device.type} {config.adapter == 'qlora'} {inputs.get('init', '')}"
     return f"{'' if inputs['model'] else config.model} {weights} {how}" if weights else ""
 
 
