@@ -126,7 +126,7 @@ def ours(model: Any, ids: Tensor) -> Any:
     from steer.precision import compute_in
 
     module = ResponseLogps(model)
-    compute_in(module, model.dtype)
+    compute_in(module, model.dtype, model.device.type)
     b = len(ids)
     at = torch.arange(PROMPT, LENGTH, device=ids.device)
     flat = (torch.arange(b, device=ids.device)[:, None] * LENGTH + at).flatten()

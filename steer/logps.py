@@ -78,7 +78,8 @@ class ResponseLogps(nn.Module):
         self.critic: nn.Linear | None = None
         inner = self._inner()
         self.decoder_name = inner.base_model_prefix
-        self._no_split_modules = getattr(inner, "_no_split_modules", None)  # the blocks that accelerate shards
+        kinds = {type(part).__name__ for part in inner.modules()}
+        self._no_split_modules = kinds.intersection(inner._no_split_modules or ())  # the blocks that accelerate shards
         self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
         # Cohere multiplies its logits, Granite divides them.
         self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
@@ -94,13 +95,17 @@ class ResponseLogps(nn.Module):
         targets: Tensor,
         shared: bool = False,
         base: Tensor | None = None,
+        bare: bool = False,
     ) -> Tensor:
         """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M].
 
         `shared`: the attention mask tells what stands in a row apart, see `visible`. With a value head: [2, M], the
-        values second; with the base model's `states` [M, D]: [3, M], KL(base || policy) and entropy behind.
+        values second; with the base model's states [M, D]: [3, M], KL(base || policy) and entropy behind. `bare`: the
+        states themselves.
         """
         picked = self.states(input_ids, attention_mask, positions, shared)
+        if bare:
+            return picked
         inner = self._inner()
         if base is not None:
             return self._chunked(self._divergence, inner, picked, targets, base)

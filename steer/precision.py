@@ -15,10 +15,9 @@ def keep_masters(model: Any) -> None:
             parameter.data = parameter.data.float()
 
 
-def compute_in(module: nn.Module, dtype: torch.dtype) -> None:
+def compute_in(module: nn.Module, dtype: torch.dtype, device: str) -> None:
     """Let the module's forward make its matrix products in the precision that the model was loaded in."""
     if dtype != torch.float32:
-        device = next(module.parameters()).device.type
         module.forward = torch.autocast(device, dtype)(module.forward)
 
 

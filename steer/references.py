@@ -65,7 +65,7 @@ def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, a
     training = inner.training
     inner.eval()
     with inner.model.disable_adapter():
-        states: torch.Tensor = inner.states(*plain[:3])
+        states: torch.Tensor = inner(*plain[:4], bare=True)
     inner.train(training)
     return states[: len(batch.targets)]  # an emptied batch has none
 

@@ -26,6 +26,8 @@ from steer.training.prepare import check_init, conditioned, prepared
 from steer.training.sharded import asked, gathered, shardable
 from steer.training.tracking import installed
 
+FOREIGN = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are no plain loop
+
 
 def train(config: TrainConfig) -> str:
     """Fine-tune a policy on labelled rows; the summary line (empty in every process but the main one)."""
@@ -116,11 +118,11 @@ def _processes(config: TrainConfig, method: Method) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import disable_fsdp_ram_efficient_loading
 
-    for name, title in {"DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}.items():
+    for name in FOREIGN:
         if asked(name):
             raise SteerError(
-                f"{title} is not supported: it divides gradients and takes steps by rules of its own. Use FSDP2, which "
-                "shards the same: accelerate launch --use_fsdp --fsdp_version 2 -m steer train ..."
+                f"{name} is not supported: it shares out rows, gradients or steps by rules of its own. Use FSDP2, "
+                "which shards as much: accelerate launch --use_fsdp --fsdp_version 2 -m steer train ..."
             )
     if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
         raise SteerError(

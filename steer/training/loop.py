@@ -117,7 +117,7 @@ class Loop:
         if not self.accelerator.is_fsdp2:  # which moves what it has sharded
             module.to(self.accelerator.device)
         module.check()
-        compute_in(module, dtype)
+        compute_in(module, dtype, self.accelerator.device.type)
         if self.method.on_policy and self.method.on_policy.targets:
             module.add_critic()
         return module
