@@ -234,7 +234,8 @@ def test_processes_share_a_step_without_loss_or_repetition(tokenizer: Any, world
     assert all(parts)  # a process without work still takes part, with an empty mask
     idle = [batch for rank in parts for _, batch in rank if not batch.tokens]
     assert all(not b.candidates.mask.any() and not len(b.targets) and len(b.input_ids) for b in idle)
-    assert len(idle) == max(0, world - 4)
+    assert len({len(rank) for rank in parts}) == 1  # sharded weights want as many passes of every process
+    assert len(idle) < world
 
 
 def test_a_batch_keeps_rewards_weights_and_references_beside_their_rows(tokenizer: Any) -> None:
