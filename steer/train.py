@@ -68,9 +68,9 @@ def train(config: TrainConfig) -> str:
         facts = known | loop.run(policy, run.folder)
     if config.adapter == "none":
         policy.model.to(dtype=dtype)  # from the float32 it was trained in
-    sharded = accelerator.is_fsdp2
-    weights = gathered(dict(trainable(policy.model)), accelerator.is_main_process) if sharded else None
-    if not accelerator.is_main_process:
+    main = accelerator.is_main_process
+    weights = gathered(dict(trainable(policy.model)), main) if accelerator.is_fsdp2 else None
+    if not main:
         return ""
     card = Card(
         base=base_name(config.model),

@@ -30,7 +30,8 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
         trained = total = sum(p.numel() for p in model.parameters())
     epochs = loop.steps / (plan.steps_per_epoch * plan.repeats)
     epoch, unit = ("all prompts", "prompt") if fresh else ("one epoch", "candidate")
-    bytes_ = estimate(model, config)
+    accelerator = loop.accelerator
+    bytes_ = estimate(model, config, accelerator.num_processes if accelerator.is_fsdp2 else 1)
     parts = ", ".join(f"{name} {_size(value)}" for name, value in bytes_.items())
     layout = ", a prompt once for all its candidates, short ones in one row" if plan.shared else ""
     lines = [
@@ -39,8 +40,8 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
         f"{facts['unused']} left out by the method, {facts['too_long']} groups too long",
         f"tokens      {sum(lengths):,} in {epoch}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
         f"steps       {loop.steps} of {config.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
-        f"micro-batches of {plan.micro_batch_tokens} tokens, {loop.accelerator.num_processes} "
-        f"process{'es' if loop.accelerator.num_processes > 1 else ''}{layout}",
+        f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
+        f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",

@@ -58,12 +58,8 @@ class Loop:
         config, accelerator, steps = self.config, self.accelerator, self.steps
         main = accelerator.is_main_process
         bare = self.module(policy)
-        parameters = [p for _, p in trainable(bare)]
-        optimizer = optimizer_for(config.optimizer, parameters, config.learning_rate, config.weight_decay)
-        module, optimizer = accelerator.prepare(bare, optimizer)
-        if accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
-            module.set_reshard_after_forward(True, recurse=False)
-        named = trainable(bare)  # anew: sharded ones took their place
+        module, optimizer = self._spread(bare)
+        named = trainable(bare)
         known = known_of(bare, self.plan, self.method, accelerator, self.start)
         watched = known_of(bare, self.held_out.plan, self.method, accelerator, self.start) if self.held_out else None
         held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
@@ -121,6 +117,16 @@ class Loop:
         if self.method.on_policy and self.method.on_policy.targets:
             module.add_critic()
         return module
+
+    def _spread(self, bare: ResponseLogps) -> tuple[Any, Any]:
+        """What the processes train together, and its optimizer; FSDP puts shards in the place of the parameters."""
+        config = self.config
+        parameters = [p for _, p in trainable(bare)]
+        optimizer = optimizer_for(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+        module, optimizer = self.accelerator.prepare(bare, optimizer)
+        if self.accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
+            module.set_reshard_after_forward(True, recurse=False)
+        return module, optimizer
 
     def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
         """One optimizer step: sum over micro-batches and processes, divide once. Loss, gradient norm, tokens."""

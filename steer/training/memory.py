@@ -46,8 +46,8 @@ def _starved(error: RuntimeError) -> bool:
     return "can't allocate memory" in text or "out of memory" in text
 
 
-def estimate(model: Any, config: TrainConfig) -> dict[str, float]:
-    """Bytes by what they are for.
+def estimate(model: Any, config: TrainConfig, shards: int = 1) -> dict[str, float]:
+    """Bytes in one process by what they are for; weights, gradients and optimizer may be sharded over several.
 
     Activations are those of a transformer whose attention matrix is never stored, 34 bytes per token, layer and hidden
     unit in 16 bits (2205.05198, section 4.1); with gradient checkpointing the input of every layer, and one layer.
@@ -62,8 +62,8 @@ def estimate(model: Any, config: TrainConfig) -> dict[str, float]:
     state = 2 if "8bit" in config.optimizer else 8
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return {
-        "weights": float(frozen + 4 * trained),
-        "gradients": 4.0 * trained,
-        "optimizer": float(state * trained),
+        "weights": float(frozen + 4 * trained) / shards,
+        "gradients": 4.0 * trained / shards,
+        "optimizer": float(state * trained) / shards,
         "activations": inputs + layer if config.gradient_checkpointing else depth * layer,
     }

@@ -57,4 +57,4 @@ def part(whole: Tensor, like: Tensor) -> Tensor:
     """Of a whole tensor what this process holds where `like` is sharded; what has another shape is not."""
     if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
