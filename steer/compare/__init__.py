@@ -97,7 +97,7 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     if config.num_proc < 2 or not jobs:
         return
     if any(entry.permuted for entry, _ in jobs):
-        _permuted(shared)
+        permuted(shared)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(config.num_proc, len(jobs)), mp_context=spawn) as pool:
         # Those that also answer over the grid take longest, so they go first.
@@ -113,13 +113,18 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
 
 def _work(config: CompareConfig, folder: Path, entry: Entry, seed: int) -> str:
     """One run in a process of its own: the line that says how it ended."""
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_proc))
+    share_of_cores(config.num_proc)
     try:
         facts = _one(Comparison(config, folder), entry, seed).facts
     except FAILED as error:
         return f"[seed {seed}] {entry.spec}: {error}"
     return f"[seed {seed}] {facts['summary']}"
+
+
+def share_of_cores(processes: int) -> None:
+    """Leave the other processes theirs."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
@@ -136,7 +141,7 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     config, folder = shared.config, shared.folder / "runs" / f"{entry.slug}-seed{seed}"
     settings = replace(
         shared.settings,
-        rows=_permuted(shared) if entry.permuted else config.rows,
+        rows=permuted(shared) if entry.permuted else config.rows,
         output=str(folder / "policy"),
         method=entry.method,
         set=entry.settings,
@@ -205,7 +210,7 @@ def _answers(
     return shared.court.scored(rows)
 
 
-def _permuted(shared: Comparison) -> str:
+def permuted(shared: Comparison) -> str:
     """The rows with the levels of the training split shuffled between rows: the negative control."""
     folder = shared.folder / "permuted"
     if not (folder / "schema.json").is_file():
