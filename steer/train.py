@@ -64,6 +64,8 @@ def train(config: TrainConfig) -> str:
         accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
         run.start()
         accelerator.wait_for_everyone()
+        if not (run.folder / "config.json").is_file():  # so no resume point either
+            raise SteerError(f"{run.folder}: only the first machine sees it. Put --output where all of them do.")
         dtype = policy.model.dtype
         facts = known | loop.run(policy, run.folder)
     if config.adapter == "none":

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,6 +210,32 @@ def test_two_killed_processes_end_bit_equal_to_two_whole_ones(two: tuple[TrainCo
     assert_close(tmp_path / "killed", Path(two[0].output), 0.0)
     killed, whole = ([x | {"seconds": 0} for x in metrics(y)] for y in (tmp_path / "killed", Path(two[0].output)))
     assert killed == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_machines_learn_what_two_processes_learn(
+    two: tuple[TrainConfig, str], shared: bool, tmp_path: Path
+) -> None:
+    """Of one process each, which meet at an address; a folder that only one of them sees is refused."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port), "--node_rank"]
+    running = []
+    for rank in ("0", "1"):
+        (place := tmp_path / ("both" if shared else rank)).mkdir(exist_ok=True)
+        words = [*launch, rank, "-m", "steer", *command(replace(two[0], output="run"))]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(words, cwd=place, env=environment, **streams))
+    said = [process.communicate(timeout=300) for process in running]
+    if shared:
+        assert [process.returncode for process in running] == [0, 0], said
+        assert_close(tmp_path / "both" / "run", Path(two[0].output), 0.0)
+    else:
+        assert running[1].returncode != 0
+        assert "run: only the first machine sees it. Put --output where all of them do." in said[1][1]
 
 
 def test_fewer_processes_than_asked_for_are_refused(
