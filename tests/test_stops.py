@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any, ClassVar
 from zlib import crc32
@@ -73,7 +74,13 @@ def test_a_fall_of_gold_ends_the_loop_and_the_best_round_is_kept_and_exported(
     assert done["stopped"].startswith(f"gold fell by {(best - last).mean():.2f} sd from round 1, more than the ")
     assert f"Stopped after round 2: {done['stopped']}." in said
     kept = f"Kept round 1, with the highest gold reward of the rounds before on held-out prompts: {out / 'policy'}"
-    assert said.splitlines()[-1] == kept
+    assert said.splitlines()[-2:] == [kept, f"Report: {out / 'report.html'}"]
+    report = read_json(out / "report.json")["iterate"]
+    assert (report["kept"], report["stopped"], report["rounds"]) == (1, done["stopped"], done["rounds"])
+    for page in ("report.html", "report.md"):
+        shown = unescape((out / page).read_text()).replace("\u00a0", " ")
+        assert f"Stopped after round 2: {done['stopped']}." in shown
+        assert kept in shown
     assert (done["kept"], done["policy"]) == (1, str(folders[1] / "policy"))
     assert (out / "policy").resolve() == (folders[1] / "policy").resolve()
     export(ExportConfig(str(out / "policy"), str(tmp_path / "exported")))
@@ -87,6 +94,7 @@ def test_a_loop_whose_gold_does_not_fall_goes_on_to_its_end(labels: Path, traine
     said = loop(labels, trained, tmp_path, [0.0, 1.0, 1.0, 0.99, 1.5])
     done = read_json(tmp_path / "out" / "done.json")
     assert len(re.findall(r"(?m)^round \d: ", said)) == ROUNDS + 1
+    assert f"Ended after {ROUNDS} of {ROUNDS} rounds: no guard stopped the loop." in said
     assert "Stopped" not in said
     assert (done["stopped"], done["kept"]) == ("", ROUNDS)
     assert not Watching.means  # every round was watched once

@@ -14,13 +14,14 @@ from steer.compare.annotate import Annotator, annotators
 from steer.compare.court import Court, fitting
 from steer.compare.drawn import Decoding, Reference
 from steer.compare.entry import PERMUTED, Entry, cost
-from steer.compare.result import Case, circumstances
+from steer.compare.result import Case
 from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import held_out_prompts
 from steer.labels import beside, labelled_rows, schema_of
 from steer.options import resolve
+from steer.report.circumstances import circumstances
 from steer.rows import Row, prompt_key
 from steer.run import read_json
 from steer.schema import AttributeSchema

@@ -15,7 +15,7 @@ from steer.compare import exports
 from steer.compare.annotate import Annotator, annotators
 from steer.compare.court import Court, fitting
 from steer.compare.drawn import Asked, Decoding, Reference, drawn
-from steer.compare.result import Case, circumstances, result
+from steer.compare.result import Case, result
 from steer.config import EvaluateConfig
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
@@ -23,6 +23,7 @@ from steer.generate import Job, Sampling
 from steer.levels import described
 from steer.options import check
 from steer.policy import Card, Policy, load
+from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
 from steer.run import Run, fingerprint, read_json
 from steer.schema import AttributeSchema, factorial

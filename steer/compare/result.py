@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from steer import __version__
 from steer.compare.annotate import Annotator, win_rates
 from steer.compare.court import Court
 from steer.evaluate.controllability import correlation
@@ -183,18 +176,3 @@ def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
             known = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
             sample["answers"].append({"name": s.name, "text": row["response"], "scores": known})
     return list(out.values())
-
-
-def circumstances(command: str) -> dict[str, Any]:
-    """Where and when: command line, commit, machine, date."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    said = "steer " + " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
-    return {
-        "command": said,
-        "commit": commit or f"steer {__version__}",
-        "machine": f"{platform.machine()}, {device}, Python {platform.python_version()}, torch {torch.__version__}",
-        "created": date.today().isoformat(),
-    }
