@@ -21,7 +21,7 @@ from steer.errors import SteerError
 from steer.generate import held_out_prompts
 from steer.iterate import refresh
 from steer.iterate.guards import Figures, alarm, best, limits
-from steer.iterate.rounds import Loop, measured, turn
+from steer.iterate.rounds import Loop, goes_round, measured, turn
 from steer.iterate.watch import figures
 from steer.labels import schema_of
 from steer.methods import METHODS
@@ -168,12 +168,7 @@ def _training(config: IterateConfig) -> TrainConfig:
     if config.set or settings.method != before:  # the settings of another method mean nothing here
         settings = replace(settings, set=config.set)
     method, _ = chosen(settings.method, settings.set)
-    if (config.pool or method.pool) != "all" and config.n < 2 and not method.conditioned:
-        raise SteerError(f"'{settings.method}' chooses among a prompt's responses. Raise --n, to 8 for example.")
-    if method.importance and config.n < 2:
-        raise SteerError(f"'{settings.method}' weighs a prompt's responses together. Raise --n, to 8 for example.")
-    if method.on_policy:
-        raise SteerError(f"'{settings.method}' draws fresh responses at every step by itself. Use \"steer train\".")
+    goes_round(settings.method, config.n, config.pool)
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(
             f"iterate with '{settings.method}' draws at targets, so it needs --policy with a policy that reads them. "

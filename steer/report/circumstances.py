@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from steer import __version__
+from steer.report.cells import counted
 
 
 def circumstances(command: str) -> dict[str, Any]:
@@ -19,7 +20,11 @@ def circumstances(command: str) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
     said = "steer " + " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
     return {
         "command": said,
