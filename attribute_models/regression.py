@@ -18,7 +18,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from attribute_models import Row, Scored, backbone, bases, finetune, settings, tupled, write
+from attribute_models import Row, Scored, backbone, bases, finetune, first, settings, tupled, write
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.finetune import TuningSettings
 from attribute_models.folds import folds_by_prompt, known_scores
@@ -79,7 +79,9 @@ class Regression:
     def _loaded(self, name: str, **more: Any) -> Backbone:
         s = self.settings
         more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
-        return backbone.load(name, CLASSIFIER, max_length=s.max_length, **more)
+        found = backbone.load(name, CLASSIFIER, max_length=s.max_length, **more)
+        first.shorten(found)
+        return found
 
     def _logits(self, batch: Batch) -> Tensor:
         extra = {} if self.backbone.encoder else {"use_cache": False}
@@ -137,6 +139,7 @@ class Classifier:
 
     def __init__(self, name: str, *, max_length: int = 1024, batch_tokens: int = 0) -> None:
         self.backbone = backbone.load(name, CLASSIFIER, max_length=max_length)
+        first.shorten(self.backbone)
         named = self.backbone.model.config.id2label
         labels = [str(named[i]).lower().replace(" ", "_") for i in sorted(named)]
         self.attributes = ("score",) if labels == ["label_0"] else tuple(labels)

@@ -125,8 +125,10 @@ def evaluate(config: EvaluateConfig) -> None:
 @options(CompareConfig)
 def compare(config: CompareConfig) -> None:
     """Train methods on one split and budget and compare them; writes a report."""
-    from steer.compare import compare as run
-
+    if config.suite == "claims":
+        from steer.claims import suite as run
+    else:
+        from steer.compare import compare as run
     click.echo(run(config))
 
 

@@ -16,7 +16,7 @@ methods batch tokens plan adapter quantise precision policy logps references
 decoding targets
 evaluate report data scorer parts label fit obtained generate guidance labels drawn
 training train export
-iterate compare demo serve
+iterate compare claims demo serve
 cli __main__
 """
 ORDER = TABLE.split()

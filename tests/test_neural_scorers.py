@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import attribute_models
-from attribute_models import backbone, finetune, prefix
+from attribute_models import backbone, finetune, first, prefix
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings, ridge
 from attribute_models.ensemble import Ensemble, EnsembleSettings
 from attribute_models.finetune import TuningSettings
@@ -23,6 +23,7 @@ from attribute_models.regression import Classifier, Regression
 
 Array = NDArray[np.float64]
 WORDS = ("garden", "book", "home", "dog", "phone", "music")
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")  # as most models call them
 
 
 def row(prompt: str, response: str) -> dict[str, Any]:
@@ -233,6 +234,46 @@ def test_any_classifier_scores_as_transformers_does(encoder: Path) -> None:
     found = Classifier(str(encoder), batch_tokens=64)
     assert found.attributes == ("label_0", "label_1")
     assert found.score(rows) == pytest.approx(np.asarray(theirs), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "short"),
+    [("bert", True), ("roberta", True), ("electra", True), ("deberta-v2", True), ("distilbert", False)],
+)
+def test_the_last_layer_goes_on_with_the_token_that_is_read(
+    kind: str, short: bool, encoder: Path, tmp_path: Path
+) -> None:
+    """Scores as by transformers, from fewer numbers where the model has the layers for it."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    names = ("dim", "n_layers", "n_heads", "hidden_dim") if kind == "distilbert" else SIZES
+    size = dict(zip(names, (16, 2, 2, 32))) | {"vocab_size": 23, "num_labels": 2, "initializer_range": 0.5}
+    config = AutoConfig.for_model(kind, max_position_embeddings=64, pad_token_id=0, type_vocab_size=2, **size)
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    rows = world(30)[0]
+    found = Classifier(str(tmp_path), batch_tokens=64)
+    lengths: list[int] = []
+    last = (found.backbone.model.base_model.encoder.layer[-1].output if short else found.backbone.model).dropout
+    last.register_forward_hook(lambda module, given, out: lengths.append(out.shape[1]))
+    read = [found.backbone.batch([tokens]) for tokens in found.backbone.read(rows)]
+    with torch.no_grad():
+        theirs = torch.cat([model(**batch.inputs()).logits for batch in read])
+    assert found.score(rows) == pytest.approx(theirs.numpy(), abs=1e-5)
+    assert not short or set(lengths) == {1}
+
+
+def test_a_head_that_reads_every_token_keeps_them(encoder: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return states.mean(1)
+
+    read = backbone.load(str(encoder), "AutoModelForSequenceClassification")
+    read.model.bert.pooler = Mean()
+    assert not first.shorten(read)
+    assert not read.model.bert.encoder.layer[-1].attention.output._forward_pre_hooks
 
 
 def test_an_ensemble_is_the_mean_of_its_members_less_their_spread(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     if config.num_proc < 2 or not jobs:
         return
     if any(entry.permuted for entry, _ in jobs):
-        _permuted(shared)
+        permuted(shared)
     together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
@@ -123,8 +123,7 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
 
 def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
     """Runs of one policy, or of one loop, in a process of their own: a line each that says how it ended."""
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.num_proc))
+    share_of_cores(config.num_proc)
     shared, said = Comparison(config, folder), []
     for entry in entries:
         try:
@@ -132,6 +131,12 @@ def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: i
         except FAILED as error:
             said.append(f"[{entry.run(seed)}] {error}")
     return said
+
+
+def share_of_cores(processes: int) -> None:
+    """Leave the other processes theirs."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
@@ -146,7 +151,7 @@ def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
 def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     """Train one method under one seed and answer."""
     config, folder = shared.config, shared.folder / "runs" / f"{entry.slug}-seed{seed}"
-    where, facts = trained(shared, entry, seed, _permuted(shared) if entry.permuted else config.rows)
+    where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
     policy = load(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
     assert policy.card is not None
     names = policy.card.attributes
@@ -203,7 +208,7 @@ def _answers(
     return shared.court.scored(rows)
 
 
-def _permuted(shared: Comparison) -> str:
+def permuted(shared: Comparison) -> str:
     """The rows with the levels of the training split shuffled between rows: the negative control."""
     folder = shared.folder / "permuted"
     if not (folder / "schema.json").is_file():

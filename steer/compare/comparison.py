@@ -49,10 +49,16 @@ class Comparison:
         return labelled_rows(self.config.rows)
 
     @cached_property
+    def proxy(self) -> str:
+        """The scorer that training may see, as the user names it."""
+        if self.config.proxy:
+            return self.config.proxy
+        return str(read_json(beside(self.config.rows, "done.json")).get("spec", "")) or "human"
+
+    @cached_property
     def court(self) -> Court:
         """The scorer that training may see, and the one that only evaluation may see."""
-        spec = self.config.proxy or str(read_json(beside(self.config.rows, "done.json")).get("spec", ""))
-        proxy = fitting(spec or "human", self.schema)
+        proxy = fitting(self.proxy, self.schema)
         gold = fitting(self.config.gold, self.schema) if self.config.gold else proxy
         return Court(self.schema, gold, proxy, [r for r in self.rows if r["split"] == "train"])
 

@@ -208,7 +208,7 @@ SUITES: dict[str, dict[str, Any]] = {
 def preset(config: CompareConfig) -> dict[str, Any]:
     """What the suite says where the user said nothing."""
     plain = CompareConfig("", "", "")
-    said = SUITES[config.suite] if config.suite else {}
+    said = SUITES.get(config.suite, {})
     return {name: value for name, value in said.items() if getattr(config, name) == getattr(plain, name)}
 
 

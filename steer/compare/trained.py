@@ -62,7 +62,7 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Pa
     how = IterateConfig(
         rows=settings.rows,
         model=settings.model,
-        scorer=shared.court.proxy.id,
+        scorer=shared.proxy,
         output=str(Path(settings.output).parent),
         policy=settings.output if begun else "",
         method=entry.method,

@@ -87,8 +87,9 @@ class CompareConfig:
     )
     suite: str = option(
         "",
-        "Methods, prompts and grid where nothing is said: `quick` takes minutes on two cores, `full` the whole field.",
-        choices=("", "quick", "full"),
+        "Methods, prompts and grid where nothing is said: `quick` takes minutes on two cores, `full` the whole field. "
+        "`claims`: what the field says of its methods, by methods of its own.",
+        choices=("", "quick", "full", "claims"),
     )
     targets: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", flag="--target")
     proxy: str = option(

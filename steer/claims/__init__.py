@@ -1,0 +1,174 @@
+"""`steer compare --suite claims`: what the field says of its methods, tried on the rows at hand.
+
+Every run trains on the proxy alone and is judged by gold on the same held-out prompts, in standard deviations of the
+logs. The learning rates are shares of the one in `--train`, which must suit `mle`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, rounds, seeds_of, trained
+from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
+from steer.compare import FAILED
+from steer.compare.comparison import Comparison
+from steer.config import CompareConfig
+from steer.errors import SteerError
+from steer.evaluate.statistics import interval
+from steer.evaluate.systems import Judge
+from steer.progress import progress
+from steer.report.circumstances import circumstances
+from steer.rows import Row, read_all
+from steer.run import Run, fingerprint, identity, read_json, write_json, write_text
+from steer.schema import REWARD
+from steer.scorer import Scorer, load_scorer
+
+
+def suite(config: CompareConfig) -> str:
+    """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
+    if config.dry_run:
+        raise SteerError("--dry-run: --suite claims has none; its runs are listed in steer/claims/runs.py.")
+    run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
+    if run.done:
+        return str(run.done["summary"])
+    if not config.gold:
+        raise SteerError("--suite claims: needs --gold, a scorer that no run trains on.")
+    shared = Comparison(config, run.folder)
+    _ = shared.court, shared.prompts
+    if REWARD not in shared.schema.names:
+        raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
+    run.start()
+    bench = Bench(shared)
+    began, before = time.monotonic(), _seconds(run.folder)
+    tasks = bench.first()
+    _done(config, run.folder, [(trained, task, seed) for task, seed in seeds_of(tasks, config.seeds)])
+    more = bench.offline() + bench.on_policy()
+    loops = [(rounds, loop, seed) for loop in LOOPS for seed in range(config.seeds)]
+    _done(
+        config, run.folder, [*loops, *((trained, task, seed) for task, seed in reversed(seeds_of(more, config.seeds)))]
+    )
+    text = _told(bench, [*tasks, *more])
+    seconds = before + time.monotonic() - began
+    write_json(run.folder / "seconds.json", seconds)
+    about = circumstances("compare")
+    head = (
+        f"`{about['command']}`\n\n{about['created']}, commit {about['commit']}, {about['machine']}; "
+        f"{config.num_proc} processes, {seconds / 60:.0f} minutes.\n\n"
+    )
+    write_text(run.folder / "claims.md", head + text + "\n")
+    return run.finish(f"{text}\n\nclaims: {seconds / 60:.0f} minutes. Table: {run.folder / 'claims.md'}")
+
+
+def _seconds(folder: Path) -> float:
+    """What earlier attempts took, as far as they were told."""
+    path = folder / "seconds.json"
+    return float(read_json(path)) if path.is_file() else 0.0
+
+
+def _done(config: CompareConfig, folder: Path, jobs: list[tuple[Any, Task | Loop, int]]) -> None:
+    """Do all jobs, in several processes; a failed one does not lose the others, but the table wants all."""
+    failed: dict[str, str] = {}
+    began, before = time.monotonic(), _seconds(folder)
+    with ProcessPoolExecutor(config.num_proc, mp_context=multiprocessing.get_context("spawn")) as pool:
+        todo: dict[Future[None], str] = {
+            pool.submit(work, config, folder, what, seed): f"{what.name}, seed {seed}" for work, what, seed in jobs
+        }
+        for future in progress(as_completed(todo), total=len(todo), what="claims", unit="runs"):
+            try:
+                future.result()
+            except FAILED as error:
+                failed[todo[future]] = str(error)
+                click.echo(f"{todo[future]}: {error}", err=True)
+            write_json(folder / "seconds.json", before + time.monotonic() - began)
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise SteerError(f"{len(failed)} runs failed, {name} with: {why} Mend that and run the same command again.")
+
+
+def _told(bench: Bench, tasks: list[Task]) -> str:
+    """Judge all answers: Markdown."""
+    shared, seeds = bench.shared, bench.shared.config.seeds
+    court = shared.court
+
+    def gold(rows: list[Row]) -> Any:
+        return court.by_gold.reward(court.gold.score(rows, shared.schema.own))
+
+    def run(task: Task, judge: Any = gold) -> Judged:
+        return Judged([judge(bench.answers(task.name, s)) for _, s in seeds_of([task], seeds)])
+
+    proxy, few = _judge(bench, court.proxy), _judge(bench, load_scorer(bench.few))
+    offline = [task for task in tasks if not task.once]
+    by_gold = {task.name: run(task) for task in tasks}
+    by_gold["beyond"] = Judged([gold(bench.answers("short", s, bench.top)) for s in range(seeds)])
+    by_proxy = {task.name: run(task, proxy) for task in tasks if not task.name.startswith("few")}
+    by_few = {task.name: run(task, few) for task in tasks if task.name.startswith("few")}
+    story = {loop.name: [_round(bench, loop, i, gold) for i in range(ROUNDS + 1)] for loop in LOOPS}
+    lines = {name: [f"{name}-{n}" for n in bench.steps] for name in ("clean", "few")}
+    judged = by_proxy | by_few
+    curves = {
+        name: Curve([judged[x].mean for x in each], [by_gold[x].mean for x in each]) for name, each in lines.items()
+    }
+    found = claims(
+        {name: x.mean for name, x in by_gold.items()},
+        {task.name: by_proxy[task.name].mean for task in offline},
+        {name: [x.mean for x in each[1:]] for name, each in story.items()},
+        curves,
+        by_proxy[f"ppo-{bench.steps[-1]}"].mean,
+        bench.rewards,
+        LOSSES,
+    )
+    base = gold(bench.answers("base", 0))
+    said = f"Seeds: {seeds}, of on-policy runs 1. Held-out prompts: {len(base)}; 95 % intervals over them and seeds. "
+    said += f"Gold reward in sd of the logs; base {interval(base, np.arange(len(base))).text()}. "
+    said += f"{shared.settings.max_steps} steps of {shared.settings.batch_size} where none are named."
+    rows = [
+        (_named(bench, task), by_gold[task.name].interval.text())
+        for task in tasks
+        if task.name.partition("-")[0] not in lines
+    ]
+    rows.append(("short, asked for the level it never saw", by_gold["beyond"].interval.text()))
+    curved = [
+        [str(n), *(x.interval.text() for name, each in lines.items() for x in (judged[each[i]], by_gold[each[i]]))]
+        for i, n in enumerate(bench.steps)
+    ]
+    names = [f"{name}: {who}" for name in ("all ratings", "few ratings") for who in ("proxy", "gold")]
+    parts = [
+        said,
+        claimed(found),
+        best_of_table(bench.rewards),
+        grid(("run", "gold reward"), rows),
+        grid(("remax, steps", *names), curved),
+        grid(
+            ("rounds", *map(str, range(ROUNDS + 1))),
+            [(name.removeprefix("rounds-"), *(x.interval.text() for x in each)) for name, each in story.items()],
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _judge(bench: Bench, scorer: Scorer) -> Any:
+    """Rewards of answers by a scorer, in its standard deviations of the logs."""
+    own = bench.shared.schema.own
+    judge = Judge.of(bench.shared.schema, scorer.score(bench.shared.court.rows, own))
+    return lambda rows: judge.reward(scorer.score(rows, own))
+
+
+def _round(bench: Bench, loop: Loop, number: int, gold: Any) -> Judged:
+    """A round of a loop in all seeds."""
+    folders = [bench.folder(loop.name, s) for s in range(bench.shared.config.seeds)]
+    paths = [next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for folder in folders]
+    return Judged([gold(read_all(path)) for path in paths])
+
+
+def _named(bench: Bench, task: Task) -> str:
+    """A run with its effective sample size, where weights make that less than its rows."""
+    seeds = range(1 if task.once else bench.shared.config.seeds)
+    share = float(np.mean([read_json(bench.folder(task.name, s) / "done.json")["ess"] for s in seeds]))
+    return task.name + (f" (effective sample size {share:.0%})" if share < 0.999 else "")

@@ -1,0 +1,247 @@
+"""The runs behind the claims: what is trained on what, and the answers of each to the held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steer.compare import permuted, share_of_cores
+from steer.compare.comparison import Comparison
+from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
+from steer.fit import fit
+from steer.generate import Job, Sampling, answer, generate
+from steer.iterate import iterate
+from steer.label import label
+from steer.policy import load
+from steer.rows import Row, prompt_key, read_all, write
+from steer.run import write_json
+from steer.schema import REWARD
+from steer.scorer import placed
+from steer.train import train
+
+K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose
+FEW = 100  # ratings behind the scorer that is to be over-optimised
+ROUNDS = 3
+SHARES = (8, 4, 2, 1)  # on-policy runs take the steps of the others divided by these
+SLOW, ON_POLICY = 0.075, 0.25  # of the learning rate: preference losses diverge at that of likelihood
+LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
+STEERED = {"attributes": (REWARD,)}
+
+
+class Task(NamedTuple):
+    """One training run: a method on rows; `flags` of `steer train` beside those of all. `once`: one seed only."""
+
+    name: str
+    rows: str
+    method: str
+    flags: Mapping[str, Any] = {}  # never written to
+    once: bool = False
+
+
+class Loop(NamedTuple):
+    """Rounds of `steer iterate`: n responses a prompt."""
+
+    name: str
+    method: str
+    levels: str = "absolute"
+    n: int = 1
+
+
+LOOPS = (
+    Loop("rounds-absolute", "conditional"),
+    Loop("rounds-relative", "conditional", "relative"),
+    Loop("rounds-rrhf", "rrhf", n=4),
+)
+
+
+@dataclass
+class Bench:
+    """Everything that the runs share."""
+
+    shared: Comparison
+
+    def folder(self, name: str, seed: int) -> Path:
+        """Of a run."""
+        return self.shared.folder / "runs" / f"{name}-seed{seed}"
+
+    @cached_property
+    def rows(self) -> str:
+        """The labelled rows."""
+        return self.shared.config.rows
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Of the on-policy runs."""
+        return tuple(max(1, self.shared.settings.max_steps // share) for share in SHARES)
+
+    @property
+    def top(self) -> dict[str, int]:
+        """The highest level of the reward."""
+        return self.shared.schema.best((REWARD,))
+
+    def settings(self, task: Task, seed: int) -> TrainConfig:
+        """One number of optimizer steps for all that name none."""
+        out = str(self.folder(task.name, seed))
+        fixed = replace(self.shared.settings, rows=task.rows, output=out, method=task.method, seed=seed)
+        return replace(fixed, **task.flags)
+
+    def trained(self, task: Task, seed: int) -> None:
+        """Train one policy and let it answer."""
+        train(self.settings(task, seed))
+        self.answers(task.name, seed)
+        if task.name == "short":
+            self.answers(task.name, seed, self.top)
+
+    def answers(self, name: str, seed: int, asked: Mapping[str, int] | None = None) -> list[Row]:
+        """Answers of a run to the held-out prompts; where nothing is asked, a conditioned one is asked for its best."""
+        config, folder = self.shared.config, self.folder(name, seed)
+        settings = self.shared.settings
+        policy = load(
+            config.model if name == "base" else str(folder),
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        card = policy.card
+        known = card.schema.best(card.attributes) if card and card.schema and card.attributes else {}
+        jobs = [Job(row, dict(asked or known)) for row in self.shared.prompts]
+        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens, config.batch_size, seed)
+        where = "beyond" if asked else "held-out"
+        return answer(policy, jobs, sampling, folder / where, self.shared.schema, where)
+
+    def rounds(self, loop: Loop, seed: int) -> None:
+        """A loop without guards, for all its rounds are compared."""
+        config, fixed = self.shared.config, self.settings(Task(loop.name, self.rows, loop.method), seed)
+        keys = ("lora_r", "lora_alpha", "learning_rate", "batch_size", "micro_batch_tokens", "max_steps", "seed")
+        told = {key: getattr(fixed, key) for key in keys}
+        conditioned = loop.method == "conditional"
+        path = self.shared.folder / f"{loop.name}-seed{seed}.json"
+        write_json(path, told | (STEERED if conditioned else {}))
+        iterate(
+            IterateConfig(
+                self.rows,
+                config.model,
+                self.proxy,
+                fixed.output,
+                str(self.folder("reward", seed)) if conditioned else "",
+                method=loop.method,
+                gold=config.gold,
+                guard=("off",),
+                levels=loop.levels,
+                rounds=ROUNDS,
+                prompts=PROMPTS if loop.n == 1 else PROMPTS // 2,
+                n=loop.n,
+                explore=1.0,
+                max_new_tokens=config.max_new_tokens,
+                batch_size=config.batch_size,
+                train=str(path),
+                seed=seed,
+            )
+        )
+
+    @property
+    def proxy(self) -> str:
+        """The scorer that training may see."""
+        return placed(self.shared.proxy)
+
+    @cached_property
+    def few(self) -> str:
+        """A scorer that knows few ratings: its folder."""
+        rated, out = self.shared.folder / "few-ratings", self.shared.folder / "few"
+        if not (rated / "schema.json").is_file():
+            known = [row for row in self._logs if any(score is not None for score in row["scores"].values())]
+            write(rated / "rows.jsonl", known[:FEW])
+            self.shared.schema.save(rated / "schema.json")
+        fit(FitConfig(str(rated), str(out)))
+        return str(out)
+
+    @cached_property
+    def pool(self) -> str:
+        """K responses of the mle policy to training prompts, labelled by the proxy: rows."""
+        prompts, drawn = self.shared.folder / "prompts.jsonl", self.shared.folder / "drawn"
+        if not prompts.is_file():
+            first = {prompt_key(row): row for row in reversed(self._logs)}
+            write(prompts, list(reversed(first.values()))[:PROMPTS])
+        config, out = self.shared.config, str(self.shared.folder / "pool")
+        how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+        policy = str(self.folder("mle", 0))
+        generate(GenerateConfig(policy, input=str(prompts), output=str(drawn), n=K, target=("none",), **how))
+        schema = str(Path(self.rows) / "schema.json")
+        label(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
+        return out
+
+    @cached_property
+    def rewards(self) -> np.ndarray[Any, Any]:
+        """Of the pool, by the proxy: [P, K]."""
+        by: dict[str, list[float]] = {}
+        for row in read_all(self.pool):
+            by.setdefault(prompt_key(row), []).append(row["reward"])
+        return np.array([each for each in by.values() if len(each) == K])
+
+    @cached_property
+    def short(self) -> str:
+        """The training rows without those of the highest level of the reward."""
+        folder = self.shared.folder / "short"
+        if not (folder / "schema.json").is_file():
+            rows = [row for row in self._logs if row["levels"].get(REWARD) != self.top[REWARD]]
+            write(folder / "rows.jsonl", rows)
+            self.shared.schema.recounted(rows).save(folder / "schema.json")
+        return str(folder)
+
+    @property
+    def _logs(self) -> list[Row]:
+        return [row for row in self.shared.rows if row["split"] == "train"]
+
+    def first(self) -> list[Task]:
+        """What others start from."""
+        return [Task("mle", self.rows, "mle"), Task("reward", self.rows, "conditional", STEERED)]
+
+    def offline(self) -> list[Task]:
+        """The runs without rounds."""
+        logs, pool = self.rows, self.pool
+        tasks = [Task("permuted", permuted(self.shared), "conditional", STEERED)]
+        tasks += [Task("short", self.short, "conditional", STEERED)]
+        tasks += [Task(f"rwr-beta{beta}", logs, "rwr", {"set": (f"beta={beta}",)}) for beta in ("3", "1", "0.5")]
+        tasks += [Task(f"raft-k{k}", pool, "raft", {"set": (f"k={k}",)}) for k in (1, 2, 4, 8)]
+        slow = {"learning_rate": SLOW * self.shared.settings.learning_rate}
+        for loss in LOSSES:
+            for source, at, beta in (("logs", logs, "inf"), ("policy", pool, "inf"), ("rso", pool, "0.5")):
+                how = (f"loss={loss}", f"beta={beta}", "keep=4")
+                tasks.append(Task(f"{loss}-{source}", at, "rso", {"set": how} | slow))
+        return [*tasks, Task("rrhf-no-sft", pool, "rrhf", {"set": ("sft=0",)}), Task("rrhf-logs", logs, "rrhf")]
+
+    def on_policy(self) -> list[Task]:
+        """ReMax against both proxies for a growing number of steps at one constant learning rate, and PPO."""
+        fixed = {
+            "learning_rate": ON_POLICY * self.shared.settings.learning_rate,
+            "lr_scheduler_type": "constant",
+            "max_new_tokens": self.shared.config.max_new_tokens,
+        }
+        wanted = [("clean", "remax", self.proxy, n) for n in self.steps]
+        wanted += [("few", "remax", self.few, n) for n in self.steps]
+        wanted += [("ppo", "ppo", self.proxy, self.steps[-1])]
+        return [
+            Task(f"{name}-{n}", self.rows, method, {**fixed, "scorer": scorer, "max_steps": n}, once=True)
+            for name, method, scorer, n in wanted
+        ]
+
+
+def trained(config: CompareConfig, folder: Path, task: Task, seed: int) -> None:
+    """One run in a process of its own."""
+    share_of_cores(config.num_proc)
+    Bench(Comparison(config, folder)).trained(task, seed)
+
+
+def rounds(config: CompareConfig, folder: Path, loop: Loop, seed: int) -> None:
+    """One loop in a process of its own."""
+    share_of_cores(config.num_proc)
+    Bench(Comparison(config, folder)).rounds(loop, seed)
+
+
+def seeds_of(tasks: Sequence[Task], seeds: int) -> list[tuple[Task, int]]:
+    """Every run."""
+    return [(task, seed) for task in tasks for seed in range(1 if task.once else seeds)]

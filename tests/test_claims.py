@@ -1,0 +1,115 @@
+"""The suite of claims: what counts as come out, and the whole of it at toy size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer.claims import suite
+from steer.claims.runs import LOSSES
+from steer.claims.table import Curve, claimed, claims, fallen, order_statistics, rising
+from steer.config import CompareConfig
+from steer.errors import SteerError
+
+GOLD = {
+    **{f"raft-k{k}": 0.1 * k for k in (1, 2, 4, 8)},
+    **{f"rwr-beta{beta}": value for beta, value in (("3", 0.1), ("1", 0.2), ("0.5", 0.3))},
+    **{f"sigmoid-norm-{source}": value for source, value in (("logs", 0.1), ("policy", 0.5), ("rso", 0.9))},
+    **{f"hinge-norm-{source}": value for source, value in (("logs", 0.1), ("policy", 0.5), ("rso", 0.9))},
+    **{f"hinge-{source}": value for source, value in (("logs", 0.1), ("policy", 0.4), ("rso", 0.7))},
+    "mle": 0.0,
+    "reward": 0.8,
+    "permuted": 0.05,
+    "short": 0.4,
+    "beyond": 0.3,
+    "rrhf-no-sft": -0.5,
+    "rrhf-logs": 0.2,
+}
+ROUNDS = {"rounds-absolute": [0.5, 0.6], "rounds-relative": [0.5, 0.7], "rounds-rrhf": [0.3, 0.4]}
+UP, HUMP = [0.5, 1.0, 1.5], [0.5, 1.0, 0.6]
+CURVES = {"clean": Curve(UP, UP), "few": Curve(UP, HUMP)}
+DRAWN = np.random.default_rng(0).normal(size=(4000, 8))
+
+
+def told(
+    gold: dict[str, float] | None = None,
+    rounds: dict[str, list[float]] | None = None,
+    curves: dict[str, Curve] | None = None,
+    ppo: float = 1.4,
+) -> list[str]:
+    """The claims that did not come out, with other figures in some places."""
+    proxy = {name: value for name, value in GOLD.items() if name != "beyond"}
+    found = claims(GOLD | (gold or {}), proxy, ROUNDS | (rounds or {}), CURVES | (curves or {}), ppo, DRAWN, LOSSES)
+    assert claimed(found).count("\n") == len(found) + 1
+    return [claim.text for claim in found if not claim.out]
+
+
+def test_all_claims_come_out_where_all_figures_are_so() -> None:
+    assert told() == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "lost"),
+    [
+        ({"gold": {"raft-k8": 0.3}}, "raft gains"),
+        ({"gold": {"rwr-beta0.5": 0.1}}, "rwr gains"),
+        ({"gold": {"hinge-policy": 0.8}}, "hinge: logs"),
+        ({"gold": {"hinge-rso": 0.95}}, "sigmoid-norm and hinge-norm above"),
+        ({"gold": {"rrhf-no-sft": 0.1}}, "rrhf without"),
+        ({"gold": {"permuted": 0.1}}, "permuted labels"),
+        ({"gold": {"beyond": 0.5}}, "a level that the data lacks"),
+        ({"rounds": {"rounds-rrhf": [0.4, 0.3]}}, "rrhf gains"),
+        ({"rounds": {"rounds-rrhf": [0.1, 0.15]}}, "three rounds"),
+        ({"rounds": {"rounds-relative": [0.5, 0.5]}}, "relative levels"),
+        ({"ppo": 0.5}, "remax and ppo"),
+        ({"curves": {"few": Curve(UP, UP)}}, "a proxy on few"),
+        ({"curves": {"clean": Curve(UP, HUMP)}}, "a proxy on all"),
+    ],
+)
+def test_a_claim_falls_with_its_own_figures_and_no_other_does(changed: dict[str, Any], lost: str) -> None:
+    (only,) = told(**changed)
+    assert only.startswith(lost)
+
+
+def test_what_is_rising_and_what_has_fallen() -> None:
+    assert rising([1, 1, 2])
+    assert not rising([1, 2, 1.9])
+    assert fallen(Curve([0, 1, 2], [0, 1, 0.9]))
+    assert not fallen(Curve([0, 1, 2], [0, 1, 0.96])), "within what counts as equal"
+    assert not fallen(Curve([0, 2, 1], [0, 1, 0.5])), "the proxy has fallen too"
+
+
+def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
+    for n, got, expected in order_statistics(DRAWN):
+        assert got == pytest.approx(expected, rel=0.03), n
+    shifted = order_statistics(5 + 3 * DRAWN)
+    assert [x[1] for x in shifted] == pytest.approx([x[1] for x in order_statistics(DRAWN)])
+
+
+def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="needs --gold"):
+        suite(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), suite="claims"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    """Every run of it, one seed; again it answers at once."""
+    (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
+    config = CompareConfig(
+        str(labels),
+        str(tiny),
+        str(tmp_path / "out"),
+        suite="claims",
+        gold="data_recipes.world_text:Gold",
+        prompts=10,
+        max_new_tokens=8,
+        num_proc=2,
+        train=str(tmp_path / "train.json"),
+    )
+    first = suite(config)
+    table = (tmp_path / "out" / "claims.md").read_text()
+    assert table.count("| yes |") + table.count("| **no** |") == 16
+    assert suite(config) == first
