@@ -108,6 +108,7 @@ def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, traine
 
 def test_rounds_are_read_from_the_entry() -> None:
     assert Entry.of("raft:rounds=2").turns == Turns(2, 8, 1000)  # one of eight, where something must be chosen
+    assert Entry.of("dpo:rounds=1").turns == Turns(1, 8, 1000)
     assert Entry.of("conditional:rounds=1").turns == Turns(1, 1, 1000)
     one, two = swept("rwr:rounds=1/2,beta=0.5,n=4")
     assert one.start.spec == two.start.spec == "rwr:beta=0.5"

@@ -19,7 +19,7 @@ from steer.train import chosen
 
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them
-CHOICES = 8  # responses a prompt and round for a method that chooses among them
+CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
 
 
 class Turns(NamedTuple):
@@ -103,7 +103,8 @@ def _turns(spec: str, name: str, given: dict[str, int]) -> Turns | None:
     if "rounds" not in given:
         raise SteerError(f"{spec}: n and prompts say what a round draws, and there is no rounds=.")
     method = METHODS[name]
-    turns = Turns(**{"n": 1 if method.pool == "all" else CHOICES} | given)
+    several = method.fresh == "rounds" and not method.conditioned  # it compares or chooses responses to a prompt
+    turns = Turns(**{"n": CHOICES if several else 1} | given)
     try:
         goes_round(name, turns.n, knob="n")
     except SteerError as error:

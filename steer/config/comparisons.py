@@ -109,7 +109,8 @@ class CompareConfig:
     annotators: tuple[str, ...] = option(
         (),
         "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer.",
+        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and the "
+        "others is written for AlpacaEval too: annotations/NAME/annotations.json.",
         flag="--annotator",
     )
     pairs: str = option(
@@ -146,7 +147,8 @@ class EvaluateConfig:
     annotators: tuple[str, ...] = option(
         (),
         "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer.",
+        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and the "
+        "others is written for AlpacaEval too: annotations/NAME/annotations.json.",
         flag="--annotator",
     )
     pairs: str = option(
