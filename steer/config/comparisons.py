@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from steer.config.words import OUTPUT, OVERWRITE, SEED
 from steer.options import argument, option
 
+ANNOTATOR = (
+    "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` of "
+    "AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and each "
+    "other system is written as AlpacaEval does: annotations/NAME/annotations.json."
+)
+
 
 @dataclass(frozen=True)
 class IterateConfig:
@@ -108,9 +114,7 @@ class CompareConfig:
     )
     annotators: tuple[str, ...] = option(
         (),
-        "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and the "
-        "others is written for AlpacaEval too: annotations/NAME/annotations.json.",
+        ANNOTATOR,
         flag="--annotator",
     )
     pairs: str = option(
@@ -146,9 +150,7 @@ class EvaluateConfig:
     proxy: str = option("", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.")
     annotators: tuple[str, ...] = option(
         (),
-        "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and the "
-        "others is written for AlpacaEval too: annotations/NAME/annotations.json.",
+        ANNOTATOR,
         flag="--annotator",
     )
     pairs: str = option(
