@@ -137,8 +137,8 @@ def _guidance(out: Path, policy: Path) -> dict[str, Any]:
 def _with_rounds(out: Path, guidance: dict[str, Any]) -> Path:
     """The comparison's report with the rounds of iterate and the guidance curve added."""
     result = read_json(out / "compare" / "report.json")
-    rounds = read_json(out / "iterate" / "done.json")["rounds"]
-    result |= {"iterate": {"rounds": rounds}, "guidance": guidance}
+    loop = read_json(out / "iterate" / "report.json")["iterate"]
+    result |= {"iterate": loop, "guidance": guidance}
     result |= {"command": "steer demo", "commands": ["make demo", "steer demo"]}
     return report.write(result, out)
 

@@ -54,7 +54,7 @@ def score_parts(config: LabelConfig, scorer: Scorer, names: Sequence[str], rows:
     with progress(total=total, what="label") as bar:
         todo = _todo(config, rows, bar)
         workers = min(config.num_proc, -(-total // config.shard_size)) if scorer.model is not None else 1
-        if config.pool == "ray":
+        if config.workers == "ray":
             scored = _by_ray(config.scorer, names, todo, workers)
         elif workers > 1:
             scored = _by_processes(config.scorer, names, todo, workers)

@@ -47,11 +47,7 @@ def train(config: TrainConfig) -> str:
             'Train one with --method conditional; "steer generate POLICY --input ROWS --n 8" draws from it.'
         )
     scorer = _scorer(config) if method.on_policy else None
-    run = Run(
-        config.output,
-        dataclasses.replace(config, dry_run=False),
-        inputs | ({"scorer": scorer.id} if scorer else {}),
-    )
+    run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
     accelerator = _processes(config, method)
     if run.done and not config.dry_run:
         return str(run.done["summary"]) if accelerator.is_main_process else ""

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer.compare.annotate import Annotator, annotator, vote, win_rates
+from steer.compare import exports
+from steer.compare.annotate import Annotator, annotator, meetings, vote, win_rates
+from steer.compare.court import Court
+from steer.compare.result import Case
 from steer.errors import SteerError
-from steer.evaluate.systems import Answers
+from steer.evaluate.systems import Answers, System
 from steer.schema import Attribute, AttributeSchema
+from steer.scorer import load_scorer
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -30,13 +34,13 @@ def longest(first: Sequence[Any], second: Sequence[Any]) -> np.ndarray:
 
 def test_an_annotator_who_prefers_what_stands_first_calls_all_a_tie() -> None:
     partial = Annotator("first", lambda a, b: np.ones(len(a)), ordered=True)
-    votes = vote(partial, [answers("x", "y"), answers("z", "w")])
+    votes = vote(partial, meetings([answers("x", "y"), answers("z", "w")]))
     assert votes.share.tolist() == [0.5, 0.5]
     assert votes.turned.tolist() == [1, 1]
 
 
 def test_only_prompts_that_both_answered_are_compared() -> None:
-    votes = vote(Annotator("longest", longest, False), [answers("aa", "b", "c"), answers("a", "bb")])
+    votes = vote(Annotator("longest", longest, False), meetings([answers("aa", "b", "c"), answers("a", "bb")]))
     assert (votes.first.tolist(), votes.second.tolist(), votes.share.tolist()) == ([1, 1], [0, 0], [0.0, 1.0])
     assert votes.longer.tolist() == [-1, 1]
 
@@ -65,7 +69,7 @@ def test_a_simulated_pool_flips_labels_in_training_only(tmp_path: Path, labels: 
     pool = annotator(f"simulated:{tmp_path / 'pool.yaml'}")
     assert pool.prefer(good[: len(bad)], bad).mean() > 0.7
     empty = np.zeros((len(bad), 1))
-    found = vote(pool, [{0: Answers(bad, empty, empty)}, {0: Answers(good[: len(bad)], empty, empty)}])
+    found = vote(pool, meetings([{0: Answers(bad, empty, empty)}, {0: Answers(good[: len(bad)], empty, empty)}]))
     assert found.share.mean() > 0.7
     assert np.isnan(found.turned).all()  # a pool says the same in both orders, so it is asked once
 
@@ -73,7 +77,8 @@ def test_a_simulated_pool_flips_labels_in_training_only(tmp_path: Path, labels: 
 def test_win_rates_are_those_that_a_person_would_count() -> None:
     systems = [("short", answers("a", "b", "c")), ("long", answers("aaa", "bb", "c")), ("no", answers("", "", ""))]
     who = [Annotator("longest", longest, False), Annotator("shortest", lambda a, b: 1 - longest(a, b), False)]
-    found = win_rates(who, systems, "all", 50)
+    met = meetings([found for _, found in systems])
+    found = win_rates(who, [name for name, _ in systems], [vote(one, met) for one in who], 50)
     json.dumps(found, allow_nan=False)
     (long, none) = found["annotators"][0]["systems"][1:]
     assert long["win_rate"]["mean"] == pytest.approx((1 + 1 + 0.5) / 3)
@@ -96,7 +101,7 @@ def test_votes_of_others_are_read_as_alpaca_eval_writes_them(tmp_path: Path) -> 
     columns = ("instruction", "output_1", "output_2", "preference")
     path.write_text(json.dumps([dict(zip(columns, line)) for line in said]))
     one = annotator(f"votes:{path}")
-    found = vote(one, [answers("b", "d", "e", "x"), answers("a", "c", "f", "y")])
+    found = vote(one, meetings([answers("b", "d", "e", "x"), answers("a", "c", "f", "y")]))
     assert found.share[:3].tolist() == [0.5, 0.25, 0.5]  # two disagree on the first pair
     assert np.isnan(found.share[3])
     for wrong, told in (
@@ -106,3 +111,21 @@ def test_votes_of_others_are_read_as_alpaca_eval_writes_them(tmp_path: Path) -> 
         path.write_text(json.dumps([wrong]))
         with pytest.raises(SteerError, match=told):
             annotator(f"votes:{path}")
+
+
+def test_a_tie_is_written_as_one_and_a_half_and_no_answer_as_null(tmp_path: Path) -> None:
+    systems = [System(n, "", a) for n, a in (("b", answers("yy", "y", "z")), ("a", answers("x", "xx", "x")))]
+    court = Court(AttributeSchema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    share = np.array([1.0, 0.5, np.nan])
+    who = Annotator("some/body", lambda a, b: share, ordered=False)
+    exports.votes(tmp_path, Case(court, systems, "a", 10, annotators=[who]))
+    said = json.loads((tmp_path / "annotations" / "some-body" / "annotations.json").read_text())
+    assert said[0] == {
+        "instruction": "q0", "output_1": "x", "generator_1": "a", "output_2": "yy", "generator_2": "b",
+        "annotator": "some/body", "preference": 2.0,
+    }  # fmt: skip
+    assert [line["preference"] for line in said] == [2.0, 1.5, None]
+    back = annotator(f"votes:{tmp_path / 'annotations' / 'some-body' / 'annotations.json'}")
+    found = vote(back, meetings([s.answers for s in systems]))  # in the other order
+    assert found.share[:2].tolist() == [0.0, 0.5]
+    assert np.isnan(found.share[2])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from steer.compare import compare
-from steer.compare.drawn import Decoding
 from steer.compare.entry import SUITES, Entry, preset, swept, unique
 from steer.config import CompareConfig
+from steer.drawn import Decoding
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, Judge, difference, raw_reward, summary
 from steer.rows import read_all, write
@@ -124,7 +124,7 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
     assert [f["name"] for f in report["failures"]] == ["rwr, seed 0"]
     assert "equal" in report["failures"][0]["error"]
     assert "mle" in [s["name"] for s in report["systems"]]
-    assert "1 runs failed" in said
+    assert "1 run failed" in said
 
 
 def test_an_unfinished_comparison_goes_on_and_ends_the_same(comparison: Path) -> None:
@@ -175,6 +175,36 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
     assert lost["name"] == "remax"
     assert lost["error"] == "over budget: training takes up to 16 scorer calls, and 10 are allowed."
     assert report["budget"]["scorer_calls"] == 10
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "train.yaml"
+    settings.write_text("max_steps: 50\nbatch_size: 4\n")
+    config = CompareConfig(
+        str(labels),
+        str(tiny),
+        str(tmp_path / "out"),
+        methods=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts=10"),
+        targets=("best", "verbosity=0"),
+        gold=GOLD,
+        prompts=6,
+        grid=20,
+        seeds=2,
+        controls=True,
+        budget_calls=100,
+        train=str(settings),
+        dry_run=True,
+    )
+    lines = compare(config).splitlines()
+    assert lines[1:-1] == [
+        "  mle: 50 steps, 24 answers",
+        "  remax: over budget: training takes up to 400 scorer calls, and 100 are allowed.",
+        "  conditional: 50 steps, 38 answers",  # best, verbosity=0 and at random to six prompts, and the grid
+        "  conditional:rounds=2,prompts=10: 150 steps, draws and has scored up to 20 responses, 38 answers",
+        "  conditional, permuted labels: 50 steps, 20 answers",
+    ]
+    assert lines[-1].startswith("With 2 seeds at most 600 steps of 4 groups and 240 answers, beside those of the base;")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_slash_is_a_sweep() -> None:

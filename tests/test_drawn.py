@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steer.compare.drawn import Asked, Decoding, Reference, drawn, guided, log_probs
+from steer.drawn import Asked, Decoding, Reference, drawn, guided, log_probs
 from steer.evaluate.statistics import best_of_n_kl
 from steer.generate import Job, Sampling
 from steer.logps import ResponseLogps

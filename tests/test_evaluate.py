@@ -102,6 +102,32 @@ def test_alpaca_eval_files_are_written_and_read_back_to_the_same_rewards(evaluat
     assert "all responses that are evaluated" in again["notes"][0]
 
 
+def test_votes_are_written_as_alpaca_eval_does_and_read_back_to_the_same_win_rates(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    first = read_json(evaluated / "report.json")["win_rates"]
+    files = sorted((evaluated / "annotations").glob("*/annotations.json"))
+    assert len(files) == 2  # a pool and gold
+    said = read_json(next(f for f in files if "Gold" in f.parent.name and "simulated" not in f.parent.name))
+    columns = ["instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference"]
+    assert all(list(line) == columns for line in said)
+    assert {line["generator_1"] for line in said} == {"plain"}
+    assert {line["annotator"] for line in said} == {GOLD}
+    assert {line["preference"] for line in said} <= {1.0, 1.5, 2.0}
+    rates = {s["name"]: s["win_rate"]["mean"] for s in first["annotators"][1]["systems"][1:]}
+    for name, rate in rates.items():  # AlpacaEval's own way to count
+        assert rate == pytest.approx(sum(x["preference"] - 1 for x in said if x["generator_2"] == name) / 24)
+    outputs = sorted((evaluated / "alpaca-eval").glob("*.json"))  # the baseline's comes first
+    votes = tuple(f"votes:{f}" for f in files)
+    paths = tuple(map(str, outputs))
+    examine(EvaluateConfig(paths, str(tmp_path / "out"), gold=GOLD, annotators=votes, pairs="baseline", **SMALL))
+    again = read_json(tmp_path / "out" / "report.json")["win_rates"]
+    by_name = {a["annotator"]: a["systems"] for a in again["annotators"]}
+    assert all(a["unanswered"] == 0 for a in again["annotators"])
+    (gold,) = [v for k, v in by_name.items() if "simulated" not in k]
+    assert {s["name"]: s["win_rate"]["mean"] for s in gold[1:]} == pytest.approx(rates)
+
+
 def test_an_empty_answer_counts_as_an_answer(tmp_path: Path) -> None:
     for name, outputs in (("mute", ["", ""]), ("talker", ["yes it is!", "no!"])):
         rows = [{"instruction": f"q{i}", "output": o, "generator": name} for i, o in enumerate(outputs)]

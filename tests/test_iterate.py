@@ -212,6 +212,11 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
     assert json.loads(first)["target"] == schema.best(card.attributes)
 
 
+def test_another_pool_is_another_loop(rounds: Path, labels: Path, tiny: Path, policy: Path) -> None:
+    with pytest.raises(SteerError, match=r"other settings \(pool\)"):
+        iterate(replace(config(labels, tiny, policy, rounds), pool="last"))
+
+
 def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
     other = tmp_path / "labels"
     shutil.copytree(labels, other)

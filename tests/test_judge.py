@@ -19,7 +19,7 @@ import pytest
 
 import attribute_models
 from attribute_models.judge import Judge
-from steer.compare.annotate import annotator, vote
+from steer.compare.annotate import annotator, meetings, vote
 from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers
@@ -371,7 +371,7 @@ def test_a_judge_votes_in_both_orders(server: Server, judge: Callable[..., Judge
     )
     empty = np.zeros((1, 1))
     systems = [{0: Answers([row(text)], empty, empty)} for text in ("one", "two")]
-    votes = vote(annotator(f"judge:{tmp_path / 'judge.yaml'}"), systems)
+    votes = vote(annotator(f"judge:{tmp_path / 'judge.yaml'}"), meetings(systems))
     assert votes.share.tolist() == [0.5]
     assert votes.turned.tolist() == [1.0]
     assert len(server.bodies) == 2

@@ -230,4 +230,4 @@ def test_without_ray_the_remedy_is_named(own: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     write(own / "rows.jsonl", rows_of(20, lambda i: "word " * (i % 9 + 1)))
     with pytest.raises(SteerError, match=r'Ray is not installed. pip install "steer-lm\[ray\]"'):
-        label(LabelConfig("rows.jsonl", "out", scorer="countable:words", pool="ray"))
+        label(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))

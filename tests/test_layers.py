@@ -14,9 +14,9 @@ rows schema levels condition likelihood chat
 groups objective
 methods batch tokens plan adapter quantise precision policy logps references
 decoding targets
-evaluate report data scorer parts label fit obtained generate guidance labels
+evaluate report data scorer parts label fit obtained generate guidance labels drawn
 training train export
-compare iterate claims demo serve
+iterate compare claims demo serve
 cli __main__
 """
 ORDER = TABLE.split()

@@ -178,7 +178,12 @@ def example() -> dict[str, Any]:
             {"prompt": f"How do I make coffee? {HOSTILE}", "answers": answers},
             {"prompt": "为什么天空是蓝色的?", "answers": answers[1:]},
         ],
-        "iterate": {"rounds": rounds},
+        "iterate": {
+            "rounds": rounds,
+            "kept": 2,
+            "stopped": "gold fell by 0.10 sd",
+            "ended": ["Stopped after round 3: gold fell by 0.10 sd.", "Kept round 2: rounds/policy"],
+        },
         "guidance": {
             "against": "none",
             "scorer": "gold:v1",
@@ -417,3 +422,20 @@ def test_long_answers_are_cut_in_plain_sight(example: dict[str, Any], tmp_path: 
 
 def test_the_example_is_small(example: dict[str, Any], tmp_path: Path) -> None:
     assert report.write(example, tmp_path).stat().st_size < 110_000
+
+
+def test_a_loop_says_why_it_ended_and_which_round_is_kept(example: dict[str, Any], tmp_path: Path) -> None:
+    text, found = page(example, tmp_path)
+    kept = around(0.86 + 0.5 * 2 - 0.12 * 4)  # of round 2
+    for said in example["iterate"]["ended"]:
+        assert said in found.text
+        assert said in (tmp_path / "report.md").read_text()
+    assert "| 2 (asked helpfulness=4) | **6,400** | **" in (tmp_path / "report.md").read_text()
+    assert f"<b>{kept['mean']:.2f}<small" in text
+    assert json.loads((tmp_path / "report.json").read_text())["iterate"]["kept"] == 2
+    alone = {k: example[k] for k in ("title", "command", "commit", "machine", "created", "commands", "hashes")}
+    path = report.write_loop({**alone, "iterate": example["iterate"], "title": HOSTILE}, tmp_path / "alone")
+    assert "<script" not in path.read_text()
+    found = Page(path.read_text())
+    assert [a["id"] for tag, a in found.tags if tag == "section"] == ["rounds", "made-of", "repeat-it"]
+    assert all(said in found.text for said in example["iterate"]["ended"])

@@ -19,12 +19,12 @@ from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, rounds, 
 from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.compare import FAILED
 from steer.compare.comparison import Comparison
-from steer.compare.result import circumstances
 from steer.config import CompareConfig
 from steer.errors import SteerError
 from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
 from steer.progress import progress
+from steer.report.circumstances import circumstances
 from steer.rows import Row, read_all
 from steer.run import Run, fingerprint, identity, read_json, write_json, write_text
 from steer.schema import REWARD
@@ -33,6 +33,8 @@ from steer.scorer import Scorer, load_scorer
 
 def suite(config: CompareConfig) -> str:
     """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
+    if config.dry_run:
+        raise SteerError("--dry-run: --suite claims has none; its runs are listed in steer/claims/runs.py.")
     run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
     if run.done:
         return str(run.done["summary"])

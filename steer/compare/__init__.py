@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -12,28 +13,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 
 from steer import report
+from steer.compare import exports
 from steer.compare.comparison import RANDOM, Comparison, Outcome, about, case
-from steer.compare.drawn import Asked, Decoding, drawn
-from steer.compare.entry import PERMUTED, Entry, over_budget, preset, unique
+from steer.compare.entry import Entry, over_budget, preset, unique
+from steer.compare.plan import planned
 from steer.compare.result import result
+from steer.compare.trained import trained
 from steer.config import CompareConfig
+from steer.drawn import Asked, Decoding, drawn
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers
 from steer.generate import Job, Sampling
 from steer.methods import METHODS
 from steer.policy import Policy, load
 from steer.progress import progress
+from steer.report.cells import counted
 from steer.rows import write
-from steer.run import Run, fingerprint, read_json
+from steer.run import Run, fingerprint
 from steer.schema import factorial
 from steer.scorer import rewarder
 from steer.targets import Target, drawn_targets, parse_target, targets
-from steer.train import train
 from steer.training.memory import micro_batch
 
 PLAIN = Decoding()
@@ -47,7 +50,7 @@ def compare(config: CompareConfig) -> str:
         "model": fingerprint(config.model) if Path(config.model).exists() else "",
     }
     run = Run(config.output, config, inputs)
-    if run.done:
+    if run.done and not config.dry_run:
         return str(run.done["summary"])
     config = replace(config, **preset(config))
     shared = Comparison(config, run.folder)
@@ -56,23 +59,24 @@ def compare(config: CompareConfig) -> str:
         if _names(target):
             shared.schema.check(parse_target(target, shared.schema, shared.schema.names))
     _ = shared.court, shared.prompts, shared.base, shared.annotators
+    over = {entry: over_budget(entry, replace(shared.settings, **dict(entry.training)), config) for entry in entries}
+    control = [replace(Entry.of("conditional"), permuted=True)] if config.controls else []
+    if config.dry_run:
+        return planned(shared, over | dict.fromkeys(control, ""))
     run.start()
-    allowed = []
-    for entry in entries:
-        over = over_budget(entry, replace(shared.settings, **dict(entry.training)), config)
-        if over:
-            shared.fail(entry.spec, over)
-        else:
-            allowed.append(entry)
-    if config.controls:
-        allowed.append(replace(Entry.of("conditional"), permuted=True))
+    for entry, why in over.items():
+        if why:
+            shared.fail(entry.spec, why)
+    allowed = [entry for entry, why in over.items() if not why] + control
     runs = _outcomes(shared, allowed)
     base = {s: _attempt(shared, f"base, seed {s}", partial(_base, shared, s)) for s in range(config.seeds)}
-    told = result(case(shared, {s: a for s, a in base.items() if a}, runs), about(shared, inputs, runs))
+    judged = case(shared, {s: a for s, a in base.items() if a}, runs)
+    told = result(judged, about(shared, inputs, runs))
     page = report.write(told, run.folder)
-    lost = f" {len(shared.failures)} runs failed; the report says why." if shared.failures else ""
+    exports.votes(run.folder, judged)
+    lost = f" {counted(len(shared.failures), 'run')} failed; the report says why." if shared.failures else ""
     text = (
-        f"{report.table(told)}\ncompare: {len(entries)} methods x {config.seeds} seeds, "
+        f"{report.table(told)}\ncompare: {counted(len(entries), 'method')} x {counted(config.seeds, 'seed')}, "
         f"{len(shared.prompts)} held-out prompts.{lost} Report: {page}"
     )
     return run.finish(text, failures=len(shared.failures))
@@ -80,12 +84,12 @@ def compare(config: CompareConfig) -> str:
 
 def _outcomes(shared: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
     """Every run that did not fail, by seed."""
+    entries = sorted(entries, key=lambda e: e.turns.rounds if e.turns else 0)  # fewer rounds are on the way to more
     jobs = [(entry, seed) for seed in range(shared.config.seeds) for entry in entries]
     _ahead(shared, jobs)
     found: dict[Entry, dict[int, Outcome]] = {}
     for entry, seed in jobs:
-        name = PERMUTED if entry.permuted else entry.spec
-        one = _attempt(shared, f"{name}, seed {seed}", partial(_one, shared, entry, seed))
+        one = _attempt(shared, entry.run(seed), partial(_one, shared, entry, seed))
         if one is not None:
             found.setdefault(entry, {})[seed] = one
     return found
@@ -98,27 +102,35 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
         return
     if any(entry.permuted for entry, _ in jobs):
         permuted(shared)
+    together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
+    for entry, seed in jobs:
+        together.setdefault((entry.start.slug, seed), []).append(entry)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.num_proc, len(jobs)), mp_context=spawn) as pool:
-        # Those that also answer over the grid take longest, so they go first.
-        order = sorted(jobs, key=lambda job: not METHODS[job[0].method].conditioned)
-        todo = [pool.submit(_work, config, shared.folder, entry, seed) for entry, seed in order]
-        for future in progress(as_completed(todo), total=len(todo), what="compare", unit="runs"):
-            try:
-                click.echo(future.result(), err=True)
-            except BrokenProcessPool:  # one was killed, for want of memory as a rule, and took the others along
-                click.echo("compare: a process died; what is missing is done one run after the other.", err=True)
-                return
+    with ProcessPoolExecutor(min(config.num_proc, len(together)), mp_context=spawn) as pool:
+        # Those that go round, or answer over the grid too, take longest, so they go first.
+        order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
+        todo = [pool.submit(_work, config, shared.folder, found, seed) for (_, seed), found in order]
+        with progress(total=len(jobs), what="compare", unit="runs") as bar:
+            for future in as_completed(todo):
+                try:
+                    lines = future.result()
+                except BrokenProcessPool:  # one was killed, for want of memory as a rule, and took the others along
+                    bar.write("compare: a process died; what is missing is done one run after the other.", sys.stderr)
+                    return
+                bar.update(len(lines))
+                bar.write("\n".join(lines), sys.stderr)
 
 
-def _work(config: CompareConfig, folder: Path, entry: Entry, seed: int) -> str:
-    """One run in a process of its own: the line that says how it ended."""
+def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
+    """Runs of one policy, or of one loop, in a process of their own: a line each that says how it ended."""
     share_of_cores(config.num_proc)
-    try:
-        facts = _one(Comparison(config, folder), entry, seed).facts
-    except FAILED as error:
-        return f"[seed {seed}] {entry.spec}: {error}"
-    return f"[seed {seed}] {facts['summary']}"
+    shared, said = Comparison(config, folder), []
+    for entry in entries:
+        try:
+            said.append(f"[{entry.run(seed)}] {_one(shared, entry, seed).facts['summary']}")
+        except FAILED as error:
+            said.append(f"[{entry.run(seed)}] {error}")
+    return said
 
 
 def share_of_cores(processes: int) -> None:
@@ -139,23 +151,9 @@ def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
 def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     """Train one method under one seed and answer."""
     config, folder = shared.config, shared.folder / "runs" / f"{entry.slug}-seed{seed}"
-    settings = replace(
-        shared.settings,
-        rows=permuted(shared) if entry.permuted else config.rows,
-        output=str(folder / "policy"),
-        method=entry.method,
-        set=entry.settings,
-        seed=seed,
-        scorer=config.proxy or shared.settings.scorer,
-        **dict(entry.training),
-    )
-    said = train(settings)
-    if config.num_proc < 2:
-        click.echo(f"[seed {seed}] {said}", err=True)
-    policy = load(str(folder / "policy"), dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
+    policy = load(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
     assert policy.card is not None
-    facts: dict[str, Any] = read_json(folder / "policy" / "done.json")
-    facts["hash"] = fingerprint(folder / "policy")
     names = policy.card.attributes
     aims = _aims(shared, policy, seed)
     found = {}

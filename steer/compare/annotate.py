@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -94,28 +94,38 @@ def _covered(schema: AttributeSchema, scorer: Scorer) -> bool:
     return bool(counted) and set(counted) <= set(scorer.attributes)
 
 
-def vote(who: Annotator, systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> Votes:
-    """Comparisons of systems (answers by seed each) on the prompts that both answered; both orders where it matters.
+class Meeting(NamedTuple):
+    """Two answers to one prompt, of systems by their numbers."""
+
+    first: int
+    second: int
+    prompt: str
+    seed: int
+    left: Row
+    right: Row
+
+
+def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> list[Meeting]:
+    """Pairs of systems (answers by seed each) on the prompts that both answered.
 
     Seed s of one stands against seed s of the other, the i-th answer to a prompt against the i-th.
     """
-    first, second, names, seeds, left, right = [], [], [], [], [], []
+    found = []
     for i, j in pairs(len(systems), kind):
         for seed in (seed for seed in systems[i] if seed in systems[j]):
-            a, b = systems[i][seed], systems[j][seed]
-            others = _numbered(b)
-            for key, row in _numbered(a).items():
+            others = _numbered(systems[j][seed])
+            for key, row in _numbered(systems[i][seed]).items():
                 if key in others:
-                    first.append(i)
-                    second.append(j)
-                    names.append(key[0])
-                    seeds.append(seed)
-                    left.append(row)
-                    right.append(others[key])
-    share, turned = _asked(who, left, right)
-    longer = np.array([len(a["response"]) - len(b["response"]) for a, b in zip(left, right)], dtype=float)
-    one, other, runs = (np.array(numbers, dtype=int) for numbers in (first, second, seeds))
-    return Votes(one, other, share, np.array(names), longer, turned, runs)
+                    found.append(Meeting(i, j, key[0], seed, row, others[key]))
+    return found
+
+
+def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
+    """What an annotator says of them, a vote each; both orders where it matters."""
+    share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
+    longer = np.array([len(m.left["response"]) - len(m.right["response"]) for m in met], dtype=float)
+    one, other, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
+    return Votes(one, other, share, np.array([m.prompt for m in met]), longer, turned, runs)
 
 
 def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
@@ -143,12 +153,8 @@ def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
     return found
 
 
-def win_rates(
-    who: Sequence[Annotator], systems: Sequence[tuple[str, Mapping[int, Answers]]], kind: str, resamples: int
-) -> dict[str, Any]:
+def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Votes], resamples: int) -> dict[str, Any]:
     """What a report shows: per annotator the ranking and the win-rates against the first system, and who agrees."""
-    names, answers = [name for name, _ in systems], [found for _, found in systems]
-    every = [vote(one, answers, kind) for one in who]
     found = []
     for one, votes in zip(who, every):
         ranked = ranking(votes, len(names), resamples=resamples)

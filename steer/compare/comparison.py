@@ -12,19 +12,21 @@ import click
 
 from steer.compare.annotate import Annotator, annotators
 from steer.compare.court import Court, fitting
-from steer.compare.drawn import Decoding, Reference
-from steer.compare.entry import PERMUTED, Entry, cost
-from steer.compare.result import Case, circumstances
+from steer.compare.entry import PERMUTED, Entry
+from steer.compare.result import Case
 from steer.config import CompareConfig, TrainConfig
+from steer.drawn import Decoding, Reference
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import held_out_prompts
 from steer.labels import beside, labelled_rows, schema_of
 from steer.options import resolve
+from steer.report.circumstances import circumstances
 from steer.rows import Row, prompt_key
 from steer.run import read_json
 from steer.schema import AttributeSchema
 
+ROUNDS = "Every round trains anew with the optimizer steps of a whole training; What each took has them all."
 RANDOM = "random"  # the control: targets that nobody asked for, drawn as they occur in the logs
 
 
@@ -152,7 +154,6 @@ def _family(entry: Entry, target: str) -> str:
 def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], how: Decoding) -> dict[str, Any]:
     """What a system took: means over its seeds."""
     done = [o.facts for o in outcomes.values()]
-    taken = cost(entry, replace(shared.settings, **dict(entry.training)))
     extra = len(shared.prompts) * how.best_of if how.best_of > 1 else 0
 
     def mean(key: str) -> float:
@@ -163,8 +164,9 @@ def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], ho
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),
         "seconds": round(mean("seconds"), 1),
-        "drawn": taken.responses,
-        "scored": taken.scored + extra,
+        "drawn": round(mean("drawn")),
+        "drawn_tokens": round(mean("drawn")) * shared.settings.max_new_tokens,
+        "scored": round(mean("scored")) + extra,
     }
 
 
@@ -181,6 +183,7 @@ def about(shared: Comparison, inputs: Mapping[str, str], runs: Runs) -> dict[str
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
             "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if config.seeds > 1 else "; one seed."),
+            *([ROUNDS] if any(entry.turns for entry in runs) else []),
         ],
         "budget": {
             "rows": sum(r["split"] == "train" for r in shared.rows),

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
-from steer.compare.drawn import Decoding
 from steer.condition import TEMPLATES
 from steer.config import CompareConfig, TrainConfig
+from steer.drawn import Decoding
 from steer.errors import SteerError
+from steer.iterate.rounds import goes_round
 from steer.methods import METHODS
 from steer.options import did_you_mean
 from steer.train import chosen
 
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them
+CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
+
+
+class Turns(NamedTuple):
+    """The rounds of `steer iterate` that a policy went through: how many, and what each of them draws."""
+
+    rounds: int
+    n: int
+    prompts: int = 1000
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,15 @@ class Entry:
     training: tuple[tuple[str, Any], ...] = ()
     permuted: bool = False
     decodings: tuple[Decoding, ...] = (Decoding(),)
+    turns: Turns | None = None
 
     @staticmethod
     def of(spec: str) -> Entry:
-        """Parse and check; `template=` and `learning_rate=` belong to training, everything else to the method."""
+        """Parse and check; `template=` and `learning_rate=` are of training, the fields of Turns of a loop."""
         name, _, rest = spec.partition(":")
         settings: list[str] = []
         training: dict[str, Any] = {}
+        turns: dict[str, int] = {}
         for part in filter(None, rest.split(",")):
             key, _, value = part.partition("=")
             if key == "template":
@@ -45,18 +57,33 @@ class Entry:
                 training[key] = value
             elif key == "learning_rate":
                 training[key] = _number(spec, key, value)
+            elif key in Turns._fields:
+                turns[key] = _whole(spec, key, value)
             else:
                 settings.append(part)
         method, _ = chosen(name, settings)
         if method.importance or method.reframe:
             raise SteerError(f"{spec}: its targets are no levels of the logs, so it cannot stand in this comparison.")
-        return Entry(spec, name, tuple(settings), tuple(training.items()))
+        return Entry(spec, name, tuple(settings), tuple(training.items()), turns=_turns(spec, name, turns))
+
+    @property
+    def start(self) -> Entry:
+        """What it is before its first round."""
+        if not self.turns:
+            return self
+        name, _, rest = self.spec.partition(":")
+        parts = [part for part in rest.split(",") if part.partition("=")[0] not in Turns._fields]
+        return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
 
     @property
     def slug(self) -> str:
         """Folder name of its training."""
         text = PERMUTED if self.permuted else self.spec
         return "".join(c if c.isalnum() or c in ".-=" else "-" for c in text.replace(", ", "-"))
+
+    def run(self, seed: int) -> str:
+        """One of its runs, as failures and progress call it."""
+        return f"{PERMUTED if self.permuted else self.spec}, seed {seed}"
 
     @property
     def family(self) -> str:
@@ -67,6 +94,22 @@ class Entry:
         """Of one of its systems."""
         spec = self.spec + (("," if ":" in self.spec else ":") + decoding.text if decoding.text else "")
         return f"{spec} @ {target}" if target else spec
+
+
+def _turns(spec: str, name: str, given: dict[str, int]) -> Turns | None:
+    """The rounds of an entry, none where it has no `rounds=`."""
+    if not given:
+        return None
+    if "rounds" not in given:
+        raise SteerError(f"{spec}: n and prompts say what a round draws, and there is no rounds=.")
+    method = METHODS[name]
+    several = method.fresh == "rounds" and not method.conditioned  # it compares or chooses responses to a prompt
+    turns = Turns(**{"n": CHOICES if several else 1} | given)
+    try:
+        goes_round(name, turns.n, knob="n")
+    except SteerError as error:
+        raise SteerError(f"{spec}: {error}") from None
+    return turns
 
 
 def swept(spec: str) -> list[Entry]:
@@ -81,7 +124,7 @@ def swept(spec: str) -> list[Entry]:
     if any(d.guidance != 1 for d in decodings) and name in METHODS and not METHODS[name].conditioned:
         raise SteerError(f"{spec}: guidance wants a method with a condition.")
     found = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
-    return [Entry(e.spec, e.method, e.settings, e.training, decodings=decodings) for e in found]
+    return [replace(e, decodings=decodings) for e in found]
 
 
 def _number(spec: str, key: str, text: str) -> float:
@@ -89,6 +132,12 @@ def _number(spec: str, key: str, text: str) -> float:
         return float(text)
     except ValueError:
         raise SteerError(f"{spec}: {key}={text} is not a number.") from None
+
+
+def _whole(spec: str, key: str, text: str) -> int:
+    if (value := _number(spec, key, text)) < 1 or value % 1:
+        raise SteerError(f"{spec}: wanted {key} to be a whole number of 1 or more.")
+    return int(value)
 
 
 class Cost(NamedTuple):
@@ -100,7 +149,13 @@ class Cost(NamedTuple):
 
 
 def cost(entry: Entry, settings: TrainConfig) -> Cost:
-    """Known before training: offline methods draw nothing, on-policy ones K (and a greedy one) a prompt and draw."""
+    """Known before training: offline methods draw nothing, on-policy ones K (and a greedy one) a prompt and draw.
+
+    Rounds draw for all their prompts, of which the logs may have fewer.
+    """
+    if entry.turns:
+        responses = math.prod(entry.turns)
+        return Cost(responses, responses * settings.max_new_tokens, responses)
     rule = METHODS[entry.method].on_policy
     if rule is None:
         return Cost()
@@ -139,6 +194,8 @@ SUITES: dict[str, dict[str, Any]] = {
             "rso",
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
+            "conditional:rounds=1/2,prompts=500",
+            "raft:rounds=1/2/3,prompts=500",
             "remax",
             "rloo",
         ),
@@ -164,5 +221,5 @@ def unique(specs: Sequence[str]) -> list[Entry]:
         if held and set(held.decodings) & set(entry.decodings):
             raise SteerError(f"--method: the same method is given twice, {entry.spec}.")
         ways = (*held.decodings, *entry.decodings) if held else entry.decodings
-        found[entry.spec] = Entry(entry.spec, entry.method, entry.settings, entry.training, decodings=ways)
+        found[entry.spec] = replace(entry, decodings=ways)
     return list(found.values())

@@ -14,15 +14,16 @@ from steer import report
 from steer.compare import exports
 from steer.compare.annotate import Annotator, annotators
 from steer.compare.court import Court, fitting
-from steer.compare.drawn import Asked, Decoding, Reference, drawn
-from steer.compare.result import Case, circumstances, result
+from steer.compare.result import Case, result
 from steer.config import EvaluateConfig
+from steer.drawn import Asked, Decoding, Reference, drawn
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import Job, Sampling
 from steer.levels import described
 from steer.options import check
 from steer.policy import Card, Policy, load
+from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
 from steer.run import Run, fingerprint, read_json
 from steer.schema import AttributeSchema, factorial
@@ -131,6 +132,7 @@ def examine(config: EvaluateConfig) -> str:
     case = _case(exam)
     told = result(case, _about(exam, inputs))
     page = report.write(told, run.folder)
+    exports.votes(run.folder, case)
     written = exports.write(config, run.folder, case.systems, exam.court)
     count = sum(len(a.rows) for s in case.systems for a in s.answers.values())
     text = f"{report.table(told)}\nevaluate: {len(case.systems)} systems, {count} answers.{written} Report: {page}"

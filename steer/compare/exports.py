@@ -1,12 +1,14 @@
-"""Answers and prompts in the form of other tools: AlpacaEval's outputs, a task for lm-eval."""
+"""Answers, votes and prompts in the form of other tools: AlpacaEval's outputs and annotations, a task for lm-eval."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from steer.compare.court import Court
+from steer.compare.result import Case
 from steer.compare.votes import instruction
 from steer.config import EvaluateConfig
 from steer.errors import SteerError
@@ -78,6 +80,29 @@ def write(config: EvaluateConfig, folder: Path, systems: Sequence[System], court
         lm_eval(config, folder / "lm-eval", systems, court)
         said += f" Task for lm-eval: {folder / 'lm-eval'}."
     return said
+
+
+def votes(folder: Path, case: Case) -> None:
+    """What every annotator said of the baseline and another system, as AlpacaEval writes it: annotations.json.
+
+    `output_1` is the baseline's; preference 1 is for it, 2 for the other, 1.5 a tie, null no answer.
+    """
+    for who, votes in zip(case.annotators, case.votes):
+        found = [
+            {
+                "instruction": instruction(m.left),
+                "output_1": m.right["response"],
+                "generator_1": case.ordered[m.second].name,
+                "output_2": m.left["response"],
+                "generator_2": case.ordered[m.first].name,
+                "annotator": who.name,
+                "preference": None if math.isnan(share) else 1.0 + share,
+            }
+            for m, share in zip(case.met, votes.share.tolist())
+            if m.second == 0
+        ]
+        text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+        write_text(folder / "annotations" / _slug(who.name)[-100:] / "annotations.json", text)
 
 
 def alpaca_eval(rows: Sequence[Row], generator: str) -> str:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
-from steer import __version__
-from steer.compare.annotate import Annotator, win_rates
+from steer.compare.annotate import Annotator, Meeting, meetings, vote, win_rates
 from steer.compare.court import Court
 from steer.evaluate.controllability import correlation
 from steer.evaluate.frontier import MOST, frontier
 from steer.evaluate.scorer import fresh, report
 from steer.evaluate.statistics import holm
 from steer.evaluate.systems import UNKNOWN, Answers, Judge, System, dial, difference, kl, summary
+from steer.evaluate.winrate import Votes
 from steer.methods.awr import values as by_prompt
 from steer.rows import prompt_key
 from steer.schema import AttributeSchema
@@ -41,6 +36,21 @@ class Case:
     pairs: str = "all"
     controls: bool = False
     blind: bool = False  # nobody said which scorer training saw: gold stands alone
+
+    @cached_property
+    def ordered(self) -> list[System]:
+        """The baseline stands first."""
+        return sorted(self.systems, key=lambda s: s.name != self.baseline)
+
+    @cached_property
+    def met(self) -> list[Meeting]:
+        """Answers of two of them each, for annotators."""
+        return meetings([s.answers for s in self.ordered], self.pairs)
+
+    @cached_property
+    def votes(self) -> list[Votes]:
+        """Of all annotators on what met; none where there are not two systems."""
+        return [vote(who, self.met) for who in self.annotators] if len(self.systems) > 1 else []
 
 
 def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def _system(s: System, gold: Judge, proxy: Judge, first: System | None, resample
     found = {
         "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
-        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "seconds", "drawn", "scored")},
+        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "seconds", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.own, resamples),
         "fresh": fresh(seeds, gold, proxy),
     }  # fmt: skip
@@ -140,10 +150,9 @@ def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[d
 
 def _win_rates(case: Case) -> dict[str, Any] | None:
     """By all annotators; the baseline stands first."""
-    if not case.annotators or len(case.systems) < 2:
+    if not case.votes:
         return None
-    ordered = sorted(case.systems, key=lambda s: s.name != case.baseline)
-    return win_rates(case.annotators, [(s.name, s.answers) for s in ordered], case.pairs, case.resamples)
+    return win_rates(case.annotators, [s.name for s in case.ordered], case.votes, case.resamples)
 
 
 def _scorer(case: Case) -> dict[str, Any] | None:
@@ -183,18 +192,3 @@ def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
             known = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
             sample["answers"].append({"name": s.name, "text": row["response"], "scores": known})
     return list(out.values())
-
-
-def circumstances(command: str) -> dict[str, Any]:
-    """Where and when: command line, commit, machine, date."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    said = "steer " + " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
-    return {
-        "command": said,
-        "commit": commit or f"steer {__version__}",
-        "machine": f"{platform.machine()}, {device}, Python {platform.python_version()}, torch {torch.__version__}",
-        "created": date.today().isoformat(),
-    }

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from steer.config.words import OUTPUT, OVERWRITE, SEED
 from steer.options import argument, option
 
+ANNOTATOR = (
+    "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` of "
+    "AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and each "
+    "other system is written as AlpacaEval does: annotations/NAME/annotations.json."
+)
+
 
 @dataclass(frozen=True)
 class IterateConfig:
@@ -81,7 +87,8 @@ class CompareConfig:
     methods: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
         "NAME or NAME:SETTING=VALUE,...; values with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over "
-        "`guidance` and `best_of` (repeat the flag).",
+        "`guidance` and `best_of`, and over `rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses "
+        "to each of so many `prompts` and score them with the proxy (repeat the flag).",
         flag="--method",
     )
     suite: str = option(
@@ -107,8 +114,7 @@ class CompareConfig:
     )
     annotators: tuple[str, ...] = option(
         (),
-        "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer.",
+        ANNOTATOR,
         flag="--annotator",
     )
     pairs: str = option(
@@ -122,6 +128,7 @@ class CompareConfig:
     num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1)
     train: str = option("", "Config file for training, the same for every method.")
     resamples: int = option(2000, "Bootstrap resamples behind every interval.", least=1)
+    dry_run: bool = option(False, "Print what would be trained, drawn and answered; do and write nothing.")
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -143,8 +150,7 @@ class EvaluateConfig:
     proxy: str = option("", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.")
     annotators: tuple[str, ...] = option(
         (),
-        "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
-        "of AlpacaEval's annotations (repeat the flag); default: the gold scorer.",
+        ANNOTATOR,
         flag="--annotator",
     )
     pairs: str = option(

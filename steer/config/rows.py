@@ -122,7 +122,7 @@ class LabelConfig:
     held_out: float = option(0.1, HELD_OUT, least=0, most=1)
     shard_size: int = option(2000, "Rows scored between two resume points.", least=1)
     num_proc: int = option(1, "Processes that score at the same time.", least=1)
-    pool: str = option(
+    workers: str = option(
         "processes",
         "Where --num-proc counts: processes of this machine, or actors of a Ray cluster.",
         choices=("processes", "ray"),

@@ -15,17 +15,19 @@ from typing import Any
 
 import click
 
+from steer import report
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.generate import held_out_prompts
 from steer.iterate import refresh
 from steer.iterate.guards import Figures, alarm, best, limits
-from steer.iterate.rounds import Loop, measured, turn
+from steer.iterate.rounds import Loop, goes_round, measured, turn
 from steer.iterate.watch import figures
 from steer.labels import schema_of
 from steer.methods import METHODS
 from steer.options import check, resolve
 from steer.policy import Card
+from steer.report.circumstances import circumstances
 from steer.run import Run, fingerprint, folder_errors, identity
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
@@ -77,7 +79,7 @@ def iterate(config: IterateConfig) -> str:
 
 
 def _finish(run: Run, loop: Loop, facts: list[dict[str, Any]], stopped: str, kept: int) -> str:
-    """Point to the round that is kept, and say why there are no more."""
+    """Point to the round that is kept, say why there are no more, and write the report."""
     link = run.folder / "policy"
     with folder_errors(run.folder):
         if kept:
@@ -87,16 +89,31 @@ def _finish(run: Run, loop: Loop, facts: list[dict[str, Any]], stopped: str, kep
             os.replace(new, link)
         else:
             link.unlink(missing_ok=True)
-    by = "gold" if loop.gold else "proxy"
-    why = [f"Stopped after round {facts[-1]['round']}: {stopped}."] if stopped else []
-    where = link if kept else f"{loop.policy(0)}, which the loop started from"
-    if loop.gold is None or loop.gold.id == loop.first.id:
-        why.append("No other scorer watches (--gold), so over-optimisation of this one would not be seen.")
-    of = " of the rounds before" if stopped else ""
-    ending = f"Kept round {kept}, with the highest {by} reward{of} on held-out prompts: {where}"
+    where = str(link) if kept else f"{loop.policy(0)}, which the loop started from"
+    ended = _ended(loop, facts[-1]["round"], stopped, kept, where)
     short = [{k: v for k, v in f.items() if k != "rewards"} for f in facts]
-    summary = "\n".join([*map(_line, facts), *why, ending])
+    page = report.write_loop(
+        {
+            "title": f"Rounds of {loop.settings.method}",
+            **circumstances("iterate"),
+            "commands": [f"steer iterate --config {run.folder}/config.json --output NEW"],
+            "hashes": {name: value for name, value in run.config["inputs"].items() if value},
+            "iterate": {"rounds": short, "kept": kept, "stopped": stopped, "ended": ended},
+        },
+        run.folder,
+    )
+    summary = "\n".join([*map(_line, facts), *ended, f"Report: {page}"])
     return run.finish(summary, rounds=short, policy=loop.policy(kept), kept=kept, stopped=stopped)
+
+
+def _ended(loop: Loop, last: int, stopped: str, kept: int, where: str) -> list[str]:
+    """Why there are no more rounds, and which one is kept."""
+    by, of = ("gold" if loop.gold else "proxy"), (" of the rounds before" if stopped else "")
+    no = "every guard was off" if limits(loop.config.guard) == limits(("off",)) else "no guard stopped the loop"
+    said = [f"Stopped after round {last}: {stopped}." if stopped else f"Ended after {last} of {last} rounds: {no}."]
+    if loop.gold is None or loop.gold.id == loop.first.id:
+        said.append("No other scorer watches (--gold), so over-optimisation of this one would not be seen.")
+    return [*said, f"Kept round {kept}, with the highest {by} reward{of} on held-out prompts: {where}"]
 
 
 def _line(f: Mapping[str, Any]) -> str:
@@ -151,12 +168,7 @@ def _training(config: IterateConfig) -> TrainConfig:
     if config.set or settings.method != before:  # the settings of another method mean nothing here
         settings = replace(settings, set=config.set)
     method, _ = chosen(settings.method, settings.set)
-    if (config.pool or method.pool) != "all" and config.n < 2 and not method.conditioned:
-        raise SteerError(f"'{settings.method}' chooses among a prompt's responses. Raise --n, to 8 for example.")
-    if method.importance and config.n < 2:
-        raise SteerError(f"'{settings.method}' weighs a prompt's responses together. Raise --n, to 8 for example.")
-    if method.on_policy:
-        raise SteerError(f"'{settings.method}' draws fresh responses at every step by itself. Use \"steer train\".")
+    goes_round(settings.method, config.n, config.pool)
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(
             f"iterate with '{settings.method}' draws at targets, so it needs --policy with a policy that reads them. "

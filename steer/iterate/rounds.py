@@ -17,8 +17,8 @@ from typing import Any
 import click
 import numpy as np
 
-from steer.compare.drawn import Asked, Reference, drawn
 from steer.config import IterateConfig, TrainConfig
+from steer.drawn import Asked, Reference, drawn
 from steer.errors import SteerError
 from steer.evaluate.systems import Judge
 from steer.generate import Job, Sampling, answer, held_out_prompts
@@ -29,6 +29,7 @@ from steer.iterate.refresh import refreshed
 from steer.iterate.watch import watched
 from steer.label import labelled
 from steer.labels import labelled_rows
+from steer.methods import METHODS
 from steer.objective import Method
 from steer.policy import Policy, load
 from steer.rows import Row, read, write
@@ -52,6 +53,11 @@ class Loop:
     first: Scorer
     gold: Scorer | None = None
     annotator: Scorer | None = None
+    name: str = ""  # of several that speak at the same time
+
+    def say(self, number: int, text: str) -> None:
+        """A line of a round."""
+        click.echo(f"[{self.name}{', ' if self.name else ''}round {number}] {text}", err=True)
 
     @cached_property
     def logs(self) -> list[Row]:
@@ -90,6 +96,17 @@ class Loop:
         return Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed)
 
 
+def goes_round(name: str, n: int, pool: str = "", knob: str = "--n") -> None:
+    """Refuse a method that has no rounds, or whose rounds of `n` responses a prompt teach nothing."""
+    method = METHODS[name]
+    if (pool or method.pool) != "all" and n < 2 and not method.conditioned:
+        raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")
+    if method.importance and n < 2:
+        raise SteerError(f"'{name}' weighs a prompt's responses together. Raise {knob}, to 8 for example.")
+    if method.on_policy:
+        raise SteerError(f"'{name}' draws fresh responses at every step by itself. Use \"steer train\".")
+
+
 def turn(loop: Loop, number: int) -> None:
     """Do what is not done yet of a round."""
     folder, c = loop.folder(number), loop.config
@@ -110,7 +127,7 @@ def turn(loop: Loop, number: int) -> None:
     settings = replace(loop.settings, rows=str(rows), output=str(folder / "policy"))
     if loop.method.importance:  # its weights compare with the policy that drew
         settings = replace(settings, init=loop.policy(number - 1))
-    click.echo(f"[round {number}] {train(settings)}", err=True)
+    loop.say(number, train(settings))
 
 
 def _fresh(loop: Loop, number: int) -> Path:
@@ -130,7 +147,7 @@ def _fresh(loop: Loop, number: int) -> Path:
         kept = above(scores, scorer.score(loop.logs, schema.own), directions, c.keep_above)
         if not kept.any():
             raise SteerError(f"round {number}: no response has a score above the {c.keep_above} quantile of the logs.")
-        click.echo(f"[round {number}] {len(rows) - kept.sum()} left out by --keep-above {c.keep_above}.", err=True)
+        loop.say(number, f"{len(rows) - kept.sum()} left out by --keep-above {c.keep_above}.")
         rows, scores = [r for r, keep in zip(rows, kept) if keep], scores[kept]
     write(path, (labelled(row, schema, s, s, scorer.id, "train") for row, s in zip(rows, scores)))
     return path
@@ -158,7 +175,7 @@ def _responses(loop: Loop, number: int) -> list[Row]:
             "or start from a policy that writes better."
         )
     told = f", {len(rows) - len(good)} left out: {_counts(lost)}" if len(good) < len(rows) else ""
-    click.echo(f"[round {number}] {len(rows)} responses{told}.", err=True)
+    loop.say(number, f"{len(rows)} responses{told}.")
     # Weights of directions are no levels: nothing may ask how likely a response is to have them.
     return [{**row, "target": {}} for row in good] if loop.method.reframe else good
 

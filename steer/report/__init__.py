@@ -13,7 +13,8 @@ undefined. Rewards are in standard deviations of the logs. Lists may be empty.
     dials: [name;  result of `controllability`;  targets: int], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.guidance`
-    iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target]}
+    iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target];
+             kept: a round;  stopped: why a guard ended the loop, empty if none did;  ended: [str], both in words}
     failures: [name, error]
 """
 
@@ -29,19 +30,39 @@ from steer.report.guided import guided
 from steer.report.page import Raw, Section, Table
 from steer.run import write_json, write_text
 
-__all__ = ["Report", "headline", "table", "write"]
+__all__ = ["Report", "headline", "table", "write", "write_loop"]
 
 
 def write(report: Report, folder: Path) -> Path:
     """Write report.json, report.md and report.html into the folder; the path of the last."""
     report = finite(report)
-    found = [(title, [b for b in blocks if b]) for title, blocks in _sections(report)]
-    lead = [*_warning(report), *headline(report)]
+    found: list[Section] = [(title, [b for b in blocks if b]) for title, blocks in _sections(report)]
+    warning = _warning(report)
+    return _written(report, folder, _facts(report), [*warning, *headline(report)], found, warned=bool(warning))
+
+
+def write_loop(report: Report, folder: Path) -> Path:
+    """The same of a loop alone: title, command, commit, machine, created, hashes, commands and `iterate`."""
+    report = finite(report)
+    loop = report["iterate"]
+    where = [("Machine", report["machine"]), ("Commit, date", f"{report['commit']}, {report['created']}")]
+    facts = Table("Where, and on what.", ("What", "Which"), [*where, *report["hashes"].items()], prose=True)
+    found: list[Section] = [("Rounds", samples.over_rounds(loop)), ("Made of", [facts]), _again(report)]
+    last = counted(loop["rounds"][-1]["round"], "round")
+    said = f"{report['created']} · {last} · {counted(loop['rounds'][0]['reward']['n'], 'held-out prompt')}"
+    return _written(report, folder, said, loop["ended"], found, warned=False)
+
+
+def _written(report: Report, folder: Path, facts: str, lead: list[str], found: list[Section], *, warned: bool) -> Path:
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", page.markdown(report["title"], lead, found))
-    warned = bool(_warning(report))
-    write_text(folder / "report.html", page.html(report["title"], _facts(report), lead, found, warned=warned))
+    write_text(folder / "report.html", page.html(report["title"], facts, lead, found, warned=warned))
     return folder / "report.html"
+
+
+def _again(report: Report) -> Section:
+    commands = "\n".join([report["command"], *report["commands"]])
+    return "Repeat it", [Raw(f"<pre><code>{escape(commands)}</code></pre>", "    " + commands.replace("\n", "\n    "))]
 
 
 def _facts(report: Report) -> str:
@@ -74,7 +95,7 @@ def _sections(report: Report) -> list[Section]:
     failed = Table(
         "Runs that failed.", ("Run", "Error"), [(f["name"], f["error"]) for f in report["failures"]], prose=True
     )
-    commands = "\n".join([report["command"], *report["commands"]])
+    loop = report["iterate"]
     found: list[Section] = [
         ("Comparison", compared(report)),
         ("Win-rates", judges.preferred(report)),
@@ -84,9 +105,9 @@ def _sections(report: Report) -> list[Section]:
         ("Negative controls", controls or ["No control was run."]),
         ("Guidance", guided(report["guidance"]) if report.get("guidance") else []),
         ("Samples", samples.side_by_side(report["samples"])),
-        ("Iterate", samples.over_rounds(report["iterate"]["rounds"]) if report["iterate"] else []),
+        ("Iterate", [*loop["ended"], *samples.over_rounds(loop)] if loop else []),
         ("Budget", [*([budget(report)] if report["budget"] else []), *taken(report)]),
         ("Failures", [failed if report["failures"] else "No run failed."]),
-        ("Repeat it", [Raw(f"<pre><code>{escape(commands)}</code></pre>", "    " + commands.replace("\n", "\n    "))]),
+        _again(report),
     ]
     return [(title, blocks) for title, blocks in found if blocks]

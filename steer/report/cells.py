@@ -78,9 +78,9 @@ def count(value: float) -> str:
     return "-" if not value else f"{value:,.0f}" if value < 1e6 else short
 
 
-def counted(count: int, what: str) -> str:
+def counted(count: int, what: str, several: str = "") -> str:
     """`3 seeds`."""
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+    return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
 def finite(value: Any) -> Any:

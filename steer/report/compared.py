@@ -161,9 +161,11 @@ def _most(limit: int | None, unit: str) -> str:
 
 def taken(report: Report) -> list[Block]:
     """What each system took."""
-    head = ("System", "Optimizer steps", "Tokens trained on", "Responses drawn", "Scorer calls", "Seconds", "Answers")
-    keys = ("steps", "train_tokens", "drawn", "scored", "seconds", "generated")
+    head = "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers"
+    keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored", "seconds", "generated")
     rows = [[s["name"], *(count(s.get(k) or 0) for k in keys)] for s in report["systems"]]
     hashes = [(name, value) for name, value in (report.get("hashes") or {}).items()]
-    blocks: list[Block] = [Table("What each took, a mean over its seeds; answers: for this report.", head, rows)]
+    blocks: list[Block] = [
+        Table("What each took, a mean over its seeds; answers: for this report.", head.split("|"), rows)
+    ]
     return blocks + ([Table("Hashes.", ("What", "Hash"), hashes, prose=True)] if hashes else [])

@@ -35,8 +35,9 @@ def _cut(text: str, limit: int) -> str:
     return escape(text[:limit]) + rest
 
 
-def over_rounds(rounds: Sequence[Report]) -> list[Block]:
-    """Reward, KL and diversity over the rounds."""
+def over_rounds(loop: Report) -> list[Block]:
+    """Reward, KL and diversity over the rounds; which one is kept."""
+    rounds, kept = loop["rounds"], loop["kept"]
 
     def curve(title: str, *series: tuple[str, str, str]) -> tuple[str, str]:
         lines = []
@@ -52,6 +53,8 @@ def over_rounds(rounds: Sequence[Report]) -> list[Block]:
     return [
         page.figures([curve("reward, sd", ("gold", "gold", "gold"), ("proxy", "proxy", "reward")),
                   curve("KL, nats", ("KL", "gold", "kl")), curve("distinct-2", ("distinct-2", "gold", "distinct_2"))]),
-        Table("Rounds.", ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Distinct-2"), rows,
-              under=[f"asked {r['target']}" if r["target"] else "" for r in rounds]),
+        Table("Rounds; bold: the one that is kept.",
+              ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Distinct-2"), rows,
+              frozenset((i, j) for i, r in enumerate(rounds) if r["round"] == kept for j in range(1, 6)),
+              [f"asked {r['target']}" if r["target"] else "" for r in rounds]),
     ]  # fmt: skip

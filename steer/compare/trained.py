@@ -1,0 +1,93 @@
+"""One run of a comparison up to its policy: trained on the logs, or through rounds of `steer iterate`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steer.compare.comparison import Comparison
+from steer.compare.entry import Entry, cost
+from steer.config import IterateConfig, TrainConfig
+from steer.iterate.rounds import Loop, turn
+from steer.methods import METHODS
+from steer.rows import prompt_key, read
+from steer.run import fingerprint, read_json, write_json
+from steer.train import train
+
+SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
+
+
+def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
+    """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`."""
+    settings = replace(
+        shared.settings,
+        rows=rows,
+        output=str(shared.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
+        method=entry.method,
+        set=entry.settings,
+        seed=seed,
+        scorer=shared.config.proxy or shared.settings.scorer,
+        **dict(entry.training),
+    )
+    if entry.turns:
+        policy, facts = _looped(shared, entry, settings)
+    else:
+        policy, facts = Path(settings.output), _logged(entry, settings)
+    if shared.config.num_proc < 2:
+        click.echo(f"[{entry.run(seed)}] {facts['summary']}", err=True)
+    return policy, {**facts, "hash": fingerprint(policy)}
+
+
+def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
+    """Train on the logs."""
+    train(settings)
+    taken = cost(entry, settings)
+    return {**read_json(Path(settings.output) / "done.json"), "drawn": taken.responses, "scored": taken.scored}
+
+
+def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
+    """Do the rounds that are missing, beside the policy of `settings`: fewer rounds are on the way to more.
+
+    A conditioned method draws first with that policy, trained on the logs, any other with the base. Nothing stops the
+    rounds and gold is not asked, for a round that gold chose would be judged by what chose it.
+    """
+    assert entry.turns
+    rounds, n, prompts = entry.turns
+    begun = METHODS[entry.method].conditioned
+    spent = [_logged(entry.start, settings)] if begun else []
+    how = IterateConfig(
+        rows=settings.rows,
+        model=settings.model,
+        scorer=shared.proxy,
+        output=str(Path(settings.output).parent),
+        policy=settings.output if begun else "",
+        method=entry.method,
+        rounds=rounds,
+        prompts=prompts,
+        n=n,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=shared.config.batch_size,
+        seed=settings.seed,
+    )
+    proxy, name = shared.court.proxy, entry.run(settings.seed)
+    loop = Loop(how, settings, METHODS[entry.method], shared.schema, f"{n}:{prompts}", proxy, name=name)
+    spent += [_turned(loop, number) for number in range(1, rounds + 1)]
+    facts = {key: sum(taken[key] for taken in spent) for key in SUMMED}
+    said = f"{rounds} round{'s' if rounds > 1 else ''}, the last: {spent[-1]['summary']}"
+    return Path(loop.policy(rounds)), {**spent[-1], **facts, "summary": said}
+
+
+def _turned(loop: Loop, number: int) -> dict[str, Any]:
+    """Do a round; done.json of its training, with all its time and what it drew and had scored."""
+    folder = loop.folder(number)
+    if not (folder / "took.json").is_file():
+        began = time.monotonic()
+        turn(loop, number)
+        drawn = min(loop.config.prompts, len({prompt_key(row) for row in loop.logs})) * loop.config.n
+        scored = sum(1 for _ in read(folder / "fresh.jsonl"))
+        write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": time.monotonic() - began})
+    return {**read_json(folder / "policy" / "done.json"), **read_json(folder / "took.json")}

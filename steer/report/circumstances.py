@@ -1,0 +1,34 @@
+"""Where and when a report was made."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steer import __version__
+from steer.report.cells import counted
+
+
+def circumstances(command: str) -> dict[str, Any]:
+    """Where and when: command line, commit, machine, date."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    ).stdout.strip()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
+    said = "steer " + " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
+    return {
+        "command": said,
+        "commit": commit or f"steer {__version__}",
+        "machine": f"{platform.machine()}, {device}, Python {platform.python_version()}, torch {torch.__version__}",
+        "created": date.today().isoformat(),
+    }

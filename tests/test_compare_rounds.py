@@ -1,0 +1,126 @@
+"""Rounds as a knob of a comparison: one loop for all their numbers, counted in the budget, resumed, failing alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steer.compare import compare
+from steer.compare.entry import Entry, Turns, cost, swept, unique
+from steer.config import CompareConfig, TrainConfig
+from steer.errors import SteerError
+from steer.rows import prompt_key, read_all
+from steer.run import read_json
+
+GOLD = "data_recipes.world_text:Gold"
+STEPS, TOKENS = 3, 60
+METHODS = ("conditional:rounds=1,prompts=9", "conditional", "raft:rounds=2/1,n=4,prompts=10")
+
+
+def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareConfig:
+    settings = folder / "train.yaml"
+    settings.write_text(f"max_steps: {STEPS}\nlora_r: 4\nmax_new_tokens: {TOKENS}\n")
+    how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "max_new_tokens": TOKENS, "train": str(settings)}
+    how |= {"methods": METHODS, "resamples": 20, "output": str(folder / "out")}
+    return CompareConfig(str(labels), str(trained / "model"), **(how | more))
+
+
+@pytest.fixture(scope="module")
+def done(labels: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> CompareConfig:
+    how = config(labels, trained, tmp_path_factory.mktemp("rounds"))
+    compare(how)
+    return how
+
+
+def timeless(systems: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in s.items() if k != "seconds"} for s in systems]
+
+
+def test_one_loop_serves_all_numbers_of_rounds(done: CompareConfig, labels: Path) -> None:
+    out = Path(done.output)
+    report = read_json(out / "report.json")
+    assert report["failures"] == []
+    systems = {s["name"]: s for s in report["systems"]}
+    one, two = systems["raft:rounds=1,n=4,prompts=10"], systems["raft:rounds=2,n=4,prompts=10"]
+    plain, again = systems["conditional @ best"], systems["conditional:rounds=1,prompts=9 @ best"]
+    found = sorted(p.parent.relative_to(out / "runs").as_posix() for p in out.glob("runs/*/*/took.json"))
+    assert [f.rpartition("-")[0] for f in found] == [
+        "conditional-seed0/round-1",
+        "raft-seed0/round-1",
+        "raft-seed0/round-2",
+    ]
+    assert [s["steps"] for s in (one, two, plain, again)] == [STEPS, 2 * STEPS, STEPS, 2 * STEPS]
+    assert [s["drawn"] for s in (one, two, plain, again)] == [40, 80, 0, 9]
+    assert [s["drawn_tokens"] for s in (one, two)] == [40 * TOKENS, 80 * TOKENS]
+    fresh = [len(read_all(out / "runs" / f / "fresh.jsonl")) for f in found]
+    assert [again["scored"], one["scored"], two["scored"] - one["scored"]] == fresh
+    assert one["family"] == two["family"]
+    assert {f["name"] for f in report["frontiers"]} == {"raft", "conditional @ best"}
+    test = {prompt_key(row) for row in read_all(labels) if row["split"] == "test"}
+    assert all(prompt_key(row) not in test for f in found for row in read_all(out / "runs" / f / "fresh.jsonl"))
+    asked = [[r["prompt"] for r in read_all(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
+    assert len(asked) == 4
+    assert all(prompts == asked[0] for prompts in asked)
+    assert "Every round trains anew" in report["notes"][-1]
+
+
+def test_a_killed_comparison_keeps_the_rounds_it_has_and_ends_the_same(done: CompareConfig) -> None:
+    out = Path(done.output)
+    before = read_json(out / "report.json")["systems"]
+    (out / "done.json").unlink()
+    (last,) = out.glob("runs/raft-seed0/round-2-*")
+    for path in (last / "took.json", last / "policy" / "done.json", *out.glob("runs/raft-rounds=2*/*/answers.jsonl")):
+        path.unlink()
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/round-1-*/policy/done.json")}
+    compare(done)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert len(kept) == 2
+
+    assert timeless(read_json(out / "report.json")["systems"]) == timeless(before)
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_rounds_of_one_loop_do_not_meet_in_two_processes(done: CompareConfig, tmp_path: Path) -> None:
+    compare(replace(done, num_proc=2, output=str(tmp_path / "out")))
+    one, two = (read_json(Path(p) / "report.json")["systems"] for p in (done.output, tmp_path / "out"))
+    assert timeless(two) == timeless(one)
+
+
+def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, trained: Path, tmp_path: Path) -> None:
+    methods = ("raft:rounds=1,n=2,prompts=5", "raft:rounds=3,n=9,prompts=5", "mle")
+    how = config(labels, trained, tmp_path, methods=methods, budget_calls=100)
+    Path(how.train).write_text("max_steps: 1\nlora_r: 2\nmax_new_tokens: 1\n")
+    said = compare(how)
+    report = read_json(Path(how.output) / "report.json")
+    lost = {f["name"]: f["error"] for f in report["failures"]}
+    assert lost.pop("raft:rounds=3,n=9,prompts=5") == (
+        "over budget: training takes up to 135 scorer calls, and 100 are allowed."
+    )
+    ((name, error),) = lost.items()
+    assert name == "raft:rounds=1,n=2,prompts=5, seed 0"
+    assert "none of the 10 responses can be used" in error
+    assert "mle" in {s["name"] for s in report["systems"]}
+    assert "2 runs failed" in said
+
+
+def test_rounds_are_read_from_the_entry() -> None:
+    assert Entry.of("raft:rounds=2").turns == Turns(2, 8, 1000)  # one of eight, where something must be chosen
+    assert Entry.of("dpo:rounds=1").turns == Turns(1, 8, 1000)
+    assert Entry.of("conditional:rounds=1").turns == Turns(1, 1, 1000)
+    one, two = swept("rwr:rounds=1/2,beta=0.5,n=4")
+    assert one.start.spec == two.start.spec == "rwr:beta=0.5"
+    assert one.start.turns is None
+    assert cost(two, TrainConfig("rows", "model", "out", max_new_tokens=10)) == (8000, 80000, 8000)
+    assert len(unique(("raft:rounds=1/2", "raft"))) == 3
+    for spec, told in (
+        ("raft:n=4", "there is no rounds="),
+        ("raft:rounds=0", "whole number of 1 or more"),
+        ("raft:rounds=1.5", "whole number of 1 or more"),
+        ("raft:rounds=1,n=1", "Raise n, to 8"),
+        ("remax:rounds=2", "draws fresh responses at every step by itself"),
+    ):
+        with pytest.raises(SteerError, match=told):
+            swept(spec)
