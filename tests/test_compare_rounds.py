@@ -64,7 +64,7 @@ def test_one_loop_serves_all_numbers_of_rounds(done: CompareConfig, labels: Path
     asked = [[r["prompt"] for r in read_all(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
     assert len(asked) == 4
     assert all(prompts == asked[0] for prompts in asked)
-    assert "Every round trains anew" in report["notes"][-1]
+    assert "Every round takes the optimizer steps" in report["notes"][-1]
 
 
 def test_a_killed_comparison_keeps_the_rounds_it_has_and_ends_the_same(done: CompareConfig) -> None:

@@ -26,7 +26,7 @@ from steer.rows import Row, prompt_key
 from steer.run import read_json
 from steer.schema import AttributeSchema
 
-ROUNDS = "Every round trains anew with the optimizer steps of a whole training; What each took has them all."
+ROUNDS = "Every round takes the optimizer steps of a whole training; the table of what each took counts them all."
 RANDOM = "random"  # the control: targets that nobody asked for, drawn as they occur in the logs
 
 
