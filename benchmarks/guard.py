@@ -1,4 +1,4 @@
-"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py DEMO OUT [SEEDS]`.
+"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py DEMO OUT [SEEDS [FIRST]]`.
 
 DEMO is the folder of `steer demo`, OUT that of the runs. Every seed has two loops of raft, the best of 8 responses of
 100 prompts a round: against a proxy that extrapolates, fitted on 100 ratings of its own, and against a clean one,
@@ -35,6 +35,7 @@ from steer.run import read_json, write_json
 from steer.schema import AttributeSchema
 from steer.scorer import load_scorer
 
+HERE = Path(__file__).parent
 GOLD = "data_recipes.world_text:Gold"
 FEW, SECOND = 100, 1000  # ratings of the proxy that extrapolates, and of the scorer that watches beside it
 ROUNDS, PROMPTS, N, STEPS = 6, 100, 8, 60
@@ -149,13 +150,15 @@ def table(title: str, arms: list[Arm], verdicts: list[Verdict], proxy: str) -> l
     return lines
 
 
-def main(demo: Path, out: Path, seeds: int) -> None:
+def main(demo: Path, out: Path, seeds: int = 5, first: int = 0) -> None:
     """Run all loops and print the tables."""
     out.mkdir(parents=True, exist_ok=True)
-    arms = [Arm(proxy, seed) for seed in range(seeds) for proxy in ("few", "clean")]
+    arms = [Arm(proxy, seed) for seed in range(first, first + seeds) for proxy in ("few", "clean")]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
         found = list(workers.map(loop, [demo] * len(arms), [out] * len(arms), arms))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
+    ).stdout
     print(
         f"{date.today()}, commit {commit.strip() or 'unknown'}, {platform.machine()}, {os.cpu_count()} cores, "
         f"{seeds} seeds; raft, {ROUNDS} rounds of {PROMPTS} prompts x {N} responses, {STEPS} steps each from the base; "
@@ -176,4 +179,4 @@ def main(demo: Path, out: Path, seeds: int) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    main(*(Path(x).resolve() for x in sys.argv[1:3]), int(sys.argv[3]) if len(sys.argv) > 3 else 5)  # type: ignore[misc]
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:5]))

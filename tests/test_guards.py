@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from steer.errors import SteerError
-from steer.iterate.guards import Figures, Limits, alarm, best, fell, limits
+from steer.iterate.guards import Figures, Limits, alarm, best, fell, limits, outrun
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)
 LOGGED = list(range(1, 41))
@@ -45,20 +45,49 @@ def test_the_fall_is_a_paired_one_sided_t_test_shared_among_the_earlier_rounds()
     assert not fell(seen, p * 0.99)
 
 
+def test_a_proxy_that_rises_alone_stops_the_loop_before_gold_falls_beyond_chance() -> None:
+    seen = rounds(0.0, 0.5, 0.9, 0.88)
+    assert not fell(seen, 0.05)
+    assert [bool(alarm(seen[:i], Limits(), 6)) for i in range(1, 5)] == [False, False, False, True]
+    assert alarm(seen, Limits(), 6).startswith("the proxy rose by 1.00 sd from round 2, and gold by -0.0")
+    assert alarm(seen, Limits(gold=0), 6) == ""
+    still = [x._replace(proxy=seen[0].proxy) for x in seen]
+    assert alarm(still, Limits(), 6) == "", "a proxy that does not rise outruns nothing"
+    assert alarm(rounds(0.0, 0.5, 0.9, 1.0), Limits(), 6) == "", "nor does one whose rise gold shares a little"
+
+
+def test_what_the_proxy_has_over_gold_is_tested_by_prompt() -> None:
+    """The rise of the proxy is beyond chance; whether its lead over gold is decides."""
+    rises, lead = [1.0, 1.2, 0.8, 1.1, 0.9], [1.6, 0.1, 2.4, 0.0, 1.2]
+    start = Figures([0.0] * 5, [0.0] * 5)
+    seen = [start, Figures(rises, [a - b for a, b in zip(rises, lead)])]
+    mean = sum(lead) / 5
+    sd = math.sqrt(sum((x - mean) ** 2 for x in lead) / 4)
+    p = float(t.sf(mean / sd * math.sqrt(5), df=4))
+    assert outrun(seen, p * 1.01)
+    assert not outrun(seen, p * 0.99)
+
+
 @pytest.mark.parametrize("means", [[0.0] * 7, [0.0, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5]])
-def test_a_clean_loop_is_stopped_no_more_often_than_was_said(means: list[float]) -> None:
-    """400 loops of six rounds; where the chance is 5 %, more than 8.2 % stopped would be 3 standard errors too many."""
+@pytest.mark.parametrize("agreement", [0.0, 0.7])
+def test_a_clean_loop_is_stopped_no_more_often_than_was_said(means: list[float], agreement: float) -> None:
+    """Of 200 loops of six rounds; more than 9.6 % where the chance is 5 % would be 3 standard errors too many."""
     stopped = 0
-    for seed in range(400):
+    for seed in range(200):
         seen = rounds(*means, size=60, noise=1.0, seed=seed)
+        rng = np.random.default_rng([seed, 1])
+        for i, one in enumerate(seen):  # a proxy that gains what gold gains, and sees the same responses
+            gold = np.asarray(one.gold) - means[i]
+            proxy = means[i] + agreement * gold + rng.normal(size=60)
+            seen[i] = one._replace(proxy=proxy.tolist())
         stopped += any(alarm(seen[:i], Limits(), 6) for i in range(2, 8))
-    assert stopped / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+    assert stopped / 200 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
 
 
 def test_prompts_without_a_reward_are_left_out() -> None:
     seen = rounds(0.0, 1.0, 0.0)
     holes = [x._replace(gold=[math.nan, *list(x.gold or [])[1:]]) for x in seen]
-    assert "from round 1" in alarm(holes, Limits(), 6)
+    assert alarm(holes, Limits(), 6).count("from round 1") == 2
     assert best(holes) == 1
 
 

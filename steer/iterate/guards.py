@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from steer.errors import SteerError
 from steer.options import overridden
@@ -27,7 +28,8 @@ SHARES = {
 class Limits:
     """What stops a loop; 0 turns a guard off.
 
-    `gold`: chance, over all rounds, that it stops a loop whose rounds do not get worse; `kl`: nats from the base per
+    `gold`: chance, over all rounds, that it stops a loop whose gold does not fall and whose proxy gains no more than
+    gold does, shared by the two tests of `fell` and `outrun`; `kl`: nats from the base per
     response token; `length`: this share of the logged responses is longer, or shorter, than the mean response;
     `distinct`: distinct-2 as a share of the first round's. By how much these may rise from the first round: `repeated`,
     the share of a response's trigrams that stood in it before; `leaked`, that of responses with condition text;
@@ -80,7 +82,8 @@ def alarm(rounds: Sequence[Figures], limits: Limits, planned: int, logged: Seque
     """
     if len(rounds) < 2:
         return ""
-    found = [fell(rounds, limits.gold / planned)] if limits.gold else []
+    chance = limits.gold / planned / 2
+    found = [fell(rounds, chance), outrun(rounds, chance)] if limits.gold else []
     before = degenerate(rounds[0], rounds[0], limits, logged)
     found += [text for name, text in degenerate(rounds[-1], rounds[0], limits, logged).items() if name not in before]
     return "; ".join(filter(None, found))
@@ -106,24 +109,49 @@ def degenerate(now: Figures, first: Figures, limits: Limits, logged: Sequence[fl
 
 
 def fell(rounds: Sequence[Figures], chance: float) -> str:
-    """Whether gold fell in the last round below its best before, prompt by prompt; empty: not beyond chance.
-
-    One-sided paired t test. `chance` of a false alarm in this round is shared among the earlier rounds, because the
-    best of them is chosen by looking (Bonferroni).
-    """
-    from scipy.special import stdtrit
-
+    """Whether gold fell in the last round below its best before, prompt by prompt; empty: not beyond chance."""
     top = best(rounds[:-1])
     now, before = rounds[-1].gold, rounds[top].gold
     if now is None or before is None:
         return ""
-    gap = np.asarray(before, float) - np.asarray(now, float)
-    gap = gap[~np.isnan(gap)]
-    if len(gap) < 2:
-        return ""
-    mean, error = float(gap.mean()), float(gap.std(ddof=1)) / math.sqrt(len(gap))
-    least = float(stdtrit(len(gap) - 1, 1 - chance / (len(rounds) - 1))) * error
+    mean, least = tested(np.subtract(before, now), chance / (len(rounds) - 1))
     return f"gold fell by {mean:.2f} sd from round {top}, more than the {least:.2f} of chance" if mean > least else ""
+
+
+def outrun(rounds: Sequence[Figures], chance: float) -> str:
+    """Whether the proxy rose from the round with the best gold to the last, and gold did not; empty: within chance.
+
+    That is what over-optimisation looks like while gold has not yet fallen beyond the noise of its mean. Both the
+    proxy's rise and what it has over gold's must be beyond chance; the noise of a response, which both scorers see, is
+    not in the latter.
+    """
+    top = best(rounds[:-1])
+    now, before = rounds[-1], rounds[top]
+    if now.gold is None or before.gold is None:
+        return ""
+    proxy, gold = np.subtract(now.proxy, before.proxy), np.subtract(now.gold, before.gold)
+    share = chance / (len(rounds) - 1)
+    (rise, least), (gap, widest) = tested(proxy, share), tested(proxy - gold, share)
+    gain = float(np.nanmean(gold))
+    if gain > 0 or not (rise > least and gap > widest):
+        return ""
+    return f"the proxy rose by {rise:.2f} sd from round {top}, and gold by {gain:.2f}"
+
+
+def tested(gains: ArrayLike, chance: float) -> tuple[float, float]:
+    """Mean of gains per prompt (NaN unknown), and what it must exceed: one-sided paired t test.
+
+    `chance` of a false alarm in this round is shared among the earlier rounds by the callers, because the best of them
+    is chosen by looking (Bonferroni). With fewer than two prompts nothing is beyond it.
+    """
+    from scipy.special import stdtrit
+
+    known = np.asarray(gains, float)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
+        return 0.0, math.inf
+    error = float(known.std(ddof=1)) / math.sqrt(len(known))
+    return float(known.mean()), float(stdtrit(len(known) - 1, 1 - chance)) * error
 
 
 def best(rounds: Sequence[Figures]) -> int:
