@@ -91,7 +91,7 @@ def test_a_fall_of_gold_ends_the_loop_and_the_best_round_is_kept_and_exported(
 
 
 def test_a_loop_whose_gold_does_not_fall_goes_on_to_its_end(labels: Path, trained: Path, tmp_path: Path) -> None:
-    said = loop(labels, trained, tmp_path, [0.0, 1.0, 1.0, 0.99, 1.5])
+    said = loop(labels, trained, tmp_path, [0.0, 0.6, 1.2, 1.8, 2.4])
     done = read_json(tmp_path / "out" / "done.json")
     assert len(re.findall(r"(?m)^round \d: ", said)) == ROUNDS + 1
     assert f"Ended after {ROUNDS} of {ROUNDS} rounds: no guard stopped the loop." in said
