@@ -1,7 +1,7 @@
-"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py DEMO OUT [SEEDS [FIRST]]`.
+"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py DEMO OUT [SEEDS [FIRST [RATINGS]]]`.
 
 DEMO is the folder of `steer demo`, OUT that of the runs. Every seed has two loops of raft, the best of 8 responses of
-100 prompts a round: against a proxy that extrapolates, fitted on 100 ratings of its own, and against a clean one,
+100 prompts a round: against a proxy that extrapolates, fitted on a few ratings of its own, and against a clean one,
 fitted on all. Each loop runs first without guards, which tells where gold peaks on the held-out prompts, and then with
 the default ones. What the guard of gold alone makes of the same rounds is shown too, and what all make of them where a
 scorer fitted on 1000 other ratings watches instead. Run it again and it goes on where it stopped. Prints Markdown.
@@ -37,7 +37,7 @@ from steer.scorer import load_scorer
 
 HERE = Path(__file__).parent
 GOLD = "data_recipes.world_text:Gold"
-FEW, SECOND = 100, 1000  # ratings of the proxy that extrapolates, and of the scorer that watches beside it
+SECOND = 1000  # ratings of the scorer that watches beside it
 ROUNDS, PROMPTS, N, STEPS = 6, 100, 8, 60
 BAR = 4  # of five seeds
 WATCHERS = (
@@ -48,10 +48,11 @@ WATCHERS = (
 
 
 class Arm(NamedTuple):
-    """One loop: `few` or `clean`, and its seed."""
+    """One loop: `few` or `clean`, its seed, and the ratings behind a proxy of few."""
 
     proxy: str
     seed: int
+    ratings: int
 
 
 class Verdict(NamedTuple):
@@ -68,12 +69,12 @@ class Verdict(NamedTuple):
         return int(np.argmax(self.gold))
 
 
-def scorers(demo: Path, out: Path, seed: int) -> tuple[str, str]:
+def scorers(demo: Path, out: Path, seed: int, few: int) -> tuple[str, str]:
     """The proxy on few ratings, and the second scorer on others: folders."""
     logs = read_all(demo / "logs")
     rated = [r for r in logs if r["split"] == "train" and any(s is not None for s in r["scores"].values())]
     order = np.random.default_rng(seed).permutation(len(rated))
-    for name, part in (("few", order[:FEW]), ("second", order[FEW : FEW + SECOND])):
+    for name, part in (("few", order[:few]), ("second", order[few : few + SECOND])):
         rows = out / f"{name}-{seed}-ratings"
         if not (rows / "schema.json").is_file():
             write(rows / "rows.jsonl", [rated[i] for i in part])
@@ -85,7 +86,7 @@ def scorers(demo: Path, out: Path, seed: int) -> tuple[str, str]:
 def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
     """Run a loop without and with guards: a verdict for each of WATCHERS."""
     torch.set_num_threads(1)
-    few, second = scorers(demo, out, arm.seed)
+    few, second = scorers(demo, out, arm.seed, arm.ratings)
     lora = {"lora_r": 16, "lora_alpha": 32, "learning_rate": 4e-3, "batch_size": 16, "micro_batch_tokens": 1024}
     train, folder = out / "train.json", out / f"{arm.proxy}-{arm.seed}-loop"
     write_json(train, {**lora, "max_steps": STEPS})
@@ -150,10 +151,10 @@ def table(title: str, arms: list[Arm], verdicts: list[Verdict], proxy: str) -> l
     return lines
 
 
-def main(demo: Path, out: Path, seeds: int = 5, first: int = 0) -> None:
+def main(demo: Path, out: Path, seeds: int = 5, first: int = 0, ratings: int = 100) -> None:
     """Run all loops and print the tables."""
     out.mkdir(parents=True, exist_ok=True)
-    arms = [Arm(proxy, seed) for seed in range(first, first + seeds) for proxy in ("few", "clean")]
+    arms = [Arm(proxy, seed, ratings) for seed in range(first, first + seeds) for proxy in ("few", "clean")]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
         found = list(workers.map(loop, [demo] * len(arms), [out] * len(arms), arms))
     commit = subprocess.run(
@@ -170,7 +171,7 @@ def main(demo: Path, out: Path, seeds: int = 5, first: int = 0) -> None:
         kept = [abs(v.kept - v.peak) <= 1 for a, v in zip(arms, verdicts) if a.proxy == "few"]
         false = [bool(v.stopped) for a, v in zip(arms, verdicts) if a.proxy == "clean"]
         print(f"\n### {watcher}")
-        print("\n".join(table(f"Proxy on {FEW} ratings, which extrapolates", arms, verdicts, "few")))
+        print("\n".join(table(f"Proxy on {ratings} ratings, which extrapolates", arms, verdicts, "few")))
         print(f"\nStopped within one round of the gold peak: {sum(near)} of {len(near)} (bar: {BAR} of 5).")
         print(f"Kept a round within one of the peak: {sum(kept)} of {len(kept)}.")
         print("\n".join(table("Proxy on all ratings, clean", arms, verdicts, "clean")))
@@ -179,4 +180,4 @@ def main(demo: Path, out: Path, seeds: int = 5, first: int = 0) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:5]))
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:6]))
