@@ -30,7 +30,7 @@ from steer.iterate import iterate
 from steer.iterate.guards import Figures, Limits, alarm, best, limits
 from steer.iterate.watch import figures
 from steer.labels import labelled_rows, schema_of
-from steer.rows import read_all, write
+from steer.rows import read_all, read_back, write
 from steer.run import read_json, write_json
 from steer.schema import AttributeSchema
 from steer.scorer import load_scorer
@@ -118,7 +118,7 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
     labels, scorer = str(demo / "labels"), load_scorer(second)
     schema, logs = schema_of(labels), [row for row in labelled_rows(labels) if row["split"] == "train"]
     judge, words = Judge.of(schema, scorer.score(logs, schema.own)), [len(row["response"].split()) for row in logs]
-    answers = [read_all(path / "held-out" / "answers.jsonl") for path in rounds]
+    answers = [read_back(path / "held-out" / "answers.jsonl") for path in rounds]
     held = [f._replace(gold=judge.reward(scorer.score(x, schema.own)).tolist()) for f, x in zip(seen, answers)]
     return [
         Verdict(gold, done["stopped"], done["rounds"][-1]["round"], done["kept"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from steer.generate import Job, Sampling, answer, condition_text
 from steer.logps import ResponseLogps
 from steer.policy import Policy, load
 from steer.references import response_sums
-from steer.rows import Row, write
+from steer.rows import Row, read_back, write
 from steer.schema import AttributeSchema
 from steer.scorer import Reward
 from steer.tokens import plain_ids, prompt_text
@@ -69,8 +68,7 @@ def drawn(
     path = folder / "answers.jsonl"
     if not path.is_file():
         write(path, _drawn(policy, asked, folder, schema, reference, budget))
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return read_back(path)
 
 
 def _drawn(

@@ -27,7 +27,7 @@ from steer.obtained import Judge, side_by_side
 from steer.options import check
 from steer.policy import Card, Policy, load
 from steer.progress import progress
-from steer.rows import Row, prompts, read, split_of, write
+from steer.rows import Row, prompts, read, read_back, split_of, write
 from steer.run import Run, fingerprint
 from steer.schema import AttributeSchema
 from steer.targets import against, targets
@@ -168,8 +168,7 @@ def answer(
             if not path.is_file():
                 with_seed = replace(sampling, seed=seed_of(sampling.seed, -1 - index))
                 write(path, _drawn(part, draw(policy, part, with_seed), schema, source, start))
-            with path.open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
-                rows += map(json.loads, file)
+            rows += read_back(path)
             bar.update(len(part))
     return rows
 

@@ -391,3 +391,9 @@ def test_real_rows_survive_every_format(tmp_path: Path, suffix: str) -> None:
     read = rows.read_all(SHARED / "steerlm_format_512.jsonl.gz")
     rows.write(tmp_path / f"rows{suffix}", read)
     assert rows.read_all(tmp_path / f"rows{suffix}") == read
+
+
+def test_what_was_written_is_read_back_blank_responses_and_strange_line_ends_included(tmp_path: Path) -> None:
+    said = [{"prompt": [{"role": "user", "content": "a"}], "response": x} for x in ("", "a\u2028b\nc", "é")]
+    rows.write(tmp_path / "rows.jsonl", said)
+    assert rows.read_back(tmp_path / "rows.jsonl") == said

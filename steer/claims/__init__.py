@@ -25,7 +25,7 @@ from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
 from steer.progress import progress
 from steer.report.circumstances import circumstances
-from steer.rows import Row, read_all
+from steer.rows import Row, read_back
 from steer.run import Run, fingerprint, identity, read_json, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
@@ -164,7 +164,7 @@ def _round(bench: Bench, loop: Loop, number: int, gold: Any) -> Judged:
     """A round of a loop in all seeds."""
     folders = [bench.folder(loop.name, s) for s in range(bench.shared.config.seeds)]
     paths = [next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for folder in folders]
-    return Judged([gold(read_all(path)) for path in paths])
+    return Judged([gold(read_back(path)) for path in paths])
 
 
 def _named(bench: Bench, task: Task) -> str:

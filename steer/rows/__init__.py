@@ -18,7 +18,7 @@ from data_recipes.streams import DataError
 from data_recipes.turns import content_id
 from steer.errors import SteerError
 from steer.rows.contract import SIDE, Row, check
-from steer.rows.write import write
+from steer.rows.write import read_back, write
 
 __all__ = [
     "Found",
@@ -30,6 +30,7 @@ __all__ = [
     "prompts",
     "read",
     "read_all",
+    "read_back",
     "split_of",
     "write",
 ]

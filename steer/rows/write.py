@@ -35,6 +35,12 @@ def write(path: str | Path, rows: Iterable[Row]) -> int:
         return count
 
 
+def read_back(path: str | Path) -> list[Row]:
+    """Rows of a .jsonl file that `write` wrote, unchecked: a response that a model left blank is one too."""
+    with Path(path).open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
+        return [json.loads(line) for line in file]
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
