@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import platform
-import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +27,12 @@ from steer.iterate import iterate
 from steer.iterate.guards import Figures, Limits, alarm, best, limits
 from steer.iterate.watch import figures
 from steer.labels import labelled_rows, schema_of
+from steer.report.circumstances import circumstances
 from steer.rows import read_all, read_back, write
 from steer.run import read_json, write_json
 from steer.schema import AttributeSchema
 from steer.scorer import load_scorer
 
-HERE = Path(__file__).parent
 GOLD = "data_recipes.world_text:Gold"
 SECOND = 1000  # ratings of the scorer that watches beside it
 ROUNDS, PROMPTS, N, STEPS = 6, 100, 8, 60
@@ -157,11 +154,9 @@ def main(demo: Path, out: Path, seeds: int = 5, first: int = 0, ratings: int = 1
     arms = [Arm(proxy, seed, ratings) for seed in range(first, first + seeds) for proxy in ("few", "clean")]
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as workers:
         found = list(workers.map(loop, [demo] * len(arms), [out] * len(arms), arms))
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=HERE
-    ).stdout
+    about = circumstances("guard")
     print(
-        f"{date.today()}, commit {commit.strip() or 'unknown'}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{about['created']}, commit {about['commit']}, {about['machine']}, {os.cpu_count()} cores, "
         f"{seeds} seeds; raft, {ROUNDS} rounds of {PROMPTS} prompts x {N} responses, {STEPS} steps each from the base; "
         "rewards in standard deviations of the logs, on the same held-out prompts in every round."
     )

@@ -25,7 +25,7 @@ from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
 from steer.progress import progress
 from steer.report.circumstances import circumstances
-from steer.rows import Row, read_back
+from steer.rows import read_back
 from steer.run import Run, fingerprint, identity, read_json, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
@@ -46,17 +46,15 @@ def suite(config: CompareConfig) -> str:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
     run.start()
     bench = Bench(shared)
-    began, before = time.monotonic(), _seconds(run.folder)
+    began = time.monotonic() - _seconds(run.folder)
     tasks = bench.first()
-    _done(config, run.folder, [(trained, task, seed) for task, seed in seeds_of(tasks, config.seeds)])
+    _done(config, run.folder, began, [(trained, task, seed) for task, seed in seeds_of(tasks, config.seeds)])
     more = bench.offline() + bench.on_policy()
     loops = [(rounds, loop, seed) for loop in LOOPS for seed in range(config.seeds)]
-    _done(
-        config, run.folder, [*loops, *((trained, task, seed) for task, seed in reversed(seeds_of(more, config.seeds)))]
-    )
+    rest = [(trained, task, seed) for task, seed in reversed(seeds_of(more, config.seeds))]
+    _done(config, run.folder, began, [*loops, *rest])
     text = _told(bench, [*tasks, *more])
-    seconds = before + time.monotonic() - began
-    write_json(run.folder / "seconds.json", seconds)
+    seconds = time.monotonic() - began
     about = circumstances("compare")
     head = (
         f"`{about['command']}`\n\n{about['created']}, commit {about['commit']}, {about['machine']}; "
@@ -72,10 +70,9 @@ def _seconds(folder: Path) -> float:
     return float(read_json(path)) if path.is_file() else 0.0
 
 
-def _done(config: CompareConfig, folder: Path, jobs: list[tuple[Any, Task | Loop, int]]) -> None:
+def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[Any, Task | Loop, int]]) -> None:
     """Do all jobs, in several processes; a failed one does not lose the others, but the table wants all."""
     failed: dict[str, str] = {}
-    began, before = time.monotonic(), _seconds(folder)
     with ProcessPoolExecutor(config.num_proc, mp_context=multiprocessing.get_context("spawn")) as pool:
         todo: dict[Future[None], str] = {
             pool.submit(work, config, folder, what, seed): f"{what.name}, seed {seed}" for work, what, seed in jobs
@@ -86,7 +83,7 @@ def _done(config: CompareConfig, folder: Path, jobs: list[tuple[Any, Task | Loop
             except FAILED as error:
                 failed[todo[future]] = str(error)
                 click.echo(f"{todo[future]}: {error}", err=True)
-            write_json(folder / "seconds.json", before + time.monotonic() - began)
+            write_json(folder / "seconds.json", time.monotonic() - began)
     if failed:
         name, why = next(iter(failed.items()))
         raise SteerError(f"{len(failed)} runs failed, {name} with: {why} Mend that and run the same command again.")
@@ -95,15 +92,13 @@ def _done(config: CompareConfig, folder: Path, jobs: list[tuple[Any, Task | Loop
 def _told(bench: Bench, tasks: list[Task]) -> str:
     """Judge all answers: Markdown."""
     shared, seeds = bench.shared, bench.shared.config.seeds
-    court = shared.court
-
-    def gold(rows: list[Row]) -> Any:
-        return court.by_gold.reward(court.gold.score(rows, shared.schema.own))
+    gold, proxy, few = (
+        _judge(bench, scorer) for scorer in (shared.court.gold, shared.court.proxy, load_scorer(bench.few))
+    )
 
     def run(task: Task, judge: Any = gold) -> Judged:
         return Judged([judge(bench.answers(task.name, s)) for _, s in seeds_of([task], seeds)])
 
-    proxy, few = _judge(bench, court.proxy), _judge(bench, load_scorer(bench.few))
     offline = [task for task in tasks if not task.once]
     by_gold = {task.name: run(task) for task in tasks}
     by_gold["beyond"] = Judged([gold(bench.answers("short", s, bench.top)) for s in range(seeds)])

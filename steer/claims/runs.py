@@ -18,7 +18,7 @@ from steer.generate import Job, Sampling, answer, generate
 from steer.iterate import iterate
 from steer.label import label
 from steer.policy import load
-from steer.rows import Row, prompt_key, read_all, write
+from steer.rows import Row, prompt_key, read_all, read_back, write
 from steer.run import write_json
 from steer.schema import REWARD
 from steer.scorer import placed
@@ -69,7 +69,7 @@ class Bench:
         """Of a run."""
         return self.shared.folder / "runs" / f"{name}-seed{seed}"
 
-    @cached_property
+    @property
     def rows(self) -> str:
         """The labelled rows."""
         return self.shared.config.rows
@@ -98,11 +98,17 @@ class Bench:
             self.answers(task.name, seed, self.top)
 
     def answers(self, name: str, seed: int, asked: Mapping[str, int] | None = None) -> list[Row]:
-        """Answers of a run to the held-out prompts; where nothing is asked, a conditioned one is asked for its best."""
-        config, folder = self.shared.config, self.folder(name, seed)
-        settings = self.shared.settings
+        """Answers of a run to the held-out prompts, drawn once: at `asked`, else at the best that its policy knows."""
+        where = "beyond" if asked else "held-out"
+        path = self.folder(name, seed) / where / "answers.jsonl"
+        if not path.is_file():
+            write(path, self._drawn(name, seed, asked, path.parent))
+        return read_back(path)
+
+    def _drawn(self, name: str, seed: int, asked: Mapping[str, int] | None, folder: Path) -> list[Row]:
+        config, settings = self.shared.config, self.shared.settings
         policy = load(
-            config.model if name == "base" else str(folder),
+            config.model if name == "base" else str(folder.parent),
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
         )
@@ -110,8 +116,7 @@ class Bench:
         known = card.schema.best(card.attributes) if card and card.schema and card.attributes else {}
         jobs = [Job(row, dict(asked or known)) for row in self.shared.prompts]
         sampling = Sampling(config.temperature, 1.0, config.max_new_tokens, config.batch_size, seed)
-        where = "beyond" if asked else "held-out"
-        return answer(policy, jobs, sampling, folder / where, self.shared.schema, where)
+        return answer(policy, jobs, sampling, folder, self.shared.schema, folder.name)
 
     def rounds(self, loop: Loop, seed: int) -> None:
         """A loop without guards, for all its rounds are compared."""
