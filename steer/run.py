@@ -20,14 +20,8 @@ from safetensors import SafetensorError
 
 from steer.errors import SteerError
 
-HOW = (
-    "output",
-    "overwrite",
-    "num_proc",
-    "shard",
-    "workers",
-    "dry_run",
-)  # where and how fast a stage works, not what it makes
+# Where and how fast a stage works, not what it makes.
+HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run")
 # What training may lower when it runs out of memory and go on: results stay the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 
@@ -140,7 +134,7 @@ class Run:
             # A process that was killed while it wrote its config.json leaves a temporary file and nothing else.
             used = self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir())
             held = self._held() if used else self.config
-        changed = sorted(k for k in {*held, *self.config} - {*FREE, "dry_run"} if held.get(k) != self.config.get(k))
+        changed = sorted(k for k in {*held, *self.config} - {*FREE, *HOW} if held.get(k) != self.config.get(k))
         self.renewed = bool(changed)
         if self.overwrite:
             self._spare_inputs(fields)

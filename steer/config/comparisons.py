@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.config.words import OUTPUT, OVERWRITE, SEED
+from steer.config.words import DTYPE, DTYPES, MICRO_BATCH_TOKENS, OUTPUT, OVERWRITE, SEED, TRUST_REMOTE_CODE
 from steer.options import argument, option
 
 ANNOTATOR = (
@@ -172,11 +172,11 @@ class EvaluateConfig:
     temperature: float = option(1.0, "Of all answers.", least=0)
     max_new_tokens: int = option(256, "Longest answer.", least=1)
     batch_size: int = option(64, "Sequences generated at once.", least=1)
-    micro_batch_tokens: int = option(0, "Padded tokens in one forward pass (0: 1024 on a CPU, 8192 on a GPU).", least=0)
-    dtype: str = option("auto", "bfloat16 on a GPU that has it, else float32.", choices=("auto", "float32", "bfloat16"))
+    micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0)
+    dtype: str = option("auto", DTYPE, choices=DTYPES)
     resamples: int = option(10_000, "Bootstrap resamples behind every interval.", least=1)
     seed: int = option(0, SEED, least=0)
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
     overwrite: bool = option(False, OVERWRITE)
 
 

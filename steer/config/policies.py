@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.config.words import HELD_OUT, LIMIT, OUTPUT, OVERWRITE, SEED
+from steer.config.words import (
+    DTYPE,
+    DTYPES,
+    HELD_OUT,
+    LIMIT,
+    MICRO_BATCH_TOKENS,
+    OUTPUT,
+    OVERWRITE,
+    SEED,
+    TRUST_REMOTE_CODE,
+)
 from steer.options import argument, option
 
 
@@ -54,9 +64,9 @@ class TrainConfig:
     num_train_epochs: float = option(2.0, "Passes over the groups.", above=0)
     max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0)
     batch_size: int = option(32, "Prompts per optimizer step, over all processes.", least=1)
-    micro_batch_tokens: int = option(0, "Padded tokens in one forward pass (0: 1024 on a CPU, 8192 on a GPU).", least=0)
+    micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0)
     max_length: int = option(1024, "Longer rows are left out and counted.", least=1)
-    dtype: str = option("auto", "bfloat16 on a GPU that has it, else float32.", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option("auto", DTYPE, choices=DTYPES)
     gradient_checkpointing: bool = option(False, "Less memory, more time.")
     plain_layout: bool = option(
         False, "Each candidate behind its own prompt, in its own row: slower, the same results."
@@ -75,7 +85,7 @@ class TrainConfig:
     held_out: float = option(0.1, HELD_OUT, least=0, most=1)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0)
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
     dry_run: bool = option(False, "Print the plan and the first sample with its loss mask; train and write nothing.")
     overwrite: bool = option(False, OVERWRITE)
 
@@ -117,13 +127,13 @@ class GenerateConfig:
     top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1)
     max_new_tokens: int = option(256, "Longest response.", least=1)
     batch_size: int = option(64, "Sequences in one batch (with --guidance a response takes two).", least=1)
-    dtype: str = option("auto", "bfloat16 on a GPU that has it, else float32.", choices=("auto", "float32", "bfloat16"))
+    dtype: str = option("auto", DTYPE, choices=DTYPES)
     allow_unsupported: bool = option(False, "Allow targets that the data does not support.")
     split: str = option("", "Take only rows of this split from --input.", choices=("", "train", "test"))
     held_out: float = option(0.1, "Share of prompts in the test split, where the rows have no split.", least=0, most=1)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, "Use the first so many prompts only (0: all).", least=0)
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -154,8 +164,8 @@ class ServeConfig:
     max_waiting: int = option(512, "Responses that may wait for a place; further requests get 429.", least=1)
     max_body: int = option(1_000_000, "Largest request, bytes.", least=1000)
     timeout: float = option(300.0, "Seconds that one request may take.", above=0)
-    dtype: str = option("auto", "bfloat16 on a GPU that has it, else float32.", choices=("auto", "float32", "bfloat16"))
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    dtype: str = option("auto", DTYPE, choices=DTYPES)
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
 
 
 @dataclass(frozen=True)
@@ -179,5 +189,5 @@ class ExportConfig:
     held_out: float = option(0.1, HELD_OUT, least=0, most=1)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0)
-    trust_remote_code: bool = option(False, "Run code that comes with the model.")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
     overwrite: bool = option(False, "Replace an earlier export.")
