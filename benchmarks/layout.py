@@ -79,7 +79,7 @@ class Timed:
 def run(folder: Path, method: str, *, plain: bool, timers: list[Timed], name: str) -> Spent:
     """Train once."""
     before = sum(t.seconds for t in timers)
-    how: dict[str, Any] = {"batch_size": 8, "micro_batch_tokens": 4096, "max_steps": STEPS, "learning_rate": 1e-4}
+    how: dict[str, Any] = {"batch_size": 8, "max_steps": STEPS, "learning_rate": 1e-4}
     out = folder / name
     train(TrainConfig(str(folder / "rows.jsonl"), str(folder / "model"), str(out), method, plain_layout=plain, **how))
     facts = read_json(out / "done.json")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 from torch.utils.checkpoint import checkpoint
 
+from steer import attention
 from steer.batch import SPAN, Batch
 from steer.errors import SteerError
 from steer.objective import Candidates
@@ -197,7 +198,7 @@ class ResponseLogps(nn.Module):
     def shares_prompts(self) -> bool:
         """Whether two candidates behind one prompt have the log-probabilities here that each has by itself."""
         inner = self._inner()
-        if inner.config._attn_implementation not in ("sdpa", "eager"):
+        if inner.config._attn_implementation not in ("sdpa", attention.NAME, "eager"):
             return False  # others take no dense mask
         kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
         if kinds - {"full_attention", "sliding_attention"}:

@@ -139,7 +139,7 @@ def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, 
 
 def test_the_memory_that_is_foreseen_follows_the_settings(labels: Path, base: Path, tmp_path: Path) -> None:
     def plan(**more: Any) -> str:
-        said = train(config(labels, base, tmp_path / "run", dry_run=True, **more))
+        said = train(config(labels, base, tmp_path / "run", dry_run=True, micro_batch_tokens=1024, **more))
         return next(line for line in said.splitlines() if line.startswith("memory"))
 
     whole = plan(adapter="none")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from steer import attention
 from steer.batch import SPAN, Batch, Sequence_, collate, cost, line
 from steer.logps import ResponseLogps, flat, visible
 from steer.references import response_tokens
@@ -45,16 +46,19 @@ def batch(*, shared: bool) -> Batch:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("attention", ["default", "eager"])  # SDPA where the model has it
+@pytest.mark.parametrize("how", ["default", "in parts", "eager"])  # SDPA where the model has it
 def test_values_and_gradients_are_those_of_the_plain_layout(
-    kind: str, attention: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ARCHITECTURES, kind, KINDS[kind])
+    monkeypatch.setattr(attention, "PART", 4)
     found = []
     for shared in (False, True):
         model = model_of(kind)
-        if attention == "eager":
+        if how == "eager":
             model.set_attn_implementation("eager")
+        if how == "in parts" and shared:
+            attention.cut(model)
         module, b = ResponseLogps(model), batch(shared=shared)
         assert module.shares_prompts()
         logps = flat(module(*b[:4], shared=b.shared), b.candidates.mask)
@@ -66,6 +70,24 @@ def test_values_and_gradients_are_those_of_the_plain_layout(
     assert found[0][1].keys() == found[1][1].keys()
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_attention_in_parts_computes_nothing_behind_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PART", 4)
+    model, keys = model_of("llama"), []
+    attention.cut(model)
+    whole = attention.sdpa_attention_forward
+    monkeypatch.setattr(
+        attention,
+        "sdpa_attention_forward",
+        lambda m, q, k, *a, **b: keys.append((q.shape[2], k.shape[2])) or whole(m, q, k, *a, **b),
+    )
+    b = batch(shared=True)
+    ResponseLogps(model)(*b[:4], shared=True)
+    length = b.input_ids.shape[1]
+    per_layer = len(keys) // model.config.num_hidden_layers
+    assert sum(q for q, _ in keys[:per_layer]) == length
+    assert [k for _, k in keys[:per_layer]] == [*range(4, length - 3, 4), length]
 
 
 def test_a_row_holds_a_prompt_once_and_says_who_sees_what() -> None:

@@ -21,7 +21,7 @@ def micro_batch(config: TrainConfig) -> int:
 
 def pieces(tokens: int) -> int:
     """The same from the number that was given, 0 for none."""
-    return tokens or (8192 if torch.cuda.is_available() else 1024)
+    return tokens or (8192 if torch.cuda.is_available() else 2048)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import click
 import numpy as np
 import torch
 
+from steer import attention
 from steer.adapter import Lora, add_control_tokens, add_lora, start_from
 from steer.config import TrainConfig
 from steer.errors import SteerError
@@ -183,10 +184,12 @@ def _together(config: TrainConfig, policy: Policy) -> bool:
     """Whether a prompt is computed once for all its candidates and rows are packed; says so where the model cannot."""
     if config.plain_layout:
         return False
-    if not ResponseLogps(policy.model).shares_prompts():
-        what = f"{type(policy.model.get_base_model() if config.adapter != 'none' else policy.model).__name__}"
+    inner = policy.model.get_base_model() if config.adapter != "none" else policy.model
+    if not ResponseLogps(inner).shares_prompts():
+        what = type(inner).__name__
         click.echo(f"steer: {what} takes no mask per candidate; each has its own prompt and row.", err=True)
         return False
+    attention.cut(inner)
     return True
 
 
