@@ -40,7 +40,10 @@ class Candidates(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A sum and what to divide it by once per optimizer step; both scalars, summed over micro-batches and ranks."""
+    """A sum and what to divide it by once per optimizer step; both scalars, summed over micro-batches and ranks.
+
+    The weight is known before any log-probability is: it depends on the candidates alone.
+    """
 
     total: Tensor
     weight: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from steer.training.prepare import check_init, conditioned, prepared
 from steer.training.sharded import asked, gathered, shardable
 from steer.training.tracking import installed
 
-FOREIGN = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are no plain loop
+FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are no plain loop
 
 
 def train(config: TrainConfig) -> str:
@@ -131,6 +132,8 @@ def _processes(config: TrainConfig, method: Method) -> Any:
     if asked("FSDP"):
         os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")  # else no block by itself
         disable_fsdp_ram_efficient_loading()  # every process looks at the weights before they are sharded
+    if asked("DEEPSPEED") and not find_spec("deepspeed"):
+        raise SteerError('DeepSpeed was asked for, and it is not installed. pip install "steer-lm[deepspeed]".')
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", **track)  # --dtype says it
     shardable(config, method, accelerator)
     wanted = int(os.environ.get("WORLD_SIZE", 1))

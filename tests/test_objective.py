@@ -92,6 +92,15 @@ def test_uneven_micro_batches_add_up_to_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_the_weight_is_known_before_any_log_probability(name: str) -> None:
+    logps, c = example()
+    weight = result(name, logps, c)[1]
+    assert weight > 0
+    for other in (torch.zeros_like(logps), 7 * logps, logps.flip(0).masked_fill(~c.mask, 0.0)):
+        assert result(name, other, c)[1] == weight
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_an_empty_micro_batch_weighs_nothing(name: str) -> None:
     logps, c = example()
     total, weight, gradient = result(name, logps, c._replace(mask=torch.zeros_like(c.mask)))

@@ -252,7 +252,7 @@ def test_fewer_processes_than_asked_for_are_refused(
     ("environment", "wanted"),
     [
         ({"ACCELERATE_USE_FSDP": "true"}, r"^FSDP was asked for, .* over several GPUs only: .* Leave --use_fsdp out"),
-        ({"ACCELERATE_USE_DEEPSPEED": "True"}, r"^DEEPSPEED is not supported: .* Use FSDP2"),
+        ({"ACCELERATE_USE_DEEPSPEED": "True"}, r"^DeepSpeed was asked for"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, r"^PARALLELISM_CONFIG is not supported: .* Use FSDP2"),
         (
             {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"},

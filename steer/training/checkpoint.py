@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steer.run import folder_errors, read_json, write_json
+from steer.training import zero
 from steer.training.sharded import gathered, part
 
 BEST = "best.safetensors"  # trained weights at the lowest held-out loss
@@ -23,7 +24,8 @@ def save(
 ) -> None:
     """Write trainable weights and optimizer state in the main process; the newest complete one is the only one kept."""
     weights = gathered(dict(named), main)
-    inner = {i: _unwrapped(s) for i, s in optimizer.state_dict()["state"].items()}
+    inner = zero.state(named, optimizer) if _is_zero(optimizer) else optimizer.state_dict()["state"]
+    inner = {i: _unwrapped(s) for i, s in inner.items()}
     tensors = gathered({f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if torch.is_tensor(v)}, main)
     if not main:
         return
@@ -42,6 +44,10 @@ def save(
             shutil.rmtree(old)
 
 
+def _is_zero(optimizer: Any) -> bool:
+    return type(optimizer).__name__ == "DeepSpeedOptimizerWrapper"
+
+
 def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
     """State of one parameter; bitsandbytes hides its 8-bit tensors from FSDP in a dict of their own."""
     hidden = [v for v in state.values() if isinstance(v, dict)]
@@ -56,12 +62,17 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     _fill(named, load_file(found[-1] / "weights.safetensors"))
     state: dict[str, Any] = read_json(found[-1] / "state.json")
     inner: dict[int, dict[str, Any]] = {}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in (load_file(found[-1] / "optimizer.safetensors") | state.pop("optimizer")).items():
         index, name = key.split(".", 1)
-        whole = torch.is_tensor(value)
-        inner.setdefault(int(index), {})[name] = part(value, parameters[int(index)]) if whole else value
-    optimizer.load_state_dict({"state": inner, "param_groups": optimizer.state_dict()["param_groups"]})
+        inner.setdefault(int(index), {})[name] = value
+    if _is_zero(optimizer):
+        zero.put(named, optimizer, inner)
+        return state
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parts = {
+        i: {k: part(v, parameters[i]) if torch.is_tensor(v) else v for k, v in s.items()} for i, s in inner.items()
+    }
+    optimizer.load_state_dict({"state": parts, "param_groups": optimizer.state_dict()["param_groups"]})
     return state
 
 

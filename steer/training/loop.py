@@ -15,7 +15,7 @@ from steer.adapter import quiet
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.logps import ResponseLogps, seen
-from steer.objective import Method
+from steer.objective import Candidates, Method
 from steer.plan import Known, Plan
 from steer.policy import Policy, trainable
 from steer.precision import compute_in, keep_masters, optimizer_for
@@ -129,7 +129,7 @@ class Loop:
         return module, optimizer
 
     def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
-        """One optimizer step: sum over micro-batches and processes, divide once. Loss, gradient norm, tokens."""
+        """One optimizer step: sum over micro-batches and processes. Loss, gradient norm, tokens."""
         accelerator, config = self.accelerator, self.config
         rank, world = accelerator.process_index, accelerator.num_processes
         for group in optimizer.param_groups:
@@ -138,31 +138,37 @@ class Loop:
         torch.manual_seed(hash((config.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
-        sums = torch.zeros(3, dtype=torch.float64)
+        own = torch.tensor(sum(self._weight(batch.candidates) for _, batch in batches), dtype=torch.float64)
+        weight = max(float(accelerator.reduce(own.to(accelerator.device), "sum")), 1e-12)
+        sums = torch.zeros(2, dtype=torch.float64)
         bad: list[int] = []
         for i, (indices, batch) in enumerate(batches):
             batch = batch.to(accelerator.device)
+            last = i + 1 == len(batches)
+            accelerator.sync_gradients = last  # where DeepSpeed makes its step
             # Whole gradients, summed up before they are shared out, would need the memory that sharding saves.
-            shares = i + 1 == len(batches) or accelerator.is_fsdp2
-            with nullcontext() if shares else accelerator.no_sync(module):
+            with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(module):
                 base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
                 logps, c = seen(module, batch, base)
                 terms = self.method.loss(logps, c, self.settings)
-                accelerator.backward(terms.total)
-            sums += torch.tensor([float(terms.total.detach()), float(terms.weight), batch.tokens], dtype=torch.float64)
+                accelerator.backward(terms.total * (world / weight))  # processes are averaged
+            sums += torch.tensor([float(terms.total.detach()), batch.tokens], dtype=torch.float64)
             if not torch.isfinite(terms.total):
                 lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
                 bad += [index for index, x in zip(indices, lost) if x] or indices
-        total, weight, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
-        # DDP averages over processes what is meant to be summed.
-        parameters = [p for p in module.parameters() if p.grad is not None]
-        for p in parameters:
-            p.grad.mul_(world / max(weight, 1e-12))
+        total, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+        parameters = [p for p in module.parameters() if p.requires_grad]
         norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf))
         if not (math.isfinite(total) and math.isfinite(norm)):
             self._refuse(step, total, norm, bad)
         optimizer.step()
-        return total / max(weight, 1e-12), norm, int(count)
+        return total / weight, norm, int(count)
+
+    def _weight(self, c: Candidates) -> float:
+        """What the loss of a micro-batch is to be divided by, with those of all others: it depends on no log-prob."""
+        nothing = torch.zeros(c.mask.shape)
+        known = c._replace(value=nothing, kl=nothing, entropy=nothing)
+        return float(self.method.loss(nothing, known, self.settings).weight)
 
     def _refuse(self, step: int, total: float, norm: float, bad: list[int]) -> None:
         """Stop before the weights are spoiled; the last checkpoint stays."""

@@ -1,4 +1,4 @@
-"""Weights that FSDP2 shards over processes: what cannot be done with them, and whole tensors from parts and back."""
+"""What processes shard: what cannot be done with it, and whole tensors from the parts of FSDP2 and back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.objective import Method
+from steer.training import zero
 
 
 def asked(name: str) -> bool:
@@ -21,26 +22,28 @@ def asked(name: str) -> bool:
 
 def shardable(config: TrainConfig, method: Method, accelerator: Any) -> None:
     """Refuse what sharded weights cannot do, and FSDP where accelerate would pass over it without a word."""
-    if not asked("FSDP"):
+    if asked("DEEPSPEED"):
+        zero.set_up(config, accelerator)
+    elif not asked("FSDP"):
         return
-    if accelerator.distributed_type != "FSDP":
+    elif accelerator.distributed_type != "FSDP":
         raise SteerError(
             "FSDP was asked for, and accelerate shards weights over several GPUs only: it would pass over it here. "
             "Leave --use_fsdp out, or unset ACCELERATE_USE_FSDP."
         )
-    if not accelerator.is_fsdp2:
+    elif not accelerator.is_fsdp2:
         raise SteerError("FSDP of version 1 is not supported. Use version 2: --fsdp_version 2.")
-    if accelerator.state.fsdp_plugin.activation_checkpointing:
+    elif accelerator.state.fsdp_plugin.activation_checkpointing:
         raise SteerError("fsdp_activation_checkpointing renames weights. Use --gradient-checkpointing instead.")
     if method.on_policy:
         raise SteerError(
-            f"{config.method}: draws responses while it trains, which weights that FSDP shards cannot. Use torchrun "
-            'without FSDP, or a method that learns from rounds: "steer iterate --method raft".'
+            f"{config.method}: draws responses while it trains, which it cannot where FSDP or DeepSpeed shards. Use "
+            'torchrun without them, or a method that learns from rounds: "steer iterate --method raft".'
         )
     if config.adapter == "qlora":
-        raise SteerError("--adapter qlora: FSDP does not shard 4-bit weights here. Use --adapter lora.")
+        raise SteerError("--adapter qlora: 4-bit weights are not sharded here. Use --adapter lora.")
     if config.optimizer != "adamw":
-        raise SteerError(f"--optimizer {config.optimizer}: does not know sharded weights. Use --optimizer adamw.")
+        raise SteerError(f"--optimizer {config.optimizer}: its state is not sharded here. Use --optimizer adamw.")
 
 
 def gathered(tensors: Mapping[str, Tensor], main: bool) -> dict[str, Tensor]:
