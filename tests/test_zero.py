@@ -87,6 +87,8 @@ def test_two_processes_learn_what_one_learns_and_resume(stage: int, labels: Path
         for facts in (ours, theirs):
             del facts["seconds"], facts["summary"]
         assert ours == pytest.approx(theirs, rel=1e-4)
+        first = (json.loads((x / "metrics.jsonl").read_text().splitlines()[0]) for x in (tmp_path / name, one))
+        assert next(first)["grad_norm"] == pytest.approx(next(first)["grad_norm"], rel=1e-3)
     assert_close(tmp_path / "stopped", tmp_path / "lora", 0.0)
     assert (tmp_path / "alone" / "checkpoint-4").is_dir()
     train(replace(TrainConfig(**runs["lora"]), output=str(tmp_path / "alone")))  # in one process, without DeepSpeed
