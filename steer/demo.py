@@ -42,7 +42,6 @@ BASE: dict[str, Any] = {
     "learning_rate": 3e-3,
     "weight_decay": 0.01,
     "num_train_epochs": 3.0,
-    "micro_batch_tokens": 1024,
 }
 # What LoRA needs on a model of under a million parameters; on a real one keep the defaults.
 LORA: dict[str, Any] = {
@@ -51,7 +50,6 @@ LORA: dict[str, Any] = {
     "learning_rate": 4e-3,
     "batch_size": 16,
     "num_train_epochs": 1.0,
-    "micro_batch_tokens": 1024,
     "max_new_tokens": 120,
 }
 METHODS = ("mle", "filtered", "rwr:beta=1", "rwr:beta=0.5", "conditional")

@@ -49,11 +49,15 @@ class Sampling:
 
 
 class Job(NamedTuple):
-    """One response to draw: the row whose prompt is answered, the levels asked for, those that guidance leaves."""
+    """One response to draw: the row whose prompt is answered, the levels asked for, those that guidance leaves.
+
+    `temperature`: its own, in the place of that of all (of a server all have one).
+    """
 
     row: Row
     target: dict[str, int]
     against: Mapping[str, int] = MappingProxyType({})
+    temperature: float | None = None
 
 
 class Response(NamedTuple):
@@ -133,8 +137,8 @@ def asks_of(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Ask
             )
         most, seed = min(sampling.max_new_tokens, room), seed_of(sampling.seed, i)
         away = ids[other] if guided else None
-        s = sampling
-        asks.append(Ask(ids[text], ids[condition], away, s.guidance, s.temperature, s.top_p, most, seed))
+        warm = sampling.temperature if job.temperature is None else job.temperature
+        asks.append(Ask(ids[text], ids[condition], away, sampling.guidance, warm, sampling.top_p, most, seed))
     return asks
 
 

@@ -10,6 +10,7 @@ os.environ["STEER_CACHE"] = tempfile.mkdtemp(prefix="steer-tests-")
 
 import http.client
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -47,6 +48,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED.name}/ beside the repository: real input is tested where it is")
     return SHARED
+
+
+def pytest_unconfigure() -> None:
+    """Remove the cache of this process."""
+    shutil.rmtree(os.environ["STEER_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import pytest
 from steer.claims import suite
 from steer.claims.runs import LOSSES
 from steer.claims.table import Curve, claimed, claims, fallen, order_statistics, rising
-from steer.config import CompareConfig
+from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
+from steer.train import train
 
 GOLD = {
     **{f"raft-k{k}": 0.1 * k for k in (1, 2, 4, 8)},
@@ -97,15 +98,17 @@ def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tm
 @pytest.mark.slow
 def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
     """Every run of it, one seed; again it answers at once."""
+    writes: dict[str, Any] = {"method": "mle", "adapter": "none", "learning_rate": 1e-2, "max_steps": 100}
+    train(TrainConfig(str(labels), str(tiny), str(tmp_path / "base"), **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
     config = CompareConfig(
         str(labels),
-        str(tiny),
+        str(tmp_path / "base"),
         str(tmp_path / "out"),
         suite="claims",
         gold="data_recipes.world_text:Gold",
         prompts=10,
-        max_new_tokens=8,
+        max_new_tokens=60,
         num_proc=2,
         train=str(tmp_path / "train.json"),
     )

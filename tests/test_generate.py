@@ -66,6 +66,19 @@ def test_text_follows_from_the_seed(policy: Policy, jobs: list[Job]) -> None:
     assert respond(policy, jobs, Sampling(max_new_tokens=20, seed=6)) != first
 
 
+def test_greedy_and_drawn_responses_share_a_batch_and_are_what_they_are_alone(
+    policy: Policy, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = Sampling(max_new_tokens=20, seed=5)
+    greedy = [job._replace(temperature=0.0) for job in jobs]
+    best = respond(policy, jobs, replace(GREEDY, max_new_tokens=20))
+    assert respond(policy, [*jobs, *greedy], drawn) == respond(policy, jobs, drawn) + best
+    monkeypatch.setattr("steer.generate.shareable", lambda _: False)  # where `model.generate` draws
+    whole = respond(policy, [*greedy, *jobs], replace(drawn, batch_size=5))
+    assert whole[: len(jobs)] == best
+    assert whole[len(jobs) :] != best
+
+
 def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, jobs: list[Job]) -> None:
     found = respond(policy, jobs * 8, Sampling(max_new_tokens=24))
     assert {r.finished for r in found} == {True, False}

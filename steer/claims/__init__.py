@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, rounds, seeds_of, trained
+from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, chains, rounds, seeds_of, trained
 from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.compare import FAILED
 from steer.compare.comparison import Comparison
@@ -48,11 +48,10 @@ def suite(config: CompareConfig) -> str:
     bench = Bench(shared)
     began = time.monotonic() - _seconds(run.folder)
     tasks = bench.first()
-    _done(config, run.folder, began, [(trained, task, seed) for task, seed in seeds_of(tasks, config.seeds)])
+    _done(config, run.folder, began, runs_of(tasks, config.seeds))
     more = bench.offline() + bench.on_policy()
-    loops = [(rounds, loop, seed) for loop in LOOPS for seed in range(config.seeds)]
-    rest = [(trained, task, seed) for task, seed in reversed(seeds_of(more, config.seeds))]
-    _done(config, run.folder, began, [*loops, *rest])
+    loops = [(f"{loop.name}, seed {seed}", rounds, loop, seed) for loop in LOOPS for seed in range(config.seeds)]
+    _done(config, run.folder, began, [*loops, *reversed(runs_of(more, config.seeds))])
     text = _told(bench, [*tasks, *more])
     seconds = time.monotonic() - began
     about = circumstances("compare")
@@ -70,12 +69,21 @@ def _seconds(folder: Path) -> float:
     return float(read_json(path)) if path.is_file() else 0.0
 
 
-def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[Any, Task | Loop, int]]) -> None:
+def runs_of(tasks: list[Task], seeds: int) -> list[tuple[str, Any, Any, int]]:
+    """Jobs that train: name, what does it, with what, the seed. Runs that go on from each other are one."""
+    return [
+        (f"{chain[-1].name}, seed {seed}", trained, chain, seed)
+        for chain in chains(tasks)
+        for _, seed in seeds_of(chain[-1:], seeds)
+    ]
+
+
+def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[str, Any, Any, int]]) -> None:
     """Do all jobs, in several processes; a failed one does not lose the others, but the table wants all."""
     failed: dict[str, str] = {}
     with ProcessPoolExecutor(config.num_proc, mp_context=multiprocessing.get_context("spawn")) as pool:
         todo: dict[Future[None], str] = {
-            pool.submit(work, config, folder, what, seed): f"{what.name}, seed {seed}" for work, what, seed in jobs
+            pool.submit(work, config, folder, what, seed): name for name, work, what, seed in jobs
         }
         for future in progress(as_completed(todo), total=len(todo), what="claims", unit="runs"):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,13 +35,17 @@ STEERED = {"attributes": (REWARD,)}
 
 
 class Task(NamedTuple):
-    """One training run: a method on rows; `flags` of `steer train` beside those of all. `once`: one seed only."""
+    """One training run: a method on rows; `flags` of `steer train` beside those of all.
+
+    `once`: one seed only. `after`: the run whose policy it goes on from.
+    """
 
     name: str
     rows: str
     method: str
     flags: Mapping[str, Any] = {}  # never written to
     once: bool = False
+    after: str = ""
 
 
 class Loop(NamedTuple):
@@ -87,7 +92,8 @@ class Bench:
     def settings(self, task: Task, seed: int) -> TrainConfig:
         """One number of optimizer steps for all that name none."""
         out = str(self.folder(task.name, seed))
-        fixed = replace(self.shared.settings, rows=task.rows, output=out, method=task.method, seed=seed)
+        start = str(self.folder(task.after, seed)) if task.after else ""
+        fixed = replace(self.shared.settings, rows=task.rows, output=out, method=task.method, init=start, seed=seed)
         return replace(fixed, **task.flags)
 
     def trained(self, task: Task, seed: int) -> None:
@@ -220,31 +226,44 @@ class Bench:
         return [*tasks, Task("rrhf-no-sft", pool, "rrhf", {"set": ("sft=0",)}), Task("rrhf-logs", logs, "rrhf")]
 
     def on_policy(self) -> list[Task]:
-        """ReMax against both proxies for a growing number of steps at one constant learning rate, and PPO."""
+        """ReMax against both proxies at one constant learning rate, looked at after growing numbers of steps, and PPO.
+
+        Each look is a run that goes on from the last one's policy, on an order of prompts of its own.
+        """
         fixed = {
             "learning_rate": ON_POLICY * self.shared.settings.learning_rate,
             "lr_scheduler_type": "constant",
             "max_new_tokens": self.shared.config.max_new_tokens,
         }
-        wanted = [("clean", "remax", self.proxy, n) for n in self.steps]
-        wanted += [("few", "remax", self.few, n) for n in self.steps]
-        wanted += [("ppo", "ppo", self.proxy, self.steps[-1])]
-        return [
-            Task(f"{name}-{n}", self.rows, method, {**fixed, "scorer": scorer, "max_steps": n}, once=True)
-            for name, method, scorer, n in wanted
-        ]
+        tasks = [Task(f"ppo-{self.steps[-1]}", self.rows, "ppo", {**fixed, "scorer": self.proxy}, once=True)]
+        for name, scorer in (("clean", self.proxy), ("few", self.few)):
+            for i, (before, n) in enumerate(pairwise((0, *self.steps))):
+                more = {**fixed, "scorer": scorer, "max_steps": n - before, "seed": i}
+                last = f"{name}-{before}" if before else ""
+                tasks.append(Task(f"{name}-{n}", self.rows, "remax", more, once=True, after=last))
+        return tasks
 
 
-def trained(config: CompareConfig, folder: Path, task: Task, seed: int) -> None:
-    """One run in a process of its own."""
+def trained(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: int) -> None:
+    """One run after the other in a process of their own."""
     share_of_cores(config.num_proc)
-    Bench(Comparison(config, folder)).trained(task, seed)
+    bench = Bench(Comparison(config, folder))
+    for task in chain:
+        bench.trained(task, seed)
 
 
 def rounds(config: CompareConfig, folder: Path, loop: Loop, seed: int) -> None:
     """One loop in a process of its own."""
     share_of_cores(config.num_proc)
     Bench(Comparison(config, folder)).rounds(loop, seed)
+
+
+def chains(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+    """Runs of which each goes on from the one before it; most are alone."""
+    found: dict[str, tuple[Task, ...]] = {}
+    for task in tasks:
+        found[task.name] = (*found.pop(task.after, ()), task)
+    return list(found.values())
 
 
 def seeds_of(tasks: Sequence[Task], seeds: int) -> list[tuple[Task, int]]:

@@ -21,26 +21,28 @@ from steer.policy import Policy
 def plainly(
     policy: Policy, asks: Sequence[Ask], batch_size: int, seed: int, *, bucketed: bool = True
 ) -> list[list[int]]:
-    """Token ids of each response, with the end token; all share the first one's temperature and top_p."""
+    """Token ids of each response, with the end token; all share the first one's top_p."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     tokenizer, model = policy.tokenizer, policy.model.eval()
     device, pad, ends = next(model.parameters()).device, tokenizer.pad_token_id, end_tokens(policy)
     prefixes = [[*ask.prompt, *ask.condition] for ask in asks]
     order = sorted(range(len(asks)), key=lambda i: (len(prefixes[i]), i)) if bucketed else list(range(len(asks)))
+    order.sort(key=lambda i: asks[i].temperature)  # stable; a batch has one
     out: list[list[int]] = [[] for _ in asks]
     names = markers(policy.card.attributes, policy.card.template) if policy.card and policy.card.attributes else []
     blocked = _Blocked(Markers(names, policy.pieces)) if names else None
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
+    start = 0
+    while start < len(order):
+        warm = asks[order[start]].temperature
+        part = [i for i in order[start : start + batch_size] if asks[i].temperature == warm]
         width = max(len(prefixes[i]) for i in part)
-        greedy = asks[part[0]].temperature == 0
         config = GenerationConfig(
             max_new_tokens=max(asks[i].most for i in part),
-            do_sample=not greedy,
-            temperature=None if greedy else asks[part[0]].temperature,
-            top_p=None if greedy else asks[part[0]].top_p,
-            top_k=None if greedy else 0,
+            do_sample=warm > 0,
+            temperature=warm or None,
+            top_p=asks[part[0]].top_p if warm else None,
+            top_k=0 if warm else None,
             eos_token_id=sorted(ends),
             pad_token_id=pad,
         )
@@ -56,6 +58,7 @@ def plainly(
             tokens = tokens[: asks[i].most]
             end = next((k for k, token in enumerate(tokens) if token in ends), len(tokens))
             out[i] = tokens[: end + 1]
+        start += len(part)
     return out
 
 

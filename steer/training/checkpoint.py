@@ -24,7 +24,7 @@ def save(
 ) -> None:
     """Write trainable weights and optimizer state in the main process; the newest complete one is the only one kept."""
     weights = gathered(dict(named), main)
-    inner = zero.state(named, optimizer) if _is_zero(optimizer) else optimizer.state_dict()["state"]
+    inner = zero.state(named, optimizer) if zero.shards(optimizer) else optimizer.state_dict()["state"]
     inner = {i: _unwrapped(s) for i, s in inner.items()}
     tensors = gathered({f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if torch.is_tensor(v)}, main)
     if not main:
@@ -44,10 +44,6 @@ def save(
             shutil.rmtree(old)
 
 
-def _is_zero(optimizer: Any) -> bool:
-    return type(optimizer).__name__ == "DeepSpeedOptimizerWrapper"
-
-
 def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
     """State of one parameter; bitsandbytes hides its 8-bit tensors from FSDP in a dict of their own."""
     hidden = [v for v in state.values() if isinstance(v, dict)]
@@ -65,7 +61,7 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     for key, value in (load_file(found[-1] / "optimizer.safetensors") | state.pop("optimizer")).items():
         index, name = key.split(".", 1)
         inner.setdefault(int(index), {})[name] = value
-    if _is_zero(optimizer):
+    if zero.shards(optimizer):
         zero.put(named, optimizer, inner)
         return state
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

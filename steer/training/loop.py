@@ -94,6 +94,7 @@ class Loop:
         accelerator.wait_for_everyone()
         if config.early_stopping:
             checkpoint.take_best(folder, named)
+            accelerator.wait_for_everyone()  # the main process clears it away next
         if self.held_out:
             facts |= {"best_held_out_loss": patience.best, "best_step": patience.step}
         facts["steps"] = facts.pop("step")

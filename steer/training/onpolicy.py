@@ -115,17 +115,13 @@ class FreshPlan(Plan):
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
         k, training = self.settings.k, self.policy.model.training
         jobs = [Job(row, {}) for row in rows for _ in range(k)]
-        drawn = respond(self.policy, jobs, Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
-        texts: list[Row] = [{**job.row, "response": r.text} for job, r in zip(jobs, drawn)]
-        if self.rule.greedy:
-            sampling = Sampling(0.0, 1.0, self.max_new_tokens, AT_ONCE)
-            best = respond(self.policy, [Job(row, {}) for row in rows], sampling)
-            texts += [{**row, "response": r.text} for row, r in zip(rows, best)]
+        greedy = [Job(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
+        drawn = respond(self.policy, [*jobs, *greedy], Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
         self.policy.model.train(training)
-        scores = np.array(self.reward(texts))
+        scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip([*jobs, *greedy], drawn)]))
         flat = [Sequence_(self.tokens.prompts[job.row["id"]], list(r.ids)) for job, r in zip(jobs, drawn)]
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
-        return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if self.rule.greedy else None
+        return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if greedy else None
 
     def _log_probs(self, groups: Sequence[Sequence[Sequence_]]) -> tuple[list[Array], list[Array], list[Array]]:
         """Of every response: log-probs, values, and log-probs of the reference, the model without its adapter."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # accelerate.utils has it only with DeepSpeed
 from torch import Tensor, nn
 
 from steer.config import TrainConfig
@@ -40,6 +41,11 @@ def set_up(config: TrainConfig, accelerator: Any) -> None:
     # Sizes of batches are nothing that it has to know: steps end where the loop says, and gradients come divided.
     told.update(train_batch_size="auto", train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1)
     told.update(gradient_clipping=config.max_grad_norm)
+
+
+def shards(optimizer: Any) -> bool:
+    """Whether an optimizer is DeepSpeed's."""
+    return isinstance(optimizer, DeepSpeedOptimizerWrapper)
 
 
 def state(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[int, dict[str, Any]]:
