@@ -16,6 +16,7 @@ from steer.compare.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
 from steer.fit import fit
 from steer.generate import Job, Sampling, answer, generate
+from steer.groups import prompts
 from steer.iterate import iterate
 from steer.label import label
 from steer.policy import load
@@ -173,14 +174,13 @@ class Bench:
     @cached_property
     def pool(self) -> str:
         """K responses of the mle policy to training prompts, labelled by the proxy: rows."""
-        prompts, drawn = self.shared.folder / "prompts.jsonl", self.shared.folder / "drawn"
-        if not prompts.is_file():
-            first = {prompt_key(row): row for row in reversed(self._logs)}
-            write(prompts, list(reversed(first.values()))[:PROMPTS])
+        asked, drawn = self.shared.folder / "prompts.jsonl", self.shared.folder / "drawn"
+        if not asked.is_file():
+            write(asked, [group.rows[0] for group in prompts(self._logs)[:PROMPTS]])
         config, out = self.shared.config, str(self.shared.folder / "pool")
         how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
         policy = str(self.folder("mle", 0))
-        generate(GenerateConfig(policy, input=str(prompts), output=str(drawn), n=K, target=("none",), **how))
+        generate(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, target=("none",), **how))
         schema = str(Path(self.rows) / "schema.json")
         label(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
         return out
