@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # OpenMP threads that spin for long while they wait collapse where anything else runs on the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test bench lint wheel clean
+.PHONY: demo test slow bench lint wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/steer demo --output demo
@@ -14,6 +14,10 @@ demo: $(VENV)/ready
 test: $(VENV)/ready lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 	$(MAKE) wheel
+
+# What takes minutes: processes that are killed, two machines, coverage of intervals, a whole suite at toy size.
+slow: $(VENV)/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steer.condition import TEMPLATES, written
 from steer.schema import AttributeSchema
@@ -63,8 +64,10 @@ def steerable(
     return before + _BEGIN + base.removesuffix("\n") + _END + _AFTER
 
 
-def bare(template: str) -> str:
-    """The base's own template out of a steerable one; any other as it is."""
+def bare(template: Any) -> Any:
+    """The base's own template out of a steerable one, each of several by name; any other as it is."""
+    if isinstance(template, dict):
+        return {name: bare(each) for name, each in template.items()}
     return template.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in template else template
 
 

@@ -1,4 +1,4 @@
-"""What a policy answers, with log-probabilities under it and under the reference, written once and read back."""
+"""What a policy answers, with log-probabilities as it was drawn and under the reference, written once and read back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from steer.references import response_sums
 from steer.rows import Row, read_back, write
 from steer.schema import AttributeSchema
 from steer.scorer import Reward
-from steer.tokens import plain_ids, prompt_text
+from steer.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def drawn(
 ) -> list[Row]:
     """Responses in the order of the jobs, with `logp` and `ref_logp` where there is a reference; `budget`: tokens.
 
+    Both are of the distributions at the temperature of the draw; there are none at 0, where no two policies overlap.
     The best of n is as likely as n draws make it: its expected log-probability is log n - (n - 1) / n above the
     policy's.
     """
@@ -81,13 +82,17 @@ def _drawn(
         assert asked.reward is not None
         rewards = asked.reward(rows)
         rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] for i in range(0, len(rows), n)]
-    if reference is None:
+    s = asked.sampling
+    if reference is None or s.temperature == 0:
         return rows
-    guidance = asked.sampling.guidance
-    module = ResponseLogps(policy.model.eval())
-    plain = guidance == 1
-    own = log_probs(policy, module, rows, budget, conditioned=True) if plain else guided(policy, rows, guidance)
-    ref = log_probs(reference.policy, reference.module, rows, budget, conditioned=False)
+    if s.guidance == s.temperature == 1:
+        own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
+    else:
+        own = drawn_from(policy, rows, s.guidance, s.temperature)
+    if s.temperature == 1:
+        ref = log_probs(reference.policy, reference.module, rows, budget, conditioned=False)
+    else:
+        ref = drawn_from(reference.policy, rows, 0.0, s.temperature)
     more = best_of_n_kl(n)
     return [{**row, "logp": a + more, "ref_logp": b} for row, a, b in zip(rows, own, ref)]
 
@@ -102,10 +107,11 @@ def log_probs(
 
 
 @torch.no_grad()
-def guided(policy: Policy, rows: Sequence[Row], strength: float) -> list[float]:
-    """The same under what guidance draws from: log p(none) + S (log p(target) - log p(none)), normalised each token.
+def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0) -> list[float]:
+    """The same under what guidance and temperature draw from.
 
-    Row by row, with all logits of a response in memory: for what a report evaluates, not for training.
+    Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. Row by row,
+    with all logits of a response in memory: for what a report evaluates, not for training.
     """
     model = policy.model.eval()
     device = next(model.parameters()).device
@@ -115,18 +121,13 @@ def guided(policy: Policy, rows: Sequence[Row], strength: float) -> list[float]:
             model(torch.tensor([[*s.prefix, *s.response]], device=device)).logits[0, len(s.prefix) - 1 : -1].float()
             for s in pair
         )
-        mixed = torch.log_softmax(torch.lerp(plain.log_softmax(-1), told.log_softmax(-1), strength), -1)  # [T, V]
+        mixed = torch.lerp(plain.log_softmax(-1), told.log_softmax(-1), strength)  # [T, V]
+        mixed = torch.log_softmax(mixed / temperature, -1)
         found.append(float(mixed.gather(1, torch.tensor(pair[0].response, device=device)[:, None]).sum()))
     return found
 
 
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
     """Prompt with its condition, and response with its end, of each row."""
-    tokenizer = policy.tokenizer
-    texts = [prompt_text(row["prompt"], tokenizer) for row in rows]
-    conditions = [condition_text(policy, row["target"]) if conditioned else "" for row in rows]
-    prompts, marks, responses = (plain_ids(t, tokenizer) for t in (texts, conditions, [r["response"] for r in rows]))
-    return [
-        Sequence_(p + (m if c else []), [*r, tokenizer.eos_token_id])
-        for p, m, c, r in zip(prompts, marks, conditions, responses)
-    ]
+    tokens = Tokens(rows, policy.tokenizer, policy.end)
+    return [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]

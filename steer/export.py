@@ -20,7 +20,7 @@ from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.options import check
 from steer.plan import Conditioning
-from steer.policy import MERGED, Card, Loading, Policy, load_as
+from steer.policy import MERGED, Card, Loading, Policy, end_tokens, load_as
 from steer.rows import Row, read_all, split_of, write
 from steer.run import Run, fingerprint, folder_errors, read_json, write_json, write_text
 from steer.schema import AttributeSchema
@@ -108,9 +108,7 @@ def merged(config: ExportConfig) -> Policy:
         with quiet():
             model = model.merge_and_unload()
     tokenizer, card = policy.tokenizer, policy.card
-    ends = model.generation_config.eos_token_id
-    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    model.generation_config.eos_token_id = sorted(ends)
+    model.generation_config.eos_token_id = sorted(end_tokens(policy))
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     if card and card.attributes:
         _block(model.generation_config, card, tokenizer)
@@ -153,9 +151,7 @@ def fitting(
     Training tokenises prompt and condition apart. Where a tokenizer begins every text with a space, the whole text
     needs that space before the condition.
     """
-    base = tokenizer.chat_template
-    base = {k: bare(v) for k, v in base.items()} if isinstance(base, dict) else bare(base)
-    tokenizer.chat_template = base
+    base = tokenizer.chat_template = bare(tokenizer.chat_template)
     single = [{n: i} for n in names for i in range(len(schema[n].shown))]
     every = [{n: len(schema[n].shown) - 1 for n in names}, dict.fromkeys(names, 0)]
     conditions = [render(levels, schema, names, template) for levels in [*single, *every]]
@@ -207,12 +203,17 @@ def _rows(config: ExportConfig) -> str:
     run = Run(config.output, config, {"source": fingerprint(config.source)})
     if run.done:
         return str(run.done["summary"])
-    rows = read_all(config.source)[: config.limit or None]
+    read = read_all(config.source)[: config.limit or None]
+    rows = [r for r in read if r.get("finished") is not False]  # of what was cut off trl would learn an end
+    cut = f" {len(read) - len(rows)} cut off, left out." if len(rows) < len(read) else ""
     tokenizer = _tokenizer(config)
     best = supported_best(conditioning.schema, conditioning.names)
     template, wrong = fitting(tokenizer, conditioning.schema, conditioning.names, conditioning.template, best)
     if isinstance(template, dict):
         template = template["default"]
+    tokenizer.chat_template = template
+    for levels in ({}, dict.fromkeys(conditioning.names, 0)):
+        _refuse_unlike(tokenizer, config.model, asked(levels, conditioning.schema))
     run.start()
     counts = {}
     for split in ("train", "test"):
@@ -228,10 +229,24 @@ def _rows(config: ExportConfig) -> str:
     write_text(path, template)
     odd = f" {wrong} conditions are tokenised otherwise than by steer train." if wrong else ""
     summary = (
-        f"export: {len(rows)} rows in, {counts['train']} for training and {counts['test']} held out.{odd} Train with: "
+        f"export: {len(read)} rows in, {counts['train']} for training and {counts['test']} held out.{cut}{odd} Train "
+        "with: "
         f"trl sft --model_name_or_path {config.model} --dataset_name {run.folder / 'data'} --chat_template_path {path}"
     )
     return run.finish(summary, **counts)
+
+
+def _refuse_unlike(tokenizer: Any, model: str, attributes: Mapping[str, int]) -> None:
+    """Refuse a template that writes more before the last answer than its generation prompt, by which trl masks."""
+    told = {"tokenize": False, "attributes": attributes}
+    for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
+        begun: str = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **told)
+        whole: str = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": "Four."}], **told)
+        if not whole.startswith(begun):
+            raise SteerError(
+                f"{model}: its chat template writes something before the last answer that its generation prompt lacks, "
+                "so `trl sft` would mask the wrong tokens. Take it out of the template, or use steer train."
+            )
 
 
 def for_trl(rows: Sequence[Row], conditioning: Conditioning, seed: int) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from steer.adapter import quiet
 from steer.chat import asked
 from steer.condition import render
 from steer.config import GenerateConfig
-from steer.decoding.decode import Ask, Decoder, end_tokens
+from steer.decoding.decode import Ask, Decoder
 from steer.decoding.plain import plainly
 from steer.decoding.prefill import shareable
 from steer.decoding.remote import Chat, Remote
@@ -25,13 +25,13 @@ from steer.decoding.vllm import Vllm
 from steer.errors import SteerError
 from steer.obtained import Judge, side_by_side
 from steer.options import check
-from steer.policy import Card, Policy, load
+from steer.policy import Card, Policy, end_tokens, load
 from steer.progress import progress
 from steer.rows import Row, prompts, read, read_back, split_of, write
 from steer.run import Run, fingerprint
 from steer.schema import AttributeSchema
 from steer.targets import against, targets
-from steer.tokens import plain_ids, prompt_text
+from steer.tokens import plain_ids, prompt_of
 
 SHARD = 512  # responses between two resume points
 
@@ -120,7 +120,7 @@ def _response(policy: Policy, ids: Sequence[int]) -> Response:
 
 def asks_of(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Ask]:
     """Prompts and conditions as ids, tokenised apart as in training, with the new tokens that fit behind them."""
-    texts = [prompt_text(job.row["prompt"], policy.tokenizer) for job in jobs]
+    texts = [prompt_of(job.row, policy.tokenizer) for job in jobs]
     conditions = [condition_text(policy, job.target) for job in jobs]
     others = [condition_text(policy, job.against) for job in jobs]
     unique = list(dict.fromkeys([*texts, *conditions, *others]))
@@ -219,7 +219,7 @@ def generate(config: GenerateConfig) -> str:
     aims = targets(policy, config.target, config.allow_unsupported)
     schema = policy.card.schema if policy.card else None
     if judge:
-        judge = judge.knowing(schema)
+        judge = judge.knowing(policy.card)
     away = [against(config.against, aim, policy) if config.guidance != 1 else {} for aim in aims]
     pairs = list(zip(aims, away))
     jobs = [Job(row, *pair) for row in rows for pair in pairs for _ in range(config.n * config.best_of)]
@@ -253,6 +253,8 @@ def generate(config: GenerateConfig) -> str:
 
 def _stream(policy: Policy, jobs: Sequence[Job], sampling: Sampling, schema: AttributeSchema | None) -> str:
     """Print responses as they are drawn; what is left to say in the end."""
+    if not shareable(policy):
+        raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --stream.")
     for job, ask in zip(jobs, asks_of(policy, jobs, sampling)):
         click.echo(
             "> " + job.row["prompt"][-1]["content"] + (f" [{schema.text(job.target)}]" if schema and job.target else "")

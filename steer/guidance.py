@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,4 +107,5 @@ class Trial:
 
 
 def _mean(value: Any) -> float:
-    return float(value["mean"] if isinstance(value, dict) else value)
+    mean = value["mean"] if isinstance(value, dict) else value
+    return math.nan if mean is None else float(mean)

@@ -9,6 +9,8 @@ import numpy as np
 
 from steer.config import GenerateConfig
 from steer.errors import SteerError
+from steer.methods import METHODS
+from steer.policy import Card
 from steer.rows import Row
 from steer.schema import REWARD, AttributeSchema
 from steer.scorer import Reward, Scorer, load_scorer, rewarder
@@ -16,13 +18,17 @@ from steer.scorer import Reward, Scorer, load_scorer, rewarder
 
 @dataclass(frozen=True)
 class Judge:
-    """A scorer, the schema whose levels its scores become, and how it chooses the best of every `best_of` rows."""
+    """A scorer, the schema whose levels its scores become, and how it chooses the best of every `best_of` rows.
+
+    `weighs`: the policy's targets are weights (`directional`), which no response obtains.
+    """
 
     scorer: Scorer
     best_of: int = 1
     by_target: bool = False
     schema: AttributeSchema | None = None
     reward: Reward | None = None
+    weighs: bool = False
 
     @staticmethod
     def of(config: GenerateConfig) -> Judge:
@@ -37,16 +43,19 @@ class Judge:
             raise SteerError(f"--scorer {config.scorer}: nobody has rated fresh responses. Use a fitted scorer.")
         return Judge(scorer, config.best_of, config.rerank == "target")
 
-    def knowing(self, schema: AttributeSchema | None) -> Judge:
-        """The same with the schema of a policy, else that of the scorer."""
-        known = schema or self.scorer.schema
+    def knowing(self, card: Card | None) -> Judge:
+        """The same with the schema of a policy, else that of the scorer: one of weights says nothing of scores."""
+        weighs = card is not None and card.method in METHODS and METHODS[card.method].reframe is not None
+        if weighs and self.by_target:
+            raise SteerError("--rerank target: the policy's targets are weights, not levels. Use --rerank reward.")
+        known = (card.schema if card and not weighs else None) or self.scorer.schema
         if known is None:
             raise SteerError(f"scorer {self.scorer.id}: does not say which attributes are good. Use a fitted scorer.")
         reward = rewarder(self.scorer, known) if self.best_of > 1 and not self.by_target else None
-        return replace(self, schema=known, reward=reward)
+        return replace(self, schema=known, reward=reward, weighs=weighs)
 
     def labelled(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows with scores, levels and reward of their responses."""
+        """Rows with scores, levels and reward of their responses; targets stay where they are levels too."""
         assert self.schema is not None
         schema = self.schema
         out = []
@@ -56,7 +65,8 @@ class Judge:
             known = scores if reward is None else {**scores, REWARD: reward}
             levels = {n: x for n, x in schema.levels(known).items() if schema[n].shown}
             predicted = {n: round(s, 4) for n, s in scores.items()}
-            out.append({**row, "predicted": predicted, "scorer": self.scorer.id, "levels": levels, "reward": reward})
+            found = {"predicted": predicted, "scorer": self.scorer.id, "levels": levels, "reward": reward}
+            out.append({**row, **found, **({"target": {}} if self.weighs else {})})
         return out
 
     def kept(self, rows: Sequence[Row]) -> list[Row]:
@@ -92,11 +102,11 @@ class Judge:
                 known = [r for r in members if name in r["levels"]]
                 if known:
                     gaps = [abs(r["levels"][name] - level) for r in known]
-                    mean = sum(r["predicted"][name] for r in known) / len(known)
+                    mean = sum(r["reward"] if name == REWARD else r["predicted"][name] for r in known) / len(known)
                     hit, near = (sum(g <= most for g in gaps) / len(gaps) for most in (0, 1))
                     head = f"{name}={self.schema[name].shown[level]}"
                     lines.append(f"{head} | {mean:.2f} | {hit:.0%} | {near:.0%} | {len(known)}")
-        return "\n".join(lines) if len(lines) > 1 else "no attribute that was asked for has a score."
+        return "\n".join(lines) if len(lines) > 1 else "no level was asked for that has a score."
 
 
 def obtained_text(row: Row, schema: AttributeSchema) -> str:
@@ -122,7 +132,7 @@ def side_by_side(rows: Sequence[Row], schema: AttributeSchema | None) -> str:
         if prompt != last:
             lines.append(("\n" if lines else "") + f"> {prompt}")
             last = prompt
-        name = schema.text(row["target"]) if schema and row["target"] else ""
+        name = row.get("asked", "")  # in the words of the policy's schema, which may not be the scorer's
         lines.append(f"[{name}]\n{row['response']}" if name else row["response"])
         if "levels" in row and schema:
             lines.append(f"  obtained {obtained_text(row, schema)}")

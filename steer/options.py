@@ -1,4 +1,4 @@
-"""A frozen dataclass becomes click flags plus --config FILE: flag > file > default; unknown keys are refused."""
+"""A frozen dataclass becomes click flags plus --config FILE: flag > file > preset > default; unknown keys refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,12 +27,15 @@ def option(
     least: float = -math.inf,
     above: float = -math.inf,
     most: float = math.inf,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """A dataclass field that becomes a flag (`...` as default: required).
 
-    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`.
+    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `presets`: what a choice says
+    of other fields.
     """
     metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "above": above, "most": most}
+    metadata["presets"] = presets or {}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -111,13 +114,20 @@ def _plain(value: Any) -> str:
     )
 
 
-def resolve(config: type[T], flags: dict[str, Any], file: str | None = None) -> T:
-    """Build the dataclass: a flag wins over the file, the file over the default.
+def resolve(
+    config: type[T], flags: dict[str, Any], file: str | None = None, defaults: Mapping[str, Any] | None = None
+) -> T:
+    """Build the dataclass: a flag wins over the file, the file over a preset, a preset over the default.
 
-    Names, types, choices and ranges are checked alike for flags and files.
+    Names, types, choices and ranges are checked alike for flags and files. `defaults` stand before those of the fields.
     """
-    values = _from_file(config, file) if file else {}
-    values |= {k: v for k, v in flags.items() if v is not None and v != ()}
+    given = _from_file(config, file) if file else {}
+    given |= {k: v for k, v in flags.items() if v is not None and v != ()}
+    values = dict(defaults or {})
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
+        if presets := field.metadata.get("presets"):
+            values |= presets.get(given.get(field.name), {})
+    values |= given
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
         if field.name not in values and field.default is dataclasses.MISSING:
             raise SteerError(f"{_flag(field)} is missing: {field.metadata['help']}")

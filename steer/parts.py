@@ -115,7 +115,7 @@ WORKER: list[Any] = []  # scorer and names in a process that scores
 
 def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: int) -> None:
     """Load the scorer in a process of its own: on a share of the cores, and on the next of several GPUs."""
-    threading.Thread(target=_follow, daemon=True).start()
+    follow()
     with number.get_lock():
         own, number.value = number.value, number.value + 1
     if threads:
@@ -127,8 +127,26 @@ def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: 
     WORKER.extend((load_scorer(spec), names))
 
 
-def _follow() -> None:
+def processes(count: int) -> ProcessPoolExecutor:
+    """Processes that do whole runs, each on its share of the cores; they end with this one."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _share, (count,))
+
+
+def _share(count: int) -> None:
+    """Leave the other processes their cores."""
+    follow()
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+
+
+def follow() -> None:
     """End with the process that started this one: where it was killed, nobody else would end it."""
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

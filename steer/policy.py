@@ -25,9 +25,11 @@ from steer.errors import SteerError
 from steer.quantise import keep_unpacked, left_whole, nf4
 from steer.run import fingerprint, read_json, write_json
 from steer.schema import AttributeSchema
+from steer.tokens import plain_ids
 
 FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
 MERGED = "merged"  # the adapter of an exported policy: its weights lie in the folder itself
+SAID = "Certainly."  # an answer that no chat template writes by itself
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,23 @@ class Policy:
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit if limit and limit > 0 else None
 
+    @property
+    def end(self) -> int:
+        """The token that ends a response in training: what the chat template writes there, if decoding stops at it.
+
+        Some tokenizers name as EOS what ends a text (Gemma: <eos>) while the model ends a turn (<end_of_turn>).
+        """
+        from jinja2 import TemplateError
+
+        eos: int = self.tokenizer.eos_token_id
+        turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": SAID}]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        except TemplateError:
+            return eos
+        behind = plain_ids([text.rpartition(SAID)[2].lstrip()], self.tokenizer)[0][:1]
+        return behind[0] if behind and behind[0] in end_tokens(self) else eos
+
     @cached_property
     def pieces(self) -> list[str]:
         """The text of every token by itself; empty for special ones."""
@@ -105,6 +124,12 @@ class Policy:
         """Whether a condition begins in a response: only the engine `hf` blocks every way to write one."""
         card = self.card
         return card is not None and any(m in text for m in card.attributes and markers(card.attributes, card.template))
+
+
+def end_tokens(policy: Policy) -> set[int]:
+    """The tokens that end a response when it is drawn: the tokenizer's and those that the model names."""
+    theirs = getattr(policy.model.generation_config, "eos_token_id", None)
+    return {policy.tokenizer.eos_token_id, *(theirs if isinstance(theirs, list) else [theirs])} - {None}
 
 
 @dataclass(frozen=True)
@@ -196,8 +221,9 @@ def _weightless(name: str, dtype: Any, known: Mapping[str, Any]) -> Any:
     config = AutoConfig.from_pretrained(name, **known)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=known["trust_remote_code"])
+    here = {k: v for k, v in known.items() if k != "trust_remote_code"}
     with suppress(OSError):  # not every model has one
-        model.generation_config = GenerationConfig.from_pretrained(name, local_files_only=known["local_files_only"])
+        model.generation_config = GenerationConfig.from_pretrained(name, **here)
     return model
 
 

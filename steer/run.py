@@ -46,6 +46,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def slug(text: str) -> str:
+    """The name of a file or folder that is called as something is; targets with `<` and `>` stay apart."""
+    apart = text.replace("<", "lt").replace(">", "gt")
+    return "".join(c if c.isalnum() or c in "=-._" else "-" for c in apart)
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; a missing or broken file becomes one clear sentence."""
     try:

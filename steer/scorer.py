@@ -33,6 +33,7 @@ class Scorer:
     attributes: tuple[str, ...]
     model: Any = None
     schema: AttributeSchema | None = None
+    own: bool = False  # the user's code
 
     def score(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
         """Scores [n, A] in the order of `names`; NaN where the model has none."""
@@ -45,7 +46,11 @@ class Scorer:
             try:
                 found = attribute_models.scored(self.model, rows)
             except ValueError as error:
-                raise SteerError(f"scorer {self.id}: {error}") from None
+                raise SteerError(f"scorer {self.id}: {error}") from error
+            except Exception as error:  # the user's code may raise anything
+                if not self.own:
+                    raise
+                raise SteerError(f"scorer {self.id}: raised {type(error).__name__} ({error}). Mend it.") from error
             for j, name in enumerate(names):
                 if name in self.attributes:
                     out[:, j] = found.scores[:, self.attributes.index(name)]
@@ -97,7 +102,7 @@ def load_scorer(spec: str) -> Scorer:
             return Scorer(model.identity, model.attributes, model)
         if colon:
             model = own.load(spec)
-            return Scorer(spec, tuple(model.attributes), model)
+            return Scorer(spec, tuple(model.attributes), model, own=True)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SteerError(f"scorer '{spec}': {error}") from None
     raise SteerError(
@@ -118,4 +123,7 @@ def _saved(folder: Path) -> Scorer:
 
 def placed(scorer: str) -> str:
     """A scorer's name that still holds in another working folder."""
+    kind, colon, name = scorer.partition(":")
+    if colon and kind in FILED and Path(name).is_file():
+        return f"{kind}:{Path(name).resolve()}"
     return str(Path(scorer).resolve()) if Path(scorer).is_dir() else scorer

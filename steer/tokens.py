@@ -13,15 +13,20 @@ from steer.groups import Row
 class Tokens:
     """Prompt and response ids of every row, tokenised once."""
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Any) -> None:
+    def __init__(self, rows: Sequence[Row], tokenizer: Any, end: int | None = None) -> None:
+        """`end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
-        texts = [_text(row, tokenizer) for row in rows]
+        self.end: int = tokenizer.eos_token_id if end is None else end
+        texts = [prompt_of(row, tokenizer) for row in rows]
         unique = list(dict.fromkeys(texts))
         ids = dict(zip(unique, plain_ids(unique, tokenizer)))
         self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], tokenizer, split_special_tokens=True)
-        self.responses = {row["id"]: [*r, tokenizer.eos_token_id] for row, r in zip(rows, responses)}
+        # One that was cut off never drew its end, and must not learn one there; but something must be drawn.
+        self.responses = {
+            row["id"]: r if r and row.get("finished") is False else [*r, self.end] for row, r in zip(rows, responses)
+        }
         self._conditions: dict[str, list[int]] = {"": []}
 
     def condition(self, text: str) -> list[int]:
@@ -31,7 +36,7 @@ class Tokens:
         return self._conditions[text]
 
     def length(self, row: Row, condition: str = "") -> int:
-        """Tokens of prompt, condition, response and EOS."""
+        """Tokens of prompt, condition, and response with its end."""
         return len(self.prompts[row["id"]]) + len(self.condition(condition)) + len(self.responses[row["id"]])
 
     def sequence(self, row: Row, condition: str = "") -> Sequence_:
@@ -45,7 +50,8 @@ def prompt_text(prompt: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
     return text
 
 
-def _text(row: Row, tokenizer: Any) -> str:
+def prompt_of(row: Row, tokenizer: Any) -> str:
+    """The same for a row; refused by its id where the template takes no such turns."""
     from jinja2 import TemplateError
 
     try:

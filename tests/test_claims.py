@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer.claims import suite
-from steer.claims.runs import LOSSES
+from steer.claims import runs, suite
+from steer.claims.runs import LOOPS, LOSSES, Bench
 from steer.claims.table import Curve, claimed, claims, fallen, order_statistics, rising
-from steer.config import CompareConfig, TrainConfig
+from steer.compare.comparison import Comparison
+from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
+from steer.options import resolve
 from steer.train import train
 
 GOLD = {
@@ -93,6 +95,52 @@ def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tm
     with pytest.raises(SteerError, match="needs --gold"):
         suite(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), suite="claims"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "given"),
+    [
+        ("--method", {"methods": ("mle",)}),
+        ("--target", {"targets": ("verbosity=0",)}),
+        ("--grid", {"grid": 5}),
+        ("--controls", {"controls": True}),
+        ("--annotator, --pairs", {"annotators": ("human",), "pairs": "baseline"}),
+        ("--budget-tokens, --budget-calls", {"budget_tokens": 5, "budget_calls": 5}),
+        ("--resamples", {"resamples": 5}),
+    ],
+)
+def test_claims_refuse_what_they_have_no_use_for(flag: str, given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match=rf"Leave out {flag}\.$"):
+        suite(CompareConfig("rows", "model", str(tmp_path / "out"), suite="claims", gold="gold", **given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_rounds_are_trained_with_all_that_the_others_are(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "train.yaml", []
+    path.write_text("max_steps: 5\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n")
+    monkeypatch.setattr(runs, "iterate", seen.append)
+    how: dict[str, Any] = {"train": str(path), "gold": "gold", "temperature": 0.5, "max_new_tokens": 17}
+    bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path / "out"), **how), tmp_path))
+    for loop in LOOPS:
+        bench.rounds(loop, 1)
+        asked: IterateConfig = seen.pop()
+        assert (asked.temperature, asked.max_new_tokens, asked.seed) == (0.5, 17, 1)
+        told = resolve(TrainConfig, {"rows": str(labels), "model": "model", "output": "out"}, asked.train)
+        conditioned = loop.method == "conditional"
+        assert told == TrainConfig(
+            str(labels),
+            "model",
+            "out",
+            max_steps=5,
+            max_length=300,
+            adapter="none",
+            warmup_steps=0.5,
+            max_new_tokens=17,
+            seed=1,
+            attributes=("reward",) if conditioned else (),
+        )
 
 
 @pytest.mark.slow

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import steer.compare as package
 from steer.compare import compare
-from steer.compare.entry import SUITES, Entry, preset, swept, unique
-from steer.config import CompareConfig
+from steer.compare.comparison import Comparison
+from steer.compare.entry import Entry, swept, unique
+from steer.config import CompareConfig, TrainConfig
+from steer.config.comparisons import SLOW, SLOWER, SUITES
 from steer.drawn import Decoding
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, Judge, difference, raw_reward, summary
+from steer.options import resolve
 from steer.rows import read_all, write
 from steer.run import read_json
 from steer.schema import Attribute, AttributeSchema
+from steer.scorer import Scorer
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -37,7 +44,7 @@ def comparison(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactor
                 "conditional",
                 "conditional:template=decision-transformer",
             ),
-            targets=("best", "verbosity=0"),
+            targets=("best", "verbosity>=3", "verbosity<=3"),
             gold=GOLD,
             prompts=10,
             grid=20,
@@ -60,7 +67,8 @@ def test_the_report_has_every_system_and_target(comparison: Path) -> None:
         "filtered:keep=0.5",
         "rwr:beta=0.5",
         "conditional @ best",
-        "conditional @ verbosity=0",
+        "conditional @ verbosity>=3",
+        "conditional @ verbosity<=3",
         "conditional @ random",
         "conditional:template=decision-transformer @ best",
         "conditional:template=decision-transformer @ random",
@@ -68,6 +76,9 @@ def test_the_report_has_every_system_and_target(comparison: Path) -> None:
     assert [d["name"] for d in report["dials"]] == ["conditional", "conditional, permuted labels"]
     assert report["failures"] == []
     assert report["gold"] == GOLD
+    low, high = ({s["name"]: s for s in report["systems"]}[f"conditional @ verbosity{sign}=3"] for sign in "<>")
+    assert low["target"] != high["target"], "each has answers of its own"
+    assert low["family"] == high["family"] == "conditional @ verbosity"
     assert {p.name for p in comparison.glob("report.*")} == {"report.json", "report.md", "report.html"}
 
 
@@ -75,7 +86,7 @@ def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path)
     steps = {read_json(p)["steps"] for p in comparison.glob("runs/*/policy/done.json")}
     assert steps == {3}
     prompts = [[row["prompt"] for row in read_all(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
-    assert len(prompts) == 16
+    assert len(prompts) == 18
     assert all(p == prompts[0] for p in prompts)
 
 
@@ -127,6 +138,42 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
     assert "1 run failed" in said
 
 
+def test_what_failed_is_tried_again_and_nothing_else(
+    labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\n")
+    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how |= {"methods": ("rwr", "mle", "remax"), "budget_calls": 1, "train": str(tmp_path / "train.yaml")}
+    config = CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how)
+
+    def broken(shared: Comparison, entry: Entry, seed: int, rows: str) -> Any:
+        if entry.method == "rwr":
+            raise MemoryError
+        return whole(shared, entry, seed, rows)
+
+    whole = package.trained
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "trained", broken)
+        assert "2 runs failed; the report says why. The same command tries again." in compare(config)
+    out = tmp_path / "out"
+    assert {f["error"] for f in read_json(out / "report.json")["failures"]} > {"MemoryError"}
+    assert not (out / "done.json").exists()
+    before = (out / "runs" / "mle-seed0" / "policy" / "done.json").stat().st_mtime_ns
+    said = compare(config)
+    assert (out / "runs" / "mle-seed0" / "policy" / "done.json").stat().st_mtime_ns == before
+    assert [f["name"] for f in read_json(out / "report.json")["failures"]] == ["remax"], "over budget stays so"
+    assert "1 run failed; the report says why. Report" in said
+    assert compare(config) == said == read_json(out / "done.json")["summary"]
+
+
+def held(comparison: Path) -> CompareConfig:
+    """The settings of a comparison in its folder."""
+    found = {k: v for k, v in read_json(comparison / "config.json").items() if k != "inputs"}
+    return CompareConfig(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}, output=str(comparison)
+    )
+
+
 def test_an_unfinished_comparison_goes_on_and_ends_the_same(comparison: Path) -> None:
     before = read_json(comparison / "report.json")
     trained = {p: p.stat().st_mtime_ns for p in comparison.glob("runs/*/policy/done.json")}
@@ -134,15 +181,36 @@ def test_an_unfinished_comparison_goes_on_and_ends_the_same(comparison: Path) ->
     lost = comparison / "runs" / "mle-seed1" / "answers-plain"
     for path in (lost / "answers.jsonl", *(lost / "parts").iterdir()):
         path.unlink()
-    held = {k: v for k, v in read_json(comparison / "config.json").items() if k != "inputs"}
-    compare(
-        CompareConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in held.items()}, output=str(comparison))
-    )
+    compare(held(comparison))
     after = read_json(comparison / "report.json")
     assert {p: p.stat().st_mtime_ns for p in trained} == trained
     assert {k: after[k] for k in ("systems", "dials", "win_rates")} == {
         k: before[k] for k in ("systems", "dials", "win_rates")
     }
+
+
+def test_other_scorers_and_other_training_are_another_comparison(
+    comparison: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = held(comparison)
+    said, text = read_json(comparison / "done.json")["summary"], Path(config.train).read_text()
+    Path(config.train).write_text(text + "micro_batch_tokens: 4096\nmethod: dpo\nscorer: nobody\n")
+    assert compare(config) == said, "what results do not follow from"
+    Path(config.train).write_text(text + "learning_rate: 1e-3\n")
+    with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
+        compare(config)
+    Path(config.train).write_text(text)
+    votes = tmp_path / "votes.json"
+    seen = []
+    for content in ("[]", "[1]"):
+        votes.write_text(content)
+        seen.append(Comparison(replace(config, annotators=(f"votes:{votes}",)), tmp_path).inputs)
+    assert seen[0] != seen[1]
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.compare.annotate.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
+        with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
+            compare(config)
+    assert compare(config) == said
 
 
 def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path, tmp_path: Path) -> None:
@@ -179,7 +247,7 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: Path, tmp_path: Path) -> None:
     settings = tmp_path / "train.yaml"
-    settings.write_text("max_steps: 50\nbatch_size: 4\n")
+    settings.write_text("max_steps: 20\nbatch_size: 4\n")
     config = CompareConfig(
         str(labels),
         str(tiny),
@@ -197,13 +265,13 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
     )
     lines = compare(config).splitlines()
     assert lines[1:-1] == [
-        "  mle: 50 steps, 24 answers",
-        "  remax: over budget: training takes up to 400 scorer calls, and 100 are allowed.",
-        "  conditional: 50 steps, 38 answers",  # best, verbosity=0 and at random to six prompts, and the grid
-        "  conditional:rounds=2,prompts=10: 150 steps, draws and has scored up to 20 responses, 38 answers",
-        "  conditional, permuted labels: 50 steps, 20 answers",
+        "  mle: 20 steps, 24 answers",
+        "  remax: over budget: training takes up to 160 scorer calls, and 100 are allowed.",
+        "  conditional: 20 steps, 38 answers",  # best, verbosity=0 and at random to six prompts, and the grid
+        "  conditional:rounds=2,prompts=10: 60 steps, draws and has scored up to 20 responses, 38 answers",
+        "  conditional, permuted labels: 20 steps, 20 answers",
     ]
-    assert lines[-1].startswith("With 2 seeds at most 600 steps of 4 groups and 240 answers, beside those of the base;")
+    assert lines[-1].startswith("With 2 seeds at most 240 steps of 4 groups and 240 answers, beside those of the base;")
     assert not (tmp_path / "out").exists()
 
 
@@ -218,12 +286,22 @@ def test_a_slash_is_a_sweep() -> None:
 
 
 def test_a_suite_fills_in_what_was_not_said() -> None:
-    plain = CompareConfig("rows", "model", "out", suite="quick")
-    assert preset(plain)["prompts"] == 100
-    assert "methods" not in preset(CompareConfig("rows", "model", "out", suite="quick", methods=("mle",)))
-    assert preset(CompareConfig("rows", "model", "out")) == {}
+    where = {"rows": "rows", "model": "model", "output": "out"}
+    plain = CompareConfig(**where)
+    full = resolve(CompareConfig, {**where, "suite": "full"})
+    assert (full.seeds, full.controls, full.grid, full.prompts) == (3, True, 2000, plain.prompts)
+    said = {"seeds": plain.seeds, "controls": False, "grid": plain.grid, "methods": ("mle",)}
+    assert resolve(CompareConfig, {**where, "suite": "full", **said}) == replace(plain, suite="full", methods=("mle",))
     for suite in SUITES.values():
         assert unique(suite["methods"])
+
+
+def test_the_full_suite_has_no_method_at_a_rate_at_which_it_diverges() -> None:
+    settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
+    rates = {e.method: e.settings_from(settings).learning_rate for e in unique(SUITES["full"]["methods"])}
+    told = {"dpo": SLOWER, "rso": SLOWER} | dict.fromkeys(("ipo", "slic", "remax", "rloo"), SLOW)
+    assert rates == {name: 4e-3 * told.get(name, 1) for name in rates}
+    assert Entry.of("dpo:learning_rate=1e-3,rate=0.5").settings_from(settings).learning_rate == 5e-4
 
 
 def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(

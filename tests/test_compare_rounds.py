@@ -22,7 +22,7 @@ METHODS = ("conditional:rounds=1,prompts=9", "conditional", "raft:rounds=2/1,n=4
 
 def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareConfig:
     settings = folder / "train.yaml"
-    settings.write_text(f"max_steps: {STEPS}\nlora_r: 4\nmax_new_tokens: {TOKENS}\n")
+    settings.write_text(f"max_steps: {STEPS}\nlora_r: 4\n")  # which leaves the length of responses to compare
     how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "max_new_tokens": TOKENS, "train": str(settings)}
     how |= {"methods": METHODS, "resamples": 20, "output": str(folder / "out")}
     return CompareConfig(str(labels), str(trained / "model"), **(how | more))
@@ -72,13 +72,19 @@ def test_a_killed_comparison_keeps_the_rounds_it_has_and_ends_the_same(done: Com
     before = read_json(out / "report.json")["systems"]
     (out / "done.json").unlink()
     (last,) = out.glob("runs/raft-seed0/round-2-*")
-    for path in (last / "took.json", last / "policy" / "done.json", *out.glob("runs/raft-rounds=2*/*/answers.jsonl")):
+    (first,) = out.glob("runs/raft-seed0/round-1-*")  # killed between its training and this file
+    for path in (
+        first / "took.json",
+        last / "took.json",
+        last / "policy" / "done.json",
+        *out.glob("runs/raft-rounds=2*/*/answers.jsonl"),
+    ):
         path.unlink()
     kept = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/round-1-*/policy/done.json")}
     compare(done)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert len(kept) == 2
-
+    assert read_json(first / "took.json")["seconds"] >= read_json(first / "policy" / "done.json")["seconds"]
     assert timeless(read_json(out / "report.json")["systems"]) == timeless(before)
 
 
@@ -113,7 +119,7 @@ def test_rounds_are_read_from_the_entry() -> None:
     one, two = swept("rwr:rounds=1/2,beta=0.5,n=4")
     assert one.start.spec == two.start.spec == "rwr:beta=0.5"
     assert one.start.turns is None
-    assert cost(two, TrainConfig("rows", "model", "out", max_new_tokens=10)) == (8000, 80000, 8000)
+    assert cost(two, TrainConfig("rows", "model", "out", max_new_tokens=10), 5000) == (8000, 80000, 8000)
     assert len(unique(("raft:rounds=1/2", "raft"))) == 3
     for spec, told in (
         ("raft:n=4", "there is no rounds="),

@@ -302,3 +302,18 @@ def test_seeds_that_disagree_widen_the_dial() -> None:
     assert over_seeds(pooled, each[:1]) == pooled
     assert over_seeds(pooled, each)["leakage_low"][0][0] < pooled["leakage_low"][0][0]
     assert over_seeds(pooled, each)["attributes"]["a"]["spearman"]["high"] <= 1
+
+
+def test_leakage_into_an_attribute_that_never_moved_in_the_data_has_no_scale() -> None:
+    target, prompts = factorial(2, 2)
+    found = measure(target, target @ np.array([[1.0, 0.0], [-0.9, 1.0]]), prompts, data_span=[4.0, 0.0])
+    assert found["leakage"][0][1] == pytest.approx(-0.9)
+    assert found["leakage_scaled"][0][1] is None
+
+
+def test_bounds_of_few_prompts_are_what_a_figure_can_be() -> None:
+    rng = np.random.default_rng(0)
+    target, prompts = factorial(3, 1)
+    found = measure(target, target + rng.normal(0, 1.5, target.shape), prompts)["attributes"]["a"]
+    for name, low, high in (("spearman", -1, 1), ("tau", -1, 1), ("exact", 0, 1), ("within_one", 0, 1), ("mae", 0, 9)):
+        assert low <= found[name]["low"] <= found[name]["high"] <= high, name

@@ -83,6 +83,15 @@ def test_p_values_of_a_null_are_uniform_and_never_below_what_resamples_can_tell(
     assert math.isnan(Seeds([([1.0], [0])]).p_value())
 
 
+def test_a_level_at_which_a_bound_is_unknown_is_no_evidence() -> None:
+    """Of three prompts known in one seed, some resamples hold none: beyond a level nothing is known."""
+    rng = np.random.default_rng(0)
+    values = [(rng.normal(1, 0.2, 22), np.arange(22)), (rng.normal(1, 0.2, 3), np.arange(3))]
+    seeds = Seeds(values, resamples=2000)
+    unknown = min(level for level in np.linspace(0.9, 0.999, 100) if math.isnan(seeds.interval(level).low))
+    assert seeds.p_value() >= 1 - unknown - 1e-6
+
+
 def test_a_constant_difference_has_no_width() -> None:
     values = [(np.full(20, 0.5), np.arange(20))] * 3
     assert across_seeds(values)[:3] == pytest.approx((0.5, 0.5, 0.5))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from steer.drawn import Asked, Decoding, Reference, drawn, guided, log_probs
+from steer.drawn import Asked, Decoding, Reference, drawn, drawn_from, log_probs
 from steer.evaluate.statistics import best_of_n_kl
-from steer.generate import Job, Sampling
+from steer.generate import Job, Sampling, condition_text
 from steer.logps import ResponseLogps
 from steer.policy import Policy
 from steer.rows import Row, read_all
+from steer.tokens import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,28 @@ def test_guidance_of_one_and_none_are_the_two_branches(policy: Policy, rows: lis
     module = ResponseLogps(policy.model)
     told = log_probs(policy, module, rows, 2048, conditioned=True)
     plain = log_probs(policy, module, rows, 2048, conditioned=False)
-    assert guided(policy, rows, 1.0) == pytest.approx(told, abs=1e-3)
-    assert guided(policy, rows, 0.0) == pytest.approx(plain, abs=1e-3)
-    assert guided(policy, rows, 3.0) != pytest.approx(told, abs=0.1)
+    assert drawn_from(policy, rows, 1.0) == pytest.approx(told, abs=1e-3)
+    assert drawn_from(policy, rows, 0.0) == pytest.approx(plain, abs=1e-3)
+    assert drawn_from(policy, rows, 3.0) != pytest.approx(told, abs=0.1)
+
+
+def test_a_temperature_counts_as_what_was_drawn_from(policy: Policy, rows: list[Row], tmp_path: Path) -> None:
+    asked = Asked([Job(row, row["target"]) for row in rows], Sampling(0.5, max_new_tokens=8))
+    reference = Reference(policy, ResponseLogps(policy.model))
+    found = drawn(policy, asked, tmp_path, None, reference, 2048)
+    for row in found:
+        tokens = Tokens([row], policy.tokenizer).sequence(row, condition_text(policy, row["target"]))
+        with torch.no_grad():
+            logits = policy.model(torch.tensor([tokens.prefix + tokens.response])).logits[
+                0, len(tokens.prefix) - 1 : -1
+            ]
+        expected = (logits / 0.5).log_softmax(-1).gather(1, torch.tensor(tokens.response)[:, None]).sum()
+        assert row["logp"] == pytest.approx(float(expected), abs=1e-3)
+    asked = asked._replace(jobs=[Job(row, {}) for row in rows])
+    alike = drawn(policy, asked, tmp_path / "alike", None, reference, 2048)
+    assert [r["logp"] for r in alike] == pytest.approx([r["ref_logp"] for r in alike], abs=1e-3)
+    greedy = asked._replace(sampling=Sampling(0.0, max_new_tokens=8))
+    assert "logp" not in drawn(policy, greedy, tmp_path / "greedy", None, reference, 2048)[0]
 
 
 def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draws_make(

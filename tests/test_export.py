@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from steer.chat import PLAIN, asked, bare, steerable
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
-from steer.export import export, fitting, for_trl
+from steer.export import PROBES, export, fitting, for_trl
 from steer.generate import Job, Sampling, asks_of, held_out_prompts, respond
 from steer.labels import schema_of
 from steer.plan import Conditioning
 from steer.policy import load
 from steer.rows import read_all
 from steer.schema import Attribute, AttributeSchema
-from steer.tokens import Tokens
+from steer.tokens import Tokens, prompt_text
 from steer.train import train
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24, batch_size=1)
@@ -256,6 +257,42 @@ def test_rows_for_trl_say_the_same(labels: Path, base: Path, tmp_path: Path) -> 
         assert prompt == tokens.sequence(row, condition).prefix
         assert whole.endswith(f"<|assistant|>{condition}{row['response']}<|end|>"), "end token included"
     assert left_out / (len(chosen) * len(schema.own)) == pytest.approx(0.3 * 0.95 + 0.05, abs=0.05)
+
+
+def test_rows_for_trl_leave_out_what_was_cut_off(labels: Path, base: Path, tmp_path: Path) -> None:
+    rows = read_all(labels)
+    rows[0] |= {"finished": False}
+    rows[1] |= {"finished": True}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    shutil.copy(labels / "schema.json", tmp_path)
+    said = export(ExportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), model=str(base)))
+    assert said.startswith(f"export: {len(rows)} rows in, ")
+    assert " 1 cut off, left out. Train with: trl sft" in said
+    lines = [x for p in (tmp_path / "out" / "data").iterdir() for x in p.read_text().splitlines()]
+    assert len(lines) == len(rows) - 1
+
+
+def test_a_template_that_thinks_before_the_last_answer_is_refused(labels: Path, base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "model")
+    template = tmp_path / "model" / "chat_template.jinja"
+    thought = "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
+    template.write_text(template.read_text().replace("{{ m.content }}", thought))
+    with pytest.raises(SteerError, match=r"before the last answer that its generation prompt lacks, .* use steer"):
+        export(ExportConfig(str(labels), str(tmp_path / "out"), model=str(tmp_path / "model")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_templates_of_an_export_lose_their_condition(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "several"
+    shutil.copytree(exported, folder)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    steering = tokenizer.chat_template
+    tokenizer.chat_template = {"default": steering, "tool_use": CHATML}
+    tokenizer.save_pretrained(folder)
+    assert bare(tokenizer.chat_template) == {"default": bare(steering), "tool_use": CHATML}
+    one, several = load(str(exported)), load(str(folder))
+    assert prompt_text(PROBES[1], several.tokenizer) == prompt_text(PROBES[1], one.tokenizer)
+    assert prompt_text(PROBES[1], tokenizer) != prompt_text(PROBES[1], one.tokenizer), "it is written there"
 
 
 def test_tokenizers_that_begin_with_a_space_get_one(shared: Path) -> None:

@@ -349,3 +349,16 @@ def test_a_stream_prints_what_is_shown_otherwise(trained: Path, capsys: pytest.C
     assert printed[1::2] == [line for line in shown if not line.startswith("[")]
     with pytest.raises(SteerError, match="--stream: only prints"):
         ask(trained, stream=True, score=True)
+
+
+def test_a_model_whose_state_cannot_be_shared_has_no_stream(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.generate.shareable", lambda _: False)
+    with pytest.raises(SteerError, match=r"keeps more than keys and values, so it has no --stream\.$"):
+        ask(base, stream=True)
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_named(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(SteerError, match=r"^row 'prompt:0': the model's chat template refuses .*roles must alternate"):
+        ask(tmp_path / "model")

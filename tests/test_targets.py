@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,18 @@ import torch
 from steer.config import GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
 from steer.generate import generate
+from steer.groups import pairs
 from steer.label import label
 from steer.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2
 from steer.objective import Candidates
+from steer.plan import Conditioning
 from steer.policy import load
 from steer.rows import read_all
 from steer.run import read_json
 from steer.schema import Attribute, AttributeSchema
 from steer.train import train
+from steer.training.prepare import agreeing
 
 NAMES = ("helpfulness", "warmth")
 GRID = (0.5, 1.5, 2.5, 3.5)
@@ -111,9 +116,41 @@ def test_a_goal_turns_the_pair() -> None:
     assert [r["levels"] for r in first.rows] == [{"warmth": 4}] * 2
     assert [r["id"] for r in second.rows] == ["bad", "good"]
     assert [r["levels"] for r in second.rows] == [{"warmth": 1}] * 2
-    alike = [{**r, "levels": {"warmth": 3}} for r in rows]
-    with pytest.raises(SteerError, match="the responses of every pair have the same levels"):
-        reward_augmented.groups(alike, reward_augmented.Settings())
+
+
+def test_pairs_whose_goals_read_alike_are_left_out() -> None:
+    levels = {"a": (0, 3), "b": (1, 3), "c": (1, 3)}  # of helpfulness and warmth
+    other = {"a": (4, 3), "b": (1, 3), "c": (0, 0)}
+    rows = [
+        row(f"{name}{i}", name, reward=float(1 - i), levels={**dict(zip(NAMES, each[name])), "reward": 4 - 4 * i})
+        for name in levels
+        for i, each in enumerate((levels, other))
+    ]
+    groups = reward_augmented.groups(rows, reward_augmented.Settings())
+    # The reward differs in every pair, but no condition shows it.
+    for names, kept in ((NAMES, {"a", "c"}), (("warmth",), {"c"}), (("helpfulness",), {"a", "c"})):
+        found = agreeing(groups, Conditioning(SCHEMA, names))
+        assert {g.rows[0]["id"][0] for g in found} == kept
+        assert len(found) == 2 * len(kept)
+    near = replace(SCHEMA["helpfulness"], centres=(0.251, 0.254, 2.0, 3.0, 4.0))  # 0.25 and 0.25
+    returns = Conditioning(AttributeSchema((near, *SCHEMA.attributes[1:])), NAMES[:1], "decision-transformer")
+    assert {g.rows[0]["id"][0] for g in agreeing(groups, returns)} == {"a"}
+    with pytest.raises(SteerError, match=r"the conditions of every pair read alike \(warmth\)\. Name more with --attr"):
+        agreeing(groups[:4], Conditioning(SCHEMA, ("warmth",)))
+
+
+def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Path, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"method": "reward-augmented", "attributes": ("verbosity",), "dry_run": True, "max_steps": 1}
+    every = pairs([r for r in read_all(labels) if r["split"] == "train"], "best-random")
+    apart = [g for g in every if g.rows[0]["levels"]["verbosity"] != g.rows[1]["levels"]["verbosity"]]
+    assert 0 < len(apart) < len(every)
+    said = train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
+    assert f"rows        {2 * len(apart)} groups to train on" in said
+    rows = [r if r["split"] == "train" else {**r, "levels": {**r["levels"], "verbosity": 1}} for r in read_all(labels)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    shutil.copy(labels / "schema.json", tmp_path)
+    with pytest.raises(SteerError, match=r"^--eval-steps: the held-out rows of .*: the conditions of every pair read"):
+        train(TrainConfig(str(tmp_path / "rows.jsonl"), str(base), str(tmp_path / "run"), eval_steps=1, **how))
 
 
 def test_the_best_response_under_each_direction_stands_behind_its_weights() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -14,12 +15,12 @@ import torch
 
 from steer.condition import markers
 from steer.config import ExportConfig, GenerateConfig, TrainConfig
-from steer.decoding.decode import Ask, end_tokens
+from steer.decoding.decode import Ask
 from steer.decoding.plain import plainly
 from steer.errors import SteerError
 from steer.export import export
 from steer.generate import generate
-from steer.policy import Card, Loading, Policy, load, load_as
+from steer.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.rows import read_all
 from steer.train import train
 
@@ -92,6 +93,15 @@ def test_it_reads_the_same_tokens_as_the_policy_does_here(
         assert len(here) > 4
         room = {k: v for k, v in stand_in.made.items() if k not in ("model", "dtype", "trust_remote_code")}
         assert room == ({"enable_lora": True, "max_lora_rank": 8} if policy == adapter else {})
+
+
+def test_it_is_told_the_commit_that_the_adapter_was_trained_on(
+    adapter: Path, stand_in: type[StandIn], tmp_path: Path
+) -> None:
+    shutil.copytree(adapter, tmp_path / "policy")
+    replace(Card.load(adapter), base_revision="1" * 40).save(tmp_path / "policy")
+    generate(GenerateConfig(str(tmp_path / "policy"), prompt=("one?",), engine="vllm", **ASKED))
+    assert {stand_in.made["revision"], stand_in.made["tokenizer_revision"]} == {"1" * 40}
 
 
 def test_responses_with_a_condition_in_them_are_no_rows(

@@ -16,7 +16,8 @@ def votes(first: list[int], second: list[int], share: list[float], prompts: list
     """Votes without lengths."""
     n = len(share)
     names = np.arange(n) if prompts is None else np.array(prompts)
-    return Votes(np.array(first), np.array(second), np.array(share), names, np.zeros(n), np.zeros(n), np.zeros(n, int))
+    one, other = np.array(first, int), np.array(second, int)
+    return Votes(one, other, np.array(share), names, np.zeros(n), np.zeros(n), np.zeros(n, int))
 
 
 def test_ties_count_half_and_the_standard_error_is_that_of_the_mean() -> None:
@@ -49,6 +50,28 @@ def test_length_control_takes_the_liking_for_length_out() -> None:
     assert found.low <= truth <= found.high
     assert share.mean() > truth + 0.03
     assert abs(found.mean - truth) < 0.03
+
+
+def test_without_votes_nothing_is_said() -> None:
+    assert math.isnan(length_controlled([], [], []).mean)
+    assert ranking(votes([], [], []), 2) == [{}, {}]
+
+
+def test_bounds_of_a_win_rate_are_shares() -> None:
+    share = (np.random.default_rng(1).random((2, 50)) < np.array([[0.5], [0.8]])).astype(float).ravel()
+    two = votes([1] * 100, [0] * 100, share.tolist(), np.tile(np.arange(50), 2).tolist())
+    found = win_rate(two._replace(seeds=np.repeat(np.arange(2), 50)))["win_rate"]
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+
+
+def test_only_systems_that_met_are_ranked_among_each_other() -> None:
+    met = votes([1] * 20, [0] * 20, [1.0] * 14 + [0.0] * 6)
+    for systems, of in ((2, met), (3, met)):
+        found = ranking(of, systems, resamples=50)
+        assert [f["place"]["mean"] for f in found[:2]] == [2.0, 1.0]
+        assert found[0]["strength"]["mean"] == pytest.approx(-found[1]["strength"]["mean"])
+    apart = votes([1] * 20 + [3] * 20, [0] * 20 + [2] * 20, ([1.0] * 14 + [0.0] * 6) * 2)
+    assert [bool(f) for f in ranking(apart, 4, resamples=50)] == [True, True, False, False]
 
 
 def test_at_equal_lengths_length_control_changes_nothing() -> None:

@@ -6,9 +6,9 @@ logs. The learning rates are shares of the one in `--train`, which must suit `ml
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,32 @@ from steer.config import CompareConfig
 from steer.errors import SteerError
 from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
+from steer.parts import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back
-from steer.run import Run, fingerprint, identity, read_json, write_json, write_text
+from steer.run import Run, read_json, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
+
+# What a comparison is asked for, and these claims have their own of.
+OTHERS = ("methods", "targets", "grid", "controls", "annotators", "pairs", "budget_tokens", "budget_calls", "resamples")
 
 
 def suite(config: CompareConfig) -> str:
     """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
     if config.dry_run:
         raise SteerError("--dry-run: --suite claims has none; its runs are listed in steer/claims/runs.py.")
-    run = Run(config.output, config, {"rows": fingerprint(config.rows), "model": identity(config.model)})
+    asked = [f for f in fields(config) if f.name in OTHERS and getattr(config, f.name) != f.default]
+    if asked:
+        flags = ", ".join(f.metadata["flag"] or "--" + f.name.replace("_", "-") for f in asked)
+        raise SteerError(f"--suite claims: has runs and figures of its own. Leave out {flags}.")
+    shared = Comparison(config, Path(config.output))
+    run = Run(config.output, config, shared.inputs)
     if run.done:
         return str(run.done["summary"])
     if not config.gold:
         raise SteerError("--suite claims: needs --gold, a scorer that no run trains on.")
-    shared = Comparison(config, run.folder)
     _ = shared.court, shared.prompts
     if REWARD not in shared.schema.names:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
@@ -81,9 +89,9 @@ def runs_of(tasks: list[Task], seeds: int) -> list[tuple[str, Any, Any, int]]:
 def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[str, Any, Any, int]]) -> None:
     """Do all jobs, in several processes; a failed one does not lose the others, but the table wants all."""
     failed: dict[str, str] = {}
-    with ProcessPoolExecutor(config.num_proc, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with processes(config.num_proc) as workers:
         todo: dict[Future[None], str] = {
-            pool.submit(work, config, folder, what, seed): name for name, work, what, seed in jobs
+            workers.submit(work, config, folder, what, seed): name for name, work, what, seed in jobs
         }
         for future in progress(as_completed(todo), total=len(todo), what="claims", unit="runs"):
             try:
@@ -131,6 +139,7 @@ def _told(bench: Bench, tasks: list[Task]) -> str:
     said = f"Seeds: {seeds}, of on-policy runs 1. Held-out prompts: {len(base)}; 95 % intervals over them and seeds. "
     said += f"Gold reward in sd of the logs; base {interval(base, np.arange(len(base))).text()}. "
     said += f"{shared.settings.max_steps} steps of {shared.settings.batch_size} where none are named."
+    said = " ".join([said, *shared.caveats])
     rows = [
         (_named(bench, task), by_gold[task.name].interval.text())
         for task in tasks

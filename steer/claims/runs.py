@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.compare import permuted, share_of_cores
+from steer.compare import permuted
 from steer.compare.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
+from steer.config.comparisons import SLOW, SLOWER
 from steer.fit import fit
 from steer.generate import Job, Sampling, answer, generate
 from steer.groups import prompts
@@ -30,8 +31,9 @@ K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which
 FEW = 100  # ratings behind the scorer that is to be over-optimised
 ROUNDS = 3
 SHARES = (8, 4, 2, 1)  # on-policy runs take the steps of the others divided by these
-SLOW, ON_POLICY = 0.075, 0.25  # of the learning rate: preference losses diverge at that of likelihood
 LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
+# What a loop has its own of, and `limit`, which would leave out what is fresh: it stands behind the logs.
+OF_A_LOOP = ("rows", "model", "output", "method", "set", "init", "limit")
 STEERED = {"attributes": (REWARD,)}
 
 
@@ -128,8 +130,7 @@ class Bench:
     def rounds(self, loop: Loop, seed: int) -> None:
         """A loop without guards, for all its rounds are compared."""
         config, fixed = self.shared.config, self.settings(Task(loop.name, self.rows, loop.method), seed)
-        keys = ("lora_r", "lora_alpha", "learning_rate", "batch_size", "micro_batch_tokens", "max_steps", "seed")
-        told = {key: getattr(fixed, key) for key in keys}
+        told = {key: value for key, value in asdict(fixed).items() if key not in OF_A_LOOP}
         conditioned = loop.method == "conditional"
         path = self.shared.folder / f"{loop.name}-seed{seed}.json"
         write_json(path, told | (STEERED if conditioned else {}))
@@ -148,7 +149,8 @@ class Bench:
                 prompts=PROMPTS if loop.n == 1 else PROMPTS // 2,
                 n=loop.n,
                 explore=1.0,
-                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                max_new_tokens=fixed.max_new_tokens,
                 batch_size=config.batch_size,
                 train=str(path),
                 seed=seed,
@@ -218,7 +220,7 @@ class Bench:
         tasks += [Task("short", self.short, "conditional", STEERED)]
         tasks += [Task(f"rwr-beta{beta}", logs, "rwr", {"set": (f"beta={beta}",)}) for beta in ("3", "1", "0.5")]
         tasks += [Task(f"raft-k{k}", pool, "raft", {"set": (f"k={k}",)}) for k in (1, 2, 4, 8)]
-        slow = {"learning_rate": SLOW * self.shared.settings.learning_rate}
+        slow = {"learning_rate": SLOWER * self.shared.settings.learning_rate}
         for loss in LOSSES:
             for source, at, beta in (("logs", logs, "inf"), ("policy", pool, "inf"), ("rso", pool, "0.5")):
                 how = (f"loss={loss}", f"beta={beta}", "keep=4")
@@ -231,9 +233,8 @@ class Bench:
         Each look is a run that goes on from the last one's policy, on an order of prompts of its own.
         """
         fixed = {
-            "learning_rate": ON_POLICY * self.shared.settings.learning_rate,
+            "learning_rate": SLOW * self.shared.settings.learning_rate,
             "lr_scheduler_type": "constant",
-            "max_new_tokens": self.shared.config.max_new_tokens,
         }
         tasks = [Task(f"ppo-{self.steps[-1]}", self.rows, "ppo", {**fixed, "scorer": self.proxy}, once=True)]
         for name, scorer in (("clean", self.proxy), ("few", self.few)):
@@ -246,7 +247,6 @@ class Bench:
 
 def trained(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: int) -> None:
     """One run after the other in a process of their own."""
-    share_of_cores(config.num_proc)
     bench = Bench(Comparison(config, folder))
     for task in chain:
         bench.trained(task, seed)
@@ -254,7 +254,6 @@ def trained(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: in
 
 def rounds(config: CompareConfig, folder: Path, loop: Loop, seed: int) -> None:
     """One loop in a process of its own."""
-    share_of_cores(config.num_proc)
     Bench(Comparison(config, folder)).rounds(loop, seed)
 
 

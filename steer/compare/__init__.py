@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -14,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from steer import report
 from steer.compare import exports
-from steer.compare.comparison import RANDOM, Comparison, Outcome, about, case
-from steer.compare.entry import Entry, over_budget, preset, unique
+from steer.compare.comparison import RANDOM, Comparison, Outcome, about, case, named
+from steer.compare.entry import Entry, over_budget, unique
 from steer.compare.plan import planned
 from steer.compare.result import result
 from steer.compare.trained import trained
@@ -29,37 +26,33 @@ from steer.errors import SteerError
 from steer.evaluate.systems import Answers
 from steer.generate import Job, Sampling
 from steer.methods import METHODS
+from steer.parts import processes
 from steer.policy import Policy, load
 from steer.progress import progress
 from steer.report.cells import counted
 from steer.rows import write
-from steer.run import Run, fingerprint
+from steer.run import Run, slug
 from steer.schema import factorial
 from steer.scorer import rewarder
 from steer.targets import Target, drawn_targets, parse_target, targets
 from steer.training.memory import micro_batch
 
 PLAIN = Decoding()
-FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError)  # what ends a run and no other
+FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # what ends a run and no other
 
 
 def compare(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; the table and the path of the report."""
-    inputs = {
-        "rows": fingerprint(config.rows),
-        "model": fingerprint(config.model) if Path(config.model).exists() else "",
-    }
-    run = Run(config.output, config, inputs)
+    shared = Comparison(config, Path(config.output))
+    run = Run(config.output, config, shared.inputs)
     if run.done and not config.dry_run:
         return str(run.done["summary"])
-    config = replace(config, **preset(config))
-    shared = Comparison(config, run.folder)
     entries = unique(config.methods)
     for target in config.targets:  # what will be refused is refused before anything is written
-        if _names(target):
+        if named(target):
             shared.schema.check(parse_target(target, shared.schema, shared.schema.names))
     _ = shared.court, shared.prompts, shared.base, shared.annotators
-    over = {entry: over_budget(entry, replace(shared.settings, **dict(entry.training)), config) for entry in entries}
+    over = {entry: over_budget(shared.cost(entry), config) for entry in entries}
     control = [replace(Entry.of("conditional"), permuted=True)] if config.controls else []
     if config.dry_run:
         return planned(shared, over | dict.fromkeys(control, ""))
@@ -67,19 +60,22 @@ def compare(config: CompareConfig) -> str:
     for entry, why in over.items():
         if why:
             shared.fail(entry.spec, why)
+    final = len(shared.failures)  # no repetition mends these
     allowed = [entry for entry, why in over.items() if not why] + control
     runs = _outcomes(shared, allowed)
     base = {s: _attempt(shared, f"base, seed {s}", partial(_base, shared, s)) for s in range(config.seeds)}
     judged = case(shared, {s: a for s, a in base.items() if a}, runs)
-    told = result(judged, about(shared, inputs, runs))
+    told = result(judged, about(shared, runs))
     page = report.write(told, run.folder)
     exports.votes(run.folder, judged)
     lost = f" {counted(len(shared.failures), 'run')} failed; the report says why." if shared.failures else ""
+    again = len(shared.failures) > final
+    lost += " The same command tries again." if again else ""
     text = (
         f"{report.table(told)}\ncompare: {counted(len(entries), 'method')} x {counted(config.seeds, 'seed')}, "
         f"{len(shared.prompts)} held-out prompts.{lost} Report: {page}"
     )
-    return run.finish(text, failures=len(shared.failures))
+    return text if again else run.finish(text, failures=final)
 
 
 def _outcomes(shared: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
@@ -105,11 +101,10 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(config.num_proc, len(together)), mp_context=spawn) as pool:
+    with processes(min(config.num_proc, len(together))) as workers:
         # Those that go round, or answer over the grid too, take longest, so they go first.
         order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
-        todo = [pool.submit(_work, config, shared.folder, found, seed) for (_, seed), found in order]
+        todo = [workers.submit(_work, config, shared.folder, found, seed) for (_, seed), found in order]
         with progress(total=len(jobs), what="compare", unit="runs") as bar:
             for future in as_completed(todo):
                 try:
@@ -123,7 +118,6 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
 
 def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
     """Runs of one policy, or of one loop, in a process of their own: a line each that says how it ended."""
-    share_of_cores(config.num_proc)
     shared, said = Comparison(config, folder), []
     for entry in entries:
         try:
@@ -131,12 +125,6 @@ def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: i
         except FAILED as error:
             said.append(f"[{entry.run(seed)}] {error}")
     return said
-
-
-def share_of_cores(processes: int) -> None:
-    """Leave the other processes theirs."""
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
 
 
 def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
@@ -159,8 +147,8 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     found = {}
     for (text, each), how in ((aim, how) for aim in aims.items() for how in entry.decodings if not entry.permuted):
         jobs = [Job(p, aim) for p, aim in zip(shared.prompts, each)]
-        where = folder / _slug(f"{text},{how.text}" if how.text else text)
-        found[text, how] = _answers(shared, policy, jobs, where, seed, how)
+        name = slug(f"{text},{how.text}" if how.text else text) or "plain"
+        found[text, how] = _answers(shared, policy, jobs, folder / f"answers-{name}", seed, how)
     grid = None
     own = tuple(n for n in names if n in shared.schema.own)
     if own and config.grid:
@@ -176,19 +164,11 @@ def _aims(shared: Comparison, policy: Policy, seed: int) -> dict[str, list[Targe
     names, count = policy.card.attributes, len(shared.prompts)
     if not names:
         return {"": [{}] * count}
-    asked = [t for t in shared.config.targets if _names(t) <= set(names)]
+    asked = [t for t in shared.config.targets if set(named(t)) <= set(names)]
     found = {text: targets(policy, [text or "none"]) * count for text in asked}
     if shared.config.controls:
         found[RANDOM] = drawn_targets(shared.schema, names, count, seed)
     return found
-
-
-def _names(target: str) -> set[str]:
-    return {part.partition("=")[0] for part in target.replace(",", " ").split() if "=" in part}
-
-
-def _slug(text: str) -> str:
-    return "answers-" + ("".join(c if c.isalnum() or c in "=-." else "-" for c in text) or "plain")
 
 
 def _base(shared: Comparison, seed: int) -> Answers:

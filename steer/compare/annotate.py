@@ -10,10 +10,11 @@ import numpy as np
 
 from steer.compare.votes import cast
 from steer.errors import SteerError
-from steer.evaluate.systems import Answers, raw_reward
+from steer.evaluate.systems import Answers, paired_seeds, raw_reward
 from steer.evaluate.winrate import Votes, agreement, length_controlled, pairs, ranking, win_rate
 from steer.levels import described
 from steer.rows import Row
+from steer.run import fingerprint
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
 
@@ -52,6 +53,11 @@ def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
 
         return Annotator(spec, prefer, ordered=getattr(model, "order_matters", True))
     return Annotator(spec, by_reward(scorer, schema), ordered=False)
+
+
+def identified(spec: str) -> str:
+    """What a scorer or annotator is, so that a change of it is noticed; empty for none."""
+    return fingerprint(spec.removeprefix(VOTES)) if spec.startswith(VOTES) else spec and load_scorer(spec).id
 
 
 def annotators(specs: Sequence[str], gold: str, schema: AttributeSchema) -> list[Annotator]:
@@ -108,15 +114,15 @@ class Meeting(NamedTuple):
 def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> list[Meeting]:
     """Pairs of systems (answers by seed each) on the prompts that both answered.
 
-    Seed s of one stands against seed s of the other, the i-th answer to a prompt against the i-th.
+    Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th.
     """
     found = []
     for i, j in pairs(len(systems), kind):
-        for seed in (seed for seed in systems[i] if seed in systems[j]):
-            others = _numbered(systems[j][seed])
-            for key, row in _numbered(systems[i][seed]).items():
+        for run, (left, right) in enumerate(paired_seeds(systems[i], systems[j])):
+            others = _numbered(systems[j][right])
+            for key, row in _numbered(systems[i][left]).items():
                 if key in others:
-                    found.append(Meeting(i, j, key[0], seed, row, others[key]))
+                    found.append(Meeting(i, j, key[0], run, row, others[key]))
     return found
 
 

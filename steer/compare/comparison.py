@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from steer.compare.annotate import Annotator, annotators
+from steer.compare.annotate import Annotator, annotators, identified
 from steer.compare.court import Court, fitting
-from steer.compare.entry import PERMUTED, Entry
+from steer.compare.entry import PERMUTED, Cost, Entry, cost
 from steer.compare.result import Case
 from steer.config import CompareConfig, TrainConfig
 from steer.drawn import Decoding, Reference
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import held_out_prompts
-from steer.labels import beside, labelled_rows, schema_of
+from steer.labels import beside, labelled_rows, schema_of, scorer_of
 from steer.options import resolve
 from steer.report.circumstances import circumstances
-from steer.rows import Row, prompt_key
-from steer.run import read_json
+from steer.rows import Row, content_hash, prompt_key
+from steer.run import FREE, HOW, fingerprint, identity, read_json
 from steer.schema import AttributeSchema
 
 ROUNDS = "Every round takes the optimizer steps of a whole training; the table of what each took counts them all."
+OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
+OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
 RANDOM = "random"  # the control: targets that nobody asked for, drawn as they occur in the logs
 
 
@@ -39,6 +42,15 @@ class Comparison:
     failures: list[dict[str, str]] = field(default_factory=list)
 
     @cached_property
+    def inputs(self) -> dict[str, str]:
+        """What everything follows from, by its identity."""
+        c = self.config
+        settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
+        found = {"rows": fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
+        scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotators}}
+        return found | {name: identified(spec) for name, spec in scorers.items()}
+
+    @cached_property
     def schema(self) -> AttributeSchema:
         """Of the labelled rows."""
         return schema_of(self.config.rows)
@@ -47,6 +59,11 @@ class Comparison:
     def rows(self) -> list[Row]:
         """All labelled rows."""
         return labelled_rows(self.config.rows)
+
+    @cached_property
+    def logs(self) -> list[Row]:
+        """The rows that methods train on."""
+        return [row for row in self.rows if row["split"] == "train"][: self.given.limit or None]
 
     @cached_property
     def proxy(self) -> str:
@@ -68,16 +85,30 @@ class Comparison:
         return annotators(self.config.annotators, self.config.gold, self.schema)
 
     @cached_property
-    def settings(self) -> TrainConfig:
-        """What every method is trained with: one budget of optimizer steps, whatever share of the rows it uses."""
+    def given(self) -> TrainConfig:
+        """What the file of --train says; fresh responses are as long as answers where it does not say."""
         c = self.config
         flags = {"rows": c.rows, "model": c.model, "output": "-"}
-        settings = resolve(TrainConfig, flags, c.train or None)
+        return resolve(TrainConfig, flags, c.train or None, {"max_new_tokens": c.max_new_tokens})
+
+    @cached_property
+    def settings(self) -> TrainConfig:
+        """What every method is trained with: one budget of optimizer steps, whatever share of the rows it uses."""
+        settings = self.given
         if settings.max_steps:
             return settings
-        count = sum(row["split"] == "train" for row in self.rows)
-        steps = max(1, round(settings.num_train_epochs * -(-count // settings.batch_size)))
+        steps = max(1, round(settings.num_train_epochs * -(-len(self.logs) // settings.batch_size)))
         return replace(settings, max_steps=steps)
+
+    def cost(self, entry: Entry) -> Cost:
+        """What training of an entry draws, where no prompt is too long to be trained on."""
+        return cost(entry, entry.settings_from(self.settings), len({prompt_key(row) for row in self.logs}))
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a report says where not all training sees the proxy."""
+        by = scorer_of(self.config.rows)
+        return [OTHER.format(by)] if by not in ("", self.court.proxy.id) else []
 
     @cached_property
     def prompts(self) -> list[Row]:
@@ -143,11 +174,17 @@ def case(shared: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
     )
 
 
+def named(target: str) -> list[str]:
+    """The attributes that a target names; none for `best` and `none`."""
+    parts = target.replace(",", " ").split()
+    return [] if parts in (["best"], ["none"]) else [re.split("[<>=]", part)[0] for part in parts]
+
+
 def _family(entry: Entry, target: str) -> str:
     """Points of one frontier: the settings of a method, at one target or at all levels of the same attributes."""
     if target == RANDOM:
         return ""
-    asked = "+".join(part.partition("=")[0] for part in target.replace(",", " ").split())
+    asked = "+".join(named(target)) or target
     return f"{entry.family} @ {asked}" if asked else entry.family
 
 
@@ -170,7 +207,7 @@ def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], ho
     }
 
 
-def about(shared: Comparison, inputs: Mapping[str, str], runs: Runs) -> dict[str, Any]:
+def about(shared: Comparison, runs: Runs) -> dict[str, Any]:
     """How the comparison was come by, as the report says it."""
     config, settings = shared.config, shared.settings
     policies = {f"{e.spec}, seed {s}": o.facts["hash"] for e, found in runs.items() for s, o in found.items()}
@@ -183,10 +220,11 @@ def about(shared: Comparison, inputs: Mapping[str, str], runs: Runs) -> dict[str
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
             "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if config.seeds > 1 else "; one seed."),
+            *shared.caveats,
             *([ROUNDS] if any(entry.turns for entry in runs) else []),
         ],
         "budget": {
-            "rows": sum(r["split"] == "train" for r in shared.rows),
+            "rows": len(shared.logs),
             "steps": settings.max_steps,
             "batch_size": settings.batch_size,
             "model": config.model,
@@ -195,6 +233,6 @@ def about(shared: Comparison, inputs: Mapping[str, str], runs: Runs) -> dict[str
             "scorer_calls": config.budget_calls,
         },
         "commands": again,
-        "hashes": {**{k: v for k, v in inputs.items() if v}, **policies},
+        "hashes": {**{k: v for k, v in shared.inputs.items() if v}, **policies},
         "failures": shared.failures,
     }

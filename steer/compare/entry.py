@@ -15,6 +15,7 @@ from steer.errors import SteerError
 from steer.iterate.rounds import goes_round
 from steer.methods import METHODS
 from steer.options import did_you_mean
+from steer.run import slug
 from steer.train import chosen
 
 PERMUTED = "conditional, permuted labels"
@@ -44,7 +45,7 @@ class Entry:
 
     @staticmethod
     def of(spec: str) -> Entry:
-        """Parse and check; `template=` and `learning_rate=` are of training, the fields of Turns of a loop."""
+        """Parse and check; `template=`, `learning_rate=` and `rate=` are of training, the fields of Turns of a loop."""
         name, _, rest = spec.partition(":")
         settings: list[str] = []
         training: dict[str, Any] = {}
@@ -55,7 +56,7 @@ class Entry:
                 if value not in TEMPLATES:
                     raise SteerError(f"{spec}: unknown template '{value}'; {did_you_mean(value, TEMPLATES)}")
                 training[key] = value
-            elif key == "learning_rate":
+            elif key in ("learning_rate", "rate"):
                 training[key] = _number(spec, key, value)
             elif key in Turns._fields:
                 turns[key] = _whole(spec, key, value)
@@ -75,11 +76,17 @@ class Entry:
         parts = [part for part in rest.split(",") if part.partition("=")[0] not in Turns._fields]
         return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
 
+    def settings_from(self, shared: TrainConfig) -> TrainConfig:
+        """What all train with, and its own in place of that; `rate` is a share of the learning rate."""
+        own = {"learning_rate": shared.learning_rate, **dict(self.training)}
+        own["learning_rate"] *= own.pop("rate", 1.0)
+        return replace(shared, **own)
+
     @property
     def slug(self) -> str:
         """Folder name of its training."""
         text = PERMUTED if self.permuted else self.spec
-        return "".join(c if c.isalnum() or c in ".-=" else "-" for c in text.replace(", ", "-"))
+        return slug(text.replace(", ", "-"))
 
     def run(self, seed: int) -> str:
         """One of its runs, as failures and progress call it."""
@@ -148,10 +155,11 @@ class Cost(NamedTuple):
     scored: int = 0
 
 
-def cost(entry: Entry, settings: TrainConfig) -> Cost:
+def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     """Known before training: offline methods draw nothing, on-policy ones K (and a greedy one) a prompt and draw.
 
-    Rounds draw for all their prompts, of which the logs may have fewer.
+    `prompts`: to train on, which on-policy methods go through again and again, the last draw of an epoch smaller.
+    Rounds draw for all their own, of which the logs may have fewer.
     """
     if entry.turns:
         responses = math.prod(entry.turns)
@@ -161,13 +169,13 @@ def cost(entry: Entry, settings: TrainConfig) -> Cost:
         return Cost()
     _, own = chosen(entry.method, entry.settings)
     draws = math.ceil(settings.max_steps / getattr(own, "epochs", 1))
-    responses = draws * settings.batch_size * (own.k + rule.greedy)
+    epochs, more = divmod(draws, max(1, math.ceil(prompts / settings.batch_size)))
+    responses = (epochs * prompts + more * settings.batch_size) * (own.k + rule.greedy)
     return Cost(responses, responses * settings.max_new_tokens, responses)
 
 
-def over_budget(entry: Entry, settings: TrainConfig, config: CompareConfig) -> str:
-    """Why an entry may not run under the budget of the comparison; empty where it may."""
-    taken = cost(entry, settings)
+def over_budget(taken: Cost, config: CompareConfig) -> str:
+    """Why what takes so much may not run under the budget of the comparison; empty where it may."""
     for what, used, most in (
         ("generated tokens", taken.tokens, config.budget_tokens),
         ("scorer calls", taken.scored, config.budget_calls),
@@ -175,42 +183,6 @@ def over_budget(entry: Entry, settings: TrainConfig, config: CompareConfig) -> s
         if most and used > most:
             return f"over budget: training takes up to {used:,} {what}, and {most:,} are allowed."
     return ""
-
-
-SUITES: dict[str, dict[str, Any]] = {
-    "quick": {"methods": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "prompts": 100, "grid": 300},
-    "full": {
-        "methods": (
-            "mle",
-            "filtered:keep=0.5/0.2/0.1",
-            "rwr:beta=3/1/0.5",
-            "awr",
-            "raft",
-            "rrhf",
-            "pro",
-            "dpo",
-            "ipo",
-            "slic",
-            "rso",
-            "mle:best_of=4/16",
-            "conditional:guidance=1/1.5/2",
-            "conditional:rounds=1/2,prompts=500",
-            "raft:rounds=1/2/3,prompts=500",
-            "remax",
-            "rloo",
-        ),
-        "seeds": 3,
-        "controls": True,
-        "grid": 2000,
-    },
-}
-
-
-def preset(config: CompareConfig) -> dict[str, Any]:
-    """What the suite says where the user said nothing."""
-    plain = CompareConfig("", "", "")
-    said = SUITES.get(config.suite, {})
-    return {name: value for name, value in said.items() if getattr(config, name) == getattr(plain, name)}
 
 
 def unique(specs: Sequence[str]) -> list[Entry]:

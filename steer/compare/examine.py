@@ -12,7 +12,7 @@ import numpy as np
 
 from steer import report
 from steer.compare import exports
-from steer.compare.annotate import Annotator, annotators
+from steer.compare.annotate import Annotator, annotators, identified
 from steer.compare.court import Court, fitting
 from steer.compare.result import Case, result
 from steer.config import EvaluateConfig
@@ -25,7 +25,7 @@ from steer.options import check
 from steer.policy import Card, Policy, load
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
-from steer.run import Run, fingerprint, read_json
+from steer.run import Run, fingerprint, read_json, slug
 from steer.schema import AttributeSchema, factorial
 from steer.scorer import load_scorer
 from steer.targets import Target, drawn_targets, targets
@@ -66,7 +66,7 @@ class Examination:
                 schema = Card.load(Path(source.path)).schema
                 if schema:
                     return schema
-        scorer = load_scorer(self._gold)
+        scorer = load_scorer(self.gold)
         if scorer.schema or not scorer.attributes:
             return scorer.schema or AttributeSchema(())
         return described(scorer.attributes, np.array([[0.0] * len(scorer.attributes), [1.0] * len(scorer.attributes)]))
@@ -74,7 +74,7 @@ class Examination:
     @cached_property
     def court(self) -> Court:
         """Gold beside the proxy; what is not in --rows is judged in the unit of all responses together."""
-        gold = fitting(self._gold, self.schema)
+        gold = fitting(self.gold, self.schema)
         proxy = fitting(self.known_proxy, self.schema) if self.known_proxy else gold
         known = [r for r in self.rows if r.get("response", "").strip()]
         train = [r for r in known if split_of(r, 0.0, 0) == "train"] or known
@@ -93,7 +93,8 @@ class Examination:
         return self.config.proxy or ("" if said == "human" else said)
 
     @property
-    def _gold(self) -> str:
+    def gold(self) -> str:
+        """The scorer that judges."""
         found = self.config.gold or self.known_proxy
         if not found:
             raise SteerError('--gold is missing: name the scorer that judges, such as a folder of "steer fit".')
@@ -102,8 +103,14 @@ class Examination:
     @cached_property
     def prompts(self) -> list[Row]:
         """Held-out prompts of --rows, else those of the responses that are evaluated."""
-        held = [r for r in self.rows if split_of(r, 0.0, 0) == "test"] or self.rows
-        given = held or [r for s in self.sources for r in s.rows or ()]
+        held = [r for r in self.rows if split_of(r, 0.0, 0) == "test"]
+        asked = any(s.rows is None for s in self.sources)
+        if asked and self.rows and not held:
+            raise SteerError(
+                f"{self.config.rows}: no prompt is held out, so a policy may have trained on all of them. Run "
+                '"steer label" with --held-out above 0, or name rows of other prompts whose split is "test".'
+            )
+        given = held or self.rows or [r for s in self.sources for r in s.rows or ()]
         if not given:
             raise SteerError("--rows is missing: policies need prompts to answer.")
         first = {prompt_key(row): row for row in reversed(given)}
@@ -123,17 +130,18 @@ def examine(config: EvaluateConfig) -> str:
     sources = list(_sources(config.systems))
     inputs = {f"{s.name}, {s.seed}": fingerprint(s.path) if Path(s.path).exists() else s.path for s in sources}
     inputs |= {"rows": fingerprint(config.rows)} if config.rows else {}
+    exam = Examination(config, Path(config.output), sources)
+    inputs |= {spec: identified(spec) for spec in (exam.gold, exam.known_proxy, *config.annotators) if spec}
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
-    exam = Examination(config, run.folder, sources)
     _ = exam.court, exam.prompts, exam.annotators  # what will be refused is refused before anything is written
     run.start()
     case = _case(exam)
     told = result(case, _about(exam, inputs))
     page = report.write(told, run.folder)
     exports.votes(run.folder, case)
-    written = exports.write(config, run.folder, case.systems, exam.court)
+    written = exports.write(config, run.folder, case.systems, exam.court, exam.gold)
     count = sum(len(a.rows) for s in case.systems for a in s.answers.values())
     text = f"{report.table(told)}\nevaluate: {len(case.systems)} systems, {count} answers.{written} Report: {page}"
     return run.finish(text, answers=count)
@@ -211,7 +219,7 @@ def _asked(
     policy = load(source.path, dtype=c.dtype, trust_remote_code=c.trust_remote_code)
     base = c.reference or (policy.card.base if policy.card else "")
     reference = Reference.of(base, c.dtype, c.trust_remote_code) if base else None
-    folder = exam.folder / "answers" / f"{_slug(source.name)}-{source.seed}"
+    folder = exam.folder / "answers" / f"{slug(source.name)}-{source.seed}"
 
     def answered(jobs: list[Job], where: str) -> Answers:
         asked = Asked(jobs, exam.sampling(source.seed), Decoding())
@@ -220,7 +228,7 @@ def _asked(
 
     for target, aims in _aims(exam, policy, source.seed).items():
         jobs = [Job(p, aim) for p, aim in zip(exam.prompts, aims) for _ in range(c.n)]
-        found.setdefault((source.name, target), {})[source.seed] = answered(jobs, _slug(target) or "plain")
+        found.setdefault((source.name, target), {})[source.seed] = answered(jobs, slug(target) or "plain")
     own = tuple(n for n in policy.card.attributes if n in exam.court.schema.own) if policy.card else ()
     if own and c.grid:
         every = factorial(exam.court.schema, own, c.grid, source.seed)
@@ -239,10 +247,6 @@ def _aims(exam: Examination, policy: Policy, seed: int) -> dict[str, list[Target
     return found
 
 
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "=-._" else "-" for c in text)
-
-
 def _about(exam: Examination, inputs: dict[str, str]) -> dict[str, object]:
     """How the evaluation was come by, as the report says it."""
     c = exam.config
@@ -253,6 +257,7 @@ def _about(exam: Examination, inputs: dict[str, str]) -> dict[str, object]:
         **circumstances("evaluate"),
         "seeds": max(counts.values()),
         "prompts": len({prompt_key(row) for row in exam.prompts}),
+        "unit": "the logs" if exam.rows else unit,
         "notes": [
             f"Rewards are in standard deviations of {unit}, whose mean is 0.",
             "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if max(counts.values()) > 1 else "."),

@@ -15,7 +15,8 @@ from steer.errors import SteerError
 from steer.evaluate.systems import System
 from steer.options import did_you_mean
 from steer.rows import Row, prompt_key
-from steer.run import write_text
+from steer.run import slug, write_text
+from steer.scorer import placed
 
 TASK = """\
 # lm_eval --model hf --model_args pretrained=MODEL --tasks {name} --include_path {folder}
@@ -68,16 +69,16 @@ def known(names: Sequence[str]) -> None:
             raise SteerError(f"--export: unknown '{name}'; {did_you_mean(name, KINDS)}")
 
 
-def write(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court) -> str:
+def write(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> str:
     """Write what was asked for; a sentence that says where."""
     said = ""
     if "alpaca-eval" in config.export:
         for system in systems:
             rows = [row for answers in system.answers.values() for row in answers.rows]
-            write_text(folder / "alpaca-eval" / f"{_slug(system.name)}.json", alpaca_eval(rows, system.name))
+            write_text(folder / "alpaca-eval" / f"{slug(system.name)}.json", alpaca_eval(rows, system.name))
         said += f" AlpacaEval's outputs: {folder / 'alpaca-eval'}."
     if "lm-eval" in config.export:
-        lm_eval(config, folder / "lm-eval", systems, court)
+        lm_eval(config, folder / "lm-eval", systems, court, gold)
         said += f" Task for lm-eval: {folder / 'lm-eval'}."
     return said
 
@@ -102,7 +103,7 @@ def votes(folder: Path, case: Case) -> None:
             if m.second == 0
         ]
         text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
-        write_text(folder / "annotations" / _slug(who.name)[-100:] / "annotations.json", text)
+        write_text(folder / "annotations" / slug(who.name)[-100:] / "annotations.json", text)
 
 
 def alpaca_eval(rows: Sequence[Row], generator: str) -> str:
@@ -111,16 +112,14 @@ def alpaca_eval(rows: Sequence[Row], generator: str) -> str:
     return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
 
 
-def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court) -> None:
+def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> None:
     """A task that draws an answer to every prompt with any of lm-eval's backends and scores it with gold."""
     first = {prompt_key(r): r for s in systems for a in s.answers.values() for r in reversed(a.rows)}
     lines = [json.dumps({"instruction": instruction(r), "prompt": r["prompt"]}) for r in first.values()]
     write_text(folder / "prompts.jsonl", "\n".join(lines) + "\n")
     names = list(court.schema.own)
     metrics = [METRIC.format(name=n, higher=str(court.schema[n].direction >= 0).lower()) for n in names]
-    gold = config.gold or config.proxy
-    gold = str(Path(gold).resolve()) if Path(gold).exists() else gold
-    write_text(folder / "steer_scores.py", SCORES.format(names=names, gold=gold))
+    write_text(folder / "steer_scores.py", SCORES.format(names=names, gold=placed(gold)))
     task = TASK.format(
         folder=folder.resolve(),
         name="steer",
@@ -131,7 +130,3 @@ def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], cou
         metrics="\n".join(metrics),
     )
     write_text(folder / "steer.yaml", task)
-
-
-def _slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "=-._" else "-" for c in text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from steer.compare.comparison import Comparison
-from steer.compare.entry import PERMUTED, Entry, cost
+from steer.compare.entry import PERMUTED, Entry
 from steer.methods import METHODS
 from steer.report.cells import count, counted
 
@@ -17,13 +16,12 @@ def planned(shared: Comparison, entries: Mapping[Entry, str]) -> str:
     steps = answers = 0
     for entry, over in entries.items():
         name, (more, drawn) = PERMUTED if entry.permuted else entry.spec, _of(shared, entry)
-        taken = cost(entry, replace(shared.settings, **dict(entry.training)))
+        taken = shared.cost(entry)
         draws = f", draws and has scored up to {taken.responses:,} responses" if taken.responses else ""
         lines.append(f"  {name}: " + (over or f"{counted(more, 'step')}{draws}, {counted(drawn, 'answer')}"))
         steps, answers = (steps, answers) if over else (steps + more, answers + drawn)
-    rows = sum(row["split"] == "train" for row in shared.rows)
-    asked = counted(len(shared.prompts), "held-out prompt")
-    first = f"{counted(len(entries), 'entry', 'entries')} on {rows:,} rows, asked about {asked}; each, with one seed:"
+    rows, asked = counted(len(shared.logs), "row"), counted(len(shared.prompts), "held-out prompt")
+    first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {asked}; each, with one seed:"
     last = (
         f"With {counted(config.seeds, 'seed')} at most {count(steps * config.seeds)} steps of "
         f"{shared.settings.batch_size} groups and {count(answers * config.seeds)} answers, beside those of the base; "

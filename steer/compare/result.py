@@ -15,7 +15,7 @@ from steer.evaluate.controllability import correlation
 from steer.evaluate.frontier import MOST, frontier
 from steer.evaluate.scorer import fresh, report
 from steer.evaluate.statistics import holm
-from steer.evaluate.systems import UNKNOWN, Answers, Judge, System, dial, difference, kl, summary
+from steer.evaluate.systems import UNKNOWN, Answers, Judge, System, dial, difference, kl, paired_seeds, summary
 from steer.evaluate.winrate import Votes
 from steer.methods.awr import values as by_prompt
 from steer.rows import prompt_key
@@ -59,7 +59,12 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
     everything = [*([System("logs", "logged responses", {0: case.held})] if case.held else []), *case.systems]
     first = next((s for s in case.systems if s.name == case.baseline), None)
-    systems = [_system(s, gold, proxy, first, case.resamples) for s in everything]
+    alike = max((_candidates(s) for s in case.systems), default=0)
+    systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
+    for one, found in zip(everything, systems):
+        if first and one.name not in (first.name, "logs") and _comparable(one, first):
+            draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
+            found["difference"] = difference(one.answers, first.answers, gold, draws)
     _corrected(systems)
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
@@ -90,33 +95,35 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
                 "result": dial(found, gold, _asked(schema, found), court.spans, case.resamples),
             }
             for name, found in case.grids.items()
+            if _asked(schema, found)
         ],
         "samples": _samples(case),
         "iterate": None,
     }
 
 
-def _system(s: System, gold: Judge, proxy: Judge, first: System | None, resamples: int) -> dict[str, Any]:
+def _candidates(s: System) -> int:
+    """The most answers to one prompt, of one seed."""
+    return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
+
+
+def _system(s: System, gold: Judge, proxy: Judge, candidates: int, resamples: int) -> dict[str, Any]:
     """One row of the comparison."""
     seeds = list(s.answers.values())
     target = seeds[0].rows[0].get("asked", "") if s.target and s.target != "random" else ""
-    found = {
+    return {
         "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
         **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "seconds", "drawn", "drawn_tokens", "scored")},
-        **summary(seeds, gold, proxy, gold.schema.own, resamples),
+        **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
         "fresh": fresh(seeds, gold, proxy),
     }  # fmt: skip
-    if first and s.name not in (first.name, "logs") and _comparable(s, first):
-        found["difference"] = difference(s.answers, first.answers, gold, resamples)
-    return found
 
 
 def _comparable(a: System, b: System) -> bool:
-    """Whether two systems answered a prompt that is the same, in every seed that both have."""
-    shared = [
-        set(a.answers[s].prompts.tolist()) & set(b.answers[s].prompts.tolist()) for s in a.answers if s in b.answers
-    ]
+    """Whether two systems answered a prompt that is the same, in all seeds that stand against each other."""
+    both = paired_seeds(a.answers, b.answers)
+    shared = [set(a.answers[i].prompts.tolist()) & set(b.answers[j].prompts.tolist()) for i, j in both]
     return bool(shared) and all(shared)
 
 

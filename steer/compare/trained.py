@@ -24,14 +24,13 @@ SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
     """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`."""
     settings = replace(
-        shared.settings,
+        entry.settings_from(shared.settings),
         rows=rows,
         output=str(shared.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
         method=entry.method,
         set=entry.settings,
         seed=seed,
-        scorer=shared.config.proxy or shared.settings.scorer,
-        **dict(entry.training),
+        scorer=shared.proxy,  # whatever the file of --train names: that may be gold
     )
     if entry.turns:
         policy, facts = _looped(shared, entry, settings)
@@ -45,8 +44,9 @@ def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Pat
 def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
     """Train on the logs."""
     train(settings)
-    taken = cost(entry, settings)
-    return {**read_json(Path(settings.output) / "done.json"), "drawn": taken.responses, "scored": taken.scored}
+    done = read_json(Path(settings.output) / "done.json")
+    taken = cost(entry, settings, done["rows"])
+    return {**done, "drawn": taken.responses, "scored": taken.scored}
 
 
 def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
@@ -69,6 +69,7 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Pa
         rounds=rounds,
         prompts=prompts,
         n=n,
+        temperature=shared.config.temperature,
         max_new_tokens=settings.max_new_tokens,
         batch_size=shared.config.batch_size,
         seed=settings.seed,
@@ -89,5 +90,7 @@ def _turned(loop: Loop, number: int) -> dict[str, Any]:
         turn(loop, number)
         drawn = min(loop.config.prompts, len({prompt_key(row) for row in loop.logs})) * loop.config.n
         scored = sum(1 for _ in read(folder / "fresh.jsonl"))
-        write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": time.monotonic() - began})
+        # A round that was killed after its training is done at once, but took no less than the training.
+        seconds = max(time.monotonic() - began, read_json(folder / "policy" / "done.json")["seconds"])
+        write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": seconds})
     return {**read_json(folder / "policy" / "done.json"), **read_json(folder / "took.json")}

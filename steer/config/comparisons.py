@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from steer.config.words import DTYPE, DTYPES, MICRO_BATCH_TOKENS, OUTPUT, OVERWRITE, SEED, TRUST_REMOTE_CODE
 from steer.options import argument, option
@@ -12,6 +13,36 @@ ANNOTATOR = (
     "AlpacaEval's annotations (repeat the flag); default: the gold scorer. What they say of the baseline and each "
     "other system is written as AlpacaEval does: annotations/NAME/annotations.json."
 )
+
+# Shares of a learning rate that suits mle, at the whole of which these methods diverge (benchmarks/methods.sh).
+SLOW, SLOWER = 0.25, 0.075
+SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothing: `resolve` sees to that
+    "quick": {"methods": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "prompts": 100, "grid": 300},
+    "full": {
+        "methods": (
+            "mle",
+            "filtered:keep=0.5/0.2/0.1",
+            "rwr:beta=3/1/0.5",
+            "awr",
+            "raft",
+            "rrhf",
+            "pro",
+            f"dpo:rate={SLOWER}",
+            f"ipo:rate={SLOW}",
+            f"slic:rate={SLOW}",
+            f"rso:rate={SLOWER}",
+            "mle:best_of=4/16",
+            "conditional:guidance=1/1.5/2",
+            "conditional:rounds=1/2,prompts=500",
+            "raft:rounds=1/2/3,prompts=500",
+            f"remax:rate={SLOW}",
+            f"rloo:rate={SLOW}",
+        ),
+        "seeds": 3,
+        "controls": True,
+        "grid": 2000,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +103,9 @@ class IterateConfig:
     temperature: float = option(1.0, "Of the fresh responses.", least=0)
     max_new_tokens: int = option(256, "Longest response.", least=1)
     batch_size: int = option(64, "Sequences generated at once.", least=1)
-    train: str = option("", "Config file for training; default: the settings of the policy.")
+    train: str = option(
+        "", "Config file for training; default: the settings of the policy. `limit` is one of the logs."
+    )
     seed: int = option(0, SEED, least=0)
     overwrite: bool = option(False, OVERWRITE)
 
@@ -86,7 +119,8 @@ class CompareConfig:
     output: str = option(..., OUTPUT)
     methods: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
-        "NAME or NAME:SETTING=VALUE,...; values with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over "
+        "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate`, a share of that in --train, are its "
+        "own too; values with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over "
         "`guidance` and `best_of`, and over `rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses "
         "to each of so many `prompts` and score them with the proxy (repeat the flag).",
         flag="--method",
@@ -95,7 +129,8 @@ class CompareConfig:
         "",
         "Methods, prompts and grid where nothing is said: `quick` takes minutes on two cores, `full` the whole field. "
         "`claims`: what the field says of its methods, by methods of its own.",
-        choices=("", "quick", "full", "claims"),
+        choices=("", *SUITES, "claims"),
+        presets=SUITES,
     )
     targets: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", flag="--target")
     proxy: str = option(
@@ -122,8 +157,8 @@ class CompareConfig:
     )
     budget_tokens: int = option(0, "Most tokens that training may generate (0: any); methods above it fail.", least=0)
     budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0)
-    temperature: float = option(1.0, "Of all responses.", least=0)
-    max_new_tokens: int = option(256, "Longest response.", least=1)
+    temperature: float = option(1.0, "Of all responses but those that on-policy methods draw, at 1.", least=0)
+    max_new_tokens: int = option(256, "Longest response; in training too, where --train does not say.", least=1)
     batch_size: int = option(64, "Sequences generated at once.", least=1)
     num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1)
     train: str = option("", "Config file for training, the same for every method.")

@@ -19,7 +19,7 @@ from steer.condition import markers
 from steer.decoding.prefill import Ids, Prefixes
 from steer.decoding.sample import Markers, choose, guided
 from steer.decoding.slots import Slots
-from steer.policy import Policy
+from steer.policy import Policy, end_tokens
 
 CELLS = 1 << 18  # rows x columns of keys and values that a batch may come to hold
 
@@ -66,12 +66,6 @@ class _Sequence:
     drawn: int = 0
     last: int = 0
     tail: str = ""  # the end of its text, as far as a condition marker can have begun in it
-
-
-def end_tokens(policy: Policy) -> set[int]:
-    """The tokens that end a response: the tokenizer's and those that the model names."""
-    theirs = getattr(policy.model.generation_config, "eos_token_id", None)
-    return {policy.tokenizer.eos_token_id, *(theirs if isinstance(theirs, list) else [theirs])} - {None}
 
 
 class Decoder:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from steer.adapter import quiet
 from steer.condition import markers
-from steer.decoding.decode import Ask, end_tokens
+from steer.decoding.decode import Ask
 from steer.decoding.sample import Markers
-from steer.policy import Policy
+from steer.policy import Policy, end_tokens
 
 
 def plainly(

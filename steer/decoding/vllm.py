@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from steer.condition import markers
-from steer.decoding.decode import Ask, end_tokens
+from steer.decoding.decode import Ask
 from steer.errors import SteerError
-from steer.policy import FULL, MERGED, Card, Loading, load_as
+from steer.policy import FULL, MERGED, Card, Loading, end_tokens, load_as
 from steer.run import read_json
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
@@ -26,11 +26,13 @@ class Vllm:
         weights, lora = _where(name)
         self.policy = load_as(name, Loading(dtype, trust_remote_code, device="meta"))
         self.lora: Any = None
-        room: dict[str, Any] = {}
+        card = self.policy.card
+        commit = card.base_revision if card and lora else self.policy.revision  # that of the weights, not the newest
+        room: dict[str, Any] = {"revision": commit, "tokenizer_revision": commit} if commit else {}
         vllm = _imported()
         if lora:
             rank = int(read_json(Path(lora) / "adapter_config.json")["r"])
-            room = {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
+            room |= {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
             self.lora = vllm.lora.request.LoRARequest("policy", 1, lora)
         self.params = vllm.SamplingParams
         kind = str(self.policy.model.dtype).removeprefix("torch.")

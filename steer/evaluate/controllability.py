@@ -24,7 +24,12 @@ from steer.evaluate.statistics import (
 )
 from steer.evaluate.weighted import spearman
 
-BOUNDED = ("spearman_means", "spearman", "tau", "exact", "within_one")
+LIMITS = {
+    **dict.fromkeys(("spearman_means", "spearman", "tau"), (-1.0, 1.0)),
+    **dict.fromkeys(("exact", "within_one"), (0.0, 1.0)),
+    "mae": (0.0, math.inf),
+}
+ANY = (-math.inf, math.inf)
 FIGURES = ("spearman_means", "slope", "span_ratio", "mae", "exact", "within_one")
 
 
@@ -35,6 +40,7 @@ def controllability(
     *,
     attributes: Sequence[str],
     levels: Sequence[int],
+    labels: ArrayLike | None = None,
     data_span: ArrayLike,
     resamples: int = 1000,
     seed: int = 0,
@@ -43,7 +49,8 @@ def controllability(
 
     `target` [n, A] whole levels, NaN where an attribute was not asked; `obtained` [n, A] in level units, NaN where it
     is undefined; `prompts` [n] cluster ids; `levels` [A] how many levels an attribute has; `data_span` [A] the span of
-    the attribute in the data (5 to 95 %, level units). None in the result means undefined: a slope on one target.
+    the attribute in the data (5 to 95 %, level units); `labels` [n, A] the levels that labelling gives to what was
+    obtained, else the nearest ones. None in the result means undefined: a slope on one target.
 
     `attributes` holds per attribute, over the rows where it was asked and obtained:
     `n`, `undefined` (asked, but no score); `means`, per target level the mean obtained; `spearman_means`, of target
@@ -58,15 +65,18 @@ def controllability(
     """
     target, obtained, span = (np.asarray(x, float) for x in (target, obtained, data_span))
     prompts = np.asarray(prompts)
+    top = np.asarray(levels) - 1
+    hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
     _check(target, obtained, prompts, attributes, np.asarray(levels), span)
     effects = [_effects(target, column, prompts, resamples, seed) for column in obtained.T]
     found = {}
     for k, name in enumerate(attributes):
-        columns = target[:, k], obtained[:, k], prompts
-        found[name] = _dial(*columns, levels[k], span[k], resamples=resamples, seed=seed)
+        columns = target[:, k], obtained[:, k], hit[:, k], prompts
+        found[name] = _dial(*columns, span[k], resamples=resamples, seed=seed)
         found[name]["partial_slope"] = effects[k][k].json()
     leakage = [[cell.json() for cell in row] for row in effects]
-    scale = ratio(span[None, :], span[:, None])  # [j, k]: span_k / span_j
+    known = np.where(span > 0, span, np.nan)
+    scale = known[None, :] / known[:, None]  # [j, k]: span_k / span_j
     scaled = scale * np.array([[cell.mean for cell in row] for row in effects])
     return {
         "n": len(prompts),
@@ -92,7 +102,7 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
     for name, dial in found.items():
         seeds = [one["attributes"][name] for one in each]
         for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
-            dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], figure in BOUNDED)
+            dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
         means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
         dial["means"] = [_joined(m, [known.get(m["target"]) for known in means]) for m in dial["means"]]
     result = {**pooled, "attributes": found}
@@ -106,14 +116,14 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
     return result
 
 
-def _joined(figure: dict[str, Any], seeds: Sequence[float | None], bounded: bool = False) -> dict[str, Any]:
-    """An interval that also holds the t interval over the seeds' figures; correlations and shares stay within 1."""
+def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
+    """An interval that also holds the t interval over the seeds' figures, within what the figure can be."""
     known = [x for x in seeds if x is not None]
     if len(known) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
         return figure
     half = float(stdtrit(len(known) - 1, 0.975)) * float(np.std(known, ddof=1)) / math.sqrt(len(known))
     low, high = min(figure["low"], figure["mean"] - half), max(figure["high"], figure["mean"] + half)
-    return {**figure, "low": max(-1.0, low) if bounded else low, "high": min(1.0, high) if bounded else high}
+    return {**figure, "low": max(limits[0], low), "high": min(limits[1], high)}
 
 
 def correlation(scores: ArrayLike) -> FloatArray:
@@ -158,18 +168,18 @@ def table(result: dict[str, Any]) -> str:
 def _dial(
     target: FloatArray,
     obtained: FloatArray,
+    hit: FloatArray,
     prompts: Clusters,
-    levels: int,
     span: float,
     *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything about one attribute but its partial slope: target [n], obtained [n], prompts [n]."""
+    """Everything about one attribute but its partial slope: target, obtained, level obtained and prompts, [n] each."""
     asked = ~np.isnan(target)
     kept = asked & ~np.isnan(obtained)
     t, y, clusters = target[kept], obtained[kept], prompts[kept]
-    found = _figures(t, y, clusters, levels, span, resamples=resamples, seed=seed)
+    found = _figures(t, y, hit[kept], clusters, span, resamples=resamples, seed=seed)
     rank = resampled(spearman(t, y), clusters, resamples=resamples, seed=seed)
     tau = interval(*_taus(t, y, clusters), resamples=resamples, seed=seed)
     figures = dict(zip((*FIGURES, "spearman", "tau"), (*found[: len(FIGURES)], *rank, tau)))
@@ -178,17 +188,17 @@ def _dial(
         for level, mean in zip(np.unique(t), found[len(FIGURES) :])
     ]
     counts = {"n": len(t), "undefined": int(asked.sum() - kept.sum())}
-    return counts | {"means": means} | {name: figure.json() for name, figure in figures.items()}
+    shown = {name: figure.within(*LIMITS.get(name, ANY)).json() for name, figure in figures.items()}
+    return counts | {"means": means} | shown
 
 
 def _figures(
-    t: FloatArray, y: FloatArray, clusters: Clusters, levels: int, span: float, *, resamples: int, seed: int
+    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int, seed: int
 ) -> list[Interval]:
-    """The FIGURES of one attribute, then its mean obtained per asked level: target [n], obtained [n], none NaN."""
+    """The FIGURES of one attribute, then its mean obtained per asked level: target, obtained, its level: [n]."""
     asked, codes = np.unique(t, return_inverse=True)
     size = len(asked)
     at = np.eye(size)[codes]  # [n, asked levels]
-    hit = np.clip(np.floor(y + 0.5), 0, levels - 1)  # never round(), which takes halves to even
     parts = np.column_stack([at, at * y[:, None], np.abs(y - t), hit == t, np.abs(hit - t) <= 1])
 
     def figures(sums: FloatArray) -> FloatArray:

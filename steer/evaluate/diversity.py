@@ -17,7 +17,7 @@ from steer.evaluate.statistics import interval
 def diversity(
     responses: Sequence[str],
     prompts: Sequence[Hashable],
-    finished: Sequence[bool] | None = None,
+    finished: Sequence[float] | None = None,
     *,
     resamples: int = 2000,
     seed: int = 0,
@@ -28,8 +28,8 @@ def diversity(
     and `distinct_2`, and `unique`, the share of distinct responses among those prompts that have two or more.
     From all responses together ("across-input", low when every prompt gets the same text; Li et al. 1510.03055):
     `distinct_1_all` and `distinct_2_all`, without an interval because resampling repeats text.
-    Averaged over responses: `repeated_3` (see `repeated`), `words`, and, given `finished` [n] (False = cut off before
-    EOS), the share `finished`; the truncation rate is one minus it.
+    Averaged over responses: `repeated_3` (see `repeated`), `words`, and, given `finished` [n] (0 = cut off before
+    EOS, NaN = unknown), the share `finished`; the truncation rate is one minus it.
     """
     if len(responses) != len(prompts) or (finished is not None and len(finished) != len(responses)):
         raise SteerError(f"{len(responses)} responses need as many prompts (and finished flags, where given).")

@@ -41,6 +41,10 @@ class Interval(NamedTuple):
         """
         return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
+    def within(self, low: float, high: float) -> "Interval":
+        """With bounds that the figure can have."""
+        return self._replace(low=max(self.low, low), high=min(self.high, high))
+
     def json(self) -> dict[str, float | int | None]:
         """The four fields as strict JSON holds them: null where undefined."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
@@ -120,7 +124,8 @@ class Seeds:
         for _ in range(20):
             level = (low + high) / 2
             found = self.interval(level)
-            low, high = (low, level) if found.low <= 0 <= found.high else (level, high)
+            out = found.low > 0 or found.high < 0  # not where a bound is unknown
+            low, high = (level, high) if out else (low, level)
         return max(least, 1 - low)
 
     def _more(self, upper: float) -> float:

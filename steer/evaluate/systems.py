@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,11 @@ class Judge:
     def of(schema: AttributeSchema, scores: Array) -> Judge:
         """From scores [n, A] of the logs."""
         raw = raw_reward(schema, scores)
-        return Judge(schema, float(np.nanmean(raw)), float(np.nanstd(raw)) or 1.0)
+        if np.isnan(raw).all():
+            return Judge(schema, 0.0, 1.0)
+        mean, sd = float(np.nanmean(raw)), float(np.nanstd(raw))
+        alike = sd <= 1e-9 * max(1.0, abs(mean))  # but for rounding
+        return Judge(schema, mean, 1.0 if alike else sd)
 
     def reward(self, scores: Array) -> Array:
         """Reward [n] in standard deviations of the logs; NaN where a score that counts is unknown."""
@@ -41,6 +46,12 @@ class Judge:
         """Scores [n, A] in level units."""
         return np.column_stack([self.schema[n].position(scores[:, j]) for j, n in enumerate(self.schema.own)])
 
+    def labels(self, scores: Array) -> Array:
+        """Scores [n, A] as the levels that labelling gives them; NaN stays."""
+        edges = [np.asarray(self.schema[n].edges) for n in self.schema.own]
+        found = [np.searchsorted(e, scores[:, j], side="right").astype(float) for j, e in enumerate(edges)]
+        return np.where(np.isnan(scores), np.nan, np.column_stack(found))
+
     def spans(self, scores: Array) -> Array:
         """5 to 95 % span of each attribute in the logs, level units [A]."""
         low, high = np.nanpercentile(self.levels(scores), [5, 95], axis=0)
@@ -48,9 +59,11 @@ class Judge:
 
 
 def raw_reward(schema: AttributeSchema, scores: Array) -> Array:
-    """Direction-aware weighted sum of scores [n, A] -> [n], before any standardising."""
+    """Direction-aware weighted sum of scores [n, A] -> [n], not standardised; NaN where nothing has a better end."""
     weights = np.array([schema[n].direction * schema[n].weight for n in schema.own])
     used = weights != 0
+    if not used.any():
+        return np.full(len(scores), np.nan)
     return np.asarray(scores[:, used] @ weights[used])
 
 
@@ -85,9 +98,13 @@ class System:
 
 
 def summary(
-    seeds: Sequence[Answers], gold: Judge, proxy: Judge, names: Sequence[str], resamples: int
+    seeds: Sequence[Answers], gold: Judge, proxy: Judge, names: Sequence[str], resamples: int, candidates: int = 0
 ) -> dict[str, Any]:
-    """Rewards, attributes, KL and surface figures of one system, over all its seeds."""
+    """Rewards, attributes, KL and surface figures of one system, over all its seeds.
+
+    How distinct the text is falls with its amount: it is that of a seed, of the first `candidates` answers to each
+    prompt (0: all), averaged over seeds.
+    """
 
     def over(values: Sequence[Array]) -> dict[str, Any]:
         if not all(_known(v) for v in values):
@@ -96,8 +113,9 @@ def summary(
 
     rows = [row for a in seeds for row in a.rows]
     keys = [key for a in seeds for key in a.prompts.tolist()]
-    finished = [bool(row.get("finished", True)) for row in rows]
+    finished = [np.nan if row.get("finished") is None else float(row["finished"]) for row in rows]
     texture = diversity([r["response"] for r in rows], keys, finished, resamples=200)
+    each = [_distinct(a, candidates) for a in seeds]
     kls = [np.array([kl(row) for row in a.rows]) for a in seeds]
     own = gold.schema.own
     return {
@@ -105,15 +123,40 @@ def summary(
         "proxy": over([proxy.reward(a.proxy) for a in seeds]),
         "kl": over(kls) if all(map(_known, kls)) else None,
         "words": texture["words"],
-        "distinct_1": texture["distinct_1_all"],
-        "distinct_2": texture["distinct_2_all"],
-        "unique": texture["unique"]["mean"],
+        **{name: _mean([e[name] for e in each]) for name in each[0]},
         "repeated_3": texture["repeated_3"]["mean"],
         "finished": texture["finished"]["mean"],
         "leaked": max(leaked([r["response"] for r in rows], leaks(names, t)) for t in ("tags", "steerlm")),
         "attributes": {n: over([a.gold[:, j] for a in seeds]) for j, n in enumerate(own)},
         "generated": len(rows),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
+    """Diversity of one seed's text."""
+    kept, count = [], Counter[str]()
+    for key, row in zip(answers.prompts.tolist(), answers.rows):
+        count[key] += 1
+        if not candidates or count[key] <= candidates:
+            kept.append((row["response"], key))
+    found = diversity(*zip(*kept), resamples=0)
+    return {
+        "distinct_1": found["distinct_1_all"],
+        "distinct_2": found["distinct_2_all"],
+        "unique": found["unique"]["mean"],
+    }
+
+
+def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:
+    """Which seeds of two systems stand against each other: equal ones; the only one of either against all."""
+    if 1 in (len(a), len(b)):
+        return [(i, j) for i in a for j in b]
+    return [(seed, seed) for seed in a if seed in b]
 
 
 def kl(row: Row) -> float:
@@ -124,9 +167,9 @@ def kl(row: Row) -> float:
 
 
 def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: Judge, resamples: int) -> dict[str, Any]:
-    """Gold reward of a less that of b on the same prompts and seeds: the interval, and `p` of its being 0."""
+    """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of its being 0."""
     pairs = []
-    for x, y in ((a[seed], b[seed]) for seed in a if seed in b):
+    for x, y in ((a[i], b[j]) for i, j in paired_seeds(a, b)):
         means = [_by_prompt(s, gold.reward(s.gold)) for s in (x, y)]
         keys = [k for k in means[0] if k in means[1]]
         pairs.append((np.array([means[0][k] - means[1][k] for k in keys]), np.array(keys)))
@@ -143,10 +186,11 @@ def _known(values: Array) -> bool:
 
 
 def _by_prompt(answers: Answers, values: Array) -> dict[str, float]:
-    """Mean value of a prompt's answers."""
+    """Mean known value of a prompt's answers."""
     found: dict[str, list[float]] = {}
     for key, value in zip(answers.prompts.tolist(), values.tolist()):
-        found.setdefault(key, []).append(value)
+        if value == value:
+            found.setdefault(key, []).append(value)
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
@@ -157,10 +201,17 @@ def dial(seeds: Sequence[Answers], gold: Judge, names: Sequence[str], spans: Arr
 
     def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
         target = np.array([[row["target"].get(n, np.nan) for n in names] for a in some for row in a.rows], dtype=float)
-        obtained = np.concatenate([gold.levels(a.gold) for a in some])[:, at]
+        obtained, labels = (np.concatenate([read(a.gold) for a in some])[:, at] for read in (gold.levels, gold.labels))
         prompts = np.concatenate([a.prompts for a in some])
         return controllability(
-            target, obtained, prompts, attributes=names, levels=levels, data_span=spans[at], resamples=draws
+            target,
+            obtained,
+            prompts,
+            labels=labels,
+            attributes=names,
+            levels=levels,
+            data_span=spans[at],
+            resamples=draws,
         )
 
     each = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse.csgraph import connected_components
 
 from steer.errors import SteerError
 from steer.evaluate.statistics import (
@@ -66,7 +67,7 @@ def win_rate(votes: Votes, *, resamples: int = 2000, seed: int = 0) -> dict[str,
     parts = [(votes.share[run], votes.prompts[run]) for run in runs]
     found = across_seeds(parts, resamples=resamples, seed=seed) if parts else Interval(math.nan, math.nan, math.nan, 0)
     return {
-        "win_rate": found.json(),
+        "win_rate": found.within(0.0, 1.0).json(),
         "standard_error": float(share.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
         "wins": int((share > 0.5).sum()),
         "ties": int((share == 0.5).sum()),
@@ -79,11 +80,13 @@ def length_controlled(
 ) -> Interval:
     """Win-rate had both responses been equally long (Dubois et al. 2404.04475): votes [n], lengths' difference [n].
 
-    A logistic fit of the vote on 1 and tanh(difference / its sd), read where the difference is 0.
+    A logistic fit of the vote on 1 and tanh(difference / its sd), read where the difference is 0; NaN without votes.
     Differs from AlpacaEval: a ridge in place of cross-validated L1, and no instruction difficulty, which only its own
     leaderboard can fit. Meaningless where length is itself a target.
     """
     votes, away = np.asarray(share, float), np.asarray(longer, float)
+    if not len(votes):
+        return Interval(math.nan, math.nan, math.nan, 0)
     spread = away.std(ddof=1) if len(away) > 1 else 0.0
     x = np.column_stack([np.ones(len(votes)), np.tanh(away / spread) if spread > 0 else 0 * away])  # [n, 2]
 
@@ -110,24 +113,38 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000, seed: int = 0)
     """Bradley-Terry strength of each of N systems, in logits whose mean is 0, and its place; intervals over prompts.
 
     P(i beats j) = sigmoid(strength_i - strength_j); a tie counts half for both (Bradley and Terry 1952). `place` is 1
-    for the best. None where a system was in no comparison.
+    for the best. Empty for a system that no chain of comparisons connects with the first one that was compared.
     """
-    known = ~np.isnan(votes.share)
-    i, j, share = votes.first[known], votes.second[known], votes.share[known]
-    parts = np.zeros((len(share), systems * systems))
-    parts[np.arange(len(share)), i * systems + j] += share
-    parts[np.arange(len(share)), j * systems + i] += 1 - share
+    seen = _connected(votes, systems)
+    if not seen:
+        return [{} for _ in range(systems)]
+    size, number = len(seen), np.full(systems, -1)
+    number[seen] = range(size)
+    known = ~np.isnan(votes.share) & (number[votes.first] >= 0)
+    i, j, share = number[votes.first[known]], number[votes.second[known]], votes.share[known]
+    parts = np.zeros((len(share), size * size))
+    parts[np.arange(len(share)), i * size + j] += share
+    parts[np.arange(len(share)), j * size + i] += 1 - share
 
     def places(sums: FloatArray) -> FloatArray:
-        strength = strengths(sums.reshape(-1, systems, systems))
+        strength = strengths(sums.reshape(-1, size, size))
         above = (strength[:, None, :] > strength[:, :, None] + 1e-9).sum(2)
         return np.hstack([strength, 1.0 + above])
 
     found = resampled_sums(places, parts, votes.prompts[known], resamples=resamples, seed=seed)
-    seen = set(i.tolist()) | set(j.tolist())
-    return [
-        {"strength": found[s].json(), "place": found[systems + s].json()} if s in seen else {} for s in range(systems)
-    ]
+    return [{"strength": found[s].json(), "place": found[size + s].json()} if s >= 0 else {} for s in number.tolist()]
+
+
+def _connected(votes: Votes, systems: int) -> list[int]:
+    """The systems that chains of answered comparisons connect with the lowest-numbered one that was compared."""
+    known = ~np.isnan(votes.share)
+    met = np.eye(systems, dtype=bool)
+    met[votes.first[known], votes.second[known]] = met[votes.second[known], votes.first[known]] = True
+    compared = np.flatnonzero(met.sum(1) > 1)
+    if not len(compared):
+        return []
+    _, part = connected_components(met)
+    return [int(s) for s in np.flatnonzero(part == part[compared[0]])]
 
 
 def strengths(wins: FloatArray) -> FloatArray:
@@ -154,7 +171,7 @@ def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike, *, resamples: int 
         raise SteerError("annotators can only be compared on the same comparisons.")
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[kept], y[kept], names[kept]
-    same = interval(1 - np.abs(x - y), names, resamples=resamples)
+    same = interval(1 - np.abs(x - y), names, resamples=resamples).within(0.0, 1.0)
     chance = float((1 - np.abs(x[:, None] - np.unique(y))).mean(0) @ _shares(y)) if len(y) else np.nan
     kappa = ratio(np.array(same.mean - chance), np.array(1 - chance))
     return {"agreement": same.json(), "kappa": None if np.isnan(kappa) else float(kappa)}

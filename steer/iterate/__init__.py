@@ -157,7 +157,11 @@ def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: Attribu
 
 
 def _training(config: IterateConfig) -> TrainConfig:
-    """Settings for retraining: the given file, else those that the policy was trained with."""
+    """Settings for retraining: the given file, else those that the policy was trained with.
+
+    Whatever the file says, rounds start from the base (not from its `init`) and follow from the seed of the loop. Its
+    `limit` is one of the logs: fresh responses are never left out by it.
+    """
     trained = (Path(config.policy) / "steer.json").is_file() if config.policy else False
     if config.policy and not trained:
         raise SteerError(f'--policy {config.policy}: is no policy (it has no steer.json). Train one: "steer train".')
@@ -167,6 +171,7 @@ def _training(config: IterateConfig) -> TrainConfig:
     before = resolve(TrainConfig, flags, file).method
     if config.set or settings.method != before:  # the settings of another method mean nothing here
         settings = replace(settings, set=config.set)
+    settings = replace(settings, init="", seed=config.seed)
     method, _ = chosen(settings.method, settings.set)
     goes_round(settings.method, config.n, config.pool)
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):

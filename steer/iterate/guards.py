@@ -62,7 +62,8 @@ class Figures(NamedTuple):
     """What was seen of one round on the held-out prompts; round 0 is the policy that the loop starts from.
 
     `proxy` and `gold`: reward per prompt [P], NaN unknown, the same prompts in every round; `kl`: nats per response
-    token (NaN unknown); `words`: mean length; the others as in `Limits`.
+    token (NaN unknown); `words`: mean length; `earlier`: where the proxy is refreshed, what that of this round gives
+    the answers of each round before; the others as in `Limits`.
     """
 
     proxy: Sequence[float]
@@ -73,6 +74,7 @@ class Figures(NamedTuple):
     repeated: float = 0.0
     leaked: float = 0.0
     unfinished: float = 0.0
+    earlier: Sequence[Sequence[float]] = ()
 
 
 def alarm(rounds: Sequence[Figures], limits: Limits, planned: int, logged: Sequence[float] = ()) -> str:
@@ -123,13 +125,15 @@ def outrun(rounds: Sequence[Figures], chance: float) -> str:
 
     That is what over-optimisation looks like while gold has not yet fallen beyond the noise of its mean. Both the
     proxy's rise and what it has over gold's must be beyond chance; the noise of a response, which both scorers see, is
-    not in the latter.
+    not in the latter. A proxy that is refreshed is that of the last round for both: two scorers, each standardised on
+    its own, say nothing of a rise.
     """
     top = best(rounds[:-1])
     now, before = rounds[-1], rounds[top]
     if now.gold is None or before.gold is None:
         return ""
-    proxy, gold = np.subtract(now.proxy, before.proxy), np.subtract(now.gold, before.gold)
+    start = now.earlier[top] if now.earlier else before.proxy
+    proxy, gold = np.subtract(now.proxy, start), np.subtract(now.gold, before.gold)
     share = chance / (len(rounds) - 1)
     (rise, least), (gap, widest) = tested(proxy, share), tested(proxy - gold, share)
     gain = float(np.nanmean(gold))

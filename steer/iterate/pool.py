@@ -18,12 +18,19 @@ from steer.scorer import Scorer
 LEVELS = 5  # relative ones: the quantiles of Quark
 
 
-def mixed(rows: str | Path, share: float, seed: int) -> Iterator[Row]:
-    """The logged rows with a share of those that train, the same in every round: a row's id decides."""
+def mixed(rows: str | Path, share: float, seed: int, limit: int = 0) -> Iterator[Row]:
+    """The logged rows with a share of those that train, the same in every round: a row's id decides.
+
+    `limit`: of the first so many that train (0: of all), which are those that `steer train --limit` takes.
+    """
+    train = 0
     for row in read(rows):
-        drawn = hashlib.blake2b(f"{seed}:{row['id']}".encode(), digest_size=8).digest()
-        if row["split"] != "train" or int.from_bytes(drawn) < share * 2**64:
-            yield row
+        if row["split"] == "train":
+            train += 1
+            drawn = hashlib.blake2b(f"{seed}:{row['id']}".encode(), digest_size=8).digest()
+            if (limit and train > limit) or int.from_bytes(drawn) >= share * 2**64:
+                continue
+        yield row
 
 
 def relabelled(rows: Sequence[Row], schema: AttributeSchema, scorer: Scorer) -> list[Row]:

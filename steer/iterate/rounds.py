@@ -32,7 +32,7 @@ from steer.labels import labelled_rows
 from steer.methods import METHODS
 from steer.objective import Method
 from steer.policy import Policy, load
-from steer.rows import Row, read, write
+from steer.rows import Row, read, read_back, write
 from steer.run import read_json, write_json
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
@@ -115,7 +115,7 @@ def turn(loop: Loop, number: int) -> None:
     fresh = _fresh(loop, number)
     pool = c.pool or loop.method.pool
     parts = [fresh] if pool == "last" else [loop.folder(i) / "fresh.jsonl" for i in range(1, number + 1)]
-    logs = mixed(c.rows, c.mix, c.seed) if pool == "all" else iter(())
+    logs = mixed(c.rows, c.mix, c.seed, loop.settings.limit) if pool == "all" else iter(())
     rows = pooled(
         chain(logs, *map(read, parts)),
         folder / "rows",
@@ -124,7 +124,8 @@ def turn(loop: Loop, number: int) -> None:
         relative=c.levels == "relative",
         relabel=loop.annotator is not None,
     )
-    settings = replace(loop.settings, rows=str(rows), output=str(folder / "policy"))
+    # The logs in the pool are limited already; `train` would count from the top and leave out what is fresh.
+    settings = replace(loop.settings, rows=str(rows), output=str(folder / "policy"), limit=0)
     if loop.method.importance:  # its weights compare with the policy that drew
         settings = replace(settings, init=loop.policy(number - 1))
     loop.say(number, train(settings))
@@ -215,4 +216,6 @@ def _watched(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -
     asked = Asked([Job(row, best) for row in prompts], loop.sampling(c.seed))
     reference = Reference.of(c.model, settings.dtype, settings.trust_remote_code)
     rows = drawn(policy, asked, loop.folder(number) / "held-out", schema, reference, micro_batch(settings))
-    return {"target": schema.text(best), **watched(policy, rows, judges, c.seed)}
+    earlier = range(number if loop.annotator else 0)  # else the scorer of those rounds is that of this one
+    others = [read_back(loop.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
+    return {"target": schema.text(best), **watched(policy, rows, judges, c.seed, others)}

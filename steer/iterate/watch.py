@@ -22,29 +22,46 @@ from steer.tokens import plain_ids
 Judges = Mapping[str, tuple[Scorer, Judge]]  # the proxy and, where one is named, the gold scorer
 
 
-def watched(policy: Policy, rows: Sequence[Row], judges: Judges, seed: int) -> dict[str, Any]:
-    """Figures of a policy from its answers to held-out prompts (of `drawn`), as they stand in watched.json."""
-    return _rewards(rows, judges, seed) | _surface(rows, policy, seed)
+def watched(
+    policy: Policy, rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]] = ()
+) -> dict[str, Any]:
+    """Figures of a policy from its answers to held-out prompts (of `drawn`), as they stand in watched.json.
+
+    `earlier`: the answers of each round before, where those were seen by another proxy.
+    """
+    return _rewards(rows, judges, seed, earlier) | _surface(rows, policy, seed)
 
 
 def figures(seen: Mapping[str, Any]) -> Figures:
     """What the guards read of it."""
-    each = {k: [np.nan if x is None else x for x in v] for k, v in seen["rewards"].items()}
+    each = {k: np.array(v, float).tolist() for k, v in seen["rewards"].items()}  # null becomes NaN
     plain = {k: np.nan if seen[k] is None else seen[k] for k in ("words", "repeated", "leaked", "unfinished")}
     token = np.nan if seen["kl_token"] is None else seen["kl_token"]
     distinct = np.nan if seen["distinct_2"] is None else seen["distinct_2"]
-    return Figures(each["proxy"], each.get("gold"), token, distinct=distinct, **plain)
+    earlier = each.get("earlier", ())
+    return Figures(each["proxy"], each.get("gold"), token, distinct=distinct, earlier=earlier, **plain)
 
 
-def _rewards(rows: Sequence[Row], judges: Judges, seed: int) -> dict[str, Any]:
+def _rewards(rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]]) -> dict[str, Any]:
     """Rewards with intervals, and how well the two scorers still agree on what the policy writes."""
-    each = {name: judge.reward(scorer.score(rows, judge.schema.own)) for name, (scorer, judge) in judges.items()}
+    each = {name: _judged(rows, *pair) for name, pair in judges.items()}
     found: dict[str, Any] = {
         key: interval(each[name], np.arange(len(rows)), seed=seed).json() if name in each else None
         for key, name in (("reward", "proxy"), ("gold", "gold"))
     }
     found["agreement"] = _agreement(each["proxy"], each["gold"]) if "gold" in each else None
-    return found | {"rewards": {k: [None if np.isnan(x) else round(float(x), 5) for x in v] for k, v in each.items()}}
+    rewards: dict[str, Any] = {name: _rounded(values) for name, values in each.items()}
+    if earlier:
+        rewards["earlier"] = [_rounded(_judged(other, *judges["proxy"])) for other in earlier]
+    return found | {"rewards": rewards}
+
+
+def _judged(rows: Sequence[Row], scorer: Scorer, judge: Judge) -> Array:
+    return judge.reward(scorer.score(rows, judge.schema.own))
+
+
+def _rounded(rewards: Array) -> list[float | None]:
+    return [None if np.isnan(x) else round(float(x), 5) for x in rewards]
 
 
 def _agreement(proxy: Array, gold: Array) -> float | None:

@@ -2,7 +2,8 @@
 
 max(-A rho, -A clip(rho, 1 -+ clip)) + vf (V - R)^2 on every token, rho = p / p_old, averaged over the tokens of a step.
 The reward stands on the last token, -kl [log p_old - ref] on each; R is the reward-to-go and A = R - V, whitened over
-the responses of a draw (of each process its own): generalised advantage estimation with gamma = lambda = 1.
+the responses of a draw (of each process its own): generalised advantage estimation with gamma = lambda = 1. ref is the
+base without any adapter, also where --init names the one to start from.
 Differs from the official code: the value head is linear on the policy's hidden states and sends no gradient into them;
 the KL weight is fixed; values are not clipped.
 """

@@ -1,6 +1,7 @@
 """ReMax (2310.10505, algorithm 1): REINFORCE with the reward of the greedy response as baseline.
 
--sg(r(y) - r(greedy) - kl [log p(y) - ref(y)]) log p(y), averaged over tokens as in the official code.
+-sg(r(y) - r(greedy) - kl [log p(y) - ref(y)]) log p(y), averaged over tokens as in the official code; ref is the base
+without any adapter, also where --init names the one to start from.
 Differs from the official code: the KL penalty is one number per response, not a reward-to-go per token.
 """
 

@@ -1,7 +1,8 @@
 """Reward-augmented direct preference optimisation (2410.08067): pairs behind a goal, turned by the goal.
 
-A pair of responses with different levels gives two: behind the levels of the better one it wins, behind those of the
-worse one that one does, as the response nearer to what was asked. The loss is dpo's, with the goal as condition.
+A pair of responses gives two: behind the levels of the better one it wins, behind those of the worse one that one does,
+as the response nearer to what was asked. The loss is dpo's, with the goal as condition; where the condition shows the
+two goals alike, training leaves both out.
 Differs from the official code: the goal is a condition of levels, not a system prompt with raw scores, and the
 reference reads the prompt without it.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steer.errors import SteerError
 from steer.groups import Group, Row, levelled, pairs
 from steer.methods import dpo
 from steer.objective import Method
@@ -19,14 +19,11 @@ Settings = dpo.Settings
 
 
 def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
-    """Two pairs of every pair whose levels differ, each behind the levels of its winner."""
+    """Two pairs of every pair, each behind the levels of its winner."""
     made = []
     for (better, worse), weights in pairs(levelled(rows), settings.pairing):
-        if better["levels"] != worse["levels"]:
-            made.append(Group((better, {**worse, "levels": better["levels"]}), weights))
-            made.append(Group((worse, {**better, "levels": worse["levels"]}), weights))
-    if not made:
-        raise SteerError("the responses of every pair have the same levels.")
+        made.append(Group((better, {**worse, "levels": better["levels"]}), weights))
+        made.append(Group((worse, {**better, "levels": worse["levels"]}), weights))
     return made
 
 

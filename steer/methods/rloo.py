@@ -1,6 +1,7 @@
 """REINFORCE leave-one-out (2402.14740, equation 7): the other responses to a prompt are the baseline.
 
--sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses.
+-sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses; ref is the base without any
+adapter, also where --init names the one to start from.
 Differs from the official code: rewards are clipped as in ReMax, so that one outlier is not a whole step.
 """
 

@@ -1,7 +1,7 @@
 """The report of a comparison: `report.json`, `report.md`, and `report.html`, one page that asks nobody for anything.
 
 `write` and `table` take one dict, which `steer.compare` makes. An interval is {"mean", "low", "high", "n"}, null where
-undefined. Rewards are in standard deviations of the logs. Lists may be empty.
+undefined. Rewards are in standard deviations of the logs, or of what `unit` names. Lists may be empty.
 
     title, command, commit, machine, created: str;  seeds, prompts: int;  notes, commands: [str]
     gold, proxy: scorers;  gold_is_proxy: bool, the report then says that it judges with the scorer that trained

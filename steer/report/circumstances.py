@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -25,7 +26,9 @@ def circumstances(command: str) -> dict[str, Any]:
         if torch.cuda.is_available()
         else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     )
-    said = "steer " + " ".join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
+    said = (
+        "steer " + shlex.join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
+    )
     return {
         "command": said,
         "commit": commit or f"steer {__version__}",

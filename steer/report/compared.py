@@ -61,8 +61,9 @@ def compared(report: Report) -> list[Block]:
     families = [s.get("family", "") for s in systems]
     charts += [(plots.scatter(spread, families), text)] if len(missing) < len(spread) else []
     charts += _against_proxy(report, systems)
-    logs = [["the logs: mean", *(number(a["mean"]) for a in behaviour["attributes"].values())]]
-    logs += [["the logs: sd", *(number(a["sd"]) for a in behaviour["attributes"].values())]]
+    unit = report.get("unit", "the logs")
+    logs = [[f"{unit}: mean", *(number(a["mean"]) for a in behaviour["attributes"].values())]]
+    logs += [[f"{unit}: sd", *(number(a["sd"]) for a in behaviour["attributes"].values())]]
     scores = [[s["name"], *(cell(s["attributes"].get(n)) for n in behaviour["attributes"])] for s in systems]
     caption = "Gold score per attribute, in the attribute's own unit."
     return [
@@ -108,7 +109,9 @@ def _texture(systems: Sequence[Report]) -> Table:
     ]
     head = ("System", "Distinct-1", "Distinct-2", "Unique per prompt", "Repeated 3-grams", "Finished, %", "Leaked, %")
     return Table(
-        "Diversity and degeneration: of all words together; per prompt where it has several answers.", head, rows
+        "Diversity and degeneration, of one seed: of all words together; per prompt where it has several answers.",
+        head,
+        rows,
     )
 
 
@@ -126,7 +129,8 @@ def comparison(report: Report) -> Table:
         rows.append(row + [count(s[f]) for f in ("train_tokens", "seconds", "generated")])
     return Table(
         f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} leaves out 0, "
-        "also after Holm's correction. An interval holds for its own row, not for the best of many.",
+        "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of finished "
+        "responses, as they were drawn, from the reference at the same temperature without a condition.",
         [*head.split("|"), "ESS, %", "Train tokens", "Seconds", "Generated"],
         rows,
         frozenset((i, 2) for i, s in enumerate(systems) if claimed(s["difference"])),

@@ -15,7 +15,8 @@ def preferred(report: Report) -> list[Block]:
     blocks: list[Block] = [
         f"Win-rate against {first} in per cent: wins and half of the ties, with its interval over prompts and seeds "
         "and its standard error. At equal length: read off a logistic fit where both are equally long; it says nothing "
-        "where length is itself asked for. Strength: Bradley-Terry over all pairs, in logits, mean 0."
+        "where length is itself asked for. Strength: Bradley-Terry over all pairs, in logits, mean 0. These two have "
+        "intervals over prompts only."
     ]
     for one in found["annotators"]:
         ranked = sorted(one["systems"], key=lambda s: -((s["strength"] or {}).get("mean") or 0.0))

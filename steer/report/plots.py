@@ -86,7 +86,7 @@ def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | Non
         parts.append(_words(0, y + 4, _short(name), "start"))
         parts.append(_dot(x(proxy["mean"]), y, "proxy") if proxy["mean"] is not None else "")
         parts.append(_whisker(gold, x, y, "gold") + _words(right + 150, y + 4, _text(gold), "end"))
-    parts.append(_words((left + right) / 2, bottom + 38, "reward, sd (0 = mean of the logs)", "middle", "soft"))
+    parts.append(_words((left + right) / 2, bottom + 38, "reward, sd (0 = mean)", "middle", "soft"))
     parts.append(_legend(left, 14, [("gold", "gold, 95 % interval"), ("proxy", "proxy (training saw it)")]))
     return _svg("Gold reward per system, with 95 % intervals", right + 152, bottom + 44, "".join(parts))
 

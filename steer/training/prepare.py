@@ -23,7 +23,7 @@ from steer.plan import Conditioning, Plan
 from steer.policy import MERGED, Card, Loading, Policy, load_as
 from steer.rows import read_all, split_of
 from steer.run import read_json
-from steer.schema import REWARD, AttributeSchema
+from steer.schema import REWARD
 from steer.scorer import Scorer, rewarder
 from steer.tokens import Tokens
 from steer.training.held_out import HeldOut
@@ -45,22 +45,23 @@ def prepared(
     config: TrainConfig,
     method: Method,
     settings: Any,
-    conditioning: Conditioning | None,
+    of_levels: Conditioning | None,
     scorer: Scorer | None,
     inputs: Mapping[str, str],
     accelerator: Any,
 ) -> Prepared:
-    """Rows, groups, model, adapter and plan; refuses what cannot be trained on. `inputs`: identities by name."""
+    """Rows, groups, model, adapter and plan; refuses what cannot be trained on.
+
+    `of_levels`: the conditions before a method reframes them; `inputs`: identities by name.
+    """
     given, held_out = training_rows(config)
-    own = conditioning.schema if conditioning else None
-    rows, groups, schema = _grouped(given, method, settings, own, f"{config.rows}: {config.method}")
-    conditioning = conditioning.reframed(schema) if conditioning and schema else None
+    rows, groups, conditioning = _grouped(given, method, settings, of_levels, f"{config.rows}: {config.method}")
     reward = rewarder(scorer, schema_of(config.rows)) if scorer else None
     policy = _base(config, accelerator)
     start = _start(config, policy, inputs, accelerator)
     levels = [] if config.condition_tokens == "text" or conditioning is None else conditioning.control_tokens()
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, config.seed)
-    tokens = Tokens(rows, policy.tokenizer)
+    tokens = Tokens(rows, policy.tokenizer, policy.end)
     longest = min(config.max_length, policy.longest or config.max_length)
     if method.on_policy:
         short = [g for g in groups if len(tokens.prompts[g.rows[0]["id"]]) + config.max_new_tokens <= longest]
@@ -75,7 +76,7 @@ def prepared(
         start_from(policy.model, config.init)
     together = _together(config, policy)
     plan = Plan(short, tokens, conditioning, config.batch_size, micro_batch(config), config.seed, together)
-    watched = _held_out(config, method, settings, plan, longest, own)
+    watched = _held_out(config, method, settings, plan, longest, of_levels)
     if method.on_policy and reward:
         plan = FreshPlan(
             **vars(plan),
@@ -115,15 +116,29 @@ def effective_share(groups: Sequence[Group]) -> float:
 
 
 def _grouped(
-    rows: list[Row], method: Method, settings: Any, schema: AttributeSchema | None, where: str
-) -> tuple[list[Row], list[Group], AttributeSchema | None]:
-    """Rows as the method's conditions see them, their groups, and the schema of the conditions."""
+    rows: list[Row], method: Method, settings: Any, conditioning: Conditioning | None, where: str
+) -> tuple[list[Row], list[Group], Conditioning | None]:
+    """Rows as the method's conditions see them, their groups, and the conditions."""
     try:
-        if method.reframe:
-            rows, schema = method.reframe(rows, schema, settings)
-        return rows, method.groups(rows, settings), schema
+        if method.reframe and conditioning:
+            rows, schema = method.reframe(rows, conditioning.schema, settings)
+            conditioning = conditioning.reframed(schema)
+        groups = method.groups(rows, settings)
+        return rows, agreeing(groups, conditioning) if conditioning else groups, conditioning
     except SteerError as error:
         raise SteerError(f"{where}: {error}") from None
+
+
+def agreeing(groups: Sequence[Group], conditioning: Conditioning) -> list[Group]:
+    """The groups without those that stand in the opposite order too, behind conditions that read alike."""
+    read = [tuple((r["id"], conditioning.text(r["levels"])) for r in g.rows) if len(g.rows) > 1 else () for g in groups]
+    known = set(read)
+    kept = [g for g, each in zip(groups, read) if not each or each[::-1] not in known]
+    if not kept:
+        raise SteerError(
+            f"the conditions of every pair read alike ({', '.join(conditioning.names)}). Name more with --attribute."
+        )
+    return kept
 
 
 def _base(config: TrainConfig, accelerator: Any) -> Policy:
@@ -136,10 +151,11 @@ def _base(config: TrainConfig, accelerator: Any) -> Policy:
     how = Loading(config.dtype, config.trust_remote_code, config.adapter == "qlora", device=device)
     policy = load_as(config.model, how)
     if config.adapter != "none" and (same := _twins(policy)):
+        end = policy.tokenizer.convert_ids_to_tokens(policy.end)
         raise SteerError(
-            f"--model {config.model}: its end token '{policy.tokenizer.eos_token}' was never trained ({same} other "
-            "tokens have the same output row), so LoRA cannot learn to end a response. Name the token that ends its "
-            "texts as eos_token in tokenizer_config.json, or use --adapter none."
+            f"--model {config.model}: its end token '{end}' was never trained ({same} other tokens have the same "
+            "output row), so LoRA cannot learn to end a response. Name the token that ends its texts as eos_token in "
+            "tokenizer_config.json, or use --adapter none."
         )
     return policy
 
@@ -147,7 +163,7 @@ def _base(config: TrainConfig, accelerator: Any) -> Policy:
 def _twins(policy: Policy) -> int:
     """How many other tokens have the output row of the end token: LoRA trains no rows, so it cannot tell them apart."""
     rows = policy.model.get_output_embeddings().weight.detach()
-    end = rows[policy.tokenizer.eos_token_id].float()
+    end = rows[policy.end].float()
     far = torch.cat([(part.float() - end).norm(dim=1) for part in rows.split(4096)])
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
@@ -210,7 +226,7 @@ def _short_enough(
 
 
 def _held_out(
-    config: TrainConfig, method: Method, settings: Any, plan: Plan, longest: int, schema: AttributeSchema | None
+    config: TrainConfig, method: Method, settings: Any, plan: Plan, longest: int, of_levels: Conditioning | None
 ) -> HeldOut | None:
     """The held-out rows as one step without dropout, where a loss on them is asked for."""
     if config.early_stopping and not config.eval_steps:
@@ -223,9 +239,9 @@ def _held_out(
     if not rows:
         raise SteerError(f"--eval-steps: {config.rows} has no held-out rows. Give --held-out, or label with one.")
     rows, groups, _ = _grouped(
-        rows, method, settings, schema, f"--eval-steps: the held-out rows of {config.rows}: {config.method}"
+        rows, method, settings, of_levels, f"--eval-steps: the held-out rows of {config.rows}: {config.method}"
     )
-    tokens = Tokens(rows, plan.tokens.tokenizer)
+    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = _short_enough(groups, tokens, whole, longest)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}

@@ -1,0 +1,121 @@
+"""What a round hands to training and to the guards; nothing is trained or generated here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_recipes.world_text import Gold
+from steer.config import IterateConfig, TrainConfig
+from steer.iterate import _training, rounds
+from steer.iterate.guards import Figures, outrun
+from steer.iterate.pool import mixed
+from steer.iterate.rounds import Loop, measured, turn
+from steer.iterate.watch import figures
+from steer.labels import schema_of, training_rows
+from steer.methods import METHODS
+from steer.policy import load
+from steer.rows import Row, write
+from steer.scorer import Scorer, load_scorer
+
+GOLD = "data_recipes.world_text:Gold"
+
+
+def config(labels: Path, tiny: Path, output: Path, **more: Any) -> IterateConfig:
+    return IterateConfig(str(labels), str(tiny), GOLD, str(output), method="mle", **more)
+
+
+def looped(how: IterateConfig, annotator: Scorer | None = None) -> Loop:
+    gold = load_scorer(GOLD)
+    return Loop(how, _training(how), METHODS["mle"], schema_of(how.rows), "address", gold, gold, annotator)
+
+
+@pytest.mark.parametrize("given", ["policy", "train"])
+def test_rounds_start_from_the_base_and_follow_from_the_seed_of_the_loop(
+    given: str, labels: Path, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "steer.json").write_text("{}")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"method": "mle", "init": "another", "seed": 3, "max_steps": 7}))
+    where = tmp_path if given == "policy" else file
+    settings = _training(config(labels, tiny, tmp_path / "out", seed=5, **{given: str(where)}))
+    assert (settings.init, settings.seed, settings.max_steps) == ("", 5, 7)
+
+
+@pytest.mark.parametrize(("pool", "logged"), [("all", 20), ("rounds", 0)])
+def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
+    pool: str, logged: int, labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps({"limit": 20}))
+    loop = looped(config(labels, tiny, tmp_path / "out", train=str(file), pool=pool, n=2))
+    trained: list[list[str]] = []
+
+    def train(settings: TrainConfig) -> str:
+        trained.append([row["id"] for row in training_rows(settings)[0]])
+        return ""
+
+    monkeypatch.setattr(rounds, "train", train)
+    fresh = [{**row, "id": f"fresh:{row['id']}"} for row in loop.logs[:30]]
+    for number, part in ((1, fresh[:25]), (2, fresh[25:])):
+        write(loop.folder(number) / "fresh.jsonl", part)
+        turn(loop, number)
+    first, ids = [row["id"] for row in loop.logs[:logged]], [row["id"] for row in fresh]
+    assert trained == [first + ids[:25], first + ids]
+
+
+def test_a_mix_is_a_share_of_the_rows_within_the_limit(labels: Path) -> None:
+    train, every = ([r["id"] for r in mixed(labels, 0.5, 0, n) if r["split"] == "train"] for n in (100, 0))
+    within = {r["id"] for r in training_rows(TrainConfig(str(labels), "", "", limit=100))[0]}
+    assert train == [name for name in every if name in within]
+    assert len(train) < len(every)
+
+
+def test_a_refreshed_proxy_is_compared_with_itself() -> None:
+    gold, now, rise = [0.0] * 5, [1.0, 1.2, 0.8, 1.1, 0.9], [1.0, 0.9, 1.1, 1.2, 0.8]
+    start = Figures([0.0] * 5, gold)
+    assert outrun([start, Figures(now, gold)], 0.05)
+    assert not outrun([start, Figures(now, gold, earlier=[now])], 0.05), "the last scorer sees no rise"
+    risen = Figures(now, gold, earlier=[np.subtract(now, rise).tolist()])
+    assert outrun([Figures(now, gold), risen], 0.05), "the last scorer sees one, which two scorers would not"
+
+
+class Reversed:
+    """What the exact scorer likes, disliked; standardised, its rewards are minus those of that one."""
+
+    attributes = Gold.attributes
+
+    def score(self, rows: list[Row]) -> Any:
+        return -Gold().score(rows)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
+    annotated: bool, labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gold, policy = load_scorer(GOLD), load(str(tiny))
+    loop = looped(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
+
+    def drawn(policy: Any, asked: Any, folder: Path, *_: Any) -> list[Row]:
+        others = loop.logs if folder.parent == loop.folder(1) else loop.logs[5:]
+        rows = [{**job.row, "response": other["response"], "finished": True} for job, other in zip(asked.jobs, others)]
+        write(folder / "answers.jsonl", rows)
+        return rows
+
+    monkeypatch.setattr(rounds, "load", lambda name, **how: policy)
+    monkeypatch.setattr(rounds, "load_scorer", lambda folder: Scorer("reversed", Gold.attributes, Reversed()))
+    monkeypatch.setattr(rounds, "drawn", drawn)
+    write(loop.folder(1) / "rows" / "rows.jsonl", loop.logs)
+    judges = {name: loop.judge(gold) for name in ("proxy", "gold")}
+    before, now = (figures(measured(loop, number, judges)) for number in (0, 1))
+    assert not before.earlier
+    assert before.proxy != now.proxy
+    if annotated:
+        assert now.gold == pytest.approx([-x for x in now.proxy])
+        assert np.array(now.earlier) == pytest.approx(-np.array([before.proxy]))
+    else:
+        assert not now.earlier

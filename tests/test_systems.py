@@ -1,0 +1,113 @@
+"""What a report says of one system and of two: seeds, unknown values and amounts of text do not mislead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer.compare.annotate import meetings
+from steer.compare.court import Court
+from steer.compare.result import Case, result
+from steer.evaluate.systems import Answers, Judge, System, dial, difference, paired_seeds, raw_reward, summary
+from steer.schema import Attribute, AttributeSchema
+from steer.scorer import Scorer
+
+GOOD = AttributeSchema((Attribute("good", 0, 4, 1, 1.0, edges=(0.5, 1.5, 2.5, 3.5), shown=("0", "1", "2", "3", "4")),))
+JUDGE = Judge(GOOD, 0.0, 1.0)
+
+
+def answers(scores: list[float], texts: list[str] | None = None, **more: Any) -> Answers:
+    """One answer to each of so many prompts."""
+    rows = [
+        {"prompt": [{"role": "user", "content": str(i)}], "response": texts[i] if texts else "x", "target": {}, **more}
+        for i in range(len(scores))
+    ]
+    return Answers(rows, np.array(scores)[:, None], np.array(scores)[:, None])
+
+
+def told(*seeds: Answers, candidates: int = 0) -> dict[str, Any]:
+    """The summary of one system."""
+    return summary(seeds, JUDGE, JUDGE, ("good",), 50, candidates)
+
+
+def test_the_only_seed_of_one_system_stands_against_all_of_the_other() -> None:
+    base, many = {0: answers([1.0, 1, 1])}, {0: answers([1.0, 1, 1]), 1: answers([3.0, 3, 3]), 2: answers([3.0, 3, 3])}
+    assert difference(many, base, JUDGE, 100)["mean"] == pytest.approx(4 / 3)
+    assert difference(base, many, JUDGE, 100)["mean"] == pytest.approx(-4 / 3)
+    assert paired_seeds({0: 0, 2: 0}, {0: 0, 1: 0}) == [(0, 0)]  # type: ignore[dict-item]  # only the keys are read
+    different = [{s: Answers(a.rows, a.gold, a.proxy) for s, a in x.items()} for x in (base, many)]
+    assert len({m.seed for m in meetings(different)}) == 3
+
+
+def test_more_seeds_do_not_make_text_less_distinct() -> None:
+    texts = [f"one {i % 3} three {i}" for i in range(12)]
+    one = answers([1.0] * 12, texts)
+    assert {k: told(one)[k] for k in ("distinct_1", "distinct_2", "unique")} == {
+        k: told(one, one, one)[k] for k in ("distinct_1", "distinct_2", "unique")
+    }
+
+
+def test_logs_are_as_distinct_as_so_many_answers_a_prompt_would_be() -> None:
+    one, other = answers([1.0] * 5, list("abcde")), answers([1.0] * 5, list("ababa"))
+    both = Answers([*one.rows, *other.rows], np.vstack([one.gold, other.gold]), np.vstack([one.gold, other.gold]))
+    assert told(both)["distinct_1"] == 0.5
+    assert told(both, candidates=1)["distinct_1"] == 1.0
+
+
+def test_what_nobody_knows_of_endings_is_not_called_finished() -> None:
+    assert told(answers([1.0, 2.0]))["finished"] is None
+    assert told(answers([1.0, 2.0], finished=False))["finished"] == 0.0
+
+
+def test_an_answer_without_a_score_does_not_take_its_prompt_along() -> None:
+    rows = answers([0.0, 1.0]).rows
+    twice = Answers([*rows, *rows], np.array([[1.0], [np.nan], [3.0], [2.0]]), np.zeros((4, 1)))
+    found = difference({0: twice}, {0: answers([0.0, 0.0])}, JUDGE, 100)
+    assert (found["mean"], found["n"]) == (2.0, 2)
+
+
+def test_levels_hit_are_those_that_labelling_gives() -> None:
+    """150 words are of the top level, though nearer to the centre of the one below."""
+    words = Attribute(
+        "words", 0, 1000, 0, 0.0, (22.7, 40.8, 69.5, 123.2), ("0", "1", "2", "3", "4"), (15.0, 31.0, 54.0, 92.0, 244.0)
+    )
+    judge = Judge(AttributeSchema((words,)), 0.0, 1.0)
+    assert judge.labels(np.array([[150.0], [np.nan]]))[:, 0].tolist() == pytest.approx([4.0, np.nan], nan_ok=True)
+    assert words.level(150.0) == 4
+    seeds = [answers([150.0, 10.0])]
+    for row, level in zip(seeds[0].rows, (4, 0)):
+        row["target"] = {"words": level}
+    found = dial(seeds, judge, ["words"], np.array([3.0]), 50)["attributes"]["words"]
+    assert found["exact"]["mean"] == 1.0
+
+
+def test_no_better_end_is_no_reward() -> None:
+    neutral = AttributeSchema((Attribute("long", 0, 4, 0, 0.0),))
+    assert np.isnan(raw_reward(neutral, np.ones((3, 1)))).all()
+    judge = Judge.of(neutral, np.ones((3, 1)))
+    assert np.isnan(judge.reward(np.ones((3, 1)))).all()
+
+
+def test_logs_that_are_alike_but_for_rounding_give_no_unit() -> None:
+    judge = Judge.of(GOOD, np.full((100, 1), 0.7) + np.linspace(0, 1e-15, 100)[:, None])
+    assert abs(judge.reward(np.array([[0.8]]))[0]) < 1
+
+
+def test_many_comparisons_get_p_values_fine_enough_for_holm() -> None:
+    class Told:
+        attributes = ("good",)
+
+        def score(self, rows: list[dict[str, Any]]) -> Any:
+            return np.array([[float(row["response"])] for row in rows])
+
+    def with_scores(shift: float) -> Answers:
+        return answers([shift] * 20, [str(shift + 0.01 * (i % 5)) for i in range(20)])
+
+    scorer = Scorer("told", ("good",), Told())
+    logs = [{**r, "response": str(i % 5)} for i, r in enumerate(answers([0.0] * 20).rows)]
+    court = Court(GOOD, scorer, scorer, logs)
+    systems = [System(f"s{i}", "mle", {0: court.scored(with_scores(float(i > 0)).rows)}) for i in range(8)]
+    found = result(Case(court, systems, "s0", 100), {})
+    assert all(s["difference"]["p_holm"] < 0.05 for s in found["systems"] if s["difference"])
