@@ -129,3 +129,20 @@ def test_a_tie_is_written_as_one_and_a_half_and_no_answer_as_null(tmp_path: Path
     found = vote(back, meetings([s.answers for s in systems]))  # in the other order
     assert found.share[:2].tolist() == [0.0, 0.5]
     assert np.isnan(found.share[2])
+
+
+class Broken:
+    """Somebody's annotator."""
+
+    attributes = ("good",)
+
+    def score(self, rows: Sequence[Any]) -> np.ndarray:
+        return np.zeros((len(rows), 1))
+
+    def prefer(self, first: Sequence[Any], second: Sequence[Any]) -> np.ndarray:
+        raise KeyError("missing")
+
+
+def test_an_annotator_of_the_user_that_raises_is_named() -> None:
+    with pytest.raises(SteerError, match=r"^annotator tests\.test_annotate:Broken: raised KeyError"):
+        annotator("tests.test_annotate:Broken").prefer([{}], [{}])
