@@ -12,7 +12,9 @@ import http.client
 import json
 import shutil
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 import uvicorn
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from data_recipes import world_model
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 torch.set_num_threads(1)
+HANG = 600.0  # seconds after which what is waited for hangs: no test measures time
+settings.register_profile(
+    "anywhere", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("anywhere")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -128,10 +137,36 @@ def serving(policy: Policy, **more: Any) -> Iterator[Served]:
             service.engine.stop()
 
 
+@contextmanager
+def dawdling(engine: Engine) -> Iterator[None]:
+    """After 20 steps each waits a second until rows are freed or the engine is stopped: nobody interrupts too late."""
+    steps, interrupted, step = 0, threading.Event(), engine.decoder.step
+
+    def slow() -> Any:
+        nonlocal steps
+        steps += 1
+        if steps > 20:
+            interrupted.wait(1)
+        return step()
+
+    def interrupting(whole: Callable[..., None]) -> Callable[..., None]:
+        def noted(*given: Any) -> None:
+            interrupted.set()
+            whole(*given)
+
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.decoder, "step", slow)
+        for name in ("free", "stop"):
+            patch.setattr(engine, name, interrupting(getattr(engine, name)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def served(policy: Policy) -> Iterator[Served]:
     """A server that several tests share; it scores with the exact figures of the world."""
-    more = {"max_new_tokens": 40, "timeout": 60.0, "max_body": 100_000}
+    more = {"max_new_tokens": 40, "timeout": HANG, "max_body": 100_000}
     with serving(policy, scorer="data_recipes.world_text:Gold", **more) as found:
         yield found
 
@@ -145,13 +180,13 @@ def client(served: Served) -> Iterator[OpenAI]:
     """OpenAI's own client of the shared server; it does not try again."""
     import openai
 
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0) as found:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0, timeout=HANG) as found:
         yield found
 
 
 def send(served: Served, path: str, body: Any = None, headers: Any = None, method: str = "") -> tuple[int, Any]:
     """Status and body of one request; text bodies are sent as they are."""
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=HANG)
     data = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
     data = data.encode() if isinstance(data, str) else data
     connection.request(method or ("GET" if body is None else "POST"), path, data, headers or JSON)
@@ -169,13 +204,35 @@ def raw_request(body: Any) -> bytes:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for the engine; a minute at most."""
-    done = threading.Event()
-    for _ in range(6000):
-        if true():
-            return
-        done.wait(0.01)
-    raise AssertionError("it never came true")
+    """Wait for another thread or process to get there."""
+    end = time.monotonic() + HANG
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that ended but was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def calls(work: Callable[[], Any]) -> int:
+    """How many functions are called in this thread: what work costs, alike on all machines."""
+    count = 0
+
+    def seen(_frame: Any, event: str, _arg: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 class Golden(NamedTuple):

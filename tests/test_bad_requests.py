@@ -11,8 +11,8 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import ASK, JSON, Served, raw_request, send, serving, until
-from hypothesis import HealthCheck, given, settings
+from conftest import ASK, HANG, JSON, Served, dawdling, raw_request, send, serving, until
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steer.policy import load
@@ -90,14 +90,14 @@ def test_a_request_that_takes_long_to_read_holds_up_nobody(
     def slowly(turns: Any, tokenizer: Any) -> str:
         if turns[0]["content"] == "slow":
             reading.set()
-            assert go_on.wait(60)
+            assert go_on.wait(HANG)
         return really(turns, tokenizer)
 
     monkeypatch.setattr(api, "prompt_text", slowly)
     with ThreadPoolExecutor(1) as pool:
         body = {"model": "policy", "messages": [{"role": "user", "content": "slow"}], "max_tokens": 2}
         slow = pool.submit(send, served, "/v1/chat/completions", body)
-        assert reading.wait(60)
+        assert reading.wait(HANG)
         assert client.chat.completions.create(model="policy", messages=ASK, max_tokens=5).choices
         assert not slow.done()
         go_on.set()
@@ -171,7 +171,7 @@ def _request(path: str) -> st.SearchStrategy[dict[str, Any]]:
 _PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/steer/score")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=200)
 @given(asked=st.sampled_from(_PATHS).flatmap(lambda path: st.tuples(st.just(path), _request(path))))
 def test_no_request_is_answered_with_a_server_error(served: Served, asked: tuple[str, Any]) -> None:
     status, found = send(served, *asked)
@@ -188,10 +188,11 @@ def test_a_client_that_goes_away_frees_its_rows(tiny: Path) -> None:
         engine = endless.service.engine
         for stream in (True, False):
             before = engine.tokens
-            with socket.create_connection(("127.0.0.1", endless.port)) as raw:
-                raw.sendall(raw_request({"n": 20, "max_tokens": 400, "stream": stream}))
-                until(lambda: engine.running > 15)
-            until(lambda: engine.running == 0)
+            with dawdling(engine):
+                with socket.create_connection(("127.0.0.1", endless.port)) as raw:
+                    raw.sendall(raw_request({"n": 20, "max_tokens": 400, "stream": stream}))
+                    until(lambda: engine.running > 15)
+                until(lambda: engine.running == 0)
             assert engine.tokens - before < 20 * 200
         assert send(endless, "/health")[0] == 200
 
@@ -209,7 +210,7 @@ def test_a_slow_reader_holds_up_nobody(served: Served, client: openai.OpenAI) ->
 
 def test_limits_of_time_queue_and_key(tiny: Path) -> None:
     long: Any = {"model": "policy@none", "messages": ASK, "n": 4, "max_tokens": 400}
-    with serving(load(str(tiny)), api_key="s3cret", timeout=0.05, max_waiting=8) as small:
+    with serving(load(str(tiny)), api_key="s3cret", timeout=1e-6, max_waiting=8) as small:
         path = "/v1/chat/completions"
         for headers in (JSON, JSON | {"Authorization": "Bearer wrong"}, JSON | {"Authorization": "Bearer s3cret\xe9"}):
             status, found = send(small, path, long, headers)
@@ -230,7 +231,7 @@ def test_limits_of_time_queue_and_key(tiny: Path) -> None:
 def test_an_engine_that_stopped_is_told_to_all(tiny: Path) -> None:
     with serving(load(str(tiny))) as endless:
         engine = endless.service.engine
-        with ThreadPoolExecutor(1) as pool:
+        with dawdling(engine), ThreadPoolExecutor(1) as pool:
             body = {"model": "policy", "messages": ASK, "n": 20, "max_tokens": 400}
             waiting = pool.submit(send, endless, "/v1/chat/completions", body)
             until(lambda: engine.running > 15)

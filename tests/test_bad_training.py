@@ -8,8 +8,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from conftest import HANG, TORCHRUN, until
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -195,33 +194,29 @@ def test_two_processes_killed_at_any_moment_end_bit_equal_to_two_whole_ones(
 ) -> None:
     flags = "--lora-r 4 --lora-alpha 8 --lora-dropout 0.1 --learning-rate 3e-3 --batch-size 16 --max-steps 40"
     flags += " --save-steps 3 --micro-batch-tokens 500 --logging-steps 5"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "steer"]
 
     def start(output: str) -> subprocess.Popen[bytes]:
         command = ["train", str(labels), "--model", str(base), "--output", str(tmp_path / output), *flags.split()]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            [*launch, *command],
+            [*TORCHRUN, "-m", "steer", *command],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
         )
 
     first = start("killed")
-    until = time.monotonic() + 120
-    while not any((tmp_path / "killed").glob("checkpoint-*")):
-        assert first.poll() is None, "ended before it was killed"
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: any((tmp_path / "killed").glob("checkpoint-*")) or first.poll() is not None)
+    assert first.poll() is None, "ended before it was killed"
     everyone = [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]
     assert len(everyone) == 3  # the launcher and two processes, each in a session of its own
     for process in everyone:
         process.send_signal(signal.SIGKILL)
     first.wait()
-    psutil.wait_procs(everyone, timeout=60)
+    psutil.wait_procs(everyone, timeout=HANG)
     assert not (tmp_path / "killed" / "done.json").exists()
-    assert start("killed").wait(timeout=300) == 0
-    assert start("whole").wait(timeout=300) == 0
+    assert start("killed").wait(timeout=HANG) == 0
+    assert start("whole").wait(timeout=HANG) == 0
     one, two = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("killed", "whole"))
     assert all(torch.equal(one[n], two[n]) for n in one)
     told = [

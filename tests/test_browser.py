@@ -10,28 +10,35 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import Served, serving, until
+from conftest import HANG, Served, dawdling, serving, until
 
 from steer.policy import Policy, load
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the page is tested where it is")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WAIT = HANG * 1000  # Playwright counts milliseconds
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium: the page is tested where there is a browser")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as engine:
-        found = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        found = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=WAIT)
         yield found
         found.close()
+
+
+def opened(browser: Any, **more: Any) -> Any:
+    """An empty page that waits for what it is asked for."""
+    page = browser.new_page(**more)
+    page.set_default_timeout(WAIT)
+    return page
 
 
 @pytest.fixture
 def page(browser: Any, served: Served) -> Iterator[Any]:
     """The page, ready; it must not have tried to load anything from elsewhere, nor said an error."""
-    context = browser.new_context(viewport={"width": 1180, "height": 900})
-    found = context.new_page()
+    found = opened(browser, viewport={"width": 1180, "height": 900})
     foreign: list[str] = []
     errors: list[str] = []
     found.on("request", lambda r: foreign.append(r.url) if not r.url.startswith((served.url, "data:")) else None)
@@ -40,7 +47,7 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
     found.goto(served.url)
     found.wait_for_selector("#status.ready")
     yield found
-    context.close()
+    found.close()
     assert not foreign
     assert not errors
 
@@ -136,7 +143,7 @@ def test_what_is_copied_gives_what_is_shown(page: Any, served: Served) -> None:
 
 
 def test_a_key_is_asked_for_and_a_server_that_has_gone_is_told(browser: Any, policy: Policy) -> None:
-    found = browser.new_page()
+    found = opened(browser)
     with serving(policy, api_key="s3cret", max_new_tokens=5) as locked:
         found.goto(locked.url)
         found.wait_for_selector("#locked:not([hidden])")
@@ -152,7 +159,7 @@ def test_a_key_is_asked_for_and_a_server_that_has_gone_is_told(browser: Any, pol
 
 
 def test_a_model_without_attributes_has_one_pane(browser: Any, tiny: Path) -> None:
-    found = browser.new_page()
+    found = opened(browser)
     with serving(load(str(tiny)), max_new_tokens=5) as plain:
         found.goto(plain.url)
         found.wait_for_selector("#status.ready")
@@ -162,18 +169,19 @@ def test_a_model_without_attributes_has_one_pane(browser: Any, tiny: Path) -> No
 
 
 def test_escape_stops_and_frees_the_rows(browser: Any, tiny: Path) -> None:
-    found = browser.new_page()
+    found = opened(browser)
     with serving(load(str(tiny)), max_new_tokens=480) as endless:  # a random model hardly ever ends by itself
         found.goto(endless.url)
         found.wait_for_selector("#status.ready")
         found.evaluate("document.getElementById('seed').value = '1'")  # by chance a drawn one ends at once
         found.fill("#prompt", "bees")
-        found.keyboard.press("Control+Enter")
-        found.wait_for_function("() => panes[0].text.textContent.length > 20")
-        found.keyboard.press("Escape")
-        found.wait_for_function("() => !running")
-        assert found.locator(".facts").inner_text() == "stopped"
-        until(lambda: endless.service.engine.running == 0)
+        with dawdling(endless.service.engine):
+            found.keyboard.press("Control+Enter")
+            found.wait_for_function("() => panes[0].text.textContent.length > 20")
+            found.keyboard.press("Escape")
+            found.wait_for_function("() => !running")
+            assert found.locator(".facts").inner_text() == "stopped"
+            until(lambda: endless.service.engine.running == 0)
         assert endless.service.engine.tokens < 400
     found.close()
 

@@ -2,9 +2,12 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +151,28 @@ def test_targets_that_mean_nothing(
 
 
 def test_a_hub_that_does_not_answer_is_no_reason_to_wait(tiny: Path, tmp_path: Path) -> None:
+    """It is asked once: the hub's own client tries again and again."""
     rows = put(tmp_path / "rows.jsonl", ROW)
     command = f"train {rows} --method mle --held-out 0 --model org/model --output {tmp_path / 'run'}"
-    nowhere = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     arguments = [sys.executable, "-m", "steer", *command.split()]
-    done = subprocess.run(arguments, env=nowhere, capture_output=True, text=True, check=False, timeout=20)
+    asked: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    with hub.accept()[0] as connection:
+                        asked.append(connection.recv(1000).decode().partition(" HTTP")[0])
+
+        answering = threading.Thread(target=hang_up)
+        answering.start()
+        nowhere = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}"}
+        done = subprocess.run(arguments, env=nowhere, capture_output=True, text=True, check=False)
+        hub.shutdown(socket.SHUT_RDWR)
+        answering.join()
     refused(done, tmp_path / "run", "'org/model'", "hub cannot be reached")
+    assert asked.count("HEAD /") == 1
+    assert not [line for line in asked if "org/model" in line]
 
 
 def test_a_target_outside_the_support_names_the_nearest(steer: Steer, policy: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import HANG
 
 import attribute_models
 from attribute_models.judge import Judge
@@ -63,7 +64,7 @@ class Server:
                 server.keys.append(self.headers["Authorization"])
                 reply = server.reply(body) if self.path == "/v1/chat/completions" else (404, {}, "no such page")
                 if reply is None:
-                    server.over.wait(30)
+                    server.over.wait(HANG)
                     return
                 status, headers, text = reply
                 self.send_response(status)
@@ -102,7 +103,7 @@ def judge(server: Server, tmp_path: Path) -> Callable[..., Judge]:
 
     def made(**more: Any) -> Judge:
         settings = {"model": "m", "url": server.url, "attributes": ["helpfulness"], "backoff": 0.001, "retries": 3}
-        settings |= {"cache": str(tmp_path / "cache"), "timeout": 5, "concurrency": 4, **more}
+        settings |= {"cache": str(tmp_path / "cache"), "timeout": HANG, "concurrency": 4, **more}
         (tmp_path / "judge.yaml").write_text(json.dumps(settings))
         return Judge.of(str(tmp_path / "judge.yaml"))
 
@@ -161,9 +162,9 @@ def test_troubles_that_pass_are_waited_out(server: Server, judge: Callable[..., 
 
 def test_a_request_that_times_out_is_tried_again(server: Server, judge: Callable[..., Judge]) -> None:
     server.reply = lambda body: None if len(server.bodies) == 1 else by_words(body)
-    asker = judge(timeout=0.2, concurrency=1)
+    asker = judge(timeout=0.2, concurrency=1, retries=20)
     assert asker.score([row("one")]).tolist() == [[1.0]]
-    assert asker.counts["retries"] == 1
+    assert asker.counts["retries"] == asker.counts["requests"] - 1 > 0
 
 
 NONSENSE = [
@@ -277,9 +278,9 @@ def test_a_killed_run_asks_nothing_twice(server: Server, judge: Callable[..., Ju
 
     server.reply = until_the_tenth
     process = subprocess.Popen(victim, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
-    assert reached.wait(60)
+    assert reached.wait(HANG)
     process.send_signal(signal.SIGKILL)
-    process.wait(60)
+    process.wait(HANG)
     answered = {asked(body) for body in server.bodies[:9]}
     (cache,) = (tmp_path / "cache").iterdir()
     cache.write_text(cache.read_text() + '{"key": "cut sho')  # what a kill in the middle of a line leaves

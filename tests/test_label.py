@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import alive, until
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
@@ -25,13 +25,14 @@ from steer.rows import read_all, write
 from steer.scorer import load_scorer
 
 OWN = """
-import os, time
+import os, signal
 
-class Slow:
+class Halting:
     attributes = ("words", "characters")
 
     def score(self, rows):
-        time.sleep(0.002 * len(rows))
+        if int(rows[0]["id"][1:]) >= int(os.environ.get("HALT", "1000")):
+            signal.pause()
         with open(os.environ["SCORED"], "a") as file:
             file.writelines(row["id"] + chr(10) for row in rows)
         return [[len(row["response"].split()), len(row["response"])] for row in rows]
@@ -81,33 +82,23 @@ def bytes_of(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "rows.jsonl").read_bytes(), (folder / "schema.json").read_bytes()
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_killed_and_run_again_gives_the_same_bytes_and_scores_nothing_twice(processes: str, own: Path) -> None:
     write(own / "rows.jsonl", rows_of(600, lambda i: f"{'word ' * (i % 9)}end."))
-    words = ["label", "rows.jsonl", "--scorer", "own_scorers:Slow", "--shard-size", "20", "--min-support", "1"]
+    words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
     words += ["--num-proc", processes, "--output"]
     subprocess.run([sys.executable, "-m", "steer", *words, "whole"], check=True, capture_output=True)
     (own / "scored.txt").unlink()
-    killed = subprocess.Popen([sys.executable, "-m", "steer", *words, "killed"], start_new_session=True)
+    halts = {**os.environ, "HALT": "100"}
+    killed = subprocess.Popen([sys.executable, "-m", "steer", *words, "killed"], env=halts, start_new_session=True)
     parts = own / "killed" / "parts"
-    until = time.monotonic() + 60
-    while len(list(parts.glob("*.npy"))) < 3 and time.monotonic() < until:
-        time.sleep(0.005)
+    kept = {f"{i:05d}.npy" for i in range(5)}
+    until(lambda: kept <= {path.name for path in parts.glob("*")})
     children = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    while any(alive(int(pid)) for pid in children):  # those that scored end with it
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    kept = {path.name for path in parts.glob("*.npy")}
-    assert 3 <= len(kept) < 30
+    until(lambda: not any(alive(int(pid)) for pid in children))  # those that scored end with it
+    assert {path.name for path in parts.glob("*.npy")} == kept
     assert not (own / "killed" / "rows.jsonl").exists()
     (own / "scored.txt").unlink()
     subprocess.run([sys.executable, "-m", "steer", *words, "killed"], check=True, capture_output=True)
@@ -216,7 +207,7 @@ def test_ray_writes_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")]))
     write(own / "rows.jsonl", rows_of(200, lambda i: f"{'word ' * (i % 9)}end."))
-    words = ["label", "rows.jsonl", "--scorer", "own_scorers:Slow", "--shard-size", "20", "--min-support", "1"]
+    words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
     steer = [sys.executable, "-m", "steer", *words]
     subprocess.run([*steer, "--output", "one"], check=True, capture_output=True)
     subprocess.run([*steer, "--output", "ray", "--engine", "ray", "--num-proc", "2"], check=True, capture_output=True)

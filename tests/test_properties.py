@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_recipes import duplicates, exports, layouts
@@ -24,13 +24,7 @@ from steer.rows import check, prompt_key, read, split_of, write
 from steer.schema import Attribute, AttributeSchema
 from steer.targets import parse_target
 
-some = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+some = settings(max_examples=60)
 
 words = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9_-]{0,8}", fullmatch=True)

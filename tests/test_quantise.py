@@ -10,6 +10,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from conftest import HANG
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -170,7 +171,7 @@ def test_resuming_is_exact_with_every_optimizer(
 
 def test_importing_it_says_nothing() -> None:
     code = "import steer.quantise, bitsandbytes"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
 
 

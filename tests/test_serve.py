@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from conftest import ASK, Served, send, serving
+from conftest import ASK, HANG, Served, send, serving, until
 
 from steer.config import GenerateConfig, ServeConfig
 from steer.decoding import remote
@@ -194,23 +194,30 @@ def test_the_command_serves_and_stops_when_it_is_told_to(trained: Path) -> None:
         line = process.stdout.readline()
         port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
         with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any") as client:
-            stream = client.chat.completions.create(model="toy@none", messages=ASK, n=8, max_tokens=300, stream=True)
+            stream = client.chat.completions.create(model="toy@none", messages=ASK, n=8, max_tokens=60, stream=True)
             ended = 0
             for i, chunk in enumerate(stream):
                 if i == 20:
                     os.kill(process.pid, signal.SIGTERM)
                 ended += sum(c.finish_reason is not None for c in chunk.choices)
         assert ended == 8
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=HANG)
     assert (process.returncode, err) == (0, "")
     assert out.startswith("serve: 1 requests answered, ")
 
 
 def test_a_server_that_is_busy_is_asked_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES", (0.05,) * 200)
+    monkeypatch.setattr(remote, "PAUSES", (0.05,) * 10_000)
     chats = [remote.Chat(ASK, {"verbosity": i % 5}, i) for i in range(24)]
     with serving(policy, batch_size=1, max_waiting=1) as small:
-        path = ("/v1/chat/completions", 429)
+        path, decoder = ("/v1/chat/completions", 429), small.service.engine.decoder
+        step = decoder.step
+
+        def late() -> Any:
+            until(lambda: small.service.requests[path] > 0)  # or somebody might never meet anybody
+            return step()
+
+        monkeypatch.setattr(decoder, "step", late)
         found = remote.Remote(f"{small.url}/v1").complete(chats, 12, max_tokens=8)
         assert len(found) == 24
         assert small.service.requests[path] > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import HANG, TORCHRUN
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -82,14 +82,13 @@ REFUSED: list[dict[str, Any]] = [
 
 
 def two_processes(
-    folder: Path, worker: str, variables: dict[str, str], runs: Iterable[dict[str, Any]], seconds: float = 300
+    folder: Path, worker: str, variables: dict[str, str], runs: Iterable[dict[str, Any]]
 ) -> subprocess.CompletedProcess[str]:
     """Runs of `steer train`, one after the other, in two processes that begin with `worker`."""
     (folder / "worker.py").write_text(worker + GO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(folder / "worker.py"), *map(json.dumps, runs)]
+    command = [*TORCHRUN, str(folder / "worker.py"), *map(json.dumps, runs)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "STEER_CACHE": str(folder / "cache"), **variables}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG)
 
 
 def launched(folder: Path, *runs: dict[str, Any], **more: str) -> subprocess.CompletedProcess[str]:

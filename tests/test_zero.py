@@ -43,7 +43,7 @@ needs = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not 
 
 def launched(folder: Path, stage: int, *runs: dict[str, Any], **more: str) -> subprocess.CompletedProcess[str]:
     """In two processes under DeepSpeed, which compiles something when it is first used."""
-    return two_processes(folder, WORKER, {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), **more}, runs, 600)
+    return two_processes(folder, WORKER, {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage), **more}, runs)
 
 
 @needs
