@@ -75,7 +75,8 @@ class Method:
     `curriculum`: the groups stand easy first, and steps go from easy to hard; `importance(candidates, settings) ->
     [B, K]`: the weights of candidates that the starting policy drew, whose log-probs are then computed (`old`);
     `divergence`: KL from the base and entropy are computed; `reframe(rows, schema, settings)`: rows and schema for
-    conditions that say something else than obtained levels.
+    conditions that say something else than obtained levels; `rate`: the share of the learning rate of likelihood
+    methods at which it trains where the user gives none.
     """
 
     groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
@@ -90,6 +91,7 @@ class Method:
     importance: Callable[[Candidates, Any], Tensor] | None = None
     divergence: bool = False
     reframe: Callable[..., tuple[list[dict[str, Any]], AttributeSchema]] | None = None
+    rate: float = 1.0
 
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:

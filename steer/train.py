@@ -9,12 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.labels import beside, scorer_of
-from steer.methods import METHODS
+from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.objective import Method
 from steer.options import check, did_you_mean, overridden
 from steer.policy import Card, save, trainable
@@ -49,6 +50,7 @@ def train(config: TrainConfig) -> str:
         )
     scorer = _scorer(config) if method.on_policy else None
     run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
+    config, why = _rated(config, method)  # config.json keeps what was asked for, done.json what it came to
     accelerator = _processes(config, method)
     if run.done and not config.dry_run:
         return str(run.done["summary"]) if accelerator.is_main_process else ""
@@ -57,7 +59,9 @@ def train(config: TrainConfig) -> str:
             config, method, settings, conditioning, scorer, inputs, accelerator
         )
         if config.dry_run:
-            return described(policy, loop, known) if accelerator.is_main_process else ""
+            return described(policy, loop, known | {"why": why}) if accelerator.is_main_process else ""
+        if why and accelerator.is_main_process:
+            click.echo(f"steer: {why}.", err=True)
         accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
         run.start()
         accelerator.wait_for_everyone()
@@ -84,6 +88,7 @@ def train(config: TrainConfig) -> str:
         scorer=scorer_of(config.rows),
         condition_tokens=config.condition_tokens if conditioning else "text",
     )
+    facts["learning_rate"] = config.learning_rate
     with folder_errors(run.folder):
         save(policy, run.folder, card, weights)
     summary = run.finish(_summary(config, facts), **facts)
@@ -97,6 +102,17 @@ def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
         raise SteerError(f"unknown method '{name}'; {did_you_mean(name, METHODS)}")
     method = METHODS[name]
     return method, overridden(method.settings, pairs, name)
+
+
+def _rated(config: TrainConfig, method: Method) -> tuple[TrainConfig, str]:
+    """The config with a learning rate, and which was chosen and why; empty where the user gave one."""
+    if config.learning_rate:
+        return config, ""
+    rate, whole = peak_rate(config.method, config.adapter), LIKELIHOOD_RATES[config.adapter]
+    share = f", of which {config.method} takes {method.rate:g}" if method.rate != 1 else ""
+    what = "all weights" if config.adapter == "none" else "adapters"
+    why = f"learning rate {rate:g}: likelihood methods train {what} at {whole:g}{share} (--learning-rate sets another)"
+    return dataclasses.replace(config, learning_rate=rate), why
 
 
 def base_name(model: str) -> str:

@@ -14,10 +14,11 @@ from steer.compare import compare
 from steer.compare.comparison import Comparison
 from steer.compare.entry import Entry, swept, unique
 from steer.config import CompareConfig, TrainConfig
-from steer.config.comparisons import SLOW, SLOWER, SUITES
+from steer.config.comparisons import SUITES
 from steer.drawn import Decoding
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, Judge, difference, raw_reward, summary
+from steer.methods import METHODS
 from steer.options import resolve
 from steer.rows import read_all, write
 from steer.run import read_json
@@ -296,12 +297,15 @@ def test_a_suite_fills_in_what_was_not_said() -> None:
         assert unique(suite["methods"])
 
 
-def test_the_full_suite_has_no_method_at_a_rate_at_which_it_diverges() -> None:
+def test_every_method_of_a_comparison_takes_its_share_of_the_likelihood_rate() -> None:
     settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
     rates = {e.method: e.settings_from(settings).learning_rate for e in unique(SUITES["full"]["methods"])}
-    told = {"dpo": SLOWER, "rso": SLOWER} | dict.fromkeys(("ipo", "slic", "remax", "rloo"), SLOW)
-    assert rates == {name: 4e-3 * told.get(name, 1) for name in rates}
+    assert rates == {name: 4e-3 * METHODS[name].rate for name in rates}
+    assert rates["dpo"] == rates["rso"] == 4e-3 * 0.05
+    assert Entry.of("dpo:rate=0.5").settings_from(settings).learning_rate == 4e-3 * 0.5
+    assert Entry.of("dpo:learning_rate=1e-3").settings_from(settings).learning_rate == 1e-3
     assert Entry.of("dpo:learning_rate=1e-3,rate=0.5").settings_from(settings).learning_rate == 5e-4
+    assert Entry.of("dpo").settings_from(replace(settings, learning_rate=None)).learning_rate == 2e-4 * 0.05
 
 
 def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(

@@ -14,12 +14,12 @@ import numpy as np
 from steer.compare import permuted
 from steer.compare.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.config.comparisons import SLOW, SLOWER
 from steer.fit import fit
 from steer.generate import Job, Sampling, answer, generate
 from steer.groups import prompts
 from steer.iterate import iterate
 from steer.label import label
+from steer.methods import peak_rate
 from steer.policy import load
 from steer.rows import Row, prompt_key, read_all, read_back, write
 from steer.run import write_json
@@ -96,8 +96,10 @@ class Bench:
         """One number of optimizer steps for all that name none."""
         out = str(self.folder(task.name, seed))
         start = str(self.folder(task.after, seed)) if task.after else ""
-        fixed = replace(self.shared.settings, rows=task.rows, output=out, method=task.method, init=start, seed=seed)
-        return replace(fixed, **task.flags)
+        shared = self.shared.settings
+        rate = peak_rate(task.method, shared.adapter, shared.learning_rate)
+        fixed = replace(shared, rows=task.rows, output=out, method=task.method, init=start, seed=seed)
+        return replace(fixed, **{"learning_rate": rate, **task.flags})
 
     def trained(self, task: Task, seed: int) -> None:
         """Train one policy and let it answer."""
@@ -220,11 +222,10 @@ class Bench:
         tasks += [Task("short", self.short, "conditional", STEERED)]
         tasks += [Task(f"rwr-beta{beta}", logs, "rwr", {"set": (f"beta={beta}",)}) for beta in ("3", "1", "0.5")]
         tasks += [Task(f"raft-k{k}", pool, "raft", {"set": (f"k={k}",)}) for k in (1, 2, 4, 8)]
-        slow = {"learning_rate": SLOWER * self.shared.settings.learning_rate}
         for loss in LOSSES:
             for source, at, beta in (("logs", logs, "inf"), ("policy", pool, "inf"), ("rso", pool, "0.5")):
                 how = (f"loss={loss}", f"beta={beta}", "keep=4")
-                tasks.append(Task(f"{loss}-{source}", at, "rso", {"set": how} | slow))
+                tasks.append(Task(f"{loss}-{source}", at, "rso", {"set": how}))
         return [*tasks, Task("rrhf-no-sft", pool, "rrhf", {"set": ("sft=0",)}), Task("rrhf-logs", logs, "rrhf")]
 
     def on_policy(self) -> list[Task]:
@@ -232,10 +233,7 @@ class Bench:
 
         Each look is a run that goes on from the last one's policy, on an order of prompts of its own.
         """
-        fixed = {
-            "learning_rate": SLOW * self.shared.settings.learning_rate,
-            "lr_scheduler_type": "constant",
-        }
+        fixed = {"lr_scheduler_type": "constant"}
         tasks = [Task(f"ppo-{self.steps[-1]}", self.rows, "ppo", {**fixed, "scorer": self.proxy}, once=True)]
         for name, scorer in (("clean", self.proxy), ("few", self.few)):
             for i, (before, n) in enumerate(pairwise((0, *self.steps))):

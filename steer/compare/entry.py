@@ -13,7 +13,7 @@ from steer.config import CompareConfig, TrainConfig
 from steer.drawn import Decoding
 from steer.errors import SteerError
 from steer.iterate.rounds import goes_round
-from steer.methods import METHODS
+from steer.methods import METHODS, peak_rate
 from steer.options import did_you_mean
 from steer.run import slug
 from steer.train import chosen
@@ -77,10 +77,14 @@ class Entry:
         return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
-        """What all train with, and its own in place of that; `rate` is a share of the learning rate."""
-        own = {"learning_rate": shared.learning_rate, **dict(self.training)}
-        own["learning_rate"] *= own.pop("rate", 1.0)
-        return replace(shared, **own)
+        """What all train with, and its own in place of that; the learning rate of all is that of likelihood methods.
+
+        A method takes its own share of that rate, or `rate` of it where the entry says so.
+        """
+        own = dict(self.training)
+        share = own.pop("rate", 1.0 if "learning_rate" in own else None)
+        likelihood = own.pop("learning_rate", shared.learning_rate)
+        return replace(shared, learning_rate=peak_rate(self.method, shared.adapter, likelihood, share), **own)
 
     @property
     def slug(self) -> str:

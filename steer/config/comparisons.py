@@ -14,8 +14,6 @@ ANNOTATOR = (
     "other system is written as AlpacaEval does: annotations/NAME/annotations.json."
 )
 
-# Shares of a learning rate that suits mle, at the whole of which these methods diverge (benchmarks/methods.sh).
-SLOW, SLOWER = 0.25, 0.075
 SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothing: `resolve` sees to that
     "quick": {"methods": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "prompts": 100, "grid": 300},
     "full": {
@@ -27,16 +25,16 @@ SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothi
             "raft",
             "rrhf",
             "pro",
-            f"dpo:rate={SLOWER}",
-            f"ipo:rate={SLOW}",
-            f"slic:rate={SLOW}",
-            f"rso:rate={SLOWER}",
+            "dpo",
+            "ipo",
+            "slic",
+            "rso",
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
             "conditional:rounds=1/2,prompts=500",
             "raft:rounds=1/2/3,prompts=500",
-            f"remax:rate={SLOW}",
-            f"rloo:rate={SLOW}",
+            "remax",
+            "rloo",
         ),
         "seeds": 3,
         "controls": True,
@@ -119,10 +117,11 @@ class CompareConfig:
     output: str = option(..., OUTPUT)
     methods: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
-        "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate`, a share of that in --train, are its "
-        "own too; values with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over "
-        "`guidance` and `best_of`, and over `rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses "
-        "to each of so many `prompts` and score them with the proxy (repeat the flag).",
+        "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
+        "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
+        "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
+        "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses to each of so many "
+        "`prompts` and score them with the proxy (repeat the flag).",
         flag="--method",
     )
     suite: str = option(

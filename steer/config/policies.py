@@ -51,7 +51,9 @@ class TrainConfig:
     lora_r: int = option(32, "Rank of the adapters.", least=1)
     lora_alpha: int = option(64, "Scale of the adapters.", least=1)
     lora_dropout: float = option(0.0, "Dropout inside the adapters.", least=0, most=1)
-    learning_rate: float = option(2e-4, "Peak learning rate.", above=0)
+    learning_rate: float | None = option(
+        None, "Peak learning rate; default: the method's own, a tenth of that for all weights.", above=0
+    )
     lr_scheduler_type: str = option("cosine", "After the warm-up.", choices=("cosine", "linear", "constant"))
     warmup_steps: float = option(0.05, "Optimizer steps, or their share if below 1.", least=0)
     optimizer: str = option(

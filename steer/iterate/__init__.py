@@ -173,6 +173,12 @@ def _training(config: IterateConfig) -> TrainConfig:
         settings = replace(settings, set=config.set)
     settings = replace(settings, init="", seed=config.seed)
     method, _ = chosen(settings.method, settings.set)
+    if settings.learning_rate and settings.method != before and method.rate < 1:
+        click.echo(
+            f"steer: learning rate {settings.learning_rate:g} is what {file} says for {before}; {settings.method} "
+            f"wants about {method.rate:g} of what suits likelihood methods (learning_rate in --train).",
+            err=True,
+        )
     goes_round(settings.method, config.n, config.pool)
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(

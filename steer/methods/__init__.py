@@ -56,10 +56,18 @@ METHODS: dict[str, Method] = {
     "steerlm2": steerlm2.METHOD,
 }
 
+# Peak learning rates that suit likelihood methods, by what is trained; other methods take a share of it, `Method.rate`.
+LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "none": 2e-5}
+
+
+def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: float | None = None) -> float:
+    """A method's peak learning rate: its share, or the given one, of the rate of likelihood methods."""
+    return (likelihood or LIKELIHOOD_RATES[adapter]) * (METHODS[name].rate if share is None else share)
+
 
 def table() -> str:
     """Every method with what it needs, one a line, as `steer methods` prints it."""
-    head = ("method", "condition", "reference", "fresh responses", "settings", "what it is")
+    head = ("method", "condition", "reference", "fresh responses", "rate", "settings", "what it is")
     lines = [head]
     for name, method in METHODS.items():
         own = f"{__name__}.{name.replace('-', '_')}"
@@ -67,6 +75,8 @@ def table() -> str:
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = {True: "yes", False: "no"}
-        lines.append((name, yes[method.conditioned], yes[method.reference], method.fresh, settings, about))
+        lines.append(
+            (name, yes[method.conditioned], yes[method.reference], method.fresh, f"{method.rate:g}", settings, about)
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

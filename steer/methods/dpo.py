@@ -43,4 +43,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt(-logsigmoid(s.beta * margin), both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds")
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds", rate=0.05)

@@ -41,4 +41,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt((margin - 1 / (2 * s.beta)) ** 2, both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, rate=0.25)

@@ -76,5 +76,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
 
 
 METHOD = Method(
-    groups=groups, loss=loss, settings=Settings, reference=True, fresh="step", on_policy=OnPolicy(targets=targets)
+    groups=groups,
+    loss=loss,
+    settings=Settings,
+    reference=True,
+    fresh="step",
+    on_policy=OnPolicy(targets=targets),
+    rate=0.25,
 )

@@ -57,4 +57,5 @@ METHOD = Method(
     reference=True,
     fresh="step",
     on_policy=OnPolicy(advantage, greedy=True),
+    rate=0.25,
 )

@@ -27,4 +27,12 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     return made
 
 
-METHOD = Method(groups=groups, loss=dpo.loss, settings=dpo.Settings, conditioned=True, reference=True, fresh="rounds")
+METHOD = Method(
+    groups=groups,
+    loss=dpo.loss,
+    settings=dpo.Settings,
+    conditioned=True,
+    reference=True,
+    fresh="rounds",
+    rate=0.05,
+)

@@ -51,5 +51,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
 
 
 METHOD = Method(
-    groups=groups, loss=loss, settings=Settings, reference=True, fresh="step", on_policy=OnPolicy(advantage)
+    groups=groups,
+    loss=loss,
+    settings=Settings,
+    reference=True,
+    fresh="step",
+    on_policy=OnPolicy(advantage),
+    rate=0.25,
 )

@@ -90,4 +90,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds")
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds", rate=0.05)

@@ -42,4 +42,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt((1 - s.gamma * margin).clamp(min=0) - s.reg * summed(logps, c.mask)[:, 0], both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, rate=0.25)

@@ -91,4 +91,5 @@ METHOD = Method(
     importance=importance,
     fresh="rounds",
     pool="last",
+    rate=0.1,
 )

@@ -53,4 +53,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return Terms(terms.sum(), c.mask.sum().to(logps.dtype))
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, rate=0.25)

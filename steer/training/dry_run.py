@@ -42,6 +42,7 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
         f"steps       {loop.steps} of {config.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
+        facts.get("why") or f"learning rate {config.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",

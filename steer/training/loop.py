@@ -27,12 +27,14 @@ from steer.training.tracking import Log
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Linear warm-up, then the chosen decay to zero; `step` counts from 0."""
+    assert config.learning_rate  # `train` chooses one where none is given
+    peak = config.learning_rate
     warm = config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * steps
     if step < warm:
-        return config.learning_rate * (step + 1) / (warm + 1)
+        return peak * (step + 1) / (warm + 1)
     left = (steps - step) / max(1.0, steps - warm)
     shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return config.learning_rate * shape[config.lr_scheduler_type]
+    return peak * shape[config.lr_scheduler_type]
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,9 @@ class Loop:
         """What the processes train together, and its optimizer; FSDP puts shards in the place of the parameters."""
         config = self.config
         parameters = [p for _, p in trainable(bare)]
-        optimizer = optimizer_for(config.optimizer, parameters, config.learning_rate, config.weight_decay)
+        optimizer = optimizer_for(
+            config.optimizer, parameters, learning_rate(0, self.steps, config), config.weight_decay
+        )
         module, optimizer = self.accelerator.prepare(bare, optimizer)
         if self.accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
             module.set_reshard_after_forward(True, recurse=False)
