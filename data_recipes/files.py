@@ -23,6 +23,21 @@ KNOWN = (
 GAP = re.compile(r"[ \t\r\n]*")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose names stands twice: of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the name '{_repeated([name for name, _ in pairs])}' stands twice in one object")
+    return found
+
+
+def _repeated(names: list[str]) -> str:
+    return next((name for i, name in enumerate(names) if name in names[:i]), "")
+
+
+JSON = json.JSONDecoder(object_pairs_hook=_once)
+
+
 def records(path: str | Path, bad: list[str] | None = None) -> Iterator[tuple[str, Record]]:
     """Every record of `path` with its place: "path:line", or "path: row N" for Parquet and datasets (both from 1).
 
@@ -73,7 +88,7 @@ def _json_lines(place: str, numbered: Iterable[tuple[int, str]], bad: list[str] 
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = JSON.decode(line.strip())
         except (ValueError, RecursionError) as error:
             refuse(_broken(place, number, error), bad)
         else:
@@ -92,7 +107,6 @@ def _json(place: str, numbered: Iterator[tuple[int, str]], bad: list[str] | None
 
 
 def _json_values(place: str, text: str, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
-    decoder = json.JSONDecoder()
     at = _gap(text, 0)
     array = text[at] == "["
     at = _gap(text, at + array)
@@ -100,7 +114,7 @@ def _json_values(place: str, text: str, bad: list[str] | None) -> Iterator[tuple
     while text[at : at + 1] not in ("", "]"):
         line, counted = line + text.count("\n", counted, at), at
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, at = JSON.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             refuse(_broken(place, line, error), bad)
             return
@@ -184,6 +198,8 @@ def _parquet(path: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            if name := _repeated(file.schema_arrow.names):
+                raise DataError(f"{path}: has two columns named '{name}'. Rename one of them.")
             for batch in file.iter_batches(batch_size=1000):
                 for record in batch.to_pylist():
                     number += 1

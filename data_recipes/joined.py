@@ -14,7 +14,8 @@ Placed = tuple[str, Record]
 def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[Placed]:
     """Records that can be read alone, in their order; those that wait for another come when it has come.
 
-    A flat OASST message gets `thread`, the turns before it; a result of a batch gets the `request` of its custom_id.
+    A flat OASST message gets `thread`, the turns before it, and `gone`, why it is left out; a result of a batch gets
+    the `request` of its custom_id.
     All others pass. Memory: the texts of flat messages, and the requests that still wait for their results.
     """
     tree, batch = Tree(), Batch()
@@ -39,6 +40,7 @@ class Tree:
     def __init__(self) -> None:
         self.said: dict[str, tuple[str | None, Turn]] = {}
         self.waiting: dict[str, list[Placed]] = {}
+        self.gone: dict[str, str] = {}  # message -> why it and all below it are left out
 
     def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
         """The message, and all that waited for it; nothing while it waits itself."""
@@ -59,7 +61,10 @@ class Tree:
             except DataError as error:
                 refuse(DataError(f"{where}: {error}"), bad)
                 continue
-            yield where, {**record, "thread": self.thread(parent)}
+            why = oasst.gone(record, self.gone.get(parent or "", ""))
+            if why:
+                self.gone[record["message_id"]] = why
+            yield where, {**record, "thread": self.thread(parent), **({"gone": why} if why else {})}
             ready += self.waiting.pop(record["message_id"], [])
 
     def thread(self, name: str | None) -> list[Turn]:

@@ -16,22 +16,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from data_recipes import logs, oasst, preferences, rated
+from data_recipes import asked, logs, oasst, pairs, preferences, rated
+from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import (
+    LEFT_OUT,
     NEMO_TURN,
     NUMBER,
     Row,
+    Turn,
     answered,
     attribute,
     content_id,
     conversation,
     cut,
     make_row,
-    may_score,
     number,
     ratings,
-    system,
     text,
     turns,
 )
@@ -42,12 +43,35 @@ LABEL = re.compile(rf"([^:,]+):({NUMBER.pattern})")
 def rows(record: Row) -> list[Row]:
     """The rows of one record: prompt (turns), response (where it has one), scores (floats), id and extra columns.
 
-    A pair gives two, the chosen one first; a turn of a tree that is asked gives none of its own. A record that fits no
-    layout, or whose columns hold something else than the layout wants, is a DataError that names the column and not
-    the place.
+    A pair gives two, the chosen one first; a turn of a tree that is asked gives none of its own. A system prompt in a
+    column of its own is the first turn, and a response that was cut off is not `finished`. A row to be left out and
+    counted says why in LEFT_OUT. A record that fits no layout, or whose columns hold something else than the layout
+    wants, is a DataError that names the column and not the place.
     """
-    made = LAYOUTS[recognise(record)][1](record)
+    told, used = asked.system(record)
+    made = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
+    made = [_ending({**row, "prompt": asked.before(told, row["prompt"])} if told else row) for row in made]
+    if _undecided(made):
+        why = "its two responses are the same text, so neither can be the better one"
+        made = [{**row, LEFT_OUT: why} for row in made]
     return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in made]
+
+
+def _ending(row: Row) -> Row:
+    """The row with `finished` as true or false where it says how its response ended."""
+    if "response" not in row or isinstance(row.get("finished"), bool):
+        return row
+    end = ended(row)
+    return {**row, "finished": end} if end is False or (end is not None and "finished" in row) else row
+
+
+def _undecided(made: list[Row]) -> bool:
+    """Whether one of two equal responses is said to be better."""
+    if len(made) != 2:
+        return False
+    said = [str(row.get("response")).strip() for row in made]
+    preferred = [row.get("scores", {}).get("preference") for row in made]
+    return said[0] == said[1] and preferred[0] != preferred[1]
 
 
 def recognise(record: Row) -> str:
@@ -60,6 +84,14 @@ def recognise(record: Row) -> str:
     known = "; ".join(name for name, (required, _) in LAYOUTS.items() if name == ", ".join(required))
     remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {known}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
+
+
+def answers(record: Row) -> bool:
+    """Whether the columns of a record are those of a layout with responses."""
+    try:
+        return recognise(record) not in ("prompt", "instruction")
+    except DataError:
+        return False
 
 
 def _own(record: Row) -> list[Row]:
@@ -82,31 +114,33 @@ def _score(value: object) -> object:
     return number(value) if isinstance(value, int) else value
 
 
+def _answer(record: Row, column: str) -> list[Row]:
+    prompt, used = asked.question(record)
+    return [make_row(record, {*used, column}, *answered(prompt, record[column], column))]
+
+
 def _response(record: Row) -> list[Row]:
-    prompt = turns(record["prompt"], "prompt")
-    return [make_row(record, {"prompt", "response"}, *answered(prompt, record["response"], "response"))]
+    return _answer(record, "response")
 
 
 def _completion(record: Row) -> list[Row]:
-    prompt = turns(record["prompt"], "prompt")
-    return [make_row(record, {"prompt", "completion"}, *answered(prompt, record["completion"], "completion"))]
+    return _answer(record, "completion")
 
 
 def _prompt(record: Row) -> list[Row]:
     """No response: something to generate from."""
-    return [{**record, "prompt": turns(record["prompt"], "prompt")}]
+    prompt, used = asked.question(record)
+    return [{**{c: v for c, v in record.items() if c not in used}, "prompt": prompt}]
 
 
 def _messages(record: Row) -> list[Row]:
     """The last assistant turn is the response; OpenAI's fine-tuning files give turns that do not count the weight 0."""
-    said = conversation(record["messages"], "messages")
-    last = max((i for i, t in enumerate(said) if t["role"] == "assistant" and t.get("weight") != 0), default=None)
-    return [make_row(record, {"messages"}, *cut(said, last))]
+    return [make_row(record, {"messages"}, *cut(conversation(record["messages"], "messages")))]
 
 
 def _conversations(record: Row) -> list[Row]:
     """ShareGPT, and SteerLM's: a row for every assistant turn with a label, or for the last where none has one."""
-    said = system(record)
+    said: list[Turn] = []
     labels: dict[int, str] = {}
     for turn in conversation(record["conversations"], "conversations", ("label",)):
         label = turn.pop("label", None)
@@ -115,7 +149,7 @@ def _conversations(record: Row) -> list[Row]:
         said.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
         if label and said[-1]["role"] == "assistant":
             labels[len(said) - 1] = label
-    used = {"conversations", "system", "mask"}
+    used = {"conversations", "mask"}
     if "mask" in record:  # NeMo's own: what stands beside the labels is no score
         record = {"scores": {}, **record}
     if not labels:
@@ -138,36 +172,8 @@ def _label(label: str) -> dict[str, float]:
 
 
 def _alpaca(record: Row) -> list[Row]:
-    texts = [text(record.get(column), column) for column in ("instruction", "input")]
-    past = record.get("history") or []
-    if not isinstance(past, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in past):
-        raise DataError("column 'history': wanted pairs [[user, assistant], ...]. Correct it or remove the column.")
-    said = [(role, part) for pair in past for role, part in zip(("user", "assistant"), pair)]
-    said.append(("user", "\n\n".join(part for part in texts if part)))
-    prompt = [*system(record), *({"role": role, "content": part} for role, part in said)]
-    used = {"instruction", "input", "output", "history", "system"}
-    return [make_row(record, used, prompt, text(record.get("output"), "output"))]
-
-
-def _pair(record: Row) -> list[Row]:
-    """Chosen, then rejected; columns such as score_chosen or rejected_model go to the row that they are about."""
-    shared = turns(record.get("prompt", record.get("conversations")), "prompt")
-    sides = {side: answered(shared, record[side], side) for side in ("chosen", "rejected")}
-    if sides["chosen"][0] != sides["rejected"][0]:
-        raise DataError("columns 'chosen', 'rejected': differ before their last turn. Give both the same prompt.")
-    name = "" if record.get("id") is None else str(record["id"])
-    group = str(record.get("group") or name or content_id({"prompt": shared, "response": list(sides.values())}))
-    made = []
-    for side, (prompt, response, after) in sides.items():
-        about = {c: re.sub(f"^{side}_|_{side}$", "", c) for c in record}  # score_chosen -> score
-        own = {c: about[c] for c in record if about[c] != c}
-        scores = {n: score for c, n in own.items() if may_score(n) and (score := number(record[c])) is not None}
-        others = {c: v for c, v in record.items() if not re.search(r"^(chosen|rejected)(_|$)|_(chosen|rejected)$", c)}
-        others.pop("conversations", None)
-        row = {**others, **{n: record[c] for c, n in own.items() if n not in scores}, "group": group, **after}
-        row |= {"prompt": prompt, "response": response, "scores": {**scores, "preference": float(side == "chosen")}}
-        made.append({**row, "id": f"{name}:{side}" if name else ""})
-    return made
+    prompt, used = asked.question({**record, "prompt": None})
+    return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
 
 
 # Name -> (columns that it is recognised by, record -> rows). The first that fits counts; where name and columns are
@@ -194,8 +200,8 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "messages, choices": (("messages", "choices"), logs.completion),
     "custom_id, request": (("custom_id", "request"), logs.asked),
     "prompt, response_a, response_b": (("prompt", "response_a", "response_b"), preferences.compared),
-    "prompt, chosen, rejected": (("prompt", "chosen", "rejected"), _pair),
-    "chosen, rejected": (("chosen", "rejected"), _pair),
+    "prompt, chosen, rejected": (("prompt", "chosen", "rejected"), pairs.pair),
+    "chosen, rejected": (("chosen", "rejected"), pairs.pair),
     "prompt, response": (("prompt", "response"), _response),
     "prompt, completion": (("prompt", "completion"), _completion),
     "messages": (("messages",), _messages),

@@ -1,4 +1,4 @@
-"""Logs of chat completions: requests with their responses, as OpenAI, vLLM and gateways write them.
+"""Logs of chat completions: requests with their responses, as OpenAI, Anthropic, Google, vLLM and gateways write them.
 
 The columns in FEEDBACK are scores, and the numbers of an object `feedback`, `scores` or `attributes`; other numbers of
 a log (latency, tokens) are not: they stay extra columns, and `--map quality=COLUMN` makes one a score.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.asked import before
+from data_recipes.endings import ended
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import Row, Turn, candidates, conversation, fields, number, text, turns
+from data_recipes.turns import THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, text, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 THUMBS = {"up": 1.0, "down": 0.0, "good": 1.0, "bad": 0.0, "positive": 1.0, "negative": 0.0, "👍": 1.0, "👎": 0.0}
+ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
 
 
 def exchange(record: Row) -> list[Row]:
@@ -25,6 +28,11 @@ def exchange(record: Row) -> list[Row]:
 def completion(record: Row) -> list[Row]:
     """{messages, choices}: a chat completion logged together with what was asked."""
     return _rows(record, {"messages", "choices"}, {"messages": record["messages"]}, {"choices": record["choices"]})
+
+
+def answer(record: Row) -> list[Row]:
+    """{messages, response}: what was asked, and the whole response of a server."""
+    return _rows(record, {"messages", "response"}, {"messages": record["messages"]}, record["response"])
 
 
 def asked(record: Row) -> list[Row]:
@@ -49,44 +57,103 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
         if isinstance(record.get(column), dict):
             scores |= {name: value for name, value in record[column].items() if number(value) is not None}
             used = {*used, column}
-    model = {} if "model" in record or not isinstance(request, dict) else {"model": request.get("model")}
+    of_request = request if isinstance(request, dict) else {}
+    told = {c: of_request[c] for c in ("model", "tools") if c not in record and of_request.get(c)}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
-    shared = {**model, **record, "id": name, "group": str(record.get("group") or name or "")}
-    answers = {str(i): {"response": part, "scores": scores} for i, part in enumerate(said)}
+    shared = {**told, **record, "id": name, "group": str(record.get("group") or name or "")}
+    answers = {str(i): {**part, "scores": scores} for i, part in enumerate(said)}
     made = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
     return [{**row, "id": str(name)} if len(made) == 1 and name else row for row in made]
 
 
 def _prompt(request: Any) -> list[Turn]:
-    if isinstance(request, dict) and "messages" in request:
-        return conversation(request["messages"], "request.messages")
-    if isinstance(request, dict) and isinstance(request.get("prompt", request.get("input")), (str, list)):
-        return turns(request.get("prompt", request.get("input")), "request.prompt")
+    """What was asked: messages or a text, behind the system prompt that some servers want beside them."""
     if isinstance(request, str):
         return turns(request, "request")
-    raise DataError("column 'request': holds no messages and no prompt. Name them with --map prompt=PATH.")
+    column = next((c for c in ASKED if isinstance(request, dict) and isinstance(request.get(c), (str, list))), "")
+    if not column:
+        raise DataError("column 'request': holds no messages and no prompt. Name them with --map prompt=PATH.")
+    told = next((v for c in SYSTEM if (v := request.get(c))), None)
+    told = told.get("parts") if isinstance(told, dict) else told
+    system = [{"role": "system", "content": said}] if (said := text(told, "request.system")) else []
+    return before(system, _items(request[column], f"request.{column}"))
 
 
-def _answers(response: Any) -> list[str]:
-    """The text of every choice; DataError where the request failed."""
+SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")  # Anthropic, OpenAI, Google
+
+
+def _items(value: Any, column: str) -> list[Turn]:
+    """Turns as OpenAI's Responses and Google's contents have them, or as everybody else."""
+    if not isinstance(value, list):
+        return turns(value, column)
+    found: list[Turn] = []
+    for item in value:
+        name = item.get("type") if isinstance(item, dict) else None
+        if name == "function_call":
+            call = {"name": item.get("name", ""), "arguments": item.get("arguments", "")}
+            part = {"id": item.get("call_id"), "type": "function", "function": call}
+            found.append({"role": "assistant", "content": "", "tool_calls": [part]})
+        elif name == "function_call_output":
+            said = text(item.get("output"), column) or ""
+            found.append({"role": "tool", "content": said, "tool_call_id": item.get("call_id")})
+        elif isinstance(item, dict) and isinstance(item.get("parts"), list):
+            found += conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
+        elif name != "reasoning":
+            found += conversation([item], column)
+    return found
+
+
+def _answers(response: Any) -> list[Row]:
+    """The answers of a response, each with what is known of it; DataError where the request failed."""
     if isinstance(response, str):
-        return [response]
+        return [{"response": response}]
     if not isinstance(response, dict):
         raise DataError(f"column 'response': holds {kind(response)}, wanted an object with choices. Correct it.")
     status = response.get("status_code")
     if isinstance(status, int) and status != 200:
         raise DataError(f"column 'response': the request failed (status {status}). Send it again, or leave it out.")
-    body = response.get("body", response)
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
-        raise DataError("column 'response': holds no choices. Name the text with --map response=PATH.")
-    found = []
-    for choice in choices:
-        choice = fields(choice, "choices")
-        message = choice.get("message")
-        value = message.get("content") if isinstance(message, dict) else choice.get("text")
-        content = text(value, "response.choices")
-        if content is None:
-            raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
-        found.append(content)
-    return found
+    body = fields(response.get("body", response), "response.body")
+    if isinstance(body.get("error"), dict):
+        why = body["error"].get("message", body["error"].get("type"))
+        raise DataError(f"column 'response': the request failed ({why}). Send it again, or leave it out.")
+    choices = body.get("choices") or body.get("candidates")
+    if isinstance(choices, list) and choices:
+        return [_answer(fields(choice, "choices"), {}) for choice in choices]
+    output = body.get("output")
+    if isinstance(output, list):  # OpenAI's Responses: what it thought, called and said, one after the other
+        return [_spoken(output, body)]
+    if isinstance(output, dict):  # Amazon's Converse
+        body = {**output, **{c: v for c, v in body.items() if c != "output"}}
+    if {"content", "message", "text", "response", "completion"} & body.keys():
+        return [_answer(body, {})]
+    raise DataError("column 'response': holds no choices. Name the text with --map response=PATH.")
+
+
+CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as web_search_call, are the server's own
+
+
+def _spoken(output: list[Any], body: Row) -> Row:
+    said = [item for item in output if isinstance(item, dict) and item.get("type", "message") == "message"]
+    content = [part for item in said for part in (item.get("content") or [])]
+    calls = [item for item in output if isinstance(item, dict) and item.get("type") in CALLS]
+    thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
+    message = {"role": "assistant", "content": [*thoughts, *content]}
+    return _answer({"message": message, "tool_calls": calls}, body)
+
+
+def _answer(choice: Row, body: Row) -> Row:
+    """The text of a choice with its reasoning, the calls of tools in it, and whether it was cut off."""
+    message = choice.get("message", choice)
+    message = {"content": message} if isinstance(message, str) else fields(message, "response.message")
+    content = message.get("content")
+    content = content.get("parts") if isinstance(content, dict) else content
+    for column in ("text", "response", "completion"):
+        content = message.get(column) if content is None else content
+    kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
+    calls = choice.get("tool_calls")
+    turn = {**kept, **({"tool_calls": calls} if calls else {}), "role": "assistant", "content": content}
+    _, said, after = cut(conversation([turn], "response"))
+    if content is None and not after.get("tool_calls"):
+        raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
+    cut_off = any(ended(part) is False for part in (choice, message, body))
+    return {"response": said, **after, **({"finished": False} if cut_off else {})}

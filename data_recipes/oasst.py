@@ -1,7 +1,8 @@
 """OpenAssistant's conversations: trees, and flat messages whose ancestors `joined.py` has put into `thread`.
 
 One row per assistant message. Its labels (0 to 1, means of several people) and its rank among its siblings (0 is the
-best: lower is better) are scores; siblings share a group, so they are candidates of one prompt.
+best: lower is better) are scores; siblings share a group, so they are candidates of one prompt. Messages that were
+deleted or failed their review, and all that are below them, are left out and counted.
 """
 
 from __future__ import annotations
@@ -9,15 +10,26 @@ from __future__ import annotations
 from typing import Any
 
 from data_recipes.streams import DataError
-from data_recipes.turns import ROLES, Row, Turn, attribute, number, objects, text, turns
+from data_recipes.turns import LEFT_OUT, ROLES, Row, Turn, attribute, number, objects, text, turns
 
 
 def message(record: Row) -> list[Row]:
     """The row of a flat message; none for what a person asked, which is part of the prompts below it."""
     if record["role"] != "assistant":
         return []
-    used = {"thread", "text", "role", "message_id", "parent_id", "labels", "rank"}
-    return [_row(record, turns(record["thread"], "thread"), str(record.get("parent_id") or ""), used)]
+    used = {"thread", "gone", "text", "role", "message_id", "parent_id", "labels", "rank"}
+    row = _row(record, turns(record["thread"], "thread"), str(record.get("parent_id") or ""), used)
+    return [{**row, LEFT_OUT: record["gone"]} if record.get("gone") else row]
+
+
+def gone(node: Row, above: str = "") -> str:
+    """Why a message is left out, "" where it is not; `above`: why the one that it answers is."""
+    name = f"message '{node.get('message_id')}'"
+    if number(node.get("deleted")):
+        return f"{name} was deleted"
+    if number(node.get("review_result")) == 0:
+        return f"{name} failed its review"
+    return f"{name} is below one that is left out" if above else ""
 
 
 def tree(record: Row) -> list[Row]:
@@ -27,15 +39,16 @@ def tree(record: Row) -> list[Row]:
         raise DataError("column 'prompt': wanted a message {text, role, replies}. Give the tree as it was exported.")
     shared = {column: record[column] for column in ("message_tree_id", "tree_state", "split") if record.get(column)}
     made: list[Row] = []
-    waiting: list[tuple[Row, list[Turn], str]] = [(root, [], "")]
+    waiting: list[tuple[Row, list[Turn], str, str]] = [(root, [], "", "")]
     while waiting:
-        node, before, parent = waiting.pop()
+        node, before, parent, above = waiting.pop()
+        why = gone(node, above)
         if node.get("role") == "assistant":
             used = {"replies", "text", "role", "message_id", "parent_id", "labels", "rank"}
-            made.append({**shared, **_row(node, before, parent, used)})
+            made.append({**shared, **_row(node, before, parent, used), **({LEFT_OUT: why} if why else {})})
         said = [*before, turn(node)]
         replies = objects(node.get("replies"), "replies")
-        waiting += [(reply, said, str(node.get("message_id"))) for reply in reversed(replies)]
+        waiting += [(reply, said, str(node.get("message_id")), why) for reply in reversed(replies)]
     return made
 
 

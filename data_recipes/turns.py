@@ -6,15 +6,25 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
+from functools import cache
+from itertools import takewhile
 from typing import Any
 
+from data_recipes.endings import ended, tells_end
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
 Turn = dict[str, Any]
 
-ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
-TURN = ("name", "tool_calls", "tool_call_id", "weight")  # what a turn keeps beside role and content
+ROLES = {"human": "user", "prompter": "user"}
+ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call"), "assistant")
+ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
+TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps as it is beside role and content
+THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
+TAUGHT = ("weight", "train", "training", "trainable", "loss", "loss_weight", "learn")  # 0 or false: not to be learned
+UNTAUGHT = ("mask", "masked", "ignore", "no_loss")  # 1 or true: the same
+LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
 OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
 NO_SCORE = ("idx", "index", "Unnamed: 0", "model", "annotator", "seed", "turn", "weight", "timestamp", "created_at")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
@@ -90,7 +100,10 @@ def _transcript(value: str, column: str) -> list[Turn]:
 
 
 def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Turn]:
-    """Turns as role and content, from role/content or from/value."""
+    """Turns as role and content, from role/content or from/value; those that are not to be learned have the weight 0.
+
+    What a model thought is `reasoning_content`, and calls of tools are `tool_calls`, however they are written.
+    """
     if not isinstance(value, list):
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
     found = []
@@ -100,50 +113,164 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             raise DataError(
                 f"column '{column}': turn {i} has no role. Write it as {{role, content}} or {{from, value}}."
             )
-        content = text(raw.get("content", raw.get("value")), f"{column}', turn {i} 'content")
         kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) is not None}
-        found.append({"role": ROLES.get(role.lower(), role.lower()), "content": content or "", **kept})
+        kept |= {"finished": False} if ended(raw) is False else {}
+        kept |= {} if _taught(raw) else {"weight": 0.0}
+        if thought := next((raw[key] for key in THOUGHT if isinstance(raw.get(key), str) and raw[key].strip()), ""):
+            kept["reasoning_content"] = thought
+        content = raw.get("content", raw.get("value"))
+        if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
+            kept.setdefault("tool_calls", [_call(raw["function_call"])])
+        if role.lower() == "function_call":  # a turn of ShareGPT whose text is the call
+            content, kept["tool_calls"] = "", [_call(_read_json(content))]
+        role = ROLES.get(role.lower(), role.lower())
+        found += _unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return found
 
 
-def system(record: Row) -> list[Turn]:
-    """The column `system` as a turn; none where it is blank."""
-    content = text(record.get("system"), "system") or ""
-    return [{"role": "system", "content": content}] if content.strip() else []
+def _taught(raw: Row) -> bool:
+    """Whether a turn may be learned, as far as it says so itself."""
+    off = [number(raw[key]) for key in TAUGHT if raw.get(key) is not None]
+    masked = [number(raw[key]) for key in UNTAUGHT if raw.get(key) is not None]
+    return 0.0 not in off and not any(masked)
+
+
+def _call(call: Any) -> Row:
+    """{name, arguments} as an entry of `tool_calls`."""
+    call = call if isinstance(call, dict) else {"name": "", "arguments": call}
+    return {"type": "function", "function": {"name": call.get("name", ""), "arguments": call.get("arguments", {})}}
+
+
+def _read_json(value: Any) -> Any:
+    try:
+        return json.loads(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
+    """A turn with its text; thoughts, calls and results of tools among its parts (Anthropic's) get their own places."""
+    parts = content if isinstance(content, list) else []
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
+    if not {"thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result"} & {*kinds}:
+        said = text(content, column) or ""
+        return [{"role": turn["role"], "content": said, **{k: v for k, v in turn.items() if k != "role"}}]
+    plain, results = [], []
+    for name, part in zip(kinds, parts):
+        if name in ("thinking", "reasoning"):
+            thought = text(part.get("thinking", part.get("text", part.get("summary"))), column) or ""
+            if thought:
+                turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
+        elif name == "tool_use":
+            call = _call({"name": part.get("name"), "arguments": part.get("input")})
+            turn.setdefault("tool_calls", []).append({"id": part.get("id"), **call})
+        elif name == "tool_result":
+            said = text(part.get("content"), column) or ""
+            results.append({"role": "tool", "content": said, "tool_call_id": part.get("tool_use_id")})
+        elif name != "redacted_thinking":
+            plain.append(part)
+    rest = [{**turn, "content": text(plain, column) or ""}] if plain or not results else []
+    return [*results, *rest]
 
 
 def cut(said: list[Turn], last: int | None = None) -> tuple[list[Turn], str | None, Row]:
-    """Turns before the response, the response (by default the last assistant turn) and the turns that follow it.
+    """Turns before the response, the response, and what else is known of it.
 
-    Without an assistant turn all is prompt. Turns that follow go into the extra column `after_response`.
+    The response is the last assistant turn that may be learned; where there are only others, the row says why it is
+    left out. Without an assistant turn all is prompt. Turns that follow go into the column `after_response`.
     """
-    if last is None:
-        last = max((i for i, turn in enumerate(said) if turn["role"] == "assistant"), default=len(said))
-    if last == len(said):
+    spoken = [i for i, turn in enumerate(said) if turn["role"] == "assistant"]
+    if last is None and not spoken:
         return said, None, {}
-    return said[:last], said[last]["content"], {"after_response": said[last + 1 :]} if said[last + 1 :] else {}
+    taught = [i for i in spoken if said[i].get("weight") != 0]
+    last = (taught or spoken)[-1] if last is None else last
+    after: Row = {key: said[last][key] for key in ("reasoning_content", "tool_calls", "finished") if key in said[last]}
+    if not taught:
+        after[LEFT_OUT] = "none of its assistant turns is to be learned (weight 0 or train false)"
+    if said[last + 1 :]:
+        after["after_response"] = said[last + 1 :]
+    return said[:last], said[last]["content"], after
 
 
 def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], str | None, Row]:
-    """As `cut`, for a response that is a text, a turn, or turns that may repeat the prompt."""
+    """As `cut`, for a response that is a text, a turn, or turns that may repeat the prompt, whole or in part."""
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
     spoken = isinstance(value, str) and HH_TURN.match(value)
     if not spoken and not (isinstance(value, list) and any(isinstance(v, dict) and "type" not in v for v in value)):
         return prompt, text(value, column), {}
-    said = turns(value, column)
-    return cut(said if said[: len(prompt)] == prompt else prompt + said)
+    return cut(_whole(prompt, turns(value, column), column))
+
+
+def _whole(prompt: list[Turn], said: list[Turn], column: str) -> list[Turn]:
+    """Prompt and answer as one conversation in which nothing stands twice and nothing is missing.
+
+    What answers may hold all that was asked, or more than the prompt (the turns before its question, a system turn),
+    or less.
+    """
+    own, others = ([(turn["role"], turn["content"].strip()) for turn in side] for side in (prompt, said))
+    if others[: len(own)] == own:
+        return said
+    if said[0]["role"] == "assistant":
+        return [*prompt, *said]
+    answer = max((i for i, (role, _) in enumerate(others) if role == "assistant"), default=len(others))
+    asked = others[:answer]
+    told, telling = (
+        list(takewhile(lambda turn: turn[0] in ("system", "developer"), side)) for side in (own, asked)
+    )  # the system turns that each begins with
+    same = not told or not telling or told == telling
+    bare, bare_asked = own[len(told) :], asked[len(telling) :]
+    if same and any(bare_asked[i : i + len(bare)] == bare for i in range(len(bare_asked))):
+        return [*prompt[: len(told)], *said] if told and not telling else said
+    if same and bare[len(bare) - len(bare_asked) :] == bare_asked:
+        return [*(said[: len(telling)] if telling and not told else []), *prompt, *said[answer:]]
+    rest = "\n".join(part for _, part in asked)
+    if all(part in rest for _, part in own):
+        return said
+    raise DataError(
+        f"columns 'prompt', '{column}': each holds a question, and not the same one. Remove 'prompt' where '{column}' "
+        f"is the whole conversation, or keep the answer alone in '{column}'."
+    )
 
 
 def number(value: Any) -> float | None:
-    """The score that a value is; None when it is no number."""
+    """The score that a value is; None when it is no number.
+
+    Texts are read as cells of a table have them: 4, 3.5, 3,5 (a decimal comma), 50%, true, yes.
+    """
     if isinstance(value, str):
-        return float(value) if NUMBER.fullmatch(value.strip()) else None
+        form = written(value)
+        if form in WORDS:
+            return float(value.strip().lower() in WORDS[form][:1])
+        return float(value.strip().rstrip("% ").replace(",", ".")) if form else None
     try:
         return float(value) if isinstance(value, (int, float)) else None
     except OverflowError:  # an integer of more than 308 digits
         return math.inf
 
 
+WORDS = {"true or false": ("true", "false"), "yes or no": ("yes", "no")}
+CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+)(?:[eE][+-]?\d+)?( ?%)?", re.ASCII)
+
+
+def written(value: str) -> str:
+    """How a text writes a number, "" where it writes none.
+
+    1,234 is none: nobody knows whether its comma ends the thousands or the ones.
+    """
+    if len(value) > 400:  # the longest that a float is printed as
+        return ""
+    cell = value.strip()
+    if word := next((form for form, words in WORDS.items() if cell.lower() in words), ""):
+        return word
+    found = CELL.fullmatch(cell)
+    if not found:
+        return ""
+    if found[2]:
+        return "a percentage"
+    return "a decimal comma" if "," in found[1] else "a decimal point" if "." in cell else "a whole number"
+
+
+@cache
 def attribute(name: str) -> str:
     """A column's name as an attribute can be called: "+1" is plus_1, "hate speech, threats" is hate_speech_threats."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
@@ -162,6 +289,17 @@ def ratings(value: Any) -> list[float | None] | None:
     return None if all(v is None for v in value) else [number(v) for v in value]
 
 
+def named_once(names: Mapping[str, str]) -> dict[str, str]:
+    """Column -> its name as an attribute; DataError where two come out alike, for one would be lost."""
+    found = {column: attribute(name) for column, name in names.items()}
+    first: dict[str, str] = {}
+    for column, name in found.items():
+        other = first.setdefault(re.sub("[_-]+", "_", name.lower()), column)
+        if other != column:
+            raise DataError(f"columns '{other}', '{column}': both name the attribute '{name}'. Rename one of them.")
+    return found
+
+
 def scored(offered: Row) -> tuple[Row, Row]:
     """Values offered as scores -> (`scores`, and `raters` where a value lists several ratings: their mean counts)."""
     scores: Row = {}
@@ -170,9 +308,12 @@ def scored(offered: Row) -> tuple[Row, Row]:
         given = ratings(value)
         if given is not None:
             known = [v for v in given if v is not None]
-            raters[attribute(column)], scores[attribute(column)] = given, sum(known) / len(known)
+            raters[column], scores[column] = given, sum(known) / len(known)
         elif (score := number(value)) is not None:
-            scores[attribute(column)] = score
+            scores[column] = score
+    names = named_once({column: column for column in scores})
+    scores = {names[column]: score for column, score in scores.items()}
+    raters = {names[column]: given for column, given in raters.items()}
     return scores, {"raters": raters} if raters else {}
 
 
@@ -190,7 +331,7 @@ def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | No
 
 def may_score(column: str) -> bool:
     """Whether a number in this column can be a score."""
-    return column not in (*OURS, *NO_SCORE, *TOKENS) and not column.endswith("_id")
+    return column not in (*OURS, *NO_SCORE, *TOKENS) and not column.endswith("_id") and not tells_end(column)
 
 
 def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[str, Row]) -> list[Row]:

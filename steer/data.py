@@ -34,7 +34,7 @@ def data(config: DataConfig) -> str:
         survey.add(place, row)
     survey.close(sources.names, sources.skipped, sources.found)
     run.start()
-    left: list[Row] = [{"why": message} for message in sources.skipped]
+    left: list[Row] = [{"why": message} for message in (*sources.skipped, *sources.found.left)]
     counts: Counter[str] = Counter()
     kept = _kept(sources, survey, left, counts)
     written = write(run.folder / "rows.jsonl", progress(kept, total=survey.total, what=f"data {config.source}"))

@@ -402,9 +402,9 @@ REAL: dict[str, tuple[dict[str, Any], int, int, int, set[str]]] = {
     "emobank": ({"prompt": "Write a sentence."}, 10062, 10062, 0, {"V", "A", "D"}),
     "topical_chat_turns": ({"resplit": True}, 44312, 44312, 0, {"turn_rating", "conversation_rating"}),
     "pairs_hh_harmless_test": ({"bad": "skip"}, 2304, 4608, 8, {"preference"}),
-    "pairs_llmbar": ({"bad": "skip"}, 1199, 2398, 1, {"preference"}),
+    "pairs_llmbar": ({"bad": "skip"}, 1199, 2396, 1, {"preference"}),
     "pairs_finegrained_dev": ({}, 2616, 5232, 0, {"preference"}),
-    "open_instruct_human": ({}, 1150, 2300, 0, {"preference", "acceptable"}),
+    "open_instruct_human": ({}, 1150, 2298, 0, {"preference", "acceptable"}),
     "oasst_sample_messages": ({}, 687, 687, 0, {"rank", "plus_1", "minus_1"}),
     "steerlm_format_512": ({}, 512, 512, 0, {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}),
 }

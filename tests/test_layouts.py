@@ -121,7 +121,7 @@ def test_which_top_level_columns_are_scores() -> None:
     words = {
         "sentiment": "Happy",
         "day": "2026-11-21",
-        "comma": "1,5",
+        "comma": "1,500",
         "underscore": "1_000",
         "nan": "nan",
         "tags": ["a"],

@@ -349,7 +349,7 @@ READABLE = {
     "topical_chat_turns": (44312, {"turn_rating", "conversation_rating"}, 0),
     "pairs_finegrained_dev": (2 * 2616, {"preference"}, 0),
     "pairs_hh_harmless_test": (2 * (2312 - 8), {"preference"}, 8),  # 4 blank answers, 4 prompts that the model ends
-    "pairs_llmbar": (2 * (1200 - 1), {"preference"}, 1),  # 1 blank answer
+    "pairs_llmbar": (2 * (1200 - 2), {"preference"}, 1),  # 1 blank answer, 1 pair of equal texts
     "steerlm_format_512": (512, {"helpfulness", "correctness", "coherence", "complexity", "verbosity"}, 0),
 }
 

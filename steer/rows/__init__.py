@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import click
+
 from data_recipes import files, layouts
+from data_recipes.asked import system_columns
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import content_id
+from data_recipes.turns import LEFT_OUT, WORDS, attribute, content_id, written
 from steer.errors import SteerError
 from steer.rows.contract import SIDE, Row, check
 from steer.rows.write import read_back, write
@@ -31,9 +36,13 @@ __all__ = [
     "read",
     "read_all",
     "read_back",
+    "reasons",
     "split_of",
     "write",
 ]
+
+
+REASONS = 5  # kinds of messages that a summary tells one by one
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,15 @@ class Reading:
 
 @dataclass
 class Found:
-    """What reading counts: records and rows of each layout, and how often each mapped column held something."""
+    """What reading counts: records and rows of each layout, and how often each mapped column held something.
+
+    `left` holds a sentence for every row that is left out though nothing is wrong with its record, with its place.
+    """
 
     records: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     columns: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)
 
 
 PLAIN = Reading()
@@ -71,7 +84,8 @@ def read(
 
     An id that occurs twice is refused, unless it was made from the content: then the repetition gets -2, -3, ...
     `unique=False` leaves ids as they are and needs no memory for them. What cannot be used raises SteerError; with a
-    list as `skipped` its message is appended there instead, for the caller to count and report. `found` is counted up.
+    list as `skipped` its message is appended there instead, for the caller to count and report. `found` is counted up;
+    without one, what is left out is said on stderr.
     """
     rows = _checked(path, True, skipped, reading, found)
     return (row for _, row in (_unique(rows, path, skipped, reading) if unique else rows))
@@ -99,15 +113,17 @@ def _checked(
 ) -> Iterator[tuple[str, Row]]:
     """Rows with their places; a record of several rows is used whole or not at all."""
     seen: dict[str, tuple[str, str]] = {}
+    left: Counter[str] = Counter() if found is None else found.left
     for where, record in _records(path, answered, skipped, reading):
         try:
             layout, made = _made(record, reading, found)
-            made = made if answered else [_asked(row) for row in made]
+            left.update(f"{where}: {row[LEFT_OUT]}" for row in made if LEFT_OUT in row)
+            made = [row if answered else _asked(row) for row in made if LEFT_OUT not in row]
             for row in made:
                 check(row, where, answered=answered, blank=reading.blank)
                 _in_range(row, where, reading.ranges)
                 if "scores" not in record:
-                    _same_kind(row, where, seen)
+                    _same_kind(record, row, where, seen)
         except (DataError, SteerError) as error:
             message = str(error) if isinstance(error, SteerError) else f"{where}: {error}"
             if skipped is None:
@@ -118,6 +134,27 @@ def _checked(
                 found.records[layout] += 1
                 found.rows[layout] += len(made)
             yield from ((where, row) for row in made)
+    if found is None:
+        for line in reasons(left, "left out"):
+            _say(f"steer: {path}: {line}")
+
+
+@cache
+def _say(line: str) -> None:
+    """Once, however often a source is read."""
+    click.echo(line, err=True)
+
+
+def reasons(messages: Iterable[str], what: str) -> Iterator[str]:
+    """The most frequent reasons among messages "place: reason", each with how many and the first of its kind."""
+    kinds: dict[str, list[str]] = {}
+    for message in messages:
+        kinds.setdefault(re.sub(r"\d+|'[^']*'", "..", message.split(": ", 1)[-1]), []).append(message)
+    often = sorted(kinds.values(), key=len, reverse=True)
+    for alike in often[:REASONS]:
+        yield f"{what}: {len(alike)} like {alike[0]}"
+    if len(often) > REASONS:
+        yield f"{what}: {sum(map(len, often[REASONS:]))} for {len(often) - REASONS} other reasons"
 
 
 def _records(
@@ -140,6 +177,10 @@ def _made(record: Row, reading: Reading, found: Found | None) -> tuple[str, list
         record, rest = mapped(record, dict(reading.columns))
         if found is not None:
             found.columns.update(name for name, value in record.items() if value is not None)
+        if not layouts.answers(record) and layouts.answers({**rest, **record}):
+            record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
+        for column in system_columns(rest) if not system_columns(record) else ():
+            record[column] = rest.pop(column)
     unasked = not record.get("prompt") or (isinstance(record["prompt"], str) and not record["prompt"].strip())
     if reading.prompt and unasked and ("response" in record or "completion" in record):
         record = {**record, "prompt": reading.prompt}
@@ -158,21 +199,39 @@ def _asked(row: Row) -> Row:
     """The whole conversation as prompt, where it goes on after the response."""
     if not isinstance(row.get("after_response"), list) or "response" not in row:
         return row
-    said = {"role": "assistant", "content": row["response"]}
-    asked = {name: value for name, value in row.items() if name not in ("response", "after_response")}
+    kept = {name: row[name] for name in ("reasoning_content", "tool_calls") if row.get(name)}
+    said = {"role": "assistant", "content": row["response"], **kept}
+    gone = ("response", "after_response", "finished", *kept)
+    asked = {name: value for name, value in row.items() if name not in gone}
     asked["prompt"] = [*row["prompt"], said, *row["after_response"]]
     return {**asked, "id": content_id(asked)} if row["id"] == content_id(row) else asked
 
 
-def _same_kind(row: Row, where: str, seen: dict[str, tuple[str, str]]) -> None:
-    """A column that became a score in one row must not hold words in another: that row's score would be lost."""
+def _same_kind(record: Row, row: Row, where: str, seen: dict[str, tuple[str, str]]) -> None:
+    """A column that became a score in one row must be a score in all, and written in one way: else scores were lost.
+
+    Only words that are a score by chance, such as "yes" among others, go back to being words.
+    """
     words = dict.fromkeys((name for name, value in row.items() if isinstance(value, str)), "words")
-    for name, holds in {**words, **dict.fromkeys(row.get("scores", {}), "a number")}.items():
+    cells = {attribute(c): (c, v) for c, v in record.items() if isinstance(v, str)}
+    forms = {name: written(cells[name][1]) if name in cells else "" for name in row.get("scores", {})}
+    for name, holds in {**words, **{name: form or "a number" for name, form in forms.items()}}.items():
         first, place = seen.setdefault(name, (holds, where))
-        if first != holds:
-            found = repr(row[name][:40]) if holds == "words" else row["scores"][name]
+        if first == holds or (_EITHER in (first, holds) and {first, holds} <= _FIGURES):
+            seen[name] = (holds, where) if first == _EITHER else (first, place)
+        elif first == "words" and holds in WORDS:
+            del row["scores"][name]
+            row[cells[name][0]] = cells[name][1]
+        else:
+            cell = cells[name][1] if name in cells else row.get(name, row.get("scores", {}).get(name))
+            found = row["scores"][name] if first == "words" else repr(cell[:40] if isinstance(cell, str) else cell)
+            first = "a number" if first in (_EITHER, "a decimal point") else first
             remedy = "Empty the unknown cells; remove the column if it is no score"
             raise SteerError(f"{where}: column '{name}': holds {found}, but {first} at {place}. {remedy}.")
+
+
+_EITHER = "a whole number"
+_FIGURES = {_EITHER, "a decimal point", "a decimal comma", "a number"}
 
 
 def _unique(

@@ -58,7 +58,7 @@ def _prompt_faults(row: Row) -> Iterator[tuple[str, str]]:
             yield from _text_faults(turn.get("content"), "prompt", f"turn {i} ")
     if not any(turn["content"].strip() for turn in prompt):
         yield "prompt", "is empty. Write what was asked, such as 'Write a sentence' in every row of bare sentences"
-    elif prompt[-1]["role"] != "user":
+    elif prompt[-1]["role"] not in ("user", "tool"):
         yield "prompt", f"ends with a turn of the {prompt[-1]['role']}. End it with the user's, or remove the row"
 
 
@@ -69,6 +69,9 @@ def _response_faults(row: Row, answered: bool, blank: bool) -> Iterator[tuple[st
     if response is None:
         yield "response", f"is missing (there are: {', '.join(row)}). Add it, or use the file for prompts only"
     yield from _text_faults(response, "response")
+    if answered and row.get("tool_calls"):
+        why = "its text alone would teach to stop before the call"
+        yield "response", f"is a call of a tool, which cannot be trained on, and {why}. Remove the row"
     if not response.strip() and not blank:
         yield "response", "is blank. Write what was answered, or remove the row"
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from data_recipes import duplicates
 from data_recipes.mapped import parsed
@@ -15,9 +16,8 @@ from data_recipes.turns import NUMBER, content_id
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.options import did_you_mean
-from steer.rows import Found, Row, prompt_key
+from steer.rows import Found, Row, prompt_key, reasons
 
-REASONS = 5  # kinds of skipped rows that the summary tells; left_out.jsonl has all
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
 
 
@@ -42,6 +42,8 @@ class Survey:
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
     sides: dict[bytes, set[str]] = field(default_factory=dict)  # normalised prompt -> sides that it is on
     columns: set[str] = field(default_factory=set)
+    thoughts: int = 0  # rows whose response has reasoning of its own
+    named: tuple[str, str] | None = None  # a column `system` with a single word in it
     near: duplicates.Near | None = None
     judged: dict[str, list[Row]] = field(default_factory=dict)  # content -> scores of each row, with --merge-raters
     mixed: dict[str, set[str]] | None = None  # source -> prompts that the weights keep
@@ -61,6 +63,9 @@ class Survey:
         self.total += 1
         self.scales.add(row, place)
         self.columns.update(row)
+        self.thoughts += bool(row.get("reasoning_content"))
+        if isinstance(row.get("system"), str):
+            self.named = self.named or ("system", row["system"])
         if self.config.weights:
             self.sizes.setdefault(place, Counter())[prompt_key(row)] += 1
         if self.config.merge_raters:
@@ -98,7 +103,7 @@ class Survey:
     def close(self, names: Sequence[str], skipped: Sequence[str], found: Found) -> None:
         """Refuse what can't be done, and choose the prompts of a mixture of the sources with these names."""
         if not self.total:
-            first = f" The first: {skipped[0]}" if skipped else ""
+            first = f" The first: {next(chain(skipped, found.left))}" if skipped or found.left else ""
             raise SteerError(f"{self.config.source}: none of its records can be used.{first}")
         for name in parsed(self.config.columns):
             if not found.columns[name]:
@@ -132,7 +137,8 @@ class Survey:
         for name, records in found.records.items():
             yield f"recognised: {name} ({records} records, {found.rows[name]} rows)"
         yield from self.scales.table()
-        yield from _reasons(skipped)
+        yield from reasons(skipped, "skipped")
+        yield from reasons(found.left, "left out")
         if counts["merged"]:
             yield f"merged: {counts['merged']} rows into others with the same prompt and response, as further raters"
         for name, what in (
@@ -143,8 +149,13 @@ class Survey:
         ):
             if counts[name]:
                 yield f"left out: {counts[name]} {what}"
-        if skipped or any(counts[name] for name in ("mixture", "repeated", "duplicates", "alike")):
+        if skipped or found.left or any(counts[name] for name in ("mixture", "repeated", "duplicates", "alike")):
             yield "left_out.jsonl names every one of them."
+        if self.thoughts:
+            yield f"note: {self.thoughts} responses have reasoning, kept in 'reasoning_content': not trained on yet."
+        if self.named:
+            column, value = self.named
+            yield f"note: '{column}' stays a column: a word such as '{value}' names a system and is no system prompt."
         leaks = sum(len(sides) > 1 for sides in self.sides.values())
         if leaks and self.config.duplicates == "keep":
             yield f"warning: {leaks} prompts are in training and held out: --duplicates exact or near, or --resplit."
@@ -156,18 +167,6 @@ class Survey:
 def bare(row: Row, prompt: str) -> bool:
     """Whether the row has the prompt that was given to all rows without one."""
     return bool(prompt) and [turn["content"] for turn in row["prompt"]] == [prompt]
-
-
-def _reasons(skipped: Iterable[str]) -> Iterator[str]:
-    """The most frequent reasons with their first place."""
-    kinds: dict[str, list[str]] = {}
-    for message in skipped:
-        kinds.setdefault(re.sub(r"\d+|'[^']*'", "..", message.split(": ", 1)[-1]), []).append(message)
-    often = sorted(kinds.values(), key=len, reverse=True)
-    for messages in often[:REASONS]:
-        yield f"skipped: {len(messages)} like {messages[0]}"
-    if len(often) > REASONS:
-        yield f"skipped: {sum(map(len, often[REASONS:]))} for {len(often) - REASONS} other reasons"
 
 
 def _weight(text: str) -> float:

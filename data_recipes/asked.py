@@ -1,0 +1,79 @@
+"""What was asked, in whatever columns a record says it: earlier turns, the question, and a system turn before all."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from data_recipes.endings import plain
+from data_recipes.streams import DataError
+from data_recipes.turns import Row, Turn, text, turns
+
+SYSTEM = re.compile(r"(system|sys)(prompt|message|msg|instructions?|content|text)|system")
+QUESTIONS = ("prompt", "conversations", "messages", "instruction", "question", "query", "input", "context")
+FIRST = ("prompt", "instruction")  # whatever they hold is what was asked, and else an error
+NAME = re.compile(r"[\w+:/.-]*[\w+:/-]", re.ASCII)
+
+
+def question(record: Row) -> tuple[list[Turn], set[str]]:
+    """The turns that were asked, with those of `history` before them, and the columns that hold them."""
+    filled = [c for c in QUESTIONS if isinstance(record.get(c), (str, list)) or (c in FIRST and record.get(c))]
+    column = filled[0] if filled else ""
+    if not column:
+        return [], {"prompt"}
+    if column == "instruction":
+        parts = [text(record.get(c), c) for c in ("instruction", "input")]
+        asked, used = turns("\n\n".join(part for part in parts if part), column), {"instruction", "input"}
+    else:
+        asked, used = turns(record[column], column), {column}
+    past = _past(record.get("history"), strict=column == "instruction")
+    if past and len(asked) == 1:
+        return [*past, *asked], {*used, "history"}
+    return asked, used
+
+
+def _past(value: Any, strict: bool) -> list[Turn]:
+    """Earlier turns from pairs [[user, assistant], ...] or from turns; others are none, or refused where `strict`."""
+    if isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
+        said = [(role, part) for pair in value for role, part in zip(("user", "assistant"), pair)]
+        return [{"role": role, "content": text(part, "history") or ""} for role, part in said]
+    if isinstance(value, list) and all(isinstance(v, dict) and ({"role", "from"} & {*v}) for v in value):
+        return turns(value, "history")
+    if strict and value:
+        raise DataError("column 'history': wanted pairs [[user, assistant], ...]. Correct it or remove the column.")
+    return []
+
+
+def system_columns(record: Row) -> list[str]:
+    """The columns that hold a system prompt.
+
+    A single word in a column beside other layouts than Alpaca's and ShareGPT's names the system that answered.
+    """
+    sure = "conversations" in record or "instruction" in record
+    found = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]
+    return [c for c in found if sure or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())]
+
+
+def _is_system(column: str) -> bool:
+    return not column.endswith("_") and bool(SYSTEM.fullmatch(plain(column)))
+
+
+def system(record: Row) -> tuple[list[Turn], set[str]]:
+    """The system turn that a record has in a column of its own, none where it is blank; and the columns of it."""
+    columns = system_columns(record)
+    said = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
+    if len(said) > 1:
+        raise DataError(f"columns {', '.join(map(repr, columns))}: hold different system prompts. Keep one of them.")
+    blank = {c for c, v in record.items() if _is_system(c) and (v is None or v == "")}
+    return [{"role": "system", "content": part} for part in said], {*columns, *blank}
+
+
+def before(told: list[Turn], prompt: list[Turn]) -> list[Turn]:
+    """The prompt behind a system turn, which it may have already."""
+    if not told or not prompt or prompt[0]["role"] not in ("system", "developer"):
+        return [*told, *prompt]
+    if prompt[0]["content"].strip() != told[0]["content"].strip():
+        raise DataError(
+            "column 'system': is not the system turn that the conversation begins with. Keep one of the two."
+        )
+    return prompt

@@ -1,0 +1,59 @@
+"""Whether a response was cut off, as the logs of many servers say it: finish_reason, stop_reason, status, truncated."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+REASONS = ("finishreason", "stopreason", "donereason", "nativefinishreason", "stoppingreason", "endreason")
+CUT = ("truncated", "istruncated", "wastruncated", "responsetruncated", "cutoff", "iscutoff")  # true: cut off
+WHOLE = ("finished", "isfinished")  # false: cut off
+EARLY = re.compile(  # OpenAI, vLLM, Anthropic, Gemini, Bedrock, Mistral, Cohere, Ollama
+    r"length|max_?(output_?|new_?)?tokens?|limit|truncat|incomplete|content_?filter|context_?window|abort|cancel|"
+    r"time_?out|error|interrupt",
+    re.IGNORECASE,
+)
+FALSE, TRUE = ("false", "no", "0"), ("true", "yes", "1")
+
+
+def ended(record: Mapping[str, Any]) -> bool | None:
+    """False where a record, choice or message says that its text was cut off, True where it says it was not.
+
+    None where it does not say.
+    """
+    said = None
+    for column, value in record.items():
+        name = plain(column)
+        if name not in _NAMES or value is None:
+            continue
+        word = str(value).strip().lower()
+        if name in WHOLE:
+            found = False if word in FALSE else True if word in TRUE else None
+        elif name in CUT:
+            found = False if word in TRUE else None
+        elif name == "incompletedetails":
+            found = False if value else None
+        elif name == "status":
+            found = False if word in ("incomplete", "truncated") else None
+        else:
+            found = not EARLY.search(word) if isinstance(value, str) and word else None
+        if found is False:
+            return False
+        said = said if found is None else found
+    return said
+
+
+_NAMES = {*REASONS, *CUT, *WHOLE, "status", "incompletedetails"}
+
+
+def tells_end(column: str) -> bool:
+    """Whether a column says how a response ended: no number in it is a score."""
+    return plain(column) in _NAMES and plain(column) != "status"
+
+
+@cache
+def plain(column: str) -> str:
+    """A name without case and separators: finish_reason, finishReason and Finish-Reason are one."""
+    return re.sub(r"[^a-z0-9]", "", column.lower())

@@ -1,0 +1,46 @@
+"""Two responses of which one was chosen -> two rows of one group with the score `preference`."""
+
+from __future__ import annotations
+
+import re
+
+from data_recipes.asked import question
+from data_recipes.streams import DataError
+from data_recipes.turns import Row, answered, content_id, may_score, named_once, number
+
+SIDES = ("chosen", "rejected")
+FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore
+LAST = re.compile(r"(.+?)(?:[ _.:/-]+(chosen|Chosen|rejected|Rejected)|(Chosen|Rejected))")  # score-chosen
+
+
+def sided(column: str) -> tuple[str, str]:
+    """The side that a column is about and its name without it: chosen-rating is ("chosen", "rating")."""
+    if found := FIRST.fullmatch(column):
+        side, name = found[1], found[2]
+    elif found := LAST.fullmatch(column):
+        side, name = found[2] or found[3], found[1]
+    else:
+        return "", column
+    return side.lower(), name[0].lower() + name[1:]
+
+
+def pair(record: Row) -> list[Row]:
+    """Chosen, then rejected; columns such as score_chosen or rejected-model go to the row that they are about."""
+    shared, used = question(record)
+    answers = {side: answered(shared, record[side], side) for side in SIDES}
+    if answers["chosen"][0] != answers["rejected"][0]:
+        raise DataError("columns 'chosen', 'rejected': differ before their last turn. Give both the same prompt.")
+    name = "" if record.get("id") is None else str(record["id"])
+    group = str(record.get("group") or name or content_id({"prompt": shared, "response": list(answers.values())}))
+    about = {column: sided(column) for column in record if column not in SIDES}
+    others = {c: record[c] for c, (side, _) in about.items() if not side and c not in used}
+    made = []
+    for side, (prompt, response, after) in answers.items():
+        own = {c: n for c, (of, n) in about.items() if of == side}
+        scores = {c: s for c, n in own.items() if may_score(n) and (s := number(record[c])) is not None}
+        named = named_once({c: own[c] for c in scores})
+        row = {**others, **{n: record[c] for c, n in own.items() if c not in scores}, "group": group, **after}
+        preferred = {**{named[c]: s for c, s in scores.items()}, "preference": float(side == "chosen")}
+        row |= {"prompt": prompt, "response": response, "scores": preferred}
+        made.append({**row, "id": f"{name}:{side}" if name else ""})
+    return made
