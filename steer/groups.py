@@ -92,9 +92,53 @@ def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
     return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in found.values()]
 
 
+PREFERENCE = "preference"  # what people said of a response beside the others of its `group`: nothing outside of it
+
+
+def compared(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows with a known reward whose rewards may be compared, better first and each text once.
+
+    Those of one prompt; where people's preferences count in the reward, those of one prompt and `group` only.
+    """
+    known = rewarded(rows)
+    human = _prefers_human(known)
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in known:
+        inside = _preferred(row) and (human or not _predicted(row))
+        found.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
+    return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in found.values()]
+
+
+def _preferred(row: Row) -> bool:
+    return (row.get("scores") or {}).get(PREFERENCE) is not None
+
+
+def _predicted(row: Row) -> bool:
+    return (row.get("predicted") or {}).get(PREFERENCE) is not None
+
+
+def _prefers_human(rows: Sequence[Row]) -> bool:
+    """Whether rewards follow from what people said though a scorer predicted it too: equal words, equal rewards."""
+    both = [
+        (r["scores"][PREFERENCE], r["reward"], r["predicted"][PREFERENCE])
+        for r in rows
+        if _preferred(r) and _predicted(r)
+    ]
+    said = {human for human, _, _ in both}
+    return len({(human, reward) for human, reward, _ in both}) == len(said) < len({guess for _, _, guess in both})
+
+
+def _distinct(candidates: Sequence[Row]) -> list[Row]:
+    """The first of equal texts: none is better than itself."""
+    first: dict[str, Row] = {}
+    for row in candidates:
+        first.setdefault(str(row.get("response", row["id"])).strip(), row)
+    return list(first.values())
+
+
 def ranked(rows: Sequence[Row]) -> list[Group]:
-    """All candidates of every prompt that has two with different rewards, better first."""
-    prompts = by_prompt(rows)
+    """All candidates that may be compared, of every prompt that has two with different rewards; better first."""
+    prompts = compared(rows)
     groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
     if not groups:
         alone = sum(len(c) == 1 for c in prompts)

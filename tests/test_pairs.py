@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steer.errors import SteerError
-from steer.groups import PAIRINGS, Row, pairs
+from steer.groups import PAIRINGS, Group, Row, pairs, ranked
 from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.objective import Candidates
 from steer.plan import Plan
@@ -79,7 +81,7 @@ def test_hinge_norm_equals_the_official_numbers(golden: Golden, gamma: float) ->
 
 def rows(*rewards: float | None, prompt: str = "p") -> list[Row]:
     turns = [{"role": "user", "content": prompt}]
-    return [{"id": f"{prompt}{i}", "prompt": turns, "response": "x", "reward": r} for i, r in enumerate(rewards)]
+    return [{"id": f"{prompt}{i}", "prompt": turns, "response": f"x{i}", "reward": r} for i, r in enumerate(rewards)]
 
 
 def names(groups: list[object]) -> set[tuple[str, ...]]:
@@ -91,6 +93,64 @@ def test_pairs_are_never_tied_and_the_better_one_is_first() -> None:
     assert names(pairs(some, "best-worst")) == {("p1", "p0")}
     assert names(pairs(some, "all")) == {("p1", "p3"), ("p1", "p0"), ("p2", "p3"), ("p2", "p0"), ("p3", "p0")}
     assert names(pairs(some, "best-random")) <= {("p1", "p3"), ("p1", "p0")}
+
+
+def compared(better: str, worse: str, group: str, prompt: str = "p", **more: Any) -> list[Row]:
+    """What people said of two responses: the score `preference`, from which alone the reward comes."""
+    return [
+        {
+            "id": f"{prompt}{group}{i}",
+            "prompt": [{"role": "user", "content": prompt}],
+            "group": group,
+            "response": text,
+            "scores": {"preference": 1.0 - i},
+            "predicted": {},
+            "reward": 1.0 - 2.0 * i,
+            **more,
+        }
+        for i, text in enumerate((better, worse))
+    ]
+
+
+def texts(groups: Sequence[Group]) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(row["response"] for row in g.rows) for g in groups)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_a_pair_nobody_compared_is_not_formed_and_every_given_one_is(pairing: str) -> None:
+    """A beats B, B beats C and C beats D, at each of three prompts: nine pairs were given, and nine are formed."""
+    given = [("A", "B"), ("B", "C"), ("C", "D")]
+    some = [row for p in "pqr" for i, (x, y) in enumerate(given) for row in compared(x, y, str(i), p)]
+    assert texts(pairs(some, pairing)) == Counter(dict.fromkeys(given, 3))
+    assert texts(ranked(some)) == Counter(dict.fromkeys(given, 3))  # of rrhf and pro
+    assert set(texts(rso.groups(some, rso.Settings(beta=math.inf, keep=2)))) == set(given)
+    assert texts(contrastive.groups(some, contrastive.Settings())) == Counter(dict.fromkeys(given, 3))
+
+
+def test_a_preference_beside_another_score_is_of_its_group_too() -> None:
+    some = [*compared("A", "B", "0", scores={"preference": 1.0, "score": 3.0}), *compared("B", "C", "1")]
+    some[1]["scores"] = {"preference": 0.0, "score": 1.0}
+    assert texts(pairs(some, "all")) == Counter({("A", "B"): 1, ("B", "C"): 1})
+
+
+def test_rewards_of_a_scorer_are_compared_all_over_the_prompt() -> None:
+    some = [*compared("A", "B", "0"), *compared("C", "D", "1")]
+    for row, reward in zip(some, (0.3, 0.1, 0.9, 0.2)):
+        row |= {"reward": reward, "predicted": {"preference": reward}}
+    assert texts(pairs(some, "best-worst")) == Counter({("C", "B"): 1})
+    for row, share in zip(some, (1.0, -1.0, 1.0, -1.0)):  # --prefer human: what people said, though both are known
+        row["reward"] = share
+    assert texts(pairs(some, "best-worst")) == Counter({("A", "B"): 1, ("C", "D"): 1})
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_no_text_is_better_than_itself(pairing: str) -> None:
+    """Some sets hold the same text as chosen and as rejected, or with and without white space at its end."""
+    some = [*compared("A", "A", "0"), *compared("B", "C ", "1"), *compared("C", " C\n", "2")]
+    assert texts(pairs(some, pairing)) == Counter({("B", "C "): 1})
+    twice = [{**row, "response": text} for row, text in zip(rows(3.0, 2.0, 1.0, 0.0), ("A", "A", "B", "A"))]
+    assert set(texts(pairs(twice, pairing))) == {("A", "B")}
+    assert texts(ranked(twice)) == Counter({("A", "B"): 1})
 
 
 def test_the_random_rejected_one_follows_from_the_prompt_and_is_any_of_them() -> None:

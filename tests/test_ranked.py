@@ -62,7 +62,7 @@ def test_pro_equals_the_official_number(golden: Golden) -> None:
 
 def rows(prompt: str, *rewards: float | None) -> list[Row]:
     turns = [{"role": "user", "content": prompt}]
-    return [{"id": f"{prompt}{i}", "prompt": turns, "response": "x", "reward": r} for i, r in enumerate(rewards)]
+    return [{"id": f"{prompt}{i}", "prompt": turns, "response": f"x{i}", "reward": r} for i, r in enumerate(rewards)]
 
 
 def test_groups_hold_all_candidates_better_first() -> None:
