@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +67,42 @@ class FrozenHead(torch.autograd.Function):
         return (grad[0][:, None] * slope).to(slope.dtype), None, None, None, None
 
 
+def _recomputing(model: nn.Module) -> list[nn.Module]:
+    """The layers with gradient checkpointing, made to recompute themselves without dropout.
+
+    They do so in training mode only: in it they are called, and leave it for what they compute.
+    """
+    layers: list[Any] = [x for x in model.modules() if getattr(x, "gradient_checkpointing", False)]
+    layers = [x for x in layers if hasattr(x, "_gradient_checkpointing_func")]
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(_still, layer, layer._gradient_checkpointing_func)
+    return layers
+
+
+def _still(layer: nn.Module, recomputed: Callable[..., Any], run: Callable[..., Any], *inputs: Any) -> Any:
+    def quietly(*inputs: Any) -> Any:
+        layer.training = False
+        try:
+            return run(*inputs)
+        finally:
+            layer.training = True
+
+    return recomputed(quietly, *inputs)
+
+
 class ResponseLogps(nn.Module):
     """Log-probabilities of response tokens.
 
-    Hidden states of response positions only go through the head, in chunks, so [L, V] logits never exist.
+    Hidden states of response positions only go through the head, in chunks, so [L, V] logits never exist. A `still`
+    model drops nothing at random while it trains: its log-probabilities are compared with those of a frozen policy.
     """
 
-    def __init__(self, model: Any, chunk: int = 0) -> None:
+    def __init__(self, model: Any, chunk: int = 0, *, still: bool = False) -> None:
         super().__init__()
         self.model = model
         self.chunk = chunk
+        self.still = still
+        self._recomputed = _recomputing(model) if still else []
         self.critic: nn.Linear | None = None
         inner = self._inner()
         self.decoder_name = inner.base_model_prefix
@@ -84,6 +111,14 @@ class ResponseLogps(nn.Module):
         self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
         # Cohere multiplies its logits, Granite divides them.
         self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a still model trains in evaluation mode, the only one without any dropout, base or adapter."""
+        super().train(mode and not self.still)
+        self.training = mode
+        for layer in self._recomputed:
+            layer.training = mode
+        return self
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -93,6 +93,11 @@ class Method:
     reframe: Callable[..., tuple[list[dict[str, Any]], AttributeSchema]] | None = None
     rate: float = 1.0
 
+    @property
+    def still(self) -> bool:
+        """Whether log-probs are compared with those of a frozen policy, so that training may drop nothing at random."""
+        return bool(self.reference or self.importance or self.divergence or self.on_policy)
+
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of each response: [B, K, T] -> [B, K]. What stands under the mask, even -inf, does not count."""

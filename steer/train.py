@@ -60,8 +60,10 @@ def train(config: TrainConfig) -> str:
         )
         if config.dry_run:
             return described(policy, loop, known | {"why": why}) if accelerator.is_main_process else ""
-        if why and accelerator.is_main_process:
-            click.echo(f"steer: {why}.", err=True)
+        if accelerator.is_main_process:
+            for line in (why, _undropped(config, method)):
+                if line:
+                    click.echo(f"steer: {line}.", err=True)
         accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
         run.start()
         accelerator.wait_for_everyone()
@@ -113,6 +115,13 @@ def _rated(config: TrainConfig, method: Method) -> tuple[TrainConfig, str]:
     what = "all weights" if config.adapter == "none" else "adapters"
     why = f"learning rate {rate:g}: likelihood methods train {what} at {whole:g}{share} (--learning-rate sets another)"
     return dataclasses.replace(config, learning_rate=rate), why
+
+
+def _undropped(config: TrainConfig, method: Method) -> str:
+    """What is said where the user gave a dropout that the method cannot have."""
+    if not (config.lora_dropout and method.still):
+        return ""
+    return f"--lora-dropout {config.lora_dropout:g} is off: {config.method} compares the policy with a frozen one"
 
 
 def base_name(model: str) -> str:

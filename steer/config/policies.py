@@ -50,7 +50,12 @@ class TrainConfig:
     )
     lora_r: int = option(32, "Rank of the adapters.", least=1)
     lora_alpha: int = option(64, "Scale of the adapters.", least=1)
-    lora_dropout: float = option(0.0, "Dropout inside the adapters.", least=0, most=1)
+    lora_dropout: float = option(
+        0.0,
+        "Dropout inside the adapters; off, as the base's own, where the policy is compared with a frozen one.",
+        least=0,
+        most=1,
+    )
     learning_rate: float | None = option(
         None, "Peak learning rate; default: the method's own, a tenth of that for all weights.", above=0
     )

@@ -70,7 +70,6 @@ class Loop:
         log = Log(folder, config, accelerator, step=held["step"], steps=steps)
         facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **held}
         began = time.monotonic() - held["seconds"]
-        module.train()
         for step in range(held["step"], steps):
             loss, norm, count = self._step(module, optimizer, step, known)
             facts |= {"step": step + 1, "loss": loss, "tokens": facts["tokens"] + count}
@@ -112,7 +111,7 @@ class Loop:
             policy.model.enable_input_require_grads()
         dtype = policy.model.dtype
         keep_masters(policy.model)
-        module = ResponseLogps(policy.model)
+        module = ResponseLogps(policy.model, still=self.method.still)
         if not self.accelerator.is_fsdp2:  # which moves what it has sharded
             module.to(self.accelerator.device)
         module.check()
@@ -143,6 +142,7 @@ class Loop:
         torch.manual_seed(hash((config.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
+        module.train()  # a plan may have asked the policy for responses
         own = torch.tensor(sum(self._weight(batch.candidates) for _, batch in batches), dtype=torch.float64)
         weight = max(float(accelerator.reduce(own.to(accelerator.device), "sum")), 1e-12)
         sums = torch.zeros(2, dtype=torch.float64)

@@ -7,7 +7,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from steer.batch import Batch, Sequence_, collate, cost, micro_batches
 from steer.generate import Job, Sampling, respond
@@ -75,8 +74,7 @@ class FreshPlan(Plan):
         number = step // self.repeats
         _, indices = self.step(step)
         if self.state.get("number") != number:
-            with torch.random.fork_rng():  # what is drawn must not move what dropout draws
-                draw = self._draw(number, indices[rank::world] or indices[:1], rank)
+            draw = self._draw(number, indices[rank::world] or indices[:1], rank)
             self.state.update(number=number, draw=draw)
         draw = self.state["draw"]
         costs = [cost(group, shared=self.shared) for group in draw.sequences]
@@ -113,11 +111,10 @@ class FreshPlan(Plan):
 
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
-        k, training = self.settings.k, self.policy.model.training
+        k = self.settings.k
         jobs = [Job(row, {}) for row in rows for _ in range(k)]
         greedy = [Job(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
         drawn = respond(self.policy, [*jobs, *greedy], Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
-        self.policy.model.train(training)
         scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip([*jobs, *greedy], drawn)]))
         flat = [Sequence_(self.tokens.prompts[job.row["id"]], list(r.ids)) for job, r in zip(jobs, drawn)]
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
