@@ -71,8 +71,10 @@ class Judge:
     `counts` of all calls so far: rows, cached, failed, and what `Endpoint` counts.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
+        """`weights`: direction x weight of attributes where two responses are compared; else as the rubrics read."""
         self.settings = settings
+        self.weights = weights
         self.rubrics = rubrics(settings.attributes, settings.rubrics)
         self.attributes = tuple(self.rubrics)
         if not self.attributes or not settings.model:
@@ -91,6 +93,10 @@ class Judge:
         s = self.settings
         told = json.dumps([TOLD, s.model, said, s.together, s.temperature, s.max_tokens])
         return f"judge:{s.model}:{hashlib.blake2b(told.encode(), digest_size=8).hexdigest()}"
+
+    def weighing(self, weights: Mapping[str, float]) -> Judge:
+        """The same judge, told which end of each attribute is better; attributes without a weight do not count."""
+        return Judge(self.settings, weights)
 
     def fit(self, rows: Sequence[Row], scores: NDArray[np.float64]) -> Self:
         """Do nothing, so that a judge fits wherever a learned model does."""
@@ -158,14 +164,27 @@ class Judge:
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def _pair_key(self, a: Row, b: Row) -> str:
-        content = json.dumps([PAIRED, self.identity, a["prompt"], a["response"], b["response"]], sort_keys=True)
+        told = [PAIRED, self._compared(), self.identity]
+        content = json.dumps([*told, a["prompt"], a["response"], b["response"]], sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
     def _pair(self, a: Row, b: Row) -> list[dict[str, str]]:
         asked = {"prompt": list(a["prompt"]), "A": a["response"], "B": b["response"]}
-        told = PAIRED.format(rubrics="\n".join(f"- {n}: {r.text}" for n, r in self.rubrics.items()))
+        told = PAIRED.format(rubrics="\n".join(self._compared()))
         content = json.dumps(asked, ensure_ascii=False)
         return [{"role": "system", "content": told}, {"role": "user", "content": content}]
+
+    def _compared(self) -> list[str]:
+        """A line for each rubric that counts where two are compared: which end is better, and how much it weighs."""
+        if self.weights is None:
+            return [f"- {name}: {rubric.text}" for name, rubric in self.rubrics.items()]
+        counted = {name: w for name in self.rubrics if (w := float(self.weights.get(name, 0.0)))}
+        alike = len({abs(w) for w in counted.values()}) == 1
+        return [
+            f"- {name} ({'more' if w > 0 else 'less'} is better{'' if alike else f', weight {abs(w):g}'}): "
+            f"{self.rubrics[name].text}"
+            for name, w in counted.items()
+        ]
 
     def _messages(self, row: Row, group: Sequence[str]) -> list[dict[str, str]]:
         lines = [f"- {n}, from {r.low:g} to {r.high:g}: {r.text}" for n, r in self.rubrics.items() if n in group]

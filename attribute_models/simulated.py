@@ -4,6 +4,9 @@ Each annotator has a bias on every attribute, uses more or less of the scale, is
 attributes in an own way and likes or dislikes length. One of them is drawn for every example. In training a label is
 turned round with p = .25; in evaluation never. Everything follows from the seed and the example, in any order and in
 any process.
+
+Of two responses an annotator prefers the one with the higher sum, over attributes, of weight x taste x what is felt,
+plus the liking for length. A weight is below 0 where less is better and 0 where neither end is.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -41,7 +44,7 @@ class Settings:
     stretch: float = 0.15  # spread, on a log scale, of how much of the scale an annotator uses
     noise: float = 0.5  # mean standard deviation of an annotator's single ratings; some are twice as careful as others
     length: float = 0.2  # spread of the liking for a response that is e times as long
-    taste: float = 0.5  # spread, on a log scale, of how much an attribute weighs in a preference
+    taste: float = 0.5  # spread, on a log scale, of how much more or less an attribute counts in a preference
     flips: float = 0.25  # share of labels turned round in training
     training: bool = True  # false: evaluation, no flips
     step: float = 1.0  # ratings are multiples of it above `low`; 0: any number
@@ -56,7 +59,7 @@ class Annotator:
     stretch: float
     noise: float
     length: float
-    weights: NDArray[np.float64]
+    taste: NDArray[np.float64]
 
 
 class Simulated:
@@ -64,7 +67,8 @@ class Simulated:
 
     order_matters = False  # of the two responses in `prefer`
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
+        """`weights`: direction x weight of attributes in a preference; else those of the truth, else 1 each."""
         if not settings.low < settings.high or settings.annotators < 1 or not 0 <= settings.flips <= 1:
             raise ValueError("simulated annotators want low below high, 1 annotator or more, and flips from 0 to 1.")
         self.settings = settings
@@ -73,6 +77,8 @@ class Simulated:
         except ValueError as error:
             raise ValueError(f"gold '{settings.gold}': {error}") from None
         self.attributes = tuple(self._gold.attributes)
+        given = getattr(self._gold, "weights", None) if weights is None else weights
+        self.weights = dict.fromkeys(self.attributes, 1.0) if given is None else dict(given)
         self.pool = [self._annotator(i) for i in range(settings.annotators)]
 
     @property
@@ -83,7 +89,11 @@ class Simulated:
 
     def evaluating(self) -> Simulated:
         """The same people with no label turned round: what judges must not be what trained."""
-        return Simulated(dataclasses.replace(self.settings, training=False))
+        return Simulated(dataclasses.replace(self.settings, training=False), self.weights)
+
+    def weighing(self, weights: Mapping[str, float]) -> Simulated:
+        """The same people, who prefer by these weights (direction x weight); attributes without one do not count."""
+        return Simulated(self.settings, weights)
 
     def fit(self, rows: Sequence[Row], scores: NDArray[np.float64]) -> Self:
         """Do nothing, so that a pool fits wherever a learned model does."""
@@ -110,7 +120,7 @@ class Simulated:
         """Whether the first of each pair [n] is preferred; the same pair the other way round gets the other answer."""
         import numpy as np
 
-        s = self.settings
+        s, parts = self.settings, self._parts()
         found = np.empty(len(first), dtype=bool)
         truths = zip(self._truth(first), self._truth(second))
         for i, (a, b, (truth_a, truth_b)) in enumerate(zip(first, second, truths)):
@@ -118,7 +128,8 @@ class Simulated:
             pair = [(b, truth_b), (a, truth_a)] if turned else [(a, truth_a), (b, truth_b)]
             draw = self._draw("pair", a["prompt"], *(row["response"] for row, _ in pair))
             who = self._drawn(draw)
-            liked = [float(np.nansum(who.weights * self._felt(who, row, truth, draw))) for row, truth in pair]
+            felt = [self._felt(who, row, truth, draw) - _long(who, row) for row, truth in pair]
+            liked = [float(np.nansum(parts * who.taste * x)) + _long(who, row) for x, (row, _) in zip(felt, pair)]
             answer = (liked[0] > liked[1]) ^ (s.training and draw.random() < s.flips)
             found[i] = answer ^ turned
         return found
@@ -157,8 +168,15 @@ class Simulated:
             stretch=math.exp(s.stretch * draw.standard_normal()),
             noise=s.noise * draw.uniform(2 / 3, 4 / 3),
             length=s.length * draw.standard_normal(),
-            weights=np.exp(s.taste * draw.standard_normal(count)) / count,
+            taste=np.exp(s.taste * draw.standard_normal(count)),
         )
+
+    def _parts(self) -> NDArray[np.float64]:
+        """The weights as parts of a sum of sizes of 1, so that the liking for length counts alike for any of them."""
+        import numpy as np
+
+        weights = np.array([float(self.weights.get(name, 0.0)) for name in self.attributes])
+        return np.asarray(weights / max(float(np.abs(weights).sum()), 1e-12))
 
     def _truth(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         import numpy as np
@@ -170,8 +188,7 @@ class Simulated:
         """What the annotator makes of a response, before the scale's steps and ends: [A]."""
         s = self.settings
         middle = (s.low + s.high) / 2
-        long = math.log((1 + len(row["response"].split())) / LENGTH)
-        felt = middle + who.stretch * (truth - middle) + who.bias + who.length * long
+        felt = middle + who.stretch * (truth - middle) + who.bias + _long(who, row)
         return felt + who.noise * draw.standard_normal(len(truth))
 
     def _drawn(self, draw: np.random.Generator) -> Annotator:
@@ -183,6 +200,11 @@ class Simulated:
 
         content = json.dumps([self.settings.seed, what, list(prompt), *responses], sort_keys=True)
         return np.random.default_rng(int.from_bytes(hashlib.blake2b(content.encode(), digest_size=16).digest()))
+
+
+def _long(who: Annotator, row: Row) -> float:
+    """What an annotator adds to a rating for the length of a response."""
+    return who.length * math.log((1 + len(row["response"].split())) / LENGTH)
 
 
 def _settings(given: Any, where: str) -> Settings:

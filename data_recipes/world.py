@@ -25,17 +25,15 @@ from data_recipes.world_text import (
     TOPIC,
     VALUES,
     WARMTH,
+    WEIGHTS,
     gold,
     words_of,
 )
 
 # Direction: 1 higher is better, -1 lower is better, 0 neither. Weight: its part in the reward.
 SCHEMA: list[dict[str, Any]] = [
-    {"name": "helpfulness", "low": 0.0, "high": 4.0, "direction": 1, "weight": 1.0},
-    {"name": "correctness", "low": 0.0, "high": 4.0, "direction": 1, "weight": 1.0},
-    {"name": "verbosity", "low": 0.0, "high": 4.0, "direction": 0, "weight": 0.0},
-    {"name": "warmth", "low": 0.0, "high": 4.0, "direction": 1, "weight": 0.5},
-    {"name": "hedging", "low": 0.0, "high": 4.0, "direction": -1, "weight": 0.5},
+    {"name": name, "low": 0.0, "high": 4.0, "direction": (w > 0) - (w < 0), "weight": abs(w)}
+    for name, w in WEIGHTS.items()
 ]
 
 # Behaviour policy -> mean intention on (helpfulness, correctness, verbosity, warmth, hedging).

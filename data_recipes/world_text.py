@@ -92,7 +92,9 @@ PURPOSES = [
     "toast",
     "poem",
 ]
-ATTRIBUTES = ("helpfulness", "correctness", "verbosity", "warmth", "hedging")
+# Attribute -> its part in the reward: below 0 where less is better, 0 where neither end is.
+WEIGHTS = {"helpfulness": 1.0, "correctness": 1.0, "verbosity": 0.0, "warmth": 0.5, "hedging": -0.5}
+ATTRIBUTES = tuple(WEIGHTS)
 NAMES = (*ATTRIBUTES, "reward", "quality", "helpful")  # tags that the world's tokenizer holds whole
 WORD = re.compile(r"[a-z]+")
 
@@ -146,6 +148,7 @@ class Gold:
     """The world's ground truth with the manners of an attribute model; only evaluation may see it."""
 
     attributes = ATTRIBUTES
+    weights = WEIGHTS
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
         """Exact scores [n, 5] on 0..4."""

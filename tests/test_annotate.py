@@ -74,6 +74,48 @@ def test_a_simulated_pool_flips_labels_in_training_only(tmp_path: Path, labels: 
     assert np.isnan(found.turned).all()  # a pool says the same in both orders, so it is asked once
 
 
+HEDGED = "maybe bees give honey. perhaps bees have wings."
+PLAIN = "bees give honey. bees have wings."
+
+
+@pytest.mark.parametrize("schema", [None, "world"])
+def test_a_pool_is_told_which_end_is_better(tmp_path: Path, schema: str | None) -> None:
+    """All else equal, more hedging loses: by the schema of the rows, and by the names where there is none."""
+    from data_recipes.world import SCHEMA
+
+    (tmp_path / "pool.yaml").write_text(f"gold: {GOLD}\nnoise: 0.01\nbias: 0\nstretch: 0\nlength: 0\nstep: 0\n")
+    spec = f"simulated:{tmp_path / 'pool.yaml'}"
+    rows = [[answers(text)[0].rows[0]] for text in (PLAIN, HEDGED)]
+    told = AttributeSchema.from_json({"attributes": SCHEMA}) if schema else None
+    assert annotator(spec, told).prefer(*rows).tolist() == [1.0]
+    turned = AttributeSchema((Attribute("hedging", 0, 4, 1),))
+    assert annotator(spec, turned).prefer(*rows).tolist() == [0.0]  # who likes hedges says so in the schema
+    (tmp_path / "pool.yaml").write_text("gold: tests.test_annotate:Words\n")
+    with pytest.raises(SteerError, match="prefers nothing"):
+        annotator(spec)
+
+
+class Words:
+    """A truth without a better end."""
+
+    attributes = ("words",)
+
+    def score(self, rows: Sequence[Any]) -> np.ndarray:
+        return np.array([[len(row["response"].split())] for row in rows])
+
+
+def test_a_judge_is_told_which_end_is_better(tmp_path: Path) -> None:
+    file = tmp_path / "judge.yaml"
+    file.write_text("model: m\nattributes: [helpfulness, toxicity, verbosity]\n")
+    schema = AttributeSchema((Attribute("helpfulness", 0, 4), Attribute("toxicity", 0, 4, -1, 0.5)))
+    judge = load_scorer(f"judge:{file}").model
+    weights = {n: schema[n].direction * schema[n].weight for n in schema.own}
+    told = judge.weighing(weights)._pair({"prompt": [], "response": "x"}, {"prompt": [], "response": "y"})[0]["content"]
+    assert "- helpfulness (more is better, weight 1): " in told
+    assert "- toxicity (less is better, weight 0.5): " in told
+    assert "- verbosity" not in told  # neither end is better: it does not count
+
+
 def test_win_rates_are_those_that_a_person_would_count() -> None:
     systems = [("short", answers("a", "b", "c")), ("long", answers("aaa", "bb", "c")), ("no", answers("", "", ""))]
     who = [Annotator("longest", longest, False), Annotator("shortest", lambda a, b: 1 - longest(a, b), False)]

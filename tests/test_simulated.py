@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import attribute_models
+import attribute_models.own
 from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config import LabelConfig
@@ -81,6 +82,72 @@ def test_a_pair_the_other_way_round_gets_the_other_answer() -> None:
     pool = Simulated(Settings(gold="test_simulated:Good"))
     first, second = rows(200, 2.0), [{**row, "response": "3 " + row["response"]} for row in rows(200)]
     assert np.array_equal(pool.prefer(first, second), ~pool.prefer(second, first))
+
+
+class Two:
+    """Two numbers that a response starts with."""
+
+    attributes = ("good", "bad")
+
+    def score(self, rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
+        return np.array([[float(x) for x in row["response"].split()[:2]] for row in rows])
+
+
+def pair(good: float, bad: float, count: int = 200) -> list[dict[str, Any]]:
+    return [{"prompt": [{"role": "user", "content": f"q{i}"}], "response": f"{good} {bad}"} for i in range(count)]
+
+
+def test_all_else_equal_more_of_a_bad_attribute_loses_and_of_a_neutral_one_changes_nothing() -> None:
+    exact = dataclasses.replace(EXACT, gold="test_simulated:Two", training=False)
+    less, more = pair(2, 1), pair(2, 3)
+    assert Simulated(exact, {"good": 1, "bad": -0.5}).prefer(less, more).all()
+    assert not Simulated(exact, {"good": 1, "bad": 0.5}).prefer(less, more).any()
+    noisy = Simulated(dataclasses.replace(exact, noise=1.0, bias=0.5, stretch=0.2, taste=0.5), {"good": 1, "bad": 0})
+    won = [noisy.prefer(pair(3, bad, 4000), pair(1, 2, 4000)).mean() for bad in (0, 4)]
+    assert won[0] > 0.8
+    assert abs(won[0] - won[1]) < 4 * math.sqrt(2 * 0.2 * 0.8 / 4000)  # only the draws of chance differ
+
+
+@pytest.mark.parametrize(
+    "weights", [{"good": 1.0, "bad": -0.5}, {"good": 3.0, "bad": -1.0}, {"good": 0.0, "bad": -2.0}]
+)
+def test_the_chance_of_a_preference_is_the_normal_one_of_weights_and_noise(weights: dict[str, float]) -> None:
+    """P = Phi(sum_k w_k d_k / (noise sqrt(2 sum_k w_k^2))), for differences d and without tastes and biases."""
+    noise = 1.5  # every annotator is as careful on average as this one
+    settings = dataclasses.replace(EXACT, gold="test_simulated:Two", training=False, annotators=1, noise=noise)
+    pool = Simulated(settings, weights)
+    (who,) = pool.pool
+    size = math.sqrt(2 * sum(w * w for w in weights.values()))
+    for good, bad in ((1, 0), (0, 1)):
+        gain = (weights["good"] * good + weights["bad"] * bad) / (who.noise * size)
+        chance = 0.5 * (1 + math.erf(gain / math.sqrt(2)))
+        found = pool.prefer(pair(2 + good, 1 + bad, 4000), pair(2, 1, 4000)).mean()
+        assert abs(found - chance) < 4 * math.sqrt(0.25 / 4000)
+
+
+def test_length_is_liked_or_disliked_once_whatever_the_weights() -> None:
+    """Two levels of an attribute that counts alone outweigh a length whose liking is worth one and a half of them."""
+    for seed in range(6):
+        settings = dataclasses.replace(EXACT, gold="test_simulated:Two", length=1.0, annotators=1, seed=seed)
+        bad = Simulated(dataclasses.replace(settings, training=False), {"good": 0.0, "bad": -1.0})
+        (who,) = bad.pool
+        short, long = pair(2, 1), [{**row, "response": "2 1" + " word" * 297} for row in pair(2, 1)]
+        assert bad.prefer(long, short).all() == (who.length > 0)  # the same sign as for a good attribute
+        gain = abs(who.length) * math.log(300 / 3)  # in levels
+        worse = [{**row, "response": row["response"].replace("2 1", f"2 {1 + gain + 0.1}", 1)} for row in long]
+        assert not bad.prefer(worse, short).any()
+
+
+def test_the_pool_of_the_world_agrees_with_its_truth_in_five_of_six_pairs(labels: Path) -> None:
+    from data_recipes.world_text import WEIGHTS
+
+    some = read_all(labels)
+    one, other = some[::2], [{**row, "prompt": first["prompt"]} for first, row in zip(some[::2], some[1::2])]
+    pool = Simulated.of(str(Path(__file__).resolve().parents[1] / "examples" / "annotators.yaml")).evaluating()
+    gold = attribute_models.own.load("data_recipes.world_text:Gold")
+    gain = (gold.score(one) - gold.score(other)) @ np.array(list(WEIGHTS.values()))
+    assert pool.attributes == tuple(WEIGHTS)
+    assert np.mean(pool.prefer(one, other) == (gain > 0)) > 5 / 6 - 2 * math.sqrt(5 / 36 / len(one))
 
 
 def test_annotators_differ_by_as_much_as_is_asked() -> None:

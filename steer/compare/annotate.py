@@ -36,6 +36,7 @@ def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
     """A pool, a judge, votes that others cast, or any scorer, which prefers the higher reward.
 
     `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
+    All weigh attributes as `schema` does, or as the scorer's own or its names tell; see `_weighing`.
     """
     if spec.startswith(VOTES):
         return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False)
@@ -43,6 +44,9 @@ def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
     if scorer.model is None:
         raise SteerError("--annotator human: nobody has compared these responses. Name a scorer, a pool or a judge.")
     model = scorer.model.evaluating() if hasattr(scorer.model, "evaluating") else scorer.model
+    if hasattr(model, "weighing"):
+        weighing = _weighing(scorer, schema)
+        model = model.weighing({n: weighing[n].direction * weighing[n].weight for n in weighing.own})
     if hasattr(model, "prefer"):
 
         def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
@@ -74,14 +78,8 @@ def annotators(specs: Sequence[str], gold: str, schema: AttributeSchema) -> list
 
 
 def by_reward(scorer: Scorer, schema: AttributeSchema | None = None) -> Prefer:
-    """The response with the higher reward; a tie where they are as good as equal.
-
-    The reward weighs as `schema` does where the scorer knows all that counts there, else as the scorer's own schema.
-    """
-    own = scorer.schema or _plain(scorer)
-    weighing = schema if schema is not None and _covered(schema, scorer) else own
-    if not _covered(weighing, scorer):
-        raise SteerError(f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing.")
+    """The response with the higher reward, see `_weighing`; a tie where they are as good as equal."""
+    weighing = _weighing(scorer, schema)
 
     def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
         unique = {id(row): row for row in (*first, *second)}  # an answer stands in many pairs and is scored once
@@ -92,6 +90,16 @@ def by_reward(scorer: Scorer, schema: AttributeSchema | None = None) -> Prefer:
         return np.where(np.isnan(gain), np.nan, np.where(np.abs(gain) <= near, 0.5, (gain > 0).astype(float)))
 
     return prefer
+
+
+def _weighing(scorer: Scorer, schema: AttributeSchema | None) -> AttributeSchema:
+    """Direction and weight of every attribute, for whoever prefers: those of `schema` where the scorer knows all that
+    counts there, else of the scorer's own schema, else what the names tell. Refused where nothing has a better end."""
+    own = scorer.schema or _plain(scorer)
+    weighing = schema if schema is not None and _covered(schema, scorer) else own
+    if not _covered(weighing, scorer):
+        raise SteerError(f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing.")
+    return weighing
 
 
 def _plain(scorer: Scorer) -> AttributeSchema:
