@@ -73,7 +73,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "recomputed": {"dtype": "bfloat16", "gradient_checkpointing": True, "condition_tokens": "special"},
     "base states": {"method": "quark", "batch_size": 5},
 }
-ATOL = {"all weights in bfloat16": 1e-3}
+ATOL = {"all weights": 1e-4, "all weights in bfloat16": 1e-3}  # ten times the learning rate; rounding
 REFUSED: list[dict[str, Any]] = [
     {"output": "none", "adapter": "qlora"},
     {"output": "none", "optimizer": "adamw_8bit"},
