@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        ours(json.loads(Path(options.worker).read_text()))
+        ours(json.loads(Path(options.worker).read_text(encoding="utf-8")))
         return
     options.repeats = 1 if options.quick else options.repeats
     print(

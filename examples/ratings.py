@@ -21,7 +21,10 @@ def turns(text: str) -> list[dict[str, str]]:
 def main() -> None:
     """Read, mend, write."""
     shared, name, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
-    with gzip.open(shared / "data" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines, out.open("w") as file:
+    with (
+        gzip.open(shared / "data" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines,
+        out.open("w", encoding="utf-8") as file,
+    ):
         for line in lines:
             row = json.loads(line)
             if name == "emobank":

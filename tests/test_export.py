@@ -77,6 +77,16 @@ def test_a_server_reads_what_training_read(policy: Path, exported: Path, labels:
             assert got == wanted
 
 
+@torch.no_grad()
+def agree(model: Any, prompt: list[int], drawn: list[int], wanted: list[int]) -> bool:
+    """Whether two greedy responses are the same, but where another token is as likely: a merge rounds differently."""
+    logits = model(torch.tensor([prompt + wanted])).logits[0, len(prompt) - 1 : -1]
+    below = logits.max(-1).values - logits.gather(-1, torch.tensor(wanted)[:, None])[:, 0]
+    first, second = logits.topk(2).values.unbind(-1)
+    clear = int((first - second > 1e-4).int().cumprod(0).sum())
+    return bool((below < 1e-4).all()) and drawn[:clear] == wanted[:clear]
+
+
 @pytest.mark.parametrize(
     ("adapter", "tokens"), [("lora", "text"), ("lora", "special"), ("qlora", "special"), ("none", "text")]
 )
@@ -102,7 +112,7 @@ def test_plain_transformers_says_what_steer_says(
                 row["prompt"], add_generation_prompt=True, return_tensors="pt", return_dict=False, **asks
             )
             drawn = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
-            assert tuple(drawn[0, ids.shape[1] :].tolist()) == wanted.ids
+            assert agree(model, ids[0].tolist(), drawn[0, ids.shape[1] :].tolist(), list(wanted.ids))
             texts.add(wanted.text)
     assert len(texts) > 2
 

@@ -135,14 +135,16 @@ def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path
     cut = sum(row["truncated"] for row in rows)
     assert 0 < cut < 300
     assert f"; {cut} truncated; scorer embeddings:" in said
-    assert all(row["truncated"] for row in rows if len(row["response"].split()) > 30)
+    long = [row["truncated"] for row in rows if len(row["response"].split()) > 30]
+    assert long
+    assert all(long)
 
 
 def test_human_scores_can_be_preferred_and_stay_beside_the_predicted(logs: Path, scorer: Path, tmp_path: Path) -> None:
     rows = [{**row, "scores": row["scores"] if i % 2 else {}} for i, row in enumerate(read_all(logs))]
     write(tmp_path / "half.jsonl", rows)
     label(LabelConfig(str(tmp_path / "half.jsonl"), str(tmp_path / "l"), scorer=str(scorer), prefer="human"))
-    for before, row in zip(rows, read_all(tmp_path / "l")):
+    for before, row in zip(rows, read_all(tmp_path / "l"), strict=True):
         assert row["scores"] == before["scores"]
         used = row["scores"] or row["predicted"]
         assert row["levels"]["warmth"] == int(np.clip(np.floor(used["warmth"] + 0.5), 0, 4))

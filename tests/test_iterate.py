@@ -44,7 +44,7 @@ def config(labels: Path, tiny: Path, policy: Path, output: Path) -> IterateConfi
         rounds=2,
         prompts=12,
         max_new_tokens=60,
-        watch=40,
+        watch=10,
         guard=("off",),
     )
 
@@ -159,6 +159,7 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
             n=4,
             prompts=20,
             max_new_tokens=60,
+            watch=10,
             guard=("off",),
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -335,9 +336,8 @@ WRONG = [
 def test_wrong_settings_name_the_remedy(
     settings: dict[str, Any], message: str, judge: Callable[..., Judge], tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r".") as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         judge(**settings)
-    assert message in str(caught.value)
     with pytest.raises(ValueError, match="cannot be read"):
         Judge.of(str(tmp_path / "none.yaml"))
 

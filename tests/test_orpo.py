@@ -43,12 +43,23 @@ def test_the_loss_is_what_the_paper_prints(orpo: ModuleType) -> None:
     assert float(total) == pytest.approx(expected)
 
 
+# The example's own commands, in one process.
+BOTH = """
+import contextlib, runpy, sys
+example, *train = sys.argv[1:]
+for words in (["methods"], train):
+    sys.argv = [example, *words]
+    with contextlib.suppress(SystemExit):
+        runpy.run_path(example, run_name="__main__")
+"""
+
+
 def test_the_commands_know_it(labels: Path, base: Path, tmp_path: Path) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
-    run = [sys.executable, str(EXAMPLE)]
-    listed = subprocess.run([*run, "methods"], capture_output=True, text=True, check=True).stdout
+    flags = ["--model", str(base), "--output", str(tmp_path / "policy"), "--max-steps", "2"]
+    words = ["train", str(labels), *flags, "--method", "orpo", "--set", "weight=0.2"]
+    run = [sys.executable, "-c", BOTH, str(EXAMPLE), *words]
+    listed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
     assert "weight=0.1" in next(line for line in listed.splitlines() if line.startswith("orpo"))
     assert "Rejection sampling fine-tuning of Llama 2" in listed
-    flags = ["--model", str(base), "--output", str(tmp_path / "policy"), "--max-steps", "2"]
-    subprocess.run([*run, "train", str(labels), *flags, "--method", "orpo", "--set", "weight=0.2"], check=True)
     assert read_json(tmp_path / "policy" / "steer.json")["settings"] == {"weight": 0.2}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from steer.cli import cli
+from steer.cli import cli, main
 from steer.condition import TEMPLATES
 from steer.methods import METHODS
 from steer.rows import Row
@@ -39,12 +39,20 @@ def test_the_two_commands_stand_at_the_top() -> None:
     assert TEXT.index("make demo") < 700
 
 
-def test_every_command_runs_from_an_empty_folder(tmp_path: Path) -> None:
+def test_every_command_runs_from_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for line in "".join(blocks()).splitlines():
         words = shlex.split(line, comments=True)
         assert words[0] == "steer"
-        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        monkeypatch.setattr(sys, "argv", words)
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        assert not code, f"{line}\n{capsys.readouterr().err}"
     assert (tmp_path / "comparison" / "report.html").is_file()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,5 @@ WRONG = [
 @pytest.mark.parametrize(("text", "message"), WRONG)
 def test_wrong_settings_name_the_remedy(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "pool.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r".") as caught:
+    with pytest.raises(ValueError, match=re.escape(message)):
         Simulated.of(str(tmp_path / "pool.yaml"))
-    assert message in str(caught.value)

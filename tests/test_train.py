@@ -125,26 +125,42 @@ def command(setup: TrainConfig) -> list[str]:
     return ["train", setup.rows, *chain(*flags)]
 
 
-KILLED = """
-import os, signal
-from steer.training import loop
+# Commands, one after the other; the first dies before its fifth step where that is wanted.
+WORKER = """
+import json, os, signal, sys, time
+from accelerate.state import PartialState
 from steer.cli import cli
+from steer.training import checkpoint, loop
 
 def step(self, module, optimizer, number, known, whole=loop.Loop._step):
-    if number == 4:
+    if number == 4 and "KILLED" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(self, module, optimizer, number, known)
 
-loop.Loop._step = step
-cli()
+def take_best(*given, whole=checkpoint.take_best):
+    time.sleep(PartialState().process_index)  # the first is done by then
+    whole(*given)
+
+loop.Loop._step, checkpoint.take_best = step, take_best
+for words in map(json.loads, sys.argv[1:]):
+    cli(words, standalone_mode=False)
 """
+
+
+def launched(
+    launcher: list[str], folder: Path, *setups: TrainConfig, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`steer train`, one run after the other, in the processes that a launcher starts."""
+    (folder / "worker.py").write_text(WORKER)
+    words = [*launcher, str(folder / "worker.py"), *(json.dumps(command(x)) for x in setups)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=HANG)
 
 
 def test_a_killed_run_ends_bit_equal_to_a_whole_one(labels: Path, base: Path, tmp_path: Path) -> None:
     more = {"max_steps": 9, "save_steps": 3, "logging_steps": 2, "lora_dropout": 0.1, "micro_batch_tokens": 500}
     setup = config(labels, base, tmp_path / "killed", **more)
-    (tmp_path / "killed.py").write_text(KILLED)
-    killed = subprocess.run([sys.executable, str(tmp_path / "killed.py"), *command(setup)], check=False)
+    killed = launched([sys.executable], tmp_path, setup, KILLED="1")
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "killed" / "done.json").exists()
@@ -167,78 +183,51 @@ def test_a_finished_run_is_not_run_again(labels: Path, base: Path, tmp_path: Pat
         train(replace(setup, seed=1))
 
 
-def launched(script: list[str], setup: TrainConfig) -> subprocess.CompletedProcess[str]:
-    """`steer train` in two processes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*TORCHRUN, *script, *command(setup)], capture_output=True, text=True, env=environment, timeout=HANG
-    )
-
-
 @pytest.fixture(scope="module")
-def two(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, str]:
-    """A run of two processes and what it printed."""
-    folder = tmp_path_factory.mktemp("processes") / "two"
-    setup = config(labels, base, folder, save_steps=2, logging_steps=1, micro_batch_tokens=300)
-    ran = launched(["-m", "steer"], setup)
+def two(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """Runs of two processes beside each other: two, killed (and taken up again), best. The setup of the first."""
+    folder = tmp_path_factory.mktemp("processes")
+    setup = config(labels, base, folder / "two", save_steps=2, logging_steps=1, micro_batch_tokens=300)
+    killed = replace(setup, output=str(folder / "killed"))
+    more: dict[str, Any] = {"held_out": 0.2, "eval_steps": 1, "early_stopping": 2, "max_steps": 2}
+    best = config(labels, base, folder / "best", **more)
+    assert launched(TORCHRUN, folder, killed, KILLED="1").returncode != 0
+    assert [path.name for path in (folder / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
+    ran = launched(TORCHRUN, folder, setup, killed, best)
     assert ran.returncode == 0, ran.stderr
-    return setup, ran.stdout
+    summaries = [done(folder / name)["summary"] for name in ("two", "killed", "best")]
+    printed = [line for line in ran.stdout.splitlines() if line]
+    assert sorted(printed) == sorted("\n".join(summaries).splitlines())  # each once
+    return setup
 
 
-def test_two_processes_learn_what_one_learns(two: tuple[TrainConfig, str], tmp_path: Path) -> None:
-    setup, printed = two
-    folder, one = Path(setup.output), tmp_path / "one"
-    train(replace(setup, output=str(one)))
+def test_two_processes_learn_what_one_learns(two: TrainConfig, tmp_path: Path) -> None:
+    folder, one = Path(two.output), tmp_path / "one"
+    train(replace(two, output=str(one)))
     assert_close(folder, one, 1e-5)
     facts = done(folder)
     assert (facts["processes"], facts["tokens"]) == (2, done(one)["tokens"])
-    assert printed.strip() == facts["summary"]  # printed once
     assert "2 processes" in facts["summary"]
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5, 6]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
 
 
-def test_two_killed_processes_end_bit_equal_to_two_whole_ones(two: tuple[TrainConfig, str], tmp_path: Path) -> None:
-    setup = replace(two[0], output=str(tmp_path / "killed"))
-    (tmp_path / "killed.py").write_text(KILLED)
-    assert launched([str(tmp_path / "killed.py")], setup).returncode != 0
-    assert list((tmp_path / "killed").glob("checkpoint-*"))
-    ran = launched(["-m", "steer"], setup)
-    assert ran.returncode == 0, ran.stderr
-    assert_close(tmp_path / "killed", Path(two[0].output), 0.0)
-    killed, whole = ([x | {"seconds": 0} for x in metrics(y)] for y in (tmp_path / "killed", Path(two[0].output)))
-    assert killed == whole
+def test_two_killed_processes_end_bit_equal_to_two_whole_ones(two: TrainConfig) -> None:
+    whole, killed = Path(two.output), Path(two.output).parent / "killed"
+    assert_close(killed, whole, 0.0)
+    one, other = ([x | {"seconds": 0} for x in metrics(y)] for y in (killed, whole))
+    assert one == other
 
 
-SLOW_READER = """
-import time
-from accelerate.state import PartialState
-from steer.cli import cli
-from steer.training import checkpoint
-
-def take_best(*given, whole=checkpoint.take_best):
-    time.sleep(3 * PartialState().process_index)
-    whole(*given)
-
-checkpoint.take_best = take_best
-cli()
-"""
-
-
-def test_every_process_takes_the_best_weights_before_they_are_cleared_away(
-    labels: Path, base: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "slow.py").write_text(SLOW_READER)
-    more: dict[str, Any] = {"held_out": 0.2, "eval_steps": 1, "early_stopping": 2, "max_steps": 2}
-    ran = launched([str(tmp_path / "slow.py")], config(labels, base, tmp_path / "run", **more))
-    assert ran.returncode == 0, ran.stderr
+def test_every_process_takes_the_best_weights_before_they_are_cleared_away(two: TrainConfig) -> None:
+    """Also the last one, which reads them a second after the others: otherwise that run had failed."""
+    facts = done(Path(two.output).parent / "best")
+    assert (facts["processes"], facts["steps"]) == (2, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
-def test_two_machines_learn_what_two_processes_learn(
-    two: tuple[TrainConfig, str], shared: bool, tmp_path: Path
-) -> None:
+def test_two_machines_learn_what_two_processes_learn(two: TrainConfig, shared: bool, tmp_path: Path) -> None:
     """Of one process each, which meet at an address; a folder that only one of them sees is refused."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -247,14 +236,14 @@ def test_two_machines_learn_what_two_processes_learn(
     running = []
     for rank in ("0", "1"):
         (place := tmp_path / ("both" if shared else rank)).mkdir(exist_ok=True)
-        words = [*launch, rank, "-m", "steer", *command(replace(two[0], output="run"))]
+        words = [*launch, rank, "-m", "steer", *command(replace(two, output="run"))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(words, cwd=place, env=environment, **streams))
     said = [process.communicate(timeout=HANG) for process in running]
     if shared:
         assert [process.returncode for process in running] == [0, 0], said
-        assert_close(tmp_path / "both" / "run", Path(two[0].output), 0.0)
+        assert_close(tmp_path / "both" / "run", Path(two.output), 0.0)
     else:
         assert running[1].returncode != 0
         assert "run: only the first machine sees it. Put --output where all of them do." in said[1][1]
