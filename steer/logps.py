@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -103,6 +104,7 @@ class ResponseLogps(nn.Module):
         self.chunk = chunk
         self.still = still
         self._recomputed = _recomputing(model) if still else []
+        self._start: dict[str, Tensor] = {}
         self.critic: nn.Linear | None = None
         inner = self._inner()
         self.decoder_name = inner.base_model_prefix
@@ -119,6 +121,27 @@ class ResponseLogps(nn.Module):
         for layer in self._recomputed:
             layer.training = mode
         return self
+
+    def remember(self) -> None:
+        """Keep the trained weights as they are: with them, and not without any adapter, training starts."""
+        self._start = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """The model as training started: with the remembered weights, else without its adapter, which began as none."""
+        if not self._start:
+            with self.model.disable_adapter():
+                yield
+            return
+        trained = {name: p for name, p in self.model.named_parameters() if name in self._start}
+        now = {name: p.data for name, p in trained.items()}
+        for name, p in trained.items():
+            p.data = self._start[name]
+        try:
+            yield
+        finally:
+            for name, p in trained.items():
+                p.data = now[name]
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -53,13 +53,14 @@ class Terms(NamedTuple):
 class OnPolicy:
     """How a method that draws its own responses at every step turns rewards into what its loss reads.
 
-    Either one number per response, `advantage(rewards [B, K], greedy [B] or None, settings) -> [B, K]` on rewards less
-    the KL penalty (`greedy`: a greedy response of every prompt is drawn and scored too); or, with a value head, one per
-    token: `targets(rewards, old, ref, values, settings)` -> advantages and returns. The method's settings hold `k`,
-    responses per prompt, and `kl`; `clip` of the rewards, or `epochs`, steps on the same responses.
+    Either one number per response, `advantage(rewards [B, K], greedy [B] or None, settings, penalty [B, K])
+    -> [B, K]`, the penalty one for the KL (`greedy`: a greedy response of every prompt is drawn and scored too); or,
+    with a value head, one per token: `targets(rewards, old, ref, values, settings)` -> advantages and returns. The
+    method's settings hold `k`, responses per prompt, `kl`, and `missing_end`, what a response without an end loses of
+    its reward; those of some `epochs`, steps on the same responses.
     """
 
-    advantage: Callable[[Array, Array | None, Any], Array] | None = None
+    advantage: Callable[[Array, Array | None, Any, Array], Array] | None = None
     greedy: bool = False
     targets: Callable[..., tuple[list[Array], list[Array]]] | None = None
 
@@ -75,8 +76,9 @@ class Method:
     `curriculum`: the groups stand easy first, and steps go from easy to hard; `importance(candidates, settings) ->
     [B, K]`: the weights of candidates that the starting policy drew, whose log-probs are then computed (`old`);
     `divergence`: KL from the base and entropy are computed; `reframe(rows, schema, settings)`: rows and schema for
-    conditions that say something else than obtained levels; `rate`: the share of the learning rate of likelihood
-    methods at which it trains where the user gives none.
+    conditions that say something else than obtained levels; `relative`: its rounds cut the pool into quantiles and ask
+    for the best one; `whole`: no part of a condition is ever left out; `rate`: the share of the learning rate of
+    likelihood methods at which it trains where the user gives none.
     """
 
     groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
@@ -91,6 +93,8 @@ class Method:
     importance: Callable[[Candidates, Any], Tensor] | None = None
     divergence: bool = False
     reframe: Callable[..., tuple[list[dict[str, Any]], AttributeSchema]] | None = None
+    relative: bool = False
+    whole: bool = False
     rate: float = 1.0
 
     @property

@@ -57,14 +57,14 @@ def importance_share(plan: Plan, method: Method, settings: Any, known: Known) ->
 
 @torch.no_grad()
 def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, accelerator: Any) -> torch.Tensor:
-    """States [M, D] of a batch's responses in the model without its adapter, behind prompts without a condition."""
+    """States [M, D] of a batch's responses in the policy that training started from, without a condition."""
     inner, tokens = accelerator.unwrap_model(module), plan.tokens
     groups = [[tokens.sequence(row) for row in plan.groups[i].rows] for i in indices]
     ones = [[1.0] * len(g) for g in groups]
     plain = collate(groups, pad=tokens.tokenizer.pad_token_id, rewards=ones, weights=ones).to(accelerator.device)
     training = inner.training
     inner.eval()
-    with inner.model.disable_adapter():
+    with inner.started():
         states: torch.Tensor = inner(*plain[:4], bare=True)
     inner.train(training)
     return states[: len(batch.targets)]  # an emptied batch has none

@@ -33,6 +33,20 @@ def test_remax_subtracts_the_greedy_reward_and_rloo_the_mean_of_the_others() -> 
     assert rloo.advantage(np.full((2, 4), 7.0), None, rloo.Settings()).tolist() == [[0.0] * 4] * 2
 
 
+def test_remax_clips_the_difference_and_not_what_it_is_made_of() -> None:
+    rewards, greedy = np.array([[9.0, 7.0, -9.0]]), np.array([7.0])
+    penalty = np.array([[0.5, 0.0, 1.0]])
+    found = remax.advantage(rewards, greedy, remax.Settings(clip=5.0), penalty)
+    assert found.tolist() == [[9.0 - 7.0 - 0.5, 0.0, -5.0 - 1.0]]
+
+
+def test_rloo_takes_the_penalty_of_the_others_off_too() -> None:
+    rewards, penalty = np.array([[1.0, 3.0]]), np.array([[0.5, 2.0]])
+    found = rloo.advantage(rewards, None, rloo.Settings(k=2), penalty)
+    assert found.tolist() == [[(1 - 0.5) - (3 - 2.0), (3 - 2.0) - (1 - 0.5)]]
+    assert rloo.advantage(np.array([[90.0, 0.0]]), None, rloo.Settings(k=2, clip=5.0)).tolist() == [[5.0, -5.0]]
+
+
 def test_remax_equals_the_official_number(golden: Golden) -> None:
     official = golden.official["remax_actor"]
     logps, c = golden.of(1)
@@ -112,6 +126,33 @@ def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent:
     assert all(line["kl"] > -5 for line in found)
     first, last = (sum(line["reward"] for line in part) / 5 for part in (found[:5], found[-5:]))
     assert last > first + 0.3
+
+
+@pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
+def test_the_reference_is_the_policy_that_training_starts_from(
+    method: str, short: Path, base: Path, tmp_path: Path
+) -> None:
+    """Also where that is an adapter: no KL before the first update, and some after it."""
+    train(config(short, base, tmp_path / "first", "mle", max_steps=10))
+    train(config(short, base, tmp_path / "run", method, max_steps=3, init=str(tmp_path / "first"), set=("k=2",)))
+    kl = [line["kl"] for line in metrics(tmp_path / "run")]
+    assert kl[0] == pytest.approx(0.0, abs=1e-4)
+    assert abs(kl[-1]) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
+def test_a_response_without_an_end_loses_reward_and_is_counted(
+    method: str, short: Path, fluent: Path, tmp_path: Path
+) -> None:
+    lines = {}
+    for lost in (0, 3):
+        out, k = tmp_path / str(lost), ("k=4", f"missing_end={lost}")
+        train(config(short, fluent, out, method, max_steps=1, learning_rate=1e-30, max_new_tokens=40, set=k))
+        [lines[lost]] = metrics(out)
+    assert 0 < lines[0]["unfinished"] < 1
+    for name in ("unfinished", "reward", "kl"):  # the same responses, and what the scorer said of them
+        assert lines[0][name] == lines[3][name]
+    assert abs(lines[0]["loss"] - lines[3]["loss"]) > 1e-3
 
 
 @pytest.mark.parametrize("method", ["rloo", "ppo"])

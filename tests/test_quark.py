@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,6 +59,18 @@ def test_the_divergence_starts_at_nothing_but_the_condition(labels: Path, base: 
         losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
     # without a condition a fresh adapter is the base: KL is 0
     assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)
+
+
+def test_the_divergence_is_from_the_policy_that_training_starts_from(labels: Path, base: Path, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"max_steps": 10, "learning_rate": 1e-2}
+    train(TrainConfig(str(labels), str(base), str(tmp_path / "first"), "conditional", **more))
+    losses = {}
+    for kl in (0.0, 1e3):
+        out, how = tmp_path / str(kl), (f"kl={kl}", "entropy=0")
+        more = {"max_steps": 1, "logging_steps": 1, "condition_dropout": 1.0, "init": str(tmp_path / "first")}
+        train(TrainConfig(str(labels), str(base), str(out), "quark", how, **more))
+        losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
+    assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)  # no condition and no update: KL is 0
 
 
 def test_full_fine_tuning_has_no_base_left(labels: Path, base: Path, tmp_path: Path) -> None:

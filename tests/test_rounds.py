@@ -267,6 +267,8 @@ def test_every_kind_of_method_goes_round(
         assert {len(x) for x in by_prompt.values()} == {1}
         assert read_json(folder / "policy" / "config.json")["init"] == str(world / "policy")
         assert {r["id"] for r in read(folder / "rows")} == {r["id"] for r in fresh}
+    if method == "rso":  # its proposal is the policy itself: candidates of the round alone
+        assert {r["id"] for r in read(folder / "rows")} == {r["id"] for r in fresh}
     if method == "raft":
         logs = sum(r["split"] == "train" for r in read(world / "labels"))
         mixed_in = sum(r["split"] == "train" for r in read(folder / "rows")) - len(fresh)
@@ -276,6 +278,10 @@ def test_every_kind_of_method_goes_round(
 def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="'steerlm2' weighs a prompt's responses together"):
         iterate(config(world, tmp_path / "out", "steerlm2"))
+    with pytest.raises(SteerError, match=r"'rso' chooses among a prompt's responses\. Raise --n"):
+        iterate(config(world, tmp_path / "out", "rso"))
+    with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --levels relative --explore 1\."):
+        iterate(config(world, tmp_path / "out", "quark", "policy"))
     with pytest.raises(SteerError, match="--weights: are for --goals weights"):
         iterate(config(world, tmp_path / "out", weights="warmth=1"))
     with pytest.raises(SteerError, match="unknown attribute 'warmht'"):

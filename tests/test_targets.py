@@ -21,13 +21,14 @@ from steer.label import label
 from steer.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2
 from steer.objective import Candidates
-from steer.plan import Conditioning
+from steer.plan import Conditioning, Plan
 from steer.policy import load
 from steer.rows import read_all
 from steer.run import read_json
 from steer.schema import Attribute, AttributeSchema
-from steer.train import train
-from steer.training.prepare import agreeing
+from steer.tokens import Tokens
+from steer.train import chosen, train
+from steer.training.prepare import agreeing, conditioned
 
 NAMES = ("helpfulness", "warmth")
 GRID = (0.5, 1.5, 2.5, 3.5)
@@ -151,6 +152,21 @@ def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Pa
     shutil.copy(labels / "schema.json", tmp_path)
     with pytest.raises(SteerError, match=r"^--eval-steps: the held-out rows of .*: the conditions of every pair read"):
         train(TrainConfig(str(tmp_path / "rows.jsonl"), str(base), str(tmp_path / "run"), eval_steps=1, **how))
+
+
+def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path, base: Path, tmp_path: Path) -> None:
+    """The worse response wins behind its own levels only: no attribute and no whole condition is dropped."""
+    config = TrainConfig(str(labels), str(base), str(tmp_path), "reward-augmented", attributes=("verbosity",))
+    method, settings = chosen(config.method, ())
+    made = conditioned(config, method)
+    rows = [r for r in read_all(labels) if r["split"] == "train"]
+    groups = agreeing(method.groups(rows, settings), made)  # type: ignore[arg-type]  # it is conditioned
+    plan = Plan(groups, Tokens(rows, load(str(base)).tokenizer), made, 8, 4096, 0)
+    for epoch in range(20):
+        for i, group in enumerate(groups[:20]):
+            better, worse = plan.sequences(epoch, i)
+            own = plan.tokens.sequence(group.rows[0], f"<verbosity>{group.rows[0]['levels']['verbosity']}\n")
+            assert better.prefix == worse.prefix == own.prefix
 
 
 def test_the_best_response_under_each_direction_stands_behind_its_weights() -> None:

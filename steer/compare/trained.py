@@ -66,6 +66,8 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Pa
         output=str(Path(settings.output).parent),
         policy=settings.output if begun else "",
         method=entry.method,
+        levels="relative" if METHODS[entry.method].relative else "absolute",
+        explore=1.0 if METHODS[entry.method].relative else 0.5,
         rounds=rounds,
         prompts=prompts,
         n=n,

@@ -180,6 +180,17 @@ def _training(config: IterateConfig) -> TrainConfig:
             err=True,
         )
     goes_round(settings.method, config.n, config.pool)
+    if method.relative and config.levels != "relative":
+        raise SteerError(
+            f"iterate with '{settings.method}' asks for the best quantile of every round's pool. "
+            "Add --levels relative --explore 1."
+        )
+    if method.relative and config.explore < 1:
+        click.echo(
+            f"steer: --explore {config.explore:g}: the others of the responses aim as --goals {config.goals} says, "
+            f"{settings.method} asks for the best only (--explore 1).",
+            err=True,
+        )
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(
             f"iterate with '{settings.method}' draws at targets, so it needs --policy with a policy that reads them. "

@@ -3,9 +3,11 @@
 max(-A rho, -A clip(rho, 1 -+ clip)) + vf (V - R)^2 on every token, rho = p / p_old, averaged over the tokens of a step.
 The reward stands on the last token, -kl [log p_old - ref] on each; R is the reward-to-go and A = R - V, whitened over
 the responses of a draw (of each process its own): generalised advantage estimation with gamma = lambda = 1. ref is the
-base without any adapter, also where --init names the one to start from.
-Differs from the official code: the value head is linear on the policy's hidden states and sends no gradient into them;
-the KL weight is fixed; values are not clipped.
+policy that training starts from.
+Differs from the official code (AlpacaFarm's): the value head is linear on the policy's hidden states and sends no
+gradient into them, there it is a model of its own that starts as the reward model; values are not clipped and their
+loss is not halved (vf = .1 here is .2 there); the KL of a token is signed, there clamped at 0; rewards are not whitened
+(those of `steer label` have sd 1); and a response without an end loses `missing_end`, there its reward becomes -1.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """`k` responses a prompt; `epochs`: steps on the same ones; `clip`: of the ratio; `vf`, `kl`: weights."""
+    """`k` responses a prompt; `epochs`: steps on the same ones; `clip`: of the ratio; `vf`, `kl`: weights.
+
+    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
+    """
 
     k: int = 1
     epochs: int = 2
     clip: float = 0.2
     vf: float = 0.1
     kl: float = 0.02
+    missing_end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.k >= 1 and self.epochs >= 1 and self.clip > 0 and self.vf >= 0 and self.kl >= 0):
-            raise SteerError("k and epochs are 1 or more, clip is positive, vf and kl are not negative.")
+        if not (self.k >= 1 and self.epochs >= 1 and self.clip > 0 and min(self.vf, self.kl, self.missing_end) >= 0):
+            raise SteerError("k and epochs are 1 or more, clip is positive, vf, kl and missing_end are not negative.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

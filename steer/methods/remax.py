@@ -1,8 +1,11 @@
 """ReMax (2310.10505, algorithm 1): REINFORCE with the reward of the greedy response as baseline.
 
--sg(r(y) - r(greedy) - kl [log p(y) - ref(y)]) log p(y), averaged over tokens as in the official code; ref is the base
-without any adapter, also where --init names the one to start from.
-Differs from the official code: the KL penalty is one number per response, not a reward-to-go per token.
+-sg(clip(r(y) - r(greedy)) - kl [log p(y) - ref(y)]) log p(y), averaged over tokens as in the official code; ref is the
+policy that training starts from.
+Differs from the official code: its tokens carry their own KL each, kl [log p(y_t) - ref(y_t)], here all carry the sum
+over the response, so that the gradient is that of the KL; on T tokens the same `kl` is about T times as strong, and
+the default is its 0.05 at T = 100. It draws with top-p .9, here from the whole distribution; responses without an end
+keep their reward there.
 """
 
 from __future__ import annotations
@@ -23,15 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """`k`: responses per prompt; `kl`: weight of the penalty; `clip`: rewards are clipped to +-clip."""
+    """`k` responses per prompt; `kl`: weight of the penalty; `clip`: of r(y) - r(greedy), to +-clip.
+
+    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
+    """
 
     k: int = 1
-    kl: float = 0.05
+    kl: float = 0.0005
     clip: float = 5.0
+    missing_end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.k >= 1 and self.kl >= 0 and self.clip > 0):
-            raise SteerError("k is 1 or more, kl not negative, and clip positive.")
+        if not (self.k >= 1 and self.kl >= 0 and self.clip > 0 and self.missing_end >= 0):
+            raise SteerError("k is 1 or more, kl and missing_end are not negative, and clip is positive.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
@@ -39,10 +46,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return prompts(rows)
 
 
-def advantage(rewards: Array, greedy: Array | None, s: Settings) -> Array:
-    """r(y) - r(greedy): [B, K] and [B] -> [B, K]."""
+def advantage(rewards: Array, greedy: Array | None, s: Settings, penalty: Array | float = 0.0) -> Array:
+    """clip(r(y) - r(greedy)) less the penalty: [B, K], [B] and [B, K] -> [B, K]."""
     assert greedy is not None
-    return np.asarray(rewards - greedy[:, None])
+    return np.asarray(np.clip(rewards - greedy[:, None], -s.clip, s.clip) - penalty)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:

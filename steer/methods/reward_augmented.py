@@ -2,7 +2,8 @@
 
 A pair of responses gives two: behind the levels of the better one it wins, behind those of the worse one that one does,
 as the response nearer to what was asked. The loss is dpo's, with the goal as condition; where the condition shows the
-two goals alike, training leaves both out.
+two goals alike, training leaves both out. No part of a condition is ever left out: behind what is left, the worse
+response would win.
 Differs from the official code: the goal is a condition of levels, not a system prompt with raw scores, and the
 reference reads the prompt without it.
 """
@@ -34,5 +35,6 @@ METHOD = Method(
     conditioned=True,
     reference=True,
     fresh="rounds",
+    whole=True,
     rate=0.05,
 )

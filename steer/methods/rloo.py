@@ -1,8 +1,9 @@
 """REINFORCE leave-one-out (2402.14740, equation 7): the other responses to a prompt are the baseline.
 
--sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses; ref is the base without any
-adapter, also where --init names the one to start from.
-Differs from the official code: rewards are clipped as in ReMax, so that one outlier is not a whole step.
+-sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses; ref is the policy that training
+starts from.
+Differs from the official code: the difference is clipped before the KL counts, so that one outlier is not a whole step;
+responses without an end lose `missing_end` (TRL's `missing_eos_penalty`, which is off there).
 """
 
 from __future__ import annotations
@@ -23,15 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """`k`: responses per prompt; `kl`: weight of the penalty; `clip`: rewards are clipped to +-clip."""
+    """`k` responses per prompt; `kl`: weight of the penalty; `clip`: of the reward less that of the others, to +-clip.
+
+    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
+    """
 
     k: int = 4
     kl: float = 0.05
     clip: float = 5.0
+    missing_end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (self.k >= 2 and self.kl >= 0 and self.clip > 0):
-            raise SteerError("k is 2 or more, kl not negative, and clip positive.")
+        if not (self.k >= 2 and self.kl >= 0 and self.clip > 0 and self.missing_end >= 0):
+            raise SteerError("k is 2 or more, kl and missing_end are not negative, and clip is positive.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
@@ -39,10 +44,14 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return prompts(rows)
 
 
-def advantage(rewards: Array, greedy: Array | None, s: Settings) -> Array:
-    """r_i less the mean of the others: [B, K] -> [B, K]."""
-    others = (rewards.sum(1, keepdims=True) - rewards) / (rewards.shape[1] - 1)
-    return np.asarray(rewards - others)
+def advantage(rewards: Array, greedy: Array | None, s: Settings, penalty: Array | float = 0.0) -> Array:
+    """r_i less the mean of the others, clipped, less the same of the penalty: [B, K] and [B, K] -> [B, K]."""
+    return np.clip(_beyond_others(rewards), -s.clip, s.clip) - _beyond_others(np.broadcast_to(penalty, rewards.shape))
+
+
+def _beyond_others(values: Array) -> Array:
+    others = (values.sum(1, keepdims=True) - values) / (values.shape[1] - 1)
+    return np.asarray(values - others)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:

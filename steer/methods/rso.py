@@ -1,8 +1,11 @@
-"""Statistical rejection sampling optimisation (2309.06657): pairs of responses that a rejection sampler accepted.
+"""Statistical rejection sampling optimisation (2309.06657): pairs that a sampler accepted, beta in sd of the reward.
 
-The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta); pairs of them are ranked by
-reward. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same
-without the reference.
+The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta), p the policy that drew
+them: rounds train on the candidates of the last one only; without rounds the logs stand for its draws. Pairs of
+accepted ones are ranked by reward. r is what `steer label` standardises, so beta counts standard deviations of the
+logs; equation 7 has it in logits of a win, the unit of a `bradley-terry` scorer before it is standardised. The paper
+draws 64 (`--n 64`) and keeps 8. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as
+in dpo; hinge: the same without the reference.
 Differs from the official code: none was released. TRL's `sigmoid_norm` is another loss (it divides by length).
 """
 
@@ -27,7 +30,10 @@ LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
 
 @dataclass(frozen=True)
 class Settings:
-    """`beta`: temperature of the sampler, 0 takes the best; `keep`: accepted per prompt; `gamma`; `loss`."""
+    """`beta`: temperature of the sampler in sd of the reward, 0 takes the best; `keep`: accepted per prompt.
+
+    `gamma`: slope of the loss, whose `loss` is `sigmoid-norm`, `hinge-norm` or `hinge`.
+    """
 
     beta: float = 0.5
     keep: int = 8
@@ -90,4 +96,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds", rate=0.05)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds", pool="last", rate=0.05)

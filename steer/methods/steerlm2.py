@@ -91,5 +91,6 @@ METHOD = Method(
     importance=importance,
     fresh="rounds",
     pool="last",
+    whole=True,  # what a candidate was drawn behind is what it is weighted behind
     rate=0.1,
 )

@@ -115,6 +115,8 @@ class Loop:
         if not self.accelerator.is_fsdp2:  # which moves what it has sharded
             module.to(self.accelerator.device)
         module.check()
+        if self.config.init and (self.method.on_policy or self.method.divergence):
+            module.remember()
         compute_in(module, dtype, self.accelerator.device.type)
         if self.method.on_policy and self.method.on_policy.targets:
             module.add_critic()

@@ -51,8 +51,8 @@ class FreshPlan(Plan):
         self.state["module"] = module
 
     def facts(self) -> dict[str, float]:
-        """Mean reward and KL of the last draw's responses, in this process."""
-        return dict(self.state["facts"])
+        """Of the last draw in this process: mean reward as scored, share without an end, mean KL."""
+        return {name: float(value) for name, value in self.state["facts"].items()}
 
     @property
     def repeats(self) -> int:
@@ -103,10 +103,9 @@ class FreshPlan(Plan):
             found = {"old": old, "advantage": advantages, "returns": returns}
             tokens = {n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in found.items()}
         elif self.rule.advantage:
-            baseline = None if greedy is None else np.clip(greedy, -s.clip, s.clip)
-            weights = self.rule.advantage(np.clip(rewards, -s.clip, s.clip) - s.kl * kl, baseline, s)
-        known = {"kl": float(kl.mean())} if s.kl or self.rule.targets else {}
-        self.state["facts"] = {"reward": float(rewards.mean()), **known}
+            weights = self.rule.advantage(rewards, greedy, s, s.kl * kl)
+        if s.kl or self.rule.targets:
+            self.state["facts"]["kl"] = kl.mean()
         return Draw(indices, sequences, rewards, weights, tokens)
 
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
@@ -116,15 +115,18 @@ class FreshPlan(Plan):
         greedy = [Job(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
         drawn = respond(self.policy, [*jobs, *greedy], Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
         scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip([*jobs, *greedy], drawn)]))
+        endless = np.array([not r.finished for r in drawn])
+        self.state["facts"] = {"reward": scores[: len(jobs)].mean(), "unfinished": endless[: len(jobs)].mean()}
+        scores = scores - self.settings.missing_end * endless
         flat = [Sequence_(self.tokens.prompts[job.row["id"]], list(r.ids)) for job, r in zip(jobs, drawn)]
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
         return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if greedy else None
 
     def _log_probs(self, groups: Sequence[Sequence[Sequence_]]) -> tuple[list[Array], list[Array], list[Array]]:
-        """Of every response: log-probs, values, and log-probs of the reference, the model without its adapter."""
+        """Of every response: log-probs, values, and log-probs of the policy that training started from."""
         device = next(self.policy.model.parameters()).device
         ask = (groups, self.tokens.tokenizer.pad_token_id, self.micro_batch_tokens, device, self.shared)
         own, values = response_tokens(self.state["module"], *ask)
-        with self.policy.model.disable_adapter():
+        with self.state["module"].started():
             ref, _ = response_tokens(self.state["module"], *ask)
         return own, values, ref

@@ -104,7 +104,7 @@ def conditioned(config: TrainConfig, method: Method) -> Conditioning | None:
     names = config.attributes or ((REWARD,) if dt else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
-    if method.importance:  # what a candidate was drawn behind is what it is weighted behind: nothing is left out
+    if method.whole:
         return Conditioning(schema, ordered, config.template, 0.0, 0.0)
     return Conditioning(schema, ordered, config.template, config.attribute_dropout, config.condition_dropout)
 
