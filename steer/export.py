@@ -127,25 +127,26 @@ def _template(policy: Policy, card: Card) -> str:
     """Give the tokenizer a template that prints the condition; what the summary says of it."""
     if not card.attributes or card.schema is None:
         return "It was not conditioned, so its chat template is the base's."
-    best = supported_best(card.schema, card.attributes)
-    made, wrong = fitting(policy.tokenizer, card.schema, card.attributes, card.template, best)
+    made, wrong = fitting(policy.tokenizer, card.schema, card.attributes, card.template)
     policy.tokenizer.chat_template = made
-    aim = card.schema.text(best) if best else "no condition, for no combination of all attributes is supported"
     odd = f" {wrong} of its conditions are tokenised otherwise than in training." if wrong else ""
     example = json.dumps(asked({card.attributes[0]: 0}, card.schema))
     return (
-        f"Without `attributes` it aims at {aim}; a client asks by chat_template_kwargs={{attributes: {example}}}.{odd}"
+        f"Without `attributes` it aims at {_unasked(card.schema, card.attributes)}; a client asks by "
+        f"chat_template_kwargs={{attributes: {example}}}, also by words such as low. A level that does not exist is an "
+        f"error; which combinations the data supports only `steer targets` tells.{odd}"
     )
 
 
-def supported_best(schema: AttributeSchema, names: Sequence[str]) -> dict[str, int]:
-    """The best combination that the data supports, empty where none of all attributes is."""
-    return schema.best(names) if schema.supported(names) else {}
+def _unasked(schema: AttributeSchema, names: Sequence[str]) -> str:
+    """What an export aims at where a client asks for nothing."""
+    if not schema.supported(names):
+        return "no condition, for no combination of all attributes is supported"
+    aim = schema.unasked(names)
+    return schema.text(aim) if aim else "no condition, for no attribute has a better end"
 
 
-def fitting(
-    tokenizer: Any, schema: AttributeSchema, names: Sequence[str], template: str, best: Mapping[str, int]
-) -> tuple[Any, int]:
+def fitting(tokenizer: Any, schema: AttributeSchema, names: Sequence[str], template: str) -> tuple[Any, int]:
     """A steerable template whose whole text a server tokenises as training does its parts; how many conditions differ.
 
     Training tokenises prompt and condition apart. Where a tokenizer begins every text with a space, the whole text
@@ -168,10 +169,9 @@ def fitting(
 
     counts = {glue: differing(glue) for glue in ("", " ")}
     glue = min(counts, key=lambda g: (counts[g], g))
-    wrap = {"schema": schema, "names": names, "template": template, "best": best, "glue": glue}
     if isinstance(base, dict):
-        return {k: steerable(v, **wrap) for k, v in base.items()}, counts[glue]  # type: ignore[arg-type]
-    return steerable(base, **wrap), counts[glue]  # type: ignore[arg-type]
+        return {k: steerable(v, schema, names, template, glue) for k, v in base.items()}, counts[glue]
+    return steerable(base, schema, names, template, glue), counts[glue]
 
 
 def _accepted(prompt: list[dict[str, str]], tokenizer: Any) -> bool:
@@ -207,8 +207,7 @@ def _rows(config: ExportConfig) -> str:
     rows = [r for r in read if r.get("finished") is not False]  # of what was cut off trl would learn an end
     cut = f" {len(read) - len(rows)} cut off, left out." if len(rows) < len(read) else ""
     tokenizer = _tokenizer(config)
-    best = supported_best(conditioning.schema, conditioning.names)
-    template, wrong = fitting(tokenizer, conditioning.schema, conditioning.names, conditioning.template, best)
+    template, wrong = fitting(tokenizer, conditioning.schema, conditioning.names, conditioning.template)
     if isinstance(template, dict):
         template = template["default"]
     tokenizer.chat_template = template
@@ -236,7 +235,7 @@ def _rows(config: ExportConfig) -> str:
     return run.finish(summary, **counts)
 
 
-def _refuse_unlike(tokenizer: Any, model: str, attributes: Mapping[str, int]) -> None:
+def _refuse_unlike(tokenizer: Any, model: str, attributes: Mapping[str, int | str]) -> None:
     """Refuse a template that writes more before the last answer than its generation prompt, by which trl masks."""
     told = {"tokenize": False, "attributes": attributes}
     for prompt in (p for p in PROBES if _accepted(p, tokenizer)):

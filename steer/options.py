@@ -49,7 +49,7 @@ def argument(help: str) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Sentence end for an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:100], known, n=1)
     return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,22 +65,41 @@ class Attribute:
         above = y[-1] + (scores - x[-1]) / (x[-1] - x[-2])
         return np.asarray(np.where(scores < x[0], below, np.where(scores > x[-1], above, inside)))
 
-    def parse(self, text: str) -> int:
-        """What a user wrote -> level; also `low`, `medium`, `high`, and `best` and `worst` where one end is better."""
+    @cached_property
+    def readings(self) -> dict[str, int]:
+        """Every text that asks for a level: what is shown, its plain number, and the words of `allowed`."""
         last = len(self.shown) - 1
+        numbers = {number_text(float(s)): i for i, s in enumerate(self.shown) if _is_number(s)}
         words = {"low": 0, "lowest": 0, "high": last, "highest": last}
         if last > 1:
             words |= {"medium": (last + 1) // 2, "middle": (last + 1) // 2}
         if self.direction:
             words |= {"best": last, "worst": 0} if self.direction > 0 else {"best": 0, "worst": last}
-        if text in self.shown:
-            return self.shown.index(text)
-        if text in words:
-            return words[text]
-        raise SteerError(
-            f"target {self.name}={text}: no such level; {self.name} has {', '.join(self.shown)}."
-            f" Words: {', '.join(w for w in words if w not in ('lowest', 'highest', 'middle'))}."
-        )
+        return words | numbers | {s: i for i, s in enumerate(self.shown)}
+
+    @property
+    def allowed(self) -> str:
+        """What can be asked for, as the end of an error."""
+        words = [w for w in ("low", "medium", "high", "best", "worst") if w in self.readings]
+        return f"{self.name} has {', '.join(self.shown)}. Words: {', '.join(words)}."
+
+    def parse(self, text: str) -> int:
+        """What a user wrote -> level; also `low`, `medium`, `high`, and `best` and `worst` where one end is better."""
+        if text in self.readings:
+            return self.readings[text]
+        raise SteerError(f"target {self.name}={text}: no such level; {self.allowed}")
+
+
+def number_text(number: float) -> str:
+    """A number as a level is written: `3.0` -> `3`, `0.5` -> `0.5`; nothing is rounded away."""
+    return str(number).removesuffix(".0")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,14 @@ class AttributeSchema:
             )
         highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
         return dict(zip(names, highest[0]))
+
+    def unasked(self, names: Sequence[str]) -> dict[str, int]:
+        """What to aim at where nobody asks for anything: the best, without attributes that have no better end.
+
+        Empty, so no condition, where none has a better end.
+        """
+        better = [n for n in names if self[n].direction]
+        return {n: level for n, level in self.best(names).items() if n in better} if better else {}
 
     def value(self, target: Mapping[str, int]) -> float:
         """Direction-aware weighted sum of the level centres of a target."""

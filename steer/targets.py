@@ -78,14 +78,16 @@ def drawn_targets(schema: AttributeSchema, names: Sequence[str], count: int, see
 
 
 def targets(policy: Policy, texts: Sequence[str], allow_unsupported: bool = False) -> list[Target]:
-    """What users wrote -> levels, checked against the support of the policy's data; none: the best."""
+    """What users wrote -> levels, checked against the support of the policy's data; where nothing is, `unasked`."""
     card = policy.card
     if card is None or card.schema is None or not card.attributes:
         asked = [t for t in texts if t.strip() not in ("none", "best", "")]
         if asked:
             raise SteerError(f"{policy.name}: was not conditioned on attributes, so it cannot aim at '{asked[0]}'.")
         return [{} for _ in texts or ["best"]]
-    parsed = [parse_target(t, card.schema, card.attributes) for t in texts or ["best"]]
+    parsed = [parse_target(t, card.schema, card.attributes) for t in texts]
+    if not texts:
+        parsed = [card.schema.unasked(card.attributes)]
     for target in parsed:
         if target and not allow_unsupported:
             card.schema.check(target)

@@ -242,3 +242,9 @@ def test_position_is_continuous_between_levels() -> None:
     found = bins.position(np.array([-10.0, 5.0, 20.0, 50.0, NAN]))
     assert found[:4].tolist() == [-1.0, 0.5, 1.5, 3.0]
     assert np.isnan(found[4])
+
+
+def test_nothing_is_asked_of_attributes_without_a_better_end() -> None:
+    schema = schema_of([4.0] * 5 + [1.0] * 9, [3.0, 1.0, 1.0, 1.0, 4.0] + [4.0] * 9).turned({"b": (0, 0.0)})
+    assert schema.unasked(("a", "b")) == {"a": 4}
+    assert schema.unasked(("b",)) == {}

@@ -68,9 +68,11 @@ def test_several_targets_in_one_request_and_the_best_by_default(client: openai.O
     assert int(told[2]["verbosity"]) in (1, 2, 3)
     assert told[4:] == [{}, {}]
     alone = client.chat.completions.create(model="policy", messages=ASK)
-    assert alone.choices[0].model_extra == {"target": told[0]}
     assert policy.card is not None
-    assert set(told[0]) == set(policy.card.attributes)
+    assert policy.card.schema is not None
+    better = {n: x for n, x in told[0].items() if policy.card.schema[n].direction}
+    assert alone.choices[0].model_extra == {"target": better}
+    assert set(told[0]) == set(policy.card.attributes) > set(better)
 
 
 def test_completions_continue_the_text_as_it_is(client: openai.OpenAI) -> None:

@@ -42,7 +42,7 @@ def test_vllm_says_what_steer_says(tokens: str, labels: Path, tmp_path: Path) ->
     ours = load(str(folder))
     assert ours.card is not None
     assert ours.card.schema is not None
-    schema, best = ours.card.schema, ours.card.schema.best(ours.card.attributes)
+    schema, best = ours.card.schema, ours.card.schema.unasked(ours.card.attributes)
     cases = [(row, aim) for row in held_out_prompts(str(labels), 0.1, 0, 3, "train") for aim in [*AIMS[1:], best]]
     asks = [(row["prompt"], {} if aim == best else {"attributes": asked(aim, schema)}) for row, aim in cases]
     (tmp_path / "serve.py").write_text(VLLM)

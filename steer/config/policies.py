@@ -108,7 +108,7 @@ class GenerateConfig:
     target: tuple[str, ...] = option(
         (),
         "`helpful=5 verbosity=low`, `warmth=2..4`, `helpful>=4`, `best` or `none`; repeat for several side by side. "
-        "Default: best.",
+        "Default: best, without attributes that have no better end.",
     )
     n: int = option(1, "Responses per prompt and target.", least=1)
     best_of: int = option(1, "Draw so many for each of them and keep one.", least=1)

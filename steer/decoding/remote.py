@@ -29,7 +29,7 @@ class Chat(NamedTuple):
     """One request: the turns, and the values of `attributes` where there are any."""
 
     messages: Sequence[Mapping[str, str]]
-    attributes: Mapping[str, int] | None
+    attributes: Mapping[str, int | str] | None
     seed: int
 
 

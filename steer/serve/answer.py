@@ -56,9 +56,9 @@ class Service:
         return self.policy.card.attributes if self.policy.card else ()
 
     @cached_property
-    def aim(self) -> Callable[[str, bool], Target]:
-        """A target as users write it -> levels; remembered, for clients ask for the same ones again and again."""
-        return lru_cache(1024)(lambda text, allow: targets(self.policy, [text], allow)[0])
+    def aim(self) -> Callable[[str | None, bool], Target]:
+        """A target as users write it (None: nothing is asked for) -> levels; remembered, for clients repeat them."""
+        return lru_cache(1024)(lambda text, allow: targets(self.policy, [] if text is None else [text], allow)[0])
 
     def shown(self, target: Target) -> dict[str, str]:
         """A target as users write it."""
@@ -78,7 +78,8 @@ class Choices:
 def choices(service: Service, request: Request, prompts: Sequence[Ids], most: int | None) -> Choices:
     """Prompts x targets x n, checked against names, support and room."""
     request.refuse_unsupported()
-    name, texts = asked(request)
+    name, named = asked(request)
+    texts: Sequence[str | None] = named or [None]
     if name != service.name:
         raise ApiError(
             404, f"there is no model '{name}'. Known: {service.name}.", param="model", code="model_not_found"

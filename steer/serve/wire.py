@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from steer.errors import SteerError
+from steer.schema import number_text
 
 MOST = 64  # choices of one request
 # Fields of the OpenAI API that this server has no use for, with the values that ask for nothing.
@@ -25,6 +27,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
 }
+SIGNS = re.compile(r"[\s,=<>]")  # what separates the parts of a target that is a text
 TargetValue = str | dict[str, Any]
 
 
@@ -162,8 +165,11 @@ def _text(content: str | list[dict[str, Any]], param: str) -> str:
     return "".join(part["text"] for part in content)
 
 
-def asked(request: Request) -> tuple[str, list[str]]:
-    """The model's name, and its targets as users write them, from the one place where the request names them."""
+def asked(request: Request) -> tuple[str, list[str] | None]:
+    """The model's name, and its targets as users write them, from the one place where the request names them.
+
+    None where it names none.
+    """
     name, at, behind = request.model.partition("@")
     places: dict[str, list[str]] = {}
     if at:
@@ -181,7 +187,8 @@ def asked(request: Request) -> tuple[str, list[str]]:
         raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
         raise ApiError(400, f"targets are given twice, in {' and '.join(places)}.", param="targets")
-    return name, [" ".join(text.replace(",", " ").split()) for text in next(iter(places.values()), ["best"])]
+    found = next(iter(places.values()), None)
+    return name, found and [" ".join(text.replace(",", " ").split()) for text in found]
 
 
 def _target(value: Any, param: str) -> str:
@@ -204,7 +211,10 @@ def _target(value: Any, param: str) -> str:
 def _level(value: Any, name: str, param: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ApiError(400, f"'{name}' wants a level: a number or a word such as low.", param=param)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = value if isinstance(value, str) else number_text(value)
+    if SIGNS.search(name) or SIGNS.search(text):
+        raise ApiError(400, f"'{name}': '{text}' names no level.", param=param)
+    return text
 
 
 def of_steer(error: SteerError, param: str | None = None) -> ApiError:
