@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steer.condition import TEMPLATES, written
+from steer.condition import TEMPLATES, readings
 from steer.schema import AttributeSchema
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
@@ -28,6 +28,7 @@ _BEGIN, _END = "{{ '' }}{# base template #}{{ '' }}", "{{ '' }}{# end of the bas
 _BEFORE = """
 {%- set steer = namespace(asked={}, text='') -%}
 {%- set steer_levels = LEVELS -%}
+{%- set steer_numbers = NUMBERS -%}
 {%- set steer_range = ' A range needs steer serve or steer generate.' -%}
 {%- set steer_given = attributes if attributes is defined and attributes is not none else UNASKED -%}
 {%- if steer_given is string -%}
@@ -60,14 +61,21 @@ _BEFORE = """
 {{- raise_exception("attributes: '" ~ name ~ "' is given twice.") -}}
 {%- elif value is not string -%}
 {{- raise_exception("attributes: '" ~ name ~ "' wants a level: a number or a word such as low." ~ steer_range) -}}
-{%- elif value not in steer_levels[name] -%}
+{%- elif value in steer_levels[name] -%}
+{%- elif name not in steer_numbers or not (steer_numbers[name][0] <= value | float(1e300) <= steer_numbers[name][1]) -%}
 {{- raise_exception('attributes: ' ~ name ~ '=' ~ value[:80] ~ ': no such level; ' ~ ALLOWED[name]) -}}
 {%- endif -%}
 {%- set steer.asked = dict(steer.asked, **{name: value}) -%}
 {%- endif -%}
 {%- endfor -%}
 {%- for name, texts in steer_levels.items() if name in steer.asked -%}
-{%- set steer.text = steer.text ~ (BETWEEN if steer.text else START) ~ texts[steer.asked[name]] -%}
+{%- set steer.text = steer.text ~ (BETWEEN if steer.text else START) -%}
+{%- if steer.asked[name] in texts -%}
+{%- set steer.text = steer.text ~ texts[steer.asked[name]] -%}
+{%- else -%}
+{%- set number = '%.2f' | format(steer.asked[name] | float | round(2) + 0.0) -%}
+{%- set steer.text = steer.text ~ steer_numbers[name][2] ~ number -%}
+{%- endif -%}
 {%- endfor -%}
 {%- if steer.text -%}{%- set steer.text = GLUE ~ steer.text ~ AFTER -%}{%- endif -%}
 {%- if messages and messages[-1]['role'] == 'assistant' and messages[-1]['content'] is string -%}
@@ -80,10 +88,11 @@ _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{
 def steerable(base: str, schema: AttributeSchema, names: Sequence[str], template: str, glue: str = "") -> str:
     """The base's chat template with the condition over `names` in it; `glue` stands before a condition."""
     layout = TEMPLATES[template]
-    parts = zip(names, written(schema, names, template))
+    part = layout.part
     supported = schema.supported(names)
     values = {
-        "LEVELS": {n: {text: texts[level] for text, level in schema[n].readings.items()} for n, texts in parts},
+        "LEVELS": readings(schema, names, template),
+        "NUMBERS": {n: [*schema[n].range, part.format(name=n, value="")] for n in names if schema[n].quantiles},
         "ALLOWED": {n: schema[n].allowed for n in names},
         "UNASKED": asked(schema.unasked(names) if supported else {}, schema),
         "BEST": asked(schema.best(names), schema) if supported else None,
@@ -108,7 +117,7 @@ def bare(template: Any) -> Any:
     return template.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in template else template
 
 
-def asked(levels: Mapping[str, int], schema: AttributeSchema) -> dict[str, int | str]:
+def asked(levels: Mapping[str, float], schema: AttributeSchema) -> dict[str, int | str]:
     """Levels as `attributes` holds them: what users see, as an integer where it is one."""
-    shown = {n: schema[n].shown[level] for n, level in levels.items()}
+    shown = {n: schema[n].show(level) for n, level in levels.items()}
     return {n: int(s) if re.fullmatch("-?[0-9]+", s) else s for n, s in shown.items()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from steer.errors import SteerError
 from steer.options import did_you_mean
-from steer.schema import Attribute, AttributeSchema
+from steer.schema import Attribute, AttributeSchema, number
 
 Part = tuple[str, str]  # name, shown level
 
@@ -35,26 +35,32 @@ _TAGS = Layout("<{name}>{value}")
 TEMPLATES = {
     "tags": _TAGS,
     "steerlm": Layout("{name}:{value}", start="<extra_id_2>", between=","),  # NeMo-Aligner's: a line of labels
-    "decision-transformer": _TAGS,
+    "decision-transformer": _TAGS,  # every row's own score
+    "reward-bins": _TAGS,  # the mean score of its level
 }
 _PATTERNS = {
     "tags": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
     "steerlm": r"<extra_id_2>(?:{names}):[^\s,:]+(?:,(?:{names}):[^\s,:]+)*\n",
     "decision-transformer": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
+    "reward-bins": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
 }
+OWN = "decision-transformer"  # the one that prints scores of rows, so that any number can be asked for
+NUMBERS = (OWN, "reward-bins")
 
 
-def _value(attribute: Attribute, level: int, template: str) -> str:
+def _value(attribute: Attribute, level: float, template: str) -> str:
+    if template == OWN and not isinstance(level, int):
+        return number(attribute.score(level))
+    level = attribute.bin(level)
     if not 0 <= level < len(attribute.shown):
         raise SteerError(
             f"attribute '{attribute.name}': level {level} is none of the schema's {len(attribute.shown)}. "
             'Run "steer label" on these rows.'
         )
-    # The Decision Transformer reads returns, not bins: the mean score of the level with two decimals (2308.12050).
-    return f"{attribute.centres[level]:z.2f}" if template == "decision-transformer" else attribute.shown[level]
+    return number(attribute.centres[level]) if template in NUMBERS else attribute.shown[level]
 
 
-def render(levels: Mapping[str, int], schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> str:
+def render(levels: Mapping[str, float], schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> str:
     """The condition for the known levels among `names`, in their order; empty where none is known.
 
     `{"quality": 3, "helpful": 4}` -> `<quality>4 <helpful>5\\n` on attributes that run from 1 to 5.
@@ -67,6 +73,8 @@ def render(levels: Mapping[str, int], schema: AttributeSchema, names: Sequence[s
 
 def control_tokens(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
     """What a condition may show of each attribute, level by level: the texts that can become tokens of their own."""
+    if template == OWN:
+        raise SteerError(f"template '{OWN}' prints any number. Use --condition-tokens text, or --template reward-bins.")
     if TEMPLATES[template] is not _TAGS:
         raise SteerError(f"template '{template}' is plain text by its layout. Use --condition-tokens text.")
     return written(schema, names, template)
@@ -78,6 +86,15 @@ def written(schema: AttributeSchema, names: Sequence[str], template: str = "tags
     return [
         [part.format(name=n, value=_value(schema[n], i, template)) for i in range(len(schema[n].shown))] for n in names
     ]
+
+
+def readings(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> dict[str, dict[str, str]]:
+    """What a condition writes for every text that asks for a level, [attribute][text], without what stands around."""
+    part = TEMPLATES[template].part
+    return {
+        n: {text: part.format(name=n, value=_value(schema[n], i, template)) for text, i in schema[n].readings.items()}
+        for n in names
+    }
 
 
 def pattern(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:

@@ -55,8 +55,8 @@ class Job(NamedTuple):
     """
 
     row: Row
-    target: dict[str, int]
-    against: Mapping[str, int] = MappingProxyType({})
+    target: Mapping[str, float]
+    against: Mapping[str, float] = MappingProxyType({})
     temperature: float | None = None
 
 
@@ -146,7 +146,7 @@ def seed_of(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
 
 
-def condition_text(policy: Policy, target: Mapping[str, int]) -> str:
+def condition_text(policy: Policy, target: Mapping[str, float]) -> str:
     """The condition that this policy was trained to read for a target."""
     card = policy.card
     if not target or card is None or card.schema is None:
@@ -186,7 +186,7 @@ def _drawn(
             "prompt": job.row["prompt"],
             "response": response.text,
             "scores": {},
-            "target": job.target,
+            "target": dict(job.target),
             "group": job.row.get("group") or job.row["id"],
             "source": source,
             "finished": response.finished,

@@ -6,12 +6,15 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from steer.errors import SteerError
-from steer.schema import REWARD, Attribute, AttributeSchema, Scores
+from steer.schema import REWARD, Attribute, AttributeSchema, Scores, number
 
+TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
 # What names that are common in public data mean; a schema.json beside the rows overrides it.
 LOWER_IS_BETTER = {"toxicity", "violence", "hedging", "repetition", "harm", "hate_speech", "spam", "fails_task"}
 LOWER_IS_BETTER |= {"rank", "severity_level", "sexual_content", "not_appropriate", "pii", "lang_mismatch", "minus_1"}
@@ -119,3 +122,39 @@ def _quantiles(known: Scores, levels: int) -> list[float]:
         edges.append(edge)
         rest = rest[rest >= edge]
     return edges
+
+
+def exact(
+    rows: Sequence[Mapping[str, Any]], schema: AttributeSchema, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], AttributeSchema]:
+    """Rows whose levels of `names` are the places of their own scores, and a schema that knows the range of these.
+
+    A level that is not that of a score, because somebody changed it, stays as it is.
+    """
+    scores: dict[str, list[float]] = {n: [] for n in names if len(schema[n].centres) > 1}
+    made = []
+    for row in rows:
+        levels = dict(row.get("levels") or {})
+        for name, known in scores.items():
+            score = _score_of(row, schema[name], levels.get(name))
+            if score is not None:
+                known.append(score)
+                levels[name] = float(schema[name].position(np.array(score)))
+        made.append({**row, "levels": levels})
+    attributes = tuple(
+        replace(
+            a, quantiles=tuple(np.quantile(scores[a.name], TWENTIETHS).tolist()), shown=tuple(map(number, a.centres))
+        )
+        if scores.get(a.name)
+        else a
+        for a in schema.attributes
+    )
+    return made, replace(schema, attributes=attributes)
+
+
+def _score_of(row: Mapping[str, Any], a: Attribute, level: int | None) -> float | None:
+    """What the scorer or people said of a row, whichever has this level."""
+    told = (
+        [row.get("reward")] if a.name == REWARD else [(row.get(k) or {}).get(a.name) for k in ("predicted", "scores")]
+    )
+    return next((float(s) for s in told if s is not None and a.level(s) == level), None)

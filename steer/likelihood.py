@@ -26,12 +26,12 @@ def level_probability(attribute: Attribute, score: float, level: int) -> float:
     return float(betainc(a, b, edges[level + 1]) - betainc(a, b, edges[level]))
 
 
-def log_likelihood(schema: AttributeSchema, scores: Mapping[str, float | None], target: Mapping[str, int]) -> float:
+def log_likelihood(schema: AttributeSchema, scores: Mapping[str, float | None], target: Mapping[str, float]) -> float:
     """log P(target | prompt, response), attributes taken as independent; NaN where a score is unknown."""
     total = 0.0
     for name, level in target.items():
         score = scores.get(name)
         if score is None:
             return math.nan
-        total += math.log(max(1e-30, level_probability(schema[name], score, level)))
+        total += math.log(max(1e-30, level_probability(schema[name], score, schema[name].bin(level))))
     return total

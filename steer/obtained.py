@@ -93,7 +93,7 @@ class Judge:
     def table(self, rows: Sequence[Row]) -> str:
         """Every target's attributes: the level asked for, the mean of those obtained, and how often it was met."""
         assert self.schema is not None
-        groups: dict[tuple[tuple[str, int], ...], list[Row]] = {}
+        groups: dict[tuple[tuple[str, float], ...], list[Row]] = {}
         for row in rows:
             groups.setdefault(tuple(row["target"].items()), []).append(row)
         lines = ["asked for | obtained, mean score | share at the level | within one | responses"]
@@ -101,10 +101,10 @@ class Judge:
             for name, level in target:
                 known = [r for r in members if name in r["levels"]]
                 if known:
-                    gaps = [abs(r["levels"][name] - level) for r in known]
+                    gaps = [abs(r["levels"][name] - self.schema[name].bin(level)) for r in known]
                     mean = sum(r["reward"] if name == REWARD else r["predicted"][name] for r in known) / len(known)
                     hit, near = (sum(g <= most for g in gaps) / len(gaps) for most in (0, 1))
-                    head = f"{name}={self.schema[name].shown[level]}"
+                    head = f"{name}={self.schema[name].show(level)}"
                     lines.append(f"{head} | {mean:.2f} | {hit:.0%} | {near:.0%} | {len(known)}")
         return "\n".join(lines) if len(lines) > 1 else "no level was asked for that has a score."
 
@@ -115,9 +115,9 @@ def obtained_text(row: Row, schema: AttributeSchema) -> str:
     target = row.get("target") or {}
     parts = []
     for name in [*(n for n in target if n in levels), *(n for n in levels if n not in target and n != REWARD)]:
-        shown = schema[name].shown
-        asked = f" (asked {shown[target[name]]})" if name in target and target[name] != levels[name] else ""
-        parts.append(f"{name}={shown[levels[name]]}{asked}")
+        a = schema[name]
+        met = name not in target or a.bin(target[name]) == levels[name]
+        parts.append(f"{name}={a.show(levels[name])}{'' if met else f' (asked {a.show(target[name])})'}")
     if not parts:
         parts = [f"{n}={s:g}" for n, s in row["predicted"].items()]
     return " ".join(parts)

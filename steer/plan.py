@@ -27,7 +27,7 @@ class Conditioning:
     attribute_dropout: float = 0.1
     condition_dropout: float = 0.05
 
-    def text(self, levels: Mapping[str, int]) -> str:
+    def text(self, levels: Mapping[str, float]) -> str:
         """The whole condition for these levels."""
         return render(levels, self.schema, self.names, self.template)
 
@@ -39,7 +39,7 @@ class Conditioning:
         """The texts of all levels of all attributes, for a tokenizer that holds each as one token."""
         return control_tokens(self.schema, self.names, self.template)
 
-    def dropped(self, levels: Mapping[str, int], rng: np.random.Generator) -> dict[str, int]:
+    def dropped(self, levels: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
         """The levels that stay in the condition this time."""
         if rng.random() < self.condition_dropout:
             return {}

@@ -20,6 +20,7 @@ from steer.run import read_json, write_json
 
 Scores = np.ndarray[Any, Any]
 
+HIGH = 0.95  # the quantile that `best` asks for where scores are printed and not levels
 REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
 
 
@@ -30,6 +31,10 @@ class Attribute:
     `edges` are the inner bin edges in score units, ascending: a score on an edge belongs to the upper level (never
     Python's half-to-even `round`). `shown` is what users and conditions read for each level, `centres` the mean score
     of the data per level, `counts` how many rows have it. `direction`: 1 higher is better, -1 lower, 0 neither.
+    `quantiles`: of the data's scores, every twentieth from the lowest to the highest, where a condition prints each
+    row's own score and not its level; then any score between them can be asked for, and `shown` are the centres.
+
+    A level is a whole number (int), or a place between levels (float) that stands for one score; see `position`.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Attribute:
     shown: tuple[str, ...] = ()
     centres: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
+    quantiles: tuple[float, ...] = ()
 
     def level(self, score: float) -> int:
         """Score -> level.
@@ -65,28 +71,66 @@ class Attribute:
         above = y[-1] + (scores - x[-1]) / (x[-1] - x[-2])
         return np.asarray(np.where(scores < x[0], below, np.where(scores > x[-1], above, inside)))
 
+    def score(self, level: float) -> float:
+        """Level -> score: the centre of a whole one, else what `position` makes this place of."""
+        if isinstance(level, int):
+            return self.centres[level]
+        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+            return self.low + level
+        first = min(max(int(level), 0), len(self.centres) - 2)  # beyond the ends as beside them
+        return self.centres[first] + (level - first) * (self.centres[first + 1] - self.centres[first])
+
+    def bin(self, level: float) -> int:
+        """The whole level that a level lies in."""
+        return level if isinstance(level, int) else self.level(self.score(level))
+
+    def show(self, level: float) -> str:
+        """What users read for a level."""
+        return self.shown[level] if isinstance(level, int) else number(self.score(level))
+
+    def at(self, share: float) -> float:
+        """The place of a quantile of the data's scores."""
+        return float(self.position(np.array(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest score that can be asked for, where scores are printed."""
+        return round(self.quantiles[0], 2), round(self.quantiles[-1], 2)
+
     @cached_property
-    def readings(self) -> dict[str, int]:
-        """Every text that asks for a level: what is shown, its plain number, and the words of `allowed`."""
+    def readings(self) -> dict[str, float]:
+        """Every text that asks for a level: what is shown, its plain number, and the words of `allowed`.
+
+        Where scores are printed the words are quantiles, for an extreme is one odd row.
+        """
         last = len(self.shown) - 1
-        numbers = {number_text(float(s)): i for i, s in enumerate(self.shown) if _is_number(s)}
-        words = {"low": 0, "lowest": 0, "high": last, "highest": last}
+        ends: list[float] = [0, (last + 1) // 2, last]
+        low, middle, high = [self.at(share) for share in (1 - HIGH, 0.5, HIGH)] if self.quantiles else ends
+        words: dict[str, float] = {"low": low, "lowest": low, "high": high, "highest": high}
         if last > 1:
-            words |= {"medium": (last + 1) // 2, "middle": (last + 1) // 2}
+            words |= {"medium": middle, "middle": middle}
         if self.direction:
-            words |= {"best": last, "worst": 0} if self.direction > 0 else {"best": 0, "worst": last}
+            words |= {"best": high, "worst": low} if self.direction > 0 else {"best": low, "worst": high}
+        if self.quantiles:
+            return words
+        numbers = {number_text(float(s)): i for i, s in enumerate(self.shown) if _is_number(s)}
         return words | numbers | {s: i for i, s in enumerate(self.shown)}
 
     @property
     def allowed(self) -> str:
         """What can be asked for, as the end of an error."""
         words = [w for w in ("low", "medium", "high", "best", "worst") if w in self.readings]
-        return f"{self.name} has {', '.join(self.shown)}. Words: {', '.join(words)}."
+        what = f"has {', '.join(self.shown)}"
+        if self.quantiles:
+            what = "goes from {} to {} in the data".format(*map(number, self.range))
+        return f"{self.name} {what}. Words: {', '.join(words)}."
 
-    def parse(self, text: str) -> int:
+    def parse(self, text: str) -> float:
         """What a user wrote -> level; also `low`, `medium`, `high`, and `best` and `worst` where one end is better."""
         if text in self.readings:
             return self.readings[text]
+        if self.quantiles and _is_number(text):
+            return float(self.position(np.array(round(float(text), 2))))
         raise SteerError(f"target {self.name}={text}: no such level; {self.allowed}")
 
 
@@ -100,6 +144,11 @@ def _is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def number(score: float) -> str:
+    """A score as conditions print it (2308.12050): two decimals, and never -0.00."""
+    return f"{score:z.2f}"
 
 
 @dataclass(frozen=True)
@@ -156,10 +205,20 @@ class AttributeSchema:
                 total += a.direction * a.weight * score
         return (total - self.reward_mean) / self.reward_std
 
-    def count(self, target: Mapping[str, int]) -> int:
-        """Rows in which all levels of `target` were seen together."""
-        at = [(self.names.index(n), level) for n, level in target.items()]
+    def count(self, target: Mapping[str, float]) -> int:
+        """Rows in which all levels of `target` were seen together; none beyond the range of a printed score."""
+        if any(level != self._inside(n, level) for n, level in target.items()):
+            return 0
+        at = [(self.names.index(n), self[n].bin(level)) for n, level in target.items()]
         return sum(rows for cell, rows in self.cells.items() if all(cell[i] == level for i, level in at))
+
+    def _inside(self, name: str, level: float) -> float:
+        """The nearest place within the range of the data's scores; whole levels stay."""
+        a = self[name]
+        if isinstance(level, int) or not a.quantiles:
+            return level
+        low, high = a.position(np.array(a.range)).tolist()
+        return float(min(max(level, low), high))
 
     def supported(self, names: Sequence[str]) -> dict[tuple[int, ...], int]:
         """Joint levels over `names` seen in at least `minimum` rows, with their counts."""
@@ -169,7 +228,7 @@ class AttributeSchema:
             counts[tuple(cell[i] for i in at)] += rows
         return {c: n for c, n in sorted(counts.items(), key=str) if None not in c and n >= self.minimum}  # type: ignore[misc]
 
-    def check(self, target: Mapping[str, int]) -> None:
+    def check(self, target: Mapping[str, float]) -> None:
         """Refuse a target outside the data's support, naming the nearest supported one."""
         seen = self.count(target)
         if seen >= self.minimum:
@@ -177,24 +236,34 @@ class AttributeSchema:
         asked, near = self.text(target), self.nearest(target)
         if near is None:
             raise SteerError(f"target {asked}: seen in {seen} rows, and no combination of these has {self.minimum}.")
+        beyond = [n for n, level in target.items() if level != self._inside(n, level)]
+        if beyond:
+            low, high = map(number, self[beyond[0]].range)
+            raise SteerError(
+                f"target {asked}: seen in no row, for {beyond[0]} goes from {low} to {high} in the data. Nearest "
+                f"supported: {self.text(near)}. --allow-unsupported asks for it all the same."
+            )
         raise SteerError(
             f"target {asked}: seen together in {seen} rows, fewer than {self.minimum}. Nearest supported: "
             f"{self.text(near)} ({self.count(near)} rows). --allow-unsupported asks for it all the same."
         )
 
-    def nearest(self, target: Mapping[str, int]) -> dict[str, int] | None:
+    def nearest(self, target: Mapping[str, float]) -> dict[str, float] | None:
         """The supported combination of the same attributes with the fewest levels between; ties: most rows."""
+        inside = {n: self._inside(n, level) for n, level in target.items()}
+        if self.count(inside) >= self.minimum:
+            return inside
         cells = self.supported(tuple(target))
         if not cells:
             return None
         near = min(cells, key=lambda c: (sum(abs(a - b) for a, b in zip(c, target.values())), -cells[c]))
         return dict(zip(target, near))
 
-    def best(self, names: Sequence[str]) -> dict[str, int]:
+    def best(self, names: Sequence[str]) -> dict[str, float]:
         """The jointly supported combination with the highest reward (level centres); ties: most rows.
 
         Attributes without a direction take the level that is most common beside the others. The reward by itself is at
-        its highest supported level.
+        its highest supported level. Where scores are printed it is their HIGH quantile, if that lies in this level.
         """
         cells = self.supported(names)
         if not cells:
@@ -203,9 +272,13 @@ class AttributeSchema:
                 'or lower --min-support in "steer label".'
             )
         highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
-        return dict(zip(names, highest[0]))
+        return {n: self._high(self[n], level) for n, level in zip(names, highest[0])}
 
-    def unasked(self, names: Sequence[str]) -> dict[str, int]:
+    def _high(self, a: Attribute, level: int) -> float:
+        place = a.parse("best") if a.quantiles and a.direction else level
+        return place if a.bin(place) == level else level
+
+    def unasked(self, names: Sequence[str]) -> dict[str, float]:
         """What to aim at where nobody asks for anything: the best, without attributes that have no better end.
 
         Empty, so no condition, where none has a better end.
@@ -213,10 +286,10 @@ class AttributeSchema:
         better = [n for n in names if self[n].direction]
         return {n: level for n, level in self.best(names).items() if n in better} if better else {}
 
-    def value(self, target: Mapping[str, int]) -> float:
+    def value(self, target: Mapping[str, float]) -> float:
         """Direction-aware weighted sum of the level centres of a target."""
         asked = [(self[n], level) for n, level in target.items()]
-        return sum(a.direction * a.weight * a.centres[level] for a, level in asked)
+        return sum(a.direction * a.weight * a.score(level) for a, level in asked)
 
     def recounted(self, rows: Iterable[Mapping[str, Any]]) -> AttributeSchema:
         """The same levels and constants with counts and support of other rows."""
@@ -231,9 +304,9 @@ class AttributeSchema:
         )
         return replace(self, attributes=attributes, cells=dict(cells))
 
-    def text(self, target: Mapping[str, int]) -> str:
+    def text(self, target: Mapping[str, float]) -> str:
         """Levels as users write them: `helpful=5 verbosity=1`."""
-        return " ".join(f"{n}={self[n].shown[i]}" for n, i in target.items())
+        return " ".join(f"{n}={self[n].show(level)}" for n, level in target.items())
 
     def save(self, path: Path) -> None:
         """Write schema.json."""
@@ -275,7 +348,7 @@ def _attribute(value: Mapping[str, Any]) -> Attribute:
     return made
 
 
-def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, int]]:
+def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
     """`size` targets from the supported cells of the full factorial over `names`, each level of each attribute alike.
 
     Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to

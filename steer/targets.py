@@ -14,9 +14,9 @@ from steer.config import TargetsConfig
 from steer.errors import SteerError
 from steer.options import check, did_you_mean
 from steer.policy import Card, Policy
-from steer.schema import REWARD, Attribute, AttributeSchema
+from steer.schema import HIGH, REWARD, Attribute, AttributeSchema, number
 
-Target = dict[str, int]
+Target = dict[str, float]
 _PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
 
 
@@ -30,7 +30,7 @@ def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> Ta
         return schema.best(names)
     if text.strip() in ("none", ""):
         return {}
-    asked: dict[str, range] = {}
+    asked: dict[str, Sequence[float]] = {}
     for part in text.replace(",", " ").split():
         found = _PART.fullmatch(part)
         if not found:
@@ -44,26 +44,39 @@ def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> Ta
     return _best_within({n: asked[n] for n in names if n in asked}, schema)
 
 
-def _levels(attribute: Attribute, sign: str, value: str) -> range:
+def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
     """The levels that a part allows."""
     low, dots, high = value.partition("..")
     if not dots:
         level = attribute.parse(value)
+        if attribute.quantiles:
+            return [_nearest(attribute, level if sign != "<=" else -math.inf, level if sign != ">=" else math.inf)]
+        assert isinstance(level, int)
         return range(0 if sign == "<=" else level, len(attribute.shown) if sign == ">=" else level + 1)
     first, last = (attribute.parse(end) for end in (low, high))
     if sign != "=" or first > last:
         raise SteerError(f"target {attribute.name}{sign}{value}: write a range as {attribute.name}=LOW..HIGH.")
+    if attribute.quantiles:
+        return [_nearest(attribute, first, last)]
+    assert isinstance(first, int)
+    assert isinstance(last, int)
     return range(first, last + 1)
 
 
-def _best_within(asked: Mapping[str, range], schema: AttributeSchema) -> Target:
+def _nearest(attribute: Attribute, first: float, last: float) -> float:
+    """The place between two that is nearest to the best one, or to the middle where neither end is better."""
+    return min(max(attribute.parse("best" if attribute.direction else "medium"), first), last)
+
+
+def _best_within(asked: Mapping[str, Sequence[float]], schema: AttributeSchema) -> Target:
     """The supported combination with the highest value, ties: most rows; where none is supported the highest value."""
     names = tuple(asked)
-    cells = {c: n for c, n in schema.supported(names).items() if all(x in r for x, r in zip(c, asked.values()))}
+    whole = [[schema[n].bin(level) for level in levels] for n, levels in asked.items()]
+    cells = {c: n for c, n in schema.supported(names).items() if all(x in r for x, r in zip(c, whole))}
     if not cells:
-        cells = dict.fromkeys(product(*asked.values()), 0)
+        cells = dict.fromkeys(product(*whole), 0)
     best = max(cells, key=lambda c: (schema.value(dict(zip(names, c))), cells[c]))
-    return dict(zip(names, best))
+    return {n: asked[n][whole[i].index(x)] for i, (n, x) in enumerate(zip(names, best))}
 
 
 def drawn_targets(schema: AttributeSchema, names: Sequence[str], count: int, seed: int) -> list[Target]:
@@ -96,7 +109,7 @@ def targets(policy: Policy, texts: Sequence[str], allow_unsupported: bool = Fals
 
 def opposite(target: Target, schema: AttributeSchema) -> Target:
     """The mirror image of a target on every attribute's scale, or the supported combination nearest to it."""
-    mirrored = {n: len(schema[n].shown) - 1 - level for n, level in target.items()}
+    mirrored: Target = {n: len(schema[n].shown) - 1 - level for n, level in target.items()}
     return mirrored if schema.count(mirrored) >= schema.minimum else schema.nearest(mirrored) or mirrored
 
 
@@ -173,7 +186,11 @@ def report(config: TargetsConfig) -> str:
     beside = f" beside {schema.text(given)}" if given else ""
     lines = [f"Rows of each level{beside}; [in brackets] fewer than {schema.minimum}, so a target there is refused:"]
     lines += [*supported_map(schema, names, given), ""]
+    for a in (schema[n] for n in names if schema[n].quantiles):
+        low, high = map(number, a.range)
+        lines.append(f"{a.name}: any number from {low} to {high}; best is the {HIGH:.0%} quantile of the data.")
     lines.append(f"{len(cells)} of {total} combinations of all attributes have {schema.minimum} rows or more.")
+    given = {n: schema[n].bin(level) for n, level in given.items()}
     fitting = {c: n for c, n in cells.items() if given.items() <= dict(zip(names, c)).items()}
     shown = sorted(fitting, key=lambda c: -schema.value(dict(zip(names, c))))
     if shown:

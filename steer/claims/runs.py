@@ -88,7 +88,7 @@ class Bench:
         return tuple(max(1, self.shared.settings.max_steps // share) for share in SHARES)
 
     @property
-    def top(self) -> dict[str, int]:
+    def top(self) -> dict[str, float]:
         """The highest level of the reward."""
         return self.shared.schema.best((REWARD,))
 
@@ -108,7 +108,7 @@ class Bench:
         if task.name == "short":
             self.answers(task.name, seed, self.top)
 
-    def answers(self, name: str, seed: int, asked: Mapping[str, int] | None = None) -> list[Row]:
+    def answers(self, name: str, seed: int, asked: Mapping[str, float] | None = None) -> list[Row]:
         """Answers of a run to the held-out prompts, drawn once: at `asked`, else at the best that its policy knows."""
         where = "beyond" if asked else "held-out"
         path = self.folder(name, seed) / where / "answers.jsonl"
@@ -116,7 +116,7 @@ class Bench:
             write(path, self._drawn(name, seed, asked, path.parent))
         return read_back(path)
 
-    def _drawn(self, name: str, seed: int, asked: Mapping[str, int] | None, folder: Path) -> list[Row]:
+    def _drawn(self, name: str, seed: int, asked: Mapping[str, float] | None, folder: Path) -> list[Row]:
         config, settings = self.shared.config, self.shared.settings
         policy = load(
             config.model if name == "base" else str(folder.parent),

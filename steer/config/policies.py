@@ -31,7 +31,12 @@ class TrainConfig:
     attributes: tuple[str, ...] = option(
         (), "Condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
     )
-    template: str = option("tags", "How a condition is written.", choices=("tags", "steerlm", "decision-transformer"))
+    template: str = option(
+        "tags",
+        "How a condition is written; `decision-transformer` prints every row's own reward, `reward-bins` the mean one "
+        "of its level.",
+        choices=("tags", "steerlm", "decision-transformer", "reward-bins"),
+    )
     condition_tokens: str = option(
         "text",
         "`special`: every level becomes a token whose row is trained; for models that never saw tags.",
@@ -188,9 +193,7 @@ class ExportConfig:
     attributes: tuple[str, ...] = option(
         (), "Rows: condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
     )
-    template: str = option(
-        "tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "decision-transformer")
-    )
+    template: str = option("tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"))
     attribute_dropout: float = option(0.1, "Rows: chance that one attribute is left out.", least=0, most=1)
     condition_dropout: float = option(0.05, "Rows: chance that the whole condition is left out.", least=0, most=1)
     held_out: float = option(0.1, HELD_OUT, least=0, most=1)

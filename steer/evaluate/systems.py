@@ -200,7 +200,8 @@ def dial(seeds: Sequence[Answers], gold: Judge, names: Sequence[str], spans: Arr
     levels = [len(gold.schema[n].shown) for n in names]
 
     def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
-        target = np.array([[row["target"].get(n, np.nan) for n in names] for a in some for row in a.rows], dtype=float)
+        each = [row["target"] for a in some for row in a.rows]
+        target = np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in each], dtype=float)
         obtained, labels = (np.concatenate([read(a.gold) for a in some])[:, at] for read in (gold.levels, gold.labels))
         prompts = np.concatenate([a.prompts for a in some])
         return controllability(

@@ -30,8 +30,8 @@ def goals(
     best, rng = schema.best(names), np.random.default_rng(seed)
     cells = sorted(schema.supported(names), key=lambda c: -schema.value(dict(zip(names, c))))
     if kind == "best":
-        cells = [tuple(best.values())]
-    elif kind == "near":
+        return [best] * count
+    if kind == "near":
         cells = cells[: max(1, int(SHARE * len(cells)))]
     elif kind == "pareto":
         cells = pareto(schema, names, cells)

@@ -95,7 +95,8 @@ def _value_faults(row: Row) -> Iterator[tuple[str, str]]:
         for name, value in (values or {}).items():
             if not ATTRIBUTE.fullmatch(name):
                 yield column, f"'{name}' cannot name an attribute. Use a letter, then letters, digits, _ or -"
-            number = isinstance(value, int if wanted == "an integer" else (int, float)) and not isinstance(value, bool)
+            # A target may lie between levels: behind some conditions any number can be asked for.
+            number = isinstance(value, int if column == "levels" else (int, float)) and not isinstance(value, bool)
             if not number and (value is not None or column != "scores"):
                 yield column, f"attribute '{name}' holds {value!r:.40}, wanted {wanted}"
             if isinstance(value, float) and not math.isfinite(value):

@@ -62,7 +62,7 @@ class Service:
 
     def shown(self, target: Target) -> dict[str, str]:
         """A target as users write it."""
-        return {n: self.schema[n].shown[level] for n, level in target.items()} if self.schema else {}
+        return {n: self.schema[n].show(level) for n, level in target.items()} if self.schema else {}
 
 
 @dataclass

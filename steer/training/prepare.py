@@ -13,10 +13,12 @@ import torch
 
 from steer import attention
 from steer.adapter import Lora, add_control_tokens, add_lora, start_from
+from steer.condition import NUMBERS, OWN
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Group, Row
 from steer.labels import schema_of, training_rows
+from steer.levels import exact
 from steer.logps import ResponseLogps
 from steer.objective import Method
 from steer.plan import Conditioning, Plan
@@ -100,8 +102,7 @@ def conditioned(config: TrainConfig, method: Method) -> Conditioning | None:
     if not method.conditioned:
         return None
     schema = schema_of(config.rows)
-    dt = config.template == "decision-transformer"
-    names = config.attributes or ((REWARD,) if dt else schema.own)
+    names = config.attributes or ((REWARD,) if config.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
     if method.whole:
@@ -122,6 +123,9 @@ def _grouped(
     try:
         if method.reframe and conditioning:
             rows, schema = method.reframe(rows, conditioning.schema, settings)
+            conditioning = conditioning.reframed(schema)
+        elif conditioning and conditioning.template == OWN:
+            rows, schema = exact(rows, conditioning.schema, conditioning.names)
             conditioning = conditioning.reframed(schema)
         groups = method.groups(rows, settings)
         return rows, agreeing(groups, conditioning) if conditioning else groups, conditioning
