@@ -22,8 +22,9 @@ def question(record: Row) -> tuple[list[Turn], set[str]]:
     if not column:
         return [], {"prompt"}
     if column == "instruction":
-        parts = [text(record.get(c), c) for c in ("instruction", "input")]
-        asked, used = turns("\n\n".join(part for part in parts if part), column), {"instruction", "input"}
+        more = "context" if not record.get("input") and isinstance(record.get("context"), str) else "input"
+        parts = [text(record.get(c), c) for c in ("instruction", more)]
+        asked, used = turns("\n\n".join(part for part in parts if part), column), {"instruction", "input", more}
     else:
         asked, used = turns(record[column], column), {column}
     past = _past(record.get("history"), strict=column == "instruction")

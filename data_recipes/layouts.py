@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
-from data_recipes import asked, logs, oasst, pairs, preferences, rated
+from data_recipes import argilla, asked, lists, logs, oasst, pairs, preferences, rated
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import (
@@ -48,6 +49,7 @@ def rows(record: Row) -> list[Row]:
     counted says why in LEFT_OUT. A record that fits no layout, or whose columns hold something else than the layout
     wants, is a DataError that names the column and not the place.
     """
+    record = argilla.plain(record) if argilla.told(record) else record
     told, used = asked.system(record)
     made = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
     made = [_ending({**row, "prompt": asked.before(told, row["prompt"])} if told else row) for row in made]
@@ -116,15 +118,25 @@ def _score(value: object) -> object:
 
 def _answer(record: Row, column: str) -> list[Row]:
     prompt, used = asked.question(record)
+    if prompt and prompt[-1] == {"role": "assistant", "content": record[column]}:  # what was asked ends with the answer
+        prompt = prompt[:-1]
     return [make_row(record, {*used, column}, *answered(prompt, record[column], column))]
 
 
-def _response(record: Row) -> list[Row]:
-    return _answer(record, "response")
+def _replied(record: Row) -> list[Row]:
+    """Messages that were sent, and the response as a text or as a server wrote it."""
+    return logs.answer(record) if isinstance(record["response"], dict) else _answer(record, "response")
 
 
-def _completion(record: Row) -> list[Row]:
-    return _answer(record, "completion")
+def _completions(record: Row) -> list[Row]:
+    """UltraFeedback's, which are objects with annotations, or a list of texts."""
+    said = record["completions"]
+    texts = isinstance(said, list) and not all(isinstance(each, dict) for each in said)
+    return lists.several(record, "completions") if texts else rated.ultrafeedback(record)
+
+
+def _argilla(record: Row) -> list[Row]:
+    return rows(argilla.plain(record))
 
 
 def _prompt(record: Row) -> list[Row]:
@@ -176,6 +188,10 @@ def _alpaca(record: Row) -> list[Row]:
     return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
 
 
+ASKED = ("prompt", "messages", "instruction")
+OTHERS = [("instruction", "completions")]  # UltraFeedback's
+SAID = ("response", "completion", "generation")
+
 # Name -> (columns that it is recognised by, record -> rows). The first that fits counts; where name and columns are
 # the same, the layout is nobody's in particular.
 LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
@@ -193,7 +209,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "WebGPT comparisons": (("question", "answer_0", "answer_1", "score_0"), preferences.webgpt),
     "Prometheus preferences": (("orig_instruction", "orig_response_A", "orig_response_B"), preferences.prometheus),
     "Prometheus feedback": (("orig_instruction", "orig_response", "orig_score"), rated.prometheus),
-    "UltraFeedback": (("instruction", "completions"), rated.ultrafeedback),
+    "UltraFeedback": (("instruction", "completions"), _completions),
     "SummEval": (("decoded", "expert_annotations"), rated.summeval),
     "OpenAI preferences": (("input", "preferred_output", "non_preferred_output"), preferences.openai),
     "request, response": (("request", "response"), logs.exchange),
@@ -202,8 +218,16 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prompt, response_a, response_b": (("prompt", "response_a", "response_b"), preferences.compared),
     "prompt, chosen, rejected": (("prompt", "chosen", "rejected"), pairs.pair),
     "chosen, rejected": (("chosen", "rejected"), pairs.pair),
-    "prompt, response": (("prompt", "response"), _response),
-    "prompt, completion": (("prompt", "completion"), _completion),
+    "Argilla records": (("fields", "responses"), _argilla),
+    "Argilla suggestions": (("fields", "suggestions"), _argilla),
+    "messages, response": (("messages", "response"), _replied),
+    **{
+        f"{ask}, {say}": ((ask, say), partial(lists.several, column=say))
+        for ask in ASKED
+        for say in lists.LISTS
+        if (ask, say) not in OTHERS
+    },
+    **{f"{ask}, {say}": ((ask, say), partial(_answer, column=say)) for ask in ASKED for say in SAID},
     "messages": (("messages",), _messages),
     "conversations": (("conversations",), _conversations),
     "instruction, output": (("instruction", "output"), _alpaca),

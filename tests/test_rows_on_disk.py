@@ -469,3 +469,199 @@ def test_real_pairs_are_read_whole(shared: Path) -> None:
             found["rows"] += len(made)
             assert all(row["prompt"][-1]["role"] == "user" for row in made)
     assert found == {"rows": 2400, "left out": 1}
+
+
+LISTED: list[Record] = [
+    {"instruction": "Hi", "generations": ["Good", "Bad"], "ratings": [5, 1], "generation_models": ["m1", "m2"]},
+    {"prompt": "Hi", "responses": ["Good", "Bad"], "ratings": ["5", "1"], "models": ["m1", "m2"]},
+    {
+        "prompt": talk("Hi"),
+        "completions": [talk("", "Good")[1:], talk("", "Bad")[1:]],
+        "rating": [5, 1],
+        "model": ["m1", "m2"],
+    },
+    {
+        "instruction": "Hi",
+        "responses": [{"text": "Good", "rating": 5, "model": "m1"}, {"text": "Bad", "rating": 1, "model": "m2"}],
+    },
+    {
+        "messages": talk("Hi"),
+        "generations": ["Good", "Bad"],
+        "scores": [{"rating": 5}, {"rating": 1}],
+        "models": ["m1", "m2"],
+    },
+]
+
+
+@pytest.mark.parametrize("record", LISTED)
+def test_every_response_of_a_list_is_a_row_with_its_own_values(record: Record) -> None:
+    first, second = layouts.rows({**record, "tags": ["a", "b", "c"]})
+    assert (asked(first), asked(second)) == (["user: Hi"], ["user: Hi"])
+    assert (first["response"], first["scores"], first["model"]) == ("Good", {"rating": 5.0}, "m1")
+    assert (second["response"], second["scores"], second["model"]) == ("Bad", {"rating": 1.0}, "m2")
+    assert first["group"] == second["group"]
+    assert first["tags"] == ["a", "b", "c"]
+
+
+def test_ratings_that_are_not_one_for_each_response_are_refused() -> None:
+    with pytest.raises(DataError, match="column 'ratings': holds 3 values for 2 responses"):
+        layouts.rows({"instruction": "Hi", "generations": ["Good", "Bad"], "ratings": [5, 1, 2]})
+
+
+def test_a_generation_that_failed_is_left_out_and_counted(tmp_path: Path) -> None:
+    found = Found()
+    path = lines(tmp_path, {"instruction": "Hi", "generations": [None, "Good"], "ratings": [None, 5]})
+    assert [(row["response"], row["scores"]) for row in read(path, found=found)] == [("Good", {"rating": 5.0})]
+    assert list(found.left) == [f"{path}:1: one of its generations holds no text"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Hi", "generation": "Hello", "rating": 4},
+        {"instruction": "Hi", "response": "Hello", "rating": 4},
+        {"messages": talk("Hi"), "response": "Hello", "rating": 4},
+        {"messages": talk("Hi", "Hello"), "response": "Hello", "rating": 4},
+        {"messages": talk("Hi"), "completion": talk("", "Hello")[1:], "rating": 4},
+        {"messages": talk("Hi"), "response": {"role": "assistant", "content": "Hello"}, "rating": 4},
+    ],
+)
+def test_an_answer_beside_its_question_is_read_whatever_their_names(record: Record) -> None:
+    (row,) = layouts.rows(record)
+    assert (asked(row), row["response"], row["scores"]) == (["user: Hi"], "Hello", {"rating": 4.0})
+
+
+ANNOTATED: list[Record] = [
+    {"prompt": "Hi", "response": "Hello", "quality.responses": [4, 5], "quality.suggestion": 1, "style.suggestion": 2},
+    {
+        "prompt": "Hi",
+        "response": "Hello",
+        "quality.responses": [4, 5, 1],
+        "quality.responses.status": ["submitted", "submitted", "discarded"],
+        "quality.suggestion": 1,
+        "style.suggestion": 2,
+    },
+    {
+        "prompt": "Hi",
+        "response": "Hello",
+        "quality": [{"value": 4, "status": "submitted"}, {"value": 5, "user_id": "u"}, {"value": 1, "status": "draft"}],
+        "quality-suggestion": 1,
+        "style": [],
+        "style-suggestion": 2,
+    },
+    {
+        "fields": {"prompt": "Hi", "response": "Hello"},
+        "responses": {"quality": [{"value": 4}, {"value": 5}]},
+        "suggestions": {"quality": {"value": 1, "agent": "m"}, "style": {"value": 2}},
+        "metadata": {"length": 5},
+    },
+    {
+        "fields": {"instruction": "Hi", "generation": "Hello"},
+        "responses": [
+            {"values": {"quality": {"value": 4}}, "status": "submitted"},
+            {"values": {"quality": {"value": 5}}, "status": "submitted"},
+            {"values": {"quality": {"value": 1}}, "status": "discarded"},
+        ],
+        "suggestions": [{"question_name": "quality", "value": 1}, {"question_name": "style", "value": 2}],
+    },
+]
+
+
+@pytest.mark.parametrize("record", ANNOTATED)
+def test_what_people_said_counts_before_what_a_model_suggested(record: Record) -> None:
+    (row,) = layouts.rows(record)
+    assert (asked(row), row["response"]) == (["user: Hi"], "Hello")
+    assert row["scores"] == {"quality": 4.5, "style": 2.0}
+    assert row["raters"] == {"quality": [4.0, 5.0]}
+    assert row["suggestions"] == {"quality": 1}
+
+
+def test_answers_in_words_stay_a_column() -> None:
+    (row,) = layouts.rows({"prompt": "Hi", "response": "Hello", "tone.responses": ["formal", "formal"]})
+    assert (row["tone"], row["scores"]) == (["formal", "formal"], {})
+
+
+WIRE: list[tuple[Record, Record]] = [
+    (
+        {"system": "Be kind.", "messages": talk("Hi")},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
+    ),
+    (
+        {"system": [{"type": "text", "text": "Be kind."}], "messages": [{"role": "user", "content": "Hi"}]},
+        {"content": [{"type": "text", "text": "Hello"}], "stop_reason": "end_turn"},
+    ),
+    (
+        {"instructions": "Be kind.", "input": "Hi"},
+        {
+            "object": "response",
+            "output": [
+                {"type": "reasoning", "summary": []},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]},
+            ],
+        },
+    ),
+    (
+        {"instructions": "Be kind.", "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}]},
+        {"status_code": 200, "body": {"output": [{"type": "message", "content": [{"text": "Hello"}]}]}},
+    ),
+    (
+        {
+            "systemInstruction": {"parts": [{"text": "Be kind."}]},
+            "contents": [{"role": "user", "parts": [{"text": "Hi"}]}],
+        },
+        {"candidates": [{"content": {"role": "model", "parts": [{"text": "Hello"}]}, "finishReason": "STOP"}]},
+    ),
+    (
+        {"system": [{"text": "Be kind."}], "messages": [{"role": "user", "content": [{"text": "Hi"}]}]},
+        {"output": {"message": {"role": "assistant", "content": [{"text": "Hello"}]}}, "stopReason": "end_turn"},
+    ),
+    ({"system": "Be kind.", "prompt": "Hi"}, {"response": "Hello", "done_reason": "stop"}),
+]
+
+
+@pytest.mark.parametrize(("request_", "response"), WIRE)
+def test_logs_of_every_server_give_the_same_row(request_: Record, response: Record) -> None:
+    (row,) = layouts.rows({"request": request_, "response": response, "rating": 4})
+    assert (asked(row), row["response"]) == (["system: Be kind.", "user: Hi"], "Hello")
+    assert (row["scores"], row.get("finished")) == ({"rating": 4.0}, None)
+
+
+def test_a_response_of_openai_that_is_incomplete_is_not_finished() -> None:
+    body = {"output": [{"type": "message", "content": [{"text": "Hello"}]}], "status": "incomplete"}
+    (row,) = layouts.rows({"request": {"input": "Hi"}, "response": body})
+    assert row["finished"] is False
+
+
+def test_calls_and_results_of_tools_in_a_log_are_turns_of_the_prompt() -> None:
+    wanted = [("user", "Weigh it"), ("assistant", "Let me see."), ("tool", "3 kg"), ("user", "Well?")]
+    anthropic = [
+        {"role": "user", "content": "Weigh it"},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me see."},
+                {"type": "tool_use", "id": "1", "name": "weigh", "input": {"what": "it"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "1", "content": "3 kg"},
+                {"type": "text", "text": "Well?"},
+            ],
+        },
+    ]
+    responses = [
+        {"role": "user", "content": "Weigh it"},
+        {"role": "assistant", "content": "Let me see."},
+        {"type": "function_call", "call_id": "1", "name": "weigh", "arguments": '{"what": "it"}'},
+        {"type": "function_call_output", "call_id": "1", "output": "3 kg"},
+        {"role": "user", "content": "Well?"},
+    ]
+    reply = {"content": "It weighs 3 kg."}
+    (row,) = layouts.rows({"request": {"messages": anthropic}, "response": reply})
+    assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == wanted
+    assert row["prompt"][1]["tool_calls"][0]["function"] == {"name": "weigh", "arguments": {"what": "it"}}
+    (row,) = layouts.rows({"request": {"input": responses}, "response": reply})
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "assistant", "tool", "user"]
+    assert row["prompt"][2]["tool_calls"][0]["function"]["name"] == "weigh"

@@ -1,0 +1,92 @@
+"""Records of Argilla: fields, what annotators answered, and what a model suggested, in its three forms on disk.
+
+Numbers that annotators submitted are ratings of several raters; a suggestion counts only where nobody answered, and
+stays in the column `suggestions` elsewhere. Answers in words stay extra columns.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from data_recipes.turns import Row, number
+
+FLAT = re.compile(r"(.+)(?:\.(responses|suggestion)(\..+)?|-(suggestion)(-metadata)?)")  # quality.responses.status
+
+
+def told(record: Row) -> bool:
+    """Whether a record holds answers to questions of Argilla."""
+    return any(column.endswith((".responses", ".suggestion", "-suggestion")) for column in record)
+
+
+def plain(record: Row) -> Row:
+    """The fields as columns, and the scores of every question in `attributes`."""
+    record = dict(record)
+    given, suggested = _records(record) if isinstance(record.get("fields"), dict) else _columns(record)
+    scores: Row = {}
+    suggestions: Row = {}
+    words: Row = {}
+    for name in dict.fromkeys([*given, *suggested]):
+        numbers = [n for value in given.get(name, []) if (n := number(value)) is not None]
+        offered = number(suggested.get(name))
+        if numbers:
+            scores[name] = numbers
+        elif offered is not None and not given.get(name):
+            scores[name] = offered
+        elif given.get(name):
+            words[name] = given[name]
+        if suggested.get(name) is not None and scores.get(name) is not offered:
+            suggestions[name] = suggested[name]
+    more = {**words, **({"suggestions": suggestions} if suggestions else {})}
+    return {**record, **{c: v for c, v in more.items() if c not in record}, "attributes": scores}
+
+
+def _records(record: Row) -> tuple[dict[str, list[Any]], Row]:
+    """Of a whole record {fields, responses, suggestions}, which is left with its fields and notes."""
+    responses, suggestions = record.pop("responses", None), record.pop("suggestions", None)
+    record |= record.pop("fields")
+    given: dict[str, list[Any]] = {}
+    if isinstance(responses, list):  # [{values: {question: {value}}, status}]
+        for one in responses:
+            for name, answer in (one.get("values") or {}).items() if isinstance(one, dict) else ():
+                given.setdefault(name, []).extend(_submitted([{"status": one.get("status"), **_value(answer)}]))
+    elif isinstance(responses, dict):  # {question: [{value, user_id, status}]}
+        given = {name: _submitted(answers) for name, answers in responses.items() if isinstance(answers, list)}
+    if isinstance(suggestions, list):
+        named = {one.get("question_name", one.get("question")): one for one in suggestions if isinstance(one, dict)}
+        suggestions = {str(name): one for name, one in named.items()}
+    return given, {name: _value(one)["value"] for name, one in (suggestions or {}).items()}
+
+
+def _columns(record: Row) -> tuple[dict[str, list[Any]], Row]:
+    """Of a table with quality.responses and quality.suggestion, or quality and quality-suggestion."""
+    given: dict[str, list[Any]] = {}
+    suggested: Row = {}
+    for column in list(record):
+        found = FLAT.fullmatch(column)
+        name = found[1] if found else column
+        if not found or found[3] or found[5]:
+            continue
+        value = record.pop(column)
+        if found[2] == "responses":
+            status = record.get(f"{name}.responses.status") or []
+            status = (
+                status if isinstance(status, list) and len(status) == len(value or []) else [None] * len(value or [])
+            )
+            given[name] = _submitted([{"value": v, "status": s} for v, s in zip(value or [], status)])
+        else:
+            suggested[name] = value
+            answers = record.get(name)
+            if found[4] and isinstance(answers, list):
+                given[name] = _submitted(record.pop(name))
+    return given, suggested
+
+
+def _submitted(answers: list[Any]) -> list[Any]:
+    """The values of answers that were neither discarded nor are drafts."""
+    values = [_value(a) for a in answers]
+    return [v["value"] for v in values if v.get("status") in (None, "submitted") and v["value"] is not None]
+
+
+def _value(answer: Any) -> Row:
+    return {"value": None, **answer} if isinstance(answer, dict) else {"value": answer}

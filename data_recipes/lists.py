@@ -1,0 +1,57 @@
+"""A prompt with a list of responses, and lists of what belongs to each of them (distilabel's generations, ratings)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_recipes.asked import question
+from data_recipes.streams import DataError, kind
+from data_recipes.turns import LEFT_OUT, Row, answered, candidates, may_score, number, ratings, scored
+
+LISTS = ("responses", "completions", "generations")
+TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")
+
+
+def several(record: Row, column: str) -> list[Row]:
+    """One row per response; a list beside them that is as long gives every row its own value."""
+    said = record[column]
+    if not isinstance(said, list):
+        raise DataError(f"column '{column}': holds {kind(said)}, wanted a list of responses. Correct the record.")
+    prompt, used = question(record)
+    beside = {c: v for c, v in record.items() if c not in (column, *used) and isinstance(v, list)}
+    own = {c: v for c, v in beside.items() if len(v) == len(said)}
+    for other, values in beside.items():
+        if other not in own and values and ratings(values) is not None and may_score(other):
+            raise DataError(
+                f"column '{other}': holds {len(values)} values for {len(said)} responses. Correct the record."
+            )
+    answers: dict[str, Row] = {}
+    for i, each in enumerate(said):
+        mine = {_one(name, column): value[i] for name, value in own.items()}
+        answers[str(i)] = _candidate(prompt, each, mine, column)
+    return candidates(record, {column, *used, *own}, prompt, answers)
+
+
+def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
+    """A response with its scores and what else is known of it."""
+    if isinstance(said, dict) and "role" not in said:
+        if not (name := next((c for c in TEXTS if c in said), "")):
+            raise DataError(f"column '{column}': holds {', '.join(said)}, and no text. Name it {TEXTS[0]}.")
+        values = {**values, **said}
+        said = values.pop(name)
+    before, response, after = answered(prompt, said, column)
+    if before != prompt:
+        raise DataError(f"column '{column}': a response follows another prompt than the others. Give each its own row.")
+    offered = {n: v for n, v in values.items() if may_score(n) and not isinstance(v, dict)}
+    for name in ("scores", "score", "ratings", "rating", "attributes"):  # {aspect: number}
+        offered |= values.pop(name) if isinstance(values.get(name), dict) else {}
+    scores, raters = scored(offered)
+    rest = {n: v for n, v in values.items() if number(v) is None or not may_score(n)}
+    left = {} if response else {LEFT_OUT: f"one of its {column} holds no text"}
+    return {**rest, **after, **raters, **left, "response": response or "", "scores": scores}
+
+
+def _one(name: str, column: str) -> str:
+    """The name of one value of a list: ratings is rating, generation_models is model."""
+    name = name.removeprefix(f"{column.removesuffix('s')}_")
+    return name.removesuffix("s") if len(name) > 2 and not name.endswith("ss") else name
