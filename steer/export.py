@@ -26,6 +26,7 @@ from steer.run import Run, fingerprint, folder_errors, read_json, write_json, wr
 from steer.schema import AttributeSchema
 from steer.tokens import plain_ids, prompt_text
 from steer.training.prepare import conditioned
+from steer.turns import UnprintedError
 
 MARK = "export.json"  # what was exported, with which settings; a folder that has it is complete
 PROBES: tuple[list[dict[str, str]], ...] = (
@@ -179,7 +180,7 @@ def _accepted(prompt: list[dict[str, str]], tokenizer: Any) -> bool:
 
     try:
         prompt_text(prompt, tokenizer)
-    except TemplateError:  # some templates know no earlier turns
+    except (TemplateError, UnprintedError):  # some templates know no earlier turns
         return False
     return True
 

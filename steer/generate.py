@@ -32,6 +32,7 @@ from steer.run import Run, fingerprint
 from steer.schema import AttributeSchema
 from steer.targets import against, targets
 from steer.tokens import plain_ids, prompt_of
+from steer.turns import say_unprinted
 
 SHARD = 512  # responses between two resume points
 
@@ -121,6 +122,7 @@ def _response(policy: Policy, ids: Sequence[int]) -> Response:
 def asks_of(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Ask]:
     """Prompts and conditions as ids, tokenised apart as in training, with the new tokens that fit behind them."""
     texts = [prompt_of(job.row, policy.tokenizer) for job in jobs]
+    say_unprinted({job.row["id"]: job.row for job in jobs}.values(), policy.tokenizer)
     conditions = [condition_text(policy, job.target) for job in jobs]
     others = [condition_text(policy, job.against) for job in jobs]
     unique = list(dict.fromkeys([*texts, *conditions, *others]))

@@ -8,6 +8,7 @@ from typing import Any
 from steer.batch import Sequence_
 from steer.errors import SteerError
 from steer.groups import Row
+from steer.turns import UnprintedError, fitted, printed, say_unprinted
 
 
 class Tokens:
@@ -18,6 +19,7 @@ class Tokens:
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
         texts = [prompt_of(row, tokenizer) for row in rows]
+        say_unprinted(rows, tokenizer)
         unique = list(dict.fromkeys(texts))
         ids = dict(zip(unique, plain_ids(unique, tokenizer)))
         self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
@@ -44,10 +46,9 @@ class Tokens:
         return Sequence_(self.prompts[row["id"]] + self.condition(condition), self.responses[row["id"]])
 
 
-def prompt_text(prompt: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
-    """A prompt through the model's chat template, up to and including the assistant marker."""
-    text: str = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-    return text
+def prompt_text(prompt: Sequence[Mapping[str, Any]], tokenizer: Any) -> str:
+    """A prompt through the model's chat template, up to and including the assistant marker; nothing of it is lost."""
+    return printed(fitted(prompt, tokenizer), tokenizer)
 
 
 def prompt_of(row: Row, tokenizer: Any) -> str:
@@ -61,6 +62,8 @@ def prompt_of(row: Row, tokenizer: Any) -> str:
             f"row '{row['id']}': the model's chat template refuses its prompt ({error}). Change such rows, or leave "
             "them out."
         ) from None
+    except UnprintedError as error:
+        raise SteerError(f"row '{row['id']}': {error}, or leave such rows out.") from None
 
 
 def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:

@@ -12,7 +12,7 @@ TABLE = """
 errors progress options config run
 rows schema levels condition likelihood chat
 groups objective
-methods batch tokens plan adapter quantise precision policy attention logps references
+methods batch turns tokens plan adapter quantise precision policy attention logps references
 decoding targets
 evaluate report data scorer parts label fit obtained generate guidance labels drawn
 training train export

@@ -21,7 +21,9 @@ from steer.policy import Policy, load
 from steer.tokens import Tokens
 from steer.train import train
 
-REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}<|user|>"
+REFUSING = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ messages[0].content }}"
+)
 
 
 def row(name: str, response: str = "bees give honey.", **more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from steer.options import did_you_mean
 from steer.serve.answer import Choices, Service, answered, choices
 from steer.serve.wire import MOST, ApiError, ChatRequest, CompletionRequest, ScoreRequest
 from steer.tokens import plain_ids, prompt_text
+from steer.turns import UnprintedError
 
 FIELDS = {
     "/v1/chat/completions": [*ChatRequest.model_fields],
@@ -118,6 +119,8 @@ def _of_chat(service: Service, request: ChatRequest) -> Choices:
         text = prompt_text(request.turns(), service.policy.tokenizer)
     except TemplateError as error:
         raise ApiError(400, f"the model's chat template refuses this: {error}", param="messages") from None
+    except UnprintedError as error:
+        raise ApiError(400, f"{error}.", param="messages") from None
     prompt = tuple(plain_ids([text], service.policy.tokenizer)[0])
     return choices(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
 

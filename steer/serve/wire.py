@@ -125,8 +125,8 @@ class ChatRequest(Request):
             raise ApiError(400, "'messages' has to end with a turn of the user.", param="messages")
         turns = []
         for i, message in enumerate(self.messages):
-            role = "system" if message.role == "developer" else message.role
-            if role not in ("system", "user", "assistant"):
+            role = message.role
+            if role not in ("system", "developer", "user", "assistant"):
                 raise ApiError(400, f"'role' is system, user or assistant, not '{role}'.", param=f"messages.{i}.role")
             turns.append({"role": role, "content": _text(message.content, f"messages.{i}.content")})
         return turns
