@@ -24,11 +24,10 @@ from steer.decoding.text import streamed
 from steer.decoding.vllm import Vllm
 from steer.errors import SteerError
 from steer.obtained import Judge, side_by_side
-from steer.options import check
 from steer.policy import Card, Policy, end_tokens, load
 from steer.progress import progress
 from steer.rows import Row, prompts, read, read_back, split_of, write
-from steer.run import Run, fingerprint
+from steer.run import Run, fingerprint, stage
 from steer.schema import AttributeSchema
 from steer.targets import against, targets
 from steer.tokens import plain_ids, prompt_of
@@ -200,9 +199,9 @@ def _drawn(
         yield row
 
 
+@stage
 def generate(config: GenerateConfig) -> str:
     """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
-    check(config)
     if bool(config.prompt) == bool(config.input):
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
     if config.stream and (config.output or config.score or config.best_of > 1 or config.engine != "hf"):
