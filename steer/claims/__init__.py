@@ -27,7 +27,7 @@ from steer.parts import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back
-from steer.run import Run, read_json, stage, write_json, write_text
+from steer.run import Run, read_json, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
 
@@ -35,7 +35,6 @@ from steer.scorer import Scorer, load_scorer
 OTHERS = ("methods", "targets", "grid", "controls", "annotators", "pairs", "budget_tokens", "budget_calls", "resamples")
 
 
-@stage
 def suite(config: CompareConfig) -> str:
     """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
     if config.dry_run:

@@ -31,7 +31,7 @@ from steer.policy import Policy, load
 from steer.progress import progress
 from steer.report.cells import counted
 from steer.rows import write
-from steer.run import Run, slug, stage
+from steer.run import Run, slug
 from steer.schema import factorial
 from steer.scorer import rewarder
 from steer.targets import Target, drawn_targets, parse_target, targets
@@ -41,7 +41,6 @@ PLAIN = Decoding()
 FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # what ends a run and no other
 
 
-@stage
 def compare(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; the table and the path of the report."""
     shared = Comparison(config, Path(config.output))

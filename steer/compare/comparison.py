@@ -24,7 +24,7 @@ from steer.labels import beside, labelled_rows, schema_of, scorer_of
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
-from steer.run import FREE, HOW, identity, read_json, rows_fingerprint
+from steer.run import FREE, HOW, fingerprint, identity, read_json
 from steer.schema import AttributeSchema
 
 ROUNDS = "Every round takes the optimizer steps of a whole training; the table of what each took counts them all."
@@ -46,7 +46,7 @@ class Comparison:
         """What everything follows from, by its identity."""
         c = self.config
         settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
-        found = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
+        found = {"rows": fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotators}}
         return found | {name: identified(spec) for name, spec in scorers.items()}
 

@@ -25,10 +25,10 @@ from steer.iterate.rounds import Loop, goes_round, measured, turn
 from steer.iterate.watch import figures
 from steer.labels import schema_of
 from steer.methods import METHODS
-from steer.options import resolve
+from steer.options import check, resolve
 from steer.policy import Card
 from steer.report.circumstances import circumstances
-from steer.run import Run, folder_errors, identity, rows_fingerprint, stage
+from steer.run import Run, fingerprint, folder_errors, identity
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
 from steer.targets import parse_weights
@@ -37,13 +37,13 @@ from steer.train import chosen
 FREE = ("rounds", "guard")  # they say when a loop stops, not what its rounds are
 
 
-@stage
 def iterate(config: IterateConfig) -> str:
     """Run the rounds: a line each with what the policy gets on held-out prompts, why they end, which one is kept."""
+    check(config)
     bounds = limits(config.guard)
     scorers = {name: load_scorer(s) for name in ("scorer", "gold", "annotator") if (s := getattr(config, name))}
     settings = _training(config)
-    inputs = {"rows": rows_fingerprint(config.rows), "model": identity(config.model)}
+    inputs = {"rows": fingerprint(config.rows), "model": identity(config.model)}
     inputs["policy"] = identity(config.policy or config.model)
     inputs |= {name: scorer.id for name, scorer in scorers.items()}
     inputs["training"] = _hash({k: v for k, v in asdict(settings).items() if k not in ("rows", "model", "output")})
