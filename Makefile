@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # OpenMP threads that spin for long while they wait collapse where anything else runs on the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test slow bench lint wheel clean
+.PHONY: demo test slow tables lint wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/steer demo --output demo
@@ -29,10 +29,9 @@ wheel: $(VENV)/ready
 	rm -rf dist build && $(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	$(BIN)/python tests/try_wheel.py dist
 
-# The run behind the README's tables: three seeds, all methods, the negative control.
-bench: $(VENV)/ready
-	$(BIN)/steer demo --full --seeds 3 --size 8000 --output bench
-	$(BIN)/python benchmarks/bars.py bench | tee benchmarks/results/world.md
+# All tables of the embedded world, at one commit and on three bases; stopped, it goes on.
+tables: $(VENV)/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tables.sh tables
 
 # torch comes first and alone: the constraint keeps it at the tested version, which is a CPU build where there is one.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -42,4 +41,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo bench
+	rm -rf $(VENV) build dist demo tables

@@ -54,10 +54,13 @@ def systems(report: dict[str, Any]) -> str:
             text(s["kl"]) if s["kl"] else "-",
             f"{s['words']['mean']:.0f}",
             f"{s['distinct_2']:.2f}",
+            f"{s['steps']:,}",
         ]
         for s in sorted(report["systems"], key=lambda s: -s["gold"]["mean"])
     ]
-    return table(["system", "gold reward, sd", "less mle", "proxy reward", "KL, nats", "words", "distinct-2"], rows)
+    return table(
+        ["system", "gold reward, sd", "less mle", "proxy reward", "KL, nats", "words", "distinct-2", "steps"], rows
+    )
 
 
 def rounds(report: dict[str, Any]) -> str:
@@ -74,9 +77,10 @@ def main(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     budget = report["budget"]
     print(
-        f"{report['created']}, commit {report['commit']}, {report['machine']}; seeds {report['seeds']}, "
+        f"`{report['command']}`\n\n{report['created']}, commit {report['commit']}, {report['machine']}; "
+        f"{report['seeds']} repetitions on the bases {budget['model']}, of {budget['parameters']:,} parameters; "
         f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
-        f"{budget['batch_size']}, {budget['parameters']:,} parameters.\n"
+        f"{budget['batch_size']}. {' '.join(report['notes'])}\n"
     )
     print("\n\n".join([dials(report), systems(report), *([rounds(report)] if report["iterate"] else [])]))
 

@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Offline methods and two on-policy ones on one base, one split and one number of optimizer steps.
-#   bash benchmarks/methods.sh demo        (the folder of `make demo`; half an hour on two cores)
-# The likelihood methods share the demo's learning rate; preference and on-policy methods diverge at it and have their own.
+# Offline and on-policy methods on the same bases, one split and one number of optimizer steps.
+#   bash benchmarks/methods.sh WORLD [TRAIN [OUTPUT]]
+# WORLD: the folder of `steer demo --bases N`; TRAIN: settings of training, WORLD/train.json; OUTPUT: methods.
+# Every method takes its own share of the learning rate. Methods that compare the policy with where it starts, or draw
+# from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it.
 set -euo pipefail
-demo=${1:?the folder of make demo}
-steer compare "$demo/labels" --model "$demo/base" --train "$demo/train.json" --gold data_recipes.world_text:Gold \
-  --seeds 3 --num-proc 2 --prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output methods \
+world=${1:?the folder of steer demo}
+train=${2:-$world/train.json}
+output=${3:-methods}
+bases=()
+for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
+steer compare "$world/labels" --model "$world/base" "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold \
+  --num-proc 2 --prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output "$output" \
   --method mle --method filtered --method rwr:beta=1 --method rwr:beta=0.5 --method awr --method raft \
-  --method unlikelihood:learning_rate=1e-3 --method rrhf --method pro --method slic:learning_rate=1e-3 \
-  --method dpo:learning_rate=3e-4 --method ipo:learning_rate=1e-3 --method rso:learning_rate=3e-4 \
-  --method remax:learning_rate=1e-3 --method rloo:learning_rate=1e-3 --method conditional
-python "$(dirname "$0")/bars.py" methods
+  --method unlikelihood --method rrhf --method pro --method slic:after=mle --method dpo --method dpo:after=mle \
+  --method ipo:after=mle --method rso:after=mle --method remax:after=mle --method rloo:k=2,after=mle \
+  --method ppo:after=mle --method conditional --method quark >&2
+python "$(dirname "$0")/bars.py" "$output"

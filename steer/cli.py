@@ -166,6 +166,14 @@ def main() -> None:
         _fail(f'{error.format_message()} See "{command} --help".')
     except (SteerError, click.ClickException) as error:
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
+    except BrokenPipeError:  # whoever read the output has gone
+        sys.stdout = None  # else Python complains when it flushes on exit
+        sys.exit(1)
+    except OSError as error:
+        if error.strerror is None:  # of a library, not of the file system
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror}. Check the path, its permissions and the room on the disk.")
     except (click.Abort, KeyboardInterrupt):
         click.echo("steer: interrupted; run the same command again to resume.", err=True)
         sys.exit(130)

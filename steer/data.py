@@ -17,12 +17,13 @@ from steer.errors import SteerError
 from steer.progress import progress
 from steer.rows import Found, Reading, Row, content_hash, prompt_key, read, split_of, write
 from steer.rows.survey import Survey, bare, score_ranges
-from steer.run import Run, fingerprint
+from steer.run import Run, fingerprint, stage
 from steer.schema import AttributeSchema
 
 WORLD = "world"
 
 
+@stage
 def data(config: DataConfig) -> str:
     """Write rows.jsonl with a split; the world also brings its schema and an untrained model. Summary line."""
     sources = Sources(config)

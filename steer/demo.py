@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from steer.guidance import Trial
 from steer.iterate import iterate
 from steer.label import label
 from steer.policy import load
+from steer.report.circumstances import circumstances
 from steer.run import read_json, write_json
 from steer.scorer import load_scorer
 from steer.train import train
 
 GOLD = "data_recipes.world_text:Gold"
 # Other text than the logs, so that the base has not seen the answers to the held-out prompts.
-PRETRAINING: dict[str, Any] = {"size": 8000, "seed": 100, "primer": 0.25}
+PRETRAINING: dict[str, Any] = {"size": 8000, "primer": 0.25}
+TEXT = 100  # seed of the first base's text
 BASE: dict[str, Any] = {
     "method": "mle",
     "adapter": "none",
@@ -63,13 +66,15 @@ def demo(config: DemoConfig) -> str:
     """Run every stage that is not done yet; what was shown, the report's path and the time it took."""
     began = time.monotonic()
     out = Path(config.output)
-    for line in _prepare(config, out):
+    models = [str(out / ("base" if number == 0 else f"base-{number}")) for number in range(config.bases)]
+    for line in _prepare(config, out, models):
         click.echo(line)
     train_file = out / "train.json"
     write_json(train_file, LORA | ({"num_train_epochs": 3.0} if config.full else {}))
     settings = CompareConfig(
         rows=str(out / "labels"),
-        model=str(out / "base"),
+        model=models[0],
+        bases=tuple(models[1:]),
         output=str(out / "compare"),
         methods=FULL_METHODS if config.full else METHODS,
         targets=TARGETS,
@@ -109,17 +114,16 @@ def demo(config: DemoConfig) -> str:
     return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
 
 
-def _prepare(config: DemoConfig, out: Path) -> list[str]:
-    """Logs, base model, scorer and labels."""
-    pretraining = data(DataConfig("world", str(out / "pretraining"), **PRETRAINING))
-    base = train(TrainConfig(str(out / "pretraining"), str(out / "pretraining" / "model"), str(out / "base"), **BASE))
-    return [
-        f"pretraining {pretraining}",
-        f"base {base}",
-        data(DataConfig("world", str(out / "logs"), size=config.size)),
-        fit(FitConfig(str(out / "logs"), str(out / "scorer"))),
-        label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer"))),
-    ]
+def _prepare(config: DemoConfig, out: Path, models: Sequence[str]) -> Iterator[str]:
+    """Base models, logs, scorer and labels; each base has text, first weights and an order of its own."""
+    for number, model in enumerate(models):
+        folder = out / ("pretraining" if number == 0 else f"pretraining-{number}")
+        yield f"pretraining {data(DataConfig('world', str(folder), **(PRETRAINING | {'seed': TEXT + number})))}"
+        settings = TrainConfig(str(folder), str(folder / "model"), model, seed=number, **BASE)
+        yield f"base {train(settings)}"
+    yield data(DataConfig("world", str(out / "logs"), size=config.size))
+    yield fit(FitConfig(str(out / "logs"), str(out / "scorer")))
+    yield label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
 
 
 def _guidance(out: Path, policy: Path) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def _with_rounds(out: Path, guidance: dict[str, Any]) -> Path:
     result = read_json(out / "compare" / "report.json")
     loop = read_json(out / "iterate" / "report.json")["iterate"]
     result |= {"iterate": loop, "guidance": guidance}
-    result |= {"command": "steer demo", "commands": ["make demo", "steer demo"]}
+    result |= {"command": circumstances("demo")["command"], "commands": ["make demo", "steer demo"]}
     return report.write(result, out)
 
 

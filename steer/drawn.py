@@ -81,7 +81,7 @@ def _drawn(
     if n > 1:
         assert asked.reward is not None
         rewards = asked.reward(rows)
-        rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] for i in range(0, len(rows), n)]
+        rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] | {"best_of": n} for i in range(0, len(rows), n)]
     s = asked.sampling
     if reference is None or s.temperature == 0:
         return rows

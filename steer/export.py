@@ -18,11 +18,10 @@ from steer.condition import markers, render
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
-from steer.options import check
 from steer.plan import Conditioning
 from steer.policy import MERGED, Card, Loading, Policy, end_tokens, load_as
 from steer.rows import Row, read_all, split_of, write
-from steer.run import Run, fingerprint, folder_errors, read_json, write_json, write_text
+from steer.run import Run, fingerprint, folder_errors, read_json, rows_fingerprint, stage, write_json, write_text
 from steer.schema import AttributeSchema
 from steer.tokens import plain_ids, prompt_text
 from steer.training.prepare import conditioned
@@ -39,9 +38,9 @@ PROBES: tuple[list[dict[str, str]], ...] = (
 )
 
 
+@stage
 def export(config: ExportConfig) -> str:
     """Write a policy (or labelled rows) for programs that know nothing of steer; the summary line."""
-    check(config)
     source = Path(config.source)
     if (source / "steer.json").is_file():
         return _policy(config)
@@ -201,7 +200,7 @@ def _rows(config: ExportConfig) -> str:
     conditioning = conditioned(setup, METHODS["conditional"])
     if conditioning is None:
         raise ValueError("the conditional method is conditioned")
-    run = Run(config.output, config, {"source": fingerprint(config.source)})
+    run = Run(config.output, config, {"source": rows_fingerprint(config.source)})
     if run.done:
         return str(run.done["summary"])
     read = read_all(config.source)[: config.limit or None]

@@ -18,20 +18,20 @@ from steer.config import FitConfig
 from steer.errors import SteerError
 from steer.label import description, known_file, matrix, scored_names, turned
 from steer.levels import described
-from steer.options import check, did_you_mean, overridden
+from steer.options import did_you_mean, overridden
 from steer.progress import progress
 from steer.rows import Row, content_hash, read, split_of
-from steer.run import Run, files_in, fingerprint, folder_errors, write_text
+from steer.run import Run, folder_errors, hashes, rows_fingerprint, stage, write_text
 from steer.schema import AttributeSchema
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]  # heading -> report
 
 
+@stage
 def fit(config: FitConfig) -> str:
     """Fit an attribute model on human scores; its held-out tables and the summary line."""
-    check(config)
     kind = _kind(config.model)
-    run = Run(config.output, config, {"rows": fingerprint(config.rows), "schema": known_file(config.schema)})
+    run = Run(config.output, config, {"rows": rows_fingerprint(config.rows), "schema": known_file(config.schema)})
     if run.done:
         return str(run.done["summary"])
     rows = list(islice(read(config.rows), config.limit or None))
@@ -71,9 +71,8 @@ def fit(config: FitConfig) -> str:
         f"fit {config.model}: {len(rows)} rows in, {len(rated)} used, {len(rows) - len(train)} held out, "
         f"{len(train) - len(rated)} without scores{_also(model)}. Scorer in {run.folder}."
     )
-    weights = [fingerprint(p) for p in files_in(run.folder) if p.name != "config.json"]
     tested = reports.get(f"{len(test)} rows of held-out prompts")
-    facts = {"report": model.report_, "tested": tested, "rows": len(rated), "data": data, "weights": weights}
+    facts = {"report": model.report_, "tested": tested, "rows": len(rated), "data": data, "files": hashes(run.folder)}
     return run.finish(f"{tables}\n{summary}", **facts)
 
 

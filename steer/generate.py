@@ -24,11 +24,10 @@ from steer.decoding.text import streamed
 from steer.decoding.vllm import Vllm
 from steer.errors import SteerError
 from steer.obtained import Judge, side_by_side
-from steer.options import check
 from steer.policy import Card, Policy, end_tokens, load
 from steer.progress import progress
 from steer.rows import Row, prompts, read, read_back, split_of, write
-from steer.run import Run, fingerprint
+from steer.run import Run, fingerprint, stage
 from steer.schema import AttributeSchema
 from steer.targets import against, targets
 from steer.tokens import plain_ids, prompt_of
@@ -39,7 +38,7 @@ SHARD = 512  # responses between two resume points
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_k (0) and min_p are off: they would bias what is sampled. Guidance 1 is none."""
+    """How tokens are drawn. top_k is off: it would bias what is sampled. Guidance 1 is none."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -47,8 +46,6 @@ class Sampling:
     batch_size: int = 64
     seed: int = 0
     guidance: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
 
 
 class Job(NamedTuple):
@@ -110,8 +107,6 @@ def responding(remote: Remote) -> Draw:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
         }
-        settings |= {"top_k": sampling.top_k} if sampling.top_k else {}  # neither is of OpenAI's own API
-        settings |= {"min_p": sampling.min_p} if sampling.min_p else {}
         return [Response(*found) for found in remote.complete(chats, sampling.batch_size, **settings)]
 
     return draw
@@ -144,8 +139,7 @@ def asks_of(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Ask
         most, seed = min(sampling.max_new_tokens, room), seed_of(sampling.seed, i)
         away = ids[other] if guided else None
         warm = sampling.temperature if job.temperature is None else job.temperature
-        settings = (sampling.guidance, warm, sampling.top_p, most, seed, sampling.top_k, sampling.min_p)
-        asks.append(Ask(ids[text], ids[condition], away, *settings))
+        asks.append(Ask(ids[text], ids[condition], away, sampling.guidance, warm, sampling.top_p, most, seed))
     return asks
 
 
@@ -178,15 +172,21 @@ def answer(
             part = jobs[start : start + SHARD]
             if not path.is_file():
                 with_seed = replace(sampling, seed=seed_of(sampling.seed, -1 - index))
-                write(path, _drawn(part, draw(policy, part, with_seed), schema, source, start))
+                write(path, _drawn(part, draw(policy, part, with_seed), sampling, schema, source, start))
             rows += read_back(path)
             bar.update(len(part))
     return rows
 
 
 def _drawn(
-    jobs: Sequence[Job], responses: Sequence[Response], schema: AttributeSchema | None, source: str, start: int
+    jobs: Sequence[Job],
+    responses: Sequence[Response],
+    sampling: Sampling,
+    schema: AttributeSchema | None,
+    source: str,
+    start: int,
 ) -> Iterator[Row]:
+    """Rows that say how they were drawn, for methods that ask how likely that was."""
     for k, (job, response) in enumerate(zip(jobs, responses)):
         row: Row = {
             "id": f"{source}:{job.row['id']}:{start + k}",
@@ -197,7 +197,11 @@ def _drawn(
             "group": job.row.get("group") or job.row["id"],
             "source": source,
             "finished": response.finished,
+            "temperature": sampling.temperature if job.temperature is None else job.temperature,
+            "top_p": sampling.top_p,
         }
+        if sampling.guidance != 1:
+            row["guidance"] = sampling.guidance
         if schema is not None and job.target:
             row["asked"] = schema.text(job.target)
         if job.row.get("split"):
@@ -205,9 +209,9 @@ def _drawn(
         yield row
 
 
+@stage
 def generate(config: GenerateConfig) -> str:
     """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
-    check(config)
     if bool(config.prompt) == bool(config.input):
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
     if config.stream and (config.output or config.score or config.best_of > 1 or config.engine != "hf"):
@@ -231,19 +235,12 @@ def generate(config: GenerateConfig) -> str:
     pairs = list(zip(aims, away))
     jobs = [Job(row, *pair) for row in rows for pair in pairs for _ in range(config.n * config.best_of)]
     sampling = Sampling(
-        config.temperature,
-        config.top_p,
-        config.max_new_tokens,
-        config.batch_size,
-        config.seed,
-        config.guidance,
-        config.top_k,
-        config.min_p,
+        config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed, config.guidance
     )
     if config.stream:
         return _stream(policy, jobs, sampling, schema)
     if run is None:
-        found = list(_drawn(jobs, draw(policy, jobs, sampling), schema, "", 0))
+        found = list(_drawn(jobs, draw(policy, jobs, sampling), sampling, schema, "", 0))
         kept = judge.kept(found) if judge else found
         shown = judge.labelled(kept) if judge and config.score else kept
         return side_by_side(shown, judge.schema if judge else schema)

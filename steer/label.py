@@ -15,16 +15,17 @@ from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.levels import described, fitted
 from steer.likelihood import log_likelihood
-from steer.options import check, did_you_mean
+from steer.options import did_you_mean
 from steer.parts import part_file, read_parts, score_parts, shard_of
 from steer.rows import Row, read, split_of, write
-from steer.run import Run, fingerprint
+from steer.run import Run, fingerprint, rows_fingerprint, stage
 from steer.schema import REWARD, AttributeSchema
 from steer.scorer import Scorer, Scores, load_scorer, placed
 
 SHOWN = 5  # joint levels that a histogram names
 
 
+@stage
 def label(config: LabelConfig) -> str:
     """Score rows and give them levels, a reward and a schema; level histogram and summary line.
 
@@ -32,9 +33,8 @@ def label(config: LabelConfig) -> str:
     are their scores and a number for each id. With `shard` only that share of the parts is scored, and the run that
     finds all parts writes the rows.
     """
-    check(config)
     scorer = load_scorer(config.scorer)
-    inputs = {"rows": fingerprint(config.rows), "scorer": scorer.id, "schema": known_file(config.schema)}
+    inputs = {"rows": rows_fingerprint(config.rows), "scorer": scorer.id, "schema": known_file(config.schema)}
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])

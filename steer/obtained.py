@@ -75,7 +75,8 @@ class Judge:
         if n == 1:
             return list(rows)
         found = self.reward(rows) if self.reward else [-gap for gap in self._gaps(rows)]
-        return [rows[max(range(i, i + n), key=found.__getitem__)] for i in range(0, len(rows), n)]
+        kept = [rows[max(range(i, i + n), key=found.__getitem__)] for i in range(0, len(rows), n)]
+        return [{**row, "best_of": n} for row in kept]
 
     def _gaps(self, rows: Sequence[Row]) -> list[float]:
         """How many levels each response is from its target, summed over the attributes asked for."""

@@ -1,6 +1,7 @@
 """Run folders: config.json first, outputs, `done.json` last; every write is atomic.
 
-A stage that has `done.json` is skipped; one that lacks it resumes where it stopped.
+A stage that has `done.json` is skipped; one that lacks it resumes where it stopped. What a stage reads is known by its
+content, never by what its folder says of itself, nor by when or how fast it was made.
 """
 
 from __future__ import annotations
@@ -11,19 +12,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
 from steer.errors import SteerError
+from steer.options import check
+
+C = TypeVar("C")
 
 # Where and how fast a stage works, not what it makes.
 HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run")
 # What training may lower when it runs out of memory and go on: results stay the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
+# What a run writes about itself; no stage reads any of it as input.
+NOTES = ("config.json", "done.json", "metrics.jsonl", "report.txt", "README.md")
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,15 +61,21 @@ def slug(text: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file becomes one clear sentence."""
+    """Read JSON; a missing or broken file becomes one clear sentence. NaN and infinity are no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise SteerError(f"{path}: no such file.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
+    except (ValueError, RecursionError) as error:
         raise SteerError(
             f"{path}: not valid JSON ({error}). Restore it or run the stage that wrote it again."
         ) from None
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
 
 
 @contextmanager
@@ -70,19 +84,72 @@ def folder_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "Make room and run the same command again" if full else "Choose another --output"
+        remedy = "Make room and run the same command again" if error.errno in FULL_DISK else "Choose another --output"
         raise SteerError(f"{folder}: cannot be written ({error.strerror}). {remedy}.") from None
-    except SafetensorError as error:  # how it reports what the file system says
-        raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
-    except Exception as error:  # how the library of tokenizers does
-        if type(error) is not Exception or "(os error" not in str(error):
+    except Exception as error:
+        if not _from_rust(error):
             raise
         raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
 
 
+def _from_rust(error: Exception) -> bool:
+    """Whether safetensors or tokenizers report what the file system says; the latter have no class of their own."""
+    return type(error) in (SafetensorError, Exception) and "(os error" in str(error)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Turn a full disk into a sentence, wherever in a stage it is noticed; other errors pass."""
+    try:
+        yield
+    except Exception as error:
+        if not _from_rust(error) and not (isinstance(error, OSError) and error.errno in FULL_DISK):
+            raise
+        raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
+
+
+def stage(work: Callable[[C], str]) -> Callable[[C], str]:
+    """Decorate the work of a command: its config is checked, a full disk is one sentence, its folder is given back."""
+
+    @wraps(work)
+    def run(config: C) -> str:
+        check(config)
+        before = set(_LOCKS)
+        try:
+            with _room(Path(getattr(config, "output", "") or ".")):
+                return work(config)
+        finally:
+            for folder in set(_LOCKS) - before:
+                os.close(_LOCKS.pop(folder))
+
+    return run
+
+
+_LOCKS: dict[Path, int] = {}  # folders that this process writes to, with the descriptors that hold their locks
+
+
+def _lock(folder: Path, *, shared: bool) -> None:
+    """Keep other processes out of a folder until its stage ends, or this process does, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # a system without such locks
+        return
+    if (key := folder.resolve()) in _LOCKS:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise SteerError(f"{folder}: another process writes to it. Wait for it, or choose another --output.") from None
+    except OSError:  # a file system that knows no locks
+        os.close(descriptor)
+        return
+    _LOCKS[key] = descriptor
+
+
 def fingerprint(path: str | Path) -> str:
-    """Short hash of what a file or folder holds; a finished run is known by its config and its done.json."""
+    """Short hash of the content of a file, or of what a stage reads of a folder."""
     if str(path) == "-":
         raise SteerError('stdin can be read only once. Save it first: "steer data - --output FOLDER".')
     if str(path).startswith("hf:"):
@@ -92,20 +159,49 @@ def fingerprint(path: str | Path) -> str:
     try:
         if not path.exists():
             raise SteerError(f"{path}: no such file or folder. Check the path.")
-        if path.is_file():
-            files = [path]
-        elif (path / "done.json").is_file():
-            files = [path / "config.json", path / "done.json"]
-        else:
-            files = files_in(path)
-        for file in files:
+        for file in [path] if path.is_file() else read_of(path):
             digest.update(file.name.encode())
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
     except OSError as error:
         raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
+    if (path / "rows.jsonl").is_file() and (path / "done.json").is_file():
+        done = read_json(path / "done.json")
+        digest.update(json.dumps([done.get("scorer"), done.get("spec")]).encode())  # who scored the rows
     return digest.hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The fingerprint of each file that a stage reads of a folder, by its path there."""
+    return {str(file.relative_to(folder)): fingerprint(file) for file in read_of(folder)}
+
+
+def rows_fingerprint(path: str) -> str:
+    """`fingerprint` of rows with the schema beside them, which is read with them."""
+    schema = Path(path).parent / "schema.json"
+    beside = Path(path).is_file() and schema.is_file()
+    return fingerprint(path) + (f" {fingerprint(schema)}" if beside else "")
+
+
+def read_of(folder: Path) -> list[Path]:
+    """The files that a stage reads of a run folder: rows with their schema, a policy or a scorer. All of any other."""
+    if not is_run(folder):
+        return files_in(folder)
+    if (folder / "rows.jsonl").is_file():
+        return [file for name in ("rows.jsonl", "schema.json") if (file := folder / name).is_file()]
+    notes = {folder / name for name in NOTES}
+    files = [file for file in files_in(folder) if file not in notes]
+    if (folder / "steer.json").is_file():  # resume points and the files of trackers may lie beside a policy
+        files = [file for file in files if file.parent == folder or folder / "model" in file.parents]
+    return files
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is one of ours: `inputs` tells its config.json from those of models."""
+    path = folder / "config.json"
+    held = read_json(path) if path.is_file() else None
+    return isinstance(held, dict) and "inputs" in held
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -132,6 +228,7 @@ class Run:
         """
         self.folder = Path(folder)
         self.overwrite = config.overwrite
+        self.shared = bool(getattr(config, "shard", ""))  # shards of one run write to one folder
         fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
         self.config = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
         with folder_errors(self.folder):
@@ -152,11 +249,10 @@ class Run:
             )
 
     def _held(self) -> dict[str, Any]:
-        """The settings of the run in the folder; `inputs` tells its config.json from those of models and others."""
-        path = self.folder / "config.json"
-        held = read_json(path) if path.is_file() else None
-        if not isinstance(held, dict) or "inputs" not in held:
+        """The settings of the run in the folder."""
+        if not is_run(self.folder):
             raise SteerError(f"{self.folder}: holds files that are no run of steer. Choose another --output.")
+        held: dict[str, Any] = read_json(self.folder / "config.json")
         return held
 
     def _spare_inputs(self, fields: Mapping[str, Any]) -> None:
@@ -169,11 +265,16 @@ class Run:
         """Write config.json: called once the inputs are known to be good, so that bad ones leave nothing behind."""
         if os.environ.get("RANK", "0") != "0":
             return  # under torchrun one process does it for all
-        if self.overwrite and self.folder.is_dir():
-            with folder_errors(self.folder):
-                shutil.rmtree(self.folder)
-        with folder_errors(self.folder):  # of other settings, for what is done is not started again
-            (self.folder / "done.json").unlink(missing_ok=True)
+        with folder_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _lock(self.folder, shared=self.shared)
+            stale = self.folder.rglob("*.tmp") if not self.shared else ()  # what killed processes left half-written
+            for path in list(self.folder.iterdir() if self.overwrite else stale):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            (self.folder / "done.json").unlink(missing_ok=True)  # of other settings: what is done is not started again
         write_json(self.folder / "config.json", self.config)
 
     @property

@@ -5,6 +5,8 @@ The only place that loads attribute models to score with; everything else scores
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import attribute_models
 from attribute_models import own
 from steer.errors import SteerError
 from steer.rows import Row
-from steer.run import fingerprint
+from steer.run import hashes, read_json
 from steer.schema import AttributeSchema
 
 Scores = np.ndarray[Any, Any]
@@ -116,9 +118,17 @@ def _saved(folder: Path) -> Scorer:
         raise SteerError(
             f'scorer {folder}: is no finished fit (no done.json). Run the same "steer fit" again to finish it.'
         )
+    files = hashes(folder)
+    fitted = read_json(folder / "done.json").get("files", files)
+    if changed := sorted(name for name in {*files, *fitted} if files.get(name) != fitted.get(name)):
+        raise SteerError(
+            f"scorer {folder}: {', '.join(changed)} changed after the fit. Restore what was fitted, or fit again with "
+            "--overwrite."
+        )
     model = attribute_models.load(folder)
     schema = AttributeSchema.load(folder / "schema.json")
-    return Scorer(f"{attribute_models.name_of(folder)}:{fingerprint(folder)}", model.attributes, model, schema)
+    content = hashlib.blake2b(json.dumps(files).encode(), digest_size=8).hexdigest()
+    return Scorer(f"{attribute_models.name_of(folder)}:{content}", model.attributes, model, schema)
 
 
 def placed(scorer: str) -> str:

@@ -17,9 +17,9 @@ from steer.errors import SteerError
 from steer.labels import beside, scorer_of
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.objective import Method
-from steer.options import check, did_you_mean, overridden
+from steer.options import did_you_mean, overridden
 from steer.policy import Card, save, trainable
-from steer.run import Run, fingerprint, folder_errors, identity, read_json
+from steer.run import Run, folder_errors, identity, read_json, rows_fingerprint, stage
 from steer.scorer import Scorer, load_scorer
 from steer.training import checkpoint
 from steer.training.dry_run import described
@@ -31,13 +31,13 @@ from steer.training.tracking import installed
 FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are no plain loop
 
 
+@stage
 def train(config: TrainConfig) -> str:
     """Fine-tune a policy on labelled rows; the summary line (empty in every process but the main one)."""
-    check(config)
     installed(config.track)
     method, settings = chosen(config.method, config.set)
     conditioning = conditioned(config, method)
-    inputs = {"rows": fingerprint(config.rows), "model": identity(config.model)}
+    inputs = {"rows": rows_fingerprint(config.rows), "model": identity(config.model)}
     if config.init:
         check_init(config, conditioning, inputs["model"])
         inputs["init"] = identity(config.init)
@@ -53,6 +53,8 @@ def train(config: TrainConfig) -> str:
     config, why = _rated(config, method)  # config.json keeps what was asked for, done.json what it came to
     accelerator = _processes(config, method)
     if run.done and not config.dry_run:
+        if accelerator.is_main_process:
+            checkpoint.clear(run.folder)  # of a process that was killed after it wrote done.json
         return str(run.done["summary"]) if accelerator.is_main_process else ""
     with enough_memory(config):
         policy, loop, conditioning, known = prepared(

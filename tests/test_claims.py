@@ -9,10 +9,22 @@ import pytest
 
 from steer.claims import runs, suite
 from steer.claims.runs import LOOPS, LOSSES, Bench
-from steer.claims.table import Curve, claimed, claims, fallen, order_statistics, rising
+from steer.claims.table import (
+    Claim,
+    Curve,
+    Judged,
+    above,
+    best_of_errors,
+    claimed,
+    claims,
+    fall,
+    order_statistics,
+    rising,
+)
 from steer.compare.comparison import Comparison
 from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
+from steer.methods import METHODS
 from steer.options import resolve
 from steer.train import train
 
@@ -32,25 +44,40 @@ GOLD = {
 }
 ROUNDS = {"rounds-absolute": [0.5, 0.6], "rounds-relative": [0.5, 0.7], "rounds-rrhf": [0.3, 0.4]}
 UP, HUMP = [0.5, 1.0, 1.5], [0.5, 1.0, 0.6]
-CURVES = {"clean": Curve(UP, UP), "few": Curve(UP, HUMP)}
+CURVES = {"clean": (UP, UP), "few": (UP, HUMP)}
 DRAWN = np.random.default_rng(0).normal(size=(4000, 8))
+PROMPTS = np.random.default_rng(1).normal(size=200)  # what a prompt adds to every run's reward
+PROMPTS -= PROMPTS.mean()
+
+
+def run(mean: float, noise: float = 0.01, seeds: int = 3, seed: int = 0) -> Judged:
+    """Rewards of a run: a mean, what its prompts add, and noise of its own."""
+    rng = np.random.default_rng([seed, round(abs(mean) * 1000)])
+    own = [noise * rng.normal(size=len(PROMPTS)) for _ in range(seeds)]
+    return Judged([mean + PROMPTS + x - x.mean() for x in own])
 
 
 def told(
     gold: dict[str, float] | None = None,
     rounds: dict[str, list[float]] | None = None,
-    curves: dict[str, Curve] | None = None,
+    curves: dict[str, Any] | None = None,
     ppo: float = 1.4,
-) -> list[str]:
-    """The claims that did not come out, with other figures in some places."""
-    proxy = {name: value for name, value in GOLD.items() if name != "beyond"}
-    found = claims(GOLD | (gold or {}), proxy, ROUNDS | (rounds or {}), CURVES | (curves or {}), ppo, DRAWN, LOSSES)
+) -> dict[str, str]:
+    """The claims that did not come out, with other figures in some places: their verdicts."""
+    every = {name: run(value) for name, value in (GOLD | (gold or {})).items()}
+    proxy = {name: run(value) for name, value in GOLD.items() if name != "beyond"}
+    story = {name: [run(x) for x in each] for name, each in (ROUNDS | (rounds or {})).items()}
+    lines = {
+        name: Curve(*([run(x, seeds=1) for x in points] for points in pair))
+        for name, pair in (CURVES | (curves or {})).items()
+    }
+    found = claims(every, proxy, story, lines, run(ppo, seeds=1), [DRAWN], LOSSES)
     assert claimed(found).count("\n") == len(found) + 1
-    return [claim.text for claim in found if not claim.out]
+    return {claim.text: claim.verdict for claim in found if claim.verdict != "yes"}
 
 
 def test_all_claims_come_out_where_all_figures_are_so() -> None:
-    assert told() == []
+    assert told() == {}
 
 
 @pytest.mark.parametrize(
@@ -64,31 +91,69 @@ def test_all_claims_come_out_where_all_figures_are_so() -> None:
         ({"gold": {"permuted": 0.1}}, "permuted labels"),
         ({"gold": {"beyond": 0.5}}, "a level that the data lacks"),
         ({"rounds": {"rounds-rrhf": [0.4, 0.3]}}, "rrhf gains"),
-        ({"rounds": {"rounds-rrhf": [0.1, 0.15]}}, "three rounds"),
+        ({"rounds": {"rounds-rrhf": [0.1, 0.15]}}, "rounds of rrhf"),
         ({"rounds": {"rounds-relative": [0.5, 0.5]}}, "relative levels"),
         ({"ppo": 0.5}, "remax and ppo"),
-        ({"curves": {"few": Curve(UP, UP)}}, "a proxy on few"),
-        ({"curves": {"clean": Curve(UP, HUMP)}}, "a proxy on all"),
+        ({"curves": {"few": (UP, UP)}}, "a proxy on few"),
+        ({"curves": {"clean": (UP, HUMP)}}, "a proxy on all"),
     ],
 )
 def test_a_claim_falls_with_its_own_figures_and_no_other_does(changed: dict[str, Any], lost: str) -> None:
-    (only,) = told(**changed)
-    assert only.startswith(lost)
+    ((text, verdict),) = told(**changed).items()
+    assert text.startswith(lost)
+    assert verdict == "no"
 
 
-def test_what_is_rising_and_what_has_fallen() -> None:
-    assert rising([1, 1, 2])
-    assert not rising([1, 2, 1.9])
-    assert fallen(Curve([0, 1, 2], [0, 1, 0.9]))
-    assert not fallen(Curve([0, 1, 2], [0, 1, 0.96])), "within what counts as equal"
-    assert not fallen(Curve([0, 2, 1], [0, 1, 0.5])), "the proxy has fallen too"
+def test_runs_whose_paired_interval_holds_0_are_not_told_apart() -> None:
+    """Means in the right order are no verdict: .85, .90 and 1.07 with noise of 3 sd a prompt."""
+    wide = [run(x, noise=3.0, seed=i) for i, x in enumerate((0.85, 0.9, 1.07))]
+    assert [x.mean for x in wide] == pytest.approx([0.85, 0.9, 1.07])
+    margins = rising(wide)
+    assert all(m.low < 0 < m.high for m in margins)
+    assert Claim("", [], margins).verdict == "not told apart"
+    close = [run(x, noise=0.01, seed=i) for i, x in enumerate((0.85, 0.9, 1.07))]
+    assert Claim("", [], rising(close)).verdict == "yes"
+    assert Claim("", [], rising(close[::-1])).verdict == "no"
+    assert Claim("", [], [*margins, *rising(close[::-1])]).verdict == "no", "one link that does not hold is enough"
+
+
+def test_runs_are_paired_by_prompt_and_repetition() -> None:
+    """What prompts and repetitions add to both runs cancels; alone each mean is uncertain by 1 / sqrt(200)."""
+    worse, better = run(0.0), run(0.1, seed=1)
+    shifted = [Judged([x + i for i, x in enumerate(each.each)]) for each in (worse, better)]
+    assert worse.interval.high - worse.interval.low > 0.2
+    found = above(shifted[1], shifted[0])
+    assert (found.mean, found.high - found.low < 0.02) == (pytest.approx(0.1), True)
+    once = Judged(better.each[:1])
+    assert above(once, worse).n == len(PROMPTS), "the repetitions that both have"
+
+
+def test_bases_that_disagree_leave_a_difference_open() -> None:
+    """Three repetitions with gains of 1, 1 and -1: over prompts alone the mean of 1/3 would be far above 0."""
+    worse = run(0.0)
+    better = Judged([x + gain for x, gain in zip(worse.each, (1.0, 1.0, -1.0))])
+    found = above(better, worse)
+    assert found.mean == pytest.approx(1 / 3)
+    assert Claim("", [], [found]).verdict == "not told apart"
+
+
+def test_what_has_fallen() -> None:
+    def curve(proxy: list[float], gold: list[float]) -> Curve:
+        return Curve([run(x) for x in proxy], [run(x) for x in gold])
+
+    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0).mean == pytest.approx(0.1)
+    assert fall(curve([0, 1, 2], [0, 1, 1.2]), 0).mean == 0
+    assert fall(curve([0, 2, 1], [0, 1, 0.5]), 0).mean == 0, "the proxy has fallen too"
+    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0.05, -1).mean == pytest.approx(-0.05)
 
 
 def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
-    for n, got, expected in order_statistics(DRAWN):
+    for n, got, expected in order_statistics([DRAWN]):
         assert got == pytest.approx(expected, rel=0.03), n
-    shifted = order_statistics(5 + 3 * DRAWN)
-    assert [x[1] for x in shifted] == pytest.approx([x[1] for x in order_statistics(DRAWN)])
+    errors = best_of_errors([DRAWN])
+    assert all(x.low < 0 < x.high and x.high - x.low < 0.1 for x in errors)
+    shifted = order_statistics([5 + 3 * DRAWN])
+    assert [x[1] for x in shifted] == pytest.approx([x[1] for x in order_statistics([DRAWN])])
 
 
 def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tmp_path: Path) -> None:
@@ -137,6 +202,7 @@ def test_rounds_are_trained_with_all_that_the_others_are(
             max_length=300,
             adapter="none",
             warmup_steps=0.5,
+            learning_rate=2e-5 * METHODS[loop.method].rate,
             max_new_tokens=17,
             seed=1,
             attributes=("reward",) if conditioned else (),
@@ -162,5 +228,5 @@ def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     )
     first = suite(config)
     table = (tmp_path / "out" / "claims.md").read_text()
-    assert table.count("| yes |") + table.count("| **no** |") == 16
+    assert sum(table.count(f"| {verdict} |") for verdict in ("yes", "**no**", "**not told apart**")) == 16
     assert suite(config) == first

@@ -1,6 +1,6 @@
 """The main job against ground truth: a policy conditioned on labels obtains what is asked, one on shuffled labels not.
 
-A small version of `make bench`, which turns all five dials: the attribute learned first, half the rows, one core.
+A small version of `make tables`, which turns all five dials: the attribute learned first, half the rows, one core.
 """
 
 from __future__ import annotations

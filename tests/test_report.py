@@ -52,7 +52,6 @@ def system(name: str, gold: float, difference: Any = None, kl: float | None = 1.
         "drawn": 0,
         "scored": 0,
         "train_tokens": 1_843_200,
-        "seconds": 214.6,
         "generated": 600,
     }
     return row | changes
@@ -108,8 +107,8 @@ def example() -> dict[str, Any]:
     logs = rng.normal(size=(500, 3)) @ np.array([[1, 0.7, -0.3], [0, 0.7, 0], [0, 0, 0.9]])
     matrix = [[0.82, 0.06, 0.0], [0.05, 0.71, 0.02], [-0.12, 0.0, 0.55]]
     systems = [
-        system("logs", 0.02, kl=None, train_tokens=0, seconds=0.0),
-        system("base", -0.61, around(-0.64), 0.01, train_tokens=0, seconds=0.0),
+        system("logs", 0.02, kl=None, train_tokens=0),
+        system("base", -0.61, around(-0.64), 0.01, train_tokens=0),
         system("mle", 0.03, None, 0.21),
         system("conditional @ best", 0.86, around(0.83, 0.13), 0.74, target="helpfulness=4 verbosity=2 toxicity=0"),
         system("conditional @ helpfulness=4", 0.71, around(0.68, 0.14), 0.52),

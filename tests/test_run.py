@@ -180,18 +180,6 @@ def test_a_fingerprint_changes_with_the_content_and_only_with_it(tmp_path: Path)
     assert fingerprint(copy.parent) != folder
 
 
-def test_a_finished_run_is_known_by_its_config_and_what_done_says(tmp_path: Path) -> None:
-    run = started(Config(str(tmp_path / "run")))
-    unfinished = fingerprint(run.folder)
-    run.finish("done", rows=1)
-    before = fingerprint(run.folder)
-    assert before != unfinished
-    (run.folder / "huge.bin").write_bytes(b"weights")  # is not read again
-    assert fingerprint(run.folder) == before
-    run.finish("done", rows=2)
-    assert fingerprint(run.folder) != before
-
-
 def test_a_fingerprint_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="none: no such file or folder"):
         fingerprint(tmp_path / "none")

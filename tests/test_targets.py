@@ -94,10 +94,11 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
 
 def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
     low, high = {"warmth": 0}, {"warmth": 4}
+    how = {"temperature": 1.0, "top_p": 1.0}
     rows = [
-        *(row(f"a{i}", target=high, levels={"warmth": 2}, likelihood=float(-i)) for i in range(3)),
-        *(row(f"b{i}", target=low, levels={"warmth": 2}, likelihood=-1.0) for i in range(2)),
-        row("alone", "other", target=high, levels={"warmth": 4}, likelihood=-1.0),
+        *(row(f"a{i}", target=high, levels={"warmth": 2}, likelihood=float(-i), **how) for i in range(3)),
+        *(row(f"b{i}", target=low, levels={"warmth": 2}, likelihood=-1.0, **how) for i in range(2)),
+        row("alone", "other", target=high, levels={"warmth": 4}, likelihood=-1.0, **how),
         row("unscored", target=high, levels={"warmth": 4}, likelihood=None),
         row("log", levels={"warmth": 4}),
     ]
@@ -108,6 +109,34 @@ def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
     assert rows[0]["levels"] == {"warmth": 2}
     with pytest.raises(SteerError, match=r"no prompt has two responses to one target \(1 of 2 rows"):
         steerlm2.groups(rows[5:7], steerlm2.Settings())
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({}, "has no temperature and no top_p"),
+        ({"temperature": 1.0}, "has no top_p"),
+        ({"temperature": 0.7, "top_p": 1.0}, "drawn at temperature 0.7"),
+        ({"temperature": 1.0, "top_p": 0.9}, "drawn at top_p 0.9"),
+        ({"temperature": 1.0, "top_p": 1.0, "guidance": 2.0}, "drawn at guidance 2"),
+        ({"temperature": 1.0, "top_p": 1.0, "best_of": 4}, "drawn at best_of 4"),
+    ],
+)
+def test_steerlm2_weighs_only_what_the_policy_itself_drew(how: dict[str, float], told: str) -> None:
+    """At T = .7 and K = 10 the weights were .44 from the target, at T = 1 .27: log Q' is another one's."""
+    rows = [row(f"a{i}", target={"warmth": 4}, levels={"warmth": 2}, likelihood=-1.0, **how) for i in range(2)]
+    with pytest.raises(SteerError, match=told):
+        steerlm2.groups(rows, steerlm2.Settings())
+
+
+def test_rows_say_how_they_were_drawn(base: Path, drawn: tuple[Path, Path], labels: Path, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"input": str(labels), "limit": 2, "max_new_tokens": 8, "target": ("none",)}
+    generate(GenerateConfig(str(base), output=str(tmp_path / "plain"), temperature=0.7, top_p=0.9, **asked))
+    assert {(r["temperature"], r["top_p"]) for r in read_all(tmp_path / "plain")} == {(0.7, 0.9)}
+    best = {"best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
+    generate(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
+    found = read_all(tmp_path / "best")
+    assert {(r["temperature"], r["top_p"], r["best_of"]) for r in found} == {(1.0, 1.0, 2)}
 
 
 def test_a_goal_turns_the_pair() -> None:

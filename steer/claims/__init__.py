@@ -7,6 +7,7 @@ logs. The learning rates are shares of the one in `--train`, which must suit `ml
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import fields
 from pathlib import Path
@@ -18,16 +19,15 @@ import numpy as np
 from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, chains, rounds, seeds_of, trained
 from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.compare import FAILED
-from steer.compare.comparison import Comparison
+from steer.compare.comparison import Comparison, spread
 from steer.config import CompareConfig
 from steer.errors import SteerError
-from steer.evaluate.statistics import interval
 from steer.evaluate.systems import Judge
 from steer.parts import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back
-from steer.run import Run, read_json, write_json, write_text
+from steer.run import Run, read_json, stage, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
 
@@ -35,6 +35,7 @@ from steer.scorer import Scorer, load_scorer
 OTHERS = ("methods", "targets", "grid", "controls", "annotators", "pairs", "budget_tokens", "budget_calls", "resamples")
 
 
+@stage
 def suite(config: CompareConfig) -> str:
     """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
     if config.dry_run:
@@ -56,10 +57,10 @@ def suite(config: CompareConfig) -> str:
     bench = Bench(shared)
     began = time.monotonic() - _seconds(run.folder)
     tasks = bench.first()
-    _done(config, run.folder, began, runs_of(tasks, config.seeds))
+    _done(config, run.folder, began, runs_of(tasks, shared.seeds))
     more = bench.offline() + bench.on_policy()
-    loops = [(f"{loop.name}, seed {seed}", rounds, loop, seed) for loop in LOOPS for seed in range(config.seeds)]
-    _done(config, run.folder, began, [*loops, *reversed(runs_of(more, config.seeds))])
+    loops = [(f"{loop.name}, seed {seed}", rounds, loop, seed) for loop in LOOPS for seed in shared.seeds]
+    _done(config, run.folder, began, [*loops, *reversed(runs_of(more, shared.seeds))])
     text = _told(bench, [*tasks, *more])
     seconds = time.monotonic() - began
     about = circumstances("compare")
@@ -68,7 +69,7 @@ def suite(config: CompareConfig) -> str:
         f"{config.num_proc} processes, {seconds / 60:.0f} minutes.\n\n"
     )
     write_text(run.folder / "claims.md", head + text + "\n")
-    return run.finish(f"{text}\n\nclaims: {seconds / 60:.0f} minutes. Table: {run.folder / 'claims.md'}")
+    return run.finish(f"{text}\n\nclaims: {run.folder / 'claims.md'}")
 
 
 def _seconds(folder: Path) -> float:
@@ -77,12 +78,12 @@ def _seconds(folder: Path) -> float:
     return float(read_json(path)) if path.is_file() else 0.0
 
 
-def runs_of(tasks: list[Task], seeds: int) -> list[tuple[str, Any, Any, int]]:
+def runs_of(tasks: list[Task], seeds: Sequence[int]) -> list[tuple[str, Any, Any, int]]:
     """Jobs that train: name, what does it, with what, the seed. Runs that go on from each other are one."""
     return [
         (f"{chain[-1].name}, seed {seed}", trained, chain, seed)
         for chain in chains(tasks)
-        for _, seed in seeds_of(chain[-1:], seeds)
+        for seed in seeds_of(chain[-1], seeds)
     ]
 
 
@@ -107,39 +108,44 @@ def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[st
 
 def _told(bench: Bench, tasks: list[Task]) -> str:
     """Judge all answers: Markdown."""
-    shared, seeds = bench.shared, bench.shared.config.seeds
+    shared, seeds = bench.shared, bench.shared.seeds
     gold, proxy, few = (
         _judge(bench, scorer) for scorer in (shared.court.gold, shared.court.proxy, load_scorer(bench.few))
     )
 
     def run(task: Task, judge: Any = gold) -> Judged:
-        return Judged([judge(bench.answers(task.name, s)) for _, s in seeds_of([task], seeds)])
+        return Judged([judge(bench.answers(task.name, s)) for s in seeds_of(task, seeds)])
 
     offline = [task for task in tasks if not task.once]
     by_gold = {task.name: run(task) for task in tasks}
-    by_gold["beyond"] = Judged([gold(bench.answers("short", s, bench.top)) for s in range(seeds)])
+    by_gold["beyond"] = Judged([gold(bench.answers("short", s, bench.top)) for s in seeds])
     by_proxy = {task.name: run(task, proxy) for task in tasks if not task.name.startswith("few")}
     by_few = {task.name: run(task, few) for task in tasks if task.name.startswith("few")}
     story = {loop.name: [_round(bench, loop, i, gold) for i in range(ROUNDS + 1)] for loop in LOOPS}
     lines = {name: [f"{name}-{n}" for n in bench.steps] for name in ("clean", "few")}
     judged = by_proxy | by_few
-    curves = {
-        name: Curve([judged[x].mean for x in each], [by_gold[x].mean for x in each]) for name, each in lines.items()
-    }
+    curves = {name: Curve([judged[x] for x in each], [by_gold[x] for x in each]) for name, each in lines.items()}
     found = claims(
-        {name: x.mean for name, x in by_gold.items()},
-        {task.name: by_proxy[task.name].mean for task in offline},
-        {name: [x.mean for x in each[1:]] for name, each in story.items()},
+        by_gold,
+        {task.name: by_proxy[task.name] for task in offline},
+        {name: each[1:] for name, each in story.items()},
         curves,
-        by_proxy[f"ppo-{bench.steps[-1]}"].mean,
+        by_proxy[f"ppo-{bench.steps[-1]}"],
         bench.rewards,
         LOSSES,
     )
-    base = gold(bench.answers("base", 0))
-    said = f"Seeds: {seeds}, of on-policy runs 1. Held-out prompts: {len(base)}; 95 % intervals over them and seeds. "
-    said += f"Gold reward in sd of the logs; base {interval(base, np.arange(len(base))).text()}. "
-    said += f"{shared.settings.max_steps} steps of {shared.settings.batch_size} where none are named."
-    said = " ".join([said, *shared.caveats])
+    base = Judged([gold(bench.answers("base", s)) for s in seeds])
+    said = " ".join(
+        [
+            f"Seeds: {len(seeds)}, in turn on the bases {', '.join(shared.bases)}; on-policy runs have the first only.",
+            f"Held-out prompts: {len(shared.prompts)}. {spread(len(seeds), len(shared.bases))}",
+            "A claim came out where every difference that must be above 0 is so beyond its paired interval, and did "
+            "not where one is below 0 beyond its own; else the runs are not told apart.",
+            f"Gold reward in sd of the logs; base {base.interval.text()}.",
+            f"{shared.settings.max_steps} steps of {shared.settings.batch_size} where none are named.",
+            *shared.caveats,
+        ]
+    )
     rows = [
         (_named(bench, task), by_gold[task.name].interval.text())
         for task in tasks
@@ -174,13 +180,13 @@ def _judge(bench: Bench, scorer: Scorer) -> Any:
 
 def _round(bench: Bench, loop: Loop, number: int, gold: Any) -> Judged:
     """A round of a loop in all seeds."""
-    folders = [bench.folder(loop.name, s) for s in range(bench.shared.config.seeds)]
+    folders = [bench.folder(loop.name, s) for s in bench.shared.seeds]
     paths = [next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for folder in folders]
     return Judged([gold(read_back(path)) for path in paths])
 
 
 def _named(bench: Bench, task: Task) -> str:
     """A run with its effective sample size, where weights make that less than its rows."""
-    seeds = range(1 if task.once else bench.shared.config.seeds)
+    seeds = seeds_of(task, bench.shared.seeds)
     share = float(np.mean([read_json(bench.folder(task.name, s) / "done.json")["ess"] for s in seeds]))
     return task.name + (f" (effective sample size {share:.0%})" if share < 0.999 else "")

@@ -27,6 +27,7 @@ from steer.schema import REWARD
 from steer.scorer import placed
 from steer.train import train
 
+POOL = "pool"
 K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose
 FEW = 100  # ratings behind the scorer that is to be over-optimised
 ROUNDS = 3
@@ -38,9 +39,9 @@ STEERED = {"attributes": (REWARD,)}
 
 
 class Task(NamedTuple):
-    """One training run: a method on rows; `flags` of `steer train` beside those of all.
+    """One training run: a method on rows (POOL: those of its repetition); `flags` of `steer train` beside those of all.
 
-    `once`: one seed only. `after`: the run whose policy it goes on from.
+    `once`: in the first repetition only. `after`: the run whose policy it goes on from.
     """
 
     name: str
@@ -96,9 +97,10 @@ class Bench:
         """One number of optimizer steps for all that name none."""
         out = str(self.folder(task.name, seed))
         start = str(self.folder(task.after, seed)) if task.after else ""
-        shared = self.shared.settings
+        shared = replace(self.shared.settings, model=self.shared.model(seed))
         rate = peak_rate(task.method, shared.adapter, shared.learning_rate)
-        fixed = replace(shared, rows=task.rows, output=out, method=task.method, init=start, seed=seed)
+        rows = self.pool(seed) if task.rows == POOL else task.rows
+        fixed = replace(shared, rows=rows, output=out, method=task.method, init=start, seed=seed)
         return replace(fixed, **{"learning_rate": rate, **task.flags})
 
     def trained(self, task: Task, seed: int) -> None:
@@ -107,6 +109,8 @@ class Bench:
         self.answers(task.name, seed)
         if task.name == "short":
             self.answers(task.name, seed, self.top)
+        if task.name == "mle":
+            self.pool(seed)
 
     def answers(self, name: str, seed: int, asked: Mapping[str, float] | None = None) -> list[Row]:
         """Answers of a run to the held-out prompts, drawn once: at `asked`, else at the best that its policy knows."""
@@ -119,7 +123,7 @@ class Bench:
     def _drawn(self, name: str, seed: int, asked: Mapping[str, float] | None, folder: Path) -> list[Row]:
         config, settings = self.shared.config, self.shared.settings
         policy = load(
-            config.model if name == "base" else str(folder.parent),
+            self.shared.model(seed) if name == "base" else str(folder.parent),
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
         )
@@ -139,7 +143,7 @@ class Bench:
         iterate(
             IterateConfig(
                 self.rows,
-                config.model,
+                self.shared.model(seed),
                 self.proxy,
                 fixed.output,
                 str(self.folder("reward", seed)) if conditioned else "",
@@ -175,25 +179,30 @@ class Bench:
         fit(FitConfig(str(rated), str(out)))
         return str(out)
 
-    @cached_property
-    def pool(self) -> str:
-        """K responses of the mle policy to training prompts, labelled by the proxy: rows."""
-        asked, drawn = self.shared.folder / "prompts.jsonl", self.shared.folder / "drawn"
+    def pool(self, seed: int) -> str:
+        """K responses of the mle policy of a repetition to training prompts, labelled by the proxy: rows."""
+        folder = self.shared.folder / "pools" / str(seed)
+        asked, drawn, out = folder / "prompts.jsonl", folder / "drawn", str(folder / "rows")
+        if (folder / "rows" / "done.json").is_file():
+            return out
         if not asked.is_file():
             write(asked, [group.rows[0] for group in prompts(self._logs)[:PROMPTS]])
-        config, out = self.shared.config, str(self.shared.folder / "pool")
-        how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-        policy = str(self.folder("mle", 0))
+        config = self.shared.config
+        how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, "seed": seed}
+        policy = str(self.folder("mle", seed))
         generate(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, target=("none",), **how))
         schema = str(Path(self.rows) / "schema.json")
         label(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
         return out
 
     @cached_property
-    def rewards(self) -> np.ndarray[Any, Any]:
-        """Of the pool, by the proxy: [P, K]."""
+    def rewards(self) -> list[np.ndarray[Any, Any]]:
+        """Of the pools, by the proxy: [S][P, K]."""
+        return [self._rewards(seed) for seed in self.shared.seeds]
+
+    def _rewards(self, seed: int) -> np.ndarray[Any, Any]:
         by: dict[str, list[float]] = {}
-        for row in read_all(self.pool):
+        for row in read_all(self.pool(seed)):
             by.setdefault(prompt_key(row), []).append(row["reward"])
         return np.array([each for each in by.values() if len(each) == K])
 
@@ -217,7 +226,7 @@ class Bench:
 
     def offline(self) -> list[Task]:
         """The runs without rounds."""
-        logs, pool = self.rows, self.pool
+        logs, pool = self.rows, POOL
         tasks = [Task("permuted", permuted(self.shared), "conditional", STEERED)]
         tasks += [Task("short", self.short, "conditional", STEERED)]
         tasks += [Task(f"rwr-beta{beta}", logs, "rwr", {"set": (f"beta={beta}",)}) for beta in ("3", "1", "0.5")]
@@ -263,6 +272,6 @@ def chains(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
     return list(found.values())
 
 
-def seeds_of(tasks: Sequence[Task], seeds: int) -> list[tuple[Task, int]]:
-    """Every run."""
-    return [(task, seed) for task in tasks for seed in range(1 if task.once else seeds)]
+def seeds_of(task: Task, seeds: Sequence[int]) -> Sequence[int]:
+    """The repetitions that a run has."""
+    return seeds[:1] if task.once else seeds

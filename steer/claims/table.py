@@ -1,4 +1,4 @@
-"""Claims of the field (METHODS.md, section 4) against the means that came out: pure functions on figures."""
+"""Claims of the field against what came out, each judged by intervals of paired differences: pure functions."""
 
 from __future__ import annotations
 
@@ -9,107 +9,190 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.evaluate.statistics import Interval, across_seeds, best_of, best_of_n_kl, best_of_n_mean
+from steer.evaluate.statistics import Interval, across_seeds, best_of, best_of_n_kl, best_of_n_mean, resampled_sums
 
 Rewards = NDArray[np.float64]
+TAKEN = (2, 4, 8)  # n of best of n
+EQUAL = 0.05  # sd of the logs, up to which two rewards count as equal where a claim says that nothing changes
+NEAR = 0.1  # share by which an order statistic may be off
 
 
 class Judged(NamedTuple):
-    """Rewards of a run's answers, by seed: [S][P]."""
+    """Rewards of a run's answers, by repetition: [S][P], the prompts in one order."""
 
     each: list[Rewards]
 
     @property
     def interval(self) -> Interval:
-        """Mean over seeds and prompts."""
+        """Mean over repetitions and prompts."""
         return across_seeds([(x, np.arange(len(x))) for x in self.each])
 
     @property
     def mean(self) -> float:
-        """Mean over seeds and prompts."""
-        return self.interval.mean
+        """Mean over repetitions and prompts."""
+        return float(np.mean([np.nanmean(x) for x in self.each]))
 
 
 class Claim(NamedTuple):
-    """What the field says, the figures it is about, and whether they are so."""
+    """What the field says, the figures it is about, and what must be above 0 for it to be so, with intervals."""
 
     text: str
     values: Sequence[float]
-    out: bool
+    margins: Sequence[Interval]
+
+    @property
+    def verdict(self) -> str:
+        """`yes` where all margins are above 0 beyond their intervals, `no` where one is below, else not told apart."""
+        if all(m.low > 0 for m in self.margins):
+            return "yes"
+        return "no" if any(m.high < 0 for m in self.margins) else "not told apart"
 
 
 class Curve(NamedTuple):
-    """Means of an on-policy method by steps, by the scorer it trains on and by gold."""
+    """An on-policy method by steps, judged by the scorer it trains on and by gold."""
 
-    proxy: list[float]
-    gold: list[float]
+    proxy: Sequence[Judged]
+    gold: Sequence[Judged]
+
+
+def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Interval:
+    """A weighted sum of runs and a constant, paired by repetition and prompt.
+
+    Of runs that were not repeated as often as the others, the repetitions that all have count.
+    """
+    shared = min(len(run.each) for _, run in parts)
+    sums = [plus + np.sum([weight * run.each[i] for weight, run in parts], axis=0) for i in range(shared)]
+    return across_seeds([(x, np.arange(len(x))) for x in sums])
+
+
+def above(better: Judged, worse: Judged, plus: float = 0.0) -> Interval:
+    """By how much one run is above another."""
+    return margin((1, better), (-1, worse), plus=plus)
+
+
+def rising(runs: Sequence[Judged]) -> list[Interval]:
+    """By how much each run is above the one before."""
+    return [above(after, before) for before, after in pairwise(runs)]
+
+
+def fall(curve: Curve, plus: float, sign: int = 1) -> Interval:
+    """How far gold, where the proxy is at its highest, is below a peak that came before: times `sign`, plus `plus`.
+
+    Both points are chosen by their means, which favours a fall.
+    """
+    at = max(range(len(curve.proxy)), key=lambda i: curve.proxy[i].mean)
+    peak = max(range(at + 1), key=lambda i: curve.gold[i].mean)
+    return margin((sign, curve.gold[peak]), (-sign, curve.gold[at]), plus=plus)
 
 
 def claims(
-    gold: Mapping[str, float],
-    proxy: Mapping[str, float],
-    rounds: Mapping[str, list[float]],
+    gold: Mapping[str, Judged],
+    proxy: Mapping[str, Judged],
+    rounds: Mapping[str, Sequence[Judged]],
     curves: Mapping[str, Curve],
-    ppo: float,
-    drawn: Rewards,
+    ppo: Judged,
+    drawn: Sequence[Rewards],
     losses: Sequence[str],
 ) -> list[Claim]:
     """What came out.
 
-    `gold`, `proxy`: means of the runs (offline ones by the proxy); `rounds`: of rounds 1, 2, ... by gold; `ppo`: by the
-    proxy; `drawn`: rewards [P, K] of K responses to each of P prompts.
+    `gold`, `proxy`: the runs (offline ones by the proxy); `rounds`: of rounds 1, 2, ... by gold; `ppo`: by the proxy;
+    `drawn`: rewards [P, K] of K responses to each of P prompts, by repetition.
     """
 
-    def means(*names: str) -> list[float]:
-        return [gold[name] for name in names]
+    def claim(text: str, names: Sequence[str], *margins: Interval) -> Claim:
+        return Claim(text, [gold[name].mean for name in names], margins)
 
-    raft = means(*(f"raft-k{k}" for k in (1, 2, 4, 8)))
-    rwr = means(*(f"rwr-beta{beta}" for beta in ("3", "1", "0.5")))
-    sources = {loss: means(*(f"{loss}-{s}" for s in ("logs", "policy", "rso"))) for loss in losses}
+    def order(text: str, *names: str) -> Claim:
+        return claim(text, names, *rising([gold[name] for name in names]))
+
     last = [rounds[f"rounds-{name}"][-1] for name in ("absolute", "relative")]
-    ranked, off = rounds["rounds-rrhf"], [abs(got / told - 1) for _, got, told in order_statistics(drawn)]
-    steered, permuted, short, beyond = means("reward", "permuted", "short", "beyond")
-    alone, logs, mle = means("rrhf-no-sft", "rrhf-logs", "mle")
-    fresh, offline = [curves["clean"].proxy[-1], ppo], max(proxy.values())
-    accepted = means(*(f"{loss}-rso" for loss in losses))
-    few, clean = curves["few"], curves["clean"]
+    ranked, clean, few = rounds["rounds-rrhf"], curves["clean"], curves["few"]
+    steered, permuted, mle = gold["reward"], gold["permuted"], gold["mle"]
+    best = max(proxy.values(), key=lambda run: run.mean)
+    fresh = [clean.proxy[-1], ppo]
+    accepted = [f"{loss}-rso" for loss in losses]
+    errors = best_of_errors(drawn)
     return [
-        Claim("raft gains with K = 1, 2, 4, 8", raft, rising(raft)),
-        Claim("rwr gains with 1/beta = 1/3, 1, 2", rwr, rising(rwr)),
-        *(Claim(f"{loss}: logs <= policy samples <= rso samples", x, rising(x)) for loss, x in sources.items()),
-        Claim("sigmoid-norm and hinge-norm above hinge (rso samples)", accepted, min(accepted[:-1]) > accepted[-1]),
-        Claim("rrhf gains with rounds 1, 2, 3", ranked, rising(ranked)),
-        Claim("three rounds of rrhf above rrhf on the logs' pairs", [logs, ranked[-1]], ranked[-1] > logs),
-        Claim("rrhf without its sft term falls below mle", [alone, mle], alone < mle),
-        Claim(
-            "permuted labels: less than a tenth of the gain",
-            [steered, permuted, mle],
-            permuted - mle < (steered - mle) / 10,
+        order("raft gains with K = 1, 2, 4, 8", *(f"raft-k{k}" for k in (1, 2, 4, 8))),
+        order("rwr gains with 1/beta = 1/3, 1, 2", *(f"rwr-beta{beta}" for beta in ("3", "1", "0.5"))),
+        *(
+            order(f"{loss}: logs < policy samples < rso samples", *(f"{loss}-{s}" for s in ("logs", "policy", "rso")))
+            for loss in losses
         ),
-        Claim("a level that the data lacks: no gain over the highest it has", [short, beyond], beyond <= short + 0.05),
-        Claim("relative levels above absolute ones after three rounds", last, rising(last)),
-        Claim("best of n within 10 % of order statistics (largest error)", [max(off)], max(off) <= 0.1),
-        Claim("remax and ppo above every offline run on the proxy", [offline, *fresh], min(fresh) > offline),
-        Claim("a proxy on few ratings: gold falls while the proxy rises", few.gold, fallen(few)),
-        Claim("a proxy on all ratings: gold does not fall while the proxy rises", clean.gold, not fallen(clean)),
+        claim(
+            "sigmoid-norm and hinge-norm above hinge (rso samples)",
+            accepted,
+            *(above(gold[name], gold[accepted[-1]]) for name in accepted[:-1]),
+        ),
+        Claim("rrhf gains with rounds", [x.mean for x in ranked], rising(ranked)),
+        Claim(
+            "rounds of rrhf above rrhf on the logs' pairs",
+            [gold["rrhf-logs"].mean, ranked[-1].mean],
+            [above(ranked[-1], gold["rrhf-logs"])],
+        ),
+        order("rrhf without its sft term falls below mle", "rrhf-no-sft", "mle"),
+        claim(
+            "permuted labels: less than a tenth of the gain",
+            ("reward", "permuted", "mle"),
+            margin((0.1, steered), (0.9, mle), (-1, permuted)),
+        ),
+        claim(
+            f"a level that the data lacks: no gain (above {EQUAL}) over the highest it has",
+            ("short", "beyond"),
+            above(gold["short"], gold["beyond"], EQUAL),
+        ),
+        Claim("relative levels above absolute ones after the rounds", [x.mean for x in last], rising(last)),
+        Claim(
+            f"best of n within {NEAR:.0%} of order statistics (error of each n)",
+            [x.mean for x in errors],
+            [Interval(NEAR - abs(x.mean), NEAR - max(x.high, -x.low), NEAR - _nearest(x), x.n) for x in errors],
+        ),
+        Claim(
+            "remax and ppo above every offline run on the proxy",
+            [best.mean, *(x.mean for x in fresh)],
+            [above(x, best) for x in fresh],
+        ),
+        Claim(
+            f"a proxy on few ratings: gold falls (more than {EQUAL}) while the proxy rises",
+            [x.mean for x in few.gold],
+            [fall(few, -EQUAL)],
+        ),
+        Claim(
+            f"a proxy on all ratings: gold does not fall (more than {EQUAL}) while the proxy rises",
+            [x.mean for x in clean.gold],
+            [fall(clean, EQUAL, -1)],
+        ),
     ]
 
 
-def rising(values: Sequence[float]) -> bool:
-    """Whether none is below the one before."""
-    return all(a <= b for a, b in pairwise(values))
+def _nearest(error: Interval) -> float:
+    """The smallest size that an error may have."""
+    return 0.0 if error.low <= 0 <= error.high else min(abs(error.low), abs(error.high))
 
 
-def fallen(curve: Curve) -> bool:
-    """Whether gold, where the proxy is at its highest, is more than .05 sd below a peak that came before."""
-    at = max(range(len(curve.proxy)), key=curve.proxy.__getitem__)
-    return curve.gold[at] < max(curve.gold[: at + 1]) - 0.05
+def best_of_errors(drawn: Sequence[Rewards]) -> list[Interval]:
+    """By what share the gain of the best of n over one draw differs from that of normal rewards, over prompts."""
+    expected = [told for _, _, told in order_statistics(drawn)]
+
+    def parts(x: Rewards) -> Rewards:
+        best = [best_of(x, n) for n in TAKEN]
+        return np.column_stack([x.mean(axis=1), x.var(axis=1, ddof=1), *best, np.ones(len(x))])
+
+    def errors(sums: Rewards) -> Rewards:
+        means = sums[:, :-1] / sums[:, -1:]
+        off: Rewards = (means[:, 2:] - means[:, :1]) / np.sqrt(means[:, 1:2]) / np.array(expected) - 1
+        return off
+
+    at = np.concatenate([np.arange(len(x)) for x in drawn])
+    return resampled_sums(errors, np.concatenate([parts(x) for x in drawn]), at)
 
 
-def order_statistics(drawn: Rewards) -> list[tuple[int, float, float]]:
-    """n, gain of the best of n over one draw, and what it is for normal rewards; in sd within a prompt of [P, K]."""
-    mean, sd = float(drawn.mean()), float(np.sqrt(drawn.var(axis=1, ddof=1).mean()))
-    return [(n, (float(best_of(drawn, n).mean()) - mean) / sd, best_of_n_mean(n)) for n in (2, 4, 8)]
+def order_statistics(drawn: Sequence[Rewards]) -> list[tuple[int, float, float]]:
+    """n, gain of the best of n over one draw, and what it is for normal rewards; in sd within a prompt of [S][P, K]."""
+    every = np.concatenate(list(drawn))
+    mean, sd = float(every.mean()), float(np.sqrt(every.var(axis=1, ddof=1).mean()))
+    return [(n, (float(best_of(every, n).mean()) - mean) / sd, best_of_n_mean(n)) for n in TAKEN]
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -119,12 +202,20 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def claimed(found: Sequence[Claim]) -> str:
     """The claims as Markdown."""
-    lines = [(c.text, ", ".join(f"{v:.2f}" for v in c.values), "yes" if c.out else "**no**") for c in found]
-    return grid(("claim", "means", "came out"), lines)
+    lines = [
+        (
+            c.text,
+            ", ".join(f"{v:.2f}" for v in c.values),
+            "; ".join(m.text() for m in c.margins),
+            "yes" if c.verdict == "yes" else f"**{c.verdict}**",
+        )
+        for c in found
+    ]
+    return grid(("claim", "means", "must be above 0", "came out"), lines)
 
 
-def best_of_table(drawn: Rewards) -> str:
-    """Order statistics of the pool as Markdown."""
+def best_of_table(drawn: Sequence[Rewards]) -> str:
+    """Order statistics of the pools as Markdown."""
     lines = [
         (str(n), f"{got:.2f}", f"{told:.2f}", f"{best_of_n_kl(n):.2f}") for n, got, told in order_statistics(drawn)
     ]

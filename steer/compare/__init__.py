@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
@@ -31,7 +31,7 @@ from steer.policy import Policy, load
 from steer.progress import progress
 from steer.report.cells import counted
 from steer.rows import write
-from steer.run import Run, slug
+from steer.run import Run, slug, stage
 from steer.schema import factorial
 from steer.scorer import rewarder
 from steer.targets import Target, drawn_targets, parse_target, targets
@@ -41,6 +41,7 @@ PLAIN = Decoding()
 FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # what ends a run and no other
 
 
+@stage
 def compare(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; the table and the path of the report."""
     shared = Comparison(config, Path(config.output))
@@ -51,7 +52,7 @@ def compare(config: CompareConfig) -> str:
     for target in config.targets:  # what will be refused is refused before anything is written
         if named(target):
             shared.schema.check(parse_target(target, shared.schema, shared.schema.names))
-    _ = shared.court, shared.prompts, shared.base, shared.annotators
+    _ = shared.court, shared.prompts, [shared.base(i) for i in range(len(shared.bases))], shared.annotators
     over = {entry: over_budget(shared.cost(entry), config) for entry in entries}
     control = [replace(Entry.of("conditional"), permuted=True)] if config.controls else []
     if config.dry_run:
@@ -63,7 +64,7 @@ def compare(config: CompareConfig) -> str:
     final = len(shared.failures)  # no repetition mends these
     allowed = [entry for entry, why in over.items() if not why] + control
     runs = _outcomes(shared, allowed)
-    base = {s: _attempt(shared, f"base, seed {s}", partial(_base, shared, s)) for s in range(config.seeds)}
+    base = {s: _attempt(shared, f"base, seed {s}", partial(_base, shared, s)) for s in shared.seeds}
     judged = case(shared, {s: a for s, a in base.items() if a}, runs)
     told = result(judged, about(shared, runs))
     page = report.write(told, run.folder)
@@ -72,7 +73,7 @@ def compare(config: CompareConfig) -> str:
     again = len(shared.failures) > final
     lost += " The same command tries again." if again else ""
     text = (
-        f"{report.table(told)}\ncompare: {counted(len(entries), 'method')} x {counted(config.seeds, 'seed')}, "
+        f"{report.table(told)}\ncompare: {counted(len(entries), 'method')} x {_repeated(shared)}, "
         f"{len(shared.prompts)} held-out prompts.{lost} Report: {page}"
     )
     return text if again else run.finish(text, failures=final)
@@ -81,7 +82,7 @@ def compare(config: CompareConfig) -> str:
 def _outcomes(shared: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
     """Every run that did not fail, by seed."""
     entries = sorted(entries, key=lambda e: e.turns.rounds if e.turns else 0)  # fewer rounds are on the way to more
-    jobs = [(entry, seed) for seed in range(shared.config.seeds) for entry in entries]
+    jobs = [(entry, seed) for seed in shared.seeds for entry in entries]
     _ahead(shared, jobs)
     found: dict[Entry, dict[int, Outcome]] = {}
     for entry, seed in jobs:
@@ -101,6 +102,11 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
+    # What several go on from is trained before them; a failure is told when they ask for it.
+    fronts = dict.fromkeys((e.front, s) for e, s in jobs if e.front and e.front.slug != e.start.slug)
+    if fronts:
+        with processes(min(config.num_proc, len(fronts))) as workers:
+            wait([workers.submit(_stage, config, shared.folder, front, seed) for front, seed in fronts if front])
     with processes(min(config.num_proc, len(together))) as workers:
         # Those that go round, or answer over the grid too, take longest, so they go first.
         order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
@@ -114,6 +120,11 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
                     return
                 bar.update(len(lines))
                 bar.write("\n".join(lines), sys.stderr)
+
+
+def _stage(config: CompareConfig, folder: Path, front: Entry, seed: int) -> None:
+    """Train what stands in front of other runs, in a process of its own."""
+    trained(Comparison(config, folder), front, seed, config.rows)
 
 
 def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
@@ -142,15 +153,15 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
     policy = load(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
     assert policy.card is not None
-    names = policy.card.attributes
-    aims = _aims(shared, policy, seed)
+    names, weighed = policy.card.attributes, METHODS[entry.method].reframe is not None
+    aims = _aims(shared, policy, seed, weighed=weighed)
     found = {}
     for (text, each), how in ((aim, how) for aim in aims.items() for how in entry.decodings if not entry.permuted):
         jobs = [Job(p, aim) for p, aim in zip(shared.prompts, each)]
         name = slug(f"{text},{how.text}" if how.text else text) or "plain"
         found[text, how] = _answers(shared, policy, jobs, folder / f"answers-{name}", seed, how)
     grid = None
-    own = tuple(n for n in names if n in shared.schema.own)
+    own = tuple(n for n in names if n in shared.schema.own and not weighed)
     if own and config.grid:
         every = factorial(shared.schema, own, config.grid, seed)
         jobs = [Job(shared.prompts[i % len(shared.prompts)], aim) for i, aim in enumerate(every)]
@@ -158,22 +169,32 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     return Outcome(facts, found, grid)
 
 
-def _aims(shared: Comparison, policy: Policy, seed: int) -> dict[str, list[Target]]:
-    """Targets of all prompts for each that a user asked for; the control draws them from the logs."""
+def _aims(shared: Comparison, policy: Policy, seed: int, *, weighed: bool) -> dict[str, list[Target]]:
+    """Targets of all prompts for each that a user asked for; the control draws them from the logs.
+
+    Where levels are weights of attributes (`weighed`) a target that names levels means nothing, and is not asked for.
+    """
     assert policy.card is not None
     names, count = policy.card.attributes, len(shared.prompts)
     if not names:
         return {"": [{}] * count}
-    asked = [t for t in shared.config.targets if set(named(t)) <= set(names)]
+    asked = [t for t in shared.config.targets if set(named(t)) <= set(names) and not (weighed and named(t))]
     found = {text: targets(policy, [text or "none"]) * count for text in asked}
     if shared.config.controls:
-        found[RANDOM] = drawn_targets(shared.schema, names, count, seed)
+        schema = policy.card.schema if weighed else None
+        found[RANDOM] = drawn_targets(schema or shared.schema, names, count, seed)
     return found
+
+
+def _repeated(shared: Comparison) -> str:
+    """How often every method ran."""
+    bases = f" on {counted(len(shared.bases), 'base')}" if shared.config.bases else ""
+    return f"{counted(len(shared.seeds), 'seed')}{bases}"
 
 
 def _base(shared: Comparison, seed: int) -> Answers:
     jobs = [Job(p, {}) for p in shared.prompts]
-    return _answers(shared, shared.base.policy, jobs, shared.folder / "runs" / f"base-seed{seed}", seed)
+    return _answers(shared, shared.base(seed).policy, jobs, shared.folder / "runs" / f"base-seed{seed}", seed)
 
 
 def _answers(
@@ -184,7 +205,8 @@ def _answers(
     sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed, how.guidance)
     reward = rewarder(shared.court.proxy, shared.schema) if how.best_of > 1 else None
     asked = Asked(jobs, sampling, how, reward)
-    rows = drawn(policy, asked, folder, shared.schema, shared.base, micro_batch(shared.settings))
+    schema = policy.card.schema if policy.card and policy.card.attributes else None
+    rows = drawn(policy, asked, folder, schema or shared.schema, shared.base(seed), micro_batch(shared.settings))
     return shared.court.scored(rows)
 
 

@@ -21,13 +21,18 @@ from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import held_out_prompts
 from steer.labels import beside, labelled_rows, schema_of, scorer_of
+from steer.methods import METHODS
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
-from steer.run import FREE, HOW, fingerprint, identity, read_json
+from steer.run import FREE, HOW, identity, read_json, rows_fingerprint
 from steer.schema import AttributeSchema
 
-ROUNDS = "Every round takes the optimizer steps of a whole training; the table of what each took counts them all."
+ROUNDS = (
+    "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
+    "each took counts them all."
+)
+WEIGHTS = "The conditions of `directional` are weights, no levels: it is asked for all alike (`best`) and has no dial."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
 OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
 RANDOM = "random"  # the control: targets that nobody asked for, drawn as they occur in the logs
@@ -40,13 +45,32 @@ class Comparison:
     config: CompareConfig
     folder: Path
     failures: list[dict[str, str]] = field(default_factory=list)
+    loaded: dict[str, Reference] = field(default_factory=dict)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The models that training starts from."""
+        return (self.config.model, *self.config.bases)
+
+    @property
+    def seeds(self) -> range:
+        """Of all repetitions: as many as asked for on each base, which take turns."""
+        return range(self.config.seeds * len(self.bases))
+
+    def model(self, seed: int) -> str:
+        """The base of a repetition."""
+        return self.bases[seed % len(self.bases)]
 
     @cached_property
     def inputs(self) -> dict[str, str]:
         """What everything follows from, by its identity."""
         c = self.config
         settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
-        found = {"rows": fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
+        found = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
+        found |= {f"base {name}": identity(name) or name for name in c.bases}
+        models = [identity(name) or name for name in self.bases]
+        if len(set(models)) < len(models):
+            raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotators}}
         return found | {name: identified(spec) for name, spec in scorers.items()}
 
@@ -120,10 +144,13 @@ class Comparison:
             )
         return found
 
-    @cached_property
-    def base(self) -> Reference:
-        """The base model, for log-probs on the unconditioned prompt."""
-        return Reference.of(self.config.model, self.settings.dtype, self.settings.trust_remote_code)
+    def base(self, seed: int) -> Reference:
+        """The base of a repetition, for log-probs on the unconditioned prompt; one at a time is held."""
+        name = self.model(seed)
+        if name not in self.loaded:
+            self.loaded.clear()
+            self.loaded[name] = Reference.of(name, self.settings.dtype, self.settings.trust_remote_code)
+        return self.loaded[name]
 
     def fail(self, name: str, error: str) -> None:
         """Say and remember that a run is lost."""
@@ -174,6 +201,17 @@ def case(shared: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
     )
 
 
+def spread(seeds: int, bases: int) -> str:
+    """What the intervals of so many repetitions are over."""
+    if seeds == 1:
+        return (
+            "Intervals are 95 %, bootstrapped over prompts only, and what is claimed holds for these policies: one "
+            "repetition says nothing of other seeds or bases."
+        )
+    over = f"{seeds} repetitions, each a seed on one of {bases} bases" if bases > 1 else f"{seeds} seeds on one base"
+    return f"Intervals are 95 %, bootstrapped over prompts and {over}."
+
+
 def named(target: str) -> list[str]:
     """The attributes that a target names; none for `best` and `none`."""
     parts = target.replace(",", " ").split()
@@ -215,20 +253,21 @@ def about(shared: Comparison, runs: Runs) -> dict[str, Any]:
     return {
         "title": "Steering compared with its alternatives",
         **circumstances("compare"),
-        "seeds": config.seeds,
+        "seeds": len(shared.seeds),
         "prompts": len(shared.prompts),
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
-            "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if config.seeds > 1 else "; one seed."),
+            spread(len(shared.seeds), len(shared.bases)),
             *shared.caveats,
-            *([ROUNDS] if any(entry.turns for entry in runs) else []),
+            *([ROUNDS] if any(entry.turns or entry.front for entry in runs) else []),
+            *([WEIGHTS] if any(METHODS[entry.method].reframe for entry in runs) else []),
         ],
         "budget": {
             "rows": len(shared.logs),
             "steps": settings.max_steps,
             "batch_size": settings.batch_size,
-            "model": config.model,
-            "parameters": sum(p.numel() for p in shared.base.policy.model.parameters()),
+            "model": ", ".join(shared.bases),
+            "parameters": sum(p.numel() for p in shared.base(0).policy.model.parameters()),
             "generated_tokens": config.budget_tokens,
             "scorer_calls": config.budget_calls,
         },

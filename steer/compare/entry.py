@@ -14,6 +14,7 @@ from steer.drawn import Decoding
 from steer.errors import SteerError
 from steer.iterate.rounds import goes_round
 from steer.methods import METHODS, peak_rate
+from steer.objective import Method
 from steer.options import did_you_mean
 from steer.run import slug
 from steer.train import chosen
@@ -24,11 +25,23 @@ CHOICES = 8  # responses a prompt and round for a method that chooses among them
 
 
 class Turns(NamedTuple):
-    """The rounds of `steer iterate` that a policy went through: how many, and what each of them draws."""
+    """The rounds of `steer iterate` that a policy went through: how many, what each of them draws, and where it starts.
+
+    `start`: `base`, or `last`, the weights of the round before.
+    """
 
     rounds: int
     n: int
     prompts: int = 1000
+    start: str = "base"
+
+    @property
+    def drawn(self) -> int:
+        """Responses of all rounds."""
+        return self.rounds * self.n * self.prompts
+
+
+OF_TURNS = ("rounds", "n", "prompts", "from")
 
 
 @dataclass(frozen=True)
@@ -42,14 +55,19 @@ class Entry:
     permuted: bool = False
     decodings: tuple[Decoding, ...] = (Decoding(),)
     turns: Turns | None = None
+    after: str = ""
 
     @staticmethod
     def of(spec: str) -> Entry:
-        """Parse and check; `template=`, `learning_rate=` and `rate=` are of training, the fields of Turns of a loop."""
+        """Parse and check; `template=`, `learning_rate=` and `rate=` are of training, OF_TURNS of a loop.
+
+        `after=` names the method that trains on the logs first, whose policy training goes on from.
+        """
         name, _, rest = spec.partition(":")
         settings: list[str] = []
         training: dict[str, Any] = {}
-        turns: dict[str, int] = {}
+        turns: dict[str, Any] = {}
+        after = ""
         for part in filter(None, rest.split(",")):
             key, _, value = part.partition("=")
             if key == "template":
@@ -58,14 +76,22 @@ class Entry:
                 training[key] = value
             elif key in ("learning_rate", "rate"):
                 training[key] = _number(spec, key, value)
-            elif key in Turns._fields:
+            elif key == "from":
+                if value not in ("base", "last"):
+                    raise SteerError(f"{spec}: from={value}; wanted base, or last, the weights of the round before.")
+                turns["start"] = value
+            elif key in OF_TURNS:
                 turns[key] = _whole(spec, key, value)
+            elif key == "after":
+                after = value
             else:
                 settings.append(part)
         method, _ = chosen(name, settings)
-        if method.importance or method.reframe:
-            raise SteerError(f"{spec}: its targets are no levels of the logs, so it cannot stand in this comparison.")
-        return Entry(spec, name, tuple(settings), tuple(training.items()), turns=_turns(spec, name, turns))
+        if method.importance:  # it weighs what a conditioned policy drew, so there is a first policy, and a round
+            after, turns = after or "conditional", {"rounds": 1} | turns
+        if after:
+            _first(spec, method, after)
+        return Entry(spec, name, tuple(settings), tuple(training.items()), turns=_turns(spec, name, turns), after=after)
 
     @property
     def start(self) -> Entry:
@@ -73,8 +99,16 @@ class Entry:
         if not self.turns:
             return self
         name, _, rest = self.spec.partition(":")
-        parts = [part for part in rest.split(",") if part.partition("=")[0] not in Turns._fields]
+        parts = [part for part in rest.split(",") if part.partition("=")[0] not in OF_TURNS]
         return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
+
+    @property
+    def front(self) -> Entry | None:
+        """What trains on the logs before it; a conditioned method does so itself before its first round."""
+        if self.after:
+            text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
+            return Entry.of(":".join(filter(None, (self.after, text))))
+        return self.start if self.turns and METHODS[self.method].conditioned else None
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """What all train with, and its own in place of that; the learning rate of all is that of likelihood methods.
@@ -107,14 +141,26 @@ class Entry:
         return f"{spec} @ {target}" if target else spec
 
 
-def _turns(spec: str, name: str, given: dict[str, int]) -> Turns | None:
+def _first(spec: str, method: Method, after: str) -> None:
+    """Refuse a stage in front that is no likelihood on the logs, or whose policy reads other conditions."""
+    stage, _ = chosen(after, ())
+    plain = not (stage.still or stage.reframe) and stage.conditioned == method.conditioned
+    if not plain:
+        wanted = "conditional" if method.conditioned else "mle"
+        raise SteerError(f"{spec}: after={after} is no likelihood stage in front of this method. Use after={wanted}.")
+    if method.reframe:
+        raise SteerError(f"{spec}: its conditions are of its own, so no other policy can stand in front. Drop after=.")
+
+
+def _turns(spec: str, name: str, given: dict[str, Any]) -> Turns | None:
     """The rounds of an entry, none where it has no `rounds=`."""
     if not given:
         return None
     if "rounds" not in given:
-        raise SteerError(f"{spec}: n and prompts say what a round draws, and there is no rounds=.")
+        raise SteerError(f"{spec}: n, prompts and from are of rounds, and there is no rounds=.")
     method = METHODS[name]
-    several = method.fresh == "rounds" and not method.conditioned  # it compares or chooses responses to a prompt
+    # Responses to a prompt are compared, chosen from or weighed together.
+    several = method.fresh == "rounds" and (not method.conditioned or method.importance is not None)
     turns = Turns(**{"n": CHOICES if several else 1} | given)
     try:
         goes_round(name, turns.n, knob="n")
@@ -166,7 +212,7 @@ def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     Rounds draw for all their own, of which the logs may have fewer.
     """
     if entry.turns:
-        responses = math.prod(entry.turns)
+        responses = entry.turns.drawn
         return Cost(responses, responses * settings.max_new_tokens, responses)
     rule = METHODS[entry.method].on_policy
     if rule is None:

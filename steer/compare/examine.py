@@ -21,11 +21,10 @@ from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
 from steer.generate import Job, Sampling
 from steer.levels import described
-from steer.options import check
 from steer.policy import Card, Policy, load
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
-from steer.run import Run, fingerprint, read_json, slug
+from steer.run import Run, fingerprint, read_json, rows_fingerprint, slug, stage
 from steer.schema import AttributeSchema, factorial
 from steer.scorer import load_scorer
 from steer.targets import Target, drawn_targets, targets
@@ -123,13 +122,13 @@ class Examination:
         return Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, c.seed + seed)
 
 
+@stage
 def examine(config: EvaluateConfig) -> str:
     """Answer what is not answered yet, judge everything; the table and the path of the report."""
-    check(config)
     exports.known(config.export)
     sources = list(_sources(config.systems))
     inputs = {f"{s.name}, {s.seed}": fingerprint(s.path) if Path(s.path).exists() else s.path for s in sources}
-    inputs |= {"rows": fingerprint(config.rows)} if config.rows else {}
+    inputs |= {"rows": rows_fingerprint(config.rows)} if config.rows else {}
     exam = Examination(config, Path(config.output), sources)
     inputs |= {spec: identified(spec) for spec in (exam.gold, exam.known_proxy, *config.annotators) if spec}
     run = Run(config.output, config, inputs)

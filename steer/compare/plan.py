@@ -12,7 +12,7 @@ from steer.report.cells import count, counted
 
 def planned(shared: Comparison, entries: Mapping[Entry, str]) -> str:
     """A line an entry, of one seed, and what all of them come to; an entry's text says why it may not run."""
-    config, lines = shared.config, []
+    config, lines, seeds = shared.config, [], len(shared.seeds)
     steps = answers = 0
     for entry, over in entries.items():
         name, (more, drawn) = PERMUTED if entry.permuted else entry.spec, _of(shared, entry)
@@ -23,8 +23,8 @@ def planned(shared: Comparison, entries: Mapping[Entry, str]) -> str:
     rows, asked = counted(len(shared.logs), "row"), counted(len(shared.prompts), "held-out prompt")
     first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {asked}; each, with one seed:"
     last = (
-        f"With {counted(config.seeds, 'seed')} at most {count(steps * config.seeds)} steps of "
-        f"{shared.settings.batch_size} groups and {count(answers * config.seeds)} answers, beside those of the base; "
+        f"With {counted(seeds, 'seed')} at most {count(steps * seeds)} steps of "
+        f"{shared.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
         f"{counted(config.num_proc, 'run')} at a time. Nothing was done or written."
     )
     return "\n".join([first, *lines, last])
@@ -33,7 +33,7 @@ def planned(shared: Comparison, entries: Mapping[Entry, str]) -> str:
 def _of(shared: Comparison, entry: Entry) -> tuple[int, int]:
     """Optimizer steps and answers of one seed; rounds that another entry does too are counted twice."""
     config, conditioned = shared.config, METHODS[entry.method].conditioned
-    trainings = (entry.turns.rounds + conditioned) if entry.turns else 1
+    trainings = (entry.turns.rounds if entry.turns else 1) + bool(entry.front)
     ways = 0 if entry.permuted else sum(how.best_of for how in entry.decodings)
     aims = len(config.targets) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0

@@ -65,6 +65,8 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         if first and one.name not in (first.name, "logs") and _comparable(one, first):
             draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
             found["difference"] = difference(one.answers, first.answers, gold, draws)
+            several = len(paired_seeds(one.answers, first.answers)) > 1
+            found["difference"]["over"] = "prompts and seeds" if several else "prompts only"
     _corrected(systems)
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
@@ -84,6 +86,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
             "correlation": correlation(court.logs.gold).tolist(),
         },
         "systems": systems,
+        "seconds": {s.name: s.facts.get("seconds", 0) for s in case.systems},
         "frontiers": _frontiers(case.systems, gold, case.resamples),
         "win_rates": _win_rates(case),
         "scorer": _scorer(case),
@@ -114,7 +117,7 @@ def _system(s: System, gold: Judge, proxy: Judge, candidates: int, resamples: in
     return {
         "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
-        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "seconds", "drawn", "drawn_tokens", "scored")},
+        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
         "fresh": fresh(seeds, gold, proxy),
     }  # fmt: skip

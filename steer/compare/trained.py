@@ -14,6 +14,7 @@ from steer.compare.entry import Entry, cost
 from steer.config import IterateConfig, TrainConfig
 from steer.iterate.rounds import Loop, turn
 from steer.methods import METHODS
+from steer.report.cells import counted
 from steer.rows import prompt_key, read
 from steer.run import fingerprint, read_json, write_json
 from steer.train import train
@@ -22,23 +23,36 @@ SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
 
 def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
-    """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`."""
+    """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`.
+
+    What trains before it, on the logs, is trained once for all entries, and counted for each.
+    """
     settings = replace(
         entry.settings_from(shared.settings),
         rows=rows,
+        model=shared.model(seed),
         output=str(shared.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
         method=entry.method,
         set=entry.settings,
         seed=seed,
         scorer=shared.proxy,  # whatever the file of --train names: that may be gold
     )
+    first, spent = "", []
+    if entry.front:
+        policy, facts = trained(shared, entry.front, seed, rows)
+        first, spent = str(policy), [facts]
     if entry.turns:
-        policy, facts = _looped(shared, entry, settings)
+        policy, more = _looped(shared, entry, settings, first)
     else:
-        policy, facts = Path(settings.output), _logged(entry, settings)
+        policy, more = Path(settings.output), [_logged(entry, replace(settings, init=first or settings.init))]
+    spent += more
+    said = spent[-1]["summary"]
+    if entry.turns:
+        said = f"{counted(entry.turns.rounds, 'round')}, the last: {said}"
     if shared.config.num_proc < 2:
-        click.echo(f"[{entry.run(seed)}] {facts['summary']}", err=True)
-    return policy, {**facts, "hash": fingerprint(policy)}
+        click.echo(f"[{entry.run(seed)}] {said}", err=True)
+    summed = {key: sum(taken[key] for taken in spent) for key in SUMMED}
+    return policy, {**spent[-1], **summed, "summary": said, "hash": fingerprint(policy)}
 
 
 def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
@@ -49,25 +63,25 @@ def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
     return {**done, "drawn": taken.responses, "scored": taken.scored}
 
 
-def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Path, dict[str, Any]]:
+def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str) -> tuple[Path, list[dict[str, Any]]]:
     """Do the rounds that are missing, beside the policy of `settings`: fewer rounds are on the way to more.
 
-    A conditioned method draws first with that policy, trained on the logs, any other with the base. Nothing stops the
-    rounds and gold is not asked, for a round that gold chose would be judged by what chose it.
+    `first` draws first: a policy trained on the logs, or (empty) the base. Nothing stops the rounds and gold is not
+    asked, for a round that gold chose would be judged by what chose it.
     """
     assert entry.turns
-    rounds, n, prompts = entry.turns
-    begun = METHODS[entry.method].conditioned
-    spent = [_logged(entry.start, settings)] if begun else []
+    rounds, n, prompts, start = entry.turns
+    relative = METHODS[entry.method].relative
     how = IterateConfig(
         rows=settings.rows,
         model=settings.model,
         scorer=shared.proxy,
         output=str(Path(settings.output).parent),
-        policy=settings.output if begun else "",
+        policy=first,
         method=entry.method,
-        levels="relative" if METHODS[entry.method].relative else "absolute",
-        explore=1.0 if METHODS[entry.method].relative else 0.5,
+        start=start,
+        levels="relative" if relative else "absolute",
+        explore=1.0 if relative else 0.5,
         rounds=rounds,
         prompts=prompts,
         n=n,
@@ -77,11 +91,8 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig) -> tuple[Pa
         seed=settings.seed,
     )
     proxy, name = shared.court.proxy, entry.run(settings.seed)
-    loop = Loop(how, settings, METHODS[entry.method], shared.schema, f"{n}:{prompts}", proxy, name=name)
-    spent += [_turned(loop, number) for number in range(1, rounds + 1)]
-    facts = {key: sum(taken[key] for taken in spent) for key in SUMMED}
-    said = f"{rounds} round{'s' if rounds > 1 else ''}, the last: {spent[-1]['summary']}"
-    return Path(loop.policy(rounds)), {**spent[-1], **facts, "summary": said}
+    loop = Loop(how, settings, METHODS[entry.method], shared.schema, f"{n}:{prompts}:{start}", proxy, name=name)
+    return Path(loop.policy(rounds)), [_turned(loop, number) for number in range(1, rounds + 1)]
 
 
 def _turned(loop: Loop, number: int) -> dict[str, Any]:

@@ -26,15 +26,20 @@ SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothi
             "rrhf",
             "pro",
             "dpo",
+            "dpo:after=mle",
+            "contrastive:after=mle",
             "ipo",
             "slic",
-            "rso",
+            "rso:after=mle",
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
             "conditional:rounds=1/2,prompts=500",
             "raft:rounds=1/2/3,prompts=500",
-            "remax",
-            "rloo",
+            "steerlm2:prompts=500",
+            "directional",
+            "remax:after=mle",
+            "rloo:after=mle",
+            "ppo:after=mle",
         ),
         "seeds": 3,
         "controls": True,
@@ -73,6 +78,13 @@ class IterateConfig:
         choices=("absolute", "relative"),
     )
     rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
+    start: str = option(
+        "base",
+        "What every round trains from: the base, or the weights of the round before (`last`; the first round: of "
+        "--policy, where there is one).",
+        flag="--from",
+        choices=("base", "last"),
+    )
     prompts: int = option(1000, "Training prompts answered per round.", least=1)
     n: int = option(1, "Responses per prompt and round.", least=1)
     explore: float = option(0.5, "Share of responses that aim at `best`; the others as --goals says.", least=0, most=1)
@@ -115,13 +127,20 @@ class CompareConfig:
     rows: str = argument("Labelled rows with train and test prompts.")
     model: str = option(..., "Base model: Hugging Face name or folder.")
     output: str = option(..., OUTPUT)
+    bases: tuple[str, ...] = option(
+        (),
+        "Another base model (repeat the flag): every method is trained on each of them, and intervals are over bases "
+        "too. Three bases with one seed cost as much as one with three.",
+        flag="--base",
+    )
     methods: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
         "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses to each of so many "
-        "`prompts` and score them with the proxy (repeat the flag).",
+        "`prompts`, score them with the proxy and train `from` base or last; `after=mle` trains by likelihood first "
+        "and goes on from that policy, `dpo:after=mle` (repeat the flag).",
         flag="--method",
     )
     suite: str = option(
@@ -138,7 +157,7 @@ class CompareConfig:
     gold: str = option(
         "", "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so."
     )
-    seeds: int = option(1, "Repetitions with seeds 0, 1, ...", least=1)
+    seeds: int = option(1, "Repetitions with seeds 0, 1, ..., on each base.", least=1)
     prompts: int = option(300, "Held-out prompts answered by every method.", least=1)
     grid: int = option(1000, "Responses over the factorial grid of targets (0: none).", least=0)
     controls: bool = option(
@@ -220,6 +239,9 @@ class DemoConfig:
 
     output: str = option("demo", OUTPUT)
     size: int = option(6000, "Rows of the embedded world.", least=1)
-    seeds: int = option(1, "Repetitions of the comparison.", least=1)
+    seeds: int = option(1, "Repetitions of the comparison on each base.", least=1)
+    bases: int = option(
+        1, "Base models, each with text, first weights and an order of its own; the logs are the same.", least=1
+    )
     full: bool = option(False, "Fewer methods, trained for longer, on more prompts and with the negative control.")
     overwrite: bool = option(False, OVERWRITE)

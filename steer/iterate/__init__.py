@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from steer.iterate.rounds import Loop, goes_round, measured, turn
 from steer.iterate.watch import figures
 from steer.labels import schema_of
 from steer.methods import METHODS
-from steer.options import check, resolve
+from steer.options import resolve
 from steer.policy import Card
 from steer.report.circumstances import circumstances
-from steer.run import Run, fingerprint, folder_errors, identity
+from steer.run import Run, folder_errors, identity, rows_fingerprint, stage
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
 from steer.targets import parse_weights
@@ -37,13 +37,13 @@ from steer.train import chosen
 FREE = ("rounds", "guard")  # they say when a loop stops, not what its rounds are
 
 
+@stage
 def iterate(config: IterateConfig) -> str:
     """Run the rounds: a line each with what the policy gets on held-out prompts, why they end, which one is kept."""
-    check(config)
     bounds = limits(config.guard)
     scorers = {name: load_scorer(s) for name in ("scorer", "gold", "annotator") if (s := getattr(config, name))}
     settings = _training(config)
-    inputs = {"rows": fingerprint(config.rows), "model": identity(config.model)}
+    inputs = {"rows": rows_fingerprint(config.rows), "model": identity(config.model)}
     inputs["policy"] = identity(config.policy or config.model)
     inputs |= {name: scorer.id for name, scorer in scorers.items()}
     inputs["training"] = _hash({k: v for k, v in asdict(settings).items() if k not in ("rows", "model", "output")})
@@ -90,7 +90,7 @@ def _finish(run: Run, loop: Loop, facts: list[dict[str, Any]], stopped: str, kep
         else:
             link.unlink(missing_ok=True)
     where = str(link) if kept else f"{loop.policy(0)}, which the loop started from"
-    ended = _ended(loop, facts[-1]["round"], stopped, kept, where)
+    ended = [*_ended(loop, facts[-1]["round"], stopped, kept, where), _budget(loop, facts)]
     short = [{k: v for k, v in f.items() if k != "rewards"} for f in facts]
     page = report.write_loop(
         {
@@ -114,6 +114,14 @@ def _ended(loop: Loop, last: int, stopped: str, kept: int, where: str) -> list[s
     if loop.gold is None or loop.gold.id == loop.first.id:
         said.append("No other scorer watches (--gold), so over-optimisation of this one would not be seen.")
     return [*said, f"Kept round {kept}, with the highest {by} reward{of} on held-out prompts: {where}"]
+
+
+def _budget(loop: Loop, facts: Sequence[Mapping[str, Any]]) -> str:
+    """What training took, and from where."""
+    steps = sum(f["steps"] for f in facts)
+    goes_on = loop.config.start == "last" or loop.method.importance
+    start = "the weights of the round before" if goes_on else "the base"
+    return f"Training took {steps:,} optimizer steps in {facts[-1]['round']} rounds, each from {start}."
 
 
 def _line(f: Mapping[str, Any]) -> str:
@@ -159,7 +167,7 @@ def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: Attribu
 def _training(config: IterateConfig) -> TrainConfig:
     """Settings for retraining: the given file, else those that the policy was trained with.
 
-    Whatever the file says, rounds start from the base (not from its `init`) and follow from the seed of the loop. Its
+    Whatever the file says, rounds start as --from says (not from its `init`) and follow from the seed of the loop. Its
     `limit` is one of the logs: fresh responses are never left out by it.
     """
     trained = (Path(config.policy) / "steer.json").is_file() if config.policy else False
@@ -190,6 +198,10 @@ def _training(config: IterateConfig) -> TrainConfig:
             f"steer: --explore {config.explore:g}: the others of the responses aim as --goals {config.goals} says, "
             f"{settings.method} asks for the best only (--explore 1).",
             err=True,
+        )
+    if method.importance and config.temperature != 1:
+        raise SteerError(
+            f"iterate with '{settings.method}' weighs draws at --temperature 1, not {config.temperature:g}."
         )
     if method.conditioned and not (trained and Card.load(Path(config.policy)).attributes):
         raise SteerError(

@@ -1,7 +1,8 @@
-"""One round of `steer iterate`: draw, filter, score, label with what was obtained, pool, retrain from the base, watch.
+"""One round of `steer iterate`: draw, filter, score, label with what was obtained, pool, train, watch.
 
-A conditioned method draws at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636), any
-other draws as it is. A round is a folder of finished stages, named by all that it follows from.
+Training starts from the base, or from the weights of the round before. A conditioned method draws
+at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636), any other draws as it is. A round
+is a folder of finished stages, named by all that it follows from.
 """
 
 from __future__ import annotations
@@ -126,8 +127,12 @@ def turn(loop: Loop, number: int) -> None:
     )
     # The logs in the pool are limited already; `train` would count from the top and leave out what is fresh.
     settings = replace(loop.settings, rows=str(rows), output=str(folder / "policy"), limit=0)
+    before = loop.policy(number - 1)
+    trained = (Path(before) / "steer.json").is_file()
     if loop.method.importance:  # its weights compare with the policy that drew
-        settings = replace(settings, init=loop.policy(number - 1))
+        settings = replace(settings, init=before)
+    elif c.start == "last" and trained:
+        settings = replace(settings, model=before) if settings.adapter == "none" else replace(settings, init=before)
     loop.say(number, train(settings))
 
 
@@ -203,7 +208,9 @@ def measured(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -
         write_json(folder / "watched.json", _watched(loop, number, judges))
     total = sum(1 for _ in read(folder / "rows" if number else loop.config.rows))
     drift = read_json(folder / "drift.json") if (folder / "drift.json").is_file() else None
-    return {"round": number, "rows": total, "folder": folder.name, "drift": drift, **read_json(folder / "watched.json")}
+    steps = read_json(folder / "policy" / "done.json")["steps"] if number else 0
+    about = {"round": number, "rows": total, "steps": steps, "folder": folder.name, "drift": drift}
+    return {**about, **read_json(folder / "watched.json")}
 
 
 def _watched(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -> dict[str, Any]:

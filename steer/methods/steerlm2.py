@@ -3,6 +3,7 @@
 Candidates of one prompt were drawn at one target a by Q', the policy that training starts from. The gradient of
 KL(P || Q) with P(y | a, x) ~ P(a | x, y) P(y | x) is that of -sum_i (w_i - b_i) log Q(y_i | a, x), where
 w = softmax(log P(a | x, y) + log P(y | x) - log Q'(y | a, x)) and b = softmax(log Q - log Q'), both constants.
+Q' drew at temperature 1 from all tokens: rows that were drawn otherwise, or do not say how, are refused.
 P(a | x, y) comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condition, and all three
 log-probabilities are computed here. Only this method trains behind the level that was asked for.
 Differs from the official code: it takes them from files that it does not make; `tempered` divides log P(y | x) - log Q'
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PLAIN = ("temperature", "top_p", "guidance", "best_of")  # columns of a draw; each is 1 where Q' itself drew
+
+
 @dataclass(frozen=True)
 class Settings:
     """`tempered`: 1 divides the log-ratio of the two policies by the number of tokens, 0 leaves the paper's weights."""
@@ -39,6 +43,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     for row in rows:
         known = row.get("likelihood")
         if row.get("target") and known is not None and math.isfinite(known):
+            _plainly(row)
             asked = tuple(sorted(row["target"].items()))
             found.setdefault((prompt_key(row), asked), []).append(row)
     made = []
@@ -54,6 +59,21 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
             '--output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json".'
         )
     return made
+
+
+def _plainly(row: Row) -> None:
+    """Refuse a row that was not drawn from Q' as it is, or does not say so: log Q' would be another one's."""
+    missing = [name for name in ("temperature", "top_p") if row.get(name) is None]
+    if missing:
+        raise SteerError(
+            f"row '{row['id']}': has no {' and no '.join(missing)}, so nobody knows how likely its draw was. Draw the "
+            'responses with "steer generate", whose rows say so, or add the columns.'
+        )
+    if other := [f"{name} {row[name]:g}" for name in PLAIN if row.get(name, 1) != 1]:
+        raise SteerError(
+            f"row '{row['id']}': was drawn at {', '.join(other)}, and its weight would be that of another draw. Draw "
+            "the responses at --temperature 1 and --top-p 1, without --guidance and --best-of."
+        )
 
 
 def importance(c: Candidates, s: Settings) -> Tensor:

@@ -9,7 +9,8 @@ undefined. Rewards are in standard deviations of the logs, or of what `unit` nam
     behaviour: reward_sd_raw;  names [A];  attributes {name: {mean, sd}};  correlation [A][A]
     systems: [name, method, settings, target;  gold, proxy, words: interval;  attributes {name: interval of gold score};
               difference: interval of the paired gold reward less mle's, or null;  kl: interval in nats, or null;
-              distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int;  seconds: float]
+              distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
+    seconds: {name of a system: what its training took by the clock};  nothing else differs between equal runs of a day
     dials: [name;  result of `controllability`;  targets: int], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.guidance`
@@ -75,7 +76,7 @@ def table(report: Report) -> str:
     """The headline and the comparison as aligned text for the terminal."""
     report = finite(report)
     whole = comparison(report)
-    kept = (0, 1, 2, 3, 4, 5, 6, 10, 11)
+    kept = (0, 1, 2, 3, 4, 5, 6, 10)  # no seconds, for equal runs say the same
     rows = [[row[j] for j in kept] for row in (whole.head, *whole.rows)]
     wide = [max(len(row[j]) for row in rows) for j in range(len(kept))]
     lines = ["  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:]))]) for row in rows]

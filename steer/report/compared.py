@@ -33,9 +33,10 @@ def headline(report: Report) -> list[str]:
     level = [(name, d) for name, d in pairs if d["low"] <= 0 <= d["high"]]
     lucky = [(name, d) for name, d in pairs if not d["low"] <= 0 <= d["high"] and not claimed(d)]
     said = []
+    alone = ", over prompts only (one seed)" if report["seeds"] == 1 else ""
     if above:
         (name, best), *rest = sorted(above, key=lambda pair: -pair[1]["mean"])
-        said.append(f"{name} is {signed(best, ' sd')} above {first} on gold reward.")
+        said.append(f"{name} is {signed(best, ' sd')} above {first} on gold reward{alone}.")
         said += [f"Also above {first}: {listed(rest)}."] if rest else []
     elif pairs:
         said.append(f"No system is shown to be above {first} on gold reward.")
@@ -126,7 +127,7 @@ def comparison(report: Report) -> Table:
         row = [s["name"], cell(s["gold"]), signed(s["difference"]), cell(s["proxy"]), cell(s["kl"])]
         row += [cell(s["words"], 1), number(s["distinct_2"])]
         row += [percent(s[f]) for f in ("finished", "leaked", "ess")]
-        rows.append(row + [count(s[f]) for f in ("train_tokens", "seconds", "generated")])
+        rows.append([*row, count(s["train_tokens"]), count(_seconds(report, s)), count(s["generated"])])
     return Table(
         f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} leaves out 0, "
         "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of finished "
@@ -159,6 +160,11 @@ def budget(report: Report) -> Table:
     return Table("Every method had the same.", ("What", "How much"), list(facts.items()), prose=True)
 
 
+def _seconds(report: Report, system: Report) -> float:
+    """What training took by the clock: apart from the system, for it alone differs between equal runs."""
+    return float((report.get("seconds") or {}).get(system["name"], 0))
+
+
 def _most(limit: int | None, unit: str) -> str:
     return f"{limit:,} {unit} at most" if limit else "no limit"
 
@@ -166,8 +172,11 @@ def _most(limit: int | None, unit: str) -> str:
 def taken(report: Report) -> list[Block]:
     """What each system took."""
     head = "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers"
-    keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored", "seconds", "generated")
-    rows = [[s["name"], *(count(s.get(k) or 0) for k in keys)] for s in report["systems"]]
+    keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored")
+    rows = [
+        [s["name"], *(count(s.get(k) or 0) for k in keys), count(_seconds(report, s)), count(s["generated"])]
+        for s in report["systems"]
+    ]
     hashes = [(name, value) for name, value in (report.get("hashes") or {}).items()]
     blocks: list[Block] = [
         Table("What each took, a mean over its seeds; answers: for this report.", head.split("|"), rows)

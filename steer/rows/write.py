@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from data_recipes.streams import form
 from steer.errors import SteerError
 from steer.rows.contract import Row
+from steer.run import FULL_DISK
 
 
 def write(path: str | Path, rows: Iterable[Row]) -> int:
@@ -52,7 +53,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise SteerError(f"{path}: cannot be written ({error.strerror}). Choose another folder.") from None
+        remedy = "Make room and run the same command again" if error.errno in FULL_DISK else "Choose another folder"
+        raise SteerError(f"{path}: cannot be written ({error.strerror}). {remedy}.") from None
     finally:
         with suppress(OSError):
             temporary.unlink()

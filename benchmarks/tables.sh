@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# All tables of the embedded world at one commit: three bases, the dial, the methods and the claims.
+#   bash benchmarks/tables.sh [FOLDER]      (`make tables`; the same command goes on where it stopped)
+# Expected on two quiet cores, in minutes of one core: world 60, methods 50, claims 55; an hour and a half by the clock.
+# The claims are about which of two runs is better, which 170 steps tell as well as 340 do and in half the time.
+set -euo pipefail
+out=${1:-tables}
+here=$(dirname "$0")
+commit=$(git -C "$here" rev-parse --short HEAD)
+if ! git -C "$here/.." diff --quiet HEAD -- steer data_recipes attribute_models benchmarks/*.sh benchmarks/*.py; then
+  echo "tables: the code differs from commit $commit. Commit it first, so that the tables can name it." >&2
+  exit 1
+fi
+mkdir -p "$out"
+[ -f "$out/commit" ] || echo "$commit" > "$out/commit"
+if [ "$(cat "$out/commit")" != "$commit" ]; then
+  echo "tables: $out was begun at commit $(cat "$out/commit"), this is $commit. Name another folder." >&2
+  exit 1
+fi
+stage() {  # a table is replaced when it is whole
+  echo "tables: $1, $(date +%H:%M)" >&2
+  "${@:2}" > "$out/$1.md"
+  cp "$out/$1.md" "$here/results/$1.md"
+}
+steer demo --full --bases 3 --size 8000 --output "$out/world" >&2
+for steps in 240 170; do  # of every run in methods, and in claims
+  python -c "import json; from steer.demo import LORA; print(json.dumps(LORA | {'max_steps': $steps}))" > "$out/$steps.json"
+done
+stage world python "$here/bars.py" "$out/world"
+stage methods bash "$here/methods.sh" "$out/world" "$out/240.json" "$out/methods"
+stage claims bash "$here/claims.sh" "$out/world" "$out/170.json" "$out/claims"
+echo "tables: done, $(date +%H:%M)" >&2

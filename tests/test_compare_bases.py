@@ -1,0 +1,207 @@
+"""Several bases in one comparison, a likelihood stage in front of a method, and methods with targets of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_recipes import world_model
+from steer.compare import compare
+from steer.compare.comparison import Comparison, spread
+from steer.compare.entry import Entry, Turns, cost
+from steer.compare.plan import planned
+from steer.config import CompareConfig, IterateConfig, TrainConfig
+from steer.errors import SteerError
+from steer.iterate import rounds
+from steer.labels import schema_of
+from steer.methods import METHODS
+from steer.rows import read_all
+from steer.run import read_json, write_json
+from steer.scorer import load_scorer
+
+GOLD = "data_recipes.world_text:Gold"
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second base with other random weights."""
+    folder = tmp_path_factory.mktemp("other")
+    world_model.save(folder, seed=1, hidden_size=32, layers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bases")
+    (folder / "train.yaml").write_text(f"max_steps: {STEPS}\nlora_r: 4\nbatch_size: 4\n")
+    compare(
+        CompareConfig(
+            str(labels),
+            str(tiny),
+            str(folder / "out"),
+            bases=(str(other),),
+            methods=("mle", "dpo:after=mle", "directional"),
+            targets=("best", "warmth=0"),
+            gold=GOLD,
+            prompts=6,
+            grid=10,
+            max_new_tokens=8,
+            train=str(folder / "train.yaml"),
+            resamples=30,
+        )
+    )
+    return folder / "out"
+
+
+def test_every_method_is_trained_once_on_every_base(done: Path, tiny: Path, other: Path) -> None:
+    report = read_json(done / "report.json")
+    assert report["failures"] == []
+    assert report["seeds"] == 2
+    assert {s["name"]: s["seeds"] for s in report["systems"]}["dpo:after=mle"] == 2
+    for seed, model in enumerate((tiny, other)):
+        for path in done.glob(f"runs/*-seed{seed}/policy/config.json"):
+            found = read_json(path)
+            assert (found["model"], found["seed"]) == (str(model), seed), path
+    assert report["budget"]["model"] == f"{tiny}, {other}"
+    assert "2 repetitions, each a seed on one of 2 bases" in " ".join(report["notes"])
+
+
+def test_distance_is_measured_from_the_base_of_the_repetition(done: Path) -> None:
+    """What a base answered is 0 nats from it, on every base."""
+    for seed in range(2):
+        (answers,) = done.glob(f"runs/base-seed{seed}/answers.jsonl")
+        assert all(row["logp"] == pytest.approx(row["ref_logp"], abs=1e-4) for row in read_all(answers))
+
+
+def test_a_stage_in_front_is_gone_on_from_and_its_steps_are_counted(done: Path) -> None:
+    took = {s["name"]: s["steps"] for s in read_json(done / "report.json")["systems"]}
+    assert (took["mle"], took["dpo:after=mle"]) == (STEPS, 2 * STEPS)
+    for seed in range(2):
+        config = read_json(done / "runs" / f"dpo-after=mle-seed{seed}" / "policy" / "config.json")
+        assert config["init"] == str(done / "runs" / f"mle-seed{seed}" / "policy")
+    assert len(list(done.glob("runs/mle-seed*/policy"))) == 2, "trained once for both entries"
+
+
+def test_weights_of_attributes_are_asked_for_at_best_only_and_have_no_dial(done: Path) -> None:
+    report = read_json(done / "report.json")
+    names = [s["name"] for s in report["systems"] if s["method"] == "directional"]
+    assert names == ["directional @ best"]
+    assert report["dials"] == []
+    assert any("weights, no levels" in note for note in report["notes"])
+
+
+def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
+    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how |= {"methods": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
+    compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
+    report = read_json(tmp_path / "out" / "report.json")
+    overs = {s["difference"]["over"] for s in report["systems"] if s["difference"]}
+    assert overs == {"prompts only"}
+    assert spread(1, 1) in report["notes"]
+    assert "prompts only" in spread(1, 1)
+
+
+def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
+    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how |= {"methods": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
+    found, said = [], []
+    for name in ("one", "two"):
+        said.append(compare(CompareConfig(str(labels), str(tiny), str(tmp_path / name), **how)).replace(name, ""))
+        report = read_json(tmp_path / name / "report.json")
+        assert report["seconds"]["mle"] > 0
+        clock = ("seconds", "created", "command", "commands")
+        found.append({key: value for key, value in report.items() if key not in clock})
+    assert found[0] == found[1]
+    assert said[0] == said[1]
+
+
+def test_a_base_is_not_given_twice(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="base is given twice"):
+        compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), bases=(str(tiny),)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bases_take_turns_over_the_seeds(labels: Path, tmp_path: Path) -> None:
+    shared = Comparison(CompareConfig(str(labels), "a", str(tmp_path), bases=("b", "c"), seeds=2), tmp_path)
+    assert [shared.model(seed) for seed in shared.seeds] == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_a_stage_in_front_is_read_from_the_entry() -> None:
+    entry = Entry.of("dpo:after=mle,beta=0.5")
+    assert (entry.after, entry.settings) == ("mle", ("beta=0.5",))
+    assert entry.front == Entry.of("mle")
+    settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
+    assert entry.front.settings_from(settings).learning_rate == 4e-3
+    assert entry.settings_from(settings).learning_rate == pytest.approx(4e-3 * METHODS["dpo"].rate)
+    assert Entry.of("quark:template=steerlm,after=conditional").front == Entry.of("conditional:template=steerlm")
+    assert Entry.of("mle").front is None
+    assert Entry.of("conditional:rounds=1").front == Entry.of("conditional")
+    for spec, told in (
+        ("dpo:after=conditional", "Use after=mle"),
+        ("dpo:after=remax", "Use after=mle"),
+        ("dpo:after=dpo", "Use after=mle"),
+        ("conditional:after=mle", "Use after=conditional"),
+        ("directional:after=conditional", "Drop after="),
+        ("dpo:after=mel", "did you mean"),
+        ("raft:from=last", "there is no rounds="),
+        ("raft:rounds=1,from=first", "wanted base, or last"),
+    ):
+        with pytest.raises(SteerError, match=told):
+            Entry.of(spec)
+
+
+def test_what_weighs_draws_of_a_policy_goes_one_round_on_from_a_conditional_one() -> None:
+    entry = Entry.of("steerlm2")
+    assert entry.turns == Turns(1, 8, 1000)
+    assert entry.front == Entry.of("conditional")
+    assert cost(entry, TrainConfig("rows", "model", "out", max_new_tokens=10), 5000).responses == 8000
+
+
+def test_a_plan_counts_the_stage_in_front(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 20\n")
+    how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "train": str(tmp_path / "train.yaml")}
+    shared = Comparison(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how), tmp_path)
+    lines = planned(shared, {Entry.of(s): "" for s in ("dpo", "dpo:after=mle", "raft:after=mle,rounds=2")}).splitlines()
+    assert [line.split(":")[-1].split(" steps")[0].strip() for line in lines[1:4]] == ["20", "40", "60"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+@pytest.mark.parametrize("start", ["base", "last"])
+def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
+    start: str, adapter: str, labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
+    monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
+    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), policy=str(trained), start=start, pool="last")
+    settings = TrainConfig(str(labels), "base", "-", adapter=adapter)
+    scorer = load_scorer(GOLD)
+    loop = rounds.Loop(config, settings, METHODS["conditional"], schema_of(str(labels)), "", scorer)
+    for number in (1, 2):
+        rounds.turn(loop, number)
+        write_json(loop.folder(number) / "policy" / "steer.json", {})
+    before = [str(trained), str(loop.folder(1) / "policy")]  # the first round goes on from --policy
+    told = {
+        ("base", "lora"): [("base", ""), ("base", "")],
+        ("base", "none"): [("base", ""), ("base", "")],
+        ("last", "lora"): [("base", where) for where in before],
+        ("last", "none"): [(where, "") for where in before],  # all weights: the policy itself is the model
+    }
+    assert [(s.model, s.init) for s in seen] == told[start, adapter]
+
+
+def test_the_first_round_without_a_policy_starts_from_the_base(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
+    monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
+    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), method="raft", start="last", pool="last")
+    settings = TrainConfig(str(labels), "base", "-", method="raft")
+    rounds.turn(rounds.Loop(config, settings, METHODS["raft"], schema_of(str(labels)), "", load_scorer(GOLD)), 1)
+    assert [(s.model, s.init) for s in seen] == [("base", "")]
