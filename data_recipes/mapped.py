@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from data_recipes import votes
 from data_recipes.streams import DataError, Record
 
 
@@ -31,6 +32,12 @@ def mapped(record: Record, columns: dict[str, str]) -> tuple[Record, Record]:
     in a CSV cell, is read on the way. What is not there is null.
     """
     named = {name: at(record, path) for name, path in columns.items()}
+    if "preference" in named:  # it may say what the votes mean: COLUMN:1=a,2=b
+        column, meaning = votes.split(columns["preference"])
+        columns = {**columns, "preference": column}
+        named["preference"] = at(record, column)
+        if meaning:
+            named["preference"] = votes.meant(named["preference"], meaning)
     used = {*columns.values(), *columns}
     return named, {column: value for column, value in record.items() if column not in used}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from data_recipes import votes
 from data_recipes.streams import DataError
 from data_recipes.turns import Row, candidates, fields, number, objects, text, turns
 
@@ -172,19 +173,17 @@ def openai(record: Row) -> list[Row]:
 
 
 def compared(record: Row) -> list[Row]:
-    """Two responses and a preference: above 0 for a, below 0 for b (or the words a, b, tie); other columns by side."""
-    own, used = _sided(record, ("a", "b"))
+    """Two responses and a vote, which `votes.py` reads; columns that end in _a or _b belong to one of them."""
+    leaning, strength, cast = votes.cast(record)
     told = fields(record.get("attributes"), "attributes")
-    scores, taken = _sided(told, ("a", "b"))
-    given = {**record, **told}.get("preference")
-    words = {"a": 1.0, "b": -1.0, "tie": 0.0}
-    lean = words.get(given.strip().lower()) if isinstance(given, str) and number(given) is None else number(given)
+    own, used = _sided({c: v for c, v in record.items() if c not in cast}, ("a", "b"))
+    scores, taken = _sided({c: v for c, v in told.items() if c not in cast}, ("a", "b"))
     answers = {}
     for i, side in enumerate("ab"):
-        better = None if lean is None else 0.5 if lean == 0 else float((lean > 0) == (i == 0))
         said = text(own[i].pop("response"), f"response_{side}")
-        margin = {} if lean is None else {"margin": abs(lean)}
+        better = None if leaning is None else leaning[i]
+        margin = {} if strength is None else {"margin": strength}
         answers[side] = {**own[i], "response": said, "scores": {"preference": better, **scores[i]}, **margin}
-    rest = {column: value for column, value in told.items() if column not in taken and column != "preference"}
+    rest = {column: value for column, value in told.items() if column not in {*taken, *cast}}
     shared = {**{c: v for c, v in record.items() if c != "attributes"}, **rest}
-    return candidates(shared, {*used, "prompt", "preference"}, turns(record["prompt"], "prompt"), answers)
+    return candidates(shared, {*used, *cast, "prompt"}, turns(record["prompt"], "prompt"), answers)

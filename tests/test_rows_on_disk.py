@@ -182,7 +182,7 @@ def test_columns_in_camel_case_go_to_their_side() -> None:
 EQUAL = [
     {"chosen": "\n\nHuman: Hi\n\nAssistant: same", "rejected": "\n\nHuman: Hi\n\nAssistant: same"},
     {"prompt": "Hi", "chosen": "same", "rejected": "same ", "chosen_score": 8, "rejected_score": 3},
-    {"prompt": "Hi", "response_a": "same", "response_b": "same", "preference": 2},
+    {"prompt": "Hi", "response_a": "same", "response_b": "same", "preference": -2},
 ]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import click
 
-from data_recipes import files, layouts
+from data_recipes import files, layouts, votes
 from data_recipes.asked import system_columns
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
@@ -67,6 +67,7 @@ class Found:
     rows: Counter[str] = field(default_factory=Counter)
     columns: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
+    votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what votes mean, side that is better)
 
 
 PLAIN = Reading()
@@ -113,10 +114,20 @@ def _checked(
 ) -> Iterator[tuple[str, Row]]:
     """Rows with their places; a record of several rows is used whole or not at all."""
     seen: dict[str, tuple[str, str]] = {}
-    left: Counter[str] = Counter() if found is None else found.left
-    for where, record in _records(path, answered, skipped, reading):
+    count = Found() if found is None else found
+    left, coding = count.left, None
+    placed: Iterable[tuple[str, Row]] = _records(path, answered, skipped, reading)
+    placed = list(placed) if str(path) == files.STDIN else placed  # it can be read only once
+    for where, record in placed:
         try:
-            layout, made = _made(record, reading, found)
+            record, rest = _renamed(record, reading, count)
+            if answered and votes.figure(record) is not None:
+                again = placed if isinstance(placed, list) else _records(path, answered, [], reading)
+                coding = coding or _coding(again, reading)
+                if isinstance(coding, DataError):
+                    raise coding
+                record = coding.read(record)
+            layout, made = layouts.recognise(record), [{**rest, **row} for row in layouts.rows(record)]
             left.update(f"{where}: {row[LEFT_OUT]}" for row in made if LEFT_OUT in row)
             made = [row if answered else _asked(row) for row in made if LEFT_OUT not in row]
             for row in made:
@@ -130,12 +141,14 @@ def _checked(
                 raise SteerError(message) from None
             skipped.append(message)
         else:
-            if found is not None:
-                found.records[layout] += 1
-                found.rows[layout] += len(made)
+            count.records[layout] += 1
+            count.rows[layout] += len(made)
+            if made and (layout in votes.MEANINGS or votes.compares(record)):
+                meaning = votes.MEANINGS.get(layout) or (coding.meaning if isinstance(coding, votes.Coding) else "")
+                count.votes[meaning, votes.side(made[0]["scores"].get("preference"))] += 1
             yield from ((where, row) for row in made)
     if found is None:
-        for line in reasons(left, "left out"):
+        for line in [*reasons(left, "left out"), *votes.told(count.votes)]:
             _say(f"steer: {path}: {line}")
 
 
@@ -170,8 +183,17 @@ def _records(
         raise SteerError(str(error)) from None
 
 
-def _made(record: Row, reading: Reading, found: Found | None) -> tuple[str, list[Row]]:
-    """Name of the layout and rows of a record, under the names and with the prompt that `reading` gives."""
+def _coding(placed: Iterable[tuple[str, Row]], reading: Reading) -> votes.Coding | DataError:
+    """What the numbers mean that are votes in a file, or why nobody can know."""
+    renamed = (_renamed(record, reading)[0] for _, record in placed)
+    try:
+        return votes.coding(renamed)
+    except DataError as error:
+        return error
+
+
+def _renamed(record: Row, reading: Reading, found: Found | None = None) -> tuple[Row, Row]:
+    """(The record under the names and with the prompt that `reading` gives, the columns that only accompany it)."""
     rest: Row = {}
     if reading.columns:
         record, rest = mapped(record, dict(reading.columns))
@@ -184,7 +206,7 @@ def _made(record: Row, reading: Reading, found: Found | None) -> tuple[str, list
     unasked = not record.get("prompt") or (isinstance(record["prompt"], str) and not record["prompt"].strip())
     if reading.prompt and unasked and ("response" in record or "completion" in record):
         record = {**record, "prompt": reading.prompt}
-    return layouts.recognise(record), [{**rest, **row} for row in layouts.rows(record)]
+    return record, rest
 
 
 def _in_range(row: Row, where: str, ranges: Mapping[str, tuple[float, float]]) -> None:

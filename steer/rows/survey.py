@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from data_recipes import duplicates
+from data_recipes import duplicates, votes
 from data_recipes.mapped import parsed
 from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
@@ -136,6 +136,7 @@ class Survey:
         """What was recognised, the scores, what was left out and why, and warnings."""
         for name, records in found.records.items():
             yield f"recognised: {name} ({records} records, {found.rows[name]} rows)"
+        yield from votes.told(found.votes)
         yield from self.scales.table()
         yield from reasons(skipped, "skipped")
         yield from reasons(found.left, "left out")

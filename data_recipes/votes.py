@@ -1,0 +1,234 @@
+"""What a comparison of two responses says: the vote, in whatever words, numbers or columns a file writes it.
+
+Every layout with two sides reads its vote here. (1, 0): a, the first response, is better; (0, 1): b is; (.5, .5): a
+tie; None: the vote is unknown. A word that is none of these is refused by name, never counted as unknown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_recipes.streams import DataError, Record
+
+Vote = tuple[float, float]
+
+A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
+SIDES: dict[str, Vote] = {"a": A, "b": B, "tie": TIE}
+COLUMNS = ("preference", "winner", "vote", "preferred", "preferred_response", "better", "better_response", "verdict")
+ONE_HOT = re.compile(r"(?:winner|won|is_winner|preferred)_(?:(?:model|response|assistant|answer)_)?(a|b|tie)(_.*)?")
+ANSWERS = ("response", "conversation", "answer", "output", "completion", "text", "messages")
+
+NOUN = r"(?:model|response|assistant|answer|output|system|option|completion|candidate|side|conversation|chat|text)"
+BETTER = r"(?:(?:is|was|the|much|slightly|significantly|clearly|far|strongly|somewhat|wins?|won|winner|better|best) ?)*"
+FIRST, SECOND = "a|first|left", "b|second|right"
+SIDED = re.compile(rf"(?:the )?(?:{NOUN} )?(?:(?P<a>{FIRST})|(?P<b>{SECOND}))(?: {NOUN})?(?: {BETTER})?")
+PLACED = re.compile(rf"(?:{NOUN} )(?P<n>[0-2])")  # response_1: the first or the second, by what else occurs
+TIES = re.compile(
+    r"(?:(?:a )?(?:tie|ties|tied|draw|drawn|equal|equally|same|the same|about the same|similar|neutral|n|c)"
+    r"(?: (?:good|bad|both bad|bothbad|both good|bothgood))?"
+    r"|both(?: ?(?:good|bad|equal|equally good|equally bad|are (?:good|bad|equal)))?|a b|neither(?: is better)?"
+    r"|no (?:preference|difference|winner)|not different)"
+)
+UNKNOWN = (
+    "",
+    "unknown",
+    "unsure",
+    "not sure",
+    "na",
+    "n a",
+    "nan",
+    "none",
+    "null",
+    "invalid",
+    "error",
+    "skip",
+    "skipped",
+)
+
+
+def vote(value: Any) -> Vote | None:
+    """The vote that a value is: a word, or a number above 0 for a, below 0 for b and 0 for a tie."""
+    found = _figure(value)
+    if found is None and isinstance(value, str):
+        words = re.sub(r"[^a-z0-9]+", " ", value.strip().lower()).strip()
+        if sided := SIDED.fullmatch(words):
+            return A if sided["a"] else B
+        if words in UNKNOWN and value.strip() not in ("=",):
+            return None
+        if TIES.fullmatch(words):
+            return TIE
+        known = "a, b, model_a, model_b, first, second, left, right, tie, both bad, or nothing where it is unknown"
+        raise DataError(f"the vote '{value:.60}' is none that is known: {known}. {remedy(value)}")
+    if found is None and value is not None:
+        raise DataError(f"the vote {value!r:.60} is neither a word nor a number. {remedy('VALUE')}")
+    return None if found is None else A if found > 0 else B if found < 0 else TIE
+
+
+def _figure(value: Any) -> float | None:
+    """The number that a vote is written as; None where it is a word or nothing."""
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, (int, float)):
+        return float(value) if math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, str) and math.isfinite(float(value)) else None
+    except ValueError:
+        return None
+
+
+def remedy(value: Any) -> str:
+    """How the command line says what a value means."""
+    return f'Say what it means: --map "preference=COLUMN:{value}=a,..." (a, b, tie or unknown).'
+
+
+def cast(record: Record) -> tuple[Vote | None, float | None, set[str]]:
+    """(The vote of a record, how strong it is where it is a number, the columns that say so).
+
+    The vote is in one of COLUMNS, there or in `attributes`, as a word, a number or the name of one of `model_a` and
+    `model_b`; or in columns such as `winner_model_a`, one of which is 1.
+    """
+    if hot := {column: found[1] for column in record if (found := ONE_HOT.fullmatch(column))}:
+        chosen = {side for column, side in hot.items() if _figure(record[column]) == 1}
+        if len(chosen) > 1:
+            raise DataError(f"columns {', '.join(hot)}: {len(chosen)} of them are 1. Correct the record.")
+        return SIDES[chosen.pop()] if chosen else None, None, set(hot)
+    column, value = _written(record)
+    if not column:
+        return None, None, set()
+    named = [side for side in "ab" if isinstance(value, str) and value and record.get(f"model_{side}") == value]
+    if len(named) == 1:
+        return SIDES[named[0]], None, {column}
+    try:
+        leaning, strength = vote(value), _figure(value)
+    except DataError as error:
+        raise DataError(f"column '{column}': {error}") from None
+    return leaning, None if strength is None else abs(strength), {column}
+
+
+def _written(record: Record) -> tuple[str, Any]:
+    """The column that holds the vote of a record, and what it holds."""
+    told = record.get("attributes")
+    for place in (record, told if isinstance(told, dict) else {}):
+        for column in COLUMNS:
+            if place.get(column) is not None:
+                return column, place[column]
+    return "", None
+
+
+def compares(record: Record) -> bool:
+    """Whether a record has two answers side by side."""
+    return any(f"{name}_a" in record and f"{name}_b" in record for name in ANSWERS)
+
+
+def figure(record: Record) -> float | None:
+    """The number that the vote of a record is; None where it is none, or the record compares nothing."""
+    if not compares(record):
+        return None
+    value = _written(record)[1]
+    placed = PLACED.fullmatch(re.sub(r"[^a-z0-9]+", " ", value.lower()).strip()) if isinstance(value, str) else None
+    return float(placed["n"]) if placed else _figure(value)
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What the numbers of one file mean; empty `words`: above 0 is a, below 0 is b."""
+
+    words: tuple[tuple[float, str], ...] = ()
+
+    def read(self, record: Record) -> Record:
+        """The record with its vote in words, where the numbers of its file are no strengths."""
+        value = figure(record) if self.words else None
+        if value is None:
+            return record
+        column, word = _written(record)[0], dict(self.words)[value]
+        if record.get(column) is not None:
+            return {**record, column: word}
+        return {**record, "attributes": {**record["attributes"], column: word}}
+
+    @property
+    def meaning(self) -> str:
+        """The coding in words."""
+        if not self.words:
+            return "a number above 0 means a, below 0 b"
+        return ", ".join(f"{value:g} means {word}" for value, word in self.words)
+
+
+def coding(records: Iterable[Record]) -> Coding:
+    """What the numbers mean that occur as votes in the records of one file; DataError where they may mean two things.
+
+    With one below 0 they are strengths, above 0 for a. 1 and 2 name the first and the second response, and 0 or 1.5 is
+    then a tie. 0 and 1 may name them too, or say whether a won; and 1 to 5 may be any scale.
+    """
+    found = sorted({value for record in records if (value := figure(record)) is not None})
+    if not found or found[0] < 0 or found in ([0.0], [1.0]):
+        return Coding()
+    if {1.0, 2.0} <= set(found) <= {0.0, 1.0, 1.5, 2.0}:
+        meant = {0.0: "tie", 1.0: "a", 1.5: "tie", 2.0: "b"}
+        return Coding(tuple((value, meant[value]) for value in found))
+    shown = ", ".join(f"{value:g}" for value in found[:6]) + (", ..." if len(found) > 6 else "")
+    example = f"{found[0]:g}=a,{found[-1]:g}=b" if len(found) > 1 else f"{found[0]:g}=a"
+    raise DataError(
+        f"the votes are {shown}, which may mean more than one thing. Say what they mean: "
+        f'--map "preference=COLUMN:{example}" (a, b, tie or unknown; + and - stand for all numbers above and below 0).'
+    )
+
+
+def split(path: str) -> tuple[str, dict[str, str]]:
+    """A column and what its values mean, from COLUMN:1=a,2=b,0=tie; none where only a column is named."""
+    column, colon, told = path.partition(":")
+    pairs = [part.rpartition("=") for part in told.split(",")]
+    if not colon or not all(sign for _, sign, _ in pairs):
+        return path, {}
+    for value, _, side in pairs:
+        if side not in (*SIDES, "unknown"):
+            raise DataError(f"--map preference={path}: '{value}' cannot mean '{side}'. Use a, b, tie or unknown.")
+    return column, {value.lower(): side for value, _, side in pairs}
+
+
+def meant(value: Any, told: dict[str, str]) -> str | None:
+    """The vote in words that a value is said to mean."""
+    if value is None or value == "":
+        return None
+    number = _figure(value)
+    plain = f"{number:g}" if number is not None else "_".join(str(value).lower().split())
+    sign = "" if number is None else "+" if number > 0 else "-" if number < 0 else "0"
+    side = told.get(plain, told.get(sign))
+    if side is None and sign == "0" and {"+", "-"} & {*told}:
+        side = "tie"
+    if side is None:
+        known = ", ".join(f"{value}={side}" for value, side in told.items())
+        raise DataError(f"the vote {value!r:.60} has no meaning in --map, which says {known}. Say what it means too.")
+    return None if side == "unknown" else side
+
+
+# What the votes of the named sets mean; others are said by their coding.
+MEANINGS = {
+    "HelpSteer2 preferences": "preference_strength above 0 means the second",
+    "HelpSteer3 preferences": "overall_preference above 0 means the second",
+    "PKU-SafeRLHF": "better_response_id counts from 0",
+    "SHP": "labels 1 means the first",
+    "summarize-from-feedback comparisons": "choice counts from 0",
+    "WebGPT comparisons": "the better has the score above 0",
+    "Prometheus preferences": "A or B",
+}
+
+
+def side(better: Any) -> str:
+    """How `told` calls the preference of a first response."""
+    return {1.0: "a", 0.0: "b", 0.5: "tie"}.get(better, "unknown")
+
+
+def told(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
+    """One line for each meaning of votes, from the number of each (meaning, side)."""
+    for meaning in dict.fromkeys(meaning for meaning, _ in counts):
+        a, b, ties, unknown = (counts.get((meaning, name), 0) for name in (*SIDES, "unknown"))
+        rest = "".join(f", {n} {name}" for n, name in ((ties, "ties"), (unknown, "unknown")) if n)
+        yield (
+            f"votes: the first response (a) is better in {a}, the second (b) in {b}{rest}"
+            + (f"; {meaning}" if meaning else "")
+            + "."
+        )
