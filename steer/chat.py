@@ -15,11 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attribute_models.templates import rendered
 from steer.condition import TEMPLATES, readings
 from steer.schema import AttributeSchema
-
-__all__ = ["PLAIN", "asked", "bare", "rendered", "steerable"]
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (
@@ -65,7 +62,8 @@ _BEFORE = """
 {%- elif value is not string -%}
 {{- raise_exception("attributes: '" ~ name ~ "' wants a level: a number or a word such as low." ~ steer_range) -}}
 {%- elif value in steer_levels[name] -%}
-{%- elif name not in steer_numbers or not (steer_numbers[name][0] <= value | float(1e300) <= steer_numbers[name][1]) -%}
+{%- elif name not in steer_numbers or value != value | trim
+    or not (steer_numbers[name][0] <= value | float(1e300) <= steer_numbers[name][1]) -%}
 {{- raise_exception('attributes: ' ~ name ~ '=' ~ value[:80] ~ ': no such level; ' ~ ALLOWED[name]) -}}
 {%- endif -%}
 {%- set steer.asked = dict(steer.asked, **{name: value}) -%}

@@ -38,7 +38,7 @@ SHARD = 512  # responses between two resume points
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. top_k is off: it would bias what is sampled. Guidance 1 is none."""
+    """How tokens are drawn. top_k (0) and min_p are off: they would bias what is sampled. Guidance 1 is none."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -46,6 +46,8 @@ class Sampling:
     batch_size: int = 64
     seed: int = 0
     guidance: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
 
 
 class Job(NamedTuple):
@@ -107,6 +109,8 @@ def responding(remote: Remote) -> Draw:
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
         }
+        settings |= {"top_k": sampling.top_k} if sampling.top_k else {}  # neither is of OpenAI's own API
+        settings |= {"min_p": sampling.min_p} if sampling.min_p else {}
         return [Response(*found) for found in remote.complete(chats, sampling.batch_size, **settings)]
 
     return draw
@@ -139,7 +143,8 @@ def asks_of(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Ask
         most, seed = min(sampling.max_new_tokens, room), seed_of(sampling.seed, i)
         away = ids[other] if guided else None
         warm = sampling.temperature if job.temperature is None else job.temperature
-        asks.append(Ask(ids[text], ids[condition], away, sampling.guidance, warm, sampling.top_p, most, seed))
+        settings = (sampling.guidance, warm, sampling.top_p, most, seed, sampling.top_k, sampling.min_p)
+        asks.append(Ask(ids[text], ids[condition], away, *settings))
     return asks
 
 
@@ -235,7 +240,14 @@ def generate(config: GenerateConfig) -> str:
     pairs = list(zip(aims, away))
     jobs = [Job(row, *pair) for row in rows for pair in pairs for _ in range(config.n * config.best_of)]
     sampling = Sampling(
-        config.temperature, config.top_p, config.max_new_tokens, config.batch_size, config.seed, config.guidance
+        config.temperature,
+        config.top_p,
+        config.max_new_tokens,
+        config.batch_size,
+        config.seed,
+        config.guidance,
+        config.top_k,
+        config.min_p,
     )
     if config.stream:
         return _stream(policy, jobs, sampling, schema)

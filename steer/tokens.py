@@ -77,3 +77,30 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: boo
         "input_ids"
     ]
     return ids
+
+
+def text_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Ids of texts that stand by themselves, without a chat template: each begins as the model's texts begin, once.
+
+    Which is with what the tokenizer puts there, or else with the begin token where the chat template writes it.
+    """
+    [whole], [plain] = tokenizer(["x"])["input_ids"], plain_ids(["x"], tokenizer)
+    begin: list[int] = next((whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain), [])
+    if not begin and tokenizer.bos_token and _begins(tokenizer):
+        begin = [tokenizer.bos_token_id]
+    found = plain_ids(texts, tokenizer)
+    for i, ids in enumerate(found):
+        while begin and ids[: len(begin)] == begin:
+            ids = ids[len(begin) :]
+        found[i] = begin + ids
+    return found
+
+
+def _begins(tokenizer: Any) -> bool:
+    """Whether the chat template begins with the begin token."""
+    from jinja2 import TemplateError
+
+    try:
+        return prompt_text([{"role": "user", "content": "x"}], tokenizer).startswith(tokenizer.bos_token)
+    except TemplateError:
+        return False

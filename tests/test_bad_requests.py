@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from conftest import ASK, HANG, JSON, Served, dawdling, raw_request, send, servi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.policy import load
-from steer.serve import api
+from steer.policy import Policy, load
+from steer.serve import api, wire
 from steer.serve.wire import MOST
 
 
@@ -37,13 +39,48 @@ from steer.serve.wire import MOST
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "parts of type 'text'", None),
         ({"messages": [{"role": "user", "content": "bees " * 3000}]}, 400, "the model has 512 positions", "messages"),
         ({"max_tokens": 100_000}, 400, "512 positions. .* lower max_tokens", "messages"),
-        ({"messages": [{"role": "user", "content": None}]}, 400, "should be a valid string", "messages.0.content"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            400,
+            "should be a valid string, or a list",
+            "messages.0.content",
+        ),
         ({"n": 0}, 400, "greater than or equal to 1", "n"),
         ({"n": MOST, "targets": ["none", "best"]}, 400, f"at most {MOST}", "n"),
         ({"temperature": -1}, 400, "greater than or equal to 0", "temperature"),
         ({"top_p": 0}, 400, "greater than 0", "top_p"),
         ({"tempertaure": 1}, 400, "did you mean 'temperature'", "tempertaure"),
-        ({"logprobs": True}, 400, "'logprobs' is not supported", "logprobs"),
+        ({"logprobs": 3}, 400, "should be a valid boolean", "logprobs"),
+        ({"top_logprobs": 3}, 400, "'top_logprobs' needs 'logprobs': true", "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, 400, "less than or equal to 20", "top_logprobs"),
+        ({"top_k": -2}, 400, "greater than or equal to -1", "top_k"),
+        ({"min_p": 1.5}, 400, "less than or equal to 1", "min_p"),
+        ({"presence_penalty": 0.5}, 400, "'presence_penalty' is not supported here. Leave it out", "presence_penalty"),
+        ({"repetition_penalty": 1.1}, 400, "'repetition_penalty' is not supported", "repetition_penalty"),
+        ({"response_format": {"type": "json_object"}}, 400, "'response_format' is not supp", "response_format"),
+        ({"reasoning_effort": "low"}, 400, "'reasoning_effort' is not supported", "reasoning_effort"),
+        ({"stop": [1] * 20_000}, 400, "should be a valid string", "stop"),
+        ({"targets": {"helpfulness": "3 warmth=2"}}, 400, "'3 warmth=2' names no level", "targets"),
+        ({"targets": {"helpfulness=3 warmth": 2}}, 400, "names no level", "targets"),
+        (
+            {"messages": [{"role": "user", "content": "x", "refusl": "y"}]},
+            400,
+            "unknown field 'messages.0.refusl'; did you mean 'refusal'. Known: .*content.* role, tool_calls",
+            "messages.0.refusl",
+        ),
+        (
+            {"messages": [ASK[0], {"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}, ASK[0]]},
+            400,
+            "'messages.1.tool_calls' is not supported here",
+            "messages.1.tool_calls",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}]},
+            400,
+            "unknown field",
+            None,
+        ),
+        ({"stream_options": {"include": True}}, 400, "did you mean 'include_usage'", "stream_options.include"),
         ({"tools": [{"type": "function"}]}, 400, "'tools' is not supported", "tools"),
         ({"stop": ["a", "", "b"]}, 400, "none of them empty", "stop"),
         ({"against": "helpfulnes=3", "guidance": 2.0}, 400, "did you mean 'helpfulness'", "targets"),
@@ -131,6 +168,97 @@ def test_text_of_all_kinds_goes_through(client: openai.OpenAI) -> None:
         assert found.choices[0].finish_reason in ("stop", "length")
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, kind: type) -> list[str]:
+    """The fields of `kind` that are looked at from now on."""
+    seen, really = [], wire._asks
+
+    def asks(of: Any, name: str, value: Any) -> bool:
+        if of is kind:
+            seen.append(name)
+        return really(of, name, value)
+
+    monkeypatch.setattr(wire, "_asks", asks)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def roomy(policy: Policy) -> Iterator[Served]:
+    """A server that takes large requests."""
+    with serving(policy, max_body=100_000_000) as found:
+        yield found
+
+
+HUGE: list[tuple[str, Any]] = [
+    ("bad messages", {"messages": [{}] * 90_000}),
+    ("messages that are none", {"messages": [1] * 90_000}),
+    ("good messages", {"messages": ASK * 90_000}),
+    ("unknown fields of a message", {"messages": [{f"x{i}": 1 for i in range(90_000)}]}),
+    ("a long name of a field", {"x" * 900_000: 1}),
+    ("unknown fields", {f"x{i}": 1 for i in range(90_000)}),
+    ("a long role", {"messages": [{"role": "x" * 900_000, "content": ""}]}),
+    ("parts", {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 90_000}]}),
+    ("parts of no kind", {"messages": [{"role": "user", "content": [1] * 90_000}]}),
+    ("a long model", {"model": "x" * 900_000}),
+    ("a long target", {"targets": "x" * 900_000}),
+    ("targets", {"targets": ["best"] * 90_000}),
+    ("targets of no kind", {"targets": [1] * 90_000}),
+    ("a target of many attributes", {"targets": {f"x{i}": 1 for i in range(90_000)}}),
+    ("a long level", {"targets": {"warmth": "x" * 900_000}}),
+    ("a long word for a number", {"temperature": "x" * 900_000}),
+    ("a large number", {"max_tokens": 10**4000}),
+    ("keywords of the template", {"chat_template_kwargs": {f"x{i}": 1 for i in range(90_000)}}),
+    ("stop texts", {"stop": ["x"] * 90_000}),
+    ("prompts", {"prompt": ["x"] * 90_000}),
+    ("prompts of no kind", {"prompt": [[1]] * 90_000}),
+    ("responses", {"responses": ["x"] * 90_000}),
+    ("responses of no kind", {"responses": [1] * 90_000}),
+]
+
+
+@pytest.mark.parametrize(("what", "body"), HUGE)
+def test_a_huge_request_is_refused_at_its_first_fault_in_a_short_sentence(
+    what: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, roomy: Served
+) -> None:
+    own = {"prompt": "x"} if "prompt" in body else {"responses": ["x"]} if "responses" in body else {"messages": ASK}
+    path = {"prompt": "/v1/completions", "responses": "/v1/steer/score"}.get(next(iter(own)), "/v1/chat/completions")
+    model = {} if path.endswith("score") else {"model": "policy"}
+    seen = counted(monkeypatch, wire.Message)
+    status, found = send(roomy, path, model | own | body)
+    assert status in (400, 404)
+    assert len(json.dumps(found)) < 1500
+    assert len(seen) <= 2 * (wire.TURNS + 1)
+
+
+def test_bad_messages_behind_the_first_are_not_looked_at(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted(monkeypatch, wire.Message)
+    body = {"model": "policy", "messages": [*ASK, {"role": 1, "content": ""}, *[{"role": 2}] * 900]}
+    status, found = send(served, "/v1/chat/completions", body)
+    assert (status, found["error"]["param"]) == (400, "messages.1.role")
+    assert seen == ["role", "content"] * 2
+
+
+def test_health_is_told_while_a_request_is_checked(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    checking, go_on = threading.Event(), threading.Event()
+    really = wire._asks
+
+    def slowly(kind: Any, name: str, value: Any) -> bool:
+        if value == "slow":
+            checking.set()
+            assert go_on.wait(60)
+        return really(kind, name, value)
+
+    monkeypatch.setattr(wire, "_asks", slowly)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/steer/score"):
+        checking.clear(), go_on.clear()
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(send, served, path, {"user": "slow", "model": "policy"})
+            assert checking.wait(60)
+            assert send(served, "/health") == (200, {"status": "ok"})
+            assert not slow.done()
+            go_on.set()
+            assert slow.result()[0] == 400
+
+
 _ANY = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 99) | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
@@ -148,8 +276,12 @@ _GOOD: dict[str, Any] = {
     "against": st.sampled_from(["none", "opposite", "verbosity=4"]),
     "targets": _TARGET | st.lists(_TARGET, min_size=1, max_size=3),
     "allow_unsupported": st.booleans(),
+    "top_k": st.integers(-1, 9),
+    "min_p": st.floats(0, 1),
+    "frequency_penalty": st.none() | st.just(0),
 }
 _FIELDS = [*_GOOD, "chat_template_kwargs", "tools", "messages", "prompt", "responses", "max_tokens", "model", "odd"]
+_FIELDS += ["logprobs", "top_logprobs", "response_format", "stream_options", "best_of", "logit_bias", "user"]
 _BAD = st.dictionaries(st.sampled_from(_FIELDS), _ANY | _TARGET, max_size=2)  # half of them are what spoils a request
 
 
@@ -159,13 +291,20 @@ def _request(path: str) -> st.SearchStrategy[dict[str, Any]]:
         good = st.fixed_dictionaries({"responses": st.lists(st.text(), min_size=1, max_size=3), "prompt": st.text()})
         return st.builds(operator.or_, good, _BAD)
     said = st.text(min_size=1, max_size=20)
-    own = (
-        {"prompt": said}
-        if path == "/v1/completions"
-        else {"messages": st.lists(st.builds(lambda t: {"role": "user", "content": t}, said), min_size=1, max_size=2)}
-    )
+    if path == "/v1/completions":
+        own, logprobs = {"prompt": said | st.lists(said, min_size=1, max_size=2)}, {"logprobs": st.integers(0, 20)}
+    else:
+        parts = st.lists(st.builds(lambda t: {"type": "text", "text": t}, said), max_size=2)
+        turn = st.builds(
+            lambda t, more: {"role": "user", "content": t, **more},
+            said | parts,
+            st.dictionaries(
+                st.sampled_from(["refusal", "tool_calls", "audio", "name", "odd"]), st.none() | _ANY, max_size=1
+            ),
+        )
+        own, logprobs = {"messages": st.lists(turn, min_size=1, max_size=2)}, {"logprobs": st.booleans()}
     fixed = {"model": st.just("policy"), "max_tokens": st.integers(1, 3), **own}
-    return st.builds(operator.or_, st.fixed_dictionaries(fixed, optional=_GOOD), _BAD)
+    return st.builds(operator.or_, st.fixed_dictionaries(fixed, optional=_GOOD | logprobs), _BAD)
 
 
 _PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/steer/score")

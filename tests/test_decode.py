@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from steer.decoding.decode import Ask, Decoder
 from steer.decoding.plain import plainly
-from steer.decoding.sample import choose, guided
+from steer.decoding.sample import Cuts, choose, guided
 from steer.errors import SteerError
 from steer.generate import Job, Sampling, asks_of, respond
 from steer.policy import Policy
@@ -199,21 +207,84 @@ def test_tokens_are_drawn_as_likely_as_they_are() -> None:
     n = 20_000
     points = (torch.arange(n) + 0.5) / n  # the whole unit interval
     ones = torch.ones(n)
-    found = Counter(choose(logits.expand(n, -1), ones, ones, points).tolist())
+    none = Cuts(0 * ones, ones, 0 * ones)
+    found = Counter(choose(logits.expand(n, -1), ones, none, points).tolist())
     assert {k: v / n for k, v in found.items()} == pytest.approx({0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}, abs=1e-3)
-    found = Counter(choose(logits.expand(n, -1), ones, 0.7 * ones, points).tolist())
+    found = Counter(choose(logits.expand(n, -1), ones, none._replace(top_p=0.7 * ones), points).tolist())
     assert {k: v / n for k, v in found.items()} == pytest.approx({0: 0.625, 1: 0.375}, abs=1e-3)
     squared = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
-    found = Counter(choose(logits.expand(n, -1), 0.5 * ones, ones, points).tolist())
+    found = Counter(choose(logits.expand(n, -1), 0.5 * ones, none, points).tolist())
     assert [found[i] / n for i in range(4)] == pytest.approx(squared / squared.sum(), abs=1e-3)
-    assert choose(logits, torch.zeros(1), torch.ones(1), torch.tensor([0.99])).tolist() == [0]
+    one = Cuts(torch.zeros(1), torch.ones(1), torch.zeros(1))
+    assert choose(logits, torch.zeros(1), one, torch.tensor([0.99])).tolist() == [0]
+
+
+def warpers(temperature: float, top_k: int, top_p: float, min_p: float) -> Any:
+    """What `generate` of transformers does to logits for such settings."""
+    config = GenerationConfig(do_sample=True, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=4, n_layer=1, n_head=1))
+    model._prepare_special_tokens(config, device="cpu")
+    return model._get_logits_processor(config, 1)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+@pytest.mark.parametrize("top_k", [0, 1, 3, 500])
+@pytest.mark.parametrize(("top_p", "min_p"), [(1.0, 0.0), (0.8, 0.0), (1.0, 0.2), (0.9, 0.1), (0.3, 1.0)])
+def test_what_is_cut_off_is_what_transformers_cuts_off(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    n = 4000
+    logits = 2 * torch.randn(40, generator=torch.Generator().manual_seed(top_k))
+    if top_p == 1:  # ties at the third place are all kept; which of them a nucleus holds is chance
+        logits[7] = logits[3] = logits.topk(3).values[2]
+    theirs = warpers(temperature, top_k, top_p, min_p)(torch.zeros(1, 1).long(), logits[None]).softmax(-1)[0]
+    settings = torch.tensor([temperature, top_k, top_p, min_p], dtype=torch.float64)[:, None].expand(4, n)
+    points = (torch.arange(n) + 0.5) / n
+    found = Counter(choose(logits.expand(n, -1), settings[0], Cuts(*settings[1:]), points).tolist())
+    assert [found[i] / n for i in range(40)] == pytest.approx(theirs.tolist(), abs=1e-3)
+    if n * float(theirs[theirs > 0].min()) > 1.5:
+        assert set(found) == set(theirs.nonzero().flatten().tolist())
 
 
 def test_one_row_is_no_matter_to_another() -> None:
     logits = torch.randn(6, 50)
     temperature = torch.tensor([0.0, 1.0, 0.3, 1.0, 2.0, 1.0])
     top_p, points = torch.tensor([1.0, 0.5, 1.0, 1.0, 0.9, 0.01]), torch.rand(6)
-    together = choose(logits, temperature, top_p, points)
-    alone = [choose(*(x[i : i + 1] for x in (logits, temperature, top_p, points))) for i in range(6)]
+    cuts = Cuts(torch.tensor([0, 0, 3, 1, 20, 99]), top_p, torch.tensor([0.0, 0.1, 0.5, 0.0, 0.0, 1.0]))
+    together = choose(logits, temperature, cuts, points)
+    alone = [
+        choose(logits[i : i + 1], temperature[i : i + 1], Cuts(*(x[i : i + 1] for x in cuts)), points[i : i + 1])
+        for i in range(6)
+    ]
     assert together.tolist() == torch.cat(alone).tolist()
     assert together[5] == logits[5].argmax()
+
+
+def test_top_k_of_1_is_greedy_at_any_temperature(policy: Policy, jobs: list[Job]) -> None:
+    greedy = [r.ids for r in respond(policy, jobs, GREEDY)]
+    assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1))] == greedy
+    assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, min_p=1.0))] == greedy
+    assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0))] != greedy
+    plain = plainly(policy, asks_of(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1)), 64, 0)
+    assert [tuple(ids) for ids in plain] == greedy
+
+
+def test_log_probabilities_are_those_of_the_model(policy: Policy, jobs: list[Job]) -> None:
+    asks = [a._replace(likeliest=i % 3) for i, a in enumerate(asks_of(policy, jobs, replace(GREEDY, temperature=1.0)))]
+    decoder = Decoder(policy, 8)
+    of = {decoder.add(ask): ask for ask in asks}
+    events = {key: [] for key in of}  # type: ignore[var-annotated]
+    while decoder.busy:
+        for event in decoder.step():
+            events[event.key].append(event)
+    for key, ask in of.items():
+        prefix, ids = [*ask.prompt, *ask.condition], [e.token for e in events[key]]
+        with torch.no_grad():
+            logps = policy.model(torch.tensor([prefix + ids])).logits[0, len(prefix) - 1 : -1].log_softmax(-1)
+        assert [e.logps.drawn for e in events[key]] == pytest.approx(
+            [float(x[i]) for x, i in zip(logps, ids)], abs=1e-4
+        )
+        for event, place in zip(events[key], logps):
+            assert [x for _, x in event.logps.likeliest] == pytest.approx(
+                place.topk(ask.likeliest or 0).values.tolist(), abs=1e-4
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import signal
@@ -14,15 +15,17 @@ from typing import Any
 import openai
 import pytest
 from conftest import ASK, HANG, Served, send, serving, until
+from tokenizers.processors import TemplateProcessing
 
 from steer.config import GenerateConfig, ServeConfig
 from steer.decoding import remote
 from steer.decoding.text import Text
 from steer.errors import SteerError
 from steer.generate import Job, Sampling, generate, respond
-from steer.policy import Policy
+from steer.policy import Policy, load
 from steer.rows import read_all
 from steer.serve import bound, page_policy, serve
+from steer.tokens import plain_ids, text_ids
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
@@ -249,3 +252,144 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
     ):
         with pytest.raises(SteerError, match=message):
             generate(GenerateConfig(str(trained), prompt=("one?",), engine=engine, **{**asked, **more}))
+
+
+def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> None:
+    messages: Any = [*ASK]
+    first = client.chat.completions.create(model="policy@none", messages=messages, max_tokens=6, temperature=0)
+    turns = [first.choices[0].message, first.choices[0].message.model_dump(), first.choices[0].message.to_dict()]
+    said = {"role": "assistant", "content": first.choices[0].message.content}
+    nothing = {
+        "refusal": None, "audio": None, "function_call": None, "tool_calls": None, "annotations": [], "name": None,
+        "reasoning_content": None, "parsed": None,
+    }  # fmt: skip
+    turns += [said, said | nothing, said | {"tool_calls": [], "refusal": "", "reasoning": ""}]
+    turns += [{"role": "assistant", "content": [{"type": "text", "text": said["content"], "cache_control": None}]}]
+    again = {"role": "user", "content": "go on"}
+    found = {
+        client.chat.completions.create(
+            model="policy@none", messages=[*ASK, turn, again], max_tokens=6, temperature=0, logprobs=False
+        ).model_dump_json(include={"choices", "usage"})
+        for turn in turns
+    }
+    assert len(found) == 1
+    empty = [*ASK, {"role": "assistant", "content": None}, again]  # an empty answer, put together from a stream
+    assert send(served, "/v1/chat/completions", {"model": "policy", "messages": empty, "max_tokens": 2})[0] == 200
+
+
+def test_null_asks_for_nothing_and_so_do_neutral_values(served: Served) -> None:
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
+
+    kwargs = {"attributes": None, "enable_thinking": None}
+    neutral: dict[str, Any] = {
+        "frequency_penalty": 0, "presence_penalty": 0.0, "repetition_penalty": 1.0, "logit_bias": {}, "top_k": -1,
+        "min_p": 0, "top_p": 1, "stop": [], "user": "me", "metadata": {"a": "b"}, "seed": 3, "n": 1, "best_of": 1,
+        "stream_options": {"include_usage": False}, "chat_template_kwargs": kwargs,
+    }  # fmt: skip
+    chat = neutral | {
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"],
+        "parallel_tool_calls": True, "store": False, "service_tier": "auto", "prompt_cache_key": "k", "logprobs": False,
+        "top_logprobs": 0, "max_completion_tokens": 4,
+    }  # fmt: skip
+    for path, own, names, values in (
+        ("/v1/chat/completions", {"messages": ASK}, Chat.__annotations__, chat),
+        ("/v1/completions", {"prompt": "bees"}, Plain.__annotations__, neutral | {"echo": False, "suffix": None}),
+    ):
+        plain = {"model": "policy", "temperature": 0, "max_tokens": 4, **own}
+        status, wanted = send(served, path, plain)
+        assert status == 200
+        for more in (dict.fromkeys(names), values):
+            status, found = send(served, path, more | plain)
+            assert (status, found.get("error")) == (200, None)
+            assert found["choices"] == wanted["choices"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_every_field_of_the_client_is_known(served: Served, path: str) -> None:
+    """What cannot be done is refused by its name, and is no unknown field."""
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
+    from openai.types.completion_create_params import CompletionCreateParamsBase as Plain
+
+    for name in (Plain if path.endswith("/v1/completions") else Chat).__annotations__:
+        own = {"prompt": "bees"} if path == "/v1/completions" else {"messages": ASK}
+        status, found = send(served, path, {"model": "policy", "max_tokens": 1, **own, name: {"odd": 1}})
+        assert status in (200, 400)
+        assert status == 200 or "unknown field" not in found["error"]["message"] or name == "stream_options"
+
+
+def test_stop_texts_end_a_stream_too_wherever_tokens_begin(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "policy@verbosity=4", "messages": ASK, "temperature": 0, "max_tokens": 30}
+    text = client.chat.completions.create(**asked).choices[0].message.content or ""
+    for begin, length in ((3, 1), (5, 4), (8, 9), (11, 2)):
+        stop = text[begin : begin + length]
+        ends, said = [], ""
+        for chunk in client.chat.completions.create(**asked, stop=stop, stream=True):
+            said += chunk.choices[0].delta.content or ""
+            ends += [chunk.choices[0].finish_reason] if chunk.choices[0].finish_reason else []
+        assert (said, ends) == (text[: text.index(stop)], ["stop"])
+
+
+def test_top_k_and_min_p_reach_the_sampler(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "policy", "messages": ASK, "max_tokens": 20, "n": 3, "seed": 5}
+    [greedy, *_] = client.chat.completions.create(**asked | {"temperature": 0}).choices
+    for more in ({"top_k": 1}, {"min_p": 1.0}):
+        found = client.chat.completions.create(**asked, temperature=3.0, extra_body=more).choices
+        assert {c.message.content for c in found} == {greedy.message.content}
+    hot = client.chat.completions.create(**asked, temperature=3.0, extra_body={"top_k": 0, "min_p": 0}).choices
+    assert {c.message.content for c in hot} != {greedy.message.content}
+
+
+def test_log_probabilities_are_told_with_the_text_that_they_belong_to(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "policy@verbosity=4", "messages": ASK, "temperature": 0, "max_tokens": 25}
+    asked |= {"logprobs": True, "top_logprobs": 2}
+    text = client.chat.completions.create(**asked).choices[0].message.content or ""
+    for stop in (None, text[9:12]):
+        whole = client.chat.completions.create(**asked, stop=stop).choices[0]
+        assert whole.logprobs is not None
+        places = whole.logprobs.content or []
+        said = "".join(p.token for p in places)
+        assert said.startswith(whole.message.content or "")
+        assert stop or said == text
+        for place in places:
+            assert place.logprob <= 0
+            assert len(place.top_logprobs) == 2
+            best, second = place.top_logprobs
+            assert best.logprob == place.logprob >= second.logprob, "greedy"
+            assert bytes(place.bytes or []).decode() == place.token == best.token
+        streamed = []
+        for chunk in client.chat.completions.create(**asked, stop=stop, stream=True):
+            if chunk.choices[0].logprobs:
+                streamed += chunk.choices[0].logprobs.content or []
+        assert [p.token for p in streamed] == [p.token for p in places]
+        assert [p.logprob for p in streamed] == pytest.approx([p.logprob for p in places], abs=1e-4)
+
+
+def test_log_probabilities_of_completions(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "policy@none", "prompt": "tell me", "temperature": 0, "max_tokens": 6}
+    assert client.completions.create(**asked).choices[0].logprobs is None
+    found = client.completions.create(**asked, logprobs=3).choices[0]
+    assert found.logprobs is not None
+    assert "".join(found.logprobs.tokens or []) == found.text
+    begins = [len("".join((found.logprobs.tokens or [])[:i])) for i in range(len(found.logprobs.tokens or []))]
+    assert found.logprobs.text_offset == begins
+    best = [max(p.values()) for p in found.logprobs.top_logprobs or []]
+    assert found.logprobs.token_logprobs == pytest.approx(best)
+    assert all(len(p) == 3 for p in found.logprobs.top_logprobs or [])
+
+
+def test_a_text_to_continue_begins_once(shared: Path) -> None:
+    stories = load(str(shared / "models" / "stories260K"))
+    begin, text = stories.tokenizer.bos_token_id, "Once upon a time"
+    plain = plain_ids([text], stories.tokenizer)[0]
+    with serving(stories) as small:
+        for prompt in (text, f"<s>{text}"):
+            assert text_ids([prompt], stories.tokenizer) == [[begin, *plain]]
+            status, found = send(small, "/v1/completions", {"model": "policy", "prompt": prompt, "max_tokens": 2})
+            assert (status, found["usage"]["prompt_tokens"]) == (200, 1 + len(plain))
+    unlike = copy.deepcopy(stories.tokenizer)
+    unlike._tokenizer.post_processor = TemplateProcessing("$A </s>", None, [("</s>", 2)])
+    assert unlike("x")["input_ids"][0] != begin
+    assert text_ids([text, f"<s>{text}"], unlike) == [[begin, *plain]] * 2, "as the chat template begins"
+    unlike.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert text_ids([text], unlike) == [plain], "a model that was never given one"

@@ -137,6 +137,8 @@ class GenerateConfig:
     engine_model: str = option("", "What that server calls the policy; default: its only model.")
     temperature: float = option(1.0, "0 is greedy.", least=0)
     top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1)
+    top_k: int = option(0, "Draw from so many of the likeliest tokens (0: all).", least=0)
+    min_p: float = option(0.0, "Leave out tokens less likely than so large a part of the likeliest.", least=0, most=1)
     max_new_tokens: int = option(256, "Longest response.", least=1)
     batch_size: int = option(64, "Sequences in one batch (with --guidance a response takes two).", least=1)
     dtype: str = option("auto", DTYPE, choices=DTYPES)

@@ -6,6 +6,7 @@ next in the queue, and what is drawn depends on the request alone (but for round
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from steer.condition import markers
 from steer.decoding.prefill import Ids, Prefixes
-from steer.decoding.sample import Markers, choose, guided
+from steer.decoding.sample import Cuts, Markers, choose, guided
 from steer.decoding.slots import Slots
 from steer.policy import Policy, end_tokens
 
@@ -35,6 +36,9 @@ class Ask(NamedTuple):
     top_p: float = 1.0
     most: int = 256  # new tokens
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    likeliest: int | None = None  # so many tokens of every place with their log-probabilities; None: not even the drawn
 
     @property
     def branches(self) -> list[Ids]:
@@ -47,12 +51,23 @@ class Ask(NamedTuple):
         return len(self.prompt) + max(map(len, self.branches)) + self.most
 
 
+class Logps(NamedTuple):
+    """Log-probability of a drawn token and of the likeliest ones: of the model at the target, with its guidance.
+
+    Before anything is blocked or cut off, at temperature 1.
+    """
+
+    drawn: float
+    likeliest: list[tuple[int, float]]
+
+
 class Drawn(NamedTuple):
     """A token of the response `key`; `ended`: `stop` at an end token, `length` at the limit, else empty."""
 
     key: int
     token: int
     ended: str
+    logps: Logps | None = None
 
 
 @dataclass(eq=False)
@@ -165,14 +180,19 @@ class Decoder:
             at = [i for i, ask in enumerate(asks) if ask.against is not None]
             strength = torch.tensor([asks[i].guidance for i in at], device=logits.device)
             logits[at] = guided(logits[at], other.float(), strength)
+        logps = {i: logits[i].log_softmax(-1) for i, ask in enumerate(asks) if ask.likeliest is not None}
         logits = self.markers.block(logits, [s.tail for s in sequences])
-        settings = [[a.temperature, a.top_p, s.rng.random()] for a, s in zip(asks, sequences)]
-        temperature, top_p, points = torch.tensor(settings, dtype=torch.float64, device=logits.device).unbind(1)
+        settings = [
+            [a.temperature, min(a.top_k, logits.shape[-1]), a.top_p, a.min_p, s.rng.random()]
+            for a, s in zip(asks, sequences)
+        ]
+        temperature, *cuts, points = torch.tensor(settings, dtype=torch.float64, device=logits.device).unbind(1)
         events = []
-        for s, token in zip(sequences, choose(logits, temperature, top_p, points).tolist()):
+        for i, token in enumerate(choose(logits, temperature, Cuts(*cuts), points).tolist()):
+            s = sequences[i]
             s.last, s.drawn, s.tail = token, s.drawn + 1, self.markers.tail(s.tail, token)
             ended = "stop" if token in self.ends else "length" if s.drawn >= s.ask.most else ""
-            events.append(Drawn(s.key, token, ended))
+            events.append(Drawn(s.key, token, ended, _logps(logps[i], token, s.ask) if i in logps else None))
         return events
 
     def _remove(self, sequences: Sequence[_Sequence]) -> None:
@@ -187,3 +207,9 @@ class Decoder:
                 owner = owners.pop(last)
                 owner.rows[owner.rows.index(last)] = row
                 owners[row] = owner
+
+
+def _logps(logps: Tensor, token: int, ask: Ask) -> Logps:
+    """What is said of a drawn token, from the log-probabilities [V] at its place."""
+    values, ids = logps.topk(min(ask.likeliest or 0, len(logps)))
+    return Logps(float(logps[token]), [(i, x) for i, x in zip(ids.tolist(), values.tolist()) if math.isfinite(x)])

@@ -21,7 +21,7 @@ from steer.policy import Policy, end_tokens
 def plainly(
     policy: Policy, asks: Sequence[Ask], batch_size: int, seed: int, *, bucketed: bool = True
 ) -> list[list[int]]:
-    """Token ids of each response, with the end token; all share the first one's top_p."""
+    """Token ids of each response, with the end token; all share the first one's top_k, top_p and min_p."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     tokenizer, model = policy.tokenizer, policy.model.eval()
@@ -42,7 +42,8 @@ def plainly(
             do_sample=warm > 0,
             temperature=warm or None,
             top_p=asks[part[0]].top_p if warm else None,
-            top_k=0 if warm else None,
+            top_k=asks[part[0]].top_k if warm else None,
+            min_p=(asks[part[0]].min_p or None) if warm else None,
             eos_token_id=sorted(ends),
             pad_token_id=pad,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +19,16 @@ def guided(logits: Tensor, against: Tensor, strength: Tensor) -> Tensor:
     return other + strength[:, None] * (wanted - other)
 
 
-def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, points: Tensor) -> Tensor:
-    """Draw one token a row by inverting its distribution at `points` in [0, 1): [N, V], [N], [N], [N] -> [N].
+class Cuts(NamedTuple):
+    """What each row leaves out of its distribution, [N] each; applied in this order, as transformers does."""
+
+    top_k: Tensor  # all but the k most likely tokens and their ties (0: nothing)
+    top_p: Tensor  # beyond the smallest set whose probability reaches it (1: nothing)
+    min_p: Tensor  # less likely than so large a part of the most likely token (0: nothing)
+
+
+def choose(logits: Tensor, temperature: Tensor, cuts: Cuts, points: Tensor) -> Tensor:
+    """Draw one token a row by inverting its distribution at `points` in [0, 1): [N, V], [N], [N] each, [N] -> [N].
 
     A row's token depends on nothing but that row, so the batch that it stands in is no matter. Temperature 0 is greedy.
     """
@@ -29,20 +38,28 @@ def choose(logits: Tensor, temperature: Tensor, top_p: Tensor, points: Tensor) -
     # From the best token down, so that nothing overflows however low the temperature is.
     above = logits - logits.amax(-1, keepdim=True)
     p = (above / temperature.where(temperature > 0, 1.0).clamp(min=1e-30)[:, None].to(logits)).softmax(-1)
-    if (top_p < 1).any():
-        p = _nucleus(p, top_p)
+    p = _cut(p, cuts)
     # In float64: the float32 sum of a large vocabulary would be off by more than rare tokens are likely.
     heap = p.cumsum(-1, dtype=torch.float64)
     drawn = torch.searchsorted(heap, points.double()[:, None] * heap[:, -1:], right=True).squeeze(-1)
     return best.where(temperature == 0, drawn.clamp(max=logits.shape[-1] - 1))
 
 
-def _nucleus(p: Tensor, top_p: Tensor) -> Tensor:
-    """Zero the tokens beyond the smallest set whose probability reaches top_p (Holtzman et al. 1904.09751)."""
-    ordered, at = p.sort(-1, descending=True)
-    before = ordered.cumsum(-1, dtype=torch.float64) - ordered
-    kept = ordered.masked_fill(before >= top_p.double()[:, None], 0.0)
-    return torch.zeros_like(p).scatter(-1, at, kept)
+def _cut(p: Tensor, cuts: Cuts) -> Tensor:
+    """[N, V] with the probability of what is left out at 0; rows do not sum to 1 then."""
+    top_k, top_p, min_p = cuts
+    if (top_k > 0).any():
+        size = p.shape[-1]
+        last = top_k.long().where(top_k > 0, size).clamp(max=size) - 1
+        p = p.masked_fill(p < p.sort(-1, descending=True).values.gather(-1, last[:, None]), 0.0)
+    if (top_p < 1).any():  # Holtzman et al. 1904.09751
+        ordered, at = p.sort(-1, descending=True)
+        heap = ordered.cumsum(-1, dtype=torch.float64)
+        kept = ordered.masked_fill(heap - ordered >= top_p.double()[:, None] * heap[:, -1:], 0.0)
+        p = torch.zeros_like(p).scatter(-1, at, kept)
+    if (min_p > 0).any():  # Nguyen et al. 2407.01082
+        p = p.masked_fill(p < min_p.to(p)[:, None] * p.amax(-1, keepdim=True), 0.0)
+    return p
 
 
 class Markers:

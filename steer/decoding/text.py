@@ -18,6 +18,8 @@ class Text:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         self.tokenizer, self.stops = tokenizer, stops
         self.stopped = False
+        self.begun = 0  # characters before the last token, in the text or held back
+        self.said = 0  # characters of the text
         self._ids: list[int] = []
         self._start = self._read = 0  # ids from `_start` are decoded again, those before `_read` are in the text
         self._held = ""
@@ -25,6 +27,7 @@ class Text:
     def push(self, token: int) -> str:
         """What can be said now that this token is known."""
         self._ids.append(token)
+        self.begun = self.said + len(self._held)
         before, now = self._decoded(self._read), self._decoded(len(self._ids))
         if now.endswith(LOST) or len(now) <= len(before):
             return ""
@@ -38,7 +41,7 @@ class Text:
         said = self._checked(rest)
         if self.stopped:
             return said
-        said, self._held = said + self._held, ""
+        said, self.said, self._held = said + self._held, self.said + len(self._held), ""
         return said
 
     def _decoded(self, end: int) -> str:
@@ -53,10 +56,12 @@ class Text:
         found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped, self._held = True, ""
+            self.said += min(found)
             return text[: min(found)]
         starts = (stop[:n] for stop in self.stops for n in range(1, min(len(stop), len(text) + 1)))
         keep = max((len(start) for start in starts if text.endswith(start)), default=0)
         self._held = text[len(text) - keep :]
+        self.said += len(text) - keep
         return text[: len(text) - keep]
 
 

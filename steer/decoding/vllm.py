@@ -50,6 +50,8 @@ class Vllm:
             self.params(
                 temperature=ask.temperature,
                 top_p=ask.top_p,
+                top_k=ask.top_k or -1,  # off
+                min_p=ask.min_p,
                 max_tokens=ask.most,
                 seed=ask.seed,
                 stop_token_ids=ends,

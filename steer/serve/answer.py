@@ -26,6 +26,7 @@ from steer.policy import Policy
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer
 from steer.serve.engine import Engine, Stream
+from steer.serve.logprobs import Place, Places, of_chat, of_completions
 from steer.serve.wire import MOST, ApiError, Request, asked, of_steer
 from steer.targets import Target, against, targets
 from steer.tokens import plain_ids
@@ -77,7 +78,6 @@ class Choices:
 
 def choices(service: Service, request: Request, prompts: Sequence[Ids], most: int | None) -> Choices:
     """Prompts x targets x n, checked against names, support and room."""
-    request.refuse_unsupported()
     name, named = asked(request)
     texts: Sequence[str | None] = named or [None]
     if name != service.name:
@@ -94,6 +94,9 @@ def choices(service: Service, request: Request, prompts: Sequence[Ids], most: in
         away = [against(request.against, aim, service.policy) if guidance != 1 else {} for aim in aims]
     except SteerError as error:
         raise of_steer(error, "targets") from None
+    likeliest = request.likeliest()
+    if likeliest is not None:
+        _ = service.policy.pieces  # made once, which takes a while
     seed = secrets.randbits(31) if request.seed is None else request.seed
     temperature = 1.0 if request.temperature is None else request.temperature
     conditions = [_condition(service, aim) for aim in aims]
@@ -106,9 +109,21 @@ def choices(service: Service, request: Request, prompts: Sequence[Ids], most: in
             behind = max(len(condition), len(other) if guided else 0)
             room = _room(service, len(prompt) + behind, most)
             for _ in range(n):
-                draw = seed_of(seed, len(asks))
-                top_p = request.top_p or 1.0
-                asks.append(Ask(prompt, condition, other if guided else None, guidance, temperature, top_p, room, draw))
+                asks.append(
+                    Ask(
+                        prompt,
+                        condition,
+                        other if guided else None,
+                        guidance,
+                        temperature,
+                        request.top_p or 1.0,
+                        room,
+                        seed_of(seed, len(asks)),
+                        max(request.top_k or 0, 0),  # vLLM writes -1 where OpenAI's clients write nothing
+                        request.min_p or 0.0,
+                        likeliest,
+                    )
+                )
                 told.append(service.shown(aim))
     return Choices(asks, told, sum(map(len, prompts)), request.stops())
 
@@ -142,16 +157,19 @@ class Answer:
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.tokens = int(time.time()), 0
         self.texts = [Text(service.policy.tokenizer, found.stops) for _ in found.asks]
+        self.places = [Places() for _ in found.asks]
         self.stream: Stream | None = None
 
-    async def parts(self) -> AsyncIterator[tuple[int, str, str]]:
-        """Index, new text and, with the last part of a choice, why it ended."""
+    async def parts(self) -> AsyncIterator[tuple[int, str, str, list[Place]]]:
+        """Index, new text, with the last part of a choice why it ended, and the log-probabilities of the new text."""
         self.stream = self.service.engine.draw(self.found.asks)
         async for piece in self.stream.pieces(self.service.config.timeout):
             self.tokens += 1
             text = self.texts[piece.choice]
             new = "" if piece.ended == "stop" else text.push(piece.token)
-            ended = piece.ended
+            ended, places = piece.ended, self.places[piece.choice]
+            if piece.logps and ended != "stop":
+                places.waiting.append(Place(text.begun, piece.token, piece.logps))
             if ended:
                 new += text.finish()
             if text.stopped:
@@ -159,7 +177,13 @@ class Answer:
                     self.stream.free({piece.choice})
                 ended = "stop"
             if new or ended:
-                yield piece.choice, new, ended
+                yield piece.choice, new, ended, places.told(text, ended=bool(ended))
+
+    def _logprobs(self, places: Sequence[Place]) -> dict[str, Any] | None:
+        """In the shape of the endpoint; None where nobody asked for them."""
+        if not self.found.asks or self.found.asks[0].likeliest is None:
+            return None
+        return (of_chat if self.chat else of_completions)(places, self.service.policy)
 
     @property
     def usage(self) -> dict[str, int]:
@@ -174,13 +198,16 @@ class Answer:
         """The body of an answer that is not streamed."""
         texts = [""] * len(self.found.asks)
         reasons = [""] * len(texts)
-        async for index, new, ended in self.parts():
+        places: list[list[Place]] = [[] for _ in texts]
+        async for index, new, ended, more in self.parts():
+            places[index] += more
             texts[index] += new
             reasons[index] = ended or reasons[index]
         out = []
         for i, (text, reason, target) in enumerate(zip(texts, reasons, self.found.targets)):
             said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-            out.append({"index": i, **said, "finish_reason": reason, "logprobs": None, "target": target})
+            logprobs = self._logprobs(places[i])
+            out.append({"index": i, **said, "finish_reason": reason, "logprobs": logprobs, "target": target})
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": out, "usage": self.usage}
 
@@ -188,10 +215,11 @@ class Answer:
         """Server-sent events; an error after the first of them comes as one too."""
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
 
-        def chunk(index: int, new: str, ended: str, **more: Any) -> str:
+        def chunk(index: int, new: str, ended: str, places: Sequence[Place] = (), **more: Any) -> str:
             said: dict[str, Any] = {"delta": {**more, "content": new} if new or more else {}}
             said = said if self.chat else {"text": new}
-            choice = {"index": index, **said, "finish_reason": ended or None, "logprobs": None}
+            logprobs = self._logprobs(places) if places else None
+            choice = {"index": index, **said, "finish_reason": ended or None, "logprobs": logprobs}
             choice["target"] = self.found.targets[index]
             return _event({**head, "choices": [choice]})
 
@@ -199,8 +227,8 @@ class Answer:
             if self.chat:
                 for index in range(len(self.found.asks)):
                     yield chunk(index, "", "", role="assistant")
-            async for index, new, ended in self.parts():
-                yield chunk(index, new, ended)
+            async for index, new, ended, places in self.parts():
+                yield chunk(index, new, ended, places)
             if usage:
                 yield _event({**head, "choices": [], "usage": self.usage})
             yield "data: [DONE]\n\n"

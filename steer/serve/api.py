@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
 from fastapi import Request as Http
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from steer.options import did_you_mean
 from steer.serve.answer import Choices, Service, answered, choices
-from steer.serve.wire import MOST, ApiError, ChatRequest, CompletionRequest, ScoreRequest
-from steer.tokens import plain_ids, prompt_text
+from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
+from steer.tokens import plain_ids, prompt_text, text_ids
 from steer.turns import UnprintedError
-
-FIELDS = {
-    "/v1/chat/completions": [*ChatRequest.model_fields],
-    "/v1/completions": [*CompletionRequest.model_fields],
-    "/v1/steer/score": [*ScoreRequest.model_fields],
-}
-TRIED = re.compile(r"str|(list|dict)\[.*")  # of a field that may be of several types, the one that did not fit
 
 
 def described(service: Service) -> dict[str, Any]:
@@ -72,11 +62,11 @@ def scored(service: Service, request: ScoreRequest) -> list[dict[str, Any]]:
     if service.scorer is None:
         raise ApiError(404, "no scorer is loaded. Start the server with --scorer.", code="no_scorer")
     if request.messages is not None:
-        turns = ChatRequest(model="", messages=request.messages).turns()
+        prompt = turns(request.messages)
     else:
-        turns = [{"role": "user", "content": request.prompt or ""}]
+        prompt = [{"role": "user", "content": request.prompt or ""}]
     names = list(service.scorer.attributes)
-    rows = [{"prompt": turns, "response": text} for text in request.responses]
+    rows = [{"prompt": prompt, "response": text} for text in request.responses]
     out = []
     for line in service.scorer.score(rows, names).tolist():
         scores = {n: s for n, s in zip(names, line) if np.isfinite(s)}
@@ -114,25 +104,24 @@ def metrics(service: Service) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_chat(service: Service, request: ChatRequest) -> Choices:
+def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
+    request = read(ChatRequest, body)
     try:
-        text = prompt_text(request.turns(), service.policy.tokenizer)
+        text = prompt_text(turns(request.messages), service.policy.tokenizer)
     except TemplateError as error:
         raise ApiError(400, f"the model's chat template refuses this: {error}", param="messages") from None
     except UnprintedError as error:
         raise ApiError(400, f"{error}.", param="messages") from None
     prompt = tuple(plain_ids([text], service.policy.tokenizer)[0])
-    return choices(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
+    return request, choices(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
 
 
-def _of_prompts(service: Service, request: CompletionRequest) -> Choices:
-    texts = request.prompts()
-    if len(texts) > MOST:
-        raise ApiError(400, f"{len(texts)} prompts in one request; at most {MOST}.", param="prompt")
-    prompts = [tuple(ids) for ids in service.policy.tokenizer(texts)["input_ids"]]
+def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choices]:
+    request = read(CompletionRequest, body)
+    prompts = [tuple(ids) for ids in text_ids(request.prompts(), service.policy.tokenizer)]
     if not all(prompts):
         raise ApiError(400, "a prompt has no token that the model knows.", param="prompt")
-    return choices(service, request, prompts, request.max_tokens)
+    return request, choices(service, request, prompts, request.max_tokens)
 
 
 def create(service: Service, page: str, policy_header: str) -> FastAPI:
@@ -140,16 +129,21 @@ def create(service: Service, page: str, policy_header: str) -> FastAPI:
     app = FastAPI(title="steer", docs_url=None, redoc_url=None)
     _errors(app)
 
-    # Long prompts take seconds to tokenise: in a thread, so that the streams of others go on.
+    # A request takes up to seconds to check and tokenise: in a thread, so that the streams of others go on.
     @app.post("/v1/chat/completions")
-    async def chat(request: ChatRequest, http: Http) -> Response:
-        found = await run_in_threadpool(_of_chat, service, request)
+    async def chat(http: Http) -> Response:
+        request, found = await run_in_threadpool(_of_chat, service, await http.body())
         return await answered(service, request, found, http, chat=True)
 
     @app.post("/v1/completions")
-    async def complete(request: CompletionRequest, http: Http) -> Response:
-        found = await run_in_threadpool(_of_prompts, service, request)
+    async def complete(http: Http) -> Response:
+        request, found = await run_in_threadpool(_of_prompts, service, await http.body())
         return await answered(service, request, found, http, chat=False)
+
+    @app.post("/v1/steer/score")
+    async def score(http: Http) -> dict[str, Any]:
+        body = await http.body()
+        return {"data": await run_in_threadpool(lambda: scored(service, read(ScoreRequest, body)))}
 
     @app.get("/", include_in_schema=False)
     async def front() -> Response:
@@ -178,10 +172,6 @@ def _facts(app: FastAPI, service: Service) -> None:
     def schema() -> dict[str, Any]:
         return described(service)
 
-    @app.post("/v1/steer/score")
-    def score(request: ScoreRequest) -> dict[str, Any]:
-        return {"data": scored(service, request)}
-
     @app.get("/health")
     async def health() -> dict[str, str]:
         if not service.engine.alive:
@@ -208,15 +198,3 @@ def _errors(app: FastAPI) -> None:
     async def broken(_: Http, error: Exception) -> Response:
         what = f"the server failed ({type(error).__name__}), which its log tells more of."
         return JSONResponse(ApiError(500, what, code="internal").body, 500)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(http: Http, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(p for p in map(str, first["loc"][1:]) if not TRIED.fullmatch(p)) or None
-        if first["type"] == "extra_forbidden":
-            message = f"unknown field '{where}'; {did_you_mean(str(first['loc'][-1]), FIELDS[http.url.path])}"
-        elif first["type"] == "json_invalid":
-            message, where = f"the body is not JSON: {first['ctx']['error']}.", None
-        else:
-            message = f"'{where}': {first['msg']}." if where else f"{first['msg']}."
-        return JSONResponse(ApiError(400, message, param=where).body, 400)

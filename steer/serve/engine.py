@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from steer.adapter import quiet
-from steer.decoding.decode import Ask, Decoder, Drawn
+from steer.decoding.decode import Ask, Decoder, Drawn, Logps
 from steer.errors import SteerError
 from steer.policy import Policy
 
@@ -20,6 +20,7 @@ class Piece(NamedTuple):
     choice: int
     token: int
     ended: str
+    logps: Logps | None
 
 
 @dataclass(eq=False)
@@ -162,7 +163,7 @@ class Engine:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Piece | str]]] = {}
         for event in events:
             stream, index = self._owners[event.key]
-            by_loop.setdefault(stream.loop, []).append((stream, Piece(index, event.token, event.ended)))
+            by_loop.setdefault(stream.loop, []).append((stream, Piece(index, event.token, event.ended, event.logps)))
             if event.ended:
                 del self._owners[event.key]
         for loop, parts in by_loop.items():

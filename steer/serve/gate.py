@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -99,20 +98,7 @@ class Gate:
         if size > self.most:
             message_text = f"the request has more than {self.most} bytes. Shorten it."
             raise ApiError(413, message_text, code="request_too_large")
-        _readable(body)
         return bytes(body)
-
-
-def _readable(body: bytearray) -> None:
-    """Refuse half a surrogate pair: JSON may hold one, no text can."""
-    if b"\\ud" not in body.lower():
-        return
-    try:
-        json.dumps(json.loads(body), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ApiError(400, "a text holds half of a surrogate pair, which is no character.", code="text") from None
-    except (ValueError, RecursionError):
-        return  # no JSON: told where it is read
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -4,30 +4,61 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError, from_json
 
 from steer.errors import SteerError
+from steer.options import did_you_mean
 from steer.schema import number_text
 
 MOST = 64  # choices of one request
-# Fields of the OpenAI API that this server has no use for, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+TURNS = 1024  # messages of one request, and parts of one message
+LONGEST = 800  # characters of an error: what it echoes is cut in the middle
+LIKELIEST = 20  # tokens with log-probabilities at one place
+SIGNS = re.compile(r"[\s,=<>]")  # what separates the parts of a target that is a text
+TRIED = re.compile(r"str|(list|dict)\[.*")  # of a field that may be of several types, the one that did not fit
+ANY = object()
+# Fields that this server has no use for, with the values that ask for nothing (ANY: whatever it is, nobody misses it).
+NEUTRAL: dict[str, Any] = {
+    "user": ANY,
+    "metadata": ANY,
+    "store": ANY,
+    "service_tier": ANY,
+    "safety_identifier": ANY,
+    "prompt_cache_key": ANY,
+    "prompt_cache_options": ANY,
+    "prompt_cache_retention": ANY,
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
     "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "ignore_eos": (False,),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
     "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
+}
+CHAT_NEUTRAL = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
+    "modalities": ([], ["text"]),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
 }
-SIGNS = re.compile(r"[\s,=<>]")  # what separates the parts of a target that is a text
 TargetValue = str | dict[str, Any]
 
 
@@ -35,8 +66,8 @@ class ApiError(Exception):
     """An answer in the shape of OpenAI's errors."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        super().__init__(_cut(message, LONGEST))
+        self.status, self.param, self.code = status, param and _cut(param, LONGEST // 4), code
 
     @property
     def body(self) -> dict[str, Any]:
@@ -46,20 +77,64 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+def _cut(text: str, most: int) -> str:
+    """Both ends of a text that is too long: what is wrong stands in front, what to do behind."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
 class _Strict(BaseModel):
+    """Refuses fields that it does not know; a null asks for nothing."""
+
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    neutral: ClassVar[Mapping[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asking(cls, value: Any) -> Any:
+        """Only the fields that ask for something."""
+        return {k: v for k, v in value.items() if _asks(cls, k, v)} if isinstance(value, dict) else value
+
+
+def _asks(kind: type[_Strict], name: str, value: Any) -> bool:
+    """Whether a field asks for something; refused where this server cannot do it."""
+    field = kind.model_fields.get(name)
+    if field or value is None:
+        return value is not None or (field is not None and field.is_required())
+    if name not in kind.neutral:
+        known = did_you_mean(name, [*kind.model_fields, *kind.neutral])
+        raise PydanticCustomError("unknown_field", "unknown field '{name}'; {known}", {"name": name, "known": known})
+    if kind.neutral[name] is not ANY and value not in kind.neutral[name]:
+        raise PydanticCustomError("unsupported", "'{name}' is not supported here. Leave it out.", {"name": name})
+    return False
 
 
 class Message(_Strict):
-    """One turn; content as text or as a list of text parts."""
+    """One turn; content as text or as a list of text parts. What answers of servers hold beside it may come back."""
+
+    neutral = {
+        "refusal": ("",),
+        "audio": (),
+        "tool_calls": ([],),
+        "tool_call_id": ("",),
+        "function_call": (),
+        "annotations": ([],),
+        "reasoning": ("",),
+        "reasoning_content": ("",),
+        "reasoning_details": ([],),
+    }
 
     role: str
-    content: str | list[dict[str, Any]]
+    content: str | Annotated[list[Any], Field(max_length=TURNS)] | None = None
     name: str | None = None
+
+
+Messages = Annotated[list[Message], Field(fail_fast=True, max_length=TURNS)]
 
 
 class StreamOptions(_Strict):
     """What else a stream tells."""
+
+    neutral = {"continuous_usage_stats": (False,)}
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -68,8 +143,10 @@ class StreamOptions(_Strict):
 class Request(_Strict):
     """What both endpoints take."""
 
+    neutral = NEUTRAL
+
     model: str
-    targets: TargetValue | list[TargetValue] | None = None
+    targets: TargetValue | Annotated[list[TargetValue], Field(fail_fast=True, max_length=MOST)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     allow_unsupported: bool = False
     guidance: float | None = Field(default=None, ge=0, le=100)
@@ -77,21 +154,13 @@ class Request(_Strict):
     n: int | None = Field(default=None, ge=1, le=MOST)
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Taken and of no effect: who asks, and how OpenAI is to file it.
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    frequency_penalty: Any = None
-    presence_penalty: Any = None
-    logit_bias: Any = None
-    logprobs: Any = None
 
     def stops(self) -> list[str]:
         """The texts that end a response."""
@@ -100,45 +169,37 @@ class Request(_Strict):
             raise ApiError(400, "'stop' takes up to four texts, none of them empty.", param="stop")
         return found
 
-    def refuse_unsupported(self) -> None:
-        """Nothing that was asked for is left undone in silence."""
-        for name, neutral in NEUTRAL.items():
-            value = getattr(self, name, None)
-            if value is not None and value not in neutral:
-                raise ApiError(400, f"'{name}' is not supported here. Leave it out.", param=name, code="unsupported")
+    def likeliest(self) -> int | None:
+        """How many tokens of every place are told with their log-probabilities; None: no log-probabilities."""
+        raise NotImplementedError
 
 
 class ChatRequest(Request):
     """POST /v1/chat/completions."""
 
-    messages: list[Message]
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    top_logprobs: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
-    response_format: Any = None
+    neutral = NEUTRAL | CHAT_NEUTRAL
 
-    def turns(self) -> list[dict[str, str]]:
-        """The conversation as the chat template takes it."""
-        if not self.messages or self.messages[-1].role != "user":
-            raise ApiError(400, "'messages' has to end with a turn of the user.", param="messages")
-        turns = []
-        for i, message in enumerate(self.messages):
-            role = message.role
-            if role not in ("system", "developer", "user", "assistant"):
-                raise ApiError(400, f"'role' is system, user or assistant, not '{role}'.", param=f"messages.{i}.role")
-            turns.append({"role": role, "content": _text(message.content, f"messages.{i}.content")})
-        return turns
+    messages: Messages
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
+
+    def likeliest(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+        return self.top_logprobs or 0 if self.logprobs else None
 
 
 class CompletionRequest(Request):
     """POST /v1/completions: the prompt as it is, without a chat template."""
 
-    prompt: str | list[str]
-    best_of: Any = None
-    echo: Any = None
-    suffix: Any = None
+    neutral = NEUTRAL | {"echo": (False,), "suffix": ("",), "add_special_tokens": (True,)}
+
+    prompt: str | Annotated[list[str], Field(fail_fast=True, max_length=MOST)]
+    logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
+
+    def likeliest(self) -> int | None:
+        return self.logprobs
 
     def prompts(self) -> list[str]:
         """The texts to continue."""
@@ -151,18 +212,64 @@ class CompletionRequest(Request):
 class ScoreRequest(_Strict):
     """POST /v1/steer/score: responses to one prompt."""
 
-    responses: list[str] = Field(min_length=1, max_length=MOST)
+    responses: list[str] = Field(fail_fast=True, min_length=1, max_length=MOST)
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: Messages | None = None
 
 
-def _text(content: str | list[dict[str, Any]], param: str) -> str:
+Kind = TypeVar("Kind", bound=_Strict)
+
+
+def read(kind: type[Kind], body: bytes) -> Kind:
+    """A request from its body; the first fault is told, the others are not looked for."""
+    try:
+        value = from_json(body)
+    except ValueError as error:  # halves of surrogate pairs too
+        raise ApiError(400, f"the body is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body is no JSON object.")
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+    where = [p for p in map(str, first["loc"]) if not TRIED.fullmatch(p)]
+    if first["type"] in ("unknown_field", "unsupported"):
+        own = first["ctx"]["name"]
+        param = ".".join([*where, own])
+        raise ApiError(400, first["msg"].replace(f"'{own}'", f"'{param}'", 1), param=param, code=first["type"])
+    param = ".".join(where)
+    raise ApiError(400, f"'{param}': {first['msg']}.", param=param)
+
+
+def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The conversation as the chat template takes it."""
+    if not messages or messages[-1].role != "user":
+        raise ApiError(400, "'messages' has to end with a turn of the user.", param="messages")
+    found = []
+    for i, message in enumerate(messages):
+        role = message.role
+        if role not in ("system", "developer", "user", "assistant"):
+            raise ApiError(400, f"'role' is system, user or assistant, not '{role}'.", param=f"messages.{i}.role")
+        content = "" if message.content is None and role == "assistant" else message.content  # an empty answer
+        found.append({"role": role, "content": _text(content, f"messages.{i}.content")})
+    return found
+
+
+def _text(content: str | Sequence[Any] | None, param: str) -> str:
     """A turn's text; parts of other kinds are refused."""
     if isinstance(content, str):
         return content
-    if not all(part.get("type") == "text" and isinstance(part.get("text"), str) for part in content):
-        raise ApiError(400, "only parts of type 'text' can be read here.", param=param, code="unsupported")
-    return "".join(part["text"] for part in content)
+    if content is None:
+        raise ApiError(400, f"'{param}' should be a valid string, or a list of text parts.", param=param)
+    texts = []
+    for i, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ApiError(400, "only parts of type 'text' can be read here.", param=f"{param}.{i}", code="unsupported")
+        if unknown := [k for k in part if part[k] is not None and k not in ("type", "text", "cache_control")]:
+            where = f"{param}.{i}.{unknown[0]}"
+            raise ApiError(400, f"unknown field '{where}'; known: type, text.", param=where, code="unknown_field")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def asked(request: Request) -> tuple[str, list[str] | None]:
@@ -182,8 +289,7 @@ def asked(request: Request) -> tuple[str, list[str] | None]:
     kwargs = request.chat_template_kwargs or {}
     if kwargs.get("attributes") is not None:
         places["chat_template_kwargs.attributes"] = [_target(kwargs["attributes"], "chat_template_kwargs.attributes")]
-    if others := kwargs.keys() - {"attributes"}:
-        first = sorted(others)[0]
+    if first := next((k for k, v in kwargs.items() if k != "attributes" and v is not None), None):
         raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
         raise ApiError(400, f"targets are given twice, in {' and '.join(places)}.", param="targets")

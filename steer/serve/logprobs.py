@@ -1,0 +1,70 @@
+"""Log-probabilities of what is drawn, in OpenAI's two shapes, told together with the text that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from steer.decoding.decode import Logps
+from steer.decoding.text import LOST, Text
+from steer.policy import Policy
+
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what tokenizers write for a space before a word
+
+
+class Place(NamedTuple):
+    """A drawn token: where its text begins in the response, and its log-probabilities."""
+
+    begins: int
+    token: int
+    logps: Logps
+
+
+@dataclass
+class Places:
+    """Tokens of one response whose text is not said yet."""
+
+    waiting: list[Place] = field(default_factory=list)
+
+    def told(self, text: Text, *, ended: bool) -> list[Place]:
+        """Those whose text is said by now; with the last part all of them, but for what a stop text cut off."""
+        whole = ended and not text.stopped
+        ready = [p for p in self.waiting if whole or p.begins < text.said]
+        self.waiting = self.waiting[len(ready) :]
+        return ready
+
+
+def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
+    """As /v1/chat/completions tells them."""
+
+    def entry(begins: int, token: int, logp: float) -> dict[str, Any]:
+        text = _text(begins, token, policy)
+        return {"token": text, "logprob": logp, "bytes": None if LOST in text else list(text.encode())}
+
+    content = [
+        {
+            **entry(p.begins, p.token, p.logps.drawn),
+            "top_logprobs": [entry(p.begins, *found) for found in p.logps.likeliest],
+        }
+        for p in places
+    ]
+    return {"content": content, "refusal": None}
+
+
+def of_completions(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
+    """As /v1/completions tells them."""
+    return {
+        "tokens": [_text(p.begins, p.token, policy) for p in places],
+        "token_logprobs": [p.logps.drawn for p in places],
+        "top_logprobs": [{_text(p.begins, token, policy): logp for token, logp in p.logps.likeliest} for p in places],
+        "text_offset": [p.begins for p in places],
+    }
+
+
+def _text(begins: int, token: int, policy: Policy) -> str:
+    """The text of a token, which loses its space where a response begins; of one without a text its name."""
+    text, name = policy.pieces[token], str(policy.tokenizer.convert_ids_to_tokens(token))
+    if not text:
+        return name
+    return f" {text}" if begins and name.startswith(SPACE) and not text.startswith(" ") else text
