@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
 
 from attribute_models import Row, prefix
 from attribute_models.bases import digest, nf4, quiet, trainable
+from attribute_models.templates import rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
 BUDGET = {"cpu": 1024, "cuda": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
@@ -97,8 +99,10 @@ class Backbone:
     def _prompt(self, row: Row) -> str:
         turns = [dict(turn) for turn in row["prompt"]]
         if self.tokenizer.chat_template and not self.encoder:
-            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            return text
+            try:
+                return rendered(self.tokenizer, turns, add_generation_prompt=True)
+            except TemplateError as error:
+                raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
         text = "\n".join(turn["content"] for turn in turns)
         return text if self.encoder or not text else text + "\n"
 

@@ -15,8 +15,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attribute_models.templates import rendered
 from steer.condition import TEMPLATES, readings
 from steer.schema import AttributeSchema
+
+__all__ = ["PLAIN", "asked", "bare", "rendered", "steerable"]
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from steer.adapter import quiet
-from steer.chat import asked, bare, steerable
+from steer.chat import asked, bare, rendered, steerable
 from steer.condition import markers, render
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
@@ -237,10 +237,9 @@ def _rows(config: ExportConfig) -> str:
 
 def _refuse_unlike(tokenizer: Any, model: str, attributes: Mapping[str, int | str]) -> None:
     """Refuse a template that writes more before the last answer than its generation prompt, by which trl masks."""
-    told = {"tokenize": False, "attributes": attributes}
     for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
-        begun: str = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **told)
-        whole: str = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": "Four."}], **told)
+        begun: str = rendered(tokenizer, prompt, add_generation_prompt=True, attributes=attributes)
+        whole: str = rendered(tokenizer, [*prompt, {"role": "assistant", "content": "Four."}], attributes=attributes)
         if not whole.startswith(begun):
             raise SteerError(
                 f"{model}: its chat template writes something before the last answer that its generation prompt lacks, "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from steer import __version__
 from steer.adapter import adapted, add_control_tokens, quiet
-from steer.chat import PLAIN, bare
+from steer.chat import PLAIN, bare, rendered
 from steer.condition import control_tokens, markers
 from steer.errors import SteerError
 from steer.quantise import keep_unpacked, left_whole, nf4
@@ -105,7 +105,7 @@ class Policy:
         eos: int = self.tokenizer.eos_token_id
         turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": SAID}]
         try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            text = rendered(self.tokenizer, turns)
         except TemplateError:
             return eos
         behind = plain_ids([text.rpartition(SAID)[2].lstrip()], self.tokenizer)[0][:1]

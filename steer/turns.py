@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from steer.chat import rendered
 from steer.errors import SteerError
 
 Turn = Mapping[str, Any]
@@ -67,7 +68,7 @@ def _call(call: Any) -> Any:
 
 def printed(turns: Sequence[Turn], tokenizer: Any) -> str:
     """The turns through the template, up to and including the assistant marker; refused where it leaves one out."""
-    text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+    text: str = rendered(tokenizer, turns, add_generation_prompt=True)
     for i, what in _lost(turns, tokenizer):
         turn = turns[i]
         if what == "text" and turn["content"].strip() not in text:
@@ -132,7 +133,7 @@ def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tu
             turn["tool_call_id"] = "000000000"
         turns.append(turn)
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = rendered(tokenizer, turns, add_generation_prompt=True)
     except TemplateError:  # what refuses the marks refuses the texts, and says so then
         return ()
     return tuple((i, what) for i, what, name in marks if name not in text)

@@ -1,0 +1,196 @@
+"""Chat templates are programs of strangers: what one may do while it renders is limited, and no failure is a traceback.
+
+Every loop, call and text of a template is paid from the allowance of its rendering: one that spins, or grows far beyond
+what it was given, is refused. What stays within the limits is rendered just as transformers renders it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from functools import cache, lru_cache, wraps
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+ALLOWANCE = 2**25  # what one rendering may cost: a character 1, a turn of a loop or a call STEP
+PER_CHARACTER = 64  # more of it for each character of the messages
+STEP = 256
+MEMBER = 64  # one of a list that a filter goes through
+MOST_BITS = 2**16  # of an integer
+# Filters and methods whose result is as long as an integer says, at most once for each member of what they are given.
+PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice", "round")
+TEXT = ("string", "pprint", "tojson", "urlencode", "xmlattr")  # they write all that is inside what they are given
+SIZED = (str, bytes, list, tuple, dict, set, frozenset, range)
+
+_left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+
+
+def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **how: Any) -> str:
+    """Turns as the tokenizer's chat template writes them; TemplateError where it fails or breaks its limits."""
+    _limit_transformers()
+    allowance = _left.set([ALLOWANCE + PER_CHARACTER * sum(len(str(turn)) for turn in turns)])
+    try:
+        text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, **how)
+    except (RecursionError, MemoryError) as error:
+        raise TemplateError(f"it calls itself too often, or writes too much: {type(error).__name__}") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise TemplateError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        _left.reset(allowance)
+    return text
+
+
+@cache
+def _limit_transformers() -> None:
+    """Every template that transformers compiles is limited from now on, where it renders for `rendered`."""
+    from transformers.utils import chat_template_utils
+
+    original = chat_template_utils._compile_jinja_template
+    fresh = getattr(original, "__wrapped__", original)  # without its cache
+
+    @lru_cache
+    def limited(chat_template: str) -> Template:
+        environment = fresh("").environment  # with the filters and globals of transformers
+        environment.__class__ = _Limited
+        environment.filters = {name: _paid_for(name, filter) for name, filter in environment.filters.items()}
+        environment.globals.pop("lipsum", None)
+        return environment.from_string(chat_template)  # type: ignore[no-any-return]
+
+    chat_template_utils._compile_jinja_template = limited
+
+
+def _pay(cost: int) -> None:
+    left = _left.get()
+    if left is not None:
+        left[0] -= cost
+        if left[0] < 0:
+            raise SecurityError("it loops too often, or writes too much")
+
+
+class _Limited(ImmutableSandboxedEnvironment):
+    """The environment of transformers, in which whatever takes time or room is paid for."""
+
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """The syntax tree with a payment in every loop and macro, and for what is written, joined or searched."""
+        tree = super()._parse(source, name, filename)
+        written: list[Any] = [*tree.find_all(nodes.Output), *tree.find_all(nodes.Concat)]
+        for part in written:
+            part.nodes = [n if isinstance(n, nodes.TemplateData) else _call("shown", n) for n in part.nodes]
+        for operand in list(tree.find_all(nodes.Operand)):
+            if operand.op in ("in", "notin"):
+                operand.expr = _call("searched", operand.expr)
+        blocks: list[Any] = [*tree.find_all(nodes.For), *tree.find_all(nodes.Macro), *tree.find_all(nodes.CallBlock)]
+        for block in blocks:
+            literal = sum(len(text.data) for text in block.find_all(nodes.TemplateData))
+            block.body.insert(0, nodes.Output([_call("paid", nodes.Const(STEP + literal))]))
+            if isinstance(block, nodes.For) and block.test is not None:  # what it passes over takes time too
+                block.test = nodes.Or(_call("paid", nodes.Const(STEP)), block.test)
+        return tree.set_environment(self)  # type: ignore[return-value]  # it returns the tree
+
+    @staticmethod
+    def paid(cost: int) -> str:
+        """Pay for a turn of a loop or for a macro; write nothing."""
+        _pay(cost)
+        return ""
+
+    @staticmethod
+    def shown(value: Any) -> Any:
+        """The value, paid for with all that is in it."""
+        _pay(_size(value, deep=True))
+        return value
+
+    @staticmethod
+    def searched(value: Any) -> Any:
+        """The value, paid for by its length."""
+        _pay(_size(value))
+        return value
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function, macro or method of a template."""
+        if function in (self.paid, self.shown, self.searched):
+            return function(*args)
+        owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
+        given = (owner, *args) if isinstance(owner, SIZED) else args
+        _pay(STEP + _growth(getattr(function, "__name__", ""), given, kwargs))
+        result = super().call(context, function, *args, **kwargs)
+        _pay(_size(result))
+        return result
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """Compute left operator right."""
+        numbers = isinstance(left, int) and isinstance(right, int)
+        if numbers and operator in ("*", "**"):
+            bits = left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
+            if bits > MOST_BITS:
+                raise SecurityError("it computes with huge numbers")
+        elif operator == "*":
+            times, many = (left, right) if isinstance(left, int) else (right, left)
+            _pay(_size(many) * times if isinstance(times, int) and times > 0 else 0)
+        elif operator == "%" and isinstance(left, str):
+            _pay(_growth("format", (left, right), {}))
+        result = super().call_binop(context, operator, left, right)
+        _pay(_size(result))
+        return result
+
+
+def _call(name: str, argument: nodes.Expr) -> nodes.Expr:
+    return nodes.Call(nodes.EnvironmentAttribute(name), [argument], [], None, None)
+
+
+def _paid_for(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is paid for by what it is given and what it gives."""
+    hidden = 1 if hasattr(function, "jinja_pass_arg") else 0  # the context, which Jinja puts before the value
+
+    @wraps(function)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        _pay(
+            STEP
+            + sum(_size(a) * (1 if isinstance(a, str) else MEMBER) for a in args[hidden:])
+            + _growth(name, args[hidden:], kwargs)
+        )
+        result = function(*args, **kwargs)
+        _pay(_size(result))
+        return result
+
+    return limited
+
+
+def _size(value: Any, deep: bool = False) -> int:
+    """Characters of a text, digits of an integer, members of a collection; `deep`: with all that is in them."""
+    if isinstance(value, int):
+        return value.bit_length() // 3
+    if not isinstance(value, SIZED):
+        return 0
+    if not deep or isinstance(value, str | bytes):
+        return len(value)
+    _pay(STEP)  # a list may hold itself many times over
+    return 2 * len(value) + sum(_size(member, True) for member in (value.items() if isinstance(value, dict) else value))
+
+
+def _growth(name: str, given: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """At least what the result of a filter or method has more than what it is given."""
+    if not given:
+        return 0
+    value, *more = given
+    rest = [*more, *kwargs.values()]
+    lengths = sum(abs(n) for n in rest if isinstance(n, int))
+    if name == "replace" and isinstance(value, str) and len(more) > 1 and isinstance(more[0], str):
+        return value.count(more[0]) * _size(more[1])
+    if name == "join":
+        parts, between = (more[0], value) if isinstance(value, str) and more else (value, "".join(map(str, more[:1])))
+        return _size(parts, deep=True) + _size(parts) * _size(between)
+    if name == "format" and isinstance(value, str):
+        widths = sum(int(digits[:9]) for digits in re.findall(r"\d+", value))
+        told = lengths + sum(abs(n) for part in rest if isinstance(part, tuple) for n in part if isinstance(n, int))
+        return widths + _size(rest, deep=True) + (told if re.search(r"\*|\{[^{}]*\{", value) else 0)
+    if name in TEXT:
+        return max(1, lengths) * _size(value, deep=True)
+    if name in PADDING:
+        return lengths * (1 + (_size(value, deep=True) if name in ("indent", "expandtabs") else 0))
+    return 0
