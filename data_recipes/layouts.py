@@ -17,13 +17,14 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from data_recipes import argilla, asked, lists, logs, oasst, pairs, preferences, rated
+from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import (
     LEFT_OUT,
     NEMO_TURN,
     NUMBER,
+    OURS,
     Row,
     Turn,
     answered,
@@ -53,6 +54,7 @@ def rows(record: Row) -> list[Row]:
     told, used = asked.system(record)
     made = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
     made = [_ending({**row, "prompt": asked.before(told, row["prompt"])} if told else row) for row in made]
+    made = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in made]
     if _undecided(made):
         why = "its two responses are the same text, so neither can be the better one"
         made = [{**row, LEFT_OUT: why} for row in made]
@@ -63,8 +65,12 @@ def _ending(row: Row) -> Row:
     """The row with `finished` as true or false where it says how its response ended."""
     if "response" not in row or isinstance(row.get("finished"), bool):
         return row
-    end = ended(row)
+    beside = (v for c, v in row.items() if isinstance(v, dict) and c not in ("scores", "raters", *OURS))
+    end = False if any(ended(inner) is False for inner in beside) else ended(row)
     return {**row, "finished": end} if end is False or (end is not None and "finished" in row) else row
+
+
+GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what Reddit leaves in place of a text
 
 
 def _undecided(made: list[Row]) -> bool:
@@ -180,7 +186,10 @@ def _label(label: str) -> dict[str, float]:
     parts = [LABEL.fullmatch(part.strip()) for part in str(label).split(",")]
     if not all(parts):
         raise DataError(f"column 'conversations': label '{label}' does not read name:number,name:number. Correct it.")
-    return {attribute(part[1].strip()): float(part[2]) for part in parts if part}
+    names = [attribute(part[1].strip()) for part in parts if part]
+    if len({*names}) < len(names):
+        raise DataError(f"column 'conversations': label '{label}' names an attribute twice. Correct it.")
+    return {name: float(part[2]) for name, part in zip(names, parts) if part}
 
 
 def _alpaca(record: Row) -> list[Row]:
@@ -214,10 +223,17 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "OpenAI preferences": (("input", "preferred_output", "non_preferred_output"), preferences.openai),
     "request, response": (("request", "response"), logs.exchange),
     "messages, choices": (("messages", "choices"), logs.completion),
+    "prompt, choices": (("prompt", "choices"), logs.completion),
     "custom_id, request": (("custom_id", "request"), logs.asked),
-    "prompt, response_a, response_b": (("prompt", "response_a", "response_b"), preferences.compared),
+    "conversation_a, conversation_b": (("conversation_a", "conversation_b"), arena.talks),
+    **{
+        f"{ask}, {say}_a, {say}_b": ((ask, f"{say}_a", f"{say}_b"), arena.answers)
+        for ask in (*ASKED, "question")
+        for say in arena.SAID
+    },
     "prompt, chosen, rejected": (("prompt", "chosen", "rejected"), pairs.pair),
     "chosen, rejected": (("chosen", "rejected"), pairs.pair),
+    **{", ".join(names): (names, pairs.named) for names in pairs.NAMED},
     "Argilla records": (("fields", "responses"), _argilla),
     "Argilla suggestions": (("fields", "suggestions"), _argilla),
     "messages, response": (("messages", "response"), _replied),

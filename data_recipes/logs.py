@@ -26,8 +26,9 @@ def exchange(record: Row) -> list[Row]:
 
 
 def completion(record: Row) -> list[Row]:
-    """{messages, choices}: a chat completion logged together with what was asked."""
-    return _rows(record, {"messages", "choices"}, {"messages": record["messages"]}, {"choices": record["choices"]})
+    """{messages or prompt, choices}: a completion logged together with what was asked."""
+    column = "messages" if record.get("messages") is not None else "prompt"
+    return _rows(record, {column, "choices"}, {column: record.get(column)}, {"choices": record["choices"]})
 
 
 def answer(record: Row) -> list[Row]:

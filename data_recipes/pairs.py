@@ -13,6 +13,19 @@ FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+
 LAST = re.compile(r"(.+?)(?:[ _.:/-]+(chosen|Chosen|rejected|Rejected)|(Chosen|Rejected))")  # score-chosen
 
 
+NAMED = [
+    names
+    for text in ("response", "completion", "answer", "output")
+    for names in ((f"chosen_{text}", f"rejected_{text}"), (f"{text}_chosen", f"{text}_rejected"))
+]  # what the two texts are called where it is not chosen and rejected
+
+
+def named(record: Row) -> list[Row]:
+    """A pair whose texts are in columns such as chosen_response and rejected_response."""
+    names = next(names for names in NAMED if {*names} <= {*record})
+    return pair({SIDES[names.index(c)] if c in names else c: v for c, v in record.items()})
+
+
 def sided(column: str) -> tuple[str, str]:
     """The side that a column is about and its name without it: chosen-rating is ("chosen", "rating")."""
     if found := FIRST.fullmatch(column):

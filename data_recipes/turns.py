@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from typing import Any
@@ -31,6 +33,7 @@ TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers
 MOST_RATERS = 20  # a longer list of numbers is something else
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 SIGNS = {"+": "plus_", "-": "minus_", "_": "", "%": "percent_"}
+TURNS_CELL = re.compile(r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")  # Anthropic HH-RLHF: a conversation as one text
 OASST_TURN = re.compile(r"(?:\A|\n+)(prompter|assistant): ")  # OpenAssistant's: starts with "prompter: "
 NEMO_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")  # NeMo and HelpSteer: later turns inside the first text
@@ -79,9 +82,28 @@ def turns(value: Any, column: str) -> list[Turn]:
     """A text is one user turn, unless it is a conversation as HH-RLHF, OpenAssistant or NeMo write it; null is none."""
     if value is None:
         return []
+    value = from_cell(value, column)
     if isinstance(value, str):
         return _transcript(value, column) or [{"role": "user", "content": value}]
     return conversation(value, column)
+
+
+def from_cell(value: Any, column: str) -> Any:
+    """Turns that a cell of a table holds as JSON, or as Python prints them; every other value as it is."""
+    if not isinstance(value, str) or not TURNS_CELL.match(value):
+        return value
+    found: Any = None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError):
+            found = read(value)
+            break
+    if isinstance(found, list) and all(
+        isinstance(v, dict) and ({"role", "content"} <= v.keys() or {"from", "value"} <= v.keys()) for v in found
+    ):
+        return found
+    if found is None:
+        raise DataError(f"column '{column}': holds turns as text that cannot be read. Save the file as JSON lines.")
+    return value
 
 
 def _transcript(value: str, column: str) -> list[Turn]:
@@ -104,6 +126,7 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
 
     What a model thought is `reasoning_content`, and calls of tools are `tool_calls`, however they are written.
     """
+    value = from_cell(value, column)
     if not isinstance(value, list):
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
     found = []
@@ -194,6 +217,7 @@ def cut(said: list[Turn], last: int | None = None) -> tuple[list[Turn], str | No
 
 def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], str | None, Row]:
     """As `cut`, for a response that is a text, a turn, or turns that may repeat the prompt, whole or in part."""
+    value = from_cell(value, column)
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
     spoken = isinstance(value, str) and HH_TURN.match(value)
     if not spoken and not (isinstance(value, list) and any(isinstance(v, dict) and "type" not in v for v in value)):
@@ -348,7 +372,8 @@ def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[st
     made = []
     for key, answer in answers.items():
         own = {column: value for column, value in answer.items() if value is not None}
-        scores = {attribute(n): s for n, v in own.get("scores", {}).items() if (s := number(v)) is not None}
+        scores = {n: s for n, v in own.get("scores", {}).items() if (s := number(v)) is not None}
+        scores = {name: scores[column] for column, name in named_once({n: n for n in scores}).items()}
         row = {**shared, **own, "prompt": prompt, "scores": scores, "group": group}
         made.append({**row, "id": f"{name}:{key}" if name else ""})
     return made

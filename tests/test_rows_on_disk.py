@@ -665,3 +665,112 @@ def test_calls_and_results_of_tools_in_a_log_are_turns_of_the_prompt() -> None:
     (row,) = layouts.rows({"request": {"input": responses}, "response": reply})
     assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "assistant", "tool", "user"]
     assert row["prompt"][2]["tool_calls"][0]["function"]["name"] == "weigh"
+
+
+def arena(winner: Any, **more: Any) -> Record:
+    sides = {f"conversation_{side}": talk("Hi", said) for side, said in (("a", "Good"), ("b", "Bad"))}
+    return {"question_id": "q", "model_a": "m1", "model_b": "m2", **sides, "turn": 1, "winner": winner, **more}
+
+
+@pytest.mark.parametrize(
+    ("winner", "preferred"),
+    [("model_a", (1, 0)), ("model_b", (0, 1)), ("tie", (0.5, 0.5)), ("tie (bothbad)", (0.5, 0.5)), ("m2", (0, 1))],
+)
+def test_a_vote_of_an_arena_is_a_preference(winner: str, preferred: tuple[float, float]) -> None:
+    a, b = layouts.rows(arena(winner))
+    assert (asked(a), asked(b)) == (["user: Hi"], ["user: Hi"])
+    assert (a["response"], b["response"], a["model"], b["model"]) == ("Good", "Bad", "m1", "m2")
+    assert (a["scores"]["preference"], b["scores"]["preference"]) == preferred
+    assert "conversation_a" not in a
+
+
+def test_only_the_answer_that_was_judged_is_the_response() -> None:
+    sides = {f"conversation_{side}": talk("Hi", said, "More?", said * 2) for side, said in (("a", "A"), ("b", "B"))}
+    a, b = layouts.rows(arena("model_a", **sides))
+    assert (a["response"], b["response"], asked(a)) == ("A", "B", ["user: Hi"])
+    assert LEFT_OUT not in a
+
+
+def test_answers_that_follow_different_turns_are_left_out_and_counted(tmp_path: Path) -> None:
+    sides = {f"conversation_{side}": talk("Hi", said, "More?", said * 2) for side, said in (("a", "A"), ("b", "B"))}
+    found = Found()
+    path = lines(tmp_path, arena("model_a"), arena("model_a", **sides, turn=2))
+    assert [row["response"] for row in read(path, found=found)] == ["Good", "Bad"]
+    assert [left.split(": ", 1)[1] for left in found.left] == [
+        "its two answers follow different turns, so they are not answers to one prompt"
+    ]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": '["Hi"]', "response_a": '["Good"]', "response_b": '["Bad"]'},
+        {"prompt": "Hi", "response_a": talk("Hi", "Good"), "response_b": talk("Hi", "Bad")},
+        {"instruction": "Hi", "output_a": "Good", "output_b": "Bad"},
+        {"messages": talk("Hi"), "completion_a": "Good", "completion_b": "Bad"},
+        {"question": "Hi", "answer_a": "Good", "answer_b": "Bad"},
+    ],
+)
+def test_answers_side_by_side_are_a_pair_however_they_are_written(record: Record) -> None:
+    hot = {"winner_model_a": 0, "winner_model_b": "1", "winner_tie": 0}
+    for vote in ({"preference": -1}, {"winner": "model_b"}, {"winner": "B"}, hot):
+        a, b = layouts.rows({**record, **vote, "model_a": "m1", "model_b": "m2"})
+        assert (asked(a), a["response"], b["response"]) == (["user: Hi"], "Good", "Bad")
+        assert (a["scores"], b["scores"]) == ({"preference": 0.0}, {"preference": 1.0})
+        assert (a["model"], b["model"]) == ("m1", "m2")
+
+
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_turns_in_a_cell_of_a_table_are_turns(tmp_path: Path, written: Any) -> None:
+    path = tmp_path / "log.csv"
+    cells = [written(talk("Hi", said)).replace('"', '""') for said in ("Good", "Bad")]
+    path.write_text('prompt,chosen,rejected\nHi,"{}","{}"\n'.format(*cells))
+    assert [(asked(row), row["response"]) for row in read(path)] == [(["user: Hi"], "Good"), (["user: Hi"], "Bad")]
+    path.write_text(f'messages,quality\n"{cells[0]}",4\n')
+    assert [(asked(row), row["response"]) for row in read(path)] == [(["user: Hi"], "Good")]
+
+
+def test_turns_in_a_cell_that_cannot_be_read_are_refused_and_other_lists_are_text() -> None:
+    with pytest.raises(DataError, match="column 'response': holds turns as text that cannot be read"):
+        layouts.rows({"prompt": "Hi", "response": "[{'role': 'user'}\n {'role': 'assistant'}]"})
+    for text in ('[{"role": "admin"}]', "[1, 2]", "[{'a': 1}]"):
+        assert layouts.rows({"prompt": "Hi", "response": text})[0]["response"] == text
+
+
+@pytest.mark.parametrize("columns", [("chosen_response", "rejected_response"), ("answer_chosen", "answer_rejected")])
+def test_chosen_and_rejected_may_be_called_by_what_they_are(columns: tuple[str, str]) -> None:
+    record = {
+        "instruction": "Hi",
+        **dict(zip(columns, ("Good", "Bad"))),
+        "chosen_avg_rating": 5,
+        "rejected_avg_rating": 1,
+    }
+    better, worse = layouts.rows(record)
+    assert (asked(better), better["response"], worse["response"]) == (["user: Hi"], "Good", "Bad")
+    assert (better["scores"], worse["scores"]["avg_rating"]) == ({"avg_rating": 5.0, "preference": 1.0}, 1.0)
+
+
+def test_an_end_that_is_noted_in_an_object_beside_the_response_counts() -> None:
+    for column in ("response_metadata", "details", "meta"):
+        assert (
+            layouts.rows({"prompt": "Hi", "response": "Hello", column: {"finish_reason": "length"}})[0]["finished"]
+            is False
+        )
+    (row,) = layouts.rows({"prompt": "Hi", "choices": [{"text": "Hello", "finish_reason": "length"}]})
+    assert (row["response"], row["finished"]) == ("Hello", False)
+
+
+def test_a_placeholder_of_a_deleted_text_is_left_out_and_counted(tmp_path: Path) -> None:
+    found = Found()
+    path = lines(tmp_path, *({"prompt": f"Hi {i}", "response": said} for i, said in enumerate(("[deleted]", "Hello"))))
+    assert [row["response"] for row in read(path, found=found)] == ["Hello"]
+    assert list(found.left) == [f"{path}:1: its response was deleted"]
+
+
+def test_scores_of_one_name_are_refused_in_logs_and_labels_too() -> None:
+    log = {"request": "Hi", "response": "Hello", "feedback": {"my score": 1, "my_score": 2}}
+    with pytest.raises(DataError, match="columns 'my score', 'my_score': both name the attribute"):
+        layouts.rows(log)
+    said = [{"from": "User", "value": "Hi"}, {"from": "Assistant", "value": "Hello", "label": "quality:1,quality:4"}]
+    with pytest.raises(DataError, match="label 'quality:1,quality:4' names an attribute twice"):
+        layouts.rows({"conversations": said})
