@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated
 from data_recipes.endings import ended
@@ -84,14 +84,17 @@ def _undecided(made: list[Row]) -> bool:
 
 def recognise(record: Row) -> str:
     """Name of the first of LAYOUTS whose columns the record has; columns that hold null count only if nothing fits."""
-    filled = {column for column, value in record.items() if value is not None}
-    for columns in (filled, set(record)):
-        for name, (required, _) in LAYOUTS.items():
-            if columns.issuperset(required):
-                return name
+    for columns in (frozenset(c for c, value in record.items() if value is not None), frozenset(record)):
+        if name := _first(columns):
+            return name
     known = "; ".join(name for name, (required, _) in LAYOUTS.items() if name == ", ".join(required))
     remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {known}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
+
+
+@lru_cache(maxsize=1000)
+def _first(columns: frozenset[str]) -> str:
+    return next((name for name, (required, _) in LAYOUTS.items() if columns.issuperset(required)), "")
 
 
 def answers(record: Row) -> bool:
