@@ -240,13 +240,14 @@ class Bench:
     def on_policy(self) -> list[Task]:
         """ReMax against both proxies at one constant learning rate, looked at after growing numbers of steps, and PPO.
 
-        Each look is a run that goes on from the last one's policy, on an order of prompts of its own.
+        Each look is a run that goes on from the last one's policy, on an order of prompts of its own. No KL penalty: it
+        would be from that policy, not from the base, and over-optimisation is what is looked for.
         """
         fixed = {"lr_scheduler_type": "constant"}
         tasks = [Task(f"ppo-{self.steps[-1]}", self.rows, "ppo", {**fixed, "scorer": self.proxy}, once=True)]
         for name, scorer in (("clean", self.proxy), ("few", self.few)):
             for i, (before, n) in enumerate(pairwise((0, *self.steps))):
-                more = {**fixed, "scorer": scorer, "max_steps": n - before, "seed": i}
+                more = {**fixed, "scorer": scorer, "max_steps": n - before, "seed": i, "set": ("kl=0",)}
                 last = f"{name}-{before}" if before else ""
                 tasks.append(Task(f"{name}-{n}", self.rows, "remax", more, once=True, after=last))
         return tasks
