@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
 from steer.errors import SteerError
+from steer.evaluate.systems import Judge
 from steer.iterate.guards import Figures, Limits, alarm, best, fell, limits, outrun
+from steer.iterate.watch import figures, watched
+from steer.policy import load
+from steer.schema import Attribute, AttributeSchema
+from steer.scorer import Scorer
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)
 LOGGED = list(range(1, 41))
@@ -141,3 +149,32 @@ def test_all_guards_can_be_turned_off() -> None:
 def test_limits_that_cannot_be_meant_are_refused(pair: str) -> None:
     with pytest.raises(SteerError, match=rf"--guard {pair.partition('=')[0]}="):
         limits((pair,))
+
+
+@pytest.mark.parametrize(("kls", "text"), [(4.0, "KL from the base is 2.0"), (0.1, "that do not end")])
+def test_a_policy_that_never_ends_trips_a_guard(tiny: Path, kls: float, text: str) -> None:
+    """Its KL is known though nothing ended: that of its tokens, without an end."""
+    policy = load(str(tiny))
+    judge = Judge(AttributeSchema((Attribute("good", 0, 4),)), 0.0, 1.0)
+    scorer = Scorer("ones", ("good",), Ones())
+
+    def seen(number: float, *, finished: bool) -> Figures:
+        rows = [
+            {"id": str(i), "prompt": [], "response": "bees bees", "finished": finished, "logp": number, "ref_logp": 0.0}
+            for i in range(4)
+        ]
+        return figures(watched(policy, rows, {"proxy": (scorer, judge)}, 0))
+
+    tokens = len(policy.tokenizer("bees bees", add_special_tokens=False)["input_ids"])
+    rounds = [seen(0.0, finished=True), seen(kls * tokens / 2, finished=False)]
+    assert rounds[1].kl == pytest.approx(kls / 2)
+    assert text in alarm(rounds, Limits(), 2)
+
+
+class Ones:
+    """Finds all alike."""
+
+    attributes = ("good",)
+
+    def score(self, rows: Sequence[Any]) -> np.ndarray[Any, Any]:
+        return np.ones((len(rows), 1))

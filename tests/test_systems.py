@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 
 from steer.compare.annotate import meetings
 from steer.compare.court import Court
-from steer.compare.result import Case, result
-from steer.evaluate.systems import Answers, Judge, System, dial, difference, paired_seeds, raw_reward, summary
+from steer.compare.result import Case, _frontiers, result
+from steer.evaluate.systems import Answers, Judge, System, dial, difference, kl, paired_seeds, raw_reward, summary
 from steer.schema import Attribute, AttributeSchema
 from steer.scorer import Scorer
 
@@ -54,6 +55,46 @@ def test_logs_are_as_distinct_as_so_many_answers_a_prompt_would_be() -> None:
     both = Answers([*one.rows, *other.rows], np.vstack([one.gold, other.gold]), np.vstack([one.gold, other.gold]))
     assert told(both)["distinct_1"] == 0.5
     assert told(both, candidates=1)["distinct_1"] == 1.0
+
+
+def drawn(ref: float, most: int) -> list[dict[str, Any]]:
+    """Every response of a process that ends with chance 1/2 at each step, as often as it is drawn in 2^most draws.
+
+    It writes a token and goes on, or ends; after `most` tokens it is cut off. The reference ends with chance `ref`.
+    """
+    go = math.log(0.5 / (1 - ref))
+    rows = []
+    for tokens in range(most + 1):
+        done = tokens < most
+        gain = tokens * go + done * math.log(0.5 / ref)
+        row = {"prompt": [{"role": "user", "content": str(tokens)}], "response": "a " * tokens, "target": {}}
+        rows += [{**row, "finished": done, "logp": gain - 5.0, "ref_logp": -5.0}] * 2 ** (most - tokens - done)
+    return rows
+
+
+@pytest.mark.parametrize(("ref", "most"), [(0.9, 1), (0.9, 4), (0.2, 3)])
+def test_the_kl_is_that_of_all_that_was_drawn_and_what_was_cut_off_stands_beside_it(ref: float, most: int) -> None:
+    """KL = KL(Bernoulli(1/2) || Bernoulli(ref)) times the steps that are reached: sum over t < most of 2^-t."""
+    rows = drawn(ref, most)
+    assert len(rows) == 2**most
+    step = 0.5 * math.log(0.5 / ref) + 0.5 * math.log(0.5 / (1 - ref))
+    exact = step * sum(0.5**t for t in range(most))
+    found = told(Answers(rows, np.zeros((len(rows), 1)), np.zeros((len(rows), 1))))
+    assert found["kl"]["mean"] == pytest.approx(exact)
+    assert found["kl"]["n"] == len(rows)
+    assert 1 - found["finished"] == pytest.approx(0.5**most)
+    ended = [kl(row) for row in rows if row["finished"]]
+    assert np.mean(ended) != pytest.approx(exact)  # what ended is a selection
+
+
+def test_a_frontier_says_how_much_of_it_was_cut_off() -> None:
+    rows = drawn(0.2, 3)
+    some = Answers(rows, np.ones((8, 1)), np.ones((8, 1)))
+    lower = Answers([{**row, "logp": row["logp"] - 0.1} for row in rows], some.gold, some.gold)
+    systems = [System("a0", "a", {0: some}, "a"), System("a1", "a", {0: lower}, "a")]
+    [found] = _frontiers(systems, JUDGE, 50)
+    assert found["cut_off"] == pytest.approx(1 / 8)
+    assert found["most"] == pytest.approx(np.mean([kl(row) for row in rows]))
 
 
 def test_what_nobody_knows_of_endings_is_not_called_finished() -> None:

@@ -140,6 +140,7 @@ def _corrected(systems: Sequence[dict[str, Any]]) -> None:
 def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[dict[str, Any]]:
     """Families of two settings or more: the gold reward that they reach within a KL, averaged over KLs up to `most`."""
     points: dict[str, list[tuple[Any, Any]]] = {}
+    cut: dict[str, list[bool]] = {}  # whether each response of a family was
     for s in systems:
         rows = [row for a in s.answers.values() for row in a.rows]
         keys = np.concatenate([a.prompts for a in s.answers.values()])
@@ -147,6 +148,7 @@ def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[d
         away = np.array([kl(row) for row in rows])
         if not np.isnan(away).all():
             points.setdefault(s.family or s.name, []).append((np.column_stack([-away, reward]), keys))
+            cut.setdefault(s.family or s.name, []).extend(row.get("finished") is False for row in rows)
     most = max((-float(np.nanmean(x[:, 0])) for found in points.values() for x, _ in found), default=0.0)
     kept = {name: found[:MOST] for name, found in points.items() if len(found) > 1}
     if most <= 0:
@@ -154,7 +156,8 @@ def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[d
     out = []
     for name, found in kept.items():
         volume = frontier([(x / np.array([most, 1.0]), keys) for x, keys in found], (-1.0, 0.0), resamples=resamples)
-        out.append({"name": name, "points": len(found), "most": most, "volume": volume.json()})
+        share = float(np.mean(cut[name]))
+        out.append({"name": name, "points": len(found), "most": most, "volume": volume.json(), "cut_off": share})
     return out
 
 

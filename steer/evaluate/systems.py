@@ -160,8 +160,12 @@ def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tup
 
 
 def kl(row: Row) -> float:
-    """log p(y | x, condition) - log ref(y | x): one Monte-Carlo sample of the KL, nats; NaN for cut-off responses."""
-    if row.get("logp") is None or not row.get("finished", True):
+    """log p(y | x, condition) - log ref(y | x): one Monte-Carlo sample of the KL, nats; NaN where it was not measured.
+
+    The KL is the mean over everything that was drawn. A response that was cut off counts with the tokens that it has,
+    without an end: to leave it out would choose those that ended, which is a selection and can be below 0.
+    """
+    if row.get("logp") is None:
         return float("nan")
     return float(row["logp"] - row["ref_logp"])
 

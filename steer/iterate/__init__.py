@@ -131,6 +131,7 @@ def _line(f: Mapping[str, Any]) -> str:
         if x
     ]
     more = [f"KL {f['kl']['mean']:.1f} nats"] if f["kl"] else []
+    more += [f"{100 * f['unfinished']:.0f} % cut off"] if f["unfinished"] else []
     more += [f"{f['words']:.0f} words", f"distinct-2 {f['distinct_2']:.2f}"] if f["distinct_2"] is not None else []
     if f["agreement"] is not None:
         more.append(f"agreement of the scorers {f['agreement']:.2f}")

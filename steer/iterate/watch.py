@@ -78,7 +78,8 @@ def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
     finished = [bool(row["finished"]) for row in rows]
     texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
     kls = np.array([kl(row) for row in rows])
-    tokens = np.array([len(ids) + 1 for ids in plain_ids(texts, policy.tokenizer)])
+    lengths = [len(ids) for ids in plain_ids(texts, policy.tokenizer)]
+    tokens = np.array([max(1, n + done) for n, done in zip(lengths, finished)])  # the end is drawn where it is there
     known = ~np.isnan(kls)
     return {
         "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if known.any() else None,

@@ -98,8 +98,8 @@ def _frontiers(report: Report) -> list[Block]:
         f"Frontiers: the gold reward, in sd above the logs' mean, that some setting of a method reaches within a KL, "
         f"averaged over KLs up to {number(found[0]['most'])} nats (hypervolume). More settings reach more."
     )
-    rows = [[f["name"], str(f["points"]), cell(f["volume"])] for f in found]
-    return [Table(caption, ("Method", "Settings", "Mean gold reward, sd"), rows)]
+    rows = [[f["name"], str(f["points"]), cell(f["volume"]), percent(f.get("cut_off"))] for f in found]
+    return [Table(caption, ("Method", "Settings", "Mean gold reward, sd", "Cut off, %"), rows)]
 
 
 def _texture(systems: Sequence[Report]) -> Table:
@@ -124,20 +124,27 @@ def comparison(report: Report) -> Table:
     bounds = plots.domain([0.0, mark, *(s["gold"][f] for s in systems for f in ("mean", "low", "high"))])
     rows = []
     for s in systems:
-        row = [s["name"], cell(s["gold"]), signed(s["difference"]), cell(s["proxy"]), cell(s["kl"])]
+        row = [s["name"], cell(s["gold"]), signed(s["difference"]), cell(s["proxy"]), cell(s["kl"]) + _cut(s)]
         row += [cell(s["words"], 1), number(s["distinct_2"])]
         row += [percent(s[f]) for f in ("finished", "leaked", "ess")]
         rows.append([*row, count(s["train_tokens"]), count(_seconds(report, s)), count(s["generated"])])
     return Table(
         f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} leaves out 0, "
-        "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of finished "
-        "responses, as they were drawn, from the reference at the same temperature without a condition.",
+        "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of all "
+        "responses as they were drawn, from the reference at the same temperature without a condition; one that was "
+        "cut off counts with the tokens that it has, and their share stands beside the KL.",
         [*head.split("|"), "ESS, %", "Train tokens", "Seconds", "Generated"],
         rows,
         frozenset((i, 2) for i, s in enumerate(systems) if claimed(s["difference"])),
         [" ".join(s[f] for f in ("settings", "target") if s[f] and s[f] not in s["name"]) for s in systems],
         [plots.bar(s["gold"], *bounds, mark) for s in systems],
     )
+
+
+def _cut(s: Report) -> str:
+    """The share of responses that were cut off, where a KL counts some."""
+    cut = None if s["kl"] is None or s["finished"] is None else 1 - s["finished"]
+    return f", {percent(cut)} % cut off" if cut else ""
 
 
 def budget(report: Report) -> Table:

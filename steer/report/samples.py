@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from steer.report import page, plots
-from steer.report.cells import UNDEFINED, Report, cell, number
+from steer.report.cells import UNDEFINED, Report, cell, number, percent
 from steer.report.page import Block, Raw, Table
 
 SAMPLES, LETTERS = 12, 60_000  # prompts and letters of answers on the page; report.json holds them all
@@ -47,14 +47,20 @@ def over_rounds(loop: Report) -> list[Block]:
         return plots.curve(f"{title} per round", lines, "round", ""), f"{title}\n"
 
     rows = [
-        [str(r["round"]), f"{r['rows']:,}", *(cell(r[f]) for f in ("gold", "reward", "kl")), number(r["distinct_2"])]
+        [
+            str(r["round"]),
+            f"{r['rows']:,}",
+            *(cell(r[f]) for f in ("gold", "reward", "kl")),
+            percent(r.get("unfinished")),
+            number(r["distinct_2"]),
+        ]
         for r in rounds
     ]
     return [
         page.figures([curve("reward, sd", ("gold", "gold", "gold"), ("proxy", "proxy", "reward")),
                   curve("KL, nats", ("KL", "gold", "kl")), curve("distinct-2", ("distinct-2", "gold", "distinct_2"))]),
         Table("Rounds; bold: the one that is kept.",
-              ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Distinct-2"), rows,
-              frozenset((i, j) for i, r in enumerate(rounds) if r["round"] == kept for j in range(1, 6)),
+              ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Cut off, %", "Distinct-2"), rows,
+              frozenset((i, j) for i, r in enumerate(rounds) if r["round"] == kept for j in range(1, 7)),
               [f"asked {r['target']}" if r["target"] else "" for r in rounds]),
     ]  # fmt: skip
