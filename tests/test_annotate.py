@@ -16,6 +16,7 @@ from steer.compare.court import Court
 from steer.compare.result import Case
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, System
+from steer.report.judges import silent
 from steer.schema import Attribute, AttributeSchema
 from steer.scorer import load_scorer
 
@@ -153,6 +154,45 @@ def test_votes_of_others_are_read_as_alpaca_eval_writes_them(tmp_path: Path) -> 
         path.write_text(json.dumps([wrong]))
         with pytest.raises(SteerError, match=told):
             annotator(f"votes:{path}")
+
+
+def test_a_vote_file_that_is_silent_about_a_pair_gives_no_tie(tmp_path: Path) -> None:
+    """Not even where the two responses are equal: one vote is one comparison."""
+    path = tmp_path / "v.json"
+    path.write_text(json.dumps([{"instruction": "q2", "output_1": "x", "output_2": "y", "preference": 2}]))
+    systems = [("base", answers("x", "x", "x")), ("a", answers("x", "x", "y"))]
+    one = annotator(f"votes:{path}")
+    cast = vote(one, meetings([found for _, found in systems]))
+    assert np.isnan(cast.share[:2]).all()
+    assert cast.share[2] == 1.0
+    found = win_rates([one], [name for name, _ in systems], [cast], 50)["annotators"][0]
+    assert (found["comparisons"], found["unanswered"]) == (1, 2)
+    assert (found["systems"][1]["wins"], found["systems"][1]["ties"]) == (1, 0)
+    assert "answered 1 of 3 comparisons (33.3 %)" in silent({"win_rates": {"annotators": [found]}})[0]
+    enough = {**found, "comparisons": 9, "unanswered": 1}
+    assert silent({"win_rates": {"annotators": [enough]}}) == []
+
+
+def test_votes_are_found_by_generator_and_not_by_text_alone(tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    pair = {"instruction": "q0", "output_1": "x", "output_2": "y", "generator_1": "base"}
+    path.write_text(json.dumps([{**pair, "generator_2": name, "preference": p} for name, p in (("a", 2), ("b", 1))]))
+    court = Court(AttributeSchema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    one = annotator(f"votes:{path}")
+
+    def shares(*names: str, **more: str) -> list[float]:
+        systems = [System(n, n, answers("y")) for n in names] + [System("base", "", answers("x"))]
+        for system in systems[:-1]:
+            system.answers[0].rows[0].update(more)  # type: ignore[attr-defined]
+        return Case(court, systems, "base", 10, annotators=[one], pairs="baseline").votes[0].share.tolist()
+
+    assert shares("a", "b") == [1.0, 0.0]
+    assert shares("mine", generator="b") == [0.0]  # whatever the user calls it, it says who wrote it
+    assert np.isnan(shares("mine", generator="c")).all()  # the file is silent about c
+    assert np.isnan(shares("mine")).all()  # base is known by name and this one is not
+    path.write_text(json.dumps([{k: v for k, v in pair.items() if k != "generator_1"} | {"preference": 2}]))
+    one = annotator(f"votes:{path}")
+    assert shares("mine", generator="c") == [1.0]  # lines that name nobody are found by the text
 
 
 def test_a_tie_is_written_as_one_and_a_half_and_no_answer_as_null(tmp_path: Path) -> None:

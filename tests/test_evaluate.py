@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,30 @@ def test_what_is_missing_is_named(base: Path, labels: Path, tmp_path: Path) -> N
         with pytest.raises(SteerError, match=said):
             examine(config)
     assert not Path(out).exists()
+
+
+def test_a_run_on_votes_alone_needs_no_gold_and_prints_win_rates(tmp_path: Path) -> None:
+    for name, text in (("base", "x"), ("a", "y")):
+        lines = [{"instruction": f"q{i}", "output": f"{text}{i}", "generator": name} for i in range(10)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(lines))
+    votes = [
+        {"instruction": f"q{i}", "output_1": f"x{i}", "output_2": f"y{i}", "preference": 2.0 - (i > 7)}
+        for i in range(10)
+    ]
+    (tmp_path / "v.json").write_text(json.dumps(votes))
+    systems = (str(tmp_path / "base.json"), str(tmp_path / "a.json"))
+    config = EvaluateConfig(systems, str(tmp_path / "out"), annotators=(f"votes:{tmp_path / 'v.json'}",))
+    text = examine(config)
+    assert "a: 80.0 [" in text
+    assert "8/0/2 won/tied/lost" in text
+    assert "answered" not in text
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "10 comparisons" in report
+    (tmp_path / "v.json").write_text(json.dumps(votes[:8]))
+    text = examine(replace(config, output=str(tmp_path / "less")))
+    assert "answered 8 of 10 comparisons (80.0 %)" in text
+    report = (tmp_path / "less" / "report.md").read_text()
+    assert "2 unanswered and left out" in report
+    assert "**100.0" not in report  # nothing is bold
+    with pytest.raises(SteerError, match="--gold is missing"):
+        examine(EvaluateConfig(systems, str(tmp_path / "none")))

@@ -11,7 +11,7 @@ import numpy as np
 from steer.compare.votes import cast
 from steer.errors import SteerError
 from steer.evaluate.systems import Answers, paired_seeds, raw_reward
-from steer.evaluate.winrate import Votes, agreement, length_controlled, pairs, ranking, win_rate
+from steer.evaluate.winrate import Votes, agreement, difficulties, length_controlled, outside, pairs, ranking, win_rate
 from steer.levels import described
 from steer.rows import Row
 from steer.run import fingerprint
@@ -30,6 +30,7 @@ class Annotator:
     name: str
     prefer: Prefer
     ordered: bool  # whether the order could matter, so that both are asked
+    equal: bool = True  # whether equal responses are a tie without asking; where others voted, silence is none
 
 
 def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
@@ -39,7 +40,7 @@ def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
     All weigh attributes as `schema` does, or as the scorer's own or its names tell; see `_weighing`.
     """
     if spec.startswith(VOTES):
-        return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False)
+        return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False, equal=False)
     scorer = load_scorer(spec)
     if scorer.model is None:
         raise SteerError("--annotator human: nobody has compared these responses. Name a scorer, a pool or a judge.")
@@ -147,9 +148,9 @@ def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
 
 
 def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
-    """Shares of the left, and whether the other order changed the answer; nobody is asked about equal responses."""
+    """Shares of the left, and whether the other order changed the answer; equal responses are a tie unasked."""
     share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
-    at = [i for i, (a, b) in enumerate(zip(left, right)) if a["response"] != b["response"]]
+    at = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
     if not at:
         return share, turned
     first, second = [left[i] for i in at], [right[i] for i in at]
@@ -175,14 +176,18 @@ def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Vo
     """What a report shows: per annotator the ranking and the win-rates against the first system, and who agrees."""
     found = []
     for one, votes in zip(who, every):
+        against = [votes.between(i, 0) for i in range(len(names))]
+        known = difficulties([v for v in against[1:] if len(v.share)])
         ranked = ranking(votes, len(names), resamples=resamples)
         rows = []
         for i, name in enumerate(names):
             row: dict[str, Any] = {"name": name, **(ranked[i] or {"strength": None, "place": None})}
             if i:
-                pair = votes.between(i, 0)
-                level = length_controlled(pair.share, pair.longer, pair.prompts, resamples=resamples).json()
-                row |= {**win_rate(pair, resamples=resamples), "length_controlled": level}
+                pair = against[i]
+                hard = [known[key] for key in pair.prompts.tolist()] if known else None
+                level = length_controlled(pair.share, pair.longer, pair.prompts, difficulty=hard, resamples=resamples)
+                row |= {**win_rate(pair, resamples=resamples), "length_controlled": level.json()}
+                row["outside"] = outside(pair.longer)
             rows.append(row)
         unknown = int(np.isnan(votes.share).sum())
         turned = votes.turned[~np.isnan(votes.turned)]

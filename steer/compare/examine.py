@@ -26,7 +26,7 @@ from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
 from steer.run import Run, fingerprint, read_json, rows_fingerprint, slug, stage
 from steer.schema import AttributeSchema, factorial
-from steer.scorer import load_scorer
+from steer.scorer import Scorer, load_scorer
 from steer.targets import Target, drawn_targets, targets
 from steer.training.memory import pieces
 
@@ -55,7 +55,9 @@ class Examination:
 
     @cached_property
     def schema(self) -> AttributeSchema:
-        """Of the rows, else of the first policy that has one, else of the scorer."""
+        """Of the rows, else of the first policy that has one, else of the scorer; empty where none judges."""
+        if not self.gold:
+            return AttributeSchema(())
         path = Path(self.config.rows) if self.config.rows else None
         path = path and (path if path.is_dir() else path.parent) / "schema.json"
         if path and path.is_file():
@@ -73,7 +75,7 @@ class Examination:
     @cached_property
     def court(self) -> Court:
         """Gold beside the proxy; what is not in --rows is judged in the unit of all responses together."""
-        gold = fitting(self.gold, self.schema)
+        gold = fitting(self.gold, self.schema) if self.gold else Scorer("", ())
         proxy = fitting(self.known_proxy, self.schema) if self.known_proxy else gold
         known = [r for r in self.rows if r.get("response", "").strip()]
         train = [r for r in known if split_of(r, 0.0, 0) == "train"] or known
@@ -93,10 +95,13 @@ class Examination:
 
     @property
     def gold(self) -> str:
-        """The scorer that judges."""
+        """The scorer that judges; empty where annotators alone do."""
         found = self.config.gold or self.known_proxy
-        if not found:
-            raise SteerError('--gold is missing: name the scorer that judges, such as a folder of "steer fit".')
+        if not found and (not self.config.annotators or "lm-eval" in self.config.export or self.config.controls):
+            raise SteerError(
+                '--gold is missing: name the scorer that judges, such as a folder of "steer fit", or who says which '
+                "response is better (--annotator) for win-rates alone."
+            )
         return found
 
     @cached_property
@@ -258,8 +263,8 @@ def _about(exam: Examination, inputs: dict[str, str]) -> dict[str, object]:
         "prompts": len({prompt_key(row) for row in exam.prompts}),
         "unit": "the logs" if exam.rows else unit,
         "notes": [
-            f"Rewards are in standard deviations of {unit}, whose mean is 0.",
-            "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if max(counts.values()) > 1 else "."),
+            *([f"Rewards are in standard deviations of {unit}, whose mean is 0."] if exam.gold else []),
+            "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if max(counts.values()) > 1 else " only."),
         ],
         "budget": None,
         "commands": [f"steer evaluate --config {c.output}/config.json --output NEW"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from steer.compare.annotate import Annotator, Meeting, meetings, vote, win_rates
 from steer.compare.court import Court
+from steer.compare.votes import SYSTEM
 from steer.evaluate.controllability import correlation
 from steer.evaluate.frontier import MOST, frontier
 from steer.evaluate.scorer import fresh, report
@@ -44,8 +45,12 @@ class Case:
 
     @cached_property
     def met(self) -> list[Meeting]:
-        """Answers of two of them each, for annotators."""
-        return meetings([s.answers for s in self.ordered], self.pairs)
+        """Answers of two of them each, for annotators, with the names of their systems."""
+
+        def named(one: Answers, name: str) -> Answers:
+            return replace(one, rows=[{**row, SYSTEM: name} for row in one.rows])
+
+        return meetings([{n: named(a, s.name) for n, a in s.answers.items()} for s in self.ordered], self.pairs)
 
     @cached_property
     def votes(self) -> list[Votes]:
@@ -131,9 +136,9 @@ def _comparable(a: System, b: System) -> bool:
 
 
 def _corrected(systems: Sequence[dict[str, Any]]) -> None:
-    """Holm's correction over all differences from the baseline."""
+    """Holm's correction over all differences from the baseline; over prompts alone where `over` says so."""
     pairs = [s["difference"] for s in systems if s["difference"]]
-    for pair, p in zip(pairs, holm([np.nan if d["p"] is None else d["p"] for d in pairs])):
+    for pair, p in zip(pairs, holm([np.nan if d["p_prompts"] is None else d["p_prompts"] for d in pairs])):
         pair["p_holm"] = None if np.isnan(p) else p
 
 

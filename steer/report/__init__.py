@@ -75,12 +75,14 @@ def _facts(report: Report) -> str:
 def table(report: Report) -> str:
     """The headline and the comparison as aligned text for the terminal."""
     report = finite(report)
+    if not report["gold"]:
+        return "\n".join([*headline(report), *judges.silent(report), "", *judges.rates(report)]) + "\n"
     whole = comparison(report)
     kept = (0, 1, 2, 3, 4, 5, 6, 10)  # no seconds, for equal runs say the same
     rows = [[row[j] for j in kept] for row in (whole.head, *whole.rows)]
     wide = [max(len(row[j]) for row in rows) for j in range(len(kept))]
     lines = ["  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:]))]) for row in rows]
-    return "\n".join([*_warning(report), *headline(report), "", *lines]) + "\n"
+    return "\n".join([*_warning(report), *headline(report), *judges.silent(report), "", *lines]) + "\n"
 
 
 def _warning(report: Report) -> list[str]:

@@ -22,10 +22,14 @@ from steer.report.cells import (
 from steer.report.dials import sentence
 from steer.report.page import Block, Table
 
+ONE_SEED = "One seed: intervals, and what is bold, are over prompts only; another training run may differ by more."
+
 
 def headline(report: Report) -> list[str]:
     """What the numbers say, in sentences; a difference is claimed only if its interval leaves out 0, corrected."""
     first = report["baseline"]
+    if not report["gold"]:
+        return ["No gold scorer was named (--gold), so there are win-rates and no rewards."]
     pairs = [(s["name"], s["difference"]) for s in ranked(report) if s["difference"]]
     pairs = [(name, d) for name, d in pairs if None not in (d["mean"], d["low"], d["high"])]
     above = [(name, d) for name, d in pairs if d["low"] > 0 and claimed(d)]
@@ -46,6 +50,7 @@ def headline(report: Report) -> list[str]:
     said += [f"Not told apart from {first}, the interval contains 0: {listed(level)}."] if level else []
     said += [f"Not told apart from {first} where {len(pairs)} are compared (Holm): {listed(lucky)}."] if lucky else []
     lost = [s["name"] for s in report["systems"] if s["name"] not in (first, "logs", *dict(pairs))]
+    said += [ONE_SEED] if pairs and report["seeds"] == 1 else []
     said += [f"Without an interval for the difference from {first}: {', '.join(lost)}."] if pairs and lost else []
     return said + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from steer.report.cells import Report, cell, excludes, number, percent
 from steer.report.page import Block, Table
 
+ENOUGH = 0.9  # of the comparisons: an annotator who answered fewer is not believed
+
 
 def preferred(report: Report) -> list[Block]:
     """Rankings and win-rates of every annotator, and how far they agree."""
@@ -15,7 +17,8 @@ def preferred(report: Report) -> list[Block]:
     blocks: list[Block] = [
         f"Win-rate against {first} in per cent: wins and half of the ties, with its interval over prompts and seeds "
         "and its standard error. At equal length: read off a logistic fit where both are equally long; it says nothing "
-        "where length is itself asked for. Strength: Bradley-Terry over all pairs, in logits, mean 0. These two have "
+        "where length is itself asked for, and is a guess where it is marked: hardly an answer there is as short, or "
+        "as long, as the other. Strength: Bradley-Terry over all pairs, in logits, mean 0. These two have "
         "intervals over prompts only."
     ]
     for one in found["annotators"]:
@@ -25,21 +28,58 @@ def preferred(report: Report) -> list[Block]:
             rate, level = (_hundred(s.get(key)) for key in ("win_rate", "length_controlled"))
             error = number(100 * s["standard_error"], 1) if s.get("standard_error") is not None else "-"
             tally = f"{s['wins']}/{s['ties']}/{s['losses']}" if "wins" in s else "-"
-            rows.append(
-                [s["name"], _place(s["place"]), cell(s["strength"]), cell(rate, 1), error, cell(level, 1), tally]
-            )
-            if rate and rate["low"] is not None and excludes(rate["low"] - 50, rate["high"] - 50):
+            beyond = " (outside the data)" if s.get("outside") else ""
+            row = [s["name"], _place(s["place"]), cell(s["strength"]), cell(rate, 1), error, cell(level, 1) + beyond]
+            rows.append([*row, tally])
+            if (
+                answered(one) >= ENOUGH
+                and rate
+                and rate["low"] is not None
+                and excludes(rate["low"] - 50, rate["high"] - 50)
+            ):
                 strong.add((i, 3))
         turned = "" if one["turned"] is None else f", {percent(one['turned'])} % of them changed with the order"
-        silent = f", {one['unanswered']:,} unanswered" if one["unanswered"] else ""
+        silent = f", {one['unanswered']:,} unanswered and left out" if one["unanswered"] else ""
         head = ("System", "Place", "Strength", "Win-rate, %", "Standard error", "At equal length, %", "Won/tied/lost")
-        caption = f"{one['annotator']}: {one['comparisons']:,} comparisons{turned}{silent}. Bold: leaves out 50 %."
+        caption = f"{one['annotator']}: {one['comparisons']:,} comparisons{turned}{silent}. "
+        caption += "Bold: leaves out 50 %." if answered(one) >= ENOUGH else "Too few answered for anything to be bold."
         blocks.append(Table(caption, head, rows, frozenset(strong)))
     agreed = [[" and ".join(a["annotators"]), cell(a["agreement"]), number(a["kappa"])] for a in found["agreement"]]
     if agreed:
         caption = "How far annotators agree on the same comparisons: 1 always, and kappa beyond chance."
         blocks.append(Table(caption, ("Annotators", "Agreement", "Kappa"), agreed))
     return blocks
+
+
+def answered(annotator: Report) -> float:
+    """The share of an annotator's comparisons that were answered."""
+    count = annotator["comparisons"] + annotator["unanswered"]
+    return annotator["comparisons"] / count if count else 0.0
+
+
+def silent(report: Report) -> list[str]:
+    """Who left so many comparisons unanswered that what is left is a selection."""
+    found = (report.get("win_rates") or {}).get("annotators", [])
+    return [
+        f"{one['annotator']}: answered {one['comparisons']:,} of {one['comparisons'] + one['unanswered']:,} "
+        f"comparisons ({percent(answered(one))} %); the others are left out, so its win-rates are of a selection."
+        for one in found
+        if answered(one) < ENOUGH
+    ]
+
+
+def rates(report: Report) -> list[str]:
+    """Win-rates of every annotator against the baseline, a line each, for the terminal."""
+    found = report.get("win_rates") or {"annotators": []}
+    lines = []
+    for one in found["annotators"]:
+        lines.append(f"Win-rate against {found['baseline']} by {one['annotator']}, %:")
+        for s in one["systems"][1:]:
+            tally = f"{s['wins']}/{s['ties']}/{s['losses']} won/tied/lost"
+            level = f"at equal length {cell(_hundred(s['length_controlled']), 1)}"
+            beyond = " (outside the data)" if s.get("outside") else ""
+            lines.append(f"  {s['name']}: {cell(_hundred(s['win_rate']), 1)}, {level}{beyond}, {tally}")
+    return lines
 
 
 def _place(place: Report | None) -> str:
