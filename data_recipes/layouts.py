@@ -223,6 +223,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "Prometheus feedback": (("orig_instruction", "orig_response", "orig_score"), rated.prometheus),
     "UltraFeedback": (("instruction", "completions"), _completions),
     "SummEval": (("decoded", "expert_annotations"), rated.summeval),
+    "AlpacaEval annotations": (("instruction", "output_1", "output_2"), preferences.alpaca_eval),
     "OpenAI preferences": (("input", "preferred_output", "non_preferred_output"), preferences.openai),
     "request, response": (("request", "response"), logs.exchange),
     "messages, choices": (("messages", "choices"), logs.completion),

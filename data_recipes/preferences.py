@@ -187,3 +187,27 @@ def compared(record: Row) -> list[Row]:
     rest = {column: value for column, value in told.items() if column not in {*taken, *cast}}
     shared = {**{c: v for c, v in record.items() if c != "attributes"}, **rest}
     return candidates(shared, {*used, *cast, "prompt"}, turns(record["prompt"], "prompt"), answers)
+
+
+def alpaca_eval(record: Row) -> list[Row]:
+    """AlpacaEval's annotations.json: 1 where output_1 is preferred, 2 where output_2 is, 0 or 1.5 a tie, null unknown.
+
+    A number between leans to the nearer of the two; how far it is from a tie, on a scale of 0 to 1, is the margin.
+    """
+    lean = number(record.get("preference"))
+    if lean is not None and not (lean == 0 or 1 <= lean <= 2):
+        raise DataError(
+            f"column 'preference': {record['preference']!r} is none of AlpacaEval's, 1 to 2 or 0. Correct it."
+        )
+    lean = 1.5 if lean == 0 else lean
+    answers = {}
+    for side, better in (("1", -1), ("2", 1)):
+        away = None if lean is None else better * (lean - 1.5)
+        answers[side] = {
+            "response": text(record[f"output_{side}"], f"output_{side}"),
+            "generator": record.get(f"generator_{side}"),
+            "scores": {} if away is None else {"preference": 0.5 + 0.5 * ((away > 0) - (away < 0))},
+            "margin": None if away is None else 2 * abs(away),
+        }
+    used = {"instruction", "preference", *(f"{c}_{side}" for c in ("output", "generator") for side in "12")}
+    return candidates(record, used, turns(record["instruction"], "instruction"), answers)

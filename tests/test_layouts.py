@@ -59,6 +59,30 @@ def test_every_layout_gives_the_same_row(name: str, record: dict[str, Any], scor
     assert one(record) == row(scores)
 
 
+@pytest.mark.parametrize(
+    ("preference", "scores", "margin"),
+    [
+        (1, [1.0, 0.0], 1.0),
+        (2.0, [0.0, 1.0], 1.0),
+        (1.25, [1.0, 0.0], 0.5),
+        (0, [0.5, 0.5], 0.0),
+        (1.5, [0.5, 0.5], 0.0),
+        (None, [None, None], None),
+    ],
+)
+def test_alpaca_evals_annotations_are_pairs(preference: Any, scores: list[Any], margin: Any) -> None:
+    record = {"instruction": "Hi", "output_1": "Hello", "output_2": "Hey", "preference": preference}
+    record |= {"generator_1": "a", "generator_2": "b", "annotator": "c"}
+    found = layouts.rows(record)
+    assert layouts.recognise(record) == "AlpacaEval annotations"
+    assert [(r["response"], r["generator"]) for r in found] == [("Hello", "a"), ("Hey", "b")]
+    assert [r["scores"].get("preference") for r in found] == scores
+    assert [r.get("margin") for r in found] == [margin, margin]
+    assert len({r["group"] for r in found}) == 1
+    with pytest.raises(DataError, match="none of AlpacaEval's"):
+        layouts.rows({**record, "preference": 3})
+
+
 def test_all_layouts_are_recognised_by_their_columns() -> None:
     for name, (required, _) in layouts.LAYOUTS.items():
         assert layouts.recognise(dict.fromkeys(required, "x")) == name

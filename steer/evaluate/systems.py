@@ -173,8 +173,8 @@ def kl(row: Row) -> float:
 def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: Judge, resamples: int) -> dict[str, Any]:
     """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of its being 0.
 
-    One seed tells nothing of the spread between training runs: its interval is over prompts only, as `over` says, and
-    there is no `p`. `p_prompts` is that of the prompts alone, for Holm's correction of what is bold.
+    One seed tells nothing of the spread between training runs: its interval is over prompts only, and there is no `p`.
+    `p_prompts` is then of the prompts alone, for Holm's correction of what is bold.
     """
     pairs = []
     for x, y in ((a[i], b[j]) for i, j in paired_seeds(a, b)):
@@ -182,13 +182,11 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: Judge, 
         keys = [k for k in means[0] if k in means[1]]
         pairs.append((np.array([means[0][k] - means[1][k] for k in keys]), np.array(keys)))
     if not all(_known(values) for values, _ in pairs):
-        return {**UNKNOWN.json(), "p": None, "p_prompts": None, "over": "prompts"}
+        return {**UNKNOWN.json(), "p": None, "p_prompts": None}
     seeds = Seeds(pairs, resamples=resamples)
     value = seeds.p_value()
     p = None if np.isnan(value) else value
-    if seeds.seeds < 2:
-        return {**seeds.interval().json(), "p": None, "p_prompts": p, "over": "prompts"}
-    return {**seeds.interval().json(), "p": p, "p_prompts": p, "over": "prompts and seeds"}
+    return {**seeds.interval().json(), "p": p if seeds.seeds > 1 else None, "p_prompts": p}
 
 
 def _known(values: Array) -> bool:

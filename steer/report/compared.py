@@ -22,8 +22,6 @@ from steer.report.cells import (
 from steer.report.dials import sentence
 from steer.report.page import Block, Table
 
-ONE_SEED = "One seed: intervals, and what is bold, are over prompts only; another training run may differ by more."
-
 
 def headline(report: Report) -> list[str]:
     """What the numbers say, in sentences; a difference is claimed only if its interval leaves out 0, corrected."""
@@ -50,7 +48,6 @@ def headline(report: Report) -> list[str]:
     said += [f"Not told apart from {first}, the interval contains 0: {listed(level)}."] if level else []
     said += [f"Not told apart from {first} where {len(pairs)} are compared (Holm): {listed(lucky)}."] if lucky else []
     lost = [s["name"] for s in report["systems"] if s["name"] not in (first, "logs", *dict(pairs))]
-    said += [ONE_SEED] if pairs and report["seeds"] == 1 else []
     said += [f"Without an interval for the difference from {first}: {', '.join(lost)}."] if pairs and lost else []
     return said + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
 
