@@ -117,10 +117,13 @@ class Simulated:
         return np.clip(rated, s.low, s.high)
 
     def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> NDArray[np.bool_]:
-        """Whether the first of each pair [n] is preferred; the same pair the other way round gets the other answer."""
+        """Whether the first of each pair [n] is preferred; the same pair the other way round gets the other answer.
+
+        An attribute whose truth is unknown for one of the two counts for neither.
+        """
         import numpy as np
 
-        s, parts = self.settings, self._parts()
+        s, weights = self.settings, self._parts()
         found = np.empty(len(first), dtype=bool)
         truths = zip(self._truth(first), self._truth(second))
         for i, (a, b, (truth_a, truth_b)) in enumerate(zip(first, second, truths)):
@@ -129,7 +132,8 @@ class Simulated:
             draw = self._draw("pair", a["prompt"], *(row["response"] for row, _ in pair))
             who = self._drawn(draw)
             felt = [self._felt(who, row, truth, draw) - _long(who, row) for row, truth in pair]
-            liked = [float(np.nansum(parts * who.taste * x)) + _long(who, row) for x, (row, _) in zip(felt, pair)]
+            parts = np.where(np.isnan(felt).any(0), 0.0, weights * who.taste)
+            liked = [float(np.nansum(parts * x)) + _long(who, row) for x, (row, _) in zip(felt, pair)]
             answer = (liked[0] > liked[1]) ^ (s.training and draw.random() < s.flips)
             found[i] = answer ^ turned
         return found

@@ -109,6 +109,12 @@ def test_all_else_equal_more_of_a_bad_attribute_loses_and_of_a_neutral_one_chang
     assert abs(won[0] - won[1]) < 4 * math.sqrt(2 * 0.2 * 0.8 / 4000)  # only the draws of chance differ
 
 
+def test_an_attribute_that_is_unknown_for_one_of_two_counts_for_neither() -> None:
+    exact = Simulated(dataclasses.replace(EXACT, gold="test_simulated:Two", training=False), {"good": 1, "bad": -0.5})
+    assert exact.prefer(pair(math.nan, 1), pair(4, 2)).all()  # by the bad one alone
+    assert not exact.prefer(pair(3, 1), pair(4, math.nan)).any()  # by the good one alone
+
+
 @pytest.mark.parametrize(
     "weights", [{"good": 1.0, "bad": -0.5}, {"good": 3.0, "bad": -1.0}, {"good": 0.0, "bad": -2.0}]
 )

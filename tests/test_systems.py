@@ -51,6 +51,15 @@ def test_one_seed_has_an_interval_over_prompts_and_no_p_value() -> None:
     assert two["p"] is not None
 
 
+def test_answers_without_a_score_are_counted_where_their_mean_is_told() -> None:
+    from steer.report.compared import headline
+
+    scored = {**told(answers([1.0, math.nan, 3.0])), "name": "a", "difference": None}
+    whole = {**told(answers([1.0, 2.0, 3.0])), "name": "b", "difference": None}
+    report = {"systems": [scored, whole], "baseline": "b", "gold": "g", "dials": [], "seeds": 3}
+    assert "Answers without a gold score are left out of its means: a (1 of 3)." in headline(report)
+
+
 def test_more_seeds_do_not_make_text_less_distinct() -> None:
     texts = [f"one {i % 3} three {i}" for i in range(12)]
     one = answers([1.0] * 12, texts)

@@ -48,6 +48,9 @@ def headline(report: Report) -> list[str]:
     said += [f"Not told apart from {first}, the interval contains 0: {listed(level)}."] if level else []
     said += [f"Not told apart from {first} where {len(pairs)} are compared (Holm): {listed(lucky)}."] if lucky else []
     lost = [s["name"] for s in report["systems"] if s["name"] not in (first, "logs", *dict(pairs))]
+    unscored = [(s, s["generated"] - s["gold"]["n"]) for s in report["systems"] if s["gold"]["n"]]
+    lacking = [f"{s['name']} ({count:,} of {s['generated']:,})" for s, count in unscored if count > 0]
+    said += [f"Answers without a gold score are left out of its means: {', '.join(lacking)}."] if lacking else []
     said += [f"Without an interval for the difference from {first}: {', '.join(lost)}."] if pairs and lost else []
     return said + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
 
