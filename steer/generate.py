@@ -207,6 +207,8 @@ def _drawn(
         }
         if sampling.guidance != 1:
             row["guidance"] = sampling.guidance
+        row |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        row |= {"min_p": sampling.min_p} if sampling.min_p else {}
         if schema is not None and job.target:
             row["asked"] = schema.text(job.target)
         if job.row.get("split"):

@@ -120,6 +120,8 @@ def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
         ({"temperature": 1.0, "top_p": 0.9}, "drawn at top_p 0.9"),
         ({"temperature": 1.0, "top_p": 1.0, "guidance": 2.0}, "drawn at guidance 2"),
         ({"temperature": 1.0, "top_p": 1.0, "best_of": 4}, "drawn at best_of 4"),
+        ({"temperature": 1.0, "top_p": 1.0, "top_k": 1}, "drawn at top_k 1"),
+        ({"temperature": 1.0, "top_p": 1.0, "min_p": 0.1}, "drawn at min_p 0.1"),
     ],
 )
 def test_steerlm2_weighs_only_what_the_policy_itself_drew(how: dict[str, float], told: str) -> None:
@@ -133,6 +135,8 @@ def test_rows_say_how_they_were_drawn(base: Path, drawn: tuple[Path, Path], labe
     asked: dict[str, Any] = {"input": str(labels), "limit": 2, "max_new_tokens": 8, "target": ("none",)}
     generate(GenerateConfig(str(base), output=str(tmp_path / "plain"), temperature=0.7, top_p=0.9, **asked))
     assert {(r["temperature"], r["top_p"]) for r in read_all(tmp_path / "plain")} == {(0.7, 0.9)}
+    generate(GenerateConfig(str(base), output=str(tmp_path / "cut"), top_k=5, min_p=0.1, **asked))
+    assert {(r["top_k"], r["min_p"]) for r in read_all(tmp_path / "cut")} == {(5, 0.1)}
     best = {"best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
     generate(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
     found = read_all(tmp_path / "best")

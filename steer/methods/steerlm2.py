@@ -69,10 +69,11 @@ def _plainly(row: Row) -> None:
             f"row '{row['id']}': has no {' and no '.join(missing)}, so nobody knows how likely its draw was. Draw the "
             'responses with "steer generate", whose rows say so, or add the columns.'
         )
-    if other := [f"{name} {row[name]:g}" for name in PLAIN if row.get(name, 1) != 1]:
+    other = [f"{name} {row[name]:g}" for name in PLAIN if row.get(name, 1) != 1]
+    if other := other + [f"{name} {row[name]:g}" for name in ("top_k", "min_p") if row.get(name)]:
         raise SteerError(
             f"row '{row['id']}': was drawn at {', '.join(other)}, and its weight would be that of another draw. Draw "
-            "the responses at --temperature 1 and --top-p 1, without --guidance and --best-of."
+            "the responses at --temperature 1 and --top-p 1, without --top-k, --min-p, --guidance and --best-of."
         )
 
 
