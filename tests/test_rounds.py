@@ -242,8 +242,8 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("method", "policy", "more"),
     [
-        ("quark", "policy", {"levels": "relative"}),
-        ("steerlm2", "policy", {"n": 3, "goals": "weights"}),
+        ("quark", "policy", {"levels": "relative", "explore": 1.0}),
+        ("steerlm2", "policy", {"n": 3, "goals": "weights", "temperature": 1.0}),
         ("directional", "directional", {"n": 3, "goals": "pareto"}),
         ("reward-augmented", "policy", {"n": 2}),
         ("rso", "", {"n": 4, "dedupe": True}),
@@ -282,10 +282,18 @@ def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
         iterate(config(world, tmp_path / "out", "rso"))
     with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --levels relative --explore 1\."):
         iterate(config(world, tmp_path / "out", "quark", "policy"))
+    with pytest.raises(SteerError, match=r"'quark' .* and for nothing else"):
+        iterate(config(world, tmp_path / "out", "quark", "policy", levels="relative"))
+    with pytest.raises(SteerError, match="weighs draws at --temperature 1"):
+        iterate(config(world, tmp_path / "out", "steerlm2", "policy", n=3, temperature=0.7))
     with pytest.raises(SteerError, match="--weights: are for --goals weights"):
         iterate(config(world, tmp_path / "out", weights="warmth=1"))
     with pytest.raises(SteerError, match="unknown attribute 'warmht'"):
         iterate(config(world, tmp_path / "out", weights="warmht=1", goals="weights"))
+    every = ("helpfulness", "correctness", "verbosity", "warmth", "hedging")
+    label(LabelConfig(str(world / "logs"), str(tmp_path / "neither"), scorer=GOLD, neither=every))
+    with pytest.raises(SteerError, match="none of its attributes has a better end, so no round is better"):
+        iterate(config(world, tmp_path / "out", "mle", rows=str(tmp_path / "neither")))
     label(LabelConfig(str(world / "logs"), str(tmp_path / "all"), scorer=GOLD))
     rows = [r | {"split": "train"} for r in read_all(tmp_path / "all")]
     write(tmp_path / "all" / "rows.jsonl", rows)

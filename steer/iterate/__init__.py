@@ -159,6 +159,11 @@ def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: Attribu
         refresh.check(config.scorer)
         if "gold" not in scorers:
             raise SteerError("--annotator: every round has a scorer of its own, so --gold must say which is best.")
+    if not any(schema[n].direction and schema[n].weight for n in schema.own):
+        raise SteerError(
+            f"{config.rows}: none of its attributes has a better end, so no round is better than another. Label again "
+            "without --neither, or with --lower for those whose low end is the good one."
+        )
     if config.weights:
         if config.goals != "weights":
             raise SteerError(f"--weights: are for --goals weights, not --goals {config.goals}.")
@@ -189,16 +194,10 @@ def _training(config: IterateConfig) -> TrainConfig:
             err=True,
         )
     goes_round(settings.method, config.n, config.pool)
-    if method.relative and config.levels != "relative":
+    if method.relative and (config.levels != "relative" or (config.explore < 1 and config.goals != "best")):
         raise SteerError(
-            f"iterate with '{settings.method}' asks for the best quantile of every round's pool. "
+            f"iterate with '{settings.method}' asks for the best quantile of every round's pool, and for nothing else. "
             "Add --levels relative --explore 1."
-        )
-    if method.relative and config.explore < 1:
-        click.echo(
-            f"steer: --explore {config.explore:g}: the others of the responses aim as --goals {config.goals} says, "
-            f"{settings.method} asks for the best only (--explore 1).",
-            err=True,
         )
     if method.importance and config.temperature != 1:
         raise SteerError(
