@@ -14,7 +14,9 @@ import attribute_models
 from attribute_models import metrics
 from attribute_models.calibrated import Calibrated
 from attribute_models.calibration import KINDS
+from steer import directions
 from steer.config import FitConfig
+from steer.directions import BETTER
 from steer.errors import SteerError
 from steer.label import description, known_file, matrix, scored_names, turned
 from steer.levels import described
@@ -73,7 +75,8 @@ def fit(config: FitConfig) -> str:
     )
     tested = reports.get(f"{len(test)} rows of held-out prompts")
     facts = {"report": model.report_, "tested": tested, "rows": len(rated), "data": data, "files": hashes(run.folder)}
-    return run.finish(f"{tables}\n{summary}", **facts)
+    lines = [tables, *directions.told(schema.attributes), *directions.doubts(schema.attributes, matrix(rated, names))]
+    return run.finish("\n".join([*lines, summary]), **facts)
 
 
 def _names(config: FitConfig, rows: Sequence[Row]) -> Sequence[str]:
@@ -190,12 +193,12 @@ Label rows with it: `steer label ROWS --scorer {folder} --output LABELS`. In Pyt
 
 def _card(config: FitConfig, schema: AttributeSchema, data: str, rows: int, report: str) -> str:
     """The README.md of a scorer."""
-    better = {1: "higher", -1: "lower", 0: "neither"}
+    better = {a.name: BETTER[a.direction] + " (guessed)" * (a.origin == "guessed") for a in schema.attributes}
     own = bool(_own_scale(_kind(config.model)))
     return CARD.format(
         model=config.model,
         attributes=", ".join(a.name for a in schema.attributes),
-        table="\n".join(f"| {a.name} | {a.low:g} | {a.high:g} | {better[a.direction]} |" for a in schema.attributes),
+        table="\n".join(f"| {a.name} | {a.low:g} | {a.high:g} | {better[a.name]} |" for a in schema.attributes),
         rows=rows,
         source=Path(config.rows).name,
         data=data,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from steer import directions
 from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.levels import described, fitted
@@ -74,7 +75,9 @@ def label(config: LabelConfig) -> str:
         f"{'' if np.isnan(flags).all() else f'; {cut} truncated'}; scorer {scorer.id}."
     )
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
-    return run.finish(f"{histogram(schema)}\n{summary}", **facts)
+    own = [schema[n] for n in schema.own]
+    lines = [histogram(schema), *directions.told(own), *directions.doubts(own, scores[train])]
+    return run.finish("\n".join([*lines, summary]), **facts)
 
 
 def _asked(config: LabelConfig, scorer: Scorer) -> tuple[AttributeSchema | None, Sequence[str]]:

@@ -11,27 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from steer import directions
 from steer.errors import SteerError
 from steer.schema import REWARD, Attribute, AttributeSchema, Scores, number
 
 TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
-# What names that are common in public data mean; a schema.json beside the rows overrides it.
-LOWER_IS_BETTER = {"toxicity", "violence", "hedging", "repetition", "harm", "hate_speech", "spam", "fails_task"}
-LOWER_IS_BETTER |= {"rank", "severity_level", "sexual_content", "not_appropriate", "pii", "lang_mismatch", "minus_1"}
-NEITHER = {"verbosity", "complexity", "length", "words", "characters", "sentences", "words_per_sentence"}
 
 
 def described(names: Sequence[str], scores: Scores) -> AttributeSchema:
-    """A schema without levels from human scores [n, A]: ranges from the data, directions from well-known names."""
+    """A schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
     attributes = []
     for j, name in enumerate(names):
         known = scores[:, j][~np.isnan(scores[:, j])]
         if not len(known):
             raise SteerError(f"attribute '{name}': no row has a score.")
-        direction = -1 if name in LOWER_IS_BETTER else 0 if name in NEITHER else 1
-        attributes.append(
-            Attribute(name, float(known.min()), float(known.max()), direction, weight=float(direction != 0))
-        )
+        direction, origin = directions.of_name(name)
+        low, high = float(known.min()), float(known.max())
+        attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
     return AttributeSchema(tuple(attributes))
 
 
@@ -96,16 +92,12 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, given: Sequenc
     centres = [
         float(known[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
     ]
-    return Attribute(
-        a.name,
-        a.low,
-        a.high,
-        a.direction,
-        a.weight,
-        tuple(edges),
-        tuple(shown),
-        tuple(centres),
-        tuple(int(c) for c in counts),
+    return replace(
+        a,
+        edges=tuple(edges),
+        shown=tuple(shown),
+        centres=tuple(centres),
+        counts=tuple(int(c) for c in counts),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from steer.directions import ORIGINS
 from steer.errors import SteerError
 from steer.options import did_you_mean
 from steer.run import read_json, write_json
@@ -47,6 +48,7 @@ class Attribute:
     centres: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
     quantiles: tuple[float, ...] = ()
+    origin: str = "given"  # of the direction: given by a person, known from the name, or guessed
 
     def level(self, score: float) -> int:
         """Score -> level.
@@ -184,7 +186,7 @@ class AttributeSchema:
     def turned(self, turns: Mapping[str, tuple[int, float]]) -> AttributeSchema:
         """The same attributes with other directions and weights where `turns` names them."""
         changed = (
-            replace(a, direction=turns[a.name][0], weight=turns[a.name][1]) if a.name in turns else a
+            replace(a, direction=turns[a.name][0], weight=turns[a.name][1], origin="given") if a.name in turns else a
             for a in self.attributes
         )
         return replace(self, attributes=tuple(changed))
@@ -345,6 +347,8 @@ def _attribute(value: Mapping[str, Any]) -> Attribute:
             raise TypeError(f"{name} of '{made.name}' is no number")
     if made.low > made.high or made.direction not in (-1, 0, 1):
         raise ValueError(f"'{made.name}' wants low < high and a direction of 1, -1 or 0")
+    if made.origin not in ORIGINS:
+        raise ValueError(f"the origin of '{made.name}' is none of {', '.join(ORIGINS)}")
     return made
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from steer.config import TargetsConfig
+from steer.directions import BETTER
 from steer.errors import SteerError
 from steer.options import check, did_you_mean
 from steer.policy import Card, Policy
 from steer.schema import HIGH, REWARD, Attribute, AttributeSchema, number
 
 Target = dict[str, float]
+GUESSED = " (guessed)"
 _PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
 
 
@@ -166,13 +168,14 @@ def share(attribute: Attribute, level: int) -> float:
 def supported_map(schema: AttributeSchema, names: Sequence[str], given: Target) -> list[str]:
     """One line per attribute: rows of every level beside the given ones; in brackets what is not supported."""
     width = max(map(len, names))
-    words = {1: "higher is better", -1: "lower is better", 0: "neither is better"}
+    words = {n: f"{BETTER[schema[n].direction]} is better{GUESSED * (schema[n].origin == 'guessed')}" for n in names}
+    room = max(map(len, words.values()))
     lines = []
     for name in names:
         a = schema[name]
         rows = [schema.count({**given, name: level}) for level in range(len(a.shown))]
         cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(a.shown, rows))
-        lines.append(f"{name:<{width}}  {words[a.direction]:<17}  " + "  ".join(cells))
+        lines.append(f"{name:<{width}}  {words[name]:<{room}}  " + "  ".join(cells))
     return lines
 
 

@@ -13,10 +13,12 @@ from data_recipes import duplicates, votes
 from data_recipes.mapped import parsed
 from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
+from steer import directions
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.options import did_you_mean
 from steer.rows import Found, Row, prompt_key, reasons
+from steer.schema import Attribute
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
 
@@ -132,12 +134,22 @@ class Survey:
 
         return value
 
+    def directions(self) -> Iterator[str]:
+        """Which end of each attribute the next stages will take for the better one; the world says so itself."""
+        if self.config.source != "world":
+            found = {name: directions.of_name(name) for name in self.scales.found}
+            yield from directions.told(
+                (Attribute(name, 0, 1, end, origin=origin) for name, (end, origin) in found.items()),
+                ' in "steer fit" and "steer label"',
+            )
+
     def report(self, skipped: Sequence[str], found: Found, counts: Mapping[str, int]) -> Iterator[str]:
         """What was recognised, the scores, what was left out and why, and warnings."""
         for name, records in found.records.items():
             yield f"recognised: {name} ({records} records, {found.rows[name]} rows)"
         yield from votes.told(found.votes)
         yield from self.scales.table()
+        yield from self.directions()
         yield from reasons(skipped, "skipped")
         yield from reasons(found.left, "left out")
         if counts["merged"]:

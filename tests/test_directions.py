@@ -1,0 +1,84 @@
+"""Which end of an attribute is better: names in any spelling, marked guesses, and scores that speak against one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
+from steer.data import data
+from steer.directions import doubts, of_name
+from steer.fit import fit
+from steer.label import label
+from steer.rows import write
+from steer.schema import Attribute, AttributeSchema
+from steer.targets import report
+
+BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexually_explicit flirtation
+obscene harmful bias
+hallucination errors repetition hedging refusal perplexity loss rank latency is_toxic toxicity_score Toxicity isToxic
+unsafe hate_speech not_appropriate minus_1 lang_mismatch fails_task selfHarm spam error_rate inconsistency"""
+STYLE = "verbosity complexity length words word_count num_tokens response_length"
+GOOD = """helpfulness correctness coherence
+harmlessness harm_avoidance non_toxic unbiased is_safe no_errors overall_score
+rating quality truthfulness instruction_following preference plus_1"""
+
+
+@pytest.mark.parametrize(("names", "direction"), [(BAD, -1), (STYLE, 0), (GOOD, 1)])
+def test_known_names_have_their_direction_in_any_spelling(names: str, direction: int) -> None:
+    assert {name: of_name(name) for name in names.split()} == dict.fromkeys(names.split(), (direction, "known"))
+
+
+@pytest.mark.parametrize("name", ["spiciness", "V", "humor", "zest_score", "x1"])
+def test_a_name_that_says_nothing_is_guessed(name: str) -> None:
+    assert of_name(name) == (1, "guessed")
+
+
+def logs(path: Path) -> str:
+    """120 rows, two to a prompt; zest goes with toxicity."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(120):
+        toxic = float(rng.integers(0, 5))
+        said = " ".join(["rude" if rng.random() < toxic / 4 else "kind" for _ in range(12)])
+        scores = {"toxicity": toxic, "zest": min(4.0, toxic + float(rng.integers(0, 2))), "verbosity": float(i % 3)}
+        rows.append(
+            {"id": str(i), "prompt": [{"role": "user", "content": f"p{i // 2}"}], "response": said, "scores": scores}
+        )
+    write(path, rows)
+    return str(path)
+
+
+def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path) -> None:
+    source = logs(tmp_path / "rows.jsonl")
+    runs = {name: str(tmp_path / name) for name in ("data", "fit", "label", "turned")}
+    said = {
+        "data": data(DataConfig(source, runs["data"])),
+        "fit": fit(FitConfig(source, runs["fit"])),
+        "label": label(LabelConfig(source, runs["label"], min_support=1)),
+    }
+    for name, text in said.items():
+        assert "better is lower: toxicity; neither: verbosity." in text, name
+        assert "*guessed*, for nothing says so: zest (higher)" in text, name
+        assert "--lower NAME or --neither NAME" in text, name
+    for name in ("fit", "label"):
+        assert "warning: 'zest' is guessed to be better when higher, but correlates +0.9" in said[name]
+        assert "with toxicity (lower is better). If lower is better: --lower zest; if neither is" in said[name]
+    assert "zest       higher is better (guessed)" in report(TargetsConfig(runs["label"]))
+    assert "| zest | 0 | 4 | higher (guessed) |" in (tmp_path / "fit" / "README.md").read_text()
+    turned = label(LabelConfig(source, runs["turned"], min_support=1, lower=("zest",)))
+    assert "better is lower: toxicity, zest; neither: verbosity." in turned
+    assert "guessed" not in turned
+    assert AttributeSchema.load(tmp_path / "turned" / "schema.json")["zest"].origin == "given"
+
+
+def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is_not() -> None:
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=200)
+    scores = np.column_stack([good, good + rng.normal(size=200), -good + rng.normal(size=200), rng.normal(size=200)])
+    names = [Attribute(n, 0, 1, *of_name(n)[:1], origin=of_name(n)[1]) for n in ("quality", "aa", "bb", "cc")]
+    (said,) = doubts(names, scores)
+    assert said.startswith("warning: 'bb' is guessed to be better when higher, but correlates -0.")
+    assert not doubts(names, scores[:10])  # too few to say
