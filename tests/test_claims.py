@@ -186,12 +186,13 @@ def test_rounds_are_trained_with_all_that_the_others_are(
     path, seen = tmp_path / "train.yaml", []
     path.write_text("max_steps: 5\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n")
     monkeypatch.setattr(runs, "iterate", seen.append)
-    how: dict[str, Any] = {"train": str(path), "gold": "gold", "temperature": 0.5, "max_new_tokens": 17}
+    how: dict[str, Any] = {"train": str(path), "gold": "gold", "temperature": 0.5, "max_new_tokens": 17, "prompts": 9}
     bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path / "out"), **how), tmp_path))
     for loop in LOOPS:
         bench.rounds(loop, 1)
         asked: IterateConfig = seen.pop()
         assert (asked.temperature, asked.max_new_tokens, asked.seed) == (0.5, 17, 1)
+        assert asked.watch == 9, "paired with the runs on the prompts that those answer"
         told = resolve(TrainConfig, {"rows": str(labels), "model": "model", "output": "out"}, asked.train)
         conditioned = loop.method == "conditional"
         assert told == TrainConfig(
@@ -211,14 +212,16 @@ def test_rounds_are_trained_with_all_that_the_others_are(
 
 @pytest.mark.slow
 def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
-    """Every run of it, one seed; again it answers at once."""
+    """Every run of it, one seed on each of two bases; again it answers at once."""
     writes: dict[str, Any] = {"method": "mle", "adapter": "none", "learning_rate": 1e-2, "max_steps": 100}
-    train(TrainConfig(str(labels), str(tiny), str(tmp_path / "base"), **writes))
+    for seed, name in enumerate(("base", "other")):
+        train(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
     config = CompareConfig(
         str(labels),
         str(tmp_path / "base"),
         str(tmp_path / "out"),
+        bases=(str(tmp_path / "other"),),
         suite="claims",
         gold="data_recipes.world_text:Gold",
         prompts=10,

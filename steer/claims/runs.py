@@ -150,6 +150,7 @@ class Bench:
                 method=loop.method,
                 gold=config.gold,
                 guard=("off",),
+                watch=len(self.shared.prompts),  # those that all runs answer
                 levels=loop.levels,
                 rounds=ROUNDS,
                 prompts=PROMPTS if loop.n == 1 else PROMPTS // 2,
