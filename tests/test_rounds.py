@@ -257,6 +257,10 @@ def test_every_kind_of_method_goes_round(
     folder = at(tmp_path / "out", 1)
     card, fresh = Card.load(folder / "policy"), read_all(folder / "fresh.jsonl")
     assert card.method == method
+    steps = read_json(folder / "policy" / "done.json")["steps"]
+    start = "the weights of the round before" if method == "steerlm2" else "the base"
+    said = f"Training took {steps} optimizer steps in 1 round, each from {start}."
+    assert said in read_json(tmp_path / "out" / "done.json")["summary"]
     assert all(r["response"].strip() and r["scorer"].startswith("linear:") for r in fresh)
     if (
         method == "steerlm2"

@@ -27,6 +27,7 @@ from steer.labels import schema_of
 from steer.methods import METHODS
 from steer.options import resolve
 from steer.policy import Card
+from steer.report.cells import counted
 from steer.report.circumstances import circumstances
 from steer.run import Run, folder_errors, identity, rows_fingerprint, stage
 from steer.schema import AttributeSchema
@@ -121,7 +122,7 @@ def _budget(loop: Loop, facts: Sequence[Mapping[str, Any]]) -> str:
     steps = sum(f["steps"] for f in facts)
     goes_on = loop.config.start == "last" or loop.method.importance
     start = "the weights of the round before" if goes_on else "the base"
-    return f"Training took {steps:,} optimizer steps in {facts[-1]['round']} rounds, each from {start}."
+    return f"Training took {steps:,} optimizer steps in {counted(facts[-1]['round'], 'round')}, each from {start}."
 
 
 def _line(f: Mapping[str, Any]) -> str:
