@@ -94,7 +94,7 @@ def load(folder: str | Path) -> AttributeModel:
     kind = model_class(str(settings(folder)["model"]))
     try:
         return kind.load(folder)
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{folder}: was saved by another version ({error!r}). Fit it again.") from error
 
 
@@ -111,7 +111,7 @@ def settings(folder: str | Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: no model.json. Give a folder that an attribute model was saved in.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}). Save the model again.") from error
     if not isinstance(found, dict) or "model" not in found:
         raise ValueError(f"{path}: no key 'model'. Give a folder that an attribute model was saved in.")

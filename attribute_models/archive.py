@@ -31,5 +31,9 @@ def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     weights = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(weights).hexdigest() != state["weights"]:
         raise ValueError(f"{path}: does not belong to model.json. Fit and save the model again.")
-    with np.load(io.BytesIO(weights), allow_pickle=False) as arrays:
-        return state, dict(arrays)
+    with np.load(io.BytesIO(weights), allow_pickle=False) as file:
+        arrays = dict(file)
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity. Fit and save the model again.")
+    return state, arrays

@@ -204,5 +204,10 @@ def _parquet(path: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
                 for record in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", hub.plain_record(record)
+    except DataError:
+        raise
     except (pyarrow.ArrowException, OSError) as error:
         refuse(DataError(f"{path}: row {number + 1}: not Parquet ({error}). Copy or write it again."), bad)
+    except (ValueError, ArithmeticError) as error:  # flipped bytes in texts, a date beyond the year 9999
+        what = f"{path}: row {number + 1}: holds a value that cannot be read ({error})"
+        refuse(DataError(f"{what}. Copy the file again, or write that column as text."), bad)

@@ -64,7 +64,7 @@ def _loaded(
         yield from _rows(name, [(split, loaded[split]) for split in wanted])
     except DataError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, DatasetsError) as error:
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError, DatasetsError) as error:
         what = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
         remedy = "Check the name, the network and HF_TOKEN; a dataset with several configs wants :CONFIG"
         raise DataError(f"{place}: cannot be loaded ({what}). {remedy}.") from None
@@ -81,7 +81,9 @@ def _saved(folder: Path) -> Iterator[tuple[str, Record]]:
         loaded = datasets.load_from_disk(str(folder))
         splits = loaded.items() if isinstance(loaded, datasets.DatasetDict) else [("", loaded)]
         yield from _rows(str(folder), splits)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, ArithmeticError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a whole saved dataset ({error}). Save it again.") from None
 
 

@@ -32,6 +32,7 @@ from data_recipes.turns import (
     content_id,
     conversation,
     cut,
+    fields,
     make_row,
     number,
     ratings,
@@ -108,7 +109,7 @@ def answers(record: Row) -> bool:
 def _own(record: Row) -> list[Row]:
     """Our own columns, from a stage or a user: all of them pass through."""
     scores = record.get("scores") or {}
-    raters = dict(record.get("raters") or {})
+    raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
         raters |= {name: given for name, value in scores.items() if (given := ratings(value)) is not None}
         scores = {name: _score(value) for name, value in scores.items()}

@@ -43,11 +43,14 @@ def label(config: LabelConfig) -> str:
         raise SteerError(f"--prefer human: the scores of {scorer.id} are in another unit than those in the rows.")
     shard, shards = shard_of(config)
     given, names = _asked(config, scorer)
-    human, train = _checked(config, names)
+    human, train, targets = _checked(config, names)
     if given is None:  # what will be refused is refused before anything is written
         known = human[train] if scorer.model is None else np.zeros((1, len(names)))
         turned(scorer.schema or description(config.rows, "", names, known), config.lower, config.neither)
     _edges(config, names)
+    known_before = given or (_levels(config, scorer, names, human[train]) if scorer.model is None else None)
+    if known_before:
+        _exist(targets, known_before, config.rows)
     run.start()
     score_parts(config, scorer, names, _rows(config), len(human))
     parts = -(-len(human) // config.shard_size)
@@ -61,6 +64,7 @@ def label(config: LabelConfig) -> str:
     first, second = (predicted, human) if config.prefer == "predicted" else (human, predicted)
     scores = np.where(np.isnan(first), second, first)
     schema = given or _levels(config, scorer, names, scores[train])
+    _exist(targets, schema, config.rows)
     rows = (
         labelled(row, schema, s, p, scorer.id, split_of(row, config.held_out, config.seed))
         | ({} if np.isnan(flag) else {"truncated": bool(flag)})
@@ -177,16 +181,31 @@ def _rows(config: LabelConfig) -> Iterator[Row]:
     return islice(read(config.rows), config.limit or None)
 
 
-def _checked(config: LabelConfig, names: Sequence[str]) -> tuple[Scores, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Read every row once before anything is written: human scores [n, A], and which rows train."""
+def _exist(targets: Mapping[tuple[str, float], str], schema: AttributeSchema, path: str) -> None:
+    """Refuse targets of rows at levels that the schema does not have."""
+    for (name, level), row in targets.items():
+        if name in schema.names:
+            schema.check_levels({name: level}, f"{path}: row '{row}': column 'target'")
+
+
+def _checked(
+    config: LabelConfig, names: Sequence[str]
+) -> tuple[Scores, np.ndarray[Any, np.dtype[np.bool_]], dict[tuple[str, float], str]]:
+    """Read every row once before anything is written: human scores [n, A], which rows train, and their targets.
+
+    Of targets only the attributes and levels that occur are kept, each with the id of the first such row.
+    """
     human, train = array("d"), array("b")
+    targets: dict[tuple[str, float], str] = {}
     for row in _rows(config):
+        for asked in (row.get("target") or {}).items():
+            targets.setdefault(asked, row["id"])
         human.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
         train.append(split_of(row, config.held_out, config.seed) == "train")
     if not any(train) and not config.schema:
         remedy = 'Lower --held-out, or split them anew by "steer data ROWS --resplit" first'
         raise SteerError(f"{config.rows}: all {len(train)} rows are held out. {remedy}.")
-    return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_)
+    return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_), targets
 
 
 def description(rows: str, schema: str, names: Sequence[str], scores: Scores) -> AttributeSchema:

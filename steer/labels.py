@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Row
 from steer.rows import read_all, split_of
+from steer.run import read_json
 from steer.schema import AttributeSchema
 
 
@@ -32,22 +32,35 @@ def schema_of(rows: str) -> AttributeSchema:
 
 def labelled_rows(path: str) -> list[Row]:
     """The rows of `steer label`, held-out ones too."""
-    rows = read_all(path)
+    rows = _levelled(path)
     for row in rows:
         if "split" not in row or "levels" not in row:
             raise SteerError(f"{path}: row '{row['id']}' has no levels or no split. Run \"steer label\" first.")
     return rows
 
 
+def _levelled(path: str) -> list[Row]:
+    """All rows, whose levels exist in the schema beside them where there is one."""
+    rows = read_all(path)
+    schema = (Path(path) if Path(path).is_dir() else Path(path).parent) / "schema.json"
+    known = AttributeSchema.load(schema) if schema.is_file() else None
+    if known is None or not all(a.counts for a in known.attributes):
+        return rows
+    for row in rows:
+        levels = row.get("levels") or {}
+        known.check_levels({n: levels[n] for n in known.names if n in levels}, f"{path}: row '{row['id']}'")
+    return rows
+
+
 def scorer_of(rows: str) -> str:
     """Identity of the scorer that labelled the rows, where their folder knows it."""
     done = Path(rows) / "done.json"
-    return str(json.loads(done.read_text()).get("scorer", "")) if done.is_file() else ""
+    return str(read_json(done).get("scorer", "")) if done.is_file() else ""
 
 
 def training_rows(config: TrainConfig) -> tuple[list[Row], int]:
     """The rows of the training split, and how many are held out."""
-    rows = read_all(config.rows)
+    rows = _levelled(config.rows)
     kept = [r for r in rows if split_of(r, config.held_out, config.seed) == "train"]
     if not kept:
         raise SteerError(f"{config.rows}: all {len(rows)} rows are held out; nothing is left to train on.")

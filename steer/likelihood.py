@@ -18,6 +18,8 @@ def level_probability(attribute: Attribute, score: float, level: int) -> float:
     from scipy.special import betainc
 
     def unit(x: float) -> float:
+        if attribute.high == attribute.low:  # one score, one level: it is certain
+            return 0.5
         return min(1.0, max(0.0, (x - attribute.low) / (attribute.high - attribute.low)))
 
     r = min(1 - 1 / 48, max(1 / 48, unit(score)))

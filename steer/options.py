@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -144,6 +145,11 @@ def check(config: Any) -> None:
 
 def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
     meta = field.metadata
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not _clean(text):
+            raise SteerError(f"{_flag(field)} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SteerError(f"{_flag(field)}: wanted a number that 64 bits hold.")
     if "least" not in meta:
         return
     if meta.get("choices") and value not in meta["choices"]:
@@ -158,6 +164,14 @@ def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
             f"from {least:g} to {most:g}" if high and least > -math.inf else " and ".join(filter(None, (low, high)))
         )
         raise SteerError(f"{_flag(field)} {value}: wanted {wanted or 'a finite number'}.")
+
+
+def _clean(text: str) -> bool:
+    """Whether files can be called so, and hold it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
@@ -204,7 +218,9 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise SteerError(f"{file}{line}: is not YAML ({error.problem}). Write 'name: value' lines.") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except RecursionError:
+        raise SteerError(f"{file}: is too deep: a list in a list, hundreds of times. Mend it.") from None
+    except (ValueError, OverflowError, yaml.YAMLError) as error:
         raise SteerError(f"{file}: is not JSON or YAML text ({str(error).splitlines()[0]}). Mend it.") from None
     if not isinstance(loaded, dict):
         raise SteerError(f"{file}: a config file holds 'name: value' lines.")
@@ -221,8 +237,8 @@ def _converted(where: str, value: Any, hint: Any) -> Any:
     """A file's value in the field's type, or one clear sentence."""
     kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list) or not all(isinstance(v, str | int | float) for v in value):
-            raise SteerError(f"{where} wants a list of texts, found {value!r}.")
+        if not isinstance(value, list) or not all(map(_simple, value)):
+            raise SteerError(f"{where} wants a list of texts, found {_brief(value)}.")
         return tuple(str(v) for v in value)
     kind = kinds[0]
     if value is None and type(None) in typing.get_args(hint):
@@ -234,5 +250,18 @@ def _converted(where: str, value: Any, hint: Any) -> Any:
         except ValueError:
             good = False
     if not good:
-        raise SteerError(f"{where} wants {kind.__name__}, found {value!r}.")
-    return kind(value)
+        raise SteerError(f"{where} wants {kind.__name__}, found {_brief(value)}.")
+    try:
+        return kind(value)
+    except OverflowError:
+        raise SteerError(f"{where} wants a number that can be computed with, found {_brief(value)}.") from None
+
+
+def _simple(value: Any) -> bool:
+    """Whether a member of a list of texts is one, or a number that was meant as one."""
+    return isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() < 64)
+
+
+def _brief(value: Any) -> str:
+    """A value of a file as Python shows it, cut: aliases of YAML make huge ones of small files."""
+    return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else reprlib.repr(value)

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from steer import __version__
 from steer.adapter import adapted, add_control_tokens, quiet
 from steer.chat import PLAIN, bare, rendered
-from steer.condition import control_tokens, markers
+from steer.condition import TEMPLATES, control_tokens, markers
 from steer.errors import SteerError
 from steer.quantise import keep_unpacked, left_whole, nf4
-from steer.run import fingerprint, read_json, write_json
+from steer.run import fingerprint, is_run, read_json, write_json
 from steer.schema import AttributeSchema
 from steer.tokens import plain_ids
 
 FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
 MERGED = "merged"  # the adapter of an exported policy: its weights lie in the folder itself
+ADAPTERS = ("lora", "qlora", "none", MERGED)
 SAID = "Certainly."  # an answer that no chat template writes by itself
 
 
@@ -70,12 +71,32 @@ class Card:
         """Read steer.json."""
         value = read_json(folder / "steer.json")
         try:
-            schema = value.pop("schema")
-            value["attributes"] = tuple(value["attributes"])
-            return Card(**value, schema=AttributeSchema.from_json(schema) if schema else None)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return _card(value)
+        except (KeyError, TypeError, ValueError, SteerError) as error:
             where = folder / "steer.json"
             raise SteerError(f'{where}: not what "steer train" writes ({error}). Train again.') from None
+
+
+def _card(value: Any) -> Card:
+    """The card that JSON holds; an error where a value is not of its kind, or names what is not there."""
+    if not isinstance(value, dict):
+        raise TypeError("it is no object")
+    texts = [f.name for f in fields(Card) if f.name not in ("settings", "attributes", "schema")]
+    if wrong := [name for name in texts if not isinstance(value.get(name, ""), str)]:
+        raise TypeError(f"{wrong[0]} is no text")
+    names = value["attributes"]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise TypeError("attributes is no list of texts")
+    if not isinstance(value["settings"], dict):
+        raise TypeError("settings is no object")
+    schema = AttributeSchema.from_json(value["schema"]) if value["schema"] is not None else None
+    card = Card(**{**value, "attributes": tuple(names), "schema": schema})
+    for name, known in (("adapter", ADAPTERS), ("template", TEMPLATES), ("condition_tokens", ("text", "special"))):
+        if getattr(card, name) not in known:
+            raise ValueError(f"{name} '{getattr(card, name)}' is none of {', '.join(known)}")
+    if (names and schema is None) or (schema and not set(names) <= {a.name for a in schema.attributes if a.counts}):
+        raise ValueError("the schema has no levels of its attributes")
+    return card
 
 
 @dataclass
@@ -163,6 +184,11 @@ def load_as(name: str, how: Loading) -> Policy:
         return _load_policy(folder, how)
     if (folder / "adapter_config.json").is_file():
         raise SteerError(f"model '{name}': is an adapter without its base. Merge it into the base and save that first.")
+    if is_run(folder):
+        if (folder / "done.json").is_file():
+            raise SteerError(f"model '{name}': is a run of steer that holds no policy. Give the folder of a training.")
+        again = f"steer train --config {folder / 'config.json'} --output {folder}"
+        raise SteerError(f"model '{name}': is a run of steer that is not finished. Finish its training: \"{again}\".")
     model, tokenizer = _pretrained(name, how)
     _complete(tokenizer, model, name)
     return Policy(model, tokenizer, None, name, how.revision or _revision(name))
@@ -203,6 +229,7 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
             wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
             of = f" at commit {how.revision}, which its policy was trained on" if how.revision else ""
             raise SteerError(f"model '{name}'{of}: {what}. {wanted}") from None
+        _refuse_nan(model, name)
         if getattr(model, "is_loaded_in_4bit", False):  # also a base that lies on disk like that
             keep_unpacked(model)
             if how.quantised and (whole := left_whole(model)):
@@ -213,6 +240,13 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
         ends = model.generation_config.eos_token_id if model.generation_config else None
         model.generation_config = GenerationConfig(eos_token_id=ends)
     return model, tokenizer
+
+
+def _refuse_nan(model: Any, name: str) -> None:
+    """Refuse weights that are no numbers: whatever is computed with them is none."""
+    for part, weights in model.named_parameters():
+        if weights.is_floating_point() and not weights.is_meta and not torch.isfinite(weights).all():
+            raise SteerError(f"model '{name}': its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
 def _weightless(name: str, dtype: Any, known: Mapping[str, Any]) -> Any:
@@ -271,7 +305,9 @@ def _load_policy(folder: Path, how: Loading) -> Policy:
     if how.device == "meta":
         return Policy(policy.model, policy.tokenizer, card, str(folder))
     token_ids = add_control_tokens(policy.model, policy.tokenizer, card.control_tokens(), 0)
-    return Policy(adapted(policy.model, folder, token_ids), policy.tokenizer, card, str(folder))
+    model = adapted(policy.model, folder, token_ids)
+    _refuse_nan(model, str(folder))
+    return Policy(model, policy.tokenizer, card, str(folder))
 
 
 def _complete(tokenizer: Any, model: Any, name: str) -> None:

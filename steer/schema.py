@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from steer.run import read_json, write_json
 Scores = np.ndarray[Any, Any]
 
 HIGH = 0.95  # the quantile that `best` asks for where scores are printed and not levels
+MOST = 1e100  # a number beyond it cannot be computed with
 REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
 
 
@@ -230,6 +231,16 @@ class AttributeSchema:
             counts[tuple(cell[i] for i in at)] += rows
         return {c: n for c, n in sorted(counts.items(), key=str) if None not in c and n >= self.minimum}  # type: ignore[misc]
 
+    def check_levels(self, levels: Mapping[str, float], where: str) -> None:
+        """Refuse levels of a row that the schema does not have."""
+        for name, level in levels.items():
+            a = self[name]
+            if (isinstance(level, int) or not a.quantiles) and not 0 <= level <= len(a.shown) - 1:
+                raise SteerError(
+                    f"{where}: the level {level} of '{name}' does not exist; levels go from 0 to {len(a.shown) - 1}. "
+                    "Correct the row, or label with the schema that it was made with."
+                )
+
     def check(self, target: Mapping[str, float]) -> None:
         """Refuse a target outside the data's support, naming the nearest supported one."""
         seen = self.count(target)
@@ -321,11 +332,21 @@ class AttributeSchema:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> AttributeSchema:
-        """The schema that `to_json` wrote."""
+        """The schema that `to_json` wrote, or that a user did; ValueError where it is none."""
+        if not isinstance(value, dict) or not isinstance(value.get("attributes"), list):
+            raise ValueError("it has no list of attributes")
         attributes = tuple(_attribute(a) for a in value["attributes"])
-        cells = {tuple(cell): rows for cell, rows in value.get("cells", [])}
-        rest = {k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
-        return AttributeSchema(attributes, cells, **rest)
+        if len({a.name for a in attributes}) < len(attributes):
+            raise ValueError("two attributes have one name")
+        cells = dict(_cell(cell, attributes) for cell in value.get("cells", []))
+        made = AttributeSchema(
+            attributes, cells, **{k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
+        )
+        if not _whole(made.minimum) or not _finite(made.reward_mean) or not _finite(made.reward_std):
+            raise ValueError("minimum, reward_mean or reward_std is no number")
+        if made.reward_std <= 0:
+            raise ValueError("reward_std is not above 0")
+        return made
 
     @staticmethod
     def load(path: Path) -> AttributeSchema:
@@ -333,23 +354,67 @@ class AttributeSchema:
         value = read_json(path)
         try:
             return AttributeSchema.from_json(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise SteerError(
                 f'{path}: not a schema ({error}). It wants {{"attributes": [{{"name", "low", "high"}}]}}.'
             ) from None
 
 
-def _attribute(value: Mapping[str, Any]) -> Attribute:
+def _finite(value: Any) -> bool:
+    """Whether a value of JSON is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def _attribute(value: Any) -> Attribute:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("an attribute has no name")
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     made = Attribute(**fields)
     for name in ("low", "high", "direction", "weight"):
-        if isinstance(getattr(made, name), bool) or not isinstance(getattr(made, name), int | float):
-            raise TypeError(f"{name} of '{made.name}' is no number")
+        if not _finite(getattr(made, name)):
+            raise ValueError(f"{name} of '{made.name}' is no number")
     if made.low > made.high or made.direction not in (-1, 0, 1):
         raise ValueError(f"'{made.name}' wants low < high and a direction of 1, -1 or 0")
     if made.origin not in ORIGINS:
         raise ValueError(f"the origin of '{made.name}' is none of {', '.join(ORIGINS)}")
+    for name, good in LISTS.items():
+        values = getattr(made, name)
+        if not isinstance(values, tuple) or not all(map(good, values)):
+            raise ValueError(f"{name} of '{made.name}' is no list of what belongs there")
+    if any(a >= b for a, b in pairwise(made.edges)) or any(a > b for a, b in pairwise(made.quantiles)):
+        raise ValueError(f"edges or quantiles of '{made.name}' do not rise")
+    lengths = {len(made.edges) + 1, len(made.shown), len(made.centres), len(made.counts)}
+    if (made.edges or made.shown) and len(lengths) > 1:
+        raise ValueError(f"'{made.name}' wants one edge less than levels that are shown, centres and counts")
     return made
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+LISTS: Mapping[str, Callable[[Any], bool]] = {
+    "edges": _finite,
+    "shown": _text,
+    "centres": _finite,
+    "counts": _whole,
+    "quantiles": _finite,
+}  # what each list of an attribute holds
+
+
+def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None, ...], int]:
+    """Joint levels and how many rows have them."""
+    levels, rows = value if isinstance(value, list) and len(value) == 2 else ((), -1)
+    if not isinstance(levels, list) or len(levels) != len(attributes) or not _whole(rows):
+        raise ValueError("cells are no list of [levels, rows]")
+    for level, a in zip(levels, attributes):
+        if level is not None and not (_whole(level) and level < len(a.shown)):
+            raise ValueError(f"cells name the level {level!r:.40} of '{a.name}', which does not exist")
+    return tuple(levels), int(rows)
 
 
 def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:

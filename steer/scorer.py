@@ -19,7 +19,7 @@ from attribute_models import own
 from steer.errors import SteerError
 from steer.rows import Row
 from steer.run import hashes, read_json
-from steer.schema import AttributeSchema
+from steer.schema import MOST, AttributeSchema
 
 Scores = np.ndarray[Any, Any]
 COUNTABLE = "countable:"
@@ -56,6 +56,8 @@ class Scorer:
             for j, name in enumerate(names):
                 if name in self.attributes:
                     out[:, j] = found.scores[:, self.attributes.index(name)]
+            if (np.abs(np.nan_to_num(found.scores, nan=0.0)) > MOST).any():
+                raise SteerError(f"scorer {self.id}: gives a score beyond {MOST:g}. Give NaN where it is unknown.")
             if found.truncated is not None:
                 out[:, -1] = found.truncated
         return out

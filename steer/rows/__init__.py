@@ -22,7 +22,7 @@ from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, WORDS, attribute, content_id, written
 from steer.errors import SteerError
-from steer.rows.contract import SIDE, Row, check
+from steer.rows.contract import SIDE, Row, check, check_json
 from steer.rows.write import read_back, write
 
 __all__ = [
@@ -132,11 +132,14 @@ def _checked(
             made = [row if answered else _asked(row) for row in made if LEFT_OUT not in row]
             for row in made:
                 check(row, where, answered=answered, blank=reading.blank)
+                check_json(row, where)
                 _in_range(row, where, reading.ranges)
                 if "scores" not in record:
                     _same_kind(record, row, where, seen)
-        except (DataError, SteerError) as error:
+        except (DataError, SteerError, RecursionError) as error:
             message = str(error) if isinstance(error, SteerError) else f"{where}: {error}"
+            if isinstance(error, RecursionError):
+                message = f"{where}: is too deep: a list in a list, hundreds of times. Remove the row."
             if skipped is None:
                 raise SteerError(message) from None
             skipped.append(message)

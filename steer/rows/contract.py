@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 NAMES = ("id", "group", "source", "split")
 HELD_OUT = ("test", "val", "dev", "eval", "held")  # how the name of a split begins that is not for training
 SIDE = re.compile(rf"(?<![a-z])(train|{'|'.join(HELD_OUT)})")  # "330k_train" and "test_sft" are sides too
+
+
+MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
 
 def check(row: Row, where: str, *, answered: bool = True, blank: bool = False) -> None:
@@ -101,6 +105,10 @@ def _value_faults(row: Row) -> Iterator[tuple[str, str]]:
                 yield column, f"attribute '{name}' holds {value!r:.40}, wanted {wanted}"
             if isinstance(value, float) and not math.isfinite(value):
                 yield column, f"attribute '{name}' is {value}. Write null where a score is unknown"
+            if value is not None and abs(value) > MOST:
+                yield column, f"attribute '{name}' is beyond {MOST:g}. Write it in a larger unit, or null"
+            if isinstance(value, int) and value < 0 and column != "scores":
+                yield column, f"attribute '{name}' is {value}, but the lowest level is 0. Count levels from 0"
 
 
 def _rater_faults(raters: Any) -> Iterator[tuple[str, str]]:
@@ -110,7 +118,27 @@ def _rater_faults(raters: Any) -> Iterator[tuple[str, str]]:
         return
     for name, given in (raters or {}).items():
         numbers = isinstance(given, list) and all(
-            v is None or (isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)) for v in given
+            v is None or (isinstance(v, (int, float)) and not isinstance(v, bool) and -MOST <= v <= MOST) for v in given
         )
         if not numbers:
             yield "raters", f"attribute '{name}' holds {given!r:.40}, wanted a list of numbers or null"
+
+
+def check_json(row: Row, where: str) -> None:
+    """Refuse a row that could not be written: infinite numbers, bytes of Parquet, lists in lists without end."""
+    try:
+        json.dumps(row, allow_nan=False)
+    except RecursionError:
+        raise SteerError(f"{where}: is too deep: a list in a list, hundreds of times. Remove the row.") from None
+    except (TypeError, ValueError) as error:
+        column = next((name for name, value in row.items() if not _is_json(value)), "id")
+        remedy = "Write null for unknown numbers, and texts for bytes"
+        raise SteerError(f"{where}: column '{column}': cannot be written as JSON ({error}). {remedy}.") from None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

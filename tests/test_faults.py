@@ -1,0 +1,292 @@
+"""Broken and hostile input: every kind ends in one sentence, through one door, and leaves nothing behind."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from steer.config import DataConfig, FitConfig, GenerateConfig, LabelConfig, TrainConfig
+from steer.data import data
+from steer.errors import SteerError
+from steer.fit import fit
+from steer.generate import generate
+from steer.label import label
+from steer.labels import labelled_rows
+from steer.likelihood import level_probability
+from steer.options import resolve
+from steer.policy import Card, load
+from steer.rows import read_all
+from steer.run import read_json
+from steer.schema import Attribute, AttributeSchema
+from steer.scorer import load_scorer
+from steer.train import train
+
+ROW = {"prompt": "p", "response": "r", "scores": {"q": 1}}
+
+
+def written(folder: Path, *rows: Any) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "wanted"),
+    [
+        ("raters", [1], "'raters': holds a list, wanted an object"),
+        ("raters", {"q": [10**400]}, "'raters': attribute 'q' holds .*, wanted a list of numbers or null"),
+        ("scores", {"q": 10**400}, "'scores': attribute 'q' is (inf|beyond 1e\\+100)"),
+        ("scores", {"q": -1e308}, "'scores': attribute 'q' is beyond 1e\\+100"),
+        ("levels", {"q": -1}, "'levels': attribute 'q' is -1, but the lowest level is 0"),
+        ("levels", {"q": 10**200}, "'levels': attribute 'q' is beyond"),
+        ("target", {"q": -9}, "'target': attribute 'q' is -9, but the lowest level is 0"),
+        ("reward", math.nan, "'reward': cannot be written as JSON"),
+        ("mine", {"deep": [{"x": math.inf}]}, "'mine': cannot be written as JSON"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_and_nothing_is_written(
+    tmp_path: Path, column: str, value: Any, wanted: str
+) -> None:
+    rows = written(tmp_path, ROW, {**ROW, "prompt": "other", column: value})
+    for stage, config in (
+        (data, DataConfig(rows, str(tmp_path / "a"))),
+        (label, LabelConfig(rows, str(tmp_path / "b"))),
+    ):
+        with pytest.raises(SteerError, match=rf"rows\.jsonl:2: column {wanted}"):
+            stage(config)  # type: ignore[operator]
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("kind", ["far timestamp", "bytes", "flipped bytes"])
+def test_values_of_parquet_that_cannot_be_read_are_one_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "rows.parquet"
+    columns: dict[str, Any] = {"prompt": ["pqrstuvw"], "response": ["r"], "q": [1]}
+    if kind == "far timestamp":
+        columns["at"] = pyarrow.array([2**61], pyarrow.timestamp("ms"))
+    if kind == "bytes":
+        columns["raw"] = [b"\xff"]
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, compression="none", use_dictionary=False)
+    if kind == "flipped bytes":
+        path.write_bytes(path.read_bytes().replace(b"pqrstuvw", b"pqr\x8dtuvw"))
+    with pytest.raises(
+        SteerError, match=r"rows\.parquet: row 1: (holds a value that cannot be read|column 'raw': cannot)"
+    ):
+        read_all(path)
+
+
+def test_a_target_of_an_attribute_with_one_score_is_certain(tmp_path: Path) -> None:
+    """All mass of the distribution is in the only level: log 1 = 0."""
+    assert level_probability(Attribute("q", 3, 3, shown=("0",), centres=(3.0,), counts=(4,)), 3.0, 0) == 1.0
+    rows = written(tmp_path, *({**ROW, "prompt": f"p{i}", "scores": {"q": 3}, "target": {"q": 0}} for i in range(20)))
+    label(LabelConfig(rows, str(tmp_path / "labels")))
+    assert {row["likelihood"] for row in read_all(tmp_path / "labels")} == {0.0}
+
+
+def test_a_target_at_a_level_that_does_not_exist_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    rows = written(
+        tmp_path,
+        *({"id": f"{i}", **ROW, "prompt": f"{i}", "scores": {"q": i % 5}, "target": {"q": i}} for i in range(9)),
+    )
+    with pytest.raises(SteerError, match=r"row '5': column 'target': the level 5 of 'q' does not exist; .* 0 to 4"):
+        label(LabelConfig(rows, str(tmp_path / "labels")))
+    assert not (tmp_path / "labels").exists()
+
+
+def test_levels_of_rows_that_the_schema_beside_them_lacks_are_refused(labels: Path, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "labels")
+    rows = read_all(labels)
+    name = next(iter(rows[0]["levels"]))
+    rows[0]["levels"][name] = 99
+    written(tmp_path / "labels", *rows)
+    with pytest.raises(SteerError, match=rf"row '.+': the level 99 of '{name}' does not exist"):
+        labelled_rows(str(tmp_path / "labels"))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("[" * 2000, "is too deep"),
+        ("seed: " + "9" * 5000, "is not JSON or YAML text"),
+        ("seed: 0x" + "f" * 5000, "--seed: wanted a number that 64 bits hold"),
+        ("seed: 18446744073709551616", "--seed: wanted a number that 64 bits hold"),
+        ("seed: -1", "--seed -1: wanted 0 or more"),
+        ("held_out: " + "9" * 400, "wants a number that can be computed with"),
+        ('output: "a\\0b"', "--output 'a.x00b': holds a NUL"),
+        ('{"output": "\\ud800"}', "--output .*: holds a NUL or a character that is no Unicode"),
+        ('lower: ["a\\0b"]', "--lower .*: holds a NUL"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nlower: [*b,*b,*b,*b,*b,*b,*b,*b,*b]",
+            "unknown key",
+        ),
+        ("lower: &a [*a]", "wants a list of texts"),
+    ],
+)
+def test_a_value_of_a_config_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, wanted: str) -> None:
+    file = tmp_path / ("config.json" if text[0] == "{" else "config.yaml")
+    file.write_text(text)
+    with pytest.raises(SteerError, match=wanted):
+        resolve(LabelConfig, {"rows": "r", **({} if "output" in text else {"output": "o"})}, str(file))
+
+
+def test_names_that_no_file_can_have_are_refused_in_the_library_too(tmp_path: Path) -> None:
+    for output in ("a\0b", "half \ud800"):
+        with pytest.raises(SteerError, match="holds a NUL or a character that is no Unicode"):
+            label(LabelConfig(written(tmp_path, ROW), output))
+
+
+def changes(value: Any) -> Iterator[Any]:
+    """A JSON value with one part dropped, of another type or beyond its range, for each part of it."""
+    bad: list[Any] = [None, [], {}, "x", -1, 10**30, math.nan, [[1]], True]
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {k: v for k, v in value.items() if k != key}
+            yield from ({**value, key: other} for other in bad)
+            yield from ({**value, key: other} for other in changes(inner))
+    if isinstance(value, list):
+        for i in range(min(len(value), 2)):
+            yield value[:i] + value[i + 1 :]
+            yield from ([*value[:i], other, *value[i + 1 :]] for other in [*bad, *changes(value[i])])
+        yield value[::-1]
+
+
+def used(schema: AttributeSchema) -> None:
+    """What commands do with a schema."""
+    schema.levels(dict.fromkeys(schema.names, 1.0))
+    schema.supported(schema.names)
+    schema.text({a.name: 0 for a in schema.attributes if a.shown})
+
+
+def test_every_edit_of_a_policys_card_is_refused_or_harmless(trained: Path, tmp_path: Path) -> None:
+    whole = read_json(trained / "steer.json")
+    refused = 0
+    for edited in changes(whole):
+        (tmp_path / "steer.json").write_text(json.dumps(edited))
+        try:
+            card = Card.load(tmp_path)
+        except SteerError:
+            refused += 1
+            continue
+        assert isinstance(card.base, str)
+        if card.schema:
+            used(card.schema)
+    assert refused > 500
+
+
+def test_every_edit_of_a_schema_is_refused_or_harmless(labels: Path, tmp_path: Path) -> None:
+    whole = read_json(labels / "schema.json")
+    whole["attributes"], whole["cells"] = whole["attributes"], whole["cells"][:3]
+    refused = 0
+    for edited in changes(whole):
+        (tmp_path / "schema.json").write_text(json.dumps(edited))
+        try:
+            used(AttributeSchema.load(tmp_path / "schema.json"))
+        except SteerError:
+            refused += 1
+    assert refused > 300
+
+
+@pytest.mark.parametrize("edges", [[0.5, math.nan], [1.5, 0.5], [0.5, 0.5], ["a"], [math.inf]])
+def test_edges_that_do_not_rise_are_refused(edges: list[Any]) -> None:
+    levels = {"shown": ["0", "1", "2"][: len(edges) + 1], "centres": [0, 1, 2][: len(edges) + 1], "counts": [1, 1, 1]}
+    levels["counts"] = levels["counts"][: len(edges) + 1]
+    with pytest.raises(ValueError, match="edges"):
+        AttributeSchema.from_json({"attributes": [{"name": "q", "low": 0, "high": 2, "edges": edges, **levels}]})
+
+
+def test_every_edit_of_a_fitted_scorer_is_one_sentence(tmp_path: Path) -> None:
+    data(DataConfig("world", str(tmp_path / "logs"), size=60))
+    fit(FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer")))
+    path = tmp_path / "scorer" / "model.json"
+    whole = read_json(path)
+    for edited in changes(whole):
+        path.write_text(json.dumps(edited))
+        with pytest.raises(SteerError, match=r"model\.json changed after the fit"):
+            load_scorer(str(tmp_path / "scorer"))
+    done = tmp_path / "scorer" / "done.json"
+    done.write_text(json.dumps({"summary": ""}))  # as earlier versions left it, without hashes
+    for edited in changes(whole):
+        path.write_text(json.dumps(edited))
+        with suppress(SteerError):
+            load_scorer(str(tmp_path / "scorer"))
+
+
+def test_weights_that_are_no_numbers_are_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "policy")
+    path = tmp_path / "policy" / "model" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(n for n in tensors if "mlp" in n)
+    tensors[name].view(-1)[3] = torch.nan
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(SteerError, match="its weights hold NaN or infinity"):
+        load(str(tmp_path / "policy"))
+
+
+def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_finish_it(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steer.train.save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
+    for finished in (False, True):
+        if finished:
+            (tmp_path / "run" / "done.json").write_text('{"summary": ""}')
+        wanted = "holds no policy" if finished else r"is not finished\. Finish its training: \"steer train --config .+"
+        with pytest.raises(SteerError, match=rf"model '.*run': is a run of steer that {wanted}"):
+            generate(GenerateConfig(str(tmp_path / "run"), prompt=("Hello.",)))
+
+
+# Text of every kind, lone surrogates and NUL too; numbers of every kind.
+TEXTS = st.text(st.characters(), max_size=8)
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**30), 1e308, 5e-324])
+VALUES: Any = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+COLUMNS = ("prompt", "response", "scores", "raters", "levels", "target", "group", "id", "split", "reward", "messages")
+COLUMNS += (
+    "chosen",
+    "rejected",
+    "conversations",
+    "completion",
+    "finished",
+    "preference",
+    "weight",
+    "quality",
+    "source",
+)
+ROWS = st.builds(
+    lambda row, odd: {**row, **odd}, st.just(ROW), st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=3)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(ROWS | VALUES, min_size=1, max_size=4))
+def test_whatever_rows_hold_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = written(folder, *rows)
+    for stage, config in (
+        (data, DataConfig(path, str(folder / "data"), bad="skip")),
+        (data, DataConfig(path, str(folder / "strict"))),
+        (label, LabelConfig(path, str(folder / "labels"))),
+    ):
+        try:
+            stage(config)  # type: ignore[operator]
+        except SteerError:
+            assert not (folder / config.output / "config.json").exists()
+    shutil.rmtree(folder)
