@@ -184,7 +184,10 @@ class BradleyTerry:
         lines = [
             f"{r['attribute']}: {r['pairs']} pairs, accuracy {_shown(r['accuracy'])} "
             f"({_shown(r['accuracy_low'])} to {_shown(r['accuracy_high'])}), log-loss {_shown(r['log_loss'])} "
-            f"(of a coin .693); the longer response is the better one in {_shown(r['longer'])}"
+            f"(of a coin .693); the longer response is the better one in {_shown(r['longer'])}, so length alone has "
+            f"{_shown(r['length_alone'])}; accuracy {_shown(r['similar'])} in {r['similar_pairs'] or 0} pairs of "
+            f"similar length, {_shown(r['given_length'])} ({_shown(r['given_length_low'])} to "
+            f"{_shown(r['given_length_high'])}) given length"
             for r in report
         ]
         return "\n".join([*lines, *(r["warning"] for r in report if r["warning"])])
@@ -258,30 +261,68 @@ def solved(differences: Any, gap: Array, variant: str, alphas: Sequence[float]) 
     return [found[alpha] for alpha in alphas]
 
 
+SIMILAR = 1.2  # word counts of a pair whose ratio is at most this are similar
+
+
 def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: str) -> dict[str, Any]:
-    """How often the better row has the higher reward (a tie counts half), with a 95 % interval clustered by prompt."""
+    """How often the better row has the higher reward (a tie counts half), with 95 % intervals clustered by prompt.
+
+    longer: how often the longer row is the better one; length_alone: the accuracy of always saying the longer or always
+    the shorter; similar: accuracy in pairs of similar length. given_length: the mean of the accuracy where the longer
+    is the better one and where the shorter is, which is one half for a reward that knows length alone.
+    """
     both = ~(np.isnan(rewards[pairs.better]) | np.isnan(rewards[pairs.worse]))
     better, worse = pairs.better[both], pairs.worse[both]
     margin, longer = rewards[better] - rewards[worse], lengths[better] - lengths[worse]
     count = len(margin)
     known: dict[str, Any] = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "log_loss", "longer"))
+    known |= dict.fromkeys(("length_alone", "similar_pairs", "similar"))
+    known |= dict.fromkeys(("given_length", "given_length_low", "given_length_high"))
     if count:
         right = (margin > 0) + 0.5 * (margin == 0)
-        share = float(right.mean())
         _, which = np.unique(prompts[better], return_inverse=True)
-        groups = int(which.max()) + 1
-        known |= {"accuracy": share, "log_loss": float(np.logaddexp(0, -margin).mean())}
+        known |= _shares("accuracy", right, [np.ones(count, dtype=bool)], which)
+        known["log_loss"] = float(np.logaddexp(0, -margin).mean())
         known["longer"] = float(((longer > 0) + 0.5 * (longer == 0)).mean())
-        if groups > 3:
-            off = np.bincount(which, weights=right - share)
-            error = math.sqrt(float((off**2).sum()) * groups / (groups - 1)) / count
-            half = float(stdtrit(groups - 1, 0.975)) * error
-            known |= {"accuracy_low": share - half, "accuracy_high": share + half}
-    low = known["accuracy_low"]
-    learnable = low is not None and low > 0.5
-    found = f"accuracy {_shown(known['accuracy'])} over {count} pairs is not above that of a coin"
-    warning = f"{name}: not learnable from this data: {found}. Compare more pairs, or do not steer by it."
-    return {"pairs": count, **known, "learnable": learnable, "warning": None if learnable else warning}
+        known["length_alone"] = max(known["longer"], 1 - known["longer"])
+        alike = np.abs(np.log(np.maximum(lengths[better], 1) / np.maximum(lengths[worse], 1))) <= math.log(SIMILAR)
+        known |= {"similar_pairs": int(alike.sum()), "similar": float(right[alike].mean()) if alike.any() else None}
+        known |= _shares("given_length", right, [longer > 0, longer < 0], which)
+    low, left = known["accuracy_low"], known["given_length_low"]
+    told = bool(count) and bool((longer != 0).any())  # else there is no length to be told from
+    learnable = low is not None and low > 0.5 and (not told or (left is not None and left > 0.5))
+    warning = None
+    if not learnable and low is not None and low > 0.5:
+        warning = (
+            f"{name}: the scorer adds nothing to length: accuracy {_shown(known['accuracy'])} over {count} pairs, "
+            f"{_shown(known['length_alone'])} by length alone, {_shown(known['given_length'])} ({_shown(left)} to "
+            f"{_shown(known['given_length_high'])}) given length. {OTHER_FEATURES}"
+        )
+    elif not learnable:
+        found = f"accuracy {_shown(known['accuracy'])} over {count} pairs is not above that of a coin"
+        warning = f"{name}: not learnable from this data by this model: {found}. {OTHER_FEATURES}"
+    return {"pairs": count, **known, "learnable": learnable, "warning": warning}
+
+
+OTHER_FEATURES = (
+    "This is about these features and pairs: an encoder's may tell more (--set model=NAME), or more pairs. Or do not "
+    "steer by it."
+)
+
+
+def _shares(name: str, right: Array, strata: Sequence[NDArray[np.bool_]], which: NDArray[np.int64]) -> dict[str, Any]:
+    """Mean over strata [n] of the share of `right` [n], and its interval where there are 4 clusters `which` [n]."""
+    if not all(stratum.any() for stratum in strata):
+        return {}
+    means = [float(right[stratum].mean()) for stratum in strata]
+    value, groups = sum(means) / len(means), int(which.max()) + 1
+    if groups < 4:
+        return {name: value}
+    parts = zip(strata, means)
+    away = sum(stratum * (right - mean) / (len(strata) * stratum.sum()) for stratum, mean in parts)
+    error = math.sqrt(float((np.bincount(which, weights=away) ** 2).sum()) * groups / (groups - 1))
+    half = float(stdtrit(groups - 1, 0.975)) * error
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
 def _shown(value: float | None) -> str:

@@ -87,6 +87,7 @@ class Calibrated:
             [words(response) for _, response in texts(rows)],
             groups=prompt_keys(rows),
             expected=expected,
+            debiased=bool(self.debias),
             raters=[row.get("raters") for row in rows],
         )
 

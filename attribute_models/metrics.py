@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from attribute_models.ceiling import ceiling, ratings
 
@@ -27,17 +27,19 @@ def report(
     *,
     groups: ArrayLike | None = None,
     expected: ArrayLike | None = None,
+    debiased: bool = False,
     raters: Sequence[Any] = (),
 ) -> list[dict[str, Any]]:
     """One dict per attribute from truth [n, A], predicted [n, A] and the responses' lengths [n] in any unit.
 
     mae, rmse, baseline_mae, baseline_rmse (of predicting the mean of the truth): in the attribute's own unit.
     pearson and spearman, each with its 95 % interval _low and _high (rows of one of the `groups` [n], such as a prompt,
-    are taken as dependent), reliability (pearson squared), qwk, spearman_with_length (of predictions): without unit.
-    n: rows used; unknown: rows left out. learnable: the interval of spearman lies above 0, and `expected` (predictions
-    [n, A] that aim at the mean of the truth; default: predicted) has a smaller MAE than the mean; where not, warning
-    says what to do about it. `raters` [n] are the rows' columns of that name, and `ceiling.ceiling` says
-    what is made of them.
+    are taken as dependent), reliability (pearson squared), qwk, spearman_with_length (of predictions), length_alone
+    (Spearman of the truth with length), given_length (partial, of predictions and truth), _low and _high: without unit.
+    n: rows used; unknown: rows left out. learnable: the interval of given_length lies above 0, and `expected`
+    (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller MAE than the mean, unless
+    predictions are `debiased`, which costs what length explains; where not, warning says what to do about it.
+    `raters` [n] are the rows' columns of that name, and `ceiling.ceiling` says what is made of them.
     """
     t, p, size = (np.asarray(x, dtype=np.float64) for x in (truth, predicted, lengths))
     if t.shape != p.shape or t.shape != (len(size), len(attributes)):
@@ -53,7 +55,7 @@ def report(
         said = [ratings(raters[i], name) for i in np.flatnonzero(both).tolist()] if raters else []
         figures = _figures(t[both, a], p[both, a], size[both], group[both])
         counts = {"attribute": name, "n": int(both.sum()), "unknown": int((~both).sum())}
-        found.append(counts | figures | _verdict(name, figures, t[both, a], aimed[both, a]) | ceiling(said))
+        found.append(counts | figures | _verdict(name, figures, t[both, a], aimed[both, a], debiased) | ceiling(said))
     return found
 
 
@@ -79,23 +81,97 @@ def _figures(truth: Array, predicted: Array, lengths: Array, groups: NDArray[np.
         "spearman_high": rho_high,
         "qwk": qwk(truth, predicted),
         "spearman_with_length": spearman(predicted, lengths),
+        "length_alone": spearman(truth, lengths),
+        **dict(
+            zip(("given_length", "given_length_low", "given_length_high"), partial(truth, predicted, lengths, groups))
+        ),
     }
 
 
-def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Array) -> dict[str, Any]:
-    """Whether predictions are told from chance and from the mean, and what to do where they are not."""
-    n, low = len(truth), figures["spearman_low"]
-    remedy = "Rate more rows, or do not steer by it."
+GIVEN_LENGTH = ("given_length", "given_length_low", "given_length_high")
+OTHER_MODELS = (
+    "This is about this model and these rows: an encoder may learn what it cannot (steer fit --model embeddings or "
+    "regression, --set model=NAME), or more rows."
+)
+
+
+def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Array, debiased: bool) -> dict[str, Any]:
+    """Whether predictions tell more than length and the mean do, and what to do where they do not."""
+    n, low, left = len(truth), figures["spearman_low"], figures["given_length_low"]
+    found = f"Spearman {_spanned(figures, 'spearman')} over {n} rows"
     mae = float(np.abs(expected - truth).mean()) if n else None
-    if low is None or low <= 0:
-        found = f"{_shown(figures['spearman'])} ({_shown(low)} to {_shown(figures['spearman_high'])})"
-        warning = f"{name}: not learnable from this data: Spearman {found} over {n} rows is not above chance. {remedy}"
-    elif mae is None or mae >= figures["baseline_mae"]:
+    if left is not None and left > 0:
+        if debiased or (mae is not None and mae < figures["baseline_mae"]):
+            return {"learnable": True, "warning": None}
         found = f"a mean absolute error of {_shown(mae)}, no better than {_shown(figures['baseline_mae'])} of the mean"
-        warning = f"{name}: hardly learnable from this data: {found} over {n} rows. {remedy}"
+        warning = f"{name}: hardly learnable from this data: {found} over {n} rows. {OTHER_MODELS}"
+    elif low is not None and low > 0 and (figures["length_alone"] or 0) * (figures["spearman_with_length"] or 0) > 0:
+        warning = (
+            f"{name}: the scorer adds nothing to length: {found}, {_shown(figures['length_alone'])} by the number of "
+            f"words alone, {_spanned(figures, 'given_length')} given length. {OTHER_MODELS} Or steer by length "
+            f"(--scorer countable:words), or not by this (--neither {name})."
+        )
     else:
-        return {"learnable": True, "warning": None}
+        given = f", {_spanned(figures, 'given_length')} given length" if figures["given_length"] is not None else ""
+        warning = (
+            f"{name}: not learnable from this data by this model: {found} is not above chance{given}. {OTHER_MODELS} "
+            f"Or do not steer by it (--neither {name})."
+        )
     return {"learnable": False, "warning": warning}
+
+
+def _spanned(figures: Mapping[str, Any], name: str) -> str:
+    """A figure with its interval, in three decimals."""
+    value, low, high = (_shown(figures[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value} ({low} to {high})"
+
+
+RESAMPLES = 1000
+DRAWN = 2**20  # weights held at once
+
+
+def partial(x: Array, y: Array, z: Array, groups: NDArray[np.int64]) -> tuple[float | None, float | None, float | None]:
+    """Partial rank correlation of x [n] and y [n] given z [n], with its 95 % interval; None where undefined.
+
+    (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)), by a bootstrap over groups with Hesterberg's expanded
+    percentiles (1411.5279); ranks are taken once. A constant z explains nothing; one that explains x or y leaves 0.
+    """
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, None, None
+    a, b, c = (ranks(column) - (len(x) + 1) / 2 for column in (x, y, z))
+    columns = np.stack([np.ones_like(a), a, b, c, a * a, b * b, c * c, a * b, a * c, b * c])  # moments
+    which = np.unique(groups, return_inverse=True)[1]
+    count = int(which.max()) + 1
+    sums = np.stack([np.bincount(which, weights=column, minlength=count) for column in columns], axis=1)  # [G, 10]
+    value = _partial(sums.sum(0)[None])[0]
+    if np.isnan(value):  # nothing is left
+        return 0.0, 0.0, 0.0
+    if count < 4:
+        return float(value), None, None
+    rng, block = np.random.default_rng(0), max(1, DRAWN // count)
+    share = np.full(count, 1 / count)
+    drawn = np.concatenate(
+        [
+            _partial(np.asarray(rng.multinomial(count, share, min(block, RESAMPLES - start)) @ sums))
+            for start in range(0, RESAMPLES, block)
+        ]
+    )
+    tail = float(ndtr(math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.025))))
+    low, high = np.nanquantile(drawn, [tail, 1 - tail]).tolist()
+    return float(value), float(low), float(high)
+
+
+def _partial(moments: Array) -> Array:
+    """The partial correlation [R] from weighted moments [R, 10] in the order of `partial`; NaN where undefined."""
+    n, a, b, c, aa, bb, cc, ab, ac, bc = moments.T
+    saa, sbb, scc = aa - a * a / n, bb - b * b / n, cc - c * c / n
+    sab, sac, sbc = ab - a * b / n, ac - a * c / n, bc - b * c / n
+    fixed = scc <= 1e-9 * n**2
+    scc, sac, sbc = np.where(fixed, 1.0, scc), np.where(fixed, 0.0, sac), np.where(fixed, 0.0, sbc)
+    rest_a, rest_b = saa - sac**2 / scc, sbb - sbc**2 / scc
+    known = (rest_a > 1e-9 * saa) & (rest_b > 1e-9 * sbb)
+    norm = np.sqrt(np.where(known, rest_a * rest_b, 1.0))
+    return np.asarray(np.where(known, (sab - sac * sbc / scc) / norm, np.nan))
 
 
 def pearson(x: Array, y: Array) -> float | None:
@@ -174,6 +250,10 @@ COLUMNS = {
     "qwk": "QWK",
     "reliability": "reliability",
     "spearman_with_length": "with length",
+    "length_alone": "length alone",
+    "given_length": "given length",
+    "given_length_low": "from",
+    "given_length_high": "to",
 }
 HUMAN = {"raters": "raters", "human": "one human", "ceiling": "ceiling"}  # where several raters are known
 

@@ -7,7 +7,7 @@ words like `non`, `free` and `avoidance` turn it round. A name that says nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -133,3 +133,16 @@ def doubts(attributes: Sequence[Attribute], scores: np.ndarray[Any, Any]) -> lis
                 f"--lower {a.name}; if neither is: --neither {a.name}."
             )
     return found
+
+
+def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A warning where attributes enter the reward though their scorer reports that it learned nothing of them."""
+    empty = {line["attribute"] for line in report if line.get("learnable") is False}
+    names = [a.name for a in attributes if a.name in empty and a.direction and a.weight]
+    if not names:
+        return []
+    flags = " ".join(f"--neither {name}" for name in names)
+    return [
+        f"warning: {', '.join(names)} count in the reward, though the scorer learned nothing of them that length and "
+        f"the mean do not tell. {flags} leaves them out."
+    ]

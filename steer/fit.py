@@ -76,6 +76,7 @@ def fit(config: FitConfig) -> str:
     tested = reports.get(f"{len(test)} rows of held-out prompts")
     facts = {"report": model.report_, "tested": tested, "rows": len(rated), "data": data, "files": hashes(run.folder)}
     lines = [tables, *directions.told(schema.attributes), *directions.doubts(schema.attributes, matrix(rated, names))]
+    lines += directions.unlearned(schema.attributes, model.report_)
     return run.finish("\n".join([*lines, summary]), **facts)
 
 

@@ -81,6 +81,7 @@ def label(config: LabelConfig) -> str:
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
     own = [schema[n] for n in schema.own]
     lines = [histogram(schema), *directions.told(own), *directions.doubts(own, scores[train])]
+    lines += directions.unlearned(own, getattr(scorer.model, "report_", ()))
     return run.finish("\n".join([*lines, summary]), **facts)
 
 

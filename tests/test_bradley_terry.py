@@ -77,6 +77,35 @@ def test_accuracy_counts_ties_half_and_its_interval_holds_prompts_together() -> 
     assert accuracy(pairs, np.zeros(80), np.zeros(80), prompts, "preference")["learnable"] is False
 
 
+def lengths_of(better: list[int], worse: list[int]) -> tuple[Any, Array, Any]:
+    """Pairs of rows with these word counts, their lengths, and a prompt for each pair."""
+    rows = [
+        {"prompt": [{"role": "user", "content": f"p{i // 2}"}], "response": "", "group": ""}
+        for i in range(2 * len(better))
+    ]
+    scores = np.asarray([1.0, 0.0] * len(better))
+    lengths = np.asarray([n for pair in zip(better, worse) for n in pair], dtype=float)
+    return pairs_of(rows, scores), lengths, np.asarray([str(i // 2) for i in range(2 * len(better))])
+
+
+def test_a_reward_of_length_alone_adds_nothing_and_says_so() -> None:
+    pairs, lengths, prompts = lengths_of([20] * 72 + [10] * 28, [10] * 72 + [20] * 28)
+    found = accuracy(pairs, lengths, lengths, prompts, "preference")
+    assert (found["accuracy"], found["longer"], found["length_alone"]) == (0.72, 0.72, 0.72)
+    assert found["given_length"] == 0.5  # right in every pair whose longer side is better, wrong in all others
+    assert found["learnable"] is False
+    assert "the scorer adds nothing to length: accuracy 0.720" in found["warning"]
+    right = np.tile([1.0, 0.0], 100)
+    assert accuracy(pairs, right, lengths, prompts, "preference")["learnable"] is True
+
+
+def test_pairs_of_similar_length_have_an_accuracy_of_their_own() -> None:
+    pairs, lengths, prompts = lengths_of([11, 10, 30, 30], [10, 11, 10, 10])
+    found = accuracy(pairs, np.asarray([1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0]), lengths, prompts, "preference")
+    assert (found["similar_pairs"], found["similar"], found["accuracy"]) == (2, 0.5, 0.75)
+    assert found["given_length"] == pytest.approx((3 / 3 + 0 / 1) / 2)
+
+
 def test_the_better_of_unseen_prompts_are_told_and_saved_to_the_bit(tmp_path: Path) -> None:
     rows, scores = world()
     model = BradleyTerry(("preference",), FEW).fit(rows, scores)

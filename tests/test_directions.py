@@ -9,7 +9,7 @@ import pytest
 
 from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
 from steer.data import data
-from steer.directions import doubts, of_name
+from steer.directions import doubts, of_name, unlearned
 from steer.fit import fit
 from steer.label import label
 from steer.rows import write
@@ -82,3 +82,32 @@ def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is
     (said,) = doubts(names, scores)
     assert said.startswith("warning: 'bb' is guessed to be better when higher, but correlates -0.")
     assert not doubts(names, scores[:10])  # too few to say
+
+
+def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() -> None:
+    good, style = Attribute("quality", 0, 4), Attribute("verbosity", 0, 4, 0, 0.0)
+    report = [{"attribute": name, "learnable": False} for name in ("quality", "verbosity")]
+    (said,) = unlearned([good, style], report)
+    assert said.startswith("warning: quality count in the reward")
+    assert "--neither quality leaves them out" in said
+    assert not unlearned([style], report)
+    assert not unlearned([good], [{"attribute": "quality", "learnable": True}])
+
+
+def test_label_says_that_an_attribute_without_signal_is_in_the_reward(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "id": str(i),
+            "prompt": [{"role": "user", "content": f"p{i}"}],
+            "response": " ".join(rng.choice(["one", "two", "three"], 8)),
+            "scores": {"quality": float(rng.integers(0, 5))},
+        }
+        for i in range(80)
+    ]
+    write(tmp_path / "rows.jsonl", rows)
+    source, scorer = str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")
+    assert "--neither quality leaves them out" in fit(FitConfig(source, scorer))
+    assert "--neither quality leaves" in label(LabelConfig(source, str(tmp_path / "l"), scorer=scorer, min_support=1))
+    turned = LabelConfig(source, str(tmp_path / "m"), scorer=scorer, min_support=1, neither=("quality",))
+    assert "count in the reward" not in label(turned)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from attribute_models.metrics import interval, report, table
+from attribute_models.metrics import interval, partial, report, table
 
 TRUTH = [1.0, 2.0, 2.0, 4.0, 5.0, 3.0]
 PREDICTED = [1.5, 2.0, 1.0, 3.0, 4.0, 4.0]
@@ -136,14 +136,14 @@ def test_learnable_means_that_the_interval_lies_above_zero() -> None:
     n = 40
     x = [float(i) for i in range(n)]
     noisy = [math.cos(37.0 * i) for i in range(n)]
-    assert one(x, x)["learnable"] is True
-    assert one(x, [-v for v in x])["learnable"] is False
+    assert one(x, x, noisy)["learnable"] is True
+    assert one(x, [-v for v in x], noisy)["learnable"] is False
     found = one(noisy, [math.sin(101.0 * i) for i in range(n)])
     assert abs(found["spearman"]) < math.tanh(1.959964 / math.sqrt(n - 3))  # type: ignore[arg-type]
     assert found["learnable"] is False
     assert "quality" in str(found["warning"])
     assert "40 rows" in str(found["warning"])
-    assert one(x, x)["warning"] is None
+    assert one(x, x, noisy)["warning"] is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,62 @@ def test_shapes_that_do_not_match_are_refused() -> None:
 def test_the_table_is_aligned_and_ends_with_the_warnings() -> None:
     truth = np.column_stack([TRUTH, [1.0] * 6])
     found = report(truth, np.column_stack([TRUTH, PREDICTED]), ("quality", "a"), LENGTHS)
-    header, first, second, warning = table(found).splitlines()
+    header, first, second, *_, warning = table(found).splitlines()
     assert len(header) == len(first) == len(second)
     assert first.split()[:3] == ["quality", "6", "0.000"]
     assert warning == found[1]["warning"]
+
+
+def partial_rank(x: Sequence[float], y: Sequence[float], z: Sequence[float]) -> float:
+    a, b, c = mean_ranks(x), mean_ranks(y), mean_ranks(z)
+    xy, xz, yz = correlation(a, b), correlation(a, c), correlation(b, c)
+    return (xy - xz * yz) / math.sqrt((1 - xz**2) * (1 - yz**2))
+
+
+def test_what_is_left_given_length_is_the_partial_rank_correlation() -> None:
+    found = one(TRUTH, PREDICTED, LENGTHS)
+    assert found["length_alone"] == pytest.approx(correlation(mean_ranks(TRUTH), mean_ranks(LENGTHS)))
+    assert found["given_length"] == pytest.approx(partial_rank(TRUTH, PREDICTED, LENGTHS))
+    plain = correlation(mean_ranks(TRUTH), mean_ranks(PREDICTED))
+    assert one(TRUTH, PREDICTED, [5] * 6)["given_length"] == pytest.approx(plain)  # equal lengths explain nothing
+    assert one(TRUTH, [2.0 * n for n in LENGTHS], LENGTHS)["given_length"] == 0.0  # and all is explained here
+
+
+def test_the_interval_given_length_covers_where_rows_of_a_prompt_are_alike() -> None:
+    rng, groups, inside = np.random.default_rng(2), np.repeat(np.arange(40), 4), 0
+    for _ in range(200):
+        x, y, z = (rng.normal(size=40)[groups] + 0.5 * rng.normal(size=160) for _ in range(3))
+        _, low, high = partial(x + z, y + z, z, groups)
+        assert low is not None
+        assert high is not None
+        inside += low <= 0 <= high
+    assert inside / 200 == pytest.approx(0.95, abs=0.05)
+
+
+def simulated(shares: tuple[float, float], seed: int = 0) -> dict[str, object]:
+    """A truth of length, signal and noise, and predictions with these shares of length and signal."""
+    rng = np.random.default_rng(seed)
+    length, signal, noise = rng.normal(size=(3, 400))
+    truth, predicted = 2 * length + signal + noise, shares[0] * length + shares[1] * signal + 0.1 * rng.normal(size=400)
+    (found,) = report(truth[:, None], predicted[:, None], ("quality",), length, debiased=True)
+    return found
+
+
+def test_a_scorer_of_length_alone_adds_nothing_and_says_so() -> None:
+    found = simulated((1.0, 0.0))
+    assert float(str(found["spearman"])) > 0.75
+    assert found["learnable"] is False
+    assert "quality: the scorer adds nothing to length: Spearman 0." in str(found["warning"])
+    assert "by the number of words alone" in str(found["warning"])
+    assert simulated((1.0, 1.0))["learnable"] is True
+
+
+def test_what_is_learnable_is_what_is_left_given_length() -> None:
+    """Predictions without their liking for length: weak beside a truth that is mostly length, but not chance."""
+    found = simulated((0.0, 0.3), seed=4)
+    assert float(str(found["given_length_low"])) > 0
+    assert found["learnable"] is True
+    chance = simulated((0.0, 0.0))
+    assert chance["learnable"] is False
+    assert "by this model" in str(chance["warning"])
+    assert "--model embeddings" in str(chance["warning"])
