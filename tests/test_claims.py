@@ -142,8 +142,9 @@ def test_what_has_fallen() -> None:
         return Curve([run(x) for x in proxy], [run(x) for x in gold])
 
     assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0).mean == pytest.approx(0.1)
-    assert fall(curve([0, 1, 2], [0, 1, 1.2]), 0).mean == 0
-    assert fall(curve([0, 2, 1], [0, 1, 0.5]), 0).mean == 0, "the proxy has fallen too"
+    assert fall(curve([0, 1, 2], [0, 1, 1.2]), 0).mean == pytest.approx(-0.2)
+    assert fall(curve([0, 2, 1], [0, 1, 0.5]), 0).mean == pytest.approx(-1), "the proxy has fallen too"
+    assert fall(curve([2, 1], [1, 0]), 0).mean == 0, "nothing came before"
     assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0.05, -1).mean == pytest.approx(-0.05)
 
 

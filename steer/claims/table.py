@@ -76,12 +76,12 @@ def rising(runs: Sequence[Judged]) -> list[Interval]:
 
 
 def fall(curve: Curve, plus: float, sign: int = 1) -> Interval:
-    """How far gold, where the proxy is at its highest, is below a peak that came before: times `sign`, plus `plus`.
+    """How far gold, where the proxy is at its highest, is below its best look before: times `sign`, plus `plus`.
 
-    Both points are chosen by their means, which favours a fall.
+    Both looks are chosen by their means, which favours a fall.
     """
     at = max(range(len(curve.proxy)), key=lambda i: curve.proxy[i].mean)
-    peak = max(range(at + 1), key=lambda i: curve.gold[i].mean)
+    peak = max(range(at), key=lambda i: curve.gold[i].mean, default=at)
     return margin((sign, curve.gold[peak]), (-sign, curve.gold[at]), plus=plus)
 
 
