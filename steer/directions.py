@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-from attribute_models.metrics import spearman
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from steer.schema import Attribute
 
 ORIGINS = ("given", "known", "guessed")  # by a flag or a schema.json; by the name; by nothing
@@ -87,7 +85,15 @@ def of_name(name: str) -> tuple[int, str]:
     return (-found[-1] if turned else found[-1]), origin
 
 
-def told(attributes: Iterable[Attribute], flags: str = "") -> list[str]:
+class Named(NamedTuple):
+    """What is known of an attribute before its scores are: the name, which end is better, and who says so."""
+
+    name: str
+    direction: int
+    origin: str
+
+
+def told(attributes: Iterable[Attribute | Named], flags: str = "") -> list[str]:
     """Which end of each attribute is better, guesses apart; `flags`: the command whose flags correct a guess."""
     found = list(attributes)
     sure = [
@@ -105,12 +111,20 @@ def told(attributes: Iterable[Attribute], flags: str = "") -> list[str]:
     return lines
 
 
+def named_score(name: str) -> bool:
+    """Whether a name says that it is a score of something: its direction is known, or it says score or rating."""
+    return of_name(name)[1] == "known" or bool(re.search(r"scor|rating|grade", name.lower()))
+
+
 FEWEST = 20  # rows that two scores must share
 LEAST = 0.1  # correlation below which nothing is said
 
 
 def doubts(attributes: Sequence[Attribute], scores: np.ndarray[Any, Any]) -> list[str]:
     """A warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A]."""
+    import numpy as np
+    from scipy.stats import spearmanr  # neither is needed to say what a name means
+
     found = []
     for j, a in enumerate(attributes):
         if a.origin != "guessed" or a.direction <= 0:
@@ -121,8 +135,9 @@ def doubts(attributes: Sequence[Attribute], scores: np.ndarray[Any, Any]) -> lis
             n = int(known.sum())
             if i == j or not b.direction or n < FEWEST:
                 continue
-            rho = spearman(scores[known, j], scores[known, i])
-            if rho is not None and -rho * b.direction > max(LEAST, 2 / np.sqrt(n - 1)):
+            x, y = scores[known, j], scores[known, i]
+            rho = float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
+            if -rho * b.direction > max(LEAST, 2 / np.sqrt(n - 1)):
                 against.append((abs(rho), f"{rho:+.2f} with {b.name} ({BETTER[b.direction]} is better)", b))
         others = [b for b in attributes if b.direction and b is not a]
         sure = any(b.origin != "guessed" for *_, b in against)

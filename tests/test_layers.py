@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import what stands before it: in a row above, or further left in its own. Packages count as one.
 TABLE = """
-errors progress options config run
+errors directions progress options config run
 rows schema levels condition likelihood chat
 groups objective
 methods batch turns tokens plan adapter quantise precision policy attention logps references

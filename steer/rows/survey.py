@@ -18,7 +18,6 @@ from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.options import did_you_mean
 from steer.rows import Found, Row, prompt_key, reasons
-from steer.schema import Attribute
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
 
@@ -139,7 +138,7 @@ class Survey:
         if self.config.source != "world":
             found = {name: directions.of_name(name) for name in self.scales.found}
             yield from directions.told(
-                (Attribute(name, 0, 1, end, origin=origin) for name, (end, origin) in found.items()),
+                (directions.Named(name, end, origin) for name, (end, origin) in found.items()),
                 ' in "steer fit" and "steer label"',
             )
 
