@@ -21,7 +21,7 @@ from steer.methods import METHODS
 from steer.plan import Conditioning
 from steer.policy import MERGED, Card, Loading, Policy, end_tokens, load_as
 from steer.rows import Row, read_all, split_of, write
-from steer.run import Run, fingerprint, folder_errors, read_json, rows_fingerprint, stage, write_json, write_text
+from steer.run import Run, fingerprint, folder_errors, lock, read_json, rows_fingerprint, stage, write_json, write_text
 from steer.schema import AttributeSchema
 from steer.tokens import plain_ids, prompt_text
 from steer.training.prepare import conditioned
@@ -62,14 +62,18 @@ def _policy(config: ExportConfig) -> str:
     if policy.card is None:
         raise ValueError("a folder with steer.json has a card")
     said = _template(policy, policy.card)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")
     parameters = sum(p.numel() for p in policy.model.parameters())
     summary = (
         f"export: {source} with {policy.card.adapter} in {policy.model.dtype} merged into {target}, "
         f"{parameters:,} parameters. {said}"
     ).replace("torch.", "")
-    try:
-        with folder_errors(target), quiet():
+    with folder_errors(target), quiet():
+        temporary.mkdir(parents=True, exist_ok=True)
+        lock(temporary)
+        try:
+            for left in temporary.iterdir():  # of a process that was killed: files only
+                left.unlink()
             policy.model.save_pretrained(temporary)
             policy.tokenizer.save_pretrained(temporary)
             replace(policy.card, adapter=MERGED).save(temporary)
@@ -77,8 +81,8 @@ def _policy(config: ExportConfig) -> str:
             if target.is_dir():
                 shutil.rmtree(target)
             os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return summary
 
 

@@ -94,7 +94,7 @@ def _card(value: Any) -> Card:
     for name, known in (("adapter", ADAPTERS), ("template", TEMPLATES), ("condition_tokens", ("text", "special"))):
         if getattr(card, name) not in known:
             raise ValueError(f"{name} '{getattr(card, name)}' is none of {', '.join(known)}")
-    if (names and schema is None) or (schema and not set(names) <= {a.name for a in schema.attributes if a.counts}):
+    if (names and schema is None) or (schema and not set(names) <= {a.name for a in schema.attributes if a.shown}):
         raise ValueError("the schema has no levels of its attributes")
     return card
 

@@ -128,7 +128,7 @@ def stage(work: Callable[[C], str]) -> Callable[[C], str]:
 _LOCKS: dict[Path, int] = {}  # folders that this process writes to, with the descriptors that hold their locks
 
 
-def _lock(folder: Path, *, shared: bool) -> None:
+def lock(folder: Path, *, shared: bool = False) -> None:
     """Keep other processes out of a folder until its stage ends, or this process does, however it ends."""
     try:
         import fcntl
@@ -267,7 +267,7 @@ class Run:
             return  # under torchrun one process does it for all
         with folder_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _lock(self.folder, shared=self.shared)
+            lock(self.folder, shared=self.shared)
             stale = self.folder.rglob("*.tmp") if not self.shared else ()  # what killed processes left half-written
             for path in list(self.folder.iterdir() if self.overwrite else stale):
                 if path.is_dir() and not path.is_symlink():

@@ -388,7 +388,7 @@ def _attribute(value: Any) -> Attribute:
     if any(a >= b for a, b in pairwise(made.edges)) or any(a > b for a, b in pairwise(made.quantiles)):
         raise ValueError(f"edges or quantiles of '{made.name}' do not rise")
     lengths = {len(made.edges) + 1, len(made.shown), len(made.centres), len(made.counts)}
-    if (made.edges or made.shown) and len(lengths) > 1:
+    if (made.edges or made.centres or made.counts) and len(lengths) > 1:
         raise ValueError(f"'{made.name}' wants one edge less than levels that are shown, centres and counts")
     return made
 

@@ -250,6 +250,31 @@ def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_fin
             generate(GenerateConfig(str(tmp_path / "run"), prompt=("Hello.",)))
 
 
+def test_resume_points_that_a_killed_process_left_beside_a_finished_policy_are_cleared_on_the_next_visit(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.training.checkpoint.clear", lambda _: None)  # killed before it
+        summary = train(asked)
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+    assert train(asked) == summary
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_damaged_resume_point_is_named(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)
+    monkeypatch.setattr("steer.training.checkpoint.clear", lambda _: None)
+    train(asked)
+    (tmp_path / "run" / "done.json").unlink()
+    [point] = (tmp_path / "run").glob("checkpoint-*")
+    (point / "weights.safetensors").write_bytes(b"half")
+    with pytest.raises(SteerError, match=r"checkpoint-\d+: cannot be read .* Remove it, and run"):
+        train(asked)
+
+
 # Text of every kind, lone surrogates and NUL too; numbers of every kind.
 TEXTS = st.text(st.characters(), max_size=8)
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**30), 1e308, 5e-324])

@@ -103,7 +103,7 @@ def in_another_process(code: str) -> str:
 
 
 def locking(folder: str, *, shared: bool = False) -> str:
-    return f"from pathlib import Path\nfrom steer import run\nrun._lock(Path({folder!r}), shared={shared})\n"
+    return f"from pathlib import Path\nfrom steer import run\nrun.lock(Path({folder!r}), shared={shared})\n"
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from steer.errors import SteerError
 from steer.run import folder_errors, read_json, write_json
 from steer.training import zero
 from steer.training.sharded import gathered, part
@@ -55,10 +57,15 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     if not found:
         return None
-    _fill(named, load_file(found[-1] / "weights.safetensors"))
+    try:
+        weights = load_file(found[-1] / "weights.safetensors")
+        tensors = load_file(found[-1] / "optimizer.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise SteerError(f"{found[-1]}: cannot be read ({error}). Remove it, and run the same command again.") from None
+    _fill(named, weights)
     state: dict[str, Any] = read_json(found[-1] / "state.json")
     inner: dict[int, dict[str, Any]] = {}
-    for key, value in (load_file(found[-1] / "optimizer.safetensors") | state.pop("optimizer")).items():
+    for key, value in (tensors | state.pop("optimizer")).items():
         index, name = key.split(".", 1)
         inner.setdefault(int(index), {})[name] = value
     if zero.shards(optimizer):
