@@ -62,12 +62,12 @@ def train(config: TrainConfig) -> str:
         )
         if config.dry_run:
             return described(policy, loop, known | {"why": why}) if accelerator.is_main_process else ""
+        accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
+        run.start()
         if accelerator.is_main_process:
             for line in (why, _undropped(config, method)):
                 if line:
                     click.echo(f"steer: {line}.", err=True)
-        accelerator.wait_for_everyone()  # the folder has been looked at by all before one process writes to it
-        run.start()
         accelerator.wait_for_everyone()
         if not (run.folder / "config.json").is_file():  # so no resume point either
             raise SteerError(f"{run.folder}: only the first machine sees it. Put --output where all of them do.")
