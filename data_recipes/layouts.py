@@ -3,7 +3,8 @@
 To add a layout: one function `record -> rows` and one entry in LAYOUTS. Which columns become scores:
 
 - a dict column `scores` or `attributes` names them all; otherwise every top-level column that holds a number, true or
-  false, or text that reads as a number (CSV has nothing else) is one, except OURS, NO_SCORE and names that end in _id;
+  false, or text that reads as a number (CSV has nothing else) is one, except OURS and what `metadata.py` knows by its
+  name; `steer.rows` leaves out those whose numbers are no ratings;
 - a list of at most 20 numbers is what several raters gave: it goes into `raters`, its mean is the score;
 - true and false count as 1 and 0; null and blank cells are unknown and left out;
 - whatever else the record holds, such as an attribute in words, stays in the row as an extra column.

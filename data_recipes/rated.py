@@ -6,13 +6,14 @@ from typing import Any
 
 from data_recipes.preferences import asked_summary
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, candidates, content_id, fields, number, objects, scored, text, turns
+from data_recipes.turns import NOTED, Row, candidates, content_id, fields, number, objects, scored, text, turns
 
 
 def ultrafeedback(record: Row) -> list[Row]:
     """openbmb/UltraFeedback: one row per completion with its aspects (1 to 5) and overall score (1 to 10).
 
-    Ratings that are no number ("N/A") are unknown. The principle that a model was told stays an extra column.
+    Ratings that are no number ("N/A") are unknown, and so is an overall score of 10 where all aspects are 1 or 2.
+    The principle that a model was told stays an extra column.
     """
     prompt = turns(record["instruction"], "instruction")
     answers = {}
@@ -22,9 +23,18 @@ def ultrafeedback(record: Row) -> list[Row]:
         scores = {aspect: note.get("Rating") for aspect, note in noted.items() if isinstance(note, dict)}
         for column in ("overall_score", "fine-grained_score"):
             scores[column] = own.pop(column, None)
+        if _misread(scores, noted):
+            scores["overall_score"] = None
+            own[NOTED] = "overall_score 10 on an answer whose aspects are all 1 or 2 (a known fault: 1.0 read as 10)"
         answers[str(i)] = {**own, "response": text(completion.get("response"), "completions"), "scores": scores}
     group = record.get("group") or content_id({"prompt": prompt})
     return candidates({**record, "group": group}, {"instruction", "completions"}, prompt, answers)
+
+
+def _misread(scores: Row, aspects: Row) -> bool:
+    """Whether an overall score of 10 must be the 1.0 that the set is known to have read as 10."""
+    known = [score for aspect in aspects if (score := number(scores.get(aspect))) is not None]
+    return number(scores["overall_score"]) == 10 and bool(known) and max(known) <= 2
 
 
 def summary_axes(record: Row) -> list[Row]:

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from data_recipes.turns import Row
 
 MOST_VALUES = 500  # an attribute with more distinct values is continuous: its values are not kept one by one
 FEW = 8  # as many scores of either kind must be there before two scales are suspected
+
+
+HELPSTEER = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), (0.0, 4.0))
+KNOWN: dict[str, dict[str, tuple[float, float]]] = {  # layout -> attribute -> (lowest, highest)
+    "UltraFeedback": {
+        **dict.fromkeys(("instruction_following", "honesty", "truthfulness", "helpfulness"), (1.0, 5.0)),
+        "overall_score": (1.0, 10.0),
+        "fine-grained_score": (1.0, 5.0),
+    },
+    "Prometheus feedback": {"score": (1.0, 5.0)},
+    "Prometheus preferences": {"score": (1.0, 5.0)},
+    "SummEval": dict.fromkeys(("coherence", "consistency", "fluency", "relevance"), (1.0, 5.0)),
+    "summarize-from-feedback axis": dict.fromkeys(("overall", "accuracy", "coverage", "coherence"), (1.0, 7.0)),
+    "WebGPT comparisons": {"score": (-1.0, 1.0)},
+    "PKU-SafeRLHF": {"severity_level": (0.0, 3.0)},
+}
+LABELS: tuple[str, ...] = (
+    "spam",
+    "fails_task",
+    "lang_mismatch",
+    "pii",
+    "not_appropriate",
+    "hate_speech",
+    "sexual_content",
+    "quality",
+)
+LABELS += ("toxicity", "humor", "helpfulness", "creativity", "violence", "political_content", "moral_judgement")
+KNOWN |= dict.fromkeys(("OASST messages", "OASST trees"), dict.fromkeys(LABELS, (0.0, 1.0)))
+
+
+def known(layouts: Iterable[str], names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """The scales of attributes that all layouts of a source agree on; HelpSteer is known by its five attributes."""
+    names = set(names)
+    own = [HELPSTEER if names >= {*HELPSTEER} and name not in KNOWN else KNOWN.get(name, {}) for name in layouts]
+    first = own[0] if own else {}
+    return {name: scale for name, scale in first.items() if name in names and all(o.get(name) == scale for o in own)}
 
 
 @dataclass

@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from data_recipes.endings import ended, tells_end
+from data_recipes.metadata import metadata
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -27,8 +28,8 @@ THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a mode
 TAUGHT = ("weight", "train", "training", "trainable", "loss", "loss_weight", "learn")  # 0 or false: not to be learned
 UNTAUGHT = ("mask", "masked", "ignore", "no_loss")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
+NOTED = "_noted"  # what was found wrong in a row and set to unknown, to be counted and said
 OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
-NO_SCORE = ("idx", "index", "Unnamed: 0", "model", "annotator", "seed", "turn", "weight", "timestamp", "created_at")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
 MOST_RATERS = 20  # a longer list of numbers is something else
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -355,7 +356,7 @@ def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | No
 
 def may_score(column: str) -> bool:
     """Whether a number in this column can be a score."""
-    return column not in (*OURS, *NO_SCORE, *TOKENS) and not column.endswith("_id") and not tells_end(column)
+    return column not in (*OURS, *TOKENS) and not metadata(column) and not tells_end(column)
 
 
 def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[str, Row]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from data_recipes import duplicates, exports, world, world_model
 from data_recipes.mapped import parsed
 from data_recipes.streams import STDIN, DataError
 from steer.config import DataConfig
+from steer.directions import of_name
 from steer.errors import SteerError
 from steer.progress import progress
 from steer.rows import Found, Reading, Row, content_hash, prompt_key, read, split_of, write
 from steer.rows.survey import Survey, bare, score_ranges
 from steer.run import Run, fingerprint, stage
-from steer.schema import AttributeSchema
+from steer.schema import Attribute, AttributeSchema
 
 WORLD = "world"
 
@@ -43,6 +44,8 @@ def data(config: DataConfig) -> str:
         write(run.folder / "left_out.jsonl", left)
     if config.source == WORLD:
         _world_files(run.folder, config.seed)
+    if ranges := survey.known_scales(sources.found)[0]:  # what fit and label read beside the rows
+        _scales_file(run.folder, ranges)
     told = [*survey.report(sources.skipped, sources.found, counts), *_exported(config, run.folder, survey)]
     summary = (
         f"data: {survey.total} rows in, {written} out, {len(sources.skipped)} skipped; "
@@ -58,6 +61,14 @@ def _world_files(folder: Path, seed: int) -> None:
     AttributeSchema.from_json({"attributes": world.SCHEMA}).save(folder / "schema.json")
     with quiet():
         world_model.save(folder / "model", seed=seed)
+
+
+def _scales_file(folder: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
+    attributes = []
+    for name, (low, high) in ranges.items():
+        direction, origin = of_name(name)
+        attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
+    AttributeSchema(tuple(attributes)).save(folder / "schema.json")
 
 
 class Sources:

@@ -112,8 +112,9 @@ def told(attributes: Iterable[Attribute | Named], flags: str = "") -> list[str]:
 
 
 def named_score(name: str) -> bool:
-    """Whether a name says that it is a score of something: its direction is known, or it says score or rating."""
-    return of_name(name)[1] == "known" or bool(re.search(r"scor|rating|grade", name.lower()))
+    """Whether a name says that it is a score: it has a better end, or says score or rating (not `length`)."""
+    direction, origin = of_name(name)
+    return (origin == "known" and direction != 0) or bool(re.search(r"scor|rating|grade", name.lower()))
 
 
 FEWEST = 20  # rows that two scores must share

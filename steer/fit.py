@@ -22,7 +22,7 @@ from steer.label import description, known_file, matrix, scored_names, turned
 from steer.levels import described
 from steer.options import did_you_mean, overridden
 from steer.progress import progress
-from steer.rows import Row, content_hash, read, split_of
+from steer.rows import Reading, Row, content_hash, read, split_of
 from steer.run import Run, folder_errors, hashes, rows_fingerprint, stage, write_text
 from steer.schema import AttributeSchema
 
@@ -36,7 +36,8 @@ def fit(config: FitConfig) -> str:
     run = Run(config.output, config, {"rows": rows_fingerprint(config.rows), "schema": known_file(config.schema)})
     if run.done:
         return str(run.done["summary"])
-    rows = list(islice(read(config.rows), config.limit or None))
+    reading = Reading(wanted=config.attributes)
+    rows = list(islice(read(config.rows, reading=reading), config.limit or None))
     train = [r for r in rows if split_of(r, config.held_out, config.seed) == "train"]
     names = _names(config, rows)
     rated = _rated(train, names)

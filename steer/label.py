@@ -20,7 +20,7 @@ from steer.options import did_you_mean
 from steer.parts import part_file, read_parts, score_parts, shard_of
 from steer.rows import Row, read, split_of, write
 from steer.run import Run, fingerprint, rows_fingerprint, stage
-from steer.schema import REWARD, AttributeSchema
+from steer.schema import REWARD, Attribute, AttributeSchema
 from steer.scorer import Scorer, Scores, load_scorer, placed
 
 SHOWN = 5  # joint levels that a histogram names
@@ -80,7 +80,7 @@ def label(config: LabelConfig) -> str:
     )
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
     own = [schema[n] for n in schema.own]
-    lines = [histogram(schema), *directions.told(own), *directions.doubts(own, scores[train])]
+    lines = [histogram(schema), *_counted(own), *directions.told(own), *directions.doubts(own, scores[train])]
     lines += directions.unlearned(own, getattr(scorer.model, "report_", ()))
     return run.finish("\n".join([*lines, summary]), **facts)
 
@@ -159,6 +159,14 @@ def histogram(schema: AttributeSchema) -> str:
         more = f" and {len(apart) - SHOWN} more pairs" if len(apart) > SHOWN else ""
         lines += [f"never together: {', '.join(apart[:SHOWN])}{more}."] if apart else []
     return "\n".join(lines)
+
+
+def _counted(attributes: Sequence[Attribute]) -> list[str]:
+    """How the levels in the rows, which count from 0, are shown and asked for."""
+    moved = [
+        f"{a.name} 0 is {a.shown[0]}, {len(a.shown) - 1} is {a.shown[-1]}" for a in attributes if a.shown[0] != "0"
+    ]
+    return [f"'levels' in the rows count from 0: {'; '.join(moved)}."] if moved else []
 
 
 def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:

@@ -141,7 +141,7 @@ def test_which_top_level_columns_are_scores() -> None:
         "idx": 11,
         "split": "train",
     }
-    attributes = {"quality": "4", "price": " .5e1 ", "safe": True, "rank": -2, "huge": 10**400}
+    attributes = {"quality": "4", "punch": " .5e1 ", "safe": True, "rank": -2, "huge": 10**400}
     words = {
         "sentiment": "Happy",
         "day": "2026-11-21",
@@ -154,7 +154,7 @@ def test_which_top_level_columns_are_scores() -> None:
     assert made == [
         {
             **(record | {"id": "7", "group": "8"}),
-            **row({"quality": 4.0, "price": 5.0, "safe": 1.0, "rank": -2.0, "huge": math.inf}),
+            **row({"quality": 4.0, "punch": 5.0, "safe": 1.0, "rank": -2.0, "huge": math.inf}),
             **words,
         }
     ]

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
@@ -20,9 +21,10 @@ from data_recipes.asked import system_columns
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, WORDS, attribute, content_id, written
+from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, written
 from steer.errors import SteerError
 from steer.rows.contract import SIDE, Row, check, check_json
+from steer.rows.ratings import Ratings, unrated
 from steer.rows.write import read_back, write
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Row",
     "check",
     "content_hash",
+    "noted",
     "prompt_key",
     "prompts",
     "read",
@@ -53,6 +56,7 @@ class Reading:
     prompt: str = ""  # of rows that have a response and no prompt
     requests: str = ""  # file of the requests that the source's batch results answer
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # attribute -> (lowest, highest)
+    wanted: tuple[str, ...] = ()  # numeric columns that are scores, whatever they look like
     blank: bool = False  # an empty response is one too: where answers are judged, not learnt from
 
 
@@ -68,6 +72,8 @@ class Found:
     columns: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
     votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what votes mean, side that is better)
+    noted: Counter[str] = field(default_factory=Counter)  # scores that were set to unknown, with the reason
+    unrated: dict[str, str] = field(default_factory=dict)  # numeric column that is no score -> why
 
 
 PLAIN = Reading()
@@ -118,18 +124,26 @@ def _checked(
     left, coding = count.left, None
     placed: Iterable[tuple[str, Row]] = _records(path, answered, skipped, reading)
     placed = list(placed) if str(path) == files.STDIN else placed  # it can be read only once
+
+    def again() -> Iterator[Row]:
+        """All records once more, under the names that they are read by; broken ones are left out."""
+        for _, record in placed if isinstance(placed, list) else _records(path, answered, [], reading):
+            with suppress(DataError):
+                yield _renamed(record, reading)[0]
+
+    rated = Ratings((*reading.columns, *reading.wanted), again, count.unrated)
     for where, record in placed:
         try:
             record, rest = _renamed(record, reading, count)
             if answered and votes.figure(record) is not None:
-                again = placed if isinstance(placed, list) else _records(path, answered, [], reading)
-                coding = coding or _coding(again, reading)
+                coding = coding or _coding(again())
                 if isinstance(coding, DataError):
                     raise coding
                 record = coding.read(record)
             layout, made = layouts.recognise(record), [{**rest, **row} for row in layouts.rows(record)]
             left.update(f"{where}: {row[LEFT_OUT]}" for row in made if LEFT_OUT in row)
             made = [row if answered else _asked(row) for row in made if LEFT_OUT not in row]
+            made = [rated.sift(layout, record, row) for row in made] if answered else made
             for row in made:
                 check(row, where, answered=answered, blank=reading.blank)
                 check_json(row, where)
@@ -144,6 +158,7 @@ def _checked(
                 raise SteerError(message) from None
             skipped.append(message)
         else:
+            count.noted.update(note for row in made if (note := row.pop(NOTED, None)))
             count.records[layout] += 1
             count.rows[layout] += len(made)
             if made and (layout in votes.MEANINGS or votes.compares(record)):
@@ -151,8 +166,18 @@ def _checked(
                 count.votes[meaning, votes.side(made[0]["scores"].get("preference"))] += 1
             yield from ((where, row) for row in made)
     if found is None:
-        for line in [*reasons(left, "left out"), *votes.told(count.votes)]:
+        for line in [
+            *reasons(left, "left out"),
+            *votes.told(count.votes),
+            *unrated(count.unrated),
+            *noted(count.noted),
+        ]:
             _say(f"steer: {path}: {line}")
+
+
+def noted(notes: Mapping[str, int]) -> Iterator[str]:
+    """One line for each kind of score that was set to unknown."""
+    yield from (f"set to unknown: {number} x {note}." for note, number in notes.items())
 
 
 @cache
@@ -186,11 +211,10 @@ def _records(
         raise SteerError(str(error)) from None
 
 
-def _coding(placed: Iterable[tuple[str, Row]], reading: Reading) -> votes.Coding | DataError:
+def _coding(records: Iterable[Row]) -> votes.Coding | DataError:
     """What the numbers mean that are votes in a file, or why nobody can know."""
-    renamed = (_renamed(record, reading)[0] for _, record in placed)
     try:
-        return votes.coding(renamed)
+        return votes.coding(records)
     except DataError as error:
         return error
 

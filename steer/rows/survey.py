@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from data_recipes import duplicates, votes
+from data_recipes import duplicates, scales, votes
 from data_recipes.mapped import parsed
 from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
@@ -17,7 +17,8 @@ from steer import directions
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.options import did_you_mean
-from steer.rows import Found, Row, prompt_key, reasons
+from steer.rows import Found, Row, noted, prompt_key, reasons
+from steer.rows.ratings import unrated
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
 
@@ -133,14 +134,34 @@ class Survey:
 
         return value
 
+    def known_scales(self, found: Found) -> tuple[dict[str, tuple[float, float]], list[str]]:
+        """The scales of attributes that --range gives or the layouts are known for, and what is said of all scales."""
+        told = score_ranges(self.config.ranges)
+        known = {**scales.known(found.records, self.scales.found), **told}
+        outside = {}
+        for name, (low, high) in list(known.items()):
+            _, first, last = self.scales.span(name)
+            if first < low or last > high:
+                outside[name] = f"{first:g} to {last:g} and not the {low:g} to {high:g} of the layout"
+                del known[name]
+        if self.config.source == "world":
+            return {}, []
+        lines = []
+        if known:
+            shown = (f"{name} {low:g} to {high:g}" for name, (low, high) in known.items())
+            lines.append(f"scale: {', '.join(shown)} (known of the layout, or --range).")
+        if guessed := [n for n in self.scales.found if n not in known and n != "preference"]:
+            shown = (
+                f"{n} {outside.get(n, f'{self.scales.span(n)[1]:g} to {self.scales.span(n)[2]:g}')}" for n in guessed
+            )
+            lines.append(f"scale, *guessed* from what occurs: {', '.join(shown)}. --range NAME=LOW:HIGH sets it.")
+        return known, lines
+
     def directions(self) -> Iterator[str]:
         """Which end of each attribute the next stages will take for the better one; the world says so itself."""
         if self.config.source != "world":
-            found = {name: directions.of_name(name) for name in self.scales.found}
-            yield from directions.told(
-                (directions.Named(name, end, origin) for name, (end, origin) in found.items()),
-                ' in "steer fit" and "steer label"',
-            )
+            found = [directions.Named(name, *directions.of_name(name)) for name in self.scales.found]
+            yield from directions.told(found, ' in "steer fit" and "steer label"')
 
     def report(self, skipped: Sequence[str], found: Found, counts: Mapping[str, int]) -> Iterator[str]:
         """What was recognised, the scores, what was left out and why, and warnings."""
@@ -148,6 +169,9 @@ class Survey:
             yield f"recognised: {name} ({records} records, {found.rows[name]} rows)"
         yield from votes.told(found.votes)
         yield from self.scales.table()
+        yield from unrated(found.unrated)
+        yield from noted(found.noted)
+        yield from self.known_scales(found)[1]
         yield from self.directions()
         yield from reasons(skipped, "skipped")
         yield from reasons(found.left, "left out")

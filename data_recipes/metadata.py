@@ -1,0 +1,75 @@
+"""Which numbers beside a response are scores: not what is measured or counted of it, and what looks like ratings.
+
+`metadata` goes by the name alone. `Values` is for names that say nothing: a rating is bounded and does not count rows.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+
+WORDS = """
+    id ids uuid guid hash sha index idx unnamed row rows line offset position seed temperature timestamp ts time
+    date datetime year month day hour minute created updated modified latency ms sec secs second seconds millis
+    duration elapsed runtime ttft price cost costs usd eur cents token tokens version revision epoch step steps
+    batch fold page age size bytes turns port pid model annotator worker longitude latitude
+"""
+_WORDS = {*WORDS.split()}
+COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
+COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
+RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
+WHOLE = {"turn", "weight", "topp", "topk", "level0", "maxtokens"}
+MOST = 500  # distinct values that are kept
+
+
+@cache
+def metadata(column: str) -> bool:
+    """Whether the name of a column says that its number is no score: latency_ms, num_tokens, year, __index_level_0__.
+
+    >>> metadata("num_tokens"), metadata("createdAt"), metadata("turn_rating"), metadata("timeliness")
+    (True, True, False, False)
+    """
+    parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", column)]
+    if "".join(parts) in WHOLE or "index" in parts or "unnamed" in parts:
+        return True
+    if any(RATED.search(part) for part in parts):
+        return False
+    return bool(_WORDS & {*parts}) or bool(COUNTED & {*parts} and COUNTS & {*parts})
+
+
+@dataclass
+class Values:
+    """The numbers of one column whose name says nothing."""
+
+    count: int = 0
+    low: float = float("inf")
+    high: float = float("-inf")
+    whole: bool = True
+    rising: bool = True
+    last: float = float("-inf")
+    distinct: set[float] = field(default_factory=set)
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.count += 1
+        self.low, self.high = min(self.low, value), max(self.high, value)
+        self.whole = self.whole and float(value).is_integer()
+        self.rising = self.rising and (self.count == 1 or value == self.last + 1)
+        self.last = value
+        if len(self.distinct) < MOST:
+            self.distinct.add(value)
+
+    def fault(self) -> str:
+        """Why these are no ratings; "" where they may be.
+
+        Ratings lie within -10 and 10, or are whole numbers within 0 and 100 of which most occur again.
+        """
+        if self.whole and self.rising and self.count > 5:
+            return f"{self.low:g} to {self.high:g}, it counts the rows"
+        if self.low >= -10 and self.high <= 10:
+            return ""
+        again = self.count >= 20 and len(self.distinct) <= self.count / 2
+        if self.low >= 0 and self.high <= 100 and self.whole and (again or all(v % 5 == 0 for v in self.distinct)):
+            return ""
+        return f"{self.low:g} to {self.high:g}, no scale of ratings"

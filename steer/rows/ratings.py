@@ -1,0 +1,85 @@
+"""Which numeric columns of a file are scores, where only their names and numbers can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from data_recipes.layouts import LAYOUTS
+from data_recipes.metadata import Values, metadata
+from data_recipes.turns import OURS, attribute, number, ratings
+from steer.directions import named_score
+from steer.rows.contract import Row
+
+BY_NAME = "metadata, by the name"
+ASKED = ("prompt", "response", "completion", "messages", "conversations", "instruction", "output", "chosen", "rejected")
+
+
+class Ratings:
+    """Sifts the scores of rows: `wanted` columns are scores, known metadata and what is on no scale of ratings is not.
+
+    `again` gives all records of the file once more; it is called where the name of a column says nothing. `unrated`
+    collects the columns that are no scores, with the reason.
+    """
+
+    def __init__(self, wanted: Iterable[str], again: Callable[[], Iterable[Row]], unrated: dict[str, str]) -> None:
+        self.wanted = {*wanted} - {*ASKED, *OURS}
+        self.again = again
+        self.unrated = unrated
+        self.values: dict[str, Values] | None = None
+
+    def sift(self, layout: str, record: Row, row: Row) -> Row:
+        """The row with the scores that are ones; the other numbers stay as columns. Named sets name theirs."""
+        if layout != ", ".join(LAYOUTS[layout][0]) or "scores" in record or isinstance(record.get("attributes"), dict):
+            return row
+        columns = {attribute(column): column for column in record if isinstance(column, str)}
+        scores = dict(row.get("scores") or {})
+        back: Row = {}
+        for name, column in columns.items():
+            value = _value(record[column])
+            if value is None or column in OURS:
+                continue
+            if name in self.wanted or column in self.wanted:
+                scores.setdefault(name, value)
+            elif name in scores and (why := self._fault(name)):
+                self.unrated[column] = why
+                del scores[name]
+                back[column] = record[column]
+            elif name not in scores and metadata(column):
+                self.unrated[column] = BY_NAME
+        if scores == (row.get("scores") or {}):
+            return row
+        raters = {name: given for name, given in (row.get("raters") or {}).items() if name in scores}
+        rest = {column: value for column, value in row.items() if column != "raters"}
+        return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
+
+    def _fault(self, name: str) -> str:
+        """Why the numbers of a column are no scores, "" where they may be."""
+        if named_score(name):
+            return ""
+        if self.values is None:
+            self.values = {}
+            for record in self.again():
+                for column, value in record.items():
+                    if (found := _value(value)) is not None and not metadata(column):
+                        self.values.setdefault(attribute(column), Values()).add(found)
+        return self.values[name].fault() if name in self.values else ""
+
+
+def _value(value: object) -> float | None:
+    """The number of a cell, or the mean of a short list of them."""
+    given = ratings(value)
+    if given is None:
+        return number(value)
+    known = [v for v in given if v is not None]
+    return sum(known) / len(known)
+
+
+def unrated(found: Mapping[str, str]) -> list[str]:
+    """One line about the numeric columns that are no scores, with the reasons."""
+    if not found:
+        return []
+    kinds: dict[str, list[str]] = {}
+    for column, why in found.items():
+        kinds.setdefault(why, []).append(column)
+    shown = "; ".join(f"{', '.join(columns)} ({why})" for why, columns in kinds.items())
+    return [f"no scores, though numbers: {shown}. --map NAME=COLUMN makes one a score."]

@@ -1,0 +1,135 @@
+"""Which numeric columns become scores: not what is measured or counted, but what looks like ratings or is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_recipes.metadata import metadata
+from steer.config import DataConfig, FitConfig, LabelConfig
+from steer.data import data
+from steer.fit import fit
+from steer.label import label
+from steer.rows import read_all
+from steer.schema import AttributeSchema
+
+KNOWN = """
+latency_ms year price num_tokens __index_level_0__ timestamp created created_at createdAt cost seed temperature
+question_id prompt_tokens token_count
+response_time duration_s word_count
+index row idx total_cost_usd epoch size_bytes"""
+RATED = "quality turn_rating timeliness price_score error_count humor V rank label cost_rating star_level tone"
+
+
+def put(path: Path, columns: dict[str, Any], rows: int = 40) -> str:
+    """Rows with these numeric columns, a list of values or one for all."""
+    records = [
+        {"prompt": f"p{i}", "response": f"r {i} " + "word " * (i % 7)}
+        | {name: value[i % len(value)] if isinstance(value, list) else value for name, value in columns.items()}
+        for i in range(rows)
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize(("names", "right"), [([*KNOWN.split(), "Unnamed: 0"], True), (RATED.split(), False)])
+def test_names_tell_what_is_measured_or_counted(names: list[str], right: bool) -> None:
+    assert {name: metadata(name) for name in names} == dict.fromkeys(names, right)
+
+
+def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"quality": [1, 2, 3, 4, 5], "latency_ms": [231.5, 80.1], "year": 2024, "price": 0.01}
+    columns |= {
+        "num_tokens": 7,
+        "__index_level_0__": list(range(40)),
+        "reads": [120, 4511, 9, 77, 1208],
+        "zest": [1, 7],
+    }
+    columns |= {
+        "counter": list(range(40)),
+        "share": [0.25, 0.5, 0.831],
+        "percent": [10, 50, 90],
+        "rm_score": [-31.2, 55.5],
+    }
+    said = data(DataConfig(put(tmp_path / "log.jsonl", columns), str(tmp_path / "run"), held_out=0))
+    rows = read_all(tmp_path / "run")
+    assert {*rows[0]["scores"]} == {"quality", "zest", "share", "percent", "rm_score", "verbosity"}
+    assert (rows[1]["latency_ms"], rows[1]["reads"], rows[1]["__index_level_0__"]) == (
+        80.1,
+        4511,
+        1,
+    )  # kept, as columns
+    assert "latency_ms, year, price, num_tokens, __index_level_0__ (metadata, by the name)" in said
+    assert "reads (9 to 4511, no scale of ratings)" in said
+    assert "counter (0 to 39, it counts the rows)" in said
+    assert "--map NAME=COLUMN makes one a score." in said
+
+
+def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
+    source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
+    columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")
+    data(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
+    assert read_all(tmp_path / "run")[0]["scores"] == {"latency_ms": 231.5, "popularity": 120}
+    assert "reads" in fit(FitConfig(source, str(tmp_path / "s"), attributes=("reads",)))
+
+
+def test_scores_that_the_file_names_are_scores_whatever_they_are(tmp_path: Path) -> None:
+    record = {"prompt": "Hi", "response": "Hello", "attributes": {"latency_ms": 231.5, "reads": 4511}}
+    (tmp_path / "log.jsonl").write_text(json.dumps(record))
+    data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    assert read_all(tmp_path / "run")[0]["scores"] == record["attributes"]
+
+
+def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unknown(tmp_path: Path) -> None:
+    def answer(aspect: str, overall: float) -> dict[str, Any]:
+        notes = {name: {"Rating": aspect} for name in ("helpfulness", "honesty")}
+        return {"response": f"r{aspect}{overall}", "overall_score": overall, "annotations": notes}
+
+    record = {"instruction": "Hi", "completions": [answer("1", 10), answer("5", 10), answer("1", 2)]}
+    (tmp_path / "log.jsonl").write_text(json.dumps(record))
+    said = data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    assert [row["scores"].get("overall_score") for row in read_all(tmp_path / "run")] == [None, 10, 2]
+    assert "set to unknown: 1 x overall_score 10 on an answer whose aspects are all 1 or 2" in said
+    assert not any("_noted" in row for row in read_all(tmp_path / "run"))
+
+
+def shown(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The levels of labelled rows as users see them."""
+    schema = AttributeSchema.load(folder / "schema.json")
+    return {name: schema[name].shown for name in schema.own}
+
+
+def test_the_scale_of_a_known_layout_does_not_depend_on_what_occurs(tmp_path: Path) -> None:
+    def answer(i: int) -> dict[str, Any]:
+        notes = {"helpfulness": {"Rating": str(2 + i % 3)}}
+        return {"response": f"r{i}", "overall_score": 3.5 + i % 4, "annotations": notes}
+
+    records = [{"instruction": f"p{i}", "completions": [answer(i), answer(i + 1)]} for i in range(12)]
+    (tmp_path / "uf.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    helpsteer = {"helpfulness": [1, 2], "correctness": 3, "coherence": 2, "complexity": 2, "verbosity": [1, 3]}
+    put(tmp_path / "hs.jsonl", helpsteer)
+    for name, right in (
+        ("uf", {"helpfulness": "1 2 3 4 5", "overall_score": "1 2 3 4 5 6 7 8 9 10"}),
+        ("hs", dict.fromkeys(helpsteer, "0 1 2 3 4")),
+    ):
+        run, labels = str(tmp_path / name), str(tmp_path / f"{name}-labels")
+        assert "(known of the layout, or --range)" in data(DataConfig(str(tmp_path / f"{name}.jsonl"), run))
+        said = label(LabelConfig(run, labels, min_support=1))
+        assert shown(Path(labels)) == {n: tuple(levels.split()) for n, levels in right.items()}
+        if name == "uf":
+            assert (
+                "'levels' in the rows count from 0: helpfulness 0 is 1, 4 is 5; overall_score 0 is 1, 9 is 10." in said
+            )
+
+
+def test_a_scale_that_nobody_knows_is_guessed_aloud_and_set_by_range(tmp_path: Path) -> None:
+    source = put(tmp_path / "log.jsonl", {"zest": [2, 3.5, 4]})
+    said = data(DataConfig(source, str(tmp_path / "plain"), held_out=0))
+    assert "scale, *guessed* from what occurs: zest 2 to 4. --range NAME=LOW:HIGH sets it." in said
+    said = data(DataConfig(source, str(tmp_path / "told"), held_out=0, ranges=("zest=1:5",)))
+    assert "scale: zest 1 to 5" in said
+    label(LabelConfig(str(tmp_path / "told"), str(tmp_path / "labels"), min_support=1))
+    assert shown(tmp_path / "labels") == {"zest": ("1", "2", "3", "4", "5")}
