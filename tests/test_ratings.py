@@ -49,6 +49,8 @@ def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tm
         "zest": [1, 7],
     }
     columns |= {
+        "length": [11, 200, 31],
+        "verbosity": [0, 4],
         "counter": list(range(40)),
         "share": [0.25, 0.5, 0.831],
         "percent": [10, 50, 90],
