@@ -147,6 +147,8 @@ def _completions(record: Row) -> list[Row]:
 
 
 def _argilla(record: Row) -> list[Row]:
+    if not isinstance(record["fields"], dict):
+        raise DataError("'fields' is no object. Write the fields of an Argilla record as {name: text}.")
     return rows(argilla.plain(record))
 
 
