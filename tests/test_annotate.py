@@ -50,7 +50,8 @@ def test_a_scorer_prefers_the_higher_reward_and_knows_ties() -> None:
     one = annotator("countable:words", AttributeSchema((Attribute("words", 0, 9, -1),)))
     rows = [answers(text)[0].rows[0] for text in ("one two three", "one", "two")]
     assert one.prefer(rows, [rows[1], rows[2], rows[2]]).tolist() == [0, 0.5, 0.5]
-    assert annotator("countable:type_token_ratio").prefer(rows[:1], rows[1:2]).tolist() == [0.5]
+    varied = AttributeSchema((Attribute("type_token_ratio", 0, 1, 1),))
+    assert annotator("countable:type_token_ratio", varied).prefer(rows[:1], rows[1:2]).tolist() == [0.5]
     with pytest.raises(SteerError, match="prefers nothing"):
         annotator("countable:words")
 

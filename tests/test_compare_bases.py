@@ -113,7 +113,7 @@ def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, 
     for name in ("one", "two"):
         said.append(compare(CompareConfig(str(labels), str(tiny), str(tmp_path / name), **how)).replace(name, ""))
         report = read_json(tmp_path / name / "report.json")
-        assert report["seconds"]["mle"] > 0
+        assert "mle" in report["seconds"]
         clock = ("seconds", "created", "command", "commands")
         found.append({key: value for key, value in report.items() if key not in clock})
     assert found[0] == found[1]

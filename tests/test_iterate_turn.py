@@ -20,6 +20,7 @@ from steer.labels import schema_of, training_rows
 from steer.methods import METHODS
 from steer.policy import load
 from steer.rows import Row, write
+from steer.run import write_json
 from steer.scorer import Scorer, load_scorer
 
 GOLD = "data_recipes.world_text:Gold"
@@ -110,6 +111,7 @@ def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     monkeypatch.setattr(rounds, "load_scorer", lambda folder: Scorer("reversed", Gold.attributes, Reversed()))
     monkeypatch.setattr(rounds, "drawn", drawn)
     write(loop.folder(1) / "rows" / "rows.jsonl", loop.logs)
+    write_json(loop.folder(1) / "policy" / "done.json", {"steps": 1})
     judges = {name: loop.judge(gold) for name in ("proxy", "gold")}
     before, now = (figures(measured(loop, number, judges)) for number in (0, 1))
     assert not before.earlier

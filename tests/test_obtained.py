@@ -59,7 +59,7 @@ def weighing() -> Card:
 def test_a_policy_of_weights_is_judged_by_the_scorers_schema(weighing: Card) -> None:
     judge = Judge(SCORER, best_of=2).knowing(weighing)
     harmful, kind = (row(text, {"help": 0, "harm": 4}, "help=0 harm=4") for text in ("4 4", "3 0"))
-    assert judge.kept([harmful, kind]) == [kind]
+    assert judge.kept([harmful, kind]) == [{**kind, "best_of": 2}]
     (found,) = judge.labelled([kind])
     assert found["levels"] == SCHEMA.levels({"help": 3.0, "harm": 0.0, "reward": found["reward"]})
     assert found["reward"] == SCHEMA.reward({"help": 3.0, "harm": 0.0})
@@ -74,10 +74,12 @@ def test_a_policy_of_levels_is_judged_by_its_own_schema() -> None:
     judge = Judge(SCORER, best_of=2, by_target=False).knowing(card("conditional", own))
     assert judge.schema == own
     rows = [row("4 4", {"harm": 0}, "harm=0"), row("3 0", {"harm": 0}, "harm=0")]
-    assert judge.kept(rows) == rows[:1]
+    assert judge.kept(rows) == [{**rows[0], "best_of": 2}]
     (found,) = judge.labelled(rows[:1])
     assert side_by_side([found], own) == "> q\n[harm=0]\n4 4\n  obtained harm=4 (asked 0) help=4"
-    assert Judge(SCORER, best_of=2, by_target=True).knowing(card("conditional", own)).kept(rows) == rows[1:]
+    assert Judge(SCORER, best_of=2, by_target=True).knowing(card("conditional", own)).kept(rows) == [
+        {**rows[1], "best_of": 2}
+    ]
     assert Judge(SCORER).knowing(None).schema == SCHEMA
 
 

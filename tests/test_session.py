@@ -25,7 +25,7 @@ def test_a_session(
         "data world --size 60 --rated 1 --output logs",
         "fit logs --output scorer",
         "label logs --scorer scorer --min-support 2 --output labels",
-        f"train labels --model {tiny} --attribute verbosity --max-steps 2 --output policy",
+        f"train labels --model {tiny} --attribute verbosity --learning-rate 2e-4 --max-steps 2 --output policy",
         "generate policy --input labels --split test --target none --max-new-tokens 8 --output answers",
     ]
     first = [steer(command) for command in commands]

@@ -74,7 +74,11 @@ def test_a_fall_of_gold_ends_the_loop_and_the_best_round_is_kept_and_exported(
     assert done["stopped"].startswith(f"gold fell by {(best - last).mean():.2f} sd from round 1, more than the ")
     assert f"Stopped after round 2: {done['stopped']}." in said
     kept = f"Kept round 1, with the highest gold reward of the rounds before on held-out prompts: {out / 'policy'}"
-    assert said.splitlines()[-2:] == [kept, f"Report: {out / 'report.html'}"]
+    assert said.splitlines()[-3:] == [
+        kept,
+        "Training took 4 optimizer steps in 2 rounds, each from the base.",
+        f"Report: {out / 'report.html'}",
+    ]
     report = read_json(out / "report.json")["iterate"]
     assert (report["kept"], report["stopped"], report["rounds"]) == (1, done["stopped"], done["rounds"])
     for page in ("report.html", "report.md"):
