@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attribute_models.endpoint import Endpoint, RefusedError
@@ -77,18 +78,25 @@ class Asker:
             return
         folder = Path(self.settings.cache)
         folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock()
+
+        def kept(key: str, job: Question) -> dict[str, float] | str:
+            """Ask, and write the answer before this thread takes the next question: a kill loses none that came."""
+            found = self._ask(job)
+            if not isinstance(found, str):
+                with lock:
+                    file.write(json.dumps({"key": key, "scores": found}) + "\n")
+                    file.flush()
+            return found
+
         # One file a process. A newline goes first: the last line may have been cut short by a kill.
         with (folder / f"answers-{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
             file.write("\n")
             pool = ThreadPoolExecutor(self.settings.concurrency)
             try:
-                asked: dict[Future[Any], str] = {pool.submit(self._ask, job): key for key, job in jobs.items()}
+                asked: dict[Future[Any], str] = {pool.submit(kept, key, job): key for key, job in jobs.items()}
                 for future in as_completed(asked):
-                    found = future.result()
-                    if not isinstance(found, str):
-                        file.write(json.dumps({"key": asked[future], "scores": found}) + "\n")
-                        file.flush()
-                    yield asked[future], found
+                    yield asked[future], future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -270,10 +270,12 @@ def test_a_killed_run_asks_nothing_twice(server: Server, judge: Callable[..., Ju
     judge(concurrency=1)
     victim = [sys.executable, "-c", PROGRAM, str(tmp_path / "judge.yaml")]
     reached = threading.Event()
+    on_disk = []
 
     def until_the_tenth(body: dict[str, Any]) -> Reply:
         if len(server.bodies) < 10:
             return by_words(body)
+        on_disk.extend("".join(path.read_text() for path in (tmp_path / "cache").iterdir()).split())
         reached.set()
         return None
 
@@ -282,6 +284,7 @@ def test_a_killed_run_asks_nothing_twice(server: Server, judge: Callable[..., Ju
     assert reached.wait(HANG)
     process.send_signal(signal.SIGKILL)
     process.wait(HANG)
+    assert sum("key" in word for word in on_disk) == 9, "an answer is on disk before the next question goes out"
     answered = {asked(body) for body in server.bodies[:9]}
     (cache,) = (tmp_path / "cache").iterdir()
     cache.write_text(cache.read_text() + '{"key": "cut sho')  # what a kill in the middle of a line leaves
