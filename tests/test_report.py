@@ -334,8 +334,9 @@ def test_every_system_has_a_row(example: dict[str, Any], tmp_path: Path) -> None
     order = [line.split("|")[1].split(" (")[0].strip() for line in comparison.splitlines() if line.startswith("|")][2:]
     best_first = sorted(example["systems"], key=lambda s: -s["gold"]["mean"])
     assert order == [s["name"] for s in best_first]
-    assert [line.split("  ")[0] for line in terminal.splitlines()[-9:]] == order
-    assert len({len(line) for line in terminal.splitlines()[-10:]}) == 1
+    lines = terminal.split("\nWin-rate")[0].splitlines()[-10:]
+    assert [line.split("  ")[0] for line in lines[1:]] == order
+    assert len({len(line) for line in lines}) == 1
 
 
 @pytest.mark.parametrize(
@@ -384,6 +385,16 @@ def test_judging_with_the_scorer_that_trained_is_said_first(example: dict[str, A
     assert report.table(same).startswith(said)
     assert said in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert said not in report.table(example)
+
+
+def test_the_terminal_shows_win_rates_of_who_was_named(example: dict[str, Any]) -> None:
+    """What the gold scorer prefers is the table's difference already."""
+    told = report.table(example)
+    assert "by judge:a, %:\n" in told
+    assert "60.0 [56.0, 64.0], at equal length 57.0 [52.0, 62.0], 110/4/86 won/tied/lost" in told
+    gold = changed(example, gold="judge:a")
+    assert "by judge:a" not in report.table(gold)
+    assert "by countable:b, %:\n" in report.table(gold)
 
 
 def test_parts_may_be_missing(example: dict[str, Any], tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def table(report: Report) -> str:
     rows = [[row[j] for j in kept] for row in (whole.head, *whole.rows)]
     wide = [max(len(row[j]) for row in rows) for j in range(len(kept))]
     lines = ["  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:]))]) for row in rows]
+    rates = judges.rates(report, but=report["gold"])  # what gold prefers is what the table shows
+    lines += ["", *rates] if rates else []
     return "\n".join([*_warning(report), *headline(report), *judges.silent(report), "", *lines]) + "\n"
 
 

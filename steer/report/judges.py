@@ -68,11 +68,11 @@ def silent(report: Report) -> list[str]:
     ]
 
 
-def rates(report: Report) -> list[str]:
-    """Win-rates of every annotator against the baseline, a line each, for the terminal."""
+def rates(report: Report, but: str = "") -> list[str]:
+    """Win-rates of every annotator but one against the baseline, a line each, for the terminal."""
     found = report.get("win_rates") or {"annotators": []}
     lines = []
-    for one in found["annotators"]:
+    for one in (x for x in found["annotators"] if x["annotator"] != but):
         lines.append(f"Win-rate against {found['baseline']} by {one['annotator']}, %:")
         for s in one["systems"][1:]:
             tally = f"{s['wins']}/{s['ties']}/{s['losses']} won/tied/lost"
