@@ -98,34 +98,19 @@ PREFERENCE = "preference"  # what people said of a response beside the others of
 def compared(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows with a known reward whose rewards may be compared, better first and each text once.
 
-    Those of one prompt; where people's preferences count in the reward, those of one prompt and `group` only.
+    Those of one prompt; of one prompt and `group` where the column `comparable` of `steer label` says so.
     """
-    known = rewarded(rows)
-    human = _prefers_human(known)
     found: dict[tuple[str, str], list[Row]] = {}
-    for row in known:
-        inside = _preferred(row) and (human or not _predicted(row))
+    for row in rewarded(rows):
+        inside = (row.get("comparable") or _comparable(row)) == "group"
         found.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
     return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in found.values()]
 
 
-def _preferred(row: Row) -> bool:
-    return (row.get("scores") or {}).get(PREFERENCE) is not None
-
-
-def _predicted(row: Row) -> bool:
-    return (row.get("predicted") or {}).get(PREFERENCE) is not None
-
-
-def _prefers_human(rows: Sequence[Row]) -> bool:
-    """Whether rewards follow from what people said though a scorer predicted it too: equal words, equal rewards."""
-    both = [
-        (r["scores"][PREFERENCE], r["reward"], r["predicted"][PREFERENCE])
-        for r in rows
-        if _preferred(r) and _predicted(r)
-    ]
-    said = {human for human, _, _ in both}
-    return len({(human, reward) for human, reward, _ in both}) == len(said) < len({guess for _, _, guess in both})
+def _comparable(row: Row) -> str:
+    """The same of rows that do not say it: with a preference that only people gave, the group."""
+    said, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
+    return "group" if said is not None and predicted is None else "prompt"
 
 
 def _distinct(candidates: Sequence[Row]) -> list[Row]:

@@ -14,6 +14,7 @@ import numpy as np
 from steer import directions
 from steer.config import LabelConfig
 from steer.errors import SteerError
+from steer.groups import PREFERENCE
 from steer.levels import described, fitted
 from steer.likelihood import log_likelihood
 from steer.options import did_you_mean
@@ -68,7 +69,8 @@ def label(config: LabelConfig) -> str:
     rows = (
         labelled(row, schema, s, p, scorer.id, split_of(row, config.held_out, config.seed))
         | ({} if np.isnan(flag) else {"truncated": bool(flag)})
-        for row, s, p, flag in zip(_rows(config), scores, predicted, flags)
+        | ({"comparable": "group"} if preferred else {})
+        for row, s, p, flag, preferred in zip(_rows(config), scores, predicted, flags, _preferred(schema, first, human))
     )
     written = write(run.folder / "rows.jsonl", rows)
     schema.save(run.folder / "schema.json")
@@ -83,6 +85,18 @@ def label(config: LabelConfig) -> str:
     lines = [histogram(schema), *_counted(own), *directions.told(own), *directions.doubts(own, scores[train])]
     lines += directions.unlearned(own, getattr(scorer.model, "report_", ()))
     return run.finish("\n".join([*lines, summary]), **facts)
+
+
+def _preferred(schema: AttributeSchema, first: Scores, human: Scores) -> list[bool]:
+    """Which rows [n] owe their reward to a preference of people: it says nothing outside of its `group`.
+
+    `first` [n, A]: the scores that count where they are known.
+    """
+    if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
+        return [False] * len(human)
+    j = schema.own.index(PREFERENCE)
+    told: list[bool] = (~np.isnan(human[:, j]) & (np.isnan(first[:, j]) | (first is human))).tolist()
+    return told
 
 
 def _asked(config: LabelConfig, scorer: Scorer) -> tuple[AttributeSchema | None, Sequence[str]]:
@@ -127,6 +141,8 @@ def labelled(row: Row, schema: AttributeSchema, scores: Scores, predicted: Score
     reward = schema.reward(known) if REWARD in schema.names else None
     levels = schema.levels(known if reward is None else {**known, REWARD: reward})
     found = {**row, "predicted": guess, "scorer": scorer, "levels": levels, "reward": reward, "split": split}
+    if (row.get("scores") or {}).get(PREFERENCE) is not None:
+        found["comparable"] = "prompt"  # as any score; what people preferred is so in its group only
     if row.get("target"):
         value = log_likelihood(schema, known if reward is None else {**known, REWARD: reward}, row["target"])
         found["likelihood"] = None if math.isnan(value) else value

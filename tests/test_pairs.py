@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.groups import PAIRINGS, Group, Row, pairs, ranked
+from steer.label import label
 from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.objective import Candidates
 from steer.plan import Plan
+from steer.rows import read_all
 from tests.conftest import Golden
 
 LOGPS = torch.tensor([[[-1.0, -2.0, 9.0], [-3.0, -1.0, -2.0]], [[-2.0, 9.0, 9.0], [-0.5, -0.25, 9.0]]])
@@ -138,9 +143,43 @@ def test_rewards_of_a_scorer_are_compared_all_over_the_prompt() -> None:
     for row, reward in zip(some, (0.3, 0.1, 0.9, 0.2)):
         row |= {"reward": reward, "predicted": {"preference": reward}}
     assert texts(pairs(some, "best-worst")) == Counter({("C", "B"): 1})
-    for row, share in zip(some, (1.0, -1.0, 1.0, -1.0)):  # --prefer human: what people said, though both are known
-        row["reward"] = share
-    assert texts(pairs(some, "best-worst")) == Counter({("A", "B"): 1, ("C", "D"): 1})
+
+
+class Liked:
+    """Says 1 of a response that people chose, as a scorer may that is cut off at the ends of the scale."""
+
+    attributes = ("preference", "quality")
+
+    def score(self, rows: Sequence[Any]) -> np.ndarray:
+        known = {"A": (1.0, 0.1), "B": (0.5, 0.2), "C": (1.0, 0.3), "D": (0.0, 0.9)}
+        return np.array([known[row["response"]] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("flags", "right"),
+    [
+        ({}, {("A", "B"), ("C", "D")}),  # the scores in the rows
+        ({"scorer": "tests.test_pairs:Liked", "prefer": "human", "neither": ("quality",)}, {("A", "B"), ("C", "D")}),
+        ({"scorer": "tests.test_pairs:Liked", "neither": ("quality",)}, {("A", "D")}),
+        ({"scorer": "tests.test_pairs:Liked", "neither": ("preference",), "prefer": "human"}, {("D", "A")}),
+        ({"scorer": "countable:words", "lower": ("words",)}, {("A", "D")}),  # no preference counts: all are compared
+    ],
+)
+def test_label_says_whether_the_reward_is_what_people_preferred(
+    flags: dict[str, Any], right: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    """Only then are two responses of different comparisons not compared."""
+    columns = ("id", "prompt", "group", "response", "scores")
+    given = [row for x, y, group in (("A", "B", "0"), ("C", "D", "1")) for row in compared(x, y, group)]
+    if "countable" in str(flags):
+        for row, more in zip(given, (0, 1, 2, 3)):
+            row["response"] += " x" * more
+    lines = [json.dumps({column: row[column] for column in columns}) for row in given]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    config = LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), held_out=0, min_support=1, **flags)
+    label(config)
+    found = {tuple(text[:1] for text in pair) for pair in texts(pairs(read_all(tmp_path / "run"), "best-worst"))}
+    assert found == right
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
