@@ -62,7 +62,8 @@ def drawn(
 ) -> list[Row]:
     """Responses in the order of the jobs, with `logp` and `ref_logp` where there is a reference; `budget`: tokens.
 
-    Both are of the distributions at the temperature of the draw; there are none at 0, where no two policies overlap.
+    Both are of the tokens that were drawn, `tokens` in number, and of the distributions at the temperature of the draw;
+    there are none at 0, where no two policies overlap.
     The best of n is as likely as n draws make it: its expected log-probability is log n - (n - 1) / n above the
     policy's.
     """
@@ -77,24 +78,39 @@ def _drawn(
 ) -> list[Row]:
     n = asked.decoding.best_of
     jobs = [job for job in asked.jobs for _ in range(n)]
-    rows = answer(policy, jobs, asked.sampling, folder, schema, folder.name)
+    rows = answer(policy, jobs, asked.sampling, folder, schema, folder.name, ids=True)
     if n > 1:
         assert asked.reward is not None
         rewards = asked.reward(rows)
         rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] | {"best_of": n} for i in range(0, len(rows), n)]
     s = asked.sampling
     if reference is None or s.temperature == 0:
-        return rows
+        return [_without_ids(row) for row in rows]
     if s.guidance == s.temperature == 1:
         own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
     else:
         own = drawn_from(policy, rows, s.guidance, s.temperature)
+    readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
     if s.temperature == 1:
-        ref = log_probs(reference.policy, reference.module, rows, budget, conditioned=False)
+        ref = log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
     else:
-        ref = drawn_from(reference.policy, rows, 0.0, s.temperature)
+        ref = drawn_from(reference.policy, readable, 0.0, s.temperature)
     more = best_of_n_kl(n)
-    return [{**row, "logp": a + more, "ref_logp": b} for row, a, b in zip(rows, own, ref)]
+    return [
+        {**_without_ids(row), "tokens": len(row["ids"]), "logp": a + more, "ref_logp": b}
+        for row, a, b in zip(rows, own, ref)
+    ]
+
+
+def _without_ids(row: Row) -> Row:
+    return {column: value for column, value in row.items() if column != "ids"}
+
+
+def _alike(one: Policy, other: Policy, rows: Sequence[Row]) -> bool:
+    """Whether two models read the drawn ids alike; a reference with another vocabulary reads the text."""
+    ids = sorted({i for row in rows for i in row["ids"]})
+    first, second = (p.tokenizer.convert_ids_to_tokens(ids) for p in (one, other))
+    return bool(first == second)
 
 
 def log_probs(
@@ -128,6 +144,7 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
 
 
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
-    """Prompt with its condition, and response with its end, of each row."""
+    """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
     tokens = Tokens(rows, policy.tokenizer, policy.end)
-    return [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
+    read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
+    return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

@@ -168,8 +168,13 @@ def answer(
     schema: AttributeSchema | None,
     source: str,
     draw: Draw = respond,
+    *,
+    ids: bool = False,
 ) -> list[Row]:
-    """Responses as rows, drawn shard by shard into `folder`; finished shards are read back."""
+    """Responses as rows, drawn shard by shard into `folder`; finished shards are read back.
+
+    `ids`: with the token ids as they were drawn, which the text read anew need not give.
+    """
     rows: list[Row] = []
     with progress(total=len(jobs), what="generate", unit="responses") as bar:
         for index, start in enumerate(range(0, len(jobs), SHARD)):
@@ -177,7 +182,9 @@ def answer(
             part = jobs[start : start + SHARD]
             if not path.is_file():
                 with_seed = replace(sampling, seed=seed_of(sampling.seed, -1 - index))
-                write(path, _drawn(part, draw(policy, part, with_seed), sampling, schema, source, start))
+                found = draw(policy, part, with_seed)
+                made = _drawn(part, found, sampling, schema, source, start)
+                write(path, ({**row, "ids": r.ids} for row, r in zip(made, found)) if ids else made)
             rows += read_back(path)
             bar.update(len(part))
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from steer.evaluate.statistics import best_of_n_kl
 from steer.generate import Job, Sampling, condition_text
 from steer.logps import ResponseLogps
 from steer.policy import Policy
-from steer.rows import Row, read_all
+from steer.rows import Row, read_all, read_back
 from steer.tokens import Tokens
 
 
@@ -31,23 +33,66 @@ def test_guidance_of_one_and_none_are_the_two_branches(policy: Policy, rows: lis
     assert drawn_from(policy, rows, 3.0) != pytest.approx(told, abs=0.1)
 
 
+def ids_of(folder: Path) -> list[list[int]]:
+    """The tokens of the draws, which lie in the folder of the answers."""
+    return [row["ids"] for row in read_back(folder / "parts" / "00000.jsonl")]
+
+
+def by_hand(policy: Policy, row: Row, ids: list[int], temperature: float = 1.0) -> float:
+    """Sum over the drawn tokens of log softmax(logits / temperature)."""
+    prefix = Tokens([row], policy.tokenizer).sequence(row, condition_text(policy, row["target"])).prefix
+    with torch.no_grad():
+        logits = policy.model(torch.tensor([prefix + ids])).logits[0, len(prefix) - 1 : -1]
+    return float((logits / temperature).log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum())
+
+
 def test_a_temperature_counts_as_what_was_drawn_from(policy: Policy, rows: list[Row], tmp_path: Path) -> None:
     asked = Asked([Job(row, row["target"]) for row in rows], Sampling(0.5, max_new_tokens=8))
     reference = Reference(policy, ResponseLogps(policy.model))
     found = drawn(policy, asked, tmp_path, None, reference, 2048)
-    for row in found:
-        tokens = Tokens([row], policy.tokenizer).sequence(row, condition_text(policy, row["target"]))
-        with torch.no_grad():
-            logits = policy.model(torch.tensor([tokens.prefix + tokens.response])).logits[
-                0, len(tokens.prefix) - 1 : -1
-            ]
-        expected = (logits / 0.5).log_softmax(-1).gather(1, torch.tensor(tokens.response)[:, None]).sum()
-        assert row["logp"] == pytest.approx(float(expected), abs=1e-3)
+    for row, ids in zip(found, ids_of(tmp_path)):
+        assert row["logp"] == pytest.approx(by_hand(policy, row, ids, 0.5), abs=1e-3)
     asked = asked._replace(jobs=[Job(row, {}) for row in rows])
     alike = drawn(policy, asked, tmp_path / "alike", None, reference, 2048)
     assert [r["logp"] for r in alike] == pytest.approx([r["ref_logp"] for r in alike], abs=1e-3)
     greedy = asked._replace(sampling=Sampling(0.0, max_new_tokens=8))
     assert "logp" not in drawn(policy, greedy, tmp_path / "greedy", None, reference, 2048)[0]
+
+
+def test_log_probabilities_are_of_the_tokens_that_were_drawn(
+    policy: Policy, base: Path, rows: list[Row], tmp_path: Path
+) -> None:
+    """A draw may split a word as its text read anew would not be split: the KL is of the draw."""
+    jobs = [Job(row, row["target"]) for row in rows for _ in range(8)]
+    reference = Reference.of(str(base), "float32", trust_remote_code=False)
+    found = drawn(policy, Asked(jobs, Sampling(max_new_tokens=12)), tmp_path / "warm", None, reference, 2048)
+    ids = ids_of(tmp_path / "warm")
+    anew = [Tokens([row], policy.tokenizer, policy.end).responses[row["id"]] for row in found]
+    assert any(a != b for a, b in zip(ids, anew))  # else this shows nothing
+    for row, own in zip(found, ids):
+        assert row["tokens"] == len(own)
+        assert row["logp"] == pytest.approx(by_hand(policy, row, own), abs=1e-3)
+        assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own), abs=1e-3)
+        assert "ids" not in row
+    hot = drawn(policy, Asked(jobs, Sampling(2.0, max_new_tokens=12)), tmp_path / "hot", None, reference, 2048)
+    for row, own in zip(hot, ids_of(tmp_path / "hot")):
+        assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own, 2.0), abs=1e-3)
+    other = Reference.of(str(shuffled(base, tmp_path / "other")), "float32", trust_remote_code=False)
+    found = drawn(policy, Asked(jobs, Sampling(max_new_tokens=12)), tmp_path / "warm2", None, other, 2048)
+    for row in found:  # ids mean other words there, so it reads the text
+        own = Tokens([row], other.policy.tokenizer, other.policy.end).responses[row["id"]]
+        assert row["ref_logp"] == pytest.approx(by_hand(other.policy, {**row, "target": {}}, own), abs=1e-3)
+
+
+def shuffled(base: Path, folder: Path) -> Path:
+    """The model with the ids of two tokens exchanged in its tokenizer."""
+    shutil.copytree(base, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]  # [token, score] in the order of the ids
+    one, other = [i for i, (token, _) in enumerate(vocabulary) if token.isalpha() and len(token) == 1][:2]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
 
 
 def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draws_make(

@@ -159,15 +159,12 @@ def test_a_policy_that_never_ends_trips_a_guard(tiny: Path, kls: float, text: st
     scorer = Scorer("ones", ("good",), Ones())
 
     def seen(number: float, *, finished: bool) -> Figures:
-        rows = [
-            {"id": str(i), "prompt": [], "response": "bees bees", "finished": finished, "logp": number, "ref_logp": 0.0}
-            for i in range(4)
-        ]
+        row = {"prompt": [], "response": "bees bees", "finished": finished, "tokens": 8, "ref_logp": 0.0}
+        rows = [{"id": str(i), "logp": number, **row} for i in range(4)]
         return figures(watched(policy, rows, {"proxy": (scorer, judge)}, 0))
 
-    tokens = len(policy.tokenizer("bees bees", add_special_tokens=False)["input_ids"])
-    rounds = [seen(0.0, finished=True), seen(kls * tokens / 2, finished=False)]
-    assert rounds[1].kl == pytest.approx(kls / 2)
+    rounds = [seen(0.0, finished=True), seen(kls * 4, finished=False)]
+    assert rounds[1].kl == pytest.approx(kls * 4 / 8)  # nats over the tokens that were drawn
     assert text in alarm(rounds, Limits(), 2)
 
 

@@ -17,7 +17,6 @@ from steer.objective import Array
 from steer.policy import Policy
 from steer.rows import Row
 from steer.scorer import Scorer
-from steer.tokens import plain_ids
 
 Judges = Mapping[str, tuple[Scorer, Judge]]  # the proxy and, where one is named, the gold scorer
 
@@ -78,12 +77,11 @@ def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
     finished = [bool(row["finished"]) for row in rows]
     texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
     kls = np.array([kl(row) for row in rows])
-    lengths = [len(ids) for ids in plain_ids(texts, policy.tokenizer)]
-    tokens = np.array([max(1, n + done) for n, done in zip(lengths, finished)])  # the end is drawn where it is there
     known = ~np.isnan(kls)
+    tokens = sum(row["tokens"] for row, there in zip(rows, known) if there)
     return {
         "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if known.any() else None,
-        "kl_token": float(kls[known].sum() / tokens[known].sum()) if known.any() else None,
+        "kl_token": float(kls[known].sum() / tokens) if known.any() else None,
         "words": texture["words"]["mean"],
         "distinct_2": texture["distinct_2_all"],
         "repeated": texture["repeated_3"]["mean"] or 0.0,
