@@ -40,6 +40,25 @@ def test_an_annotator_who_prefers_what_stands_first_calls_all_a_tie() -> None:
     assert votes.turned.tolist() == [1, 1]
 
 
+def test_a_pair_that_is_answered_in_one_order_only_is_unknown_and_counted() -> None:
+    """One who prefers what stands first and is silent where "x" stands there would else make "x" lose every pair."""
+
+    def first(a: Sequence[Any], b: Sequence[Any]) -> np.ndarray:
+        return np.array([np.nan if row["response"] == "x" else 1.0 for row in a])
+
+    systems = [("base", answers("w", "w", "w")), ("x", answers("x", "x", "v"))]
+    who = Annotator("first", first, ordered=True)
+    cast = vote(who, meetings([found for _, found in systems]))
+    assert np.isnan(cast.share).tolist() == np.isnan(cast.turned).tolist() == [True, True, False]
+    assert cast.share[2] == 0.5
+    found = win_rates([who], [name for name, _ in systems], [cast], 50)["annotators"][0]
+    assert (found["comparisons"], found["unanswered"], found["systems"][1]["ties"]) == (1, 2, 1)
+    assert (
+        "the others, unanswered in one order or in both, are left out"
+        in silent({"win_rates": {"annotators": [found]}})[0]
+    )
+
+
 def test_only_prompts_that_both_answered_are_compared() -> None:
     votes = vote(Annotator("longest", longest, False), meetings([answers("aa", "b", "c"), answers("a", "bb")]))
     assert (votes.first.tolist(), votes.second.tolist(), votes.share.tolist()) == ([1, 1], [0, 0], [0.0, 1.0])

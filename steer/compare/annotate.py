@@ -148,7 +148,10 @@ def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
 
 
 def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
-    """Shares of the left, and whether the other order changed the answer; equal responses are a tie unasked."""
+    """Shares of the left, and whether the other order changed the answer; equal responses are a tie unasked.
+
+    Where both orders are asked and only one is answered the share is unknown: it would be what the order makes of it.
+    """
     share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
     at = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
     if not at:
@@ -158,7 +161,7 @@ def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[A
     if who.ordered:
         back = 1 - who.prefer(second, first)
         turned[at] = np.where(np.isnan(found + back), np.nan, (found != back).astype(float))
-        share[at] = np.where(np.isnan(found), back, np.where(np.isnan(back), found, (found + back) / 2))
+        share[at] = (found + back) / 2
     return share, turned
 
 

@@ -39,7 +39,7 @@ def preferred(report: Report) -> list[Block]:
             ):
                 strong.add((i, 3))
         turned = "" if one["turned"] is None else f", {percent(one['turned'])} % of them changed with the order"
-        silent = f", {one['unanswered']:,} unanswered and left out" if one["unanswered"] else ""
+        silent = f", {one['unanswered']:,} {_unanswered(one)} and left out" if one["unanswered"] else ""
         head = ("System", "Place", "Strength", "Win-rate, %", "Standard error", "At equal length, %", "Won/tied/lost")
         caption = f"{one['annotator']}: {one['comparisons']:,} comparisons{turned}{silent}. "
         caption += "Bold: leaves out 50 %." if answered(one) >= ENOUGH else "Too few answered for anything to be bold."
@@ -62,10 +62,16 @@ def silent(report: Report) -> list[str]:
     found = (report.get("win_rates") or {}).get("annotators", [])
     return [
         f"{one['annotator']}: answered {one['comparisons']:,} of {one['comparisons'] + one['unanswered']:,} "
-        f"comparisons ({percent(answered(one))} %); the others are left out, so its win-rates are of a selection."
+        f"comparisons ({percent(answered(one))} %); the others, {_unanswered(one)}, are left out, so its win-rates are "
+        "of a selection."
         for one in found
         if answered(one) < ENOUGH
     ]
+
+
+def _unanswered(annotator: Report) -> str:
+    """How an annotator left comparisons unanswered; one who is asked in both orders has to answer in both."""
+    return "unanswered" if annotator["turned"] is None else "unanswered in one order or in both"
 
 
 def rates(report: Report, but: str = "") -> list[str]:
