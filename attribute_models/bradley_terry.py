@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, stdtrit
 
 from attribute_models import Row, Scored, archive, texts, tupled
-from attribute_models.countable import words
+from attribute_models.countable import length
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, folds_by_prompt, prompt_key, prompt_keys
@@ -172,7 +172,7 @@ class BradleyTerry:
         return self._report(rows, np.asarray(scores, dtype=np.float64), self.score(rows))
 
     def _report(self, rows: Sequence[Row], truth: Array, rewards: Array) -> list[dict[str, Any]]:
-        lengths, prompts = np.asarray([words(str(row["response"])) for row in rows]), prompt_keys(rows)
+        lengths, prompts = np.asarray([length(str(row["response"])) for row in rows]), prompt_keys(rows)
         return [
             {"attribute": name, **accuracy(pairs_of(rows, truth[:, a]), rewards[:, a], lengths, prompts, name)}
             for a, name in enumerate(self.attributes)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from attribute_models import Row, Scored, calibration, load, metrics, scored, settings, texts, tupled, unknown, write
 from attribute_models import debias as debiasing
 from attribute_models.calibration import IDENTITY, Curve
-from attribute_models.countable import AGAINST_PROMPT, COUNTABLE, Countable, words
+from attribute_models.countable import AGAINST_PROMPT, COUNTABLE, Countable, length
 from attribute_models.debias import Debias
 from attribute_models.folds import folds_by_prompt, prompt_keys
 
@@ -84,7 +84,7 @@ class Calibrated:
             truth,
             predicted,
             self.attributes,
-            [words(response) for _, response in texts(rows)],
+            [length(response) for _, response in texts(rows)],
             groups=prompt_keys(rows),
             expected=expected,
             debiased=bool(self.debias),

@@ -106,6 +106,22 @@ def words(text: str) -> float:
     return float(len(tokens(text)))
 
 
+# Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, Han.
+UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def length(text: str) -> float:
+    """Number of words, where each character counts as one in scripts without spaces between words.
+
+    >>> length("two words"), length("你好。 two words")
+    (2.0, 4.0)
+    """
+    rest, count = UNSPACED.subn(" ", text)
+    return words(rest) + count
+
+
 def characters(text: str) -> float:
     """Number of characters (Unicode code points), white space included."""
     return float(len(text))

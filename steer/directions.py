@@ -35,7 +35,8 @@ LOWER = r"""
     jailbreak\w* swear\w* curse cursing slur slurs downvote\w* dislike\w* complain\w* flagged violat\w* minus
     wer cer distance divergence regret boring boredom noise noisy annoy\w* creep\w* disgust\w* slop falsehood\w*
     false wrong\w* bad badness worse worst negativ\w* untrust\w* useless\w* nonsens\w* gibberish overrefus\w*
-    overclaim\w* overconfiden\w* truncat\w*
+    overclaim\w* overconfiden\w* truncat\w* inflammator\w* unsubstant\w* reject\w* judgemental\w* judgmental\w*
+    monger\w* fearmonger\w* denigrat\w* demean\w* dehumani\w* jailbroken nonfactual\w* ter
 """
 NEITHER = r"""
     verbos\w* complex\w* length\w* len long short brevity words word characters character chars char sentence
@@ -49,11 +50,11 @@ HIGHER = r"""
     upvote\w* star stars friendl\w* kind kindness respect\w* appropriat\w* valid\w* win wins won winrate pass
     passed passes success\w* better best grammat\w* coverage civil\w* fair fairness trust\w* reliab\w* robust\w*
     readab\w* understandab\w* plus precision recall f1 bleu rouge meteor bertscore elo utility usefulness
-    insight\w* logical\w* reason\w* soundness nontoxic unbiased
+    insight\w* logical\w* reason\w* soundness nontoxic unbiased adequa\w* creativ\w* concise\w* chrf comet bleurt
 """
 GENERIC = r"""
     rating\w* score\w* overall total grade\w* mark marks points mean average avg final fine grained turn conversation
-    human user expert judge gold
+    human user expert judge gold da
 """
 TURNS = r"not non no un anti without free avoid\w* lack lacks resist\w* prevent\w* reduc\w* absen\w* less never"
 

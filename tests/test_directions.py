@@ -19,11 +19,13 @@ from steer.targets import report
 BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexually_explicit flirtation
 obscene harmful bias
 hallucination errors repetition hedging refusal perplexity loss rank latency is_toxic toxicity_score Toxicity isToxic
-unsafe hate_speech not_appropriate minus_1 lang_mismatch fails_task selfHarm spam error_rate inconsistency"""
+unsafe hate_speech not_appropriate minus_1 lang_mismatch fails_task selfHarm spam error_rate inconsistency
+TOXICITY SEVERE_TOXICITY INFLAMMATORY UNSUBSTANTIAL LIKELY_TO_REJECT fear_mongering judgemental nonfactual TER"""
 STYLE = "verbosity complexity length words word_count num_tokens response_length"
 GOOD = """helpfulness correctness coherence
 harmlessness harm_avoidance non_toxic unbiased is_safe no_errors overall_score
-rating quality truthfulness instruction_following preference plus_1"""
+rating quality truthfulness instruction_following preference plus_1
+adequacy da_score creativity conciseness"""
 
 
 @pytest.mark.parametrize(("names", "direction"), [(BAD, -1), (STYLE, 0), (GOOD, 1)])

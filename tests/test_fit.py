@@ -171,3 +171,20 @@ def test_the_command_lines_of_the_issue_work(logs: Path, tmp_path: Path) -> None
     assert "fit ensemble: 300 rows in" in done.stdout
     settings = read_json(tmp_path / "s" / "model" / "model.json")["settings"]
     assert settings["lower"] == ["hedging"]
+
+
+@pytest.mark.parametrize("better", [1, -1])
+def test_a_quality_that_is_length_adds_nothing_in_scripts_without_spaces_too(better: int, tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for i in range(240):
+        size = int(rng.integers(3, 60))
+        said = "".join(rng.choice(list("日本語文字数長短山川田中"), size)) + "。"
+        score = float(np.clip(round(3 + better * (size - 31) / 12 + rng.normal(0, 0.7)), 1, 5))
+        prompt = [{"role": "user", "content": f"p{i // 2}"}]
+        rows.append({"id": str(i), "prompt": prompt, "response": said, "scores": {"quality": score}})
+    write(tmp_path / "rows.jsonl", rows)
+    said = fit(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")))
+    (found,) = read_json(tmp_path / "scorer" / "done.json")["report"]
+    assert abs(found["length_alone"]) > 0.7
+    assert found["learnable"] is False
+    assert "quality: the scorer adds nothing to length" in said

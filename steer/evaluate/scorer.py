@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from attribute_models import metrics
+from attribute_models.countable import length
 from steer.evaluate.systems import Answers, Judge
 
 BINS = 5  # of the calibration: equal counts
@@ -19,7 +20,7 @@ def report(logs: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
     `pairwise`, the share of pairs of a prompt's responses that the proxy puts in gold's order (ties of gold left out,
     of the proxy half), and `calibration`, mean gold score in fifths of the proxy's score.
     """
-    lengths = [len(row["response"].split()) for row in logs.rows]
+    lengths = [length(row["response"]) for row in logs.rows]
     found = metrics.report(logs.gold, logs.proxy, names, lengths, groups=logs.prompts)
     for j, line in enumerate(found):
         line["pairwise"] = pairwise(logs.gold[:, j], logs.proxy[:, j], logs.prompts)
