@@ -322,7 +322,7 @@ def _shares(name: str, right: Array, strata: Sequence[NDArray[np.bool_]], which:
     away = sum(stratum * (right - mean) / (len(strata) * stratum.sum()) for stratum, mean in parts)
     error = math.sqrt(float((np.bincount(which, weights=away) ** 2).sum()) * groups / (groups - 1))
     half = float(stdtrit(groups - 1, 0.975)) * error
-    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+    return {name: value, f"{name}_low": max(0.0, value - half), f"{name}_high": min(1.0, value + half)}
 
 
 def _shown(value: float | None) -> str:

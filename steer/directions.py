@@ -122,26 +122,31 @@ FEWEST = 20  # rows that two scores must share
 LEAST = 0.1  # correlation below which nothing is said
 
 
-def doubts(attributes: Sequence[Attribute], scores: np.ndarray[Any, Any]) -> list[str]:
-    """A warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A]."""
+def doubts(
+    attributes: Sequence[Attribute], scores: np.ndarray[Any, Any], report: Sequence[Mapping[str, Any]] = ()
+) -> list[str]:
+    """A warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A].
+
+    Scores of a scorer that learned nothing of an attribute, by its `report`, speak neither for nor against it.
+    """
     import numpy as np
     from scipy.stats import spearmanr  # neither is needed to say what a name means
 
-    found = []
+    found, empty = [], _empty(report)
     for j, a in enumerate(attributes):
-        if a.origin != "guessed" or a.direction <= 0:
+        if a.origin != "guessed" or a.direction <= 0 or a.name in empty:
             continue
         against = []
         for i, b in enumerate(attributes):
             known = ~(np.isnan(scores[:, i]) | np.isnan(scores[:, j]))
             n = int(known.sum())
-            if i == j or not b.direction or n < FEWEST:
+            if i == j or not b.direction or n < FEWEST or b.name in empty:
                 continue
             x, y = scores[known, j], scores[known, i]
             rho = float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
             if -rho * b.direction > max(LEAST, 2 / np.sqrt(n - 1)):
                 against.append((abs(rho), f"{rho:+.2f} with {b.name} ({BETTER[b.direction]} is better)", b))
-        others = [b for b in attributes if b.direction and b is not a]
+        others = [b for b in attributes if b.direction and b is not a and b.name not in empty]
         sure = any(b.origin != "guessed" for *_, b in against)
         if against and (sure or 2 * len(against) > len(others)):
             shown = ", ".join(text for _, text, _ in sorted(against, key=lambda pair: -pair[0])[:3])
@@ -152,10 +157,14 @@ def doubts(attributes: Sequence[Attribute], scores: np.ndarray[Any, Any]) -> lis
     return found
 
 
+def _empty(report: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The attributes of which a scorer reports that it learned nothing."""
+    return {line["attribute"] for line in report if line.get("learnable") is False}
+
+
 def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any]]) -> list[str]:
     """A warning where attributes enter the reward though their scorer reports that it learned nothing of them."""
-    empty = {line["attribute"] for line in report if line.get("learnable") is False}
-    names = [a.name for a in attributes if a.name in empty and a.direction and a.weight]
+    names = [a.name for a in attributes if a.name in _empty(report) and a.direction and a.weight]
     if not names:
         return []
     flags = " ".join(f"--neither {name}" for name in names)

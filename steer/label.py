@@ -82,8 +82,10 @@ def label(config: LabelConfig) -> str:
     )
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
     own = [schema[n] for n in schema.own]
-    lines = [histogram(schema), *_counted(own), *directions.told(own), *directions.doubts(own, scores[train])]
-    lines += directions.unlearned(own, getattr(scorer.model, "report_", ()))
+    report = getattr(scorer.model, "report_", ())
+    lines = [histogram(schema), *_counted(own), *directions.told(own)]
+    lines += directions.doubts(own, scores[train], report if config.prefer == "predicted" else ())
+    lines += directions.unlearned(own, report)
     return run.finish("\n".join([*lines, summary]), **facts)
 
 

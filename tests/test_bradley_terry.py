@@ -77,6 +77,16 @@ def test_accuracy_counts_ties_half_and_its_interval_holds_prompts_together() -> 
     assert accuracy(pairs, np.zeros(80), np.zeros(80), prompts, "preference")["learnable"] is False
 
 
+def test_bounds_of_an_accuracy_are_shares() -> None:
+    """Few pairs, of which one is wrong: mean -+ t * error would go beyond 1."""
+    pairs = pairs_of(*(lambda rows, y: (rows, y[:, 0]))(*world(5)))
+    rewards = np.asarray([0.0, 1.0] + [1.0, 0.0] * 4)
+    found = accuracy(pairs, rewards, np.arange(10) % 3, np.arange(10), "preference")
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["accuracy_high"] == 1.0
+    assert 0 <= found["accuracy_low"] < 0.8
+
+
 def lengths_of(better: list[int], worse: list[int]) -> tuple[Any, Array, Any]:
     """Pairs of rows with these word counts, their lengths, and a prompt for each pair."""
     rows = [

@@ -84,6 +84,8 @@ def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is
     (said,) = doubts(names, scores)
     assert said.startswith("warning: 'bb' is guessed to be better when higher, but correlates -0.")
     assert not doubts(names, scores[:10])  # too few to say
+    noise = [{"attribute": "bb", "learnable": False}, {"attribute": "quality", "learnable": True}]
+    assert not doubts(names, scores, noise)  # what a scorer never learned speaks for nothing
 
 
 def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() -> None:
