@@ -201,6 +201,8 @@ def _exported(config: DataConfig, folder: Path, survey: Survey) -> Iterator[str]
                 path.unlink()
             told.append(f"{count} {side}" + (f" ({len(ids)} rows in none of them)" if ids else ""))
         yield f"exported: {name}, {', '.join(told)}"
+        if name == "trl-preference":
+            yield from survey.ordered()
 
 
 def _converted(convert: Callable[[Row], Row], rows: Iterable[Row], ids: set[str]) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from steer import directions
 from steer.config import FitConfig
 from steer.directions import BETTER
 from steer.errors import SteerError
-from steer.label import description, known_file, matrix, scored_names, turned
+from steer.label import description, guessed_scales, known_file, matrix, scored_names, turned
 from steer.levels import described
 from steer.options import did_you_mean, overridden
 from steer.progress import progress
@@ -78,6 +78,8 @@ def fit(config: FitConfig) -> str:
     facts = {"report": model.report_, "tested": tested, "rows": len(rated), "data": data, "files": hashes(run.folder)}
     lines = [tables, *directions.told(schema.attributes), *directions.doubts(schema.attributes, matrix(rated, names))]
     lines += directions.unlearned(schema.attributes, model.report_)
+    if not _own_scale(kind):
+        lines += guessed_scales(config.rows, config.schema, schema.attributes)
     return run.finish("\n".join([*lines, summary]), **facts)
 
 

@@ -86,6 +86,8 @@ def label(config: LabelConfig) -> str:
     lines = [histogram(schema), *_counted(own), *directions.told(own)]
     lines += directions.doubts(own, scores[train], report if config.prefer == "predicted" else ())
     lines += directions.unlearned(own, report)
+    if given is None and scorer.schema is None:
+        lines += guessed_scales(config.rows, "", own)
     return run.finish("\n".join([*lines, summary]), **facts)
 
 
@@ -237,13 +239,29 @@ def _checked(
 
 def description(rows: str, schema: str, names: Sequence[str], scores: Scores) -> AttributeSchema:
     """Ranges and directions: the named schema, else the one beside the rows, else what the scores tell."""
+    known = _known_before(rows, schema)
+    told = described(names, scores)
+    return AttributeSchema(tuple(known.get(n, told[n]) for n in names))
+
+
+def _known_before(rows: str, schema: str) -> dict[str, Attribute]:
+    """The attributes of the named schema, else of the one beside the rows; none where there is no such file."""
     folder = Path(rows) if Path(rows).is_dir() else Path(rows).parent
     path = Path(schema) if schema else folder / "schema.json"
-    told = described(names, scores)
-    if not path.is_file() and not schema:
-        return told
-    known = AttributeSchema.load(path)
-    return AttributeSchema(tuple(known[n] if n in known.names else told[n] for n in names))
+    return {a.name: a for a in AttributeSchema.load(path).attributes} if schema or path.is_file() else {}
+
+
+def guessed_scales(rows: str, schema: str, attributes: Iterable[Attribute]) -> list[str]:
+    """One line about attributes whose range is that of the scores which occur, as nothing says what the scale is."""
+    known = _known_before(rows, schema)
+    guessed = [a for a in attributes if a.name not in {*known, "preference"}]
+    shown = [f"{a.name} {a.low:g} to {a.high:g}" for a in guessed]
+    if not shown:
+        return []
+    return [
+        f"scale, *guessed* from what occurs: {', '.join(shown)}. "
+        '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
+    ]
 
 
 def turned(schema: AttributeSchema, lower: Sequence[str], neither: Sequence[str]) -> AttributeSchema:

@@ -368,6 +368,24 @@ def test_the_best_and_the_worst_candidate_make_a_pair(tmp_path: Path) -> None:
         assert [pair[s][0]["content"] for s in ("chosen", "rejected")] == ["r5", "r1"]
         assert (pair["quality_chosen"], pair["quality_rejected"]) == (5.0, 1.0)
     assert "unknown 'trl'" in refusal(DataConfig(source, str(tmp_path / "x"), export=("trl",)))
+    said = data(DataConfig(source, str(tmp_path / "worst"), export=("trl-preference",), by="rank", held_out=0))
+    assert "warning: of 'rank' lower is better, so chosen is the worse one: --by -rank." in said
+
+
+def test_the_chosen_of_an_export_is_the_better_end_of_its_only_score(tmp_path: Path) -> None:
+    for name, chosen in (("toxicity", "r1"), ("quality", "r5")):
+        rows = [{"prompt": "Hi", "response": f"r{q}", name: q} for q in (3, 1, 5)]
+        config = DataConfig(
+            put(tmp_path / f"{name}.jsonl", rows), str(tmp_path / name), export=("trl-preference",), held_out=0
+        )
+        said = data(config)
+        (pair,) = (json.loads(line) for line in (tmp_path / name / "trl-preference" / "train.jsonl").open())
+        assert pair["chosen"][0]["content"] == chosen
+        assert f"chosen is the {'lowest' if name == 'toxicity' else 'highest'} {name}, rejected" in said
+        assert "warning: of" not in said
+    rows = [{"prompt": "Hi", "response": f"r{q}", "verbosity": q} for q in (3, 1, 5)]
+    config = DataConfig(put(tmp_path / "v.jsonl", rows), str(tmp_path / "v"), export=("trl-preference",))
+    assert "order candidates with --by NAME" in refusal(config)  # neither end is better
 
 
 def test_tools_have_no_place_in_steerlm_and_are_counted(tmp_path: Path) -> None:

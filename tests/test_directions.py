@@ -72,7 +72,7 @@ def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path
     assert "| zest | 0 | 4 | higher (guessed) |" in (tmp_path / "fit" / "README.md").read_text()
     turned = label(LabelConfig(source, runs["turned"], min_support=1, lower=("zest",)))
     assert "better is lower: toxicity, zest; neither: verbosity." in turned
-    assert "guessed" not in turned
+    assert "zest (higher)" not in turned
     assert AttributeSchema.load(tmp_path / "turned" / "schema.json")["zest"].origin == "given"
 
 
@@ -115,3 +115,17 @@ def test_label_says_that_an_attribute_without_signal_is_in_the_reward(tmp_path: 
     assert "--neither quality leaves" in label(LabelConfig(source, str(tmp_path / "l"), scorer=scorer, min_support=1))
     turned = LabelConfig(source, str(tmp_path / "m"), scorer=scorer, min_support=1, neither=("quality",))
     assert "count in the reward" not in label(turned)
+
+
+def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{i}", "prompt": f"p {i}", "response": f"r {'x ' * (i % 3)}", "quality": 2 + i % 3} for i in range(60)
+    ]
+    write(tmp_path / "raw.jsonl", rows)
+    raw = str(tmp_path / "raw.jsonl")
+    line = "scale, *guessed* from what occurs: quality 2 to 4."
+    assert line in label(LabelConfig(raw, str(tmp_path / "labels")))
+    assert line in fit(FitConfig(raw, str(tmp_path / "scorer")))
+    data(DataConfig(raw, str(tmp_path / "data"), ranges=("quality=1:5",)))
+    assert "*guessed* from what occurs" not in label(LabelConfig(str(tmp_path / "data"), str(tmp_path / "known")))
+    assert "*guessed* from what occurs" not in fit(FitConfig(str(tmp_path / "data"), str(tmp_path / "knows")))

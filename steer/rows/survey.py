@@ -114,19 +114,38 @@ class Survey:
             if name not in self.scales.found:
                 raise SteerError(f"--range: no row has a score '{name}'; {did_you_mean(name, self.scales.found)}")
         if "trl-preference" in self.config.export:
-            self.value()
+            self.order()
         if self.config.weights:
             weights = dict(zip(names, map(_weight, self.config.weights)))
             self.mixed = mixture(self.sizes, weights, self.config.seed)
 
-    def value(self) -> Callable[[Row], float | None]:
-        """What orders the candidates of a prompt: --by, else preference, reward, or the only score."""
+    def order(self) -> tuple[str, bool]:
+        """(What orders the candidates of a prompt, whether its lowest is the best).
+
+        --by NAME (the highest is the best) or --by -NAME, else preference, reward, or the only score from its better
+        end.
+        """
         names = list(self.scales.found)
         lower, by = self.config.by.startswith("-"), self.config.by.removeprefix("-")
         by = by or next((n for n in ("preference", "reward") if n in names or n in self.columns), "")
-        by = by or (names[0] if len(names) == 1 else "")
+        if not by and len(names) == 1 and (end := directions.of_name(names[0])[0]):
+            lower, by = end < 0, names[0]
         if not by or (by not in names and by not in self.columns):
             raise SteerError(f"--export trl-preference: order candidates with --by NAME; {did_you_mean(by, names)}")
+        return by, lower
+
+    def ordered(self) -> Iterator[str]:
+        """How the candidates of a prompt are ordered, and a warning where the name of the score says otherwise."""
+        by, lower = self.order()
+        yield f"chosen is the {'lowest' if lower else 'highest'} {by}, rejected the {'highest' if lower else 'lowest'}."
+        end, origin = directions.of_name(by)
+        if origin == "known" and end == (1 if lower else -1):
+            remedy = f"--by {'' if lower else '-'}{by}"
+            yield f"warning: of '{by}' {directions.BETTER[end]} is better, so chosen is the worse one: {remedy}."
+
+    def value(self) -> Callable[[Row], float | None]:
+        """The number of a row that orders it among the candidates of its prompt: the higher, the better."""
+        by, lower = self.order()
 
         def value(row: Row) -> float | None:
             found = row["scores"].get(by, row.get(by))
