@@ -9,7 +9,7 @@ from data_recipes.endings import plain
 from data_recipes.streams import DataError
 from data_recipes.turns import Row, Turn, text, turns
 
-SYSTEM = re.compile(r"(system|sys)(prompt|message|msg|instructions?|content|text)|system")
+SYSTEM = re.compile(r"(system|sys|developer)(prompt|message|msg|instructions?|content|text)?|preprompt")
 QUESTIONS = ("prompt", "conversations", "messages", "instruction", "question", "query", "input", "context")
 FIRST = ("prompt", "instruction")  # whatever they hold is what was asked, and else an error
 NAME = re.compile(r"[\w+:/.-]*[\w+:/-]", re.ASCII)

@@ -7,12 +7,29 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-REASONS = ("finishreason", "stopreason", "donereason", "nativefinishreason", "stoppingreason", "endreason")
-CUT = ("truncated", "istruncated", "wastruncated", "responsetruncated", "cutoff", "iscutoff")  # true: cut off
-WHOLE = ("finished", "isfinished")  # false: cut off
+REASONS: tuple[str, ...] = (
+    "finishreason",
+    "stopreason",
+    "donereason",
+    "nativefinishreason",
+    "stoppingreason",
+    "endreason",
+)
+REASONS += ("stoppedby", "finish", "stoptype", "stopcause", "terminationreason", "completionreason", "finishstatus")
+CUT: tuple[str, ...] = (
+    "truncated",
+    "istruncated",
+    "wastruncated",
+    "responsetruncated",
+    "cutoff",
+    "iscutoff",
+)  # true: cut off
+CUT += ("hitmaxtokens", "hitlimit", "hitlengthlimit", "maxtokensreached", "maxlengthreached", "outputtruncated")
+CUT += ("incomplete", "isincomplete")
+WHOLE = ("finished", "isfinished", "completed", "iscompleted", "iscomplete", "ended", "eos", "haseos")  # false: cut off
 EARLY = re.compile(  # OpenAI, vLLM, Anthropic, Gemini, Bedrock, Mistral, Cohere, Ollama
     r"length|max_?(output_?|new_?)?tokens?|limit|truncat|incomplete|content_?filter|context_?window|abort|cancel|"
-    r"time_?out|error|interrupt",
+    r"time_?out|error|interrupt|safety|recitation|blocklist|prohibited|spii|guardrail|refusal|pause_?turn|filtered",
     re.IGNORECASE,
 )
 FALSE, TRUE = ("false", "no", "0"), ("true", "yes", "1")

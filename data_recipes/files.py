@@ -154,6 +154,7 @@ def _cells(
     place: str, numbered: Iterable[tuple[int, str]], delimiter: str, bad: list[str] | None
 ) -> Iterator[tuple[str, Record]]:
     csv.field_size_limit(streams.MAX_LINE)  # the default of 128 KiB refuses long responses
+    numbered, delimiter = _separated(iter(numbered), delimiter)
     reader = csv.reader((line + "\n" for _, line in numbered), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
@@ -173,17 +174,36 @@ def _cells(
         elif len(cells) != len(names):
             remedy = "Put cells that hold the separator or a newline in quotes"
             refuse(DataError(f"{where}: has {len(cells)} cells where the header names {len(names)}. {remedy}."), bad)
+        elif stray := next((cell for name, cell in list(zip(names, cells))[1:] if not name and cell.strip()), ""):
+            remedy = "Name the column in the header, or empty the cell"
+            refuse(DataError(f"{where}: holds '{stray:.40}' in a column without a name. {remedy}."), bad)
         else:
             yield where, {name: cell for name, cell in zip(names, cells) if name}
 
 
+def _separated(numbered: Iterator[tuple[int, str]], delimiter: str) -> tuple[Iterator[tuple[int, str]], str]:
+    """The lines, and what stands between cells: where the header has no comma, the semicolon or tab that it has."""
+    head = next(numbered, None)
+    if head is None:
+        return numbered, delimiter
+    if found := re.fullmatch(r"sep=([,;|\t])\s*", head[1]):  # what Excel writes and reads; an empty line keeps places
+        return chain([(head[0], "")], numbered), found[1]
+    if delimiter not in head[1]:
+        delimiter = next((other for other in ",;\t" if other in head[1]), delimiter)
+    return chain([head], numbered), delimiter
+
+
 def _header(cells: list[str], where: str) -> list[str]:
-    """Column names; only the first may be blank, as pandas leaves it over its row numbers, and is left out."""
+    """Column names; the first may be blank, as pandas leaves it over its row numbers, and the last, as Excel does.
+
+    What is blank is left out.
+    """
     names = [cell.strip() for cell in cells]
+    last = len("\n".join(names).rstrip().split("\n")) if any(names) else 0  # columns before the blank ones at the end
     remedy = "The first line names the columns, for example prompt,response,quality"
     if len(names) == 1 and any(other in names[0] for other in ";\t|"):
         raise DataError(f"{where}: the header is a single cell. Save with commas (.csv) or tabs (.tsv) between cells.")
-    for i, name in enumerate(names):
+    for i, name in enumerate(names[:last]):
         if re.fullmatch(r"[-+.\d]+" if i == 0 else r"[-+.\d]*", name):
             raise DataError(f"{where}: no header: cell {i + 1} is '{name}'. {remedy}.")
         if name in names[:i]:

@@ -20,6 +20,7 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
     """
     tree, batch = Tree(), Batch()
     for where, record in records:
+        record = _as_openai(record) if "custom_id" in record else record
         if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
             yield from tree.add(where, record, bad)
         elif (
@@ -34,6 +35,27 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
     yield from batch.rest(bad)
 
 
+def _as_openai(record: Record) -> Record:
+    """A request or a result of Anthropic's batches in the columns of OpenAI's."""
+    record = dict(record)
+    if isinstance(record.get("params"), dict) and "body" not in record:
+        record["body"] = record.pop("params")
+    result = record.get("result")
+    if isinstance(result, dict) and "type" in result and "response" not in record:
+        del record["result"]
+        done = isinstance(result.get("message"), dict)
+        record["response"] = (
+            result["message"] if done else {"error": {"message": str(result["type"]), **_error(result)}}
+        )
+    return record
+
+
+def _error(result: Record) -> Record:
+    inner = result.get("error")
+    inner = inner.get("error", inner) if isinstance(inner, dict) else {}
+    return {"message": inner["message"]} if isinstance(inner, dict) and inner.get("message") else {}
+
+
 class Tree:
     """Flat messages by their id: those whose ancestors are known, and those that wait for one."""
 
@@ -44,6 +66,7 @@ class Tree:
 
     def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
         """The message, and all that waited for it; nothing while it waits itself."""
+        record = {**record, "parent_id": record["parent_id"] or None}  # blank in a table
         name, parent = record["message_id"], record["parent_id"]
         if not isinstance(name, str) or not isinstance(parent, str | None) or name in self.said or name == parent:
             what = f"{where}: columns 'message_id', 'parent_id': wanted texts, and every message once"

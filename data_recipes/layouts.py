@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated
+from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import (
@@ -38,6 +38,7 @@ from data_recipes.turns import (
     number,
     ratings,
     text,
+    thumbs,
     turns,
 )
 
@@ -52,9 +53,11 @@ def rows(record: Row) -> list[Row]:
     counted says why in LEFT_OUT. A record that fits no layout, or whose columns hold something else than the layout
     wants, is a DataError that names the column and not the place.
     """
-    record = argilla.plain(record) if argilla.told(record) else record
+    record = spelled_out(record)
+    record = thumbs(argilla.plain(record) if argilla.told(record) else record)
     told, used = asked.system(record)
     made = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
+    made = [rated.corrected(row) for row in made]
     made = [_ending({**row, "prompt": asked.before(told, row["prompt"])} if told else row) for row in made]
     made = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in made]
     if _undecided(made):
@@ -89,14 +92,21 @@ def recognise(record: Row) -> str:
     for columns in (frozenset(c for c, value in record.items() if value is not None), frozenset(record)):
         if name := _first(columns):
             return name
-    known = "; ".join(name for name, (required, _) in LAYOUTS.items() if name == ", ".join(required))
-    remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {known}"
+    remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {'; '.join(USUAL)}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
 
 
 @lru_cache(maxsize=1000)
 def _first(columns: frozenset[str]) -> str:
     return next((name for name, (required, _) in LAYOUTS.items() if columns.issuperset(required)), "")
+
+
+def spelled_out(record: Row) -> Row:
+    """The record under the names that the layouts know, where it has others and so no answer."""
+    if answers(record):
+        return record
+    other = spelled.known(record)
+    return other if answers(other) else record
 
 
 def answers(record: Row) -> bool:
@@ -204,6 +214,14 @@ def _alpaca(record: Row) -> list[Row]:
     return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
 
 
+USUAL: tuple[str, ...] = (
+    "prompt, response",
+    "messages",
+    "conversations",
+    "instruction, output",
+    "prompt, chosen, rejected",
+)
+USUAL += ("prompt, response_a, response_b", "prompt, responses", "request, response")  # what a refusal names
 ASKED = ("prompt", "messages", "instruction")
 OTHERS = [("instruction", "completions")]  # UltraFeedback's
 SAID = ("response", "completion", "generation")
@@ -242,6 +260,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prompt, chosen, rejected": (("prompt", "chosen", "rejected"), pairs.pair),
     "chosen, rejected": (("chosen", "rejected"), pairs.pair),
     **{", ".join(names): (names, pairs.named) for names in pairs.NAMED},
+    **{f"messages, {name}": (("messages", name), pairs.beside) for name in pairs.BESIDE},
     "Argilla records": (("fields", "responses"), _argilla),
     "Argilla suggestions": (("fields", "suggestions"), _argilla),
     "messages, response": (("messages", "response"), _replied),

@@ -8,7 +8,7 @@ from data_recipes.asked import question
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import LEFT_OUT, Row, answered, candidates, may_score, number, ratings, scored
 
-LISTS = ("responses", "completions", "generations")
+LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
 TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from data_recipes.asked import before
 from data_recipes.endings import ended
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, text, turns
+from data_recipes.turns import THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, text, thumbs, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
-THUMBS = {"up": 1.0, "down": 0.0, "good": 1.0, "bad": 0.0, "positive": 1.0, "negative": 0.0, "👍": 1.0, "👎": 0.0}
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
 
 
@@ -49,14 +48,11 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     said = _answers(response)
     scores = {}
     for column in FEEDBACK:
-        value = record.get(column)
-        if isinstance(value, str) and value.strip().lower() in THUMBS:
-            value = THUMBS[value.strip().lower()]
-        if (score := number(value)) is not None:
+        if (score := number(record.get(column))) is not None:
             scores[column] = score
     for column in ("feedback", "scores", "attributes"):
         if isinstance(record.get(column), dict):
-            scores |= {name: value for name, value in record[column].items() if number(value) is not None}
+            scores |= {n: value for n, value in thumbs(record[column]).items() if number(value) is not None}
             used = {*used, column}
     of_request = request if isinstance(request, dict) else {}
     told = {c: of_request[c] for c in ("model", "tools") if c not in record and of_request.get(c)}
@@ -135,7 +131,8 @@ CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as we
 
 def _spoken(output: list[Any], body: Row) -> Row:
     said = [item for item in output if isinstance(item, dict) and item.get("type", "message") == "message"]
-    content = [part for item in said for part in (item.get("content") or [])]
+    texts = [c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in said]
+    content = [part for parts in texts for part in parts]
     calls = [item for item in output if isinstance(item, dict) and item.get("type") in CALLS]
     thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
     message = {"role": "assistant", "content": [*thoughts, *content]}
@@ -148,7 +145,7 @@ def _answer(choice: Row, body: Row) -> Row:
     message = {"content": message} if isinstance(message, str) else fields(message, "response.message")
     content = message.get("content")
     content = content.get("parts") if isinstance(content, dict) else content
-    for column in ("text", "response", "completion"):
+    for column in ("text", "response", "completion", "refusal"):
         content = message.get(column) if content is None else content
     kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
     calls = choice.get("tool_calls")

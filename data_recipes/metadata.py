@@ -13,7 +13,7 @@ WORDS = """
     id ids uuid guid hash sha index idx unnamed row rows line offset position seed temperature timestamp ts time
     date datetime year month day hour minute created updated modified latency ms sec secs second seconds millis
     duration elapsed runtime ttft price cost costs usd eur cents token tokens version revision epoch step steps
-    batch fold page age size bytes turns port pid model annotator worker longitude latitude
+    batch fold page age size bytes turns port pid model annotator worker longitude latitude redacted anony anonymized
 """
 _WORDS = {*WORDS.split()}
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}

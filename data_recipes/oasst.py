@@ -12,6 +12,8 @@ from typing import Any
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, ROLES, Row, Turn, attribute, number, objects, text, turns
 
+STOPPED = ("aborted_low_grade", "halted_by_moderator")  # trees that people gave up
+
 
 def message(record: Row) -> list[Row]:
     """The row of a flat message; none for what a person asked, which is part of the prompts below it."""
@@ -29,6 +31,8 @@ def gone(node: Row, above: str = "") -> str:
         return f"{name} was deleted"
     if number(node.get("review_result")) == 0:
         return f"{name} failed its review"
+    if node.get("tree_state") in STOPPED:
+        return f"{name} is of a tree that was stopped ({node['tree_state']})"
     return f"{name} is below one that is left out" if above else ""
 
 
@@ -39,12 +43,13 @@ def tree(record: Row) -> list[Row]:
         raise DataError("column 'prompt': wanted a message {text, role, replies}. Give the tree as it was exported.")
     shared = {column: record[column] for column in ("message_tree_id", "tree_state", "split") if record.get(column)}
     made: list[Row] = []
+    root = {"tree_state": record.get("tree_state"), **root}
     waiting: list[tuple[Row, list[Turn], str, str]] = [(root, [], "", "")]
     while waiting:
         node, before, parent, above = waiting.pop()
         why = gone(node, above)
         if node.get("role") == "assistant":
-            used = {"replies", "text", "role", "message_id", "parent_id", "labels", "rank"}
+            used = {"replies", "tree_state", "text", "role", "message_id", "parent_id", "labels", "rank"}
             made.append({**shared, **_row(node, before, parent, used), **({LEFT_OUT: why} if why else {})})
         said = [*before, turn(node)]
         replies = objects(node.get("replies"), "replies")

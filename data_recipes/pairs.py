@@ -6,7 +6,7 @@ import re
 
 from data_recipes.asked import question
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, answered, content_id, may_score, named_once, number
+from data_recipes.turns import Row, answered, content_id, conversation, may_score, named_once, number
 
 SIDES = ("chosen", "rejected")
 FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore
@@ -24,6 +24,20 @@ def named(record: Row) -> list[Row]:
     """A pair whose texts are in columns such as chosen_response and rejected_response."""
     names = next(names for names in NAMED if {*names} <= {*record})
     return pair({SIDES[names.index(c)] if c in names else c: v for c, v in record.items()})
+
+
+BESIDE = ("rejected_response", "rejected_messages", "rejected")  # ms-swift's: beside a whole conversation
+
+
+def beside(record: Row) -> list[Row]:
+    """A conversation whose last turn is the chosen answer, and the rejected one alone or as a conversation."""
+    name = next(name for name in BESIDE if record.get(name) is not None)
+    said = conversation(record["messages"], "messages")
+    asked = said[:-1] if said and said[-1]["role"] == "assistant" else said
+    if asked == said:
+        raise DataError(f"columns 'messages', '{name}': hold no chosen answer. End 'messages' with it.")
+    rest = {column: value for column, value in record.items() if column not in ("messages", name)}
+    return pair({**rest, "prompt": asked, "chosen": said[-1:], "rejected": record[name]})
 
 
 def sided(column: str) -> tuple[str, str]:
@@ -52,7 +66,8 @@ def pair(record: Row) -> list[Row]:
         own = {c: n for c, (of, n) in about.items() if of == side}
         scores = {c: s for c, n in own.items() if may_score(n) and (s := number(record[c])) is not None}
         named = named_once({c: own[c] for c in scores})
-        row = {**others, **{n: record[c] for c, n in own.items() if c not in scores}, "group": group, **after}
+        kept = {n: record[c] for c, n in own.items() if c not in scores and record[c] is not None}
+        row = {**others, **kept, "group": group, **after}
         preferred = {**{named[c]: s for c, s in scores.items()}, "preference": float(side == "chosen")}
         row |= {"prompt": prompt, "response": response, "scores": preferred}
         made.append({**row, "id": f"{name}:{side}" if name else ""})

@@ -20,21 +20,37 @@ def ultrafeedback(record: Row) -> list[Row]:
     for i, completion in enumerate(objects(record["completions"], "completions")):
         own = {column: value for column, value in completion.items() if column != "response"}
         noted = fields(own.get("annotations"), "annotations")
-        scores = {aspect: note.get("Rating") for aspect, note in noted.items() if isinstance(note, dict)}
+        given = {
+            aspect: note[0] if isinstance(note, list) and len(note) == 1 else note for aspect, note in noted.items()
+        }
+        scores = {aspect: note.get("Rating") for aspect, note in given.items() if isinstance(note, dict)}
         for column in ("overall_score", "fine-grained_score"):
             scores[column] = own.pop(column, None)
-        if _misread(scores, noted):
-            scores["overall_score"] = None
-            own[NOTED] = "overall_score 10 on an answer whose aspects are all 1 or 2 (a known fault: 1.0 read as 10)"
         answers[str(i)] = {**own, "response": text(completion.get("response"), "completions"), "scores": scores}
     group = record.get("group") or content_id({"prompt": prompt})
     return candidates({**record, "group": group}, {"instruction", "completions"}, prompt, answers)
 
 
-def _misread(scores: Row, aspects: Row) -> bool:
-    """Whether an overall score of 10 must be the 1.0 that the set is known to have read as 10."""
-    known = [score for aspect in aspects if (score := number(scores.get(aspect))) is not None]
-    return number(scores["overall_score"]) == 10 and bool(known) and max(known) <= 2
+ASPECTS = (
+    "instruction_following",
+    "honesty",
+    "truthfulness",
+    "helpfulness",
+    "fine-grained_score",
+    "fine_grained_score",
+)
+
+
+def corrected(row: Row) -> Row:
+    """The row with an overall score of 10 as unknown where all aspects are 1 or 2: UltraFeedback read 1.0 as 10."""
+    scores = row.get("scores")
+    if not isinstance(scores, dict) or number(scores.get("overall_score")) != 10:
+        return row
+    known = [score for aspect in ASPECTS if (score := number(scores.get(aspect))) is not None]
+    if not known or max(known) > 2:
+        return row
+    why = "overall_score 10 on an answer whose aspects are all 1 or 2 (a known fault: 1.0 read as 10)"
+    return {**row, "scores": {**scores, "overall_score": None}, NOTED: why}
 
 
 def summary_axes(record: Row) -> list[Row]:

@@ -100,7 +100,8 @@ def _decoded(line: bytes, place: str, number: int, bad: list[str] | None) -> Ite
         yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         found = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
-        remedy = "Convert the file, for example with iconv -f latin1 -t utf-8"
+        old = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        remedy = f"Convert the file, for example with iconv -f {old} -t utf-8"
         refuse(DataError(f"{place}:{number}:{error.start + 1}: {found}. {remedy}."), bad)
 
 

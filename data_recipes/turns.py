@@ -13,7 +13,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
-from data_recipes.endings import ended, tells_end
+from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata
 from data_recipes.streams import DataError, kind
 
@@ -25,8 +25,19 @@ ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps as it is beside role and content
 THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
-TAUGHT = ("weight", "train", "training", "trainable", "loss", "loss_weight", "learn")  # 0 or false: not to be learned
-UNTAUGHT = ("mask", "masked", "ignore", "no_loss")  # 1 or true: the same
+TAUGHT: tuple[str, ...] = (
+    "weight",
+    "train",
+    "training",
+    "trainable",
+    "dotrain",
+    "istrain",
+    "istrainable",
+    "trainonturn",
+    "learn",
+)
+TAUGHT += ("loss", "lossweight", "lossmask", "computeloss", "calculateloss", "hasloss")  # 0 or false: not to be learned
+UNTAUGHT = ("mask", "masked", "ismasked", "maskloss", "ignore", "ignoreloss", "noloss", "skip", "exclude")  # 1 or true
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
 NOTED = "_noted"  # what was found wrong in a row and set to unknown, to be counted and said
 OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
@@ -49,7 +60,12 @@ def content_id(row: Row) -> str:
 def text(value: Any, column: str) -> str | None:
     """A text as it is; the text parts of a list of parts, a newline between them."""
     if isinstance(value, list):
+        value = [
+            {"text": p["refusal"]} if isinstance(p, dict) and isinstance(p.get("refusal"), str) else p for p in value
+        ]
         for part in value:
+            if isinstance(part, str):
+                raise DataError(f"column '{column}': holds a list of texts, wanted one text. Give each its own row.")
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
                 found = part.get("type", "an object") if isinstance(part, dict) else kind(part)
                 raise DataError(f"column '{column}': holds a part that is no text ({found}). Only text can be used.")
@@ -154,8 +170,8 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
 
 def _taught(raw: Row) -> bool:
     """Whether a turn may be learned, as far as it says so itself."""
-    off = [number(raw[key]) for key in TAUGHT if raw.get(key) is not None]
-    masked = [number(raw[key]) for key in UNTAUGHT if raw.get(key) is not None]
+    off = [number(value) for key, value in raw.items() if plain(key) in TAUGHT]
+    masked = [number(value) for key, value in raw.items() if plain(key) in UNTAUGHT]
     return 0.0 not in off and not any(masked)
 
 
@@ -273,7 +289,33 @@ def number(value: Any) -> float | None:
         return math.inf
 
 
-WORDS = {"true or false": ("true", "false"), "yes or no": ("yes", "no")}
+WORDS = {
+    "true or false": ("true", "false"),
+    "yes or no": ("yes", "no"),
+    "y or n": ("y", "n"),
+}
+THUMBED = re.compile(
+    r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
+)
+UP = re.compile(r"(thumbs? ?)?up|like[ds]?|good|positive|desirable|desired|chosen|accept(ed)?|upvoted?|👍.?")
+DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undesired|rejected|reject|downvoted?|👎.?")
+
+
+def thumbs(record: Row) -> Row:
+    """The record with thumbs, likes and other words of praise and blame in its columns of feedback as true or false."""
+    found = {c: t for c, v in record.items() if isinstance(v, str) and (t := _thumb(c, v)) is not None}
+    return {**record, **found} if found else record
+
+
+def _thumb(column: str, value: str) -> bool | None:
+    if len(value) > 20 or not THUMBED.fullmatch(column.strip().lower().replace("_", " ").replace("-", " ")):
+        return None
+    word = re.sub(r"[ _-]+", " ", value.strip().lower())
+    if column.lower() == "label" and word in ("positive", "negative"):  # of what is talked about, more often than not
+        return None
+    return True if UP.fullmatch(word) else False if DOWN.fullmatch(word) else None
+
+
 CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+)(?:[eE][+-]?\d+)?( ?%)?", re.ASCII)
 
 
@@ -366,6 +408,8 @@ def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[st
     are not used stay as they are, and none of them becomes a score.
     """
     shared = {column: value for column, value in record.items() if column not in used and value not in (None, "")}
+    if isinstance(shared.get("source"), list) and all(isinstance(part, str) for part in shared["source"]):
+        shared["source"] = ", ".join(shared["source"])
     shared |= {column: str(shared[column]) for column in ("source", "split") if column in shared}
     name = "" if record.get("id") in (None, "") else str(record["id"])
     said = [answer["response"] for answer in answers.values()]

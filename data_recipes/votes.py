@@ -18,7 +18,17 @@ Vote = tuple[float, float]
 
 A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
 SIDES: dict[str, Vote] = {"a": A, "b": B, "tie": TIE}
-COLUMNS = ("preference", "winner", "vote", "preferred", "preferred_response", "better", "better_response", "verdict")
+COLUMNS: tuple[str, ...] = (
+    "preference",
+    "winner",
+    "vote",
+    "preferred",
+    "preferred_response",
+    "better",
+    "better_response",
+    "verdict",
+)
+COLUMNS += ("overall_preference", "overall_pref", "human_preference", "judgment", "judgement", "choice")
 ONE_HOT = re.compile(r"(?:winner|won|is_winner|preferred)_(?:(?:model|response|assistant|answer)_)?(a|b|tie)(_.*)?")
 ANSWERS = ("response", "conversation", "answer", "output", "completion", "text", "messages")
 
@@ -27,6 +37,7 @@ BETTER = r"(?:(?:is|was|the|much|slightly|significantly|clearly|far|strongly|som
 FIRST, SECOND = "a|first|left", "b|second|right"
 SIDED = re.compile(rf"(?:the )?(?:{NOUN} )?(?:(?P<a>{FIRST})|(?P<b>{SECOND}))(?: {NOUN})?(?: {BETTER})?")
 PLACED = re.compile(rf"(?:{NOUN} )(?P<n>[0-2])")  # response_1: the first or the second, by what else occurs
+SIGNED = re.compile(r"\[*(?P<first>a|b) *(?P<sign>[<>=~≈≻≺]+) *(?P<second>a|b)\]*")  # A>B, [[B>>A]], A=B
 TIES = re.compile(
     r"(?:(?:a )?(?:tie|ties|tied|draw|drawn|equal|equally|same|the same|about the same|similar|neutral|n|c)"
     r"(?: (?:good|bad|both bad|bothbad|both good|bothgood))?"
@@ -54,7 +65,10 @@ def vote(value: Any) -> Vote | None:
     """The vote that a value is: a word, or a number above 0 for a, below 0 for b and 0 for a tie."""
     found = _figure(value)
     if found is None and isinstance(value, str):
+        if (signed := SIGNED.fullmatch(value.strip().lower())) and signed["first"] != signed["second"]:
+            return _signed(signed)
         words = re.sub(r"[^a-z0-9]+", " ", value.strip().lower()).strip()
+        words = re.sub(r" ?votes?$", "", words)  # the left_vote and bothbadvote of arena's logs
         if sided := SIDED.fullmatch(words):
             return A if sided["a"] else B
         if words in UNKNOWN and value.strip() not in ("=",):
@@ -66,6 +80,14 @@ def vote(value: Any) -> Vote | None:
     if found is None and value is not None:
         raise DataError(f"the vote {value!r:.60} is neither a word nor a number. {remedy('VALUE')}")
     return None if found is None else A if found > 0 else B if found < 0 else TIE
+
+
+def _signed(found: re.Match[str]) -> Vote:
+    """The vote of A>B and its kin."""
+    if not {*found["sign"]} & {*"<>≻≺"}:
+        return TIE
+    greater = found["first"] if {*found["sign"]} & {*">≻"} else found["second"]
+    return SIDES[greater]
 
 
 def _figure(value: Any) -> float | None:
@@ -223,7 +245,11 @@ def side(better: Any) -> str:
 
 
 def told(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
-    """One line for each meaning of votes, from the number of each (meaning, side)."""
+    """One line for each meaning of votes, from the number of each (meaning, side), and where none was found."""
+    if counts and all(name == "unknown" for _, name in counts):
+        found = sum(counts.values())
+        yield f"votes: none of {found} comparisons says which is better, {found} unknown: --map preference=COLUMN."
+        return
     for meaning in dict.fromkeys(meaning for meaning, _ in counts):
         a, b, ties, unknown = (counts.get((meaning, name), 0) for name in (*SIDES, "unknown"))
         rest = "".join(f", {n} {name}" for n, name in ((ties, "ties"), (unknown, "unknown")) if n)

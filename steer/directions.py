@@ -50,11 +50,11 @@ HIGHER = r"""
     upvote\w* star stars friendl\w* kind kindness respect\w* appropriat\w* valid\w* win wins won winrate pass
     passed passes success\w* better best grammat\w* coverage civil\w* fair fairness trust\w* reliab\w* robust\w*
     readab\w* understandab\w* plus precision recall f1 bleu rouge meteor bertscore elo utility usefulness
-    insight\w* logical\w* reason\w* soundness nontoxic unbiased adequa\w* creativ\w* concise\w* chrf comet bleurt
+    kto desirab\w* insight\w* logical\w* reason\w* soundness nontoxic unbiased adequa\w* creativ\w* concise\w* chrf comet bleurt
 """
 GENERIC = r"""
     rating\w* score\w* overall total grade\w* mark marks points mean average avg final fine grained turn conversation
-    human user expert judge gold da
+    human user expert judge gold feedback da
 """
 TURNS = r"not non no un anti without free avoid\w* lack lacks resist\w* prevent\w* reduc\w* absen\w* less never"
 

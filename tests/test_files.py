@@ -289,7 +289,7 @@ BROKEN_CELLS = [
     ("What is 2?,4,4.5\nx,y,z\n", "1: no header: cell 2 is '4'. The first line names the columns"),
     ("a,,b\n1,2,3\n", "1: no header: cell 2 is ''. The first line names the columns"),
     ("a,b,a\n1,2,3\n", "1: the header names the column 'a' twice"),
-    ("a;b\n1;2\n", "1: the header is a single cell. Save with commas"),
+    ("a|b\n1|2\n", "1: the header is a single cell. Save with commas"),
 ]
 
 

@@ -92,7 +92,7 @@ def test_unknown_columns_name_what_is_known() -> None:
     with pytest.raises(DataError) as caught:
         layouts.rows({"question": "Hi", "answer": "Hello"})
     assert str(caught.value).startswith("columns question, answer fit no known layout. Name them with --map ")
-    assert "or rename them to one of: prompt, response, scores; " in str(caught.value)
+    assert "or rename them to one of: prompt, response; messages; " in str(caught.value)
     with pytest.raises(DataError, match="columns \\(none\\) fit"):
         layouts.rows({})
 
@@ -316,7 +316,7 @@ WRONG = [
     ({"messages": [*ASK, "x"]}, "column 'messages': turn 2 has no role."),
     ({"messages": [{"role": "user", "content": 3}]}, "'messages', turn 1 'content': holds a number"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "holds a part that is no text (image_url)."),
-    ({"prompt": "x", "response": ["y"]}, "column 'response': holds a part that is no text (a text)."),
+    ({"prompt": "x", "response": ["y"]}, "column 'response': holds a list of texts, wanted one text."),
     ({"conversations": "x"}, "column 'conversations': holds a text, wanted a list of turns"),
     ({"conversations": [{"from": "gpt", "value": "x", "label": "good"}]}, "label 'good' does not read name:number"),
     ({"conversations": [{"from": "gpt", "value": "x", "label": "a:1,"}]}, "label 'a:1,' does not read name:number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from data_recipes import votes
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
 from data_recipes.turns import OURS, attribute, number, ratings
@@ -44,7 +45,7 @@ class Ratings:
                 self.unrated[column] = why
                 del scores[name]
                 back[column] = record[column]
-            elif name not in scores and metadata(column):
+            elif name not in scores and metadata(column) and not votes.ONE_HOT.fullmatch(column):
                 self.unrated[column] = BY_NAME
         if scores == (row.get("scores") or {}):
             return row

@@ -1,0 +1,70 @@
+"""Columns that are spelled in another way than the layouts want them -> the names that the layouts know.
+
+Only records that fit no layout with an answer come here; a name that says nothing sure stays as it is, for --map.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from data_recipes import votes
+from data_recipes.turns import Row
+
+TALKS = ("conversation", "dialogue", "dialog", "chat", "turns", "items")  # lists of turns
+BODIES = {"request_body": "request", "response_body": "response", "requestbody": "request", "responsebody": "response"}
+PAIRS = (("1", "2"), ("0", "1"), ("a", "b"))
+ANSWER = re.compile(rf"({'|'.join(votes.ANSWERS)})[ _.-]?(0|1|a)")
+
+
+def known(record: Row) -> Row:
+    """The record with names in small letters, the two sides of a comparison as _a and _b, and turns in their column."""
+    small = {c: c.strip().lower() for c in record if isinstance(c, str)}
+    if len({*small.values()}) == len(record):
+        record = {small[c]: value for c, value in record.items()}
+    record = {BODIES.get(c, c): value for c, value in record.items()}
+    talk = next((c for c in TALKS if _turns(record.get(c))), "")
+    if talk and "conversations" not in record:
+        record = {"conversations" if c == talk else c: value for c, value in record.items()}
+    if _turns(record.get("context")) and "response" in record and "prompt" not in record:  # HelpSteer3's feedback
+        record = {"prompt" if c == "context" else c: value for c, value in record.items()}
+    return _logged(_lettered(record))
+
+
+def _turns(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(v, dict) and {"role", "from"} & {*v} for v in value)
+    )
+
+
+def _lettered(record: Row) -> Row:
+    """response_1 and response_2, or response A and response B, with all that is named so, as _a and _b."""
+    found = [(c, m) for c in record if (m := ANSWER.fullmatch(c))]
+    for column, name in found:
+        first, second = next(pair for pair in PAIRS if pair[0] == name[2])
+        other = column[: -len(first)] + second
+        if other not in record or f"{name[1]}_a" in record:
+            continue
+        named: dict[str, str] = {}
+        for c in record:
+            stem, end = c[: -len(first)], c[-len(first) :]
+            if end in (first, second) and {stem + first, stem + second} <= {*record}:
+                named[c] = f"{stem.rstrip(' _.-')}_{'a' if end == first else 'b'}"
+        said = {column: "a", other: "b"}
+        told = {c: said[v.lower()] for c in votes.COLUMNS if isinstance(v := record.get(c), str) and v.lower() in said}
+        return {named.get(c, c): told.get(c, value) for c, value in record.items()}
+    return record
+
+
+def _logged(record: Row) -> Row:
+    """What observers and OpenAI's stored responses call input and output, as a request and its response."""
+    asked, said = record.get("input"), record.get("output")
+    if not isinstance(said, (list, dict)) or not isinstance(asked, (str, list, dict)):
+        return record
+    if isinstance(said, dict):
+        response = {"message": said} if "role" in said else said
+    else:
+        response = {c: record[c] for c in ("status", "incomplete_details") if c in record} | {"output": said}
+    request = asked if isinstance(asked, dict) else {"input": asked, "instructions": record.get("instructions")}
+    rest = {c: v for c, v in record.items() if c not in ("input", "output", "instructions", "object", "status")}
+    return {**rest, "request": request, "response": response}

@@ -1,0 +1,220 @@
+"""Columns as people's files spell them: votes, thumbs, cells that hold nothing, turns that are not to be learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_recipes import endings, layouts, votes
+from steer.errors import SteerError
+from steer.rows import Found, read_all
+from steer.rows import read as read_rows
+
+Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+def first(record: dict[str, Any]) -> dict[str, Any]:
+    return layouts.rows(record)[0]
+
+
+def table(path: Path, text: str) -> list[dict[str, Any]]:
+    path.write_text(text, encoding="utf-8")
+    return read_all(path)
+
+
+@pytest.mark.parametrize(
+    ("word", "vote"),
+    [("A>B", (1, 0)), ("B>A", (0, 1)), ("[[A>>B]]", (1, 0)), ("[[B>>A]]", (0, 1)), ("A<B", (0, 1)), ("A=B", (0.5, 0.5)),
+     ("leftvote", (1, 0)), ("right_vote", (0, 1)), ("tievote", (0.5, 0.5)), ("bothbad_vote", (0.5, 0.5)),
+     ("A-is-clearly-better", (1, 0))],
+)  # fmt: skip
+def test_a_vote_written_with_signs_or_as_an_arena_logs_it_goes_to_its_side(
+    word: str, vote: tuple[float, float]
+) -> None:
+    assert votes.vote(word) == vote
+
+
+@pytest.mark.parametrize(
+    ("names", "said", "winner"),
+    [(("response_1", "response_2"), ("response_2", "response_1", "tie"), "winner"),
+     (("answer1", "answer2"), (2, 1, 1.5), "preference"),
+     (("output A", "output B"), ("B", "A", "tie"), "overall_preference"),
+     (("completion_0", "completion_1"), ("completion_1", "completion_0", "both_bad"), "choice")],
+)  # fmt: skip
+def test_the_second_of_two_numbered_answers_wins_where_the_vote_names_it(
+    tmp_path: Path, names: tuple[str, str], said: tuple[Any, ...], winner: str
+) -> None:
+    records = [{"Prompt": f"q{i}", names[0]: "x", names[1]: "y", winner: vote} for i, vote in enumerate(said)]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    rows = read_all(tmp_path / "v.jsonl")
+    assert [(row["response"], row["scores"]["preference"]) for row in rows] == [
+        ("x", 0), ("y", 1), ("x", 1), ("y", 0), ("x", 0.5), ("y", 0.5)
+    ]  # fmt: skip
+
+
+def test_the_columns_of_a_vote_are_not_named_as_numbers_that_are_no_scores(tmp_path: Path) -> None:
+    record = {"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "m1", "model_b": "m2"}
+    record |= {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
+    (tmp_path / "v.jsonl").write_text(json.dumps(record) + "\n")
+    found = Found()
+    rows = list(read_rows(tmp_path / "v.jsonl", found=found))
+    assert [row["scores"] for row in rows] == [{"preference": 0.0}, {"preference": 1.0}]
+    assert not found.unrated
+
+
+def test_comparisons_without_a_vote_are_said_with_the_flag_that_names_it() -> None:
+    (line,) = votes.told({("", "unknown"): 3})
+    assert "none of 3 comparisons says which is better" in line
+    assert "--map preference=COLUMN" in line
+
+
+@pytest.mark.parametrize(
+    ("column", "good", "bad"),
+    [("feedback", "thumbs_up", "thumbs-down"), ("rating", "up", "down"), ("thumbs", "👍", "👎"),
+     ("label", "desirable", "undesirable"), ("label", "chosen", "rejected"), ("user_feedback", "Like", "dislike"),
+     ("helpful", "Y", "N"), ("kto_tag", True, False)],
+)  # fmt: skip
+def test_praise_is_one_and_blame_is_zero(column: str, good: Any, bad: Any) -> None:
+    for value, score in ((good, 1.0), (bad, 0.0)):
+        assert first({"prompt": "q", "completion": "a", column: value})["scores"] == {column: score}
+
+
+def test_words_of_a_topic_and_numbers_stay_what_they_are() -> None:
+    assert first({"prompt": "q", "response": "a", "label": "positive"})["label"] == "positive"
+    assert first({"prompt": "q", "response": "a", "direction": "up"})["direction"] == "up"
+    assert first({"prompt": "q", "response": "a", "score": "-1"})["scores"] == {"score": -1.0}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [{"weight": "0"}, {"do_train": False}, {"train_on_turn": False}, {"compute_loss": 0}, {"loss_mask": 0},
+     {"skip": True}, {"is_masked": True}, {"train": "false"}, {"Trainable": False}],
+    ids=str,
+)  # fmt: skip
+def test_a_turn_that_is_not_to_be_learned_is_no_response(flag: dict[str, Any]) -> None:
+    row = first({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", **flag}]})
+    assert "none of its assistant turns is to be learned" in row[layouts.LEFT_OUT]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"finish_reason": "SAFETY"}, {"finishReason": "RECITATION"}, {"stop_reason": "refusal"}, {"finish": "length"},
+     {"stop_reason": "pause_turn"}, {"hit_max_tokens": True}, {"is_complete": False}, {"completed": False},
+     {"stopped_by": "max_new_tokens"}, {"eos": False}, {"incomplete": "true"}],
+    ids=str,
+)  # fmt: skip
+def test_a_response_that_was_cut_off_in_any_spelling_is_not_finished(said: dict[str, Any]) -> None:
+    assert endings.ended(said) is False
+    row = first({"prompt": "q", "response": "a", "quality": 1, **said})
+    assert (row["finished"], row["scores"]) == (False, {"quality": 1.0})
+
+
+def test_a_cell_that_says_it_holds_nothing_is_an_unknown_score(tmp_path: Path) -> None:
+    cells = ["4", "NA", "N/A", "nan", "#N/A", "-", "", "None"]
+    text = "prompt,response,quality\n" + "".join(f"p{i},r{i},{cell}\n" for i, cell in enumerate(cells))
+    assert [row["scores"] for row in table(tmp_path / "t.csv", text)] == [{"quality": 4.0}, *[{}] * 7]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeffprompt;response;quality\np;r;1,5\n", "sep=;\nprompt;response;quality\np;r;1,5\n",
+     "Prompt,Response,Quality\np,r,1.5\n", "prompt,response,quality,,\np,r,1.5,,\n",
+     "prompt\tresponse\tquality\np\tr\t1.5\n"],
+)  # fmt: skip
+def test_a_table_as_a_spreadsheet_saves_it_is_read(tmp_path: Path, text: str) -> None:
+    (row,) = table(tmp_path / "t.csv", text)
+    assert (row["prompt"][0]["content"], row["response"], row["scores"]) == ("p", "r", {"quality": 1.5})
+
+
+def test_a_value_in_a_column_without_a_name_is_not_lost(tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match=r":2: holds 'odd' in a column without a name\. Name the column"):
+        table(tmp_path / "t.csv", "prompt,response,quality,\np,r,1,odd\n")
+
+
+@pytest.mark.parametrize("column", ["sys", "developer", "developer_message", "preprompt", "System"])
+def test_a_system_prompt_in_any_column_of_its_own_is_the_first_turn(column: str) -> None:
+    (turn, _) = first({column: "be kind", "prompt": "q", "response": "a"})["prompt"]
+    assert turn == {"role": "system", "content": "be kind"}
+
+
+def test_a_rejected_answer_beside_a_conversation_makes_a_pair() -> None:
+    for rejected in ("b", {"role": "assistant", "content": "b"}, [Q, {"role": "assistant", "content": "b"}]):
+        name = "rejected_messages" if isinstance(rejected, list) else "rejected_response"
+        made = layouts.rows({"messages": [Q, A], name: rejected})
+        assert [(row["response"], row["scores"]) for row in made] == [
+            ("a", {"preference": 1}),
+            ("b", {"preference": 0}),
+        ]
+        assert made[0]["prompt"] == [Q] == made[1]["prompt"]
+
+
+def test_an_overall_score_of_ten_beside_aspects_of_one_is_unknown_in_every_layout() -> None:
+    aspects = {"helpfulness": 1, "honesty": 1, "truthfulness": 2, "instruction_following": 1}
+    lists = {name: [{"Rating": str(value)}] for name, value in aspects.items()}
+    for record in (
+        {"prompt": "q", "response": "a", "overall_score": 10, **aspects},
+        {"instruction": "q", "completions": [{"response": "a", "overall_score": "10", "annotations": lists}]},
+        {"instruction": "q", "completions": [{"response": "a", "overall_score": 10, "fine-grained_score": 1.0}]},
+    ):
+        assert first(record)["scores"].get("overall_score") is None, record
+    assert first({"prompt": "q", "response": "a", "overall_score": 10, "honesty": 5})["scores"]["overall_score"] == 10
+
+
+@pytest.mark.parametrize(
+    ("record", "response"),
+    [({"conversation": [Q, A], "model": "m", "turn": 1}, "a"),
+     ({"context": [Q], "response": "a", "feedback": ["good"]}, "a"),
+     ({"object": "response", "input": "q", "output": [{"type": "message", "role": "assistant",
+       "content": [{"type": "output_text", "text": "a"}]}], "status": "completed"}, "a"),
+     ({"input": [Q], "output": A}, "a"), ({"input": {"messages": [Q]}, "output": [A]}, "a"),
+     ({"request_body": {"messages": [Q]}, "response_body": {"choices": [{"message": A}]}}, "a"),
+     ({"request": {"input": "q"}, "response": {"output": [{"type": "message", "role": "assistant",
+       "content": [{"type": "refusal", "refusal": "I can't."}]}]}}, "I can't."),
+     ({"request": {"messages": [Q]}, "response": {"choices": [{"message": {"role": "assistant", "content": None,
+       "refusal": "No."}}]}}, "No."),
+     ({"prompt": "q", "outputs": [{"text": "a", "finish_reason": "stop"}]}, "a")],
+)  # fmt: skip
+def test_logs_in_other_columns_are_read(record: dict[str, Any], response: str) -> None:
+    row = first(record)
+    assert (row["prompt"], row["response"]) == ([Q], response)
+
+
+def test_ranked_answers_are_candidates_whose_lowest_rank_is_best() -> None:
+    said = [{"answer": "x", "model": "m", "rank": 1.0}, {"answer": "y", "model": "n", "rank": 3.0}]
+    made = layouts.rows({"prompt": "\n\nHuman: q \n\nAssistant: ", "answers": said, "turns": 1, "source": ["lmsys"]})
+    assert [(row["response"], row["scores"], row["source"]) for row in made] == [
+        ("x", {"rank": 1.0}, "lmsys"), ("y", {"rank": 3.0}, "lmsys")
+    ]  # fmt: skip
+    assert made[0]["group"] == made[1]["group"]
+
+
+def test_a_batch_of_anthropic_is_read_with_its_end_and_a_failure_is_named(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": [{"type": "text", "text": "a"}], "stop_reason": "max_tokens"}
+    lines: list[dict[str, Any]] = [
+        {"custom_id": "1", "params": {"messages": [Q]}},
+        {"custom_id": "1", "result": {"type": "succeeded", "message": message}},
+    ]
+    path = tmp_path / "batch.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (row,) = read_all(path)
+    assert (row["response"], row["finished"]) == ("a", False)
+    failed = {"type": "errored", "error": {"type": "error", "error": {"message": "Overloaded"}}}
+    lines[1] = {"custom_id": "1", "result": failed}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(SteerError, match=r"the request failed \(Overloaded\)"):
+        read_all(path)
+
+
+def test_messages_of_a_stopped_tree_are_left_out_and_a_blank_parent_is_none(tmp_path: Path) -> None:
+    texts = [("t", "", "prompter", "hi"), ("m", "t", "assistant", "x")]
+    for state, kept in (("ready_for_export", 1), ("halted_by_moderator", 0)):
+        lines = [
+            {"message_id": name, "parent_id": parent, "role": role, "text": text, "tree_state": state}
+            for name, parent, role, text in texts
+        ]
+        path = tmp_path / f"{state}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert len(read_all(path)) == kept
