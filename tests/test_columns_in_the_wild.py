@@ -112,12 +112,6 @@ def test_a_response_that_was_cut_off_in_any_spelling_is_not_finished(said: dict[
     assert (row["finished"], row["scores"]) == (False, {"quality": 1.0})
 
 
-def test_a_cell_that_says_it_holds_nothing_is_an_unknown_score(tmp_path: Path) -> None:
-    cells = ["4", "NA", "N/A", "nan", "#N/A", "-", "", "None"]
-    text = "prompt,response,quality\n" + "".join(f"p{i},r{i},{cell}\n" for i, cell in enumerate(cells))
-    assert [row["scores"] for row in table(tmp_path / "t.csv", text)] == [{"quality": 4.0}, *[{}] * 7]
-
-
 @pytest.mark.parametrize(
     "text",
     ["\ufeffprompt;response;quality\np;r;1,5\n", "sep=;\nprompt;response;quality\np;r;1,5\n",

@@ -262,7 +262,7 @@ def _same_kind(record: Row, row: Row, where: str, seen: dict[str, tuple[str, str
 
     Only words that are a score by chance, such as "yes" among others, go back to being words.
     """
-    words = dict.fromkeys((n for n, v in row.items() if isinstance(v, str) and v.strip().lower() not in BLANK), "words")
+    words = dict.fromkeys((name for name, value in row.items() if isinstance(value, str)), "words")
     cells = {attribute(c): (c, v) for c, v in record.items() if isinstance(v, str)}
     forms = {name: written(cells[name][1]) if name in cells else "" for name in row.get("scores", {})}
     for name, holds in {**words, **{name: form or "a number" for name, form in forms.items()}}.items():
@@ -280,7 +280,6 @@ def _same_kind(record: Row, row: Row, where: str, seen: dict[str, tuple[str, str
             raise SteerError(f"{where}: column '{name}': holds {found}, but {first} at {place}. {remedy}.")
 
 
-BLANK = ("na", "n/a", "#n/a", "nan", "none", "null", "-", "--", "?", "unknown")  # cells of a table that hold nothing
 _EITHER = "a whole number"
 _FIGURES = {_EITHER, "a decimal point", "a decimal comma", "a number"}
 
