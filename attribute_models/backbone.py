@@ -7,7 +7,7 @@ longer than a model can read lose the beginning of the prompt first, then the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attribute_models import Row, prefix
 from attribute_models.bases import digest, nf4, quiet, trainable
-from attribute_models.templates import rendered
+from attribute_models.templates import fitted, lost, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
 BUDGET = {"cpu": 1024, "cuda": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
@@ -97,12 +97,20 @@ class Backbone:
         return [self._joined(prompts[distinct[text]], response) for text, response in zip(texts, responses)]
 
     def _prompt(self, row: Row) -> str:
-        turns = [dict(turn) for turn in row["prompt"]]
+        turns = row["prompt"]
         if self.tokenizer.chat_template and not self.encoder:
+            turns = fitted(turns, self.tokenizer)
             try:
-                return rendered(self.tokenizer, turns, add_generation_prompt=True)
+                text = rendered(self.tokenizer, turns, add_generation_prompt=True)
             except TemplateError as error:
                 raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
+            for i, what in lost(turns, self.tokenizer):
+                if what == "text" and turns[i]["content"].strip() not in text:
+                    raise ValueError(
+                        f"row '{row.get('id')}': the scorer's chat template leaves out turn {i + 1}, which is of the "
+                        f"{turns[i]['role']}. Put its text into a turn that it prints, or leave such rows out."
+                    )
+            return text
         text = "\n".join(turn["content"] for turn in turns)
         return text if self.encoder or not text else text + "\n"
 
@@ -261,7 +269,9 @@ def load(
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **known)
             kind = getattr(transformers, auto)
-            model = kind.from_pretrained(name, dtype=torch.bfloat16 if gpu else torch.float32, **known, **more)
+            dtype = torch.bfloat16 if gpu else torch.float32
+            model, loaded = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **known, **more)
+            _whole(model, loaded["missing_keys"], fresh="num_labels" in more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
             wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub"
@@ -271,6 +281,16 @@ def load(
         longest -= 2  # their positions begin at 2
     model = trainable(model) if four_bit else model.to("cuda" if gpu else "cpu")
     return Backbone(model, tokenizer, name, digest(name, model), min(max_length, longest), four_bit)
+
+
+def _whole(model: Any, missing: Collection[str], *, fresh: bool) -> None:
+    """ValueError where weights would be drawn at random, or are no numbers; a pooler is not used, a head may be new."""
+    base = f"{model.base_model_prefix}."
+    if lost := sorted(n for n in missing if "pooler" not in n and (n.startswith(base) or not fresh)):
+        raise ValueError(f"its files lack {len(lost)} weights, such as {lost[0]}")
+    for part, weights in model.named_parameters():
+        if weights.is_floating_point() and part not in missing and not torch.isfinite(weights).all():
+            raise ValueError(f"its weights hold NaN or infinity, in {part}")
 
 
 def _around(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:

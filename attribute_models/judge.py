@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from attribute_models import Row, settings, texts, unknown, write
+from attribute_models import Row, documents, settings, texts, unknown, write
 from attribute_models.asker import Asker, Question, json_object
 from attribute_models.rubrics import rubrics
 
@@ -151,13 +151,7 @@ class Judge:
     @classmethod
     def of(cls, file: str) -> Self:
         """A judge from a YAML or JSON file of Settings."""
-        import yaml
-
-        try:
-            given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{file}: cannot be read ({' '.join(str(error).split())}). Mend it.") from None
-        return cls(_settings(given, file))
+        return cls(_settings(documents.read(file), file))
 
     def _key(self, row: Row, group: Sequence[str]) -> str:
         content = json.dumps([self.identity, list(group), row["prompt"], row["response"]], sort_keys=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from attribute_models import Row, own, settings, texts, unknown, write
+from attribute_models import Row, documents, own, settings, texts, unknown, write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,15 +151,9 @@ class Simulated:
     @classmethod
     def of(cls, spec: str) -> Self:
         """A pool from a YAML or JSON file of Settings, or from `module:name` of the truth with the defaults."""
-        import yaml
-
         if not Path(spec).exists() and ":" in spec:
             return cls(Settings(gold=spec))
-        try:
-            given = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{spec}: cannot be read ({' '.join(str(error).split())}). Mend it.") from None
-        return cls(_settings(given, spec))
+        return cls(_settings(documents.read(spec), spec))
 
     def _annotator(self, number: int) -> Annotator:
         import numpy as np

@@ -6,11 +6,12 @@ what it was given, is refused. What stays within the limits is rendered just as 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache, lru_cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -26,6 +27,8 @@ PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch",
 TEXT = ("string", "pprint", "tojson", "urlencode", "xmlattr")  # they write all that is inside what they are given
 SIZED = (str, bytes, list, tuple, dict, set, frozenset, range)
 
+Turn = Mapping[str, Any]
+
 _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
 
@@ -37,11 +40,105 @@ def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **how: Any) -> 
         text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, **how)
     except (RecursionError, MemoryError) as error:
         raise TemplateError(f"it calls itself too often, or writes too much: {type(error).__name__}") from error
-    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except TemplateError:
+        raise
+    except Exception as error:  # a program of strangers may raise anything
         raise TemplateError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
         _left.reset(allowance)
     return text
+
+
+def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
+    """The turns as the template wants them: its roles, and the arguments of a call as an object."""
+    turns = in_roles(prompt, tokenizer)
+    for turn in turns:
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = [_with_object(call) for call in turn["tool_calls"]]
+    return turns
+
+
+def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
+    """A developer speaks as the system where the template knows no developer, behind what the system says before."""
+    developer = "developer" in str(tokenizer.chat_template)
+    turns: list[dict[str, Any]] = []
+    for turn in prompt:
+        each = {key: value for key, value in turn.items() if key != "weight"}
+        if each["role"] == "developer" and not developer:
+            each["role"] = "system"
+            if turns and turns[-1]["role"] == "system":
+                turns[-1]["content"] += f"\n\n{each['content']}"
+                continue
+        turns.append(each)
+    return turns
+
+
+def _with_object(call: Any) -> Any:
+    """OpenAI writes the arguments of a call as text, which templates would encode a second time."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        read = json.loads(function["arguments"] or "{}")
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": read}} if isinstance(read, dict) else call
+
+
+class Shape(NamedTuple):
+    """What a turn holds, without its texts."""
+
+    role: str
+    text: bool
+    reasoning: bool
+    calls: int
+    answers: bool  # a call, by its id
+
+
+def lost(turns: Sequence[Turn], tokenizer: Any) -> tuple[tuple[int, str], ...]:
+    """What the chat template would leave out, as (number of a turn, "text", "reasoning" or "calls").
+
+    It is asked with marks in place of the texts, once for every sequence of roles: a mark that does not come out again
+    is a text that would be lost, whatever the template does to the texts that it prints.
+    """
+    shapes = tuple(
+        Shape(
+            turn["role"],
+            bool(turn["content"].strip()),
+            bool(turn.get("reasoning_content")),
+            len(turn.get("tool_calls") or ()),
+            "tool_call_id" in turn,
+        )
+        for turn in turns
+    )
+    return _lost_of(tokenizer, str(tokenizer.chat_template), shapes)
+
+
+@lru_cache(maxsize=10_000)
+def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tuple[int, str], ...]:
+    """The same for what turns hold; `template` is for the cache."""
+    marks: list[tuple[int, str, str]] = []
+
+    def mark(i: int, what: str) -> str:
+        marks.append((i, what, f"mark{len(marks)}of"))
+        return marks[-1][2]
+
+    turns: list[dict[str, Any]] = []
+    for i, shape in enumerate(shapes):
+        turn: dict[str, Any] = {"role": shape.role, "content": mark(i, "text") if shape.text else ""}
+        if shape.reasoning:
+            turn["reasoning_content"] = mark(i, "reasoning")
+        if shape.calls:
+            calls = [{"name": mark(i, "calls"), "arguments": {}} for _ in range(shape.calls)]
+            turn["tool_calls"] = [{"id": "000000000", "type": "function", "function": call} for call in calls]
+        if shape.answers:
+            turn["tool_call_id"] = "000000000"
+        turns.append(turn)
+    try:
+        text = rendered(tokenizer, turns, add_generation_prompt=True)
+    except TemplateError:  # what refuses the marks refuses the texts, and says so then
+        return ()
+    return tuple((i, what) for i, what, name in marks if name not in text)
 
 
 @cache

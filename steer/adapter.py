@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from steer.errors import SteerError
+from steer.run import read_json
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,24 @@ def start_from(model: Any, folder: str) -> None:
         from peft import load_peft_weights, set_peft_model_state_dict
 
         try:
-            lost = set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            weights = load_peft_weights(folder, device="cpu")
+            lost = set_peft_model_state_dict(model, weights)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise SteerError(f"--init {folder}: its adapter does not fit ({str(error).splitlines()[-1]}).") from None
     missing = [name for name in lost.missing_keys if "lora_" in name]
     if missing or lost.unexpected_keys:
         raise SteerError(f"--init {folder}: its adapter has other layers than this run's.")
+    if broken := next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), ""):
+        raise SteerError(f"--init {folder}: its weights hold NaN or infinity, in {broken}. Restore or train it again.")
+
+
+def adapter_rank(folder: Path) -> int:
+    """Rank of the adapter that a folder holds."""
+    config = read_json(folder / "adapter_config.json")
+    rank = config.get("r") if isinstance(config, dict) else None
+    if type(rank) is not int:
+        raise _unfit(folder, "adapter_config.json names no rank r")
+    return rank
 
 
 def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:

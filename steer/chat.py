@@ -15,11 +15,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attribute_models.templates import rendered
+from attribute_models.templates import fitted, in_roles, lost, rendered
 from steer.condition import TEMPLATES, readings
 from steer.schema import AttributeSchema
 
-__all__ = ["PLAIN", "asked", "bare", "rendered", "steerable"]
+__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "rendered", "steerable"]
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (
@@ -53,14 +53,15 @@ _BEFORE = """
 {%- else -%}
 {%- set name, value = part[0] | string, part[1] -%}
 {%- endif -%}
+{%- if name not in steer_levels -%}
+{{- raise_exception("attributes: unknown attribute '" ~ name[:80] ~ "'; known: " ~ KNOWN) -}}
+{%- endif -%}
 {%- if value is not none -%}
 {%- if value is number and value is not boolean -%}
 {%- set value = value | string -%}
 {%- set value = value[:-2] if value[-2:] == '.0' else value -%}
 {%- endif -%}
-{%- if name not in steer_levels -%}
-{{- raise_exception("attributes: unknown attribute '" ~ name[:80] ~ "'; known: " ~ KNOWN) -}}
-{%- elif name in steer.asked -%}
+{%- if name in steer.asked -%}
 {{- raise_exception("attributes: '" ~ name ~ "' is given twice.") -}}
 {%- elif value is not string -%}
 {{- raise_exception("attributes: '" ~ name ~ "' wants a level: a number or a word such as low." ~ steer_range) -}}

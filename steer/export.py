@@ -93,6 +93,8 @@ def _finished(target: Path, held: Mapping[str, str], *, overwrite: bool) -> str:
     if not (target / MARK).is_file():
         raise SteerError(f"{target}: holds files that are no export of steer. Choose another folder.")
     known = read_json(target / MARK)
+    if not isinstance(known, dict) or not isinstance(known.get("summary"), str):
+        raise SteerError(f"{target / MARK}: not what steer export writes. Remove the folder, or choose another.")
     if all(known.get(k) == v for k, v in held.items()):
         return str(known["summary"])
     if not overwrite:

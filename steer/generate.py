@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from steer.adapter import quiet
-from steer.chat import asked
+from steer.chat import asked, in_roles
 from steer.condition import render
 from steer.config import GenerateConfig
 from steer.decoding.decode import Ask, Decoder
@@ -24,7 +24,7 @@ from steer.decoding.text import streamed
 from steer.decoding.vllm import Vllm
 from steer.errors import SteerError
 from steer.obtained import Judge, side_by_side
-from steer.policy import Card, Policy, end_tokens, load
+from steer.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.progress import progress
 from steer.rows import Row, prompts, read, read_back, split_of, write
 from steer.run import Run, fingerprint, stage
@@ -96,14 +96,19 @@ def respond(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Res
 
 
 def responding(remote: Remote) -> Draw:
-    """`respond` through a server; the policy lends its schema only."""
+    """`respond` through a server; the policy lends its schema and its chat template, by which turns are checked."""
 
     def draw(policy: Policy, jobs: Sequence[Job], sampling: Sampling) -> list[Response]:
         schema = policy.card.schema if policy.card and policy.card.attributes else None
-        chats = [
-            Chat(job.row["prompt"], asked(job.target, schema) if schema else None, seed_of(sampling.seed, i))
-            for i, job in enumerate(jobs)
-        ]
+        chats = []
+        for i, job in enumerate(jobs):
+            turns = job.row["prompt"]
+            if policy.tokenizer is not None:
+                prompt_of(job.row, policy.tokenizer)  # refuses what the template would leave out
+                turns = in_roles(turns, policy.tokenizer)
+            chats.append(Chat(turns, asked(job.target, schema) if schema else None, seed_of(sampling.seed, i)))
+        if policy.tokenizer is not None:
+            say_unprinted({job.row["id"]: job.row for job in jobs}.values(), policy.tokenizer)
         settings = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -308,7 +313,19 @@ def _engine(config: GenerateConfig) -> tuple[Policy, Draw]:
         return engine.policy, lambda p, jobs, s: [_response(p, ids) for ids in engine.draw(asks_of(p, jobs, s))]
     folder = Path(config.policy)
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
-    return Policy(None, None, card, config.policy), responding(Remote(config.engine, config.engine_model))
+    remote = Remote(config.engine, config.engine_model)
+    return Policy(None, _template_of(config), card, config.policy), responding(remote)
+
+
+def _template_of(config: GenerateConfig) -> Any:
+    """The tokenizer of the policy that a server draws from; None where it is not here, which is said."""
+    try:
+        if not Path(config.policy).is_dir():
+            raise SteerError(f"{config.policy} is no folder here.")
+        return load_as(config.policy, Loading(trust_remote_code=config.trust_remote_code, device="meta")).tokenizer
+    except SteerError as error:
+        click.echo(f"steer: turns that the server's chat template leaves out are not noticed: {error}", err=True)
+        return None
 
 
 def _asked(config: GenerateConfig) -> list[Row]:

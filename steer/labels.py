@@ -8,7 +8,7 @@ from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.groups import Row
 from steer.rows import read_all, split_of
-from steer.run import read_json
+from steer.run import read_done
 from steer.schema import AttributeSchema
 
 
@@ -54,8 +54,7 @@ def _levelled(path: str) -> list[Row]:
 
 def scorer_of(rows: str) -> str:
     """Identity of the scorer that labelled the rows, where their folder knows it."""
-    done = Path(rows) / "done.json"
-    return str(read_json(done).get("scorer", "")) if done.is_file() else ""
+    return str(read_done(Path(rows)).get("scorer", ""))
 
 
 def training_rows(config: TrainConfig) -> tuple[list[Row], int]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import reprlib
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from attribute_models import documents
 from steer.errors import SteerError
 
 T = TypeVar("T")
@@ -208,20 +207,10 @@ def _told(text: str, default: Any) -> Any:
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:
-    import yaml
-
     try:
-        text = Path(file).read_text(encoding="utf-8")
-        loaded = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    except OSError as error:
-        raise SteerError(f"{file}: cannot be read ({error.strerror}). Check the path.") from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SteerError(f"{file}{line}: is not YAML ({error.problem}). Write 'name: value' lines.") from None
-    except RecursionError:
-        raise SteerError(f"{file}: is too deep: a list in a list, hundreds of times. Mend it.") from None
-    except (ValueError, OverflowError, yaml.YAMLError) as error:
-        raise SteerError(f"{file}: is not JSON or YAML text ({str(error).splitlines()[0]}). Mend it.") from None
+        loaded = documents.read(file)
+    except ValueError as error:
+        raise SteerError(str(error)) from None
     if not isinstance(loaded, dict):
         raise SteerError(f"{file}: a config file holds 'name: value' lines.")
     loaded.pop("inputs", None)  # written by the stage into its config.json, not a setting

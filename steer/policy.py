@@ -217,7 +217,10 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
             if device == "meta":
                 model = _weightless(name, dtype, known)
             else:
-                model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **known, **four_bit)
+                read = {"dtype": dtype, "output_loading_info": True, **known, **four_bit}
+                model, loaded = AutoModelForCausalLM.from_pretrained(name, **read)
+                if missing := sorted(loaded["missing_keys"]):  # they would be drawn at random
+                    raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
             if folder:
@@ -238,6 +241,8 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
             model.to(device)
         # A temperature or repetition penalty that the model recommends would bias what is sampled.
         ends = model.generation_config.eos_token_id if model.generation_config else None
+        if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+            raise SteerError(f"model '{name}': generation_config.json has the eos_token_id {ends!r:.40}. Restore it.")
         model.generation_config = GenerationConfig(eos_token_id=ends)
     return model, tokenizer
 

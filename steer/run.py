@@ -74,6 +74,15 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_done(folder: Path) -> dict[str, Any]:
+    """What the stage of a run folder wrote when it was done; empty where the folder has no done.json."""
+    path = folder / "done.json"
+    done = read_json(path) if path.is_file() else {}
+    if not isinstance(done, dict) or not isinstance(done.get("summary", ""), str):
+        raise SteerError(f"{path}: not what a stage of steer writes. Restore it, or remove it and run the stage again.")
+    return done
+
+
 def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number")
 
@@ -167,7 +176,7 @@ def fingerprint(path: str | Path) -> str:
     except OSError as error:
         raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     if (path / "rows.jsonl").is_file() and (path / "done.json").is_file():
-        done = read_json(path / "done.json")
+        done = read_done(path)
         digest.update(json.dumps([done.get("scorer"), done.get("spec")]).encode())  # who scored the rows
     return digest.hexdigest()
 
@@ -280,8 +289,7 @@ class Run:
     @property
     def done(self) -> dict[str, Any] | None:
         """What done.json says, or None while the stage is not finished, or about to be overwritten or renewed."""
-        path = self.folder / "done.json"
-        return read_json(path) if path.is_file() and not (self.overwrite or self.renewed) else None
+        return None if self.overwrite or self.renewed else read_done(self.folder) or None
 
     def finish(self, summary: str, **facts: Any) -> str:
         """Write done.json (the last file of the stage) and return the summary line."""

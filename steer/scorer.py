@@ -18,7 +18,7 @@ import attribute_models
 from attribute_models import own
 from steer.errors import SteerError
 from steer.rows import Row
-from steer.run import hashes, read_json
+from steer.run import hashes, read_done
 from steer.schema import MOST, AttributeSchema
 
 Scores = np.ndarray[Any, Any]
@@ -121,7 +121,9 @@ def _saved(folder: Path) -> Scorer:
             f'scorer {folder}: is no finished fit (no done.json). Run the same "steer fit" again to finish it.'
         )
     files = hashes(folder)
-    fitted = read_json(folder / "done.json").get("files", files)
+    fitted = read_done(folder).get("files", files)
+    if not isinstance(fitted, dict):
+        raise SteerError(f"scorer {folder}: done.json changed after the fit. Fit again with --overwrite.")
     if changed := sorted(name for name in {*files, *fitted} if files.get(name) != fitted.get(name)):
         raise SteerError(
             f"scorer {folder}: {', '.join(changed)} changed after the fit. Restore what was fitted, or fit again with "

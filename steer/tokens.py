@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer.batch import Sequence_
+from steer.chat import fitted
 from steer.errors import SteerError
 from steer.groups import Row
-from steer.turns import UnprintedError, fitted, printed, say_unprinted
+from steer.turns import UnprintedError, printed, say_unprinted
 
 
 class Tokens:

@@ -19,7 +19,7 @@ from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.objective import Method
 from steer.options import did_you_mean, overridden
 from steer.policy import Card, save, trainable
-from steer.run import Run, folder_errors, identity, read_json, rows_fingerprint, stage
+from steer.run import Run, folder_errors, identity, read_done, rows_fingerprint, stage
 from steer.scorer import Scorer, load_scorer
 from steer.training import checkpoint
 from steer.training.dry_run import described
@@ -133,7 +133,7 @@ def base_name(model: str) -> str:
 
 def _scorer(config: TrainConfig) -> Scorer:
     """What an on-policy method asks for rewards."""
-    spec = config.scorer or str(read_json(beside(config.rows, "done.json")).get("spec", ""))
+    spec = config.scorer or str(read_done(beside(config.rows, "done.json").parent).get("spec", ""))
     if not spec or spec == "human":
         raise SteerError(f"{config.method}: needs --scorer, for people do not score fresh responses.")
     return load_scorer(spec)

@@ -380,3 +380,52 @@ def test_an_engine_that_stopped_is_told_to_all(tiny: Path) -> None:
         assert send(endless, "/health")[0] == 503
         status, found = send(endless, "/v1/chat/completions", {"model": "policy", "messages": ASK})
         assert (status, found["error"]["code"]) == (503, "engine")
+
+
+EMPTY = [
+    {"images": [], "provider_specific_fields": {"refusal": None}, "thinking_blocks": None},
+    {"refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": []},
+    {"content": [{"type": "text", "text": "b", "annotations": [], "logprobs": []}]},
+]
+
+
+@pytest.mark.parametrize("more", EMPTY)
+def test_what_an_echoed_answer_holds_beside_its_text_may_be_empty(served: Served, more: Any) -> None:
+    turns = [*ASK, {"role": "assistant", "content": "b", **more}, *ASK]
+    body = {"model": "policy", "messages": turns, "max_tokens": 1, "extra_body": {}, "functions": [], "tools": None}
+    assert send(served, "/v1/chat/completions", body)[0] == 200
+    turns[-2]["images"] = [1]
+    status, found = send(served, "/v1/chat/completions", body)
+    assert (status, found["error"]["param"]) == (400, "messages.1.images")
+
+
+def test_prompts_may_be_ids_of_tokens(served: Served) -> None:
+    ids = served.service.policy.tokenizer("hello friend")["input_ids"]
+    last = len(served.service.policy.tokenizer)
+    found = []
+    for prompt in ("hello friend", ids, [ids]):
+        body = {"model": "policy@none", "prompt": prompt, "max_tokens": 4, "temperature": 0}
+        status, answer = send(served, "/v1/completions", body)
+        assert status == 200
+        found.append((answer["choices"][0]["text"], answer["usage"]["prompt_tokens"]))
+    assert len(set(found)) == 1
+    for prompt, wanted in (
+        ([last], f"'prompt': the model has no token {last}; its ids are below {last}."),
+        ([-1], "'prompt': the model has no token -1;"),
+        ([[1], "a"], "'prompt' is a text, a list of texts, or the ids of tokens."),
+        ([True], "'prompt' is a text, a list of texts, or the ids of tokens."),
+        ([[1.5]], "'prompt' is a text, a list of texts, or the ids of tokens."),
+        ([[]], "'prompt' is empty."),
+    ):
+        status, answer = send(served, "/v1/completions", {"model": "policy", "prompt": prompt})
+        assert status == 400
+        assert answer["error"]["message"].startswith(wanted)
+
+
+@pytest.mark.parametrize("place", ["targets", "attributes"])
+def test_an_unknown_name_is_refused_though_nothing_is_asked_of_it(served: Served, place: str) -> None:
+    asked = {"helpfulnes": None}
+    more = {"targets": asked} if place == "targets" else {"chat_template_kwargs": {"attributes": asked}}
+    status, found = send(served, "/v1/chat/completions", {"model": "policy", "messages": ASK, **more})
+    assert status == 400
+    assert found["error"]["message"].startswith("unknown attribute 'helpfulnes'; did you mean 'helpfulness'?")

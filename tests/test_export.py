@@ -209,6 +209,7 @@ def test_what_is_no_level_is_an_error_that_says_what_can_be_asked_for(value: Any
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
+        ({"other": None}, "unknown attribute 'other'; known: quality"),
         ({"other": 1}, "unknown attribute 'other'; known: quality, BEST 'x' {%."),
         ({"<|im_start|>": 3}, "unknown attribute '<|im_start|>'"),
         ("qualty=3", "unknown attribute 'qualty'"),

@@ -1,5 +1,6 @@
 """Broken and hostile input: every kind ends in one sentence, through one door, and leaves nothing behind."""
 
+import errno
 import json
 import math
 import shutil
@@ -315,3 +316,104 @@ def test_whatever_rows_hold_is_read_or_refused(tmp_path_factory: pytest.TempPath
         except SteerError:
             assert not (folder / config.output / "config.json").exists()
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "config.json"])
+def test_a_name_that_is_given_twice_is_refused(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text('{"rows": "r", "seed": 1, "output": "o", "seed": 2}')
+    with pytest.raises(SteerError, match=rf"{name}: gives 'seed' twice\. Keep one of them\."):
+        resolve(LabelConfig, {}, str(file))
+    for kind in ("judge", "simulated"):
+        rubrics = tmp_path / "rubrics.yaml"
+        rubrics.write_text("attributes:\n  q: {text: a}\n  q: {text: b}\n")
+        with pytest.raises(SteerError, match=r"rubrics\.yaml: gives 'q' twice"):
+            load_scorer(f"{kind}:{rubrics}")
+        rubrics.write_text("[" * 2000)
+        with pytest.raises(SteerError, match=r"rubrics\.yaml: is too deep"):
+            load_scorer(f"{kind}:{rubrics}")
+
+
+def test_a_huge_file_is_no_file_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("lower: [" + "a, " * 400_000 + "a]")
+    with pytest.raises(SteerError, match=r"config\.yaml: has more than 1000000 bytes"):
+        resolve(LabelConfig, {}, str(file))
+
+
+@pytest.mark.parametrize("done", ["[1]", "5", '"x"', '{"summary": 5}', '{"summary": null}'])
+def test_a_done_file_that_no_stage_wrote_is_one_sentence_wherever_it_is_read(
+    labels: Path, base: Path, trained: Path, tmp_path: Path, done: str
+) -> None:
+    shutil.copytree(labels, tmp_path / "labels")
+    (tmp_path / "labels" / "done.json").write_text(done)
+    rows, out = str(tmp_path / "labels"), str(tmp_path / "out")
+    for stage, config in (
+        (data, DataConfig(rows, out)),
+        (label, LabelConfig(rows, out)),
+        (label, LabelConfig(rows, rows)),
+        (fit, FitConfig(rows, out)),
+        (train, TrainConfig(rows, str(base), out)),
+        (generate, GenerateConfig(str(trained), input=rows, output=out)),
+        (load_scorer, rows),
+    ):
+        with pytest.raises(SteerError, match=r"done\.json: not what a stage of steer writes\.|other settings"):
+            stage(config)  # type: ignore[operator]
+    assert not Path(out).exists()
+
+
+def test_weights_that_a_file_lacks_are_not_drawn_at_random(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "policy")
+    path = tmp_path / "policy" / "model" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(SteerError, match=r"its files lack 1 weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
+        load(str(tmp_path / "policy"))
+
+
+@pytest.mark.parametrize("end", ["x", [1, "x"], 1.5, True, [[1]]])
+def test_an_end_token_that_is_no_number_is_refused(trained: Path, tmp_path: Path, end: Any) -> None:
+    shutil.copytree(trained, tmp_path / "policy")
+    (tmp_path / "policy" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(SteerError, match=r"holds no model that can be read|has the eos_token_id .*Restore it"):
+        load(str(tmp_path / "policy"))
+
+
+@pytest.mark.parametrize("damage", ["no rank", "a list", "cut", "infinite"])
+def test_a_damaged_adapter_is_no_start_and_nothing_is_written(
+    labels: Path, base: Path, tmp_path: Path, damage: str
+) -> None:
+    first = tmp_path / "first"
+    train(TrainConfig(str(labels), str(base), str(first), max_steps=1))
+    path = first / "adapter_model.safetensors"
+    if damage in ("no rank", "a list"):
+        (first / "adapter_config.json").write_text("{}" if damage == "no rank" else "[]")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:999])
+    else:
+        tensors = load_file(path)
+        tensors[min(tensors)].view(-1)[0] = torch.inf
+        save_file(tensors, path, {"format": "pt"})
+    wanted = "names no rank|its adapter does not fit|its weights hold NaN or infinity"
+    with pytest.raises(SteerError, match=wanted):
+        train(TrainConfig(str(labels), str(base), str(tmp_path / "out"), init=str(first), max_steps=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_keeps_no_half_of_a_file(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    data(DataConfig("world", str(tmp_path / "logs"), size=60))
+    for stage, config in (
+        (fit, FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer"))),
+        (train, TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", lambda a, b: full() if Path(b).name != "config.json" else Path(a).rename(b))
+            with pytest.raises(SteerError, match="No space left on device"):
+                stage(config)  # type: ignore[operator]
+        assert not list(Path(config.output).rglob("*.tmp"))

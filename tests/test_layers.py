@@ -21,7 +21,7 @@ cli __main__
 """
 ORDER = TABLE.split()
 LEAVES = {  # leaf -> the only parts of steer that may import it
-    "attribute_models": {"scorer", "parts", "fit", "evaluate", "chat"},
+    "attribute_models": {"options", "scorer", "parts", "fit", "evaluate", "chat"},
     "data_recipes": {"rows", "data", "compare", "cli"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes", "matplotlib"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,16 +194,17 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path,
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "least"),
     [
-        lambda: remax.Settings(k=0),
-        lambda: remax.Settings(clip=0.0),
-        lambda: rloo.Settings(k=1),
-        lambda: rloo.Settings(kl=-1),
+        (lambda: remax.Settings(k=0), 1),
+        (lambda: remax.Settings(clip=0.0), 1),
+        (lambda: rloo.Settings(k=1), 2),
+        (lambda: rloo.Settings(kl=-1), 2),
     ],
 )
-def test_settings_without_meaning_are_refused(make: Any) -> None:
-    with pytest.raises(SteerError):
+def test_settings_without_meaning_are_refused(make: Any, least: int) -> None:
+    wanted = f"k is {least} or more, kl and missing_end are not negative, and clip is positive."
+    with pytest.raises(SteerError, match=re.escape(wanted)):
         make()
 
 

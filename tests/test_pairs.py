@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +214,19 @@ def test_rows_that_make_no_pair_are_refused_with_the_command_that_draws_more() -
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "wanted"),
     [
-        lambda: dpo.Settings(beta=0.0),
-        lambda: ipo.Settings(beta=-1.0),
-        lambda: slic.Settings(gamma=0.0),
-        lambda: slic.Settings(reg=-1.0),
-        lambda: rso.Settings(keep=1),
-        lambda: rso.Settings(loss="sigmoid"),
+        (lambda: dpo.Settings(beta=0.0), r"beta is positive, not 0\.0\."),
+        (lambda: ipo.Settings(beta=-1.0), r"beta is positive, not -1\.0\."),
+        (lambda: slic.Settings(gamma=0.0), r"gamma is positive and reg not negative, not 0\.0 and "),
+        (lambda: slic.Settings(reg=-1.0), r"gamma is positive and reg not negative, not .* and -1\.0\."),
+        (lambda: rso.Settings(keep=1), r"beta is not negative, keep is 2 or more, and gamma is positive\."),
+        (lambda: rso.Settings(loss="sigmoid"), r"unknown loss 'sigmoid'\. Known: "),
     ],
 )
-def test_settings_without_meaning_are_refused(make: object) -> None:
-    with pytest.raises(SteerError):
-        make()  # type: ignore[operator]
+def test_settings_without_meaning_are_refused(make: Callable[[], Any], wanted: str) -> None:
+    with pytest.raises(SteerError, match=wanted):
+        make()
 
 
 def test_the_sampler_takes_the_best_at_beta_zero_and_anything_at_infinity() -> None:

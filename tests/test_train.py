@@ -229,8 +229,10 @@ def test_every_process_takes_the_best_weights_before_they_are_cleared_away(two: 
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_machines_learn_what_two_processes_learn(two: TrainConfig, shared: bool, tmp_path: Path) -> None:
     """Of one process each, which meet at an address; a folder that only one of them sees is refused."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    held = socket.socket()  # bound but not listening, so nobody else is given the port before the first machine listens
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("", 0))
+    port = held.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     launch += ["--master_addr", "127.0.0.1", "--master_port", str(port), "--node_rank"]
     running = []
@@ -241,6 +243,7 @@ def test_two_machines_learn_what_two_processes_learn(two: TrainConfig, shared: b
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         running.append(subprocess.Popen(words, cwd=place, env=environment, **streams))
     said = [process.communicate(timeout=HANG) for process in running]
+    held.close()
     if shared:
         assert [process.returncode for process in running] == [0, 0], said
         assert_close(tmp_path / "both" / "run", Path(two.output), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from conftest import Served, send
 from transformers import AutoTokenizer
 
+from attribute_models.backbone import load
 from steer.errors import SteerError
+from steer.generate import Job, Sampling, responding
+from steer.policy import Policy
 from steer.tokens import Tokens, prompt_text
 from steer.turns import unprinted
 
@@ -138,3 +142,40 @@ def test_the_server_refuses_a_turn_that_its_template_leaves_out(served: Served, 
     )
     assert status == 400
     assert "leaves out turn 2, which is of the system ('Be brief.')" in said["error"]["message"]
+
+
+class Server:
+    """What it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def complete(self, chats: Any, at_once: int, **_: Any) -> list[tuple[str, bool]]:
+        self.asked += [chat.messages for chat in chats]
+        return [("yes", True) for _ in chats]
+
+
+@pytest.mark.parametrize(("prompt", "what"), LOST)
+def test_a_server_is_not_asked_what_its_template_would_leave_out(
+    tokenizer: Any, prompt: list[dict[str, Any]], what: str
+) -> None:
+    tokenizer.chat_template, server = SYSTEM_FIRST, Server()
+    draw: Any = responding(server)  # type: ignore[arg-type]
+    with pytest.raises(SteerError, match=f"row 'odd': the model's chat template leaves out {re.escape(what)}"):
+        draw(Policy(None, tokenizer), [Job({"id": "odd", "prompt": prompt}, {})], Sampling())
+    assert not server.asked
+    draw(Policy(None, tokenizer), [Job({"id": "a", "prompt": [turn("developer", "Be brief."), *ASK]}, {})], Sampling())
+    assert server.asked == [[turn("system", "Be brief."), *ASK]]
+
+
+@pytest.mark.parametrize(("prompt", "what"), LOST)
+def test_a_scorer_reads_every_turn_or_refuses_the_row(tiny: Path, prompt: list[dict[str, Any]], what: str) -> None:
+    backbone = load(str(tiny), "AutoModelForCausalLM")
+    backbone.tokenizer.chat_template = SYSTEM_FIRST
+    number = re.escape(what.partition(" (")[0])
+    with pytest.raises(ValueError, match=f"row 'odd': the scorer's chat template leaves out {number}"):
+        backbone.read([{"id": "odd", "prompt": prompt, "response": "x"}])
+    one, other = backbone.read(
+        [{"prompt": [turn(role, "Be brief."), *ASK], "response": "x"} for role in ("developer", "system")]
+    )
+    assert one == other

@@ -27,7 +27,7 @@ from steer.parts import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back
-from steer.run import Run, read_json, stage, write_json, write_text
+from steer.run import Run, read_done, read_json, stage, write_json, write_text
 from steer.schema import REWARD
 from steer.scorer import Scorer, load_scorer
 
@@ -188,5 +188,5 @@ def _round(bench: Bench, loop: Loop, number: int, gold: Any) -> Judged:
 def _named(bench: Bench, task: Task) -> str:
     """A run with its effective sample size, where weights make that less than its rows."""
     seeds = seeds_of(task, bench.shared.seeds)
-    share = float(np.mean([read_json(bench.folder(task.name, s) / "done.json")["ess"] for s in seeds]))
+    share = float(np.mean([read_done(bench.folder(task.name, s))["ess"] for s in seeds]))
     return task.name + (f" (effective sample size {share:.0%})" if share < 0.999 else "")

@@ -25,7 +25,7 @@ from steer.methods import METHODS
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
-from steer.run import FREE, HOW, identity, read_json, rows_fingerprint
+from steer.run import FREE, HOW, identity, read_done, rows_fingerprint
 from steer.schema import AttributeSchema
 
 ROUNDS = (
@@ -94,7 +94,7 @@ class Comparison:
         """The scorer that training may see, as the user names it."""
         if self.config.proxy:
             return self.config.proxy
-        return str(read_json(beside(self.config.rows, "done.json")).get("spec", "")) or "human"
+        return str(read_done(beside(self.config.rows, "done.json").parent).get("spec", "")) or "human"
 
     @cached_property
     def court(self) -> Court:

@@ -24,7 +24,7 @@ from steer.levels import described
 from steer.policy import Card, Policy, load
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
-from steer.run import Run, fingerprint, read_json, rows_fingerprint, slug, stage
+from steer.run import Run, fingerprint, read_done, read_json, rows_fingerprint, slug, stage
 from steer.schema import AttributeSchema, factorial
 from steer.scorer import Scorer, load_scorer
 from steer.targets import Target, drawn_targets, targets
@@ -89,8 +89,7 @@ class Examination:
     @property
     def known_proxy(self) -> str:
         """The scorer that training saw, where anything says which it was."""
-        done = Path(self.config.rows) / "done.json"
-        said = str(read_json(done).get("spec", "")) if self.config.rows and done.is_file() else ""
+        said = str(read_done(Path(self.config.rows)).get("spec", "")) if self.config.rows else ""
         return self.config.proxy or ("" if said == "human" else said)
 
     @property

@@ -16,7 +16,7 @@ from steer.iterate.rounds import Loop, turn
 from steer.methods import METHODS
 from steer.report.cells import counted
 from steer.rows import prompt_key, read
-from steer.run import fingerprint, read_json, write_json
+from steer.run import fingerprint, read_done, read_json, write_json
 from steer.train import train
 
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
@@ -58,7 +58,7 @@ def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Pat
 def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
     """Train on the logs."""
     train(settings)
-    done = read_json(Path(settings.output) / "done.json")
+    done = read_done(Path(settings.output))
     taken = cost(entry, settings, done["rows"])
     return {**done, "drawn": taken.responses, "scored": taken.scored}
 
@@ -104,6 +104,6 @@ def _turned(loop: Loop, number: int) -> dict[str, Any]:
         drawn = min(loop.config.prompts, len({prompt_key(row) for row in loop.logs})) * loop.config.n
         scored = sum(1 for _ in read(folder / "fresh.jsonl"))
         # A round that was killed after its training is done at once, but took no less than the training.
-        seconds = max(time.monotonic() - began, read_json(folder / "policy" / "done.json")["seconds"])
+        seconds = max(time.monotonic() - began, read_done(folder / "policy")["seconds"])
         write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": seconds})
-    return {**read_json(folder / "policy" / "done.json"), **read_json(folder / "took.json")}
+    return {**read_done(folder / "policy"), **read_json(folder / "took.json")}

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steer.adapter import adapter_rank
 from steer.condition import markers
 from steer.decoding.decode import Ask
 from steer.errors import SteerError
 from steer.policy import FULL, MERGED, Card, Loading, end_tokens, load_as
-from steer.run import read_json
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
@@ -31,7 +31,7 @@ class Vllm:
         room: dict[str, Any] = {"revision": commit, "tokenizer_revision": commit} if commit else {}
         vllm = _imported()
         if lora:
-            rank = int(read_json(Path(lora) / "adapter_config.json")["r"])
+            rank = adapter_rank(Path(lora))
             room |= {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
             self.lora = vllm.lora.request.LoRARequest("policy", 1, lora)
         self.params = vllm.SamplingParams

@@ -34,7 +34,7 @@ from steer.methods import METHODS
 from steer.objective import Method
 from steer.policy import Policy, load
 from steer.rows import Row, read, read_back, write
-from steer.run import read_json, write_json
+from steer.run import read_done, read_json, write_json
 from steer.schema import AttributeSchema
 from steer.scorer import Scorer, load_scorer
 from steer.targets import Target, parse_weights
@@ -208,7 +208,7 @@ def measured(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -
         write_json(folder / "watched.json", _watched(loop, number, judges))
     total = sum(1 for _ in read(folder / "rows" if number else loop.config.rows))
     drift = read_json(folder / "drift.json") if (folder / "drift.json").is_file() else None
-    steps = read_json(folder / "policy" / "done.json")["steps"] if number else 0
+    steps = read_done(folder / "policy")["steps"] if number else 0
     about = {"round": number, "rows": total, "steps": steps, "folder": folder.name, "drift": drift}
     return {**about, **read_json(folder / "watched.json")}
 

@@ -78,7 +78,7 @@ class Choices:
 
 def choices(service: Service, request: Request, prompts: Sequence[Ids], most: int | None) -> Choices:
     """Prompts x targets x n, checked against names, support and room."""
-    name, named = asked(request)
+    name, named = asked(request, service.names)
     texts: Sequence[str | None] = named or [None]
     if name != service.name:
         raise ApiError(

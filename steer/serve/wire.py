@@ -34,22 +34,22 @@ NEUTRAL: dict[str, Any] = {
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
+    "logit_bias": (),
     "min_tokens": (0,),
-    "stop_token_ids": ([],),
+    "stop_token_ids": (),
     "ignore_eos": (False,),
     "skip_special_tokens": (True,),
     "include_stop_str_in_output": (False,),
     "best_of": (1,),
 }
 CHAT_NEUTRAL = {
-    "tools": ([],),
+    "tools": (),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
-    "functions": ([],),
+    "functions": (),
     "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
-    "modalities": ([], ["text"]),
+    "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "audio": (),
@@ -83,7 +83,7 @@ def _cut(text: str, most: int) -> str:
 
 
 class _Strict(BaseModel):
-    """Refuses fields that it does not know; a null asks for nothing."""
+    """Refuses fields that it does not know; one that is empty asks for nothing."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     neutral: ClassVar[Mapping[str, Any]] = {}
@@ -98,8 +98,10 @@ class _Strict(BaseModel):
 def _asks(kind: type[_Strict], name: str, value: Any) -> bool:
     """Whether a field asks for something; refused where this server cannot do it."""
     field = kind.model_fields.get(name)
-    if field or value is None:
-        return value is not None or (field is not None and field.is_required())
+    if field:
+        return value is not None or field.is_required()
+    if _empty(value):
+        return False
     if name not in kind.neutral:
         known = did_you_mean(name, [*kind.model_fields, *kind.neutral])
         raise PydanticCustomError("unknown_field", "unknown field '{name}'; {known}", {"name": name, "known": known})
@@ -108,19 +110,24 @@ def _asks(kind: type[_Strict], name: str, value: Any) -> bool:
     return False
 
 
+def _empty(value: Any) -> bool:
+    """Whether a value holds nothing: null, an empty text, list or object, or an object of such values."""
+    return value is None or value in ("", [], {}) or (isinstance(value, dict) and all(map(_empty, value.values())))
+
+
 class Message(_Strict):
     """One turn; content as text or as a list of text parts. What answers of servers hold beside it may come back."""
 
     neutral = {
-        "refusal": ("",),
+        "refusal": (),
         "audio": (),
-        "tool_calls": ([],),
-        "tool_call_id": ("",),
+        "tool_calls": (),
+        "tool_call_id": (),
         "function_call": (),
-        "annotations": ([],),
-        "reasoning": ("",),
-        "reasoning_content": ("",),
-        "reasoning_details": ([],),
+        "annotations": (),
+        "reasoning": (),
+        "reasoning_content": (),
+        "reasoning_details": (),
     }
 
     role: str
@@ -193,20 +200,29 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """POST /v1/completions: the prompt as it is, without a chat template."""
 
-    neutral = NEUTRAL | {"echo": (False,), "suffix": ("",), "add_special_tokens": (True,)}
+    neutral = NEUTRAL | {"echo": (False,), "suffix": (), "add_special_tokens": (True,)}
 
-    prompt: str | Annotated[list[str], Field(fail_fast=True, max_length=MOST)]
+    prompt: str | list[Any]
     logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
 
     def likeliest(self) -> int | None:
         return self.logprobs
 
-    def prompts(self) -> list[str]:
-        """The texts to continue."""
-        found = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self, tokens: int) -> list[str | list[int]]:
+        """The texts to continue, or the ids of each; there are `tokens` of those."""
+        one = isinstance(self.prompt, str) or (self.prompt and all(type(id) is int for id in self.prompt))
+        found: Any = [self.prompt] if one else self.prompt
+        if len(found) > MOST:
+            raise ApiError(400, f"{len(found)} prompts in one request; at most {MOST}.", param="prompt")
         if not found or not all(found):
             raise ApiError(400, "'prompt' is empty.", param="prompt")
-        return found
+        if all(isinstance(each, str) for each in found):
+            return list(found)
+        if not all(isinstance(each, list) and all(type(id) is int for id in each) for each in found):
+            raise ApiError(400, "'prompt' is a text, a list of texts, or the ids of tokens.", param="prompt")
+        if odd := next((id for each in found for id in each if not 0 <= id < tokens), None):
+            raise ApiError(400, f"'prompt': the model has no token {odd}; its ids are below {tokens}.", param="prompt")
+        return list(found)
 
 
 class ScoreRequest(_Strict):
@@ -265,14 +281,14 @@ def _text(content: str | Sequence[Any] | None, param: str) -> str:
     for i, part in enumerate(content):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ApiError(400, "only parts of type 'text' can be read here.", param=f"{param}.{i}", code="unsupported")
-        if unknown := [k for k in part if part[k] is not None and k not in ("type", "text", "cache_control")]:
+        if unknown := [k for k in part if not _empty(part[k]) and k not in ("type", "text", "cache_control")]:
             where = f"{param}.{i}.{unknown[0]}"
             raise ApiError(400, f"unknown field '{where}'; known: type, text.", param=where, code="unknown_field")
         texts.append(part["text"])
     return "".join(texts)
 
 
-def asked(request: Request) -> tuple[str, list[str] | None]:
+def asked(request: Request, known: Sequence[str]) -> tuple[str, list[str] | None]:
     """The model's name, and its targets as users write them, from the one place where the request names them.
 
     None where it names none.
@@ -283,12 +299,13 @@ def asked(request: Request) -> tuple[str, list[str] | None]:
         places["model"] = [behind]
     if request.targets is not None:
         several = request.targets if isinstance(request.targets, list) else [request.targets]
-        places["targets"] = [_target(value, "targets") for value in several]
+        places["targets"] = [_target(value, "targets", known) for value in several]
         if not several:
             raise ApiError(400, "'targets' is empty. Leave it out for the best.", param="targets")
     kwargs = request.chat_template_kwargs or {}
     if kwargs.get("attributes") is not None:
-        places["chat_template_kwargs.attributes"] = [_target(kwargs["attributes"], "chat_template_kwargs.attributes")]
+        where = "chat_template_kwargs.attributes"
+        places[where] = [_target(kwargs["attributes"], where, known)]
     if first := next((k for k, v in kwargs.items() if k != "attributes" and v is not None), None):
         raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
@@ -297,7 +314,7 @@ def asked(request: Request) -> tuple[str, list[str] | None]:
     return name, found and [" ".join(text.replace(",", " ").split()) for text in found]
 
 
-def _target(value: Any, param: str) -> str:
+def _target(value: Any, param: str, known: Sequence[str]) -> str:
     """`{"helpful": 5, "warmth": [1, 3]}` -> `helpful=5 warmth=1..3`; texts as they are."""
     if isinstance(value, str):
         return value
@@ -306,6 +323,8 @@ def _target(value: Any, param: str) -> str:
     parts = []
     for name, level in value.items():
         if level is None:
+            if name not in known:
+                raise ApiError(400, f"unknown attribute '{name}'; {did_you_mean(name, known)}", param=param)
             continue
         if isinstance(level, Sequence) and not isinstance(level, str) and len(level) == 2:
             parts.append(f"{name}={_level(level[0], name, param)}..{_level(level[1], name, param)}")

@@ -35,12 +35,15 @@ def save(
     temporary = folder / f".checkpoint-{state['step']}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with folder_errors(folder):
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / "weights.safetensors")
-        save_file(tensors, temporary / "optimizer.safetensors")
-        others = {f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if not torch.is_tensor(v)}
-        write_json(temporary / "state.json", {**state, "optimizer": others})
-        os.replace(temporary, final)
+        try:
+            temporary.mkdir(parents=True)
+            save_file(weights, temporary / "weights.safetensors")
+            save_file(tensors, temporary / "optimizer.safetensors")
+            others = {f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if not torch.is_tensor(v)}
+            write_json(temporary / "state.json", {**state, "optimizer": others})
+            os.replace(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     for old in folder.glob("checkpoint-*"):
         if old != final:
             shutil.rmtree(old)
@@ -86,8 +89,11 @@ def keep_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]], main: boo
         return
     temporary = folder / f".{BEST}.tmp"
     with folder_errors(folder):
-        save_file(weights, temporary)
-        os.replace(temporary, folder / BEST)
+        try:
+            save_file(weights, temporary)
+            os.replace(temporary, folder / BEST)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def take_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from steer import attention
-from steer.adapter import Lora, add_control_tokens, add_lora, start_from
+from steer.adapter import Lora, adapter_rank, add_control_tokens, add_lora, start_from
 from steer.condition import NUMBERS, OWN
 from steer.config import TrainConfig
 from steer.errors import SteerError
@@ -24,7 +24,6 @@ from steer.objective import Method
 from steer.plan import Conditioning, Plan
 from steer.policy import MERGED, Card, Loading, Policy, load_as
 from steer.rows import read_all, split_of
-from steer.run import read_json
 from steer.schema import REWARD
 from steer.scorer import Scorer, rewarder
 from steer.tokens import Tokens
@@ -195,7 +194,7 @@ def check_init(config: TrainConfig, conditioning: Conditioning | None, base: str
             f"--init {folder}: reads conditions of {', '.join(card.attributes) or 'nothing'} as "
             f"{card.condition_tokens}; this run would have {', '.join(names) or 'nothing'} as {tokens}."
         )
-    rank = read_json(folder / "adapter_config.json")["r"]
+    rank = adapter_rank(folder)
     if rank != config.lora_r:
         raise SteerError(f"--init {folder}: has rank {rank}, this run {config.lora_r}. Use --lora-r {rank}.")
 
