@@ -52,7 +52,12 @@ def system_columns(record: Row) -> list[str]:
     """
     sure = "conversations" in record or "instruction" in record
     found = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]
-    return [c for c in found if sure or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())]
+    named = ("system", "sys", "developer")  # in system_prompt a single word is a prompt too
+    return [
+        c
+        for c in found
+        if sure or plain(c) not in named or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())
+    ]
 
 
 def _is_system(column: str) -> bool:

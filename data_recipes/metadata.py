@@ -19,7 +19,7 @@ _WORDS = {*WORDS.split()}
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
-WHOLE = {"turn", "weight", "topp", "topk", "level0", "maxtokens"}
+WHOLE = {"turn", "turnnumber", "turncount", "weight", "topp", "topk", "level0", "maxtokens"}
 MOST = 500  # distinct values that are kept
 
 

@@ -132,6 +132,9 @@ def test_a_value_in_a_column_without_a_name_is_not_lost(tmp_path: Path) -> None:
 def test_a_system_prompt_in_any_column_of_its_own_is_the_first_turn(column: str) -> None:
     (turn, _) = first({column: "be kind", "prompt": "q", "response": "a"})["prompt"]
     assert turn == {"role": "system", "content": "be kind"}
+    (turn, _) = first({"system_prompt": "Rhyme", "prompt": "q", "response": "a"})["prompt"]
+    assert turn == {"role": "system", "content": "Rhyme"}
+    assert first({"system": "M11", "prompt": "q", "response": "a"})["system"] == "M11"
 
 
 def test_a_rejected_answer_beside_a_conversation_makes_a_pair() -> None:
