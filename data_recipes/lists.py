@@ -27,7 +27,7 @@ def several(record: Row, column: str) -> list[Row]:
             )
     answers: dict[str, Row] = {}
     for i, each in enumerate(said):
-        mine = {_one(name, column): value[i] for name, value in own.items()}
+        mine = {one(name, column): value[i] for name, value in own.items()}
         answers[str(i)] = _candidate(prompt, each, mine, column)
     return candidates(record, {column, *used, *own}, prompt, answers)
 
@@ -51,7 +51,7 @@ def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
     return {**rest, **after, **raters, **left, "response": response or "", "scores": scores}
 
 
-def _one(name: str, column: str) -> str:
+def one(name: str, column: str) -> str:
     """The name of one value of a list: ratings is rating, generation_models is model."""
     name = name.removeprefix(f"{column.removesuffix('s')}_")
     return name.removesuffix("s") if len(name) > 2 and not name.endswith("ss") else name

@@ -70,6 +70,28 @@ def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tm
     assert "--map NAME=COLUMN makes one a score." in said
 
 
+def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path: Path) -> None:
+    """Log-probabilities far below any scale stay a column; ratings are scores."""
+    asked = {"prompt": "Say", "responses": ["one", "two"], "ratings": [4, 2]}
+    text = "".join(json.dumps({**asked, "prompt": f"Say {i}", "nats": [-310.5, -17 - i]}) + "\n" for i in range(30))
+    (tmp_path / "log.jsonl").write_text(text)
+    said = data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    first, second = read_all(tmp_path / "run")[:2]
+    assert (first["scores"], second["scores"]) == ({"rating": 4}, {"rating": 2})
+    assert (first["nat"], second["nat"]) == (-310.5, -17)
+    assert "nats (-310.5 to -17, no scale of ratings)" in said
+
+
+def test_a_rating_in_words_is_named(tmp_path: Path) -> None:
+    source = put(tmp_path / "log.jsonl", {"quality": ["4/5", "3/5"], "rating": [3, 1, 5], "topic": ["moles"]})
+    said = data(DataConfig(source, str(tmp_path / "run"), held_out=0))
+    assert read_all(tmp_path / "run")[0]["scores"] == {"rating": 3}
+    assert "no scores: quality (no number, such as '4/5'). --map" in said
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "Say", "chosen": "one", "rejected": "two"}\n')
+    assert "no number" not in data(DataConfig(str(pairs), str(tmp_path / "pairs"), held_out=0)), "it is the response"
+
+
 def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
     columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")

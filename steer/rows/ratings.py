@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from data_recipes import votes
+from data_recipes import lists, votes
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
 from data_recipes.turns import OURS, attribute, number, ratings
@@ -19,7 +19,7 @@ class Ratings:
     """Sifts the scores of rows: `wanted` columns are scores, known metadata and what is on no scale of ratings is not.
 
     `again` gives all records of the file once more; it is called where the name of a column says nothing. `unrated`
-    collects the columns that are no scores, with the reason.
+    collects the columns that look like scores and are none, with the reason.
     """
 
     def __init__(self, wanted: Iterable[str], again: Callable[[], Iterable[Row]], unrated: dict[str, str]) -> None:
@@ -32,19 +32,25 @@ class Ratings:
         """The row with the scores that are ones; the other numbers stay as columns. Named sets name theirs."""
         if layout != ", ".join(LAYOUTS[layout][0]) or "scores" in record or isinstance(record.get("attributes"), dict):
             return row
-        columns = {attribute(column): column for column in record if isinstance(column, str)}
+        say = layout.rpartition(", ")[2]  # of several responses, each with its own value of the lists beside them
+        columns = {_name(column, say): column for column in record if isinstance(column, str)}
         scores = dict(row.get("scores") or {})
         back: Row = {}
         for name, column in columns.items():
             value = _value(record[column])
-            if value is None or column in OURS:
+            if column in OURS:
+                continue
+            if value is None:
+                left = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
+                if left and name not in scores and named_score(name):
+                    self.unrated.setdefault(column, f"no number, such as {record[column]!r:.30}")
                 continue
             if name in self.wanted or column in self.wanted:
                 scores.setdefault(name, value)
-            elif name in scores and (why := self._fault(name)):
+            elif name in scores and (why := self._fault(name, say)):
                 self.unrated[column] = why
-                del scores[name]
-                back[column] = record[column]
+                own = scores.pop(name)
+                back |= {name: own} if say in lists.LISTS else {column: record[column]}
             elif name not in scores and metadata(column) and not votes.ONE_HOT.fullmatch(column):
                 self.unrated[column] = BY_NAME
         if scores == (row.get("scores") or {}):
@@ -53,7 +59,7 @@ class Ratings:
         rest = {column: value for column, value in row.items() if column != "raters"}
         return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
 
-    def _fault(self, name: str) -> str:
+    def _fault(self, name: str, say: str) -> str:
         """Why the numbers of a column are no scores, "" where they may be."""
         if named_score(name):
             return ""
@@ -61,9 +67,16 @@ class Ratings:
             self.values = {}
             for record in self.again():
                 for column, value in record.items():
-                    if (found := _value(value)) is not None and not metadata(column):
-                        self.values.setdefault(attribute(column), Values()).add(found)
+                    each = value if say in lists.LISTS and isinstance(value, list) else [value]
+                    for found in map(_value, each) if not metadata(column) else ():
+                        if found is not None:
+                            self.values.setdefault(_name(column, say), Values()).add(found)
         return self.values[name].fault() if name in self.values else ""
+
+
+def _name(column: str, say: str) -> str:
+    """What a column's number is called as a score; `say`: the column of the response, or of several."""
+    return attribute(lists.one(column, say) if say in lists.LISTS else column)
 
 
 def _value(value: object) -> float | None:
@@ -76,11 +89,11 @@ def _value(value: object) -> float | None:
 
 
 def unrated(found: Mapping[str, str]) -> list[str]:
-    """One line about the numeric columns that are no scores, with the reasons."""
+    """One line about the columns that look like scores and are none, with the reasons."""
     if not found:
         return []
     kinds: dict[str, list[str]] = {}
     for column, why in found.items():
         kinds.setdefault(why, []).append(column)
     shown = "; ".join(f"{', '.join(columns)} ({why})" for why, columns in kinds.items())
-    return [f"no scores, though numbers: {shown}. --map NAME=COLUMN makes one a score."]
+    return [f"no scores: {shown}. --map NAME=COLUMN makes one a score."]
