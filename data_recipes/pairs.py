@@ -31,7 +31,8 @@ BESIDE = ("rejected_response", "rejected_messages", "rejected")  # ms-swift's: b
 
 def beside(record: Row) -> list[Row]:
     """A conversation whose last turn is the chosen answer, and the rejected one alone or as a conversation."""
-    name = next(name for name in BESIDE if record.get(name) is not None)
+    named = [name for name in BESIDE if name in record]
+    name = next((name for name in named if record[name] is not None), named[0])
     said = conversation(record["messages"], "messages")
     asked = said[:-1] if said and said[-1]["role"] == "assistant" else said
     if asked == said:

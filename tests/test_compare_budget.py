@@ -21,7 +21,7 @@ GOLD = "data_recipes.world_text:Gold"
 
 
 def shared(labels: Path, folder: Path, train: str = "", **more: Any) -> Comparison:
-    (folder / "train.yaml").write_text(f"max_steps: 1\n{train}")
+    (folder / "train.yaml").write_text(train if "max_steps" in train else f"max_steps: 1\n{train}")
     how: dict[str, Any] = {"train": str(folder / "train.yaml"), "gold": GOLD, "max_new_tokens": 17}
     return Comparison(CompareConfig(str(labels), "model", str(folder / "out"), **(how | more)), folder / "out")
 

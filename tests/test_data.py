@@ -428,7 +428,7 @@ REAL: dict[str, tuple[dict[str, Any], int, int, int, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if REAL[n][1] > 40_000 else n for n in REAL])
 def test_real_files_from_end_to_end(name: str, shared: Path, tmp_path: Path) -> None:
     settings, records, rows, skipped, attributes = REAL[name]
     said = data(DataConfig(str(shared / "data" / f"{name}.jsonl.gz"), str(tmp_path / "run"), **settings))

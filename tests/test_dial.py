@@ -32,10 +32,10 @@ NAMES = ("verbosity",)
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pretraining text, base model, logs, scorer, labels."""
     out = tmp_path_factory.mktemp("world")
-    data(DataConfig("world", str(out / "text"), size=2500, seed=100, primer=0.25))
+    data(DataConfig("world", str(out / "text"), size=4000, seed=100, primer=0.25))
     settings = {**BASE, "num_train_epochs": 2.0}
     train(TrainConfig(str(out / "text"), str(out / "text" / "model"), str(out / "base"), **settings))
-    data(DataConfig("world", str(out / "logs"), size=3000))
+    data(DataConfig("world", str(out / "logs"), size=4000))
     fit(FitConfig(str(out / "logs"), str(out / "scorer")))
     label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
     return out

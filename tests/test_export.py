@@ -305,7 +305,7 @@ def served_condition(schema: AttributeSchema, layout: str, attributes: Any) -> s
         None, None, Card("", "", "none", "conditional", template=layout, attributes=schema.names, schema=schema)
     )
     try:
-        texts = wire.asked(CompletionRequest(model="m", prompt="x", **kwargs))[1]
+        texts = wire.asked(CompletionRequest(model="m", prompt="x", **kwargs), schema.names)[1]
         (aim,) = targets(policy, texts or [], allow_unsupported=True)
     except (ApiError, SteerError):
         return None

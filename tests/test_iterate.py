@@ -137,7 +137,14 @@ def test_a_scorer_that_lacks_an_attribute_is_refused(labels: Path, tiny: Path, p
 
 
 @pytest.mark.parametrize(
-    ("method", "pool"), [("raft", "last"), ("rejection", "rounds"), ("rrhf", "all"), ("dpo", "all"), ("mle", "all")]
+    ("method", "pool"),
+    [
+        ("raft", "last"),
+        ("rejection", "rounds"),
+        ("dpo", "all"),
+        pytest.param("rrhf", "all", marks=pytest.mark.slow),
+        pytest.param("mle", "all", marks=pytest.mark.slow),
+    ],
 )
 def test_other_methods_draw_as_they_are_and_train_on_their_pool(
     method: str, pool: str, labels: Path, tiny: Path, policy: Path, tmp_path: Path

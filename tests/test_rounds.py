@@ -352,7 +352,13 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "more", [{"rounds": 2}, {"annotator": GOLD, "ratings": 6, "levels": "relative", "dedupe": True, "n": 2}]
+    "more",
+    [
+        {"rounds": 2},
+        pytest.param(
+            {"annotator": GOLD, "ratings": 6, "levels": "relative", "dedupe": True, "n": 2}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_loop_that_is_killed_at_many_points_ends_the_same(more: dict[str, Any], world: Path, tmp_path: Path) -> None:
     """Before its second write, after its third, ..., over and over until it comes to its end.

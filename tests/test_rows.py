@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -358,12 +359,18 @@ READABLE = {
 }
 
 
+@cache  # one of them is large, and read by two tests
+def real(name: str) -> tuple[list[rows.Row], list[str]]:
+    """The rows of a file, and what was skipped."""
+    skipped: list[str] = []
+    return rows.read_all(SHARED / f"{name}.jsonl.gz", skipped=skipped), skipped
+
+
 @needs_shared
 @pytest.mark.parametrize("name", READABLE)
 def test_real_files(name: str) -> None:
     count, attributes, refused = READABLE[name]
-    skipped: list[str] = []
-    read = rows.read_all(SHARED / f"{name}.jsonl.gz", skipped=skipped)
+    read, skipped = real(name)
     assert (len(read), len(skipped)) == (count, refused)
     assert len({r["id"] for r in read}) == count
     assert {attribute for r in read for attribute in r["scores"]} == attributes
@@ -371,7 +378,7 @@ def test_real_files(name: str) -> None:
 
 @needs_shared
 def test_real_topical_chat_keeps_its_words_and_splits() -> None:
-    read = rows.read_all(SHARED / "topical_chat_turns.jsonl.gz")
+    read, _ = real("topical_chat_turns")
     assert {"Happy", "Neutral", "Curious to dive deeper"} < {r["sentiment"] for r in read}
     assert sum("conversation_rating" not in r["scores"] for r in read) == 44312 - 44257
     assert Counter(rows.split_of(r, 0.0, 0) for r in read) == {"test": 44312}

@@ -21,6 +21,8 @@ from steer.policy import load
 from steer.run import read_json
 from steer.train import train
 
+pytestmark = pytest.mark.slow
+
 # The runs of a worker, one after the other; `stop` is a step before which one ends.
 GO = """
 for line in sys.argv[1:]:
@@ -173,7 +175,6 @@ def test_what_sharded_weights_cannot_do_is_refused(sharded: tuple[Path, list[dic
         assert sum(text in x for x in said) == 2  # processes
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_sharded_or_not(labels: Path, base: Path, tmp_path: Path) -> None:
     setup = asdict(config(labels, base, tmp_path / "whole", adapter="none", save_steps=2))
     assert launched(tmp_path, setup).returncode == 0
@@ -187,7 +188,6 @@ def test_a_killed_run_goes_on_sharded_or_not(labels: Path, base: Path, tmp_path:
     assert_close(tmp_path / "alone", tmp_path / "whole", 1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "wanted"),
     [
