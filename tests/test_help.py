@@ -25,7 +25,7 @@ def test_help_loads_nothing_heavy_and_little_at_all() -> None:
     ran = subprocess.run([sys.executable, "-c", HELP, "", *COMMANDS], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [command for command, _, _ in lines] == ["", *COMMANDS]
-    heavy = {"torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pyarrow", "matplotlib", "jinja2"}
+    heavy = {"torch", "transformers", "numpy", "sklearn", "scipy", "datasets", "pyarrow", "jinja2"}
     for command, shown, modules in lines:
         assert shown.startswith(f"Usage: steer {command}".rstrip())
         assert "click" in modules

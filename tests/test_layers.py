@@ -24,7 +24,7 @@ LEAVES = {  # leaf -> the only parts of steer that may import it
     "attribute_models": {"options", "scorer", "parts", "fit", "evaluate", "chat"},
     "data_recipes": {"rows", "data", "compare", "cli"},
 }
-HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes", "matplotlib"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes"}
 HEAVY |= {"fastapi", "uvicorn", "pydantic", "vllm"}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
