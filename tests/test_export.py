@@ -322,7 +322,8 @@ def test_an_export_prints_the_condition_that_the_server_puts_there(name: str, la
     cases = [*WHOLE, *({n: v} for n in schema.names for v in VALUES)]
     cases += [dict.fromkeys(schema.names, v) for v in VALUES]
     cases += [f"{n}={v}" for n in schema.names for v in VALUES if isinstance(v, str | int) and v is not True]
-    for attributes in cases:
+    every = 1 if layout in ("tags", OWN) else 3  # how a level is written has nothing to do with how it is asked for
+    for attributes in cases[::every]:
         try:
             printed = rendered(template, attributes).removeprefix(plain)
         except TemplateError:

@@ -120,15 +120,15 @@ def test_a_damaged_part_is_named(own: Path) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_rows_are_streamed(processes: int, own: Path) -> None:
     with (own / "rows.jsonl").open("w") as file:
-        for i in range(400):
-            file.write(json.dumps({"prompt": f"p{i}", "response": f"{'word ' * (i % 9)}{'x' * 20_000}"}) + "\n")
+        for i in range(250):
+            file.write(json.dumps({"prompt": f"p{i}", "response": f"{'word ' * (i % 9)}{'x' * 40_000}"}) + "\n")
     assert (own / "rows.jsonl").stat().st_size > 8e6
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", shard_size=10, num_proc=processes)
     tracemalloc.start()
     try:
-        label(replace(config, limit=100, num_proc=1, output="small"))  # also imports what stays
+        label(replace(config, limit=60, num_proc=1, output="small"))  # also imports what stays
         peaks = []
-        for change in ({"limit": 100, "output": "part"}, {"output": "all"}):
+        for change in ({"limit": 60, "output": "part"}, {"output": "all"}):
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
             label(replace(config, **change))
