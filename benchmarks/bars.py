@@ -78,7 +78,8 @@ def main(folder: Path) -> None:
     budget = report["budget"]
     print(
         f"`{report['command']}`\n\n{report['created']}, commit {report['commit']}, {report['machine']}; "
-        f"{report['seeds']} repetition{'s' * (report['seeds'] > 1)} on {budget['model']}, of {budget['parameters']:,} parameters; "
+        f"{report['seeds']} repetition{'s' * (report['seeds'] > 1)} on {budget['model']}, "
+        f"of {budget['parameters']:,} parameters; "
         f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
         f"{budget['batch_size']}. {' '.join(report['notes'])}\n"
     )
