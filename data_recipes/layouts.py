@@ -92,7 +92,7 @@ def recognise(record: Row) -> str:
     for columns in (frozenset(c for c, value in record.items() if value is not None), frozenset(record)):
         if name := _first(columns):
             return name
-    remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {'; '.join(USUAL)}"
+    remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {USUAL}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
 
 
@@ -214,14 +214,9 @@ def _alpaca(record: Row) -> list[Row]:
     return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
 
 
-USUAL: tuple[str, ...] = (
-    "prompt, response",
-    "messages",
-    "conversations",
-    "instruction, output",
-    "prompt, chosen, rejected",
-)
-USUAL += ("prompt, response_a, response_b", "prompt, responses", "request, response")  # what a refusal names
+# What a refusal names.
+USUAL = "prompt, response; messages; conversations; instruction, output; prompt, chosen, rejected; "
+USUAL += "prompt, response_a, response_b; prompt, responses; request, response"
 ASKED = ("prompt", "messages", "instruction")
 OTHERS = [("instruction", "completions")]  # UltraFeedback's
 SAID = ("response", "completion", "generation")

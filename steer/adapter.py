@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,14 @@ def start_from(model: Any, folder: str) -> None:
     missing = [name for name in lost.missing_keys if "lora_" in name]
     if missing or lost.unexpected_keys:
         raise SteerError(f"--init {folder}: its adapter has other layers than this run's.")
-    if broken := next((name for name, weight in weights.items() if not torch.isfinite(weight).all()), ""):
-        raise SteerError(f"--init {folder}: its weights hold NaN or infinity, in {broken}. Restore or train it again.")
+    refuse_nan(weights.items(), f"--init {folder}")
+
+
+def refuse_nan(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+    """Refuse weights that are no numbers: whatever is computed with them is none."""
+    for part, weight in weights:
+        if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
+            raise SteerError(f"{where}: its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
 def adapter_rank(folder: Path) -> int:

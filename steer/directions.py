@@ -165,7 +165,8 @@ def _empty(report: Iterable[Mapping[str, Any]]) -> set[str]:
 
 def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any]]) -> list[str]:
     """A warning where attributes enter the reward though their scorer reports that it learned nothing of them."""
-    names = [a.name for a in attributes if a.name in _empty(report) and a.direction and a.weight]
+    empty = _empty(report)
+    names = [a.name for a in attributes if a.name in empty and a.direction and a.weight]
     if not names:
         return []
     flags = " ".join(f"--neither {name}" for name in names)

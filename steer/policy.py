@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steer import __version__
-from steer.adapter import adapted, add_control_tokens, quiet
+from steer.adapter import adapted, add_control_tokens, quiet, refuse_nan
 from steer.chat import PLAIN, bare, rendered
 from steer.condition import TEMPLATES, control_tokens, markers
 from steer.errors import SteerError
@@ -232,7 +232,7 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
             wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
             of = f" at commit {how.revision}, which its policy was trained on" if how.revision else ""
             raise SteerError(f"model '{name}'{of}: {what}. {wanted}") from None
-        _refuse_nan(model, name)
+        refuse_nan(model.named_parameters(), f"model '{name}'")
         if getattr(model, "is_loaded_in_4bit", False):  # also a base that lies on disk like that
             keep_unpacked(model)
             if how.quantised and (whole := left_whole(model)):
@@ -245,13 +245,6 @@ def _pretrained(name: str, how: Loading) -> tuple[Any, Any]:
             raise SteerError(f"model '{name}': generation_config.json has the eos_token_id {ends!r:.40}. Restore it.")
         model.generation_config = GenerationConfig(eos_token_id=ends)
     return model, tokenizer
-
-
-def _refuse_nan(model: Any, name: str) -> None:
-    """Refuse weights that are no numbers: whatever is computed with them is none."""
-    for part, weights in model.named_parameters():
-        if weights.is_floating_point() and not weights.is_meta and not torch.isfinite(weights).all():
-            raise SteerError(f"model '{name}': its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
 def _weightless(name: str, dtype: Any, known: Mapping[str, Any]) -> Any:
@@ -311,7 +304,7 @@ def _load_policy(folder: Path, how: Loading) -> Policy:
         return Policy(policy.model, policy.tokenizer, card, str(folder))
     token_ids = add_control_tokens(policy.model, policy.tokenizer, card.control_tokens(), 0)
     model = adapted(policy.model, folder, token_ids)
-    _refuse_nan(model, str(folder))
+    refuse_nan(model.named_parameters(), f"model '{folder}'")
     return Policy(model, policy.tokenizer, card, str(folder))
 
 
