@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from steer.adapter import quiet
-from steer.decoding.decode import Ask, end_tokens
-from steer.decoding.plain import plainly
-from steer.decoding.prefill import inner
-from steer.generate import Job, Sampling, asks_of, respond
-from steer.policy import Policy, load
+from steer.generation.decoder import Ask, end_tokens
+from steer.generation.generate import Job, Sampling, asks_of, respond
+from steer.generation.plain import plainly
+from steer.generation.prefill import inner
+from steer.models.policy import Policy, load
+from steer.progress import quiet
 from steer.rows import Row, prompts
 
 SAMPLES = 4

@@ -57,7 +57,7 @@ def build(shape: Shape, device: str, *, four_bit: bool) -> Any:
     import bitsandbytes
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from steer.quantise import keep_unpacked
+    from steer.models.quantization import keep_unpacked
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = LlamaConfig(
@@ -102,8 +102,9 @@ def build(shape: Shape, device: str, *, four_bit: bool) -> Any:
 
 def adapted(model: Any) -> Any:
     """The model with adapters of rank 32 and gradient checkpointing."""
-    from steer.adapter import Lora, add_lora, quiet
-    from steer.precision import keep_masters
+    from steer.models.lora import Lora, add_lora
+    from steer.models.precision import keep_masters
+    from steer.progress import quiet
 
     made = add_lora(model, Lora(), 0)
     with quiet():
@@ -122,8 +123,8 @@ def flops(model: Any, shape: Shape) -> float:
 
 def ours(model: Any, ids: Tensor) -> Any:
     """One step of steer's parts on sequences [B, L]: forward, loss, backward."""
-    from steer.logps import ResponseLogps
-    from steer.precision import compute_in
+    from steer.models.log_probs import ResponseLogps
+    from steer.models.precision import compute_in
 
     module = ResponseLogps(model)
     compute_in(module, model.dtype, model.device.type)
@@ -190,7 +191,7 @@ def by_trl(model: Any, ids: Tensor, steps: int) -> tuple[list[float], float]:
 
 def worker(spec: dict[str, Any]) -> None:
     """Train a few steps and print what they took."""
-    from steer.precision import optimizer_for
+    from steer.models.precision import optimizer_for
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size, adapter = spec["case"].split("-")

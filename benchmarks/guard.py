@@ -21,17 +21,17 @@ import numpy as np
 import torch
 
 from steer.config import FitConfig, IterateConfig
-from steer.evaluate.systems import Judge
-from steer.fit import fit
-from steer.iterate import iterate
-from steer.iterate.guards import Figures, Limits, alarm, best, limits
-from steer.iterate.watch import figures
-from steer.labels import labelled_rows, schema_of
+from steer.evaluation.systems import Judge
+from steer.iteration.command import iterate
+from steer.iteration.guards import Figures, Limits, alarm, best, limits
+from steer.iteration.watch import figures
+from steer.labelling.fit import fit
+from steer.labelling.scorer import load_scorer
 from steer.report.circumstances import circumstances
 from steer.rows import read_all, read_back, write
-from steer.run import read_json, write_json
-from steer.schema import AttributeSchema
-from steer.scorer import load_scorer
+from steer.rows.labelled import labelled_rows, schema_of
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import read_json, write_json
 
 GOLD = "data_recipes.world_text:Gold"
 SECOND = 1000  # ratings of the scorer that watches beside it

@@ -16,12 +16,12 @@ import time
 
 import torch
 
-from steer.generate import held_out_prompts
-from steer.guidance import Trial
-from steer.policy import load
+from steer.evaluation.guidance import Trial
+from steer.generation.generate import held_out_prompts
+from steer.labelling.scorer import load_scorer
+from steer.models.policy import load
 from steer.report.guided import guided, table
 from steer.report.page import markdown_table
-from steer.scorer import load_scorer
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ from accelerate import Accelerator
 from data_recipes import world_model
 from data_recipes.world_text import words_of
 from steer.config import TrainConfig
-from steer.logps import ResponseLogps
+from steer.models.log_probs import ResponseLogps
 from steer.rows import write
-from steer.run import read_json
-from steer.train import train
+from steer.run_folder import read_json
+from steer.training.command import train
 
 METHODS = ("dpo", "rrhf", "pro")
 K, PROMPT, RESPONSE, PROMPTS, STEPS = 4, 120, 40, 64, 12

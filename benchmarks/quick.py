@@ -18,8 +18,8 @@ import numpy as np
 
 from data_recipes import world
 from steer.cli import cli
-from steer.evaluate.statistics import across_seeds
-from steer.evaluate.winrate import Votes, length_controlled, pairs, ranking
+from steer.evaluation.statistics import across_seeds
+from steer.evaluation.winrate import Votes, length_controlled, pairs, ranking
 
 PROMPTS, SYSTEMS, RESAMPLES = 300, 8, 10_000
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from steer.policy import Card
-from steer.schema import AttributeSchema
+from steer.models.policy import Card
+from steer.rows.schema import AttributeSchema
 
 SUBJECTS = ("bees", "cows", "gold", "rome", "beer", "colours", "homes", "lions")
 

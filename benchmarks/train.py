@@ -120,12 +120,13 @@ def settings(folder: Path, case: Case, output: str, **more: Any) -> Any:
 
 def hand_over(folder: Path, case: Case) -> int:
     """Write the starting adapter and, in the order of our steps, the same tokens for TRL; how many there are."""
-    from steer.adapter import Lora, add_lora, quiet
-    from steer.plan import Plan
-    from steer.policy import load
+    from steer.models.lora import Lora, add_lora
+    from steer.models.policy import load
+    from steer.models.tokenization import Tokens
+    from steer.progress import quiet
     from steer.rows import read_all
-    from steer.tokens import Tokens
-    from steer.train import chosen
+    from steer.training.batches import Plan
+    from steer.training.command import chosen
 
     config = settings(folder, case, "")
     policy, rows = load(config.model, dtype="float32"), read_all(config.rows)
@@ -153,8 +154,8 @@ def ours(spec: dict[str, Any]) -> None:
     """Run steer in this process and print what it took."""
     import torch
 
-    from steer.run import read_json
-    from steer.train import train
+    from steer.run_folder import read_json
+    from steer.training.command import train
     from steer.training.loop import Loop
 
     torch.set_num_threads(spec["threads"])

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from steer.evaluate.statistics import interval
+from steer.evaluation.statistics import interval
 from steer.rows import prompt_key, read_all
 
 for folder in sys.argv[1:]:

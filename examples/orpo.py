@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from steer.cli import main
-from steer.groups import Group, Row, pairs
 from steer.methods import METHODS
-from steer.objective import Candidates, Method, Terms, existing, per_prompt, per_token
+from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, per_token
+from steer.methods.groups import Group, Row, pairs
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import click
 import torch
 
 from steer import report
-from steer.compare import compare
+from steer.comparison.command import compare
 from steer.config import (
     CompareConfig,
     DataConfig,
@@ -23,17 +23,17 @@ from steer.config import (
     LabelConfig,
     TrainConfig,
 )
-from steer.data import data
-from steer.fit import fit
-from steer.generate import generate, held_out_prompts
-from steer.guidance import Trial
-from steer.iterate import iterate
-from steer.label import label
-from steer.policy import load
+from steer.evaluation.guidance import Trial
+from steer.generation.generate import generate, held_out_prompts
+from steer.iteration.command import iterate
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer
+from steer.models.policy import load
 from steer.report.circumstances import circumstances
-from steer.run import read_json, write_json
-from steer.scorer import load_scorer
-from steer.train import train
+from steer.rows.command import data
+from steer.run_folder import read_json, write_json
+from steer.training.command import train
 
 GOLD = "data_recipes.world_text:Gold"
 # Other text than the logs, so that the base has not seen the answers to the held-out prompts.

@@ -1,10 +1,12 @@
-"""Progress bars with rate and time left; on a log file a line every half minute."""
+"""Progress bars with rate and time left, a line every half minute on a log file; and third-party noise kept quiet."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,3 +29,20 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
         dynamic_ncols=live,
         disable=worker or os.environ.get("RANK", "0") != "0",  # under torchrun one process shows its bar
     )
+
+
+class quiet:  # noqa: N801  # reads as a word in `with quiet():`
+    """Silence loading bars and third-party warnings that a user can do nothing about."""
+
+    def __enter__(self) -> None:
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: Any) -> None:
+        self._caught.__exit__(*error)

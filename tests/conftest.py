@@ -28,15 +28,15 @@ from torch import Tensor
 
 from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
-from steer.data import data
-from steer.label import label
-from steer.objective import Candidates
-from steer.policy import Policy, load
-from steer.scorer import load_scorer
-from steer.serve import application
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer
+from steer.methods.base import Candidates
+from steer.models.policy import Policy, load
+from steer.rows.command import data
 from steer.serve.answer import Service
+from steer.serve.command import application
 from steer.serve.engine import Engine
-from steer.train import train
+from steer.training.command import train
 
 if TYPE_CHECKING:
     from openai import OpenAI

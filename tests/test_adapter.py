@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 import steer.training.loop
-from steer.adapter import add_control_tokens
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, held_out_prompts, respond
-from steer.policy import load
-from steer.run import read_json
-from steer.train import train
+from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.models.lora import add_control_tokens
+from steer.models.policy import load
+from steer.run_folder import read_json
+from steer.training.command import train
 
 LEVELS = [["<warmth>0", "<warmth>1", "<warmth>2"], ["<length>1", "<length>10"]]
 NAMES = [name for levels in LEVELS for name in levels]

@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from steer.cli import cli
+from steer.conditioning.command import report
+from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights
 from steer.config import TargetsConfig
 from steer.errors import SteerError
-from steer.policy import Card, Policy
-from steer.schema import Attribute, AttributeSchema
-from steer.targets import opposite, pareto, parse_target, parse_weights, report, targets
+from steer.models.policy import Card, Policy
+from steer.rows.schema import Attribute, AttributeSchema
 
 NAMES = ("help", "words", "harm")
 
@@ -113,9 +114,9 @@ def test_weights_that_are_none_are_refused(schema: AttributeSchema) -> None:
 
 def test_a_policy_without_condition_has_no_targets(schema: AttributeSchema) -> None:
     plain = Policy(None, None, None, "plain")
-    assert targets(plain, []) == targets(plain, ["none"]) == targets(plain, ["best"]) == [{}]
+    assert plain.targets([]) == plain.targets(["none"]) == plain.targets(["best"]) == [{}]
     with pytest.raises(SteerError, match="cannot aim at 'help=3'"):
-        targets(plain, ["help=3"])
+        plain.targets(["help=3"])
 
 
 def test_the_report_names_what_is_supported(schema: AttributeSchema, tmp_path: Path) -> None:

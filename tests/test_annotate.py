@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer.compare import exports
-from steer.compare.annotate import Annotator, annotator, meetings, vote, win_rates
-from steer.compare.court import Court
-from steer.compare.result import Case
 from steer.errors import SteerError
-from steer.evaluate.systems import Answers, System
+from steer.evaluation import interop as exports
+from steer.evaluation.annotators import Annotator, annotator, meetings, vote, win_rates
+from steer.evaluation.court import Court
+from steer.evaluation.result import Case
+from steer.evaluation.systems import Answers, System
+from steer.labelling.scorer import load_scorer
 from steer.report.judges import silent
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import load_scorer
+from steer.rows.schema import Attribute, AttributeSchema
 
 GOLD = "data_recipes.world_text:Gold"
 

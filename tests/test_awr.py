@@ -8,8 +8,8 @@ import random
 import pytest
 
 from steer.errors import SteerError
-from steer.groups import Row
 from steer.methods import awr
+from steer.rows import Row
 
 
 def rows(n: int = 200) -> list[Row]:

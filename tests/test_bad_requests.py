@@ -17,7 +17,7 @@ from conftest import ASK, HANG, JSON, Served, dawdling, raw_request, send, servi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.policy import Policy, load
+from steer.models.policy import Policy, load
 from steer.serve import api, wire
 from steer.serve.wire import MOST
 

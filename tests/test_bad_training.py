@@ -21,15 +21,15 @@ from torch import Tensor
 
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
-from steer.export import export
-from steer.groups import singles
 from steer.methods import METHODS
-from steer.objective import Candidates, Method, Terms, weighted_nll
-from steer.policy import load
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import singles
+from steer.models.policy import load
 from steer.rows import read_all, write
-from steer.run import folder_errors, read_json
-from steer.train import train
+from steer.run_folder import folder_errors, read_json
 from steer.training import checkpoint
+from steer.training.command import train
+from steer.training.export import export
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
 

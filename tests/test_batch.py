@@ -12,14 +12,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from steer.batch import Sequence_, collate, micro_batches, packed
-from steer.groups import Group, singles
-from steer.levels import fitted
-from steer.logps import flat
-from steer.plan import Conditioning, Known, Plan
-from steer.policy import load
-from steer.schema import Attribute, AttributeSchema
-from steer.tokens import Tokens
+from steer.methods.groups import Group, singles
+from steer.models.collate import Sequence_, collate, micro_batches, packed
+from steer.models.log_probs import flat
+from steer.models.policy import load
+from steer.models.tokenization import Tokens
+from steer.rows.binning import fitted
+from steer.rows.schema import Attribute, AttributeSchema
+from steer.training.batches import Conditioning, Known, Plan
 
 NAMES = ("helpfulness", "warmth")
 SCHEMA = fitted(

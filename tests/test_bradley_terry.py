@@ -14,10 +14,10 @@ import attribute_models
 from attribute_models.bradley_terry import BradleyTerry, BradleyTerrySettings, accuracy, pairs_of, solved
 from steer.config import FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.fit import fit
-from steer.label import label
+from steer.labelling.fit import fit
+from steer.labelling.label import label
 from steer.rows import read, read_all, write
-from steer.run import read_json
+from steer.run_folder import read_json
 
 Array = NDArray[np.float64]
 FEW = BradleyTerrySettings(alphas=(1.0, 10.0), min_df=1)

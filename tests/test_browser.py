@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 from conftest import HANG, Served, dawdling, serving, until
 
-from steer.policy import Policy, load
+from steer.models.policy import Policy, load
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the page is tested where it is")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

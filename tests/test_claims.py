@@ -21,12 +21,12 @@ from steer.claims.table import (
     order_statistics,
     rising,
 )
-from steer.compare.comparison import Comparison
+from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.options import resolve
-from steer.train import train
+from steer.training.command import train
 
 GOLD = {
     **{f"raft-k{k}": 0.1 * k for k in (1, 2, 4, 8)},

@@ -15,8 +15,8 @@ import pytest
 
 from steer.cli import main
 from steer.config import FitConfig, TrainConfig
-from steer.fit import fit
-from steer.train import train
+from steer.labelling.fit import fit
+from steer.training.command import train
 
 ROW = {"id": "a", "prompt": "hello", "response": "hi there.", "scores": {"quality": 3}}
 

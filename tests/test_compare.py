@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import steer.compare as package
-from steer.compare import compare
-from steer.compare.comparison import Comparison
-from steer.compare.entry import Entry, swept, unique
+import steer.comparison.command as package
+from steer.comparison.command import compare
+from steer.comparison.comparison import Comparison
+from steer.comparison.entry import Entry, swept, unique
 from steer.config import CompareConfig, TrainConfig
 from steer.config.comparisons import SUITES
-from steer.drawn import Decoding
 from steer.errors import SteerError
-from steer.evaluate.systems import Answers, Judge, difference, raw_reward, summary
+from steer.evaluation.drawn import Decoding
+from steer.evaluation.systems import Answers, Judge, difference, raw_reward, summary
+from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
 from steer.rows import read_all, write
-from steer.run import read_json
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import Scorer
+from steer.rows.schema import Attribute, AttributeSchema
+from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -208,7 +208,7 @@ def test_other_scorers_and_other_training_are_another_comparison(
         seen.append(Comparison(replace(config, annotators=(f"votes:{votes}",)), tmp_path).inputs)
     assert seen[0] != seen[1]
     with monkeypatch.context() as patch:
-        patch.setattr("steer.compare.annotate.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
+        patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
         with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
             compare(config)
     assert compare(config) == said

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from data_recipes import world_model
-from steer.compare import compare
-from steer.compare.comparison import Comparison, spread
-from steer.compare.entry import Entry, Turns, cost
-from steer.compare.plan import planned
+from steer.comparison.command import compare
+from steer.comparison.comparison import Comparison, spread
+from steer.comparison.entry import Entry, Turns, cost
+from steer.comparison.plan import planned
 from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iterate import rounds
-from steer.labels import schema_of
+from steer.iteration import rounds
+from steer.labelling.scorer import load_scorer
 from steer.methods import METHODS
 from steer.rows import read_all
-from steer.run import read_json, write_json
-from steer.scorer import load_scorer
+from steer.rows.labelled import schema_of
+from steer.run_folder import read_json, write_json
 
 GOLD = "data_recipes.world_text:Gold"
 STEPS = 2

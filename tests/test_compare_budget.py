@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from steer.compare.comparison import Comparison
-from steer.compare.entry import Entry, cost
-from steer.compare.trained import trained
+from steer.comparison.comparison import Comparison
+from steer.comparison.entry import Entry, cost
+from steer.comparison.trained import trained
 from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
+from steer.labelling.scorer import Scorer
 from steer.rows import read_all
-from steer.scorer import Scorer
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -54,7 +54,7 @@ def test_rounds_draw_at_the_temperature_of_the_comparison(
         assert (how.temperature, how.max_new_tokens) == (0.5, 17)
         raise SteerError("seen")
 
-    monkeypatch.setattr(sys.modules["steer.compare.trained"], "Loop", loop)
+    monkeypatch.setattr(sys.modules["steer.comparison.trained"], "Loop", loop)
     with pytest.raises(SteerError, match="seen"):
         trained(shared(labels, tmp_path, temperature=0.5), Entry.of("raft:rounds=1"), 0, str(labels))
 
@@ -62,7 +62,7 @@ def test_rounds_draw_at_the_temperature_of_the_comparison(
 def test_no_run_trains_on_another_scorer_than_the_proxy(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, seen = sys.modules["steer.compare.trained"], []
+    module, seen = sys.modules["steer.comparison.trained"], []
 
     def train(config: TrainConfig) -> None:
         seen.append(config.scorer)

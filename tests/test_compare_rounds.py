@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from steer.compare import compare
-from steer.compare.entry import Entry, Turns, cost, swept, unique
+from steer.comparison.command import compare
+from steer.comparison.entry import Entry, Turns, cost, swept, unique
 from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
 from steer.rows import prompt_key, read_all
-from steer.run import read_json
+from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
 STEPS, TOKENS = 3, 60

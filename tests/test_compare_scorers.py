@@ -7,7 +7,7 @@ import pytest
 
 from attribute_models import Row
 from steer.errors import SteerError
-from steer.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, load_scorer
 
 
 class Broken:

@@ -5,9 +5,9 @@ from itertools import product
 
 import pytest
 
-from steer.condition import TEMPLATES, leaks, markers, pattern, render, strip
+from steer.conditioning.condition import TEMPLATES, leaks, markers, pattern, render, strip
 from steer.errors import SteerError
-from steer.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, AttributeSchema
 
 CENTRES = (-1.3, -0.004, 0.836, 2.5)
 

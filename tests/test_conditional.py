@@ -5,7 +5,7 @@ import torch
 
 from steer.errors import SteerError
 from steer.methods import conditional
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 
 
 def test_conditional_is_the_likelihood_of_the_response_alone() -> None:

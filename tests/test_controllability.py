@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from steer.errors import SteerError
-from steer.evaluate.controllability import FIGURES, controllability, correlation, over_seeds, table
+from steer.evaluation.controllability import FIGURES, controllability, correlation, over_seeds, table
 
 HEADLINES = (*FIGURES, "partial_slope", "spearman", "tau")
 

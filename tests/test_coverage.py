@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import calls
 
-from steer.evaluate.statistics import Seeds, across_seeds, holm, interval
+from steer.evaluation.statistics import Seeds, across_seeds, holm, interval
 
 
 def null(trial: int, prompts: int, seeds: int, spread: tuple[float, float, float]) -> list[tuple[np.ndarray, ...]]:

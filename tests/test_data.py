@@ -15,10 +15,10 @@ import pytest
 from data_recipes import duplicates, exports, layouts
 from data_recipes.scales import Scales
 from steer.config import DataConfig
-from steer.data import data
 from steer.errors import SteerError
 from steer.rows import prompt_key, read_all
-from steer.run import read_json
+from steer.rows.command import data
+from steer.run_folder import read_json
 
 WORDS = [f"w{i}" for i in range(500)]
 

@@ -19,13 +19,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from steer.decoding.decode import Ask, Decoder
-from steer.decoding.plain import plainly
-from steer.decoding.sample import Cuts, choose, guided
+from steer.conditioning.targets import opposite
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, asks_of, respond
-from steer.policy import Policy
-from steer.targets import against, opposite
+from steer.generation.decoder import Ask, Decoder
+from steer.generation.generate import Job, Sampling, asks_of, respond
+from steer.generation.plain import plainly
+from steer.generation.sampling import Cuts, choose, guided
+from steer.models.policy import Policy
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=30, batch_size=8)
 
@@ -181,8 +181,8 @@ def test_guidance_moves_away_from_the_opposite_or_from_any_target(policy: Policy
     assert opposite({"verbosity": 0}, schema) == {"verbosity": 4}
     rare = opposite({"helpfulness": 0, "correctness": 4, "hedging": 4}, schema)
     assert schema.count(rare) >= schema.minimum
-    assert against("verbosity=3", {"verbosity": 0}, policy) == {"verbosity": 3}
-    assert against("opposite", {}, policy) == {}
+    assert policy.against("verbosity=3", {"verbosity": 0}) == {"verbosity": 3}
+    assert policy.against("opposite", {}) == {}
     job = Job(row(5), {"verbosity": 0}, {"verbosity": 4})
     (ask,) = asks_of(policy, [job], replace(GREEDY, guidance=2.0))
     assert ask.against

@@ -13,17 +13,17 @@ import pytest
 
 from data_recipes.world_text import Gold
 from steer.config import DataConfig, FitConfig, LabelConfig, TrainConfig
-from steer.data import data
 from steer.demo import BASE, LORA
-from steer.evaluate.controllability import controllability
-from steer.evaluate.statistics import paired
-from steer.fit import fit
-from steer.generate import Job, Sampling, held_out_prompts, respond
-from steer.label import label
-from steer.policy import Policy, load
+from steer.evaluation.controllability import controllability
+from steer.evaluation.statistics import paired
+from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.models.policy import Policy, load
 from steer.rows import Row, prompt_key, read_all, write
-from steer.schema import factorial
-from steer.train import train
+from steer.rows.command import data
+from steer.rows.schema import factorial
+from steer.training.command import train
 
 NAMES = ("verbosity",)
 

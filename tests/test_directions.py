@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer.conditioning.command import report
 from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
-from steer.data import data
-from steer.directions import doubts, of_name, unlearned
-from steer.fit import fit
-from steer.label import label
+from steer.labelling.fit import fit
+from steer.labelling.label import label
 from steer.rows import write
-from steer.schema import Attribute, AttributeSchema
-from steer.targets import report
+from steer.rows.command import data
+from steer.rows.directions import doubts, of_name, unlearned
+from steer.rows.schema import Attribute, AttributeSchema
 
 BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexually_explicit flirtation
 obscene harmful bias

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steer.errors import SteerError
-from steer.evaluate.diversity import distinct, diversity, leaked, repeated
+from steer.evaluation.diversity import distinct, diversity, leaked, repeated
 
 RESPONSES = ["a b c", "a b c", "a b d", "x y", "x x x x x"]
 PROMPTS = ["p", "p", "p", "q", "q"]

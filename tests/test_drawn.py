@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from steer.drawn import Asked, Decoding, Reference, drawn, drawn_from, log_probs
-from steer.evaluate.statistics import best_of_n_kl
-from steer.generate import Job, Sampling, condition_text
-from steer.logps import ResponseLogps
-from steer.policy import Policy
+from steer.evaluation.drawn import Asked, Decoding, Reference, drawn, drawn_from, log_probs
+from steer.evaluation.statistics import best_of_n_kl
+from steer.generation.generate import Job, Sampling, condition_text
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import Policy
+from steer.models.tokenization import Tokens
 from steer.rows import Row, read_all, read_back
-from steer.tokens import Tokens
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from steer.compare.examine import examine
 from steer.config import EvaluateConfig, GenerateConfig
 from steer.errors import SteerError
-from steer.generate import generate
+from steer.evaluation.command import examine
+from steer.generation.generate import generate
 from steer.rows import read_all
-from steer.run import read_json
+from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
 SMALL: dict[str, Any] = {"resamples": 60, "max_new_tokens": 16}

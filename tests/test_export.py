@@ -15,22 +15,21 @@ import torch
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from steer.chat import PLAIN, asked, bare, steerable
-from steer.condition import OWN, TEMPLATES
+from steer.conditioning.chat import PLAIN, asked, bare, steerable
+from steer.conditioning.condition import OWN, TEMPLATES
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
-from steer.export import PROBES, export, fitting, for_trl
-from steer.generate import Job, Sampling, asks_of, condition_text, held_out_prompts, respond
-from steer.labels import schema_of
-from steer.plan import Conditioning
-from steer.policy import Card, Policy, load
+from steer.generation.generate import Job, Sampling, asks_of, condition_text, held_out_prompts, respond
+from steer.models.policy import Card, Policy, load
+from steer.models.tokenization import Tokens, prompt_text
 from steer.rows import read_all
-from steer.schema import Attribute, AttributeSchema
+from steer.rows.labelled import schema_of
+from steer.rows.schema import Attribute, AttributeSchema
 from steer.serve import wire
 from steer.serve.wire import ApiError, CompletionRequest
-from steer.targets import targets
-from steer.tokens import Tokens, prompt_text
-from steer.train import train
+from steer.training.batches import Conditioning
+from steer.training.command import train
+from steer.training.export import PROBES, export, fitting, for_trl
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24, batch_size=1)
 AIMS: list[dict[str, int]] = [{}, {"verbosity": 0}, {"helpfulness": 2, "warmth": 4}, {"hedging": 1}]
@@ -306,7 +305,7 @@ def served_condition(schema: AttributeSchema, layout: str, attributes: Any) -> s
     )
     try:
         texts = wire.asked(CompletionRequest(model="m", prompt="x", **kwargs), schema.names)[1]
-        (aim,) = targets(policy, texts or [], allow_unsupported=True)
+        (aim,) = policy.targets(texts or [], allow_unsupported=True)
     except (ApiError, SteerError):
         return None
     beyond = [n for n, x in aim.items() if schema[n].quantiles and not schema.count({n: x})]

@@ -18,20 +18,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from steer.config import DataConfig, FitConfig, GenerateConfig, LabelConfig, TrainConfig
-from steer.data import data
 from steer.errors import SteerError
-from steer.fit import fit
-from steer.generate import generate
-from steer.label import label
-from steer.labels import labelled_rows
-from steer.likelihood import level_probability
+from steer.generation.generate import generate
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.labelling.likelihood import level_probability
+from steer.labelling.scorer import load_scorer
+from steer.models.policy import Card, load
 from steer.options import resolve
-from steer.policy import Card, load
 from steer.rows import read_all
-from steer.run import read_json
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import load_scorer
-from steer.train import train
+from steer.rows.command import data
+from steer.rows.labelled import labelled_rows
+from steer.rows.schema import Attribute, AttributeSchema
+from steer.run_folder import read_json
+from steer.training.command import train
 
 ROW = {"prompt": "p", "response": "r", "scores": {"q": 1}}
 
@@ -240,7 +240,7 @@ def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_fin
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steer.train.save", killed)
+    monkeypatch.setattr("steer.training.command.save", killed)
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
     for finished in (False, True):

@@ -8,7 +8,7 @@ import torch
 
 from steer.errors import SteerError
 from steer.methods import filtered
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 
 
 def kept(rewards: list[float | None], keep: float) -> list[str]:

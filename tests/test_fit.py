@@ -13,12 +13,12 @@ import pytest
 
 import attribute_models
 from steer.config import DataConfig, FitConfig, LabelConfig
-from steer.data import data
 from steer.errors import SteerError
-from steer.fit import fit
-from steer.label import label
+from steer.labelling.fit import fit
+from steer.labelling.label import label
 from steer.rows import read_all, write
-from steer.run import read_json
+from steer.rows.command import data
+from steer.run_folder import read_json
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from steer.condition import leaks
+from steer.conditioning.condition import leaks
 from steer.config import GenerateConfig
-from steer.decoding.sample import Markers
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, condition_text, generate, held_out_prompts, respond
-from steer.policy import Policy, load
+from steer.generation.generate import Job, Sampling, condition_text, generate, held_out_prompts, respond
+from steer.generation.sampling import Markers
+from steer.labelling.scorer import load_scorer, rewarder
+from steer.models.policy import Policy, load
+from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.schema import AttributeSchema
-from steer.scorer import load_scorer, rewarder
-from steer.tokens import Tokens
+from steer.rows.schema import AttributeSchema
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
 
@@ -73,7 +73,7 @@ def test_greedy_and_drawn_responses_share_a_batch_and_are_what_they_are_alone(
     greedy = [job._replace(temperature=0.0) for job in jobs]
     best = respond(policy, jobs, replace(GREEDY, max_new_tokens=20))
     assert respond(policy, [*jobs, *greedy], drawn) == respond(policy, jobs, drawn) + best
-    monkeypatch.setattr("steer.generate.shareable", lambda _: False)  # where `model.generate` draws
+    monkeypatch.setattr("steer.generation.generate.shareable", lambda _: False)  # where `model.generate` draws
     whole = respond(policy, [*greedy, *jobs], replace(drawn, batch_size=5))
     assert whole[: len(jobs)] == best
     assert whole[len(jobs) :] != best
@@ -357,7 +357,7 @@ def test_a_stream_prints_what_is_shown_otherwise(trained: Path, capsys: pytest.C
 
 
 def test_a_model_whose_state_cannot_be_shared_has_no_stream(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steer.generate.shareable", lambda _: False)
+    monkeypatch.setattr("steer.generation.generate.shareable", lambda _: False)
     with pytest.raises(SteerError, match=r"keeps more than keys and values, so it has no --stream\.$"):
         ask(base, stream=True)
 

@@ -12,12 +12,12 @@ import pytest
 from scipy.stats import t
 
 from steer.errors import SteerError
-from steer.evaluate.systems import Judge
-from steer.iterate.guards import Figures, Limits, alarm, best, fell, limits, outrun
-from steer.iterate.watch import figures, watched
-from steer.policy import load
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import Scorer
+from steer.evaluation.systems import Judge
+from steer.iteration.guards import Figures, Limits, alarm, best, fell, limits, outrun
+from steer.iteration.watch import figures, watched
+from steer.labelling.scorer import Scorer
+from steer.models.policy import load
+from steer.rows.schema import Attribute, AttributeSchema
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)
 LOGGED = list(range(1, 41))

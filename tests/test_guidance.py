@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, held_out_prompts, respond
-from steer.guidance import Trial
-from steer.policy import Policy, load
+from steer.evaluation.guidance import Trial
+from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.labelling.scorer import load_scorer
+from steer.models.policy import Policy, load
 from steer.report import page
 from steer.report.guided import guided
-from steer.schema import factorial
-from steer.scorer import load_scorer
+from steer.rows.schema import factorial
 
 
 def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Path) -> None:

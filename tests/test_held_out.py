@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 import steer.training.loop
-from steer.condition import render
+from steer.conditioning.condition import render
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.labels import schema_of
-from steer.policy import load
-from steer.references import cache_folder
+from steer.models.policy import load
+from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.run import read_json
-from steer.tokens import Tokens
-from steer.train import train
+from steer.rows.labelled import schema_of
+from steer.run_folder import read_json
+from steer.training.command import train
+from steer.training.references import cache_folder
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
 

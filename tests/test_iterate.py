@@ -14,14 +14,14 @@ import pytest
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iterate import _training, iterate
-from steer.iterate.fresh import above
-from steer.iterate.goals import goals, pareto
-from steer.policy import Card
+from steer.iteration.command import _training, iterate
+from steer.iteration.fresh import above
+from steer.iteration.goals import goals, pareto
+from steer.models.policy import Card
 from steer.rows import read_all
-from steer.run import read_json
-from steer.schema import AttributeSchema
-from steer.train import train
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import read_json
+from steer.training.command import train
 
 GOLD = "data_recipes.world_text:Gold"
 

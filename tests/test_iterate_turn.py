@@ -11,17 +11,18 @@ import pytest
 
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
-from steer.iterate import _training, rounds
-from steer.iterate.guards import Figures, outrun
-from steer.iterate.pool import mixed
-from steer.iterate.rounds import Loop, measured, turn
-from steer.iterate.watch import figures
-from steer.labels import schema_of, training_rows
+from steer.iteration import rounds
+from steer.iteration.command import _training
+from steer.iteration.guards import Figures, outrun
+from steer.iteration.pool import mixed
+from steer.iteration.rounds import Loop, measured, turn
+from steer.iteration.watch import figures
+from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
-from steer.policy import load
+from steer.models.policy import load
 from steer.rows import Row, write
-from steer.run import write_json
-from steer.scorer import Scorer, load_scorer
+from steer.rows.labelled import schema_of, training_rows
+from steer.run_folder import write_json
 
 GOLD = "data_recipes.world_text:Gold"
 

@@ -21,11 +21,11 @@ from conftest import HANG
 
 import attribute_models
 from attribute_models.judge import Judge
-from steer.compare.annotate import annotator, meetings, vote
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.evaluate.systems import Answers
-from steer.label import label
+from steer.evaluation.annotators import annotator, meetings, vote
+from steer.evaluation.systems import Answers
+from steer.labelling.label import label
 from steer.rows import read_all
 
 Reply = tuple[int, dict[str, str], str] | None  # None: never answers

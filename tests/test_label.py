@@ -20,9 +20,9 @@ from conftest import alive, until
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.label import label
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer
 from steer.rows import read_all, write
-from steer.scorer import load_scorer
 
 OWN = """
 import os, signal

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from steer import attention
-from steer.batch import SPAN, Batch, Sequence_, collate, cost, line
-from steer.logps import ResponseLogps, flat, visible
-from steer.references import response_tokens
+from steer.models import attention
+from steer.models.collate import SPAN, Batch, Sequence_, collate, cost, line
+from steer.models.log_probs import ResponseLogps, flat, visible
+from steer.training.references import response_tokens
 from tests.test_policy import ARCHITECTURES, model_of
 from tests.test_policy import batch as tokens
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.groups import singles
 from steer.methods import METHODS
-from steer.objective import Candidates, Method, Terms, summed, weighted_nll
-from steer.policy import load
+from steer.methods.base import Candidates, Method, Terms, summed, weighted_nll
+from steer.methods.groups import singles
+from steer.models.policy import load
+from steer.models.tokenization import Tokens
 from steer.rows import read_all, write
-from steer.tokens import Tokens
-from steer.train import train
+from steer.training.command import train
 from steer.training.loop import learning_rate
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}

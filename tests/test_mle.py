@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steer.methods import mle
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 
 
 def test_mle_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:

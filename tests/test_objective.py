@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from steer.errors import SteerError
-from steer.groups import rewarded, singles
 from steer.methods import METHODS
-from steer.objective import Candidates, summed
+from steer.methods.base import Candidates, summed
+from steer.methods.groups import rewarded, singles
 
 JUNK = (-math.inf, math.inf, math.nan, 1e30)
 LENGTHS = ((4, 2, 3), (1, 5, 0), (3, 3, 2))  # response tokens; 0: a candidate that only pads

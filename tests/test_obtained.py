@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from steer.errors import SteerError
-from steer.levels import fitted
+from steer.labelling.obtained import Judge, side_by_side
+from steer.labelling.scorer import Scorer
 from steer.methods import directional
-from steer.obtained import Judge, side_by_side
-from steer.policy import Card
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import Scorer
+from steer.models.policy import Card
+from steer.rows.binning import fitted
+from steer.rows.schema import Attribute, AttributeSchema
 
 NAMES = ("help", "harm")
 PLAIN = AttributeSchema((Attribute("help", 0.0, 4.0, 1), Attribute("harm", 0.0, 4.0, -1)))

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 import steer.training.loop
 from steer.config import LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.label import label
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer, rewarder
 from steer.methods import ppo, remax, rloo
-from steer.objective import Candidates
-from steer.schema import AttributeSchema
-from steer.scorer import load_scorer, rewarder
-from steer.train import train
+from steer.methods.base import Candidates
+from steer.rows.schema import AttributeSchema
+from steer.training.command import train
 from tests.conftest import Golden
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from steer.errors import SteerError
 from steer.options import argument, did_you_mean, option, options, resolve
-from steer.run import Run
+from steer.run_folder import Run
 
 
 @dataclass(frozen=True)

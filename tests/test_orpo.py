@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from steer.methods import METHODS
-from steer.objective import Candidates
-from steer.run import read_json
+from steer.methods.base import Candidates
+from steer.run_folder import read_json
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "orpo.py"
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.groups import PAIRINGS, Group, Row, pairs, ranked
-from steer.label import label
+from steer.labelling.label import label
 from steer.methods import contrastive, dpo, ipo, rso, slic
-from steer.objective import Candidates
-from steer.plan import Plan
-from steer.rows import read_all
+from steer.methods.base import Candidates
+from steer.methods.groups import PAIRINGS, Group, pairs, ranked
+from steer.rows import Row, read_all
+from steer.training.batches import Plan
 from tests.conftest import Golden
 
 LOGPS = torch.tensor([[[-1.0, -2.0, 9.0], [-3.0, -1.0, -2.0]], [[-2.0, 9.0, 9.0], [-0.5, -0.25, 9.0]]])

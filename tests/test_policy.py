@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from steer.adapter import Lora, add_lora
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.logps import ResponseLogps, flat
-from steer.objective import Candidates, weighted_nll
-from steer.policy import Card, Policy, load, save
-from steer.references import cache_folder
-from steer.run import fingerprint
-from steer.schema import AttributeSchema
-from steer.train import train
+from steer.methods.base import Candidates, weighted_nll
+from steer.models.log_probs import ResponseLogps, flat
+from steer.models.lora import Lora, add_lora
+from steer.models.policy import Card, Policy, load, save
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import fingerprint
+from steer.training.command import train
+from steer.training.references import cache_folder
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}

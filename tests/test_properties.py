@@ -17,12 +17,12 @@ from data_recipes import duplicates, exports, layouts
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from steer.condition import TEMPLATES, render, strip
+from steer.conditioning.condition import TEMPLATES, render, strip
+from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
-from steer.levels import fitted
 from steer.rows import check, prompt_key, read, split_of, write
-from steer.schema import Attribute, AttributeSchema
-from steer.targets import parse_target
+from steer.rows.binning import fitted
+from steer.rows.schema import Attribute, AttributeSchema
 
 some = settings(max_examples=60)
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import steer.training.loop
 from data_recipes import world_model
-from steer.adapter import Lora, add_lora
 from steer.config import TrainConfig
-from steer.generate import Job, Sampling, held_out_prompts, respond
-from steer.logps import ResponseLogps
-from steer.policy import Policy, load
-from steer.quantise import keep_unpacked, left_whole
-from steer.train import train
+from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.models.log_probs import ResponseLogps
+from steer.models.lora import Lora, add_lora
+from steer.models.policy import Policy, load
+from steer.models.quantization import keep_unpacked, left_whole
+from steer.training.command import train
 
 IDS = torch.randint(5, 200, (4, 24), generator=torch.Generator().manual_seed(3))
 
@@ -134,7 +134,7 @@ def test_bfloat16_and_float32_learn_alike(labels: Path, base: Path, tmp_path: Pa
             folder = tmp_path / f"{adapter}-{dtype}"
             rate = 3e-4 if adapter == "none" else 3e-3
             train(config(labels, base, folder, dtype=dtype, adapter=adapter, max_steps=12, learning_rate=rate))
-            found[adapter, dtype] = steer.run.read_json(folder / "done.json")["loss"]
+            found[adapter, dtype] = steer.run_folder.read_json(folder / "done.json")["loss"]
     for adapter in ("qlora", "lora", "none"):
         assert found[adapter, "bfloat16"] == pytest.approx(found[adapter, "float32"], rel=0.02)
     assert load(str(tmp_path / "none-bfloat16"), dtype="bfloat16").model.dtype == torch.bfloat16
@@ -170,7 +170,7 @@ def test_resuming_is_exact_with_every_optimizer(
 
 
 def test_importing_it_says_nothing() -> None:
-    code = "import steer.quantise, bitsandbytes"
+    code = "import steer.models.quantization, bitsandbytes"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG)
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
 

@@ -11,10 +11,10 @@ import torch
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.logps import ResponseLogps
 from steer.methods import quark
-from steer.objective import Candidates
-from steer.train import train
+from steer.methods.base import Candidates
+from steer.models.log_probs import ResponseLogps
+from steer.training.command import train
 from tests.test_policy import batch, model_of
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from steer.errors import SteerError
-from steer.groups import Row, ranked
 from steer.methods import pro, raft, rrhf
-from steer.objective import Candidates
+from steer.methods.base import Candidates
+from steer.methods.groups import ranked
+from steer.rows import Row
 from tests.conftest import Golden
 
 TEXTS = [[-1.0, -3.0], [-0.5], [-2.0, -1.0, -3.0]]  # token log-probs of three candidates, better first

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from steer.config import IterateConfig, TrainConfig
-from steer.iterate import _training
+from steer.iteration.command import _training
 from steer.methods import METHODS, peak_rate
-from steer.run import read_json
-from steer.train import train
+from steer.run_folder import read_json
+from steer.training.command import train
 
 
 @pytest.mark.parametrize(

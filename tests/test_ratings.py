@@ -10,11 +10,11 @@ import pytest
 
 from data_recipes.metadata import metadata
 from steer.config import DataConfig, FitConfig, LabelConfig
-from steer.data import data
-from steer.fit import fit
-from steer.label import label
+from steer.labelling.fit import fit
+from steer.labelling.label import label
 from steer.rows import read_all
-from steer.schema import AttributeSchema
+from steer.rows.command import data
+from steer.rows.schema import AttributeSchema
 
 KNOWN = """
 latency_ms year price num_tokens __index_level_0__ timestamp created created_at createdAt cost seed temperature

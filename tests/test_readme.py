@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from steer.cli import cli, main
-from steer.condition import TEMPLATES
+from steer.conditioning.condition import TEMPLATES
 from steer.methods import METHODS
 from steer.rows import Row
 
@@ -81,9 +81,9 @@ def test_the_columns_of_a_labelled_row_are_told(labelled_row: Row) -> None:
 @pytest.fixture
 def labelled_row(tmp_path: Path) -> Row:
     from steer.config import DataConfig, LabelConfig
-    from steer.data import data
-    from steer.label import label
+    from steer.labelling.label import label
     from steer.rows import read
+    from steer.rows.command import data
 
     data(DataConfig("world", str(tmp_path / "logs"), size=50))
     label(LabelConfig(str(tmp_path / "logs"), str(tmp_path / "labels"), scorer="human"))

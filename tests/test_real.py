@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from steer.config import FitConfig, LabelConfig, TrainConfig
-from steer.fit import fit
-from steer.generate import Job, Sampling, held_out_prompts, respond
-from steer.label import label
-from steer.policy import load
+from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.models.policy import load
 from steer.rows import read_all
-from steer.run import read_json
-from steer.train import train
+from steer.run_folder import read_json
+from steer.training.command import train
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

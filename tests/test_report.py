@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from steer import report
-from steer.evaluate.controllability import controllability, correlation
+from steer.evaluation.controllability import controllability, correlation
 
 NAMES = ("helpfulness", "verbosity", "toxicity")
 HOSTILE = "<script>alert('x')</script> \"quoted\" & a|b\nsecond line"

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from jinja2 import TemplateError
 
-from steer.chat import PLAIN, steerable
-from steer.condition import render
+from steer.conditioning.chat import PLAIN, steerable
+from steer.conditioning.condition import render
+from steer.conditioning.targets import opposite, parse_target
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, condition_text, respond
-from steer.labels import schema_of
-from steer.levels import exact
-from steer.policy import Policy, load
+from steer.generation.generate import Job, Sampling, condition_text, respond
+from steer.models.policy import Policy, load
 from steer.rows import read_all
-from steer.schema import AttributeSchema
-from steer.targets import opposite, parse_target, targets
-from steer.train import chosen, train
+from steer.rows.binning import exact
+from steer.rows.labelled import schema_of
+from steer.rows.schema import AttributeSchema
+from steer.training.command import chosen, train
 from steer.training.prepare import conditioned
 
 OWN = "decision-transformer"
@@ -82,12 +82,12 @@ def test_any_number_within_the_data_is_a_target(labels: Path, told: Policy) -> N
     rewards = [row["reward"] for row in rows_of(labels)]
     low, high = min(rewards), max(rewards)
     for value in (low, low / 2, 0.0, 0.37, high / 3, high):
-        [aim] = targets(told, [f"reward={value:.2f}"])
+        [aim] = told.targets([f"reward={value:.2f}"])
         assert condition_text(told, aim) == f"<reward>{value:z.2f}\n"
     for value, end in ((high + 1, high), (low - 0.5, low)):
         with pytest.raises(SteerError, match=re.escape(f"goes from {low:.2f} to {high:.2f} in the data. Nearest")):
-            targets(told, [f"reward={value:.2f}"])
-        [aim] = targets(told, [f"reward={value:.2f}"], allow_unsupported=True)
+            told.targets([f"reward={value:.2f}"])
+        [aim] = told.targets([f"reward={value:.2f}"], allow_unsupported=True)
         assert condition_text(told, aim) == f"<reward>{value:z.2f}\n"
         near = schema_in(told).nearest(aim)
         assert near
@@ -95,13 +95,13 @@ def test_any_number_within_the_data_is_a_target(labels: Path, told: Policy) -> N
     with pytest.raises(
         SteerError, match=r"target reward=much: no such level; reward goes from -?\d.* to .*\. Words: low"
     ):
-        targets(told, ["reward=much"])
+        told.targets(["reward=much"])
 
 
 def test_best_is_a_high_quantile_and_words_are_quantiles(labels: Path, told: Policy) -> None:
     rewards = [row["reward"] for row in rows_of(labels)]
     for text, share in (("best", 0.95), ("reward=high", 0.95), ("reward=low", 0.05), ("reward=medium", 0.5)):
-        [aim] = targets(told, [text])
+        [aim] = told.targets([text])
         assert condition_text(told, aim) == f"<reward>{np.quantile(rewards, share):z.2f}\n"
     schema = schema_in(told)
     top = f"{np.quantile(rewards, 0.95):z.2f}"
@@ -133,7 +133,7 @@ def test_a_schema_keeps_its_range_on_disk(told: Policy) -> None:
 
 def test_a_policy_answers_at_a_number(told: Policy) -> None:
     row = {"id": "a", "prompt": [{"role": "user", "content": "tell me about bees."}], "response": ""}
-    aims = targets(told, ["reward=0.37", "best", "none"])
+    aims = told.targets(["reward=0.37", "best", "none"])
     drawn = respond(told, [Job(row, aim) for aim in aims], Sampling(1.0, 1.0, 8, 4, 0))
     assert len(drawn) == 3
 

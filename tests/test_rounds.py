@@ -16,20 +16,20 @@ import pytest
 
 from data_recipes.world_text import ATTRIBUTES, Gold
 from steer.config import DataConfig, FitConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.data import data
 from steer.errors import SteerError
-from steer.fit import fit
-from steer.iterate import iterate
-from steer.iterate.fresh import anomaly, distinct, usable
-from steer.iterate.goals import goals, preferred
-from steer.iterate.pool import mixed
-from steer.iterate.refresh import drift
-from steer.label import label
-from steer.policy import Card
+from steer.iteration.command import iterate
+from steer.iteration.fresh import anomaly, distinct, usable
+from steer.iteration.goals import goals, preferred
+from steer.iteration.pool import mixed
+from steer.iteration.refresh import drift
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.models.policy import Card
 from steer.rows import read, read_all, write
-from steer.run import read_json
-from steer.schema import AttributeSchema
-from steer.train import train
+from steer.rows.command import data
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import read_json
+from steer.training.command import train
 
 GOLD = "data_recipes.world_text:Gold"
 

@@ -17,9 +17,9 @@ from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, number
 from steer.config import DataConfig
-from steer.data import data
 from steer.errors import SteerError
 from steer.rows import Found, Reading, prompts, read
+from steer.rows.command import data
 
 Record = dict[str, Any]
 

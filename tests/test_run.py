@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steer.errors import SteerError
-from steer.run import Run, fingerprint, folder_errors, read_json, write_json, write_text
+from steer.run_folder import Run, fingerprint, folder_errors, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)

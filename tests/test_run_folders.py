@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from test_run import Config, started
 
 from steer.config import DataConfig, FitConfig, LabelConfig
-from steer.data import data
 from steer.errors import SteerError
-from steer.fit import fit
-from steer.label import label
-from steer.run import fingerprint, read_json, rows_fingerprint, stage
-from steer.scorer import load_scorer
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer
+from steer.rows.command import data
+from steer.run_folder import fingerprint, read_json, rows_fingerprint, stage
 
 
 def test_a_run_is_known_by_the_content_of_what_is_read_of_it(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def in_another_process(code: str) -> str:
 
 
 def locking(folder: str, *, shared: bool = False) -> str:
-    return f"from pathlib import Path\nfrom steer import run\nrun.lock(Path({folder!r}), shared={shared})\n"
+    return f"from pathlib import Path\nfrom steer import run_folder as run\nrun.lock(Path({folder!r}), shared={shared})\n"
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from steer.errors import SteerError
 from steer.methods import mle, rwr
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 from tests.conftest import Golden
 
 REWARDS = [0.0, 1.0, 3.0]

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
-from steer.levels import described, fitted
-from steer.schema import REWARD, Attribute, AttributeSchema, factorial
-from steer.targets import parse_target
+from steer.rows.binning import described, fitted
+from steer.rows.schema import REWARD, Attribute, AttributeSchema, factorial
 
 NAN = float("nan")
 

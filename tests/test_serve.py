@@ -18,14 +18,14 @@ from conftest import ASK, HANG, Served, send, serving, until
 from tokenizers.processors import TemplateProcessing
 
 from steer.config import GenerateConfig, ServeConfig
-from steer.decoding import remote
-from steer.decoding.text import Text
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, generate, respond
-from steer.policy import Policy, load
+from steer.generation import openai_client as remote
+from steer.generation.generate import Job, Sampling, generate, respond
+from steer.generation.text import Text
+from steer.models.policy import Policy, load
+from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_all
-from steer.serve import bound, page_policy, serve
-from steer.tokens import plain_ids, text_ids
+from steer.serve.command import bound, page_policy, serve
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:

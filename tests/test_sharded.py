@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steer.config import TrainConfig
-from steer.policy import load
-from steer.run import read_json
-from steer.train import train
+from steer.models.policy import load
+from steer.run_folder import read_json
+from steer.training.command import train
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from steer.errors import SteerError
-from steer.evaluate.statistics import (
+from steer.evaluation.statistics import (
     Interval,
     across_seeds,
     best_of,
@@ -22,8 +22,8 @@ from steer.evaluate.statistics import (
     resampled,
     top_share_mean,
 )
-from steer.evaluate.weighted import pearson, slope, spearman
-from steer.groups import exponential
+from steer.evaluation.weighted import pearson, slope, spearman
+from steer.methods.groups import exponential
 
 
 def clustered(seed: int, clusters: int = 50, size: int = 5, share: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +226,7 @@ def test_figures_that_are_often_undefined_have_no_bounds() -> None:
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     values, clusters = clustered(10)
     whole = interval(values, clusters)
-    monkeypatch.setattr("steer.evaluate.statistics.BLOCK", 1000)
+    monkeypatch.setattr("steer.evaluation.statistics.BLOCK", 1000)
     assert interval(values, clusters) == pytest.approx(whole, abs=1e-12)
 
 

@@ -12,10 +12,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from steer.config import TrainConfig
-from steer.logps import ResponseLogps
 from steer.methods import METHODS
-from steer.policy import load
-from steer.train import train
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import load
+from steer.training.command import train
 
 STILL = {"learning_rate": 1e-30, "batch_size": 16, "max_steps": 3, "logging_steps": 1, "limit": 60, "lora_dropout": 0.1}
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from data_recipes.world_text import ATTRIBUTES
 from steer.config import ExportConfig, IterateConfig
-from steer.export import export
-from steer.iterate import iterate
-from steer.run import read_json
+from steer.iteration.command import iterate
+from steer.run_folder import read_json
+from steer.training.export import export
 
 ROUNDS = 4
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer.compare.annotate import meetings
-from steer.compare.court import Court
-from steer.compare.result import Case, _frontiers, result
-from steer.evaluate.systems import Answers, Judge, System, dial, difference, kl, paired_seeds, raw_reward, summary
-from steer.schema import Attribute, AttributeSchema
-from steer.scorer import Scorer
+from steer.evaluation.annotators import meetings
+from steer.evaluation.court import Court
+from steer.evaluation.result import Case, _frontiers, result
+from steer.evaluation.systems import Answers, Judge, System, dial, difference, kl, paired_seeds, raw_reward, summary
+from steer.labelling.scorer import Scorer
+from steer.rows.schema import Attribute, AttributeSchema
 
 GOOD = AttributeSchema((Attribute("good", 0, 4, 1, 1.0, edges=(0.5, 1.5, 2.5, 3.5), shown=("0", "1", "2", "3", "4")),))
 JUDGE = Judge(GOOD, 0.0, 1.0)

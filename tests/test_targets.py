@@ -15,19 +15,19 @@ import torch
 
 from steer.config import GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.generate import generate
-from steer.groups import pairs
-from steer.label import label
-from steer.likelihood import level_probability, log_likelihood
+from steer.generation.generate import generate
+from steer.labelling.label import label
+from steer.labelling.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2
-from steer.objective import Candidates
-from steer.plan import Conditioning, Plan
-from steer.policy import load
+from steer.methods.base import Candidates
+from steer.methods.groups import pairs
+from steer.models.policy import load
+from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.run import read_json
-from steer.schema import Attribute, AttributeSchema
-from steer.tokens import Tokens
-from steer.train import chosen, train
+from steer.rows.schema import Attribute, AttributeSchema
+from steer.run_folder import read_json
+from steer.training.batches import Conditioning, Plan
+from steer.training.command import chosen, train
 from steer.training.prepare import agreeing, conditioned
 
 NAMES = ("helpfulness", "warmth")

@@ -9,9 +9,9 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from steer.chat import PLAIN, rendered
+from steer.conditioning.chat import PLAIN, rendered
 from steer.errors import SteerError
-from steer.tokens import prompt_of
+from steer.models.tokenization import prompt_of
 
 TURNS = [
     {"role": "system", "content": "Be brief."},

@@ -14,12 +14,12 @@ import torch
 from transformers import AutoTokenizer
 
 from steer.config import TrainConfig
-from steer.drawn import log_probs
 from steer.errors import SteerError
-from steer.logps import ResponseLogps
-from steer.policy import Policy, load
-from steer.tokens import Tokens
-from steer.train import train
+from steer.evaluation.drawn import log_probs
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import Policy, load
+from steer.models.tokenization import Tokens
+from steer.training.command import train
 
 REFUSING = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ messages[0].content }}"

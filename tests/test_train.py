@@ -23,13 +23,13 @@ from torch import Tensor
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.logps import ResponseLogps
 from steer.methods import METHODS
-from steer.policy import load
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import load
+from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.run import read_json
-from steer.tokens import Tokens
-from steer.train import train
+from steer.run_folder import read_json
+from steer.training.command import train
 from steer.training.loop import learning_rate
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}

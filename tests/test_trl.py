@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steer.methods import dpo, ipo, rso
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 
 LENGTHS = ((4, 2), (1, 5), (3, 3))
 BETA = 0.3

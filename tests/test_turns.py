@@ -11,11 +11,11 @@ from conftest import Served, send
 from transformers import AutoTokenizer
 
 from attribute_models.backbone import load
+from steer.conditioning.turns import unprinted
 from steer.errors import SteerError
-from steer.generate import Job, Sampling, responding
-from steer.policy import Policy
-from steer.tokens import Tokens, prompt_text
-from steer.turns import unprinted
+from steer.generation.generate import Job, Sampling, responding
+from steer.models.policy import Policy
+from steer.models.tokenization import Tokens, prompt_text
 
 # Templates with the habits of families: what they print for every role, and what they make of calls.
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}<assistant>"

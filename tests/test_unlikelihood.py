@@ -9,7 +9,7 @@ import torch
 
 from steer.errors import SteerError
 from steer.methods import unlikelihood
-from steer.objective import Candidates
+from steer.methods.base import Candidates
 
 GOOD, BAD = [-1.0, -0.25], [-2.0, -0.1]
 

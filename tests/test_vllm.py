@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from steer.condition import markers
+from steer.conditioning.condition import markers
 from steer.config import ExportConfig, GenerateConfig, TrainConfig
-from steer.decoding.decode import Ask
-from steer.decoding.plain import plainly
 from steer.errors import SteerError
-from steer.export import export
-from steer.generate import generate
-from steer.policy import Card, Loading, Policy, end_tokens, load, load_as
+from steer.generation.decoder import Ask
+from steer.generation.generate import generate
+from steer.generation.plain import plainly
+from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.rows import read_all
-from steer.train import train
+from steer.training.command import train
+from steer.training.export import export
 
 ASKED: Any = {"target": ("verbosity=0", "best", "none"), "temperature": 0.0, "max_new_tokens": 20}
 PROMPTS = "tell me about bees.\none?\n"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from data_recipes import world_model
-from steer.chat import asked
+from steer.conditioning.chat import asked
 from steer.config import ExportConfig
-from steer.export import export
-from steer.generate import Job, asks_of, held_out_prompts, respond
-from steer.policy import load
+from steer.generation.generate import Job, asks_of, held_out_prompts, respond
+from steer.models.policy import load
+from steer.training.export import export
 from tests.test_export import AIMS, GREEDY, trained
 
 VLLM = """

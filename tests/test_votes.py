@@ -11,9 +11,9 @@ import pytest
 from data_recipes import layouts, votes
 from data_recipes.streams import DataError
 from steer.config import DataConfig
-from steer.data import data
 from steer.errors import SteerError
 from steer.rows import read_all
+from steer.rows.command import data
 
 A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
 

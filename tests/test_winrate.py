@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from steer.errors import SteerError
-from steer.evaluate.frontier import frontier, hypervolume, pareto
-from steer.evaluate.winrate import (
+from steer.evaluation.frontier import frontier, hypervolume, pareto
+from steer.evaluation.winrate import (
     MANY,
     Anchors,
     Votes,

@@ -25,9 +25,9 @@ from data_recipes.world_text import (
     words_of,
 )
 from steer import rows as contract
-from steer.condition import TEMPLATES, render
-from steer.levels import fitted
-from steer.schema import AttributeSchema
+from steer.conditioning.condition import TEMPLATES, render
+from steer.rows.binning import fitted
+from steer.rows.schema import AttributeSchema
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steer.config import TrainConfig
-from steer.train import train
+from steer.training.command import train
 from tests.test_sharded import ATOL, RUNS, assert_close, assert_the_same_run, config, two_processes
 
 # Lets accelerate start DeepSpeed without a GPU; all else is what accelerate, DeepSpeed and steer do there.

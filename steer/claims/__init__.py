@@ -18,18 +18,18 @@ import numpy as np
 
 from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, chains, rounds, seeds_of, trained
 from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
-from steer.compare import FAILED
-from steer.compare.comparison import Comparison, spread
+from steer.comparison.command import FAILED
+from steer.comparison.comparison import Comparison, spread
 from steer.config import CompareConfig
 from steer.errors import SteerError
-from steer.evaluate.systems import Judge
-from steer.parts import processes
+from steer.evaluation.systems import Judge
+from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.shards import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back
-from steer.run import Run, read_done, read_json, stage, write_json, write_text
-from steer.schema import REWARD
-from steer.scorer import Scorer, load_scorer
+from steer.rows.schema import REWARD
+from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
 
 # What a comparison is asked for, and these claims have their own of.
 OTHERS = ("methods", "targets", "grid", "controls", "annotators", "pairs", "budget_tokens", "budget_calls", "resamples")

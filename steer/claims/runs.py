@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.compare import permuted
-from steer.compare.comparison import Comparison
+from steer.comparison.command import permuted
+from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.fit import fit
-from steer.generate import Job, Sampling, answer, generate
-from steer.groups import prompts
-from steer.iterate import iterate
-from steer.label import label
+from steer.generation.generate import Job, Sampling, answer, generate
+from steer.iteration.command import iterate
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.labelling.scorer import placed
 from steer.methods import peak_rate
-from steer.policy import load
+from steer.methods.groups import prompts
+from steer.models.policy import load
 from steer.rows import Row, prompt_key, read_all, read_back, write
-from steer.run import write_json
-from steer.schema import REWARD
-from steer.scorer import placed
-from steer.train import train
+from steer.rows.schema import REWARD
+from steer.run_folder import write_json
+from steer.training.command import train
 
 POOL = "pool"
 K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steer.evaluate.statistics import Interval, across_seeds, best_of, best_of_n_kl, best_of_n_mean, resampled_sums
+from steer.evaluation.statistics import Interval, across_seeds, best_of, best_of_n_kl, best_of_n_mean, resampled_sums
 
 Rewards = NDArray[np.float64]
 TAKEN = (2, 4, 8)  # n of best of n

@@ -28,7 +28,7 @@ from steer.methods import (
     steerlm2,
     unlikelihood,
 )
-from steer.objective import Method
+from steer.methods.base import Method
 
 METHODS: dict[str, Method] = {
     "mle": mle.METHOD,

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, exponential, rewarded, standardised
-from steer.objective import Candidates, Method, Terms, weighted_nll
-from steer.rows import prompt_key
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, exponential, rewarded, standardised
+from steer.rows import Row, prompt_key
 
 if TYPE_CHECKING:
     from torch import Tensor

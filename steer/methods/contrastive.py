@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, pairs
 from steer.methods import dpo
+from steer.methods.groups import Group, pairs
+from steer.rows import Row
 
 
 @dataclass(frozen=True)

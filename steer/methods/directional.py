@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, by_prompt, random_of
 from steer.methods import conditional
-from steer.objective import Candidates, Method, Terms, weighted_nll
-from steer.rows import prompt_key
-from steer.schema import AttributeSchema
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, by_prompt, random_of
+from steer.rows import Row, prompt_key
+from steer.rows.schema import AttributeSchema
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, top
-from steer.objective import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, top
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.groups import Group, Row, singles
-from steer.objective import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, singles
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

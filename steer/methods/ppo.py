@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, prompts
-from steer.objective import Array, Candidates, Method, OnPolicy, Terms
+from steer.methods.base import Array, Candidates, Method, OnPolicy, Terms
+from steer.methods.groups import Group, prompts
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, by_prompt, singles
-from steer.objective import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, by_prompt, singles
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

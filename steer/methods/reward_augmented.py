@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steer.groups import Group, Row, levelled, pairs
 from steer.methods import dpo
-from steer.objective import Method
+from steer.methods.base import Method
+from steer.methods.groups import Group, levelled, pairs
+from steer.rows import Row
 
 Settings = dpo.Settings
 

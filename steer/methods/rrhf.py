@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, ranked
-from steer.objective import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+from steer.methods.groups import Group, ranked
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, random_of, ranked
-from steer.objective import Candidates, Method, Terms, margins, per_prompt
+from steer.methods.base import Candidates, Method, Terms, margins, per_prompt
+from steer.methods.groups import Group, random_of, ranked
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

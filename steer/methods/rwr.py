@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, exponential, rewarded, standardised
-from steer.objective import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.groups import Group, exponential, rewarded, standardised
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, levelled
-from steer.objective import Candidates, Method, Terms, existing, per_prompt, summed
-from steer.rows import prompt_key
+from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, summed
+from steer.methods.groups import Group, levelled
+from steer.rows import Row, prompt_key
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.groups import Group, Row, rewarded, standardised
-from steer.objective import Candidates, Method, Terms
+from steer.methods.base import Candidates, Method, Terms
+from steer.methods.groups import Group, rewarded, standardised
+from steer.rows import Row
 
 if TYPE_CHECKING:
     from torch import Tensor

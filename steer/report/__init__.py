@@ -1,7 +1,7 @@
 """The report of a comparison: `report.json`, `report.md`, and `report.html`, one page that asks nobody for anything.
 
-`write` and `table` take one dict, which `steer.compare` makes. An interval is {"mean", "low", "high", "n"}, null where
-undefined. Rewards are in standard deviations of the logs, or of what `unit` names. Lists may be empty.
+`write` and `table` take one dict, made by `steer.comparison.command`. An interval is {"mean", "low", "high", "n"},
+null where undefined. Rewards are in standard deviations of the logs, or of what `unit` names. Lists may be empty.
 
     title, command, commit, machine, created: str;  seeds, prompts: int;  notes, commands: [str]
     gold, proxy: scorers;  gold_is_proxy: bool, the report then says that it judges with the scorer that trained
@@ -13,7 +13,7 @@ undefined. Rewards are in standard deviations of the logs, or of what `unit` nam
     seconds: {name of a system: what its training took by the clock};  nothing else differs between equal runs of a day
     dials: [name;  result of `controllability`;  targets: int], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
-    guidance: absent, or the curve of `steer.guidance`
+    guidance: absent, or the curve of `steer.evaluation.guidance`
     iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target];
              kept: a round;  stopped: why a guard ended the loop, empty if none did;  ended: [str], both in words}
     failures: [name, error]
@@ -29,7 +29,7 @@ from steer.report.cells import Report, counted, finite, is_control
 from steer.report.compared import budget, compared, comparison, headline, taken
 from steer.report.guided import guided
 from steer.report.page import Raw, Section, Table
-from steer.run import write_json, write_text
+from steer.run_folder import write_json, write_text
 
 __all__ = ["Report", "headline", "table", "write", "write_loop"]
 

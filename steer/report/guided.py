@@ -1,4 +1,4 @@
-"""What guidance of each strength does, as charts and a table: the curve that `steer.guidance` measures."""
+"""What guidance of each strength does, as charts and a table: the curve that `steer.evaluation.guidance` measures."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from data_recipes import lists, votes
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
 from data_recipes.turns import OURS, attribute, number, ratings
-from steer.directions import named_score
 from steer.rows.contract import Row
+from steer.rows.directions import named_score
 
 BY_NAME = "metadata, by the name"
 ASKED = ("prompt", "response", "completion", "messages", "conversations", "instruction", "output", "chosen", "rejected")

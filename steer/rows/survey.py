@@ -13,11 +13,10 @@ from data_recipes import duplicates, scales, votes
 from data_recipes.mapped import parsed
 from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
-from steer import directions
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.options import did_you_mean
-from steer.rows import Found, Row, noted, prompt_key, reasons
+from steer.rows import Found, Row, directions, noted, prompt_key, reasons
 from steer.rows.ratings import unrated
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 from data_recipes.streams import form
 from steer.errors import SteerError
 from steer.rows.contract import Row
-from steer.run import FULL_DISK
+from steer.run_folder import FULL_DISK
 
 
 def write(path: str | Path, rows: Iterable[Row]) -> int:

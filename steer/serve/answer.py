@@ -16,20 +16,20 @@ from typing import Any
 from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from steer.conditioning.targets import Target
 from steer.config import ServeConfig
-from steer.decoding.decode import Ask
-from steer.decoding.prefill import Ids
-from steer.decoding.text import Text
 from steer.errors import SteerError
-from steer.generate import condition_text, seed_of
-from steer.policy import Policy
-from steer.schema import AttributeSchema
-from steer.scorer import Scorer
+from steer.generation.decoder import Ask
+from steer.generation.generate import condition_text, seed_of
+from steer.generation.prefill import Ids
+from steer.generation.text import Text
+from steer.labelling.scorer import Scorer
+from steer.models.policy import Policy
+from steer.models.tokenization import plain_ids
+from steer.rows.schema import AttributeSchema
 from steer.serve.engine import Engine, Stream
 from steer.serve.logprobs import Place, Places, of_chat, of_completions
 from steer.serve.wire import MOST, ApiError, Request, asked, of_steer
-from steer.targets import Target, against, targets
-from steer.tokens import plain_ids
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Service:
     @cached_property
     def aim(self) -> Callable[[str | None, bool], Target]:
         """A target as users write it (None: nothing is asked for) -> levels; remembered, for clients repeat them."""
-        return lru_cache(1024)(lambda text, allow: targets(self.policy, [] if text is None else [text], allow)[0])
+        return lru_cache(1024)(lambda text, allow: self.policy.targets([] if text is None else [text], allow)[0])
 
     def shown(self, target: Target) -> dict[str, str]:
         """A target as users write it."""
@@ -91,7 +91,7 @@ def choices(service: Service, request: Request, prompts: Sequence[Ids], most: in
     try:
         aims = [service.aim(text, request.allow_unsupported) for text in texts]
         guidance = 1.0 if request.guidance is None else request.guidance
-        away = [against(request.against, aim, service.policy) if guidance != 1 else {} for aim in aims]
+        away = [service.policy.against(request.against, aim) if guidance != 1 else {} for aim in aims]
     except SteerError as error:
         raise of_steer(error, "targets") from None
     likeliest = request.likeliest()

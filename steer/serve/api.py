@@ -13,10 +13,10 @@ from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from steer.conditioning.turns import UnprintedError
+from steer.models.tokenization import plain_ids, prompt_text, text_ids
 from steer.serve.answer import Choices, Service, answered, choices
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
-from steer.tokens import plain_ids, prompt_text, text_ids
-from steer.turns import UnprintedError
 
 
 def described(service: Service) -> dict[str, Any]:

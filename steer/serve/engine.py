@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from steer.adapter import quiet
-from steer.decoding.decode import Ask, Decoder, Drawn, Logps
 from steer.errors import SteerError
-from steer.policy import Policy
+from steer.generation.decoder import Ask, Decoder, Drawn, Logps
+from steer.models.policy import Policy
+from steer.progress import quiet
 
 
 class Piece(NamedTuple):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from steer.decoding.decode import Logps
-from steer.decoding.text import LOST, Text
-from steer.policy import Policy
+from steer.generation.decoder import Logps
+from steer.generation.text import LOST, Text
+from steer.models.policy import Policy
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what tokenizers write for a space before a word
 

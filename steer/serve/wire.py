@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError, from_json
 
 from steer.errors import SteerError
 from steer.options import did_you_mean
-from steer.schema import number_text
+from steer.rows.schema import number_text
 
 MOST = 64  # choices of one request
 TURNS = 1024  # messages of one request, and parts of one message

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from steer.errors import SteerError
-from steer.run import folder_errors, read_json, write_json
+from steer.run_folder import folder_errors, read_json, write_json
 from steer.training import zero
 from steer.training.sharded import gathered, part
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from steer.batch import collate
-from steer.plan import Plan
-from steer.policy import Policy
-from steer.precision import keep_masters
+from steer.models.collate import collate
+from steer.models.policy import Policy
+from steer.models.precision import keep_masters
+from steer.training.batches import Plan
 from steer.training.loop import Loop
 from steer.training.memory import GIB, estimate
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from steer.logps import ResponseLogps, seen
-from steer.objective import Method
-from steer.plan import UNKNOWN, Known, Plan
-from steer.references import base_states
+from steer.methods.base import Method
+from steer.models.log_probs import ResponseLogps, seen
+from steer.training.batches import UNKNOWN, Known, Plan
+from steer.training.references import base_states
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
-from steer.adapter import quiet
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.logps import ResponseLogps, seen
-from steer.objective import Candidates, Method
-from steer.plan import Known, Plan
-from steer.policy import Policy, trainable
-from steer.precision import compute_in, keep_masters, optimizer_for
-from steer.references import base_states, importance_share, known_of
+from steer.methods.base import Candidates, Method
+from steer.models.log_probs import ResponseLogps, seen
+from steer.models.policy import Policy, trainable
+from steer.models.precision import compute_in, keep_masters, optimizer_for
+from steer.progress import quiet
 from steer.training import checkpoint
+from steer.training.batches import Known, Plan
 from steer.training.held_out import HeldOut, Patience
+from steer.training.references import base_states, importance_share, known_of
 from steer.training.tracking import Log
 
 

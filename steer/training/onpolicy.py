@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.batch import Batch, Sequence_, collate, cost, micro_batches
-from steer.generate import Job, Sampling, respond
-from steer.logps import ResponseLogps
-from steer.objective import Array, OnPolicy
-from steer.plan import UNKNOWN, Known, Plan
-from steer.policy import Policy
-from steer.references import response_tokens
+from steer.generation.generate import Job, Sampling, respond
+from steer.labelling.scorer import Reward
+from steer.methods.base import Array, OnPolicy
+from steer.models.collate import Batch, Sequence_, collate, cost, micro_batches
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import Policy
 from steer.rows import Row
-from steer.scorer import Reward
+from steer.training.batches import UNKNOWN, Known, Plan
+from steer.training.references import response_tokens
 
 AT_ONCE = 128  # sequences in one batch of generation
 

@@ -11,22 +11,22 @@ import click
 import numpy as np
 import torch
 
-from steer import attention
-from steer.adapter import Lora, adapter_rank, add_control_tokens, add_lora, start_from
-from steer.condition import NUMBERS, OWN
+from steer.conditioning.condition import NUMBERS, OWN
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.groups import Group, Row
-from steer.labels import schema_of, training_rows
-from steer.levels import exact
-from steer.logps import ResponseLogps
-from steer.objective import Method
-from steer.plan import Conditioning, Plan
-from steer.policy import MERGED, Card, Loading, Policy, load_as
-from steer.rows import read_all, split_of
-from steer.schema import REWARD
-from steer.scorer import Scorer, rewarder
-from steer.tokens import Tokens
+from steer.labelling.scorer import Scorer, rewarder
+from steer.methods.base import Method
+from steer.methods.groups import Group
+from steer.models import attention
+from steer.models.log_probs import ResponseLogps
+from steer.models.lora import Lora, adapter_rank, add_control_tokens, add_lora, start_from
+from steer.models.policy import MERGED, Card, Loading, Policy, load_as
+from steer.models.tokenization import Tokens
+from steer.rows import Row, read_all, split_of
+from steer.rows.binning import exact
+from steer.rows.labelled import schema_of, training_rows
+from steer.rows.schema import REWARD
+from steer.training.batches import Conditioning, Plan
 from steer.training.held_out import HeldOut
 from steer.training.loop import Loop
 from steer.training.memory import micro_batch

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.objective import Method
+from steer.methods.base import Method
 from steer.training import zero
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.progress import progress
-from steer.run import folder_errors, write_text
+from steer.run_folder import folder_errors, write_text
 
 
 def installed(name: str) -> None:

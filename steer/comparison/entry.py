@@ -1,0 +1,247 @@
+"""One method of a comparison as the user wrote it, `rwr:beta=3/1/0.5`, and what it may take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, NamedTuple
+
+from steer.conditioning.condition import TEMPLATES
+from steer.config import CompareConfig, TrainConfig
+from steer.errors import SteerError
+from steer.evaluation.drawn import Decoding
+from steer.iteration.rounds import goes_round
+from steer.methods import METHODS, peak_rate
+from steer.methods.base import Method
+from steer.options import did_you_mean
+from steer.run_folder import slug
+from steer.training.command import chosen
+
+PERMUTED = "conditional, permuted labels"
+DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them
+CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
+
+
+class Turns(NamedTuple):
+    """The rounds of `steer iterate` that a policy went through: how many, what each of them draws, and where it starts.
+
+    `start`: `base`, or `last`, the weights of the round before.
+    """
+
+    rounds: int
+    n: int
+    prompts: int = 1000
+    start: str = "base"
+
+    @property
+    def drawn(self) -> int:
+        """Responses of all rounds."""
+        return self.rounds * self.n * self.prompts
+
+
+OF_TURNS = ("rounds", "n", "prompts", "from")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method with its settings; `training` differs from the others', `decodings` are how its policy answers."""
+
+    spec: str
+    method: str
+    settings: tuple[str, ...]
+    training: tuple[tuple[str, Any], ...] = ()
+    permuted: bool = False
+    decodings: tuple[Decoding, ...] = (Decoding(),)
+    turns: Turns | None = None
+    after: str = ""
+
+    @staticmethod
+    def of(spec: str) -> Entry:
+        """Parse and check; `template=`, `learning_rate=` and `rate=` are of training, OF_TURNS of a loop.
+
+        `after=` names the method that trains on the logs first, whose policy training goes on from.
+        """
+        name, _, rest = spec.partition(":")
+        settings: list[str] = []
+        training: dict[str, Any] = {}
+        turns: dict[str, Any] = {}
+        after = ""
+        for part in filter(None, rest.split(",")):
+            key, _, value = part.partition("=")
+            if key == "template":
+                if value not in TEMPLATES:
+                    raise SteerError(f"{spec}: unknown template '{value}'; {did_you_mean(value, TEMPLATES)}")
+                training[key] = value
+            elif key in ("learning_rate", "rate"):
+                training[key] = _number(spec, key, value)
+            elif key == "from":
+                if value not in ("base", "last"):
+                    raise SteerError(f"{spec}: from={value}; wanted base, or last, the weights of the round before.")
+                turns["start"] = value
+            elif key in OF_TURNS:
+                turns[key] = _whole(spec, key, value)
+            elif key == "after":
+                after = value
+            else:
+                settings.append(part)
+        method, _ = chosen(name, settings)
+        if method.importance:  # it weighs what a conditioned policy drew, so there is a first policy, and a round
+            after, turns = after or "conditional", {"rounds": 1} | turns
+        if after:
+            _first(spec, method, after)
+        return Entry(spec, name, tuple(settings), tuple(training.items()), turns=_turns(spec, name, turns), after=after)
+
+    @property
+    def start(self) -> Entry:
+        """What it is before its first round."""
+        if not self.turns:
+            return self
+        name, _, rest = self.spec.partition(":")
+        parts = [part for part in rest.split(",") if part.partition("=")[0] not in OF_TURNS]
+        return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
+
+    @property
+    def front(self) -> Entry | None:
+        """What trains on the logs before it; a conditioned method does so itself before its first round."""
+        if self.after:
+            text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
+            return Entry.of(":".join(filter(None, (self.after, text))))
+        return self.start if self.turns and METHODS[self.method].conditioned else None
+
+    def settings_from(self, shared: TrainConfig) -> TrainConfig:
+        """What all train with, and its own in place of that; the learning rate of all is that of likelihood methods.
+
+        A method takes its own share of that rate, or `rate` of it where the entry says so.
+        """
+        own = dict(self.training)
+        share = own.pop("rate", 1.0 if "learning_rate" in own else None)
+        likelihood = own.pop("learning_rate", shared.learning_rate)
+        return replace(shared, learning_rate=peak_rate(self.method, shared.adapter, likelihood, share), **own)
+
+    @property
+    def slug(self) -> str:
+        """Folder name of its training."""
+        text = PERMUTED if self.permuted else self.spec
+        return slug(text.replace(", ", "-"))
+
+    def run(self, seed: int) -> str:
+        """One of its runs, as failures and progress call it."""
+        return f"{PERMUTED if self.permuted else self.spec}, seed {seed}"
+
+    @property
+    def family(self) -> str:
+        """What entries share that differ in the settings of the method only: points of one frontier."""
+        return ":".join([self.method, *(f"{k}={v}" for k, v in self.training)])
+
+    def name(self, target: str, decoding: Decoding) -> str:
+        """Of one of its systems."""
+        spec = self.spec + (("," if ":" in self.spec else ":") + decoding.text if decoding.text else "")
+        return f"{spec} @ {target}" if target else spec
+
+
+def _first(spec: str, method: Method, after: str) -> None:
+    """Refuse a stage in front that is no likelihood on the logs, or whose policy reads other conditions."""
+    stage, _ = chosen(after, ())
+    plain = not (stage.still or stage.reframe) and stage.conditioned == method.conditioned
+    if not plain:
+        wanted = "conditional" if method.conditioned else "mle"
+        raise SteerError(f"{spec}: after={after} is no likelihood stage in front of this method. Use after={wanted}.")
+    if method.reframe:
+        raise SteerError(f"{spec}: its conditions are of its own, so no other policy can stand in front. Drop after=.")
+
+
+def _turns(spec: str, name: str, given: dict[str, Any]) -> Turns | None:
+    """The rounds of an entry, none where it has no `rounds=`."""
+    if not given:
+        return None
+    if "rounds" not in given:
+        raise SteerError(f"{spec}: n, prompts and from are of rounds, and there is no rounds=.")
+    method = METHODS[name]
+    # Responses to a prompt are compared, chosen from or weighed together.
+    several = method.fresh == "rounds" and (not method.conditioned or method.importance is not None)
+    turns = Turns(**{"n": CHOICES if several else 1} | given)
+    try:
+        goes_round(name, turns.n, knob="n")
+    except SteerError as error:
+        raise SteerError(f"{spec}: {error}") from None
+    return turns
+
+
+def swept(spec: str) -> list[Entry]:
+    """An entry for every combination of the values that a slash separates; those of DECODING share one policy."""
+    name, _, rest = spec.partition(":")
+    knobs = [part.partition("=")[::2] for part in filter(None, rest.split(","))]
+    trained = [[f"{k}={v}" for v in values.split("/")] for k, values in knobs if k not in DECODING]
+    asked = {k: [_number(spec, k, v) for v in values.split("/")] for k, values in knobs if k in DECODING}
+    decodings = tuple(Decoding(g, int(n)) for g, n in product(*(asked.get(k, [1.0]) for k in DECODING)))
+    if any(d.best_of < 1 or d.guidance < 0 for d in decodings):
+        raise SteerError(f"{spec}: wanted guidance of 0 or more and best_of of 1 or more.")
+    if any(d.guidance != 1 for d in decodings) and name in METHODS and not METHODS[name].conditioned:
+        raise SteerError(f"{spec}: guidance wants a method with a condition.")
+    found = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
+    return [replace(e, decodings=decodings) for e in found]
+
+
+def _number(spec: str, key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SteerError(f"{spec}: {key}={text} is not a number.") from None
+
+
+def _whole(spec: str, key: str, text: str) -> int:
+    if (value := _number(spec, key, text)) < 1 or value % 1:
+        raise SteerError(f"{spec}: wanted {key} to be a whole number of 1 or more.")
+    return int(value)
+
+
+class Cost(NamedTuple):
+    """What training draws and has scored beyond the logs: responses, at most so many tokens, scorer calls."""
+
+    responses: int = 0
+    tokens: int = 0
+    scored: int = 0
+
+
+def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
+    """Known before training: offline methods draw nothing, on-policy ones K (and a greedy one) a prompt and draw.
+
+    `prompts`: to train on, which on-policy methods go through again and again, the last draw of an epoch smaller.
+    Rounds draw for all their own, of which the logs may have fewer.
+    """
+    if entry.turns:
+        responses = entry.turns.drawn
+        return Cost(responses, responses * settings.max_new_tokens, responses)
+    rule = METHODS[entry.method].on_policy
+    if rule is None:
+        return Cost()
+    _, own = chosen(entry.method, entry.settings)
+    draws = math.ceil(settings.max_steps / getattr(own, "epochs", 1))
+    epochs, more = divmod(draws, max(1, math.ceil(prompts / settings.batch_size)))
+    responses = (epochs * prompts + more * settings.batch_size) * (own.k + rule.greedy)
+    return Cost(responses, responses * settings.max_new_tokens, responses)
+
+
+def over_budget(taken: Cost, config: CompareConfig) -> str:
+    """Why what takes so much may not run under the budget of the comparison; empty where it may."""
+    for what, used, most in (
+        ("generated tokens", taken.tokens, config.budget_tokens),
+        ("scorer calls", taken.scored, config.budget_calls),
+    ):
+        if most and used > most:
+            return f"over budget: training takes up to {used:,} {what}, and {most:,} are allowed."
+    return ""
+
+
+def unique(specs: Sequence[str]) -> list[Entry]:
+    """All entries of a comparison; a policy that two specs share is trained once and answers in all their ways."""
+    found: dict[str, Entry] = {}
+    for entry in (e for spec in specs for e in swept(spec)):
+        held = found.get(entry.spec)
+        if held and set(held.decodings) & set(entry.decodings):
+            raise SteerError(f"--method: the same method is given twice, {entry.spec}.")
+        ways = (*held.decodings, *entry.decodings) if held else entry.decodings
+        found[entry.spec] = replace(entry, decodings=ways)
+    return list(found.values())

@@ -1,0 +1,109 @@
+"""One run of a comparison up to its policy: trained on the logs, or through rounds of `steer iterate`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steer.comparison.comparison import Comparison
+from steer.comparison.entry import Entry, cost
+from steer.config import IterateConfig, TrainConfig
+from steer.iteration.rounds import Loop, turn
+from steer.methods import METHODS
+from steer.report.cells import counted
+from steer.rows import prompt_key, read
+from steer.run_folder import fingerprint, read_done, read_json, write_json
+from steer.training.command import train
+
+SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
+
+
+def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
+    """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`.
+
+    What trains before it, on the logs, is trained once for all entries, and counted for each.
+    """
+    settings = replace(
+        entry.settings_from(shared.settings),
+        rows=rows,
+        model=shared.model(seed),
+        output=str(shared.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
+        method=entry.method,
+        set=entry.settings,
+        seed=seed,
+        scorer=shared.proxy,  # whatever the file of --train names: that may be gold
+    )
+    first, spent = "", []
+    if entry.front:
+        policy, facts = trained(shared, entry.front, seed, rows)
+        first, spent = str(policy), [facts]
+    if entry.turns:
+        policy, more = _looped(shared, entry, settings, first)
+    else:
+        policy, more = Path(settings.output), [_logged(entry, replace(settings, init=first or settings.init))]
+    spent += more
+    said = spent[-1]["summary"]
+    if entry.turns:
+        said = f"{counted(entry.turns.rounds, 'round')}, the last: {said}"
+    if shared.config.num_proc < 2:
+        click.echo(f"[{entry.run(seed)}] {said}", err=True)
+    summed = {key: sum(taken[key] for taken in spent) for key in SUMMED}
+    return policy, {**spent[-1], **summed, "summary": said, "hash": fingerprint(policy)}
+
+
+def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
+    """Train on the logs."""
+    train(settings)
+    done = read_done(Path(settings.output))
+    taken = cost(entry, settings, done["rows"])
+    return {**done, "drawn": taken.responses, "scored": taken.scored}
+
+
+def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Do the rounds that are missing, beside the policy of `settings`: fewer rounds are on the way to more.
+
+    `first` draws first: a policy trained on the logs, or (empty) the base. Nothing stops the rounds and gold is not
+    asked, for a round that gold chose would be judged by what chose it.
+    """
+    assert entry.turns
+    rounds, n, prompts, start = entry.turns
+    relative = METHODS[entry.method].relative
+    how = IterateConfig(
+        rows=settings.rows,
+        model=settings.model,
+        scorer=shared.proxy,
+        output=str(Path(settings.output).parent),
+        policy=first,
+        method=entry.method,
+        start=start,
+        levels="relative" if relative else "absolute",
+        explore=1.0 if relative else 0.5,
+        rounds=rounds,
+        prompts=prompts,
+        n=n,
+        temperature=shared.config.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=shared.config.batch_size,
+        seed=settings.seed,
+    )
+    proxy, name = shared.court.proxy, entry.run(settings.seed)
+    loop = Loop(how, settings, METHODS[entry.method], shared.schema, f"{n}:{prompts}:{start}", proxy, name=name)
+    return Path(loop.policy(rounds)), [_turned(loop, number) for number in range(1, rounds + 1)]
+
+
+def _turned(loop: Loop, number: int) -> dict[str, Any]:
+    """Do a round; done.json of its training, with all its time and what it drew and had scored."""
+    folder = loop.folder(number)
+    if not (folder / "took.json").is_file():
+        began = time.monotonic()
+        turn(loop, number)
+        drawn = min(loop.config.prompts, len({prompt_key(row) for row in loop.logs})) * loop.config.n
+        scored = sum(1 for _ in read(folder / "fresh.jsonl"))
+        # A round that was killed after its training is done at once, but took no less than the training.
+        seconds = max(time.monotonic() - began, read_done(folder / "policy")["seconds"])
+        write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": seconds})
+    return {**read_done(folder / "policy"), **read_json(folder / "took.json")}

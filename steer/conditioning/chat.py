@@ -1,0 +1,128 @@
+"""Chat templates that print the condition, so that unmodified servers and clients steer.
+
+The template of an exported policy is that of its base, and around it: the condition, made from a variable `attributes`,
+behind the assistant marker. `attributes` is what `steer serve` takes there: an object such as
+`{"quality": 4, "words": "low"}`, or a text (`quality=4 words=low`, `best`, `none`). It only chooses among texts that
+the template holds, so nothing of a client reaches the prompt through it; what names no level raises an error that says
+what can be asked for. Attributes that are not named are left out; where nothing is asked for, `unasked` of the schema
+says what to aim at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attribute_models.templates import fitted, in_roles, lost, rendered
+from steer.conditioning.condition import TEMPLATES, readings
+from steer.rows.schema import AttributeSchema
+
+__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "rendered", "steerable"]
+
+# For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
+PLAIN = (
+    "{{ bos_token }}{% for m in messages %}{{ m.content }}"
+    "{% if loop.last and m.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
+)
+_BEGIN, _END = "{{ '' }}{# base template #}{{ '' }}", "{{ '' }}{# end of the base template #}{{ '' }}"
+# Whitespace around these parts is the base's own: expressions, unlike blocks, leave what stands beside them.
+_BEFORE = """
+{%- set steer = namespace(asked={}, text='') -%}
+{%- set steer_levels = LEVELS -%}
+{%- set steer_numbers = NUMBERS -%}
+{%- set steer_range = ' A range needs steer serve or steer generate.' -%}
+{%- set steer_given = attributes if attributes is defined and attributes is not none else UNASKED -%}
+{%- if steer_given is string -%}
+{%- set steer_given = steer_given.replace(',', ' ').split() -%}
+{%- set steer_given = BEST if steer_given == ['best'] else ([] if steer_given == ['none'] else steer_given) -%}
+{%- if steer_given is none -%}
+{{- raise_exception('attributes: best: no combination of all of them is supported by the data. Name levels.') -}}
+{%- endif -%}
+{%- elif steer_given is not mapping -%}
+{{- raise_exception('attributes: wanted an object such as ' ~ EXAMPLE ~ ', or a text such as best.') -}}
+{%- endif -%}
+{%- for part in (steer_given.items() if steer_given is mapping else steer_given) -%}
+{%- if part is string -%}
+{%- set sides = part.split('=') -%}
+{%- if sides | length != 2 or not sides[0] or not sides[1] or '<' in part or '>' in part or '..' in part -%}
+{{- raise_exception("attributes '" ~ part[:80] ~ "': write NAME=LEVEL." ~ steer_range) -}}
+{%- endif -%}
+{%- set name, value = sides -%}
+{%- else -%}
+{%- set name, value = part[0] | string, part[1] -%}
+{%- endif -%}
+{%- if name not in steer_levels -%}
+{{- raise_exception("attributes: unknown attribute '" ~ name[:80] ~ "'; known: " ~ KNOWN) -}}
+{%- endif -%}
+{%- if value is not none -%}
+{%- if value is number and value is not boolean -%}
+{%- set value = value | string -%}
+{%- set value = value[:-2] if value[-2:] == '.0' else value -%}
+{%- endif -%}
+{%- if name in steer.asked -%}
+{{- raise_exception("attributes: '" ~ name ~ "' is given twice.") -}}
+{%- elif value is not string -%}
+{{- raise_exception("attributes: '" ~ name ~ "' wants a level: a number or a word such as low." ~ steer_range) -}}
+{%- elif value in steer_levels[name] -%}
+{%- elif name not in steer_numbers or value != value | trim
+    or not (steer_numbers[name][0] <= value | float(1e300) <= steer_numbers[name][1]) -%}
+{{- raise_exception('attributes: ' ~ name ~ '=' ~ value[:80] ~ ': no such level; ' ~ ALLOWED[name]) -}}
+{%- endif -%}
+{%- set steer.asked = dict(steer.asked, **{name: value}) -%}
+{%- endif -%}
+{%- endfor -%}
+{%- for name, texts in steer_levels.items() if name in steer.asked -%}
+{%- set steer.text = steer.text ~ (BETWEEN if steer.text else START) -%}
+{%- if steer.asked[name] in texts -%}
+{%- set steer.text = steer.text ~ texts[steer.asked[name]] -%}
+{%- else -%}
+{%- set number = '%.2f' | format(steer.asked[name] | float | round(2) + 0.0) -%}
+{%- set steer.text = steer.text ~ steer_numbers[name][2] ~ number -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if steer.text -%}{%- set steer.text = GLUE ~ steer.text ~ AFTER -%}{%- endif -%}
+{%- if messages and messages[-1]['role'] == 'assistant' and messages[-1]['content'] is string -%}
+{%- set messages = messages[:-1] + [dict(messages[-1], content=steer.text ~ messages[-1]['content'])] -%}
+{%- endif -%}
+""".strip()
+_AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{{ steer.text }}{%- endif -%}"
+
+
+def steerable(base: str, schema: AttributeSchema, names: Sequence[str], template: str, glue: str = "") -> str:
+    """The base's chat template with the condition over `names` in it; `glue` stands before a condition."""
+    layout = TEMPLATES[template]
+    part = layout.part
+    supported = schema.supported(names)
+    values = {
+        "LEVELS": readings(schema, names, template),
+        "NUMBERS": {n: [*schema[n].range, part.format(name=n, value="")] for n in names if schema[n].quantiles},
+        "ALLOWED": {n: schema[n].allowed for n in names},
+        "UNASKED": asked(schema.unasked(names) if supported else {}, schema),
+        "BEST": asked(schema.best(names), schema) if supported else None,
+        "KNOWN": ", ".join(names) + ".",
+        "EXAMPLE": json.dumps(asked({names[0]: 0}, schema)),
+        "BETWEEN": layout.between,
+        "START": layout.start,
+        "GLUE": glue,
+        "AFTER": layout.end,
+    }
+    filled = {
+        key: json.dumps(value, ensure_ascii=False) if value is not None else "none" for key, value in values.items()
+    }
+    before = re.sub(r"\b(?:" + "|".join(filled) + r")\b", lambda found: filled[found[0]], _BEFORE)
+    return before + _BEGIN + base.removesuffix("\n") + _END + _AFTER
+
+
+def bare(template: Any) -> Any:
+    """The base's own template out of a steerable one, each of several by name; any other as it is."""
+    if isinstance(template, dict):
+        return {name: bare(each) for name, each in template.items()}
+    return template.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in template else template
+
+
+def asked(levels: Mapping[str, float], schema: AttributeSchema) -> dict[str, int | str]:
+    """Levels as `attributes` holds them: what users see, as an integer where it is one."""
+    shown = {n: schema[n].show(level) for n, level in levels.items()}
+    return {n: int(s) if re.fullmatch("-?[0-9]+", s) else s for n, s in shown.items()}

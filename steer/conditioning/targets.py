@@ -1,0 +1,152 @@
+"""What users ask for -> levels that the data supports; which combinations there are, and the best of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.rows.directions import BETTER
+from steer.rows.schema import Attribute, AttributeSchema
+
+Target = dict[str, float]
+GUESSED = " (guessed)"
+_PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
+
+
+def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> Target:
+    """`helpful=5 verbosity=low`, `best` or `none` -> levels in the order of `names`.
+
+    Parts are separated by spaces or commas. A range (`warmth=1..3`, `helpful>=4`) becomes the level in it that gives
+    the best supported combination. `names` are the attributes that the policy was conditioned on; others are refused.
+    """
+    if text.strip() == "best":
+        return schema.best(names)
+    if text.strip() in ("none", ""):
+        return {}
+    asked: dict[str, Sequence[float]] = {}
+    for part in text.replace(",", " ").split():
+        found = _PART.fullmatch(part)
+        if not found:
+            raise SteerError(f"target '{part}': write NAME=LEVEL, for example {names[0]}={schema[names[0]].shown[-1]}.")
+        name, sign, value = found.groups()
+        if name not in names:
+            raise SteerError(f"target: unknown attribute '{name}'; {did_you_mean(name, names)}")
+        if name in asked:
+            raise SteerError(f"target: '{name}' is given twice.")
+        asked[name] = _levels(schema[name], sign, value)
+    return _best_within({n: asked[n] for n in names if n in asked}, schema)
+
+
+def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
+    """The levels that a part allows."""
+    low, dots, high = value.partition("..")
+    if not dots:
+        level = attribute.parse(value)
+        if attribute.quantiles:
+            return [_nearest(attribute, level if sign != "<=" else -math.inf, level if sign != ">=" else math.inf)]
+        assert isinstance(level, int)
+        return range(0 if sign == "<=" else level, len(attribute.shown) if sign == ">=" else level + 1)
+    first, last = (attribute.parse(end) for end in (low, high))
+    if sign != "=" or first > last:
+        raise SteerError(f"target {attribute.name}{sign}{value}: write a range as {attribute.name}=LOW..HIGH.")
+    if attribute.quantiles:
+        return [_nearest(attribute, first, last)]
+    assert isinstance(first, int)
+    assert isinstance(last, int)
+    return range(first, last + 1)
+
+
+def _nearest(attribute: Attribute, first: float, last: float) -> float:
+    """The place between two that is nearest to the best one, or to the middle where neither end is better."""
+    return min(max(attribute.parse("best" if attribute.direction else "medium"), first), last)
+
+
+def _best_within(asked: Mapping[str, Sequence[float]], schema: AttributeSchema) -> Target:
+    """The supported combination with the highest value, ties: most rows; where none is supported the highest value."""
+    names = tuple(asked)
+    whole = [[schema[n].bin(level) for level in levels] for n, levels in asked.items()]
+    cells = {c: n for c, n in schema.supported(names).items() if all(x in r for x, r in zip(c, whole))}
+    if not cells:
+        cells = dict.fromkeys(product(*whole), 0)
+    best = max(cells, key=lambda c: (schema.value(dict(zip(names, c))), cells[c]))
+    return {n: asked[n][whole[i].index(x)] for i, (n, x) in enumerate(zip(names, best))}
+
+
+def drawn_targets(schema: AttributeSchema, names: Sequence[str], count: int, seed: int) -> list[Target]:
+    """Targets as often as they occur among the supported ones: the control to targets that somebody chose."""
+    cells = schema.supported(names)
+    if not cells:
+        schema.best(names)  # says what to do about it
+    share = np.array(list(cells.values()), dtype=float)
+    picks = np.random.default_rng(seed).choice(len(cells), count, p=share / share.sum())
+    known = list(cells)
+    return [dict(zip(names, known[i])) for i in picks]
+
+
+def opposite(target: Target, schema: AttributeSchema) -> Target:
+    """The mirror image of a target on every attribute's scale, or the supported combination nearest to it."""
+    mirrored: Target = {n: len(schema[n].shown) - 1 - level for n, level in target.items()}
+    return mirrored if schema.count(mirrored) >= schema.minimum else schema.nearest(mirrored) or mirrored
+
+
+def parse_weights(text: str, schema: AttributeSchema, names: Sequence[str]) -> dict[str, float]:
+    """`helpful=.7,verbosity=-.3` -> how much the better end of each counts; of one without a better end, the upper."""
+    weights: dict[str, float] = {}
+    for part in text.replace(",", " ").split():
+        name, equals, value = part.partition("=")
+        if name not in names:
+            raise SteerError(f"--weights: unknown attribute '{name}'; {did_you_mean(name, names)}")
+        try:
+            weights[name] = float(value) * (schema[name].direction or 1)
+        except ValueError:
+            raise SteerError(f"--weights '{part}': write NAME=NUMBER, for example {name}=0.5.") from None
+        if not equals or not math.isfinite(weights[name]) or not weights[name]:
+            raise SteerError(f"--weights '{part}': wanted a number that is not 0.")
+    return weights
+
+
+def pareto(schema: AttributeSchema, weights: Mapping[str, float]) -> list[tuple[Target, float, int]]:
+    """Supported combinations that no other one beats on every weighted attribute, the best weighted sum first.
+
+    Each with its sum of weights times the level's centre on a scale from 0 to 1, and its rows.
+    """
+    names = tuple(weights)
+    cells = schema.supported(names)
+    gains = {c: tuple(math.copysign(x, weights[n]) for n, x in zip(names, c)) for c in cells}
+    front = [
+        c
+        for c, gain in gains.items()
+        if not any(other != gain and all(a >= b for a, b in zip(other, gain)) for other in gains.values())
+    ]
+
+    def value(cell: Sequence[int]) -> float:
+        return sum(weights[n] * share(schema[n], x) for n, x in zip(names, cell))
+
+    ordered = sorted(front, key=lambda c: (-value(c), -cells[c]))
+    return [(dict(zip(names, c)), value(c), cells[c]) for c in ordered]
+
+
+def share(attribute: Attribute, level: int) -> float:
+    """A level's centre on the way from the lowest centre to the highest."""
+    first, last = attribute.centres[0], attribute.centres[-1]
+    return (attribute.centres[level] - first) / (last - first) if last > first else 0.0
+
+
+def supported_map(schema: AttributeSchema, names: Sequence[str], given: Target) -> list[str]:
+    """One line per attribute: rows of every level beside the given ones; in brackets what is not supported."""
+    width = max(map(len, names))
+    words = {n: f"{BETTER[schema[n].direction]} is better{GUESSED * (schema[n].origin == 'guessed')}" for n in names}
+    room = max(map(len, words.values()))
+    lines = []
+    for name in names:
+        a = schema[name]
+        rows = [schema.count({**given, name: level}) for level in range(len(a.shown))]
+        cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(a.shown, rows))
+        lines.append(f"{name:<{width}}  {words[name]:<{room}}  " + "  ".join(cells))
+    return lines

@@ -1,0 +1,219 @@
+"""Who prefers what: annotators of pairs, and the votes of all of them on the answers of several systems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.evaluation.systems import Answers, paired_seeds, raw_reward
+from steer.evaluation.votes import cast
+from steer.evaluation.winrate import (
+    Votes,
+    agreement,
+    difficulties,
+    length_controlled,
+    outside,
+    pairs,
+    ranking,
+    win_rate,
+)
+from steer.labelling.scorer import Scorer, load_scorer
+from steer.rows import Row
+from steer.rows.binning import described
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import fingerprint
+
+Array = np.ndarray[Any, Any]
+VOTES = "votes:"
+Prefer = Callable[[Sequence[Row], Sequence[Row]], Array]
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Who says which of two responses is better, shown in this order: 1 the first, 0 the second, .5 neither, NaN."""
+
+    name: str
+    prefer: Prefer
+    ordered: bool  # whether the order could matter, so that both are asked
+    equal: bool = True  # whether equal responses are a tie without asking; where others voted, silence is none
+
+
+def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
+    """A pool, a judge, votes that others cast, or any scorer, which prefers the higher reward.
+
+    `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
+    All weigh attributes as `schema` does, or as the scorer's own or its names tell; see `_weighing`.
+    """
+    if spec.startswith(VOTES):
+        return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False, equal=False)
+    scorer = load_scorer(spec)
+    if scorer.model is None:
+        raise SteerError("--annotator human: nobody has compared these responses. Name a scorer, a pool or a judge.")
+    model = scorer.model.evaluating() if hasattr(scorer.model, "evaluating") else scorer.model
+    if hasattr(model, "weighing"):
+        weighing = _weighing(scorer, schema)
+        model = model.weighing({n: weighing[n].direction * weighing[n].weight for n in weighing.own})
+    if hasattr(model, "prefer"):
+
+        def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
+            try:
+                return np.asarray(model.prefer(first, second), dtype=float)
+            except ValueError as error:
+                raise SteerError(f"annotator {spec}: {error}") from error
+            except Exception as error:  # the user's code may raise anything
+                if not scorer.own:
+                    raise
+                raise SteerError(f"annotator {spec}: raised {type(error).__name__} ({error}). Mend it.") from error
+
+        return Annotator(spec, prefer, ordered=getattr(model, "order_matters", True))
+    return Annotator(spec, by_reward(scorer, schema), ordered=False)
+
+
+def identified(spec: str) -> str:
+    """What a scorer or annotator is, so that a change of it is noticed; empty for none."""
+    return fingerprint(spec.removeprefix(VOTES)) if spec.startswith(VOTES) else spec and load_scorer(spec).id
+
+
+def annotators(specs: Sequence[str], gold: str, schema: AttributeSchema) -> list[Annotator]:
+    """Those that are named; where none is, the gold scorer if an attribute of it has a better end."""
+    if specs or not gold:
+        return [annotator(spec, schema) for spec in specs]
+    scorer = load_scorer(gold)
+    known = [s for s in (schema, scorer.schema or _plain(scorer)) if _covered(s, scorer)]
+    return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if known else []
+
+
+def by_reward(scorer: Scorer, schema: AttributeSchema | None = None) -> Prefer:
+    """The response with the higher reward, see `_weighing`; a tie where they are as good as equal."""
+    weighing = _weighing(scorer, schema)
+
+    def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
+        unique = {id(row): row for row in (*first, *second)}  # an answer stands in many pairs and is scored once
+        known = dict(zip(unique, raw_reward(weighing, scorer.score(list(unique.values()), weighing.own)).tolist()))
+        rewards = np.array([known[id(row)] for row in (*first, *second)], dtype=float)
+        gain = rewards[: len(first)] - rewards[len(first) :]
+        near = 1e-9 * np.maximum(1.0, np.abs(rewards[: len(first)]))
+        return np.where(np.isnan(gain), np.nan, np.where(np.abs(gain) <= near, 0.5, (gain > 0).astype(float)))
+
+    return prefer
+
+
+def _weighing(scorer: Scorer, schema: AttributeSchema | None) -> AttributeSchema:
+    """Direction and weight of every attribute, for whoever prefers: those of `schema` where the scorer knows all that
+    counts there, else of the scorer's own schema, else what the names tell. Refused where nothing has a better end."""
+    own = scorer.schema or _plain(scorer)
+    weighing = schema if schema is not None and _covered(schema, scorer) else own
+    if not _covered(weighing, scorer):
+        raise SteerError(f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing.")
+    return weighing
+
+
+def _plain(scorer: Scorer) -> AttributeSchema:
+    """What the names of a scorer's attributes tell."""
+    return described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
+
+
+def _covered(schema: AttributeSchema, scorer: Scorer) -> bool:
+    counted = [n for n in schema.own if schema[n].weight and schema[n].direction]
+    return bool(counted) and set(counted) <= set(scorer.attributes)
+
+
+class Meeting(NamedTuple):
+    """Two answers to one prompt, of systems by their numbers."""
+
+    first: int
+    second: int
+    prompt: str
+    seed: int
+    left: Row
+    right: Row
+
+
+def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> list[Meeting]:
+    """Pairs of systems (answers by seed each) on the prompts that both answered.
+
+    Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th.
+    """
+    found = []
+    for i, j in pairs(len(systems), kind):
+        for run, (left, right) in enumerate(paired_seeds(systems[i], systems[j])):
+            others = _numbered(systems[j][right])
+            for key, row in _numbered(systems[i][left]).items():
+                if key in others:
+                    found.append(Meeting(i, j, key[0], run, row, others[key]))
+    return found
+
+
+def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
+    """What an annotator says of them, a vote each; both orders where it matters."""
+    share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
+    longer = np.array([len(m.left["response"]) - len(m.right["response"]) for m in met], dtype=float)
+    one, other, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
+    return Votes(one, other, share, np.array([m.prompt for m in met]), longer, turned, runs)
+
+
+def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
+    """Shares of the left, and whether the other order changed the answer; equal responses are a tie unasked.
+
+    Where both orders are asked and only one is answered the share is unknown: it would be what the order makes of it.
+    """
+    share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
+    at = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
+    if not at:
+        return share, turned
+    first, second = [left[i] for i in at], [right[i] for i in at]
+    share[at] = found = who.prefer(first, second)
+    if who.ordered:
+        back = 1 - who.prefer(second, first)
+        turned[at] = np.where(np.isnan(found + back), np.nan, (found != back).astype(float))
+        share[at] = (found + back) / 2
+    return share, turned
+
+
+def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
+    """Rows by their prompt and their number among its answers."""
+    found: dict[tuple[str, int], Row] = {}
+    seen: dict[str, int] = {}
+    for key, row in zip(answers.prompts.tolist(), answers.rows):
+        found[key, seen.get(key, 0)] = row
+        seen[key] = seen.get(key, 0) + 1
+    return found
+
+
+def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Votes], resamples: int) -> dict[str, Any]:
+    """What a report shows: per annotator the ranking and the win-rates against the first system, and who agrees."""
+    found = []
+    for one, votes in zip(who, every):
+        against = [votes.between(i, 0) for i in range(len(names))]
+        known = difficulties([v for v in against[1:] if len(v.share)])
+        ranked = ranking(votes, len(names), resamples=resamples)
+        rows = []
+        for i, name in enumerate(names):
+            row: dict[str, Any] = {"name": name, **(ranked[i] or {"strength": None, "place": None})}
+            if i:
+                pair = against[i]
+                hard = [known[key] for key in pair.prompts.tolist()] if known else None
+                level = length_controlled(pair.share, pair.longer, pair.prompts, difficulty=hard, resamples=resamples)
+                row |= {**win_rate(pair, resamples=resamples), "length_controlled": level.json()}
+                row["outside"] = outside(pair.longer)
+            rows.append(row)
+        unknown = int(np.isnan(votes.share).sum())
+        turned = votes.turned[~np.isnan(votes.turned)]
+        found.append(
+            {
+                "annotator": one.name,
+                "comparisons": len(votes.share) - unknown,
+                "unanswered": unknown,
+                "turned": float(turned.mean()) if len(turned) else None,
+                "systems": rows,
+            }
+        )
+    agreed = [
+        {"annotators": [who[i].name, who[j].name], **agreement(every[i].share, every[j].share, every[i].prompts)}
+        for i, j in pairs(len(who), "all")
+    ]
+    return {"baseline": names[0], "annotators": found, "agreement": agreed}

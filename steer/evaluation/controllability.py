@@ -1,0 +1,283 @@
+"""Was the requested level obtained? Each attribute's dial, and what turning it does to the other attributes.
+
+Targets are levels; what was obtained is a continuous score on the same axis, in level units (2.4 lies between levels 2
+and 3). The design should be factorial: every combination of targets, for every prompt.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+from steer.errors import SteerError
+from steer.evaluation.statistics import Clusters, FloatArray, Interval, interval, ratio, resampled, resampled_sums
+from steer.evaluation.weighted import spearman
+
+LIMITS = {
+    **dict.fromkeys(("spearman_means", "spearman", "tau"), (-1.0, 1.0)),
+    **dict.fromkeys(("exact", "within_one"), (0.0, 1.0)),
+    "mae": (0.0, math.inf),
+}
+ANY = (-math.inf, math.inf)
+FIGURES = ("spearman_means", "slope", "span_ratio", "mae", "exact", "within_one")
+
+
+def controllability(
+    target: ArrayLike,
+    obtained: ArrayLike,
+    prompts: ArrayLike,
+    *,
+    attributes: Sequence[str],
+    levels: Sequence[int],
+    labels: ArrayLike | None = None,
+    data_span: ArrayLike,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Obtained against target, with 95 % intervals clustered by prompt; JSON holds the result as it is.
+
+    `target` [n, A] whole levels, NaN where an attribute was not asked; `obtained` [n, A] in level units, NaN where it
+    is undefined; `prompts` [n] cluster ids; `levels` [A] how many levels an attribute has; `data_span` [A] the span of
+    the attribute in the data (5 to 95 %, level units); `labels` [n, A] the levels that labelling gives to what was
+    obtained, else the nearest ones. None in the result means undefined: a slope on one target.
+
+    `attributes` holds per attribute, over the rows where it was asked and obtained:
+    `n`, `undefined` (asked, but no score); `means`, per target level the mean obtained; `spearman_means`, of target
+    level with that mean; `spearman` and `slope` over single responses; `span_ratio`, mean obtained at the top target
+    less that at the bottom target, over `data_span`; `mae` in levels; `exact` and `within_one`, shares of responses
+    whose obtained level hits the target; `partial_slope`, the diagonal of `leakage`; `tau`, Kendall's tau-b within a
+    prompt, averaged over prompts with two targets or more (0 where a prompt's responses all obtained the same).
+
+    `leakage[j][k]` is d obtained_j / d target_k with the other targets held (see `_effects`), in levels of j per level
+    of k, with bounds in `leakage_low` and `leakage_high`. `leakage_scaled` is the same with each attribute in units of
+    its span in the data, the scale on which it can stand beside the data's own `correlation`.
+    """
+    target, obtained, span = (np.asarray(x, float) for x in (target, obtained, data_span))
+    prompts = np.asarray(prompts)
+    top = np.asarray(levels) - 1
+    hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
+    _check(target, obtained, prompts, attributes, np.asarray(levels), span)
+    effects = [_effects(target, column, prompts, resamples, seed) for column in obtained.T]
+    found = {}
+    for k, name in enumerate(attributes):
+        columns = target[:, k], obtained[:, k], hit[:, k], prompts
+        found[name] = _dial(*columns, span[k], resamples=resamples, seed=seed)
+        found[name]["partial_slope"] = effects[k][k].json()
+    leakage = [[cell.json() for cell in row] for row in effects]
+    known = np.where(span > 0, span, np.nan)
+    scale = known[None, :] / known[:, None]  # [j, k]: span_k / span_j
+    scaled = scale * np.array([[cell.mean for cell in row] for row in effects])
+    return {
+        "n": len(prompts),
+        "prompts": len(np.unique(prompts)),
+        "resamples": resamples,
+        "attributes": found,
+        "leakage": [[cell["mean"] for cell in row] for row in leakage],
+        "leakage_low": [[cell["low"] for cell in row] for row in leakage],
+        "leakage_high": [[cell["high"] for cell in row] for row in leakage],
+        "leakage_scaled": [[None if np.isnan(cell) else float(cell) for cell in row] for row in scaled],
+    }
+
+
+def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of all seeds together, its intervals as wide as the seeds' own figures differ.
+
+    Every interval over prompts is joined with the t interval over the seeds' figures, around the pooled mean, so that
+    seeds that disagree are not averaged away. One seed says nothing of others, and leaves all as it is.
+    """
+    if len(each) < 2:
+        return pooled
+    found = {name: dict(dial) for name, dial in pooled["attributes"].items()}
+    for name, dial in found.items():
+        seeds = [one["attributes"][name] for one in each]
+        for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
+            dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
+        means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
+        dial["means"] = [_joined(m, [known.get(m["target"]) for known in means]) for m in dial["means"]]
+    result = {**pooled, "attributes": found}
+    for j, row in enumerate(pooled["leakage"]):
+        for k, mean in enumerate(row):
+            low, high = (pooled[f"leakage_{side}"][j][k] for side in ("low", "high"))
+            cell = _joined({"mean": mean, "low": low, "high": high}, [one["leakage"][j][k] for one in each])
+            for side in ("low", "high"):
+                result[f"leakage_{side}"] = [list(line) for line in result[f"leakage_{side}"]]
+                result[f"leakage_{side}"][j][k] = cell[side]
+    return result
+
+
+def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
+    """An interval that also holds the t interval over the seeds' figures, within what the figure can be."""
+    known = [x for x in seeds if x is not None]
+    if len(known) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
+        return figure
+    half = float(stdtrit(len(known) - 1, 0.975)) * float(np.std(known, ddof=1)) / math.sqrt(len(known))
+    low, high = min(figure["low"], figure["mean"] - half), max(figure["high"], figure["mean"] + half)
+    return {**figure, "low": max(limits[0], low), "high": min(limits[1], high)}
+
+
+def correlation(scores: ArrayLike) -> FloatArray:
+    """Pearson correlations of attributes over the rows that know both: [n, A] with NaN = unknown -> [A, A].
+
+    NaN where an attribute does not vary, or fewer than two rows know both.
+    """
+    scores = np.asarray(scores, float)
+    known = ~np.isnan(scores)
+    here = known.astype(float)
+    middle = ratio(np.where(known, scores, 0).sum(0), here.sum(0))
+    x = np.where(known, scores - middle, 0)  # centred once, so that the sums below do not cancel
+    n, sums, squares = here.T @ here, x.T @ here, (x * x).T @ here  # [j, k]: of j, over the rows that know both
+    variance = n * squares - sums * sums
+    variance = np.where(variance <= 1e-13 * n * squares, 0, variance)
+    return ratio(n * (x.T @ x) - sums * sums.T, np.sqrt(variance * variance.T))
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `controllability` as aligned text: per attribute obtained by target, then the leakage matrix."""
+    lines = [f"{result['n']} responses to {result['prompts']} prompts; 95 % intervals over prompts", ""]
+    for name, dial in result["attributes"].items():
+        if not dial["n"]:
+            lines += [f"{name}: not asked, or never obtained", ""]
+            continue
+        missing = f" ({dial['undefined']} more without a score)" if dial["undefined"] else ""
+        lines += [f"{name}: {dial['n']} responses{missing}", f"  {'target':>6}  {'obtained':<20}  {'n':>6}"]
+        lines += [f"  {row['target']:>6}  {_cell(row):<20}  {row['n']:>6}" for row in dial["means"]]
+        lines += [
+            f"  {figure:<14}  {_cell(dial[figure])}" for figure in (*FIGURES, "partial_slope", "spearman", "tau")
+        ] + [""]
+    names = list(result["attributes"])
+    width = max(9, *(len(name) for name in names))
+    lines.append("leakage: levels obtained (row) per level asked (column)")
+    lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{width}}" for name in names))
+    for name, row in zip(names, result["leakage"]):
+        cells = ("-" if cell is None else f"{cell:.2f}" for cell in row)
+        lines.append(f"  {name:<{width}}" + "".join(f"  {cell:>{width}}" for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+def _dial(
+    target: FloatArray,
+    obtained: FloatArray,
+    hit: FloatArray,
+    prompts: Clusters,
+    span: float,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Everything about one attribute but its partial slope: target, obtained, level obtained and prompts, [n] each."""
+    asked = ~np.isnan(target)
+    kept = asked & ~np.isnan(obtained)
+    t, y, clusters = target[kept], obtained[kept], prompts[kept]
+    found = _figures(t, y, hit[kept], clusters, span, resamples=resamples, seed=seed)
+    rank = resampled(spearman(t, y), clusters, resamples=resamples, seed=seed)
+    tau = interval(*_taus(t, y, clusters), resamples=resamples, seed=seed)
+    figures = dict(zip((*FIGURES, "spearman", "tau"), (*found[: len(FIGURES)], *rank, tau)))
+    means = [
+        {"target": int(level), **mean._replace(n=int((t == level).sum())).json()}
+        for level, mean in zip(np.unique(t), found[len(FIGURES) :])
+    ]
+    counts = {"n": len(t), "undefined": int(asked.sum() - kept.sum())}
+    shown = {name: figure.within(*LIMITS.get(name, ANY)).json() for name, figure in figures.items()}
+    return counts | {"means": means} | shown
+
+
+def _figures(
+    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int, seed: int
+) -> list[Interval]:
+    """The FIGURES of one attribute, then its mean obtained per asked level: target, obtained, its level: [n]."""
+    asked, codes = np.unique(t, return_inverse=True)
+    size = len(asked)
+    at = np.eye(size)[codes]  # [n, asked levels]
+    parts = np.column_stack([at, at * y[:, None], np.abs(y - t), hit == t, np.abs(hit - t) <= 1])
+
+    def figures(sums: FloatArray) -> FloatArray:
+        counts, totals = sums[:, :size], sums[:, size : 2 * size]
+        n = counts.sum(1, keepdims=True)
+        means = ratio(totals, counts)
+        gain = means[:, -1:] - means[:, :1] if size > 1 else np.full_like(n, np.nan)
+        away = asked - ratio(counts @ asked[:, None], n)  # [R, asked levels]
+        slope = ratio((away * totals).sum(1, keepdims=True), (away**2 * counts).sum(1, keepdims=True))
+        spanned, shares = ratio(gain, np.full_like(gain, span)), ratio(sums[:, 2 * size :], n)
+        return np.hstack([_monotone(means), slope, spanned, shares, means])
+
+    return resampled_sums(figures, parts, clusters, resamples=resamples, seed=seed)
+
+
+def _monotone(means: FloatArray) -> FloatArray:
+    """Spearman of position with mean: [R, levels] in the order of the levels -> [R, 1]; NaN if a level has no mean."""
+    size = means.shape[1]
+    above = (means[:, :, None] > means[:, None, :]).sum(2) - (means[:, :, None] < means[:, None, :]).sum(2)
+    ranks = np.where(np.isnan(means).any(1, keepdims=True), np.nan, above / 2)  # less the mean rank
+    order = np.arange(size) - (size - 1) / 2
+    return ratio(ranks @ order, np.sqrt((ranks**2).sum(1) * (order**2).sum()))[:, None]
+
+
+def _taus(t: FloatArray, y: FloatArray, prompts: Clusters) -> tuple[FloatArray, Clusters]:
+    """Kendall's tau-b of each prompt that has two distinct targets or more, and those prompts: [C], [C]."""
+    names, numbers = np.unique(prompts, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    t, y, numbers = t[order], y[order], numbers[order]
+    agree, untied_t, untied_y = np.zeros((3, len(names)))
+    for step in range(1, int(np.bincount(numbers).max(initial=0))):  # all pairs of rows that lie `step` apart
+        same = numbers[step:] == numbers[:-step]
+        dt = np.sign(t[step:] - t[:-step])[same]
+        dy = np.sign(y[step:] - y[:-step])[same]
+        for sums, values in ((agree, dt * dy), (untied_t, dt * dt), (untied_y, dy * dy)):
+            sums += np.bincount(numbers[step:][same], values, minlength=len(names))
+    asked = untied_t > 0
+    tau = ratio(agree, np.sqrt(untied_t * untied_y))
+    return np.where(untied_y > 0, tau, 0.0)[asked], names[asked]
+
+
+def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int, seed: int) -> list[Interval]:
+    """d obtained / d target_k for each k, other targets held: least squares of obtained [n] on targets [n, A] -> A.
+
+    A row that did not ask for k takes no part in the slope of k: an indicator takes up what asking itself changes. An
+    effect that the design cannot tell from others (never asked, always the same, or moved together with another
+    target) is NaN.
+    """
+    kept = ~np.isnan(obtained)
+    t, y, clusters = target[kept], obtained[kept], prompts[kept]
+    asked = ~np.isnan(t)
+    x = np.hstack([np.where(asked, t, 0), asked, np.ones((len(y), 1))])  # [n, P = 2A + 1]
+    p, a = x.shape[1], t.shape[1]
+    parts = np.hstack([(x[:, :, None] * x[:, None, :]).reshape(len(y), p * p), x * y[:, None]])
+
+    def slopes(sums: FloatArray) -> FloatArray:
+        gram = sums[:, : p * p].reshape(-1, p, p)
+        inverse = np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
+        found = (inverse @ sums[:, p * p :, None])[:, :a, 0]
+        own = np.diagonal(inverse @ gram, axis1=1, axis2=2)[:, :a]  # 1 where the design determines the slope
+        return np.where(np.abs(own - 1) < 1e-6, found, np.nan)
+
+    return resampled_sums(slopes, parts, clusters, resamples=resamples, seed=seed)
+
+
+def _check(
+    target: FloatArray,
+    obtained: FloatArray,
+    prompts: Clusters,
+    attributes: Sequence[str],
+    levels: NDArray[Any],
+    span: FloatArray,
+) -> None:
+    """Refuse arrays that do not fit together."""
+    shape = (len(prompts), len(attributes))
+    if target.shape != shape or obtained.shape != shape:
+        raise SteerError(
+            f"target {target.shape} and obtained {obtained.shape} must be [prompts, attributes] = {shape}."
+        )
+    if levels.shape != shape[1:] or span.shape != shape[1:]:
+        raise SteerError(f"give one number of levels and one data span for each of {', '.join(attributes)}.")
+    known = target[~np.isnan(target)]
+    if (known != np.floor(known)).any():
+        raise SteerError("targets are levels: whole numbers, NaN where an attribute was not asked.")
+
+
+def _cell(figure: dict[str, Any]) -> str:
+    """One figure of the table."""
+    mean, low, high = (np.nan if figure[field] is None else figure[field] for field in ("mean", "low", "high"))
+    return Interval(mean, low, high, figure["n"]).text()

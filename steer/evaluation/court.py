@@ -1,0 +1,60 @@
+"""Who judges: gold and proxy scorers, the unit that their rewards are in, and the logs that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from steer.errors import SteerError
+from steer.evaluation.systems import Answers, Array, Judge
+from steer.labelling.scorer import Scorer, load_scorer
+from steer.rows import Row
+from steer.rows.schema import AttributeSchema
+
+
+@dataclass
+class Court:
+    """`rows` give the unit of the reward (their sd under each scorer), their correlation and their spans."""
+
+    schema: AttributeSchema
+    gold: Scorer
+    proxy: Scorer
+    rows: Sequence[Row]
+
+    def scored(self, rows: Sequence[Row]) -> Answers:
+        """Both scorers on responses."""
+        own = self.schema.own
+        gold = self.gold.score(rows, own)
+        return Answers(rows, gold, gold if self.proxy is self.gold else self.proxy.score(rows, own))
+
+    @cached_property
+    def logs(self) -> Answers:
+        """Both scorers on the rows."""
+        return self.scored(self.rows)
+
+    @cached_property
+    def by_gold(self) -> Judge:
+        """Gold's reward in sd of the rows."""
+        return Judge.of(self.schema, self.logs.gold)
+
+    @cached_property
+    def by_proxy(self) -> Judge:
+        """The proxy's reward in sd of the rows."""
+        return Judge.of(self.schema, self.logs.proxy)
+
+    @cached_property
+    def spans(self) -> Array:
+        """5 to 95 % of each attribute in the rows, level units [A]."""
+        return self.by_gold.spans(self.logs.gold)
+
+
+def fitting(spec: str, schema: AttributeSchema) -> Scorer:
+    """A scorer that can judge new responses on all attributes of the schema."""
+    scorer = load_scorer(spec)
+    if scorer.model is None:
+        raise SteerError(f"scorer {spec}: nobody has rated new responses. Name one that can judge them.")
+    missing = [n for n in schema.own if n not in scorer.attributes]
+    if missing:
+        raise SteerError(f"scorer {scorer.id}: cannot judge new responses on {', '.join(missing)}. Name another one.")
+    return scorer

@@ -1,0 +1,150 @@
+"""What a policy answers, with log-probabilities as it was drawn and under the reference, written once and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from steer.evaluation.statistics import best_of_n_kl
+from steer.generation.generate import Job, Sampling, answer, condition_text
+from steer.labelling.scorer import Reward
+from steer.models.collate import Sequence_
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import Policy, load
+from steer.models.tokenization import Tokens
+from steer.rows import Row, read_back, write
+from steer.rows.schema import AttributeSchema
+from steer.training.references import response_sums
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model that KL is measured from, on the prompt without a condition."""
+
+    policy: Policy
+    module: ResponseLogps
+
+    @staticmethod
+    def of(model: str, dtype: str, trust_remote_code: bool) -> Reference:
+        """Load it."""
+        policy = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
+        return Reference(policy, ResponseLogps(policy.model.eval()))
+
+
+class Decoding(NamedTuple):
+    """How responses are drawn beyond sampling: guidance, and the best of several by a reward."""
+
+    guidance: float = 1.0
+    best_of: int = 1
+
+    @property
+    def text(self) -> str:
+        """As in the name of a system."""
+        parts = [f"guidance={self.guidance:g}"] if self.guidance != 1 else []
+        return ",".join(parts + ([f"best_of={self.best_of}"] if self.best_of > 1 else []))
+
+
+class Asked(NamedTuple):
+    """What is drawn: jobs, how, and the reward that chooses the best of several."""
+
+    jobs: Sequence[Job]
+    sampling: Sampling
+    decoding: Decoding = Decoding()
+    reward: Reward | None = None
+
+
+def drawn(
+    policy: Policy, asked: Asked, folder: Path, schema: AttributeSchema | None, reference: Reference | None, budget: int
+) -> list[Row]:
+    """Responses in the order of the jobs, with `logp` and `ref_logp` where there is a reference; `budget`: tokens.
+
+    Both are of the tokens that were drawn, `tokens` in number, and of the distributions at the temperature of the draw;
+    there are none at 0, where no two policies overlap.
+    The best of n is as likely as n draws make it: its expected log-probability is log n - (n - 1) / n above the
+    policy's.
+    """
+    path = folder / "answers.jsonl"
+    if not path.is_file():
+        write(path, _drawn(policy, asked, folder, schema, reference, budget))
+    return read_back(path)
+
+
+def _drawn(
+    policy: Policy, asked: Asked, folder: Path, schema: AttributeSchema | None, reference: Reference | None, budget: int
+) -> list[Row]:
+    n = asked.decoding.best_of
+    jobs = [job for job in asked.jobs for _ in range(n)]
+    rows = answer(policy, jobs, asked.sampling, folder, schema, folder.name, ids=True)
+    if n > 1:
+        assert asked.reward is not None
+        rewards = asked.reward(rows)
+        rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] | {"best_of": n} for i in range(0, len(rows), n)]
+    s = asked.sampling
+    if reference is None or s.temperature == 0:
+        return [_without_ids(row) for row in rows]
+    if s.guidance == s.temperature == 1:
+        own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
+    else:
+        own = drawn_from(policy, rows, s.guidance, s.temperature)
+    readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
+    if s.temperature == 1:
+        ref = log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
+    else:
+        ref = drawn_from(reference.policy, readable, 0.0, s.temperature)
+    more = best_of_n_kl(n)
+    return [
+        {**_without_ids(row), "tokens": len(row["ids"]), "logp": a + more, "ref_logp": b}
+        for row, a, b in zip(rows, own, ref)
+    ]
+
+
+def _without_ids(row: Row) -> Row:
+    return {column: value for column, value in row.items() if column != "ids"}
+
+
+def _alike(one: Policy, other: Policy, rows: Sequence[Row]) -> bool:
+    """Whether two models read the drawn ids alike; a reference with another vocabulary reads the text."""
+    ids = sorted({i for row in rows for i in row["ids"]})
+    first, second = (p.tokenizer.convert_ids_to_tokens(ids) for p in (one, other))
+    return bool(first == second)
+
+
+def log_probs(
+    policy: Policy, module: ResponseLogps, rows: Sequence[Row], budget: int, *, conditioned: bool
+) -> list[float]:
+    """Log-probability of every response with its end, behind the condition of its target or behind none."""
+    sequences = _sequences(policy, rows, conditioned=conditioned)
+    device = next(policy.model.parameters()).device
+    return response_sums(module, [[s] for s in sequences], policy.tokenizer.pad_token_id, budget, device)
+
+
+@torch.no_grad()
+def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0) -> list[float]:
+    """The same under what guidance and temperature draw from.
+
+    Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. Row by row,
+    with all logits of a response in memory: for what a report evaluates, not for training.
+    """
+    model = policy.model.eval()
+    device = next(model.parameters()).device
+    found = []
+    for pair in zip(*(_sequences(policy, rows, conditioned=c) for c in (True, False))):
+        told, plain = (
+            model(torch.tensor([[*s.prefix, *s.response]], device=device)).logits[0, len(s.prefix) - 1 : -1].float()
+            for s in pair
+        )
+        mixed = torch.lerp(plain.log_softmax(-1), told.log_softmax(-1), strength)  # [T, V]
+        mixed = torch.log_softmax(mixed / temperature, -1)
+        found.append(float(mixed.gather(1, torch.tensor(pair[0].response, device=device)[:, None]).sum()))
+    return found
+
+
+def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
+    """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
+    tokens = Tokens(rows, policy.tokenizer, policy.end)
+    read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
+    return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

@@ -1,0 +1,132 @@
+"""Answers, votes and prompts in the form of other tools: AlpacaEval's outputs and annotations, a task for lm-eval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from steer.config import EvaluateConfig
+from steer.errors import SteerError
+from steer.evaluation.court import Court
+from steer.evaluation.result import Case
+from steer.evaluation.systems import System
+from steer.evaluation.votes import instruction
+from steer.labelling.scorer import placed
+from steer.options import did_you_mean
+from steer.rows import Row, prompt_key
+from steer.run_folder import slug, write_text
+
+TASK = """\
+# lm_eval --model hf --model_args pretrained=MODEL --tasks {name} --include_path {folder}
+task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {prompts}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{instruction}}}}"
+doc_to_target: ""
+process_results: !function steer_scores.process_results
+generation_kwargs:
+  until: []
+  do_sample: {sampled}
+  temperature: {temperature}
+  max_gen_toks: {tokens}
+metric_list:
+{metrics}
+metadata:
+  version: 1.0
+"""
+METRIC = "  - metric: {name}\n    aggregation: mean\n    higher_is_better: {higher}"
+SCORES = '''"""Scores of generated answers, for lm-eval; `steer` must be installed beside it."""
+
+from functools import cache
+
+from steer.scorer import load_scorer
+
+NAMES = {names!r}
+
+
+@cache
+def scorer():
+    return load_scorer({gold!r})
+
+
+def process_results(doc, results):
+    row = {{"id": "0", "prompt": doc["prompt"], "response": results[0], "scores": {{}}}}
+    return dict(zip(NAMES, scorer().score([row], NAMES)[0].tolist()))
+'''
+KINDS = ("alpaca-eval", "lm-eval")
+
+
+def known(names: Sequence[str]) -> None:
+    """Refuse what cannot be written."""
+    for name in names:
+        if name not in KINDS:
+            raise SteerError(f"--export: unknown '{name}'; {did_you_mean(name, KINDS)}")
+
+
+def write(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> str:
+    """Write what was asked for; a sentence that says where."""
+    said = ""
+    if "alpaca-eval" in config.export:
+        for system in systems:
+            rows = [row for answers in system.answers.values() for row in answers.rows]
+            write_text(folder / "alpaca-eval" / f"{slug(system.name)}.json", alpaca_eval(rows, system.name))
+        said += f" AlpacaEval's outputs: {folder / 'alpaca-eval'}."
+    if "lm-eval" in config.export:
+        lm_eval(config, folder / "lm-eval", systems, court, gold)
+        said += f" Task for lm-eval: {folder / 'lm-eval'}."
+    return said
+
+
+def votes(folder: Path, case: Case) -> None:
+    """What every annotator said of the baseline and another system, as AlpacaEval writes it: annotations.json.
+
+    `output_1` is the baseline's; preference 1 is for it, 2 for the other, 1.5 a tie, null no answer.
+    """
+    for who, votes in zip(case.annotators, case.votes):
+        found = [
+            {
+                "instruction": instruction(m.left),
+                "output_1": m.right["response"],
+                "generator_1": case.ordered[m.second].name,
+                "output_2": m.left["response"],
+                "generator_2": case.ordered[m.first].name,
+                "annotator": who.name,
+                "preference": None if math.isnan(share) else 1.0 + share,
+            }
+            for m, share in zip(case.met, votes.share.tolist())
+            if m.second == 0
+        ]
+        text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+        write_text(folder / "annotations" / slug(who.name)[-100:] / "annotations.json", text)
+
+
+def alpaca_eval(rows: Sequence[Row], generator: str) -> str:
+    """AlpacaEval's and AlpacaFarm's form: a JSON array of instruction, output, generator."""
+    found = [{"instruction": instruction(r), "output": r["response"], "generator": generator} for r in rows]
+    return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+
+
+def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> None:
+    """A task that draws an answer to every prompt with any of lm-eval's backends and scores it with gold."""
+    first = {prompt_key(r): r for s in systems for a in s.answers.values() for r in reversed(a.rows)}
+    lines = [json.dumps({"instruction": instruction(r), "prompt": r["prompt"]}) for r in first.values()]
+    write_text(folder / "prompts.jsonl", "\n".join(lines) + "\n")
+    names = list(court.schema.own)
+    metrics = [METRIC.format(name=n, higher=str(court.schema[n].direction >= 0).lower()) for n in names]
+    write_text(folder / "steer_scores.py", SCORES.format(names=names, gold=placed(gold)))
+    task = TASK.format(
+        folder=folder.resolve(),
+        name="steer",
+        prompts=(folder / "prompts.jsonl").resolve(),
+        sampled=str(config.temperature > 0).lower(),
+        temperature=config.temperature,
+        tokens=config.max_new_tokens,
+        metrics="\n".join(metrics),
+    )
+    write_text(folder / "steer.yaml", task)

@@ -1,0 +1,212 @@
+"""Answers of all systems -> the comparison as JSON, which `steer.report` turns into pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from steer.evaluation.annotators import Annotator, Meeting, meetings, vote, win_rates
+from steer.evaluation.controllability import correlation
+from steer.evaluation.court import Court
+from steer.evaluation.frontier import MOST, frontier
+from steer.evaluation.scorer import fresh, report
+from steer.evaluation.statistics import holm
+from steer.evaluation.systems import UNKNOWN, Answers, Judge, System, dial, difference, kl, paired_seeds, summary
+from steer.evaluation.votes import SYSTEM
+from steer.evaluation.winrate import Votes
+from steer.methods.awr import values as by_prompt
+from steer.rows import prompt_key
+from steer.rows.schema import AttributeSchema
+
+
+@dataclass
+class Case:
+    """All that is judged. `baseline`: the system that the others are compared with, empty for none."""
+
+    court: Court
+    systems: Sequence[System]
+    baseline: str
+    resamples: int
+    held: Answers | None = None  # logged responses to the prompts that the systems answered
+    grids: Mapping[str, Sequence[Answers]] = field(default_factory=dict)  # answers over a grid of targets
+    annotators: Sequence[Annotator] = ()
+    pairs: str = "all"
+    controls: bool = False
+    blind: bool = False  # nobody said which scorer training saw: gold stands alone
+
+    @cached_property
+    def ordered(self) -> list[System]:
+        """The baseline stands first."""
+        return sorted(self.systems, key=lambda s: s.name != self.baseline)
+
+    @cached_property
+    def met(self) -> list[Meeting]:
+        """Answers of two of them each, for annotators, with the names of their systems."""
+
+        def named(one: Answers, name: str) -> Answers:
+            return replace(one, rows=[{**row, SYSTEM: name} for row in one.rows])
+
+        return meetings([{n: named(a, s.name) for n, a in s.answers.items()} for s in self.ordered], self.pairs)
+
+    @cached_property
+    def votes(self) -> list[Votes]:
+        """Of all annotators on what met; none where there are not two systems."""
+        return [vote(who, self.met) for who in self.annotators] if len(self.systems) > 1 else []
+
+
+def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `steer.report` writes; `about` says how it was come by."""
+    court = case.court
+    schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
+    everything = [*([System("logs", "logged responses", {0: case.held})] if case.held else []), *case.systems]
+    first = next((s for s in case.systems if s.name == case.baseline), None)
+    alike = max((_candidates(s) for s in case.systems), default=0)
+    systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
+    for one, found in zip(everything, systems):
+        if first and one.name not in (first.name, "logs") and _comparable(one, first):
+            draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
+            found["difference"] = difference(one.answers, first.answers, gold, draws)
+            several = len(paired_seeds(one.answers, first.answers)) > 1
+            found["difference"]["over"] = "prompts and seeds" if several else "prompts only"
+    _corrected(systems)
+    for s in systems if case.blind else ():
+        s |= {"proxy": UNKNOWN.json(), "fresh": None}
+    return {
+        **about,
+        "baseline": case.baseline,
+        "gold": court.gold.id,
+        "proxy": "not named" if case.blind else court.proxy.id,
+        "gold_is_proxy": court.gold.id == court.proxy.id and not case.blind,
+        "behaviour": {
+            "reward_sd_raw": gold.sd,
+            "names": list(schema.own),
+            "attributes": {
+                n: {"mean": float(np.nanmean(court.logs.gold[:, j])), "sd": float(np.nanstd(court.logs.gold[:, j]))}
+                for j, n in enumerate(schema.own)
+            },
+            "correlation": correlation(court.logs.gold).tolist(),
+        },
+        "systems": systems,
+        "seconds": {s.name: s.facts.get("seconds", 0) for s in case.systems},
+        "frontiers": _frontiers(case.systems, gold, case.resamples),
+        "win_rates": _win_rates(case),
+        "scorer": _scorer(case),
+        "prompt_only": _prompt_only(court) if case.controls else None,
+        "dials": [
+            {
+                "name": name,
+                "targets": len({str(sorted(r["target"].items())) for r in found[0].rows}),
+                "result": dial(found, gold, _asked(schema, found), court.spans, case.resamples),
+            }
+            for name, found in case.grids.items()
+            if _asked(schema, found)
+        ],
+        "samples": _samples(case),
+        "iterate": None,
+    }
+
+
+def _candidates(s: System) -> int:
+    """The most answers to one prompt, of one seed."""
+    return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
+
+
+def _system(s: System, gold: Judge, proxy: Judge, candidates: int, resamples: int) -> dict[str, Any]:
+    """One row of the comparison."""
+    seeds = list(s.answers.values())
+    target = seeds[0].rows[0].get("asked", "") if s.target and s.target != "random" else ""
+    return {
+        "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
+        "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
+        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
+        **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
+        "fresh": fresh(seeds, gold, proxy),
+    }  # fmt: skip
+
+
+def _comparable(a: System, b: System) -> bool:
+    """Whether two systems answered a prompt that is the same, in all seeds that stand against each other."""
+    both = paired_seeds(a.answers, b.answers)
+    shared = [set(a.answers[i].prompts.tolist()) & set(b.answers[j].prompts.tolist()) for i, j in both]
+    return bool(shared) and all(shared)
+
+
+def _corrected(systems: Sequence[dict[str, Any]]) -> None:
+    """Holm's correction over all differences from the baseline; over prompts alone where `over` says so."""
+    pairs = [s["difference"] for s in systems if s["difference"]]
+    for pair, p in zip(pairs, holm([np.nan if d["p_prompts"] is None else d["p_prompts"] for d in pairs])):
+        pair["p_holm"] = None if np.isnan(p) else p
+
+
+def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[dict[str, Any]]:
+    """Families of two settings or more: the gold reward that they reach within a KL, averaged over KLs up to `most`."""
+    points: dict[str, list[tuple[Any, Any]]] = {}
+    cut: dict[str, list[bool]] = {}  # whether each response of a family was
+    for s in systems:
+        rows = [row for a in s.answers.values() for row in a.rows]
+        keys = np.concatenate([a.prompts for a in s.answers.values()])
+        reward = np.concatenate([gold.reward(a.gold) for a in s.answers.values()])
+        away = np.array([kl(row) for row in rows])
+        if not np.isnan(away).all():
+            points.setdefault(s.family or s.name, []).append((np.column_stack([-away, reward]), keys))
+            cut.setdefault(s.family or s.name, []).extend(row.get("finished") is False for row in rows)
+    most = max((-float(np.nanmean(x[:, 0])) for found in points.values() for x, _ in found), default=0.0)
+    kept = {name: found[:MOST] for name, found in points.items() if len(found) > 1}
+    if most <= 0:
+        return []
+    out = []
+    for name, found in kept.items():
+        volume = frontier([(x / np.array([most, 1.0]), keys) for x, keys in found], (-1.0, 0.0), resamples=resamples)
+        share = float(np.mean(cut[name]))
+        out.append({"name": name, "points": len(found), "most": most, "volume": volume.json(), "cut_off": share})
+    return out
+
+
+def _win_rates(case: Case) -> dict[str, Any] | None:
+    """By all annotators; the baseline stands first."""
+    if not case.votes:
+        return None
+    return win_rates(case.annotators, [s.name for s in case.ordered], case.votes, case.resamples)
+
+
+def _scorer(case: Case) -> dict[str, Any] | None:
+    """The proxy against gold on logged responses that no training saw."""
+    court = case.court
+    if case.held is None or court.gold.id == court.proxy.id:
+        return None
+    return {"rows": len(case.held.rows), "attributes": report(case.held, court.schema.own)}
+
+
+def _prompt_only(court: Court) -> dict[str, Any]:
+    """How much of the reward the prompt alone tells: a ridge on its words, out of fold. What no response can change."""
+    reward = court.by_gold.reward(court.logs.gold)
+    known = np.flatnonzero(~np.isnan(reward))
+    rows = [{**row, "reward": float(r)} for row, r in zip(court.rows, reward) if not np.isnan(r)]
+    told = np.array(by_prompt(rows), dtype=float)
+    r = float(np.corrcoef(told, reward[known])[0, 1]) if np.ptp(told) and np.ptp(reward[known]) else 0.0
+    return {"rows": len(known), "pearson": r}
+
+
+def _asked(schema: AttributeSchema, found: Sequence[Answers]) -> list[str]:
+    return [n for n in schema.own if any(n in row["target"] for row in found[0].rows)]
+
+
+def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
+    """The first prompts as every system answered them."""
+    out: dict[str, dict[str, Any]] = {}
+    for s in case.systems:
+        answers = next(iter(s.answers.values()))
+        seen = set()
+        for row, scores in zip(answers.rows, answers.gold):
+            key = prompt_key(row)
+            if key in seen or (key not in out and len(out) >= count):
+                continue
+            seen.add(key)
+            sample = out.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})
+            known = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
+            sample["answers"].append({"name": s.name, "text": row["response"], "scores": known})
+    return list(out.values())

@@ -1,0 +1,228 @@
+"""What a comparison says of one system: rewards, attributes, KL, diversity, each with its interval."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from steer.conditioning.condition import leaks
+from steer.evaluation.controllability import controllability, over_seeds
+from steer.evaluation.diversity import diversity, leaked
+from steer.evaluation.statistics import Interval, Seeds, across_seeds
+from steer.rows import Row, prompt_key
+from steer.rows.schema import AttributeSchema
+
+Array = np.ndarray[Any, Any]
+UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # of a seed in which the scorer knows nothing
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A scorer's view of the world: its reward, standardised so that the logs have mean 0 and standard deviation 1."""
+
+    schema: AttributeSchema
+    mean: float
+    sd: float
+
+    @staticmethod
+    def of(schema: AttributeSchema, scores: Array) -> Judge:
+        """From scores [n, A] of the logs."""
+        raw = raw_reward(schema, scores)
+        if np.isnan(raw).all():
+            return Judge(schema, 0.0, 1.0)
+        mean, sd = float(np.nanmean(raw)), float(np.nanstd(raw))
+        alike = sd <= 1e-9 * max(1.0, abs(mean))  # but for rounding
+        return Judge(schema, mean, 1.0 if alike else sd)
+
+    def reward(self, scores: Array) -> Array:
+        """Reward [n] in standard deviations of the logs; NaN where a score that counts is unknown."""
+        return np.asarray((raw_reward(self.schema, scores) - self.mean) / self.sd)
+
+    def levels(self, scores: Array) -> Array:
+        """Scores [n, A] in level units."""
+        return np.column_stack([self.schema[n].position(scores[:, j]) for j, n in enumerate(self.schema.own)])
+
+    def labels(self, scores: Array) -> Array:
+        """Scores [n, A] as the levels that labelling gives them; NaN stays."""
+        edges = [np.asarray(self.schema[n].edges) for n in self.schema.own]
+        found = [np.searchsorted(e, scores[:, j], side="right").astype(float) for j, e in enumerate(edges)]
+        return np.where(np.isnan(scores), np.nan, np.column_stack(found))
+
+    def spans(self, scores: Array) -> Array:
+        """5 to 95 % span of each attribute in the logs, level units [A]."""
+        low, high = np.nanpercentile(self.levels(scores), [5, 95], axis=0)
+        return np.asarray(high - low)
+
+
+def raw_reward(schema: AttributeSchema, scores: Array) -> Array:
+    """Direction-aware weighted sum of scores [n, A] -> [n], not standardised; NaN where nothing has a better end."""
+    weights = np.array([schema[n].direction * schema[n].weight for n in schema.own])
+    used = weights != 0
+    if not used.any():
+        return np.full(len(scores), np.nan)
+    return np.asarray(scores[:, used] @ weights[used])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Responses of one system under one seed, with what both scorers say of them [n, A]."""
+
+    rows: Sequence[Row]
+    gold: Array
+    proxy: Array
+
+    @property
+    def prompts(self) -> Array:
+        """Cluster ids."""
+        return np.array([prompt_key(row) for row in self.rows])
+
+
+@dataclass(frozen=True)
+class System:
+    """What is compared: answers by seed, how they came about, and the family of systems whose knob it is a setting of.
+
+    `facts` may hold what it took: ess, train_tokens, steps, seconds, drawn (responses to train on), scored (calls).
+    """
+
+    name: str
+    method: str
+    answers: Mapping[int, Answers]  # by seed
+    family: str = ""
+    settings: str = ""
+    target: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summary(
+    seeds: Sequence[Answers], gold: Judge, proxy: Judge, names: Sequence[str], resamples: int, candidates: int = 0
+) -> dict[str, Any]:
+    """Rewards, attributes, KL and surface figures of one system, over all its seeds.
+
+    How distinct the text is falls with its amount: it is that of a seed, of the first `candidates` answers to each
+    prompt (0: all), averaged over seeds.
+    """
+
+    def over(values: Sequence[Array]) -> dict[str, Any]:
+        if not all(_known(v) for v in values):
+            return UNKNOWN.json()
+        return across_seeds([(v, a.prompts) for v, a in zip(values, seeds)], resamples=resamples).json()
+
+    rows = [row for a in seeds for row in a.rows]
+    keys = [key for a in seeds for key in a.prompts.tolist()]
+    finished = [np.nan if row.get("finished") is None else float(row["finished"]) for row in rows]
+    texture = diversity([r["response"] for r in rows], keys, finished, resamples=200)
+    each = [_distinct(a, candidates) for a in seeds]
+    kls = [np.array([kl(row) for row in a.rows]) for a in seeds]
+    own = gold.schema.own
+    return {
+        "gold": over([gold.reward(a.gold) for a in seeds]),
+        "proxy": over([proxy.reward(a.proxy) for a in seeds]),
+        "kl": over(kls) if all(map(_known, kls)) else None,
+        "words": texture["words"],
+        **{name: _mean([e[name] for e in each]) for name in each[0]},
+        "repeated_3": texture["repeated_3"]["mean"],
+        "finished": texture["finished"]["mean"],
+        "leaked": max(leaked([r["response"] for r in rows], leaks(names, t)) for t in ("tags", "steerlm")),
+        "attributes": {n: over([a.gold[:, j] for a in seeds]) for j, n in enumerate(own)},
+        "generated": len(rows),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
+    """Diversity of one seed's text."""
+    kept, count = [], Counter[str]()
+    for key, row in zip(answers.prompts.tolist(), answers.rows):
+        count[key] += 1
+        if not candidates or count[key] <= candidates:
+            kept.append((row["response"], key))
+    found = diversity(*zip(*kept), resamples=0)
+    return {
+        "distinct_1": found["distinct_1_all"],
+        "distinct_2": found["distinct_2_all"],
+        "unique": found["unique"]["mean"],
+    }
+
+
+def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:
+    """Which seeds of two systems stand against each other: equal ones; the only one of either against all."""
+    if 1 in (len(a), len(b)):
+        return [(i, j) for i in a for j in b]
+    return [(seed, seed) for seed in a if seed in b]
+
+
+def kl(row: Row) -> float:
+    """log p(y | x, condition) - log ref(y | x): one Monte-Carlo sample of the KL, nats; NaN where it was not measured.
+
+    The KL is the mean over everything that was drawn. A response that was cut off counts with the tokens that it has,
+    without an end: to leave it out would choose those that ended, which is a selection and can be below 0.
+    """
+    if row.get("logp") is None:
+        return float("nan")
+    return float(row["logp"] - row["ref_logp"])
+
+
+def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: Judge, resamples: int) -> dict[str, Any]:
+    """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of its being 0.
+
+    One seed tells nothing of the spread between training runs: its interval is over prompts only, and there is no `p`.
+    `p_prompts` is then of the prompts alone, for Holm's correction of what is bold.
+    """
+    pairs = []
+    for x, y in ((a[i], b[j]) for i, j in paired_seeds(a, b)):
+        means = [_by_prompt(s, gold.reward(s.gold)) for s in (x, y)]
+        keys = [k for k in means[0] if k in means[1]]
+        pairs.append((np.array([means[0][k] - means[1][k] for k in keys]), np.array(keys)))
+    if not all(_known(values) for values, _ in pairs):
+        return {**UNKNOWN.json(), "p": None, "p_prompts": None}
+    seeds = Seeds(pairs, resamples=resamples)
+    value = seeds.p_value()
+    p = None if np.isnan(value) else value
+    return {**seeds.interval().json(), "p": p if seeds.seeds > 1 else None, "p_prompts": p}
+
+
+def _known(values: Array) -> bool:
+    """Whether any of the values is known."""
+    return bool((~np.isnan(values)).any())
+
+
+def _by_prompt(answers: Answers, values: Array) -> dict[str, float]:
+    """Mean known value of a prompt's answers."""
+    found: dict[str, list[float]] = {}
+    for key, value in zip(answers.prompts.tolist(), values.tolist()):
+        if value == value:
+            found.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def dial(seeds: Sequence[Answers], gold: Judge, names: Sequence[str], spans: Array, resamples: int) -> dict[str, Any]:
+    """Controllability over the attributes that were conditioned on: of all seeds, as sure as they agree."""
+    at = [gold.schema.own.index(n) for n in names]
+    levels = [len(gold.schema[n].shown) for n in names]
+
+    def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
+        each = [row["target"] for a in some for row in a.rows]
+        target = np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in each], dtype=float)
+        obtained, labels = (np.concatenate([read(a.gold) for a in some])[:, at] for read in (gold.levels, gold.labels))
+        prompts = np.concatenate([a.prompts for a in some])
+        return controllability(
+            target,
+            obtained,
+            prompts,
+            labels=labels,
+            attributes=names,
+            levels=levels,
+            data_span=spans[at],
+            resamples=draws,
+        )
+
+    each = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []
+    return over_seeds(measured(seeds, resamples), each)

@@ -1,0 +1,78 @@
+"""Padded batches through `model.generate`: for models whose state cannot be moved between batches, and as the peer.
+
+What is drawn depends on the batch here, unless it is greedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steer.conditioning.condition import markers
+from steer.generation.decoder import Ask
+from steer.generation.sampling import Markers
+from steer.models.policy import Policy, end_tokens
+from steer.progress import quiet
+
+
+def plainly(
+    policy: Policy, asks: Sequence[Ask], batch_size: int, seed: int, *, bucketed: bool = True
+) -> list[list[int]]:
+    """Token ids of each response, with the end token; all share the first one's top_k, top_p and min_p."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    tokenizer, model = policy.tokenizer, policy.model.eval()
+    device, pad, ends = next(model.parameters()).device, tokenizer.pad_token_id, end_tokens(policy)
+    prefixes = [[*ask.prompt, *ask.condition] for ask in asks]
+    order = sorted(range(len(asks)), key=lambda i: (len(prefixes[i]), i)) if bucketed else list(range(len(asks)))
+    order.sort(key=lambda i: asks[i].temperature)  # stable; a batch has one
+    out: list[list[int]] = [[] for _ in asks]
+    names = markers(policy.card.attributes, policy.card.template) if policy.card and policy.card.attributes else []
+    blocked = _Blocked(Markers(names, policy.pieces)) if names else None
+    start = 0
+    while start < len(order):
+        warm = asks[order[start]].temperature
+        part = [i for i in order[start : start + batch_size] if asks[i].temperature == warm]
+        width = max(len(prefixes[i]) for i in part)
+        config = GenerationConfig(
+            max_new_tokens=max(asks[i].most for i in part),
+            do_sample=warm > 0,
+            temperature=warm or None,
+            top_p=asks[part[0]].top_p if warm else None,
+            top_k=asks[part[0]].top_k if warm else None,
+            min_p=(asks[part[0]].min_p or None) if warm else None,
+            eos_token_id=sorted(ends),
+            pad_token_id=pad,
+        )
+        ids = torch.tensor([[pad] * (width - len(prefixes[i])) + prefixes[i] for i in part], device=device)
+        mask = torch.tensor([[0] * (width - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part], device=device)
+        if blocked:
+            blocked.start = width
+        torch.manual_seed(seed + start)
+        with torch.no_grad(), quiet():
+            processors = LogitsProcessorList([blocked] if blocked else [])
+            drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors)
+        for i, tokens in zip(part, drawn[:, width:].tolist()):
+            tokens = tokens[: asks[i].most]
+            end = next((k for k, token in enumerate(tokens) if token in ends), len(tokens))
+            out[i] = tokens[: end + 1]
+        start += len(part)
+    return out
+
+
+class _Blocked:
+    """The blocked markers as a logits processor; `start`: where in the sequences the responses begin."""
+
+    def __init__(self, blocked: Markers) -> None:
+        self.markers, self.start = blocked, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        """[N, L], [N, V] -> [N, V]."""
+        reach = 2 * self.markers.window  # some tokens have no text
+        tails = [
+            "".join(self.markers.pieces[t] for t in row) for row in input_ids[:, self.start :][:, -reach:].tolist()
+        ]
+        return self.markers.block(scores, [text[-self.markers.window :] for text in tails])

@@ -1,0 +1,94 @@
+"""vLLM as the engine of `steer generate`: it reads the same tokens as `hf` does, so targets need no chat template.
+
+Whole weights (a plain model, `--adapter none`, `steer export`) are served as they are, a LoRA on top of its base.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from steer.conditioning.condition import markers
+from steer.errors import SteerError
+from steer.generation.decoder import Ask
+from steer.models.lora import adapter_rank
+from steer.models.policy import FULL, MERGED, Card, Loading, end_tokens, load_as
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+
+
+class Vllm:
+    """A policy in vLLM; `policy` is the same without weights, for its tokenizer and schema."""
+
+    def __init__(self, name: str, dtype: str, *, trust_remote_code: bool = False) -> None:
+        weights, lora = _where(name)
+        self.policy = load_as(name, Loading(dtype, trust_remote_code, device="meta"))
+        self.lora: Any = None
+        card = self.policy.card
+        commit = card.base_revision if card and lora else self.policy.revision  # that of the weights, not the newest
+        room: dict[str, Any] = {"revision": commit, "tokenizer_revision": commit} if commit else {}
+        vllm = _imported()
+        if lora:
+            rank = adapter_rank(Path(lora))
+            room |= {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
+            self.lora = vllm.lora.request.LoRARequest("policy", 1, lora)
+        self.params = vllm.SamplingParams
+        kind = str(self.policy.model.dtype).removeprefix("torch.")
+        try:
+            self.model = vllm.LLM(model=weights, dtype=kind, trust_remote_code=trust_remote_code, **room)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise SteerError(f"--engine vllm: {name}: {' '.join(str(error).split())[:300]}") from None
+
+    def draw(self, asks: Sequence[Ask]) -> list[list[int]]:
+        """New tokens of each response with the end token, in order."""
+        card = self.policy.card
+        names = markers(card.attributes, card.template) if card and card.attributes else []
+        ends = sorted(end_tokens(self.policy))
+        params = [
+            self.params(
+                temperature=ask.temperature,
+                top_p=ask.top_p,
+                top_k=ask.top_k or -1,  # off
+                min_p=ask.min_p,
+                max_tokens=ask.most,
+                seed=ask.seed,
+                stop_token_ids=ends,
+                bad_words=names or None,
+            )
+            for ask in asks
+        ]
+        prompts = [{"prompt_token_ids": [*ask.prompt, *ask.condition]} for ask in asks]
+        outputs = self.model.generate(prompts, params, lora_request=self.lora, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def _imported() -> Any:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        import vllm
+        import vllm.lora.request
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: libraries that do not fit one another
+        raise SteerError(
+            f"--engine vllm: vLLM is not installed here or does not start ({str(error).splitlines()[0]}). "
+            'Run "pip install vllm" in an environment of its own, or use --engine hf.'
+        ) from None
+    return vllm
+
+
+def _where(name: str) -> tuple[str, str]:
+    """Where the whole weights lie, and the folder of the LoRA on top of them, where there is one."""
+    folder = Path(name)
+    card = Card.load(folder) if (folder / "steer.json").is_file() else None
+    if card is None or card.adapter == MERGED:
+        return name, ""
+    if card.adapter == "none":
+        return str(folder / FULL), ""
+    if card.adapter != "lora" or card.condition_tokens != "text":
+        why = "tokens of its own" if card.adapter == "lora" else "a base in 4 bits"
+        raise SteerError(
+            f"--engine vllm: {name}: has {why}, which vLLM cannot put an adapter on. "
+            f'Merge it first: "steer export {name} MERGED", then give MERGED.'
+        )
+    return _where(card.base)[0], name

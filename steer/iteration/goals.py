@@ -1,0 +1,68 @@
+"""What the fresh responses of a round aim at: targets that the data supports, drawn as `--goals` says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from steer.conditioning.targets import Target, share
+from steer.rows.schema import AttributeSchema
+
+SHARE = 0.1  # `near`: the best so large a share of the supported combinations
+DRAWN = 64  # `weights`: preferences drawn for one round
+
+
+def goals(
+    schema: AttributeSchema,
+    names: Sequence[str],
+    count: int,
+    explore: float,
+    seed: int,
+    kind: str = "near",
+    weights: Mapping[str, float] | None = None,
+) -> list[Target]:
+    """`count` targets: `best`, and for a share 1 - `explore` others from the supported ones, as `kind` says.
+
+    `near`: the best tenth; `pareto`: those that no other beats in every attribute with a better end; `support`: all;
+    `weights`: the best for the given weights (as `targets.parse_weights`), else for weights uniform on the simplex.
+    """
+    best, rng = schema.best(names), np.random.default_rng(seed)
+    cells = sorted(schema.supported(names), key=lambda c: -schema.value(dict(zip(names, c))))
+    if kind == "best":
+        return [best] * count
+    if kind == "near":
+        cells = cells[: max(1, int(SHARE * len(cells)))]
+    elif kind == "pareto":
+        cells = pareto(schema, names, cells)
+    elif kind == "weights":
+        cells = preferred(schema, names, cells, [weights] if weights else _preferences(schema, names, rng))
+    picks = rng.integers(len(cells), size=count)
+    return [best if x < explore else dict(zip(names, cells[i])) for x, i in zip(rng.random(count), picks)]
+
+
+def pareto(schema: AttributeSchema, names: Sequence[str], cells: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The joint levels that no other beats: at least as good in every attribute, better in one."""
+    ends = [(i, schema[n].direction) for i, n in enumerate(names) if schema[n].direction]
+    points = np.array([[sign * cell[i] for i, sign in ends] for cell in cells])
+    beaten = [bool(((points >= p).all(1) & (points > p).any(1)).any()) for p in points]
+    return [cell for cell, worse in zip(cells, beaten) if not worse]
+
+
+def preferred(
+    schema: AttributeSchema,
+    names: Sequence[str],
+    cells: Sequence[tuple[int, ...]],
+    preferences: Sequence[Mapping[str, float]],
+) -> list[tuple[int, ...]]:
+    """For each preference the joint levels with the highest weighted sum of level centres, on scales of 0 to 1."""
+    points = np.array([[share(schema[n], level) for n, level in zip(names, cell)] for cell in cells])  # [C, A]
+    each = np.array([[p.get(n, 0.0) for n in names] for p in preferences])
+    return [cells[i] for i in (each @ points.T).argmax(1)]
+
+
+def _preferences(schema: AttributeSchema, names: Sequence[str], rng: np.random.Generator) -> list[dict[str, float]]:
+    """Weights of the attributes that have a better end, towards it, uniform on the simplex."""
+    ends = [n for n in names if schema[n].direction]
+    drawn = rng.dirichlet(np.ones(len(ends)), DRAWN) if ends else np.zeros((1, 0))
+    return [{n: schema[n].direction * float(x) for n, x in zip(ends, line)} for line in drawn]

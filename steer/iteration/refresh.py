@@ -1,0 +1,66 @@
+"""A scorer that keeps up with the policy: rated fresh responses show how far it has drifted, then it is fitted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer.config import FitConfig
+from steer.errors import SteerError
+from steer.evaluation.weighted import spearman
+from steer.labelling.fit import fit
+from steer.labelling.scorer import Scorer, load_scorer
+from steer.methods.base import Array
+from steer.options import resolve
+from steer.rows import Row, read_all, write
+from steer.rows.schema import AttributeSchema
+from steer.run_folder import read_json, write_json
+
+
+def check(scorer: str) -> None:
+    """Refuse a scorer that cannot be fitted anew."""
+    if not (Path(scorer) / "config.json").is_file():
+        raise SteerError(f'--annotator: fits --scorer anew, so that must be a folder of "steer fit", not {scorer}.')
+
+
+def drift(scores: Array, rated: Array, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Per attribute, of scores [n, A] against ratings [n, A]: mean absolute error, mean error, Spearman correlation."""
+    found = {}
+    for j, name in enumerate(names):
+        known = ~np.isnan(scores[:, j]) & ~np.isnan(rated[:, j])
+        error = scores[known, j] - rated[known, j]
+        rank = float(spearman(scores[known, j], rated[known, j])(np.ones((1, int(known.sum()))))[0, 0])
+        figures = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()), "spearman": rank}
+        found[name] = {key: None if np.isnan(x) else round(x, 4) for key, x in figures.items()}
+    return found
+
+
+def refreshed(
+    source: str, before: Scorer, annotator: Scorer, fresh: Sequence[Row], count: int, seed: int, folders: Sequence[Path]
+) -> Scorer:
+    """Have `count` fresh responses rated, write how far off the scorer `before` is on them, then fit it on them too.
+
+    `source`: folder of the first scorer; `folders`: those of the rounds so far, this one last. The ratings of all of
+    them join the rows that the first scorer was fitted on; drift.json has the errors.
+    """
+    here, names = folders[-1], before.attributes
+    if not (here / "drift.json").is_file():
+        picked = np.sort(np.random.default_rng(seed).permutation(len(fresh))[:count])
+        rows = [fresh[i] for i in picked]
+        ratings = annotator.score(rows, names)
+        known = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, line)} for line in ratings]
+        write(here / "rated.jsonl", ({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)))
+        write_json(here / "drift.json", drift(before.score(rows, names), ratings, names))
+    first = read_json(Path(source) / "config.json")
+    data = here / "ratings"
+    if not (data / "schema.json").is_file():
+        rows = read_all(first["rows"])[: first["limit"] or None]
+        write(data / "rows.jsonl", [*rows, *(row for folder in folders for row in read_all(folder / "rated.jsonl"))])
+        AttributeSchema.load(Path(source) / "schema.json").save(data / "schema.json")
+    flags: dict[str, Any] = {"rows": str(data), "output": str(here / "scorer")}
+    fit(replace(resolve(FitConfig, flags, str(Path(source) / "config.json")), limit=0, schema=""))
+    return load_scorer(str(here / "scorer"))

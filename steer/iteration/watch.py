@@ -1,0 +1,90 @@
+"""What is seen of a policy on held-out prompts: the figures of a round of `steer iterate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from steer.conditioning.condition import leaks
+from steer.evaluation.diversity import diversity, leaked
+from steer.evaluation.statistics import interval
+from steer.evaluation.systems import Judge, kl
+from steer.evaluation.weighted import spearman
+from steer.iteration.guards import Figures
+from steer.labelling.scorer import Scorer
+from steer.methods.base import Array
+from steer.models.policy import Policy
+from steer.rows import Row
+
+Judges = Mapping[str, tuple[Scorer, Judge]]  # the proxy and, where one is named, the gold scorer
+
+
+def watched(
+    policy: Policy, rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]] = ()
+) -> dict[str, Any]:
+    """Figures of a policy from its answers to held-out prompts (of `drawn`), as they stand in watched.json.
+
+    `earlier`: the answers of each round before, where those were seen by another proxy.
+    """
+    return _rewards(rows, judges, seed, earlier) | _surface(rows, policy, seed)
+
+
+def figures(seen: Mapping[str, Any]) -> Figures:
+    """What the guards read of it."""
+    each = {k: np.array(v, float).tolist() for k, v in seen["rewards"].items()}  # null becomes NaN
+    plain = {k: np.nan if seen[k] is None else seen[k] for k in ("words", "repeated", "leaked", "unfinished")}
+    token = np.nan if seen["kl_token"] is None else seen["kl_token"]
+    distinct = np.nan if seen["distinct_2"] is None else seen["distinct_2"]
+    earlier = each.get("earlier", ())
+    return Figures(each["proxy"], each.get("gold"), token, distinct=distinct, earlier=earlier, **plain)
+
+
+def _rewards(rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """Rewards with intervals, and how well the two scorers still agree on what the policy writes."""
+    each = {name: _judged(rows, *pair) for name, pair in judges.items()}
+    found: dict[str, Any] = {
+        key: interval(each[name], np.arange(len(rows)), seed=seed).json() if name in each else None
+        for key, name in (("reward", "proxy"), ("gold", "gold"))
+    }
+    found["agreement"] = _agreement(each["proxy"], each["gold"]) if "gold" in each else None
+    rewards: dict[str, Any] = {name: _rounded(values) for name, values in each.items()}
+    if earlier:
+        rewards["earlier"] = [_rounded(_judged(other, *judges["proxy"])) for other in earlier]
+    return found | {"rewards": rewards}
+
+
+def _judged(rows: Sequence[Row], scorer: Scorer, judge: Judge) -> Array:
+    return judge.reward(scorer.score(rows, judge.schema.own))
+
+
+def _rounded(rewards: Array) -> list[float | None]:
+    return [None if np.isnan(x) else round(float(x), 5) for x in rewards]
+
+
+def _agreement(proxy: Array, gold: Array) -> float | None:
+    """Spearman correlation of the two rewards over responses."""
+    known = ~np.isnan(proxy) & ~np.isnan(gold)
+    value = float(spearman(proxy[known], gold[known])(np.ones((1, int(known.sum()))))[0, 0])
+    return None if np.isnan(value) else round(value, 4)
+
+
+def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
+    """Distance from the base, length, diversity and degeneration; a policy without a condition leaks none."""
+    names = policy.card.attributes if policy.card else ()
+    texts = [row["response"] for row in rows]
+    finished = [bool(row["finished"]) for row in rows]
+    texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
+    kls = np.array([kl(row) for row in rows])
+    known = ~np.isnan(kls)
+    tokens = sum(row["tokens"] for row, there in zip(rows, known) if there)
+    return {
+        "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if known.any() else None,
+        "kl_token": float(kls[known].sum() / tokens) if known.any() else None,
+        "words": texture["words"]["mean"],
+        "distinct_2": texture["distinct_2_all"],
+        "repeated": texture["repeated_3"]["mean"] or 0.0,
+        "leaked": max(leaked(texts, leaks(names, template)) for template in ("tags", "steerlm")) if names else 0.0,
+        "unfinished": 1 - sum(finished) / len(finished),
+    }

@@ -1,0 +1,160 @@
+"""Rows -> groups of candidates: which responses a loss sees together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.rows import Row, prompt_key
+
+
+class Group(NamedTuple):
+    """Candidates of one prompt, better first, and their weights in the loss."""
+
+    rows: tuple[Row, ...]
+    weights: tuple[float, ...]
+
+
+def singles(rows: Sequence[Row]) -> list[Group]:
+    """Every row by itself, weight 1."""
+    return [Group((row,), (1.0,)) for row in rows]
+
+
+def prompts(rows: Sequence[Row]) -> list[Group]:
+    """The first row of every prompt, for methods that draw their own responses."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(prompt_key(row), row)
+    return singles(list(first.values()))
+
+
+def levelled(rows: Sequence[Row]) -> list[Row]:
+    """The rows that have levels; an error where there is none."""
+    found = [row for row in rows if row.get("levels")]
+    if not found:
+        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
+    return found
+
+
+def rewarded(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose reward is known; an error where there is none, or where all are alike."""
+    known = [row for row in rows if row.get("reward") is not None]
+    for row in known:
+        value = row["reward"]
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise SteerError(f"the reward of row '{row['id']}' is {value!r}, wanted a number or null.")
+    if not known:
+        raise SteerError(
+            f'none of the {len(rows)} rows has a reward. Run "steer label" first, with a scorer of what has a '
+            "better end."
+        )
+    if len({row["reward"] for row in known}) == 1:
+        raise SteerError(f"all {len(known)} rewards are equal, so none is better than another.")
+    return known
+
+
+def standardised(rewards: Sequence[float]) -> list[float]:
+    """Rewards with mean 0 and standard deviation 1."""
+    mean = math.fsum(rewards) / len(rewards)
+    sd = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
+    return [(r - mean) / sd for r in rewards]
+
+
+def exponential(scores: Sequence[float], beta: float, clip: float) -> list[float]:
+    """min(clip, exp(s / beta) / mean(exp(s / beta))): weights with mean 1, then clipped."""
+    logs = [s / beta for s in scores]
+    high = max(logs)  # subtracting it keeps exp finite and cancels in the ratio
+    raw = [math.exp(x - high) for x in logs]
+    scale = len(raw) / math.fsum(raw)
+    return [min(clip, w * scale) for w in raw]
+
+
+def top(rows: Sequence[Row], keep: float) -> list[Group]:
+    """The share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
+    known = rewarded(rows)
+    count = max(1, int(keep * len(known) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
+    order = sorted(range(len(known)), key=lambda i: -known[i]["reward"])[:count]
+    return singles([known[i] for i in sorted(order)])
+
+
+def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows with a known reward, those of one prompt together and better first; ties keep the order of the rows."""
+    found: dict[str, list[Row]] = {}
+    for row in rewarded(rows):
+        found.setdefault(prompt_key(row), []).append(row)
+    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in found.values()]
+
+
+PREFERENCE = "preference"  # what people said of a response beside the others of its `group`: nothing outside of it
+
+
+def compared(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows with a known reward whose rewards may be compared, better first and each text once.
+
+    Those of one prompt; of one prompt and `group` where the column `comparable` of `steer label` says so.
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rewarded(rows):
+        inside = (row.get("comparable") or _comparable(row)) == "group"
+        found.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
+    return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in found.values()]
+
+
+def _comparable(row: Row) -> str:
+    """The same of rows that do not say it: with a preference that only people gave, the group."""
+    said, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
+    return "group" if said is not None and predicted is None else "prompt"
+
+
+def _distinct(candidates: Sequence[Row]) -> list[Row]:
+    """The first of equal texts: none is better than itself."""
+    first: dict[str, Row] = {}
+    for row in candidates:
+        first.setdefault(str(row.get("response", row["id"])).strip(), row)
+    return list(first.values())
+
+
+def ranked(rows: Sequence[Row]) -> list[Group]:
+    """All candidates that may be compared, of every prompt that has two with different rewards; better first."""
+    prompts = compared(rows)
+    groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
+    if not groups:
+        alone = sum(len(c) == 1 for c in prompts)
+        raise SteerError(
+            f"no prompt has two responses with different rewards ({alone} of {len(prompts)} have one "
+            f"response, {len(prompts) - alone} have ties only). Draw more of them with "
+            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+        )
+    return groups
+
+
+# How a pair is made of ranked candidates: indices of chosen and rejected for each.
+PAIRINGS = ("best-worst", "best-random", "all")
+
+
+def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
+    """Chosen and rejected, never tied. `best-random`: the best against a random other one (Zephyr, 2310.16944)."""
+    if pairing not in PAIRINGS:
+        raise SteerError(f"unknown pairing '{pairing}'; {did_you_mean(pairing, PAIRINGS)}")
+    made = []
+    for group in ranked(rows):
+        c = group.rows
+        if pairing == "all":
+            at = [(i, j) for i in range(len(c)) for j in range(i + 1, len(c)) if c[i]["reward"] > c[j]["reward"]]
+        elif pairing == "best-worst":
+            at = [(0, len(c) - 1)]
+        else:
+            worse = [j for j in range(len(c)) if c[j]["reward"] < c[0]["reward"]]
+            at = [(0, worse[random_of(c[0]).integers(len(worse))])]
+        made += [Group((c[i], c[j]), (1.0, 1.0)) for i, j in at]
+    return made
+
+
+def random_of(row: Row) -> np.random.Generator:
+    """Random numbers that follow from a row's prompt, so that groups are a pure function of the rows."""
+    return np.random.default_rng(int(prompt_key(row), 16))

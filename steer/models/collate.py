@@ -1,0 +1,203 @@
+"""Groups -> tensors: candidates behind their own prompts, or behind a shared one and packed; padded under masks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steer.methods.base import Array, Candidates
+
+SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a row
+
+
+class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standard library
+    """Token ids of one candidate: what conditions it, and the response incl. EOS."""
+
+    prefix: list[int]
+    response: list[int]
+
+
+class Batch(NamedTuple):
+    """N right-padded rows, and the flat positions that predict the M response tokens of B x K candidates.
+
+    A row holds one candidate, or with `shared` groups one after the other, each a prompt and all its candidates: then
+    the attention mask tells them apart, see `logps.visible`.
+    """
+
+    input_ids: Tensor  # [N, L]
+    attention_mask: Tensor  # [N, L]
+    positions: Tensor  # [M]
+    targets: Tensor  # [M]
+    candidates: Candidates
+    tokens: int  # of all candidates by themselves, without padding
+    shared: bool = False
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        known = {k: v.to(device) for k, v in self.candidates._asdict().items() if v is not None}
+        ids, attention, positions, targets = (x.to(device) for x in self[:4])
+        return Batch(ids, attention, positions, targets, self.candidates._replace(**known), *self[5:])
+
+    def with_tokens(self, **values: Sequence[Sequence[Array]]) -> Batch:
+        """With values of every token in the candidates: [B][K] arrays [T] by name."""
+        more = {name: _tokenwise(each, self.candidates.mask.shape) for name, each in values.items()}
+        return self._replace(candidates=self.candidates._replace(**more))
+
+    def emptied(self) -> Batch:
+        """The same sequences without a response token: what a process computes that has nothing to do in a step."""
+        c, nothing = self.candidates, self.positions[:0]
+        mask = torch.zeros_like(c.mask)
+        return self._replace(positions=nothing, targets=nothing, tokens=0, candidates=c._replace(mask=mask))
+
+
+class Line(NamedTuple):
+    """One row of a batch: ids, attention mask, and where the response tokens of its candidates are predicted."""
+
+    ids: list[int]
+    mask: list[int]
+    positions: list[int]
+
+
+def line(group: Sequence[Sequence_]) -> Line:
+    """Candidates behind what their prefixes have in common: a prompt, or a prompt and a condition."""
+    common = _common([s.prefix for s in group])
+    ids, mask, positions = group[0].prefix[:common], [1] * common, []
+    for j, s in enumerate(group):
+        start = len(ids)
+        ids = ids + s.prefix[common:] + s.response
+        mask += [j + 2 if len(group) > 1 else 1] * (len(ids) - start)
+        first = len(ids) - len(s.response)
+        # What comes before a token stands before it, but for the first behind the common part.
+        positions += [first - 1 if first > start else common - 1, *range(first, len(ids) - 1)]
+    return Line(ids, mask, positions)
+
+
+def _common(prefixes: Sequence[Sequence[int]]) -> int:
+    """Length of what all begin with."""
+    columns = enumerate(zip(*prefixes))
+    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, prefixes)))
+
+
+def collate(
+    groups: Sequence[Sequence[Sequence_]],
+    *,
+    pad: int,
+    rewards: Sequence[Sequence[float]],
+    weights: Sequence[Sequence[float]],
+    refs: Sequence[Sequence[float]] | None = None,
+    shared: bool = False,
+) -> Batch:
+    """Groups of candidates -> a batch; shorter groups and responses are padded under the mask.
+
+    With `shared` a prompt stands once before its candidates, else before each, and short groups share a row.
+    """
+    b, k = len(groups), max(len(g) for g in groups)
+    t = max(len(s.response) for g in groups for s in g)
+    lines = [line(g) for g in groups] if shared else [line([s]) for g in groups for s in g]
+    lengths = [len(x.ids) for x in lines]
+    rows = list(packed(lengths)) if shared else [[n] for n in range(len(lines))]
+    shared = len(rows) < sum(map(len, groups))
+    length = max(lengths)
+    ids = np.full((len(rows), length), pad, dtype=np.int64)
+    attention = np.zeros((len(rows), length), dtype=np.int64)
+    starts = [0] * len(lines)  # flat
+    for n, row in enumerate(rows):
+        at = 0
+        for number, i in enumerate(row):
+            starts[i], end = n * length + at, at + lengths[i]
+            ids[n, at:end] = lines[i].ids
+            attention[n, at:end] = np.asarray(lines[i].mask) + number * SPAN
+            at = end
+    mask = np.zeros((b, k, t), dtype=bool)
+    for i, g in enumerate(groups):
+        for j, s in enumerate(g):
+            mask[i, j, : len(s.response)] = True
+    candidates = Candidates(
+        torch.from_numpy(mask),
+        _padded(rewards, b, k),
+        _padded(refs, b, k) if refs is not None else None,
+        _padded(weights, b, k),
+    )
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(attention),
+        torch.from_numpy(np.concatenate([np.asarray(x.positions) + start for start, x in zip(starts, lines)])),
+        torch.from_numpy(np.concatenate([np.asarray(s.response) for g in groups for s in g])),
+        candidates,
+        sum(len(s.prefix) + len(s.response) for g in groups for s in g),
+        shared,
+    )
+
+
+def cost(group: Sequence[Sequence_], *, shared: bool) -> int:
+    """Tokens of a group in a batch, padding among its candidates included."""
+    lengths = [len(s.prefix) + len(s.response) for s in group]
+    if shared and len(group) > 1:
+        return sum(lengths) - (len(group) - 1) * _common([s.prefix for s in group])
+    return len(group) * max(lengths)
+
+
+def _padded(values: Sequence[Sequence[float]], b: int, k: int) -> Tensor:
+    out = torch.zeros(b, k)
+    for i, row in enumerate(values):
+        out[i, : len(row)] = torch.tensor(row)
+    return out
+
+
+def _tokenwise(values: Sequence[Sequence[Array]], shape: Sequence[int]) -> Tensor:
+    out = torch.zeros(*shape)
+    for i, group in enumerate(values):
+        for j, tokens in enumerate(group):
+            out[i, j, : len(tokens)] = torch.from_numpy(tokens.copy())  # no reversed view
+    return out
+
+
+def micro_batches(lengths: Sequence[int], budget: int, least: int = 1, *, shared: bool = False) -> Iterator[list[int]]:
+    """Indices by length, cut so that padded tokens stay within `budget`; at least `least` parts if possible.
+
+    With `shared` short ones fill up the rows of long ones, as in `collate`.
+    """
+    left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    most = -(-len(left) // least)
+    part: list[int] = []
+    while shared and left:
+        width = lengths[left[-1]]
+        for _ in range(max(1, budget // width)):
+            part += _row(left, lengths, width, most - len(part))
+        yield part
+        part = []
+    for i in left:
+        if part and (lengths[i] * (len(part) + 1) > budget or len(part) >= most):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
+def dealt(parts: Sequence[list[int]], rank: int, world: int) -> list[tuple[list[int], bool]]:
+    """The parts of a process, and whether each is its own: all have as many, for sharded weights want equal passes."""
+    starts = range(0, len(parts), world)
+    return [(parts[i + rank], True) if i + rank < len(parts) else (parts[0], False) for i in starts]
+
+
+def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows of indices, none longer than the longest: first fit, longest first."""
+    left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    width = lengths[left[-1]]
+    while left:
+        yield _row(left, lengths, width, len(left))
+
+
+def _row(left: list[int], lengths: Sequence[int], room: int, most: int) -> list[int]:
+    """Take the longest that fits from what is left, sorted by length, and again until nothing does."""
+    row: list[int] = []
+    while len(row) < most and (at := bisect_right(left, room, key=lengths.__getitem__)):
+        row.append(left.pop(at - 1))
+        room -= lengths[row[-1]]
+    return row

@@ -1,0 +1,313 @@
+"""Log-probabilities of response tokens, without [L, V] logits, with one prompt for all its candidates, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+from torch.utils.checkpoint import checkpoint
+
+from steer.errors import SteerError
+from steer.methods.base import Candidates
+from steer.models import attention
+from steer.models.collate import SPAN, Batch
+
+# Logits (positions x vocabulary) held at once: few, where a cache is to hold them; enough to keep a GPU busy.
+HEAD_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
+_TRIAL = ((3, 8), (11, 15), (17, 21))  # token ids of a prompt and two candidates
+
+
+def visible(attention_mask: Tensor) -> Tensor:
+    """Which tokens a token sees, itself among them: [N, L] -> [N, L, L] (query, key).
+
+    The mask is 0 on padding, 1 on what all candidates of a row's first group share, j + 2 on what only its candidate j
+    sees, and as much more as SPAN in each group behind it. The position of a token is the number of tokens that it
+    sees, less one.
+    """
+    query, key = attention_mask[:, :, None], attention_mask[:, None, :]
+    length = attention_mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    return causal & ((key == query - query % SPAN + 1) | (key == query))
+
+
+class FrozenHead(torch.autograd.Function):
+    """Log-probabilities behind a head that is not trained, their gradient computed along with them.
+
+    The gradient of log p(y) by the hidden state h is W[y] - sum_v p(v) W[v], whatever the loss is, so nothing [M, V]
+    is kept or computed twice: [M, D], [V, D], bias [V] or None, [M] -> [M].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Any) -> Tensor:
+        """`how`: what logits are multiplied with, and rows of a chunk."""
+        scale, size = how
+        logps, slope = [], []
+        for h, y in zip(hidden.split(size), targets.split(size)):
+            logits = linear(h, weight, bias).float()
+            if scale != 1.0:
+                logits *= scale
+            logits -= logits.amax(-1, keepdim=True)
+            chosen = logits.gather(1, y[:, None])
+            total = logits.exp_().sum(-1, keepdim=True)
+            logps.append((chosen - total.log())[:, 0])
+            if ctx.needs_input_grad[0]:
+                mean = (logits.to(weight.dtype) @ weight).float() / total
+                slope.append((scale * (weight[y].float() - mean)).to(hidden.dtype))
+        ctx.save_for_backward(*([torch.cat(slope)] if slope else []))
+        return torch.cat(logps)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """[M] -> [M, D]."""
+        (slope,) = ctx.saved_tensors
+        return (grad[0][:, None] * slope).to(slope.dtype), None, None, None, None
+
+
+def _recomputing(model: nn.Module) -> list[nn.Module]:
+    """The layers with gradient checkpointing, made to recompute themselves without dropout.
+
+    They do so in training mode only: in it they are called, and leave it for what they compute.
+    """
+    layers: list[Any] = [x for x in model.modules() if getattr(x, "gradient_checkpointing", False)]
+    layers = [x for x in layers if hasattr(x, "_gradient_checkpointing_func")]
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(_still, layer, layer._gradient_checkpointing_func)
+    return layers
+
+
+def _still(layer: nn.Module, recomputed: Callable[..., Any], run: Callable[..., Any], *inputs: Any) -> Any:
+    def quietly(*inputs: Any) -> Any:
+        layer.training = False
+        try:
+            return run(*inputs)
+        finally:
+            layer.training = True
+
+    return recomputed(quietly, *inputs)
+
+
+class ResponseLogps(nn.Module):
+    """Log-probabilities of response tokens.
+
+    Hidden states of response positions only go through the head, in chunks, so [L, V] logits never exist. A `still`
+    model drops nothing at random while it trains: its log-probabilities are compared with those of a frozen policy.
+    """
+
+    def __init__(self, model: Any, chunk: int = 0, *, still: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk = chunk
+        self.still = still
+        self._recomputed = _recomputing(model) if still else []
+        self._start: dict[str, Tensor] = {}
+        self.critic: nn.Linear | None = None
+        inner = self._inner()
+        self.decoder_name = inner.base_model_prefix
+        kinds = {type(part).__name__ for part in inner.modules()}
+        self._no_split_modules = kinds.intersection(inner._no_split_modules or ())  # the blocks that accelerate shards
+        self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
+        # Cohere multiplies its logits, Granite divides them.
+        self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a still model trains in evaluation mode, the only one without any dropout, base or adapter."""
+        super().train(mode and not self.still)
+        self.training = mode
+        for layer in self._recomputed:
+            layer.training = mode
+        return self
+
+    def remember(self) -> None:
+        """Keep the trained weights as they are: with them, and not without any adapter, training starts."""
+        self._start = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """The model as training started: with the remembered weights, else without its adapter, which began as none."""
+        if not self._start:
+            with self.model.disable_adapter():
+                yield
+            return
+        trained = {name: p for name, p in self.model.named_parameters() if name in self._start}
+        now = {name: p.data for name, p in trained.items()}
+        for name, p in trained.items():
+            p.data = self._start[name]
+        try:
+            yield
+        finally:
+            for name, p in trained.items():
+                p.data = now[name]
+
+    def _inner(self) -> Any:
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positions: Tensor,
+        targets: Tensor,
+        shared: bool = False,
+        base: Tensor | None = None,
+        bare: bool = False,
+    ) -> Tensor:
+        """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M].
+
+        `shared`: the attention mask tells what stands in a row apart, see `visible`. With a value head: [2, M], the
+        values second; with the base model's states [M, D]: [3, M], KL(base || policy) and entropy behind. `bare`: the
+        states themselves.
+        """
+        picked = self.states(input_ids, attention_mask, positions, shared)
+        if bare:
+            return picked
+        inner = self._inner()
+        if base is not None:
+            return self._chunked(self._divergence, inner, picked, targets, base)
+        logps = self._of_targets(inner, picked, targets)
+        if self.critic is None:
+            return logps
+        # Values learn from the policy's states and do not move them.
+        return torch.stack([logps, self.critic(picked.detach().float()).squeeze(-1)])
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, shared: bool = False) -> Tensor:
+        """Hidden states at positions: [M, D]."""
+        inner = self._inner()
+        decoder = getattr(inner, self.decoder_name)
+        how: dict[str, Any] = {"attention_mask": attention_mask}
+        if shared:
+            seen = visible(attention_mask)
+            how = {"attention_mask": self._dense(seen), "position_ids": seen.sum(-1) - 1}
+        hidden: Tensor = decoder(input_ids=input_ids, use_cache=False, **how).last_hidden_state
+        return hidden.flatten(0, 1)[positions]
+
+    def _dense(self, seen: Tensor) -> Tensor | dict[str, Tensor]:
+        """What attention adds to its scores [N, 1, L, L]; by kind of layer where a model has several."""
+        config = self._inner().config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
+        masks = {}
+        for kind in kinds:
+            near = seen
+            if kind == "sliding_attention" and window:
+                at = seen.sum(-1)
+                near = seen & (at[:, :, None] - at[:, None, :] < window)
+            dtype = self._inner().dtype
+            masks[kind] = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            masks[kind] = masks[kind].masked_fill(~near, torch.finfo(dtype).min)[:, None]
+        return masks if len(masks) > 1 else masks.popitem()[1]
+
+    def add_critic(self) -> None:
+        """A value head on the hidden states, zero at first."""
+        size = self._inner().get_input_embeddings().weight.shape[1]
+        device = next(self.model.parameters()).device
+        self.critic = nn.Linear(size, 1, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.critic.weight)
+        nn.init.zeros_(self.critic.bias)
+
+    def _of_targets(self, inner: Any, picked: Tensor, targets: Tensor) -> Tensor:
+        head = inner.get_output_embeddings()
+        if type(head) is not nn.Linear or head.weight.requires_grad or self.softcap or not len(picked):
+            return self._chunked(self._logps, inner, picked, targets)
+        how = (self.scale, self._rows(head))
+        logps: Tensor = FrozenHead.apply(picked, head.weight, head.bias, targets, how)
+        return logps
+
+    def _rows(self, head: Any) -> int:
+        """Positions of a chunk."""
+        weight: Tensor = head.weight
+        return max(1, (self.chunk or HEAD_CHUNK.get(weight.device.type, 1 << 24)) // len(weight))
+
+    def _chunked(self, of: Callable[..., Tensor], inner: Any, picked: Tensor, *more: Tensor) -> Tensor:
+        """A function of the head, of states and of what belongs to them, over parts of the response tokens."""
+        head = inner.get_output_embeddings()
+        size = self._rows(head)
+        if len(picked) <= size:
+            return of(head, picked, *more)
+        parts = zip(*(x.split(size) for x in (picked, *more)))
+        return torch.cat([checkpoint(of, head, *part, use_reentrant=False) for part in parts], dim=-1)
+
+    def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        logits: Tensor = head(hidden).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def _logps(self, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+        return -cross_entropy(self._logits(head, hidden), targets, reduction="none")
+
+    def _divergence(self, head: nn.Module, hidden: Tensor, targets: Tensor, base: Tensor) -> Tensor:
+        """Log-probs, KL from the base to the policy, and the policy's entropy: [3, M]."""
+        own, theirs = self._logits(head, hidden).log_softmax(-1), self._logits(head, base).log_softmax(-1)
+        kl = (theirs.exp() * (theirs - own)).sum(-1)
+        return torch.stack([own.gather(1, targets[:, None])[:, 0], kl, -(own.exp() * own).sum(-1)])
+
+    @property
+    def _tolerance(self) -> float:
+        return 1e-3 if self._inner().dtype == torch.float32 else 5e-2
+
+    @torch.no_grad()
+    def shares_prompts(self) -> bool:
+        """Whether two candidates behind one prompt have the log-probabilities here that each has by itself."""
+        inner = self._inner()
+        if inner.config._attn_implementation not in ("sdpa", attention.NAME, "eager"):
+            return False  # others take no dense mask
+        kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
+        if kinds - {"full_attention", "sliding_attention"}:
+            return False
+        device, training = next(inner.parameters()).device, inner.training
+        vocabulary = inner.get_input_embeddings().weight.shape[0]
+        prompt, first, second = (torch.arange(a, b, device=device).remainder(vocabulary) for a, b in _TRIAL)
+        n, m = len(prompt), len(first)
+        at = torch.tensor([*range(n - 1, n + m - 1), n - 1, *range(n + m, n + 2 * m - 1)], device=device)
+        mask = torch.cat([x.new_full((len(x),), j) for j, x in enumerate((prompt, first, second), 1)])[None]
+        inner.eval()
+        try:
+            found = self(torch.cat([prompt, first, second])[None], mask, at, torch.cat([first, second]), shared=True)
+        except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):  # a model without such arguments
+            return False
+        finally:
+            inner.train(training)
+        inner.eval()
+        ids = torch.stack([torch.cat([prompt, x]) for x in (first, second)])
+        own = torch.arange(n - 1, n + m - 1, device=device)
+        plain = self(ids, torch.ones_like(ids), torch.cat([own, own + n + m]), torch.cat([first, second]))
+        inner.train(training)
+        return torch.allclose(found, plain, atol=self._tolerance)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Compare with the model's own logits on a few tokens; refuse a model whose head does more than we know of."""
+        inner = self._inner()
+        device = next(inner.parameters()).device
+        ids = torch.arange(3, 11, device=device).remainder(inner.get_input_embeddings().weight.shape[0])[None]
+        training = inner.training
+        inner.eval()
+        ones = torch.ones_like(ids)
+        ours = self(ids, ones, torch.arange(7, device=device), ids[0, 1:])
+        logits = inner(input_ids=ids, attention_mask=ones, use_cache=False).logits[0, :-1].float()
+        theirs = -cross_entropy(logits, ids[0, 1:], reduction="none")
+        inner.train(training)
+        if not torch.allclose(ours, theirs, atol=self._tolerance):
+            raise SteerError(
+                f"{type(inner).__name__}: its logits are more than head(hidden), so its log-probabilities would be"
+                " wrong here. Please report the model."
+            )
+
+
+def seen(module: Any, batch: Batch, base: Tensor | None = None) -> tuple[Tensor, Candidates]:
+    """What a loss reads: log-probs [B, K, T], and the candidates with what else a forward pass tells of each token."""
+    out, c = module(*batch[:4], shared=batch.shared, base=base), batch.candidates
+    logps, *others = (flat(x, c.mask) for x in (out if out.ndim > 1 else out[None]))
+    return logps, c._replace(**dict(zip(("value",) if base is None else ("kl", "entropy"), others)))
+
+
+def flat(logps: Tensor, mask: Tensor) -> Tensor:
+    """[M] in order of the mask -> [B, K, T] with zeros elsewhere."""
+    return torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device).masked_scatter(mask, logps)

@@ -1,0 +1,137 @@
+"""What training adds to a base model: low-rank adapters, and tokens for the levels of a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from steer.errors import SteerError
+from steer.progress import quiet
+from steer.run_folder import read_json
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer but the head."""
+
+    r: int = 32
+    alpha: int = 64
+    dropout: float = 0.0
+
+
+def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -> Any:
+    """The model with fresh adapters (their start follows from the seed); base weights are frozen.
+
+    The embedding rows of `token_ids` are trained too.
+    """
+    with quiet(), torch.random.fork_rng():
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            trainable_token_indices=list(token_ids) or None,
+        )
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def start_from(model: Any, folder: str) -> None:
+    """Overwrite a fresh adapter with a saved one; refused where their shapes differ."""
+    with quiet():
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        try:
+            weights = load_peft_weights(folder, device="cpu")
+            lost = set_peft_model_state_dict(model, weights)
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+            raise SteerError(f"--init {folder}: its adapter does not fit ({str(error).splitlines()[-1]}).") from None
+    missing = [name for name in lost.missing_keys if "lora_" in name]
+    if missing or lost.unexpected_keys:
+        raise SteerError(f"--init {folder}: its adapter has other layers than this run's.")
+    refuse_nan(weights.items(), f"--init {folder}")
+
+
+def refuse_nan(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
+    """Refuse weights that are no numbers: whatever is computed with them is none."""
+    for part, weight in weights:
+        if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
+            raise SteerError(f"{where}: its weights hold NaN or infinity, in {part}. Restore or train it again.")
+
+
+def adapter_rank(folder: Path) -> int:
+    """Rank of the adapter that a folder holds."""
+    config = read_json(folder / "adapter_config.json")
+    rank = config.get("r") if isinstance(config, dict) else None
+    if type(rank) is not int:
+        raise _unfit(folder, "adapter_config.json names no rank r")
+    return rank
+
+
+def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:
+    """Give every level [attribute][level] a token of its own; their ids. Tokens that are known keep their rows.
+
+    The input rows of an attribute lie on a line between two random points, so that neighbouring levels start alike and
+    extremes apart. An output row of its own starts as the mean of the others: such a token is never a target.
+    """
+    from tokenizers import AddedToken
+
+    names = [token for levels in tokens for token in levels]
+    if not names:
+        return []
+    before = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in names], special_tokens=True)
+    ids: list[int] = tokenizer.convert_tokens_to_ids(names)
+    if list(tokenizer(names, add_special_tokens=False)["input_ids"]) != [[i] for i in ids]:
+        raise SteerError(f"the model's tokenizer does not keep '{names[0]}' as one token. Use --condition-tokens text.")
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        with quiet():
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        rows, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        known = rows[:before].float().cpu()
+        lines = []
+        for levels in tokens:
+            low, high = known.mean(0) + torch.randn(2, known.shape[1], generator=draw) * known.std(0)
+            lines += [low + (high - low) * i / max(1, len(levels) - 1) for i in range(len(levels))]
+        for i, row in zip(ids, lines):
+            if i >= before:
+                head[i] = head[:before].float().mean(0).to(head)
+                rows[i] = row.to(rows)
+    return ids
+
+
+def adapted(model: Any, folder: Path, token_ids: Sequence[int] = ()) -> Any:
+    """The model with the adapter that a folder holds, which trains the embedding rows of `token_ids`."""
+    with quiet():
+        from peft import PeftModel, get_peft_model_state_dict
+
+        try:
+            made = PeftModel.from_pretrained(model, folder)
+            with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+                held = set(file.keys())
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError, SafetensorError) as error:
+            raise _unfit(folder, " ".join(str(error).split())[:200]) from None
+        # What is not in the file would silently stay as it was drawn.
+        wanted = set(get_peft_model_state_dict(made, save_embedding_layers=False))
+    if lost := wanted ^ held:
+        raise _unfit(folder, f"{len(lost)} weights are on one side only, such as {min(lost)}")
+    if sorted(made.peft_config["default"].trainable_token_indices or []) != sorted(token_ids):
+        raise _unfit(folder, "the tokens of its levels have other numbers in the base's tokenizer")
+    return made
+
+
+def _unfit(folder: Path, reason: str) -> SteerError:
+    return SteerError(
+        f"{folder}: its adapter does not fit the base model ({reason}). It was written by another version of peft, for "
+        "another base, or damaged: train again, or restore what it was trained with."
+    )

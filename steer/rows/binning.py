@@ -1,0 +1,152 @@
+"""Scores -> a schema: the ranges and directions that they tell, and the levels that are made from them."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.rows import directions
+from steer.rows.schema import REWARD, Attribute, AttributeSchema, Scores, number
+
+TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
+
+
+def described(names: Sequence[str], scores: Scores) -> AttributeSchema:
+    """A schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
+    attributes = []
+    for j, name in enumerate(names):
+        known = scores[:, j][~np.isnan(scores[:, j])]
+        if not len(known):
+            raise SteerError(f"attribute '{name}': no row has a score.")
+        direction, origin = directions.of_name(name)
+        low, high = float(known.min()), float(known.max())
+        attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
+    return AttributeSchema(tuple(attributes))
+
+
+def fitted(
+    schema: AttributeSchema,
+    scores: Scores,
+    *,
+    bins: str = "native",
+    levels: int = 5,
+    minimum: int = 5,
+    edges: Mapping[str, Sequence[float]] | None = None,
+) -> AttributeSchema:
+    """Give a described schema its levels, reward constants and support from scores [n, A] (NaN unknown).
+
+    `bins`: `native` (one level per integer of the attribute's range; quantiles where the range is no small integer
+    grid), `uniform` (equal widths) or `quantile` (equal counts; fewer levels, each with rows, where scores tie);
+    `edges` are the inner ones of attributes that have theirs. The reward is added last, with quantile levels.
+    """
+    own = [a for a in schema.attributes if a.name != REWARD]
+    if scores.shape[1] != len(own):
+        raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
+    given = edges or {}
+    binned = [_binned(a, scores[:, j], bins, levels, given.get(a.name, ())) for j, a in enumerate(own)]
+    plain = AttributeSchema(tuple(binned))
+    raw = [plain.reward(dict(zip(plain.names, _known(row)))) for row in scores]
+    reward = np.array([np.nan if r is None else r for r in raw], dtype=float)
+    mean, std = 0.0, 1.0
+    if (~np.isnan(reward)).any() and any(a.weight and a.direction for a in own):
+        mean, std = float(np.nanmean(reward)), float(np.nanstd(reward)) or 1.0
+        reward = (reward - mean) / std
+        binned.append(_binned(Attribute(REWARD, -5.0, 5.0), reward, "quantile", levels))
+        scores = np.column_stack([scores, reward])
+    cells = Counter(
+        tuple(None if math.isnan(s) else a.level(s) for a, s in zip(binned, row)) for row in scores.tolist()
+    )
+    return AttributeSchema(tuple(binned), dict(cells), minimum, mean, std)
+
+
+def _known(row: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(s) else s for s in row]
+
+
+def _binned(a: Attribute, scores: Scores, bins: str, levels: int, given: Sequence[float] = ()) -> Attribute:
+    known = scores[~np.isnan(scores)]
+    if not len(known):
+        raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
+    grid = float(a.low).is_integer() and float(a.high).is_integer() and 1 <= a.high - a.low <= 10
+    if bins == "native" and grid and not given:
+        edges = [a.low + i + 0.5 for i in range(int(a.high - a.low))]
+        shown = [str(int(a.low) + i) for i in range(len(edges) + 1)]
+    else:
+        if given:
+            edges = list(given)
+        elif bins == "uniform":
+            edges = sorted(set(np.linspace(a.low, a.high, levels + 1)[1:-1].tolist()) - {a.low})
+        else:
+            edges = _quantiles(known, levels)
+        shown = [str(i) for i in range(len(edges) + 1)]
+    level = np.array([bisect_right(edges, s) for s in known], dtype=int)
+    counts = np.bincount(level, minlength=len(shown))
+    outer = [a.low, *edges, a.high]
+    centres = [
+        float(known[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
+    ]
+    return replace(
+        a,
+        edges=tuple(edges),
+        shown=tuple(shown),
+        centres=tuple(centres),
+        counts=tuple(int(c) for c in counts),
+    )
+
+
+def _quantiles(known: Scores, levels: int) -> list[float]:
+    """Edges of levels with equal counts. Where ties overfill a level the others share what is left, none is empty."""
+    edges: list[float] = []
+    rest = known
+    for left in range(levels, 1, -1):
+        edge = float(np.quantile(rest, 1 / left))
+        if edge <= rest.min():  # as many zeros as that: a level of their own
+            edge = float(rest[rest > rest.min()].min(initial=math.inf))
+        if math.isinf(edge):
+            break
+        edges.append(edge)
+        rest = rest[rest >= edge]
+    return edges
+
+
+def exact(
+    rows: Sequence[Mapping[str, Any]], schema: AttributeSchema, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], AttributeSchema]:
+    """Rows whose levels of `names` are the places of their own scores, and a schema that knows the range of these.
+
+    A level that is not that of a score, because somebody changed it, stays as it is.
+    """
+    scores: dict[str, list[float]] = {n: [] for n in names if len(schema[n].centres) > 1}
+    made = []
+    for row in rows:
+        levels = dict(row.get("levels") or {})
+        for name, known in scores.items():
+            score = _score_of(row, schema[name], levels.get(name))
+            if score is not None:
+                known.append(score)
+                levels[name] = float(schema[name].position(np.array(score)))
+        made.append({**row, "levels": levels})
+    attributes = tuple(
+        replace(
+            a, quantiles=tuple(np.quantile(scores[a.name], TWENTIETHS).tolist()), shown=tuple(map(number, a.centres))
+        )
+        if scores.get(a.name)
+        else a
+        for a in schema.attributes
+    )
+    return made, replace(schema, attributes=attributes)
+
+
+def _score_of(row: Mapping[str, Any], a: Attribute, level: int | None) -> float | None:
+    """What the scorer or people said of a row, whichever has this level."""
+    told = (
+        [row.get("reward")] if a.name == REWARD else [(row.get(k) or {}).get(a.name) for k in ("predicted", "scores")]
+    )
+    return next((float(s) for s in told if s is not None and a.level(s) == level), None)

@@ -1,0 +1,440 @@
+"""Attributes, their levels, and the support of the data: which combinations of levels were seen how often."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steer.errors import SteerError
+from steer.options import did_you_mean
+from steer.rows.directions import ORIGINS
+from steer.run_folder import read_json, write_json
+
+Scores = np.ndarray[Any, Any]
+
+HIGH = 0.95  # the quantile that `best` asks for where scores are printed and not levels
+MOST = 1e100  # a number beyond it cannot be computed with
+REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A named axis of a response.
+
+    `edges` are the inner bin edges in score units, ascending: a score on an edge belongs to the upper level (never
+    Python's half-to-even `round`). `shown` is what users and conditions read for each level, `centres` the mean score
+    of the data per level, `counts` how many rows have it. `direction`: 1 higher is better, -1 lower, 0 neither.
+    `quantiles`: of the data's scores, every twentieth from the lowest to the highest, where a condition prints each
+    row's own score and not its level; then any score between them can be asked for, and `shown` are the centres.
+
+    A level is a whole number (int), or a place between levels (float) that stands for one score; see `position`.
+    """
+
+    name: str
+    low: float
+    high: float
+    direction: int = 1
+    weight: float = 1.0
+    edges: tuple[float, ...] = ()
+    shown: tuple[str, ...] = ()
+    centres: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    origin: str = "given"  # of the direction: given by a person, known from the name, or guessed
+
+    def level(self, score: float) -> int:
+        """Score -> level.
+
+        >>> Attribute("quality", 0, 4, edges=(0.5, 1.5, 2.5, 3.5)).level(2.5)
+        3
+        """
+        return bisect_right(self.edges, score)
+
+    def position(self, scores: Scores) -> Scores:
+        """Scores -> continuous levels; NaN stays.
+
+        On a native grid the distance from its low end, else linear between the centres and beyond them alike.
+        """
+        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+            return np.asarray(scores - self.low)
+        x, y = np.asarray(self.centres), np.arange(len(self.centres), dtype=float)
+        if len(x) < 2:
+            return np.asarray(scores * 0.0)
+        inside = np.interp(scores, x, y)
+        below = (scores - x[0]) / (x[1] - x[0])
+        above = y[-1] + (scores - x[-1]) / (x[-1] - x[-2])
+        return np.asarray(np.where(scores < x[0], below, np.where(scores > x[-1], above, inside)))
+
+    def score(self, level: float) -> float:
+        """Level -> score: the centre of a whole one, else what `position` makes this place of."""
+        if isinstance(level, int):
+            return self.centres[level]
+        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+            return self.low + level
+        first = min(max(int(level), 0), len(self.centres) - 2)  # beyond the ends as beside them
+        return self.centres[first] + (level - first) * (self.centres[first + 1] - self.centres[first])
+
+    def bin(self, level: float) -> int:
+        """The whole level that a level lies in."""
+        return level if isinstance(level, int) else self.level(self.score(level))
+
+    def show(self, level: float) -> str:
+        """What users read for a level."""
+        return self.shown[level] if isinstance(level, int) else number(self.score(level))
+
+    def at(self, share: float) -> float:
+        """The place of a quantile of the data's scores."""
+        return float(self.position(np.array(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))))
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest score that can be asked for, where scores are printed."""
+        return round(self.quantiles[0], 2), round(self.quantiles[-1], 2)
+
+    @cached_property
+    def readings(self) -> dict[str, float]:
+        """Every text that asks for a level: what is shown, its plain number, and the words of `allowed`.
+
+        Where scores are printed the words are quantiles, for an extreme is one odd row.
+        """
+        last = len(self.shown) - 1
+        ends: list[float] = [0, (last + 1) // 2, last]
+        low, middle, high = [self.at(share) for share in (1 - HIGH, 0.5, HIGH)] if self.quantiles else ends
+        words: dict[str, float] = {"low": low, "lowest": low, "high": high, "highest": high}
+        if last > 1:
+            words |= {"medium": middle, "middle": middle}
+        if self.direction:
+            words |= {"best": high, "worst": low} if self.direction > 0 else {"best": low, "worst": high}
+        if self.quantiles:
+            return words
+        numbers = {number_text(float(s)): i for i, s in enumerate(self.shown) if _is_number(s)}
+        return words | numbers | {s: i for i, s in enumerate(self.shown)}
+
+    @property
+    def allowed(self) -> str:
+        """What can be asked for, as the end of an error."""
+        words = [w for w in ("low", "medium", "high", "best", "worst") if w in self.readings]
+        what = f"has {', '.join(self.shown)}"
+        if self.quantiles:
+            what = "goes from {} to {} in the data".format(*map(number, self.range))
+        return f"{self.name} {what}. Words: {', '.join(words)}."
+
+    def parse(self, text: str) -> float:
+        """What a user wrote -> level; also `low`, `medium`, `high`, and `best` and `worst` where one end is better."""
+        if text in self.readings:
+            return self.readings[text]
+        if self.quantiles and _is_number(text):
+            return float(self.position(np.array(round(float(text), 2))))
+        raise SteerError(f"target {self.name}={text}: no such level; {self.allowed}")
+
+
+def number_text(number: float) -> str:
+    """A number as a level is written: `3.0` -> `3`, `0.5` -> `0.5`; nothing is rounded away."""
+    return str(number).removesuffix(".0")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def number(score: float) -> str:
+    """A score as conditions print it (2308.12050): two decimals, and never -0.00."""
+    return f"{score:z.2f}"
+
+
+@dataclass(frozen=True)
+class AttributeSchema:
+    """All attributes, the joint counts of their levels, and the constants of the reward.
+
+    `cells` maps joint levels (in attribute order, None where unknown) to rows; `reward_mean` and `reward_std`
+    standardise the reward, so that a label means the same on another machine.
+    """
+
+    attributes: tuple[Attribute, ...]
+    cells: dict[tuple[int | None, ...], int] = field(default_factory=dict)
+    minimum: int = 5
+    reward_mean: float = 0.0
+    reward_std: float = 1.0
+
+    def __getitem__(self, name: str) -> Attribute:
+        for attribute in self.attributes:
+            if attribute.name == name:
+                return attribute
+        raise SteerError(f"unknown attribute '{name}'; {did_you_mean(name, self.names)}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """All attribute names, the derived reward last."""
+        return tuple(a.name for a in self.attributes)
+
+    @cached_property
+    def own(self) -> tuple[str, ...]:
+        """The attributes that are scored, without the derived reward."""
+        return tuple(n for n in self.names if n != REWARD)
+
+    def turned(self, turns: Mapping[str, tuple[int, float]]) -> AttributeSchema:
+        """The same attributes with other directions and weights where `turns` names them."""
+        changed = (
+            replace(a, direction=turns[a.name][0], weight=turns[a.name][1], origin="given") if a.name in turns else a
+            for a in self.attributes
+        )
+        return replace(self, attributes=tuple(changed))
+
+    def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
+        """Scores -> levels of the known ones."""
+        known = {n: s for n in self.names if (s := scores.get(n)) is not None}
+        return {n: self[n].level(s) for n, s in known.items()}
+
+    def reward(self, scores: Mapping[str, float | None]) -> float | None:
+        """Direction-aware weighted sum of scores, standardised; None where a score that counts is unknown."""
+        total = 0.0
+        for a in self.attributes:
+            if a.name != REWARD and a.weight and a.direction:
+                score = scores.get(a.name)
+                if score is None:
+                    return None
+                total += a.direction * a.weight * score
+        return (total - self.reward_mean) / self.reward_std
+
+    def count(self, target: Mapping[str, float]) -> int:
+        """Rows in which all levels of `target` were seen together; none beyond the range of a printed score."""
+        if any(level != self._inside(n, level) for n, level in target.items()):
+            return 0
+        at = [(self.names.index(n), self[n].bin(level)) for n, level in target.items()]
+        return sum(rows for cell, rows in self.cells.items() if all(cell[i] == level for i, level in at))
+
+    def _inside(self, name: str, level: float) -> float:
+        """The nearest place within the range of the data's scores; whole levels stay."""
+        a = self[name]
+        if isinstance(level, int) or not a.quantiles:
+            return level
+        low, high = a.position(np.array(a.range)).tolist()
+        return float(min(max(level, low), high))
+
+    def supported(self, names: Sequence[str]) -> dict[tuple[int, ...], int]:
+        """Joint levels over `names` seen in at least `minimum` rows, with their counts."""
+        at = [self.names.index(n) for n in names]
+        counts: Counter[tuple[int | None, ...]] = Counter()
+        for cell, rows in self.cells.items():
+            counts[tuple(cell[i] for i in at)] += rows
+        return {c: n for c, n in sorted(counts.items(), key=str) if None not in c and n >= self.minimum}  # type: ignore[misc]
+
+    def check_levels(self, levels: Mapping[str, float], where: str) -> None:
+        """Refuse levels of a row that the schema does not have."""
+        for name, level in levels.items():
+            a = self[name]
+            if (isinstance(level, int) or not a.quantiles) and not 0 <= level <= len(a.shown) - 1:
+                raise SteerError(
+                    f"{where}: the level {level} of '{name}' does not exist; levels go from 0 to {len(a.shown) - 1}. "
+                    "Correct the row, or label with the schema that it was made with."
+                )
+
+    def check(self, target: Mapping[str, float]) -> None:
+        """Refuse a target outside the data's support, naming the nearest supported one."""
+        seen = self.count(target)
+        if seen >= self.minimum:
+            return
+        asked, near = self.text(target), self.nearest(target)
+        if near is None:
+            raise SteerError(f"target {asked}: seen in {seen} rows, and no combination of these has {self.minimum}.")
+        beyond = [n for n, level in target.items() if level != self._inside(n, level)]
+        if beyond:
+            low, high = map(number, self[beyond[0]].range)
+            raise SteerError(
+                f"target {asked}: seen in no row, for {beyond[0]} goes from {low} to {high} in the data. Nearest "
+                f"supported: {self.text(near)}. --allow-unsupported asks for it all the same."
+            )
+        raise SteerError(
+            f"target {asked}: seen together in {seen} rows, fewer than {self.minimum}. Nearest supported: "
+            f"{self.text(near)} ({self.count(near)} rows). --allow-unsupported asks for it all the same."
+        )
+
+    def nearest(self, target: Mapping[str, float]) -> dict[str, float] | None:
+        """The supported combination of the same attributes with the fewest levels between; ties: most rows."""
+        inside = {n: self._inside(n, level) for n, level in target.items()}
+        if self.count(inside) >= self.minimum:
+            return inside
+        cells = self.supported(tuple(target))
+        if not cells:
+            return None
+        near = min(cells, key=lambda c: (sum(abs(a - b) for a, b in zip(c, target.values())), -cells[c]))
+        return dict(zip(target, near))
+
+    def best(self, names: Sequence[str]) -> dict[str, float]:
+        """The jointly supported combination with the highest reward (level centres); ties: most rows.
+
+        Attributes without a direction take the level that is most common beside the others. The reward by itself is at
+        its highest supported level. Where scores are printed it is their HIGH quantile, if that lies in this level.
+        """
+        cells = self.supported(names)
+        if not cells:
+            raise SteerError(
+                f"no combination of {', '.join(names)} occurs in {self.minimum} rows. Condition on fewer attributes "
+                'or lower --min-support in "steer label".'
+            )
+        highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
+        return {n: self._high(self[n], level) for n, level in zip(names, highest[0])}
+
+    def _high(self, a: Attribute, level: int) -> float:
+        place = a.parse("best") if a.quantiles and a.direction else level
+        return place if a.bin(place) == level else level
+
+    def unasked(self, names: Sequence[str]) -> dict[str, float]:
+        """What to aim at where nobody asks for anything: the best, without attributes that have no better end.
+
+        Empty, so no condition, where none has a better end.
+        """
+        better = [n for n in names if self[n].direction]
+        return {n: level for n, level in self.best(names).items() if n in better} if better else {}
+
+    def value(self, target: Mapping[str, float]) -> float:
+        """Direction-aware weighted sum of the level centres of a target."""
+        asked = [(self[n], level) for n, level in target.items()]
+        return sum(a.direction * a.weight * a.score(level) for a, level in asked)
+
+    def recounted(self, rows: Iterable[Mapping[str, Any]]) -> AttributeSchema:
+        """The same levels and constants with counts and support of other rows."""
+        cells = Counter(tuple(row["levels"].get(n) for n in self.names) for row in rows)
+        counts = [Counter[int]() for _ in self.names]
+        for cell, number in cells.items():
+            for count, level in zip(counts, cell):
+                if level is not None:
+                    count[level] += number
+        attributes = tuple(
+            replace(a, counts=tuple(count[i] for i in range(len(a.shown)))) for a, count in zip(self.attributes, counts)
+        )
+        return replace(self, attributes=attributes, cells=dict(cells))
+
+    def text(self, target: Mapping[str, float]) -> str:
+        """Levels as users write them: `helpful=5 verbosity=1`."""
+        return " ".join(f"{n}={self[n].show(level)}" for n, level in target.items())
+
+    def save(self, path: Path) -> None:
+        """Write schema.json."""
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; `AttributeSchema.from_json` reads it back."""
+        cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
+        return {**asdict(self), "attributes": [asdict(a) for a in self.attributes], "cells": cells}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> AttributeSchema:
+        """The schema that `to_json` wrote, or that a user did; ValueError where it is none."""
+        if not isinstance(value, dict) or not isinstance(value.get("attributes"), list):
+            raise ValueError("it has no list of attributes")
+        attributes = tuple(_attribute(a) for a in value["attributes"])
+        if len({a.name for a in attributes}) < len(attributes):
+            raise ValueError("two attributes have one name")
+        cells = dict(_cell(cell, attributes) for cell in value.get("cells", []))
+        made = AttributeSchema(
+            attributes, cells, **{k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
+        )
+        if not _whole(made.minimum) or not _finite(made.reward_mean) or not _finite(made.reward_std):
+            raise ValueError("minimum, reward_mean or reward_std is no number")
+        if made.reward_std <= 0:
+            raise ValueError("reward_std is not above 0")
+        return made
+
+    @staticmethod
+    def load(path: Path) -> AttributeSchema:
+        """Read schema.json."""
+        value = read_json(path)
+        try:
+            return AttributeSchema.from_json(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SteerError(
+                f'{path}: not a schema ({error}). It wants {{"attributes": [{{"name", "low", "high"}}]}}.'
+            ) from None
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value of JSON is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST
+
+
+def _attribute(value: Any) -> Attribute:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError("an attribute has no name")
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    made = Attribute(**fields)
+    for name in ("low", "high", "direction", "weight"):
+        if not _finite(getattr(made, name)):
+            raise ValueError(f"{name} of '{made.name}' is no number")
+    if made.low > made.high or made.direction not in (-1, 0, 1):
+        raise ValueError(f"'{made.name}' wants low < high and a direction of 1, -1 or 0")
+    if made.origin not in ORIGINS:
+        raise ValueError(f"the origin of '{made.name}' is none of {', '.join(ORIGINS)}")
+    for name, good in LISTS.items():
+        values = getattr(made, name)
+        if not isinstance(values, tuple) or not all(map(good, values)):
+            raise ValueError(f"{name} of '{made.name}' is no list of what belongs there")
+    if any(a >= b for a, b in pairwise(made.edges)) or any(a > b for a, b in pairwise(made.quantiles)):
+        raise ValueError(f"edges or quantiles of '{made.name}' do not rise")
+    lengths = {len(made.edges) + 1, len(made.shown), len(made.centres), len(made.counts)}
+    if (made.edges or made.centres or made.counts) and len(lengths) > 1:
+        raise ValueError(f"'{made.name}' wants one edge less than levels that are shown, centres and counts")
+    return made
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+LISTS: Mapping[str, Callable[[Any], bool]] = {
+    "edges": _finite,
+    "shown": _text,
+    "centres": _finite,
+    "counts": _whole,
+    "quantiles": _finite,
+}  # what each list of an attribute holds
+
+
+def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None, ...], int]:
+    """Joint levels and how many rows have them."""
+    levels, rows = value if isinstance(value, list) and len(value) == 2 else ((), -1)
+    if not isinstance(levels, list) or len(levels) != len(attributes) or not _whole(rows):
+        raise ValueError("cells are no list of [levels, rows]")
+    for level, a in zip(levels, attributes):
+        if level is not None and not (_whole(level) and level < len(a.shown)):
+            raise ValueError(f"cells name the level {level!r:.40} of '{a.name}', which does not exist")
+    return tuple(levels), int(rows)
+
+
+def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
+    """`size` targets from the supported cells of the full factorial over `names`, each level of each attribute alike.
+
+    Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to
+    uniform (iterative proportional fitting of the cell weights); that breaks the correlation of the logs.
+    """
+    cells = list(schema.supported(names))
+    if not cells:
+        schema.best(names)
+    array = np.array(cells)  # [C, A]
+    weights = np.ones(len(cells))
+    for _, j in product(range(50), range(len(names))):
+        margin = np.bincount(array[:, j], weights=weights, minlength=array[:, j].max() + 1)
+        weights /= margin[array[:, j]]
+        weights /= weights.sum()
+    rng = np.random.default_rng(seed)
+    # Systematic sampling keeps the drawn margins near the weights.
+    order = rng.permutation(len(cells))
+    points = (np.arange(size) + rng.random()) / size
+    picked = order[np.searchsorted(np.cumsum(weights[order]), points).clip(max=len(cells) - 1)]
+    return [dict(zip(names, (int(x) for x in array[i]))) for i in rng.permutation(picked)]

@@ -1,0 +1,150 @@
+"""Which groups an optimizer step sees, behind which conditions, and how they become batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from steer.conditioning.condition import control_tokens, render
+from steer.methods.base import Array
+from steer.methods.groups import Group
+from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
+from steer.models.tokenization import Tokens
+from steer.rows.schema import AttributeSchema
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a conditioned method prints before the response, and how often parts of it are left out."""
+
+    schema: AttributeSchema
+    names: tuple[str, ...]
+    template: str = "tags"
+    attribute_dropout: float = 0.1
+    condition_dropout: float = 0.05
+
+    def text(self, levels: Mapping[str, float]) -> str:
+        """The whole condition for these levels."""
+        return render(levels, self.schema, self.names, self.template)
+
+    def reframed(self, schema: AttributeSchema) -> Conditioning:
+        """The same over the attributes of another schema that were conditioned on before."""
+        return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names))
+
+    def control_tokens(self) -> list[list[str]]:
+        """The texts of all levels of all attributes, for a tokenizer that holds each as one token."""
+        return control_tokens(self.schema, self.names, self.template)
+
+    def dropped(self, levels: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
+        """The levels that stay in the condition this time."""
+        if rng.random() < self.condition_dropout:
+            return {}
+        return {n: levels[n] for n in self.names if n in levels and rng.random() >= self.attribute_dropout}
+
+
+class Known(NamedTuple):
+    """What was computed of the groups before the first step.
+
+    Reference log-probs [groups][K], and of what the starting policy drew those of every token, [groups][K] arrays.
+    """
+
+    refs: Sequence[Sequence[float]] | None = None
+    old: Sequence[Sequence[Array]] | None = None
+
+
+UNKNOWN = Known()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which groups an optimizer step sees and how they become batches: all of it a pure function of the seed."""
+
+    groups: Sequence[Group]
+    tokens: Tokens
+    conditioning: Conditioning | None
+    batch_size: int
+    micro_batch_tokens: int
+    seed: int
+    shared: bool = False  # a prompt is computed once for all its candidates, and short groups share a row
+    curriculum: int = 0  # steps in which the groups go from easy to hard; 0: in random order
+
+    def start(self, module: Any) -> None:
+        """Before the first step: what gives log-probs, for plans that ask the policy."""
+
+    def resume_point(self, step: int, every: int) -> bool:
+        """Whether a resume point is written after so many steps."""
+        return step % every == 0
+
+    def facts(self) -> dict[str, float]:
+        """What the last step was like, for metrics.jsonl; nothing where all of it is known before."""
+        return {}
+
+    @property
+    def repeats(self) -> int:
+        """Optimizer steps that see the same groups before the next ones come."""
+        return 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps that see every group once; the last of them may be smaller."""
+        return math.ceil(len(self.groups) / self.batch_size)
+
+    def step(self, step: int) -> tuple[int, list[int]]:
+        """Epoch and group indices of an optimizer step, counted from 0."""
+        if self.curriculum and len(self.groups) > 1:
+            return 0, self._easy_to_hard(step)
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        return epoch, [int(i) for i in order[at * self.batch_size : (at + 1) * self.batch_size]]
+
+    def _easy_to_hard(self, step: int) -> list[int]:
+        """A step whose share from the harder half of the groups grows linearly (2310.02263)."""
+        hard = [round(self.batch_size * s / max(1, self.curriculum - 1)) for s in range(step + 1)]
+        half = (len(self.groups) + 1) // 2
+        easy = _cycled(half, sum(self.batch_size - n for n in hard[:-1]), self.batch_size - hard[-1], self.seed)
+        rest = _cycled(len(self.groups) - half, sum(hard[:-1]), hard[-1], self.seed + 1)
+        return easy + [half + i for i in rest]
+
+    def sequences(self, epoch: int, index: int) -> list[Sequence_]:
+        """The candidates of a group with this epoch's conditions."""
+        rows, c = self.groups[index].rows, self.conditioning
+        if c is None:
+            return [self.tokens.sequence(row) for row in rows]
+
+        def random() -> np.random.Generator:  # anew for every candidate: a group loses the same parts
+            return np.random.default_rng([self.seed, epoch, index])
+
+        return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], random()))) for row in rows]
+
+    def batches(
+        self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN
+    ) -> Iterator[tuple[list[int], Batch]]:
+        """A process's micro-batches of a step, each with its group indices; emptied ones where others have more."""
+        epoch, indices = self.step(step)
+        sequences = [self.sequences(epoch, i) for i in indices]
+        costs = [cost(s, shared=self.shared) for s in sequences]
+        parts = list(micro_batches(costs, self.micro_batch_tokens, world, shared=self.shared))
+        for part, own in dealt(parts, rank, world):
+            at = [indices[i] for i in part]
+            batch = collate(
+                [sequences[i] for i in part],
+                pad=self.tokens.tokenizer.pad_token_id,
+                rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
+                weights=[self.groups[i].weights for i in at],
+                refs=[known.refs[i] for i in at] if known.refs else None,
+                shared=self.shared,
+            )
+            if known.old:
+                batch = batch.with_tokens(old=[known.old[i] for i in at])
+            yield at, batch if own else batch.emptied()
+
+
+def _cycled(size: int, start: int, count: int, seed: int) -> list[int]:
+    """Items `start` to `start + count` of an endless series of shuffles of `size` items."""
+    places = [divmod(i, size) for i in range(start, start + count)]
+    shuffles = {e: np.random.default_rng([seed, e]).permutation(size) for e, _ in places}
+    return [int(shuffles[e][i]) for e, i in places]

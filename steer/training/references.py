@@ -1,0 +1,173 @@
+"""What is known of responses before training: log-probs under the starting policy, once and kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+
+from steer.methods.base import Array, Method
+from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
+from steer.models.log_probs import ResponseLogps
+from steer.training.batches import Known, Plan
+
+
+def known_of(module: ResponseLogps, plan: Plan, method: Method, accelerator: Any, start: str) -> Known:
+    """Of every candidate under the starting policy: log-probs without condition, and behind it where they are needed.
+
+    Each process computes a share of the first; `start` names the starting policy, for what is kept on disk.
+    """
+    if not method.reference or method.on_policy:
+        return Known()
+    tokens = plan.tokens
+    groups = [[tokens.sequence(row) for row in g.rows] for g in plan.groups]
+    how = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
+
+    def compute() -> list[float]:
+        share = (accelerator.process_index, accelerator.num_processes)
+        return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *how, share=share)]))]
+
+    refs = cached(content_hash(start, groups), groups, compute)
+    if not method.importance:
+        return Known(refs)
+    old = iter(response_tokens(module, [plan.sequences(0, i) for i in range(len(groups))], *how)[0])
+    return Known(refs, [[next(old) for _ in g] for g in groups])
+
+
+def importance_share(plan: Plan, method: Method, settings: Any, known: Known) -> float:
+    """Mean over groups of (sum w)^2 / (K sum w^2), w the importance weights."""
+    if not (method.importance and known.refs and known.old):
+        return 1.0
+    shares = []
+    for i, (group, refs, old) in enumerate(zip(plan.groups, known.refs, known.old)):
+        ones = [[1.0] * len(refs)]
+        batch = collate([plan.sequences(0, i)], pad=0, rewards=ones, weights=[group.weights], refs=[refs])
+        weights = method.importance(batch.with_tokens(old=[old]).candidates, settings)
+        shares.append(float(1 / (weights**2).sum() / len(old)))
+    return float(np.mean(shares))
+
+
+@torch.no_grad()
+def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, accelerator: Any) -> torch.Tensor:
+    """States [M, D] of a batch's responses in the policy that training started from, without a condition."""
+    inner, tokens = accelerator.unwrap_model(module), plan.tokens
+    groups = [[tokens.sequence(row) for row in plan.groups[i].rows] for i in indices]
+    ones = [[1.0] * len(g) for g in groups]
+    plain = collate(groups, pad=tokens.tokenizer.pad_token_id, rewards=ones, weights=ones).to(accelerator.device)
+    training = inner.training
+    inner.eval()
+    with inner.started():
+        states: torch.Tensor = inner(*plain[:4], bare=True)
+    inner.train(training)
+    return states[: len(batch.targets)]  # an emptied batch has none
+
+
+def response_sums(
+    module: ResponseLogps,
+    groups: Sequence[Sequence[Sequence_]],
+    pad: int,
+    budget: int,
+    device: torch.device,
+    shared: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> list[float]:
+    """Summed log-prob of each response, in the order given; 0 for what other processes compute, see `share`."""
+    return [float(x.sum()) for x in response_tokens(module, groups, pad, budget, device, shared, share)[0]]
+
+
+@torch.no_grad()
+def response_tokens(
+    module: ResponseLogps,
+    groups: Sequence[Sequence[Sequence_]],
+    pad: int,
+    budget: int,
+    device: torch.device,
+    shared: bool = False,
+    share: tuple[int, int] = (0, 1),
+) -> tuple[list[Array], list[Array]]:
+    """Log-probs, and values where there is a value head, of the tokens of each response, in the order given.
+
+    With `shared` a prompt is computed once for the candidates of its group. `share`: this process's number, of how many
+    that share the work; what others compute stays empty.
+    """
+    starts = np.cumsum([0, *map(len, groups)])
+    logps: list[Array] = [np.zeros(0)] * int(starts[-1])
+    values = logps.copy()
+    training = module.training
+    module.eval()
+    parts = list(micro_batches([cost(g, shared=shared) for g in groups], budget, share[1], shared=shared))
+    for part, own in dealt(parts, *share):
+        chosen = [groups[i] for i in part]
+        ones = [[1.0] * len(g) for g in chosen]
+        batch = collate(chosen, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)
+        out = module(*batch[:4], shared=batch.shared)
+        at = [starts[i] + j for i in part for j in range(len(groups[i])) if own]
+        ends = np.cumsum([len(s.response) for g in chosen for s in g])
+        for found, row in zip((logps, values), out[None] if out.ndim == 1 else out):
+            for i, piece in zip(at, np.split(row.double().cpu().numpy(), ends[:-1])):
+                found[i] = piece
+    module.train(training)
+    return logps, values
+
+
+def cache_folder() -> Path:
+    """Where they are kept: STEER_CACHE, else `steer` in the user's cache folder."""
+    if given := os.environ.get("STEER_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steer"
+
+
+def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
+    """Of what the values follow from: the model as it computes (empty: unknown, so not kept), and all token ids."""
+    if not model:
+        return ""
+    digest = hashlib.blake2b(model.encode(), digest_size=16)
+    for group in groups:
+        for s in group:
+            digest.update(np.array([len(s.prefix), len(s.response), *s.prefix, *s.response], dtype=np.int64).tobytes())
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def cached(key: str, groups: Sequence[Sequence[Sequence_]], compute: Callable[[], list[float]]) -> list[list[float]]:
+    """Values of all candidates, [groups][K]: from disk where they are, else computed and written."""
+    path = cache_folder() / "references" / f"{key}.npz"
+    main = os.environ.get("RANK", "0") == "0"
+    # One process looks, so that all compute or none does.
+    flat = broadcast_object_list([_read(path) if key and main else None])[0]
+    if flat is None or len(flat) != sum(map(len, groups)):
+        flat = compute()
+        if key and main:
+            _write(path, flat)
+    values = iter(flat)
+    return [[next(values) for _ in g] for g in groups]
+
+
+def _read(path: Path) -> list[float] | None:
+    try:
+        with (
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as held,
+        ):  # opened here: closed where it is damaged
+            return [float(x) for x in held["logps"]]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # absent, or damaged: computed anew
+        return None
+
+
+def _write(path: Path, values: Sequence[float]) -> None:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, logps=np.array(values))
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        print(f"steer: reference log-probs are not kept: {path.parent} ({error.strerror}).", file=sys.stderr)
