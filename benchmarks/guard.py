@@ -22,15 +22,15 @@ import torch
 
 from steer.config import FitConfig, IterateConfig
 from steer.evaluation.systems import Judge
-from steer.iteration.command import iterate
+from steer.iteration.command import iterate_command
 from steer.iteration.guards import Figures, Limits, alarm, best, limits
 from steer.iteration.watch import figures
-from steer.labelling.fit import fit
+from steer.labelling.fit import fit_command
 from steer.labelling.scorer import load_scorer
 from steer.report.circumstances import circumstances
 from steer.rows import read_all, read_back, write
 from steer.rows.labelled import labelled_rows, schema_of
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -75,8 +75,8 @@ def scorers(demo: Path, out: Path, seed: int, few: int) -> tuple[str, str]:
         rows = out / f"{name}-{seed}-ratings"
         if not (rows / "schema.json").is_file():
             write(rows / "rows.jsonl", [rated[i] for i in part])
-            AttributeSchema.load(demo / "logs" / "schema.json").save(rows / "schema.json")
-        fit(FitConfig(str(rows), str(out / f"{name}-{seed}")))
+            Schema.load(demo / "logs" / "schema.json").save(rows / "schema.json")
+        fit_command(FitConfig(str(rows), str(out / f"{name}-{seed}")))
     return str(out / f"few-{seed}"), str(out / f"second-{seed}")
 
 
@@ -89,7 +89,7 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
     write_json(train, {**lora, "max_steps": STEPS})
     seen: list[Figures] = []
     for guard in (("off",), ()):
-        iterate(
+        iterate_command(
             IterateConfig(
                 str(demo / "labels"),
                 str(demo / "base"),

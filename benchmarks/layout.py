@@ -25,7 +25,7 @@ from steer.config import TrainConfig
 from steer.models.log_probs import ResponseLogps
 from steer.rows import write
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 METHODS = ("dpo", "rrhf", "pro")
 K, PROMPT, RESPONSE, PROMPTS, STEPS = 4, 120, 40, 64, 12
@@ -81,7 +81,9 @@ def run(folder: Path, method: str, *, plain: bool, timers: list[Timed], name: st
     before = sum(t.seconds for t in timers)
     how: dict[str, Any] = {"batch_size": 8, "max_steps": STEPS, "learning_rate": 1e-4}
     out = folder / name
-    train(TrainConfig(str(folder / "rows.jsonl"), str(folder / "model"), str(out), method, plain_layout=plain, **how))
+    train_command(
+        TrainConfig(str(folder / "rows.jsonl"), str(folder / "model"), str(out), method, plain_layout=plain, **how)
+    )
     facts = read_json(out / "done.json")
     return Spent(facts["seconds"], sum(t.seconds for t in timers) - before, facts["tokens"], facts["loss"])
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from steer.models.policy import Card
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 SUBJECTS = ("bees", "cows", "gold", "rome", "beer", "colours", "homes", "lions")
 
@@ -44,7 +44,7 @@ class Got(NamedTuple):
     seconds: float
 
 
-def cases(model: str, schema: AttributeSchema, names: tuple[str, ...], count: int, tokens: int) -> list[Case]:
+def cases(model: str, schema: Schema, names: tuple[str, ...], count: int, tokens: int) -> list[Case]:
     """Distinct requests at single levels of every attribute, all of them supported."""
     aims = [{n: i} for n in names for i in range(len(schema[n].shown)) if schema.count({n: i}) >= schema.minimum]
     out = []

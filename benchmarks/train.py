@@ -155,7 +155,7 @@ def ours(spec: dict[str, Any]) -> None:
     import torch
 
     from steer.run_folder import read_json
-    from steer.training.command import train
+    from steer.training.command import train_command
     from steer.training.loop import Loop
 
     torch.set_num_threads(spec["threads"])
@@ -173,7 +173,7 @@ def ours(spec: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as place:
         case = next(c for c in CASES if c.name == spec["case"])
         case = Case(**vars(case) | {"steps": spec["steps"], "adapter": spec["how"]})
-        train(settings(Path(spec["folder"]), case, place, plain_layout=spec["setting"] == "plain layout"))
+        train_command(settings(Path(spec["folder"]), case, place, plain_layout=spec["setting"] == "plain layout"))
         facts = read_json(Path(place) / "done.json")
         lines = [json.loads(x) for x in (Path(place) / "metrics.jsonl").read_text().splitlines()]
     found = {"seconds": facts["seconds"], "cpu": seen["end"] - seen["cpu"], "peak": status("VmHWM") - seen["held"]}

@@ -35,7 +35,7 @@ def cli() -> None:
 @options(DataConfig)
 def data(config: DataConfig) -> None:
     """Write rows: the embedded world, or a file in any known layout."""
-    from steer.rows.command import data as run
+    from steer.rows.command import data_command as run
 
     click.echo(run(config))
 
@@ -44,7 +44,7 @@ def data(config: DataConfig) -> None:
 @options(FitConfig)
 def fit(config: FitConfig) -> None:
     """Fit an attribute model on human scores."""
-    from steer.labelling.fit import fit as run
+    from steer.labelling.fit import fit_command as run
 
     click.echo(run(config))
 
@@ -53,7 +53,7 @@ def fit(config: FitConfig) -> None:
 @options(LabelConfig)
 def label(config: LabelConfig) -> None:
     """Score rows and give them levels."""
-    from steer.labelling.label import label as run
+    from steer.labelling.label import label_command as run
 
     click.echo(run(config))
 
@@ -62,7 +62,7 @@ def label(config: LabelConfig) -> None:
 @options(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Fine-tune a policy on labelled rows."""
-    from steer.training.command import train as run
+    from steer.training.command import train_command as run
 
     click.echo(run(config))
 
@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> None:
 @options(GenerateConfig)
 def generate(config: GenerateConfig) -> None:
     """Answer prompts at target levels."""
-    from steer.generation.generate import generate as run
+    from steer.generation.generate import generate_command as run
 
     click.echo(run(config))
 
@@ -80,7 +80,7 @@ def generate(config: GenerateConfig) -> None:
 @options(ExportConfig)
 def export(config: ExportConfig) -> None:
     """Write a policy that any server steers, or rows for trl."""
-    from steer.training.export import export as run
+    from steer.export.command import export_command as run
 
     click.echo(run(config))
 
@@ -89,7 +89,7 @@ def export(config: ExportConfig) -> None:
 @options(TargetsConfig)
 def targets(config: TargetsConfig) -> None:
     """Show which targets the data supports, and the best of them."""
-    from steer.conditioning.command import report as run
+    from steer.conditioning.command import targets_command as run
 
     click.echo(run(config))
 
@@ -98,7 +98,7 @@ def targets(config: TargetsConfig) -> None:
 @options(ServeConfig)
 def serve(config: ServeConfig) -> None:
     """Serve a policy: OpenAI's API with targets, and a page with sliders."""
-    from steer.serve.command import serve as run
+    from steer.serve.command import serve_command as run
 
     click.echo(run(config))
 
@@ -107,7 +107,7 @@ def serve(config: ServeConfig) -> None:
 @options(IterateConfig)
 def iterate(config: IterateConfig) -> None:
     """Generate, rescore, relabel with what was obtained, retrain; round by round."""
-    from steer.iteration.command import iterate as run
+    from steer.iteration.command import iterate_command as run
 
     click.echo(run(config))
 
@@ -116,7 +116,7 @@ def iterate(config: IterateConfig) -> None:
 @options(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
     """Judge policies or responses: dials, rewards, win-rates, diversity; writes a report."""
-    from steer.evaluation.command import examine as run
+    from steer.evaluation.command import evaluate_command as run
 
     click.echo(run(config))
 
@@ -128,7 +128,7 @@ def compare(config: CompareConfig) -> None:
     if config.suite == "claims":
         from steer.claims import suite as run
     else:
-        from steer.comparison.command import compare as run
+        from steer.comparison.command import compare_command as run
     click.echo(run(config))
 
 

@@ -12,7 +12,7 @@ import click
 import torch
 
 from steer import report
-from steer.comparison.command import compare
+from steer.comparison.command import compare_command
 from steer.config import (
     CompareConfig,
     DataConfig,
@@ -24,16 +24,16 @@ from steer.config import (
     TrainConfig,
 )
 from steer.evaluation.guidance import Trial
-from steer.generation.generate import generate, held_out_prompts
-from steer.iteration.command import iterate
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.generation.generate import generate_command, held_out_prompts
+from steer.iteration.command import iterate_command
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import load
 from steer.report.circumstances import circumstances
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.run_folder import read_json, write_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
 # Other text than the logs, so that the base has not seen the answers to the held-out prompts.
@@ -88,9 +88,9 @@ def demo(config: DemoConfig) -> str:
         resamples=2000 if config.full else 1000,
         **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
     )
-    table = compare(settings)
+    table = compare_command(settings)
     policy = out / "compare" / "runs" / "conditional-seed0" / "policy"
-    rounds = iterate(
+    rounds = iterate_command(
         IterateConfig(
             rows=str(out / "labels"),
             model=str(out / "base"),
@@ -118,12 +118,12 @@ def _prepare(config: DemoConfig, out: Path, models: Sequence[str]) -> Iterator[s
     """Base models, logs, scorer and labels; each base has text, first weights and an order of its own."""
     for number, model in enumerate(models):
         folder = out / ("pretraining" if number == 0 else f"pretraining-{number}")
-        yield f"pretraining {data(DataConfig('world', str(folder), **(PRETRAINING | {'seed': TEXT + number})))}"
+        yield f"pretraining {data_command(DataConfig('world', str(folder), **(PRETRAINING | {'seed': TEXT + number})))}"
         settings = TrainConfig(str(folder), str(folder / "model"), model, seed=number, **BASE)
-        yield f"base {train(settings)}"
-    yield data(DataConfig("world", str(out / "logs"), size=config.size))
-    yield fit(FitConfig(str(out / "logs"), str(out / "scorer")))
-    yield label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
+        yield f"base {train_command(settings)}"
+    yield data_command(DataConfig("world", str(out / "logs"), size=config.size))
+    yield fit_command(FitConfig(str(out / "logs"), str(out / "scorer")))
+    yield label_command(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
 
 
 def _guidance(out: Path, policy: Path) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _dial(out: Path) -> str:
 def _opposites(policy: Path) -> str:
     """One prompt, asked for good and bad, short and long."""
     targets = ("best", "helpfulness=0 correctness=0", "verbosity=0 warmth=4", "verbosity=4 warmth=0", "hedging=4")
-    return generate(
+    return generate_command(
         GenerateConfig(
             str(policy),
             prompt=("tell me about homes for my big garden.",),

@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from attribute_models import documents
 from steer.errors import SteerError
+from steer.settings import check, did_you_mean, flag_of
 
 T = TypeVar("T")
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: Iterable[str] = (),
-    flag: str = "",
-    least: float = -math.inf,
-    above: float = -math.inf,
-    most: float = math.inf,
-    presets: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Any:
-    """A dataclass field that becomes a flag (`...` as default: required).
-
-    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `presets`: what a choice says
-    of other fields.
-    """
-    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "above": above, "most": most}
-    metadata["presets"] = presets or {}
-    if default is ...:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def argument(help: str) -> Any:
-    """A dataclass field that becomes a positional argument."""
-    return dataclasses.field(metadata={"help": help, "argument": True})
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Sentence end for an unknown name: the nearest known one, and all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name[:100], known, n=1)
-    return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
 
 
 def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
@@ -61,7 +25,9 @@ def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
         def call(**values: Any) -> None:
             command(resolve(config, values, values.pop("config_file")))
 
-        taken = [f"{_flag(f)}: {f.metadata['help']}" for f in dataclasses.fields(config) if f.metadata.get("argument")]
+        taken = [
+            f"{flag_of(f)}: {f.metadata['help']}" for f in dataclasses.fields(config) if f.metadata.get("argument")
+        ]
         call.__name__, call.__doc__ = command.__name__, "\n\n".join([command.__doc__ or "", *taken])
         wrapped: Callable[..., None] = call
         wrapped = click.option("--config", "config_file", metavar="FILE", help="YAML or JSON with these settings.")(
@@ -81,7 +47,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
         return click.argument(field.name, metavar=field.name.upper(), required=False, nargs=count)
     base = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     kind = base[0] if typing.get_origin(hint) is not tuple else str
-    name = _flag(field)
+    name = flag_of(field)
     required = field.default is dataclasses.MISSING
     shown = "" if required or field.default in (None, "", ()) else f"  [default: {_plain(field.default)}]"
     text = meta["help"] + ("  [required]" if required else shown)
@@ -95,13 +61,6 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
         default=None,
         help=text,
     )
-
-
-def _flag(field: dataclasses.Field[Any]) -> str:
-    """What a user calls the field."""
-    if field.metadata.get("argument"):
-        return field.name.upper()
-    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
 
 
 def _plain(value: Any) -> str:
@@ -130,80 +89,10 @@ def resolve(
     values |= given
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
         if field.name not in values and field.default is dataclasses.MISSING:
-            raise SteerError(f"{_flag(field)} is missing: {field.metadata['help']}")
+            raise SteerError(f"{flag_of(field)} is missing: {field.metadata['help']}")
     made = config(**values)
     check(made)
     return made
-
-
-def check(config: Any) -> None:
-    """Refuse a config with a value outside the choices or the range of its field."""
-    for field in dataclasses.fields(config):
-        _allowed(field, getattr(config, field.name))
-
-
-def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
-    meta = field.metadata
-    for text in value if isinstance(value, tuple) else (value,):
-        if isinstance(text, str) and not _clean(text):
-            raise SteerError(f"{_flag(field)} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it.")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise SteerError(f"{_flag(field)}: wanted a number that 64 bits hold.")
-    if "least" not in meta:
-        return
-    if meta.get("choices") and value not in meta["choices"]:
-        raise SteerError(f"{_flag(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
-    if isinstance(value, int | float):
-        least, above, most = (meta[name] for name in ("least", "above", "most"))
-        if math.isfinite(value) and least <= value <= most and value > above:
-            return
-        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -math.inf else ""
-        high = f"at most {most:g}" if most < math.inf else ""
-        wanted = (
-            f"from {least:g} to {most:g}" if high and least > -math.inf else " and ".join(filter(None, (low, high)))
-        )
-        raise SteerError(f"{_flag(field)} {value}: wanted {wanted or 'a finite number'}.")
-
-
-def _clean(text: str) -> bool:
-    """Whether files can be called so, and hold it."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
-
-
-def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
-    """A dataclass of settings with NAME=VALUE texts in place of defaults; lists are written a,b,c."""
-    defaults = {f.name: f.default for f in dataclasses.fields(settings)}  # type: ignore[arg-type]  # always a dataclass
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, _, text = pair.partition("=")
-        if key not in defaults:
-            raise SteerError(
-                f"{owner}: unknown setting '{key}'; {did_you_mean(key, defaults) if defaults else 'it has none.'}"
-            )
-        try:
-            values[key] = _told(text, defaults[key])
-        except ValueError:
-            wanted = "list of numbers" if isinstance(defaults[key], tuple) else type(defaults[key]).__name__
-            raise SteerError(f"{owner}: {key}={text} is not a {wanted}.") from None
-    try:
-        return settings(**values)
-    except (SteerError, ValueError) as error:
-        raise SteerError(f"{owner}: {error}") from None
-
-
-def _told(text: str, default: Any) -> Any:
-    """A text in the type of a default."""
-    if isinstance(default, tuple):
-        kind = type(default[0]) if default else str
-        return tuple(kind(part) for part in text.split(",") if part)
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    return type(default)(text)
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
     )
 
 
+def note(text: str) -> None:
+    """Say one line to the user on standard error: what was dropped, guessed or chosen."""
+    print(f"steer: {text}", file=sys.stderr)
+
+
 class quiet:  # noqa: N801  # reads as a word in `with quiet():`
     """Silence loading bars and third-party warnings that a user can do nothing about."""
 

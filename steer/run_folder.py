@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from safetensors import SafetensorError
 
 from steer.errors import SteerError
-from steer.options import check
+from steer.settings import check
 
 C = TypeVar("C")
 

@@ -28,15 +28,15 @@ from torch import Tensor
 
 from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer
 from steer.methods.base import Candidates
 from steer.models.policy import Policy, load
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.serve.answer import Service
 from steer.serve.command import application
 from steer.serve.engine import Engine
-from steer.training.command import train
+from steer.training.command import train_command
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -85,9 +85,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 rows of the embedded world with the levels of their exact scores."""
     folder = tmp_path_factory.mktemp("world")
-    data(DataConfig("world", str(folder / "logs"), size=300, seed=1))
+    data_command(DataConfig("world", str(folder / "logs"), size=300, seed=1))
     gold = "data_recipes.world_text:Gold"
-    label(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer=gold, min_support=1))
+    label_command(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer=gold, min_support=1))
     return folder / "labels"
 
 
@@ -108,7 +108,7 @@ def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conditional policy that has learned at least to end its responses."""
     folder = tmp_path_factory.mktemp("conditional")
-    train(TrainConfig(str(labels), str(base), str(folder), adapter="none", learning_rate=1e-2, max_steps=60))
+    train_command(TrainConfig(str(labels), str(base), str(folder), adapter="none", learning_rate=1e-2, max_steps=60))
     return folder
 
 
@@ -196,9 +196,9 @@ def client(served: Served) -> Iterator[OpenAI]:
 def send(served: Served, path: str, body: Any = None, headers: Any = None, method: str = "") -> tuple[int, Any]:
     """Status and body of one request; text bodies are sent as they are."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=HANG)
-    data = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
-    data = data.encode() if isinstance(data, str) else data
-    connection.request(method or ("GET" if body is None else "POST"), path, data, headers or JSON)
+    data_command = body if body is None or isinstance(body, bytes | str) else json.dumps(body)
+    data_command = data_command.encode() if isinstance(data_command, str) else data_command
+    connection.request(method or ("GET" if body is None else "POST"), path, data_command, headers or JSON)
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
@@ -207,9 +207,9 @@ def send(served: Served, path: str, body: Any = None, headers: Any = None, metho
 
 def raw_request(body: Any) -> bytes:
     """A request for chat as bytes, for clients that misbehave."""
-    data = json.dumps({"model": "policy", "messages": ASK, **body}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n"
-    return f"{head}Content-Type: application/json\r\n\r\n".encode() + data
+    data_command = json.dumps({"model": "policy", "messages": ASK, **body}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data_command)}\r\n"
+    return f"{head}Content-Type: application/json\r\n\r\n".encode() + data_command
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -15,7 +15,7 @@ from steer.generation.generate import Job, Sampling, held_out_prompts, respond
 from steer.models.lora import add_control_tokens
 from steer.models.policy import load
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 LEVELS = [["<warmth>0", "<warmth>1", "<warmth>2"], ["<length>1", "<length>10"]]
 NAMES = [name for levels in LEVELS for name in levels]
@@ -80,7 +80,7 @@ def test_a_policy_with_control_tokens_survives_saving(adapter: str, labels: Path
         learning_rate=1e-2,
         batch_size=8,
     )
-    train(config)
+    train_command(config)
     policy = load(str(folder))
     assert policy.card is not None
     assert policy.card.condition_tokens == "special"
@@ -109,7 +109,7 @@ def test_resuming_with_control_tokens_gives_the_same_weights(
 ) -> None:
     more = {"condition_tokens": "special", "max_steps": 6, "learning_rate": 1e-2, "batch_size": 8, "save_steps": 3}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(TrainConfig(str(labels), str(base), str(whole), **more))  # type: ignore[arg-type]
+    train_command(TrainConfig(str(labels), str(base), str(whole), **more))  # type: ignore[arg-type]
     step, calls = steer.training.loop.Loop._step, []
 
     def killed(self, *args):  # type: ignore[no-untyped-def]
@@ -121,8 +121,8 @@ def test_resuming_with_control_tokens_gives_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(steer.training.loop.Loop, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
-    train(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
+            train_command(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
+    train_command(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -132,5 +132,5 @@ def test_the_layout_of_steerlm_stays_text(labels: Path, base: Path, tmp_path: Pa
         str(labels), str(base), str(tmp_path / "run"), template="steerlm", condition_tokens="special", max_steps=1
     )
     with pytest.raises(SteerError, match=r"template 'steerlm' is plain text by its layout\. Use --condition-tokens"):
-        train(config)
+        train_command(config)
     assert not (tmp_path / "run").exists()

@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from steer.cli import cli
-from steer.conditioning.command import report
+from steer.conditioning.command import targets_command
 from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights
 from steer.config import TargetsConfig
 from steer.errors import SteerError
 from steer.models.policy import Card, Policy
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 NAMES = ("help", "words", "harm")
 
@@ -24,10 +24,10 @@ def attribute(name: str, direction: int) -> Attribute:
 
 
 @pytest.fixture
-def schema() -> AttributeSchema:
+def schema() -> Schema:
     """Three attributes with three levels; help and words rise together, harm is low where help is high."""
     cells: dict[tuple[int | None, ...], int] = {(0, 0, 2): 9, (1, 1, 1): 20, (1, 2, 0): 7, (2, 2, 1): 5, (2, 0, 0): 2}
-    return AttributeSchema((attribute("help", 1), attribute("words", 0), attribute("harm", -1)), cells, 5)
+    return Schema((attribute("help", 1), attribute("words", 0), attribute("harm", -1)), cells, 5)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def schema() -> AttributeSchema:
         ("help=3 words<=2", {"help": 2, "words": 1}),
     ],
 )
-def test_words_and_ranges_become_levels(text: str, target: dict[str, int], schema: AttributeSchema) -> None:
+def test_words_and_ranges_become_levels(text: str, target: dict[str, int], schema: Schema) -> None:
     found = parse_target(text, schema, NAMES)
     if text == "help=3 words<=2":
         assert found["help"] == 2
@@ -71,18 +71,18 @@ def test_words_and_ranges_become_levels(text: str, target: dict[str, int], schem
         ("help>=2 help<=2", r"'help' is given twice"),
     ],
 )
-def test_targets_that_are_none_are_refused(text: str, message: str, schema: AttributeSchema) -> None:
+def test_targets_that_are_none_are_refused(text: str, message: str, schema: Schema) -> None:
     with pytest.raises(SteerError, match=message):
         parse_target(text, schema, NAMES)
 
 
-def test_the_opposite_is_the_mirror_image_or_what_is_near_it(schema: AttributeSchema) -> None:
+def test_the_opposite_is_the_mirror_image_or_what_is_near_it(schema: Schema) -> None:
     assert opposite({"help": 0, "words": 0, "harm": 2}, schema) == {"help": 1, "words": 2, "harm": 0}
     assert opposite({"words": 2}, schema) == {"words": 0}
     assert opposite({"help": 1}, schema) == {"help": 1}
 
 
-def test_pareto_keeps_what_no_other_beats_and_orders_it_by_the_weights(schema: AttributeSchema) -> None:
+def test_pareto_keeps_what_no_other_beats_and_orders_it_by_the_weights(schema: Schema) -> None:
     weights = parse_weights("help=.7, words=-.3", schema, NAMES)
     assert weights == {"help": 0.7, "words": -0.3}
     # (help, words): (2, 2) 5 rows, (1, 1) 20, (1, 2) 7, (0, 0) 9; (1, 2) is beaten by (1, 1).
@@ -100,7 +100,7 @@ def test_pareto_keeps_what_no_other_beats_and_orders_it_by_the_weights(schema: A
     assert len(pareto(schema, {"harm": -1.0})) == 1
 
 
-def test_weights_that_are_none_are_refused(schema: AttributeSchema) -> None:
+def test_weights_that_are_none_are_refused(schema: Schema) -> None:
     for text, message in (
         ("hepl=1", "did you mean 'help'"),
         ("help=x", "write NAME=NUMBER"),
@@ -112,30 +112,30 @@ def test_weights_that_are_none_are_refused(schema: AttributeSchema) -> None:
             parse_weights(text, schema, NAMES)
 
 
-def test_a_policy_without_condition_has_no_targets(schema: AttributeSchema) -> None:
+def test_a_policy_without_condition_has_no_targets(schema: Schema) -> None:
     plain = Policy(None, None, None, "plain")
     assert plain.targets([]) == plain.targets(["none"]) == plain.targets(["best"]) == [{}]
     with pytest.raises(SteerError, match="cannot aim at 'help=3'"):
         plain.targets(["help=3"])
 
 
-def test_the_report_names_what_is_supported(schema: AttributeSchema, tmp_path: Path) -> None:
+def test_the_report_names_what_is_supported(schema: Schema, tmp_path: Path) -> None:
     schema.save(tmp_path / "labels" / "schema.json")
     Card("base", "", "none", "conditional", attributes=NAMES, schema=schema).save(tmp_path / "policy")
     for folder in ("labels", "policy"):
-        said = report(TargetsConfig(str(tmp_path / folder)))
+        said = targets_command(TargetsConfig(str(tmp_path / folder)))
         assert "help   higher is better   1: 9  2: 27  3: 7" in said
         assert "4 of 27 combinations of all attributes have 5 rows or more." in said
         assert "best: help=2 words=3 harm=1" in said  # as good as help=3 words=3 harm=2, and more rows
-    beside = report(TargetsConfig(str(tmp_path / "policy"), target="words=1", weights="help=.7,words=-.3"))
+    beside = targets_command(TargetsConfig(str(tmp_path / "policy"), target="words=1", weights="help=.7,words=-.3"))
     assert "beside words=1" in beside
     assert "1: 9  [2: 0]  [3: 2]" in beside
     assert "  +0.40  help=3 words=3  (5 rows)" in beside
     assert beside.endswith("best for these weights: help=3 words=3")
     shown = CliRunner().invoke(cli, ["targets", str(tmp_path / "policy")])
-    assert shown.output.strip() == report(TargetsConfig(str(tmp_path / "policy")))
+    assert shown.output.strip() == targets_command(TargetsConfig(str(tmp_path / "policy")))
     with pytest.raises(SteerError, match=r"holds neither steer\.json nor schema\.json"):
-        report(TargetsConfig(str(tmp_path)))
+        targets_command(TargetsConfig(str(tmp_path)))
     Card("base", "", "none", "mle").save(tmp_path / "mle")
     with pytest.raises(SteerError, match="was not conditioned"):
-        report(TargetsConfig(str(tmp_path / "mle")))
+        targets_command(TargetsConfig(str(tmp_path / "mle")))

@@ -18,7 +18,7 @@ from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
 from steer.labelling.scorer import load_scorer
 from steer.report.judges import silent
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -66,10 +66,10 @@ def test_only_prompts_that_both_answered_are_compared() -> None:
 
 
 def test_a_scorer_prefers_the_higher_reward_and_knows_ties() -> None:
-    one = annotator("countable:words", AttributeSchema((Attribute("words", 0, 9, -1),)))
+    one = annotator("countable:words", Schema((Attribute("words", 0, 9, -1),)))
     rows = [answers(text)[0].rows[0] for text in ("one two three", "one", "two")]
     assert one.prefer(rows, [rows[1], rows[2], rows[2]]).tolist() == [0, 0.5, 0.5]
-    varied = AttributeSchema((Attribute("type_token_ratio", 0, 1, 1),))
+    varied = Schema((Attribute("type_token_ratio", 0, 1, 1),))
     assert annotator("countable:type_token_ratio", varied).prefer(rows[:1], rows[1:2]).tolist() == [0.5]
     with pytest.raises(SteerError, match="prefers nothing"):
         annotator("countable:words")
@@ -107,9 +107,9 @@ def test_a_pool_is_told_which_end_is_better(tmp_path: Path, schema: str | None) 
     (tmp_path / "pool.yaml").write_text(f"gold: {GOLD}\nnoise: 0.01\nbias: 0\nstretch: 0\nlength: 0\nstep: 0\n")
     spec = f"simulated:{tmp_path / 'pool.yaml'}"
     rows = [[answers(text)[0].rows[0]] for text in (PLAIN, HEDGED)]
-    told = AttributeSchema.from_json({"attributes": SCHEMA}) if schema else None
+    told = Schema.from_json({"attributes": SCHEMA}) if schema else None
     assert annotator(spec, told).prefer(*rows).tolist() == [1.0]
-    turned = AttributeSchema((Attribute("hedging", 0, 4, 1),))
+    turned = Schema((Attribute("hedging", 0, 4, 1),))
     assert annotator(spec, turned).prefer(*rows).tolist() == [0.0]  # who likes hedges says so in the schema
     (tmp_path / "pool.yaml").write_text("gold: tests.test_annotate:Words\n")
     with pytest.raises(SteerError, match="prefers nothing"):
@@ -128,7 +128,7 @@ class Words:
 def test_a_judge_is_told_which_end_is_better(tmp_path: Path) -> None:
     file = tmp_path / "judge.yaml"
     file.write_text("model: m\nattributes: [helpfulness, toxicity, verbosity]\n")
-    schema = AttributeSchema((Attribute("helpfulness", 0, 4), Attribute("toxicity", 0, 4, -1, 0.5)))
+    schema = Schema((Attribute("helpfulness", 0, 4), Attribute("toxicity", 0, 4, -1, 0.5)))
     judge = load_scorer(f"judge:{file}").model
     weights = {n: schema[n].direction * schema[n].weight for n in schema.own}
     told = judge.weighing(weights)._pair({"prompt": [], "response": "x"}, {"prompt": [], "response": "y"})[0]["content"]
@@ -197,7 +197,7 @@ def test_votes_are_found_by_generator_and_not_by_text_alone(tmp_path: Path) -> N
     path = tmp_path / "v.json"
     pair = {"instruction": "q0", "output_1": "x", "output_2": "y", "generator_1": "base"}
     path.write_text(json.dumps([{**pair, "generator_2": name, "preference": p} for name, p in (("a", 2), ("b", 1))]))
-    court = Court(AttributeSchema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    court = Court(Schema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
     one = annotator(f"votes:{path}")
 
     def shares(*names: str, **more: str) -> list[float]:
@@ -217,7 +217,7 @@ def test_votes_are_found_by_generator_and_not_by_text_alone(tmp_path: Path) -> N
 
 def test_a_tie_is_written_as_one_and_a_half_and_no_answer_as_null(tmp_path: Path) -> None:
     systems = [System(n, "", a) for n, a in (("b", answers("yy", "y", "z")), ("a", answers("x", "xx", "x")))]
-    court = Court(AttributeSchema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    court = Court(Schema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
     share = np.array([1.0, 0.5, np.nan])
     who = Annotator("some/body", lambda a, b: share, ordered=False)
     exports.votes(tmp_path, Case(court, systems, "a", 10, annotators=[who]))

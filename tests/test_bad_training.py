@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
+from steer.export.command import export_command
 from steer.methods import METHODS
 from steer.methods.base import Candidates, Method, Terms, weighted_nll
 from steer.methods.groups import singles
@@ -28,8 +29,7 @@ from steer.models.policy import load
 from steer.rows import read_all, write
 from steer.run_folder import folder_errors, read_json
 from steer.training import checkpoint
-from steer.training.command import train
-from steer.training.export import export
+from steer.training.command import train_command
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
 
@@ -62,13 +62,15 @@ def test_out_of_memory_says_what_to_lower(
         r"--gradient-checkpointing, --adapter qlora, --optimizer adamw_8bit\.$"
     )
     with pytest.raises(SteerError, match=wanted):
-        train(config(labels, base, tmp_path / "run", **more))
+        train_command(config(labels, base, tmp_path / "run", **more))
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     lower = {**more, "micro_batch_tokens": 300, "gradient_checkpointing": True}
-    assert "6 steps" in train(config(labels, base, tmp_path / "run", **lower)), "goes on with what was to be lowered"
+    assert "6 steps" in train_command(config(labels, base, tmp_path / "run", **lower)), (
+        "goes on with what was to be lowered"
+    )
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert read_json(tmp_path / "run" / "config.json")["micro_batch_tokens"] == 300
-    train(config(labels, base, tmp_path / "whole", **more))
+    train_command(config(labels, base, tmp_path / "whole", **more))
     assert json.loads(lines[-1])["loss"] == pytest.approx(read_json(tmp_path / "whole" / "done.json")["loss"], rel=1e-4)
 
 
@@ -82,7 +84,7 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(labels: Path, base: Pa
     write(tmp_path / "rows.jsonl", rows)
     wanted = rf"^row '{rows[7]['id']}': the model's chat template refuses its prompt \(no system turn\)\. Change"
     with pytest.raises(SteerError, match=wanted):
-        train(config(tmp_path / "rows.jsonl", tmp_path / "base", tmp_path / "run", method="mle"))
+        train_command(config(tmp_path / "rows.jsonl", tmp_path / "base", tmp_path / "run", method="mle"))
     assert not (tmp_path / "run").exists()
 
 
@@ -95,7 +97,7 @@ def test_other_errors_stay_what_they_are(
     made = Method(groups=lambda rows, settings: singles(rows), loss=wrong, settings=Settings)
     monkeypatch.setitem(METHODS, "wrong", made)
     with pytest.raises(RuntimeError, match=r"size|shape"):
-        train(config(labels, base, tmp_path, method="wrong"))
+        train_command(config(labels, base, tmp_path, method="wrong"))
 
 
 def test_a_full_disk_loses_nothing(labels: Path, base: Path, tmp_path: Path) -> None:
@@ -106,12 +108,12 @@ def test_a_full_disk_loses_nothing(labels: Path, base: Path, tmp_path: Path) -> 
         with pytest.raises(
             SteerError, match=r"run: cannot be written \(.*\)\. Make room and run the same command again"
         ):
-            train(config(labels, base, tmp_path / "run", save_steps=2))
+            train_command(config(labels, base, tmp_path / "run", save_steps=2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list((tmp_path / "run").glob("checkpoint-*")), "a resume point is whole or absent"
-    train(config(labels, base, tmp_path / "run", save_steps=2))
-    train(config(labels, base, tmp_path / "whole", save_steps=2))
+    train_command(config(labels, base, tmp_path / "run", save_steps=2))
+    train_command(config(labels, base, tmp_path / "whole", save_steps=2))
     one, two = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("run", "whole"))
     assert all(torch.equal(one[n], two[n]) for n in one)
 
@@ -130,7 +132,7 @@ def test_a_disk_that_is_full_when_the_tokenizer_is_saved(base: Path, tmp_path: P
 
 @pytest.fixture
 def policy(labels: Path, base: Path, tmp_path: Path) -> Path:
-    train(config(labels, base, tmp_path / "policy", max_steps=1, condition_tokens="special"))
+    train_command(config(labels, base, tmp_path / "policy", max_steps=1, condition_tokens="special"))
     return tmp_path / "policy"
 
 
@@ -166,12 +168,12 @@ def test_adapters_that_do_not_fit_are_refused(policy: Path, base: Path, tmp_path
 
 def test_an_export_needs_the_base_that_was_trained_on(labels: Path, base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "base")
-    train(config(labels, tmp_path / "base", tmp_path / "policy", max_steps=1))
+    train_command(config(labels, tmp_path / "base", tmp_path / "policy", max_steps=1))
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(SteerError, match=r"its base model .*base is gone\."):
-        export(ExportConfig(str(tmp_path / "policy"), str(tmp_path / "out")))
+        export_command(ExportConfig(str(tmp_path / "policy"), str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
-    export(ExportConfig(str(tmp_path / "policy"), str(tmp_path / "out"), model=str(tmp_path / "moved")))
+    export_command(ExportConfig(str(tmp_path / "policy"), str(tmp_path / "out"), model=str(tmp_path / "moved")))
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
@@ -184,7 +186,7 @@ def test_a_tokenizer_without_end_or_padding(labels: Path, base: Path, tmp_path: 
     assert found.pad_token_id == found.eos_token_id
     path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
     with pytest.raises(SteerError, match=r"its tokenizer has no EOS token, so responses cannot end\. Set one"):
-        train(config(labels, tmp_path / "base", tmp_path / "run"))
+        train_command(config(labels, tmp_path / "base", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

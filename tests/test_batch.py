@@ -18,13 +18,11 @@ from steer.models.log_probs import flat
 from steer.models.policy import load
 from steer.models.tokenization import Tokens
 from steer.rows.binning import fitted
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.training.batches import Conditioning, Known, Plan
 
 NAMES = ("helpfulness", "warmth")
-SCHEMA = fitted(
-    AttributeSchema(tuple(Attribute(n, 0.0, 4.0) for n in NAMES)), np.repeat(np.arange(5.0), 10).reshape(25, 2)
-)
+SCHEMA = fitted(Schema(tuple(Attribute(n, 0.0, 4.0) for n in NAMES)), np.repeat(np.arange(5.0), 10).reshape(25, 2))
 PROMPT = "tell me about bees."
 ANSWER = "bees give honey."
 

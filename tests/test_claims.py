@@ -26,7 +26,7 @@ from steer.config import CompareConfig, IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.options import resolve
-from steer.training.command import train
+from steer.training.command import train_command
 
 GOLD = {
     **{f"raft-k{k}": 0.1 * k for k in (1, 2, 4, 8)},
@@ -216,7 +216,7 @@ def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     """Every run of it, one seed on each of two bases; again it answers at once."""
     writes: dict[str, Any] = {"method": "mle", "adapter": "none", "learning_rate": 1e-2, "max_steps": 100}
     for seed, name in enumerate(("base", "other")):
-        train(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
+        train_command(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
     config = CompareConfig(
         str(labels),

@@ -15,8 +15,8 @@ import pytest
 
 from steer.cli import main
 from steer.config import FitConfig, TrainConfig
-from steer.labelling.fit import fit
-from steer.training.command import train
+from steer.labelling.fit import fit_command
+from steer.training.command import train_command
 
 ROW = {"id": "a", "prompt": "hello", "response": "hi there.", "scores": {"quality": 3}}
 
@@ -46,14 +46,14 @@ def steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def policy(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that was conditioned on two attributes, after one step."""
     folder = tmp_path_factory.mktemp("policies") / "policy"
-    train(TrainConfig(str(labels), str(tiny), str(folder), attributes=("verbosity", "hedging"), max_steps=1))
+    train_command(TrainConfig(str(labels), str(tiny), str(folder), attributes=("verbosity", "hedging"), max_steps=1))
     return folder
 
 
 @pytest.fixture(scope="module")
 def scorer(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scorers") / "scorer"
-    fit(FitConfig(str(labels), str(folder)))
+    fit_command(FitConfig(str(labels), str(folder)))
     return folder
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import steer.comparison.command as package
-from steer.comparison.command import compare
+from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique
 from steer.config import CompareConfig, TrainConfig
@@ -22,7 +22,7 @@ from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
 from steer.rows import read_all, write
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -33,7 +33,7 @@ def comparison(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("comparison")
     settings = folder / "train.yaml"
     settings.write_text("max_steps: 3\nlora_r: 4\n")
-    compare(
+    compare_command(
         CompareConfig(
             str(labels),
             str(tiny),
@@ -117,7 +117,7 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
     write(bad / "rows.jsonl", rows)
     settings = tmp_path / "train.yaml"
     settings.write_text("max_steps: 1\nlora_r: 2\n")
-    said = compare(
+    said = compare_command(
         CompareConfig(
             str(bad),
             str(tiny),
@@ -155,16 +155,16 @@ def test_what_failed_is_tried_again_and_nothing_else(
     whole = package.trained
     with monkeypatch.context() as patch:
         patch.setattr(package, "trained", broken)
-        assert "2 runs failed; the report says why. The same command tries again." in compare(config)
+        assert "2 runs failed; the report says why. The same command tries again." in compare_command(config)
     out = tmp_path / "out"
     assert {f["error"] for f in read_json(out / "report.json")["failures"]} > {"MemoryError"}
     assert not (out / "done.json").exists()
     before = (out / "runs" / "mle-seed0" / "policy" / "done.json").stat().st_mtime_ns
-    said = compare(config)
+    said = compare_command(config)
     assert (out / "runs" / "mle-seed0" / "policy" / "done.json").stat().st_mtime_ns == before
     assert [f["name"] for f in read_json(out / "report.json")["failures"]] == ["remax"], "over budget stays so"
     assert "1 run failed; the report says why. Report" in said
-    assert compare(config) == said == read_json(out / "done.json")["summary"]
+    assert compare_command(config) == said == read_json(out / "done.json")["summary"]
 
 
 def held(comparison: Path) -> CompareConfig:
@@ -182,7 +182,7 @@ def test_an_unfinished_comparison_goes_on_and_ends_the_same(comparison: Path) ->
     lost = comparison / "runs" / "mle-seed1" / "answers-plain"
     for path in (lost / "answers.jsonl", *(lost / "parts").iterdir()):
         path.unlink()
-    compare(held(comparison))
+    compare_command(held(comparison))
     after = read_json(comparison / "report.json")
     assert {p: p.stat().st_mtime_ns for p in trained} == trained
     assert {k: after[k] for k in ("systems", "dials", "win_rates")} == {
@@ -196,10 +196,10 @@ def test_other_scorers_and_other_training_are_another_comparison(
     config = held(comparison)
     said, text = read_json(comparison / "done.json")["summary"], Path(config.train).read_text()
     Path(config.train).write_text(text + "micro_batch_tokens: 4096\nmethod: dpo\nscorer: nobody\n")
-    assert compare(config) == said, "what results do not follow from"
+    assert compare_command(config) == said, "what results do not follow from"
     Path(config.train).write_text(text + "learning_rate: 1e-3\n")
     with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
-        compare(config)
+        compare_command(config)
     Path(config.train).write_text(text)
     votes = tmp_path / "votes.json"
     seen = []
@@ -210,8 +210,8 @@ def test_other_scorers_and_other_training_are_another_comparison(
     with monkeypatch.context() as patch:
         patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
         with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
-            compare(config)
-    assert compare(config) == said
+            compare_command(config)
+    assert compare_command(config) == said
 
 
 def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
         train=str(settings),
         resamples=30,
     )
-    compare(config)
+    compare_command(config)
     report = read_json(tmp_path / "out" / "report.json")
     systems = {s["name"]: s for s in report["systems"]}
     assert len(list((tmp_path / "out" / "runs").glob("*/policy"))) == 4  # mle, rwr twice, conditional
@@ -264,7 +264,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
         train=str(settings),
         dry_run=True,
     )
-    lines = compare(config).splitlines()
+    lines = compare_command(config).splitlines()
     assert lines[1:-1] == [
         "  mle: 20 steps, 24 answers",
         "  remax: over budget: training takes up to 160 scorer calls, and 100 are allowed.",
@@ -313,7 +313,7 @@ def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(
 ) -> None:
     for spec, told in (("dop", "unknown method"), ("rwr:bta=1", "beta"), ("conditional:template=tag", "tags")):
         with pytest.raises(SteerError, match=told):
-            compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), methods=(spec,)))
+            compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), methods=(spec,)))
     assert not (tmp_path / "out").exists()
 
 
@@ -323,9 +323,9 @@ def test_entries_split_template_from_settings() -> None:
     assert Entry.of("rwr:beta=0.5,clip=3").settings == ("beta=0.5", "clip=3")
 
 
-def schema() -> AttributeSchema:
+def schema() -> Schema:
     good = Attribute("good", 0, 4, 1, 1.0)
-    return AttributeSchema((good, Attribute("bad", 0, 4, -1, 0.5), Attribute("long", 0, 4, 0, 0.0)))
+    return Schema((good, Attribute("bad", 0, 4, -1, 0.5), Attribute("long", 0, 4, 0, 0.0)))
 
 
 def test_reward_is_direction_aware_and_in_deviations_of_the_logs() -> None:

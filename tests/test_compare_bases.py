@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data_recipes import world_model
-from steer.comparison.command import compare
+from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, spread
 from steer.comparison.entry import Entry, Turns, cost
 from steer.comparison.plan import planned
@@ -37,7 +37,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases")
     (folder / "train.yaml").write_text(f"max_steps: {STEPS}\nlora_r: 4\nbatch_size: 4\n")
-    compare(
+    compare_command(
         CompareConfig(
             str(labels),
             str(tiny),
@@ -97,7 +97,7 @@ def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
     how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
     how |= {"methods": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
-    compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
+    compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
     report = read_json(tmp_path / "out" / "report.json")
     overs = {s["difference"]["over"] for s in report["systems"] if s["difference"]}
     assert overs == {"prompts only"}
@@ -111,7 +111,9 @@ def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, 
     how |= {"methods": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
     found, said = [], []
     for name in ("one", "two"):
-        said.append(compare(CompareConfig(str(labels), str(tiny), str(tmp_path / name), **how)).replace(name, ""))
+        said.append(
+            compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / name), **how)).replace(name, "")
+        )
         report = read_json(tmp_path / name / "report.json")
         assert "mle" in report["seconds"]
         clock = ("seconds", "created", "command", "commands")
@@ -122,7 +124,7 @@ def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, 
 
 def test_a_base_is_not_given_twice(labels: Path, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="base is given twice"):
-        compare(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), bases=(str(tiny),)))
+        compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), bases=(str(tiny),)))
     assert not (tmp_path / "out").exists()
 
 

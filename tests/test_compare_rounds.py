@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steer.comparison.command import compare
+from steer.comparison.command import compare_command
 from steer.comparison.entry import Entry, Turns, cost, swept, unique
 from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
@@ -31,7 +31,7 @@ def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareCon
 @pytest.fixture(scope="module")
 def done(labels: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> CompareConfig:
     how = config(labels, trained, tmp_path_factory.mktemp("rounds"))
-    compare(how)
+    compare_command(how)
     return how
 
 
@@ -77,7 +77,7 @@ def test_a_killed_comparison_keeps_the_rounds_it_has_and_ends_the_same(done: Com
     ):
         path.unlink()
     kept = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/round-1-*/policy/done.json")}
-    compare(done)
+    compare_command(done)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     assert len(kept) == 2
     assert read_json(first / "took.json")["seconds"] >= read_json(first / "policy" / "done.json")["seconds"]
@@ -86,7 +86,7 @@ def test_a_killed_comparison_keeps_the_rounds_it_has_and_ends_the_same(done: Com
 
 @pytest.mark.slow  # two processes that import torch
 def test_rounds_of_one_loop_do_not_meet_in_two_processes(done: CompareConfig, tmp_path: Path) -> None:
-    compare(replace(done, num_proc=2, output=str(tmp_path / "out")))
+    compare_command(replace(done, num_proc=2, output=str(tmp_path / "out")))
     one, two = (read_json(Path(p) / "report.json")["systems"] for p in (done.output, tmp_path / "out"))
     assert two == one
 
@@ -95,7 +95,7 @@ def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, traine
     methods = ("raft:rounds=1,n=2,prompts=5", "raft:rounds=3,n=9,prompts=5", "mle")
     how = config(labels, trained, tmp_path, methods=methods, budget_calls=100)
     Path(how.train).write_text("max_steps: 1\nlora_r: 2\nmax_new_tokens: 1\n")
-    said = compare(how)
+    said = compare_command(how)
     report = read_json(Path(how.output) / "report.json")
     lost = {f["name"]: f["error"] for f in report["failures"]}
     assert lost.pop("raft:rounds=3,n=9,prompts=5") == (

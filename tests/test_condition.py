@@ -7,7 +7,7 @@ import pytest
 
 from steer.conditioning.condition import TEMPLATES, leaks, markers, pattern, render, strip
 from steer.errors import SteerError
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 CENTRES = (-1.3, -0.004, 0.836, 2.5)
 
@@ -16,10 +16,10 @@ def attribute(name: str, shown: str) -> Attribute:
     return Attribute(name, 0, 4, shown=tuple(shown), centres=(*CENTRES, 4.0)[: len(shown)])
 
 
-ONE_TO_FIVE = AttributeSchema((attribute("quality", "12345"), attribute("helpful", "12345")))
-HELPSTEER = AttributeSchema((attribute("quality", "01234"), attribute("helpfulness", "01234")))
-RETURNS = AttributeSchema((attribute("reward", "0123"),))
-GOLDEN: list[tuple[str, AttributeSchema, Mapping[str, int], str]] = [
+ONE_TO_FIVE = Schema((attribute("quality", "12345"), attribute("helpful", "12345")))
+HELPSTEER = Schema((attribute("quality", "01234"), attribute("helpfulness", "01234")))
+RETURNS = Schema((attribute("reward", "0123"),))
+GOLDEN: list[tuple[str, Schema, Mapping[str, int], str]] = [
     ("tags", ONE_TO_FIVE, {"quality": 3, "helpful": 4}, "<quality>4 <helpful>5\n"),
     ("tags", ONE_TO_FIVE, {"helpful": 0}, "<helpful>1\n"),
     ("steerlm", HELPSTEER, {"quality": 4, "helpfulness": 4}, "<extra_id_2>quality:4,helpfulness:4\n"),
@@ -48,7 +48,7 @@ RESPONSES = [
 
 
 @pytest.mark.parametrize(("template", "schema", "levels", "text"), GOLDEN)
-def test_golden_texts(template: str, schema: AttributeSchema, levels: Mapping[str, int], text: str) -> None:
+def test_golden_texts(template: str, schema: Schema, levels: Mapping[str, int], text: str) -> None:
     assert render(levels, schema, schema.names, template) == text
 
 
@@ -110,7 +110,7 @@ def test_leaks_and_markers_see_every_condition(template: str) -> None:
 
 
 def test_attributes_whose_names_begin_alike_are_told_apart() -> None:
-    schema = AttributeSchema((attribute("help", "01234"), attribute("helpful", "01234")))
+    schema = Schema((attribute("help", "01234"), attribute("helpful", "01234")))
     for template in ("tags", "steerlm"):
         text = render({"helpful": 3}, schema, schema.names, template)
         assert strip(text + "x", ("helpful",), template) == "x"

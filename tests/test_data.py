@@ -17,7 +17,7 @@ from data_recipes.scales import Scales
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.rows import prompt_key, read_all
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.run_folder import read_json
 
 WORDS = [f"w{i}" for i in range(500)]
@@ -39,7 +39,7 @@ def made(count: int, seed: int = 0, **more: Any) -> list[dict[str, Any]]:
 
 def refusal(config: DataConfig) -> str:
     with pytest.raises(SteerError) as caught:
-        data(config)
+        data_command(config)
     assert not Path(config.output).exists()  # what is refused leaves nothing behind
     return str(caught.value)
 
@@ -48,7 +48,7 @@ def test_splits_are_by_prompt_and_do_not_depend_on_the_order(tmp_path: Path) -> 
     records = [{**r, "response": f"{r['response']} {i}"} for r in made(200) for i in (1, 2)]
     sides = []
     for i, some in enumerate((records, records[::-1])):
-        data(DataConfig(put(tmp_path / f"{i}.jsonl", some), str(tmp_path / f"run{i}"), held_out=0.3))
+        data_command(DataConfig(put(tmp_path / f"{i}.jsonl", some), str(tmp_path / f"run{i}"), held_out=0.3))
         sides.append({row["id"]: row["split"] for row in read_all(tmp_path / f"run{i}")})
     assert sides[0] == sides[1]
     by_prompt: dict[str, set[str]] = {}
@@ -70,12 +70,12 @@ def test_duplicates_across_splits_leave_training_and_are_named(tmp_path: Path) -
         {**base[20], "split": "train"},
     ]
     source = put(tmp_path / "log.jsonl", [*train, *test])
-    said = data(DataConfig(source, str(tmp_path / "keep")))
+    said = data_command(DataConfig(source, str(tmp_path / "keep")))
     assert "warning" not in said  # not one of them is the same to the letter
-    said = data(DataConfig(source, str(tmp_path / "exact"), duplicates="exact"))
+    said = data_command(DataConfig(source, str(tmp_path / "exact"), duplicates="exact"))
     assert "left out: 1 training rows whose prompt is that of a test row" in said
     assert "left out: 1 rows that repeat another's prompt, response and scores" in said
-    said = data(DataConfig(source, str(tmp_path / "near"), duplicates="near"))
+    said = data_command(DataConfig(source, str(tmp_path / "near"), duplicates="near"))
     assert "left out: 1 training rows whose prompt is like that of a test row (0.8 or more)" in said
     kept = {row["response"] for row in read_all(tmp_path / "near")}
     assert kept >= {"far"} | {r["response"] for r in test}
@@ -86,16 +86,18 @@ def test_duplicates_across_splits_leave_training_and_are_named(tmp_path: Path) -
         "its prompt is like one of the test rows (0.95)",  # 37 of 39 triples
         "prompt, response and scores are those of an earlier row",
     ]
-    data(DataConfig(put(tmp_path / "turned.jsonl", [*test, *train[::-1]]), str(tmp_path / "turned"), duplicates="near"))
+    data_command(
+        DataConfig(put(tmp_path / "turned.jsonl", [*test, *train[::-1]]), str(tmp_path / "turned"), duplicates="near")
+    )
     assert {row["response"] for row in read_all(tmp_path / "turned")} == kept
 
 
 def test_the_same_prompt_on_both_sides_is_said(tmp_path: Path) -> None:
     (one,) = made(1)
     source = put(tmp_path / "log.jsonl", [{**one, "split": "train"}, {**one, "response": "x", "split": "test"}])
-    said = data(DataConfig(source, str(tmp_path / "run")))
+    said = data_command(DataConfig(source, str(tmp_path / "run")))
     assert "warning: 1 prompts are in training and held out: --duplicates exact or near, or --resplit." in said
-    data(DataConfig(source, str(tmp_path / "again"), resplit=True))
+    data_command(DataConfig(source, str(tmp_path / "again"), resplit=True))
     assert len({row["split"] for row in read_all(tmp_path / "again")}) == 1
 
 
@@ -118,16 +120,16 @@ def test_similarity_is_the_exact_jaccard_of_word_triples() -> None:
 
 def test_a_mixture_has_the_proportions_of_its_weights(tmp_path: Path) -> None:
     a, b = put(tmp_path / "a.jsonl", made(300, 1)), put(tmp_path / "b.jsonl", made(100, 2))
-    data(DataConfig(a, str(tmp_path / "all"), mix=(b,)))
+    data_command(DataConfig(a, str(tmp_path / "all"), mix=(b,)))
     assert Counter(row["source"] for row in read_all(tmp_path / "all")) == {a: 300, b: 100}
-    said = data(DataConfig(a, str(tmp_path / "half"), mix=(b,), weights=("1", "2")))
+    said = data_command(DataConfig(a, str(tmp_path / "half"), mix=(b,), weights=("1", "2")))
     rows = read_all(tmp_path / "half")
     assert Counter(row["source"] for row in rows) == {a: 50, b: 100}
     assert "left out: 250 rows beyond their source's weight" in said
     turned = put(tmp_path / "turned.jsonl", made(300, 1)[::-1])
-    data(DataConfig(turned, str(tmp_path / "turned"), mix=(b,), weights=("1", "2")))
+    data_command(DataConfig(turned, str(tmp_path / "turned"), mix=(b,), weights=("1", "2")))
     assert {row["id"] for row in read_all(tmp_path / "turned")} == {row["id"] for row in rows}
-    data(DataConfig(a, str(tmp_path / "twice"), mix=(a,)))
+    data_command(DataConfig(a, str(tmp_path / "twice"), mix=(a,)))
     assert len({row["id"] for row in read_all(tmp_path / "twice")}) == 600
     for wrong in ("quality", "quality=5:1", "quality=1.2.3:5", "quality=a:b"):
         assert "wanted NAME=LOW:HIGH" in refusal(DataConfig(a, str(tmp_path / "x"), ranges=(wrong,)))
@@ -147,9 +149,9 @@ def test_several_raters_of_a_response_become_one_row(tmp_path: Path) -> None:
     records = [{**axis, "worker": i, "summary": {"text": "Short", "axes": axes}} for i, axes in enumerate(judged)]
     records.append({**axis, "summary": {"text": "Other", "axes": {"overall": 1}}})
     source = put(tmp_path / "axis.json", records)
-    data(DataConfig(source, str(tmp_path / "single")))
+    data_command(DataConfig(source, str(tmp_path / "single")))
     assert len(read_all(tmp_path / "single")) == 4
-    said = data(DataConfig(source, str(tmp_path / "run"), merge_raters=True))
+    said = data_command(DataConfig(source, str(tmp_path / "run"), merge_raters=True))
     assert "merged: 2 rows into others with the same prompt and response, as further raters" in said
     first, other = read_all(tmp_path / "run")
     assert first["scores"] == {"overall": 5.0, "accuracy": 5.0}
@@ -161,7 +163,7 @@ def test_columns_of_any_name_by_map(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text('question,answer,judged\nHi,Hello,"{""stars"": 4}"\nYou?,Fine,"{""stars"": 5}"\n')
     columns = ("prompt=question", "response=answer quality=judged.stars")
-    data(DataConfig(str(path), str(tmp_path / "run"), columns=columns))
+    data_command(DataConfig(str(path), str(tmp_path / "run"), columns=columns))
     assert [row["scores"] for row in read_all(tmp_path / "run")] == [{"quality": 4.0}, {"quality": 5.0}]
     wrong = (*columns[:1], "response=answer quality=judged.star")
     said = refusal(DataConfig(str(path), str(tmp_path / "x"), columns=wrong))
@@ -173,7 +175,7 @@ def test_columns_of_any_name_by_map(tmp_path: Path) -> None:
 def test_bare_texts_get_a_prompt_and_both_sides(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", [{"text": f"Sentence {i}.", "joy": i % 3} for i in range(100)])
     config = DataConfig(source, str(tmp_path / "run"), columns=("response=text", "joy=joy"), prompt="Write a sentence.")
-    assert "warning" not in data(config)
+    assert "warning" not in data_command(config)
     rows = read_all(tmp_path / "run")
     assert {row["prompt"][0]["content"] for row in rows} == {"Write a sentence."}
     assert Counter(row["split"] for row in rows).keys() == {"train", "test"}
@@ -202,7 +204,7 @@ def test_bad_rows_are_refused_with_their_place_or_skipped_and_named(tmp_path: Pa
     said = refusal(DataConfig(str(path), str(tmp_path / "run"), ranges=("quality=1:5",)))
     remedy = "Write what was answered, or remove the row. Or leave out what cannot be used: --bad skip."
     assert said == f"{path}:2: column 'response': is blank. {remedy}"
-    said = data(DataConfig(str(path), str(tmp_path / "run"), ranges=("quality=1:5",), bad="skip", held_out=0))
+    said = data_command(DataConfig(str(path), str(tmp_path / "run"), ranges=("quality=1:5",), bad="skip", held_out=0))
     assert [row["response"] for row in read_all(tmp_path / "run")] == ["one", "four", "five", "ten", "last"]
     assert said.endswith("data: 5 rows in, 5 out, 10 skipped; 5 for training, 0 held out.")
     assert "quality  2 scores from 1 to 4, 3 unknown" in said
@@ -234,7 +236,7 @@ def test_a_packed_file_cut_short_is_refused_or_used_as_far_as_it_goes(tmp_path: 
     path.write_bytes(packed[: len(packed) // 2])
     said = refusal(DataConfig(str(path), str(tmp_path / "run")))
     assert "cannot be unpacked (the packed data ends too early). Copy or download it again." in said
-    data(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
+    data_command(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
     rows = read_all(tmp_path / "run")
     assert 100 < len(rows) < 6_000
     assert [row["response"] for row in rows] == [r["response"] for r in records[: len(rows)]]
@@ -255,7 +257,7 @@ def test_a_line_without_an_end(tmp_path: Path, suffix: str, monkeypatch: pytest.
     number = 2 if suffix == ".jsonl" else 3
     said = refusal(DataConfig(str(path), str(tmp_path / "run")))
     assert said.startswith(f"{path}:{number}: the line is longer than 0.000953674 MiB. Write one row a line")
-    data(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
+    data_command(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
     assert [row["response"] for row in read_all(tmp_path / "run")] == [rows[0]["response"], rows[2]["response"]]
 
 
@@ -264,7 +266,7 @@ def test_an_array_on_one_line_may_be_long(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(streams, "MAX_LINE", 1000)
     (tmp_path / "log.json").write_text(json.dumps(made(20)))
-    data(DataConfig(str(tmp_path / "log.json"), str(tmp_path / "run")))
+    data_command(DataConfig(str(tmp_path / "log.json"), str(tmp_path / "run")))
     assert len(read_all(tmp_path / "run")) == 20
 
 
@@ -344,13 +346,13 @@ def test_pairs_survive_the_preference_export(tmp_path: Path) -> None:
     pairs = [{"prompt": f"Hi {i}", "chosen": "Good", "rejected": "Bad", "score_chosen": 8, "score_rejected": 3, "id": i}
              for i in range(50)]  # fmt: skip
     config = DataConfig(put(tmp_path / "pairs.jsonl", pairs), str(tmp_path / "run"), export=("trl-preference",))
-    said = data(config)
+    said = data_command(config)
     train, test = ([r for r in read_all(tmp_path / "run") if r["split"] == side] for side in ("train", "test"))
     assert f"exported: trl-preference, {len(train) // 2} train, {len(test) // 2} test" in said
     for side, rows in (("train", train), ("test", test)):
         assert read_all(tmp_path / "run" / "trl-preference" / f"{side}.jsonl") == rows
     only = DataConfig(config.source, str(tmp_path / "train"), export=("trl-preference",), held_out=0)
-    assert "exported: trl-preference, 50 train, 0 test" in data(only)
+    assert "exported: trl-preference, 50 train, 0 test" in data_command(only)
     assert [path.name for path in (tmp_path / "train" / "trl-preference").iterdir()] == ["train.jsonl"]
 
 
@@ -363,12 +365,12 @@ def test_the_best_and_the_worst_candidate_make_a_pair(tmp_path: Path) -> None:
     assert said.startswith("--export trl-preference: order candidates with --by NAME;")
     for by in ("quality", "-rank"):
         config = DataConfig(source, str(tmp_path / by), export=("trl-preference",), by=by, held_out=0)
-        assert "1 train (4 rows in none of them)" in data(config)
+        assert "1 train (4 rows in none of them)" in data_command(config)
         (pair,) = (json.loads(line) for line in (tmp_path / by / "trl-preference" / "train.jsonl").open())
         assert [pair[s][0]["content"] for s in ("chosen", "rejected")] == ["r5", "r1"]
         assert (pair["quality_chosen"], pair["quality_rejected"]) == (5.0, 1.0)
     assert "unknown 'trl'" in refusal(DataConfig(source, str(tmp_path / "x"), export=("trl",)))
-    said = data(DataConfig(source, str(tmp_path / "worst"), export=("trl-preference",), by="rank", held_out=0))
+    said = data_command(DataConfig(source, str(tmp_path / "worst"), export=("trl-preference",), by="rank", held_out=0))
     assert "warning: of 'rank' lower is better, so chosen is the worse one: --by -rank." in said
 
 
@@ -378,7 +380,7 @@ def test_the_chosen_of_an_export_is_the_better_end_of_its_only_score(tmp_path: P
         config = DataConfig(
             put(tmp_path / f"{name}.jsonl", rows), str(tmp_path / name), export=("trl-preference",), held_out=0
         )
-        said = data(config)
+        said = data_command(config)
         (pair,) = (json.loads(line) for line in (tmp_path / name / "trl-preference" / "train.jsonl").open())
         assert pair["chosen"][0]["content"] == chosen
         assert f"chosen is the {'lowest' if name == 'toxicity' else 'highest'} {name}, rejected" in said
@@ -391,7 +393,9 @@ def test_the_chosen_of_an_export_is_the_better_end_of_its_only_score(tmp_path: P
 def test_tools_have_no_place_in_steerlm_and_are_counted(tmp_path: Path) -> None:
     asked = [{"role": "user", "content": "2+2"}, {"role": "tool", "content": "4"}, {"role": "user", "content": "So?"}]
     source = put(tmp_path / "log.jsonl", [{"prompt": asked, "response": "4"}, {"prompt": "Hi", "response": "Hello"}])
-    said = data(DataConfig(source, str(tmp_path / "run"), export=("steerlm", "trl-prompt-completion"), held_out=0))
+    said = data_command(
+        DataConfig(source, str(tmp_path / "run"), export=("steerlm", "trl-prompt-completion"), held_out=0)
+    )
     assert "exported: steerlm, 1 train (1 rows in none of them), 0 test" in said
     assert "exported: trl-prompt-completion, 2 train, 0 test" in said
 
@@ -409,7 +413,7 @@ def test_a_batch_of_requests_and_results(tmp_path: Path) -> None:
     config = DataConfig(put(tmp_path / "out.jsonl", answers), str(tmp_path / "run"))
     assert "result 'b' has no request. Name the file that was sent with --requests" in refusal(config)
     requests = put(tmp_path / "in.jsonl", [asked(name) for name in "ab"])
-    data(DataConfig(config.source, config.output, requests=requests))
+    data_command(DataConfig(config.source, config.output, requests=requests))
     assert {row["id"]: row["response"] for row in read_all(tmp_path / "run")} == {"a": "aa", "b": "bb"}
 
 
@@ -431,7 +435,7 @@ REAL: dict[str, tuple[dict[str, Any], int, int, int, set[str]]] = {
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if REAL[n][1] > 40_000 else n for n in REAL])
 def test_real_files_from_end_to_end(name: str, shared: Path, tmp_path: Path) -> None:
     settings, records, rows, skipped, attributes = REAL[name]
-    said = data(DataConfig(str(shared / "data" / f"{name}.jsonl.gz"), str(tmp_path / "run"), **settings))
+    said = data_command(DataConfig(str(shared / "data" / f"{name}.jsonl.gz"), str(tmp_path / "run"), **settings))
     done = read_json(tmp_path / "run" / "done.json")
     assert (sum(done["layouts"].values()), done["rows"]) == (records, rows)
     assert f"{rows} rows in, {rows} out, {skipped} skipped; " in said

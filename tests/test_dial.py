@@ -17,13 +17,13 @@ from steer.demo import BASE, LORA
 from steer.evaluation.controllability import controllability
 from steer.evaluation.statistics import paired
 from steer.generation.generate import Job, Sampling, held_out_prompts, respond
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.models.policy import Policy, load
 from steer.rows import Row, prompt_key, read_all, write
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.rows.schema import factorial
-from steer.training.command import train
+from steer.training.command import train_command
 
 NAMES = ("verbosity",)
 
@@ -32,18 +32,18 @@ NAMES = ("verbosity",)
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pretraining text, base model, logs, scorer, labels."""
     out = tmp_path_factory.mktemp("world")
-    data(DataConfig("world", str(out / "text"), size=4000, seed=100, primer=0.25))
+    data_command(DataConfig("world", str(out / "text"), size=4000, seed=100, primer=0.25))
     settings = {**BASE, "num_train_epochs": 2.0}
-    train(TrainConfig(str(out / "text"), str(out / "text" / "model"), str(out / "base"), **settings))
-    data(DataConfig("world", str(out / "logs"), size=4000))
-    fit(FitConfig(str(out / "logs"), str(out / "scorer")))
-    label(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
+    train_command(TrainConfig(str(out / "text"), str(out / "text" / "model"), str(out / "base"), **settings))
+    data_command(DataConfig("world", str(out / "logs"), size=4000))
+    fit_command(FitConfig(str(out / "logs"), str(out / "scorer")))
+    label_command(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
     return out
 
 
 def policy(world: Path, labels: Path, name: str, epochs: float = 1.0) -> Policy:
     settings: dict[str, Any] = {**LORA, "num_train_epochs": epochs, "attributes": NAMES}
-    train(TrainConfig(str(labels), str(world / "base"), str(world / name), **settings))
+    train_command(TrainConfig(str(labels), str(world / "base"), str(world / name), **settings))
     return load(str(world / name))
 
 

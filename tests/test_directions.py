@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steer.conditioning.command import report
+from steer.conditioning.command import targets_command
 from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.rows import write
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.rows.directions import doubts, of_name, unlearned
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexually_explicit flirtation
 obscene harmful bias
@@ -57,9 +57,9 @@ def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path
     source = logs(tmp_path / "rows.jsonl")
     runs = {name: str(tmp_path / name) for name in ("data", "fit", "label", "turned")}
     said = {
-        "data": data(DataConfig(source, runs["data"])),
-        "fit": fit(FitConfig(source, runs["fit"])),
-        "label": label(LabelConfig(source, runs["label"], min_support=1)),
+        "data": data_command(DataConfig(source, runs["data"])),
+        "fit": fit_command(FitConfig(source, runs["fit"])),
+        "label": label_command(LabelConfig(source, runs["label"], min_support=1)),
     }
     for name, text in said.items():
         assert "better is lower: toxicity; neither: verbosity." in text, name
@@ -68,12 +68,12 @@ def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path
     for name in ("fit", "label"):
         assert "warning: 'zest' is guessed to be better when higher, but correlates +0.9" in said[name]
         assert "with toxicity (lower is better). If lower is better: --lower zest; if neither is" in said[name]
-    assert "zest       higher is better (guessed)" in report(TargetsConfig(runs["label"]))
+    assert "zest       higher is better (guessed)" in targets_command(TargetsConfig(runs["label"]))
     assert "| zest | 0 | 4 | higher (guessed) |" in (tmp_path / "fit" / "README.md").read_text()
-    turned = label(LabelConfig(source, runs["turned"], min_support=1, lower=("zest",)))
+    turned = label_command(LabelConfig(source, runs["turned"], min_support=1, lower=("zest",)))
     assert "better is lower: toxicity, zest; neither: verbosity." in turned
     assert "zest (higher)" not in turned
-    assert AttributeSchema.load(tmp_path / "turned" / "schema.json")["zest"].origin == "given"
+    assert Schema.load(tmp_path / "turned" / "schema.json")["zest"].origin == "given"
 
 
 def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is_not() -> None:
@@ -90,11 +90,11 @@ def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is
 
 def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() -> None:
     good, style = Attribute("quality", 0, 4), Attribute("verbosity", 0, 4, 0, 0.0)
-    report = [{"attribute": name, "learnable": False} for name in ("quality", "verbosity")]
-    (said,) = unlearned([good, style], report)
+    targets_command = [{"attribute": name, "learnable": False} for name in ("quality", "verbosity")]
+    (said,) = unlearned([good, style], targets_command)
     assert said.startswith("warning: quality count in the reward")
     assert "--neither quality leaves them out" in said
-    assert not unlearned([style], report)
+    assert not unlearned([style], targets_command)
     assert not unlearned([good], [{"attribute": "quality", "learnable": True}])
 
 
@@ -111,10 +111,12 @@ def test_label_says_that_an_attribute_without_signal_is_in_the_reward(tmp_path: 
     ]
     write(tmp_path / "rows.jsonl", rows)
     source, scorer = str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")
-    assert "--neither quality leaves them out" in fit(FitConfig(source, scorer))
-    assert "--neither quality leaves" in label(LabelConfig(source, str(tmp_path / "l"), scorer=scorer, min_support=1))
+    assert "--neither quality leaves them out" in fit_command(FitConfig(source, scorer))
+    assert "--neither quality leaves" in label_command(
+        LabelConfig(source, str(tmp_path / "l"), scorer=scorer, min_support=1)
+    )
     turned = LabelConfig(source, str(tmp_path / "m"), scorer=scorer, min_support=1, neither=("quality",))
-    assert "count in the reward" not in label(turned)
+    assert "count in the reward" not in label_command(turned)
 
 
 def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Path) -> None:
@@ -124,8 +126,10 @@ def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Pat
     write(tmp_path / "raw.jsonl", rows)
     raw = str(tmp_path / "raw.jsonl")
     line = "scale, *guessed* from what occurs: quality 2 to 4."
-    assert line in label(LabelConfig(raw, str(tmp_path / "labels")))
-    assert line in fit(FitConfig(raw, str(tmp_path / "scorer")))
-    data(DataConfig(raw, str(tmp_path / "data"), ranges=("quality=1:5",)))
-    assert "*guessed* from what occurs" not in label(LabelConfig(str(tmp_path / "data"), str(tmp_path / "known")))
-    assert "*guessed* from what occurs" not in fit(FitConfig(str(tmp_path / "data"), str(tmp_path / "knows")))
+    assert line in label_command(LabelConfig(raw, str(tmp_path / "labels")))
+    assert line in fit_command(FitConfig(raw, str(tmp_path / "scorer")))
+    data_command(DataConfig(raw, str(tmp_path / "data"), ranges=("quality=1:5",)))
+    assert "*guessed* from what occurs" not in label_command(
+        LabelConfig(str(tmp_path / "data"), str(tmp_path / "known"))
+    )
+    assert "*guessed* from what occurs" not in fit_command(FitConfig(str(tmp_path / "data"), str(tmp_path / "knows")))

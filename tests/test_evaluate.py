@@ -14,8 +14,8 @@ import yaml
 
 from steer.config import EvaluateConfig, GenerateConfig
 from steer.errors import SteerError
-from steer.evaluation.command import examine
-from steer.generation.generate import generate
+from steer.evaluation.command import evaluate_command
+from steer.generation.generate import generate_command
 from steer.rows import read_all
 from steer.run_folder import read_json
 
@@ -29,7 +29,7 @@ def evaluated(labels: Path, trained: Path, base: Path, tmp_path_factory: pytest.
     out = tmp_path_factory.mktemp("evaluated") / "out"
     pool = out.parent / "pool.yaml"
     pool.write_text(f"gold: {GOLD}\n")
-    examine(
+    evaluate_command(
         EvaluateConfig(
             (f"plain={base}", f"steered={trained}"),
             str(out),
@@ -80,7 +80,7 @@ def test_annotators_rank_all_systems(evaluated: Path) -> None:
 def test_a_second_run_is_read_back(evaluated: Path) -> None:
     config = EvaluateConfig(**read_config(evaluated))
     before = (evaluated / "report.html").stat().st_mtime_ns
-    assert "evaluate: 4 systems" in examine(config)
+    assert "evaluate: 4 systems" in evaluate_command(config)
     assert (evaluated / "report.html").stat().st_mtime_ns == before
 
 
@@ -94,7 +94,7 @@ def test_alpaca_eval_files_are_written_and_read_back_to_the_same_rewards(evaluat
     files = sorted((evaluated / "alpaca-eval").glob("*.json"))
     written = json.loads(files[0].read_text())
     assert set(written[0]) == {"instruction", "output", "generator"}
-    examine(EvaluateConfig(tuple(map(str, files)), str(tmp_path / "out"), gold=GOLD, **SMALL))
+    evaluate_command(EvaluateConfig(tuple(map(str, files)), str(tmp_path / "out"), gold=GOLD, **SMALL))
     first, again = (read_json(p / "report.json") for p in (evaluated, tmp_path / "out"))
     raw = {s["name"]: s["attributes"]["verbosity"]["mean"] for s in first["systems"]}
     assert {s["name"]: s["attributes"]["verbosity"]["mean"] for s in again["systems"]} == pytest.approx(
@@ -122,7 +122,9 @@ def test_votes_are_written_as_alpaca_eval_does_and_read_back_to_the_same_win_rat
     outputs = sorted((evaluated / "alpaca-eval").glob("*.json"))  # the baseline's comes first
     votes = tuple(f"votes:{f}" for f in files)
     paths = tuple(map(str, outputs))
-    examine(EvaluateConfig(paths, str(tmp_path / "out"), gold=GOLD, annotators=votes, pairs="baseline", **SMALL))
+    evaluate_command(
+        EvaluateConfig(paths, str(tmp_path / "out"), gold=GOLD, annotators=votes, pairs="baseline", **SMALL)
+    )
     again = read_json(tmp_path / "out" / "report.json")["win_rates"]
     by_name = {a["annotator"]: a["systems"] for a in again["annotators"]}
     assert all(a["unanswered"] == 0 for a in again["annotators"])
@@ -136,7 +138,7 @@ def test_an_empty_answer_counts_as_an_answer(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     paths = tuple(str(tmp_path / f"{name}.json") for name in ("mute", "talker"))
     gold = "countable:exclamation_share"
-    examine(EvaluateConfig(paths, str(tmp_path / "out"), gold=gold, annotators=(gold,), **SMALL))
+    evaluate_command(EvaluateConfig(paths, str(tmp_path / "out"), gold=gold, annotators=(gold,), **SMALL))
     report = read_json(tmp_path / "out" / "report.json")
     assert [s["name"] for s in report["systems"]] == ["mute", "talker"]
     assert report["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
@@ -146,7 +148,7 @@ def test_a_file_with_several_generators_holds_several_systems(tmp_path: Path) ->
     rows = [{"instruction": f"q{i}", "output": "so" + "!" * k, "generator": f"g{k}"} for i in range(8) for k in (0, 2)]
     (tmp_path / "all.json").write_text(json.dumps(rows))
     gold = "countable:exclamation_share"
-    examine(EvaluateConfig((str(tmp_path / "all.json"),), str(tmp_path / "out"), gold=gold, **SMALL))
+    evaluate_command(EvaluateConfig((str(tmp_path / "all.json"),), str(tmp_path / "out"), gold=gold, **SMALL))
     report = read_json(tmp_path / "out" / "report.json")
     assert [(s["name"], s["seeds"], s["generated"]) for s in report["systems"]] == [("g0", 1, 8), ("g2", 1, 8)]
     assert report["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
@@ -160,7 +162,7 @@ def test_systems_that_share_no_prompt_are_not_compared(tmp_path: Path) -> None:
         rows = [{"instruction": f"{name} {i}", "output": "yes! " * (i % 3)} for i in range(9)]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     paths = tuple(str(tmp_path / f"{name}.json") for name in ("one", "two"))
-    examine(EvaluateConfig(paths, str(tmp_path / "out"), gold="countable:exclamation_share", **SMALL))
+    evaluate_command(EvaluateConfig(paths, str(tmp_path / "out"), gold="countable:exclamation_share", **SMALL))
     report = read_json(tmp_path / "out" / "report.json")
     assert [s["difference"] for s in report["systems"]] == [None, None]
     assert report["win_rates"]["annotators"][0]["comparisons"] == 0
@@ -170,7 +172,7 @@ def test_systems_that_share_no_prompt_are_not_compared(tmp_path: Path) -> None:
 def test_a_scorer_without_a_better_end_ranks_nobody(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"instruction": "q", "output": "one two"}] * 2))
     path = str(tmp_path / "a.json")
-    examine(EvaluateConfig((path, f"b={path}"), str(tmp_path / "out"), gold="countable:words", **SMALL))
+    evaluate_command(EvaluateConfig((path, f"b={path}"), str(tmp_path / "out"), gold="countable:words", **SMALL))
     assert read_json(tmp_path / "out" / "report.json")["win_rates"] is None
 
 
@@ -193,8 +195,8 @@ def test_rows_of_generate_have_a_dial(labels: Path, trained: Path, tmp_path: Pat
         str(trained), input=str(labels), split="test", limit=10, target=("verbosity=0", "verbosity=4"),
         output=str(tmp_path / "drawn"), max_new_tokens=24, allow_unsupported=True,
     )  # fmt: skip
-    generate(ask)
-    examine(EvaluateConfig((str(tmp_path / "drawn"),), str(tmp_path / "out"), str(labels), GOLD, **SMALL))
+    generate_command(ask)
+    evaluate_command(EvaluateConfig((str(tmp_path / "drawn"),), str(tmp_path / "out"), str(labels), GOLD, **SMALL))
     (dial,) = read_json(tmp_path / "out" / "report.json")["dials"]
     assert [m["target"] for m in dial["result"]["attributes"]["verbosity"]["means"]] == [0, 4]
     assert dial["result"]["n"] == len(read_all(tmp_path / "drawn"))
@@ -204,7 +206,7 @@ def test_one_name_twice_is_two_seeds(labels: Path, base: Path, trained: Path, tm
     config = EvaluateConfig(
         (f"a={base}", f"a={base}"), str(tmp_path / "out"), str(labels), GOLD, prompts=5, grid=0, **SMALL
     )
-    examine(config)
+    evaluate_command(config)
     report = read_json(tmp_path / "out" / "report.json")
     assert [(s["name"], s["seeds"]) for s in report["systems"]] == [("logs", 1), ("a", 2)]
 
@@ -218,7 +220,7 @@ def test_what_is_missing_is_named(base: Path, labels: Path, tmp_path: Path) -> N
         (EvaluateConfig((str(labels),), out, gold=GOLD, export=("alpaca",)), "did you mean 'alpaca-eval'"),
     ):
         with pytest.raises(SteerError, match=said):
-            examine(config)
+            evaluate_command(config)
     assert not Path(out).exists()
 
 
@@ -233,17 +235,17 @@ def test_a_run_on_votes_alone_needs_no_gold_and_prints_win_rates(tmp_path: Path)
     (tmp_path / "v.json").write_text(json.dumps(votes))
     systems = (str(tmp_path / "base.json"), str(tmp_path / "a.json"))
     config = EvaluateConfig(systems, str(tmp_path / "out"), annotators=(f"votes:{tmp_path / 'v.json'}",))
-    text = examine(config)
+    text = evaluate_command(config)
     assert "a: 80.0 [" in text
     assert "8/0/2 won/tied/lost" in text
     assert "answered" not in text
     report = (tmp_path / "out" / "report.md").read_text()
     assert "10 comparisons" in report
     (tmp_path / "v.json").write_text(json.dumps(votes[:8]))
-    text = examine(replace(config, output=str(tmp_path / "less")))
+    text = evaluate_command(replace(config, output=str(tmp_path / "less")))
     assert "answered 8 of 10 comparisons (80.0 %)" in text
     report = (tmp_path / "less" / "report.md").read_text()
     assert "2 unanswered and left out" in report
     assert "**100.0" not in report  # nothing is bold
     with pytest.raises(SteerError, match="--gold is missing"):
-        examine(EvaluateConfig(systems, str(tmp_path / "none")))
+        evaluate_command(EvaluateConfig(systems, str(tmp_path / "none")))

@@ -19,17 +19,17 @@ from steer.conditioning.chat import PLAIN, asked, bare, steerable
 from steer.conditioning.condition import OWN, TEMPLATES
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
+from steer.export.command import PROBES, export_command, fitting, for_trl
 from steer.generation.generate import Job, Sampling, asks_of, condition_text, held_out_prompts, respond
 from steer.models.policy import Card, Policy, load
 from steer.models.tokenization import Tokens, prompt_text
 from steer.rows import read_all
 from steer.rows.labelled import schema_of
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.serve import wire
 from steer.serve.wire import ApiError, CompletionRequest
 from steer.training.batches import Conditioning
-from steer.training.command import train
-from steer.training.export import PROBES, export, fitting, for_trl
+from steer.training.command import train_command
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24, batch_size=1)
 AIMS: list[dict[str, int]] = [{}, {"verbosity": 0}, {"helpfulness": 2, "warmth": 4}, {"hedging": 1}]
@@ -45,7 +45,7 @@ CHATML = (
 
 def trained(labels: Path, base: Path, output: Path, **more: Any) -> Path:
     settings: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 16, "max_steps": 60}
-    train(TrainConfig(str(labels), str(base), str(output), **settings | more))
+    train_command(TrainConfig(str(labels), str(base), str(output), **settings | more))
     return output
 
 
@@ -57,7 +57,7 @@ def policy(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def exported(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "plain"
-    export(ExportConfig(str(policy), str(folder)))
+    export_command(ExportConfig(str(policy), str(folder)))
     return folder
 
 
@@ -101,7 +101,7 @@ def test_plain_transformers_says_what_steer_says(
 ) -> None:
     more = {"adapter": adapter, "condition_tokens": tokens, "batch_size": 32}
     folder = trained(labels, base, tmp_path / "policy", **more)
-    said = export(ExportConfig(str(folder), str(tmp_path / "out")))
+    said = export_command(ExportConfig(str(folder), str(tmp_path / "out")))
     assert "Without `attributes` it aims at" in said
     ours = load(str(folder)) if adapter != "qlora" else load(str(tmp_path / "out"))  # merged into the unquantised base
     assert ours.card is not None
@@ -132,11 +132,11 @@ def test_an_export_is_a_policy_too(policy: Path, exported: Path, labels: Path) -
 def test_merging_twice_gives_the_same_and_spares_the_base(policy: Path, base: Path, tmp_path: Path) -> None:
     before = (base / "model.safetensors").read_bytes()
     for name in ("one", "two"):
-        export(ExportConfig(str(policy), str(tmp_path / name)))
+        export_command(ExportConfig(str(policy), str(tmp_path / name)))
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two != before
     assert (base / "model.safetensors").read_bytes() == before
-    export(ExportConfig(str(tmp_path / "one"), str(tmp_path / "three")))  # of what is merged already
+    export_command(ExportConfig(str(tmp_path / "one"), str(tmp_path / "three")))  # of what is merged already
     assert (tmp_path / "three" / "model.safetensors").read_bytes() == one
     templates = {(tmp_path / name / "chat_template.jinja").read_text() for name in ("one", "three")}
     assert len(templates) == 1, "the condition is not wrapped around itself"
@@ -151,7 +151,7 @@ def test_the_rows_of_other_tokens_stay_exactly(tied: bool, labels: Path, base: P
     start.model.save_pretrained(tmp_path / "base")
     start.tokenizer.save_pretrained(tmp_path / "base")
     folder = trained(labels, tmp_path / "base", tmp_path / "policy", condition_tokens="special", max_steps=3)
-    export(ExportConfig(str(folder), str(tmp_path / "out")))
+    export_command(ExportConfig(str(folder), str(tmp_path / "out")))
     ours, merged = load(str(folder)), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     old = len(start.tokenizer)
     assert merged.config.vocab_size == old + 25 == len(AutoTokenizer.from_pretrained(tmp_path / "out"))
@@ -163,7 +163,7 @@ def test_the_rows_of_other_tokens_stay_exactly(tied: bool, labels: Path, base: P
         torch.testing.assert_close(merged(ids).logits, ours.model(ids).logits, atol=2e-5, rtol=1e-4)
 
 
-SCHEMA = AttributeSchema(
+SCHEMA = Schema(
     (
         Attribute("quality", 1, 5, edges=(1.5, 2.5, 3.5, 4.5), shown=tuple("12345"), centres=(1, 2, 3, 4, 5)),
         Attribute("BEST 'x' {%", 0, 1, 0, 0.0, edges=(0.5,), shown=("0", "1"), centres=(0.25, 0.754)),
@@ -245,7 +245,7 @@ def test_what_is_not_asked_for(base_template: str) -> None:
     assert bare(base_template) == base_template
 
 
-def _schema(*attributes: tuple[str, int, tuple[str, ...]], minimum: int = 1) -> AttributeSchema:
+def _schema(*attributes: tuple[str, int, tuple[str, ...]], minimum: int = 1) -> Schema:
     """Attributes by name, direction and shown levels; supported where all have the same level."""
     made = tuple(
         Attribute(
@@ -254,7 +254,7 @@ def _schema(*attributes: tuple[str, int, tuple[str, ...]], minimum: int = 1) -> 
         for n, d, s in attributes
     )
     least = min(len(s) for _, _, s in attributes)
-    return AttributeSchema(made, {(i,) * len(made): 3 + i for i in range(least)}, minimum)
+    return Schema(made, {(i,) * len(made): 3 + i for i in range(least)}, minimum)
 
 
 SCHEMAS = {
@@ -262,7 +262,7 @@ SCHEMAS = {
     "neither": _schema(("words", 0, tuple("01234"))),
     "mixed": _schema(("words", 0, tuple("012")), ("hedging", -1, tuple("012")), ("quality", 1, tuple("01"))),
     "halves": _schema(("words", 1, ("0.5", "1", "1.5", "2.0")), ("tone", -1, ("-1", "0", "1"))),
-    "own numbers": AttributeSchema(
+    "own numbers": Schema(
         (
             Attribute(
                 "quality",
@@ -297,7 +297,7 @@ WHOLE: list[Any] = [
 ]  # fmt: skip
 
 
-def served_condition(schema: AttributeSchema, layout: str, attributes: Any) -> str | None:
+def served_condition(schema: Schema, layout: str, attributes: Any) -> str | None:
     """What `steer serve` puts before the answer; None where it refuses."""
     kwargs = {} if attributes == "absent" else {"chat_template_kwargs": {"attributes": attributes}}
     policy = Policy(
@@ -353,9 +353,11 @@ def test_the_prompt_begins_the_conversation_that_it_is_trained_in() -> None:
 
 
 def test_rows_for_trl_say_the_same(labels: Path, base: Path, tmp_path: Path) -> None:
-    said = export(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), attribute_dropout=0.3))
+    said = export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), attribute_dropout=0.3))
     assert "trl sft" in said
-    assert export(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), attribute_dropout=0.3)) == said
+    assert (
+        export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), attribute_dropout=0.3)) == said
+    )
     rows, schema = read_all(labels), schema_of(str(labels))
     chosen = [r for r in rows if r["split"] == "train"]
     lines = [json.loads(x) for x in (tmp_path / "out" / "data" / "train.jsonl").read_text().splitlines()]
@@ -389,7 +391,7 @@ def test_rows_for_trl_leave_out_what_was_cut_off(labels: Path, base: Path, tmp_p
     rows[1] |= {"finished": True}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     shutil.copy(labels / "schema.json", tmp_path)
-    said = export(ExportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), model=str(base)))
+    said = export_command(ExportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), model=str(base)))
     assert said.startswith(f"export: {len(rows)} rows in, ")
     assert " 1 cut off, left out. Train with: trl sft" in said
     lines = [x for p in (tmp_path / "out" / "data").iterdir() for x in p.read_text().splitlines()]
@@ -402,7 +404,7 @@ def test_a_template_that_thinks_before_the_last_answer_is_refused(labels: Path, 
     thought = "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
     template.write_text(template.read_text().replace("{{ m.content }}", thought))
     with pytest.raises(SteerError, match=r"before the last answer that its generation prompt lacks, .* use steer"):
-        export(ExportConfig(str(labels), str(tmp_path / "out"), model=str(tmp_path / "model")))
+        export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(tmp_path / "model")))
     assert not (tmp_path / "out").exists()
 
 
@@ -442,11 +444,11 @@ def test_what_cannot_be_exported(policy: Path, exported: Path, base: Path, label
         (ExportConfig(str(policy), str(exported), dtype="bfloat16"), "holds another export. Choose another folder, or"),
     ):
         with pytest.raises(SteerError, match=wanted):
-            export(config)
+            export_command(config)
     assert not list(tmp_path.iterdir())
-    said = export(ExportConfig(str(policy), str(exported)))
-    assert said == export(ExportConfig(str(policy), str(exported)))
+    said = export_command(ExportConfig(str(policy), str(exported)))
+    assert said == export_command(ExportConfig(str(policy), str(exported)))
     half = tmp_path / "half"
-    export(ExportConfig(str(policy), str(half), dtype="float32"))
-    assert "bfloat16" in export(ExportConfig(str(policy), str(half), dtype="bfloat16", overwrite=True))
+    export_command(ExportConfig(str(policy), str(half), dtype="float32"))
+    assert "bfloat16" in export_command(ExportConfig(str(policy), str(half), dtype="bfloat16", overwrite=True))
     assert AutoModelForCausalLM.from_pretrained(half, dtype="auto").dtype == torch.bfloat16

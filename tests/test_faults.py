@@ -19,19 +19,19 @@ from safetensors.torch import load_file, save_file
 
 from steer.config import DataConfig, FitConfig, GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import generate
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.generation.generate import generate_command
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.labelling.likelihood import level_probability
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import Card, load
 from steer.options import resolve
 from steer.rows import read_all
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.rows.labelled import labelled_rows
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 ROW = {"prompt": "p", "response": "r", "scores": {"q": 1}}
 
@@ -61,8 +61,8 @@ def test_a_value_that_cannot_be_used_is_named_and_nothing_is_written(
 ) -> None:
     rows = written(tmp_path, ROW, {**ROW, "prompt": "other", column: value})
     for stage, config in (
-        (data, DataConfig(rows, str(tmp_path / "a"))),
-        (label, LabelConfig(rows, str(tmp_path / "b"))),
+        (data_command, DataConfig(rows, str(tmp_path / "a"))),
+        (label_command, LabelConfig(rows, str(tmp_path / "b"))),
     ):
         with pytest.raises(SteerError, match=rf"rows\.jsonl:2: column {wanted}"):
             stage(config)  # type: ignore[operator]
@@ -91,7 +91,7 @@ def test_a_target_of_an_attribute_with_one_score_is_certain(tmp_path: Path) -> N
     """All mass of the distribution is in the only level: log 1 = 0."""
     assert level_probability(Attribute("q", 3, 3, shown=("0",), centres=(3.0,), counts=(4,)), 3.0, 0) == 1.0
     rows = written(tmp_path, *({**ROW, "prompt": f"p{i}", "scores": {"q": 3}, "target": {"q": 0}} for i in range(20)))
-    label(LabelConfig(rows, str(tmp_path / "labels")))
+    label_command(LabelConfig(rows, str(tmp_path / "labels")))
     assert {row["likelihood"] for row in read_all(tmp_path / "labels")} == {0.0}
 
 
@@ -101,7 +101,7 @@ def test_a_target_at_a_level_that_does_not_exist_is_refused_before_anything_is_w
         *({"id": f"{i}", **ROW, "prompt": f"{i}", "scores": {"q": i % 5}, "target": {"q": i}} for i in range(9)),
     )
     with pytest.raises(SteerError, match=r"row '5': column 'target': the level 5 of 'q' does not exist; .* 0 to 4"):
-        label(LabelConfig(rows, str(tmp_path / "labels")))
+        label_command(LabelConfig(rows, str(tmp_path / "labels")))
     assert not (tmp_path / "labels").exists()
 
 
@@ -144,7 +144,7 @@ def test_a_value_of_a_config_file_that_cannot_be_used_is_one_sentence(tmp_path: 
 def test_names_that_no_file_can_have_are_refused_in_the_library_too(tmp_path: Path) -> None:
     for output in ("a\0b", "half \ud800"):
         with pytest.raises(SteerError, match="holds a NUL or a character that is no Unicode"):
-            label(LabelConfig(written(tmp_path, ROW), output))
+            label_command(LabelConfig(written(tmp_path, ROW), output))
 
 
 def changes(value: Any) -> Iterator[Any]:
@@ -162,7 +162,7 @@ def changes(value: Any) -> Iterator[Any]:
         yield value[::-1]
 
 
-def used(schema: AttributeSchema) -> None:
+def used(schema: Schema) -> None:
     """What commands do with a schema."""
     schema.levels(dict.fromkeys(schema.names, 1.0))
     schema.supported(schema.names)
@@ -192,7 +192,7 @@ def test_every_edit_of_a_schema_is_refused_or_harmless(labels: Path, tmp_path: P
     for edited in changes(whole):
         (tmp_path / "schema.json").write_text(json.dumps(edited))
         try:
-            used(AttributeSchema.load(tmp_path / "schema.json"))
+            used(Schema.load(tmp_path / "schema.json"))
         except SteerError:
             refused += 1
     assert refused > 300
@@ -203,12 +203,12 @@ def test_edges_that_do_not_rise_are_refused(edges: list[Any]) -> None:
     levels = {"shown": ["0", "1", "2"][: len(edges) + 1], "centres": [0, 1, 2][: len(edges) + 1], "counts": [1, 1, 1]}
     levels["counts"] = levels["counts"][: len(edges) + 1]
     with pytest.raises(ValueError, match="edges"):
-        AttributeSchema.from_json({"attributes": [{"name": "q", "low": 0, "high": 2, "edges": edges, **levels}]})
+        Schema.from_json({"attributes": [{"name": "q", "low": 0, "high": 2, "edges": edges, **levels}]})
 
 
 def test_every_edit_of_a_fitted_scorer_is_one_sentence(tmp_path: Path) -> None:
-    data(DataConfig("world", str(tmp_path / "logs"), size=60))
-    fit(FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer")))
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=60))
+    fit_command(FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer")))
     path = tmp_path / "scorer" / "model.json"
     whole = read_json(path)
     for edited in changes(whole):
@@ -242,13 +242,13 @@ def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_fin
 
     monkeypatch.setattr("steer.training.command.save", killed)
     with pytest.raises(KeyboardInterrupt):
-        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
     for finished in (False, True):
         if finished:
             (tmp_path / "run" / "done.json").write_text('{"summary": ""}')
         wanted = "holds no policy" if finished else r"is not finished\. Finish its training: \"steer train --config .+"
         with pytest.raises(SteerError, match=rf"model '.*run': is a run of steer that {wanted}"):
-            generate(GenerateConfig(str(tmp_path / "run"), prompt=("Hello.",)))
+            generate_command(GenerateConfig(str(tmp_path / "run"), prompt=("Hello.",)))
 
 
 def test_resume_points_that_a_killed_process_left_beside_a_finished_policy_are_cleared_on_the_next_visit(
@@ -257,9 +257,9 @@ def test_resume_points_that_a_killed_process_left_beside_a_finished_policy_are_c
     asked = TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)
     with monkeypatch.context() as patch:
         patch.setattr("steer.training.checkpoint.clear", lambda _: None)  # killed before it
-        summary = train(asked)
+        summary = train_command(asked)
     assert list((tmp_path / "run").glob("checkpoint-*"))
-    assert train(asked) == summary
+    assert train_command(asked) == summary
     assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
@@ -268,12 +268,12 @@ def test_a_damaged_resume_point_is_named(
 ) -> None:
     asked = TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)
     monkeypatch.setattr("steer.training.checkpoint.clear", lambda _: None)
-    train(asked)
+    train_command(asked)
     (tmp_path / "run" / "done.json").unlink()
     [point] = (tmp_path / "run").glob("checkpoint-*")
     (point / "weights.safetensors").write_bytes(b"half")
     with pytest.raises(SteerError, match=r"checkpoint-\d+: cannot be read .* Remove it, and run"):
-        train(asked)
+        train_command(asked)
 
 
 # Text of every kind, lone surrogates and NUL too; numbers of every kind.
@@ -307,9 +307,9 @@ def test_whatever_rows_hold_is_read_or_refused(tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("fuzz")
     path = written(folder, *rows)
     for stage, config in (
-        (data, DataConfig(path, str(folder / "data"), bad="skip")),
-        (data, DataConfig(path, str(folder / "strict"))),
-        (label, LabelConfig(path, str(folder / "labels"))),
+        (data_command, DataConfig(path, str(folder / "data"), bad="skip")),
+        (data_command, DataConfig(path, str(folder / "strict"))),
+        (label_command, LabelConfig(path, str(folder / "labels"))),
     ):
         try:
             stage(config)  # type: ignore[operator]
@@ -349,12 +349,12 @@ def test_a_done_file_that_no_stage_wrote_is_one_sentence_wherever_it_is_read(
     (tmp_path / "labels" / "done.json").write_text(done)
     rows, out = str(tmp_path / "labels"), str(tmp_path / "out")
     for stage, config in (
-        (data, DataConfig(rows, out)),
-        (label, LabelConfig(rows, out)),
-        (label, LabelConfig(rows, rows)),
-        (fit, FitConfig(rows, out)),
-        (train, TrainConfig(rows, str(base), out)),
-        (generate, GenerateConfig(str(trained), input=rows, output=out)),
+        (data_command, DataConfig(rows, out)),
+        (label_command, LabelConfig(rows, out)),
+        (label_command, LabelConfig(rows, rows)),
+        (fit_command, FitConfig(rows, out)),
+        (train_command, TrainConfig(rows, str(base), out)),
+        (generate_command, GenerateConfig(str(trained), input=rows, output=out)),
         (load_scorer, rows),
     ):
         with pytest.raises(SteerError, match=r"done\.json: not what a stage of steer writes\.|other settings"):
@@ -385,7 +385,7 @@ def test_a_damaged_adapter_is_no_start_and_nothing_is_written(
     labels: Path, base: Path, tmp_path: Path, damage: str
 ) -> None:
     first = tmp_path / "first"
-    train(TrainConfig(str(labels), str(base), str(first), max_steps=1))
+    train_command(TrainConfig(str(labels), str(base), str(first), max_steps=1))
     path = first / "adapter_model.safetensors"
     if damage in ("no rank", "a list"):
         (first / "adapter_config.json").write_text("{}" if damage == "no rank" else "[]")
@@ -397,7 +397,7 @@ def test_a_damaged_adapter_is_no_start_and_nothing_is_written(
         save_file(tensors, path, {"format": "pt"})
     wanted = "names no rank|its adapter does not fit|its weights hold NaN or infinity"
     with pytest.raises(SteerError, match=wanted):
-        train(TrainConfig(str(labels), str(base), str(tmp_path / "out"), init=str(first), max_steps=1))
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / "out"), init=str(first), max_steps=1))
     assert not (tmp_path / "out").exists()
 
 
@@ -407,10 +407,10 @@ def test_a_disk_that_is_full_keeps_no_half_of_a_file(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    data(DataConfig("world", str(tmp_path / "logs"), size=60))
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=60))
     for stage, config in (
-        (fit, FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer"))),
-        (train, TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)),
+        (fit_command, FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer"))),
+        (train_command, TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=2, save_steps=1)),
     ):
         with monkeypatch.context() as patch:
             patch.setattr("os.replace", lambda a, b: full() if Path(b).name != "config.json" else Path(a).rename(b))

@@ -14,10 +14,10 @@ import pytest
 import attribute_models
 from steer.config import DataConfig, FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.rows import read_all, write
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.run_folder import read_json
 
 
@@ -25,13 +25,13 @@ from steer.run_folder import read_json
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 rated rows of the embedded world."""
     folder = tmp_path_factory.mktemp("logs")
-    data(DataConfig("world", str(folder / "logs"), size=300, rated=1.0, seed=3))
+    data_command(DataConfig("world", str(folder / "logs"), size=300, rated=1.0, seed=3))
     return folder / "logs"
 
 
 @pytest.fixture(scope="module")
 def scorer(logs: Path) -> Path:
-    fit(FitConfig(str(logs), str(logs.parent / "scorer"), debias="verbosity"))
+    fit_command(FitConfig(str(logs), str(logs.parent / "scorer"), debias="verbosity"))
     return logs.parent / "scorer"
 
 
@@ -51,16 +51,16 @@ def test_fit_writes_tables_schema_card_and_the_hash_of_its_rows(logs: Path, scor
     assert "Spearman with verbosity" in done["summary"]
     assert attribute_models.name_of(scorer) == "linear"
     again = scorer.parent / "again"
-    fit(FitConfig(str(logs), str(again), debias="verbosity"))
+    fit_command(FitConfig(str(logs), str(again), debias="verbosity"))
     assert read_json(again / "done.json")["files"] == done["files"]
     changed = [{**row, "response": row["response"] + "!"} if i == 0 else row for i, row in enumerate(read_all(logs))]
     write(scorer.parent / "changed.jsonl", changed)
-    fit(FitConfig(str(scorer.parent / "changed.jsonl"), str(scorer.parent / "other")))
+    fit_command(FitConfig(str(scorer.parent / "changed.jsonl"), str(scorer.parent / "other")))
     assert read_json(scorer.parent / "other" / "done.json")["data"] != done["data"]
 
 
 def test_settings_reach_the_model(logs: Path, tmp_path: Path) -> None:
-    fit(FitConfig(str(logs), str(tmp_path / "s"), set=("alphas=1,10", "min_df=4"), calibration="affine"))
+    fit_command(FitConfig(str(logs), str(tmp_path / "s"), set=("alphas=1,10", "min_df=4"), calibration="affine"))
     settings = read_json(tmp_path / "s" / "model" / "model.json")["settings"]
     assert settings["alphas"] == [1.0, 10.0]
     assert settings["min_df"] == 4
@@ -85,7 +85,7 @@ def test_what_cannot_be_fitted_is_refused_and_leaves_nothing(
     change: dict[str, Any], message: str, logs: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SteerError, match=message):
-        fit(replace(FitConfig(str(logs), str(tmp_path / "s")), **change))
+        fit_command(replace(FitConfig(str(logs), str(tmp_path / "s")), **change))
     assert not (tmp_path / "s").exists()
 
 
@@ -96,21 +96,21 @@ def test_several_raters_give_a_ceiling(logs: Path, tmp_path: Path) -> None:
         for row in read_all(logs)
     ]
     write(tmp_path / "rows.jsonl", rows)
-    said = fit(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "s")))
+    said = fit_command(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "s")))
     assert "ceiling" in said
     found = read_json(tmp_path / "s" / "done.json")["report"][0]
     assert found["raters"] == 3
     assert 0.8 < found["human"] < found["ceiling"] < 1
     write(tmp_path / "bad.jsonl", [{**rows[0], "raters": {"helpfulness": 3}}, *rows[1:]])
     with pytest.raises(SteerError, match="column 'raters': attribute 'helpfulness' holds 3"):
-        fit(FitConfig(str(tmp_path / "bad.jsonl"), str(tmp_path / "t"), held_out=0))
+        fit_command(FitConfig(str(tmp_path / "bad.jsonl"), str(tmp_path / "t"), held_out=0))
 
 
 def test_shards_and_processes_write_the_same_bytes(logs: Path, scorer: Path, tmp_path: Path) -> None:
     plain = LabelConfig(str(logs), str(tmp_path / "one"), scorer=str(scorer), shard_size=64)
-    label(plain)
-    label(replace(plain, output=str(tmp_path / "two"), num_proc=2))
-    said = [label(replace(plain, output=str(tmp_path / "three"), shard=f"{i}/3")) for i in (3, 1, 2)]
+    label_command(plain)
+    label_command(replace(plain, output=str(tmp_path / "two"), num_proc=2))
+    said = [label_command(replace(plain, output=str(tmp_path / "three"), shard=f"{i}/3")) for i in (3, 1, 2)]
     assert "shard 3 of 3 is scored; 4 of 5 parts are still to come" in said[0]
     assert not (tmp_path / "three" / "done.json").exists() or "300 rows in" in said[2]
     for name in ("rows.jsonl", "schema.json"):
@@ -119,16 +119,16 @@ def test_shards_and_processes_write_the_same_bytes(logs: Path, scorer: Path, tmp
         assert (tmp_path / "three" / name).read_bytes() == expected
     for wrong in ("0/3", "4/3", "x"):
         with pytest.raises(SteerError, match="wanted i/n"):
-            label(replace(plain, output=str(tmp_path / "four"), shard=wrong))
+            label_command(replace(plain, output=str(tmp_path / "four"), shard=wrong))
     with pytest.raises(SteerError, match="would remove the other shards"):
-        label(replace(plain, shard="1/2", overwrite=True))
+        label_command(replace(plain, shard="1/2", overwrite=True))
 
 
 def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path, logs: Path, tmp_path: Path) -> None:
     settings = (f"model={tiny}", "max_length=24", "cache=none")
-    said = fit(FitConfig(str(logs), str(tmp_path / "s"), model="embeddings", set=settings, limit=120))
+    said = fit_command(FitConfig(str(logs), str(tmp_path / "s"), model="embeddings", set=settings, limit=120))
     assert " truncated. Scorer" in said
-    said = label(LabelConfig(str(logs), str(tmp_path / "l"), scorer=str(tmp_path / "s"), min_support=1))
+    said = label_command(LabelConfig(str(logs), str(tmp_path / "l"), scorer=str(tmp_path / "s"), min_support=1))
     rows = read_all(tmp_path / "l")
     cut = sum(row["truncated"] for row in rows)
     assert 0 < cut < 300
@@ -141,7 +141,7 @@ def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path
 def test_human_scores_can_be_preferred_and_stay_beside_the_predicted(logs: Path, scorer: Path, tmp_path: Path) -> None:
     rows = [{**row, "scores": row["scores"] if i % 2 else {}} for i, row in enumerate(read_all(logs))]
     write(tmp_path / "half.jsonl", rows)
-    label(LabelConfig(str(tmp_path / "half.jsonl"), str(tmp_path / "l"), scorer=str(scorer), prefer="human"))
+    label_command(LabelConfig(str(tmp_path / "half.jsonl"), str(tmp_path / "l"), scorer=str(scorer), prefer="human"))
     for before, row in zip(rows, read_all(tmp_path / "l"), strict=True):
         assert row["scores"] == before["scores"]
         used = row["scores"] or row["predicted"]
@@ -154,7 +154,7 @@ def test_the_histogram_names_what_is_common_empty_and_never_together(tmp_path: P
         for i, (a, b) in enumerate([(0, 0)] * 6 + [(1, 3)] * 5 + [(0, 1)] * 5)
     ]
     write(tmp_path / "rows.jsonl", rows)
-    said = label(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "l"), held_out=0))
+    said = label_command(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "l"), held_out=0))
     assert "3 of 8 combinations of levels have 5 rows or more; empty: b=2." in said
     assert "commonest: a=0 b=0: 6; a=0 b=1: 5; a=1 b=3: 5." in said
     assert "never together: a=0 with b=3, a=1 with b=0, a=1 with b=1." in said
@@ -183,7 +183,7 @@ def test_a_quality_that_is_length_adds_nothing_in_scripts_without_spaces_too(bet
         prompt = [{"role": "user", "content": f"p{i // 2}"}]
         rows.append({"id": str(i), "prompt": prompt, "response": said, "scores": {"quality": score}})
     write(tmp_path / "rows.jsonl", rows)
-    said = fit(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")))
+    said = fit_command(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")))
     (found,) = read_json(tmp_path / "scorer" / "done.json")["report"]
     assert abs(found["length_alone"]) > 0.7
     assert found["learnable"] is False

@@ -16,13 +16,13 @@ import torch
 from steer.conditioning.condition import leaks
 from steer.config import GenerateConfig
 from steer.errors import SteerError
-from steer.generation.generate import Job, Sampling, condition_text, generate, held_out_prompts, respond
+from steer.generation.generate import Job, Sampling, condition_text, generate_command, held_out_prompts, respond
 from steer.generation.sampling import Markers
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
 
@@ -143,7 +143,7 @@ def test_a_marker_is_blocked_however_it_is_cut_into_tokens(written: str, blocked
 
 def ask(policy: Path, **more: Any) -> str:
     options = {"prompt": ("tell me about bees and cows for my song.",), "max_new_tokens": 12}
-    return generate(GenerateConfig(str(policy), **options | more))
+    return generate_command(GenerateConfig(str(policy), **options | more))
 
 
 def test_targets_are_printed_side_by_side(trained: Path) -> None:
@@ -214,7 +214,7 @@ def test_shards_resume_to_the_same_rows(trained: Path, labels: Path, tmp_path: P
     asked = {r["id"]: r for r in read_all(labels)}
     assert "generate: 140 prompts x 2 targets x 2 in, " in summary
     assert f"{len(rows)} out, {560 - len(rows)} empty skipped, " in summary
-    schema = AttributeSchema.load(labels / "schema.json")
+    schema = Schema.load(labels / "schema.json")
     for row in rows:
         source = asked[row["id"].removeprefix(f"{tmp_path.name}:").rsplit(":", 1)[0]]
         assert (row["prompt"], row["group"], row["split"]) == (source["prompt"], source["group"], source["split"])
@@ -264,7 +264,7 @@ def test_the_best_of_several_is_kept(trained: Path, tmp_path: Path) -> None:
     gold = "data_recipes.world_text:Gold"
     for best_of in (1, 6):
         (tmp_path / f"{best_of}.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
-        said = generate(
+        said = generate_command(
             GenerateConfig(
                 str(trained),
                 input=str(tmp_path / f"{best_of}.jsonl"),
@@ -311,7 +311,7 @@ def test_what_was_obtained_is_shown_beside_the_target(trained: Path, labels: Pat
     said = ask(trained, target=("verbosity=0",), score=True, scorer=gold, max_new_tokens=30, **more)
     assert said.startswith("asked for | obtained, mean score")
     rows = read_all(tmp_path / "run")
-    scorer, schema = load_scorer(gold), AttributeSchema.load(labels / "schema.json")
+    scorer, schema = load_scorer(gold), Schema.load(labels / "schema.json")
     exact = scorer.score(rows, ["verbosity"])[:, 0]
     assert [r["predicted"]["verbosity"] for r in rows] == pytest.approx(exact.tolist(), abs=1e-4)
     assert [r["levels"]["verbosity"] for r in rows] == [schema["verbosity"].level(x) for x in exact]

@@ -17,7 +17,7 @@ from steer.iteration.guards import Figures, Limits, alarm, best, fell, limits, o
 from steer.iteration.watch import figures, watched
 from steer.labelling.scorer import Scorer
 from steer.models.policy import load
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)
 LOGGED = list(range(1, 41))
@@ -155,7 +155,7 @@ def test_limits_that_cannot_be_meant_are_refused(pair: str) -> None:
 def test_a_policy_that_never_ends_trips_a_guard(tiny: Path, kls: float, text: str) -> None:
     """Its KL is known though nothing ended: that of its tokens, without an end."""
     policy = load(str(tiny))
-    judge = Judge(AttributeSchema((Attribute("good", 0, 4),)), 0.0, 1.0)
+    judge = Judge(Schema((Attribute("good", 0, 4),)), 0.0, 1.0)
     scorer = Scorer("ones", ("good",), Ones())
 
     def seen(number: float, *, finished: bool) -> Figures:

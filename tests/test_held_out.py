@@ -21,7 +21,7 @@ from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.rows.labelled import schema_of
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 from steer.training.references import cache_folder
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
@@ -39,7 +39,7 @@ def losses(folder: Path, name: str) -> dict[int, float]:
 def test_the_held_out_loss_is_that_of_transformers_under_whole_conditions(
     labels: Path, base: Path, tmp_path: Path
 ) -> None:
-    train(config(labels, base, tmp_path, eval_steps=4, lora_dropout=0.5, micro_batch_tokens=500))
+    train_command(config(labels, base, tmp_path, eval_steps=4, lora_dropout=0.5, micro_batch_tokens=500))
     policy, schema = load(str(tmp_path)), schema_of(str(labels))
     rows = [r for r in read_all(labels) if r["split"] == "test"]
     tokens, total, count = Tokens(rows, policy.tokenizer), 0.0, 0
@@ -58,8 +58,8 @@ def test_the_held_out_loss_is_that_of_transformers_under_whole_conditions(
 
 
 def test_watching_does_not_change_what_is_learned(labels: Path, base: Path, tmp_path: Path) -> None:
-    train(config(labels, base, tmp_path / "one", lora_dropout=0.2))
-    train(config(labels, base, tmp_path / "two", lora_dropout=0.2, eval_steps=2))
+    train_command(config(labels, base, tmp_path / "one", lora_dropout=0.2))
+    train_command(config(labels, base, tmp_path / "two", lora_dropout=0.2, eval_steps=2))
     one, two = (load_file(tmp_path / x / "adapter_model.safetensors") for x in ("one", "two"))
     assert all(torch.equal(one[n], two[n]) for n in one)
 
@@ -76,12 +76,12 @@ def test_early_stopping_keeps_the_best_weights_also_after_a_kill(
         "lr_scheduler_type": "constant",
         "warmup_steps": 0.0,
     }
-    summary = train(config(labels, base, tmp_path / "whole", **more))
+    summary = train_command(config(labels, base, tmp_path / "whole", **more))
     found, facts = losses(tmp_path / "whole", "held_out_loss"), read_json(tmp_path / "whole" / "done.json")
     best = min(found, key=lambda step: found[step])
     assert facts["steps"] == max(found) == best + 6 < 60
     assert f"at its best in step {best}, whose weights are kept" in summary
-    train(config(labels, base, tmp_path / "short", **more | {"max_steps": best, "early_stopping": 0}))
+    train_command(config(labels, base, tmp_path / "short", **more | {"max_steps": best, "early_stopping": 0}))
     step, calls = steer.training.loop.Loop._step, []
 
     def killed(self: Any, *args: Any) -> Any:
@@ -93,8 +93,8 @@ def test_early_stopping_keeps_the_best_weights_also_after_a_kill(
     with monkeypatch.context() as patch:
         patch.setattr(steer.training.loop.Loop, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(config(labels, base, tmp_path / "cut", **more))
-    train(config(labels, base, tmp_path / "cut", **more))
+            train_command(config(labels, base, tmp_path / "cut", **more))
+    train_command(config(labels, base, tmp_path / "cut", **more))
     whole, short, cut = (load_file(tmp_path / x / "model" / "model.safetensors") for x in ("whole", "short", "cut"))
     assert all(torch.equal(whole[n], short[n]) and torch.equal(whole[n], cut[n]) for n in whole)
     assert losses(tmp_path / "cut", "held_out_loss") == found
@@ -111,19 +111,19 @@ def test_early_stopping_keeps_the_best_weights_also_after_a_kill(
 )
 def test_what_cannot_be_watched(more: dict[str, Any], wanted: str, labels: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match=wanted):
-        train(config(labels, base, tmp_path / "run", **more))
+        train_command(config(labels, base, tmp_path / "run", **more))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, base: Path, tmp_path: Path) -> None:
     more = {"max_steps": 0, "num_train_epochs": 3.0, "attribute_dropout": 0.0, "condition_dropout": 0.0}
     setup = config(labels, base, tmp_path / "run", **more)
-    said = train(replace(setup, dry_run=True))
+    said = train_command(replace(setup, dry_run=True))
     assert not (tmp_path / "run").exists()
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     schema, tokens = schema_of(str(labels)), Tokens(rows, load(str(base)).tokenizer)
     lengths = [tokens.length(r, render(r["levels"], schema, schema.own)) for r in rows]
-    train(setup)
+    train_command(setup)
     facts = read_json(tmp_path / "run" / "done.json")
     assert f"tokens      {sum(lengths):,} in one epoch" in said
     assert f"steps       {facts['steps']} of 16 groups (3.00 epochs" in said
@@ -139,7 +139,7 @@ def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, 
 
 def test_the_memory_that_is_foreseen_follows_the_settings(labels: Path, base: Path, tmp_path: Path) -> None:
     def plan(**more: Any) -> str:
-        said = train(config(labels, base, tmp_path / "run", dry_run=True, micro_batch_tokens=1024, **more))
+        said = train_command(config(labels, base, tmp_path / "run", dry_run=True, micro_batch_tokens=1024, **more))
         return next(line for line in said.splitlines() if line.startswith("memory"))
 
     whole = plan(adapter="none")
@@ -156,22 +156,22 @@ def test_reference_log_probs_are_kept_by_content(
 ) -> None:
     monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
     more = {"method": "dpo", "max_steps": 2, "logging_steps": 1}
-    train(config(labels, base, tmp_path / "one", **more))
+    train_command(config(labels, base, tmp_path / "one", **more))
     (kept,) = (cache_folder() / "references").iterdir()
     before = kept.read_bytes()
-    train(config(labels, base, tmp_path / "two", **more))
+    train_command(config(labels, base, tmp_path / "two", **more))
     assert (tmp_path / "two" / "metrics.jsonl").read_text().count("\n") == 2
     assert losses(tmp_path / "one", "loss") == losses(tmp_path / "two", "loss")
     assert kept.read_bytes() == before
     with np.load(kept) as held:
         values = held["logps"]
     np.savez(kept, logps=values - np.arange(len(values)))  # other references: read, not computed
-    train(config(labels, base, tmp_path / "three", **more))
+    train_command(config(labels, base, tmp_path / "three", **more))
     assert losses(tmp_path / "three", "loss") != losses(tmp_path / "one", "loss")
     kept.write_bytes(before[: len(before) // 2])  # damaged: computed anew
-    train(config(labels, base, tmp_path / "four", **more))
+    train_command(config(labels, base, tmp_path / "four", **more))
     assert losses(tmp_path / "four", "loss") == losses(tmp_path / "one", "loss")
-    train(config(labels, base, tmp_path / "five", **more | {"limit": 200}))
+    train_command(config(labels, base, tmp_path / "five", **more | {"limit": 200}))
     assert len(list(kept.parent.iterdir())) == 2, "other rows, other references"
 
 
@@ -179,7 +179,7 @@ def test_a_tracker_is_told_what_the_metrics_say(labels: Path, base: Path, tmp_pa
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(config(labels, base, tmp_path, track="tensorboard", logging_steps=2, eval_steps=3))
+    train_command(config(labels, base, tmp_path, track="tensorboard", logging_steps=2, eval_steps=3))
     (events,) = {p.parent for p in tmp_path.rglob("events.out.*") if p.parent.name == "steer"}
     told = EventAccumulator(str(events)).Reload()
     assert {e.step: e.value for e in told.Scalars("loss")} == pytest.approx(losses(tmp_path, "loss"))

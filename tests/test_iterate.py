@@ -14,14 +14,14 @@ import pytest
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iteration.command import _training, iterate
+from steer.iteration.command import _training, iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
 from steer.models.policy import Card
 from steer.rows import read_all
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -29,7 +29,7 @@ GOLD = "data_recipes.world_text:Gold"
 @pytest.fixture(scope="module")
 def policy(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policy") / "policy"
-    train(TrainConfig(str(labels), str(tiny), str(folder), adapter="none", learning_rate=1e-2, max_steps=40))
+    train_command(TrainConfig(str(labels), str(tiny), str(folder), adapter="none", learning_rate=1e-2, max_steps=40))
     return folder
 
 
@@ -58,12 +58,12 @@ def at(output: Path, number: int) -> Path:
 @pytest.fixture(scope="module")
 def rounds(labels: Path, tiny: Path, policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("rounds") / "rounds"
-    iterate(config(labels, tiny, policy, output))
+    iterate_command(config(labels, tiny, policy, output))
     return output
 
 
 def test_fresh_rows_carry_the_levels_they_obtained_not_those_they_were_asked_for(rounds: Path, labels: Path) -> None:
-    schema = AttributeSchema.load(labels / "schema.json")
+    schema = Schema.load(labels / "schema.json")
     fresh = read_all(at(rounds, 1) / "fresh.jsonl")
     obtained = [schema.levels(dict(zip(Gold.attributes, map(float, s)))) for s in Gold().score(fresh)]
     assert [{n: row["levels"][n] for n in schema.own} for row in fresh] == obtained
@@ -78,14 +78,14 @@ def test_every_round_adds_its_rows_to_all_earlier_ones(rounds: Path, labels: Pat
 
 
 def test_the_support_is_counted_anew(rounds: Path, labels: Path) -> None:
-    before, after = (AttributeSchema.load(p / "schema.json") for p in (labels, at(rounds, 2) / "rows"))
+    before, after = (Schema.load(p / "schema.json") for p in (labels, at(rounds, 2) / "rows"))
     fresh = sum(len(read_all(at(rounds, i) / "fresh.jsonl")) for i in (1, 2))
     assert sum(after.cells.values()) == sum(before.cells.values()) + fresh
     assert [a.edges for a in after.attributes] == [a.edges for a in before.attributes]
 
 
 def test_goals_are_supported_and_good(labels: Path) -> None:
-    schema = AttributeSchema.load(labels / "schema.json")
+    schema = Schema.load(labels / "schema.json")
     names = schema.own[:3]
     aims = goals(schema, names, 400, 0.5, 0)
     best = schema.best(names)
@@ -97,7 +97,7 @@ def test_goals_are_supported_and_good(labels: Path) -> None:
 
 
 def test_pareto_goals_are_beaten_by_none(labels: Path) -> None:
-    schema = AttributeSchema.load(labels / "schema.json")
+    schema = Schema.load(labels / "schema.json")
     names = ("helpfulness", "verbosity", "hedging")
     # hedging is better when lower, verbosity is neither
     front = pareto(schema, names, [(4, 0, 2), (4, 3, 2), (3, 1, 0), (3, 1, 1), (2, 0, 0), (0, 4, 4)])
@@ -118,7 +118,7 @@ def test_what_is_not_above_the_logs_is_left_out(
     labels: Path, tiny: Path, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how = replace(config(labels, tiny, policy, tmp_path / "rounds"), rounds=1, keep_above=0.7, goals="pareto")
-    iterate(how)
+    iterate_command(how)
     fresh = read_all(at(tmp_path / "rounds", 1) / "fresh.jsonl")
     logs = [r for r in read_all(labels) if r["split"] == "train"]
     signs = np.array([1, 1, 0, 1, -1])
@@ -132,7 +132,7 @@ def test_what_is_not_above_the_logs_is_left_out(
 def test_a_scorer_that_lacks_an_attribute_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
     wrong = IterateConfig(str(labels), str(tiny), "countable:words", str(tmp_path / "out"), str(policy))
     with pytest.raises(SteerError, match="does not score"):
-        iterate(wrong)
+        iterate_command(wrong)
     assert not (tmp_path / "out").exists()
 
 
@@ -155,7 +155,7 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
     card = read_json(start / "steer.json")  # a policy that speaks the world's language, and is not conditioned
     (start / "steer.json").write_text(json.dumps(card | {"attributes": [], "method": "mle"}))
     output = tmp_path / "rounds"
-    said = iterate(
+    said = iterate_command(
         IterateConfig(
             str(labels),
             str(tiny),
@@ -183,14 +183,14 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
 def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: Path, tmp_path: Path) -> None:
     wrong = IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="conditional")
     with pytest.raises(SteerError, match=r"'conditional' draws at targets, so it needs --policy"):
-        iterate(wrong)
+        iterate_command(wrong)
     with pytest.raises(SteerError, match=r"'remax' draws fresh responses at every step by itself\. Use .steer train"):
-        iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="remax"))
+        iterate_command(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="remax"))
     for method in ("raft", "rejection", "expert-iteration"):
         with pytest.raises(SteerError, match=rf"'{method}' chooses among a prompt's responses\. Raise --n"):
-            iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method=method))
+            iterate_command(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method=method))
     with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
-        iterate(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
+        iterate_command(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
     assert not (tmp_path / "out").exists()
 
 
@@ -199,18 +199,18 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
 ) -> None:
     output = tmp_path / "rounds"
     plain = config(labels, tiny, policy, output)
-    iterate(replace(plain, levels="relative"))
+    iterate_command(replace(plain, levels="relative"))
     for number in (1, 2):
         folder = at(output, number)
-        schema, rows = AttributeSchema.load(folder / "rows" / "schema.json"), read_all(folder / "rows")
-        train = [row for row in rows if row["split"] == "train"]
+        schema, rows = Schema.load(folder / "rows" / "schema.json"), read_all(folder / "rows")
+        train_command = [row for row in rows if row["split"] == "train"]
         for name in schema.own:
-            scores = sorted(row["predicted"][name] for row in train)
+            scores = sorted(row["predicted"][name] for row in train_command)
             edges = schema[name].edges
             assert len(edges) <= 4
             assert all(row["levels"][name] == sum(row["predicted"][name] >= e for e in edges) for row in rows)
             assert schema[name].counts == tuple(
-                sum(row["levels"][name] == i for row in train) for i in range(len(edges) + 1)
+                sum(row["levels"][name] == i for row in train_command) for i in range(len(edges) + 1)
             )
             assert scores[0] < edges[0] <= scores[-1]
         card = Card.load(folder / "policy")
@@ -222,7 +222,7 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
 
 def test_another_pool_is_another_loop(rounds: Path, labels: Path, tiny: Path, policy: Path) -> None:
     with pytest.raises(SteerError, match=r"other settings \(pool\)"):
-        iterate(replace(config(labels, tiny, policy, rounds), pool="last"))
+        iterate_command(replace(config(labels, tiny, policy, rounds), pool="last"))
 
 
 def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, po
     text = (other / "rows.jsonl").read_text()
     (other / "rows.jsonl").write_text(text.replace(read_all(labels)[0]["scorer"], "linear:other"))
     with pytest.raises(SteerError, match=r"--levels relative: row '.*' was labelled by linear:other, fresh ones by"):
-        iterate(replace(config(other, tiny, policy, tmp_path / "rounds"), levels="relative"))
+        iterate_command(replace(config(other, tiny, policy, tmp_path / "rounds"), levels="relative"))
 
 
 def test_settings_of_the_train_file_hold_for_its_own_method(labels: Path, tiny: Path, tmp_path: Path) -> None:

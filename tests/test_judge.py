@@ -25,7 +25,7 @@ from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import annotator, meetings, vote
 from steer.evaluation.systems import Answers
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.rows import read_all
 
 Reply = tuple[int, dict[str, str], str] | None  # None: never answers
@@ -312,14 +312,14 @@ def test_label_asks_a_judge_and_says_what_is_wrong(server: Server, judge: Callab
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row(" ".join(["w"] * (1 + i % 5)))) + "\n" for i in range(20)))
     config = LabelConfig(str(rows), str(tmp_path / "labels"), scorer=f"judge:{tmp_path / 'judge.yaml'}", held_out=0.0)
-    label(config)
+    label_command(config)
     labelled = read_all(tmp_path / "labels")
     assert [r["predicted"]["helpfulness"] for r in labelled] == [min(4, 1 + i % 5) for i in range(20)]
     assert labelled[0]["scorer"].startswith("judge:m:")
     server.reply = lambda body: (401, {}, "who are you")
     judge(cache=str(tmp_path / "empty"))
     with pytest.raises(SteerError, match=r"scorer judge:m:.*status 401: who are you"):
-        label(LabelConfig(str(rows), str(tmp_path / "other"), scorer=config.scorer))
+        label_command(LabelConfig(str(rows), str(tmp_path / "other"), scorer=config.scorer))
 
 
 WRONG = [

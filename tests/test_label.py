@@ -20,7 +20,7 @@ from conftest import alive, until
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer
 from steer.rows import read_all, write
 
@@ -110,11 +110,11 @@ def test_killed_and_run_again_gives_the_same_bytes_and_scores_nothing_twice(proc
 def test_a_damaged_part_is_named(own: Path) -> None:
     write(own / "rows.jsonl", rows_of(40, lambda i: f"{'word ' * (i % 9)}end."))
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", shard_size=20, min_support=1)
-    label(config)
+    label_command(config)
     (own / "out" / "done.json").unlink()
     (own / "out" / "parts" / "00001.npy").write_bytes(b"x")
     with pytest.raises(SteerError, match=r"00001.npy: cannot be read .* Remove it and run the same command again"):
-        label(config)
+        label_command(config)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -126,12 +126,12 @@ def test_rows_are_streamed(processes: int, own: Path) -> None:
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", shard_size=10, num_proc=processes)
     tracemalloc.start()
     try:
-        label(replace(config, limit=60, num_proc=1, output="small"))  # also imports what stays
+        label_command(replace(config, limit=60, num_proc=1, output="small"))  # also imports what stays
         peaks = []
         for change in ({"limit": 60, "output": "part"}, {"output": "all"}):
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
-            label(replace(config, **change))
+            label_command(replace(config, **change))
             peaks.append(tracemalloc.get_traced_memory()[1] - before)
     finally:
         tracemalloc.stop()
@@ -140,7 +140,7 @@ def test_rows_are_streamed(processes: int, own: Path) -> None:
 
 def test_a_function_of_a_row_is_a_scorer(own: Path) -> None:
     write(own / "rows.jsonl", rows_of(30, lambda i: "a. " * (i % 3 + 1)))
-    label(LabelConfig("rows.jsonl", "out", scorer="own_scorers:dots", min_support=1))
+    label_command(LabelConfig("rows.jsonl", "out", scorer="own_scorers:dots", min_support=1))
     assert [row["predicted"] for row in read_all("out")][:3] == [{"dots": 1.0}, {"dots": 2.0}, {"dots": 3.0}]
     scorer = load_scorer("own_scorers:both")
     found = scorer.score(rows_of(2, lambda i: "a, b, c"), scorer.attributes)
@@ -168,12 +168,12 @@ def test_a_model_gives_the_same_bytes_with_any_number_of_threads_and_processes(t
     rng = np.random.default_rng(0)
     write(own / "rows.jsonl", rows_of(300, lambda i: " ".join(rng.choice(words, rng.integers(1, 40)))))
     config = LabelConfig("rows.jsonl", "one", scorer="classifier:classifier", shard_size=70, min_support=1)
-    label(config)
+    label_command(config)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        label(replace(config, output="three"))
-        label(replace(config, output="two", num_proc=2))
+        label_command(replace(config, output="three"))
+        label_command(replace(config, output="two", num_proc=2))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -186,7 +186,7 @@ def test_a_model_gives_the_same_bytes_with_any_number_of_threads_and_processes(t
 def test_edges_can_be_given(own: Path) -> None:
     write(own / "rows.jsonl", rows_of(40, lambda i: "word " * (i % 8 + 1)))
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", edges=("words=3,6.5",), min_support=1)
-    said = label(config)
+    said = label_command(config)
     assert "words  0: 10  1: 20  2: 10" in said
     assert [row["levels"]["words"] for row in read_all("out")][:8] == [0, 0, 1, 1, 1, 1, 2, 2]
     for edges, message in (
@@ -197,9 +197,9 @@ def test_edges_can_be_given(own: Path) -> None:
         ("words=nan", "in rising order"),
     ):
         with pytest.raises(SteerError, match=message):
-            label(replace(config, output="other", edges=(edges,)))
+            label_command(replace(config, output="other", edges=(edges,)))
     with pytest.raises(SteerError, match="are those of --schema"):
-        label(replace(config, output="other", schema="out/schema.json"))
+        label_command(replace(config, output="other", schema="out/schema.json"))
     assert not (own / "other").exists()
 
 
@@ -221,4 +221,4 @@ def test_without_ray_the_remedy_is_named(own: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     write(own / "rows.jsonl", rows_of(20, lambda i: "word " * (i % 9 + 1)))
     with pytest.raises(SteerError, match=r'Ray is not installed. pip install "steer-lm\[ray\]"'):
-        label(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))
+        label_command(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))

@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room may import what stands before it: in a row above, or further left in its own. A folder is one room.
 TABLE = """
-errors progress options config run_folder
+errors progress settings options config run_folder
 rows conditioning methods models labelling
-generation training serve report evaluation
+generation training export serve report evaluation
 iteration comparison claims
 """
 ORDER = TABLE.split()

@@ -22,7 +22,7 @@ from steer.methods.groups import singles
 from steer.models.policy import load
 from steer.models.tokenization import Tokens
 from steer.rows import read_all, write
-from steer.training.command import train
+from steer.training.command import train_command
 from steer.training.loop import learning_rate
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
@@ -49,14 +49,14 @@ def test_learning_rate_rises_and_falls_as_its_name_says(shape: str, warmup: floa
 
 def test_eight_rows_are_learned_by_heart(labels: Path, base: Path, tmp_path: Path) -> None:
     more = {"limit": 8, "batch_size": 8, "max_steps": 120, "logging_steps": 1, "learning_rate": 1e-2, "adapter": "none"}
-    train(config(labels, base, tmp_path, attribute_dropout=0.0, condition_dropout=0.0, **more))
+    train_command(config(labels, base, tmp_path, attribute_dropout=0.0, condition_dropout=0.0, **more))
     losses = [line["loss"] for line in metrics(tmp_path)]
     assert losses[-1] < 0.2 * losses[0]
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(labels: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match=r"^step 2: the loss is nan .* in rows world:1:\d+, .* Lower --learning-rate"):
-        train(config(labels, base, tmp_path, learning_rate=1e30, warmup_steps=0.0, save_steps=1))
+        train_command(config(labels, base, tmp_path, learning_rate=1e30, warmup_steps=0.0, save_steps=1))
     assert (tmp_path / "checkpoint-1" / "state.json").is_file()
     assert not (tmp_path / "done.json").exists()
     assert not (tmp_path / "adapter_model.safetensors").exists()
@@ -88,7 +88,7 @@ def test_the_row_that_spoils_the_loss_is_named(labels: Path, base: Path, tmp_pat
     more = {"method": registered(divided), "micro_batch_tokens": 1, "held_out": 0.0}
     setup = config(tmp_path / "rows.jsonl", base, tmp_path / "run", **more)
     with pytest.raises(SteerError, match=r"step 1: the loss is inf .* in rows world:1:5\. "):
-        train(setup)
+        train_command(setup)
 
 
 def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp_path: Path, registered: Any) -> None:
@@ -98,7 +98,7 @@ def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp
         return Terms(gap.sum() - c.ref.sum(), gap.new_tensor(float(c.ref.numel())))
 
     more = {"batch_size": 400, "max_steps": 1, "micro_batch_tokens": 700}
-    train(config(labels, base, tmp_path, method=registered(of_reference, reference=True), **more))
+    train_command(config(labels, base, tmp_path, method=registered(of_reference, reference=True), **more))
     policy = load(str(base))
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     tokens, total = Tokens(rows, policy.tokenizer), 0.0
@@ -126,9 +126,9 @@ def test_references_stay_when_a_run_is_resumed(labels: Path, base: Path, tmp_pat
     more = {"method": registered(margin, reference=True), "save_steps": 1, "micro_batch_tokens": 100_000}
     setup = config(labels, base, tmp_path / "broken", **more)
     with pytest.raises(KeyboardInterrupt):
-        train(setup)
-    train(setup)
-    train(replace(setup, output=str(tmp_path / "whole")))
+        train_command(setup)
+    train_command(setup)
+    train_command(replace(setup, output=str(tmp_path / "whole")))
     assert calls == 4 + 1 + 2 + 6
     broken, whole = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("broken", "whole"))
     assert broken.keys() == whole.keys()

@@ -14,10 +14,10 @@ from steer.labelling.scorer import Scorer
 from steer.methods import directional
 from steer.models.policy import Card
 from steer.rows.binning import fitted
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 NAMES = ("help", "harm")
-PLAIN = AttributeSchema((Attribute("help", 0.0, 4.0, 1), Attribute("harm", 0.0, 4.0, -1)))
+PLAIN = Schema((Attribute("help", 0.0, 4.0, 1), Attribute("harm", 0.0, 4.0, -1)))
 SCHEMA = fitted(PLAIN, np.array([[i, j] for i in range(5) for j in range(5)], float))
 
 
@@ -39,7 +39,7 @@ def row(response: str, target: dict[str, int], asked: str = "") -> dict[str, Any
     return {"id": response, "prompt": prompt, "response": response, "target": target, "asked": asked}
 
 
-def card(method: str, schema: AttributeSchema, names: tuple[str, ...] = NAMES) -> Card:
+def card(method: str, schema: Schema, names: tuple[str, ...] = NAMES) -> Card:
     return Card("base", "", "lora", method, attributes=names, schema=schema)
 
 

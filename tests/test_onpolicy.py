@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 import steer.training.loop
 from steer.config import LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.methods import ppo, remax, rloo
 from steer.methods.base import Candidates
-from steer.rows.schema import AttributeSchema
-from steer.training.command import train
+from steer.rows.schema import Schema
+from steer.training.command import train_command
 from tests.conftest import Golden
 
 
@@ -98,7 +98,7 @@ def short(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world's rows, where a good response has few words."""
     folder = tmp_path_factory.mktemp("short") / "labels"
     rows = labels / "rows.jsonl"
-    label(LabelConfig(str(rows), str(folder), scorer="countable:words", bins="quantile", lower=("words",)))
+    label_command(LabelConfig(str(rows), str(folder), scorer="countable:words", bins="quantile", lower=("words",)))
     return folder
 
 
@@ -106,7 +106,9 @@ def short(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fluent(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that has learned to end its responses."""
     folder = tmp_path_factory.mktemp("fluent")
-    train(TrainConfig(str(labels), str(base), str(folder), "mle", adapter="none", learning_rate=1e-2, max_steps=60))
+    train_command(
+        TrainConfig(str(labels), str(base), str(folder), "mle", adapter="none", learning_rate=1e-2, max_steps=60)
+    )
     return folder
 
 
@@ -121,7 +123,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
 def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent: Path, tmp_path: Path) -> None:
-    train(config(short, fluent, tmp_path / "run", method, max_steps=25, set=("k=4",), max_new_tokens=60))
+    train_command(config(short, fluent, tmp_path / "run", method, max_steps=25, set=("k=4",), max_new_tokens=60))
     found = metrics(tmp_path / "run")
     assert found[0]["kl"] == pytest.approx(0.0, abs=1e-4)  # at first the policy is its own reference
     assert all(line["kl"] > -5 for line in found)
@@ -134,8 +136,10 @@ def test_the_reference_is_the_policy_that_training_starts_from(
     method: str, short: Path, base: Path, tmp_path: Path
 ) -> None:
     """Also where that is an adapter: no KL before the first update, and some after it."""
-    train(config(short, base, tmp_path / "first", "mle", max_steps=10))
-    train(config(short, base, tmp_path / "run", method, max_steps=3, init=str(tmp_path / "first"), set=("k=2",)))
+    train_command(config(short, base, tmp_path / "first", "mle", max_steps=10))
+    train_command(
+        config(short, base, tmp_path / "run", method, max_steps=3, init=str(tmp_path / "first"), set=("k=2",))
+    )
     kl = [line["kl"] for line in metrics(tmp_path / "run")]
     assert kl[0] == pytest.approx(0.0, abs=1e-4)
     assert abs(kl[-1]) > 1e-3
@@ -148,7 +152,7 @@ def test_a_response_without_an_end_loses_reward_and_is_counted(
     lines = {}
     for lost in (0, 3):
         out, k = tmp_path / str(lost), ("k=4", f"missing_end={lost}")
-        train(config(short, fluent, out, method, max_steps=1, learning_rate=1e-30, max_new_tokens=40, set=k))
+        train_command(config(short, fluent, out, method, max_steps=1, learning_rate=1e-30, max_new_tokens=40, set=k))
         [lines[lost]] = metrics(out)
     assert 0 < lines[0]["unfinished"] < 1
     for name in ("unfinished", "reward", "kl"):  # the same responses, and what the scorer said of them
@@ -161,7 +165,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     method: str, short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = (config(short, base, tmp_path / n, method, max_steps=5, save_steps=2) for n in ("whole", "cut"))
-    train(whole)
+    train_command(whole)
     step, calls = steer.training.loop.Loop._step, []
 
     def killed(self, *args):  # type: ignore[no-untyped-def]
@@ -173,8 +177,8 @@ def test_a_killed_run_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(steer.training.loop.Loop, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(cut)
-    train(cut)
+            train_command(cut)
+    train_command(cut)
     one, two = (load_file(Path(c.output) / "adapter_model.safetensors") for c in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -186,9 +190,9 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path,
         ({"scorer": "countable:sentences"}, r"does not score words, which the reward counts\."),
     ):
         with pytest.raises(SteerError, match=told):
-            train(config(short, base, tmp_path / "run", "remax", **more))
+            train_command(config(short, base, tmp_path / "run", "remax", **more))
     assert not (tmp_path / "run").exists()
-    schema = AttributeSchema.load(short / "schema.json").turned({"words": (0, 0.0)})
+    schema = Schema.load(short / "schema.json").turned({"words": (0, 0.0)})
     with pytest.raises(SteerError, match="no attribute of the schema has a better end"):
         rewarder(load_scorer("countable:words"), schema)
 
@@ -210,23 +214,23 @@ def test_settings_without_meaning_are_refused(make: Any, least: int) -> None:
 
 def test_a_run_is_another_with_another_scorer(short: Path, base: Path, tmp_path: Path) -> None:
     one = config(short, base, tmp_path / "run", "rloo", max_steps=1)
-    train(one)
+    train_command(one)
     with pytest.raises(SteerError, match="scorer"):
-        train(replace(one, scorer="countable:words,sentences"))
+        train_command(replace(one, scorer="countable:words,sentences"))
 
 
 def test_prompts_are_left_out_only_where_no_response_fits(short: Path, base: Path, tmp_path: Path) -> None:
-    told = train(config(short, base, tmp_path / "run", "rloo", max_steps=1, max_length=40))
+    told = train_command(config(short, base, tmp_path / "run", "rloo", max_steps=1, max_length=40))
     assert "prompts (" in told
     assert " 0 too long" in told
     assert "left out by the method" not in told
     with pytest.raises(SteerError, match="no prompt leaves 24 of 26 tokens free"):
-        train(config(short, base, tmp_path / "other", "rloo", max_length=26))
+        train_command(config(short, base, tmp_path / "other", "rloo", max_length=26))
 
 
 def test_ppo_sees_as_many_prompts_per_epoch_as_the_others(short: Path, base: Path, tmp_path: Path) -> None:
     for method in ("rloo", "ppo"):
-        train(config(short, base, tmp_path / method, method, num_train_epochs=0.1, batch_size=4, set=("k=2",)))
+        train_command(config(short, base, tmp_path / method, method, num_train_epochs=0.1, batch_size=4, set=("k=2",)))
     one, two = (metrics(tmp_path / m)[-1]["step"] for m in ("rloo", "ppo"))
     assert abs(two - 2 * one) <= 1
     rewards = [line["reward"] for line in metrics(tmp_path / "ppo")]

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from steer.errors import SteerError
-from steer.options import argument, did_you_mean, option, options, resolve
+from steer.options import options, resolve
 from steer.run_folder import Run
+from steer.settings import argument, did_you_mean, option
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.methods.base import Candidates
 from steer.methods.groups import PAIRINGS, Group, pairs, ranked
@@ -177,7 +177,7 @@ def test_label_says_whether_the_reward_is_what_people_preferred(
     lines = [json.dumps({column: row[column] for column in columns}) for row in given]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     config = LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), held_out=0, min_support=1, **flags)
-    label(config)
+    label_command(config)
     found = {tuple(text[:1] for text in pair) for pair in texts(pairs(read_all(tmp_path / "run"), "best-worst"))}
     assert found == right
 

@@ -19,9 +19,9 @@ from steer.methods.base import Candidates, weighted_nll
 from steer.models.log_probs import ResponseLogps, flat
 from steer.models.lora import Lora, add_lora
 from steer.models.policy import Card, Policy, load, save
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import fingerprint
-from steer.training.command import train
+from steer.training.command import train_command
 from steer.training.references import cache_folder
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
@@ -149,7 +149,7 @@ def logits(policy: Policy) -> Tensor:
 
 
 def card(base: Path, adapter: str = "lora") -> Card:
-    schema = AttributeSchema.from_json({"attributes": [{"name": "warmth", "low": 0, "high": 4, "shown": ["0", "1"]}]})
+    schema = Schema.from_json({"attributes": [{"name": "warmth", "low": 0, "high": 4, "shown": ["0", "1"]}]})
     return Card(
         str(base), fingerprint(base), adapter, "conditional", {"beta": 0.5}, "tags", ("warmth",), schema, "gold"
     )
@@ -216,10 +216,10 @@ def test_an_adapter_cannot_be_trained_on_an_adapter(tiny: Path, labels: Path, tm
     policy = tmp_path / "policy"
     save(trained(tiny), policy, card(tiny))
     with pytest.raises(SteerError, match=r"is itself an adapter; train from its base"):
-        train(TrainConfig(str(labels), str(policy), str(tmp_path / "run")))
+        train_command(TrainConfig(str(labels), str(policy), str(tmp_path / "run")))
     (policy / "steer.json").unlink()
     with pytest.raises(SteerError, match="is an adapter without its base"):
-        train(TrainConfig(str(labels), str(policy), str(tmp_path / "run")))
+        train_command(TrainConfig(str(labels), str(policy), str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 
@@ -249,9 +249,11 @@ def test_a_model_that_never_learned_to_end_is_refused_with_lora(tiny: Path, labe
         r"its end token '<\|end\|>' was never trained \(2 other tokens have the same output row\), .* --adapter none\.$"
     )
     with pytest.raises(SteerError, match=wanted):
-        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
     assert not (tmp_path / "run").exists()
-    assert "1 steps" in train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), adapter="none", max_steps=1))
+    assert "1 steps" in train_command(
+        TrainConfig(str(labels), str(base), str(tmp_path / "run"), adapter="none", max_steps=1)
+    )
 
 
 def test_infinite_settings_survive_the_card(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_base_from_the_hub_is_the_commit_that_was_trained_on(
         (place / "refs" / "main").write_text(commit)
 
     publish("1" * 40, 1.0)
-    train(TrainConfig(str(labels), "org/toy", str(tmp_path / "run"), method="dpo", max_steps=2))
+    train_command(TrainConfig(str(labels), "org/toy", str(tmp_path / "run"), method="dpo", max_steps=2))
     card = Card.load(tmp_path / "run")
     assert (card.base, card.base_hash, card.base_revision) == ("org/toy", "", "1" * 40)
     assert len(list((cache_folder() / "references").iterdir())) == 1, "kept, for the commit names the weights"

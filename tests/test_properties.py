@@ -22,7 +22,7 @@ from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
 from steer.rows import check, prompt_key, read, split_of, write
 from steer.rows.binning import fitted
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 some = settings(max_examples=60)
 
@@ -167,7 +167,7 @@ def test_normal_text_is_stable_and_near_texts_are_symmetric(text: str, other: st
 
 
 @st.composite
-def schemas(draw: st.DrawFn) -> AttributeSchema:
+def schemas(draw: st.DrawFn) -> Schema:
     """A schema with levels that were fitted on scores."""
     import numpy as np
 
@@ -180,7 +180,7 @@ def schemas(draw: st.DrawFn) -> AttributeSchema:
     scores = draw(st.lists(st.tuples(*ranges), min_size=3, max_size=20))
     try:
         bins = draw(st.sampled_from(["native", "uniform", "quantile"]))
-        return fitted(AttributeSchema(tuple(attributes)), np.array(scores), bins=bins, levels=3, minimum=1)
+        return fitted(Schema(tuple(attributes)), np.array(scores), bins=bins, levels=3, minimum=1)
     except SteerError:
         assume(False)
         raise
@@ -188,12 +188,10 @@ def schemas(draw: st.DrawFn) -> AttributeSchema:
 
 @some
 @given(schema=schemas(), scores=st.lists(st.floats(-5, 10), min_size=3, max_size=3))
-def test_a_schema_reads_back_and_gives_levels_in_order(
-    schema: AttributeSchema, scores: list[float], tmp_path: Path
-) -> None:
+def test_a_schema_reads_back_and_gives_levels_in_order(schema: Schema, scores: list[float], tmp_path: Path) -> None:
     schema.save(tmp_path / "schema.json")
-    assert AttributeSchema.load(tmp_path / "schema.json") == schema
-    assert AttributeSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    assert Schema.load(tmp_path / "schema.json") == schema
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
     for attribute in schema.attributes:
         levels = [attribute.level(score) for score in sorted(scores)]
         assert levels == sorted(levels)
@@ -207,7 +205,7 @@ def test_a_schema_reads_back_and_gives_levels_in_order(
 @some
 @given(schema=schemas(), text=st.text(), data=st.data())
 def test_a_condition_is_taken_off_as_it_was_put_on(
-    template: str, schema: AttributeSchema, text: str, data: st.DataObject
+    template: str, schema: Schema, text: str, data: st.DataObject
 ) -> None:
     levels = {
         a.name: data.draw(st.integers(0, len(a.shown) - 1)) for a in schema.attributes if data.draw(st.booleans())

@@ -22,7 +22,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
 from steer.models.policy import Policy, load
 from steer.models.quantization import keep_unpacked, left_whole
-from steer.training.command import train
+from steer.training.command import train_command
 
 IDS = torch.randint(5, 200, (4, 24), generator=torch.Generator().manual_seed(3))
 
@@ -111,7 +111,7 @@ def config(labels: Path, base: Path, output: Path, **more: Any) -> TrainConfig:
 @pytest.mark.parametrize("tokens", ["text", "special"])
 def test_a_qlora_policy_loads_as_it_was(tokens: str, labels: Path, base: Path, tmp_path: Path) -> None:
     before = (base / "model.safetensors").read_bytes()
-    train(config(labels, base, tmp_path, condition_tokens=tokens))
+    train_command(config(labels, base, tmp_path, condition_tokens=tokens))
     one, two = load(str(tmp_path)), load(str(tmp_path))
     assert (base / "model.safetensors").read_bytes() == before
     assert one.card is not None
@@ -133,7 +133,7 @@ def test_bfloat16_and_float32_learn_alike(labels: Path, base: Path, tmp_path: Pa
         for adapter in ("qlora", "lora", "none"):
             folder = tmp_path / f"{adapter}-{dtype}"
             rate = 3e-4 if adapter == "none" else 3e-3
-            train(config(labels, base, folder, dtype=dtype, adapter=adapter, max_steps=12, learning_rate=rate))
+            train_command(config(labels, base, folder, dtype=dtype, adapter=adapter, max_steps=12, learning_rate=rate))
             found[adapter, dtype] = steer.run_folder.read_json(folder / "done.json")["loss"]
     for adapter in ("qlora", "lora", "none"):
         assert found[adapter, "bfloat16"] == pytest.approx(found[adapter, "float32"], rel=0.02)
@@ -149,7 +149,7 @@ def test_resuming_is_exact_with_every_optimizer(
     # A state is held in 8 bits from 4,096 numbers on, which rank 128 has at hidden size 32.
     more = {"optimizer": optimizer, "lora_r": 128, "save_steps": 2}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(config(labels, base, whole, **more))
+    train_command(config(labels, base, whole, **more))
     step, calls = steer.training.loop.Loop._step, []
 
     def killed(self: Any, *args: Any) -> Any:
@@ -161,10 +161,10 @@ def test_resuming_is_exact_with_every_optimizer(
     with monkeypatch.context() as patch:
         patch.setattr(steer.training.loop.Loop, "_step", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(config(labels, base, cut, **more))
+            train_command(config(labels, base, cut, **more))
     held = load_file(cut / "checkpoint-4" / "optimizer.safetensors")
     assert ({v.dtype for v in held.values()} == {torch.float32}) == (optimizer == "adamw")
-    train(config(labels, base, cut, **more))
+    train_command(config(labels, base, cut, **more))
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
 

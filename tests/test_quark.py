@@ -14,7 +14,7 @@ from steer.errors import SteerError
 from steer.methods import quark
 from steer.methods.base import Candidates
 from steer.models.log_probs import ResponseLogps
-from steer.training.command import train
+from steer.training.command import train_command
 from tests.test_policy import batch, model_of
 
 
@@ -55,7 +55,7 @@ def test_the_divergence_starts_at_nothing_but_the_condition(labels: Path, base: 
     for kl in (0.0, 1e3):
         out, how = tmp_path / str(kl), (f"kl={kl}", "entropy=0")
         flags = {"max_steps": 1, "logging_steps": 1, "condition_dropout": 1.0}
-        train(TrainConfig(str(labels), str(base), str(out), "quark", how, **flags))  # type: ignore[arg-type]
+        train_command(TrainConfig(str(labels), str(base), str(out), "quark", how, **flags))  # type: ignore[arg-type]
         losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
     # without a condition a fresh adapter is the base: KL is 0
     assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)
@@ -63,16 +63,16 @@ def test_the_divergence_starts_at_nothing_but_the_condition(labels: Path, base: 
 
 def test_the_divergence_is_from_the_policy_that_training_starts_from(labels: Path, base: Path, tmp_path: Path) -> None:
     more: dict[str, Any] = {"max_steps": 10, "learning_rate": 1e-2}
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "first"), "conditional", **more))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "first"), "conditional", **more))
     losses = {}
     for kl in (0.0, 1e3):
         out, how = tmp_path / str(kl), (f"kl={kl}", "entropy=0")
         more = {"max_steps": 1, "logging_steps": 1, "condition_dropout": 1.0, "init": str(tmp_path / "first")}
-        train(TrainConfig(str(labels), str(base), str(out), "quark", how, **more))
+        train_command(TrainConfig(str(labels), str(base), str(out), "quark", how, **more))
         losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
     assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)  # no condition and no update: KL is 0
 
 
 def test_full_fine_tuning_has_no_base_left(labels: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="quark: its reference is the model without its adapter"):
-        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), "quark", adapter="none"))
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), "quark", adapter="none"))

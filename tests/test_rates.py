@@ -12,7 +12,7 @@ from steer.config import IterateConfig, TrainConfig
 from steer.iteration.command import _training
 from steer.methods import METHODS, peak_rate
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_rate_that_was_chosen_is_said_and_kept(
     labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more: dict[str, Any] = {"method": "dpo", "lora_r": 4, "max_steps": 1, "limit": 40}
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "own"), **more))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "own"), **more))
     [line] = [x for x in capsys.readouterr().err.splitlines() if "learning rate" in x]
     assert line == (
         "steer: learning rate 1e-05: likelihood methods train adapters at 0.0002, of which dpo takes 0.05 "
@@ -51,10 +51,10 @@ def test_the_rate_that_was_chosen_is_said_and_kept(
     assert (
         read_json(tmp_path / "own" / "config.json")["learning_rate"] is None
     )  # rounds by another method have their own
-    planned = train(TrainConfig(str(labels), str(base), str(tmp_path / "plan"), dry_run=True, **more))
+    planned = train_command(TrainConfig(str(labels), str(base), str(tmp_path / "plan"), dry_run=True, **more))
     assert "learning rate 1e-05: likelihood methods train adapters at 0.0002, of which dpo takes 0.05" in planned
     capsys.readouterr()
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "given"), learning_rate=3e-3, **more))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "given"), learning_rate=3e-3, **more))
     assert "learning rate" not in capsys.readouterr().err
     assert read_json(tmp_path / "given" / "done.json")["learning_rate"] == 3e-3
 

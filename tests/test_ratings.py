@@ -10,11 +10,11 @@ import pytest
 
 from data_recipes.metadata import metadata
 from steer.config import DataConfig, FitConfig, LabelConfig
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.rows import read_all
-from steer.rows.command import data
-from steer.rows.schema import AttributeSchema
+from steer.rows.command import data_command
+from steer.rows.schema import Schema
 
 KNOWN = """
 latency_ms year price num_tokens __index_level_0__ timestamp created created_at createdAt cost seed temperature
@@ -56,7 +56,7 @@ def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tm
         "percent": [10, 50, 90],
         "rm_score": [-31.2, 55.5],
     }
-    said = data(DataConfig(put(tmp_path / "log.jsonl", columns), str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(put(tmp_path / "log.jsonl", columns), str(tmp_path / "run"), held_out=0))
     rows = read_all(tmp_path / "run")
     assert {*rows[0]["scores"]} == {"quality", "zest", "share", "percent", "rm_score", "verbosity"}
     assert (rows[1]["latency_ms"], rows[1]["reads"], rows[1]["__index_level_0__"]) == (
@@ -75,7 +75,7 @@ def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path
     asked = {"prompt": "Say", "responses": ["one", "two"], "ratings": [4, 2]}
     text = "".join(json.dumps({**asked, "prompt": f"Say {i}", "nats": [-310.5, -17 - i]}) + "\n" for i in range(30))
     (tmp_path / "log.jsonl").write_text(text)
-    said = data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
     first, second = read_all(tmp_path / "run")[:2]
     assert (first["scores"], second["scores"]) == ({"rating": 4}, {"rating": 2})
     assert (first["nat"], second["nat"]) == (-310.5, -17)
@@ -84,26 +84,28 @@ def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path
 
 def test_a_rating_in_words_is_named(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"quality": ["4/5", "3/5"], "rating": [3, 1, 5], "topic": ["moles"]})
-    said = data(DataConfig(source, str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
     assert read_all(tmp_path / "run")[0]["scores"] == {"rating": 3}
     assert "no scores: quality (no number, such as '4/5'). --map" in said
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"prompt": "Say", "chosen": "one", "rejected": "two"}\n')
-    assert "no number" not in data(DataConfig(str(pairs), str(tmp_path / "pairs"), held_out=0)), "it is the response"
+    assert "no number" not in data_command(DataConfig(str(pairs), str(tmp_path / "pairs"), held_out=0)), (
+        "it is the response"
+    )
 
 
 def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
     columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")
-    data(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
+    data_command(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
     assert read_all(tmp_path / "run")[0]["scores"] == {"latency_ms": 231.5, "popularity": 120}
-    assert "reads" in fit(FitConfig(source, str(tmp_path / "s"), attributes=("reads",)))
+    assert "reads" in fit_command(FitConfig(source, str(tmp_path / "s"), attributes=("reads",)))
 
 
 def test_scores_that_the_file_names_are_scores_whatever_they_are(tmp_path: Path) -> None:
     record = {"prompt": "Hi", "response": "Hello", "attributes": {"latency_ms": 231.5, "reads": 4511}}
     (tmp_path / "log.jsonl").write_text(json.dumps(record))
-    data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
     assert read_all(tmp_path / "run")[0]["scores"] == record["attributes"]
 
 
@@ -114,7 +116,7 @@ def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unkn
 
     record = {"instruction": "Hi", "completions": [answer("1", 10), answer("5", 10), answer("1", 2)]}
     (tmp_path / "log.jsonl").write_text(json.dumps(record))
-    said = data(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
     assert [row["scores"].get("overall_score") for row in read_all(tmp_path / "run")] == [None, 10, 2]
     assert "set to unknown: 1 x overall_score 10 on an answer whose aspects are all 1 or 2" in said
     assert not any("_noted" in row for row in read_all(tmp_path / "run"))
@@ -122,7 +124,7 @@ def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unkn
 
 def shown(folder: Path) -> dict[str, tuple[str, ...]]:
     """The levels of labelled rows as users see them."""
-    schema = AttributeSchema.load(folder / "schema.json")
+    schema = Schema.load(folder / "schema.json")
     return {name: schema[name].shown for name in schema.own}
 
 
@@ -140,8 +142,8 @@ def test_the_scale_of_a_known_layout_does_not_depend_on_what_occurs(tmp_path: Pa
         ("hs", dict.fromkeys(helpsteer, "0 1 2 3 4")),
     ):
         run, labels = str(tmp_path / name), str(tmp_path / f"{name}-labels")
-        assert "(known of the layout, or --range)" in data(DataConfig(str(tmp_path / f"{name}.jsonl"), run))
-        said = label(LabelConfig(run, labels, min_support=1))
+        assert "(known of the layout, or --range)" in data_command(DataConfig(str(tmp_path / f"{name}.jsonl"), run))
+        said = label_command(LabelConfig(run, labels, min_support=1))
         assert shown(Path(labels)) == {n: tuple(levels.split()) for n, levels in right.items()}
         if name == "uf":
             assert (
@@ -151,9 +153,9 @@ def test_the_scale_of_a_known_layout_does_not_depend_on_what_occurs(tmp_path: Pa
 
 def test_a_scale_that_nobody_knows_is_guessed_aloud_and_set_by_range(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"zest": [2, 3.5, 4]})
-    said = data(DataConfig(source, str(tmp_path / "plain"), held_out=0))
+    said = data_command(DataConfig(source, str(tmp_path / "plain"), held_out=0))
     assert "scale, *guessed* from what occurs: zest 2 to 4. --range NAME=LOW:HIGH sets it." in said
-    said = data(DataConfig(source, str(tmp_path / "told"), held_out=0, ranges=("zest=1:5",)))
+    said = data_command(DataConfig(source, str(tmp_path / "told"), held_out=0, ranges=("zest=1:5",)))
     assert "scale: zest 1 to 5" in said
-    label(LabelConfig(str(tmp_path / "told"), str(tmp_path / "labels"), min_support=1))
+    label_command(LabelConfig(str(tmp_path / "told"), str(tmp_path / "labels"), min_support=1))
     assert shown(tmp_path / "labels") == {"zest": ("1", "2", "3", "4", "5")}

@@ -81,10 +81,10 @@ def test_the_columns_of_a_labelled_row_are_told(labelled_row: Row) -> None:
 @pytest.fixture
 def labelled_row(tmp_path: Path) -> Row:
     from steer.config import DataConfig, LabelConfig
-    from steer.labelling.label import label
+    from steer.labelling.label import label_command
     from steer.rows import read
-    from steer.rows.command import data
+    from steer.rows.command import data_command
 
-    data(DataConfig("world", str(tmp_path / "logs"), size=50))
-    label(LabelConfig(str(tmp_path / "logs"), str(tmp_path / "labels"), scorer="human"))
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=50))
+    label_command(LabelConfig(str(tmp_path / "logs"), str(tmp_path / "labels"), scorer="human"))
     return next(read(tmp_path / "labels"))

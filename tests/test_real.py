@@ -12,12 +12,12 @@ import pytest
 
 from steer.config import FitConfig, LabelConfig, TrainConfig
 from steer.generation.generate import Job, Sampling, held_out_prompts, respond
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.models.policy import load
 from steer.rows import read_all
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -25,11 +25,11 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 @pytest.mark.parametrize(("name", "floor"), [("nlg_novikova", 0.25), ("summeval", 0.2)])
 def test_human_ratings_are_fitted_and_label_every_row(name: str, floor: float, shared: Path, tmp_path: Path) -> None:
     source = shared / "data" / f"{name}.jsonl.gz"
-    said = fit(FitConfig(str(source), str(tmp_path / "scorer")))
+    said = fit_command(FitConfig(str(source), str(tmp_path / "scorer")))
     report = read_json(tmp_path / "scorer" / "done.json")["report"]
     assert all(figures["spearman"] > floor for figures in report)
     assert all(figures["attribute"] in said for figures in report)
-    label(LabelConfig(str(source), str(tmp_path / "labels"), scorer=str(tmp_path / "scorer")))
+    label_command(LabelConfig(str(source), str(tmp_path / "labels"), scorer=str(tmp_path / "scorer")))
     rows = read_all(tmp_path / "labels")
     assert len(rows) == read_json(tmp_path / "labels" / "done.json")["rows"]
     for row in rows:
@@ -42,7 +42,7 @@ def stories(shared: Path, tmp_path: Path) -> Path:
     source, rows = shared / "data" / "tinystories_sample.txt.gz", tmp_path / "stories.jsonl"
     subprocess.run([sys.executable, EXAMPLES / "stories.py", source, rows], check=True)
     scorer = "countable:words,dialogue_share"
-    label(LabelConfig(str(rows), str(tmp_path / "labels"), scorer=scorer, bins="quantile", levels=3))
+    label_command(LabelConfig(str(rows), str(tmp_path / "labels"), scorer=scorer, bins="quantile", levels=3))
     return tmp_path / "labels"
 
 
@@ -59,7 +59,7 @@ def test_a_real_model_learns_from_stories_and_answers_at_targets(stories: Path, 
         max_steps=30,
         logging_steps=1,
     )
-    train(config)
+    train_command(config)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     policy = load(str(tmp_path / "policy"))

@@ -514,13 +514,15 @@ def test_splits_folders_and_configs_of_a_hub_set(tmp_path: Path, cache: Path) ->
 
 def test_label_takes_a_hub_name(tmp_path: Path, cache: Path) -> None:
     from steer.config import LabelConfig
-    from steer.labelling.label import label
+    from steer.labelling.label import label_command
 
     folder = tmp_path / "HelpSteer2"
     folder.mkdir()
     rows = [{**HELPSTEER2, "helpfulness": i % 5} for i in range(10)]
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert "label: 10 rows in, 10 out" in label(LabelConfig(f"hf:{folder}", str(tmp_path / "labels"), min_support=1))
+    assert "label: 10 rows in, 10 out" in label_command(
+        LabelConfig(f"hf:{folder}", str(tmp_path / "labels"), min_support=1)
+    )
 
 
 def test_a_hub_set_without_a_network_says_so(cache: Path) -> None:

@@ -21,8 +21,8 @@ from steer.models.policy import Policy, load
 from steer.rows import read_all
 from steer.rows.binning import exact
 from steer.rows.labelled import schema_of
-from steer.rows.schema import AttributeSchema
-from steer.training.command import chosen, train
+from steer.rows.schema import Schema
+from steer.training.command import chosen, train_command
 from steer.training.prepare import conditioned
 
 OWN = "decision-transformer"
@@ -31,7 +31,9 @@ OWN = "decision-transformer"
 @pytest.fixture(scope="module")
 def told(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     folder = tmp_path_factory.mktemp("returns") / "policy"
-    train(TrainConfig(str(labels), str(base), str(folder), template=OWN, learning_rate=1e-3, max_steps=2, lora_r=4))
+    train_command(
+        TrainConfig(str(labels), str(base), str(folder), template=OWN, learning_rate=1e-3, max_steps=2, lora_r=4)
+    )
     return load(str(folder))
 
 
@@ -39,7 +41,7 @@ def rows_of(labels: Path) -> list[dict[str, Any]]:
     return [row for row in read_all(labels) if row["split"] == "train"]
 
 
-def schema_in(policy: Policy) -> AttributeSchema:
+def schema_in(policy: Policy) -> Schema:
     assert policy.card
     assert policy.card.schema
     return policy.card.schema
@@ -125,10 +127,10 @@ def test_the_dial_goes_over_quantiles_of_the_data(told: Policy) -> None:
 
 def test_a_schema_keeps_its_range_on_disk(told: Policy) -> None:
     schema = schema_in(told)
-    assert AttributeSchema.from_json(schema.to_json()) == schema
+    assert Schema.from_json(schema.to_json()) == schema
     assert len(schema["reward"].quantiles) == 21
     plain = replace(schema["reward"], quantiles=())
-    assert AttributeSchema.from_json(replace(schema, attributes=(plain,), cells={}).to_json())["reward"] == plain
+    assert Schema.from_json(replace(schema, attributes=(plain,), cells={}).to_json())["reward"] == plain
 
 
 def test_a_policy_answers_at_a_number(told: Policy) -> None:
@@ -163,6 +165,6 @@ def test_an_export_takes_any_number_of_the_data_too(told: Policy) -> None:
 def test_tokens_for_any_number_are_refused(labels: Path, base: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"template": OWN, "condition_tokens": "special", "max_steps": 1}
     with pytest.raises(SteerError, match=r"prints any number\. Use --condition-tokens text, or --template reward-bins"):
-        train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
     how["template"] = "reward-bins"
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), lora_r=4, **how))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), lora_r=4, **how))

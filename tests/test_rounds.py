@@ -17,19 +17,19 @@ import pytest
 from data_recipes.world_text import ATTRIBUTES, Gold
 from steer.config import DataConfig, FitConfig, IterateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iteration.command import iterate
+from steer.iteration.command import iterate_command
 from steer.iteration.fresh import anomaly, distinct, usable
 from steer.iteration.goals import goals, preferred
 from steer.iteration.pool import mixed
 from steer.iteration.refresh import drift
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.models.policy import Card
 from steer.rows import read, read_all, write
-from steer.rows.command import data
-from steer.rows.schema import AttributeSchema
+from steer.rows.command import data_command
+from steer.rows.schema import Schema
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -82,7 +82,7 @@ def test_a_mix_keeps_the_held_out_rows_and_a_share_of_the_others(labels: Path) -
 
 
 def test_goals_of_preferences_are_the_best_for_them(labels: Path) -> None:
-    schema = AttributeSchema.load(labels / "schema.json")
+    schema = Schema.load(labels / "schema.json")
     names = ("helpfulness", "warmth", "hedging")
     cells = [(4, 0, 0), (0, 4, 0), (2, 2, 0), (4, 4, 4)]
     assert preferred(schema, names, cells, [{"helpfulness": 1.0, "hedging": -2.0}]) == [(4, 0, 0)]
@@ -111,15 +111,17 @@ def test_drift_is_the_error_of_the_scorer_per_attribute() -> None:
 def world(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Logs, a scorer fitted on their ratings, labels, and policies that write sentences of the world."""
     folder = tmp_path_factory.mktemp("rounds")
-    data(DataConfig("world", str(folder / "logs"), size=300, seed=1))
-    fit(FitConfig(str(folder / "logs"), str(folder / "scorer")))
-    label(LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer=str(folder / "scorer"), min_support=1))
+    data_command(DataConfig("world", str(folder / "logs"), size=300, seed=1))
+    fit_command(FitConfig(str(folder / "logs"), str(folder / "scorer")))
+    label_command(
+        LabelConfig(str(folder / "logs"), str(folder / "labels"), scorer=str(folder / "scorer"), min_support=1)
+    )
     how = {"adapter": "none", "learning_rate": 1e-2, "max_steps": 60}
-    train(TrainConfig(str(folder / "labels"), str(tiny), str(folder / "base"), method="mle", **how))
+    train_command(TrainConfig(str(folder / "labels"), str(tiny), str(folder / "base"), method="mle", **how))
     (folder / "train.json").write_text(json.dumps({"learning_rate": 1e-3, "max_steps": 4}))
     base = str(folder / "base" / "model")
     for name, method in (("policy", "conditional"), ("directional", "directional")):
-        train(
+        train_command(
             TrainConfig(
                 str(folder / "labels"), base, str(folder / name), method=method, learning_rate=1e-2, max_steps=20
             )
@@ -157,7 +159,7 @@ def test_a_scorer_is_refreshed_with_ratings_of_fresh_responses_and_all_rows_carr
     world: Path, tmp_path: Path
 ) -> None:
     how = config(world, tmp_path / "out", annotator=GOLD, gold=GOLD, ratings=6, rounds=2)
-    said = iterate(how)
+    said = iterate_command(how)
     ids = [read_json(world / "labels" / "done.json")["scorer"]]
     rated = 0
     for number in (1, 2):
@@ -178,26 +180,26 @@ def test_a_scorer_is_refreshed_with_ratings_of_fresh_responses_and_all_rows_carr
     assert set(facts[1]["drift"]) == set(ATTRIBUTES)
     assert "mean error of the scorer before it was refreshed: helpfulness" in said
     with pytest.raises(SteerError, match=r'must be a folder of "steer fit"'):
-        iterate(replace(how, scorer=GOLD, output=str(tmp_path / "other")))
+        iterate_command(replace(how, scorer=GOLD, output=str(tmp_path / "other")))
     with pytest.raises(SteerError, match="so --gold must say which is best"):
-        iterate(replace(how, gold="", output=str(tmp_path / "other")))
+        iterate_command(replace(how, gold="", output=str(tmp_path / "other")))
 
 
 def test_a_loop_can_be_extended_and_keeps_the_rounds_it_has(world: Path, tmp_path: Path) -> None:
     how = config(world, tmp_path / "out", method="mle", policy="", gold=GOLD)
-    iterate(how)
+    iterate_command(how)
     first = at(tmp_path / "out", 1)
     times = {p: p.stat().st_mtime_ns for p in first.rglob("*") if p.is_file()}
-    assert "round 1" in iterate(how)  # done: said again
-    iterate(replace(how, rounds=2, guard=("gold=0",)))
+    assert "round 1" in iterate_command(how)  # done: said again
+    iterate_command(replace(how, rounds=2, guard=("gold=0",)))
     assert {p: p.stat().st_mtime_ns for p in first.rglob("*") if p.is_file()} == times
     done = read_json(tmp_path / "out" / "done.json")
     assert [f["round"] for f in done["rounds"]] == [0, 1, 2]
     assert [f["folder"] for f in done["rounds"]][1] == first.name
     with pytest.raises(SteerError, match=r"other settings \(prompts\)"):
-        iterate(replace(how, prompts=3))
+        iterate_command(replace(how, prompts=3))
     again = replace(how, prompts=3, output=str(tmp_path / "other"))
-    iterate(again)
+    iterate_command(again)
     assert at(tmp_path / "other", 1).name != first.name  # what follows from something else has another name
 
 
@@ -205,16 +207,16 @@ def test_training_settings_that_change_make_another_loop(world: Path, tmp_path: 
     file = tmp_path / "train.json"
     file.write_text((world / "train.json").read_text())
     how = config(world, tmp_path / "out", method="mle", policy="", train=str(file))
-    iterate(how)
+    iterate_command(how)
     file.write_text(json.dumps(read_json(file) | {"max_steps": 5}))
     with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
-        iterate(how)
+        iterate_command(how)
 
 
 def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Path) -> None:
     """A limit that every round breaks stops the loop after the first, and what it started from is kept."""
     how = config(world, tmp_path / "out", method="mle", policy="policy", gold=GOLD, rounds=2, guard=("off",))
-    said = iterate(how)
+    said = iterate_command(how)
     done = read_json(tmp_path / "out" / "done.json")
     means = [f["gold"]["mean"] for f in done["rounds"]]
     assert done["kept"] == int(np.argmax(means))
@@ -225,12 +227,14 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
         assert link.resolve() == (at(tmp_path / "out", done["kept"]) / "policy").resolve()
         assert Card.load(link).method == "mle"
     shape = ("gold=0", "kl=1e-9", "length=0", "distinct=0", "repeated=0", "leaked=0", "unfinished=0")
-    assert "Stopped" not in iterate(replace(how, guard=shape))  # it was as far from its base before the first round
+    assert "Stopped" not in iterate_command(
+        replace(how, guard=shape)
+    )  # it was as far from its base before the first round
     (tmp_path / "train.json").write_text(json.dumps({"learning_rate": 2e-2, "max_steps": 40}))
     how = replace(how, policy="", output=str(tmp_path / "base"), train=str(tmp_path / "train.json"))
     how = replace(how, method="filtered", set=("keep=0.05",))  # learns a dozen rows by heart
     link = tmp_path / "base" / "policy"
-    stopped = iterate(replace(how, guard=shape))
+    stopped = iterate_command(replace(how, guard=shape))
     assert "Stopped after round 1: the KL from the base is" in stopped
     done = read_json(tmp_path / "base" / "done.json")
     assert done["stopped"].startswith("the KL")
@@ -253,7 +257,7 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
 def test_every_kind_of_method_goes_round(
     method: str, policy: str, more: dict[str, object], world: Path, tmp_path: Path
 ) -> None:
-    iterate(config(world, tmp_path / "out", method, policy, **more))
+    iterate_command(config(world, tmp_path / "out", method, policy, **more))
     folder = at(tmp_path / "out", 1)
     card, fresh = Card.load(folder / "policy"), read_all(folder / "fresh.jsonl")
     assert card.method == method
@@ -281,30 +285,30 @@ def test_every_kind_of_method_goes_round(
 
 def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="'steerlm2' weighs a prompt's responses together"):
-        iterate(config(world, tmp_path / "out", "steerlm2"))
+        iterate_command(config(world, tmp_path / "out", "steerlm2"))
     with pytest.raises(SteerError, match=r"'rso' chooses among a prompt's responses\. Raise --n"):
-        iterate(config(world, tmp_path / "out", "rso"))
+        iterate_command(config(world, tmp_path / "out", "rso"))
     with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --levels relative --explore 1\."):
-        iterate(config(world, tmp_path / "out", "quark", "policy"))
+        iterate_command(config(world, tmp_path / "out", "quark", "policy"))
     with pytest.raises(SteerError, match=r"'quark' .* and for nothing else"):
-        iterate(config(world, tmp_path / "out", "quark", "policy", levels="relative"))
+        iterate_command(config(world, tmp_path / "out", "quark", "policy", levels="relative"))
     with pytest.raises(SteerError, match="weighs draws at --temperature 1"):
-        iterate(config(world, tmp_path / "out", "steerlm2", "policy", n=3, temperature=0.7))
+        iterate_command(config(world, tmp_path / "out", "steerlm2", "policy", n=3, temperature=0.7))
     with pytest.raises(SteerError, match="--weights: are for --goals weights"):
-        iterate(config(world, tmp_path / "out", weights="warmth=1"))
+        iterate_command(config(world, tmp_path / "out", weights="warmth=1"))
     with pytest.raises(SteerError, match="unknown attribute 'warmht'"):
-        iterate(config(world, tmp_path / "out", weights="warmht=1", goals="weights"))
+        iterate_command(config(world, tmp_path / "out", weights="warmht=1", goals="weights"))
     every = ("helpfulness", "correctness", "verbosity", "warmth", "hedging")
-    label(LabelConfig(str(world / "logs"), str(tmp_path / "neither"), scorer=GOLD, neither=every))
+    label_command(LabelConfig(str(world / "logs"), str(tmp_path / "neither"), scorer=GOLD, neither=every))
     with pytest.raises(SteerError, match="none of its attributes has a better end, so no round is better"):
-        iterate(config(world, tmp_path / "out", "mle", rows=str(tmp_path / "neither")))
-    label(LabelConfig(str(world / "logs"), str(tmp_path / "all"), scorer=GOLD))
+        iterate_command(config(world, tmp_path / "out", "mle", rows=str(tmp_path / "neither")))
+    label_command(LabelConfig(str(world / "logs"), str(tmp_path / "all"), scorer=GOLD))
     rows = [r | {"split": "train"} for r in read_all(tmp_path / "all")]
     write(tmp_path / "all" / "rows.jsonl", rows)
     with pytest.raises(SteerError, match="has no held-out prompts to watch"):
-        iterate(config(world, tmp_path / "out", rows=str(tmp_path / "all")))
+        iterate_command(config(world, tmp_path / "out", rows=str(tmp_path / "all")))
     with pytest.raises(SteerError, match="--guard: unknown setting 'lenght'"):
-        iterate(config(world, tmp_path / "out", guard=("lenght=0",)))
+        iterate_command(config(world, tmp_path / "out", guard=("lenght=0",)))
     assert not (tmp_path / "out").exists()
 
 
@@ -329,7 +333,7 @@ def killed(config: IterateConfig, write: int, before: bool) -> bool:
 
         os.replace = counted
         try:
-            iterate(config)
+            iterate_command(config)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -368,7 +372,7 @@ def test_a_loop_that_is_killed_at_many_points_ends_the_same(more: dict[str, Any]
     file = tmp_path / "train.json"
     file.write_text(json.dumps({"learning_rate": 1e-3, "max_steps": 4, "save_steps": 2}))
     how = config(world, tmp_path / "out", gold=GOLD, train=str(file), **more)
-    iterate(how)
+    iterate_command(how)
     whole, kills = outcome(tmp_path / "out"), 0
     shutil.rmtree(tmp_path / "out")  # in its place, because the identity of a scorer names the rows it was fitted on
     while killed(how, WRITES[kills % len(WRITES)], before=kills % 2 == 0):

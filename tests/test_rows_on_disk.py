@@ -19,7 +19,7 @@ from data_recipes.turns import LEFT_OUT, number
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.rows import Found, Reading, prompts, read
-from steer.rows.command import data
+from steer.rows.command import data_command
 
 Record = dict[str, Any]
 
@@ -126,7 +126,7 @@ def test_a_system_prompt_stands_once_and_two_different_ones_are_refused() -> Non
 
 def test_the_name_of_a_system_that_answered_is_no_system_prompt(tmp_path: Path) -> None:
     path = lines(tmp_path, *({"prompt": f"Hi {i}", "response": "Hello", "system": "Dusek-2.0"} for i in range(3)))
-    told = data(DataConfig(str(path), str(tmp_path / "out")))
+    told = data_command(DataConfig(str(path), str(tmp_path / "out")))
     assert [row["system"] for row in read(tmp_path / "out" / "rows.jsonl")] == ["Dusek-2.0"] * 3
     assert "note: 'system' stays a column: a word such as 'Dusek-2.0' names a system" in told
 
@@ -192,7 +192,7 @@ def test_a_pair_of_equal_texts_is_left_out_and_counted(record: Record, tmp_path:
     path = lines(tmp_path, record, {"prompt": "Hi", "chosen": "Good", "rejected": "Bad"})
     assert [row["response"] for row in read(path, found=found)] == ["Good", "Bad"]
     assert list(found.left) == [f"{path}:1: its two responses are the same text, so neither can be the better one"]
-    told = data(DataConfig(str(path), str(tmp_path / "out")))
+    told = data_command(DataConfig(str(path), str(tmp_path / "out")))
     assert f"left out: 1 like {path}:1: its two responses are the same text" in told
     assert "same text" in (tmp_path / "out" / "left_out.jsonl").read_text()
 
@@ -334,7 +334,7 @@ def test_reasoning_is_kept_beside_the_response_and_said(tmp_path: Path) -> None:
     for record in records:
         (row,) = layouts.rows(record)
         assert (row["response"], row["reasoning_content"]) == ("Hello", "Be polite.")
-    told = data(DataConfig(str(lines(tmp_path, records[0])), str(tmp_path / "out")))
+    told = data_command(DataConfig(str(lines(tmp_path, records[0])), str(tmp_path / "out")))
     assert "note: 1 responses have reasoning, kept in 'reasoning_content'" in told
 
 

@@ -13,10 +13,10 @@ from test_run import Config, started
 
 from steer.config import DataConfig, FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer
-from steer.rows.command import data
+from steer.rows.command import data_command
 from steer.run_folder import fingerprint, read_json, rows_fingerprint, stage
 
 
@@ -65,19 +65,19 @@ def test_rows_in_a_file_are_known_with_the_schema_beside_them(tmp_path: Path) ->
 
 
 def test_old_scores_are_not_mixed_with_rows_that_were_edited(tmp_path: Path) -> None:
-    data(DataConfig("world", str(tmp_path / "logs"), size=40))
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=40))
     asked = LabelConfig(str(tmp_path / "logs"), str(tmp_path / "labels"), scorer="countable:words", shard_size=10)
-    label(asked)
+    label_command(asked)
     (tmp_path / "labels" / "done.json").unlink()  # killed at the end
     rows = tmp_path / "logs" / "rows.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[::-1]))
     with pytest.raises(SteerError, match=r"labels: holds a run with other settings \(inputs\)"):
-        label(asked)
+        label_command(asked)
 
 
 def test_a_scorer_that_was_edited_after_its_fit_is_refused(tmp_path: Path) -> None:
-    data(DataConfig("world", str(tmp_path / "logs"), size=60))
-    fit(FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer")))
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=60))
+    fit_command(FitConfig(str(tmp_path / "logs"), str(tmp_path / "scorer")))
     name = load_scorer(str(tmp_path / "scorer")).id
     (tmp_path / "scorer" / "README.md").write_text("my notes")
     assert load_scorer(str(tmp_path / "scorer")).id == name
@@ -103,7 +103,9 @@ def in_another_process(code: str) -> str:
 
 
 def locking(folder: str, *, shared: bool = False) -> str:
-    return f"from pathlib import Path\nfrom steer import run_folder as run\nrun.lock(Path({folder!r}), shared={shared})\n"
+    return (
+        f"from pathlib import Path\nfrom steer import run_folder as run\nrun.lock(Path({folder!r}), shared={shared})\n"
+    )
 
 
 def test_two_processes_do_not_write_to_one_folder(tmp_path: Path) -> None:

@@ -10,23 +10,23 @@ import pytest
 from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
 from steer.rows.binning import described, fitted
-from steer.rows.schema import REWARD, Attribute, AttributeSchema, factorial
+from steer.rows.schema import REWARD, Attribute, Schema, factorial
 
 NAN = float("nan")
 
 
-def schema_of(*columns: list[float], bins: str = "native", levels: int = 5, minimum: int = 1) -> AttributeSchema:
+def schema_of(*columns: list[float], bins: str = "native", levels: int = 5, minimum: int = 1) -> Schema:
     """Attributes a, b, ... on 0..4, higher is better, fitted on the columns of scores."""
-    plain = AttributeSchema(tuple(Attribute(name, 0.0, 4.0) for name, _ in zip("abcdef", columns)))
+    plain = Schema(tuple(Attribute(name, 0.0, 4.0) for name, _ in zip("abcdef", columns)))
     return fitted(plain, np.array(columns).T, bins=bins, levels=levels, minimum=minimum)
 
 
 def one(scores: list[float], bins: str, levels: int = 4, low: float = 0.0, high: float = 4.0) -> Attribute:
-    schema = fitted(AttributeSchema((Attribute("x", low, high),)), np.array([scores]).T, bins=bins, levels=levels)
+    schema = fitted(Schema((Attribute("x", low, high),)), np.array([scores]).T, bins=bins, levels=levels)
     return schema["x"]
 
 
-def refusal(text: str, schema: AttributeSchema, names: tuple[str, ...]) -> str:
+def refusal(text: str, schema: Schema, names: tuple[str, ...]) -> str:
     with pytest.raises(SteerError) as caught:
         parse_target(text, schema, names)
     return str(caught.value)
@@ -98,7 +98,7 @@ def test_directions_come_from_well_known_names_and_are_turned_by_hand() -> None:
 
 
 def test_the_reward_is_a_direction_aware_weighted_sum_in_units_of_the_data() -> None:
-    plain = AttributeSchema((Attribute("a", 0, 4), Attribute("b", 0, 4, -1, 0.5), Attribute("c", 0, 4, 0)))
+    plain = Schema((Attribute("a", 0, 4), Attribute("b", 0, 4, -1, 0.5), Attribute("c", 0, 4, 0)))
     scores = np.array([[1.0, 0.0, 9.0], [2.0, 4.0, 0.0], [4.0, 2.0, 5.0]])
     schema = fitted(plain, scores)
     raw = [1.0 - 0.5 * 0.0, 2.0 - 0.5 * 4.0, 4.0 - 0.5 * 2.0]
@@ -125,7 +125,7 @@ def test_an_unknown_score_gives_no_reward_no_level_and_a_cell_with_none() -> Non
 def test_everything_survives_a_round_trip_through_json(tmp_path: Path) -> None:
     schema = schema_of([0.1, 3.3, 2.0, NAN], [1.0, 0.7, 2.0, 4.0], bins="quantile", minimum=3)
     schema.save(tmp_path / "schema.json")
-    loaded = AttributeSchema.load(tmp_path / "schema.json")
+    loaded = Schema.load(tmp_path / "schema.json")
     assert loaded == schema
     assert (loaded.reward_mean, loaded.reward_std, loaded.minimum) == (schema.reward_mean, schema.reward_std, 3)
     scores = {"a": 1.23, "b": 0.7}
@@ -138,7 +138,7 @@ def test_everything_survives_a_round_trip_through_json(tmp_path: Path) -> None:
 def test_a_file_that_is_no_schema_is_refused_by_name(tmp_path: Path, value: object) -> None:
     (tmp_path / "schema.json").write_text(json.dumps(value))
     with pytest.raises(SteerError, match=r"schema\.json: not a schema"):
-        AttributeSchema.load(tmp_path / "schema.json")
+        Schema.load(tmp_path / "schema.json")
 
 
 def test_support_counts_rows_per_level_and_per_joint_level() -> None:
@@ -220,7 +220,7 @@ def test_targets_are_read_in_the_order_of_the_policy() -> None:
 
 
 def test_a_bad_target_is_refused_with_what_can_be_asked_for() -> None:
-    plain = AttributeSchema((Attribute("helpful", 1, 5), Attribute("verbosity", 0, 4, 0)))
+    plain = Schema((Attribute("helpful", 1, 5), Attribute("verbosity", 0, 4, 0)))
     schema = fitted(plain, np.array([[1.0, 0.0], [5.0, 4.0]]))
     names = ("helpful", "verbosity")
     assert "target helpful=6: no such level; helpful has 1, 2, 3, 4, 5." in refusal("helpful=6", schema, names)

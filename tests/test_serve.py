@@ -20,12 +20,12 @@ from tokenizers.processors import TemplateProcessing
 from steer.config import GenerateConfig, ServeConfig
 from steer.errors import SteerError
 from steer.generation import openai_client as remote
-from steer.generation.generate import Job, Sampling, generate, respond
+from steer.generation.generate import Job, Sampling, generate_command, respond
 from steer.generation.text import Text
 from steer.models.policy import Policy, load
 from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_all
-from steer.serve.command import bound, page_policy, serve
+from steer.serve.command import bound, page_policy, serve_command
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
@@ -182,13 +182,13 @@ def test_the_page_may_load_nothing_from_elsewhere() -> None:
 
 def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(trained: Path) -> None:
     with pytest.raises(SteerError, match="Give --api-key"):
-        serve(ServeConfig(str(trained), host="0.0.0.0"))
+        serve_command(ServeConfig(str(trained), host="0.0.0.0"))
     with bound("127.0.0.1", 0) as taken, pytest.raises(SteerError, match="cannot listen there"):
-        serve(ServeConfig(str(trained), port=taken.getsockname()[1]))
+        serve_command(ServeConfig(str(trained), port=taken.getsockname()[1]))
     with pytest.raises(SteerError, match="nobody has rated fresh responses"):
-        serve(ServeConfig(str(trained), port=0, scorer="human"))
+        serve_command(ServeConfig(str(trained), port=0, scorer="human"))
     with pytest.raises(SteerError, match=r"scores words, none of helpfulness, .* Use the scorer that labelled"):
-        serve(ServeConfig(str(trained), port=0, scorer="countable:words"))
+        serve_command(ServeConfig(str(trained), port=0, scorer="countable:words"))
 
 
 def test_the_command_serves_and_stops_when_it_is_told_to(trained: Path) -> None:
@@ -233,13 +233,13 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
     (tmp_path / "prompts.txt").write_text("one?\ntell me about bees.\n")
     asked: Any = {"target": ("verbosity=0", "none"), "temperature": 0.0, "max_new_tokens": 20, "n": 2}
     shown = [
-        generate(GenerateConfig(str(trained), prompt=("one?", "two?"), **asked, engine=engine))
+        generate_command(GenerateConfig(str(trained), prompt=("one?", "two?"), **asked, engine=engine))
         for engine in ("hf", f"{served.url}/v1/")
     ]
     assert shown[0] == shown[1]
     for name, engine in (("here", "hf"), ("there", f"{served.url}/v1")):
         where: Any = {"input": str(tmp_path / "prompts.txt"), "output": str(tmp_path / name)}
-        generate(GenerateConfig(str(trained), **where, **asked, engine=engine))
+        generate_command(GenerateConfig(str(trained), **where, **asked, engine=engine))
     here, there = (read_all(tmp_path / name) for name in ("here", "there"))
     assert [(r["response"], r["finished"]) for r in here] == [(r["response"], r["finished"]) for r in there]
     for engine, more, message in (
@@ -251,7 +251,7 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
         (f"{served.url}/v1", {"target": ("verbosity=9",)}, "no such level"),
     ):
         with pytest.raises(SteerError, match=message):
-            generate(GenerateConfig(str(trained), prompt=("one?",), engine=engine, **{**asked, **more}))
+            generate_command(GenerateConfig(str(trained), prompt=("one?",), engine=engine, **{**asked, **more}))
 
 
 def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> None:

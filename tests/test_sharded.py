@@ -19,7 +19,7 @@ from torch import Tensor
 from steer.config import TrainConfig
 from steer.models.policy import load
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +144,7 @@ def assert_the_same_run(two: Path, one: Path, atol: float) -> None:
 def test_two_processes_that_shard_learn_what_one_learns(
     name: str, sharded: tuple[Path, list[dict[str, Any]]], labels: Path, base: Path, tmp_path: Path
 ) -> None:
-    train(config(labels, base, tmp_path, **RUNS[name]))
+    train_command(config(labels, base, tmp_path, **RUNS[name]))
     assert_the_same_run(sharded[0] / name, tmp_path, ATOL.get(name, 1e-5))
 
 
@@ -184,7 +184,9 @@ def test_a_killed_run_goes_on_sharded_or_not(labels: Path, base: Path, tmp_path:
         assert (tmp_path / name / "checkpoint-4").is_dir()
     assert launched(tmp_path, {**setup, "output": str(tmp_path / "killed")}).returncode == 0
     assert_close(tmp_path / "killed", tmp_path / "whole", 0.0)
-    train(replace(TrainConfig(**setup), output=str(tmp_path / "alone")))  # in one process, from the shards of two
+    train_command(
+        replace(TrainConfig(**setup), output=str(tmp_path / "alone"))
+    )  # in one process, from the shards of two
     assert_close(tmp_path / "alone", tmp_path / "whole", 1e-5)
 
 

@@ -16,7 +16,7 @@ import attribute_models.own
 from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config import LabelConfig
-from steer.labelling.label import label
+from steer.labelling.label import label_command
 from steer.rows import read_all
 
 
@@ -204,7 +204,7 @@ def test_the_examples_can_be_loaded() -> None:
 
 def test_label_with_a_pool_over_the_worlds_truth(labels: Path, tmp_path: Path) -> None:
     scorer = "simulated:data_recipes.world_text:Gold"
-    label(LabelConfig(str(labels), str(tmp_path / "rated"), scorer=scorer, min_support=1))
+    label_command(LabelConfig(str(labels), str(tmp_path / "rated"), scorer=scorer, min_support=1))
     found = read_all(tmp_path / "rated")
     assert {r["scorer"].split(":")[0] for r in found} == {"simulated"}
     assert {s for r in found for s in r["predicted"].values()} == {0.0, 1.0, 2.0, 3.0, 4.0}

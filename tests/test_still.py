@@ -15,7 +15,7 @@ from steer.config import TrainConfig
 from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import load
-from steer.training.command import train
+from steer.training.command import train_command
 
 STILL = {"learning_rate": 1e-30, "batch_size": 16, "max_steps": 3, "logging_steps": 1, "limit": 60, "lora_dropout": 0.1}
 
@@ -61,7 +61,7 @@ def test_a_policy_that_has_not_moved_is_its_own_reference(
     dropping: Path, labels: Path, tmp_path: Path, checkpointing: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     how: dict[str, Any] = {**STILL, "method": "dpo", "lora_r": 4, "gradient_checkpointing": checkpointing}
-    train(TrainConfig(str(labels), str(dropping), str(tmp_path / "dpo"), **how))
+    train_command(TrainConfig(str(labels), str(dropping), str(tmp_path / "dpo"), **how))
     assert losses(tmp_path / "dpo") == pytest.approx([math.log(2)] * 3, abs=1e-5)
     assert "--lora-dropout 0.1 is off: dpo compares the policy with a frozen one." in capsys.readouterr().err
 
@@ -70,14 +70,14 @@ def test_two_steps_of_ppo_on_one_draw_are_equal_where_nothing_moves(
     dropping: Path, labels: Path, tmp_path: Path
 ) -> None:
     how: dict[str, Any] = {**STILL, "method": "ppo", "lora_r": 4, "max_new_tokens": 12, "max_steps": 2}
-    train(TrainConfig(str(labels), str(dropping), str(tmp_path / "ppo"), **how))
+    train_command(TrainConfig(str(labels), str(dropping), str(tmp_path / "ppo"), **how))
     first, second = losses(tmp_path / "ppo")
     assert first == pytest.approx(second, abs=1e-6)
 
 
 def test_likelihood_keeps_the_dropout_that_was_asked_for(dropping: Path, labels: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {**STILL, "method": "mle", "lora_r": 4, "limit": 16, "max_steps": 2}
-    train(TrainConfig(str(labels), str(dropping), str(tmp_path / "mle"), **how))
+    train_command(TrainConfig(str(labels), str(dropping), str(tmp_path / "mle"), **how))
     first, second = losses(tmp_path / "mle")  # the same rows twice
     assert abs(first - second) > 1e-5
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from data_recipes.world_text import ATTRIBUTES
 from steer.config import ExportConfig, IterateConfig
-from steer.iteration.command import iterate
+from steer.export.command import export_command
+from steer.iteration.command import iterate_command
 from steer.run_folder import read_json
-from steer.training.export import export
 
 ROUNDS = 4
 
@@ -46,7 +46,7 @@ def loop(labels: Path, trained: Path, folder: Path, means: list[float]) -> str:
     # Only gold: what a model of two layers writes runs into the guards of its form.
     guard = ("kl=0", "length=0", "distinct=0", "repeated=0", "leaked=0", "unfinished=0")
     scorer = "data_recipes.world_text:Gold"
-    return iterate(
+    return iterate_command(
         IterateConfig(
             str(labels), str(trained / "model"), scorer, str(folder / "out"), str(trained), guard=guard, **how
         )
@@ -87,7 +87,7 @@ def test_a_fall_of_gold_ends_the_loop_and_the_best_round_is_kept_and_exported(
         assert kept in shown
     assert (done["kept"], done["policy"]) == (1, str(folders[1] / "policy"))
     assert (out / "policy").resolve() == (folders[1] / "policy").resolve()
-    export(ExportConfig(str(out / "policy"), str(tmp_path / "exported")))
+    export_command(ExportConfig(str(out / "policy"), str(tmp_path / "exported")))
     one, two = (weights(f / "policy") for f in folders[1:])
     assert equal(weights(tmp_path / "exported"), one)
     assert not equal(one, two)

@@ -15,8 +15,8 @@ import torch
 
 from steer.config import GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import generate
-from steer.labelling.label import label
+from steer.generation.generate import generate_command
+from steer.labelling.label import label_command
 from steer.labelling.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2
 from steer.methods.base import Candidates
@@ -24,15 +24,15 @@ from steer.methods.groups import pairs
 from steer.models.policy import load
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 from steer.training.batches import Conditioning, Plan
-from steer.training.command import chosen, train
+from steer.training.command import chosen, train_command
 from steer.training.prepare import agreeing, conditioned
 
 NAMES = ("helpfulness", "warmth")
 GRID = (0.5, 1.5, 2.5, 3.5)
-SCHEMA = AttributeSchema(
+SCHEMA = Schema(
     (
         Attribute("helpfulness", 0.0, 4.0, 1, edges=GRID, shown=tuple("01234")),
         Attribute("warmth", 0.0, 4.0, -1, edges=GRID, shown=tuple("01234")),
@@ -133,12 +133,12 @@ def test_steerlm2_weighs_only_what_the_policy_itself_drew(how: dict[str, float],
 
 def test_rows_say_how_they_were_drawn(base: Path, drawn: tuple[Path, Path], labels: Path, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"input": str(labels), "limit": 2, "max_new_tokens": 8, "target": ("none",)}
-    generate(GenerateConfig(str(base), output=str(tmp_path / "plain"), temperature=0.7, top_p=0.9, **asked))
+    generate_command(GenerateConfig(str(base), output=str(tmp_path / "plain"), temperature=0.7, top_p=0.9, **asked))
     assert {(r["temperature"], r["top_p"]) for r in read_all(tmp_path / "plain")} == {(0.7, 0.9)}
-    generate(GenerateConfig(str(base), output=str(tmp_path / "cut"), top_k=5, min_p=0.1, **asked))
+    generate_command(GenerateConfig(str(base), output=str(tmp_path / "cut"), top_k=5, min_p=0.1, **asked))
     assert {(r["top_k"], r["min_p"]) for r in read_all(tmp_path / "cut")} == {(5, 0.1)}
     best = {"best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
-    generate(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
+    generate_command(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
     found = read_all(tmp_path / "best")
     assert {(r["temperature"], r["top_p"], r["best_of"]) for r in found} == {(1.0, 1.0, 2)}
 
@@ -167,7 +167,7 @@ def test_pairs_whose_goals_read_alike_are_left_out() -> None:
         assert {g.rows[0]["id"][0] for g in found} == kept
         assert len(found) == 2 * len(kept)
     near = replace(SCHEMA["helpfulness"], centres=(0.251, 0.254, 2.0, 3.0, 4.0))  # 0.25 and 0.25
-    returns = Conditioning(AttributeSchema((near, *SCHEMA.attributes[1:])), NAMES[:1], "decision-transformer")
+    returns = Conditioning(Schema((near, *SCHEMA.attributes[1:])), NAMES[:1], "decision-transformer")
     assert {g.rows[0]["id"][0] for g in agreeing(groups, returns)} == {"a"}
     with pytest.raises(SteerError, match=r"the conditions of every pair read alike \(warmth\)\. Name more with --attr"):
         agreeing(groups[:4], Conditioning(SCHEMA, ("warmth",)))
@@ -178,13 +178,13 @@ def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Pa
     every = pairs([r for r in read_all(labels) if r["split"] == "train"], "best-random")
     apart = [g for g in every if g.rows[0]["levels"]["verbosity"] != g.rows[1]["levels"]["verbosity"]]
     assert 0 < len(apart) < len(every)
-    said = train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
+    said = train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
     assert f"rows        {2 * len(apart)} groups to train on" in said
     rows = [r if r["split"] == "train" else {**r, "levels": {**r["levels"], "verbosity": 1}} for r in read_all(labels)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     shutil.copy(labels / "schema.json", tmp_path)
     with pytest.raises(SteerError, match=r"^--eval-steps: the held-out rows of .*: the conditions of every pair read"):
-        train(TrainConfig(str(tmp_path / "rows.jsonl"), str(base), str(tmp_path / "run"), eval_steps=1, **how))
+        train_command(TrainConfig(str(tmp_path / "rows.jsonl"), str(base), str(tmp_path / "run"), eval_steps=1, **how))
 
 
 def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path, base: Path, tmp_path: Path) -> None:
@@ -227,12 +227,12 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
 
 
 def test_directional_asks_for_weights(labels: Path, base: Path, tmp_path: Path) -> None:
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "policy"), "directional", max_steps=2))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "policy"), "directional", max_steps=2))
     card = load(str(tmp_path / "policy")).card
     assert card is not None
     assert "verbosity" not in card.attributes
     ask = "warmth=4 hedging=0"
-    told = generate(
+    told = generate_command(
         GenerateConfig(
             str(tmp_path / "policy"), prompt=("hi",), target=(ask,), max_new_tokens=4, allow_unsupported=True
         )
@@ -245,12 +245,12 @@ def drawn(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """A conditional policy, and what it drew at its best target, labelled."""
     folder = tmp_path_factory.mktemp("drawn")
     policy = folder / "policy"
-    train(TrainConfig(str(labels), str(base), str(policy), max_steps=4, learning_rate=3e-3, lora_r=4))
-    generate(
+    train_command(TrainConfig(str(labels), str(base), str(policy), max_steps=4, learning_rate=3e-3, lora_r=4))
+    generate_command(
         GenerateConfig(str(policy), input=str(labels), output=str(folder / "more"), n=3, limit=12, max_new_tokens=24)
     )
     scorer, schema = "data_recipes.world_text:Gold", str(labels / "schema.json")
-    label(LabelConfig(str(folder / "more"), str(folder / "labels"), scorer=scorer, schema=schema, held_out=0.0))
+    label_command(LabelConfig(str(folder / "more"), str(folder / "labels"), scorer=scorer, schema=schema, held_out=0.0))
     return policy, folder / "labels"
 
 
@@ -261,8 +261,8 @@ def test_steerlm2_starts_where_its_responses_come_from(drawn: tuple[Path, Path],
     assert all(x <= 0 for x in likely)
     how: dict[str, Any] = {"method": "steerlm2", "max_steps": 2, "logging_steps": 1, "lora_r": 4, "held_out": 0.0}
     with pytest.raises(SteerError, match="steerlm2: needs --init, the policy that drew"):
-        train(TrainConfig(str(rows), str(base), str(tmp_path / "without"), **how))
-    train(TrainConfig(str(rows), str(base), str(tmp_path / "run"), init=str(policy), **how))
+        train_command(TrainConfig(str(rows), str(base), str(tmp_path / "without"), **how))
+    train_command(TrainConfig(str(rows), str(base), str(tmp_path / "run"), init=str(policy), **how))
     first, second = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     # At the start the policy is the one that drew, so b is uniform, and the loss is not what a fresh adapter gives.
     assert math.isfinite(first["loss"])
@@ -283,7 +283,7 @@ def test_init_wants_the_same_base_rank_and_conditions(
     ):
         how: dict[str, Any] = {"model": str(base), "init": str(policy), "max_steps": 1} | wrong
         with pytest.raises(SteerError, match=message):
-            train(TrainConfig(str(labels), output=str(tmp_path / "run"), **how))
+            train_command(TrainConfig(str(labels), output=str(tmp_path / "run"), **how))
         assert not (tmp_path / "run").exists()
 
 
@@ -292,7 +292,7 @@ def test_training_goes_on_from_the_adapter_that_init_names(
 ) -> None:
     policy, _ = drawn
     how: dict[str, Any] = {"max_steps": 1, "learning_rate": 1e-12, "lora_r": 4, "init": str(policy)}
-    train(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
     ours, theirs = (
         {n: p for n, p in load(str(f)).model.named_parameters() if "lora_" in n} for f in (tmp_path / "run", policy)
     )

@@ -19,7 +19,7 @@ from steer.evaluation.drawn import log_probs
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load
 from steer.models.tokenization import Tokens
-from steer.training.command import train
+from steer.training.command import train_command
 
 REFUSING = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ messages[0].content }}"
@@ -89,7 +89,7 @@ def test_training_ends_a_response_as_the_template_does(base: Path, labels: Path,
     tokenizer.save_pretrained(model)
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [tokenizer.eos_token_id, end]}))
     config = TrainConfig(str(labels), str(model), str(tmp_path / "run"), max_steps=1, dry_run=True)
-    assert train(config).endswith("<|end|>⟧")
+    assert train_command(config).endswith("<|end|>⟧")
     policy = load(str(model))
     (found,) = log_probs(policy, ResponseLogps(policy.model), [row("a")], 2048, conditioned=False)
     plain = load(str(base))

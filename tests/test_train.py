@@ -29,7 +29,7 @@ from steer.models.policy import load
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.run_folder import read_json
-from steer.training.command import train
+from steer.training.command import train_command
 from steer.training.loop import learning_rate
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
@@ -66,7 +66,7 @@ def test_micro_batches_do_not_change_what_is_learned(labels: Path, base: Path, t
         "single": replace(whole, micro_batch_tokens=1),
         "uneven": replace(whole, micro_batch_tokens=300, gradient_checkpointing=True),
     }.items():
-        train(replace(other, output=str(tmp_path / name)))
+        train_command(replace(other, output=str(tmp_path / name)))
         ours, theirs = weights(tmp_path / "whole"), weights(tmp_path / name)
         apart = torch.cat([(ours[k] - theirs[k]).abs().flatten() for k in ours])
         # Adam turns the rounding error of a vanishing gradient into a step, so a few weights may differ by more.
@@ -83,14 +83,14 @@ def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tm
     most = lengths[len(rows) // 2]
     fit = [r for r in rows if tokens.length(r) <= most]
     setup = config(labels, base, tmp_path / "run", method="mle", max_steps=0, num_train_epochs=1.0, max_length=most)
-    summary = train(setup)
+    summary = train_command(setup)
     found = done(tmp_path / "run")
     assert (found["rows"], found["too_long"]) == (len(fit), len(rows) - len(fit))
     assert found["tokens"] == sum(tokens.length(r) for r in fit)  # one epoch: each of them once, whole
     assert f"trained on {len(fit)} rows" in summary
     assert f"{len(rows) - len(fit)} too long" in summary
     with pytest.raises(SteerError, match=rf"all {len(rows)} rows are longer than 3 tokens \(--max-length"):
-        train(replace(setup, output=str(tmp_path / "none"), max_length=3))
+        train_command(replace(setup, output=str(tmp_path / "none"), max_length=3))
     assert not (tmp_path / "none").exists()
 
 
@@ -100,14 +100,14 @@ def test_a_model_without_the_positions_lowers_the_maximum(labels: Path, base: Pa
     policy.model.config.max_position_embeddings = 40
     policy.model.save_pretrained(model)
     policy.tokenizer.save_pretrained(model)
-    train(config(labels, model, tmp_path / "run", method="mle", max_steps=1))
-    train(config(labels, base, tmp_path / "same", method="mle", max_steps=1, max_length=40))
+    train_command(config(labels, model, tmp_path / "run", method="mle", max_steps=1))
+    train_command(config(labels, base, tmp_path / "same", method="mle", max_steps=1, max_length=40))
     assert done(tmp_path / "run")["too_long"] == done(tmp_path / "same")["too_long"] > 0
 
 
 def test_metrics_say_what_happened_in_every_logged_step(labels: Path, base: Path, tmp_path: Path) -> None:
     setup = config(labels, base, tmp_path, max_steps=7, logging_steps=3)
-    train(setup)
+    train_command(setup)
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [3, 6, 7]
     for line in lines:
@@ -164,8 +164,8 @@ def test_a_killed_run_ends_bit_equal_to_a_whole_one(labels: Path, base: Path, tm
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "killed" / "done.json").exists()
-    train(setup)
-    train(replace(setup, output=str(tmp_path / "whole")))
+    train_command(setup)
+    train_command(replace(setup, output=str(tmp_path / "whole")))
     assert_close(tmp_path / "killed", tmp_path / "whole", 0.0)
     resumed, whole = ([line | {"seconds": 0} for line in metrics(tmp_path / x)] for x in ("killed", "whole"))
     assert resumed == whole
@@ -175,12 +175,12 @@ def test_a_killed_run_ends_bit_equal_to_a_whole_one(labels: Path, base: Path, tm
 
 def test_a_finished_run_is_not_run_again(labels: Path, base: Path, tmp_path: Path) -> None:
     setup = config(labels, base, tmp_path)
-    summary = train(setup)
+    summary = train_command(setup)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    assert train(setup) == summary
+    assert train_command(setup) == summary
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     with pytest.raises(SteerError, match=r"other settings \(seed\)"):
-        train(replace(setup, seed=1))
+        train_command(replace(setup, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def two(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> T
 
 def test_two_processes_learn_what_one_learns(two: TrainConfig, tmp_path: Path) -> None:
     folder, one = Path(two.output), tmp_path / "one"
-    train(replace(two, output=str(one)))
+    train_command(replace(two, output=str(one)))
     assert_close(folder, one, 1e-5)
     facts = done(folder)
     assert (facts["processes"], facts["tokens"]) == (2, done(one)["tokens"])
@@ -255,10 +255,10 @@ def test_two_machines_learn_what_two_processes_learn(two: TrainConfig, shared: b
 def test_fewer_processes_than_asked_for_are_refused(
     labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(config(labels, base, tmp_path / "one", max_steps=1))
+    train_command(config(labels, base, tmp_path / "one", max_steps=1))
     monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher leaves it that did not connect the processes
     with pytest.raises(SteerError, match=r"2 processes were asked for, 1 run together\. Start them with .*torchrun"):
-        train(config(labels, base, tmp_path / "two"))
+        train_command(config(labels, base, tmp_path / "two"))
     assert not (tmp_path / "two").exists()
 
 
@@ -281,7 +281,7 @@ def test_launchers_that_would_be_passed_over_in_silence_are_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SteerError, match=wanted):
-        train(config(labels, base, tmp_path / "run"))
+        train_command(config(labels, base, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -301,7 +301,7 @@ def test_numbers_that_cannot_be_are_refused(
     labels: Path, base: Path, tmp_path: Path, name: str, value: float, wanted: str
 ) -> None:
     with pytest.raises(SteerError, match=rf"^--{name.replace('_', '-')} {value}: wanted {wanted}\.$"):
-        train(config(labels, base, tmp_path / "run", **{name: value}))
+        train_command(config(labels, base, tmp_path / "run", **{name: value}))
     assert not (tmp_path / "run").exists()
 
 
@@ -309,7 +309,9 @@ def test_numbers_that_cannot_be_are_refused(
 def test_every_method_trains_on_logs_with_two_responses_a_prompt(
     method: str, labels: Path, base: Path, tmp_path: Path
 ) -> None:
-    train(TrainConfig(str(labels), str(base), str(tmp_path), method, max_steps=2, logging_steps=1, max_new_tokens=12))
+    train_command(
+        TrainConfig(str(labels), str(base), str(tmp_path), method, max_steps=2, logging_steps=1, max_new_tokens=12)
+    )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
@@ -328,7 +330,7 @@ def test_one_prompt_for_all_candidates_teaches_the_same(method: str, labels: Pat
             "plain_layout": plain,
             "max_new_tokens": 12,
         }
-        train(config(labels, base, tmp_path / str(plain), method=method, **how))
+        train_command(config(labels, base, tmp_path / str(plain), method=method, **how))
     plain, shared = ([(m["loss"], m["grad_norm"]) for m in metrics(tmp_path / name)] for name in ("True", "False"))
     assert len(plain) == 3
     np.testing.assert_allclose(shared, plain, rtol=2e-4)
@@ -338,5 +340,5 @@ def test_a_model_that_cannot_share_prompts_says_so(
     labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(ResponseLogps, "shares_prompts", lambda self: False)
-    train(config(labels, base, tmp_path / "run", method="dpo", max_steps=1))
+    train_command(config(labels, base, tmp_path / "run", method="dpo", max_steps=1))
     assert "LlamaForCausalLM takes no mask per candidate; each has its own prompt and row." in capsys.readouterr().err

@@ -16,13 +16,13 @@ import torch
 from steer.conditioning.condition import markers
 from steer.config import ExportConfig, GenerateConfig, TrainConfig
 from steer.errors import SteerError
+from steer.export.command import export_command
 from steer.generation.decoder import Ask
-from steer.generation.generate import generate
+from steer.generation.generate import generate_command
 from steer.generation.plain import plainly
 from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.rows import read_all
-from steer.training.command import train
-from steer.training.export import export
+from steer.training.command import train_command
 
 ASKED: Any = {"target": ("verbosity=0", "best", "none"), "temperature": 0.0, "max_new_tokens": 20}
 PROMPTS = "tell me about bees.\none?\n"
@@ -32,7 +32,7 @@ PROMPTS = "tell me about bees.\none?\n"
 def adapter(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA of rank 6, which is not one of the ranks that vLLM makes room for."""
     folder = tmp_path_factory.mktemp("lora")
-    train(TrainConfig(str(labels), str(base), str(folder), lora_r=6, learning_rate=1e-2, max_steps=8))
+    train_command(TrainConfig(str(labels), str(base), str(folder), lora_r=6, learning_rate=1e-2, max_steps=8))
     return folder
 
 
@@ -80,14 +80,14 @@ def rows(policy: Path, folder: Path, engine: str) -> list[tuple[str, bool]]:
     folder.parent.mkdir(exist_ok=True)
     prompts = folder.with_suffix(".txt")
     prompts.write_text(PROMPTS)
-    generate(GenerateConfig(str(policy), input=str(prompts), output=str(folder), engine=engine, **ASKED))
+    generate_command(GenerateConfig(str(policy), input=str(prompts), output=str(folder), engine=engine, **ASKED))
     return [(r["response"], r["finished"]) for r in read_all(folder)]
 
 
 def test_it_reads_the_same_tokens_as_the_policy_does_here(
     trained: Path, adapter: Path, stand_in: type[StandIn], tmp_path: Path
 ) -> None:
-    export(ExportConfig(str(adapter), str(tmp_path / "merged")))
+    export_command(ExportConfig(str(adapter), str(tmp_path / "merged")))
     for i, policy in enumerate((trained, adapter, tmp_path / "merged")):
         here, there = (rows(policy, tmp_path / f"{engine}{i}", engine) for engine in ("hf", "vllm"))
         assert here == there
@@ -101,7 +101,7 @@ def test_it_is_told_the_commit_that_the_adapter_was_trained_on(
 ) -> None:
     shutil.copytree(adapter, tmp_path / "policy")
     replace(Card.load(adapter), base_revision="1" * 40).save(tmp_path / "policy")
-    generate(GenerateConfig(str(tmp_path / "policy"), prompt=("one?",), engine="vllm", **ASKED))
+    generate_command(GenerateConfig(str(tmp_path / "policy"), prompt=("one?",), engine="vllm", **ASKED))
     assert {stand_in.made["revision"], stand_in.made["tokenizer_revision"]} == {"1" * 40}
 
 
@@ -113,7 +113,7 @@ def test_responses_with_a_condition_in_them_are_no_rows(
     monkeypatch.setattr(stand_in, "generate", lambda self, prompts, *_, **__: [token] * len(prompts))
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     where: Any = {"input": str(tmp_path / "prompts.txt"), "output": str(tmp_path / "out")}
-    said = generate(GenerateConfig(str(trained), engine="vllm", **where, **ASKED))
+    said = generate_command(GenerateConfig(str(trained), engine="vllm", **where, **ASKED))
     assert ", 0 out, 0 empty skipped, 6 with a condition in them skipped" in said
 
 
@@ -134,12 +134,12 @@ def test_what_vllm_cannot_do_is_said(trained: Path, tmp_path: Path, monkeypatch:
     ):
         card.save(tmp_path / card.adapter)
         with pytest.raises(SteerError, match=told.replace(" steer export", 'Merge it first: "steer export')):
-            generate(GenerateConfig(str(tmp_path / card.adapter), prompt=("x",), engine="vllm"))
+            generate_command(GenerateConfig(str(tmp_path / card.adapter), prompt=("x",), engine="vllm"))
     with pytest.raises(SteerError, match="only --engine hf"):
-        generate(GenerateConfig(str(trained), prompt=("x",), engine="vllm", guidance=2.0))
+        generate_command(GenerateConfig(str(trained), prompt=("x",), engine="vllm", guidance=2.0))
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(SteerError, match=r"vLLM is not installed here.*pip install vllm.*or use --engine hf"):
-        generate(GenerateConfig(str(trained), prompt=("x",), engine="vllm"))
+        generate_command(GenerateConfig(str(trained), prompt=("x",), engine="vllm"))
 
 
 @pytest.mark.slow

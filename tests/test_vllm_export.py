@@ -14,9 +14,9 @@ import pytest
 from data_recipes import world_model
 from steer.conditioning.chat import asked
 from steer.config import ExportConfig
+from steer.export.command import export_command
 from steer.generation.generate import Job, asks_of, held_out_prompts, respond
 from steer.models.policy import load
-from steer.training.export import export
 from tests.test_export import AIMS, GREEDY, trained
 
 VLLM = """
@@ -38,7 +38,7 @@ if __name__ == "__main__":
 def test_vllm_says_what_steer_says(tokens: str, labels: Path, tmp_path: Path) -> None:
     world_model.save(tmp_path / "base", layers=1)  # heads of 32 numbers: vLLM serves no smaller ones
     folder = trained(labels, tmp_path / "base", tmp_path / "policy", condition_tokens=tokens)
-    export(ExportConfig(str(folder), str(tmp_path / "out")))
+    export_command(ExportConfig(str(folder), str(tmp_path / "out")))
     ours = load(str(folder))
     assert ours.card is not None
     assert ours.card.schema is not None

@@ -13,7 +13,7 @@ from data_recipes.streams import DataError
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.rows import read_all
-from steer.rows.command import data
+from steer.rows.command import data_command
 
 A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
 
@@ -48,20 +48,20 @@ def test_an_unknown_word_is_refused_by_name(word: str) -> None:
 
 
 def test_one_and_two_name_the_responses_and_are_no_strengths(tmp_path: Path) -> None:
-    said = data(DataConfig(put(tmp_path / "log.jsonl", [1, 2, 2, 1, 2]), str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(put(tmp_path / "log.jsonl", [1, 2, 2, 1, 2]), str(tmp_path / "run"), held_out=0))
     assert preferred(tmp_path / "run") == [1, 0, 0, 1, 0]
     assert "the first response (a) is better in 2, the second (b) in 3; 1 means a, 2 means b." in said
-    data(DataConfig(put(tmp_path / "tie.jsonl", ["2", "1", "0"]), str(tmp_path / "tie"), held_out=0))
+    data_command(DataConfig(put(tmp_path / "tie.jsonl", ["2", "1", "0"]), str(tmp_path / "tie"), held_out=0))
     assert preferred(tmp_path / "tie") == [0, 1, 0.5]
 
 
 def test_strengths_say_what_their_sign_means(tmp_path: Path) -> None:
-    said = data(DataConfig(put(tmp_path / "log.jsonl", [2, -1, 0, None]), str(tmp_path / "run"), held_out=0))
+    said = data_command(DataConfig(put(tmp_path / "log.jsonl", [2, -1, 0, None]), str(tmp_path / "run"), held_out=0))
     assert preferred(tmp_path / "run") == [1, 0, 0.5, None]
     assert "better in 1, the second (b) in 1, 1 ties, 1 unknown; a number above 0 means a, below 0 b." in said
     other = {"prompt": "Hi", "response_1": "x", "response_2": "y", "preference_strength": 2}
     (tmp_path / "two.jsonl").write_text(json.dumps(other))
-    said = data(DataConfig(str(tmp_path / "two.jsonl"), str(tmp_path / "two"), held_out=0))
+    said = data_command(DataConfig(str(tmp_path / "two.jsonl"), str(tmp_path / "two"), held_out=0))
     assert "better in 0, the second (b) in 1; preference_strength above 0 means the second." in said
 
 
@@ -70,7 +70,7 @@ def test_numbers_that_may_mean_two_things_are_refused_with_the_flag(given: list[
     source = put(tmp_path / "log.jsonl", given)
     for bad in ("stop", "skip"):
         with pytest.raises(SteerError, match=r'may mean more than one thing.* --map "preference=COLUMN:'):
-            data(DataConfig(source, str(tmp_path / "run"), bad=bad))
+            data_command(DataConfig(source, str(tmp_path / "run"), bad=bad))
     assert not (tmp_path / "run").exists()
 
 
@@ -85,11 +85,11 @@ def test_numbers_that_may_mean_two_things_are_refused_with_the_flag(given: list[
 def test_the_map_says_which_is_better(told: str, given: list[Any], right: list[float], tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", given, "vote")
     columns = ("prompt=prompt", "response_a=response_a", "response_b=response_b", f"preference=vote:{told}")
-    data(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
+    data_command(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
     assert preferred(tmp_path / "run") == right
     put(tmp_path / "log.jsonl", [*given, "huh"], "vote")
     with pytest.raises(SteerError, match="the vote 'huh' has no meaning in --map"):
-        data(DataConfig(source, str(tmp_path / "other"), columns=columns))
+        data_command(DataConfig(source, str(tmp_path / "other"), columns=columns))
 
 
 def test_winners_stand_in_columns_of_any_kind() -> None:
@@ -116,5 +116,7 @@ def test_winners_stand_in_columns_of_any_kind() -> None:
 
 
 def test_responses_named_by_number_are_counted_from_what_occurs(tmp_path: Path) -> None:
-    data(DataConfig(put(tmp_path / "log.jsonl", ["response_1", "response_2"]), str(tmp_path / "run"), held_out=0))
+    data_command(
+        DataConfig(put(tmp_path / "log.jsonl", ["response_1", "response_2"]), str(tmp_path / "run"), held_out=0)
+    )
     assert preferred(tmp_path / "run") == [1, 0]

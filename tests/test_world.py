@@ -27,7 +27,7 @@ from data_recipes.world_text import (
 from steer import rows as contract
 from steer.conditioning.condition import TEMPLATES, render
 from steer.rows.binning import fitted
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 
 @cache
@@ -197,7 +197,7 @@ def test_the_tokenizer_gives_every_text_back(tmp_path: Path) -> None:
     world_model.save(tmp_path, hidden_size=16, layers=1)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     names = tuple(a["name"] for a in world.SCHEMA)
-    plain = AttributeSchema.from_json({"attributes": world.SCHEMA})
+    plain = Schema.from_json({"attributes": world.SCHEMA})
     schema = fitted(plain, Gold().score(logs()), minimum=1)
     conditions = [
         render(dict.fromkeys(names, level), schema, names, template) for template in TEMPLATES for level in range(5)

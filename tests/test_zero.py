@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from steer.config import TrainConfig
-from steer.training.command import train
+from steer.training.command import train_command
 from tests.test_sharded import ATOL, RUNS, assert_close, assert_the_same_run, config, two_processes
 
 # Lets accelerate start DeepSpeed without a GPU; all else is what accelerate, DeepSpeed and steer do there.
@@ -56,11 +56,13 @@ def test_two_processes_learn_what_one_learns_and_resume(stage: int, labels: Path
     assert ran.returncode == 0, ran.stderr
     for name, run in runs.items():
         one = tmp_path / f"one {name}"
-        train(replace(TrainConfig(**run), output=str(one)))
+        train_command(replace(TrainConfig(**run), output=str(one)))
         assert_the_same_run(tmp_path / name, one, ATOL.get(name, 1e-5))
     assert_close(tmp_path / "stopped", tmp_path / "lora", 0.0)
     assert (tmp_path / "alone" / "checkpoint-4").is_dir()
-    train(replace(TrainConfig(**runs["lora"]), output=str(tmp_path / "alone")))  # in one process, without DeepSpeed
+    train_command(
+        replace(TrainConfig(**runs["lora"]), output=str(tmp_path / "alone"))
+    )  # in one process, without DeepSpeed
     assert_close(tmp_path / "alone", tmp_path / "lora", 1e-5)
 
 

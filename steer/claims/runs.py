@@ -14,10 +14,10 @@ import numpy as np
 from steer.comparison.command import permuted
 from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.generation.generate import Job, Sampling, answer, generate
-from steer.iteration.command import iterate
-from steer.labelling.fit import fit
-from steer.labelling.label import label
+from steer.generation.generate import Job, Sampling, answer, generate_command
+from steer.iteration.command import iterate_command
+from steer.labelling.fit import fit_command
+from steer.labelling.label import label_command
 from steer.labelling.scorer import placed
 from steer.methods import peak_rate
 from steer.methods.groups import prompts
@@ -25,7 +25,7 @@ from steer.models.policy import load
 from steer.rows import Row, prompt_key, read_all, read_back, write
 from steer.rows.schema import REWARD
 from steer.run_folder import write_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 POOL = "pool"
 K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose
@@ -105,7 +105,7 @@ class Bench:
 
     def trained(self, task: Task, seed: int) -> None:
         """Train one policy and let it answer."""
-        train(self.settings(task, seed))
+        train_command(self.settings(task, seed))
         self.answers(task.name, seed)
         if task.name == "short":
             self.answers(task.name, seed, self.top)
@@ -140,7 +140,7 @@ class Bench:
         conditioned = loop.method == "conditional"
         path = self.shared.folder / f"{loop.name}-seed{seed}.json"
         write_json(path, told | (STEERED if conditioned else {}))
-        iterate(
+        iterate_command(
             IterateConfig(
                 self.rows,
                 self.shared.model(seed),
@@ -177,7 +177,7 @@ class Bench:
             known = [row for row in self._logs if any(score is not None for score in row["scores"].values())]
             write(rated / "rows.jsonl", known[:FEW])
             self.shared.schema.save(rated / "schema.json")
-        fit(FitConfig(str(rated), str(out)))
+        fit_command(FitConfig(str(rated), str(out)))
         return str(out)
 
     def pool(self, seed: int) -> str:
@@ -191,9 +191,9 @@ class Bench:
         config = self.shared.config
         how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, "seed": seed}
         policy = str(self.folder("mle", seed))
-        generate(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, target=("none",), **how))
+        generate_command(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, target=("none",), **how))
         schema = str(Path(self.rows) / "schema.json")
-        label(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
+        label_command(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
         return out
 
     @cached_property

@@ -42,7 +42,7 @@ FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, Memory
 
 
 @stage
-def compare(config: CompareConfig) -> str:
+def compare_command(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; the table and the path of the report."""
     shared = Comparison(config, Path(config.output))
     run = Run(config.output, config, shared.inputs)

@@ -25,7 +25,7 @@ from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import beside, labelled_rows, schema_of, scorer_of
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import FREE, HOW, identity, read_done, rows_fingerprint
 
 ROUNDS = (
@@ -75,7 +75,7 @@ class Comparison:
         return found | {name: identified(spec) for name, spec in scorers.items()}
 
     @cached_property
-    def schema(self) -> AttributeSchema:
+    def schema(self) -> Schema:
         """Of the labelled rows."""
         return schema_of(self.config.rows)
 

@@ -15,8 +15,8 @@ from steer.evaluation.drawn import Decoding
 from steer.iteration.rounds import goes_round
 from steer.methods import METHODS, peak_rate
 from steer.methods.base import Method
-from steer.options import did_you_mean
 from steer.run_folder import slug
+from steer.settings import did_you_mean
 from steer.training.command import chosen
 
 PERMUTED = "conditional, permuted labels"

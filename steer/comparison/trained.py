@@ -17,7 +17,7 @@ from steer.methods import METHODS
 from steer.report.cells import counted
 from steer.rows import prompt_key, read
 from steer.run_folder import fingerprint, read_done, read_json, write_json
-from steer.training.command import train
+from steer.training.command import train_command
 
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
@@ -57,7 +57,7 @@ def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Pat
 
 def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
     """Train on the logs."""
-    train(settings)
+    train_command(settings)
     done = read_done(Path(settings.output))
     taken = cost(entry, settings, done["rows"])
     return {**done, "drawn": taken.responses, "scored": taken.scored}

@@ -17,7 +17,7 @@ from typing import Any
 
 from attribute_models.templates import fitted, in_roles, lost, rendered
 from steer.conditioning.condition import TEMPLATES, readings
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 __all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "rendered", "steerable"]
 
@@ -90,7 +90,7 @@ _BEFORE = """
 _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{{ steer.text }}{%- endif -%}"
 
 
-def steerable(base: str, schema: AttributeSchema, names: Sequence[str], template: str, glue: str = "") -> str:
+def steerable(base: str, schema: Schema, names: Sequence[str], template: str, glue: str = "") -> str:
     """The base's chat template with the condition over `names` in it; `glue` stands before a condition."""
     layout = TEMPLATES[template]
     part = layout.part
@@ -122,7 +122,7 @@ def bare(template: Any) -> Any:
     return template.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in template else template
 
 
-def asked(levels: Mapping[str, float], schema: AttributeSchema) -> dict[str, int | str]:
+def asked(levels: Mapping[str, float], schema: Schema) -> dict[str, int | str]:
     """Levels as `attributes` holds them: what users see, as an integer where it is one."""
     shown = {n: schema[n].show(level) for n, level in levels.items()}
     return {n: int(s) if re.fullmatch("-?[0-9]+", s) else s for n, s in shown.items()}

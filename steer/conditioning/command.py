@@ -10,11 +10,11 @@ from steer.conditioning.targets import pareto, parse_target, parse_weights, supp
 from steer.config import TargetsConfig
 from steer.errors import SteerError
 from steer.models.policy import Card
-from steer.options import check
-from steer.rows.schema import HIGH, REWARD, AttributeSchema, number
+from steer.rows.schema import HIGH, REWARD, Schema, number
+from steer.settings import check
 
 
-def report(config: TargetsConfig) -> str:
+def targets_command(config: TargetsConfig) -> str:
     """What can be asked of a policy: counts per attribute, joint combinations, the best, and the best for weights."""
     check(config)
     schema, names = _known(Path(config.policy))
@@ -46,7 +46,7 @@ def report(config: TargetsConfig) -> str:
     return "\n".join(lines)
 
 
-def _known(folder: Path) -> tuple[AttributeSchema, Sequence[str]]:
+def _known(folder: Path) -> tuple[Schema, Sequence[str]]:
     """Schema and attributes of a policy, or of labelled rows."""
     if (folder / "steer.json").is_file():
         card = Card.load(folder)
@@ -54,7 +54,7 @@ def _known(folder: Path) -> tuple[AttributeSchema, Sequence[str]]:
             raise SteerError(f"{folder}: was not conditioned on attributes, so it has no targets.")
         return card.schema, card.attributes
     if (folder / "schema.json").is_file():
-        schema = AttributeSchema.load(folder / "schema.json")
+        schema = Schema.load(folder / "schema.json")
         if not schema.cells:
             raise SteerError(f'{folder}: its schema has no levels yet. Give the folder of "steer label".')
         return schema, [n for n in schema.names if n != REWARD]

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from steer.errors import SteerError
-from steer.options import did_you_mean
-from steer.rows.schema import Attribute, AttributeSchema, number
+from steer.rows.schema import Attribute, Schema, number
+from steer.settings import did_you_mean
 
 Part = tuple[str, str]  # name, shown level
 
@@ -60,7 +60,7 @@ def _value(attribute: Attribute, level: float, template: str) -> str:
     return number(attribute.centres[level]) if template in NUMBERS else attribute.shown[level]
 
 
-def render(levels: Mapping[str, float], schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> str:
+def render(levels: Mapping[str, float], schema: Schema, names: Sequence[str], template: str = "tags") -> str:
     """The condition for the known levels among `names`, in their order; empty where none is known.
 
     `{"quality": 3, "helpful": 4}` -> `<quality>4 <helpful>5\\n` on attributes that run from 1 to 5.
@@ -71,7 +71,7 @@ def render(levels: Mapping[str, float], schema: AttributeSchema, names: Sequence
     return TEMPLATES[template].text(parts) if parts else ""
 
 
-def control_tokens(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
+def control_tokens(schema: Schema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
     """What a condition may show of each attribute, level by level: the texts that can become tokens of their own."""
     if template == OWN:
         raise SteerError(f"template '{OWN}' prints any number. Use --condition-tokens text, or --template reward-bins.")
@@ -80,7 +80,7 @@ def control_tokens(schema: AttributeSchema, names: Sequence[str], template: str 
     return written(schema, names, template)
 
 
-def written(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
+def written(schema: Schema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
     """Every level of every attribute as a condition writes it, [attribute][level], without what stands around it."""
     part = TEMPLATES[template].part
     return [
@@ -88,7 +88,7 @@ def written(schema: AttributeSchema, names: Sequence[str], template: str = "tags
     ]
 
 
-def readings(schema: AttributeSchema, names: Sequence[str], template: str = "tags") -> dict[str, dict[str, str]]:
+def readings(schema: Schema, names: Sequence[str], template: str = "tags") -> dict[str, dict[str, str]]:
     """What a condition writes for every text that asks for a level, [attribute][text], without what stands around."""
     part = TEMPLATES[template].part
     return {

@@ -10,16 +10,16 @@ from itertools import product
 import numpy as np
 
 from steer.errors import SteerError
-from steer.options import did_you_mean
 from steer.rows.directions import BETTER
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
+from steer.settings import did_you_mean
 
 Target = dict[str, float]
 GUESSED = " (guessed)"
 _PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
 
 
-def parse_target(text: str, schema: AttributeSchema, names: Sequence[str]) -> Target:
+def parse_target(text: str, schema: Schema, names: Sequence[str]) -> Target:
     """`helpful=5 verbosity=low`, `best` or `none` -> levels in the order of `names`.
 
     Parts are separated by spaces or commas. A range (`warmth=1..3`, `helpful>=4`) becomes the level in it that gives
@@ -67,7 +67,7 @@ def _nearest(attribute: Attribute, first: float, last: float) -> float:
     return min(max(attribute.parse("best" if attribute.direction else "medium"), first), last)
 
 
-def _best_within(asked: Mapping[str, Sequence[float]], schema: AttributeSchema) -> Target:
+def _best_within(asked: Mapping[str, Sequence[float]], schema: Schema) -> Target:
     """The supported combination with the highest value, ties: most rows; where none is supported the highest value."""
     names = tuple(asked)
     whole = [[schema[n].bin(level) for level in levels] for n, levels in asked.items()]
@@ -78,7 +78,7 @@ def _best_within(asked: Mapping[str, Sequence[float]], schema: AttributeSchema) 
     return {n: asked[n][whole[i].index(x)] for i, (n, x) in enumerate(zip(names, best))}
 
 
-def drawn_targets(schema: AttributeSchema, names: Sequence[str], count: int, seed: int) -> list[Target]:
+def drawn_targets(schema: Schema, names: Sequence[str], count: int, seed: int) -> list[Target]:
     """Targets as often as they occur among the supported ones: the control to targets that somebody chose."""
     cells = schema.supported(names)
     if not cells:
@@ -89,13 +89,13 @@ def drawn_targets(schema: AttributeSchema, names: Sequence[str], count: int, see
     return [dict(zip(names, known[i])) for i in picks]
 
 
-def opposite(target: Target, schema: AttributeSchema) -> Target:
+def opposite(target: Target, schema: Schema) -> Target:
     """The mirror image of a target on every attribute's scale, or the supported combination nearest to it."""
     mirrored: Target = {n: len(schema[n].shown) - 1 - level for n, level in target.items()}
     return mirrored if schema.count(mirrored) >= schema.minimum else schema.nearest(mirrored) or mirrored
 
 
-def parse_weights(text: str, schema: AttributeSchema, names: Sequence[str]) -> dict[str, float]:
+def parse_weights(text: str, schema: Schema, names: Sequence[str]) -> dict[str, float]:
     """`helpful=.7,verbosity=-.3` -> how much the better end of each counts; of one without a better end, the upper."""
     weights: dict[str, float] = {}
     for part in text.replace(",", " ").split():
@@ -111,7 +111,7 @@ def parse_weights(text: str, schema: AttributeSchema, names: Sequence[str]) -> d
     return weights
 
 
-def pareto(schema: AttributeSchema, weights: Mapping[str, float]) -> list[tuple[Target, float, int]]:
+def pareto(schema: Schema, weights: Mapping[str, float]) -> list[tuple[Target, float, int]]:
     """Supported combinations that no other one beats on every weighted attribute, the best weighted sum first.
 
     Each with its sum of weights times the level's centre on a scale from 0 to 1, and its rows.
@@ -138,7 +138,7 @@ def share(attribute: Attribute, level: int) -> float:
     return (attribute.centres[level] - first) / (last - first) if last > first else 0.0
 
 
-def supported_map(schema: AttributeSchema, names: Sequence[str], given: Target) -> list[str]:
+def supported_map(schema: Schema, names: Sequence[str], given: Target) -> list[str]:
     """One line per attribute: rows of every level beside the given ones; in brackets what is not supported."""
     width = max(map(len, names))
     words = {n: f"{BETTER[schema[n].direction]} is better{GUESSED * (schema[n].origin == 'guessed')}" for n in names}

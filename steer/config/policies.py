@@ -15,7 +15,7 @@ from steer.config.words import (
     SEED,
     TRUST_REMOTE_CODE,
 )
-from steer.options import argument, option
+from steer.settings import argument, option
 
 
 @dataclass(frozen=True)

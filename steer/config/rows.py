@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.config.words import HELD_OUT, LIMIT, OUTPUT, OVERWRITE, SEED
-from steer.options import argument, option
+from steer.settings import argument, option
 
 
 @dataclass(frozen=True)

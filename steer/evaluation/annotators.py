@@ -24,7 +24,7 @@ from steer.evaluation.winrate import (
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.rows import Row
 from steer.rows.binning import described
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import fingerprint
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ class Annotator:
     equal: bool = True  # whether equal responses are a tie without asking; where others voted, silence is none
 
 
-def annotator(spec: str, schema: AttributeSchema | None = None) -> Annotator:
+def annotator(spec: str, schema: Schema | None = None) -> Annotator:
     """A pool, a judge, votes that others cast, or any scorer, which prefers the higher reward.
 
     `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
@@ -78,7 +78,7 @@ def identified(spec: str) -> str:
     return fingerprint(spec.removeprefix(VOTES)) if spec.startswith(VOTES) else spec and load_scorer(spec).id
 
 
-def annotators(specs: Sequence[str], gold: str, schema: AttributeSchema) -> list[Annotator]:
+def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotator]:
     """Those that are named; where none is, the gold scorer if an attribute of it has a better end."""
     if specs or not gold:
         return [annotator(spec, schema) for spec in specs]
@@ -87,7 +87,7 @@ def annotators(specs: Sequence[str], gold: str, schema: AttributeSchema) -> list
     return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if known else []
 
 
-def by_reward(scorer: Scorer, schema: AttributeSchema | None = None) -> Prefer:
+def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
     """The response with the higher reward, see `_weighing`; a tie where they are as good as equal."""
     weighing = _weighing(scorer, schema)
 
@@ -102,7 +102,7 @@ def by_reward(scorer: Scorer, schema: AttributeSchema | None = None) -> Prefer:
     return prefer
 
 
-def _weighing(scorer: Scorer, schema: AttributeSchema | None) -> AttributeSchema:
+def _weighing(scorer: Scorer, schema: Schema | None) -> Schema:
     """Direction and weight of every attribute, for whoever prefers: those of `schema` where the scorer knows all that
     counts there, else of the scorer's own schema, else what the names tell. Refused where nothing has a better end."""
     own = scorer.schema or _plain(scorer)
@@ -112,12 +112,12 @@ def _weighing(scorer: Scorer, schema: AttributeSchema | None) -> AttributeSchema
     return weighing
 
 
-def _plain(scorer: Scorer) -> AttributeSchema:
+def _plain(scorer: Scorer) -> Schema:
     """What the names of a scorer's attributes tell."""
     return described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
 
 
-def _covered(schema: AttributeSchema, scorer: Scorer) -> bool:
+def _covered(schema: Schema, scorer: Scorer) -> bool:
     counted = [n for n in schema.own if schema[n].weight and schema[n].direction]
     return bool(counted) and set(counted) <= set(scorer.attributes)
 

@@ -26,7 +26,7 @@ from steer.models.policy import Card, Policy, load
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, prompt_key, read, split_of
 from steer.rows.binning import described
-from steer.rows.schema import AttributeSchema, factorial
+from steer.rows.schema import Schema, factorial
 from steer.run_folder import Run, fingerprint, read_done, read_json, rows_fingerprint, slug, stage
 from steer.training.memory import pieces
 
@@ -54,14 +54,14 @@ class Examination:
         return list(read(self.config.rows, reading=Reading(blank=True))) if self.config.rows else []
 
     @cached_property
-    def schema(self) -> AttributeSchema:
+    def schema(self) -> Schema:
         """Of the rows, else of the first policy that has one, else of the scorer; empty where none judges."""
         if not self.gold:
-            return AttributeSchema(())
+            return Schema(())
         path = Path(self.config.rows) if self.config.rows else None
         path = path and (path if path.is_dir() else path.parent) / "schema.json"
         if path and path.is_file():
-            return AttributeSchema.load(path)
+            return Schema.load(path)
         for source in self.sources:
             if source.rows is None and (Path(source.path) / "steer.json").is_file():
                 schema = Card.load(Path(source.path)).schema
@@ -69,7 +69,7 @@ class Examination:
                     return schema
         scorer = load_scorer(self.gold)
         if scorer.schema or not scorer.attributes:
-            return scorer.schema or AttributeSchema(())
+            return scorer.schema or Schema(())
         return described(scorer.attributes, np.array([[0.0] * len(scorer.attributes), [1.0] * len(scorer.attributes)]))
 
     @cached_property
@@ -127,7 +127,7 @@ class Examination:
 
 
 @stage
-def examine(config: EvaluateConfig) -> str:
+def evaluate_command(config: EvaluateConfig) -> str:
     """Answer what is not answered yet, judge everything; the table and the path of the report."""
     exports.known(config.export)
     sources = list(_sources(config.systems))

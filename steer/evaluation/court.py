@@ -10,14 +10,14 @@ from steer.errors import SteerError
 from steer.evaluation.systems import Answers, Array, Judge
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.rows import Row
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 
 @dataclass
 class Court:
     """`rows` give the unit of the reward (their sd under each scorer), their correlation and their spans."""
 
-    schema: AttributeSchema
+    schema: Schema
     gold: Scorer
     proxy: Scorer
     rows: Sequence[Row]
@@ -49,7 +49,7 @@ class Court:
         return self.by_gold.spans(self.logs.gold)
 
 
-def fitting(spec: str, schema: AttributeSchema) -> Scorer:
+def fitting(spec: str, schema: Schema) -> Scorer:
     """A scorer that can judge new responses on all attributes of the schema."""
     scorer = load_scorer(spec)
     if scorer.model is None:

@@ -17,7 +17,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.training.references import response_sums
 
 
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 
 
 def drawn(
-    policy: Policy, asked: Asked, folder: Path, schema: AttributeSchema | None, reference: Reference | None, budget: int
+    policy: Policy, asked: Asked, folder: Path, schema: Schema | None, reference: Reference | None, budget: int
 ) -> list[Row]:
     """Responses in the order of the jobs, with `logp` and `ref_logp` where there is a reference; `budget`: tokens.
 
@@ -74,7 +74,7 @@ def drawn(
 
 
 def _drawn(
-    policy: Policy, asked: Asked, folder: Path, schema: AttributeSchema | None, reference: Reference | None, budget: int
+    policy: Policy, asked: Asked, folder: Path, schema: Schema | None, reference: Reference | None, budget: int
 ) -> list[Row]:
     n = asked.decoding.best_of
     jobs = [job for job in asked.jobs for _ in range(n)]

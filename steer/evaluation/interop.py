@@ -14,9 +14,9 @@ from steer.evaluation.result import Case
 from steer.evaluation.systems import System
 from steer.evaluation.votes import instruction
 from steer.labelling.scorer import placed
-from steer.options import did_you_mean
 from steer.rows import Row, prompt_key
 from steer.run_folder import slug, write_text
+from steer.settings import did_you_mean
 
 TASK = """\
 # lm_eval --model hf --model_args pretrained=MODEL --tasks {name} --include_path {folder}

@@ -20,7 +20,7 @@ from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
 from steer.rows import prompt_key
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 
 @dataclass
@@ -191,7 +191,7 @@ def _prompt_only(court: Court) -> dict[str, Any]:
     return {"rows": len(known), "pearson": r}
 
 
-def _asked(schema: AttributeSchema, found: Sequence[Answers]) -> list[str]:
+def _asked(schema: Schema, found: Sequence[Answers]) -> list[str]:
     return [n for n in schema.own if any(n in row["target"] for row in found[0].rows)]
 
 

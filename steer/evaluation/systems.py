@@ -14,7 +14,7 @@ from steer.evaluation.controllability import controllability, over_seeds
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
 from steer.rows import Row, prompt_key
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 Array = np.ndarray[Any, Any]
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # of a seed in which the scorer knows nothing
@@ -24,12 +24,12 @@ UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # of a seed in which the scorer k
 class Judge:
     """A scorer's view of the world: its reward, standardised so that the logs have mean 0 and standard deviation 1."""
 
-    schema: AttributeSchema
+    schema: Schema
     mean: float
     sd: float
 
     @staticmethod
-    def of(schema: AttributeSchema, scores: Array) -> Judge:
+    def of(schema: Schema, scores: Array) -> Judge:
         """From scores [n, A] of the logs."""
         raw = raw_reward(schema, scores)
         if np.isnan(raw).all():
@@ -58,7 +58,7 @@ class Judge:
         return np.asarray(high - low)
 
 
-def raw_reward(schema: AttributeSchema, scores: Array) -> Array:
+def raw_reward(schema: Schema, scores: Array) -> Array:
     """Direction-aware weighted sum of scores [n, A] -> [n], not standardised; NaN where nothing has a better end."""
     weights = np.array([schema[n].direction * schema[n].weight for n in schema.own])
     used = weights != 0

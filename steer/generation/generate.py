@@ -28,7 +28,7 @@ from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.models.tokenization import plain_ids, prompt_of
 from steer.progress import progress, quiet
 from steer.rows import Row, prompts, read, read_back, split_of, write
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import Run, fingerprint, stage
 
 SHARD = 512  # responses between two resume points
@@ -168,7 +168,7 @@ def answer(
     jobs: Sequence[Job],
     sampling: Sampling,
     folder: Path,
-    schema: AttributeSchema | None,
+    schema: Schema | None,
     source: str,
     draw: Draw = respond,
     *,
@@ -197,7 +197,7 @@ def _drawn(
     jobs: Sequence[Job],
     responses: Sequence[Response],
     sampling: Sampling,
-    schema: AttributeSchema | None,
+    schema: Schema | None,
     source: str,
     start: int,
 ) -> Iterator[Row]:
@@ -227,7 +227,7 @@ def _drawn(
 
 
 @stage
-def generate(config: GenerateConfig) -> str:
+def generate_command(config: GenerateConfig) -> str:
     """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
     if bool(config.prompt) == bool(config.input):
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
@@ -286,7 +286,7 @@ def generate(config: GenerateConfig) -> str:
     return run.finish(summary, rows=len(good))
 
 
-def _stream(policy: Policy, jobs: Sequence[Job], sampling: Sampling, schema: AttributeSchema | None) -> str:
+def _stream(policy: Policy, jobs: Sequence[Job], sampling: Sampling, schema: Schema | None) -> str:
     """Print responses as they are drawn; what is left to say in the end."""
     if not shareable(policy):
         raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --stream.")

@@ -31,7 +31,7 @@ from steer.options import resolve
 from steer.report.cells import counted
 from steer.report.circumstances import circumstances
 from steer.rows.labelled import schema_of
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import Run, folder_errors, identity, rows_fingerprint, stage
 from steer.training.command import chosen
 
@@ -39,7 +39,7 @@ FREE = ("rounds", "guard")  # they say when a loop stops, not what its rounds ar
 
 
 @stage
-def iterate(config: IterateConfig) -> str:
+def iterate_command(config: IterateConfig) -> str:
     """Run the rounds: a line each with what the policy gets on held-out prompts, why they end, which one is kept."""
     bounds = limits(config.guard)
     scorers = {name: load_scorer(s) for name in ("scorer", "gold", "annotator") if (s := getattr(config, name))}
@@ -149,7 +149,7 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: AttributeSchema) -> None:
+def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: Schema) -> None:
     """Refuse scorers that cannot do what they are there for."""
     for scorer in scorers.values():
         if missing := set(schema.own) - set(scorer.attributes):

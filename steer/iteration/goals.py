@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from steer.conditioning.targets import Target, share
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 SHARE = 0.1  # `near`: the best so large a share of the supported combinations
 DRAWN = 64  # `weights`: preferences drawn for one round
 
 
 def goals(
-    schema: AttributeSchema,
+    schema: Schema,
     names: Sequence[str],
     count: int,
     explore: float,
@@ -41,7 +41,7 @@ def goals(
     return [best if x < explore else dict(zip(names, cells[i])) for x, i in zip(rng.random(count), picks)]
 
 
-def pareto(schema: AttributeSchema, names: Sequence[str], cells: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def pareto(schema: Schema, names: Sequence[str], cells: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The joint levels that no other beats: at least as good in every attribute, better in one."""
     ends = [(i, schema[n].direction) for i, n in enumerate(names) if schema[n].direction]
     points = np.array([[sign * cell[i] for i, sign in ends] for cell in cells])
@@ -50,7 +50,7 @@ def pareto(schema: AttributeSchema, names: Sequence[str], cells: Sequence[tuple[
 
 
 def preferred(
-    schema: AttributeSchema,
+    schema: Schema,
     names: Sequence[str],
     cells: Sequence[tuple[int, ...]],
     preferences: Sequence[Mapping[str, float]],
@@ -61,7 +61,7 @@ def preferred(
     return [cells[i] for i in (each @ points.T).argmax(1)]
 
 
-def _preferences(schema: AttributeSchema, names: Sequence[str], rng: np.random.Generator) -> list[dict[str, float]]:
+def _preferences(schema: Schema, names: Sequence[str], rng: np.random.Generator) -> list[dict[str, float]]:
     """Weights of the attributes that have a better end, towards it, uniform on the simplex."""
     ends = [n for n in names if schema[n].direction]
     drawn = rng.dirichlet(np.ones(len(ends)), DRAWN) if ends else np.zeros((1, 0))

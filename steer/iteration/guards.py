@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from steer.errors import SteerError
-from steer.options import overridden
+from steer.settings import overridden
 
 SHARES = {
     "repeated": "repeated trigrams",

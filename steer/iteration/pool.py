@@ -13,7 +13,7 @@ from steer.labelling.label import labelled
 from steer.labelling.scorer import Scorer
 from steer.rows import Row, read, read_all, write
 from steer.rows.binning import fitted
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 LEVELS = 5  # relative ones: the quantiles of Quark
 
@@ -33,13 +33,13 @@ def mixed(rows: str | Path, share: float, seed: int, limit: int = 0) -> Iterator
         yield row
 
 
-def relabelled(rows: Sequence[Row], schema: AttributeSchema, scorer: Scorer) -> list[Row]:
+def relabelled(rows: Sequence[Row], schema: Schema, scorer: Scorer) -> list[Row]:
     """Rows as this scorer sees them, whoever labelled them before."""
     scores = scorer.score(rows, schema.own)
     return [labelled(row, schema, s, s, scorer.id, row["split"]) for row, s in zip(rows, scores)]
 
 
-def requantised(rows: Sequence[Row], schema: AttributeSchema, scorer: Scorer) -> tuple[list[Row], AttributeSchema]:
+def requantised(rows: Sequence[Row], schema: Schema, scorer: Scorer) -> tuple[list[Row], Schema]:
     """Rows with levels that are quantiles of the scores of those that train, and their schema."""
     if other := next((r for r in rows if r["scorer"] != scorer.id), None):
         raise SteerError(
@@ -52,9 +52,7 @@ def requantised(rows: Sequence[Row], schema: AttributeSchema, scorer: Scorer) ->
     return [labelled(r, schema, s, s, r["scorer"], r["split"]) for r, s in zip(rows, scores)], schema
 
 
-def pooled(
-    rows: Iterator[Row], folder: Path, schema: AttributeSchema, scorer: Scorer, *, relative: bool, relabel: bool
-) -> Path:
+def pooled(rows: Iterator[Row], folder: Path, schema: Schema, scorer: Scorer, *, relative: bool, relabel: bool) -> Path:
     """Write the rows of a round with their schema, unless they are there.
 
     Absolute levels stay what they are, with a new count of the support; `relative` ones are quantiles of this pool.

@@ -12,12 +12,12 @@ import numpy as np
 from steer.config import FitConfig
 from steer.errors import SteerError
 from steer.evaluation.weighted import spearman
-from steer.labelling.fit import fit
+from steer.labelling.fit import fit_command
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods.base import Array
 from steer.options import resolve
 from steer.rows import Row, read_all, write
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
 
 
@@ -60,7 +60,7 @@ def refreshed(
     if not (data / "schema.json").is_file():
         rows = read_all(first["rows"])[: first["limit"] or None]
         write(data / "rows.jsonl", [*rows, *(row for folder in folders for row in read_all(folder / "rated.jsonl"))])
-        AttributeSchema.load(Path(source) / "schema.json").save(data / "schema.json")
+        Schema.load(Path(source) / "schema.json").save(data / "schema.json")
     flags: dict[str, Any] = {"rows": str(data), "output": str(here / "scorer")}
-    fit(replace(resolve(FitConfig, flags, str(Path(source) / "config.json")), limit=0, schema=""))
+    fit_command(replace(resolve(FitConfig, flags, str(Path(source) / "config.json")), limit=0, schema=""))
     return load_scorer(str(here / "scorer"))

@@ -36,9 +36,9 @@ from steer.methods.base import Method
 from steer.models.policy import Policy, load
 from steer.rows import Row, read, read_back, write
 from steer.rows.labelled import labelled_rows
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import read_done, read_json, write_json
-from steer.training.command import train
+from steer.training.command import train_command
 from steer.training.memory import micro_batch
 
 
@@ -49,7 +49,7 @@ class Loop:
     config: IterateConfig
     settings: TrainConfig
     method: Method
-    schema: AttributeSchema
+    schema: Schema
     address: str
     first: Scorer
     gold: Scorer | None = None
@@ -86,7 +86,7 @@ class Loop:
         """A scorer with the constants that it gives the logs."""
         return scorer, Judge.of(self.schema, scorer.score(self.logs, self.schema.own))
 
-    def schema_of(self, policy: Policy) -> AttributeSchema:
+    def schema_of(self, policy: Policy) -> Schema:
         """Whose levels a policy is asked for: those of the logs, or its own where these are something else."""
         own = self.config.levels == "relative" or self.method.reframe
         return (policy.card.schema if policy.card and own else None) or self.schema
@@ -133,7 +133,7 @@ def turn(loop: Loop, number: int) -> None:
         settings = replace(settings, init=before)
     elif c.start == "last" and trained:
         settings = replace(settings, model=before) if settings.adapter == "none" else replace(settings, init=before)
-    loop.say(number, train(settings))
+    loop.say(number, train_command(settings))
 
 
 def _fresh(loop: Loop, number: int) -> Path:

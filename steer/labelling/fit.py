@@ -17,19 +17,19 @@ from attribute_models.calibration import KINDS
 from steer.config import FitConfig
 from steer.errors import SteerError
 from steer.labelling.label import description, guessed_scales, known_file, matrix, scored_names, turned
-from steer.options import did_you_mean, overridden
 from steer.progress import progress
 from steer.rows import Reading, Row, content_hash, directions, read, split_of
 from steer.rows.binning import described
 from steer.rows.directions import BETTER
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import Run, folder_errors, hashes, rows_fingerprint, stage, write_text
+from steer.settings import did_you_mean, overridden
 
 Reports = Mapping[str, Sequence[Mapping[str, Any]]]  # heading -> report
 
 
 @stage
-def fit(config: FitConfig) -> str:
+def fit_command(config: FitConfig) -> str:
     """Fit an attribute model on human scores; its held-out tables and the summary line."""
     kind = _kind(config.model)
     run = Run(config.output, config, {"rows": rows_fingerprint(config.rows), "schema": known_file(config.schema)})
@@ -103,7 +103,7 @@ def _kind(name: str) -> Any:
     return kind
 
 
-def _made(kind: Any, config: FitConfig, schema: AttributeSchema) -> Any:
+def _made(kind: Any, config: FitConfig, schema: Schema) -> Any:
     """The model with its settings; calibrated, unless its scores have a scale of their own."""
     settings = overridden(kind.Settings, config.set, config.model)
     names = {f.name for f in fields(settings)}
@@ -131,7 +131,7 @@ def _own_scale(kind: Any) -> bool:
     return bool(getattr(kind, "own_scale", False))
 
 
-def _ranged(schema: AttributeSchema, predicted: Any) -> AttributeSchema:
+def _ranged(schema: Schema, predicted: Any) -> Schema:
     """The attributes with the range of what was predicted."""
     found = described(tuple(a.name for a in schema.attributes), predicted)
     pairs = zip(schema.attributes, found.attributes)
@@ -194,7 +194,7 @@ Label rows with it: `steer label ROWS --scorer {folder} --output LABELS`. In Pyt
 """
 
 
-def _card(config: FitConfig, schema: AttributeSchema, data: str, rows: int, report: str) -> str:
+def _card(config: FitConfig, schema: Schema, data: str, rows: int, report: str) -> str:
     """The README.md of a scorer."""
     better = {a.name: BETTER[a.direction] + " (guessed)" * (a.origin == "guessed") for a in schema.attributes}
     own = bool(_own_scale(_kind(config.model)))

@@ -17,17 +17,17 @@ from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.shards import part_file, read_parts, score_parts, shard_of
 from steer.methods.groups import PREFERENCE
-from steer.options import did_you_mean
 from steer.rows import Row, directions, read, split_of, write
 from steer.rows.binning import described, fitted
-from steer.rows.schema import REWARD, Attribute, AttributeSchema
+from steer.rows.schema import REWARD, Attribute, Schema
 from steer.run_folder import Run, fingerprint, rows_fingerprint, stage
+from steer.settings import did_you_mean
 
 SHOWN = 5  # joint levels that a histogram names
 
 
 @stage
-def label(config: LabelConfig) -> str:
+def label_command(config: LabelConfig) -> str:
     """Score rows and give them levels, a reward and a schema; level histogram and summary line.
 
     Rows are streamed, to check them, to score them part by part (each part is a resume point) and to write them; held
@@ -90,7 +90,7 @@ def label(config: LabelConfig) -> str:
     return run.finish("\n".join([*lines, summary]), **facts)
 
 
-def _preferred(schema: AttributeSchema, first: Scores, human: Scores) -> list[bool]:
+def _preferred(schema: Schema, first: Scores, human: Scores) -> list[bool]:
     """Which rows [n] owe their reward to a preference of people: it says nothing outside of its `group`.
 
     `first` [n, A]: the scores that count where they are known.
@@ -102,17 +102,17 @@ def _preferred(schema: AttributeSchema, first: Scores, human: Scores) -> list[bo
     return told
 
 
-def _asked(config: LabelConfig, scorer: Scorer) -> tuple[AttributeSchema | None, Sequence[str]]:
+def _asked(config: LabelConfig, scorer: Scorer) -> tuple[Schema | None, Sequence[str]]:
     """The schema whose levels are kept, where one is named, and the attributes to score."""
     if not config.schema:
         return None, scorer.attributes or scored_names(_rows(config), config.rows)
-    given = AttributeSchema.load(Path(config.schema))
+    given = Schema.load(Path(config.schema))
     if not all(a.counts for a in given.attributes):
         raise SteerError(f'{config.schema}: has no levels. Give the schema.json that "steer label" wrote.')
     return given, given.own
 
 
-def _levels(config: LabelConfig, scorer: Scorer, names: Sequence[str], scores: Scores) -> AttributeSchema:
+def _levels(config: LabelConfig, scorer: Scorer, names: Sequence[str], scores: Scores) -> Schema:
     """Levels, constants of the reward and support from the scores [n, A] of the training rows."""
     plain = turned(scorer.schema or description(config.rows, "", names, scores), config.lower, config.neither)
     edges = _edges(config, plain.names)
@@ -137,7 +137,7 @@ def _edges(config: LabelConfig, names: Sequence[str]) -> dict[str, list[float]]:
     return found
 
 
-def labelled(row: Row, schema: AttributeSchema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
+def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
     """One row with predicted scores beside the human ones, levels, reward and their provenance."""
     known = {n: float(s) for n, s in zip(schema.own, scores) if not np.isnan(s)}
     guess = {n: round(float(s), 4) for n, s in zip(schema.own, predicted) if not np.isnan(s)}
@@ -152,7 +152,7 @@ def labelled(row: Row, schema: AttributeSchema, scores: Scores, predicted: Score
     return found
 
 
-def histogram(schema: AttributeSchema) -> str:
+def histogram(schema: Schema) -> str:
     """Rows per level of each attribute, the commonest joint levels, and what is empty: levels and pairs of levels."""
     width = max(len(n) for n in schema.names)
     lines = [
@@ -209,7 +209,7 @@ def _rows(config: LabelConfig) -> Iterator[Row]:
     return islice(read(config.rows), config.limit or None)
 
 
-def _exist(targets: Mapping[tuple[str, float], str], schema: AttributeSchema, path: str) -> None:
+def _exist(targets: Mapping[tuple[str, float], str], schema: Schema, path: str) -> None:
     """Refuse targets of rows at levels that the schema does not have."""
     for (name, level), row in targets.items():
         if name in schema.names:
@@ -236,18 +236,18 @@ def _checked(
     return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_), targets
 
 
-def description(rows: str, schema: str, names: Sequence[str], scores: Scores) -> AttributeSchema:
+def description(rows: str, schema: str, names: Sequence[str], scores: Scores) -> Schema:
     """Ranges and directions: the named schema, else the one beside the rows, else what the scores tell."""
     known = _known_before(rows, schema)
     told = described(names, scores)
-    return AttributeSchema(tuple(known.get(n, told[n]) for n in names))
+    return Schema(tuple(known.get(n, told[n]) for n in names))
 
 
 def _known_before(rows: str, schema: str) -> dict[str, Attribute]:
     """The attributes of the named schema, else of the one beside the rows; none where there is no such file."""
     folder = Path(rows) if Path(rows).is_dir() else Path(rows).parent
     path = Path(schema) if schema else folder / "schema.json"
-    return {a.name: a for a in AttributeSchema.load(path).attributes} if schema or path.is_file() else {}
+    return {a.name: a for a in Schema.load(path).attributes} if schema or path.is_file() else {}
 
 
 def guessed_scales(rows: str, schema: str, attributes: Iterable[Attribute]) -> list[str]:
@@ -263,7 +263,7 @@ def guessed_scales(rows: str, schema: str, attributes: Iterable[Attribute]) -> l
     ]
 
 
-def turned(schema: AttributeSchema, lower: Sequence[str], neither: Sequence[str]) -> AttributeSchema:
+def turned(schema: Schema, lower: Sequence[str], neither: Sequence[str]) -> Schema:
     """The schema with the directions that the command line gives."""
     for name in (*lower, *neither):
         if name not in schema.names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 
 CONCENTRATION = 24.0  # of the Beta distribution of a true score around the predicted one (2406.08673)
 
@@ -28,7 +28,7 @@ def level_probability(attribute: Attribute, score: float, level: int) -> float:
     return float(betainc(a, b, edges[level + 1]) - betainc(a, b, edges[level]))
 
 
-def log_likelihood(schema: AttributeSchema, scores: Mapping[str, float | None], target: Mapping[str, float]) -> float:
+def log_likelihood(schema: Schema, scores: Mapping[str, float | None], target: Mapping[str, float]) -> float:
     """log P(target | prompt, response), attributes taken as independent; NaN where a score is unknown."""
     total = 0.0
     for name, level in target.items():

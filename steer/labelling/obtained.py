@@ -13,7 +13,7 @@ from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import METHODS
 from steer.models.policy import Card
 from steer.rows import Row
-from steer.rows.schema import REWARD, AttributeSchema
+from steer.rows.schema import REWARD, Schema
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Judge:
     scorer: Scorer
     best_of: int = 1
     by_target: bool = False
-    schema: AttributeSchema | None = None
+    schema: Schema | None = None
     reward: Reward | None = None
     weighs: bool = False
 
@@ -110,7 +110,7 @@ class Judge:
         return "\n".join(lines) if len(lines) > 1 else "no level was asked for that has a score."
 
 
-def obtained_text(row: Row, schema: AttributeSchema) -> str:
+def obtained_text(row: Row, schema: Schema) -> str:
     """`verbosity=1 (asked 0) warmth=4`: the attributes asked for first."""
     levels: Mapping[str, int] = row["levels"]
     target = row.get("target") or {}
@@ -124,7 +124,7 @@ def obtained_text(row: Row, schema: AttributeSchema) -> str:
     return " ".join(parts)
 
 
-def side_by_side(rows: Sequence[Row], schema: AttributeSchema | None) -> str:
+def side_by_side(rows: Sequence[Row], schema: Schema | None) -> str:
     """Responses under their prompts and targets, for a terminal."""
     lines: list[str] = []
     last = None

@@ -18,7 +18,7 @@ import attribute_models
 from attribute_models import own
 from steer.errors import SteerError
 from steer.rows import Row
-from steer.rows.schema import MOST, AttributeSchema
+from steer.rows.schema import MOST, Schema
 from steer.run_folder import hashes, read_done
 
 Scores = np.ndarray[Any, Any]
@@ -34,7 +34,7 @@ class Scorer:
     id: str
     attributes: tuple[str, ...]
     model: Any = None
-    schema: AttributeSchema | None = None
+    schema: Schema | None = None
     own: bool = False  # the user's code
 
     def score(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
@@ -66,7 +66,7 @@ class Scorer:
 Reward = Callable[[Sequence[Row]], list[float]]
 
 
-def rewarder(scorer: Scorer, schema: AttributeSchema) -> Reward:
+def rewarder(scorer: Scorer, schema: Schema) -> Reward:
     """The reward of labelled rows as a function of new ones: it wants every attribute that counts."""
     needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
     if not needed:
@@ -130,7 +130,7 @@ def _saved(folder: Path) -> Scorer:
             "--overwrite."
         )
     model = attribute_models.load(folder)
-    schema = AttributeSchema.load(folder / "schema.json")
+    schema = Schema.load(folder / "schema.json")
     content = hashlib.blake2b(json.dumps(files).encode(), digest_size=8).hexdigest()
     return Scorer(f"{attribute_models.name_of(folder)}:{content}", model.attributes, model, schema)
 

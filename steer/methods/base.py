@@ -13,7 +13,7 @@ from steer.methods.groups import Group
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steer.rows.schema import AttributeSchema
+    from steer.rows.schema import Schema
 
 Array = np.ndarray[Any, Any]
 
@@ -92,7 +92,7 @@ class Method:
     on_policy: OnPolicy | None = None
     importance: Callable[[Candidates, Any], Tensor] | None = None
     divergence: bool = False
-    reframe: Callable[..., tuple[list[dict[str, Any]], AttributeSchema]] | None = None
+    reframe: Callable[..., tuple[list[dict[str, Any]], Schema]] | None = None
     relative: bool = False
     whole: bool = False
     rate: float = 1.0

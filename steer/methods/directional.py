@@ -20,7 +20,7 @@ from steer.methods import conditional
 from steer.methods.base import Candidates, Method, Terms, weighted_nll
 from steer.methods.groups import Group, by_prompt, random_of
 from steer.rows import Row, prompt_key
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Settings:
             raise SteerError(f"directions is 1 or more, not {self.directions}.")
 
 
-def reframe(rows: Sequence[Row], schema: AttributeSchema, settings: Settings) -> tuple[list[Row], AttributeSchema]:
+def reframe(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
     """Each prompt's best response under each of its directions, weights in place of levels; and their schema."""
     names = [n for n in schema.own if schema[n].direction]
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
@@ -74,7 +74,7 @@ def _score(row: Row, name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _weights(schema: AttributeSchema, names: Sequence[str]) -> AttributeSchema:
+def _weights(schema: Schema, names: Sequence[str]) -> Schema:
     """Attributes whose levels are weights: more of one is more of its good end."""
     grid = tuple(range(WEIGHTS))
     attributes = tuple(
@@ -90,7 +90,7 @@ def _weights(schema: AttributeSchema, names: Sequence[str]) -> AttributeSchema:
         )
         for n in names
     )
-    return AttributeSchema(attributes, {}, schema.minimum)
+    return Schema(attributes, {}, schema.minimum)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

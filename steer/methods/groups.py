@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from steer.errors import SteerError
-from steer.options import did_you_mean
 from steer.rows import Row, prompt_key
+from steer.settings import did_you_mean
 
 
 class Group(NamedTuple):

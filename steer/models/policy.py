@@ -26,7 +26,7 @@ from steer.models.lora import adapted, add_control_tokens, refuse_nan
 from steer.models.quantization import keep_unpacked, left_whole, nf4
 from steer.models.tokenization import plain_ids
 from steer.progress import quiet
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, is_run, read_json, write_json
 
 FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
@@ -50,7 +50,7 @@ class Card:
     settings: Mapping[str, Any] = field(default_factory=dict)
     template: str = "tags"
     attributes: tuple[str, ...] = ()
-    schema: AttributeSchema | None = None
+    schema: Schema | None = None
     scorer: str = ""
     condition_tokens: str = "text"
     base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
@@ -91,7 +91,7 @@ def _card(value: Any) -> Card:
         raise TypeError("attributes is no list of texts")
     if not isinstance(value["settings"], dict):
         raise TypeError("settings is no object")
-    schema = AttributeSchema.from_json(value["schema"]) if value["schema"] is not None else None
+    schema = Schema.from_json(value["schema"]) if value["schema"] is not None else None
     card = Card(**{**value, "attributes": tuple(names), "schema": schema})
     for name, known in (("adapter", ADAPTERS), ("template", TEMPLATES), ("condition_tokens", ("text", "special"))):
         if getattr(card, name) not in known:

@@ -13,12 +13,12 @@ import numpy as np
 
 from steer.errors import SteerError
 from steer.rows import directions
-from steer.rows.schema import REWARD, Attribute, AttributeSchema, Scores, number
+from steer.rows.schema import REWARD, Attribute, Schema, Scores, number
 
 TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
 
 
-def described(names: Sequence[str], scores: Scores) -> AttributeSchema:
+def described(names: Sequence[str], scores: Scores) -> Schema:
     """A schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
     attributes = []
     for j, name in enumerate(names):
@@ -28,18 +28,18 @@ def described(names: Sequence[str], scores: Scores) -> AttributeSchema:
         direction, origin = directions.of_name(name)
         low, high = float(known.min()), float(known.max())
         attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
-    return AttributeSchema(tuple(attributes))
+    return Schema(tuple(attributes))
 
 
 def fitted(
-    schema: AttributeSchema,
+    schema: Schema,
     scores: Scores,
     *,
     bins: str = "native",
     levels: int = 5,
     minimum: int = 5,
     edges: Mapping[str, Sequence[float]] | None = None,
-) -> AttributeSchema:
+) -> Schema:
     """Give a described schema its levels, reward constants and support from scores [n, A] (NaN unknown).
 
     `bins`: `native` (one level per integer of the attribute's range; quantiles where the range is no small integer
@@ -51,7 +51,7 @@ def fitted(
         raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
     given = edges or {}
     binned = [_binned(a, scores[:, j], bins, levels, given.get(a.name, ())) for j, a in enumerate(own)]
-    plain = AttributeSchema(tuple(binned))
+    plain = Schema(tuple(binned))
     raw = [plain.reward(dict(zip(plain.names, _known(row)))) for row in scores]
     reward = np.array([np.nan if r is None else r for r in raw], dtype=float)
     mean, std = 0.0, 1.0
@@ -63,7 +63,7 @@ def fitted(
     cells = Counter(
         tuple(None if math.isnan(s) else a.level(s) for a, s in zip(binned, row)) for row in scores.tolist()
     )
-    return AttributeSchema(tuple(binned), dict(cells), minimum, mean, std)
+    return Schema(tuple(binned), dict(cells), minimum, mean, std)
 
 
 def _known(row: Iterable[float]) -> list[float | None]:
@@ -117,8 +117,8 @@ def _quantiles(known: Scores, levels: int) -> list[float]:
 
 
 def exact(
-    rows: Sequence[Mapping[str, Any]], schema: AttributeSchema, names: Sequence[str]
-) -> tuple[list[dict[str, Any]], AttributeSchema]:
+    rows: Sequence[Mapping[str, Any]], schema: Schema, names: Sequence[str]
+) -> tuple[list[dict[str, Any]], Schema]:
     """Rows whose levels of `names` are the places of their own scores, and a schema that knows the range of these.
 
     A level that is not that of a score, because somebody changed it, stays as it is.

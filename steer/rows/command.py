@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.progress import progress
 from steer.rows import Found, Reading, Row, content_hash, prompt_key, read, split_of, write
 from steer.rows.directions import of_name
-from steer.rows.schema import Attribute, AttributeSchema
+from steer.rows.schema import Attribute, Schema
 from steer.rows.survey import Survey, bare, score_ranges
 from steer.run_folder import Run, fingerprint, stage
 
@@ -25,7 +25,7 @@ WORLD = "world"
 
 
 @stage
-def data(config: DataConfig) -> str:
+def data_command(config: DataConfig) -> str:
     """Write rows.jsonl with a split; the world also brings its schema and an untrained model. Summary line."""
     sources = Sources(config)
     run = Run(config.output, config, sources.inputs())
@@ -58,7 +58,7 @@ def data(config: DataConfig) -> str:
 def _world_files(folder: Path, seed: int) -> None:
     from steer.progress import quiet
 
-    AttributeSchema.from_json({"attributes": world.SCHEMA}).save(folder / "schema.json")
+    Schema.from_json({"attributes": world.SCHEMA}).save(folder / "schema.json")
     with quiet():
         world_model.save(folder / "model", seed=seed)
 
@@ -68,7 +68,7 @@ def _scales_file(folder: Path, ranges: Mapping[str, tuple[float, float]]) -> Non
     for name, (low, high) in ranges.items():
         direction, origin = of_name(name)
         attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
-    AttributeSchema(tuple(attributes)).save(folder / "schema.json")
+    Schema(tuple(attributes)).save(folder / "schema.json")
 
 
 class Sources:

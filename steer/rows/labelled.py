@@ -7,7 +7,7 @@ from pathlib import Path
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.rows import Row, read_all, split_of
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import read_done
 
 
@@ -21,9 +21,9 @@ def beside(rows: str, name: str) -> Path:
     return path
 
 
-def schema_of(rows: str) -> AttributeSchema:
+def schema_of(rows: str) -> Schema:
     """The schema beside labelled rows."""
-    schema = AttributeSchema.load(beside(rows, "schema.json"))
+    schema = Schema.load(beside(rows, "schema.json"))
     if not all(a.counts for a in schema.attributes):
         raise SteerError(f'{rows}: the schema beside it has no levels. Run "steer label" first.')
     return schema
@@ -42,7 +42,7 @@ def _levelled(path: str) -> list[Row]:
     """All rows, whose levels exist in the schema beside them where there is one."""
     rows = read_all(path)
     schema = (Path(path) if Path(path).is_dir() else Path(path).parent) / "schema.json"
-    known = AttributeSchema.load(schema) if schema.is_file() else None
+    known = Schema.load(schema) if schema.is_file() else None
     if known is None or not all(a.counts for a in known.attributes):
         return rows
     for row in rows:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from steer.errors import SteerError
-from steer.options import did_you_mean
 from steer.rows.directions import ORIGINS
 from steer.run_folder import read_json, write_json
+from steer.settings import did_you_mean
 
 Scores = np.ndarray[Any, Any]
 
@@ -155,7 +155,7 @@ def number(score: float) -> str:
 
 
 @dataclass(frozen=True)
-class AttributeSchema:
+class Schema:
     """All attributes, the joint counts of their levels, and the constants of the reward.
 
     `cells` maps joint levels (in attribute order, None where unknown) to rows; `reward_mean` and `reward_std`
@@ -184,7 +184,7 @@ class AttributeSchema:
         """The attributes that are scored, without the derived reward."""
         return tuple(n for n in self.names if n != REWARD)
 
-    def turned(self, turns: Mapping[str, tuple[int, float]]) -> AttributeSchema:
+    def turned(self, turns: Mapping[str, tuple[int, float]]) -> Schema:
         """The same attributes with other directions and weights where `turns` names them."""
         changed = (
             replace(a, direction=turns[a.name][0], weight=turns[a.name][1], origin="given") if a.name in turns else a
@@ -304,7 +304,7 @@ class AttributeSchema:
         asked = [(self[n], level) for n, level in target.items()]
         return sum(a.direction * a.weight * a.score(level) for a, level in asked)
 
-    def recounted(self, rows: Iterable[Mapping[str, Any]]) -> AttributeSchema:
+    def recounted(self, rows: Iterable[Mapping[str, Any]]) -> Schema:
         """The same levels and constants with counts and support of other rows."""
         cells = Counter(tuple(row["levels"].get(n) for n in self.names) for row in rows)
         counts = [Counter[int]() for _ in self.names]
@@ -326,12 +326,12 @@ class AttributeSchema:
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `AttributeSchema.from_json` reads it back."""
+        """Plain JSON; `Schema.from_json` reads it back."""
         cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
         return {**asdict(self), "attributes": [asdict(a) for a in self.attributes], "cells": cells}
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> AttributeSchema:
+    def from_json(value: Mapping[str, Any]) -> Schema:
         """The schema that `to_json` wrote, or that a user did; ValueError where it is none."""
         if not isinstance(value, dict) or not isinstance(value.get("attributes"), list):
             raise ValueError("it has no list of attributes")
@@ -339,7 +339,7 @@ class AttributeSchema:
         if len({a.name for a in attributes}) < len(attributes):
             raise ValueError("two attributes have one name")
         cells = dict(_cell(cell, attributes) for cell in value.get("cells", []))
-        made = AttributeSchema(
+        made = Schema(
             attributes, cells, **{k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
         )
         if not _whole(made.minimum) or not _finite(made.reward_mean) or not _finite(made.reward_std):
@@ -349,11 +349,11 @@ class AttributeSchema:
         return made
 
     @staticmethod
-    def load(path: Path) -> AttributeSchema:
+    def load(path: Path) -> Schema:
         """Read schema.json."""
         value = read_json(path)
         try:
-            return AttributeSchema.from_json(value)
+            return Schema.from_json(value)
         except (KeyError, TypeError, ValueError) as error:
             raise SteerError(
                 f'{path}: not a schema ({error}). It wants {{"attributes": [{{"name", "low", "high"}}]}}.'
@@ -417,7 +417,7 @@ def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None
     return tuple(levels), int(rows)
 
 
-def factorial(schema: AttributeSchema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
+def factorial(schema: Schema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
     """`size` targets from the supported cells of the full factorial over `names`, each level of each attribute alike.
 
     Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to

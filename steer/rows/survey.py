@@ -15,9 +15,9 @@ from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
 from steer.config import DataConfig
 from steer.errors import SteerError
-from steer.options import did_you_mean
 from steer.rows import Found, Row, directions, noted, prompt_key, reasons
 from steer.rows.ratings import unrated
+from steer.settings import did_you_mean
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
 

@@ -26,7 +26,7 @@ from steer.generation.text import Text
 from steer.labelling.scorer import Scorer
 from steer.models.policy import Policy
 from steer.models.tokenization import plain_ids
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.serve.engine import Engine, Stream
 from steer.serve.logprobs import Place, Places, of_chat, of_completions
 from steer.serve.wire import MOST, ApiError, Request, asked, of_steer
@@ -46,7 +46,7 @@ class Service:
     started: int = field(default_factory=lambda: int(time.time()))
 
     @property
-    def schema(self) -> AttributeSchema | None:
+    def schema(self) -> Schema | None:
         """Of the policy, where it was conditioned."""
         card = self.policy.card
         return card.schema if card and card.attributes else None

@@ -21,12 +21,12 @@ from steer.errors import SteerError
 from steer.generation.prefill import shareable
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.policy import Card, load
-from steer.options import check
+from steer.settings import check
 
 GRACE = 10  # seconds that running requests have when the server is told to stop
 
 
-def serve(config: ServeConfig) -> str:
+def serve_command(config: ServeConfig) -> str:
     """Serve until told to stop; the last line says what was done."""
     check(config)
     try:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError, from_json
 
 from steer.errors import SteerError
-from steer.options import did_you_mean
 from steer.rows.schema import number_text
+from steer.settings import did_you_mean
 
 MOST = 64  # choices of one request
 TURNS = 1024  # messages of one request, and parts of one message

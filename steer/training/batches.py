@@ -14,14 +14,14 @@ from steer.methods.base import Array
 from steer.methods.groups import Group
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.tokenization import Tokens
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """What a conditioned method prints before the response, and how often parts of it are left out."""
 
-    schema: AttributeSchema
+    schema: Schema
     names: tuple[str, ...]
     template: str = "tags"
     attribute_dropout: float = 0.1
@@ -31,7 +31,7 @@ class Conditioning:
         """The whole condition for these levels."""
         return render(levels, self.schema, self.names, self.template)
 
-    def reframed(self, schema: AttributeSchema) -> Conditioning:
+    def reframed(self, schema: Schema) -> Conditioning:
         """The same over the attributes of another schema that were conditioned on before."""
         return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names))
 

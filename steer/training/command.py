@@ -18,9 +18,9 @@ from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.methods.base import Method
 from steer.models.policy import Card, save, trainable
-from steer.options import did_you_mean, overridden
 from steer.rows.labelled import beside, scorer_of
 from steer.run_folder import Run, folder_errors, identity, read_done, rows_fingerprint, stage
+from steer.settings import did_you_mean, overridden
 from steer.training import checkpoint
 from steer.training.dry_run import described
 from steer.training.memory import enough_memory
@@ -32,7 +32,7 @@ FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are n
 
 
 @stage
-def train(config: TrainConfig) -> str:
+def train_command(config: TrainConfig) -> str:
     """Fine-tune a policy on labelled rows; the summary line (empty in every process but the main one)."""
     installed(config.track)
     method, settings = chosen(config.method, config.set)

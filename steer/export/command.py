@@ -22,7 +22,7 @@ from steer.models.policy import MERGED, Card, Loading, Policy, end_tokens, load_
 from steer.models.tokenization import plain_ids, prompt_text
 from steer.progress import quiet
 from steer.rows import Row, read_all, split_of, write
-from steer.rows.schema import AttributeSchema
+from steer.rows.schema import Schema
 from steer.run_folder import (
     Run,
     fingerprint,
@@ -49,7 +49,7 @@ PROBES: tuple[list[dict[str, str]], ...] = (
 
 
 @stage
-def export(config: ExportConfig) -> str:
+def export_command(config: ExportConfig) -> str:
     """Write a policy (or labelled rows) for programs that know nothing of steer; the summary line."""
     source = Path(config.source)
     if (source / "steer.json").is_file():
@@ -154,7 +154,7 @@ def _template(policy: Policy, card: Card) -> str:
     )
 
 
-def _unasked(schema: AttributeSchema, names: Sequence[str]) -> str:
+def _unasked(schema: Schema, names: Sequence[str]) -> str:
     """What an export aims at where a client asks for nothing."""
     if not schema.supported(names):
         return "no condition, for no combination of all attributes is supported"
@@ -162,7 +162,7 @@ def _unasked(schema: AttributeSchema, names: Sequence[str]) -> str:
     return schema.text(aim) if aim else "no condition, for no attribute has a better end"
 
 
-def fitting(tokenizer: Any, schema: AttributeSchema, names: Sequence[str], template: str) -> tuple[Any, int]:
+def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str) -> tuple[Any, int]:
     """A steerable template whose whole text a server tokenises as training does its parts; how many conditions differ.
 
     Training tokenises prompt and condition apart. Where a tokenizer begins every text with a space, the whole text

@@ -1,0 +1,1 @@
+"""Write a policy that any server steers, or rows for TRL."""

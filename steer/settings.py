@@ -1,0 +1,138 @@
+"""Settings as frozen dataclasses: fields with help, choices and bounds, checked alike for flags, files and calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from steer.errors import SteerError
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] = (),
+    flag: str = "",
+    least: float = -math.inf,
+    above: float = -math.inf,
+    most: float = math.inf,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Any:
+    """A dataclass field that becomes a flag (`...` as default: required).
+
+    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `presets`: what a choice says
+    of other fields.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "above": above, "most": most}
+    metadata["presets"] = presets or {}
+    if default is ...:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(help: str) -> Any:
+    """A dataclass field that becomes a positional argument."""
+    return dataclasses.field(metadata={"help": help, "argument": True})
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Sentence end for an unknown name: the nearest known one, and all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name[:100], known, n=1)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
+
+
+def flag_of(field: dataclasses.Field[Any]) -> str:
+    """What a user calls the field."""
+    if field.metadata.get("argument"):
+        return field.name.upper()
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
+def check(config: Any) -> None:
+    """Refuse a config with a value outside the choices or the range of its field."""
+    for field in dataclasses.fields(config):
+        _allowed(field, getattr(config, field.name))
+
+
+def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
+    meta = field.metadata
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and not _clean(text):
+            raise SteerError(
+                f"{flag_of(field)} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it."
+            )
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SteerError(f"{flag_of(field)}: wanted a number that 64 bits hold.")
+    if "least" not in meta:
+        return
+    if meta.get("choices") and value not in meta["choices"]:
+        raise SteerError(f"{flag_of(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
+    if isinstance(value, int | float):
+        least, above, most = (meta[name] for name in ("least", "above", "most"))
+        if math.isfinite(value) and least <= value <= most and value > above:
+            return
+        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -math.inf else ""
+        high = f"at most {most:g}" if most < math.inf else ""
+        wanted = (
+            f"from {least:g} to {most:g}" if high and least > -math.inf else " and ".join(filter(None, (low, high)))
+        )
+        raise SteerError(f"{flag_of(field)} {value}: wanted {wanted or 'a finite number'}.")
+
+
+def _clean(text: str) -> bool:
+    """Whether files can be called so, and hold it."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def settings_of(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build settings from keyword arguments; SteerError names the nearest setting, or what a value must be."""
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # always a dataclass
+    for name in values:
+        if name not in names:
+            raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, names)}")
+    settings = kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
+    check(settings)
+    return settings
+
+
+def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
+    """A dataclass of settings with NAME=VALUE texts in place of defaults; lists are written a,b,c."""
+    defaults = {f.name: f.default for f in dataclasses.fields(settings)}  # type: ignore[arg-type]  # always a dataclass
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in defaults:
+            raise SteerError(
+                f"{owner}: unknown setting '{key}'; {did_you_mean(key, defaults) if defaults else 'it has none.'}"
+            )
+        try:
+            values[key] = _told(text, defaults[key])
+        except ValueError:
+            wanted = "list of numbers" if isinstance(defaults[key], tuple) else type(defaults[key]).__name__
+            raise SteerError(f"{owner}: {key}={text} is not a {wanted}.") from None
+    try:
+        return settings(**values)
+    except (SteerError, ValueError) as error:
+        raise SteerError(f"{owner}: {error}") from None
+
+
+def _told(text: str, default: Any) -> Any:
+    """A text in the type of a default."""
+    if isinstance(default, tuple):
+        kind = type(default[0]) if default else str
+        return tuple(kind(part) for part in text.split(",") if part)
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    return type(default)(text)
