@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from steer.errors import SteerError
-from steer.labelling.obtained import Judge, side_by_side
+from steer.labelling.obtained import Selection, side_by_side
 from steer.labelling.scorer import Scorer
 from steer.methods import directional
 from steer.models.policy import Card
@@ -56,35 +56,35 @@ def weighing() -> Card:
     return card("directional", schema)
 
 
-def test_a_policy_of_weights_is_judged_by_the_scorers_schema(weighing: Card) -> None:
-    judge = Judge(SCORER, best_of=2).knowing(weighing)
+def test_a_policy_of_weights_is_scored_by_the_scorers_schema(weighing: Card) -> None:
+    selection = Selection(SCORER, n=2).knowing(weighing)
     harmful, kind = (row(text, {"help": 0, "harm": 4}, "help=0 harm=4") for text in ("4 4", "3 0"))
-    assert judge.kept([harmful, kind]) == [{**kind, "best_of": 2}]
-    (found,) = judge.labelled([kind])
+    assert selection.kept([harmful, kind]) == [{**kind, "best_of": 2}]
+    (found,) = selection.labelled([kind])
     assert found["levels"] == SCHEMA.levels({"help": 3.0, "harm": 0.0, "reward": found["reward"]})
     assert found["reward"] == SCHEMA.reward({"help": 3.0, "harm": 0.0})
-    assert side_by_side([found], judge.schema) == "> q\n[help=0 harm=4]\n3 0\n  obtained help=3 harm=0"
-    assert judge.table([found]) == "no level was asked for that has a score."
+    assert side_by_side([found], selection.schema) == "> q\n[help=0 harm=4]\n3 0\n  obtained help=3 harm=0"
+    assert selection.table([found]) == "no level was asked for that has a score."
     with pytest.raises(SteerError, match=r"^--rerank target: the policy's targets are weights, not levels\. Use --rer"):
-        Judge(SCORER, best_of=2, by_target=True).knowing(weighing)
+        Selection(SCORER, n=2, by_target=True).knowing(weighing)
 
 
-def test_a_policy_of_levels_is_judged_by_its_own_schema() -> None:
+def test_a_policy_of_levels_is_scored_by_its_own_schema() -> None:
     own = SCHEMA.turned({"harm": (1, 1.0)})
-    judge = Judge(SCORER, best_of=2, by_target=False).knowing(card("conditional", own))
-    assert judge.schema == own
+    selection = Selection(SCORER, n=2, by_target=False).knowing(card("conditional", own))
+    assert selection.schema == own
     rows = [row("4 4", {"harm": 0}, "harm=0"), row("3 0", {"harm": 0}, "harm=0")]
-    assert judge.kept(rows) == [{**rows[0], "best_of": 2}]
-    (found,) = judge.labelled(rows[:1])
+    assert selection.kept(rows) == [{**rows[0], "best_of": 2}]
+    (found,) = selection.labelled(rows[:1])
     assert side_by_side([found], own) == "> q\n[harm=0]\n4 4\n  obtained harm=4 (asked 0) help=4"
-    assert Judge(SCORER, best_of=2, by_target=True).knowing(card("conditional", own)).kept(rows) == [
+    assert Selection(SCORER, n=2, by_target=True).knowing(card("conditional", own)).kept(rows) == [
         {**rows[1], "best_of": 2}
     ]
-    assert Judge(SCORER).knowing(None).schema == SCHEMA
+    assert Selection(SCORER).knowing(None).schema == SCHEMA
 
 
 def test_a_reward_that_was_asked_for_is_told() -> None:
-    judge = Judge(SCORER).knowing(card("conditional", SCHEMA, ("reward",)))
-    rows = judge.labelled([row("4 0", {"reward": 4}), row("0 4", {"reward": 4})])
+    selection = Selection(SCORER).knowing(card("conditional", SCHEMA, ("reward",)))
+    rows = selection.labelled([row("4 0", {"reward": 4}), row("0 4", {"reward": 4})])
     mean = sum(r["reward"] for r in rows) / 2
-    assert judge.table(rows).splitlines()[1] == f"reward={SCHEMA['reward'].shown[4]} | {mean:.2f} | 50% | 50% | 2"
+    assert selection.table(rows).splitlines()[1] == f"reward={SCHEMA['reward'].shown[4]} | {mean:.2f} | 50% | 50% | 2"

@@ -11,6 +11,7 @@ import torch
 
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.generate import Job, Sampling, answer, condition_text
+from steer.labelling.obtained import best_of
 from steer.labelling.scorer import Reward
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
@@ -81,8 +82,7 @@ def _drawn(
     rows = answer(policy, jobs, asked.sampling, folder, schema, folder.name, ids=True)
     if n > 1:
         assert asked.reward is not None
-        rewards = asked.reward(rows)
-        rows = [rows[max(range(i, i + n), key=rewards.__getitem__)] | {"best_of": n} for i in range(0, len(rows), n)]
+        rows = best_of(rows, n, asked.reward(rows))
     s = asked.sampling
     if reference is None or s.temperature == 0:
         return [_without_ids(row) for row in rows]

@@ -23,7 +23,7 @@ from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
 from steer.generation.text import streamed
 from steer.generation.vllm import Vllm
-from steer.labelling.obtained import Judge, side_by_side
+from steer.labelling.obtained import Selection, side_by_side
 from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.models.tokenization import plain_ids, prompt_of
 from steer.progress import progress, quiet
@@ -233,12 +233,14 @@ def generate_command(config: GenerateConfig) -> str:
         raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
     if config.stream and (config.output or config.score or config.best_of > 1 or config.engine != "hf"):
         raise SteerError("--stream: only prints. Leave out --output, --score, --best-of and --engine.")
-    judge = Judge.of(config) if config.score or config.best_of > 1 else None
+    selection = None
+    if config.score or config.best_of > 1:
+        selection = Selection.of(config.scorer, n=config.best_of, rerank=config.rerank, temperature=config.temperature)
     run = None
     if config.output:
         inputs = {"policy": fingerprint(config.policy) if Path(config.policy).exists() else ""}
-        if judge:
-            inputs["scorer"] = judge.scorer.id
+        if selection:
+            inputs["scorer"] = selection.scorer.id
         run = Run(config.output, config, inputs | ({"input": fingerprint(config.input)} if config.input else {}))
         if run.done:
             return str(run.done["summary"])
@@ -246,8 +248,8 @@ def generate_command(config: GenerateConfig) -> str:
     policy, draw = _engine(config)
     aims = policy.targets(config.target, config.allow_unsupported)
     schema = policy.card.schema if policy.card else None
-    if judge:
-        judge = judge.knowing(policy.card)
+    if selection:
+        selection = selection.knowing(policy.card)
     away = [policy.against(config.against, aim) if config.guidance != 1 else {} for aim in aims]
     pairs = list(zip(aims, away))
     jobs = [Job(row, *pair) for row in rows for pair in pairs for _ in range(config.n * config.best_of)]
@@ -265,15 +267,15 @@ def generate_command(config: GenerateConfig) -> str:
         return _stream(policy, jobs, sampling, schema)
     if run is None:
         found = list(_drawn(jobs, draw(policy, jobs, sampling), sampling, schema, "", 0))
-        kept = judge.kept(found) if judge else found
-        shown = judge.labelled(kept) if judge and config.score else kept
-        return side_by_side(shown, judge.schema if judge else schema)
+        kept = selection.kept(found) if selection else found
+        shown = selection.labelled(kept) if selection and config.score else kept
+        return side_by_side(shown, selection.schema if selection else schema)
     run.start()
     every = answer(policy, jobs, sampling, run.folder, schema, Path(config.output).name, draw)
-    drawn = judge.kept(every) if judge else every
+    drawn = selection.kept(every) if selection else every
     said = [r for r in drawn if r["response"].strip()]
     good = [r for r in said if not policy.leaks(r["response"])]
-    write(run.folder / "rows.jsonl", judge.labelled(good) if judge and config.score else good)
+    write(run.folder / "rows.jsonl", selection.labelled(good) if selection and config.score else good)
     cut = sum(not r["finished"] for r in drawn)
     best = f" (each the best of {config.best_of})" if config.best_of > 1 else ""
     leaking = f"{len(said) - len(good)} with a condition in them skipped, " if len(said) > len(good) else ""
@@ -281,8 +283,8 @@ def generate_command(config: GenerateConfig) -> str:
         f"generate: {len(rows)} prompts x {len(aims)} targets x {config.n} in, {len(good)} out{best}, "
         f"{len(drawn) - len(said)} empty skipped, {leaking}{cut} cut off at {config.max_new_tokens} tokens."
     )
-    if judge and config.score:
-        summary = f"{judge.table(judge.labelled(good))}\n{summary}"
+    if selection and config.score:
+        summary = f"{selection.table(selection.labelled(good))}\n{summary}"
     return run.finish(summary, rows=len(good))
 
 

@@ -137,19 +137,31 @@ def _edges(config: LabelConfig, names: Sequence[str]) -> dict[str, list[float]]:
     return found
 
 
-def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
-    """One row with predicted scores beside the human ones, levels, reward and their provenance."""
-    known = {n: float(s) for n, s in zip(schema.own, scores) if not np.isnan(s)}
+def levelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str) -> Row:
+    """Add the predicted scores [A], and the levels and the reward of the `scores` [A] that count, to one row."""
+    known = _known(schema, scores)
+    reward = known.get(REWARD)
+    levels = {n: level for n, level in schema.levels(known).items() if schema[n].shown}
     guess = {n: round(float(s), 4) for n, s in zip(schema.own, predicted) if not np.isnan(s)}
-    reward = schema.reward(known) if REWARD in schema.names else None
-    levels = schema.levels(known if reward is None else {**known, REWARD: reward})
-    found = {**row, "predicted": guess, "scorer": scorer, "levels": levels, "reward": reward, "split": split}
+    return {**row, "predicted": guess, "scorer": scorer, "levels": levels, "reward": reward}
+
+
+def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
+    """Add scores, levels, reward, split and their provenance to one row of training data."""
+    out = levelled(row, schema, scores, predicted, scorer) | {"split": split}
     if (row.get("scores") or {}).get(PREFERENCE) is not None:
-        found["comparable"] = "prompt"  # as any score; what people preferred is so in its group only
+        out["comparable"] = "prompt"  # as any score; what people preferred is so in its group only
     if row.get("target"):
-        value = log_likelihood(schema, known if reward is None else {**known, REWARD: reward}, row["target"])
-        found["likelihood"] = None if math.isnan(value) else value
-    return found
+        value = log_likelihood(schema, _known(schema, scores), row["target"])
+        out["likelihood"] = None if math.isnan(value) else value
+    return out
+
+
+def _known(schema: Schema, scores: Scores) -> dict[str, float]:
+    """The known scores of [A] by attribute, with the reward where the schema has one and it can be computed."""
+    known = {n: float(s) for n, s in zip(schema.own, scores) if not np.isnan(s)}
+    reward = schema.reward(known) if REWARD in schema.names else None
+    return known if reward is None else {**known, REWARD: reward}
 
 
 def histogram(schema: Schema) -> str:
