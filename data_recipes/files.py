@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,20 @@ def _repeated(names: list[str]) -> str:
 JSON = json.JSONDecoder(object_pairs_hook=_once)
 
 
-def records(path: str | Path, bad: list[str] | None = None) -> Iterator[tuple[str, Record]]:
-    """Every record of `path` with its place: "path:line", or "path: row N" for Parquet and datasets (both from 1).
+def records(
+    path: str | Path | Iterable[Mapping[str, Any]], bad: list[str] | None = None
+) -> Iterator[tuple[str, Record]]:
+    """Yield every record of `path` with its place: "path:line", or "path: row N" for Parquet and datasets (from 1).
+
+    `path` may also be rows in memory: dicts or a datasets.Dataset, "rows: row N".
 
     Reads what KNOWN lists, one record at a time; only a JSON array is held in memory, as text. A CSV cell stays a
     string. Anything that cannot be read, and a source without a record, is a DataError, after the records before it.
     With a list as `bad` the message goes there and reading goes on behind it, as far as the format allows.
     """
-    if str(path).startswith(hub.HUB):
+    if not isinstance(path, str | Path):
+        place, found = "rows", hub.memory_records(path)
+    elif str(path).startswith(hub.HUB):
         place, found = str(path), hub.records(str(path))
     else:
         place = place_of(path)

@@ -8,7 +8,7 @@ All splits are read where none is named, and the column `split` says which one a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,28 @@ def _rows(name: str, splits: Any) -> Iterator[tuple[str, Record]]:
         for number, record in enumerate(part.with_format(None), start=1):
             row = plain_record(record)
             yield f"{place}: row {number}", {"split": split, **row} if split else row
+
+
+def memory_records(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Record]]:
+    """Records of dicts, or of a datasets.Dataset or DatasetDict, with their places "rows: row N"."""
+    if isinstance(rows, Mapping):
+        yield from _rows("rows", rows.items())
+    elif hasattr(rows, "with_format"):
+        yield from _rows("rows", [("", rows)])
+    else:
+        for number, record in enumerate(rows, start=1):
+            if not isinstance(record, Mapping):
+                raise DataError(f"rows: row {number}: is {type(record).__name__}, wanted a dict.")
+            yield f"rows: row {number}", {name: _python(value) for name, value in record.items()}
+
+
+def _python(value: Any) -> Any:
+    """Plain Python for numbers and arrays of numpy; other values as they are."""
+    if isinstance(value, Mapping):
+        return {key: _python(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_python(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def plain_record(record: dict[str, Any]) -> Record:

@@ -6,15 +6,13 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
-
-import click
 
 from data_recipes import files, layouts, votes
 from data_recipes.asked import system_columns
@@ -23,14 +21,16 @@ from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, written
 from steer.errors import SteerError
+from steer.progress import note
 from steer.rows.contract import SIDE, Row, check, check_json
 from steer.rows.ratings import Ratings, unrated
-from steer.rows.write import read_back, write
+from steer.rows.write import read_back, write, write_rows
 
 __all__ = [
     "Found",
     "Reading",
     "Row",
+    "Source",
     "check",
     "content_hash",
     "noted",
@@ -39,10 +39,14 @@ __all__ = [
     "read",
     "read_all",
     "read_back",
+    "read_rows",
     "reasons",
     "split_of",
     "write",
+    "write_rows",
 ]
+
+Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
 
 
 REASONS = 5  # kinds of messages that a summary tells one by one
@@ -79,8 +83,27 @@ class Found:
 PLAIN = Reading()
 
 
+def read_rows(
+    source: Source,
+    *,
+    limit: int = 0,
+    columns: Mapping[str, str] | None = None,
+    prompt: str = "",
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Row]:
+    """Read rows in any known layout from a path, dicts, a datasets.Dataset or `hf:OWNER/NAME`; every row is checked.
+
+    `limit`: the first rows only (0: all). `columns`: our name -> name or dotted path in the records. `prompt`: of rows
+    that have a response and no prompt. `ranges`: attribute -> (lowest, highest) score; others raise SteerError, as
+    does every row that breaks the contract, with its place.
+    """
+    if not isinstance(source, str | Path | Sequence | Mapping) and not hasattr(source, "with_format"):
+        source = list(source)  # an iterator; columns that look like scores are looked at twice
+    return list(islice(read(source, reading=Reading(columns or {}, prompt, ranges=ranges or {})), limit or None))
+
+
 def read(
-    path: str | Path,
+    path: Source,
     *,
     unique: bool = True,
     skipped: list[str] | None = None,
@@ -112,7 +135,7 @@ def prompts(path: str | Path, *, skipped: list[str] | None = None) -> Iterator[R
 
 
 def _checked(
-    path: str | Path,
+    path: Source,
     answered: bool,
     skipped: list[str] | None,
     reading: Reading = PLAIN,
@@ -123,7 +146,7 @@ def _checked(
     count = Found() if found is None else found
     left, coding = count.left, None
     placed: Iterable[tuple[str, Row]] = _records(path, answered, skipped, reading)
-    placed = list(placed) if str(path) == files.STDIN else placed  # it can be read only once
+    placed = list(placed) if _is_stdin(path) else placed  # it can be read only once
 
     def again() -> Iterator[Row]:
         """All records once more, under the names that they are read by; broken ones are left out."""
@@ -173,7 +196,11 @@ def _checked(
             *unrated(count.unrated),
             *noted(count.noted),
         ]:
-            _say(f"steer: {path}: {line}")
+            _say(f"{path if isinstance(path, str | Path) else 'rows'}: {line}")
+
+
+def _is_stdin(path: Source) -> bool:
+    return isinstance(path, str | Path) and str(path) == files.STDIN
 
 
 def noted(notes: Mapping[str, int]) -> Iterator[str]:
@@ -184,7 +211,7 @@ def noted(notes: Mapping[str, int]) -> Iterator[str]:
 @cache
 def _say(line: str) -> None:
     """Once, however often a source is read."""
-    click.echo(line, err=True)
+    note(line)
 
 
 def reasons(messages: Iterable[str], what: str) -> Iterator[str]:
@@ -199,11 +226,9 @@ def reasons(messages: Iterable[str], what: str) -> Iterator[str]:
         yield f"{what}: {sum(map(len, often[REASONS:]))} for {len(often) - REASONS} other reasons"
 
 
-def _records(
-    path: str | Path, answered: bool, skipped: list[str] | None, reading: Reading
-) -> Iterator[tuple[str, Row]]:
+def _records(path: Source, answered: bool, skipped: list[str] | None, reading: Reading) -> Iterator[tuple[str, Row]]:
     try:
-        if not answered and files.form(path)[0] == ".txt":
+        if not answered and isinstance(path, str | Path) and files.form(path)[0] == ".txt":
             yield from ((where, {"prompt": line}) for where, line in files.lines(path))
         else:
             asked = files.records(reading.requests, skipped) if reading.requests else ()
@@ -286,7 +311,7 @@ _FIGURES = {_EITHER, "a decimal point", "a decimal comma", "a number"}
 
 def _unique(
     rows: Iterable[tuple[str, Row]],
-    path: str | Path,
+    path: Source,
     skipped: list[str] | None,
     reading: Reading = PLAIN,
     answered: bool = True,
@@ -298,7 +323,7 @@ def _unique(
         if hash(name) in seen:
             if name != content_id(row):
                 # Places are not kept: the file is read again, which only an error costs.
-                once = str(path) == files.STDIN or skipped is not None
+                once = _is_stdin(path) or skipped is not None
                 again: Iterable[tuple[str, Row]] = () if once else _checked(path, answered, [], reading)
                 first = next((place for place, other in again if other["id"] == name), "an earlier row")
                 message = f"{where}: column 'id': '{name}' is also the id of {first}. Rename one of them."
@@ -332,7 +357,7 @@ def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
     return "test" if int.from_bytes(drawn) < held_out * 2**64 else "train"
 
 
-def content_hash(rows: str | Path | Iterable[Row]) -> str:
+def content_hash(rows: Source) -> str:
     """16 hex digits of rows, or of what `read` gives, in their order; file format, column order, nulls don't count."""
     digest = hashlib.blake2b(digest_size=8)
     for row in read(rows) if isinstance(rows, (str, Path)) else rows:

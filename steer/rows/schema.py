@@ -184,6 +184,11 @@ class Schema:
         """The attributes that are scored, without the derived reward."""
         return tuple(n for n in self.names if n != REWARD)
 
+    @property
+    def levelled(self) -> bool:
+        """Whether every attribute has levels, counted in rows."""
+        return all(a.counts for a in self.attributes)
+
     def turned(self, turns: Mapping[str, tuple[int, float]]) -> Schema:
         """The same attributes with other directions and weights where `turns` names them."""
         changed = (

@@ -36,6 +36,11 @@ def write(path: str | Path, rows: Iterable[Row]) -> int:
         return count
 
 
+def write_rows(rows: Iterable[Row], path: str | Path) -> int:
+    """Write rows as .jsonl (also .gz, .zst) or .parquet, whole or not at all, and return how many."""
+    return write(path, rows)
+
+
 def read_back(path: str | Path) -> list[Row]:
     """Rows of a .jsonl file that `write` wrote, unchecked: a response that a model left blank is one too."""
     with Path(path).open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
