@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from steer.cli import main
 from steer.methods import METHODS
-from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, per_token
+from steer.methods.base import Candidates, Method, averaged
 from steer.methods.groups import Group, Row, pairs
 
 
@@ -35,15 +35,14 @@ def log_odds(p: Tensor) -> Tensor:
     return p - torch.log(-torch.expm1(p.clamp(max=-1e-6)))
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-p_w - weight log sigmoid(log odds_w - log odds_l), p the mean log-probability of a token (equations 6 and 7)."""
-    p = per_token(logps, c.mask)
-    both = existing(c.mask)[:, :2].all(-1)
+    p = averaged(logps, c.mask)
     ratio = log_odds(p[:, 0]) - log_odds(p[:, 1])
-    return per_prompt(-p[:, 0] - s.weight * logsigmoid(ratio), both)
+    return -p[:, 0] - s.weight * logsigmoid(ratio)
 
 
-METHODS["orpo"] = Method(groups=groups, loss=loss, settings=Settings)
+METHODS["orpo"] = Method(groups=groups, loss=loss, settings=Settings, per="prompt")
 
 if __name__ == "__main__":
     main()

@@ -30,7 +30,7 @@ from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
 from steer.labelling.label import label_command
 from steer.labelling.scorer import load_scorer
-from steer.methods.base import Candidates
+from steer.methods.base import Candidates, Method
 from steer.models.policy import Policy, load
 from steer.rows.command import data_command
 from steer.serve.answer import Service
@@ -242,6 +242,11 @@ def calls(work: Callable[[], Any]) -> int:
     finally:
         sys.setprofile(None)
     return count
+
+
+def mean(method: Method, logps: Tensor, c: Candidates, **settings: Any) -> float:
+    """A method's loss over all that counts, as training divides it."""
+    return float(method.total(logps, c, method.settings(**settings)).detach() / method.counted(c.mask).sum())
 
 
 class Golden(NamedTuple):

@@ -23,7 +23,7 @@ from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
 from steer.methods import METHODS
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Candidates, Method, weighted_nll
 from steer.methods.groups import singles
 from steer.models.policy import load
 from steer.rows import read_all, write
@@ -46,15 +46,16 @@ class Settings:
 def test_out_of_memory_says_what_to_lower(
     labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[bool] = []
+    calls = 0
 
-    def greedy(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-        calls.append(logps.requires_grad)  # its weight is asked for beforehand
-        if logps.requires_grad and sum(calls) == 3:
+    def greedy(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
             torch.empty(1 << 50)  # a petabyte: the allocator itself refuses
         return weighted_nll(logps, c)
 
-    made = Method(groups=lambda rows, settings: singles(rows), loss=greedy, settings=Settings)
+    made = Method(groups=lambda rows, settings: singles(rows), loss=greedy, settings=Settings, per="token")
     monkeypatch.setitem(METHODS, "greedy", made)
     more = {"method": "greedy", "micro_batch_tokens": 100_000, "save_steps": 1}
     wanted = (
@@ -91,10 +92,10 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(labels: Path, base: Pa
 def test_other_errors_stay_what_they_are(
     labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-        return Terms(logps @ torch.zeros(1), logps.sum())
+    def wrong(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+        return logps @ torch.zeros(1)
 
-    made = Method(groups=lambda rows, settings: singles(rows), loss=wrong, settings=Settings)
+    made = Method(groups=lambda rows, settings: singles(rows), loss=wrong, settings=Settings, per="token")
     monkeypatch.setitem(METHODS, "wrong", made)
     with pytest.raises(RuntimeError, match=r"size|shape"):
         train_command(config(labels, base, tmp_path, method="wrong"))

@@ -6,14 +6,14 @@ import torch
 from steer.errors import SteerError
 from steer.methods import conditional
 from steer.methods.base import Candidates
+from tests.conftest import mean
 
 
 def test_conditional_is_the_likelihood_of_the_response_alone() -> None:
     # The condition is no part of the mask, so the loss is that of mle on other log-probs.
     logps = torch.tensor([[[-1.0, -3.0]], [[-2.0, 0.0]]])
     mask = torch.tensor([[[True, True]], [[True, False]]])
-    total, weight = conditional.loss(logps, Candidates(mask, torch.zeros(2, 1)), conditional.Settings())
-    assert float(total / weight) == pytest.approx((1.0 + 3.0 + 2.0) / 3)
+    assert mean(conditional.METHOD, logps, Candidates(mask, torch.zeros(2, 1))) == pytest.approx((1.0 + 3.0 + 2.0) / 3)
 
 
 def test_rows_with_levels_are_taken_and_others_left_out() -> None:

@@ -9,6 +9,7 @@ import torch
 from steer.errors import SteerError
 from steer.methods import filtered
 from steer.methods.base import Candidates
+from tests.conftest import mean
 
 
 def kept(rewards: list[float | None], keep: float) -> list[str]:
@@ -51,8 +52,7 @@ def test_a_share_outside_0_to_1_is_refused(keep: float) -> None:
 def test_the_loss_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
     logps = torch.tensor([[[-1.0, -2.0]], [[-4.0, 5.0]]])
     mask = torch.tensor([[[True, True]], [[True, False]]])
-    total, weight = filtered.loss(logps, Candidates(mask, torch.zeros(2, 1)), filtered.Settings())
-    assert float(total / weight) == pytest.approx((1.0 + 2.0 + 4.0) / 3)
+    assert mean(filtered.METHOD, logps, Candidates(mask, torch.zeros(2, 1))) == pytest.approx((1.0 + 2.0 + 4.0) / 3)
 
 
 @pytest.mark.parametrize(("keep", "mean"), [(0.5, 0.80), (0.2, 1.40), (0.1, 1.755)])

@@ -17,7 +17,7 @@ from torch import Tensor
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
-from steer.methods.base import Candidates, Method, Terms, summed, weighted_nll
+from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import singles
 from steer.models.policy import load
 from steer.models.tokenization import Tokens
@@ -71,8 +71,8 @@ class Settings:
 def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Makes a loss a method on single rows, whose name it returns."""
 
-    def add(loss: Callable[..., Terms], **more: Any) -> str:
-        made = Method(groups=lambda rows, settings: singles(rows), loss=loss, settings=Settings, **more)
+    def add(loss: Callable[..., Tensor], per: str, **more: Any) -> str:
+        made = Method(groups=lambda rows, settings: singles(rows), loss=loss, settings=Settings, per=per, **more)
         monkeypatch.setitem(METHODS, loss.__name__, made)
         return loss.__name__
 
@@ -80,25 +80,24 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def test_the_row_that_spoils_the_loss_is_named(labels: Path, base: Path, tmp_path: Path, registered: Any) -> None:
-    def divided(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-        return Terms(-(summed(logps, c.mask) / c.reward).sum(), c.reward.new_tensor(float(len(c.reward))))
+    def divided(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+        return -summed(logps, c.mask) / c.reward
 
     rows = [{**r, "reward": float(r["id"] != "world:1:5")} for r in read_all(labels)][:16]
     write(tmp_path / "rows.jsonl", rows)
-    more = {"method": registered(divided), "micro_batch_tokens": 1, "held_out": 0.0}
+    more = {"method": registered(divided, "response"), "micro_batch_tokens": 1, "held_out": 0.0}
     setup = config(tmp_path / "rows.jsonl", base, tmp_path / "run", **more)
     with pytest.raises(SteerError, match=r"step 1: the loss is inf .* in rows world:1:5\. "):
         train_command(setup)
 
 
 def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp_path: Path, registered: Any) -> None:
-    def of_reference(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    def of_reference(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
         assert c.ref is not None
-        gap = (summed(logps, c.mask) - c.ref).square()
-        return Terms(gap.sum() - c.ref.sum(), gap.new_tensor(float(c.ref.numel())))
+        return gains(logps, c).square() - c.ref
 
     more = {"batch_size": 400, "max_steps": 1, "micro_batch_tokens": 700}
-    train_command(config(labels, base, tmp_path, method=registered(of_reference, reference=True), **more))
+    train_command(config(labels, base, tmp_path, method=registered(of_reference, "response", reference=True), **more))
     policy = load(str(base))
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     tokens, total = Tokens(rows, policy.tokenizer), 0.0
@@ -114,16 +113,14 @@ def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp
 def test_references_stay_when_a_run_is_resumed(labels: Path, base: Path, tmp_path: Path, registered: Any) -> None:
     calls = 0
 
-    def margin(logps: Tensor, c: Candidates, s: Settings) -> Terms:
+    def margin(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
         nonlocal calls
-        calls += logps.requires_grad  # its weight is asked for beforehand
-        if logps.requires_grad and calls == 5:
+        calls += 1
+        if calls == 5:
             raise KeyboardInterrupt
-        assert c.ref is not None
-        terms = weighted_nll(logps, c)
-        return terms._replace(total=terms.total + (summed(logps, c.mask) - c.ref).square().sum())
+        return gains(logps, c).square() - summed(logps, c.mask)
 
-    more = {"method": registered(margin, reference=True), "save_steps": 1, "micro_batch_tokens": 100_000}
+    more = {"method": registered(margin, "response", reference=True), "save_steps": 1, "micro_batch_tokens": 100_000}
     setup = config(labels, base, tmp_path / "broken", **more)
     with pytest.raises(KeyboardInterrupt):
         train_command(setup)

@@ -5,14 +5,14 @@ import torch
 
 from steer.methods import mle
 from steer.methods.base import Candidates
+from tests.conftest import mean
 
 
 def test_mle_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
     logps = torch.tensor([[[-1.0, -2.0, -4.0]], [[-0.5, 9.0, 9.0]]])  # two prompts, one response each
     mask = torch.tensor([[[True, True, True]], [[True, False, False]]])
-    total, weight = mle.loss(logps, Candidates(mask, torch.zeros(2, 1)), mle.Settings())
     # Over tokens, not over responses: those would give ((1 + 2 + 4) / 3 + .5) / 2.
-    assert float(total / weight) == pytest.approx((1.0 + 2.0 + 4.0 + 0.5) / 4)
+    assert mean(mle.METHOD, logps, Candidates(mask, torch.zeros(2, 1))) == pytest.approx((1.0 + 2.0 + 4.0 + 0.5) / 4)
 
 
 def test_mle_takes_every_row_whatever_its_reward() -> None:

@@ -1,6 +1,7 @@
 """What must hold for the loss of every method, whatever its formula."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,20 +35,20 @@ def part(c: Candidates, rows: slice) -> Candidates:
 
 
 def result(name: str, logps: Tensor, c: Candidates) -> tuple[float, float, Tensor]:
-    """Total, weight and gradient of the total."""
-    logps = logps.clone().requires_grad_()
-    terms = METHODS[name].loss(logps, c, METHODS[name].settings())
-    (gradient,) = torch.autograd.grad(terms.total, logps)
-    return float(terms.total.detach()), float(terms.weight), gradient
+    """Sum of the terms that count, how many these are, and the gradient of the sum."""
+    method, logps = METHODS[name], logps.clone().requires_grad_()
+    total = method.total(logps, c, method.settings())
+    (gradient,) = torch.autograd.grad(total, logps)
+    return float(total.detach()), float(method.counted(c.mask).sum()), gradient
 
 
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("name", METHODS)
 def test_junk_under_the_mask_reaches_neither_loss_nor_gradient(name: str, junk: float) -> None:
     logps, c = example()
-    total, weight, gradient = result(name, logps, c)
+    total, count, gradient = result(name, logps, c)
     spoiled = result(name, logps.masked_fill(~c.mask, junk), c)
-    assert spoiled[:2] == (total, weight)
+    assert spoiled[:2] == (total, count)
     assert torch.equal(spoiled[2], gradient)
     assert not gradient[~c.mask].any()
     assert gradient[c.mask].abs().sum() > 0
@@ -56,7 +57,7 @@ def test_junk_under_the_mask_reaches_neither_loss_nor_gradient(name: str, junk: 
 @pytest.mark.parametrize("name", METHODS)
 def test_padded_candidates_and_tokens_change_nothing(name: str) -> None:
     logps, c = example()
-    total, weight, gradient = result(name, logps, c)
+    total, count, gradient = result(name, logps, c)
     wide = torch.nn.functional.pad(logps, (0, 3, 0, 2), value=-7.0)
     padded = Candidates(
         torch.nn.functional.pad(c.mask, (0, 3, 0, 2)),
@@ -64,7 +65,7 @@ def test_padded_candidates_and_tokens_change_nothing(name: str) -> None:
     )
     again = result(name, wide, padded)
     assert again[0] == pytest.approx(total, rel=1e-12)
-    assert again[1] == weight
+    assert again[1] == count
     assert torch.allclose(again[2][:, :3, :5], gradient)
     assert again[2].count_nonzero() == gradient.count_nonzero()
 
@@ -84,27 +85,30 @@ def test_masking_a_token_equals_deleting_it(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_uneven_micro_batches_add_up_to_the_whole(name: str) -> None:
     logps, c = example()
-    total, weight, gradient = result(name, logps, c)
+    total, count, gradient = result(name, logps, c)
     first, second = (result(name, logps[rows], part(c, rows)) for rows in (slice(0, 1), slice(1, 3)))
     assert first[0] + second[0] == pytest.approx(total, rel=1e-12)
-    assert first[1] + second[1] == pytest.approx(weight)
+    assert first[1] + second[1] == pytest.approx(count)
     assert torch.allclose(torch.cat([first[2], second[2]]), gradient)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_weight_is_known_before_any_log_probability(name: str) -> None:
+@pytest.mark.parametrize(("per", "count"), [("token", 23), ("response", 8), ("prompt", 3)])
+def test_a_loss_is_averaged_over_what_its_method_says(per: str, count: int) -> None:
     logps, c = example()
-    weight = result(name, logps, c)[1]
-    assert weight > 0
-    for other in (torch.zeros_like(logps), 7 * logps, logps.flip(0).masked_fill(~c.mask, 0.0)):
-        assert result(name, other, c)[1] == weight
+    ones = {"token": torch.ones(3, 3, 5), "response": torch.ones(3, 3), "prompt": torch.ones(3)}
+    method = replace(METHODS["mle"], per=per, loss=lambda logps, c, settings: ones[per])
+    assert int(method.counted(c.mask).sum()) == method.total(logps, c, None) == count
+    alone = c.mask & torch.tensor([True, False, False])[:, None]  # nothing to compare the first responses with
+    assert int(method.counted(alone).sum()) == {"token": 8, "response": 3, "prompt": 0}[per]
+    with pytest.raises(ValueError, match=rf"a loss per {per} returns .* here, one term for each, not \[\]"):
+        replace(method, loss=lambda logps, c, settings: logps.sum()).total(logps, c, None)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_empty_micro_batch_weighs_nothing(name: str) -> None:
+def test_an_empty_micro_batch_counts_nothing(name: str) -> None:
     logps, c = example()
-    total, weight, gradient = result(name, logps, c._replace(mask=torch.zeros_like(c.mask)))
-    assert (total, weight) == (0.0, 0.0)
+    total, count, gradient = result(name, logps, c._replace(mask=torch.zeros_like(c.mask)))
+    assert (total, count) == (0.0, 0.0)
     assert not gradient.any()
 
 

@@ -15,6 +15,7 @@ from steer.methods import quark
 from steer.methods.base import Candidates
 from steer.models.log_probs import ResponseLogps
 from steer.training.command import train_command
+from tests.conftest import mean
 from tests.test_policy import batch, model_of
 
 
@@ -23,9 +24,7 @@ def test_the_loss_adds_divergence_and_takes_off_entropy_per_token() -> None:
     mask = torch.tensor([[[True, True]], [[True, False]]])
     kl, entropy = torch.tensor([[[0.5, 0.25]], [[1.0, 9.0]]]), torch.tensor([[[2.0, 3.0]], [[1.0, 9.0]]])
     c = Candidates(mask, torch.zeros(2, 1), kl=kl, entropy=entropy)
-    total, weight = quark.loss(logps, c, quark.Settings(kl=0.1, entropy=0.01))
-    assert float(total) == pytest.approx(7.0 + 0.1 * 1.75 - 0.01 * 6.0)
-    assert weight == 3
+    assert mean(quark.METHOD, logps, c, kl=0.1, entropy=0.01) == pytest.approx((7.0 + 0.1 * 1.75 - 0.01 * 6.0) / 3)
 
 
 @pytest.mark.parametrize("chunk", [1 << 24, 64 * 5])

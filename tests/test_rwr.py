@@ -9,7 +9,7 @@ import torch
 from steer.errors import SteerError
 from steer.methods import mle, rwr
 from steer.methods.base import Candidates
-from tests.conftest import Golden
+from tests.conftest import Golden, mean
 
 REWARDS = [0.0, 1.0, 3.0]
 
@@ -33,8 +33,7 @@ def test_the_loss_is_the_weighted_log_likelihood_over_the_tokens() -> None:
     logps = torch.tensor([[[-1.0, -2.0]], [[-4.0, 5.0]]])
     mask = torch.tensor([[[True, True]], [[True, False]]])
     c = Candidates(mask, torch.zeros(2, 1), weight=torch.tensor([[0.5], [3.0]]))
-    total, weight = rwr.loss(logps, c, rwr.Settings())
-    assert float(total / weight) == pytest.approx((0.5 * (1.0 + 2.0) + 3.0 * 4.0) / 3)
+    assert mean(rwr.METHOD, logps, c) == pytest.approx((0.5 * (1.0 + 2.0) + 3.0 * 4.0) / 3)
 
 
 @pytest.mark.parametrize(("beta", "gain", "ess"), [(3.0, 0.33, 0.89), (1.0, 1.00, 0.37)])
@@ -87,5 +86,5 @@ def test_the_loss_equals_the_official_number(golden: Golden) -> None:
     """tomekkorbak/pretraining-with-human-feedback: mean over tokens of exp(r / beta) times cross-entropy."""
     official = golden.official["rwr_beta2"]
     logps, c = golden.of(1)
-    total, weight = rwr.loss(logps, c._replace(weight=torch.exp(c.reward / official["beta"])), rwr.Settings())
-    assert float(total / weight) == pytest.approx(official["value"], rel=1e-6)
+    found = mean(rwr.METHOD, logps, c._replace(weight=torch.exp(c.reward / official["beta"])))
+    assert found == pytest.approx(official["value"], rel=1e-6)

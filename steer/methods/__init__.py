@@ -70,8 +70,9 @@ def table() -> str:
     head = ("method", "condition", "reference", "fresh responses", "rate", "settings", "what it is")
     lines = [head]
     for name, method in METHODS.items():
+        # The file of a method from outside is that of its settings.
         own = f"{__name__}.{name.replace('-', '_')}"
-        module = sys.modules.get(own, sys.modules[method.loss.__module__])  # one from outside is known by its loss
+        module = sys.modules.get(own, sys.modules[method.settings.__module__])
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = {True: "yes", False: "no"}

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, exponential, rewarded, standardised
 from steer.rows import Row, prompt_key
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 FOLDS = 5
 WORDS = 2000  # the commonest of the prompts; the ridge is solved in so many dimensions
@@ -73,9 +69,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return [Group((row,), (w,)) for row, w in zip(known, exponential(advantages, settings.beta, settings.clip))]
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-w log p(y | x): [B, 1, T] -> weighted sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")

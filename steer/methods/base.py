@@ -1,4 +1,4 @@
-"""What a loss sees (Candidates), what it returns (Terms), and what a method is (Method)."""
+"""What a loss reads (Candidates), and what a method is (Method)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,6 @@ class Candidates(NamedTuple):
     entropy: Tensor | None = None
 
 
-class Terms(NamedTuple):
-    """A sum and what to divide it by once per optimizer step; both scalars, summed over micro-batches and ranks.
-
-    The weight is known before any log-probability is: it depends on the candidates alone.
-    """
-
-    total: Tensor
-    weight: Tensor
-
-
 @dataclass(frozen=True)
 class OnPolicy:
     """How a method that draws its own responses at every step turns rewards into what its loss reads.
@@ -69,7 +59,9 @@ class OnPolicy:
 class Method:
     """Groups, a loss on log-probabilities, and what they need.
 
-    `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic;
+    `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic, and returns
+    one term per token [B, K, T], response [B, K] or prompt [B], as `per` says: training averages over those of a whole
+    optimizer step;
     `conditioned`: the condition stands before the response; `reference`: reference log-probs are computed;
     `fresh`: when new responses are drawn (`never`, `rounds` or `step`); `pool`: what a round of `steer iterate` trains
     on, the logs and all fresh responses (`all`), those of all rounds (`rounds`) or of the last one (`last`);
@@ -82,8 +74,9 @@ class Method:
     """
 
     groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
-    loss: Callable[[Tensor, Candidates, Any], Terms]
+    loss: Callable[[Tensor, Candidates, Any], Tensor]
     settings: type[Any]
+    per: str
     conditioned: bool = False
     reference: bool = False
     fresh: str = "never"
@@ -102,50 +95,45 @@ class Method:
         """Whether log-probs are compared with those of a frozen policy, so that training may drop nothing at random."""
         return bool(self.reference or self.importance or self.divergence or self.on_policy)
 
+    def counted(self, mask: Tensor) -> Tensor:
+        """Which terms of the loss count: [B, K, T] -> tokens [B, K, T], responses [B, K] or prompts [B].
+
+        A prompt counts where it has two responses to compare.
+        """
+        responses = existing(mask)
+        return {"token": mask, "response": responses, "prompt": responses.sum(-1) > 1}[self.per]
+
+    def total(self, logps: Tensor, c: Candidates, settings: Any) -> Tensor:
+        """Sum of the terms that count."""
+        terms, counted = self.loss(logps, c, settings), self.counted(c.mask)
+        if terms.shape != counted.shape:
+            wanted, found = (list(x.shape) for x in (counted, terms))
+            raise ValueError(f"a loss per {self.per} returns {wanted} here, one term for each, not {found}")
+        return terms.masked_fill(~counted, 0.0).sum()
+
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of each response: [B, K, T] -> [B, K]. What stands under the mask, even -inf, does not count."""
     return logps.masked_fill(~mask, 0.0).sum(-1)
 
 
-def weighted_nll(logps: Tensor, c: Candidates) -> Terms:
-    """-w log p summed over responses, divided by response tokens: token-mean likelihood, weighted by response."""
-    logp = summed(logps, c.mask)
-    weight = 1.0 if c.weight is None else c.weight
-    return Terms(-(weight * logp).sum(), c.mask.sum().to(logps.dtype))
-
-
-def policy_gradient(logps: Tensor, c: Candidates) -> Terms:
-    """-a log p, a the advantage in `weight`, averaged over responses (REINFORCE)."""
-    weight = 1.0 if c.weight is None else c.weight
-    return Terms(-(weight * summed(logps, c.mask)).sum(), existing(c.mask).sum().to(logps.dtype))
-
-
-def existing(mask: Tensor) -> Tensor:
-    """Which candidates are there and do not only pad: [B, K, T] -> [B, K]."""
-    return mask.any(-1)
-
-
-def per_token(logps: Tensor, mask: Tensor) -> Tensor:
+def averaged(logps: Tensor, mask: Tensor) -> Tensor:
     """Mean log-probability of the tokens of each response: [B, K, T] -> [B, K]; 0 for one that only pads."""
     return summed(logps, mask) / mask.sum(-1).clamp(min=1)
 
 
-def margins(logps: Tensor, c: Candidates, *, reference: bool) -> tuple[Tensor, Tensor]:
-    """Log-probability of chosen (candidate 0) less rejected (1), less the same of the reference: [B]; which exist: [B].
-
-    Where one of the two only pads the margin is 0.
-    """
-    both = existing(c.mask)[:, :2].all(-1)
-    value = summed(logps, c.mask)
-    if reference:
-        if c.ref is None:
-            raise ValueError("the loss needs reference log-probabilities")
-        value = value - c.ref
-    margin = value[:, 0] - value[:, 1]
-    return margin.masked_fill(~both, 0.0), both
+def gains(logps: Tensor, c: Candidates) -> Tensor:
+    """Log-probability of each response less that of the reference: [B, K, T] -> [B, K]."""
+    if c.ref is None:
+        raise ValueError("the loss needs reference log-probabilities")
+    return summed(logps, c.mask) - c.ref
 
 
-def per_prompt(values: Tensor, counted: Tensor) -> Terms:
-    """A mean over prompts: values [B] of those that are counted [B]."""
-    return Terms(values.masked_fill(~counted, 0.0).sum(), counted.sum().to(values.dtype))
+def existing(mask: Tensor) -> Tensor:
+    """Which candidates exist and are not padding alone: [B, K, T] -> [B, K]."""
+    return mask.any(-1)
+
+
+def weighted_nll(logps: Tensor, c: Candidates, settings: Any = None) -> Tensor:
+    """-w log p of each token, w the weight of its response: [B, K, T] -> [B, K, T]."""
+    return -logps if c.weight is None else -c.weight[..., None] * logps

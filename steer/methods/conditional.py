@@ -11,14 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, levelled, singles
 from steer.rows import Row
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles(levelled(rows))
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-log p(y | x, levels): [B, 1, T] -> sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
-METHOD = Method(groups=groups, loss=loss, settings=Settings, conditioned=True, fresh="rounds")
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", conditioned=True, fresh="rounds")

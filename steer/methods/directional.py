@@ -11,19 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from steer.errors import SteerError
 from steer.methods import conditional
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, by_prompt, random_of
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 WEIGHTS = 5  # 0 to 4
 
@@ -100,9 +97,6 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return conditional.groups(rows, conditional.Settings())
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-log p(y | x, v): [B, 1, T] -> sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
-METHOD = Method(groups=groups, loss=loss, settings=Settings, conditioned=True, reframe=reframe, fresh="rounds")
+METHOD = Method(
+    groups=groups, loss=weighted_nll, settings=Settings, per="token", conditioned=True, reframe=reframe, fresh="rounds"
+)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, margins, per_prompt
+from steer.methods.base import Candidates, Method, gains
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
 
@@ -37,18 +37,19 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return pairs(rows, settings.pairing)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 2, T] -> sum over pairs and the number of pairs."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-log sigmoid(beta * the margin of the better response over the worse): [B, 2, T] -> [B]."""
     from torch.nn.functional import logsigmoid
 
-    margin, both = margins(logps, c, reference=True)
-    return per_prompt(-logsigmoid(s.beta * margin), both)
+    gain = gains(logps, c)
+    return -logsigmoid(s.beta * (gain[:, 0] - gain[:, 1]))
 
 
 METHOD = Method(
     groups=groups,
     loss=loss,
     settings=Settings,
+    per="prompt",
     reference=True,
     fresh="rounds",
     rate=0.05,  # 1e-6 beside 2e-5 in AlpacaFarm

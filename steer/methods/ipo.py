@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, margins, per_prompt
+from steer.methods.base import Candidates, Method, gains
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
 
@@ -36,10 +36,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return pairs(rows, settings.pairing)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 2, T] -> sum over pairs and the number of pairs."""
-    margin, both = margins(logps, c, reference=True)
-    return per_prompt((margin - 1 / (2 * s.beta)) ** 2, both)
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """(delta - 1 / (2 beta))^2: [B, 2, T] -> [B]."""
+    gain = gains(logps, c)
+    return (gain[:, 0] - gain[:, 1] - 1 / (2 * s.beta)) ** 2
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, rate=0.25)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", reference=True, rate=0.25)

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, singles
 from steer.rows import Row
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,9 +24,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles(rows)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-log p(y | x): [B, 1, T] -> sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")

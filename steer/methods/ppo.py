@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.methods.base import Array, Candidates, Method, OnPolicy, Terms
+from steer.methods.base import Array, Candidates, Method, OnPolicy
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
 
@@ -65,8 +65,11 @@ def targets(
     return [(a - every.mean()) / (every.std() + 1e-8) for a in raw], returns
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, K, T] -> sum over tokens and the number of tokens; without a draw A is `weight` and p_old is p."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """The clipped surrogate and the error of the value of each token: [B, K, T] -> [B, K, T].
+
+    Without a draw A is `weight` and p_old is p.
+    """
     import torch
 
     logps = logps.masked_fill(~c.mask, 0.0)
@@ -79,13 +82,14 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     terms = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - s.clip, 1 + s.clip))
     if c.value is not None and c.returns is not None:
         terms = terms + s.vf * (c.value - c.returns) ** 2
-    return Terms(terms.masked_fill(~c.mask, 0.0).sum(), c.mask.sum().to(logps.dtype))
+    return terms
 
 
 METHOD = Method(
     groups=groups,
     loss=loss,
     settings=Settings,
+    per="token",
     reference=True,
     fresh="step",
     on_policy=OnPolicy(targets=targets),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+from steer.methods.base import Candidates, Method, averaged, existing, summed
 from steer.methods.groups import Group, ranked
 from steer.rows import Row
 
@@ -37,12 +37,12 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return ranked(rows)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, K, T] -> sum over prompts and the number of prompts."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """Every response against those ranked below it, and the likelihood of the best: [B, K, T] -> [B]."""
     import torch
 
     there = existing(c.mask)
-    p = per_token(logps, c.mask)
+    p = averaged(logps, c.mask)
     k = p.shape[1]
     total = p.new_zeros(p.shape[0])
     for i in range(k - 1):
@@ -53,7 +53,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
         every = torch.cat([own[:, None], others], -1)
         total = total + (every.logsumexp(-1) - own).masked_fill(~after.any(-1), 0.0)
     best = s.sft * (there.sum(-1) - 1).clamp(min=0) ** 2 * -summed(logps, c.mask)[:, 0]
-    return per_prompt(total + best, there[:, 0])
+    return total + best
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms
+from steer.methods.base import Candidates, Method
 from steer.methods.groups import Group, levelled, singles
 from steer.rows import Row
 
@@ -41,18 +41,18 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles(levelled(rows))
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 1, T] -> sum over tokens and the number of tokens."""
-    terms = -logps
-    if c.kl is not None and c.entropy is not None:
-        terms = terms + s.kl * c.kl - s.entropy * c.entropy
-    return Terms(terms.masked_fill(~c.mask, 0.0).sum(), c.mask.sum().to(logps.dtype))
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-log p + kl KL - entropy H of each token: [B, 1, T] -> [B, 1, T]; without a forward pass -log p alone."""
+    if c.kl is None or c.entropy is None:
+        return -logps
+    return -logps + s.kl * c.kl - s.entropy * c.entropy
 
 
 METHOD = Method(
     groups=groups,
     loss=loss,
     settings=Settings,
+    per="token",
     conditioned=True,
     divergence=True,
     fresh="rounds",

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, weighted_nll
+from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, by_prompt, singles
 from steer.rows import Row
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles([max(c, key=lambda row: row["reward"]) for c in first])
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-log p(y | x): [B, 1, T] -> sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
-METHOD = Method(groups=groups, loss=loss, settings=Settings, fresh="rounds", pool="last")
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", fresh="rounds", pool="last")

@@ -12,17 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from steer.errors import SteerError
-from steer.methods.base import Array, Candidates, Method, OnPolicy, Terms, weighted_nll
+from steer.methods.base import Array, Method, OnPolicy, weighted_nll
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,11 @@ def advantage(rewards: Array, greedy: Array | None, s: Settings, penalty: Array 
     return np.asarray(np.clip(rewards - greedy[:, None], -s.clip, s.clip) - penalty)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-a log p: [B, K, T] -> sum over tokens and the number of tokens."""
-    return weighted_nll(logps, c)
-
-
 METHOD = Method(
     groups=groups,
-    loss=loss,
+    loss=weighted_nll,
     settings=Settings,
+    per="token",
     reference=True,
     fresh="step",
     on_policy=OnPolicy(advantage, greedy=True),

@@ -33,6 +33,7 @@ METHOD = Method(
     groups=groups,
     loss=dpo.loss,
     settings=dpo.Settings,
+    per="prompt",
     conditioned=True,
     reference=True,
     fresh="rounds",

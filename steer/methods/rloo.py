@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.methods.base import Array, Candidates, Method, OnPolicy, Terms, policy_gradient
+from steer.methods.base import Array, Candidates, Method, OnPolicy, summed
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
 
@@ -55,15 +55,16 @@ def _beyond_others(values: Array) -> Array:
     return np.asarray(values - others)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """-a log p: [B, K, T] -> sum over responses and the number of responses."""
-    return policy_gradient(logps, c)
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-a log p, a the advantage in `weight`: [B, K, T] -> [B, K]."""
+    return -(1.0 if c.weight is None else c.weight) * summed(logps, c.mask)
 
 
 METHOD = Method(
     groups=groups,
     loss=loss,
     settings=Settings,
+    per="response",
     reference=True,
     fresh="step",
     on_policy=OnPolicy(advantage),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, per_token, summed
+from steer.methods.base import Candidates, Method, averaged, existing, summed
 from steer.methods.groups import Group, ranked
 from steer.rows import Row
 
@@ -38,13 +38,13 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return ranked(rows)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, K, T] -> sum over prompts and the number of prompts."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """Ranks that are wrong, and -sft log p of the best response: [B, K, T] -> [B]."""
     there = existing(c.mask)
-    p = per_token(logps, c.mask)
+    p = averaged(logps, c.mask)
     worse = (c.reward[:, :, None] < c.reward[:, None, :]) & there[:, :, None] & there[:, None, :]  # [B, i, j]
     rank = (p[:, :, None] - p[:, None, :]).clamp(min=0).masked_fill(~worse, 0.0).sum((1, 2))
-    return per_prompt(rank - s.sft * summed(logps, c.mask)[:, 0], there[:, 0])
+    return rank - s.sft * summed(logps, c.mask)[:, 0]
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, fresh="rounds")
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", fresh="rounds")

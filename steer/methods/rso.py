@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, margins, per_prompt
+from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import Group, random_of, ranked
 from steer.rows import Row
 
@@ -87,14 +87,15 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return made
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 2, T] -> sum over pairs and the number of pairs."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """The loss that the settings name, of the margin between the two responses: [B, 2, T] -> [B]."""
     from torch.nn.functional import logsigmoid
 
-    margin, both = margins(logps, c, reference=s.loss != "hinge")
-    if s.loss == "sigmoid-norm":
-        return per_prompt(-logsigmoid(s.gamma * margin), both)
-    return per_prompt((1 - s.gamma * margin).clamp(min=0), both)
+    gain = summed(logps, c.mask) if s.loss == "hinge" else gains(logps, c)
+    margin = s.gamma * (gain[:, 0] - gain[:, 1])
+    return -logsigmoid(margin) if s.loss == "sigmoid-norm" else (1 - margin).clamp(min=0)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, reference=True, fresh="rounds", pool="last", rate=0.05)
+METHOD = Method(
+    groups=groups, loss=loss, settings=Settings, per="prompt", reference=True, fresh="rounds", pool="last", rate=0.05
+)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, margins, per_prompt, summed
+from steer.methods.base import Candidates, Method, summed
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
 
@@ -39,10 +39,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return pairs(rows, settings.pairing)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 2, T] -> sum over pairs and the number of pairs."""
-    margin, both = margins(logps, c, reference=False)
-    return per_prompt((1 - s.gamma * margin).clamp(min=0) - s.reg * summed(logps, c.mask)[:, 0], both)
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w: [B, 2, T] -> [B]."""
+    logp = summed(logps, c.mask)
+    return (1 - s.gamma * (logp[:, 0] - logp[:, 1])).clamp(min=0) - s.reg * logp[:, 0]
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, rate=0.25)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", rate=0.25)

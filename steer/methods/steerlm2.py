@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms, existing, per_prompt, summed
+from steer.methods.base import Candidates, Method, existing, summed
 from steer.methods.groups import Group, levelled
 from steer.rows import Row, prompt_key
 
@@ -91,8 +91,8 @@ def _softmax(x: Tensor, there: Tensor) -> Tensor:
     return x.masked_fill(~there, -1e30).softmax(-1).masked_fill(~there, 0.0)
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, K, T] -> sum over prompts and the number of prompts; without `old` the policy as it is drew the responses."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-sum_i (w_i - b_i) log Q(y_i | a, x): [B, K, T] -> [B]; without `old` the policy as it is drew the responses."""
     logps = logps.masked_fill(~c.mask, 0.0)
     if c.old is None:
         c = c._replace(old=logps.detach())
@@ -100,13 +100,14 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
     drawn = summed(c.old, c.mask)  # type: ignore[arg-type]  # set above
     there = existing(c.mask)
     share = importance(c, s) - _softmax(logp.detach() - drawn, there)
-    return per_prompt(-(share * logp).sum(-1), there[:, 0])
+    return -(share * logp).sum(-1)
 
 
 METHOD = Method(
     groups=groups,
     loss=loss,
     settings=Settings,
+    per="prompt",
     conditioned=True,
     reference=True,
     importance=importance,

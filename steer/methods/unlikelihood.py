@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, Terms
+from steer.methods.base import Candidates, Method
 from steer.methods.groups import Group, rewarded, standardised
 from steer.rows import Row
 
@@ -42,16 +42,15 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return [Group((row,), (1.0 if x >= settings.threshold else -settings.alpha,)) for row, x in zip(known, z)]
 
 
-def loss(logps: Tensor, c: Candidates, s: Settings) -> Terms:
-    """[B, 1, T] -> sum over tokens and the number of tokens."""
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-w log p, or w log(1 - p) where w is negative: [B, 1, T] -> [B, 1, T]."""
     import torch
 
     inside = logps.masked_fill(~c.mask, -1.0)
     weight = logps.new_ones(logps.shape[:2]) if c.weight is None else c.weight
     weight = weight[..., None]
     unlikely = (-inside.clamp(max=CERTAIN).expm1()).log()
-    terms = torch.where(weight >= 0, -weight * inside, weight * unlikely).masked_fill(~c.mask, 0.0)
-    return Terms(terms.sum(), c.mask.sum().to(logps.dtype))
+    return torch.where(weight >= 0, -weight * inside, weight * unlikely)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, rate=0.25)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="token", rate=0.25)

@@ -30,11 +30,11 @@ class HeldOut:
         for indices, batch in self.plan.batches(0, rank, world, known or UNKNOWN):
             batch = batch.to(accelerator.device)
             base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
-            terms = self.method.loss(*seen(module, batch, base), self.settings)
-            sums += torch.stack([terms.total.double(), terms.weight.double()])
+            sums[0] += self.method.total(*seen(module, batch, base), self.settings)
+            sums[1] += self.method.counted(batch.candidates.mask).sum()
         module.train()
-        total, weight = accelerator.reduce(sums, "sum").tolist()
-        return float(total / max(weight, 1e-12))
+        total, count = accelerator.reduce(sums, "sum").tolist()
+        return float(total / max(count, 1))
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method
+from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
 from steer.models.policy import Policy, trainable
 from steer.models.precision import compute_in, keep_masters, optimizer_for
@@ -135,7 +135,7 @@ class Loop:
         return module, optimizer
 
     def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
-        """One optimizer step: sum over micro-batches and processes. Loss, gradient norm, tokens."""
+        """One optimizer step: sum over micro-batches and processes, divided once. Loss, gradient norm, tokens."""
         accelerator, config = self.accelerator, self.config
         rank, world = accelerator.process_index, accelerator.num_processes
         for group in optimizer.param_groups:
@@ -145,8 +145,8 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
         module.train()  # a plan may have asked the policy for responses
-        own = torch.tensor(sum(self._weight(batch.candidates) for _, batch in batches), dtype=torch.float64)
-        weight = max(float(accelerator.reduce(own.to(accelerator.device), "sum")), 1e-12)
+        own = torch.tensor(sum(int(self.method.counted(b.candidates.mask).sum()) for _, b in batches))
+        count = max(int(accelerator.reduce(own.to(accelerator.device), "sum")), 1)
         sums = torch.zeros(2, dtype=torch.float64)
         bad: list[int] = []
         for i, (indices, batch) in enumerate(batches):
@@ -157,25 +157,19 @@ class Loop:
             with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(module):
                 base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
                 logps, c = seen(module, batch, base)
-                terms = self.method.loss(logps, c, self.settings)
-                accelerator.backward(terms.total * (world / weight))  # processes are averaged
-            sums += torch.tensor([float(terms.total.detach()), batch.tokens], dtype=torch.float64)
-            if not torch.isfinite(terms.total):
+                loss = self.method.total(logps, c, self.settings)
+                accelerator.backward(loss * (world / count))  # processes are averaged
+            sums += torch.tensor([float(loss.detach()), batch.tokens], dtype=torch.float64)
+            if not torch.isfinite(loss):
                 lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
                 bad += [index for index, x in zip(indices, lost) if x] or indices
-        total, count = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+        total, tokens = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
         parameters = [p for p in module.parameters() if p.requires_grad]
         norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf))
         if not (math.isfinite(total) and math.isfinite(norm)):
             self._refuse(step, total, norm, bad)
         optimizer.step()
-        return total / weight, norm, int(count)
-
-    def _weight(self, c: Candidates) -> float:
-        """What the loss of a micro-batch is to be divided by, with those of all others: it depends on no log-prob."""
-        nothing = torch.zeros(c.mask.shape)
-        known = c._replace(value=nothing, kl=nothing, entropy=nothing)
-        return float(self.method.loss(nothing, known, self.settings).weight)
+        return total / count, norm, int(tokens)
 
     def _refuse(self, step: int, total: float, norm: float, bad: list[int]) -> None:
         """Stop before the weights are spoiled; the last checkpoint stays."""
