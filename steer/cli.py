@@ -22,10 +22,10 @@ from steer.config import (
     TrainConfig,
 )
 from steer.errors import SteerError
-from steer.options import options
+from steer.options import PanelGroup, options
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=PanelGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """Make a language model steerable from logged data, and compare that with the alternatives."""

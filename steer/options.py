@@ -15,6 +15,35 @@ from steer.errors import SteerError
 from steer.settings import check, did_you_mean, flag_of
 
 T = TypeVar("T")
+RUN = "This run"  # panel of the flags that every command has
+
+
+class Flag(click.Option):
+    """A flag with the panel of `--help` that shows it."""
+
+    def __init__(self, *arguments: Any, panel: str = "", **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.panel = panel
+
+
+class PanelCommand(click.Command):
+    """A command whose `--help` shows flags in panels, in the order in which the panels first appear."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for flag in self.get_params(ctx):
+            if isinstance(flag, click.Option) and (record := flag.get_help_record(ctx)):
+                panels.setdefault(getattr(flag, "panel", "") or RUN, []).append(record)
+        panels[RUN] = panels.pop(RUN, [])  # last
+        for title, records in panels.items():
+            with formatter.section(title if len(panels) > 1 else "Options"):
+                formatter.write_dl(records)
+
+
+class PanelGroup(click.Group):
+    """A group whose commands show their flags in panels."""
+
+    command_class = PanelCommand
 
 
 def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
@@ -51,15 +80,15 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
     required = field.default is dataclasses.MISSING
     shown = "" if required or field.default in (None, "", ()) else f"  [default: {_plain(field.default)}]"
     text = meta["help"] + ("  [required]" if required else shown)
+    shared: dict[str, Any] = {"cls": Flag, "panel": meta["panel"], "default": None, "help": text}
     if kind is bool:
-        return click.option(f"{name}/--no-{name[2:]}", field.name, default=None, help=text)
+        return click.option(f"{name}/--no-{name[2:]}", field.name, **shared)
     return click.option(
         name,
         field.name,
         type=click.Choice(meta["choices"]) if meta["choices"] else kind,
         multiple=typing.get_origin(hint) is tuple,
-        default=None,
-        help=text,
+        **shared,
     )
 
 

@@ -18,6 +18,7 @@ def option(
     help: str,
     *,
     choices: Iterable[str] = (),
+    panel: str = "",
     flag: str = "",
     least: float = -math.inf,
     above: float = -math.inf,
@@ -26,11 +27,11 @@ def option(
 ) -> Any:
     """A dataclass field that becomes a flag (`...` as default: required).
 
-    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `presets`: what a choice says
-    of other fields.
+    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `panel`: the section of
+    `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
     """
-    metadata = {"help": help, "choices": tuple(choices), "flag": flag, "least": least, "above": above, "most": most}
-    metadata["presets"] = presets or {}
+    metadata = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}, "flag": flag}
+    metadata |= {"least": least, "above": above, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from steer.errors import SteerError
-from steer.options import options, resolve
+from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
 from steer.settings import argument, did_you_mean, option
 
@@ -177,6 +177,25 @@ def test_help_shows_defaults_and_what_is_required() -> None:
     assert "--config FILE" in text
     assert "[a|beta]" in text
     assert "ROWS: Rows." in text
+
+
+def test_help_shows_flags_in_panels_and_those_without_one_last() -> None:
+    @dataclass(frozen=True)
+    class Grouped:
+        output: str = option("out", "Folder.")
+        rate: float = option(0.5, "Step size.", panel="Optimizer")
+        names: str = option("", "Names.", panel="Data")
+        steps: int = option(10, "Steps.", panel="Optimizer")
+
+    @click.command(cls=PanelCommand)
+    @options(Grouped)
+    def run(config: Grouped) -> None:
+        """Run it."""
+
+    text = CliRunner().invoke(run, ["--help"]).output
+    order = ["Optimizer:", "--rate", "--steps", "Data:", "--names", "This run:", "--output", "--config", "--help"]
+    places = [text.index(f"  {word}" if word[0] == "-" else f"\n{word}") for word in order]
+    assert places == sorted(places)
 
 
 def test_did_you_mean_lists_everything_in_order() -> None:
