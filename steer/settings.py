@@ -30,8 +30,8 @@ def option(
     Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `panel`: the section of
     `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
     """
-    metadata = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}, "flag": flag}
-    metadata |= {"least": least, "above": above, "most": most}
+    metadata: dict[str, Any] = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}}
+    metadata |= {"flag": flag, "least": least, "above": above, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
