@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from steer.generation.decoder import Ask, end_tokens
-from steer.generation.generate import Job, Sampling, asks_of, respond
+from steer.generation.decoder import end_tokens
+from steer.generation.engines import respond
 from steer.generation.plain import plainly
 from steer.generation.prefill import inner
+from steer.generation.requests import EncodedRequest, Request, encode
+from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load
 from steer.progress import quiet
 from steer.rows import Row, prompts
@@ -53,10 +55,10 @@ def aims(policy: Policy) -> list[dict[str, int]]:
     return [schema.best(names), {name: 0}, {name: len(schema[name].shown) - 1}, {}]
 
 
-def continuously(policy: Policy, asks: list[Ask]) -> list[list[int]]:
+def continuously(policy: Policy, asks: list[EncodedRequest]) -> list[list[int]]:
     """Greedy tokens of each response by the continuous batching of transformers."""
     config = GenerationConfig(
-        max_new_tokens=asks[0].most,
+        max_new_tokens=asks[0].max_new_tokens,
         do_sample=False,
         eos_token_id=sorted(end_tokens(policy)),
         pad_token_id=policy.tokenizer.pad_token_id,
@@ -79,9 +81,9 @@ def timed(run: Callable[[], int]) -> float:
     return tokens / (time.perf_counter() - began)
 
 
-def beside(policy: Policy, jobs: list[Job], greedy: Sampling) -> None:
+def beside(policy: Policy, jobs: list[Request], greedy: Sampling) -> None:
     """Print the rate of transformers' continuous batching beside ours, greedily."""
-    asks = asks_of(policy, jobs, greedy)
+    asks = encode(policy, jobs, greedy)
     continuously(policy, asks[:4])  # the first call is slower
     drawn, rates = [], []
     for draw in (lambda: [list(r.ids) for r in respond(policy, jobs, greedy)], lambda: continuously(policy, asks)):
@@ -105,27 +107,27 @@ def main() -> None:
     args = parser.parse_args()
     policy = load(args.policy)
     rows = mixed(list(prompts(args.rows))[:400], args.prompts, 60)
-    jobs = [Job(row, aim) for row in rows for aim in aims(policy) for _ in range(SAMPLES)]
-    sampling = Sampling(1.0, 1.0, args.max_new_tokens, args.batch_size)
+    jobs = [Request(row, aim) for row in rows for aim in aims(policy) for _ in range(SAMPLES)]
+    sampling = Sampling(max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)
 
-    def peer(asks: list[Ask], seed: int = 0) -> list[list[int]]:
+    def peer(asks: list[EncodedRequest], seed: int = 0) -> list[list[int]]:
         return plainly(policy, asks, args.batch_size, seed, bucketed=False)
 
     greedy = replace(sampling, temperature=0.0)
     alone = jobs[::SAMPLES]  # greedy samples are alike
     ours = [list(r.ids) for r in respond(policy, alone, greedy)]
-    same = sum(a == b for a, b in zip(ours, peer(asks_of(policy, alone, greedy))))
+    same = sum(a == b for a, b in zip(ours, peer(encode(policy, alone, greedy))))
     single = respond(policy, alone[:8], replace(greedy, batch_size=1))
     equal = sum(list(a.ids) == b for a, b in zip(single, ours))
     print(
         f"greedy: {same} of {len(alone)} responses equal to model.generate, {equal} of {len(single)} to batches of one"
     )
-    lengths = [len(a.prompt) for a in asks_of(policy, jobs[:: 4 * SAMPLES], sampling)]
+    lengths = [len(a.prompt) for a in encode(policy, jobs[:: 4 * SAMPLES], sampling)]
     print(f"{len(rows)} prompts of {min(lengths)} to {max(lengths)} tokens x 4 targets x {SAMPLES} samples")
     fast, slow = [], []
     for repeat in range(args.repeats):
         s = replace(sampling, seed=repeat)
-        slow.append(timed(lambda s=s: sum(map(len, peer(asks_of(policy, jobs, s), s.seed)))))
+        slow.append(timed(lambda s=s: sum(map(len, peer(encode(policy, jobs, s), s.seed)))))
         fast.append(timed(lambda s=s: sum(len(r.ids) for r in respond(policy, jobs, s))))
         print(
             f"  {repeat}: steer {fast[-1]:.0f} tokens/s, model.generate {slow[-1]:.0f}, ratio {fast[-1] / slow[-1]:.2f}"

@@ -35,7 +35,7 @@ from steer.models.policy import Policy, load
 from steer.rows.command import data_command
 from steer.serve.answer import Service
 from steer.serve.command import application
-from steer.serve.engine import Engine
+from steer.serve.engine import DecoderThread
 from steer.training.command import train_command
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def serving(policy: Policy, **more: Any) -> Iterator[Served]:
     """Serve a policy over loopback while the block runs; `more` are settings of `steer serve`."""
     config = ServeConfig(policy.name, name="policy", **more)
     scorer = load_scorer(config.scorer) if config.scorer else None
-    service = Service(policy, Engine(policy, config.batch_size), config, "policy", scorer)
+    service = Service(policy, DecoderThread(policy, config.batch_size), config, "policy", scorer)
     server = uvicorn.Server(uvicorn.Config(application(service, config.api_key), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -147,7 +147,7 @@ def serving(policy: Policy, **more: Any) -> Iterator[Served]:
 
 
 @contextmanager
-def dawdling(engine: Engine) -> Iterator[None]:
+def dawdling(engine: DecoderThread) -> Iterator[None]:
     """After 20 steps each waits a second until rows are freed or the engine is stopped: nobody interrupts too late."""
     steps, interrupted, step = 0, threading.Event(), engine.decoder.step
 

@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 import steer.training.loop
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.models.lora import add_control_tokens
 from steer.models.policy import load
 from steer.run_folder import read_json
@@ -99,7 +102,7 @@ def test_a_policy_with_control_tokens_survives_saving(adapter: str, labels: Path
         assert read_json(folder / "adapter_config.json")["trainable_token_indices"] == ids
         assert [v.shape[0] for n, v in saved.items() if "trainable_tokens" in n] == [len(ids)]
     rows = held_out_prompts(str(labels), 0.1, 0, 4, "train")
-    drawn = respond(policy, [Job(r, {"warmth": 4}) for r in rows for _ in range(8)], Sampling(max_new_tokens=30))
+    drawn = respond(policy, [Request(r, {"warmth": 4}) for r in rows for _ in range(8)], Sampling(max_new_tokens=30))
     assert all("<warmth>" not in r.text for r in drawn)
     assert [policy.pieces[i] for i in ids] == tokens, "the text that generation rules out"
 

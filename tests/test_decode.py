@@ -21,10 +21,12 @@ from transformers import (
 
 from steer.conditioning.targets import opposite
 from steer.errors import SteerError
-from steer.generation.decoder import Ask, Decoder
-from steer.generation.generate import Job, Sampling, asks_of, respond
+from steer.generation.decoder import Decoder
+from steer.generation.engines import respond
 from steer.generation.plain import plainly
+from steer.generation.requests import EncodedRequest, Request, encode
 from steer.generation.sampling import Cuts, choose, guided
+from steer.generation.settings import Sampling
 from steer.models.policy import Policy
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=30, batch_size=8)
@@ -36,13 +38,13 @@ def row(words: int, name: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def jobs() -> list[Job]:
+def jobs() -> list[Request]:
     """Prompts of 1 to 30 words at four targets, twice each."""
     aims: list[dict[str, int]] = [{}, {"verbosity": 0}, {"warmth": 4, "helpfulness": 2}, {"hedging": 1}]
-    return [Job(row(n), aim) for n in (30, 1, 7, 19, 3) for aim in aims for _ in range(2)]
+    return [Request(row(n), aim) for n in (30, 1, 7, 19, 3) for aim in aims for _ in range(2)]
 
 
-def drawn(policy: Policy, asks: list[Ask], most: int, patience: int = 1) -> list[list[int]]:
+def drawn(policy: Policy, asks: list[EncodedRequest], most: int, patience: int = 1) -> list[list[int]]:
     decoder = Decoder(policy, most, patience)
     keys = [decoder.add(ask) for ask in asks]
     out: dict[int, list[int]] = {key: [] for key in keys}
@@ -52,8 +54,8 @@ def drawn(policy: Policy, asks: list[Ask], most: int, patience: int = 1) -> list
     return [out[key] for key in keys]
 
 
-def test_greedy_equals_generate_of_transformers(policy: Policy, jobs: list[Job]) -> None:
-    asks = asks_of(policy, jobs, GREEDY)
+def test_greedy_equals_generate_of_transformers(policy: Policy, jobs: list[Request]) -> None:
+    asks = encode(policy, jobs, GREEDY)
     theirs = plainly(policy, asks, 64, 0, bucketed=False)
     for batch_size in (1, 5, 64):
         assert [list(r.ids) for r in respond(policy, jobs, replace(GREEDY, batch_size=batch_size))] == theirs
@@ -89,18 +91,18 @@ def test_greedy_equals_generate_of_transformers(policy: Policy, jobs: list[Job])
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_other_architectures_give_the_same_too(model: Any, policy: Policy, jobs: list[Job]) -> None:
+def test_other_architectures_give_the_same_too(model: Any, policy: Policy, jobs: list[Request]) -> None:
     """Learned positions, grouped heads, a sliding window that is shorter than the prompts."""
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(4 if p.ndim == 2 else 1)
     other = Policy(model.eval(), policy.tokenizer, policy.card, "other")
-    asks = asks_of(other, jobs[::3], replace(GREEDY, max_new_tokens=20))
+    asks = encode(other, jobs[::3], replace(GREEDY, max_new_tokens=20))
     # One by one: `generate` itself lets padding shift what a window sees.
     assert drawn(other, asks, 7, 2) == [plainly(other, [ask], 1, 0)[0] for ask in asks]
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_place_only(policy: Policy, jobs: list[Job]) -> None:
+def test_what_is_drawn_depends_on_the_seed_and_the_place_only(policy: Policy, jobs: list[Request]) -> None:
     sampling = Sampling(max_new_tokens=20, top_p=0.9, seed=4)
     together = respond(policy, jobs, sampling)
     assert together == respond(policy, jobs, replace(sampling, batch_size=3))
@@ -108,8 +110,8 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_only(policy: Policy, jo
 
 
 def test_a_prompt_is_read_once_for_all_that_share_it(policy: Policy) -> None:
-    jobs = [Job(row(9), aim) for aim in ({}, {"verbosity": 0}, {"verbosity": 4}) for _ in range(4)]
-    asks = asks_of(policy, jobs, replace(GREEDY, guidance=2.0))
+    jobs = [Request(row(9), aim) for aim in ({}, {"verbosity": 0}, {"verbosity": 4}) for _ in range(4)]
+    asks = encode(policy, jobs, replace(GREEDY, guidance=2.0))
     decoder = Decoder(policy, 6)
     for ask in asks:
         decoder.add(ask)
@@ -118,8 +120,8 @@ def test_a_prompt_is_read_once_for_all_that_share_it(policy: Policy) -> None:
     assert decoder.prefixes.read == len(asks[0].prompt) + sum(len(c) for c in {ask.condition for ask in asks})
 
 
-def test_rows_leave_and_join_at_every_step(policy: Policy, jobs: list[Job]) -> None:
-    asks = asks_of(policy, jobs, replace(GREEDY, max_new_tokens=40))
+def test_rows_leave_and_join_at_every_step(policy: Policy, jobs: list[Request]) -> None:
+    asks = encode(policy, jobs, replace(GREEDY, max_new_tokens=40))
     alone = [drawn(policy, [ask], 1)[0] for ask in asks]
     decoder, out, keys = Decoder(policy, 5), [], {}
     waiting = list(enumerate(asks))
@@ -144,8 +146,8 @@ def test_rows_leave_and_join_at_every_step(policy: Policy, jobs: list[Job]) -> N
 
 def test_guidance_is_the_formula_on_plain_forwards(policy: Policy) -> None:
     """log p(none) + S (log p(c) - log p(none)), token by token."""
-    job = Job(row(5), {"verbosity": 0, "warmth": 3})
-    (ask,) = asks_of(policy, [job], replace(GREEDY, guidance=2.5, max_new_tokens=12))
+    job = Request(row(5), {"verbosity": 0, "warmth": 3})
+    (ask,) = encode(policy, [job], replace(GREEDY, guidance=2.5, max_new_tokens=12))
     assert ask.against == ()
     (found,) = drawn(policy, [ask], 2)
     said: list[int] = []
@@ -162,9 +164,9 @@ def test_guidance_is_the_formula_on_plain_forwards(policy: Policy) -> None:
         said.append(token)
 
 
-def test_guidance_of_one_is_no_guidance_and_costs_nothing(policy: Policy, jobs: list[Job]) -> None:
-    plain = asks_of(policy, jobs, Sampling(max_new_tokens=20))
-    one = asks_of(policy, jobs, Sampling(max_new_tokens=20, guidance=1.0))
+def test_guidance_of_one_is_no_guidance_and_costs_nothing(policy: Policy, jobs: list[Request]) -> None:
+    plain = encode(policy, jobs, Sampling(max_new_tokens=20))
+    one = encode(policy, jobs, Sampling(max_new_tokens=20, guidance=1.0))
     assert one == plain
     assert all(ask.against is None for ask in one)
     doubled = [ask._replace(against=()) for ask in plain]  # what S = 1 would give if it were computed
@@ -183,15 +185,15 @@ def test_guidance_moves_away_from_the_opposite_or_from_any_target(policy: Policy
     assert schema.count(rare) >= schema.minimum
     assert policy.against("verbosity=3", {"verbosity": 0}) == {"verbosity": 3}
     assert policy.against("opposite", {}) == {}
-    job = Job(row(5), {"verbosity": 0}, {"verbosity": 4})
-    (ask,) = asks_of(policy, [job], replace(GREEDY, guidance=2.0))
+    job = Request(row(5), {"verbosity": 0}, {"verbosity": 4})
+    (ask,) = encode(policy, [job], replace(GREEDY, guidance=2.0))
     assert ask.against
     assert ask.against != ask.condition
-    same = Job(row(5), {"verbosity": 0}, {"verbosity": 0})
-    assert asks_of(policy, [same], replace(GREEDY, guidance=2.0))[0].against is None
+    same = Request(row(5), {"verbosity": 0}, {"verbosity": 0})
+    assert encode(policy, [same], replace(GREEDY, guidance=2.0))[0].against is None
 
 
-def test_guidance_is_refused_where_the_state_cannot_be_shared(policy: Policy, jobs: list[Job]) -> None:
+def test_guidance_is_refused_where_the_state_cannot_be_shared(policy: Policy, jobs: list[Request]) -> None:
     policy.model._is_stateful = True
     try:
         with pytest.raises(SteerError, match="no --guidance"):
@@ -260,17 +262,17 @@ def test_one_row_is_no_matter_to_another() -> None:
     assert together[5] == logits[5].argmax()
 
 
-def test_top_k_of_1_is_greedy_at_any_temperature(policy: Policy, jobs: list[Job]) -> None:
+def test_top_k_of_1_is_greedy_at_any_temperature(policy: Policy, jobs: list[Request]) -> None:
     greedy = [r.ids for r in respond(policy, jobs, GREEDY)]
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1))] == greedy
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, min_p=1.0))] == greedy
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0))] != greedy
-    plain = plainly(policy, asks_of(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1)), 64, 0)
+    plain = plainly(policy, encode(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1)), 64, 0)
     assert [tuple(ids) for ids in plain] == greedy
 
 
-def test_log_probabilities_are_those_of_the_model(policy: Policy, jobs: list[Job]) -> None:
-    asks = [a._replace(likeliest=i % 3) for i, a in enumerate(asks_of(policy, jobs, replace(GREEDY, temperature=1.0)))]
+def test_log_probabilities_are_those_of_the_model(policy: Policy, jobs: list[Request]) -> None:
+    asks = [a._replace(likeliest=i % 3) for i, a in enumerate(encode(policy, jobs, replace(GREEDY, temperature=1.0)))]
     decoder = Decoder(policy, 8)
     of = {decoder.add(ask): ask for ask in asks}
     events = {key: [] for key in of}  # type: ignore[var-annotated]

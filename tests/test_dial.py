@@ -16,7 +16,10 @@ from steer.config import DataConfig, FitConfig, LabelConfig, TrainConfig
 from steer.demo import BASE, LORA
 from steer.evaluation.controllability import controllability
 from steer.evaluation.statistics import paired
-from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.fit import fit_command
 from steer.labelling.label import label_command
 from steer.models.policy import Policy, load
@@ -47,7 +50,7 @@ def policy(world: Path, labels: Path, name: str, epochs: float = 1.0) -> Policy:
     return load(str(world / name))
 
 
-def answers(loaded: Policy, jobs: list[Job]) -> list[Row]:
+def answers(loaded: Policy, jobs: list[Request]) -> list[Row]:
     drawn = respond(loaded, jobs, Sampling(max_new_tokens=100, batch_size=128))
     return [{**job.row, "response": r.text} for job, r in zip(jobs, drawn)]
 
@@ -58,7 +61,7 @@ def turned(loaded: Policy, labels: Path, size: int = 400) -> dict[str, Any]:
     assert loaded.card.schema is not None
     prompts = held_out_prompts(str(labels), 0.1, 0, 0)
     aims = factorial(loaded.card.schema, NAMES, size, 0)
-    jobs = [Job(prompts[i % len(prompts)], aim) for i, aim in enumerate(aims)]
+    jobs = [Request(prompts[i % len(prompts)], aim) for i, aim in enumerate(aims)]
     at = [Gold.attributes.index(n) for n in NAMES]
     obtained = Gold().score(answers(loaded, jobs))[:, at]
     logs = Gold().score(read_all(labels))[:, at]
@@ -95,7 +98,7 @@ def test_asking_for_more_gives_more_on_the_same_prompts(world: Path) -> None:
     prompts = held_out_prompts(str(world / "labels"), 0.1, 0, 150)
     at = Gold.attributes.index("verbosity")
     more, less = (
-        Gold().score(answers(steered, [Job(p, {"verbosity": level}) for p in prompts]))[:, at] for level in (3, 1)
+        Gold().score(answers(steered, [Request(p, {"verbosity": level}) for p in prompts]))[:, at] for level in (3, 1)
     )
     found = paired(more, less, [prompt_key(p) for p in prompts])
     assert found.low > 0.5

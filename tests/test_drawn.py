@@ -11,7 +11,8 @@ import torch
 
 from steer.evaluation.drawn import Asked, Decoding, Reference, drawn, drawn_from, log_probs
 from steer.evaluation.statistics import best_of_n_kl
-from steer.generation.generate import Job, Sampling, condition_text
+from steer.generation.requests import Request, condition_text
+from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
 from steer.models.tokenization import Tokens
@@ -47,15 +48,15 @@ def by_hand(policy: Policy, row: Row, ids: list[int], temperature: float = 1.0) 
 
 
 def test_a_temperature_counts_as_what_was_drawn_from(policy: Policy, rows: list[Row], tmp_path: Path) -> None:
-    asked = Asked([Job(row, row["target"]) for row in rows], Sampling(0.5, max_new_tokens=8))
+    asked = Asked([Request(row, row["target"]) for row in rows], Sampling(temperature=0.5, max_new_tokens=8))
     reference = Reference(policy, ResponseLogps(policy.model))
     found = drawn(policy, asked, tmp_path, None, reference, 2048)
     for row, ids in zip(found, ids_of(tmp_path)):
         assert row["logp"] == pytest.approx(by_hand(policy, row, ids, 0.5), abs=1e-3)
-    asked = asked._replace(jobs=[Job(row, {}) for row in rows])
+    asked = asked._replace(jobs=[Request(row, {}) for row in rows])
     alike = drawn(policy, asked, tmp_path / "alike", None, reference, 2048)
     assert [r["logp"] for r in alike] == pytest.approx([r["ref_logp"] for r in alike], abs=1e-3)
-    greedy = asked._replace(sampling=Sampling(0.0, max_new_tokens=8))
+    greedy = asked._replace(sampling=Sampling(temperature=0.0, max_new_tokens=8))
     assert "logp" not in drawn(policy, greedy, tmp_path / "greedy", None, reference, 2048)[0]
 
 
@@ -63,7 +64,7 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
     policy: Policy, base: Path, rows: list[Row], tmp_path: Path
 ) -> None:
     """A draw may split a word as its text read anew would not be split: the KL is of the draw."""
-    jobs = [Job(row, row["target"]) for row in rows for _ in range(8)]
+    jobs = [Request(row, row["target"]) for row in rows for _ in range(8)]
     reference = Reference.of(str(base), "float32", trust_remote_code=False)
     found = drawn(policy, Asked(jobs, Sampling(max_new_tokens=12)), tmp_path / "warm", None, reference, 2048)
     ids = ids_of(tmp_path / "warm")
@@ -74,7 +75,9 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
         assert row["logp"] == pytest.approx(by_hand(policy, row, own), abs=1e-3)
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own), abs=1e-3)
         assert "ids" not in row
-    hot = drawn(policy, Asked(jobs, Sampling(2.0, max_new_tokens=12)), tmp_path / "hot", None, reference, 2048)
+    hot = drawn(
+        policy, Asked(jobs, Sampling(temperature=2.0, max_new_tokens=12)), tmp_path / "hot", None, reference, 2048
+    )
     for row, own in zip(hot, ids_of(tmp_path / "hot")):
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own, 2.0), abs=1e-3)
     other = Reference.of(str(shuffled(base, tmp_path / "other")), "float32", trust_remote_code=False)
@@ -99,7 +102,7 @@ def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draw
     policy: Policy, rows: list[Row], tmp_path: Path
 ) -> None:
     sampling = Sampling(max_new_tokens=12, batch_size=16)
-    jobs = [Job(row, {}) for row in rows]
+    jobs = [Request(row, {}) for row in rows]
 
     def longest(some: list[Row]) -> list[float]:
         return [float(len(r["response"])) for r in some]

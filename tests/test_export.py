@@ -20,7 +20,10 @@ from steer.conditioning.condition import OWN, TEMPLATES
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
 from steer.export.command import PROBES, export_command, fitting, for_trl
-from steer.generation.generate import Job, Sampling, asks_of, condition_text, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request, condition_text, encode
+from steer.generation.settings import Sampling
 from steer.models.policy import Card, Policy, load
 from steer.models.tokenization import Tokens, prompt_text
 from steer.rows import read_all
@@ -72,7 +75,7 @@ def test_a_server_reads_what_training_read(policy: Path, exported: Path, labels:
         for levels in (row["levels"], AIMS[i % 4]):
             levels = {n: v for n, v in levels.items() if n in conditioning.names}
             wanted = tokens.sequence(row, conditioning.text(levels)).prefix
-            (ask,) = asks_of(ours, [Job(row, levels)], Sampling())
+            (ask,) = encode(ours, [Request(row, levels)], Sampling())
             assert wanted == [*ask.prompt, *ask.condition]
             got = tokenizer.apply_chat_template(
                 row["prompt"],
@@ -112,7 +115,7 @@ def test_plain_transformers_says_what_steer_says(
     texts = set()
     for row in rows:
         for aim in [*AIMS[1:], best]:
-            wanted = respond(ours, [Job(row, aim)], GREEDY)[0]
+            wanted = respond(ours, [Request(row, aim)], GREEDY)[0]
             asks = {} if aim == best else {"attributes": asked(aim, ours.card.schema)}
             ids = tokenizer.apply_chat_template(
                 row["prompt"], add_generation_prompt=True, return_tensors="pt", return_dict=False, **asks
@@ -125,7 +128,7 @@ def test_plain_transformers_says_what_steer_says(
 
 def test_an_export_is_a_policy_too(policy: Path, exported: Path, labels: Path) -> None:
     one, two = load(str(policy)), load(str(exported))
-    jobs = [Job(r, a) for r in held_out_prompts(str(labels), 0.1, 0, 3, "train") for a in AIMS]
+    jobs = [Request(r, a) for r in held_out_prompts(str(labels), 0.1, 0, 3, "train") for a in AIMS]
     assert respond(one, jobs, GREEDY) == respond(two, jobs, GREEDY)
 
 

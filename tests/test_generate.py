@@ -16,8 +16,11 @@ import torch
 from steer.conditioning.condition import leaks
 from steer.config import GenerateConfig
 from steer.errors import SteerError
-from steer.generation.generate import Job, Sampling, condition_text, generate_command, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import generate_command, held_out_prompts
+from steer.generation.requests import Request, condition_text
 from steer.generation.sampling import Markers
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load
 from steer.models.tokenization import Tokens
@@ -28,15 +31,15 @@ GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def jobs(labels: Path) -> list[Job]:
+def jobs(labels: Path) -> list[Request]:
     """Twelve prompts of several lengths at four targets."""
     rows = held_out_prompts(str(labels), 0.1, 0, 0, "train")[:12]
     rows[3] = {**rows[3], "prompt": [{"role": "user", "content": "bees"}]}
     aims: list[dict[str, int]] = [{}, {"verbosity": 0}, {"warmth": 4, "helpfulness": 2}, {"hedging": 1}]
-    return [Job(row, aims[i % 4]) for i, row in enumerate(rows)]
+    return [Request(row, aims[i % 4]) for i, row in enumerate(rows)]
 
 
-def test_a_batch_gives_what_each_prompt_alone_gives(policy: Policy, jobs: list[Job]) -> None:
+def test_a_batch_gives_what_each_prompt_alone_gives(policy: Policy, jobs: list[Request]) -> None:
     together = respond(policy, jobs, GREEDY)
     assert (
         together
@@ -47,7 +50,7 @@ def test_a_batch_gives_what_each_prompt_alone_gives(policy: Policy, jobs: list[J
     assert len({r.text for r in together}) > 2
 
 
-def test_greedy_is_the_most_likely_token_after_prompt_and_condition(policy: Policy, jobs: list[Job]) -> None:
+def test_greedy_is_the_most_likely_token_after_prompt_and_condition(policy: Policy, jobs: list[Request]) -> None:
     end, tokens = policy.tokenizer.eos_token_id, Tokens([job.row for job in jobs], policy.tokenizer)
     for job, found in zip(jobs, respond(policy, jobs, GREEDY)):
         prefix = tokens.sequence(job.row, condition_text(policy, job.target)).prefix
@@ -59,7 +62,7 @@ def test_greedy_is_the_most_likely_token_after_prompt_and_condition(policy: Poli
         assert found.text == policy.tokenizer.decode(ids[len(prefix) : len(ids) - found.finished])
 
 
-def test_text_follows_from_the_seed(policy: Policy, jobs: list[Job]) -> None:
+def test_text_follows_from_the_seed(policy: Policy, jobs: list[Request]) -> None:
     first = respond(policy, jobs, Sampling(max_new_tokens=20, seed=5))
     torch.manual_seed(99)  # what was drawn before is no matter
     assert respond(policy, jobs, Sampling(max_new_tokens=20, seed=5)) == first
@@ -67,19 +70,19 @@ def test_text_follows_from_the_seed(policy: Policy, jobs: list[Job]) -> None:
 
 
 def test_greedy_and_drawn_responses_share_a_batch_and_are_what_they_are_alone(
-    policy: Policy, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+    policy: Policy, jobs: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = Sampling(max_new_tokens=20, seed=5)
     greedy = [job._replace(temperature=0.0) for job in jobs]
     best = respond(policy, jobs, replace(GREEDY, max_new_tokens=20))
     assert respond(policy, [*jobs, *greedy], drawn) == respond(policy, jobs, drawn) + best
-    monkeypatch.setattr("steer.generation.generate.shareable", lambda _: False)  # where `model.generate` draws
+    monkeypatch.setattr("steer.generation.engines.shareable", lambda _: False)  # where `model.generate` draws
     whole = respond(policy, [*greedy, *jobs], replace(drawn, batch_size=5))
     assert whole[: len(jobs)] == best
     assert whole[len(jobs) :] != best
 
 
-def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, jobs: list[Job]) -> None:
+def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, jobs: list[Request]) -> None:
     found = respond(policy, jobs * 8, Sampling(max_new_tokens=24))
     assert {r.finished for r in found} == {True, False}
     assert not any("<|" in r.text for r in found)
@@ -88,13 +91,13 @@ def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, job
     assert respond(padded, jobs * 8, Sampling(max_new_tokens=24)) == found
 
 
-def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[Job], tmp_path: Path) -> None:
+def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[Request], tmp_path: Path) -> None:
     model = tmp_path / "recommending"
     shutil.copytree(base, model)
     advice = {"do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "min_p": 0.9}
     (model / "generation_config.json").write_text(json.dumps({**advice, "eos_token_id": [1, 7], "max_length": 3}))
     plain, advised = load(str(base)), load(str(model))
-    jobs = [Job(job.row, {}) for job in jobs]
+    jobs = [Request(job.row, {}) for job in jobs]
     sampling = Sampling(max_new_tokens=12)
     plain.model.generation_config.eos_token_id = [1, 7]
     assert respond(advised, jobs, sampling) == respond(plain, jobs, sampling)
@@ -104,11 +107,11 @@ def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[J
     assert not any(word in r.text.split() for r in long)  # 7 ends a response too
 
 
-def test_no_response_holds_a_condition_marker(base: Path, policy: Policy, jobs: list[Job]) -> None:
+def test_no_response_holds_a_condition_marker(base: Path, policy: Policy, jobs: list[Request]) -> None:
     assert policy.card is not None
     trace = leaks(policy.card.attributes)
     random = load(str(base))
-    jobs = [Job(job.row, {}) for job in jobs] * 6
+    jobs = [Request(job.row, {}) for job in jobs] * 6
     sampling = Sampling(max_new_tokens=150, batch_size=72)
     assert sum(bool(trace.search(r.text)) for r in respond(random, jobs, sampling)) > 60
     random.card = policy.card
@@ -235,10 +238,10 @@ def test_a_response_stays_inside_the_models_positions(trained: Path) -> None:
     policy = load(str(trained))
     policy.model.config.max_position_embeddings = 40
     fits, too_long = ({"id": str(n), "prompt": [{"role": "user", "content": "bees " * n}]} for n in (30, 60))
-    (found,) = respond(policy, [Job(fits, {})], Sampling(temperature=5.0, max_new_tokens=500))
+    (found,) = respond(policy, [Request(fits, {})], Sampling(temperature=5.0, max_new_tokens=500))
     assert len(policy.tokenizer(found.text)["input_ids"]) <= 10
     with pytest.raises(SteerError, match=r"row '60': its prompt has 63 tokens, but .* has 40 positions\."):
-        respond(policy, [Job(too_long, {})], GREEDY)
+        respond(policy, [Request(too_long, {})], GREEDY)
 
 
 @pytest.mark.parametrize(

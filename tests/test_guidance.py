@@ -9,7 +9,10 @@ import pytest
 
 from steer.errors import SteerError
 from steer.evaluation.guidance import Trial
-from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import Policy, load
 from steer.report import page
@@ -29,7 +32,7 @@ def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Pat
     schema, names = policy.card.schema, list(policy.card.attributes)
     # By hand, without guidance: the distance between levels asked for and obtained.
     aims = factorial(schema, names, 24, 0)
-    jobs = [Job(rows[i % len(rows)], aim) for i, aim in enumerate(aims)]
+    jobs = [Request(rows[i % len(rows)], aim) for i, aim in enumerate(aims)]
     drawn = respond(policy, jobs, Sampling(max_new_tokens=20))
     scores = scorer.score([{**job.row, "response": r.text} for job, r in zip(jobs, drawn)], names)
     got = np.column_stack([schema[n].position(scores[:, j]) for j, n in enumerate(names)])

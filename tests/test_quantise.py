@@ -17,7 +17,10 @@ from torch import Tensor
 import steer.training.loop
 from data_recipes import world_model
 from steer.config import TrainConfig
-from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
 from steer.models.policy import Policy, load
@@ -117,7 +120,7 @@ def test_a_qlora_policy_loads_as_it_was(tokens: str, labels: Path, base: Path, t
     assert one.card is not None
     assert one.card.adapter == "qlora"
     assert one.model.get_base_model().is_loaded_in_4bit
-    jobs = [Job(r, {"warmth": 4}) for r in held_out_prompts(str(labels), 0.1, 0, 4, "train")]
+    jobs = [Request(r, {"warmth": 4}) for r in held_out_prompts(str(labels), 0.1, 0, 4, "train")]
     respond(one, jobs, Sampling(max_new_tokens=4))  # evaluates
     with torch.no_grad():
         first, second = (p.model(IDS, attention_mask=torch.ones_like(IDS)).logits for p in (one, two))

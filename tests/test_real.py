@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from steer.config import FitConfig, LabelConfig, TrainConfig
-from steer.generation.generate import Job, Sampling, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.fit import fit_command
 from steer.labelling.label import label_command
 from steer.models.policy import load
@@ -64,7 +67,7 @@ def test_a_real_model_learns_from_stories_and_answers_at_targets(stories: Path, 
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
     policy = load(str(tmp_path / "policy"))
     prompts = held_out_prompts(str(stories), 0.1, 0, 8)
-    drawn = respond(policy, [Job(p, {"words": 0}) for p in prompts], Sampling(max_new_tokens=150))
+    drawn = respond(policy, [Request(p, {"words": 0}) for p in prompts], Sampling(max_new_tokens=150))
     assert sum(r.finished for r in drawn) >= 4
     assert all("<words>" not in r.text for r in drawn)
 

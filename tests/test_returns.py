@@ -16,7 +16,9 @@ from steer.conditioning.condition import render
 from steer.conditioning.targets import opposite, parse_target
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import Job, Sampling, condition_text, respond
+from steer.generation.engines import respond
+from steer.generation.requests import Request, condition_text
+from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load
 from steer.rows import read_all
 from steer.rows.binning import exact
@@ -136,7 +138,7 @@ def test_a_schema_keeps_its_range_on_disk(told: Policy) -> None:
 def test_a_policy_answers_at_a_number(told: Policy) -> None:
     row = {"id": "a", "prompt": [{"role": "user", "content": "tell me about bees."}], "response": ""}
     aims = told.targets(["reward=0.37", "best", "none"])
-    drawn = respond(told, [Job(row, aim) for aim in aims], Sampling(1.0, 1.0, 8, 4, 0))
+    drawn = respond(told, [Request(row, aim) for aim in aims], Sampling(max_new_tokens=8, batch_size=4))
     assert len(drawn) == 3
 
 

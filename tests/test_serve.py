@@ -20,7 +20,10 @@ from tokenizers.processors import TemplateProcessing
 from steer.config import GenerateConfig, ServeConfig
 from steer.errors import SteerError
 from steer.generation import openai_client as remote
-from steer.generation.generate import Job, Sampling, generate_command, respond
+from steer.generation.engines import respond
+from steer.generation.generate import generate_command
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.generation.text import Text
 from steer.models.policy import Policy, load
 from steer.models.tokenization import plain_ids, text_ids
@@ -29,7 +32,9 @@ from steer.serve.command import bound, page_policy, serve_command
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
-    (expected,) = respond(policy, [Job({"id": "a", "prompt": ASK}, {"verbosity": 0})], Sampling(0.0, max_new_tokens=25))
+    (expected,) = respond(
+        policy, [Request({"id": "a", "prompt": ASK}, {"verbosity": 0})], Sampling(temperature=0.0, max_new_tokens=25)
+    )
     asked: Any = {"messages": ASK, "temperature": 0, "max_tokens": 25}
     ways: list[Any] = [
         {"model": "policy", "extra_body": {"targets": {"verbosity": 0}}},
@@ -96,8 +101,8 @@ def test_guidance_and_stop_texts(client: openai.OpenAI, policy: Policy) -> None:
         for more in ({}, {"guidance": 1.0}, {"guidance": 30.0, "against": "opposite"})
     )
     assert plain == one
-    job = Job({"id": "a", "prompt": ASK}, {"verbosity": 4}, {"verbosity": 0})
-    assert two == respond(policy, [job], Sampling(0.0, max_new_tokens=30, guidance=30.0))[0].text
+    job = Request({"id": "a", "prompt": ASK}, {"verbosity": 4}, {"verbosity": 0})
+    assert two == respond(policy, [job], Sampling(temperature=0.0, max_new_tokens=30, guidance=30.0))[0].text
     assert plain is not None
     stop = plain[len(plain) // 2 :][:3]
     found = client.chat.completions.create(**asked, stop=[stop, "never this"]).choices[0]
@@ -135,8 +140,8 @@ def test_requests_with_different_targets_share_batches_and_are_not_mixed_up(
     aims = [{n: level} for n in policy.card.attributes for level in (0, 2, 3)]
     prompts = [f"tell me about {x}." for x in ("bees", "cows", "gold and beer", "rome")]
     cases = [(p, aim) for p in prompts for aim in aims]
-    jobs = [Job({"id": "x", "prompt": [{"role": "user", "content": p}]}, aim) for p, aim in cases]
-    expected = respond(policy, jobs, Sampling(0.0, max_new_tokens=20))
+    jobs = [Request({"id": "x", "prompt": [{"role": "user", "content": p}]}, aim) for p, aim in cases]
+    expected = respond(policy, jobs, Sampling(temperature=0.0, max_new_tokens=20))
     before = served.service.engine.steps
 
     def ask(case: tuple[str, dict[str, int]]) -> Any:
@@ -213,7 +218,7 @@ def test_the_command_serves_and_stops_when_it_is_told_to(trained: Path) -> None:
 
 def test_a_server_that_is_busy_is_asked_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "PAUSES", (0.05,) * 10_000)
-    chats = [remote.Chat(ASK, {"verbosity": i % 5}, i) for i in range(24)]
+    chats = [remote.ChatCall(ASK, {"verbosity": i % 5}, i) for i in range(24)]
     with serving(policy, batch_size=1, max_waiting=1) as small:
         path, decoder = ("/v1/chat/completions", 429), small.service.engine.decoder
         step = decoder.step
@@ -223,7 +228,7 @@ def test_a_server_that_is_busy_is_asked_again(policy: Policy, monkeypatch: pytes
             return step()
 
         monkeypatch.setattr(decoder, "step", late)
-        found = remote.Remote(f"{small.url}/v1").complete(chats, 12, max_tokens=8)
+        found = remote.OpenAIClient(f"{small.url}/v1").complete(chats, 12, max_tokens=8)
         assert len(found) == 24
         assert small.service.requests[path] > 0
         assert small.service.requests[path[0], 200] == 24

@@ -13,7 +13,9 @@ from transformers import AutoTokenizer
 from attribute_models.backbone import load
 from steer.conditioning.turns import unprinted
 from steer.errors import SteerError
-from steer.generation.generate import Job, Sampling, responding
+from steer.generation.engines import through
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.models.policy import Policy
 from steer.models.tokenization import Tokens, prompt_text
 
@@ -160,11 +162,15 @@ def test_a_server_is_not_asked_what_its_template_would_leave_out(
     tokenizer: Any, prompt: list[dict[str, Any]], what: str
 ) -> None:
     tokenizer.chat_template, server = SYSTEM_FIRST, Server()
-    draw: Any = responding(server)  # type: ignore[arg-type]
+    draw: Any = through(server)  # type: ignore[arg-type]
     with pytest.raises(SteerError, match=f"row 'odd': the model's chat template leaves out {re.escape(what)}"):
-        draw(Policy(None, tokenizer), [Job({"id": "odd", "prompt": prompt}, {})], Sampling())
+        draw(Policy(None, tokenizer), [Request({"id": "odd", "prompt": prompt}, {})], Sampling())
     assert not server.asked
-    draw(Policy(None, tokenizer), [Job({"id": "a", "prompt": [turn("developer", "Be brief."), *ASK]}, {})], Sampling())
+    draw(
+        Policy(None, tokenizer),
+        [Request({"id": "a", "prompt": [turn("developer", "Be brief."), *ASK]}, {})],
+        Sampling(),
+    )
     assert server.asked == [[turn("system", "Be brief."), *ASK]]
 
 

@@ -17,9 +17,9 @@ from steer.conditioning.condition import markers
 from steer.config import ExportConfig, GenerateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
-from steer.generation.decoder import Ask
 from steer.generation.generate import generate_command
 from steer.generation.plain import plainly
+from steer.generation.requests import EncodedRequest
 from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
 from steer.rows import read_all
 from steer.training.command import train_command
@@ -53,7 +53,7 @@ class StandIn:
 
             policy = replace(policy, model=PeftModel.from_pretrained(policy.model, lora_request.path))
         asks = [
-            Ask(tuple(p["prompt_token_ids"]), temperature=s.temperature, most=s.max_tokens)
+            EncodedRequest(tuple(p["prompt_token_ids"]), temperature=s.temperature, most=s.max_tokens)
             for p, s in zip(prompts, params)
         ]
         assert all(s.temperature == 0 and set(s.stop_token_ids) == end_tokens(policy) for s in params)

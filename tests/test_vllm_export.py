@@ -15,7 +15,9 @@ from data_recipes import world_model
 from steer.conditioning.chat import asked
 from steer.config import ExportConfig
 from steer.export.command import export_command
-from steer.generation.generate import Job, asks_of, held_out_prompts, respond
+from steer.generation.engines import respond
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request, encode
 from steer.models.policy import load
 from tests.test_export import AIMS, GREEDY, trained
 
@@ -53,6 +55,6 @@ def test_vllm_says_what_steer_says(tokens: str, labels: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     for (prompt, drawn), (row, aim) in zip(json.loads(ran.stdout.splitlines()[-1]), cases):
-        (ask,) = asks_of(ours, [Job(row, aim)], GREEDY)
+        (ask,) = encode(ours, [Request(row, aim)], GREEDY)
         assert prompt == [*ask.prompt, *ask.condition]
-        assert tuple(drawn) == respond(ours, [Job(row, aim)], GREEDY)[0].ids
+        assert tuple(drawn) == respond(ours, [Request(row, aim)], GREEDY)[0].ids

@@ -14,7 +14,9 @@ import numpy as np
 from steer.comparison.command import permuted
 from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.generation.generate import Job, Sampling, answer, generate_command
+from steer.generation.generate import generate_command, generate_rows
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command
 from steer.labelling.fit import fit_command
 from steer.labelling.label import label_command
@@ -129,9 +131,14 @@ class Bench:
         )
         card = policy.card
         known = card.schema.best(card.attributes) if card and card.schema and card.attributes else {}
-        jobs = [Job(row, dict(asked or known)) for row in self.shared.prompts]
-        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens, config.batch_size, seed)
-        return answer(policy, jobs, sampling, folder, self.shared.schema, folder.name)
+        jobs = [Request(row, dict(asked or known)) for row in self.shared.prompts]
+        sampling = Sampling(
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            seed=seed,
+        )
+        return generate_rows(policy, jobs, sampling, folder)
 
     def rounds(self, loop: Loop, seed: int) -> None:
         """A loop without guards, for all its rounds are compared."""

@@ -25,7 +25,8 @@ from steer.evaluation import interop as exports
 from steer.evaluation.drawn import Asked, Decoding, drawn
 from steer.evaluation.result import result
 from steer.evaluation.systems import Answers
-from steer.generation.generate import Job, Sampling
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import rewarder
 from steer.labelling.shards import processes
 from steer.methods import METHODS
@@ -157,14 +158,14 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     aims = _aims(shared, policy, seed, weighed=weighed)
     found = {}
     for (text, each), how in ((aim, how) for aim in aims.items() for how in entry.decodings if not entry.permuted):
-        jobs = [Job(p, aim) for p, aim in zip(shared.prompts, each)]
+        jobs = [Request(p, aim) for p, aim in zip(shared.prompts, each)]
         name = slug(f"{text},{how.text}" if how.text else text) or "plain"
         found[text, how] = _answers(shared, policy, jobs, folder / f"answers-{name}", seed, how)
     grid = None
     own = tuple(n for n in names if n in shared.schema.own and not weighed)
     if own and config.grid:
         every = factorial(shared.schema, own, config.grid, seed)
-        jobs = [Job(shared.prompts[i % len(shared.prompts)], aim) for i, aim in enumerate(every)]
+        jobs = [Request(shared.prompts[i % len(shared.prompts)], aim) for i, aim in enumerate(every)]
         grid = _answers(shared, policy, jobs, folder / "grid", seed)
     return Outcome(facts, found, grid)
 
@@ -193,16 +194,22 @@ def _repeated(shared: Comparison) -> str:
 
 
 def _base(shared: Comparison, seed: int) -> Answers:
-    jobs = [Job(p, {}) for p in shared.prompts]
+    jobs = [Request(p, {}) for p in shared.prompts]
     return _answers(shared, shared.base(seed).policy, jobs, shared.folder / "runs" / f"base-seed{seed}", seed)
 
 
 def _answers(
-    shared: Comparison, policy: Policy, jobs: list[Job], folder: Path, seed: int, how: Decoding = PLAIN
+    shared: Comparison, policy: Policy, jobs: list[Request], folder: Path, seed: int, how: Decoding = PLAIN
 ) -> Answers:
     """Responses with both scores; their log-probs are measured from the base."""
     c = shared.config
-    sampling = Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed, how.guidance)
+    sampling = Sampling(
+        temperature=c.temperature,
+        max_new_tokens=c.max_new_tokens,
+        guidance=how.guidance,
+        batch_size=c.batch_size,
+        seed=seed,
+    )
     reward = rewarder(shared.court.proxy, shared.schema) if how.best_of > 1 else None
     asked = Asked(jobs, sampling, how, reward)
     schema = policy.card.schema if policy.card and policy.card.attributes else None

@@ -20,7 +20,8 @@ from steer.evaluation.court import Court, fitting
 from steer.evaluation.drawn import Asked, Decoding, Reference, drawn
 from steer.evaluation.result import Case, result
 from steer.evaluation.systems import Answers, System
-from steer.generation.generate import Job, Sampling
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.policy import Card, Policy, load
 from steer.report.circumstances import circumstances
@@ -123,7 +124,9 @@ class Examination:
     def sampling(self, seed: int) -> Sampling:
         """How policies answer."""
         c = self.config
-        return Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, c.seed + seed)
+        return Sampling(
+            temperature=c.temperature, max_new_tokens=c.max_new_tokens, batch_size=c.batch_size, seed=c.seed + seed
+        )
 
 
 @stage
@@ -224,18 +227,18 @@ def _asked(
     reference = Reference.of(base, c.dtype, c.trust_remote_code) if base else None
     folder = exam.folder / "answers" / f"{slug(source.name)}-{source.seed}"
 
-    def answered(jobs: list[Job], where: str) -> Answers:
+    def answered(jobs: list[Request], where: str) -> Answers:
         asked = Asked(jobs, exam.sampling(source.seed), Decoding())
         schema = policy.card.schema if policy.card else None
         return exam.court.scored(drawn(policy, asked, folder / where, schema, reference, pieces(c.micro_batch_tokens)))
 
     for target, aims in _aims(exam, policy, source.seed).items():
-        jobs = [Job(p, aim) for p, aim in zip(exam.prompts, aims) for _ in range(c.n)]
+        jobs = [Request(p, aim) for p, aim in zip(exam.prompts, aims) for _ in range(c.n)]
         found.setdefault((source.name, target), {})[source.seed] = answered(jobs, slug(target) or "plain")
     own = tuple(n for n in policy.card.attributes if n in exam.court.schema.own) if policy.card else ()
     if own and c.grid:
         every = factorial(exam.court.schema, own, c.grid, source.seed)
-        jobs = [Job(exam.prompts[i % len(exam.prompts)], aim) for i, aim in enumerate(every)]
+        jobs = [Request(exam.prompts[i % len(exam.prompts)], aim) for i, aim in enumerate(every)]
         grids.setdefault(source.name, []).append(answered(jobs, "grid"))
 
 

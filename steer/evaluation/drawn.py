@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 
 from steer.evaluation.statistics import best_of_n_kl
-from steer.generation.generate import Job, Sampling, answer, condition_text
+from steer.generation.generate import generate_rows
+from steer.generation.requests import Request, condition_text
+from steer.generation.settings import Sampling
 from steer.labelling.obtained import best_of
 from steer.labelling.scorer import Reward
 from steer.models.collate import Sequence_
@@ -52,7 +54,7 @@ class Decoding(NamedTuple):
 class Asked(NamedTuple):
     """What is drawn: jobs, how, and the reward that chooses the best of several."""
 
-    jobs: Sequence[Job]
+    jobs: Sequence[Request]
     sampling: Sampling
     decoding: Decoding = Decoding()
     reward: Reward | None = None
@@ -79,7 +81,7 @@ def _drawn(
 ) -> list[Row]:
     n = asked.decoding.best_of
     jobs = [job for job in asked.jobs for _ in range(n)]
-    rows = answer(policy, jobs, asked.sampling, folder, schema, folder.name, ids=True)
+    rows = generate_rows(policy, jobs, asked.sampling, folder, ids=True)
     if n > 1:
         assert asked.reward is not None
         rows = best_of(rows, n, asked.reward(rows))

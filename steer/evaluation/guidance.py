@@ -14,7 +14,9 @@ from steer.errors import SteerError
 from steer.evaluation.diversity import diversity
 from steer.evaluation.statistics import interval, resampled
 from steer.evaluation.weighted import slope
-from steer.generation.generate import Job, Response, Sampling, respond
+from steer.generation.engines import respond
+from steer.generation.requests import Request, Response
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
@@ -54,7 +56,7 @@ class Trial:
             )
         aims = factorial(card.schema, card.attributes, self.responses, self.seed)
         picked = [self.prompts[i % len(self.prompts)] for i in range(self.responses)]
-        jobs = [Job(row, aim, self.policy.against(self.away, aim)) for row, aim in zip(picked, aims)]
+        jobs = [Request(row, aim, self.policy.against(self.away, aim)) for row, aim in zip(picked, aims)]
         return {
             "against": self.away,
             "scorer": self.scorer.id,
@@ -64,8 +66,10 @@ class Trial:
             "points": [self._point(jobs, s) for s in strengths],
         }
 
-    def _point(self, jobs: Sequence[Job], strength: float) -> dict[str, Any]:
-        sampling = Sampling(1.0, 1.0, self.max_new_tokens, self.batch_size, self.seed, strength)
+    def _point(self, jobs: Sequence[Request], strength: float) -> dict[str, Any]:
+        sampling = Sampling(
+            max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, seed=self.seed, guidance=strength
+        )
         drawn = respond(self.policy, jobs, sampling)
         ids = [job.row["id"] for job in jobs]
         clusters = np.unique(ids, return_inverse=True)[1]
@@ -84,7 +88,7 @@ class Trial:
             "cut": 1 - _mean(found["finished"]),
         }
 
-    def _levels(self, jobs: Sequence[Job], drawn: Sequence[Response]) -> tuple[Scores, Scores]:
+    def _levels(self, jobs: Sequence[Request], drawn: Sequence[Response]) -> tuple[Scores, Scores]:
         """Levels asked for and (continuous) obtained, [n, A] each."""
         card = self.policy.card
         assert card is not None
@@ -94,7 +98,7 @@ class Trial:
         asked = np.array([[job.target[n] for n in names] for job in jobs], float)
         return asked, np.column_stack([schema[n].position(scores[:, j]) for j, n in enumerate(names)])
 
-    def _fluency(self, jobs: Sequence[Job], drawn: Sequence[Response]) -> list[float]:
+    def _fluency(self, jobs: Sequence[Request], drawn: Sequence[Response]) -> list[float]:
         """Mean log-probability a token of each response under the base, behind the prompt alone."""
         base = self.base
         tokens = Tokens([{**job.row, "response": ""} for job in jobs], base.tokenizer)

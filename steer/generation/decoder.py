@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from steer.conditioning.condition import markers
-from steer.generation.prefill import Ids, Prefixes
+from steer.generation.prefill import Prefixes
+from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Cuts, Markers, choose, guided
 from steer.generation.slots import Slots
 from steer.models.policy import Policy, end_tokens
@@ -25,33 +26,7 @@ from steer.models.policy import Policy, end_tokens
 CELLS = 1 << 18  # rows x columns of keys and values that a batch may come to hold
 
 
-class Ask(NamedTuple):
-    """One response to draw. `against`: the condition that guidance moves away from; None without guidance."""
-
-    prompt: Ids
-    condition: Ids = ()
-    against: Ids | None = None
-    guidance: float = 1.0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    most: int = 256  # new tokens
-    seed: int = 0
-    top_k: int = 0
-    min_p: float = 0.0
-    likeliest: int | None = None  # so many tokens of every place with their log-probabilities; None: not even the drawn
-
-    @property
-    def branches(self) -> list[Ids]:
-        """The conditions that it is drawn from."""
-        return [self.condition] if self.against is None else [self.condition, self.against]
-
-    @property
-    def columns(self) -> int:
-        """Tokens that it may come to hold."""
-        return len(self.prompt) + max(map(len, self.branches)) + self.most
-
-
-class Logps(NamedTuple):
+class TokenLogps(NamedTuple):
     """Log-probability of a drawn token and of the likeliest ones: of the model at the target, with its guidance.
 
     Before anything is blocked or cut off, at temperature 1.
@@ -61,21 +36,21 @@ class Logps(NamedTuple):
     likeliest: list[tuple[int, float]]
 
 
-class Drawn(NamedTuple):
+class TokenEvent(NamedTuple):
     """A token of the response `key`; `ended`: `stop` at an end token, `length` at the limit, else empty."""
 
     key: int
     token: int
     ended: str
-    logps: Logps | None = None
+    logps: TokenLogps | None = None
 
 
 @dataclass(eq=False)
-class _Sequence:
+class _Draft:
     """A response that is being drawn; `rows`: its row in the batch, then that of the other branch."""
 
     key: int
-    ask: Ask
+    request: EncodedRequest
     rng: np.random.Generator
     rows: list[int] = field(default_factory=list)
     drawn: int = 0
@@ -97,16 +72,16 @@ class Decoder:
         card = policy.card
         names = markers(card.attributes, card.template) if card and card.attributes else []
         self.markers = Markers(names, policy.pieces if names else [])
-        self.waiting: deque[_Sequence] = deque()
-        self.running: list[_Sequence] = []
+        self.waiting: deque[_Draft] = deque()
+        self.running: list[_Draft] = []
         self.steps = 0
         self._slots = Slots()
         self._keys = 0
 
-    def add(self, ask: Ask) -> int:
+    def add(self, request: EncodedRequest) -> int:
         """Queue a response; the key that its tokens will carry."""
         self._keys += 1
-        self.waiting.append(_Sequence(self._keys, ask, np.random.default_rng(ask.seed)))
+        self.waiting.append(_Draft(self._keys, request, np.random.default_rng(request.seed)))
         return self._keys
 
     @torch.no_grad()
@@ -122,16 +97,16 @@ class Decoder:
         return bool(self.waiting or self.running)
 
     @torch.no_grad()
-    def step(self) -> list[Drawn]:
+    def step(self) -> list[TokenEvent]:
         """Let waiting responses in, each with its first token, then draw one token for all that run."""
         return self._admit() + (self._advance() if self.running else [])
 
-    def _admit(self) -> list[Drawn]:
+    def _admit(self) -> list[TokenEvent]:
         wave = self._wave()
         if not wave:
             return []
-        found = iter(self.prefixes.find([(s.ask.prompt, c) for s in wave for c in s.ask.branches]))
-        prefixes = [[next(found) for _ in s.ask.branches] for s in wave]
+        found = iter(self.prefixes.find([(s.request.prompt, c) for s in wave for c in s.request.branches]))
+        prefixes = [[next(found) for _ in s.request.branches] for s in wave]
         other = [p[1].logits for p in prefixes if len(p) > 1]
         events = self._draw(wave, torch.stack([p[0].logits for p in prefixes]), torch.stack(other) if other else None)
         lasting = [i for i, event in enumerate(events) if not event.ended]
@@ -142,22 +117,22 @@ class Decoder:
                 self.running.append(wave[i])
         return events
 
-    def _wave(self) -> list[_Sequence]:
+    def _wave(self) -> list[_Draft]:
         """Take from the queue what fits into the batch now; one by itself always does."""
         rows = len(self._slots)
         if self.running and self.most - rows < min(self.patience, len(self.waiting)):
             return []
-        wave: list[_Sequence] = []
-        columns = max((s.ask.columns for s in self.running), default=0)
+        wave: list[_Draft] = []
+        columns = max((s.request.columns for s in self.running), default=0)
         while self.waiting:
-            ask = self.waiting[0].ask
-            rows, columns = rows + len(ask.branches), max(columns, ask.columns)
+            request = self.waiting[0].request
+            rows, columns = rows + len(request.branches), max(columns, request.columns)
             if (wave or self.running) and (rows > self.most or rows * columns > CELLS):
                 break
             wave.append(self.waiting.popleft())
         return wave
 
-    def _advance(self) -> list[Drawn]:
+    def _advance(self) -> list[TokenEvent]:
         """One forward pass over all rows, one token for every response."""
         tokens = [0] * len(self._slots)
         for s in self.running:
@@ -172,30 +147,30 @@ class Decoder:
         self._remove([s for s in self.running if s.key in ended])
         return events
 
-    def _draw(self, sequences: Sequence[_Sequence], logits: Tensor, other: Tensor | None) -> list[Drawn]:
+    def _draw(self, sequences: Sequence[_Draft], logits: Tensor, other: Tensor | None) -> list[TokenEvent]:
         """The next token of each from its logits [N, V]; `other` [G, V]: the other branches of those that have one."""
-        asks = [s.ask for s in sequences]
+        requests = [s.request for s in sequences]
         logits = logits.float()
         if other is not None:
-            at = [i for i, ask in enumerate(asks) if ask.against is not None]
-            strength = torch.tensor([asks[i].guidance for i in at], device=logits.device)
+            at = [i for i, request in enumerate(requests) if request.against is not None]
+            strength = torch.tensor([requests[i].guidance for i in at], device=logits.device)
             logits[at] = guided(logits[at], other.float(), strength)
-        logps = {i: logits[i].log_softmax(-1) for i, ask in enumerate(asks) if ask.likeliest is not None}
+        logps = {i: logits[i].log_softmax(-1) for i, request in enumerate(requests) if request.likeliest is not None}
         logits = self.markers.block(logits, [s.tail for s in sequences])
         settings = [
             [a.temperature, min(a.top_k, logits.shape[-1]), a.top_p, a.min_p, s.rng.random()]
-            for a, s in zip(asks, sequences)
+            for a, s in zip(requests, sequences)
         ]
         temperature, *cuts, points = torch.tensor(settings, dtype=torch.float64, device=logits.device).unbind(1)
         events = []
         for i, token in enumerate(choose(logits, temperature, Cuts(*cuts), points).tolist()):
             s = sequences[i]
             s.last, s.drawn, s.tail = token, s.drawn + 1, self.markers.tail(s.tail, token)
-            ended = "stop" if token in self.ends else "length" if s.drawn >= s.ask.most else ""
-            events.append(Drawn(s.key, token, ended, _logps(logps[i], token, s.ask) if i in logps else None))
+            ended = "stop" if token in self.ends else "length" if s.drawn >= s.request.max_new_tokens else ""
+            events.append(TokenEvent(s.key, token, ended, _logps(logps[i], token, s.request) if i in logps else None))
         return events
 
-    def _remove(self, sequences: Sequence[_Sequence]) -> None:
+    def _remove(self, sequences: Sequence[_Draft]) -> None:
         """Free the rows of responses; whoever had the last row now has the freed one."""
         if not sequences:
             return
@@ -209,7 +184,7 @@ class Decoder:
                 owners[row] = owner
 
 
-def _logps(logps: Tensor, token: int, ask: Ask) -> Logps:
+def _logps(logps: Tensor, token: int, request: EncodedRequest) -> TokenLogps:
     """What is said of a drawn token, from the log-probabilities [V] at its place."""
-    values, ids = logps.topk(min(ask.likeliest or 0, len(logps)))
-    return Logps(float(logps[token]), [(i, x) for i, x in zip(ids.tolist(), values.tolist()) if math.isfinite(x)])
+    values, ids = logps.topk(min(request.likeliest or 0, len(logps)))
+    return TokenLogps(float(logps[token]), [(i, x) for i, x in zip(ids.tolist(), values.tolist()) if math.isfinite(x)])

@@ -25,7 +25,7 @@ BUSY = {429, 502, 503, 504}  # what a server answers that could do it later
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before it is asked again
 
 
-class Chat(NamedTuple):
+class ChatCall(NamedTuple):
     """One request: the turns, and the values of `attributes` where there are any."""
 
     messages: Sequence[Mapping[str, str]]
@@ -33,7 +33,7 @@ class Chat(NamedTuple):
     seed: int
 
 
-class Remote:
+class OpenAIClient:
     """A server by its address; the model is the only one that it has, where none is named."""
 
     def __init__(self, url: str, model: str = "") -> None:
@@ -42,10 +42,10 @@ class Remote:
         self.url = url.rstrip("/")
         self.model = model or self._only_model()
 
-    def complete(self, chats: Sequence[Chat], at_once: int, **settings: Any) -> list[tuple[str, bool]]:
+    def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[tuple[str, bool]]:
         """Text and whether it came to an end, in order; `at_once` requests at a time."""
 
-        def one(chat: Chat) -> tuple[str, bool]:
+        def one(chat: ChatCall) -> tuple[str, bool]:
             body = {"model": self.model, "messages": chat.messages, "seed": chat.seed, **settings}
             if chat.attributes is not None:
                 body["chat_template_kwargs"] = {"attributes": chat.attributes}

@@ -12,38 +12,40 @@ import torch
 from torch import Tensor
 
 from steer.conditioning.condition import markers
-from steer.generation.decoder import Ask
+from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Markers
 from steer.models.policy import Policy, end_tokens
 from steer.progress import quiet
 
 
 def plainly(
-    policy: Policy, asks: Sequence[Ask], batch_size: int, seed: int, *, bucketed: bool = True
+    policy: Policy, requests: Sequence[EncodedRequest], batch_size: int, seed: int, *, bucketed: bool = True
 ) -> list[list[int]]:
     """Token ids of each response, with the end token; all share the first one's top_k, top_p and min_p."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     tokenizer, model = policy.tokenizer, policy.model.eval()
     device, pad, ends = next(model.parameters()).device, tokenizer.pad_token_id, end_tokens(policy)
-    prefixes = [[*ask.prompt, *ask.condition] for ask in asks]
-    order = sorted(range(len(asks)), key=lambda i: (len(prefixes[i]), i)) if bucketed else list(range(len(asks)))
-    order.sort(key=lambda i: asks[i].temperature)  # stable; a batch has one
-    out: list[list[int]] = [[] for _ in asks]
+    prefixes = [[*request.prompt, *request.condition] for request in requests]
+    order = (
+        sorted(range(len(requests)), key=lambda i: (len(prefixes[i]), i)) if bucketed else list(range(len(requests)))
+    )
+    order.sort(key=lambda i: requests[i].temperature)  # stable; a batch has one
+    out: list[list[int]] = [[] for _ in requests]
     names = markers(policy.card.attributes, policy.card.template) if policy.card and policy.card.attributes else []
     blocked = _Blocked(Markers(names, policy.pieces)) if names else None
     start = 0
     while start < len(order):
-        warm = asks[order[start]].temperature
-        part = [i for i in order[start : start + batch_size] if asks[i].temperature == warm]
+        warm = requests[order[start]].temperature
+        part = [i for i in order[start : start + batch_size] if requests[i].temperature == warm]
         width = max(len(prefixes[i]) for i in part)
         config = GenerationConfig(
-            max_new_tokens=max(asks[i].most for i in part),
+            max_new_tokens=max(requests[i].max_new_tokens for i in part),
             do_sample=warm > 0,
             temperature=warm or None,
-            top_p=asks[part[0]].top_p if warm else None,
-            top_k=asks[part[0]].top_k if warm else None,
-            min_p=(asks[part[0]].min_p or None) if warm else None,
+            top_p=requests[part[0]].top_p if warm else None,
+            top_k=requests[part[0]].top_k if warm else None,
+            min_p=(requests[part[0]].min_p or None) if warm else None,
             eos_token_id=sorted(ends),
             pad_token_id=pad,
         )
@@ -56,7 +58,7 @@ def plainly(
             processors = LogitsProcessorList([blocked] if blocked else [])
             drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors)
         for i, tokens in zip(part, drawn[:, width:].tolist()):
-            tokens = tokens[: asks[i].most]
+            tokens = tokens[: requests[i].max_new_tokens]
             end = next((k for k, token in enumerate(tokens) if token in ends), len(tokens))
             out[i] = tokens[: end + 1]
         start += len(part)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from steer.generation.decoder import Ask, Decoder
+from steer.generation.decoder import Decoder
+from steer.generation.requests import EncodedRequest
 from steer.models.policy import Policy
 from steer.progress import quiet
 
@@ -65,10 +66,10 @@ class Text:
         return text[: len(text) - keep]
 
 
-def streamed(policy: Policy, ask: Ask) -> Iterator[str]:
+def streamed(policy: Policy, request: EncodedRequest) -> Iterator[str]:
     """The text of one response, piece by piece."""
     decoder, text = Decoder(policy, 2), Text(policy.tokenizer)
-    decoder.add(ask)
+    decoder.add(request)
     with quiet():
         while decoder.busy:
             for event in decoder.step():

@@ -12,7 +12,7 @@ from typing import Any
 
 from steer.conditioning.condition import markers
 from steer.errors import SteerError
-from steer.generation.decoder import Ask
+from steer.generation.requests import EncodedRequest
 from steer.models.lora import adapter_rank
 from steer.models.policy import FULL, MERGED, Card, Loading, end_tokens, load_as
 
@@ -41,25 +41,25 @@ class Vllm:
         except (ValueError, RuntimeError, OSError) as error:
             raise SteerError(f"--engine vllm: {name}: {' '.join(str(error).split())[:300]}") from None
 
-    def draw(self, asks: Sequence[Ask]) -> list[list[int]]:
+    def draw(self, requests: Sequence[EncodedRequest]) -> list[list[int]]:
         """New tokens of each response with the end token, in order."""
         card = self.policy.card
         names = markers(card.attributes, card.template) if card and card.attributes else []
         ends = sorted(end_tokens(self.policy))
         params = [
             self.params(
-                temperature=ask.temperature,
-                top_p=ask.top_p,
-                top_k=ask.top_k or -1,  # off
-                min_p=ask.min_p,
-                max_tokens=ask.most,
-                seed=ask.seed,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                top_k=request.top_k or -1,  # off
+                min_p=request.min_p,
+                max_tokens=request.max_new_tokens,
+                seed=request.seed,
                 stop_token_ids=ends,
                 bad_words=names or None,
             )
-            for ask in asks
+            for request in requests
         ]
-        prompts = [{"prompt_token_ids": [*ask.prompt, *ask.condition]} for ask in asks]
+        prompts = [{"prompt_token_ids": [*request.prompt, *request.condition]} for request in requests]
         outputs = self.model.generate(prompts, params, lora_request=self.lora, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 

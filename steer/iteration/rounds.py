@@ -23,7 +23,9 @@ from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Asked, Reference, drawn
 from steer.evaluation.systems import Judge
-from steer.generation.generate import Job, Sampling, answer, held_out_prompts
+from steer.generation.generate import generate_rows, held_out_prompts
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.iteration.fresh import above, distinct, usable
 from steer.iteration.goals import goals
 from steer.iteration.pool import mixed, pooled
@@ -94,7 +96,7 @@ class Loop:
     def sampling(self, seed: int) -> Sampling:
         """How responses are drawn."""
         c = self.config
-        return Sampling(c.temperature, 1.0, c.max_new_tokens, c.batch_size, seed)
+        return Sampling(temperature=c.temperature, max_new_tokens=c.max_new_tokens, batch_size=c.batch_size, seed=seed)
 
 
 def goes_round(name: str, n: int, pool: str = "", knob: str = "--n") -> None:
@@ -166,9 +168,9 @@ def _responses(loop: Loop, number: int) -> list[Row]:
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, 0, "train")
     order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts]
     seed = c.seed * 1000 + number
-    jobs = [Job(prompts[i], aim) for i, aim in zip(np.repeat(order, c.n), _aims(loop, policy, len(order), seed))]
-    schema = loop.schema_of(policy)
-    rows = answer(policy, jobs, loop.sampling(seed), loop.folder(number) / "generated", schema, f"round-{number}")
+    jobs = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, c.n), _aims(loop, policy, len(order), seed))]
+    folder = loop.folder(number) / "generated"
+    rows = generate_rows(policy, jobs, loop.sampling(seed), folder, source=f"round-{number}")
     names = policy.card.attributes if policy.card else ()
     good, lost = usable(rows, names or loop.schema.own, any_form=c.any_form)
     if c.dedupe:
@@ -220,7 +222,7 @@ def _watched(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -
     names, schema = policy.card.attributes if policy.card else (), loop.schema_of(policy)
     best = schema.best(names) if names else {}
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, c.watch)
-    asked = Asked([Job(row, best) for row in prompts], loop.sampling(c.seed))
+    asked = Asked([Request(row, best) for row in prompts], loop.sampling(c.seed))
     reference = Reference.of(c.model, settings.dtype, settings.trust_remote_code)
     rows = drawn(policy, asked, loop.folder(number) / "held-out", schema, reference, micro_batch(settings))
     earlier = range(number if loop.annotator else 0)  # else the scorer of those rounds is that of this one

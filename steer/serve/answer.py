@@ -19,17 +19,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from steer.conditioning.targets import Target
 from steer.config import ServeConfig
 from steer.errors import SteerError
-from steer.generation.decoder import Ask
-from steer.generation.generate import condition_text, seed_of
 from steer.generation.prefill import Ids
+from steer.generation.requests import EncodedRequest, condition_text, seed_of
 from steer.generation.text import Text
 from steer.labelling.scorer import Scorer
 from steer.models.policy import Policy
 from steer.models.tokenization import plain_ids
 from steer.rows.schema import Schema
-from steer.serve.engine import Engine, Stream
+from steer.serve.engine import DecoderThread, Stream
 from steer.serve.logprobs import Place, Places, of_chat, of_completions
-from steer.serve.wire import MOST, ApiError, Request, asked, of_steer
+from steer.serve.wire import MOST, ApiError, GenerationRequest, asked, of_steer
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Service:
     """What the endpoints share."""
 
     policy: Policy
-    engine: Engine
+    engine: DecoderThread
     config: ServeConfig
     name: str
     scorer: Scorer | None = None
@@ -70,13 +69,13 @@ class Service:
 class Choices:
     """What one request asks for: several responses, each to a prompt at a target."""
 
-    asks: list[Ask]
+    asks: list[EncodedRequest]
     targets: list[dict[str, str]]
     prompt_tokens: int
     stops: list[str]
 
 
-def choices(service: Service, request: Request, prompts: Sequence[Ids], most: int | None) -> Choices:
+def choices(service: Service, request: GenerationRequest, prompts: Sequence[Ids], most: int | None) -> Choices:
     """Prompts x targets x n, checked against names, support and room."""
     name, named = asked(request, service.names)
     texts: Sequence[str | None] = named or [None]
@@ -101,7 +100,7 @@ def choices(service: Service, request: Request, prompts: Sequence[Ids], most: in
     temperature = 1.0 if request.temperature is None else request.temperature
     conditions = [_condition(service, aim) for aim in aims]
     others = [_condition(service, aim) for aim in away]
-    asks: list[Ask] = []
+    asks: list[EncodedRequest] = []
     told = []
     for prompt in prompts:
         for aim, condition, other in zip(aims, conditions, others):
@@ -110,7 +109,7 @@ def choices(service: Service, request: Request, prompts: Sequence[Ids], most: in
             room = _room(service, len(prompt) + behind, most)
             for _ in range(n):
                 asks.append(
-                    Ask(
+                    EncodedRequest(
                         prompt,
                         condition,
                         other if guided else None,
@@ -249,7 +248,7 @@ def _failed(error: Exception, service: Service) -> ApiError:
     return ApiError(500, str(error), code="engine")
 
 
-async def answered(service: Service, request: Request, found: Choices, http: Http, *, chat: bool) -> Response:
+async def answered(service: Service, request: GenerationRequest, found: Choices, http: Http, *, chat: bool) -> Response:
     """Stream, or wait for all of it; a client that goes away frees its rows. Refused where the queue is full."""
     if not service.engine.alive:
         raise ApiError(503, "the engine has stopped. Start the server again.", code="engine")

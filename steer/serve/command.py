@@ -33,7 +33,7 @@ def serve_command(config: ServeConfig) -> str:
         import uvicorn
 
         from steer.serve.answer import Service
-        from steer.serve.engine import Engine
+        from steer.serve.engine import DecoderThread
     except ImportError as error:
         raise SteerError(f'serving needs more packages ({error.name}). Run: pip install "steer-lm[serve]"') from None
     key = config.api_key or os.environ.get("STEER_API_KEY", "")
@@ -52,7 +52,7 @@ def serve_command(config: ServeConfig) -> str:
         if not shareable(policy):
             raise SteerError(f"{policy.name}: keeps more than keys and values, so requests cannot share a batch.")
         policy = replace(policy, name=name)  # errors that clients read do not name folders of this machine
-        engine = Engine(policy, config.batch_size)
+        engine = DecoderThread(policy, config.batch_size)
         service = Service(policy, engine, config, name, scorer)
         quit_quietly()
         server = uvicorn.Server(

@@ -9,31 +9,32 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from steer.errors import SteerError
-from steer.generation.decoder import Ask, Decoder, Drawn, Logps
+from steer.generation.decoder import Decoder, TokenEvent, TokenLogps
+from steer.generation.requests import EncodedRequest
 from steer.models.policy import Policy
 from steer.progress import quiet
 
 
-class Piece(NamedTuple):
-    """A token of a request's response `choice`; `ended` as in `Drawn`."""
+class ChoiceToken(NamedTuple):
+    """A token of a request's response `choice`; `ended` as in `TokenEvent`."""
 
     choice: int
     token: int
     ended: str
-    logps: Logps | None
+    logps: TokenLogps | None
 
 
 @dataclass(eq=False)
 class Stream:
     """A request's responses while they are drawn; the queue holds a text where the engine failed."""
 
-    engine: Engine
-    asks: Sequence[Ask]
+    engine: DecoderThread
+    requests: Sequence[EncodedRequest]
     loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[Piece | str] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[ChoiceToken | str] = field(default_factory=asyncio.Queue)
     left: set[int] = field(default_factory=set)
 
-    async def pieces(self, seconds: float) -> AsyncIterator[Piece]:
+    async def pieces(self, seconds: float) -> AsyncIterator[ChoiceToken]:
         """Tokens of all responses as they come; TimeoutError after so long. Whoever leaves the loop frees the rows."""
         deadline = self.loop.time() + seconds
         try:
@@ -56,7 +57,7 @@ class Stream:
         self.engine.free(self, indices)
 
 
-class Engine:
+class DecoderThread:
     """Requests come from the event loop, tokens go back to it; a reader that is slow holds up nobody else."""
 
     def __init__(self, policy: Policy, most: int) -> None:
@@ -94,11 +95,11 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Responses that have no place in the batch yet."""
-        return len(self.decoder.waiting) + sum(len(s.asks) for s in self._new)
+        return len(self.decoder.waiting) + sum(len(s.requests) for s in self._new)
 
-    def draw(self, asks: Sequence[Ask]) -> Stream:
+    def draw(self, requests: Sequence[EncodedRequest]) -> Stream:
         """Queue the responses of a request of the running event loop."""
-        stream = Stream(self, asks, asyncio.get_running_loop(), left=set(range(len(asks))))
+        stream = Stream(self, requests, asyncio.get_running_loop(), left=set(range(len(requests))))
         with self._wake:
             self._new.append(stream)
             self._wake.notify()
@@ -136,8 +137,8 @@ class Engine:
 
     def _admit(self, new: Sequence[Stream], gone: Sequence[tuple[Stream, set[int]]]) -> None:
         for stream in new:
-            for index, ask in enumerate(stream.asks):
-                self._owners[self.decoder.add(ask)] = stream, index
+            for index, request in enumerate(stream.requests):
+                self._owners[self.decoder.add(request)] = stream, index
         keys = [k for k, (s, i) in self._owners.items() if any(s is g and i in indices for g, indices in gone)]
         if keys:
             self.decoder.drop(keys)
@@ -158,19 +159,21 @@ class Engine:
         self.tokens += len(events)
         self._deliver(events)
 
-    def _deliver(self, events: Sequence[Drawn]) -> None:
+    def _deliver(self, events: Sequence[TokenEvent]) -> None:
         """Hand a step's tokens to the event loops in one call each."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Piece | str]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, ChoiceToken | str]]] = {}
         for event in events:
             stream, index = self._owners[event.key]
-            by_loop.setdefault(stream.loop, []).append((stream, Piece(index, event.token, event.ended, event.logps)))
+            by_loop.setdefault(stream.loop, []).append(
+                (stream, ChoiceToken(index, event.token, event.ended, event.logps))
+            )
             if event.ended:
                 del self._owners[event.key]
         for loop, parts in by_loop.items():
             self._say(loop, parts)
 
     @staticmethod
-    def _say(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, Piece | str]]) -> None:
+    def _say(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, ChoiceToken | str]]) -> None:
         def put() -> None:
             for stream, part in parts:
                 stream.queue.put_nowait(part)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from steer.generation.decoder import Logps
+from steer.generation.decoder import TokenLogps
 from steer.generation.text import LOST, Text
 from steer.models.policy import Policy
 
@@ -18,7 +18,7 @@ class Place(NamedTuple):
 
     begins: int
     token: int
-    logps: Logps
+    logps: TokenLogps
 
 
 @dataclass

@@ -147,7 +147,7 @@ class StreamOptions(_Strict):
     include_obfuscation: bool = False
 
 
-class Request(_Strict):
+class GenerationRequest(_Strict):
     """What both endpoints take."""
 
     neutral = NEUTRAL
@@ -181,7 +181,7 @@ class Request(_Strict):
         raise NotImplementedError
 
 
-class ChatRequest(Request):
+class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     neutral = NEUTRAL | CHAT_NEUTRAL
@@ -197,7 +197,7 @@ class ChatRequest(Request):
         return self.top_logprobs or 0 if self.logprobs else None
 
 
-class CompletionRequest(Request):
+class CompletionRequest(GenerationRequest):
     """POST /v1/completions: the prompt as it is, without a chat template."""
 
     neutral = NEUTRAL | {"echo": (False,), "suffix": (), "add_special_tokens": (True,)}
@@ -288,7 +288,7 @@ def _text(content: str | Sequence[Any] | None, param: str) -> str:
     return "".join(texts)
 
 
-def asked(request: Request, known: Sequence[str]) -> tuple[str, list[str] | None]:
+def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[str] | None]:
     """The model's name, and its targets as users write them, from the one place where the request names them.
 
     None where it names none.

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.generation.generate import Job, Sampling, respond
+from steer.generation.engines import respond
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import Reward
 from steer.methods.base import Array, OnPolicy
 from steer.models.collate import Batch, Sequence_, collate, cost, micro_batches
@@ -111,9 +113,11 @@ class FreshPlan(Plan):
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
         k = self.settings.k
-        jobs = [Job(row, {}) for row in rows for _ in range(k)]
-        greedy = [Job(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
-        drawn = respond(self.policy, [*jobs, *greedy], Sampling(1.0, 1.0, self.max_new_tokens, AT_ONCE, seed))
+        jobs = [Request(row, {}) for row in rows for _ in range(k)]
+        greedy = [Request(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
+        drawn = respond(
+            self.policy, [*jobs, *greedy], Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
+        )
         scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip([*jobs, *greedy], drawn)]))
         endless = np.array([not r.finished for r in drawn])
         self.state["facts"] = {"reward": scores[: len(jobs)].mean(), "unfinished": endless[: len(jobs)].mean()}

@@ -1,0 +1,110 @@
+"""The engines that draw responses: `hf` here in one running batch, vLLM, and an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steer.conditioning.chat import asked, in_roles
+from steer.conditioning.turns import say_unprinted
+from steer.config import GenerateConfig
+from steer.errors import SteerError
+from steer.generation.decoder import Decoder
+from steer.generation.openai_client import ChatCall, OpenAIClient
+from steer.generation.plain import plainly
+from steer.generation.prefill import shareable
+from steer.generation.requests import Request, Response, encode, seed_of
+from steer.generation.settings import Sampling
+from steer.generation.vllm import Vllm
+from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
+from steer.models.tokenization import prompt_of
+from steer.progress import quiet
+
+Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
+
+
+def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+    """Draw one response per request, in order, with the model here.
+
+    Each follows from the seed and its place, whatever the batch size, but for rounding: where the drawn point lies
+    within 1e-6 of the edge of a token, another batch may give its neighbour. Prompts are prefilled once for all their
+    requests, bucketed by length; responses that end make room for the next.
+    """
+    encoded = encode(policy, requests, sampling)
+    if not shareable(policy):
+        if sampling.guidance != 1:
+            raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --guidance.")
+        return [_response(policy, ids) for ids in plainly(policy, encoded, sampling.batch_size, sampling.seed)]
+    decoder = Decoder(policy, sampling.batch_size, patience=max(1, sampling.batch_size // 4))
+    order = sorted(
+        range(len(encoded)), key=lambda i: (len(encoded[i].prompt), encoded[i].prompt, len(encoded[i].condition), i)
+    )
+    place = {decoder.add(encoded[i]): i for i in order}
+    tokens: list[list[int]] = [[] for _ in encoded]
+    with quiet():
+        while decoder.busy:
+            for event in decoder.step():
+                tokens[place[event.key]].append(event.token)
+    return [_response(policy, ids) for ids in tokens]
+
+
+def through(client: OpenAIClient) -> Engine:
+    """An engine that asks a server; the policy lends its schema, and its chat template to check turns by."""
+
+    def engine(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        schema = policy.card.schema if policy.card and policy.card.attributes else None
+        chats = []
+        for i, request in enumerate(requests):
+            turns = request.row["prompt"]
+            if policy.tokenizer is not None:
+                prompt_of(request.row, policy.tokenizer)  # refuses turns that the template would drop
+                turns = in_roles(turns, policy.tokenizer)
+            attributes = asked(request.target, schema) if schema else None
+            chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i)))
+        if policy.tokenizer is not None:
+            say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
+        settings = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+        }
+        settings |= {"top_k": sampling.top_k} if sampling.top_k else {}  # neither is part of OpenAI's own API
+        settings |= {"min_p": sampling.min_p} if sampling.min_p else {}
+        return [Response(*reply) for reply in client.complete(chats, sampling.batch_size, **settings)]
+
+    return engine
+
+
+def _response(policy: Policy, ids: Sequence[int]) -> Response:
+    finished = bool(ids) and ids[-1] in end_tokens(policy)
+    text = policy.tokenizer.decode(ids[: len(ids) - finished], skip_special_tokens=True)
+    return Response(text, finished, tuple(ids))
+
+
+def open_engine(config: GenerateConfig) -> tuple[Policy, Engine]:
+    """Load the policy and what draws from it; for a server no weights are loaded."""
+    if config.engine == "hf":
+        return load(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code), respond
+    if config.guidance != 1:
+        raise SteerError("--guidance: mixes two distributions in every step, which only --engine hf can do.")
+    if config.engine == "vllm":
+        engine = Vllm(config.policy, config.dtype, trust_remote_code=config.trust_remote_code)
+        return engine.policy, lambda p, requests, s: [_response(p, ids) for ids in engine.draw(encode(p, requests, s))]
+    folder = Path(config.policy)
+    card = Card.load(folder) if (folder / "steer.json").is_file() else None
+    client = OpenAIClient(config.engine, config.engine_model)
+    return Policy(None, _template_of(config), card, config.policy), through(client)
+
+
+def _template_of(config: GenerateConfig) -> Any:
+    """The tokenizer of the policy that a server draws from; None, with a note, where it is not here."""
+    try:
+        if not Path(config.policy).is_dir():
+            raise SteerError(f"{config.policy} is no folder here.")
+        return load_as(config.policy, Loading(trust_remote_code=config.trust_remote_code, device="meta")).tokenizer
+    except SteerError as error:
+        click.echo(f"steer: turns that the server's chat template leaves out are not noticed: {error}", err=True)
+        return None

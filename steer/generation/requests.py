@@ -1,0 +1,118 @@
+"""Requests and responses: what is asked of a policy, in rows and in tokens, and what comes back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from steer.conditioning.condition import render
+from steer.conditioning.turns import say_unprinted
+from steer.errors import SteerError
+from steer.generation.prefill import Ids
+from steer.generation.settings import Sampling
+from steer.models.policy import Policy
+from steer.models.tokenization import plain_ids, prompt_of
+from steer.rows import Row
+
+
+class Request(NamedTuple):
+    """One response to draw: a row whose prompt is answered, the levels asked for, those guidance moves away from.
+
+    `temperature` replaces that of the sampling for this request; None keeps it. A server takes one for all.
+    """
+
+    row: Row
+    target: Mapping[str, float]
+    against: Mapping[str, float] = MappingProxyType({})
+    temperature: float | None = None
+
+
+class EncodedRequest(NamedTuple):
+    """A request in token ids. `against`: the condition that guidance moves away from; None without guidance.
+
+    `likeliest`: how many of the likeliest tokens to report at each position with their log-probabilities; None reports
+    none, not even the drawn one's.
+    """
+
+    prompt: Ids
+    condition: Ids = ()
+    against: Ids | None = None
+    guidance: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    likeliest: int | None = None
+
+    @property
+    def branches(self) -> list[Ids]:
+        """The conditions to draw from: one, or two with guidance."""
+        return [self.condition] if self.against is None else [self.condition, self.against]
+
+    @property
+    def columns(self) -> int:
+        """The most tokens that prompt, condition and response can have together."""
+        return len(self.prompt) + max(map(len, self.branches)) + self.max_new_tokens
+
+
+class Response(NamedTuple):
+    """Text without condition and EOS; `finished` is false if cut off; `ids` as drawn, with the end token."""
+
+    text: str
+    finished: bool
+    ids: tuple[int, ...] = ()
+
+
+def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[EncodedRequest]:
+    """Tokenize prompts and conditions apart, as in training; limit each response to the positions that are left.
+
+    Raises SteerError for a prompt that leaves no room for a response.
+    """
+    texts = [prompt_of(request.row, policy.tokenizer) for request in requests]
+    say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
+    conditions = [condition_text(policy, request.target) for request in requests]
+    others = [condition_text(policy, request.against) for request in requests]
+    unique = list(dict.fromkeys([*texts, *conditions, *others]))
+    ids = {t: tuple(i) for t, i in zip(unique, plain_ids(unique, policy.tokenizer))} | {"": ()}
+    encoded = []
+    for i, (request, text, condition, other) in enumerate(zip(requests, texts, conditions, others)):
+        guided = sampling.guidance != 1 and other != condition
+        prefix = len(ids[text]) + max(len(ids[condition]), len(ids[other]) if guided else 0)
+        room = sampling.max_new_tokens if policy.longest is None else policy.longest - prefix
+        if room < 1:
+            raise SteerError(
+                f"row '{request.row['id']}': its prompt has {prefix} tokens, but {policy.name} has {policy.longest} "
+                "positions. Shorten it or remove it."
+            )
+        encoded.append(
+            EncodedRequest(
+                ids[text],
+                ids[condition],
+                against=ids[other] if guided else None,
+                guidance=sampling.guidance,
+                temperature=sampling.temperature if request.temperature is None else request.temperature,
+                top_p=sampling.top_p,
+                max_new_tokens=min(sampling.max_new_tokens, room),
+                seed=seed_of(sampling.seed, i),
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+            )
+        )
+    return encoded
+
+
+def seed_of(seed: int, number: int) -> int:
+    """Derive the seed of the response (or shard) with this number."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
+
+
+def condition_text(policy: Policy, target: Mapping[str, float]) -> str:
+    """Render the condition that this policy was trained to read for a target; empty if it has none."""
+    card = policy.card
+    if not target or card is None or card.schema is None:
+        return ""
+    return render(target, card.schema, card.attributes, card.template)
