@@ -74,10 +74,10 @@ def demo(config: DemoConfig) -> str:
     settings = CompareConfig(
         rows=str(out / "labels"),
         model=models[0],
-        bases=tuple(models[1:]),
+        base=tuple(models[1:]),
         output=str(out / "compare"),
-        methods=FULL_METHODS if config.full else METHODS,
-        targets=TARGETS,
+        method=FULL_METHODS if config.full else METHODS,
+        target=TARGETS,
         gold=GOLD,
         seeds=config.seeds,
         prompts=500 if config.full else 250,

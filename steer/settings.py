@@ -19,7 +19,6 @@ def option(
     *,
     choices: Iterable[str] = (),
     panel: str = "",
-    flag: str = "",
     least: float = -math.inf,
     above: float = -math.inf,
     most: float = math.inf,
@@ -31,7 +30,7 @@ def option(
     `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
     """
     metadata: dict[str, Any] = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}}
-    metadata |= {"flag": flag, "least": least, "above": above, "most": most}
+    metadata |= {"least": least, "above": above, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -50,10 +49,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def flag_of(field: dataclasses.Field[Any]) -> str:
-    """What a user calls the field."""
+    """The flag of a field, or the name of a positional argument: `--batch-size`, `ROWS`."""
     if field.metadata.get("argument"):
         return field.name.upper()
-    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+    return "--" + field.name.replace("_", "-")
 
 
 def check(config: Any) -> None:

@@ -166,11 +166,11 @@ def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tm
 @pytest.mark.parametrize(
     ("flag", "given"),
     [
-        ("--method", {"methods": ("mle",)}),
-        ("--target", {"targets": ("verbosity=0",)}),
+        ("--method", {"method": ("mle",)}),
+        ("--target", {"target": ("verbosity=0",)}),
         ("--grid", {"grid": 5}),
         ("--controls", {"controls": True}),
-        ("--annotator, --pairs", {"annotators": ("human",), "pairs": "baseline"}),
+        ("--annotator, --pairs", {"annotator": ("human",), "pairs": "baseline"}),
         ("--budget-tokens, --budget-calls", {"budget_tokens": 5, "budget_calls": 5}),
         ("--resamples", {"resamples": 5}),
     ],
@@ -207,7 +207,7 @@ def test_rounds_are_trained_with_all_that_the_others_are(
             learning_rate=2e-5 * METHODS[loop.method].rate,
             max_new_tokens=17,
             seed=1,
-            attributes=("reward",) if conditioned else (),
+            attribute=("reward",) if conditioned else (),
         )
 
 
@@ -222,7 +222,7 @@ def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
         str(labels),
         str(tmp_path / "base"),
         str(tmp_path / "out"),
-        bases=(str(tmp_path / "other"),),
+        base=(str(tmp_path / "other"),),
         suite="claims",
         gold="data_recipes.world_text:Gold",
         prompts=10,

@@ -46,7 +46,7 @@ def steer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def policy(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that was conditioned on two attributes, after one step."""
     folder = tmp_path_factory.mktemp("policies") / "policy"
-    train_command(TrainConfig(str(labels), str(tiny), str(folder), attributes=("verbosity", "hedging"), max_steps=1))
+    train_command(TrainConfig(str(labels), str(tiny), str(folder), attribute=("verbosity", "hedging"), max_steps=1))
     return folder
 
 

@@ -38,14 +38,14 @@ def comparison(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactor
             str(labels),
             str(tiny),
             str(folder / "out"),
-            methods=(
+            method=(
                 "mle",
                 "filtered:keep=0.5",
                 "rwr:beta=0.5",
                 "conditional",
                 "conditional:template=decision-transformer",
             ),
-            targets=("best", "verbosity>=3", "verbosity<=3"),
+            target=("best", "verbosity>=3", "verbosity<=3"),
             gold=GOLD,
             prompts=10,
             grid=20,
@@ -122,7 +122,7 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
             str(bad),
             str(tiny),
             str(tmp_path / "out"),
-            methods=("rwr", "mle"),
+            method=("rwr", "mle"),
             gold=GOLD,
             proxy=GOLD,
             prompts=4,
@@ -144,7 +144,7 @@ def test_what_failed_is_tried_again_and_nothing_else(
 ) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\n")
     how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
-    how |= {"methods": ("rwr", "mle", "remax"), "budget_calls": 1, "train": str(tmp_path / "train.yaml")}
+    how |= {"method": ("rwr", "mle", "remax"), "budget_calls": 1, "train": str(tmp_path / "train.yaml")}
     config = CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how)
 
     def broken(shared: Comparison, entry: Entry, seed: int, rows: str) -> Any:
@@ -205,7 +205,7 @@ def test_other_scorers_and_other_training_are_another_comparison(
     seen = []
     for content in ("[]", "[1]"):
         votes.write_text(content)
-        seen.append(Comparison(replace(config, annotators=(f"votes:{votes}",)), tmp_path).inputs)
+        seen.append(Comparison(replace(config, annotator=(f"votes:{votes}",)), tmp_path).inputs)
     assert seen[0] != seen[1]
     with monkeypatch.context() as patch:
         patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
@@ -221,8 +221,8 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
         str(labels),
         str(tiny),
         str(tmp_path / "out"),
-        methods=("mle:best_of=1/3", "rwr:beta=1/0.5", "conditional:guidance=1/2", "remax"),
-        targets=("best", "verbosity=0", "verbosity=4"),
+        method=("mle:best_of=1/3", "rwr:beta=1/0.5", "conditional:guidance=1/2", "remax"),
+        target=("best", "verbosity=0", "verbosity=4"),
         gold=GOLD,
         prompts=6,
         grid=0,
@@ -253,8 +253,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
         str(labels),
         str(tiny),
         str(tmp_path / "out"),
-        methods=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts=10"),
-        targets=("best", "verbosity=0"),
+        method=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts=10"),
+        target=("best", "verbosity=0"),
         gold=GOLD,
         prompts=6,
         grid=20,
@@ -291,15 +291,15 @@ def test_a_suite_fills_in_what_was_not_said() -> None:
     plain = CompareConfig(**where)
     full = resolve(CompareConfig, {**where, "suite": "full"})
     assert (full.seeds, full.controls, full.grid, full.prompts) == (3, True, 2000, plain.prompts)
-    said = {"seeds": plain.seeds, "controls": False, "grid": plain.grid, "methods": ("mle",)}
-    assert resolve(CompareConfig, {**where, "suite": "full", **said}) == replace(plain, suite="full", methods=("mle",))
+    said = {"seeds": plain.seeds, "controls": False, "grid": plain.grid, "method": ("mle",)}
+    assert resolve(CompareConfig, {**where, "suite": "full", **said}) == replace(plain, suite="full", method=("mle",))
     for suite in SUITES.values():
-        assert unique(suite["methods"])
+        assert unique(suite["method"])
 
 
 def test_every_method_of_a_comparison_takes_its_share_of_the_likelihood_rate() -> None:
     settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
-    rates = {e.method: e.settings_from(settings).learning_rate for e in unique(SUITES["full"]["methods"])}
+    rates = {e.method: e.settings_from(settings).learning_rate for e in unique(SUITES["full"]["method"])}
     assert rates == {name: 4e-3 * METHODS[name].rate for name in rates}
     assert rates["dpo"] == rates["rso"] == 4e-3 * 0.05
     assert Entry.of("dpo:rate=0.5").settings_from(settings).learning_rate == 4e-3 * 0.5
@@ -313,7 +313,7 @@ def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(
 ) -> None:
     for spec, told in (("dop", "unknown method"), ("rwr:bta=1", "beta"), ("conditional:template=tag", "tags")):
         with pytest.raises(SteerError, match=told):
-            compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), methods=(spec,)))
+            compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), method=(spec,)))
     assert not (tmp_path / "out").exists()
 
 

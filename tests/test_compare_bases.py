@@ -42,9 +42,9 @@ def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPat
             str(labels),
             str(tiny),
             str(folder / "out"),
-            bases=(str(other),),
-            methods=("mle", "dpo:after=mle", "directional"),
-            targets=("best", "warmth=0"),
+            base=(str(other),),
+            method=("mle", "dpo:after=mle", "directional"),
+            target=("best", "warmth=0"),
             gold=GOLD,
             prompts=6,
             grid=10,
@@ -96,7 +96,7 @@ def test_weights_of_attributes_are_asked_for_at_best_only_and_have_no_dial(done:
 def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
     how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
-    how |= {"methods": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
+    how |= {"method": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
     compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
     report = read_json(tmp_path / "out" / "report.json")
     overs = {s["difference"]["over"] for s in report["systems"] if s["difference"]}
@@ -108,7 +108,7 @@ def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp
 def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
     how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
-    how |= {"methods": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
+    how |= {"method": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
     found, said = [], []
     for name in ("one", "two"):
         said.append(
@@ -124,12 +124,12 @@ def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, 
 
 def test_a_base_is_not_given_twice(labels: Path, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="base is given twice"):
-        compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), bases=(str(tiny),)))
+        compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), base=(str(tiny),)))
     assert not (tmp_path / "out").exists()
 
 
 def test_bases_take_turns_over_the_seeds(labels: Path, tmp_path: Path) -> None:
-    shared = Comparison(CompareConfig(str(labels), "a", str(tmp_path), bases=("b", "c"), seeds=2), tmp_path)
+    shared = Comparison(CompareConfig(str(labels), "a", str(tmp_path), base=("b", "c"), seeds=2), tmp_path)
     assert [shared.model(seed) for seed in shared.seeds] == ["a", "b", "c", "a", "b", "c"]
 
 
@@ -180,7 +180,7 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
     seen: list[TrainConfig] = []
     monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
     monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
-    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), policy=str(trained), start=start, pool="last")
+    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), policy=str(trained), start_from=start, pool="last")
     settings = TrainConfig(str(labels), "base", "-", adapter=adapter)
     scorer = load_scorer(GOLD)
     loop = rounds.Loop(config, settings, METHODS["conditional"], schema_of(str(labels)), "", scorer)
@@ -203,7 +203,7 @@ def test_the_first_round_without_a_policy_starts_from_the_base(
     seen: list[TrainConfig] = []
     monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
     monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
-    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), method="raft", start="last", pool="last")
+    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), method="raft", start_from="last", pool="last")
     settings = TrainConfig(str(labels), "base", "-", method="raft")
     rounds.turn(rounds.Loop(config, settings, METHODS["raft"], schema_of(str(labels)), "", load_scorer(GOLD)), 1)
     assert [(s.model, s.init) for s in seen] == [("base", "")]

@@ -24,7 +24,7 @@ def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareCon
     settings = folder / "train.yaml"
     settings.write_text(f"max_steps: {STEPS}\nlora_r: 4\n")  # which leaves the length of responses to compare
     how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "max_new_tokens": TOKENS, "train": str(settings)}
-    how |= {"methods": METHODS, "resamples": 20, "output": str(folder / "out")}
+    how |= {"method": METHODS, "resamples": 20, "output": str(folder / "out")}
     return CompareConfig(str(labels), str(trained / "model"), **(how | more))
 
 
@@ -93,7 +93,7 @@ def test_rounds_of_one_loop_do_not_meet_in_two_processes(done: CompareConfig, tm
 
 def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, trained: Path, tmp_path: Path) -> None:
     methods = ("raft:rounds=1,n=2,prompts=5", "raft:rounds=3,n=9,prompts=5", "mle")
-    how = config(labels, trained, tmp_path, methods=methods, budget_calls=100)
+    how = config(labels, trained, tmp_path, method=methods, budget_calls=100)
     Path(how.train).write_text("max_steps: 1\nlora_r: 2\nmax_new_tokens: 1\n")
     said = compare_command(how)
     report = read_json(Path(how.output) / "report.json")

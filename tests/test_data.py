@@ -122,24 +122,24 @@ def test_a_mixture_has_the_proportions_of_its_weights(tmp_path: Path) -> None:
     a, b = put(tmp_path / "a.jsonl", made(300, 1)), put(tmp_path / "b.jsonl", made(100, 2))
     data_command(DataConfig(a, str(tmp_path / "all"), mix=(b,)))
     assert Counter(row["source"] for row in read_all(tmp_path / "all")) == {a: 300, b: 100}
-    said = data_command(DataConfig(a, str(tmp_path / "half"), mix=(b,), weights=("1", "2")))
+    said = data_command(DataConfig(a, str(tmp_path / "half"), mix=(b,), weight=("1", "2")))
     rows = read_all(tmp_path / "half")
     assert Counter(row["source"] for row in rows) == {a: 50, b: 100}
     assert "left out: 250 rows beyond their source's weight" in said
     turned = put(tmp_path / "turned.jsonl", made(300, 1)[::-1])
-    data_command(DataConfig(turned, str(tmp_path / "turned"), mix=(b,), weights=("1", "2")))
+    data_command(DataConfig(turned, str(tmp_path / "turned"), mix=(b,), weight=("1", "2")))
     assert {row["id"] for row in read_all(tmp_path / "turned")} == {row["id"] for row in rows}
     data_command(DataConfig(a, str(tmp_path / "twice"), mix=(a,)))
     assert len({row["id"] for row in read_all(tmp_path / "twice")}) == 600
     for wrong in ("quality", "quality=5:1", "quality=1.2.3:5", "quality=a:b"):
-        assert "wanted NAME=LOW:HIGH" in refusal(DataConfig(a, str(tmp_path / "x"), ranges=(wrong,)))
+        assert "wanted NAME=LOW:HIGH" in refusal(DataConfig(a, str(tmp_path / "x"), range=(wrong,)))
     assert "no row has a score 'qualty'; did you mean 'quality'?" in refusal(
-        DataConfig(a, str(tmp_path / "x"), ranges=("qualty=1:5",))
+        DataConfig(a, str(tmp_path / "x"), range=("qualty=1:5",))
     )
-    assert "a source is named twice" in refusal(DataConfig(a, str(tmp_path / "x"), mix=(a,), weights=("1", "1")))
-    assert "--weight: wanted 2, one for each" in refusal(DataConfig(a, str(tmp_path / "x"), mix=(b,), weights=("1",)))
+    assert "a source is named twice" in refusal(DataConfig(a, str(tmp_path / "x"), mix=(a,), weight=("1", "1")))
+    assert "--weight: wanted 2, one for each" in refusal(DataConfig(a, str(tmp_path / "x"), mix=(b,), weight=("1",)))
     assert "--weight 0: wanted a number above 0" in refusal(
-        DataConfig(a, str(tmp_path / "x"), mix=(b,), weights=("1", "0"))
+        DataConfig(a, str(tmp_path / "x"), mix=(b,), weight=("1", "0"))
     )
 
 
@@ -163,18 +163,18 @@ def test_columns_of_any_name_by_map(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text('question,answer,judged\nHi,Hello,"{""stars"": 4}"\nYou?,Fine,"{""stars"": 5}"\n')
     columns = ("prompt=question", "response=answer quality=judged.stars")
-    data_command(DataConfig(str(path), str(tmp_path / "run"), columns=columns))
+    data_command(DataConfig(str(path), str(tmp_path / "run"), map=columns))
     assert [row["scores"] for row in read_all(tmp_path / "run")] == [{"quality": 4.0}, {"quality": 5.0}]
     wrong = (*columns[:1], "response=answer quality=judged.star")
-    said = refusal(DataConfig(str(path), str(tmp_path / "x"), columns=wrong))
+    said = refusal(DataConfig(str(path), str(tmp_path / "x"), map=wrong))
     assert said == "--map quality: no record has anything at 'judged.star'."
-    said = refusal(DataConfig(str(path), str(tmp_path / "x"), columns=("prompt",)))
+    said = refusal(DataConfig(str(path), str(tmp_path / "x"), map=("prompt",)))
     assert said.startswith("--map prompt: wanted NAME=COLUMN")
 
 
 def test_bare_texts_get_a_prompt_and_both_sides(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", [{"text": f"Sentence {i}.", "joy": i % 3} for i in range(100)])
-    config = DataConfig(source, str(tmp_path / "run"), columns=("response=text", "joy=joy"), prompt="Write a sentence.")
+    config = DataConfig(source, str(tmp_path / "run"), map=("response=text", "joy=joy"), prompt="Write a sentence.")
     assert "warning" not in data_command(config)
     rows = read_all(tmp_path / "run")
     assert {row["prompt"][0]["content"] for row in rows} == {"Write a sentence."}
@@ -201,10 +201,10 @@ def test_bad_rows_are_refused_with_their_place_or_skipped_and_named(tmp_path: Pa
     put(path, BAD)
     with path.open("ab") as file:
         file.write(b'{"prompt": "l", "response": "caf\xe9"}\n{broken\n[1, 2]\n{"prompt": "m", "response": "last"}\n')
-    said = refusal(DataConfig(str(path), str(tmp_path / "run"), ranges=("quality=1:5",)))
+    said = refusal(DataConfig(str(path), str(tmp_path / "run"), range=("quality=1:5",)))
     remedy = "Write what was answered, or remove the row. Or leave out what cannot be used: --bad skip."
     assert said == f"{path}:2: column 'response': is blank. {remedy}"
-    said = data_command(DataConfig(str(path), str(tmp_path / "run"), ranges=("quality=1:5",), bad="skip", held_out=0))
+    said = data_command(DataConfig(str(path), str(tmp_path / "run"), range=("quality=1:5",), bad="skip", held_out=0))
     assert [row["response"] for row in read_all(tmp_path / "run")] == ["one", "four", "five", "ten", "last"]
     assert said.endswith("data: 5 rows in, 5 out, 10 skipped; 5 for training, 0 held out.")
     assert "quality  2 scores from 1 to 4, 3 unknown" in said

@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy(world: Path, labels: Path, name: str, epochs: float = 1.0) -> Policy:
-    settings: dict[str, Any] = {**LORA, "num_train_epochs": epochs, "attributes": NAMES}
+    settings: dict[str, Any] = {**LORA, "num_train_epochs": epochs, "attribute": NAMES}
     train_command(TrainConfig(str(labels), str(world / "base"), str(world / name), **settings))
     return load(str(world / name))
 

@@ -128,7 +128,7 @@ def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Pat
     line = "scale, *guessed* from what occurs: quality 2 to 4."
     assert line in label_command(LabelConfig(raw, str(tmp_path / "labels")))
     assert line in fit_command(FitConfig(raw, str(tmp_path / "scorer")))
-    data_command(DataConfig(raw, str(tmp_path / "data"), ranges=("quality=1:5",)))
+    data_command(DataConfig(raw, str(tmp_path / "data"), range=("quality=1:5",)))
     assert "*guessed* from what occurs" not in label_command(
         LabelConfig(str(tmp_path / "data"), str(tmp_path / "known"))
     )

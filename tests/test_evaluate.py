@@ -35,8 +35,8 @@ def evaluated(labels: Path, trained: Path, base: Path, tmp_path_factory: pytest.
             str(out),
             str(labels),
             GOLD,
-            annotators=(f"simulated:{pool}", GOLD),
-            targets=("best", "verbosity=0"),
+            annotator=(f"simulated:{pool}", GOLD),
+            target=("best", "verbosity=0"),
             prompts=12,
             n=2,
             grid=40,
@@ -123,7 +123,7 @@ def test_votes_are_written_as_alpaca_eval_does_and_read_back_to_the_same_win_rat
     votes = tuple(f"votes:{f}" for f in files)
     paths = tuple(map(str, outputs))
     evaluate_command(
-        EvaluateConfig(paths, str(tmp_path / "out"), gold=GOLD, annotators=votes, pairs="baseline", **SMALL)
+        EvaluateConfig(paths, str(tmp_path / "out"), gold=GOLD, annotator=votes, pairs="baseline", **SMALL)
     )
     again = read_json(tmp_path / "out" / "report.json")["win_rates"]
     by_name = {a["annotator"]: a["systems"] for a in again["annotators"]}
@@ -138,7 +138,7 @@ def test_an_empty_answer_counts_as_an_answer(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     paths = tuple(str(tmp_path / f"{name}.json") for name in ("mute", "talker"))
     gold = "countable:exclamation_share"
-    evaluate_command(EvaluateConfig(paths, str(tmp_path / "out"), gold=gold, annotators=(gold,), **SMALL))
+    evaluate_command(EvaluateConfig(paths, str(tmp_path / "out"), gold=gold, annotator=(gold,), **SMALL))
     report = read_json(tmp_path / "out" / "report.json")
     assert [s["name"] for s in report["systems"]] == ["mute", "talker"]
     assert report["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
@@ -234,7 +234,7 @@ def test_a_run_on_votes_alone_needs_no_gold_and_prints_win_rates(tmp_path: Path)
     ]
     (tmp_path / "v.json").write_text(json.dumps(votes))
     systems = (str(tmp_path / "base.json"), str(tmp_path / "a.json"))
-    config = EvaluateConfig(systems, str(tmp_path / "out"), annotators=(f"votes:{tmp_path / 'v.json'}",))
+    config = EvaluateConfig(systems, str(tmp_path / "out"), annotator=(f"votes:{tmp_path / 'v.json'}",))
     text = evaluate_command(config)
     assert "a: 80.0 [" in text
     assert "8/0/2 won/tied/lost" in text

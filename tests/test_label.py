@@ -210,9 +210,9 @@ def test_ray_writes_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -
     words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
     steer = [sys.executable, "-m", "steer", *words]
     subprocess.run([*steer, "--output", "one"], check=True, capture_output=True)
-    subprocess.run([*steer, "--output", "ray", "--engine", "ray", "--num-proc", "2"], check=True, capture_output=True)
+    subprocess.run([*steer, "--output", "ray", "--workers", "ray", "--num-proc", "2"], check=True, capture_output=True)
     assert bytes_of(own / "ray") == bytes_of(own / "one")
-    many = [*steer, "--output", "many", "--engine", "ray", "--num-proc", "99999", "--shard-size", "1"]
+    many = [*steer, "--output", "many", "--workers", "ray", "--num-proc", "99999", "--shard-size", "1"]
     said = subprocess.run([*many, "--overwrite"], check=False, capture_output=True, text=True)
     assert "but the cluster has" in said.stderr
 

@@ -21,7 +21,7 @@ class Config:
     output: str = option(..., "Folder.")
     rate: float = option(0.5, "Step size.", least=0, most=1)
     steps: int = option(10, "Steps.", least=1)
-    names: tuple[str, ...] = option((), "Names.", flag="--name")
+    name: tuple[str, ...] = option((), "Names.")
     kind: str = option("a", "Kind.", choices=("a", "beta"))
     verbose: bool = option(False, "Talk.")
     overwrite: bool = option(False, "Start anew.")
@@ -65,7 +65,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default(tmp_path: Path)
 
 def test_flags_are_made_from_fields() -> None:
     config = command("r", "--output", "o", "--name", "x", "--name", "y", "--verbose", "--kind", "beta")
-    assert (config.names, config.verbose, config.kind) == (("x", "y"), True, "beta")
+    assert (config.name, config.verbose, config.kind) == (("x", "y"), True, "beta")
     assert command("r", "--output", "o", "--no-verbose").verbose is False
 
 
@@ -79,14 +79,14 @@ def test_a_flag_can_take_back_what_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("c.yaml", "rate: 1e-4\nsteps: 3\nnames: [x, 5]\nverbose: true\nkind: beta\n"),
-        ("c.json", '{"rate": 1e-4, "steps": 3, "names": ["x", "5"], "verbose": true, "kind": "beta"}'),
+        ("c.yaml", "rate: 1e-4\nsteps: 3\nname: [x, 5]\nverbose: true\nkind: beta\n"),
+        ("c.json", '{"rate": 1e-4, "steps": 3, "name": ["x", "5"], "verbose": true, "kind": "beta"}'),
     ],
 )
 def test_yaml_and_json_give_typed_values(tmp_path: Path, name: str, text: str) -> None:
     config = resolve(Config, REQUIRED, file(tmp_path, text, name))
     assert asdict(config) == {
-        **REQUIRED, "rate": 0.0001, "steps": 3, "names": ("x", "5"), "verbose": True, "kind": "beta", "overwrite": False
+        **REQUIRED, "rate": 0.0001, "steps": 3, "name": ("x", "5"), "verbose": True, "kind": "beta", "overwrite": False
     }  # fmt: skip
     assert type(config.rate) is float
 
@@ -107,8 +107,8 @@ def test_an_integer_in_the_file_may_fill_a_float(tmp_path: Path) -> None:
         ("rate: [1]", "'rate' wants float, found [1]"),
         ("output: 5", "'output' wants str, found 5"),
         ("verbose: 1", "'verbose' wants bool, found 1"),
-        ("names: x", "'names' wants a list of texts, found 'x'"),
-        ("names: [{x: 1}]", "'names' wants a list of texts"),
+        ("name: x", "'name' wants a list of texts, found 'x'"),
+        ("name: [{x: 1}]", "'name' wants a list of texts"),
         ("steps: null", "'steps' wants int, found None"),
         ("[1, 2]", "a config file holds 'name: value' lines"),
         ("", "a config file holds 'name: value' lines"),
@@ -155,7 +155,7 @@ def test_a_missing_value_is_asked_for_by_its_flag() -> None:
 
 
 def test_the_config_of_a_run_can_be_passed_back(tmp_path: Path) -> None:
-    config = Config(rows="r", output=str(tmp_path / "run"), rate=1e-4, names=("x", "y"), kind="beta")
+    config = Config(rows="r", output=str(tmp_path / "run"), rate=1e-4, name=("x", "y"), kind="beta")
     Run(config.output, config, {"rows": "0123"}).start()
     saved = tmp_path / "run" / "config.json"
     assert json.loads(saved.read_text())["inputs"] == {"rows": "0123"}

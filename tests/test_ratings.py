@@ -97,9 +97,9 @@ def test_a_rating_in_words_is_named(tmp_path: Path) -> None:
 def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
     columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")
-    data_command(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
+    data_command(DataConfig(source, str(tmp_path / "run"), map=columns, held_out=0))
     assert read_all(tmp_path / "run")[0]["scores"] == {"latency_ms": 231.5, "popularity": 120}
-    assert "reads" in fit_command(FitConfig(source, str(tmp_path / "s"), attributes=("reads",)))
+    assert "reads" in fit_command(FitConfig(source, str(tmp_path / "s"), attribute=("reads",)))
 
 
 def test_scores_that_the_file_names_are_scores_whatever_they_are(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_scale_that_nobody_knows_is_guessed_aloud_and_set_by_range(tmp_path: P
     source = put(tmp_path / "log.jsonl", {"zest": [2, 3.5, 4]})
     said = data_command(DataConfig(source, str(tmp_path / "plain"), held_out=0))
     assert "scale, *guessed* from what occurs: zest 2 to 4. --range NAME=LOW:HIGH sets it." in said
-    said = data_command(DataConfig(source, str(tmp_path / "told"), held_out=0, ranges=("zest=1:5",)))
+    said = data_command(DataConfig(source, str(tmp_path / "told"), held_out=0, range=("zest=1:5",)))
     assert "scale: zest 1 to 5" in said
     label_command(LabelConfig(str(tmp_path / "told"), str(tmp_path / "labels"), min_support=1))
     assert shown(tmp_path / "labels") == {"zest": ("1", "2", "3", "4", "5")}

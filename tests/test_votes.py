@@ -85,11 +85,11 @@ def test_numbers_that_may_mean_two_things_are_refused_with_the_flag(given: list[
 def test_the_map_says_which_is_better(told: str, given: list[Any], right: list[float], tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", given, "vote")
     columns = ("prompt=prompt", "response_a=response_a", "response_b=response_b", f"preference=vote:{told}")
-    data_command(DataConfig(source, str(tmp_path / "run"), columns=columns, held_out=0))
+    data_command(DataConfig(source, str(tmp_path / "run"), map=columns, held_out=0))
     assert preferred(tmp_path / "run") == right
     put(tmp_path / "log.jsonl", [*given, "huh"], "vote")
     with pytest.raises(SteerError, match="the vote 'huh' has no meaning in --map"):
-        data_command(DataConfig(source, str(tmp_path / "other"), columns=columns))
+        data_command(DataConfig(source, str(tmp_path / "other"), map=columns))
 
 
 def test_winners_stand_in_columns_of_any_kind() -> None:

@@ -32,7 +32,7 @@ from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
 
 # What a comparison is asked for, and these claims have their own of.
-OTHERS = ("methods", "targets", "grid", "controls", "annotators", "pairs", "budget_tokens", "budget_calls", "resamples")
+OTHERS = ("method", "target", "grid", "controls", "annotator", "pairs", "budget_tokens", "budget_calls", "resamples")
 
 
 @stage

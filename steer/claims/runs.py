@@ -37,7 +37,7 @@ SHARES = (8, 4, 2, 1)  # on-policy runs take the steps of the others divided by 
 LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
 # What a loop has its own of, and `limit`, which would leave out what is fresh: it stands behind the logs.
 OF_A_LOOP = ("rows", "model", "output", "method", "set", "init", "limit")
-STEERED = {"attributes": (REWARD,)}
+STEERED = {"attribute": (REWARD,)}
 
 
 class Task(NamedTuple):

@@ -49,8 +49,8 @@ def compare_command(config: CompareConfig) -> str:
     run = Run(config.output, config, shared.inputs)
     if run.done and not config.dry_run:
         return str(run.done["summary"])
-    entries = unique(config.methods)
-    for target in config.targets:  # what will be refused is refused before anything is written
+    entries = unique(config.method)
+    for target in config.target:  # what will be refused is refused before anything is written
         if named(target):
             shared.schema.check(parse_target(target, shared.schema, shared.schema.names))
     _ = shared.court, shared.prompts, [shared.base(i) for i in range(len(shared.bases))], shared.annotators
@@ -179,7 +179,7 @@ def _aims(shared: Comparison, policy: Policy, seed: int, *, weighed: bool) -> di
     names, count = policy.card.attributes, len(shared.prompts)
     if not names:
         return {"": [{}] * count}
-    asked = [t for t in shared.config.targets if set(named(t)) <= set(names) and not (weighed and named(t))]
+    asked = [t for t in shared.config.target if set(named(t)) <= set(names) and not (weighed and named(t))]
     found = {text: policy.targets([text or "none"]) * count for text in asked}
     if shared.config.controls:
         schema = policy.card.schema if weighed else None
@@ -189,7 +189,7 @@ def _aims(shared: Comparison, policy: Policy, seed: int, *, weighed: bool) -> di
 
 def _repeated(shared: Comparison) -> str:
     """How often every method ran."""
-    bases = f" on {counted(len(shared.bases), 'base')}" if shared.config.bases else ""
+    bases = f" on {counted(len(shared.bases), 'base')}" if shared.config.base else ""
     return f"{counted(len(shared.seeds), 'seed')}{bases}"
 
 

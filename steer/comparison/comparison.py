@@ -50,7 +50,7 @@ class Comparison:
     @property
     def bases(self) -> tuple[str, ...]:
         """The models that training starts from."""
-        return (self.config.model, *self.config.bases)
+        return (self.config.model, *self.config.base)
 
     @property
     def seeds(self) -> range:
@@ -67,11 +67,11 @@ class Comparison:
         c = self.config
         settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
         found = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
-        found |= {f"base {name}": identity(name) or name for name in c.bases}
+        found |= {f"base {name}": identity(name) or name for name in c.base}
         models = [identity(name) or name for name in self.bases]
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
-        scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotators}}
+        scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}
         return found | {name: identified(spec) for name, spec in scorers.items()}
 
     @cached_property
@@ -106,7 +106,7 @@ class Comparison:
     @cached_property
     def annotators(self) -> list[Annotator]:
         """Who says which response is better."""
-        return annotators(self.config.annotators, self.config.gold, self.schema)
+        return annotators(self.config.annotator, self.config.gold, self.schema)
 
     @cached_property
     def given(self) -> TrainConfig:

@@ -35,6 +35,6 @@ def _of(shared: Comparison, entry: Entry) -> tuple[int, int]:
     config, conditioned = shared.config, METHODS[entry.method].conditioned
     trainings = (entry.turns.rounds if entry.turns else 1) + bool(entry.front)
     ways = 0 if entry.permuted else sum(how.best_of for how in entry.decodings)
-    aims = len(config.targets) + config.controls if conditioned else 1
+    aims = len(config.target) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0
     return trainings * shared.settings.max_steps, ways * aims * len(shared.prompts) + grid

@@ -79,7 +79,7 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str)
         output=str(Path(settings.output).parent),
         policy=first,
         method=entry.method,
-        start=start,
+        start_from=start,
         levels="relative" if relative else "absolute",
         explore=1.0 if relative else 0.5,
         rounds=rounds,

@@ -15,9 +15,9 @@ ANNOTATOR = (
 )
 
 SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothing: `resolve` sees to that
-    "quick": {"methods": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "prompts": 100, "grid": 300},
+    "quick": {"method": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "prompts": 100, "grid": 300},
     "full": {
-        "methods": (
+        "method": (
             "mle",
             "filtered:keep=0.5/0.2/0.1",
             "rwr:beta=3/1/0.5",
@@ -78,11 +78,10 @@ class IterateConfig:
         choices=("absolute", "relative"),
     )
     rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
-    start: str = option(
+    start_from: str = option(
         "base",
         "What every round trains from: the base, or the weights of the round before (`last`; the first round: of "
         "--policy, where there is one).",
-        flag="--from",
         choices=("base", "last"),
     )
     prompts: int = option(1000, "Training prompts answered per round.", least=1)
@@ -127,13 +126,12 @@ class CompareConfig:
     rows: str = argument("Labelled rows with train and test prompts.")
     model: str = option(..., "Base model: Hugging Face name or folder.")
     output: str = option(..., OUTPUT)
-    bases: tuple[str, ...] = option(
+    base: tuple[str, ...] = option(
         (),
         "Another base model (repeat the flag): every method is trained on each of them, and intervals are over bases "
         "too. Three bases with one seed cost as much as one with three.",
-        flag="--base",
     )
-    methods: tuple[str, ...] = option(
+    method: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
         "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
@@ -141,7 +139,6 @@ class CompareConfig:
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses to each of so many "
         "`prompts`, score them with the proxy and train `from` base or last; `after=mle` trains by likelihood first "
         "and goes on from that policy, `dpo:after=mle` (repeat the flag).",
-        flag="--method",
     )
     suite: str = option(
         "",
@@ -150,7 +147,7 @@ class CompareConfig:
         choices=("", *SUITES, "claims"),
         presets=SUITES,
     )
-    targets: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", flag="--target")
+    target: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).")
     proxy: str = option(
         "", "Scorer that training may see: as in `steer label`; default: the one that labelled the rows."
     )
@@ -165,10 +162,9 @@ class CompareConfig:
         "Also train conditional on permuted labels, whose dial must be flat, ask for targets at random, and predict "
         "the reward from the prompt alone.",
     )
-    annotators: tuple[str, ...] = option(
+    annotator: tuple[str, ...] = option(
         (),
         ANNOTATOR,
-        flag="--annotator",
     )
     pairs: str = option(
         "all", "Systems compared with each other, or with the baseline only.", choices=("all", "baseline")
@@ -201,15 +197,14 @@ class EvaluateConfig:
     )
     gold: str = option("", "Scorer that judges, as in `steer label`; best one that training never saw.")
     proxy: str = option("", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.")
-    annotators: tuple[str, ...] = option(
+    annotator: tuple[str, ...] = option(
         (),
         ANNOTATOR,
-        flag="--annotator",
     )
     pairs: str = option(
         "all", "Systems compared with each other, or with the baseline only.", choices=("all", "baseline")
     )
-    targets: tuple[str, ...] = option(("best",), "Targets for conditioned policies (repeat the flag).", flag="--target")
+    target: tuple[str, ...] = option(("best",), "Targets for conditioned policies (repeat the flag).")
     prompts: int = option(300, "Prompts that policies answer (0: all).", least=0)
     n: int = option(1, "Answers of a policy to each of them.", least=1)
     grid: int = option(1000, "Answers over the factorial grid of targets, for the dial (0: none).", least=0)

@@ -28,9 +28,7 @@ class TrainConfig:
     method: str = option("conditional", "What to optimise; `steer methods` lists them.")
     set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
     init: str = option("", "Policy whose adapter training starts from; of the same base and rank.")
-    attributes: tuple[str, ...] = option(
-        (), "Condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
-    )
+    attribute: tuple[str, ...] = option((), "Condition on these (repeat the flag); default: all that are scored.")
     template: str = option(
         "tags",
         "How a condition is written; `decision-transformer` prints every row's own reward, `reward-bins` the mean one "
@@ -192,9 +190,7 @@ class ExportConfig:
         "", "Policies: merge into this base instead of the one trained on. Rows: the model that will be trained."
     )
     dtype: str = option("auto", "auto: as the base is stored.", choices=("auto", "float32", "bfloat16", "float16"))
-    attributes: tuple[str, ...] = option(
-        (), "Rows: condition on these (repeat the flag); default: all that are scored.", flag="--attribute"
-    )
+    attribute: tuple[str, ...] = option((), "Rows: condition on these (repeat the flag); default: all that are scored.")
     template: str = option("tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"))
     attribute_dropout: float = option(0.1, "Rows: chance that one attribute is left out.", least=0, most=1)
     condition_dropout: float = option(0.05, "Rows: chance that the whole condition is left out.", least=0, most=1)

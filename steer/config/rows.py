@@ -17,17 +17,16 @@ class DataConfig:
     )
     output: str = option(..., OUTPUT)
     mix: tuple[str, ...] = option((), "Another source, as SOURCE (repeat the flag).")
-    weights: tuple[str, ...] = option(
-        (), "Proportion of each source's rows, SOURCE first (repeat the flag); default: all rows.", flag="--weight"
+    weight: tuple[str, ...] = option(
+        (), "Proportion of each source's rows, SOURCE first (repeat the flag); default: all rows."
     )
-    columns: tuple[str, ...] = option(
+    map: tuple[str, ...] = option(
         (),
         "NAME=COLUMN or NAME=DOTTED.PATH: prompt, response, messages, a score, ... (repeat).",
-        flag="--map",
     )
     prompt: str = option("", "Prompt of rows that have a response and no prompt.")
     requests: str = option("", "File of the requests that the source's batch results answer (OpenAI, vLLM).")
-    ranges: tuple[str, ...] = option((), "NAME=LOW:HIGH; a score outside is refused (repeat the flag).", flag="--range")
+    range: tuple[str, ...] = option((), "NAME=LOW:HIGH; a score outside is refused (repeat the flag).")
     bad: str = option(
         "stop", "What cannot be used: stop there, or skip it, count it and name it.", choices=("stop", "skip")
     )
@@ -78,9 +77,7 @@ class FitConfig:
     debias: str = option(
         "", "Take the liking for this out of the others: a scored attribute such as verbosity, or a countable: words."
     )
-    attributes: tuple[str, ...] = option(
-        (), "Fit these only (repeat the flag); default: all that have scores.", flag="--attribute"
-    )
+    attribute: tuple[str, ...] = option((), "Fit these only (repeat the flag); default: all that have scores.")
     schema: str = option(
         "", "schema.json with ranges and directions; default: the one beside the rows, else from the scores."
     )
@@ -126,7 +123,6 @@ class LabelConfig:
         "processes",
         "Where --num-proc counts: processes of this machine, or actors of a Ray cluster.",
         choices=("processes", "ray"),
-        flag="--engine",
     )
     shard: str = option("", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.")
     seed: int = option(0, SEED, least=0)

@@ -85,7 +85,7 @@ class Examination:
     @cached_property
     def annotators(self) -> list[Annotator]:
         """Who says which response is better."""
-        return annotators(self.config.annotators, self.config.gold, self.schema)
+        return annotators(self.config.annotator, self.config.gold, self.schema)
 
     @property
     def known_proxy(self) -> str:
@@ -97,7 +97,7 @@ class Examination:
     def gold(self) -> str:
         """The scorer that judges; empty where annotators alone do."""
         found = self.config.gold or self.known_proxy
-        if not found and (not self.config.annotators or "lm-eval" in self.config.export or self.config.controls):
+        if not found and (not self.config.annotator or "lm-eval" in self.config.export or self.config.controls):
             raise SteerError(
                 '--gold is missing: name the scorer that judges, such as a folder of "steer fit", or who says which '
                 "response is better (--annotator) for win-rates alone."
@@ -137,7 +137,7 @@ def evaluate_command(config: EvaluateConfig) -> str:
     inputs = {f"{s.name}, {s.seed}": fingerprint(s.path) if Path(s.path).exists() else s.path for s in sources}
     inputs |= {"rows": rows_fingerprint(config.rows)} if config.rows else {}
     exam = Examination(config, Path(config.output), sources)
-    inputs |= {spec: identified(spec) for spec in (exam.gold, exam.known_proxy, *config.annotators) if spec}
+    inputs |= {spec: identified(spec) for spec in (exam.gold, exam.known_proxy, *config.annotator) if spec}
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
@@ -247,7 +247,7 @@ def _aims(exam: Examination, policy: Policy, seed: int) -> dict[str, list[Target
     count = len(exam.prompts)
     if not (policy.card and policy.card.attributes and policy.card.schema):
         return {"": [{}] * count}
-    found = {text: policy.targets([text]) * count for text in exam.config.targets}
+    found = {text: policy.targets([text]) * count for text in exam.config.target}
     if exam.config.controls:
         found["random"] = drawn_targets(policy.card.schema, policy.card.attributes, count, seed)
     return found

@@ -208,7 +208,7 @@ def _rows(config: ExportConfig) -> str:
         config.source,
         config.model,
         config.output,
-        attributes=config.attributes,
+        attribute=config.attribute,
         template=config.template,
         attribute_dropout=config.attribute_dropout,
         condition_dropout=config.condition_dropout,

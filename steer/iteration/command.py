@@ -120,7 +120,7 @@ def _ended(loop: Loop, last: int, stopped: str, kept: int, where: str) -> list[s
 def _budget(loop: Loop, facts: Sequence[Mapping[str, Any]]) -> str:
     """What training took, and from where."""
     steps = sum(f["steps"] for f in facts)
-    goes_on = loop.config.start == "last" or loop.method.importance
+    goes_on = loop.config.start_from == "last" or loop.method.importance
     start = "the weights of the round before" if goes_on else "the base"
     return f"Training took {steps:,} optimizer steps in {counted(facts[-1]['round'], 'round')}, each from {start}."
 
@@ -174,8 +174,8 @@ def _check(config: IterateConfig, scorers: Mapping[str, Scorer], schema: Schema)
 def _training(config: IterateConfig) -> TrainConfig:
     """Settings for retraining: the given file, else those that the policy was trained with.
 
-    Whatever the file says, rounds start as --from says (not from its `init`) and follow from the seed of the loop. Its
-    `limit` is one of the logs: fresh responses are never left out by it.
+    Whatever the file says, rounds start as --start-from says (not from its `init`) and follow from the seed of the
+    loop. Its `limit` is one of the logs: fresh responses are never left out by it.
     """
     trained = (Path(config.policy) / "steer.json").is_file() if config.policy else False
     if config.policy and not trained:

@@ -133,7 +133,7 @@ def turn(loop: Loop, number: int) -> None:
     trained = (Path(before) / "steer.json").is_file()
     if loop.method.importance:  # its weights compare with the policy that drew
         settings = replace(settings, init=before)
-    elif c.start == "last" and trained:
+    elif c.start_from == "last" and trained:
         settings = replace(settings, model=before) if settings.adapter == "none" else replace(settings, init=before)
     loop.say(number, train_command(settings))
 

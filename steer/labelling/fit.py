@@ -35,7 +35,7 @@ def fit_command(config: FitConfig) -> str:
     run = Run(config.output, config, {"rows": rows_fingerprint(config.rows), "schema": known_file(config.schema)})
     if run.done:
         return str(run.done["summary"])
-    reading = Reading(wanted=config.attributes)
+    reading = Reading(wanted=config.attribute)
     rows = list(islice(read(config.rows, reading=reading), config.limit or None))
     train = [r for r in rows if split_of(r, config.held_out, config.seed) == "train"]
     names = _names(config, rows)
@@ -85,10 +85,10 @@ def fit_command(config: FitConfig) -> str:
 def _names(config: FitConfig, rows: Sequence[Row]) -> Sequence[str]:
     """The attributes to fit, each with a score in some row."""
     scored = scored_names(rows, config.rows)
-    for name in config.attributes:
+    for name in config.attribute:
         if name not in scored:
             raise SteerError(f"{config.rows}: no row has a score '{name}'; {did_you_mean(name, scored)}")
-    return config.attributes or scored
+    return config.attribute or scored
 
 
 def _kind(name: str) -> Any:

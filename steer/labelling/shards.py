@@ -179,7 +179,7 @@ def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int)
         from ray.exceptions import RayError
         from ray.util import ActorPool
     except ImportError:
-        raise SteerError('--engine ray: Ray is not installed. pip install "steer-lm[ray]".') from None
+        raise SteerError('--workers ray: Ray is not installed. pip install "steer-lm[ray]".') from None
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     there = ray.cluster_resources()
@@ -187,7 +187,9 @@ def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int)
     room = int(there.get("GPU" if gpus else "CPU", 0))
     if workers > room:
         what = "GPUs" if gpus else "CPUs"
-        raise SteerError(f"--engine ray: --num-proc {workers}, but the cluster has {room} {what}. Give {room} at most.")
+        raise SteerError(
+            f"--workers ray: --num-proc {workers}, but the cluster has {room} {what}. Give at most {room}."
+        )
     actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
     pool = ActorPool([actor.remote(spec, names) for _ in range(workers)])
     try:
@@ -199,4 +201,4 @@ def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int)
             yield pool.get_next_unordered()
     except RayError as error:
         told = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
-        raise SteerError(f"--engine ray: {told}. Run the same command again to go on.") from None
+        raise SteerError(f"--workers ray: {told}. Run the same command again to go on.") from None

@@ -133,10 +133,10 @@ class Sources:
 
     def _reading(self) -> Reading:
         try:
-            columns = parsed(self.config.columns)
+            columns = parsed(self.config.map)
         except DataError as error:
             raise SteerError(str(error)) from None
-        return Reading(columns, self.config.prompt, self.config.requests, score_ranges(self.config.ranges))
+        return Reading(columns, self.config.prompt, self.config.requests, score_ranges(self.config.range))
 
 
 def _kept(sources: Sources, survey: Survey, left: list[Row], counts: Counter[str]) -> Iterator[Row]:

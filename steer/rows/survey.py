@@ -50,9 +50,9 @@ class Survey:
     mixed: dict[str, set[str]] | None = None  # source -> prompts that the weights keep
 
     def __post_init__(self) -> None:
-        if self.config.weights and len(self.config.weights) != 1 + len(self.config.mix):
+        if self.config.weight and len(self.config.weight) != 1 + len(self.config.mix):
             raise SteerError(f"--weight: wanted {1 + len(self.config.mix)}, one for each source in their order.")
-        if self.config.weights and len({self.config.source, *self.config.mix}) <= len(self.config.mix):
+        if self.config.weight and len({self.config.source, *self.config.mix}) <= len(self.config.mix):
             raise SteerError("--weight: a source is named twice. Name it once, with the sum of its weights.")
         for name in self.config.export:
             if name not in EXPORTS:
@@ -67,7 +67,7 @@ class Survey:
         self.thoughts += bool(row.get("reasoning_content"))
         if isinstance(row.get("system"), str):
             self.named = self.named or ("system", row["system"])
-        if self.config.weights:
+        if self.config.weight:
             self.sizes.setdefault(place, Counter())[prompt_key(row)] += 1
         if self.config.merge_raters:
             self.judged.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
@@ -106,16 +106,16 @@ class Survey:
         if not self.total:
             first = f" The first: {next(chain(skipped, found.left))}" if skipped or found.left else ""
             raise SteerError(f"{self.config.source}: none of its records can be used.{first}")
-        for name in parsed(self.config.columns):
+        for name in parsed(self.config.map):
             if not found.columns[name]:
-                raise SteerError(f"--map {name}: no record has anything at '{parsed(self.config.columns)[name]}'.")
-        for name in score_ranges(self.config.ranges):
+                raise SteerError(f"--map {name}: no record has anything at '{parsed(self.config.map)[name]}'.")
+        for name in score_ranges(self.config.range):
             if name not in self.scales.found:
                 raise SteerError(f"--range: no row has a score '{name}'; {did_you_mean(name, self.scales.found)}")
         if "trl-preference" in self.config.export:
             self.order()
-        if self.config.weights:
-            weights = dict(zip(names, map(_weight, self.config.weights)))
+        if self.config.weight:
+            weights = dict(zip(names, map(_weight, self.config.weight)))
             self.mixed = mixture(self.sizes, weights, self.config.seed)
 
     def order(self) -> tuple[str, bool]:
@@ -154,7 +154,7 @@ class Survey:
 
     def known_scales(self, found: Found) -> tuple[dict[str, tuple[float, float]], list[str]]:
         """The scales of attributes that --range gives or the layouts are known for, and what is said of all scales."""
-        told = score_ranges(self.config.ranges)
+        told = score_ranges(self.config.range)
         known = {**scales.known(found.records, self.scales.found), **told}
         outside = {}
         for name, (low, high) in list(known.items()):

@@ -101,7 +101,7 @@ def conditioned(config: TrainConfig, method: Method) -> Conditioning | None:
     if not method.conditioned:
         return None
     schema = schema_of(config.rows)
-    names = config.attributes or ((REWARD,) if config.template in NUMBERS else schema.own)
+    names = config.attribute or ((REWARD,) if config.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
     if method.whole:
