@@ -87,7 +87,7 @@ def application(service: Any, key: str) -> Any:
     from steer.serve.api import create
     from steer.serve.gate import Gate
 
-    page = files("steer.serve.command").joinpath("page.html").read_text(encoding="utf-8")
+    page = files("steer.serve").joinpath("page.html").read_text(encoding="utf-8")
     config = service.config
     hosts = {"localhost", "127.0.0.1", "::1", config.host} if _local(config.host) else set()
     return Gate(
