@@ -16,6 +16,9 @@ iteration comparison claims
 """
 ORDER = TABLE.split()
 DOORWAYS = {"cli", "__main__", "demo"}  # as every command.py: may import all rooms, and no room imports them
+UPWARD = {  # exceptions, each with its reason
+    ("steer.models.policy", "steer.generation.generate"),  # inside Policy.generate: what users do with a policy
+}
 LEAVES = {  # leaf -> the only parts of steer that may import it
     "attribute_models": {"options", "labelling", "evaluation", "conditioning"},
     "data_recipes": {"rows", "comparison", "cli"},
@@ -69,7 +72,10 @@ def test_the_table_lists_every_room_of_steer_once() -> None:
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("steer.") and not is_doorway(name)])
 def test_steer_imports_downward_only(module: str) -> None:
     allowed = {*ORDER[: ORDER.index(room(module))], room(module)}
-    assert {room(name) for name in steer_imports(module)} <= allowed, f"{module} imports upward"
+    imported = {name for name in steer_imports(module) if (module, name) not in UPWARD}
+    if room(module) == "config":  # a command's config adds its paths to the settings of its room
+        imported = {name for name in imported if not name.endswith(".settings")}
+    assert {room(name) for name in imported} <= allowed, f"{module} imports upward"
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("steer.") and not is_doorway(name)])

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from steer.config.words import DTYPE, DTYPES, MICRO_BATCH_TOKENS, OUTPUT, OVERWRITE, SEED, TRUST_REMOTE_CODE
-from steer.settings import argument, option
+from steer.settings import (
+    DTYPE,
+    DTYPES,
+    MICRO_BATCH_TOKENS,
+    OUTPUT,
+    OVERWRITE,
+    SEED,
+    TRUST_REMOTE_CODE,
+    argument,
+    option,
+)
 
 ANNOTATOR = (
     "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.config.words import (
+from steer.settings import (
     DTYPE,
     DTYPES,
     HELD_OUT,
@@ -14,8 +14,9 @@ from steer.config.words import (
     OVERWRITE,
     SEED,
     TRUST_REMOTE_CODE,
+    argument,
+    option,
 )
-from steer.settings import argument, option
 
 
 @dataclass(frozen=True)

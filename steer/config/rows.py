@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.config.words import HELD_OUT, LIMIT, OUTPUT, OVERWRITE, SEED
-from steer.settings import argument, option
+from steer.settings import HELD_OUT, LIMIT, OUTPUT, OVERWRITE, SEED, argument, option
 
 
 @dataclass(frozen=True)
