@@ -99,7 +99,7 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
                 gold=GOLD,
                 guard=guard,
                 rounds=ROUNDS,
-                prompts=PROMPTS,
+                prompts_per_round=PROMPTS,
                 n=N,
                 max_new_tokens=120,
                 batch_size=128,

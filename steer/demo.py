@@ -98,7 +98,7 @@ def demo(config: DemoConfig) -> str:
             scorer=str(out / "scorer"),
             output=str(out / "iterate"),
             gold=GOLD,
-            prompts=400,
+            prompts_per_round=400,
             **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
         )
     )

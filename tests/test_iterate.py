@@ -42,7 +42,7 @@ def config(labels: Path, tiny: Path, policy: Path, output: Path) -> IterateConfi
         str(policy),
         gold=GOLD,
         rounds=2,
-        prompts=12,
+        prompts_per_round=12,
         max_new_tokens=60,
         watch=10,
         guard=("off",),
@@ -164,7 +164,7 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
             str(start),
             method=method,
             n=4,
-            prompts=20,
+            prompts_per_round=20,
             max_new_tokens=60,
             watch=10,
             guard=("off",),
@@ -199,7 +199,7 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
 ) -> None:
     output = tmp_path / "rounds"
     plain = config(labels, tiny, policy, output)
-    iterate_command(replace(plain, levels="relative"))
+    iterate_command(replace(plain, relative_levels=True))
     for number in (1, 2):
         folder = at(output, number)
         schema, rows = Schema.load(folder / "rows" / "schema.json"), read_all(folder / "rows")
@@ -230,8 +230,8 @@ def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, po
     shutil.copytree(labels, other)
     text = (other / "rows.jsonl").read_text()
     (other / "rows.jsonl").write_text(text.replace(read_all(labels)[0]["scorer"], "linear:other"))
-    with pytest.raises(SteerError, match=r"--levels relative: row '.*' was labelled by linear:other, fresh ones by"):
-        iterate_command(replace(config(other, tiny, policy, tmp_path / "rounds"), levels="relative"))
+    with pytest.raises(SteerError, match=r"--relative-levels: row '.*' was labelled by linear:other, fresh ones by"):
+        iterate_command(replace(config(other, tiny, policy, tmp_path / "rounds"), relative_levels=True))
 
 
 def test_settings_of_the_train_file_hold_for_its_own_method(labels: Path, tiny: Path, tmp_path: Path) -> None:

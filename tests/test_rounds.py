@@ -142,7 +142,7 @@ def config(
         train=str(world / "train.json"),
         guard=("off",),
         rounds=1,
-        prompts=16,
+        prompts_per_round=16,
         watch=10,
         max_new_tokens=80,
         temperature=0.7,
@@ -196,9 +196,9 @@ def test_a_loop_can_be_extended_and_keeps_the_rounds_it_has(world: Path, tmp_pat
     done = read_json(tmp_path / "out" / "done.json")
     assert [f["round"] for f in done["rounds"]] == [0, 1, 2]
     assert [f["folder"] for f in done["rounds"]][1] == first.name
-    with pytest.raises(SteerError, match=r"other settings \(prompts\)"):
-        iterate_command(replace(how, prompts=3))
-    again = replace(how, prompts=3, output=str(tmp_path / "other"))
+    with pytest.raises(SteerError, match=r"other settings \(prompts_per_round\)"):
+        iterate_command(replace(how, prompts_per_round=3))
+    again = replace(how, prompts_per_round=3, output=str(tmp_path / "other"))
     iterate_command(again)
     assert at(tmp_path / "other", 1).name != first.name  # what follows from something else has another name
 
@@ -246,12 +246,12 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("method", "policy", "more"),
     [
-        ("quark", "policy", {"levels": "relative", "explore": 1.0}),
+        ("quark", "policy", {"relative_levels": True, "explore": 1.0}),
         ("steerlm2", "policy", {"n": 3, "goals": "weights", "temperature": 1.0}),
         ("directional", "directional", {"n": 3, "goals": "pareto"}),
         ("reward-augmented", "policy", {"n": 2}),
         ("rso", "", {"n": 4, "dedupe": True}),
-        ("raft", "", {"n": 4, "pool": "all", "mix": 0.2}),
+        ("raft", "", {"n": 4, "pool": "all", "log_share": 0.2}),
     ],
 )
 def test_every_kind_of_method_goes_round(
@@ -288,10 +288,10 @@ def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
         iterate_command(config(world, tmp_path / "out", "steerlm2"))
     with pytest.raises(SteerError, match=r"'rso' chooses among a prompt's responses\. Raise --n"):
         iterate_command(config(world, tmp_path / "out", "rso"))
-    with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --levels relative --explore 1\."):
+    with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --relative-levels --explore 1\."):
         iterate_command(config(world, tmp_path / "out", "quark", "policy"))
     with pytest.raises(SteerError, match=r"'quark' .* and for nothing else"):
-        iterate_command(config(world, tmp_path / "out", "quark", "policy", levels="relative"))
+        iterate_command(config(world, tmp_path / "out", "quark", "policy", relative_levels=True))
     with pytest.raises(SteerError, match="weighs draws at --temperature 1"):
         iterate_command(config(world, tmp_path / "out", "steerlm2", "policy", n=3, temperature=0.7))
     with pytest.raises(SteerError, match="--weights: are for --goals weights"):
@@ -360,7 +360,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     [
         {"rounds": 2},
         pytest.param(
-            {"annotator": GOLD, "ratings": 6, "levels": "relative", "dedupe": True, "n": 2}, marks=pytest.mark.slow
+            {"annotator": GOLD, "ratings": 6, "relative_levels": True, "dedupe": True, "n": 2}, marks=pytest.mark.slow
         ),
     ],
 )

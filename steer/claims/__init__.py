@@ -30,6 +30,7 @@ from steer.report.circumstances import circumstances
 from steer.rows import read_back
 from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
+from steer.settings import flag_of
 
 # What a comparison is asked for, and these claims have their own of.
 OTHERS = ("method", "target", "grid", "controls", "annotator", "pairs", "budget_tokens", "budget_calls", "resamples")
@@ -42,7 +43,7 @@ def suite(config: CompareConfig) -> str:
         raise SteerError("--dry-run: --suite claims has none; its runs are listed in steer/claims/runs.py.")
     asked = [f for f in fields(config) if f.name in OTHERS and getattr(config, f.name) != f.default]
     if asked:
-        flags = ", ".join(f.metadata["flag"] or "--" + f.name.replace("_", "-") for f in asked)
+        flags = ", ".join(flag_of(f) for f in asked)
         raise SteerError(f"--suite claims: has runs and figures of its own. Leave out {flags}.")
     shared = Comparison(config, Path(config.output))
     run = Run(config.output, config, shared.inputs)

@@ -59,13 +59,13 @@ class Loop(NamedTuple):
 
     name: str
     method: str
-    levels: str = "absolute"
+    relative: bool = False
     n: int = 1
 
 
 LOOPS = (
     Loop("rounds-absolute", "conditional"),
-    Loop("rounds-relative", "conditional", "relative"),
+    Loop("rounds-relative", "conditional", relative=True),
     Loop("rounds-rrhf", "rrhf", n=4),
 )
 
@@ -158,9 +158,9 @@ class Bench:
                 gold=config.gold,
                 guard=("off",),
                 watch=len(self.shared.prompts),  # those that all runs answer
-                levels=loop.levels,
+                relative_levels=loop.relative,
                 rounds=ROUNDS,
-                prompts=PROMPTS if loop.n == 1 else PROMPTS // 2,
+                prompts_per_round=PROMPTS if loop.n == 1 else PROMPTS // 2,
                 n=loop.n,
                 explore=1.0,
                 temperature=config.temperature,

@@ -80,10 +80,10 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str)
         policy=first,
         method=entry.method,
         start_from=start,
-        levels="relative" if relative else "absolute",
+        relative_levels=relative,
         explore=1.0 if relative else 0.5,
         rounds=rounds,
-        prompts=prompts,
+        prompts_per_round=prompts,
         n=n,
         temperature=shared.config.temperature,
         max_new_tokens=settings.max_new_tokens,
@@ -101,7 +101,7 @@ def _turned(loop: Loop, number: int) -> dict[str, Any]:
     if not (folder / "took.json").is_file():
         began = time.monotonic()
         turn(loop, number)
-        drawn = min(loop.config.prompts, len({prompt_key(row) for row in loop.logs})) * loop.config.n
+        drawn = min(loop.config.prompts_per_round, len({prompt_key(row) for row in loop.logs})) * loop.config.n
         scored = sum(1 for _ in read(folder / "fresh.jsonl"))
         # A round that was killed after its training is done at once, but took no less than the training.
         seconds = max(time.monotonic() - began, read_done(folder / "policy")["seconds"])

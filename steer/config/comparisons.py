@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from steer.iteration.settings import IterateSettings
 from steer.settings import (
     DTYPE,
     DTYPES,
@@ -58,7 +59,7 @@ SUITES: dict[str, dict[str, Any]] = {  # what they say where the user said nothi
 
 
 @dataclass(frozen=True)
-class IterateConfig:
+class IterateConfig(IterateSettings):
     """`steer iterate`."""
 
     rows: str = argument("Labelled rows that training starts from.")
@@ -66,65 +67,6 @@ class IterateConfig:
     scorer: str = option(..., "Scores fresh responses: as in `steer label`.")
     output: str = option(..., OUTPUT)
     policy: str = option("", "Policy that draws the first responses (folder of `steer train`); default: the base.")
-    method: str = option("", "What every round optimises; default: the method of the policy.")
-    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
-    gold: str = option("", "Held-out scorer that only watches and chooses the round to keep: as in `steer label`.")
-    guard: tuple[str, ...] = option(
-        (),
-        "What stops the loop, NAME=LIMIT (repeat the flag; 0: not this, `off`: nothing): gold=0.05 is the chance of a "
-        "false alarm, kl=1 nats per token, length=0.005 of the logs, distinct=0.5 of the start, repeated=0.2, "
-        "leaked=0.01, unfinished=0.2.",
-    )
-    watch: int = option(300, "Held-out prompts answered after every round.", least=2)
-    annotator: str = option(
-        "",
-        "Rates fresh responses of every round, and --scorer is fitted anew: as in `steer label`. Wants --gold.",
-    )
-    ratings: int = option(100, "Responses that it rates per round.", least=2)
-    levels: str = option(
-        "absolute",
-        "`relative`: levels are quantiles of every round's pool, so that the best one moves with it (Quark).",
-        choices=("absolute", "relative"),
-    )
-    rounds: int = option(2, "Generate, score, relabel, merge and retrain so often.", least=1)
-    start_from: str = option(
-        "base",
-        "What every round trains from: the base, or the weights of the round before (`last`; the first round: of "
-        "--policy, where there is one).",
-        choices=("base", "last"),
-    )
-    prompts: int = option(1000, "Training prompts answered per round.", least=1)
-    n: int = option(1, "Responses per prompt and round.", least=1)
-    explore: float = option(0.5, "Share of responses that aim at `best`; the others as --goals says.", least=0, most=1)
-    goals: str = option(
-        "near",
-        "`best`; `near`: the best tenth of the supported targets; `pareto`: those that no other beats in every "
-        "attribute (Rewards-in-Context); `support`: all of them; `weights`: the best for drawn preferences.",
-        choices=("best", "near", "pareto", "support", "weights"),
-    )
-    weights: str = option("", "Preferences of `--goals weights` as in `steer targets`; default: drawn at random.")
-    pool: str = option(
-        "",
-        "What a round trains on: `all`, the logs and all fresh responses; `rounds`, those of all rounds; `last`, those "
-        "of the last one; default: as the method says.",
-        choices=("", "all", "rounds", "last"),
-    )
-    mix: float = option(1.0, "Share of the logged rows in a pool that has them.", least=0, most=1)
-    any_form: bool = option(
-        False,
-        "Keep fresh responses with condition text, chat markers, broken characters or mostly repeated trigrams too.",
-    )
-    dedupe: bool = option(False, "Leave out fresh responses that the prompt has in the logs or an earlier round.")
-    keep_above: float = option(
-        0.0, "Keep a fresh response if a score of it is above this quantile of the logs (0: all).", least=0, most=1
-    )
-    temperature: float = option(1.0, "Of the fresh responses.", least=0)
-    max_new_tokens: int = option(256, "Longest response.", least=1)
-    batch_size: int = option(64, "Sequences generated at once.", least=1)
-    train: str = option(
-        "", "Config file for training; default: the settings of the policy. `limit` is one of the logs."
-    )
-    seed: int = option(0, SEED, least=0)
     overwrite: bool = option(False, OVERWRITE)
 
 

@@ -43,7 +43,7 @@ def requantised(rows: Sequence[Row], schema: Schema, scorer: Scorer) -> tuple[li
     """Rows with levels that are quantiles of the scores of those that train, and their schema."""
     if other := next((r for r in rows if r["scorer"] != scorer.id), None):
         raise SteerError(
-            f"--levels relative: row '{other['id']}' was labelled by {other['scorer']}, fresh ones by "
+            f"--relative-levels: row '{other['id']}' was labelled by {other['scorer']}, fresh ones by "
             f"{scorer.id}, and quantiles of both mean nothing. Label the rows with the same scorer."
         )
     scores = np.array([[r["predicted"].get(n, np.nan) for n in schema.own] for r in rows])

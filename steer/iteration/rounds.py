@@ -90,7 +90,7 @@ class Loop:
 
     def schema_of(self, policy: Policy) -> Schema:
         """Whose levels a policy is asked for: those of the logs, or its own where these are something else."""
-        own = self.config.levels == "relative" or self.method.reframe
+        own = self.config.relative_levels or self.method.reframe
         return (policy.card.schema if policy.card and own else None) or self.schema
 
     def sampling(self, seed: int) -> Sampling:
@@ -118,13 +118,13 @@ def turn(loop: Loop, number: int) -> None:
     fresh = _fresh(loop, number)
     pool = c.pool or loop.method.pool
     parts = [fresh] if pool == "last" else [loop.folder(i) / "fresh.jsonl" for i in range(1, number + 1)]
-    logs = mixed(c.rows, c.mix, c.seed, loop.settings.limit) if pool == "all" else iter(())
+    logs = mixed(c.rows, c.log_share, c.seed, loop.settings.limit) if pool == "all" else iter(())
     rows = pooled(
         chain(logs, *map(read, parts)),
         folder / "rows",
         loop.schema,
         loop.scorer(number),
-        relative=c.levels == "relative",
+        relative=c.relative_levels,
         relabel=loop.annotator is not None,
     )
     # The logs in the pool are limited already; `train` would count from the top and leave out what is fresh.
@@ -166,7 +166,7 @@ def _responses(loop: Loop, number: int) -> list[Row]:
     c, settings = loop.config, loop.settings
     policy = loop.load(loop.policy(number - 1))
     prompts = held_out_prompts(c.rows, settings.held_out, settings.seed, 0, "train")
-    order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts]
+    order = np.random.default_rng([c.seed, number]).permutation(len(prompts))[: c.prompts_per_round]
     seed = c.seed * 1000 + number
     jobs = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, c.n), _aims(loop, policy, len(order), seed))]
     folder = loop.folder(number) / "generated"

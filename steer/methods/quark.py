@@ -2,7 +2,7 @@
 
 -log p(y | x, level) + kl KL(p0 || p) - entropy H(p), summed over tokens and divided by their number; p0 is the policy
 that training starts from on the prompt without a condition, and KL and H are over the whole vocabulary. It goes in
-rounds by `steer iterate --levels relative --explore 1`: the pool of all rounds is cut into quantiles again and the best
+rounds by `steer iterate --relative-levels --explore 1`: the pool of all rounds is cut into quantiles again and the best
 one is asked for.
 Differs from the official code: KL(p0 || p) as the paper prints it, where the authors' code and AlpacaFarm's compute
 KL(p || p0); levels may be of any attributes (`--attribute reward` for the paper's); conditions are dropped at random as
