@@ -10,7 +10,7 @@ import pytest
 
 from data_recipes import endings, layouts, votes
 from steer.errors import SteerError
-from steer.rows import Found, read_all
+from steer.rows import Tally, read_all
 from steer.rows import read as read_rows
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -59,10 +59,10 @@ def test_the_columns_of_a_vote_are_not_named_as_numbers_that_are_no_scores(tmp_p
     record = {"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "m1", "model_b": "m2"}
     record |= {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
     (tmp_path / "v.jsonl").write_text(json.dumps(record) + "\n")
-    found = Found()
-    rows = list(read_rows(tmp_path / "v.jsonl", found=found))
+    tally = Tally()
+    rows = list(read_rows(tmp_path / "v.jsonl", tally=tally))
     assert [row["scores"] for row in rows] == [{"preference": 0.0}, {"preference": 1.0}]
-    assert not found.unrated
+    assert not tally.not_scores
 
 
 def test_comparisons_without_a_vote_are_said_with_the_flag_that_names_it() -> None:

@@ -79,3 +79,34 @@ def test_rows_without_labels_are_refused_where_levels_are_wanted(labels: Path, t
     write_rows(rows, tmp_path / "labels" / "rows.jsonl")
     with pytest.raises(SteerError, match=r"has no levels or no split"):
         Labelled.read(tmp_path / "labels")
+
+
+def test_rows_that_steer_wrote_are_read_back_as_they_are(labels: Path, tmp_path: Path) -> None:
+    rows = [{**row, "truncated": True, "label": "good", "system": "Be brief, please."} for row in read_all(labels)]
+    shutil.copytree(labels, tmp_path / "labels")
+    write_rows(rows, tmp_path / "labels" / "rows.jsonl")
+    assert read_all(tmp_path / "labels") == read_all(tmp_path / "labels" / "rows.jsonl") == rows
+    foreign = tmp_path / "foreign.jsonl"  # elsewhere the same columns mean what they mean in everybody's files
+    write_rows(rows, foreign)
+    (first, *_) = read_all(foreign)
+    assert (first["finished"], first["label"], first["prompt"][0]["role"]) == (False, True, "system")
+
+
+def test_edited_rows_of_a_run_are_checked_as_any_others(labels: Path, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path / "labels")
+    (first, second, *_) = read_all(labels)
+    path = tmp_path / "labels" / "rows.jsonl"
+    for edited, message in [
+        ({**first, "response": " "}, "column 'response': is blank"),
+        ({**first, "prompt": []}, "column 'prompt': is empty"),
+        ({**first, "prompt": [{"role": "user", "content": 3}]}, "wanted a text"),
+        ({**first, "levels": {"helpfulness": -1}}, "the lowest level is 0"),
+        ({**first, "id": second["id"]}, "Rename one of them"),
+        ({**first, "split": "spare"}, "neither train nor test"),
+    ]:
+        write_rows([second, edited], path)
+        with pytest.raises(SteerError, match=message):
+            read_all(tmp_path / "labels")
+    write_rows([{**first, "prompt": "One text", "scores": {"helpfulness": True}}], path)
+    (row,) = read_all(tmp_path / "labels")
+    assert (row["prompt"], row["scores"]) == ([{"role": "user", "content": "One text"}], {"helpfulness": 1.0})

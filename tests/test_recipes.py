@@ -13,7 +13,7 @@ import pytest
 
 from data_recipes import files, layouts
 from data_recipes.joined import joined
-from steer.rows import Found, read
+from steer.rows import Tally, read
 
 Record = dict[str, Any]
 ASK = [{"role": "user", "content": "Hi"}]
@@ -442,10 +442,10 @@ SETS: dict[str, tuple[str, list[Record], list[tuple[str, int, str, dict[str, flo
 
 def told(path: str) -> tuple[set[str], list[tuple[str, int, str, dict[str, float]]]]:
     """Names of the layouts, and the rows as SETS writes them; unknown scores left out."""
-    found = Found()
-    rows = list(read(path, found=found))
+    tally = Tally()
+    rows = list(read(path, tally=tally))
     assert len({r["id"] for r in rows}) == len(rows)
-    return set(found.records), [
+    return set(tally.records), [
         (
             r["prompt"][-1]["content"],
             len(r["prompt"]),

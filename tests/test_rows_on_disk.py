@@ -18,7 +18,7 @@ from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, number
 from steer.config import DataConfig
 from steer.errors import SteerError
-from steer.rows import Found, Reading, prompts, read
+from steer.rows import Reading, Tally, prompts, read
 from steer.rows.command import data_command
 
 Record = dict[str, Any]
@@ -188,10 +188,10 @@ EQUAL = [
 
 @pytest.mark.parametrize("record", EQUAL)
 def test_a_pair_of_equal_texts_is_left_out_and_counted(record: Record, tmp_path: Path) -> None:
-    found = Found()
+    tally = Tally()
     path = lines(tmp_path, record, {"prompt": "Hi", "chosen": "Good", "rejected": "Bad"})
-    assert [row["response"] for row in read(path, found=found)] == ["Good", "Bad"]
-    assert list(found.left) == [f"{path}:1: its two responses are the same text, so neither can be the better one"]
+    assert [row["response"] for row in read(path, tally=tally)] == ["Good", "Bad"]
+    assert list(tally.dropped) == [f"{path}:1: its two responses are the same text, so neither can be the better one"]
     told = data_command(DataConfig(str(path), str(tmp_path / "out")))
     assert f"left out: 1 like {path}:1: its two responses are the same text" in told
     assert "same text" in (tmp_path / "out" / "left_out.jsonl").read_text()
@@ -229,9 +229,9 @@ def test_a_turn_that_is_not_to_be_learned_is_never_the_response(mark: Record) ->
 def test_a_conversation_without_a_turn_to_learn_is_left_out_and_counted(tmp_path: Path) -> None:
     unlearned = {"messages": [*talk("Hi"), {"role": "assistant", "content": "No", "weight": 0}]}
     path = lines(tmp_path, unlearned, {"messages": talk("Hi", "Yes")})
-    found = Found()
-    assert [row["response"] for row in read(path, found=found)] == ["Yes"]
-    assert list(found.left) == [f"{path}:1: none of its assistant turns is to be learned (weight 0 or train false)"]
+    tally = Tally()
+    assert [row["response"] for row in read(path, tally=tally)] == ["Yes"]
+    assert list(tally.dropped) == [f"{path}:1: none of its assistant turns is to be learned (weight 0 or train false)"]
 
 
 CUT = [
@@ -312,10 +312,10 @@ def tree(name: str) -> Record:
 @pytest.mark.parametrize("whole", [False, True])
 def test_deleted_messages_and_all_below_them_are_left_out_and_counted(tmp_path: Path, whole: bool) -> None:
     records = [{"message_tree_id": "root", "prompt": tree("root")}] if whole else TREE
-    found = Found()
+    tally = Tally()
     path = lines(tmp_path, *records)
-    assert [row["response"] for row in read(path, found=found)] == ["good", "last"]
-    assert sorted(message.split(": ", 1)[1] for message in found.left) == [
+    assert [row["response"] for row in read(path, tally=tally)] == ["good", "last"]
+    assert sorted(message.split(": ", 1)[1] for message in tally.dropped) == [
         "message 'below' is below one that is left out",
         "message 'failed' failed its review",
         "message 'spam' was deleted",
@@ -509,10 +509,10 @@ def test_ratings_that_are_not_one_for_each_response_are_refused() -> None:
 
 
 def test_a_generation_that_failed_is_left_out_and_counted(tmp_path: Path) -> None:
-    found = Found()
+    tally = Tally()
     path = lines(tmp_path, {"instruction": "Hi", "generations": [None, "Good"], "ratings": [None, 5]})
-    assert [(row["response"], row["scores"]) for row in read(path, found=found)] == [("Good", {"rating": 5.0})]
-    assert list(found.left) == [f"{path}:1: one of its generations holds no text"]
+    assert [(row["response"], row["scores"]) for row in read(path, tally=tally)] == [("Good", {"rating": 5.0})]
+    assert list(tally.dropped) == [f"{path}:1: one of its generations holds no text"]
 
 
 @pytest.mark.parametrize(
@@ -693,10 +693,10 @@ def test_only_the_answer_that_was_judged_is_the_response() -> None:
 
 def test_answers_that_follow_different_turns_are_left_out_and_counted(tmp_path: Path) -> None:
     sides = {f"conversation_{side}": talk("Hi", said, "More?", said * 2) for side, said in (("a", "A"), ("b", "B"))}
-    found = Found()
+    tally = Tally()
     path = lines(tmp_path, arena("model_a"), arena("model_a", **sides, turn=2))
-    assert [row["response"] for row in read(path, found=found)] == ["Good", "Bad"]
-    assert [left.split(": ", 1)[1] for left in found.left] == [
+    assert [row["response"] for row in read(path, tally=tally)] == ["Good", "Bad"]
+    assert [left.split(": ", 1)[1] for left in tally.dropped] == [
         "its two answers follow different turns, so they are not answers to one prompt"
     ]
 
@@ -761,10 +761,10 @@ def test_an_end_that_is_noted_in_an_object_beside_the_response_counts() -> None:
 
 
 def test_a_placeholder_of_a_deleted_text_is_left_out_and_counted(tmp_path: Path) -> None:
-    found = Found()
+    tally = Tally()
     path = lines(tmp_path, *({"prompt": f"Hi {i}", "response": said} for i, said in enumerate(("[deleted]", "Hello"))))
-    assert [row["response"] for row in read(path, found=found)] == ["Hello"]
-    assert list(found.left) == [f"{path}:1: its response was deleted"]
+    assert [row["response"] for row in read(path, tally=tally)] == ["Hello"]
+    assert list(tally.dropped) == [f"{path}:1: its response was deleted"]
 
 
 def test_scores_of_one_name_are_refused_in_logs_and_labels_too() -> None:

@@ -16,9 +16,9 @@ from steer.errors import SteerError
 from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.shards import part_file, read_parts, score_parts, shard_of
-from steer.methods.groups import PREFERENCE
 from steer.rows import Row, directions, read, split_of, write
 from steer.rows.binning import described, fitted
+from steer.rows.contract import PREFERENCE
 from steer.rows.schema import REWARD, Attribute, Schema
 from steer.run_folder import Run, fingerprint, rows_fingerprint, stage
 from steer.settings import did_you_mean

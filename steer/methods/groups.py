@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from steer.errors import SteerError
-from steer.rows import Row, prompt_key
+from steer.rows import PREFERENCE, Row, prompt_key
 from steer.settings import did_you_mean
 
 
@@ -88,9 +88,6 @@ def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rewarded(rows):
         found.setdefault(prompt_key(row), []).append(row)
     return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in found.values()]
-
-
-PREFERENCE = "preference"  # what people said of a response beside the others of its `group`: nothing outside of it
 
 
 def compared(rows: Sequence[Row]) -> list[list[Row]]:

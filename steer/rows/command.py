@@ -15,7 +15,7 @@ from data_recipes.streams import STDIN, DataError
 from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.progress import progress
-from steer.rows import Found, Reading, Row, content_hash, prompt_key, read, split_of, write
+from steer.rows import Reading, Row, Tally, content_hash, prompt_key, read, split_of, write
 from steer.rows.directions import of_name
 from steer.rows.schema import Attribute, Schema
 from steer.rows.survey import Survey, bare, score_ranges
@@ -34,9 +34,9 @@ def data_command(config: DataConfig) -> str:
     survey = Survey(config)  # every row of a source is looked at once before anything is written
     for place, row in sources.rows():
         survey.add(place, row)
-    survey.close(sources.names, sources.skipped, sources.found)
+    survey.close(sources.names, sources.skipped, sources.tally)
     run.start()
-    left: list[Row] = [{"why": message} for message in (*sources.skipped, *sources.found.left)]
+    left: list[Row] = [{"why": message} for message in (*sources.skipped, *sources.tally.dropped)]
     counts: Counter[str] = Counter()
     kept = _kept(sources, survey, left, counts)
     written = write(run.folder / "rows.jsonl", progress(kept, total=survey.total, what=f"data {config.source}"))
@@ -44,14 +44,14 @@ def data_command(config: DataConfig) -> str:
         write(run.folder / "left_out.jsonl", left)
     if config.source == WORLD:
         _world_files(run.folder, config.seed)
-    if ranges := survey.known_scales(sources.found)[0]:  # what fit and label read beside the rows
+    if ranges := survey.known_scales(sources.tally)[0]:  # what fit and label read beside the rows
         _scales_file(run.folder, ranges)
-    told = [*survey.report(sources.skipped, sources.found, counts), *_exported(config, run.folder, survey)]
+    told = [*survey.report(sources.skipped, sources.tally, counts), *_exported(config, run.folder, survey)]
     summary = (
         f"data: {survey.total} rows in, {written} out, {len(sources.skipped)} skipped; "
         f"{counts['train']} for training, {counts['test']} held out."
     )
-    facts = {"left_out": len(left), "layouts": dict(sources.found.records), "duplicates": counts["duplicates"]}
+    facts = {"left_out": len(left), "layouts": dict(sources.tally.records), "duplicates": counts["duplicates"]}
     return run.finish("\n".join([*told, summary]), rows=written, **facts)
 
 
@@ -78,9 +78,9 @@ class Sources:
         self.config = config
         self.names = (config.source, *config.mix)
         self.skipped: list[str] = []
-        self.found = Found()
+        self.tally = Tally()
         self.piped = list(self._file(STDIN)) if STDIN in self.names else None  # can be read only once
-        self.piped_skipped, self.piped_found = self.skipped, self.found
+        self.piped_skipped, self.piped_tally = self.skipped, self.tally
 
     def inputs(self) -> dict[str, str]:
         """What the run reads, by its content; a hub set by its name and revision."""
@@ -95,8 +95,8 @@ class Sources:
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """(Name of the source, row); ids that occur in an earlier source end in @2, @3, ..."""
-        self.skipped, self.found = list(self.piped_skipped), Found()
-        for counts, piped in zip(vars(self.found).values(), vars(self.piped_found).values()):
+        self.skipped, self.tally = list(self.piped_skipped), Tally()
+        for counts, piped in zip(vars(self.tally).values(), vars(self.piped_tally).values()):
             counts.update(piped)
         seen: set[str] = set()
         for number, name in enumerate(self.names, start=1):
@@ -122,10 +122,10 @@ class Sources:
     def _file(self, name: str) -> Iterator[Row]:
         reading = self._reading()
         if self.config.bad == "skip":
-            yield from read(name, skipped=self.skipped, reading=reading, found=self.found)
+            yield from read(name, skipped=self.skipped, reading=reading, tally=self.tally)
             return
         try:
-            yield from read(name, reading=reading, found=self.found)
+            yield from read(name, reading=reading, tally=self.tally)
         except SteerError as error:
             if not re.match(re.escape(name) + r":( row )?\d", str(error)):  # it is not about one record
                 raise

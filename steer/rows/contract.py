@@ -14,6 +14,7 @@ from steer.errors import SteerError
 
 Row = dict[str, Any]
 
+PREFERENCE = "preference"  # the score that compares the responses of one `group`: it means nothing outside of it
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 NAMES = ("id", "group", "source", "split")

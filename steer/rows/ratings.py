@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from data_recipes import lists, votes
 from data_recipes.layouts import LAYOUTS
@@ -86,14 +86,3 @@ def _value(value: object) -> float | None:
         return number(value)
     known = [v for v in given if v is not None]
     return sum(known) / len(known)
-
-
-def unrated(found: Mapping[str, str]) -> list[str]:
-    """One line about the columns that look like scores and are none, with the reasons."""
-    if not found:
-        return []
-    kinds: dict[str, list[str]] = {}
-    for column, why in found.items():
-        kinds.setdefault(why, []).append(column)
-    shown = "; ".join(f"{', '.join(columns)} ({why})" for why, columns in kinds.items())
-    return [f"no scores: {shown}. --map NAME=COLUMN makes one a score."]

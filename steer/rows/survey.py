@@ -15,8 +15,8 @@ from data_recipes.scales import Scales
 from data_recipes.turns import NUMBER, content_id
 from steer.config import DataConfig
 from steer.errors import SteerError
-from steer.rows import Found, Row, directions, noted, prompt_key, reasons
-from steer.rows.ratings import unrated
+from steer.rows import Row, Tally, directions, prompt_key
+from steer.rows.notices import corrected, not_scores, reasons
 from steer.settings import did_you_mean
 
 EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
@@ -101,13 +101,13 @@ class Survey:
             return duplicates.normal({"prompt": [{"content": row["response"]}]})
         return prompt_key(row) if self.config.duplicates == "keep" else duplicates.normal(row)
 
-    def close(self, names: Sequence[str], skipped: Sequence[str], found: Found) -> None:
+    def close(self, names: Sequence[str], skipped: Sequence[str], tally: Tally) -> None:
         """Refuse what can't be done, and choose the prompts of a mixture of the sources with these names."""
         if not self.total:
-            first = f" The first: {next(chain(skipped, found.left))}" if skipped or found.left else ""
+            first = f" The first: {next(chain(skipped, tally.dropped))}" if skipped or tally.dropped else ""
             raise SteerError(f"{self.config.source}: none of its records can be used.{first}")
         for name in parsed(self.config.map):
-            if not found.columns[name]:
+            if not tally.columns[name]:
                 raise SteerError(f"--map {name}: no record has anything at '{parsed(self.config.map)[name]}'.")
         for name in score_ranges(self.config.range):
             if name not in self.scales.found:
@@ -152,10 +152,10 @@ class Survey:
 
         return value
 
-    def known_scales(self, found: Found) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    def known_scales(self, tally: Tally) -> tuple[dict[str, tuple[float, float]], list[str]]:
         """The scales of attributes that --range gives or the layouts are known for, and what is said of all scales."""
         told = score_ranges(self.config.range)
-        known = {**scales.known(found.records, self.scales.found), **told}
+        known = {**scales.known(tally.records, self.scales.found), **told}
         outside = {}
         for name, (low, high) in list(known.items()):
             _, first, last = self.scales.span(name)
@@ -181,18 +181,18 @@ class Survey:
             found = [directions.Named(name, *directions.of_name(name)) for name in self.scales.found]
             yield from directions.told(found, ' in "steer fit" and "steer label"')
 
-    def report(self, skipped: Sequence[str], found: Found, counts: Mapping[str, int]) -> Iterator[str]:
+    def report(self, skipped: Sequence[str], tally: Tally, counts: Mapping[str, int]) -> Iterator[str]:
         """What was recognised, the scores, what was left out and why, and warnings."""
-        for name, records in found.records.items():
-            yield f"recognised: {name} ({records} records, {found.rows[name]} rows)"
-        yield from votes.told(found.votes)
+        for name, records in tally.records.items():
+            yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
+        yield from votes.told(tally.votes)
         yield from self.scales.table()
-        yield from unrated(found.unrated)
-        yield from noted(found.noted)
-        yield from self.known_scales(found)[1]
+        yield from not_scores(tally.not_scores)
+        yield from corrected(tally.corrected)
+        yield from self.known_scales(tally)[1]
         yield from self.directions()
         yield from reasons(skipped, "skipped")
-        yield from reasons(found.left, "left out")
+        yield from reasons(tally.dropped, "left out")
         if counts["merged"]:
             yield f"merged: {counts['merged']} rows into others with the same prompt and response, as further raters"
         for name, what in (
@@ -203,7 +203,7 @@ class Survey:
         ):
             if counts[name]:
                 yield f"left out: {counts[name]} {what}"
-        if skipped or found.left or any(counts[name] for name in ("mixture", "repeated", "duplicates", "alike")):
+        if skipped or tally.dropped or any(counts[name] for name in ("mixture", "repeated", "duplicates", "alike")):
             yield "left_out.jsonl names every one of them."
         if self.thoughts:
             yield f"note: {self.thoughts} responses have reasoning, kept in 'reasoning_content': not trained on yet."

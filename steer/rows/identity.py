@@ -1,0 +1,48 @@
+"""What tells rows apart: their prompt, their side of the split, and their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from steer.rows.contract import SIDE, Row
+from steer.rows.reading import Source, read
+
+
+def prompt_key(row: Row) -> str:
+    """Return 16 hex digits that all candidates of one prompt share."""
+    turns = [[turn["role"], turn["content"]] for turn in row["prompt"]]
+    return hashlib.blake2b(json.dumps(turns).encode(), digest_size=8).hexdigest()
+
+
+def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
+    """Return the side of a row: that of its column `split`, else one drawn by the hash of its prompt.
+
+    All rows of a prompt are on one side. `held_out` is the share of prompts, 0 to 1, that become "test". A split named
+    as in HELD_OUT is "test" too.
+    """
+    split = (row.get("split") or "").lower()
+    if split:
+        side = SIDE.search(split)
+        return "train" if side and side[1] == "train" else "test"
+    drawn = hashlib.blake2b(f"{seed}:{prompt_key(row)}".encode(), digest_size=8).digest()
+    return "test" if int.from_bytes(drawn) < held_out * 2**64 else "train"
+
+
+def content_hash(rows: Source) -> str:
+    """Return 16 hex digits of rows in their order, or of what `read` gives of a path.
+
+    File format, column order and nulls do not count.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for row in read(rows) if isinstance(rows, (str, Path)) else rows:
+        digest.update(json.dumps(_without_nulls(row), sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,350 @@
+"""Read rows: the records of any known layout become checked rows, one at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from data_recipes import files, layouts, votes
+from data_recipes.asked import system_columns
+from data_recipes.joined import joined
+from data_recipes.mapped import mapped
+from data_recipes.streams import DataError
+from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, written
+from steer.errors import SteerError
+from steer.progress import note
+from steer.rows import notices
+from steer.rows.contract import ROLES, Row, check, check_json
+from steer.rows.ratings import Ratings
+from steer.run_folder import is_run
+
+Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
+
+OURS = "prompt, response, scores"  # the layout of the rows that steer writes
+UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source becomes rows where its columns do not say everything."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name -> dotted path in the record
+    prompt: str = ""  # of rows that have a response and no prompt
+    requests: str = ""  # file of the requests that the source's batch results answer
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # attribute -> (lowest, highest)
+    wanted: tuple[str, ...] = ()  # numeric columns that are scores, whatever they look like
+    blank: bool = False  # accept empty responses: where answers are judged and not trained on
+
+
+@dataclass
+class Tally:
+    """Counts of one reading: records and rows of each layout, and what was dropped or corrected, with the reason."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    columns: Counter[str] = field(default_factory=Counter)  # mapped column -> records that hold something there
+    dropped: Counter[str] = field(default_factory=Counter)  # "place: reason" of rows whose record is not at fault
+    votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (meaning of the votes, side that is better)
+    corrected: Counter[str] = field(default_factory=Counter)  # reason -> scores that were set to unknown
+    not_scores: dict[str, str] = field(default_factory=dict)  # numeric column without scores -> reason
+
+
+def read_rows(
+    source: Source,
+    *,
+    limit: int = 0,
+    columns: Mapping[str, str] | None = None,
+    prompt: str = "",
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Row]:
+    """Read rows in any known layout from a path, dicts, a datasets.Dataset or `hf:OWNER/NAME`; every row is checked.
+
+    `limit`: the first rows only (0: all). `columns`: our name -> name or dotted path in the records. `prompt`: of rows
+    that have a response and no prompt. `ranges`: attribute -> (lowest, highest) score; others raise SteerError, as
+    does every row that breaks the contract, with its place.
+    """
+    reading = Reading(columns or {}, prompt, ranges=ranges or {})
+    return list(islice(read(source, reading=reading), limit or None))
+
+
+def read(
+    source: Source,
+    *,
+    unique: bool = True,
+    skipped: list[str] | None = None,
+    reading: Reading | None = None,
+    tally: Tally | None = None,
+) -> Iterator[Row]:
+    """Yield the checked rows of a source, one at a time.
+
+    An id that occurs twice is refused, unless it was made from the content: then the repetition gets -2, -3, ...
+    `unique=False` leaves ids as they are and needs no memory for them. A record that cannot be used raises SteerError;
+    with a list as `skipped` its message is appended there instead, for the caller to count and report. `tally` is
+    counted up; without one, what is dropped is noted on stderr.
+    """
+    return _Reader(source, skipped, reading or Reading(), tally).read(unique)
+
+
+def read_all(source: Source, *, unique: bool = True, skipped: list[str] | None = None) -> list[Row]:
+    """Return the rows of `read` as a list."""
+    return list(read(source, unique=unique, skipped=skipped))
+
+
+def prompts(source: Source, *, skipped: list[str] | None = None) -> Iterator[Row]:
+    """Yield rows to generate from: as `read`, but a response may be absent; a .txt file gives one prompt a line.
+
+    A conversation that goes on after its last assistant turn is all prompt. Other responses stay in the row.
+    """
+    return _Reader(source, skipped, answered=False).read(unique=True)
+
+
+class _Reader:
+    """One pass over a source, and further ones over its records where their columns alone say too little."""
+
+    def __init__(
+        self,
+        source: Source,
+        skipped: list[str] | None = None,
+        reading: Reading | None = None,
+        tally: Tally | None = None,
+        answered: bool = True,
+    ) -> None:
+        self.path = source if isinstance(source, str | Path) else None
+        if not isinstance(source, str | Path | Sequence | Mapping) and not hasattr(source, "with_format"):
+            source = list(source)  # an iterator can be read only once
+        self.source, self.answered, self.skipped = source, answered, skipped
+        self.reading = reading or Reading()
+        self.quiet = tally is not None
+        self.tally = Tally() if tally is None else tally
+        self.piped = self.path is not None and str(self.path) == files.STDIN
+        self.kept: list[tuple[str, Row]] = []  # of stdin, which can be read only once
+        self.ours = self.path is not None and not self.reading.columns and _is_ours(Path(self.path))
+        self.coding: votes.Coding | DataError | None = None
+        self.kinds: dict[str, tuple[str, str]] = {}  # column -> (kind of its values, place of the first)
+        self.ratings = Ratings((*self.reading.columns, *self.reading.wanted), self.again, self.tally.not_scores)
+
+    def read(self, unique: bool) -> Iterator[Row]:
+        """Yield the rows; what was dropped is noted at the end, if nobody counts it."""
+        rows = self.rows()
+        yield from (row for _, row in (self.unique(rows) if unique else rows))
+
+    def records(self, skipped: list[str] | None) -> Iterator[tuple[str, Row]]:
+        """Yield the records with their places."""
+        try:
+            if not self.answered and self.path is not None and files.form(self.path)[0] == ".txt":
+                yield from ((place, {"prompt": line}) for place, line in files.lines(self.path))
+            else:
+                requests = files.records(self.reading.requests, skipped) if self.reading.requests else ()
+                yield from joined(chain(requests, files.records(self.source, skipped)), skipped)
+        except DataError as error:
+            raise SteerError(str(error)) from None
+
+    def again(self) -> Iterator[Row]:
+        """Yield all records once more, under the names that they are read by, without broken ones."""
+        for _, record in self.kept if self.piped else self.records([]):
+            with suppress(DataError):
+                yield layouts.spelled_out(_renamed(record, self.reading)[0])
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield rows with their places; a record of several rows is used whole or not at all."""
+        records: Iterable[tuple[str, Row]] = self.records(self.skipped)
+        if self.piped:
+            records = self.kept = list(records)
+        for place, record in records:
+            try:
+                rows = self.rows_of(record, place)
+            except RecursionError:
+                self.refuse(f"{place}: is too deep: a list in a list, hundreds of times. Remove the row.")
+            except DataError as error:
+                self.refuse(f"{place}: {error}")
+            except SteerError as error:
+                self.refuse(str(error))
+            else:
+                yield from ((place, row) for row in rows)
+        if not self.quiet:
+            self.note()
+
+    def refuse(self, message: str) -> None:
+        """Raise the message, or collect it where the caller skips bad records."""
+        if self.skipped is None:
+            raise SteerError(message) from None
+        self.skipped.append(message)
+
+    def note(self) -> None:
+        """Note on stderr what was dropped, corrected or taken for no score."""
+        tally = self.tally
+        lines = [*notices.reasons(tally.dropped, "left out"), *votes.told(tally.votes)]
+        lines += [*notices.not_scores(tally.not_scores), *notices.corrected(tally.corrected)]
+        for line in lines:
+            _note_once(f"{'rows' if self.path is None else self.path}: {line}")
+
+    def rows_of(self, record: Row, place: str) -> list[Row]:
+        """Return the checked rows of a record, and count them."""
+        if self.ours and _is_row(record):  # steer wrote it: read it back as it is, never recognise it again
+            layout, rows = OURS, [record]
+        else:
+            record, layout, rows = self.recognised(record, place)
+        if not self.answered:
+            rows = [_all_prompt(row) for row in rows]
+        for row in rows:
+            check(row, place, answered=self.answered, blank=self.reading.blank)
+            check_json(row, place)
+            _check_range(row, place, self.reading.ranges)
+            if "scores" not in record:
+                self.check_kinds(record, row, place)
+        self.count(layout, record, rows)
+        return rows
+
+    def recognised(self, record: Row, place: str) -> tuple[Row, str, list[Row]]:
+        """Return a record under the names of its layout, the layout, and the rows that are not dropped."""
+        record, rest = _renamed(record, self.reading, self.tally)
+        record = layouts.spelled_out(record)
+        if self.answered and votes.figure(record) is not None:
+            record = self.vote_coding().read(record)
+        layout = layouts.recognise(record)
+        rows = [{**rest, **row} for row in layouts.rows(record)]
+        self.tally.dropped.update(f"{place}: {row[LEFT_OUT]}" for row in rows if LEFT_OUT in row)
+        rows = [row for row in rows if LEFT_OUT not in row]
+        return record, layout, [self.ratings.sift(layout, record, row) for row in rows] if self.answered else rows
+
+    def vote_coding(self) -> votes.Coding:
+        """Return what the numbers mean that are votes in this source; DataError if they may mean several things."""
+        if self.coding is None:
+            try:
+                self.coding = votes.coding(self.again())
+            except DataError as error:
+                self.coding = error  # raised for every record, found out once
+        if isinstance(self.coding, DataError):
+            raise self.coding
+        return self.coding
+
+    def count(self, layout: str, record: Row, rows: list[Row]) -> None:
+        """Count the rows of a record, and which side its vote prefers."""
+        tally = self.tally
+        tally.corrected.update(reason for row in rows if (reason := row.pop(NOTED, None)))
+        tally.records[layout] += 1
+        tally.rows[layout] += len(rows)
+        if rows and (layout in votes.MEANINGS or votes.compares(record)):
+            coded = self.coding.meaning if isinstance(self.coding, votes.Coding) else ""
+            side = votes.side(rows[0]["scores"].get("preference"))
+            tally.votes[votes.MEANINGS.get(layout) or coded, side] += 1
+
+    def check_kinds(self, record: Row, row: Row, place: str) -> None:
+        """Refuse a column that is a score in one row and not in another, or is written in two ways.
+
+        Only words that are a score by chance, such as "yes" among others, go back to being words.
+        """
+        words = dict.fromkeys((name for name, value in row.items() if isinstance(value, str)), "words")
+        cells = {attribute(c): (c, v) for c, v in record.items() if isinstance(v, str)}
+        forms = {name: written(cells[name][1]) if name in cells else "" for name in row.get("scores", {})}
+        for name, kind in {**words, **{name: form or "a number" for name, form in forms.items()}}.items():
+            first, first_place = self.kinds.setdefault(name, (kind, place))
+            if first == kind or (_WHOLE in (first, kind) and {first, kind} <= _NUMBERS):
+                self.kinds[name] = (kind, place) if first == _WHOLE else (first, first_place)
+            elif first == "words" and kind in WORDS:
+                del row["scores"][name]
+                row[cells[name][0]] = cells[name][1]
+            else:
+                cell = cells[name][1] if name in cells else row.get(name, row.get("scores", {}).get(name))
+                value = row["scores"][name] if first == "words" else repr(cell[:40] if isinstance(cell, str) else cell)
+                first = "a number" if first in (_WHOLE, "a decimal point") else first
+                remedy = "Empty the unknown cells; remove the column if it is no score"
+                raise SteerError(f"{place}: column '{name}': holds {value}, but {first} at {first_place}. {remedy}.")
+
+    def unique(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
+        """Yield the rows with ids that occur once."""
+        seen: set[int] = set()
+        times: dict[str, int] = {}
+        for place, row in rows:
+            name = row["id"]
+            if hash(name) in seen:
+                if name != content_id(row):
+                    message = f"{place}: column 'id': '{name}' is also the id of {self.first_place(name)}."
+                    self.refuse(f"{message} Rename one of them.")
+                    continue
+                while hash(row["id"]) in seen:
+                    times[name] = times.get(name, 1) + 1
+                    row = {**row, "id": f"{name}-{times[name]}"}
+            seen.add(hash(row["id"]))
+            yield place, row
+
+    def first_place(self, name: str) -> str:
+        """Return where an id occurs first: places are not kept, the source is read again, which only an error costs."""
+        once = self.piped or self.skipped is not None
+        rows = () if once else _Reader(self.source, [], self.reading, Tally(), self.answered).rows()
+        return next((place for place, row in rows if row["id"] == name), "an earlier row")
+
+
+_WHOLE = "a whole number"
+_NUMBERS = {_WHOLE, "a decimal point", "a decimal comma", "a number"}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether steer wrote the rows: rows.jsonl with a config.json of ours or a done.json beside it."""
+    folder = path if path.is_dir() else path.parent
+    named = path.is_dir() or path.name == "rows.jsonl"
+    return named and (folder / "rows.jsonl").is_file() and (is_run(folder) or (folder / "done.json").is_file())
+
+
+def _is_row(record: Row) -> bool:
+    """Whether the columns of the contract hold what steer writes there; an edited row may not."""
+    prompt, scores = record.get("prompt"), record.get("scores")
+    return (
+        isinstance(record.get("id"), str)
+        and isinstance(record.get("response"), str)
+        and isinstance(prompt, list)
+        and all(
+            isinstance(turn, dict) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)
+            for turn in prompt
+        )
+        and isinstance(scores, dict)
+        and all(score is None or isinstance(score, float) for score in scores.values())
+    )
+
+
+def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple[Row, Row]:
+    """Return the record under the names and with the prompt of `reading`, and the columns that only accompany it."""
+    rest: Row = {}
+    if reading.columns:
+        record, rest = mapped(record, dict(reading.columns))
+        if tally is not None:
+            tally.columns.update(name for name, value in record.items() if value is not None)
+        if not layouts.answers(record) and layouts.answers({**rest, **record}):
+            record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
+        for column in system_columns(rest) if not system_columns(record) else ():
+            record[column] = rest.pop(column)
+    unasked = not record.get("prompt") or (isinstance(record["prompt"], str) and not record["prompt"].strip())
+    if reading.prompt and unasked and ("response" in record or "completion" in record):
+        record = {**record, "prompt": reading.prompt}
+    return record, rest
+
+
+def _check_range(row: Row, place: str, ranges: Mapping[str, tuple[float, float]]) -> None:
+    for name, (low, high) in ranges.items():
+        score = row.get("scores", {}).get(name)
+        if score is not None and not low <= score <= high:
+            remedy = "Correct it, write null, or change --range"
+            raise SteerError(f"{place}: column 'scores': '{name}' is {score:g}, outside {low:g} to {high:g}. {remedy}.")
+
+
+def _all_prompt(row: Row) -> Row:
+    """Return the row with its whole conversation as prompt, if that goes on after the response."""
+    if not isinstance(row.get("after_response"), list) or "response" not in row:
+        return row
+    kept = {name: row[name] for name in ("reasoning_content", "tool_calls") if row.get(name)}
+    answer = {"role": "assistant", "content": row["response"], **kept}
+    asked = {name: value for name, value in row.items() if name not in (*UNANSWERED, *kept)}
+    asked["prompt"] = [*row["prompt"], answer, *row["after_response"]]
+    return {**asked, "id": content_id(asked)} if row["id"] == content_id(row) else asked
+
+
+@cache
+def _note_once(line: str) -> None:
+    """Note a line once, however often a source is read."""
+    note(line)
