@@ -7,7 +7,7 @@ set -euo pipefail
 out=${1:-tables}
 here=$(dirname "$0")
 commit=$(git -C "$here" rev-parse --short HEAD)
-if ! git -C "$here/.." diff --quiet HEAD -- steer data_recipes attribute_models benchmarks/*.sh benchmarks/*.py; then
+if ! git -C "$here/.." diff --quiet HEAD -- steer data_recipes attribute_models benchmarks/*.sh benchmarks/*.py benchmarks/claims; then
   echo "tables: the code differs from commit $commit. Commit it first, so that the tables can name it." >&2
   exit 1
 fi

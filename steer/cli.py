@@ -125,10 +125,8 @@ def evaluate(config: EvaluateConfig) -> None:
 @options(CompareConfig)
 def compare(config: CompareConfig) -> None:
     """Train methods on one split and budget and compare them; writes a report."""
-    if config.suite == "claims":
-        from steer.claims import suite as run
-    else:
-        from steer.comparison.command import compare_command as run
+    from steer.comparison.command import compare_command as run
+
     click.echo(run(config))
 
 
@@ -154,10 +152,10 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def main() -> None:
-    """Entry point: whatever a user can mend becomes one line on standard error and exit code 1."""
+def main(command: click.Command = cli) -> None:
+    """Entry point: whatever a user can fix becomes one line on standard error and exit code 1."""
     try:
-        cli(prog_name="steer", standalone_mode=False)
+        command(prog_name="steer" if command is cli else None, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""The suite of claims: what counts as come out, and the whole of it at toy size."""
+"""The claims study of benchmarks/: when a claim holds, and the whole study at toy size."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steer.claims import runs, suite
-from steer.claims.runs import LOOPS, LOSSES, Bench
-from steer.claims.table import (
+from benchmarks.claims import runs
+from benchmarks.claims.runs import LOOPS, LOSSES, Bench
+from benchmarks.claims.study import ClaimsConfig, study
+from benchmarks.claims.table import (
     Claim,
     Curve,
     Judged,
@@ -158,26 +159,8 @@ def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
 
 
 def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(SteerError, match="needs --gold"):
-        suite(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), suite="claims"))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("flag", "given"),
-    [
-        ("--method", {"method": ("mle",)}),
-        ("--target", {"target": ("verbosity=0",)}),
-        ("--grid", {"grid": 5}),
-        ("--controls", {"controls": True}),
-        ("--annotator, --pairs", {"annotator": ("human",), "pairs": "baseline"}),
-        ("--budget-tokens, --budget-calls", {"budget_tokens": 5, "budget_calls": 5}),
-        ("--resamples", {"resamples": 5}),
-    ],
-)
-def test_claims_refuse_what_they_have_no_use_for(flag: str, given: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(SteerError, match=rf"Leave out {flag}\.$"):
-        suite(CompareConfig("rows", "model", str(tmp_path / "out"), suite="claims", gold="gold", **given))
+    with pytest.raises(SteerError, match="--gold is missing"):
+        resolve(ClaimsConfig, {"rows": str(labels), "model": str(tiny), "output": str(tmp_path / "out")}, None)
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +169,7 @@ def test_rounds_are_trained_with_all_that_the_others_are(
 ) -> None:
     path, seen = tmp_path / "train.yaml", []
     path.write_text("max_steps: 5\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n")
-    monkeypatch.setattr(runs, "iterate", seen.append)
+    monkeypatch.setattr(runs, "iterate_command", seen.append)
     how: dict[str, Any] = {"train": str(path), "gold": "gold", "temperature": 0.5, "max_new_tokens": 17, "prompts": 9}
     bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path / "out"), **how), tmp_path))
     for loop in LOOPS:
@@ -212,25 +195,24 @@ def test_rounds_are_trained_with_all_that_the_others_are(
 
 
 @pytest.mark.slow
-def test_the_whole_suite_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
+def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
     """Every run of it, one seed on each of two bases; again it answers at once."""
     writes: dict[str, Any] = {"method": "mle", "adapter": "none", "learning_rate": 1e-2, "max_steps": 100}
     for seed, name in enumerate(("base", "other")):
         train_command(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
-    config = CompareConfig(
+    config = ClaimsConfig(
         str(labels),
         str(tmp_path / "base"),
         str(tmp_path / "out"),
+        "data_recipes.world_text:Gold",
         base=(str(tmp_path / "other"),),
-        suite="claims",
-        gold="data_recipes.world_text:Gold",
         prompts=10,
         max_new_tokens=60,
         num_proc=2,
         train=str(tmp_path / "train.json"),
     )
-    first = suite(config)
+    first = study(config)
     table = (tmp_path / "out" / "claims.md").read_text()
     assert sum(table.count(f"| {verdict} |") for verdict in ("yes", "**no**", "**not told apart**")) == 16
-    assert suite(config) == first
+    assert study(config) == first

@@ -12,7 +12,7 @@ TABLE = """
 errors progress settings options config run_folder
 rows conditioning methods models labelling
 generation training export serve report evaluation
-iteration comparison claims
+iteration comparison
 """
 ORDER = TABLE.split()
 DOORWAYS = {"cli", "__main__", "demo"}  # as every command.py: may import all rooms, and no room imports them
@@ -81,7 +81,7 @@ def test_steer_imports_downward_only(module: str) -> None:
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("steer.") and not is_doorway(name)])
 def test_only_orchestrators_run_commands(module: str) -> None:
     commands = [name for name in steer_imports(module) if is_doorway(name)]
-    assert not commands or room(module) in ("iteration", "comparison", "claims"), f"{module} runs {commands}"
+    assert not commands or room(module) in ("iteration", "comparison"), f"{module} runs {commands}"
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -93,9 +93,8 @@ class CompareConfig:
     )
     suite: str = option(
         "",
-        "Methods, prompts and grid where nothing is said: `quick` takes minutes on two cores, `full` the whole field. "
-        "`claims`: what the field says of its methods, by methods of its own.",
-        choices=("", *SUITES, "claims"),
+        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full` is the field.",
+        choices=("", *SUITES),
         presets=SUITES,
     )
     target: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).")

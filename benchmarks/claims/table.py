@@ -1,4 +1,4 @@
-"""Claims of the field against what came out, each judged by intervals of paired differences: pure functions."""
+"""Claims of the field against the results, each judged by intervals of paired differences: pure functions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Judged(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What the field says, the figures it is about, and what must be above 0 for it to be so, with intervals."""
+    """A statement of the field, the figures it is about, and the differences that must be above 0 if it is true."""
 
     text: str
     values: Sequence[float]
@@ -49,16 +49,16 @@ class Claim(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """An on-policy method by steps, judged by the scorer it trains on and by gold."""
+    """Rewards of an on-policy method by steps: under the scorer that it trains on, and under gold."""
 
     proxy: Sequence[Judged]
     gold: Sequence[Judged]
 
 
 def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Interval:
-    """A weighted sum of runs and a constant, paired by repetition and prompt.
+    """Interval of a weighted sum of runs and a constant, paired by repetition and prompt.
 
-    Of runs that were not repeated as often as the others, the repetitions that all have count.
+    Only repetitions that all runs have are used.
     """
     shared = min(len(run.each) for _, run in parts)
     sums = [plus + np.sum([weight * run.each[i] for weight, run in parts], axis=0) for i in range(shared)]
@@ -66,19 +66,19 @@ def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Interval:
 
 
 def above(better: Judged, worse: Judged, plus: float = 0.0) -> Interval:
-    """By how much one run is above another."""
+    """Interval of how far one run is above another."""
     return margin((1, better), (-1, worse), plus=plus)
 
 
 def rising(runs: Sequence[Judged]) -> list[Interval]:
-    """By how much each run is above the one before."""
+    """Interval of how far each run is above the one before."""
     return [above(after, before) for before, after in pairwise(runs)]
 
 
 def fall(curve: Curve, plus: float, sign: int = 1) -> Interval:
-    """How far gold, where the proxy is at its highest, is below its best look before: times `sign`, plus `plus`.
+    """How far gold, where the proxy is highest, is below its best point before: times `sign`, plus `plus`.
 
-    Both looks are chosen by their means, which favours a fall.
+    Both points are chosen by their means, which favours a fall.
     """
     at = max(range(len(curve.proxy)), key=lambda i: curve.proxy[i].mean)
     peak = max(range(at), key=lambda i: curve.gold[i].mean, default=at)
@@ -94,7 +94,7 @@ def claims(
     drawn: Sequence[Rewards],
     losses: Sequence[str],
 ) -> list[Claim]:
-    """What came out.
+    """Judge all claims.
 
     `gold`, `proxy`: the runs (offline ones by the proxy); `rounds`: of rounds 1, 2, ... by gold; `ppo`: by the proxy;
     `drawn`: rewards [P, K] of K responses to each of P prompts, by repetition.
@@ -167,13 +167,13 @@ def claims(
 
 
 def _nearest(error: Interval) -> float:
-    """The smallest size that an error may have."""
+    """Return the smallest size that an error may have."""
     return 0.0 if error.low <= 0 <= error.high else min(abs(error.low), abs(error.high))
 
 
 def best_of_errors(drawn: Sequence[Rewards]) -> list[Interval]:
-    """By what share the gain of the best of n over one draw differs from that of normal rewards, over prompts."""
-    expected = [told for _, _, told in order_statistics(drawn)]
+    """Relative error, over prompts, of normal order statistics as the gain of the best of n over one draw."""
+    expected = [normal for _, _, normal in order_statistics(drawn)]
 
     def parts(x: Rewards) -> Rewards:
         best = [best_of(x, n) for n in TAKEN]
@@ -189,7 +189,7 @@ def best_of_errors(drawn: Sequence[Rewards]) -> list[Interval]:
 
 
 def order_statistics(drawn: Sequence[Rewards]) -> list[tuple[int, float, float]]:
-    """n, gain of the best of n over one draw, and what it is for normal rewards; in sd within a prompt of [S][P, K]."""
+    """n, gain of the best of n over one draw, and that of normal rewards; in sd within a prompt of [S][P, K]."""
     every = np.concatenate(list(drawn))
     mean, sd = float(every.mean()), float(np.sqrt(every.var(axis=1, ddof=1).mean()))
     return [(n, (float(best_of(every, n).mean()) - mean) / sd, best_of_n_mean(n)) for n in TAKEN]
@@ -200,8 +200,8 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
-def claimed(found: Sequence[Claim]) -> str:
-    """The claims as Markdown."""
+def claimed(judged: Sequence[Claim]) -> str:
+    """The claims as a Markdown table."""
     lines = [
         (
             c.text,
@@ -209,14 +209,15 @@ def claimed(found: Sequence[Claim]) -> str:
             "; ".join(m.text() for m in c.margins),
             "yes" if c.verdict == "yes" else f"**{c.verdict}**",
         )
-        for c in found
+        for c in judged
     ]
     return grid(("claim", "means", "must be above 0", "came out"), lines)
 
 
 def best_of_table(drawn: Sequence[Rewards]) -> str:
-    """Order statistics of the pools as Markdown."""
+    """Order statistics of the pools as a Markdown table."""
     lines = [
-        (str(n), f"{got:.2f}", f"{told:.2f}", f"{best_of_n_kl(n):.2f}") for n, got, told in order_statistics(drawn)
+        (str(n), f"{gain:.2f}", f"{normal:.2f}", f"{best_of_n_kl(n):.2f}")
+        for n, gain, normal in order_statistics(drawn)
     ]
     return grid(("best of n", "gain, sd within a prompt", "normal order statistic", "KL, nats"), lines)

@@ -1,4 +1,4 @@
-"""The runs behind the claims: what is trained on what, and the answers of each to the held-out prompts."""
+"""The runs that the claims compare: what is trained on which rows, and its answers to the held-out prompts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from steer.training.command import train_command
 
 POOL = "pool"
 K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose
-FEW = 100  # ratings behind the scorer that is to be over-optimised
+FEW = 100  # ratings that the scorer which is to be over-optimised is fitted on
 ROUNDS = 3
 SHARES = (8, 4, 2, 1)  # on-policy runs take the steps of the others divided by these
 LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
-# What a loop has its own of, and `limit`, which would leave out what is fresh: it stands behind the logs.
+# Settings that a loop chooses itself, and `limit`, which would drop the fresh rows: they follow the logs.
 OF_A_LOOP = ("rows", "model", "output", "method", "set", "init", "limit")
 STEERED = {"attribute": (REWARD,)}
 
@@ -54,7 +54,7 @@ class Task(NamedTuple):
     after: str = ""
 
 
-class Loop(NamedTuple):
+class RoundsTask(NamedTuple):
     """Rounds of `steer iterate`: n responses a prompt."""
 
     name: str
@@ -64,9 +64,9 @@ class Loop(NamedTuple):
 
 
 LOOPS = (
-    Loop("rounds-absolute", "conditional"),
-    Loop("rounds-relative", "conditional", relative=True),
-    Loop("rounds-rrhf", "rrhf", n=4),
+    RoundsTask("rounds-absolute", "conditional"),
+    RoundsTask("rounds-relative", "conditional", relative=True),
+    RoundsTask("rounds-rrhf", "rrhf", n=4),
 )
 
 
@@ -77,26 +77,26 @@ class Bench:
     shared: Comparison
 
     def folder(self, name: str, seed: int) -> Path:
-        """Of a run."""
+        """Folder of a run."""
         return self.shared.folder / "runs" / f"{name}-seed{seed}"
 
     @property
     def rows(self) -> str:
-        """The labelled rows."""
+        """Path of the labelled rows."""
         return self.shared.config.rows
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Of the on-policy runs."""
+        """Optimizer steps after which on-policy runs are judged."""
         return tuple(max(1, self.shared.settings.max_steps // share) for share in SHARES)
 
     @property
     def top(self) -> dict[str, float]:
-        """The highest level of the reward."""
+        """Target of the highest level of the reward."""
         return self.shared.schema.best((REWARD,))
 
     def settings(self, task: Task, seed: int) -> TrainConfig:
-        """One number of optimizer steps for all that name none."""
+        """Settings of a run: one number of optimizer steps for all that name none."""
         out = str(self.folder(task.name, seed))
         start = str(self.folder(task.after, seed)) if task.after else ""
         shared = replace(self.shared.settings, model=self.shared.model(seed))
@@ -115,7 +115,7 @@ class Bench:
             self.pool(seed)
 
     def answers(self, name: str, seed: int, asked: Mapping[str, float] | None = None) -> list[Row]:
-        """Answers of a run to the held-out prompts, drawn once: at `asked`, else at the best that its policy knows."""
+        """Answers of a run to the held-out prompts, drawn once: at target `asked`, else at its policy's best."""
         where = "beyond" if asked else "held-out"
         path = self.folder(name, seed) / where / "answers.jsonl"
         if not path.is_file():
@@ -140,13 +140,13 @@ class Bench:
         )
         return generate_rows(policy, jobs, sampling, folder)
 
-    def rounds(self, loop: Loop, seed: int) -> None:
-        """A loop without guards, for all its rounds are compared."""
+    def rounds(self, loop: RoundsTask, seed: int) -> None:
+        """Run a loop without guards, because all its rounds are compared."""
         config, fixed = self.shared.config, self.settings(Task(loop.name, self.rows, loop.method), seed)
-        told = {key: value for key, value in asdict(fixed).items() if key not in OF_A_LOOP}
+        settings = {key: value for key, value in asdict(fixed).items() if key not in OF_A_LOOP}
         conditioned = loop.method == "conditional"
         path = self.shared.folder / f"{loop.name}-seed{seed}.json"
-        write_json(path, told | (STEERED if conditioned else {}))
+        write_json(path, settings | (STEERED if conditioned else {}))
         iterate_command(
             IterateConfig(
                 self.rows,
@@ -178,7 +178,7 @@ class Bench:
 
     @cached_property
     def few(self) -> str:
-        """A scorer that knows few ratings: its folder."""
+        """Folder of a scorer that is fitted on few ratings."""
         rated, out = self.shared.folder / "few-ratings", self.shared.folder / "few"
         if not (rated / "schema.json").is_file():
             known = [row for row in self._logs if any(score is not None for score in row["scores"].values())]
@@ -188,7 +188,7 @@ class Bench:
         return str(out)
 
     def pool(self, seed: int) -> str:
-        """K responses of the mle policy of a repetition to training prompts, labelled by the proxy: rows."""
+        """Rows: K responses of a repetition's mle policy to training prompts, labelled by the proxy."""
         folder = self.shared.folder / "pools" / str(seed)
         asked, drawn, out = folder / "prompts.jsonl", folder / "drawn", str(folder / "rows")
         if (folder / "rows" / "done.json").is_file():
@@ -205,7 +205,7 @@ class Bench:
 
     @cached_property
     def rewards(self) -> list[np.ndarray[Any, Any]]:
-        """Of the pools, by the proxy: [S][P, K]."""
+        """Rewards of the pools by the proxy: [S][P, K]."""
         return [self._rewards(seed) for seed in self.shared.seeds]
 
     def _rewards(self, seed: int) -> np.ndarray[Any, Any]:
@@ -229,7 +229,7 @@ class Bench:
         return [row for row in self.shared.rows if row["split"] == "train"]
 
     def first(self) -> list[Task]:
-        """What others start from."""
+        """Runs that others start from."""
         return [Task("mle", self.rows, "mle"), Task("reward", self.rows, "conditional", STEERED)]
 
     def offline(self) -> list[Task]:
@@ -246,10 +246,10 @@ class Bench:
         return [*tasks, Task("rrhf-no-sft", pool, "rrhf", {"set": ("sft=0",)}), Task("rrhf-logs", logs, "rrhf")]
 
     def on_policy(self) -> list[Task]:
-        """ReMax against both proxies at one constant learning rate, looked at after growing numbers of steps, and PPO.
+        """ReMax against both proxies at one constant learning rate, judged after growing numbers of steps, and PPO.
 
-        Each look is a run that goes on from the last one's policy, on an order of prompts of its own. No KL penalty: it
-        would be from that policy, not from the base, and over-optimisation is what is looked for.
+        Each point is a run that continues from the policy of the point before, with its own order of prompts. There is
+        no KL penalty: it would be from that policy, not from the base, and over-optimisation is what we look for.
         """
         fixed = {"lr_scheduler_type": "constant"}
         tasks = [Task(f"ppo-{self.steps[-1]}", self.rows, "ppo", {**fixed, "scorer": self.proxy}, once=True)]
@@ -261,26 +261,26 @@ class Bench:
         return tasks
 
 
-def trained(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: int) -> None:
-    """One run after the other in a process of their own."""
+def run_chain(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: int) -> None:
+    """Do runs one after the other; called in a process of its own."""
     bench = Bench(Comparison(config, folder))
     for task in chain:
         bench.trained(task, seed)
 
 
-def rounds(config: CompareConfig, folder: Path, loop: Loop, seed: int) -> None:
-    """One loop in a process of its own."""
+def run_rounds(config: CompareConfig, folder: Path, loop: RoundsTask, seed: int) -> None:
+    """Do one loop; called in a process of its own."""
     Bench(Comparison(config, folder)).rounds(loop, seed)
 
 
 def chains(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
-    """Runs of which each goes on from the one before it; most are alone."""
-    found: dict[str, tuple[Task, ...]] = {}
+    """Group runs so that each continues from the one before it; most groups hold one."""
+    grouped: dict[str, tuple[Task, ...]] = {}
     for task in tasks:
-        found[task.name] = (*found.pop(task.after, ()), task)
-    return list(found.values())
+        grouped[task.name] = (*grouped.pop(task.after, ()), task)
+    return list(grouped.values())
 
 
 def seeds_of(task: Task, seeds: Sequence[int]) -> Sequence[int]:
-    """The repetitions that a run has."""
+    """Seeds that a run is repeated with."""
     return seeds[:1] if task.once else seeds

@@ -1,4 +1,4 @@
-"""`steer compare --suite claims`: what the field says of its methods, tried on the rows at hand.
+"""The claims study: train what each claim of the field compares, on the rows at hand, and judge every claim.
 
 Every run trains on the proxy alone and is judged by gold on the same held-out prompts, in standard deviations of the
 logs. The learning rates are shares of the one in `--train`, which must suit `mle`.
@@ -6,21 +6,35 @@ logs. The learning rates are shares of the one in `--train`, which must suit `ml
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
-from dataclasses import fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from steer.claims.runs import LOOPS, LOSSES, ROUNDS, Bench, Loop, Task, chains, rounds, seeds_of, trained
-from steer.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
+from benchmarks.claims.runs import (
+    LOOPS,
+    LOSSES,
+    ROUNDS,
+    Bench,
+    RoundsTask,
+    Task,
+    chains,
+    run_chain,
+    run_rounds,
+    seeds_of,
+)
+from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.comparison.command import FAILED
 from steer.comparison.comparison import Comparison, spread
 from steer.config import CompareConfig
+from steer.config.words import OUTPUT, OVERWRITE
 from steer.errors import SteerError
 from steer.evaluation.systems import Judge
 from steer.labelling.scorer import Scorer, load_scorer
@@ -30,70 +44,80 @@ from steer.report.circumstances import circumstances
 from steer.rows import read_back
 from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
-from steer.settings import flag_of
+from steer.settings import argument, option
 
-# What a comparison is asked for, and these claims have their own of.
-OTHERS = ("method", "target", "grid", "controls", "annotator", "pairs", "budget_tokens", "budget_calls", "resamples")
+
+@dataclass(frozen=True)
+class ClaimsConfig:
+    """`python -m benchmarks.claims`: the settings of `steer compare` that the study has a use for."""
+
+    rows: str = argument("Labelled rows with train and test prompts and a reward.")
+    model: str = option(..., "Base model: Hugging Face name or folder.")
+    output: str = option(..., OUTPUT)
+    gold: str = option(..., "Held-out scorer that judges every run: as in `steer label`.")
+    base: tuple[str, ...] = option((), "Another base model (repeat the flag).")
+    proxy: str = option("", "Scorer that training sees; default: the one that labelled the rows.")
+    seeds: int = option(1, "Repetitions with seeds 0, 1, ..., on each base.", least=1)
+    prompts: int = option(300, "Held-out prompts answered by every run.", least=1)
+    temperature: float = option(1.0, "Of all responses but those that on-policy methods draw, at 1.", least=0)
+    max_new_tokens: int = option(256, "Longest response; in training too, where --train does not say.", least=1)
+    batch_size: int = option(64, "Sequences generated at once.", least=1)
+    num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1)
+    train: str = option("", "Config file for training, the same for every run.")
+    overwrite: bool = option(False, OVERWRITE)
 
 
 @stage
-def suite(config: CompareConfig) -> str:
-    """Run what is missing and judge the claims; the table, which is in claims.md too. Killed, it goes on."""
-    if config.dry_run:
-        raise SteerError("--dry-run: --suite claims has none; its runs are listed in steer/claims/runs.py.")
-    asked = [f for f in fields(config) if f.name in OTHERS and getattr(config, f.name) != f.default]
-    if asked:
-        flags = ", ".join(flag_of(f) for f in asked)
-        raise SteerError(f"--suite claims: has runs and figures of its own. Leave out {flags}.")
-    shared = Comparison(config, Path(config.output))
+def study(config: ClaimsConfig) -> str:
+    """Do the missing runs and judge the claims; return the tables, which are in claims.md too. Resumes when killed."""
+    shared = Comparison(CompareConfig(**asdict(config)), Path(config.output))
     run = Run(config.output, config, shared.inputs)
     if run.done:
         return str(run.done["summary"])
-    if not config.gold:
-        raise SteerError("--suite claims: needs --gold, a scorer that no run trains on.")
     _ = shared.court, shared.prompts
     if REWARD not in shared.schema.names:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
     run.start()
     bench = Bench(shared)
-    began = time.monotonic() - _seconds(run.folder)
+    began = time.monotonic() - _seconds_before(run.folder)
     tasks = bench.first()
-    _done(config, run.folder, began, runs_of(tasks, shared.seeds))
+    _run_all(shared, began, jobs_of(tasks, shared.seeds))
     more = bench.offline() + bench.on_policy()
-    loops = [(f"{loop.name}, seed {seed}", rounds, loop, seed) for loop in LOOPS for seed in shared.seeds]
-    _done(config, run.folder, began, [*loops, *reversed(runs_of(more, shared.seeds))])
-    text = _told(bench, [*tasks, *more])
+    loops = [(f"{loop.name}, seed {seed}", run_rounds, loop, seed) for loop in LOOPS for seed in shared.seeds]
+    _run_all(shared, began, [*loops, *reversed(jobs_of(more, shared.seeds))])
+    tables = _judged(bench, [*tasks, *more])
     seconds = time.monotonic() - began
     about = circumstances("compare")
     head = (
-        f"`{about['command']}`\n\n{about['created']}, commit {about['commit']}, {about['machine']}; "
-        f"{config.num_proc} processes, {seconds / 60:.0f} minutes.\n\n"
+        f"`{shlex.join(['python', '-m', 'benchmarks.claims', *sys.argv[1:]])}`\n\n{about['created']}, commit "
+        f"{about['commit']}, {about['machine']}; {config.num_proc} processes, {seconds / 60:.0f} minutes.\n\n"
     )
-    write_text(run.folder / "claims.md", head + text + "\n")
-    return run.finish(f"{text}\n\nclaims: {run.folder / 'claims.md'}")
+    write_text(run.folder / "claims.md", head + tables + "\n")
+    return run.finish(f"{tables}\n\nclaims: {run.folder / 'claims.md'}")
 
 
-def _seconds(folder: Path) -> float:
-    """What earlier attempts took, as far as they were told."""
+def _seconds_before(folder: Path) -> float:
+    """Seconds that earlier, killed attempts took."""
     path = folder / "seconds.json"
     return float(read_json(path)) if path.is_file() else 0.0
 
 
-def runs_of(tasks: list[Task], seeds: Sequence[int]) -> list[tuple[str, Any, Any, int]]:
-    """Jobs that train: name, what does it, with what, the seed. Runs that go on from each other are one."""
+def jobs_of(tasks: list[Task], seeds: Sequence[int]) -> list[tuple[str, Any, Any, int]]:
+    """Jobs that train: name, function, its argument, seed. Runs that continue each other are one job."""
     return [
-        (f"{chain[-1].name}, seed {seed}", trained, chain, seed)
+        (f"{chain[-1].name}, seed {seed}", run_chain, chain, seed)
         for chain in chains(tasks)
         for seed in seeds_of(chain[-1], seeds)
     ]
 
 
-def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[str, Any, Any, int]]) -> None:
-    """Do all jobs, in several processes; a failed one does not lose the others, but the table wants all."""
+def _run_all(shared: Comparison, began: float, jobs: list[tuple[str, Any, Any, int]]) -> None:
+    """Do all jobs, in several processes; a failed one does not stop the others, but the tables need all."""
     failed: dict[str, str] = {}
-    with processes(config.num_proc) as workers:
+    with processes(shared.config.num_proc) as workers:
         todo: dict[Future[None], str] = {
-            workers.submit(work, config, folder, what, seed): name for name, work, what, seed in jobs
+            workers.submit(work, shared.config, shared.folder, argument, seed): name
+            for name, work, argument, seed in jobs
         }
         for future in progress(as_completed(todo), total=len(todo), what="claims", unit="runs"):
             try:
@@ -101,14 +125,14 @@ def _done(config: CompareConfig, folder: Path, began: float, jobs: list[tuple[st
             except FAILED as error:
                 failed[todo[future]] = str(error)
                 click.echo(f"{todo[future]}: {error}", err=True)
-            write_json(folder / "seconds.json", time.monotonic() - began)
+            write_json(shared.folder / "seconds.json", time.monotonic() - began)
     if failed:
-        name, why = next(iter(failed.items()))
-        raise SteerError(f"{len(failed)} runs failed, {name} with: {why} Mend that and run the same command again.")
+        name, reason = next(iter(failed.items()))
+        raise SteerError(f"{len(failed)} runs failed, {name} with: {reason} Fix that and run the same command again.")
 
 
-def _told(bench: Bench, tasks: list[Task]) -> str:
-    """Judge all answers: Markdown."""
+def _judged(bench: Bench, tasks: list[Task]) -> str:
+    """Judge all answers; return Markdown."""
     shared, seeds = bench.shared, bench.shared.seeds
     gold, proxy, few = (
         _judge(bench, scorer) for scorer in (shared.court.gold, shared.court.proxy, load_scorer(bench.few))
@@ -126,7 +150,7 @@ def _told(bench: Bench, tasks: list[Task]) -> str:
     lines = {name: [f"{name}-{n}" for n in bench.steps] for name in ("clean", "few")}
     judged = by_proxy | by_few
     curves = {name: Curve([judged[x] for x in each], [by_gold[x] for x in each]) for name, each in lines.items()}
-    found = claims(
+    judged_claims = claims(
         by_gold,
         {task.name: by_proxy[task.name] for task in offline},
         {name: each[1:] for name, each in story.items()},
@@ -136,7 +160,7 @@ def _told(bench: Bench, tasks: list[Task]) -> str:
         LOSSES,
     )
     base = Judged([gold(bench.answers("base", s)) for s in seeds])
-    said = " ".join(
+    introduction = " ".join(
         [
             f"Seeds: {len(seeds)}, in turn on the bases {', '.join(shared.bases)}; on-policy runs have the first only.",
             f"Held-out prompts: {len(shared.prompts)}. {spread(len(seeds), len(shared.bases))}",
@@ -157,10 +181,10 @@ def _told(bench: Bench, tasks: list[Task]) -> str:
         [str(n), *(x.interval.text() for name, each in lines.items() for x in (judged[each[i]], by_gold[each[i]]))]
         for i, n in enumerate(bench.steps)
     ]
-    names = [f"{name}: {who}" for name in ("all ratings", "few ratings") for who in ("proxy", "gold")]
+    names = [f"{name}: {scorer}" for name in ("all ratings", "few ratings") for scorer in ("proxy", "gold")]
     parts = [
-        said,
-        claimed(found),
+        introduction,
+        claimed(judged_claims),
         best_of_table(bench.rewards),
         grid(("run", "gold reward"), rows),
         grid(("remax, steps", *names), curved),
@@ -173,21 +197,21 @@ def _told(bench: Bench, tasks: list[Task]) -> str:
 
 
 def _judge(bench: Bench, scorer: Scorer) -> Any:
-    """Rewards of answers by a scorer, in its standard deviations of the logs."""
+    """Return what turns answers into rewards by a scorer, in its standard deviations of the logs."""
     own = bench.shared.schema.own
     judge = Judge.of(bench.shared.schema, scorer.score(bench.shared.court.rows, own))
     return lambda rows: judge.reward(scorer.score(rows, own))
 
 
-def _round(bench: Bench, loop: Loop, number: int, gold: Any) -> Judged:
-    """A round of a loop in all seeds."""
+def _round(bench: Bench, loop: RoundsTask, number: int, gold: Any) -> Judged:
+    """Rewards of one round of a loop, in all seeds."""
     folders = [bench.folder(loop.name, s) for s in bench.shared.seeds]
     paths = [next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for folder in folders]
     return Judged([gold(read_back(path)) for path in paths])
 
 
 def _named(bench: Bench, task: Task) -> str:
-    """A run with its effective sample size, where weights make that less than its rows."""
+    """Name of a run, with its effective sample size where weights make that less than its rows."""
     seeds = seeds_of(task, bench.shared.seeds)
     share = float(np.mean([read_done(bench.folder(task.name, s))["ess"] for s in seeds]))
     return task.name + (f" (effective sample size {share:.0%})" if share < 0.999 else "")
