@@ -160,8 +160,8 @@ def main(command: click.Command = cli) -> None:
         error.show()
         sys.exit(1)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "steer"
-        _fail(f'{error.format_message()} See "{command} --help".')
+        path = error.ctx.command_path if error.ctx else "steer"
+        _fail(f'{error.format_message()} See "{path} --help".')
     except (SteerError, click.ClickException) as error:
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except BrokenPipeError:  # whoever read the output has gone
