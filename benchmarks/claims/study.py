@@ -34,7 +34,6 @@ from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claim
 from steer.comparison.command import FAILED
 from steer.comparison.comparison import Comparison, spread
 from steer.config import CompareConfig
-from steer.config.words import OUTPUT, OVERWRITE
 from steer.errors import SteerError
 from steer.evaluation.systems import Judge
 from steer.labelling.scorer import Scorer, load_scorer
@@ -44,7 +43,7 @@ from steer.report.circumstances import circumstances
 from steer.rows import read_back
 from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
-from steer.settings import argument, option
+from steer.settings import OUTPUT, OVERWRITE, argument, option
 
 
 @dataclass(frozen=True)
