@@ -26,4 +26,4 @@ def test_rows_with_levels_are_taken_and_others_left_out() -> None:
 
 def test_conditional_says_that_it_reads_a_condition() -> None:
     assert conditional.METHOD.conditioned
-    assert not conditional.METHOD.reference
+    assert not conditional.METHOD.needs

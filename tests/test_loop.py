@@ -97,7 +97,7 @@ def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp
         return gains(logps, c).square() - c.ref
 
     more = {"batch_size": 400, "max_steps": 1, "micro_batch_tokens": 700}
-    train_command(config(labels, base, tmp_path, method=registered(of_reference, "response", reference=True), **more))
+    train_command(config(labels, base, tmp_path, method=registered(of_reference, "response", needs={"ref"}), **more))
     policy = load(str(base))
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     tokens, total = Tokens(rows, policy.tokenizer), 0.0
@@ -120,7 +120,7 @@ def test_references_stay_when_a_run_is_resumed(labels: Path, base: Path, tmp_pat
             raise KeyboardInterrupt
         return gains(logps, c).square() - summed(logps, c.mask)
 
-    more = {"method": registered(margin, "response", reference=True), "save_steps": 1, "micro_batch_tokens": 100_000}
+    more = {"method": registered(margin, "response", needs={"ref"}), "save_steps": 1, "micro_batch_tokens": 100_000}
     setup = config(labels, base, tmp_path / "broken", **more)
     with pytest.raises(KeyboardInterrupt):
         train_command(setup)

@@ -51,7 +51,7 @@ def weighing() -> Card:
         for i in range(5)
         for j in range(5)
     ]
-    _, schema = directional.reframe(logged, SCHEMA, directional.Settings())
+    _, schema = directional.weights(logged, SCHEMA, directional.Settings())
     assert schema["harm"].direction == 1, "a weight, of which more is more of the good end"
     return card("directional", schema)
 

@@ -25,27 +25,36 @@ from steer.training.command import train_command
 from tests.conftest import Golden, mean
 
 
+def drawn(
+    rewards: list[list[float]], penalty: list[list[float]] | None = None, greedy: list[float] | None = None
+) -> Any:
+    """Responses of one token, of so much larger log-probability than under the reference."""
+    reward = torch.tensor(rewards)
+    old = None if penalty is None else torch.tensor(penalty)[..., None]
+    ref = None if old is None else torch.zeros_like(old)
+    mask = torch.ones(*reward.shape, 1, dtype=torch.bool)
+    return Candidates(mask, reward, ref, old=old, greedy=None if greedy is None else torch.tensor(greedy))
+
+
 def test_remax_subtracts_the_greedy_reward_and_rloo_the_mean_of_the_others() -> None:
-    rewards = np.array([[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]])
-    found = remax.advantage(rewards, np.array([1.0, -1.0]), remax.Settings())
+    rewards = [[1.0, 2.0, 6.0], [0.0, 0.0, 3.0]]
+    found = remax.weigh(drawn(rewards, greedy=[1.0, -1.0]), remax.Settings()).weight
     assert found.tolist() == [[0.0, 1.0, 5.0], [1.0, 1.0, 4.0]]
-    found = rloo.advantage(rewards, None, rloo.Settings(k=3))
+    found = rloo.weigh(drawn(rewards), rloo.Settings(k=3)).weight
     assert found.tolist() == [[1 - 4, 2 - 3.5, 6 - 1.5], [0 - 1.5, 0 - 1.5, 3.0]]
-    assert rloo.advantage(np.full((2, 4), 7.0), None, rloo.Settings()).tolist() == [[0.0] * 4] * 2
+    assert rloo.weigh(drawn([[7.0] * 4] * 2), rloo.Settings()).weight.tolist() == [[0.0] * 4] * 2
 
 
 def test_remax_clips_the_difference_and_not_what_it_is_made_of() -> None:
-    rewards, greedy = np.array([[9.0, 7.0, -9.0]]), np.array([7.0])
-    penalty = np.array([[0.5, 0.0, 1.0]])
-    found = remax.advantage(rewards, greedy, remax.Settings(clip=5.0), penalty)
+    c = drawn([[9.0, 7.0, -9.0]], [[0.5, 0.0, 1.0]], greedy=[7.0])
+    found = remax.weigh(c, remax.Settings(clip=5.0, kl=1.0)).weight
     assert found.tolist() == [[9.0 - 7.0 - 0.5, 0.0, -5.0 - 1.0]]
 
 
 def test_rloo_takes_the_penalty_of_the_others_off_too() -> None:
-    rewards, penalty = np.array([[1.0, 3.0]]), np.array([[0.5, 2.0]])
-    found = rloo.advantage(rewards, None, rloo.Settings(k=2), penalty)
+    found = rloo.weigh(drawn([[1.0, 3.0]], [[0.5, 2.0]]), rloo.Settings(k=2, kl=1.0)).weight
     assert found.tolist() == [[(1 - 0.5) - (3 - 2.0), (3 - 2.0) - (1 - 0.5)]]
-    assert rloo.advantage(np.array([[90.0, 0.0]]), None, rloo.Settings(k=2, clip=5.0)).tolist() == [[5.0, -5.0]]
+    assert rloo.weigh(drawn([[90.0, 0.0]]), rloo.Settings(k=2, clip=5.0)).weight.tolist() == [[5.0, -5.0]]
 
 
 def test_remax_equals_the_official_number(golden: Golden) -> None:
@@ -63,16 +72,20 @@ def test_rloo_averages_over_responses() -> None:
 
 
 def test_ppo_returns_are_rewards_to_go_and_advantages_are_whitened() -> None:
-    old, ref = [np.array([-1.0, -2.0]), np.array([-3.0])], [np.array([-1.5, -1.0]), np.array([-3.0])]
-    values = [np.array([0.5, 1.0]), np.array([2.0])]
-    advantages, returns = ppo.targets([4.0, 1.0], old, ref, values, ppo.Settings(kl=0.1))
-    each = [[-0.1 * 0.5, -0.1 * -1.0 + 4.0], [1.0]]
-    assert returns[0].tolist() == pytest.approx([sum(each[0]), each[0][1]])
-    assert returns[1].tolist() == [1.0]
-    raw = [returns[0][0] - 0.5, returns[0][1] - 1.0, returns[1][0] - 2.0]
+    mask = torch.tensor([[[True, True]], [[True, False]]])
+    old, ref = torch.tensor([[[-1.0, -2.0]], [[-3.0, 9.0]]]), torch.tensor([[[-1.5, -1.0]], [[-3.0, 0.0]]])
+    value = torch.tensor([[[0.5, 1.0]], [[2.0, 9.0]]])
+    c = Candidates(mask, torch.tensor([[4.0], [1.0]]), ref, old=old, value=value)
+    c = ppo.weigh(c, ppo.Settings(kl=0.1))
+    assert c.returns is not None
+    assert c.advantage is not None
+    each = [-0.1 * 0.5, -0.1 * -1.0 + 4.0, 1.0]
+    returns = [each[0] + each[1], each[1], each[2]]
+    assert c.returns[mask].tolist() == pytest.approx(returns)
+    raw = [r - v for r, v in zip(returns, [0.5, 1.0, 2.0])]
     mean = sum(raw) / 3
     sd = (sum((a - mean) ** 2 for a in raw) / 3) ** 0.5
-    assert np.concatenate(advantages).tolist() == pytest.approx([(a - mean) / sd for a in raw], rel=1e-6)
+    assert c.advantage[mask].tolist() == pytest.approx([(a - mean) / sd for a in raw], rel=1e-5)
 
 
 def test_ppo_clips_what_would_go_further_and_learns_values() -> None:

@@ -83,9 +83,11 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
         w = softmax([math.log(p) + (r - d) / n for p, r, d, n in zip(likely, ref, q, sizes)])
         b = softmax([x - y for x, y in zip(lp, q)])
         settings = steerlm2.Settings(tempered)
-        assert steerlm2.importance(c, settings)[0].tolist() == pytest.approx(w)
+        weighed = steerlm2.weigh(c, settings)
+        assert weighed.weight is not None
+        assert weighed.weight[0].tolist() == pytest.approx(w)
         free = logps.clone().requires_grad_()
-        [term] = steerlm2.loss(free, c, settings)
+        [term] = steerlm2.loss(free, weighed, settings)
         assert float(term.detach()) == pytest.approx(-sum((x - y) * z for x, y, z in zip(w, b, lp)))
         (gradient,) = torch.autograd.grad(term, free)
         assert gradient[0, :, 0].tolist() == pytest.approx([y - x for x, y in zip(w, b)])
@@ -208,7 +210,7 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
         for i in range(60)
         for n, s in scores.items()
     ]
-    made, schema = directional.reframe(rows, SCHEMA, directional.Settings(directions=3))
+    made, schema = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert schema.own == NAMES  # words have no better end
     assert all(a.direction == 1 for a in schema.attributes)
     assert 150 < len(made) <= 180
@@ -219,10 +221,10 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
         assert r["response"].rstrip("0123456789") == list(scores)[int(np.argmax(z @ weights))]
     assert sum(schema.cells.values()) == len(made)
     assert {r["levels"]["helpfulness"] for r in made} == set(range(5))
-    again, _ = directional.reframe(rows, SCHEMA, directional.Settings(directions=3))
+    again, _ = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert again == made
     with pytest.raises(SteerError, match="every one of these must vary"):
-        directional.reframe(rows[:1], SCHEMA, directional.Settings())
+        directional.weights(rows[:1], SCHEMA, directional.Settings())
 
 
 def test_directional_asks_for_weights(labels: Path, base: Path, tmp_path: Path) -> None:

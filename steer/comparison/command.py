@@ -154,7 +154,7 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
     policy = load(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
     assert policy.card is not None
-    names, weighed = policy.card.attributes, METHODS[entry.method].reframe is not None
+    names, weighed = policy.card.attributes, METHODS[entry.method].reframes
     aims = _aims(shared, policy, seed, weighed=weighed)
     found = {}
     for (text, each), how in ((aim, how) for aim in aims.items() for how in entry.decodings if not entry.permuted):

@@ -260,7 +260,7 @@ def about(shared: Comparison, runs: Runs) -> dict[str, Any]:
             spread(len(shared.seeds), len(shared.bases)),
             *shared.caveats,
             *([ROUNDS] if any(entry.turns or entry.front for entry in runs) else []),
-            *([WEIGHTS] if any(METHODS[entry.method].reframe for entry in runs) else []),
+            *([WEIGHTS] if any(METHODS[entry.method].reframes for entry in runs) else []),
         ],
         "budget": {
             "rows": len(shared.logs),

@@ -144,11 +144,11 @@ class Entry:
 def _first(spec: str, method: Method, after: str) -> None:
     """Refuse a stage in front that is no likelihood on the logs, or whose policy reads other conditions."""
     stage, _ = chosen(after, ())
-    plain = not (stage.still or stage.reframe) and stage.conditioned == method.conditioned
+    plain = not (stage.still or stage.reframes) and stage.conditioned == method.conditioned
     if not plain:
         wanted = "conditional" if method.conditioned else "mle"
         raise SteerError(f"{spec}: after={after} is no likelihood stage in front of this method. Use after={wanted}.")
-    if method.reframe:
+    if method.reframes:
         raise SteerError(f"{spec}: its conditions are of its own, so no other policy can stand in front. Drop after=.")
 
 
@@ -160,7 +160,7 @@ def _turns(spec: str, name: str, given: dict[str, Any]) -> Turns | None:
         raise SteerError(f"{spec}: n, prompts and from are of rounds, and there is no rounds=.")
     method = METHODS[name]
     # Responses to a prompt are compared, chosen from or weighed together.
-    several = method.fresh == "rounds" and (not method.conditioned or method.importance is not None)
+    several = method.fresh == "rounds" and (not method.conditioned or method.importance)
     turns = Turns(**{"n": CHOICES if several else 1} | given)
     try:
         goes_round(name, turns.n, knob="n")
@@ -214,13 +214,13 @@ def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     if entry.turns:
         responses = entry.turns.drawn
         return Cost(responses, responses * settings.max_new_tokens, responses)
-    rule = METHODS[entry.method].on_policy
-    if rule is None:
+    method = METHODS[entry.method]
+    if not method.on_policy:
         return Cost()
     _, own = chosen(entry.method, entry.settings)
     draws = math.ceil(settings.max_steps / getattr(own, "epochs", 1))
     epochs, more = divmod(draws, max(1, math.ceil(prompts / settings.batch_size)))
-    responses = (epochs * prompts + more * settings.batch_size) * (own.k + rule.greedy)
+    responses = (epochs * prompts + more * settings.batch_size) * (own.k + ("greedy" in method.needs))
     return Cost(responses, responses * settings.max_new_tokens, responses)
 
 

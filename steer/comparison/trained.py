@@ -71,7 +71,7 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str)
     """
     assert entry.turns
     rounds, n, prompts, start = entry.turns
-    relative = METHODS[entry.method].relative
+    relative = "quantiles" in METHODS[entry.method].needs
     how = IterateConfig(
         rows=settings.rows,
         model=settings.model,

@@ -195,7 +195,7 @@ def _training(config: IterateConfig) -> TrainConfig:
             err=True,
         )
     goes_round(settings.method, config.n, config.pool)
-    if method.relative and (not config.relative_levels or (config.explore < 1 and config.goals != "best")):
+    if "quantiles" in method.needs and (not config.relative_levels or (config.explore < 1 and config.goals != "best")):
         raise SteerError(
             f"iterate with '{settings.method}' asks for the best quantile of every round's pool, and for nothing else. "
             "Add --relative-levels --explore 1."

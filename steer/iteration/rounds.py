@@ -90,7 +90,7 @@ class Loop:
 
     def schema_of(self, policy: Policy) -> Schema:
         """Whose levels a policy is asked for: those of the logs, or its own where these are something else."""
-        own = self.config.relative_levels or self.method.reframe
+        own = self.config.relative_levels or self.method.reframes
         return (policy.card.schema if policy.card and own else None) or self.schema
 
     def sampling(self, seed: int) -> Sampling:
@@ -185,7 +185,7 @@ def _responses(loop: Loop, number: int) -> list[Row]:
     told = f", {len(rows) - len(good)} left out: {_counts(lost)}" if len(good) < len(rows) else ""
     loop.say(number, f"{len(rows)} responses{told}.")
     # Weights of directions are no levels: nothing may ask how likely a response is to have them.
-    return [{**row, "target": {}} for row in good] if loop.method.reframe else good
+    return [{**row, "target": {}} for row in good] if loop.method.reframes else good
 
 
 def _counts(lost: Any) -> str:
@@ -197,7 +197,7 @@ def _aims(loop: Loop, policy: Policy, prompts: int, seed: int) -> Sequence[Targe
     c, names = loop.config, policy.card.attributes if policy.card and loop.method.conditioned else ()
     if not names:
         return [{}] * (prompts * c.n)
-    schema, together = loop.schema_of(policy), loop.method.importance is not None
+    schema, together = loop.schema_of(policy), loop.method.importance
     weights = parse_weights(c.weights, schema, names) if c.weights else None
     aims = goals(schema, names, prompts if together else prompts * c.n, c.explore, seed, c.goals, weights)
     return [aim for aim in aims for _ in range(c.n)] if together else aims

@@ -52,7 +52,7 @@ class Selection:
 
     def knowing(self, card: Card | None) -> Selection:
         """Add the schema of the policy, or that of the scorer where the policy has none or its targets are weights."""
-        weighs = card is not None and card.method in METHODS and METHODS[card.method].reframe is not None
+        weighs = card is not None and card.method in METHODS and METHODS[card.method].reframes
         if weighs and self.by_target:
             raise SteerError("--rerank target: the policy's targets are weights, not levels. Use --rerank reward.")
         schema = (card.schema if card and not weighs else None) or self.scorer.schema

@@ -68,16 +68,14 @@ def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: f
 def table() -> str:
     """Every method with what it needs, one a line, as `steer methods` prints it."""
     head = ("method", "condition", "reference", "fresh responses", "rate", "settings", "what it is")
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for name, method in METHODS.items():
         # The file of a method from outside is that of its settings.
         own = f"{__name__}.{name.replace('-', '_')}"
         module = sys.modules.get(own, sys.modules[method.settings.__module__])
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
-        yes = {True: "yes", False: "no"}
-        lines.append(
-            (name, yes[method.conditioned], yes[method.reference], method.fresh, f"{method.rate:g}", settings, about)
-        )
+        yes = ["yes" if x else "no" for x in (method.conditioned, "ref" in method.needs)]
+        lines.append((name, *yes, method.fresh, f"{method.rate:g}", settings, about))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

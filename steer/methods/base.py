@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,81 +19,95 @@ Array = np.ndarray[Any, Any]
 
 
 class Candidates(NamedTuple):
-    """K responses to each of B prompts, better first.
+    """K responses to each of B prompts, better first; what comes after `weight` is None where it was not asked for."""
 
-    `mask` [B, K, T] is true on response tokens incl. EOS, all false for a candidate that only pads; `reward` [B, K];
-    `ref` [B, K] sums of reference log-probs (None where a method needs none); `weight` [B, K] (None: all 1). Where a
-    method asks for them also, per token [B, K, T]: log-probs when the responses were drawn (`old`), with a value head
-    advantages, returns, and values now, or KL from the base model and entropy over the vocabulary.
-    """
-
-    mask: Tensor
-    reward: Tensor
-    ref: Tensor | None = None
-    weight: Tensor | None = None
-    old: Tensor | None = None
-    advantage: Tensor | None = None
-    returns: Tensor | None = None
-    value: Tensor | None = None
-    kl: Tensor | None = None
-    entropy: Tensor | None = None
+    mask: Tensor  # [B, K, T], true on response tokens incl. EOS, all false for a candidate that only pads
+    reward: Tensor  # [B, K]
+    ref: Tensor | None = None  # [B, K] sums under the starting policy; [B, K, T] tokens where responses were just drawn
+    weight: Tensor | None = None  # [B, K]; None: all 1
+    old: Tensor | None = None  # [B, K, T] log-probs when the responses were drawn
+    advantage: Tensor | None = None  # [B, K, T]
+    returns: Tensor | None = None  # [B, K, T]
+    value: Tensor | None = None  # [B, K, T], now
+    kl: Tensor | None = None  # [B, K, T] over the vocabulary
+    entropy: Tensor | None = None  # [B, K, T]
+    greedy: Tensor | None = None  # [B] reward of a greedy response
 
 
-@dataclass(frozen=True)
-class OnPolicy:
-    """How a method that draws its own responses at every step turns rewards into what its loss reads.
+# What a method may need of training and of rounds, beside the log-probabilities.
+NEEDS = {
+    "ref": "log-probabilities of the responses under the starting policy, without a condition",
+    "old": "log-probability of every token under the policy that drew the responses",
+    "greedy": "reward of a greedy response to every prompt, where responses are drawn at every step",
+    "value": "value of every token, of a head that is trained along",
+    "kl": "KL from the starting policy at every token, over the vocabulary",
+    "entropy": "entropy of the policy at every token",
+    "whole condition": "conditions of which no part is dropped at random",
+    "curriculum": "steps that go through the groups from the first, the easiest, to the last",
+    "quantiles": "rounds that cut the pool into quantiles and ask for the best one",
+}
 
-    Either one number per response, `advantage(rewards [B, K], greedy [B] or None, settings, penalty [B, K])
-    -> [B, K]`, the penalty one for the KL (`greedy`: a greedy response of every prompt is drawn and scored too); or,
-    with a value head, one per token: `targets(rewards, old, ref, values, settings)` -> advantages and returns. The
-    method's settings hold `k`, responses per prompt, `kl`, and `missing_end`, what a response without an end loses of
-    its reward; those of some `epochs`, steps on the same responses.
-    """
-
-    advantage: Callable[[Array, Array | None, Any, Array], Array] | None = None
-    greedy: bool = False
-    targets: Callable[..., tuple[list[Array], list[Array]]] | None = None
+Rows = Sequence[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+def levels(rows: Rows, schema: Schema, settings: Any) -> tuple[list[dict[str, Any]], Schema]:
+    """A condition that says the levels in the rows."""
+    return list(rows), schema
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
-    """Groups, a loss on log-probabilities, and what they need.
+    """Groups, a loss on log-probabilities, and what they need."""
 
-    `groups(rows, settings)` makes the groups; `loss(logps [B, K, T], candidates, settings)` is arithmetic, and returns
-    one term per token [B, K, T], response [B, K] or prompt [B], as `per` says: training averages over those of a whole
-    optimizer step;
-    `conditioned`: the condition stands before the response; `reference`: reference log-probs are computed;
-    `fresh`: when new responses are drawn (`never`, `rounds` or `step`); `pool`: what a round of `steer iterate` trains
-    on, the logs and all fresh responses (`all`), those of all rounds (`rounds`) or of the last one (`last`);
-    `curriculum`: the groups stand easy first, and steps go from easy to hard; `importance(candidates, settings) ->
-    [B, K]`: the weights of candidates that the starting policy drew, whose log-probs are then computed (`old`);
-    `divergence`: KL from the base and entropy are computed; `reframe(rows, schema, settings)`: rows and schema for
-    conditions that say something else than obtained levels; `relative`: its rounds cut the pool into quantiles and ask
-    for the best one; `whole`: no part of a condition is ever left out; `rate`: the share of the learning rate of
-    likelihood methods at which it trains where the user gives none.
-    """
-
-    groups: Callable[[Sequence[dict[str, Any]], Any], list[Group]]
+    # groups(rows, settings)
+    groups: Callable[[Rows, Any], list[Group]]
+    # loss(logps [B, K, T], candidates, settings): one term per token [B, K, T], response [B, K] or prompt [B]
     loss: Callable[[Tensor, Candidates, Any], Tensor]
     settings: type[Any]
-    per: str
-    conditioned: bool = False
-    reference: bool = False
-    fresh: str = "never"
-    pool: str = "all"
-    curriculum: bool = False
-    on_policy: OnPolicy | None = None
-    importance: Callable[[Candidates, Any], Tensor] | None = None
-    divergence: bool = False
-    reframe: Callable[..., tuple[list[dict[str, Any]], Schema]] | None = None
-    relative: bool = False
-    whole: bool = False
+    # what the loss is averaged over, all of them in an optimizer step
+    per: Literal["token", "response", "prompt"]
+    # names in NEEDS
+    needs: Set[str] = frozenset()
+    # condition(rows, schema, settings): rows and schema of what stands before the response; None: nothing does
+    condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
+    # when new responses are drawn
+    fresh: Literal["never", "rounds", "step"] = "never"
+    # what a round of `steer iterate` trains on: logs and all fresh responses, those of all rounds, or of the last one
+    pool: Literal["all", "rounds", "last"] = "all"
+    # weigh(candidates, settings): drawn candidates with their weights in the loss, or advantages and returns of tokens;
+    # at every step, or once before training where the starting policy drew them
+    weigh: Callable[[Candidates, Any], Candidates] | None = None
+    # share of the learning rate of likelihood methods at which it trains where the user gives none
     rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if unknown := self.needs - NEEDS.keys():
+            raise ValueError(f"a method needs {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}")
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether a condition stands before the response."""
+        return self.condition is not None
+
+    @property
+    def reframes(self) -> bool:
+        """Whether its condition says something else than levels, which no response can obtain."""
+        return self.conditioned and self.condition is not levels
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it draws its own responses at every step."""
+        return self.fresh == "step"
+
+    @property
+    def importance(self) -> bool:
+        """Whether it weighs responses that the starting policy drew before training."""
+        return self.weigh is not None and not self.on_policy
 
     @property
     def still(self) -> bool:
         """Whether log-probs are compared with those of a frozen policy, so that training may drop nothing at random."""
-        return bool(self.reference or self.importance or self.divergence or self.on_policy)
+        return bool(self.needs & {"ref", "kl"})
 
     def counted(self, mask: Tensor) -> Tensor:
         """Which terms of the loss count: [B, K, T] -> tokens [B, K, T], responses [B, K] or prompts [B].
@@ -127,6 +141,13 @@ def gains(logps: Tensor, c: Candidates) -> Tensor:
     if c.ref is None:
         raise ValueError("the loss needs reference log-probabilities")
     return summed(logps, c.mask) - c.ref
+
+
+def drift(c: Candidates) -> Tensor:
+    """Log-probability of drawn responses less that of the reference, whose mean is the KL: [B, K]; 0 where unknown."""
+    if c.old is None or c.ref is None:
+        return c.reward.new_zeros(c.reward.shape)
+    return summed(c.old - c.ref, c.mask)
 
 
 def existing(mask: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer.methods.base import Method, weighted_nll
+from steer.methods.base import Method, levels, weighted_nll
 from steer.methods.groups import Group, levelled, singles
 from steer.rows import Row
 
@@ -27,4 +27,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles(levelled(rows))
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", conditioned=True, fresh="rounds")
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", condition=levels, fresh="rounds")

@@ -34,4 +34,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return sorted(made, key=lambda g: g.rows[1]["reward"] - g.rows[0]["reward"])
 
 
-METHOD = replace(dpo.METHOD, groups=groups, settings=Settings, curriculum=True, fresh="never")
+METHOD = replace(dpo.METHOD, groups=groups, settings=Settings, needs={"ref", "curriculum"}, fresh="never")

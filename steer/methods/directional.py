@@ -36,7 +36,7 @@ class Settings:
             raise SteerError(f"directions is 1 or more, not {self.directions}.")
 
 
-def reframe(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
+def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
     """Each prompt's best response under each of its directions, weights in place of levels; and their schema."""
     names = [n for n in schema.own if schema[n].direction]
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
@@ -51,10 +51,10 @@ def reframe(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     made = []
     for candidates in by_prompt(known):
         rng = random_of(candidates[0])
-        for weights in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
-            if weights.any():
-                best = max(candidates, key=lambda r: (float(scores[r["id"]] @ weights), r["id"]))
-                levels = dict(zip(names, weights.tolist()))
+        for w in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
+            if w.any():
+                best = max(candidates, key=lambda r: (float(scores[r["id"]] @ w), r["id"]))
+                levels = dict(zip(names, w.tolist()))
                 made.append({**best, "levels": levels})
     if not made:
         raise SteerError(
@@ -97,6 +97,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return conditional.groups(rows, conditional.Settings())
 
 
-METHOD = Method(
-    groups=groups, loss=weighted_nll, settings=Settings, per="token", conditioned=True, reframe=reframe, fresh="rounds"
-)
+METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", condition=weights, fresh="rounds")

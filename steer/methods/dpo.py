@@ -50,7 +50,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    reference=True,
+    needs={"ref"},
     fresh="rounds",
     rate=0.05,  # 1e-6 beside 2e-5 in AlpacaFarm
 )

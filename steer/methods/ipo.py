@@ -42,4 +42,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return (gain[:, 0] - gain[:, 1] - 1 / (2 * s.beta)) ** 2
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", reference=True, rate=0.25)
+METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)

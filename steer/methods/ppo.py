@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from steer.errors import SteerError
-from steer.methods.base import Array, Candidates, Method, OnPolicy
+from steer.methods.base import Candidates, Method
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
 
@@ -51,18 +49,17 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return prompts(rows)
 
 
-def targets(
-    rewards: Sequence[float], old: Sequence[Array], ref: Sequence[Array], values: Sequence[Array], s: Settings
-) -> tuple[list[Array], list[Array]]:
-    """Advantages and returns of every token of every response, from its reward and three arrays [T] of its tokens."""
-    returns = []
-    for reward, p, q in zip(rewards, old, ref):
-        each = -s.kl * (p - q)
-        each[-1] += reward
-        returns.append(np.cumsum(each[::-1])[::-1])
-    raw = [r - v for r, v in zip(returns, values)]
-    every = np.concatenate(raw)
-    return [(a - every.mean()) / (every.std() + 1e-8) for a in raw], returns
+def weigh(c: Candidates, s: Settings) -> Candidates:
+    """With advantages and returns of every token."""
+    assert c.old is not None
+    assert c.ref is not None
+    assert c.value is not None
+    each = (-s.kl * (c.old - c.ref)).masked_fill(~c.mask, 0.0)
+    each = each.scatter_add(-1, c.mask.sum(-1, keepdim=True) - 1, c.reward[..., None])
+    returns = each.flip(-1).cumsum(-1).flip(-1)
+    raw = returns - c.value
+    every = raw[c.mask]
+    return c._replace(advantage=(raw - every.mean()) / (every.std(correction=0) + 1e-8), returns=returns)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -90,8 +87,8 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="token",
-    reference=True,
+    needs={"ref", "old", "value"},
     fresh="step",
-    on_policy=OnPolicy(targets=targets),
+    weigh=weigh,
     rate=0.25,
 )

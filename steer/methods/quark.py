@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method
+from steer.methods.base import Candidates, Method, levels
 from steer.methods.groups import Group, levelled, singles
 from steer.rows import Row
 
@@ -53,9 +53,8 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="token",
-    conditioned=True,
-    divergence=True,
+    needs={"kl", "entropy", "quantiles"},
+    condition=levels,
     fresh="rounds",
-    relative=True,
     rate=0.15,  # 3e-6 beside 2e-5 in AlpacaFarm
 )

@@ -13,10 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from steer.errors import SteerError
-from steer.methods.base import Array, Method, OnPolicy, weighted_nll
+from steer.methods.base import Candidates, Method, drift, weighted_nll
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
 
@@ -43,10 +41,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return prompts(rows)
 
 
-def advantage(rewards: Array, greedy: Array | None, s: Settings, penalty: Array | float = 0.0) -> Array:
-    """clip(r(y) - r(greedy)) less the penalty: [B, K], [B] and [B, K] -> [B, K]."""
-    assert greedy is not None
-    return np.asarray(np.clip(rewards - greedy[:, None], -s.clip, s.clip) - penalty)
+def weigh(c: Candidates, s: Settings) -> Candidates:
+    """With advantages: clip(r(y) - r(greedy)) less the KL."""
+    assert c.greedy is not None
+    return c._replace(weight=(c.reward - c.greedy[:, None]).clamp(-s.clip, s.clip) - s.kl * drift(c))
 
 
 METHOD = Method(
@@ -54,8 +52,8 @@ METHOD = Method(
     loss=weighted_nll,
     settings=Settings,
     per="token",
-    reference=True,
+    needs={"ref", "greedy"},
     fresh="step",
-    on_policy=OnPolicy(advantage, greedy=True),
+    weigh=weigh,
     rate=0.25,
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steer.methods import dpo
-from steer.methods.base import Method
+from steer.methods.base import Method, levels
 from steer.methods.groups import Group, levelled, pairs
 from steer.rows import Row
 
@@ -34,9 +34,8 @@ METHOD = Method(
     loss=dpo.loss,
     settings=dpo.Settings,
     per="prompt",
-    conditioned=True,
-    reference=True,
+    needs={"ref", "whole condition"},
+    condition=levels,
     fresh="rounds",
-    whole=True,
     rate=0.05,
 )

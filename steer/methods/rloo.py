@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from steer.errors import SteerError
-from steer.methods.base import Array, Candidates, Method, OnPolicy, summed
+from steer.methods.base import Candidates, Method, drift, summed
 from steer.methods.groups import Group, prompts
 from steer.rows import Row
 
@@ -45,14 +43,14 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return prompts(rows)
 
 
-def advantage(rewards: Array, greedy: Array | None, s: Settings, penalty: Array | float = 0.0) -> Array:
-    """r_i less the mean of the others, clipped, less the same of the penalty: [B, K] and [B, K] -> [B, K]."""
-    return np.clip(_beyond_others(rewards), -s.clip, s.clip) - _beyond_others(np.broadcast_to(penalty, rewards.shape))
+def weigh(c: Candidates, s: Settings) -> Candidates:
+    """With advantages: r_i less the mean of the others, clipped, less the same of the KL."""
+    return c._replace(weight=_beyond_others(c.reward).clamp(-s.clip, s.clip) - _beyond_others(s.kl * drift(c)))
 
 
-def _beyond_others(values: Array) -> Array:
-    others = (values.sum(1, keepdims=True) - values) / (values.shape[1] - 1)
-    return np.asarray(values - others)
+def _beyond_others(values: Tensor) -> Tensor:
+    others = (values.sum(1, keepdim=True) - values) / (values.shape[1] - 1)
+    return values - others
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -65,8 +63,8 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="response",
-    reference=True,
+    needs={"ref"},
     fresh="step",
-    on_policy=OnPolicy(advantage),
+    weigh=weigh,
     rate=0.25,
 )

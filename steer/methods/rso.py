@@ -97,5 +97,5 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=groups, loss=loss, settings=Settings, per="prompt", reference=True, fresh="rounds", pool="last", rate=0.05
+    groups=groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", pool="last", rate=0.05
 )

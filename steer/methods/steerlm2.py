@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.methods.base import Candidates, Method, existing, summed
+from steer.methods.base import Candidates, Method, existing, levels, summed
 from steer.methods.groups import Group, levelled
 from steer.rows import Row, prompt_key
 
@@ -77,14 +77,14 @@ def _plainly(row: Row) -> None:
         )
 
 
-def importance(c: Candidates, s: Settings) -> Tensor:
-    """w: [B, K], adding up to 1 over the candidates that are there."""
+def weigh(c: Candidates, s: Settings) -> Candidates:
+    """With w, which adds up to 1 over the candidates of a prompt, in place of P(a | x, y)."""
     if c.old is None or c.ref is None or c.weight is None:
         raise ValueError("steerlm2 needs the log-probabilities of the policy that drew, of it without a condition")
     ratio = c.ref - summed(c.old, c.mask)
     if s.tempered:
         ratio = ratio / c.mask.sum(-1).clamp(min=1)
-    return _softmax(c.weight.clamp(min=1e-30).log() + ratio, existing(c.mask))
+    return c._replace(weight=_softmax(c.weight.clamp(min=1e-30).log() + ratio, existing(c.mask)))
 
 
 def _softmax(x: Tensor, there: Tensor) -> Tensor:
@@ -92,15 +92,12 @@ def _softmax(x: Tensor, there: Tensor) -> Tensor:
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
-    """-sum_i (w_i - b_i) log Q(y_i | a, x): [B, K, T] -> [B]; without `old` the policy as it is drew the responses."""
-    logps = logps.masked_fill(~c.mask, 0.0)
-    if c.old is None:
-        c = c._replace(old=logps.detach())
-    logp = logps.sum(-1)
-    drawn = summed(c.old, c.mask)  # type: ignore[arg-type]  # set above
-    there = existing(c.mask)
-    share = importance(c, s) - _softmax(logp.detach() - drawn, there)
-    return -(share * logp).sum(-1)
+    """-sum_i (w_i - b_i) log Q(y_i | a, x): [B, K, T] -> [B], w in `weight`; without `old` Q drew them."""
+    logp = summed(logps, c.mask)
+    drawn = logp if c.old is None else summed(c.old, c.mask)
+    b = _softmax((logp - drawn).detach(), existing(c.mask))
+    w = 0.0 if c.weight is None else c.weight
+    return -((w - b) * logp).sum(-1)
 
 
 METHOD = Method(
@@ -108,11 +105,10 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    conditioned=True,
-    reference=True,
-    importance=importance,
+    needs={"ref", "old", "whole condition"},  # what a candidate was drawn at is what it is weighed at
+    condition=levels,
+    weigh=weigh,
     fresh="rounds",
     pool="last",
-    whole=True,  # what a candidate was drawn behind is what it is weighted behind
     rate=0.1,
 )

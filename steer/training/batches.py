@@ -49,11 +49,13 @@ class Conditioning:
 class Known(NamedTuple):
     """What was computed of the groups before the first step.
 
-    Reference log-probs [groups][K], and of what the starting policy drew those of every token, [groups][K] arrays.
+    Reference log-probs [groups][K]; of what the starting policy drew, those of every token, [groups][K] arrays, and the
+    weights [groups][K] that follow.
     """
 
     refs: Sequence[Sequence[float]] | None = None
     old: Sequence[Sequence[Array]] | None = None
+    weights: Sequence[Sequence[float]] | None = None
 
 
 UNKNOWN = Known()
@@ -134,7 +136,7 @@ class Plan:
                 [sequences[i] for i in part],
                 pad=self.tokens.tokenizer.pad_token_id,
                 rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
-                weights=[self.groups[i].weights for i in at],
+                weights=[known.weights[i] if known.weights else self.groups[i].weights for i in at],
                 refs=[known.refs[i] for i in at] if known.refs else None,
                 shared=self.shared,
             )

@@ -41,7 +41,7 @@ def train_command(config: TrainConfig) -> str:
     if config.init:
         check_init(config, conditioning, inputs["model"])
         inputs["init"] = identity(config.init)
-    if (method.on_policy or method.divergence) and config.adapter == "none":
+    if (method.on_policy or "kl" in method.needs) and config.adapter == "none":
         raise SteerError(f"{config.method}: its reference is the model without its adapter. Use --adapter lora.")
     if method.importance and not config.init:
         raise SteerError(

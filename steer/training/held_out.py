@@ -29,7 +29,7 @@ class HeldOut:
         module.eval()
         for indices, batch in self.plan.batches(0, rank, world, known or UNKNOWN):
             batch = batch.to(accelerator.device)
-            base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
+            base = base_states(module, self.plan, indices, batch, accelerator) if "kl" in self.method.needs else None
             sums[0] += self.method.total(*seen(module, batch, base), self.settings)
             sums[1] += self.method.counted(batch.candidates.mask).sum()
         module.train()

@@ -62,8 +62,9 @@ class Loop:
         bare = self.module(policy)
         module, optimizer = self._spread(bare)
         named = trainable(bare)
-        known = known_of(bare, self.plan, self.method, accelerator, self.start)
-        watched = known_of(bare, self.held_out.plan, self.method, accelerator, self.start) if self.held_out else None
+        how = (self.method, self.settings, accelerator, self.start)
+        known = known_of(bare, self.plan, *how)
+        watched = known_of(bare, self.held_out.plan, *how) if self.held_out else None
         held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         patience = Patience(**held.pop("patience", {}))
         self.plan.start(bare)
@@ -99,8 +100,8 @@ class Loop:
         if self.held_out:
             facts |= {"best_held_out_loss": patience.best, "best_step": patience.step}
         facts["steps"] = facts.pop("step")
-        if known.old:
-            facts["ess"] = importance_share(self.plan, self.method, self.settings, known)
+        if known.weights:
+            facts["ess"] = importance_share(known.weights)
         return {**facts, "processes": accelerator.num_processes}
 
     def module(self, policy: Policy) -> ResponseLogps:
@@ -115,10 +116,10 @@ class Loop:
         if not self.accelerator.is_fsdp2:  # which moves what it has sharded
             module.to(self.accelerator.device)
         module.check()
-        if self.config.init and (self.method.on_policy or self.method.divergence):
+        if self.config.init and (self.method.on_policy or "kl" in self.method.needs):
             module.remember()
         compute_in(module, dtype, self.accelerator.device.type)
-        if self.method.on_policy and self.method.on_policy.targets:
+        if "value" in self.method.needs:
             module.add_critic()
         return module
 
@@ -155,7 +156,8 @@ class Loop:
             accelerator.sync_gradients = last  # where DeepSpeed makes its step
             # Whole gradients, summed up before they are shared out, would need the memory that sharding saves.
             with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(module):
-                base = base_states(module, self.plan, indices, batch, accelerator) if self.method.divergence else None
+                over_vocabulary = "kl" in self.method.needs
+                base = base_states(module, self.plan, indices, batch, accelerator) if over_vocabulary else None
                 logps, c = seen(module, batch, base)
                 loss = self.method.total(logps, c, self.settings)
                 accelerator.backward(loss * (world / count))  # processes are averaged

@@ -7,12 +7,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from steer.generation.engines import respond
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Reward
-from steer.methods.base import Array, OnPolicy
+from steer.methods.base import Array, Candidates, Method, drift
 from steer.models.collate import Batch, Sequence_, collate, cost, micro_batches
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
@@ -24,16 +25,16 @@ AT_ONCE = 128  # sequences in one batch of generation
 
 
 class Draw(NamedTuple):
-    """Responses of one draw in one process: group indices [B], K sequences each, rewards [B, K], what the loss reads.
-
-    Either `weights` [B, K], or advantages, old log-probs and returns of every token [B][K][T].
-    """
+    """Responses of one draw in one process: group indices [B], K sequences each, and what the loss reads of them."""
 
     indices: list[int]
     sequences: list[list[Sequence_]]
-    rewards: Array
-    weights: Array
-    tokens: dict[str, list[list[Array]]]
+    candidates: Candidates
+
+    def part(self, at: Sequence[int], tokens: int) -> Candidates:
+        """Candidates of some of the groups, cut to so many tokens."""
+        columns = {name: x[list(at)] for name, x in self.candidates._asdict().items() if x is not None}
+        return Candidates(**{name: x[..., :tokens] if x.ndim == 3 else x for name, x in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class FreshPlan(Plan):
 
     _: KW_ONLY
     policy: Policy
-    rule: OnPolicy
+    method: Method
     settings: Any
     reward: Reward
     max_new_tokens: int
@@ -84,37 +85,32 @@ class FreshPlan(Plan):
             batch = collate(
                 [draw.sequences[i] for i in part],
                 pad=self.tokens.tokenizer.pad_token_id,
-                rewards=[draw.rewards[i].tolist() for i in part],
-                weights=[draw.weights[i].tolist() for i in part],
+                rewards=[[0.0] * self.settings.k for _ in part],
+                weights=[[1.0] * self.settings.k for _ in part],
                 shared=self.shared,
             )
-            batch = batch.with_tokens(**{n: [values[i] for i in part] for n, values in draw.tokens.items()})
+            batch = batch._replace(candidates=draw.part(part, batch.candidates.mask.shape[-1]))
             yield [draw.indices[i] for i in part], batch if rank < len(indices) else batch.emptied()
 
     def _draw(self, number: int, indices: list[int], rank: int) -> Draw:
         seed = int(np.random.SeedSequence([self.seed, number, rank]).generate_state(1)[0])
         sequences, rewards, greedy = self._responses([self.groups[i].rows[0] for i in indices], seed)
         s, k = self.settings, self.settings.k
-        kl, tokens = np.zeros_like(rewards), {}
-        if s.kl or self.rule.targets:
-            old, values, ref = self._log_probs(sequences)
-            kl = np.reshape([a.sum() - b.sum() for a, b in zip(old, ref)], rewards.shape)
-        weights = np.ones_like(rewards)
-        if self.rule.targets:
-            advantages, returns = self.rule.targets(rewards.ravel().tolist(), old, ref, values, s)
-            found = {"old": old, "advantage": advantages, "returns": returns}
-            tokens = {n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in found.items()}
-        elif self.rule.advantage:
-            weights = self.rule.advantage(rewards, greedy, s, s.kl * kl)
-        if s.kl or self.rule.targets:
-            self.state["facts"]["kl"] = kl.mean()
-        return Draw(indices, sequences, rewards, weights, tokens)
+        ones = np.ones_like(rewards).tolist()
+        batch = collate(sequences, pad=self.tokens.tokenizer.pad_token_id, rewards=rewards.tolist(), weights=ones)
+        if s.kl or "value" in self.method.needs:
+            tokens = zip(("old", "value", "ref"), self._log_probs(sequences))
+            batch = batch.with_tokens(**{n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in tokens})
+            self.state["facts"]["kl"] = drift(batch.candidates).mean()
+        c = batch.candidates._replace(greedy=None if greedy is None else torch.from_numpy(greedy).float())
+        assert self.method.weigh
+        return Draw(indices, sequences, self.method.weigh(c, s))
 
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
         k = self.settings.k
         jobs = [Request(row, {}) for row in rows for _ in range(k)]
-        greedy = [Request(row, {}, temperature=0.0) for row in rows] if self.rule.greedy else []
+        greedy = [Request(row, {}, temperature=0.0) for row in rows] if "greedy" in self.method.needs else []
         drawn = respond(
             self.policy, [*jobs, *greedy], Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
         )

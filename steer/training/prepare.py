@@ -82,13 +82,13 @@ def prepared(
         plan = FreshPlan(
             **vars(plan),
             policy=policy,
-            rule=method.on_policy,
+            method=method,
             settings=settings,
             reward=reward,
             max_new_tokens=config.max_new_tokens,
         )
     loop = Loop(config, method, settings, plan, accelerator, watched, start)
-    if method.curriculum:
+    if "curriculum" in method.needs:
         loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
     used = {row["id"] for g in groups for row in g.rows}
     facts = {"rows": len(short), "too_long": len(groups) - len(short), "held_out": held_out}
@@ -104,7 +104,7 @@ def conditioned(config: TrainConfig, method: Method) -> Conditioning | None:
     names = config.attribute or ((REWARD,) if config.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
-    if method.whole:
+    if "whole condition" in method.needs:
         return Conditioning(schema, ordered, config.template, 0.0, 0.0)
     return Conditioning(schema, ordered, config.template, config.attribute_dropout, config.condition_dropout)
 
@@ -120,8 +120,8 @@ def _grouped(
 ) -> tuple[list[Row], list[Group], Conditioning | None]:
     """Rows as the method's conditions see them, their groups, and the conditions."""
     try:
-        if method.reframe and conditioning:
-            rows, schema = method.reframe(rows, conditioning.schema, settings)
+        if method.reframes and method.condition and conditioning:
+            rows, schema = method.condition(rows, conditioning.schema, settings)
             conditioning = conditioning.reframed(schema)
         elif conditioning and conditioning.template == OWN:
             rows, schema = exact(rows, conditioning.schema, conditioning.names)

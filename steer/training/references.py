@@ -20,12 +20,13 @@ from steer.models.log_probs import ResponseLogps
 from steer.training.batches import Known, Plan
 
 
-def known_of(module: ResponseLogps, plan: Plan, method: Method, accelerator: Any, start: str) -> Known:
-    """Of every candidate under the starting policy: log-probs without condition, and behind it where they are needed.
+def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, accelerator: Any, start: str) -> Known:
+    """Log-probs of every candidate under the starting policy; weights where these follow from them.
 
-    Each process computes a share of the first; `start` names the starting policy, for what is kept on disk.
+    Each process computes a share of those without a condition; `start` names the starting policy, for what is kept on
+    disk.
     """
-    if not method.reference or method.on_policy:
+    if "ref" not in method.needs or method.on_policy:
         return Known()
     tokens = plan.tokens
     groups = [[tokens.sequence(row) for row in g.rows] for g in plan.groups]
@@ -36,23 +37,23 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, accelerator: Any
         return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *how, share=share)]))]
 
     refs = cached(content_hash(start, groups), groups, compute)
-    if not method.importance:
+    if method.weigh is None:
         return Known(refs)
-    old = iter(response_tokens(module, [plan.sequences(0, i) for i in range(len(groups))], *how)[0])
-    return Known(refs, [[next(old) for _ in g] for g in groups])
+    conditioned = [plan.sequences(0, i) for i in range(len(groups))]
+    flat = iter(response_tokens(module, conditioned, *how)[0])
+    old = [[next(flat) for _ in g] for g in groups]
+    weights = []
+    for group, sequences, ref, drawn in zip(plan.groups, conditioned, refs, old):
+        batch = collate([sequences], pad=0, rewards=[[0.0] * len(ref)], weights=[group.weights], refs=[ref])
+        weighed = method.weigh(batch.with_tokens(old=[drawn]).candidates, settings).weight
+        assert weighed is not None
+        weights.append(weighed[0].tolist())
+    return Known(refs, old, weights)
 
 
-def importance_share(plan: Plan, method: Method, settings: Any, known: Known) -> float:
-    """Mean over groups of (sum w)^2 / (K sum w^2), w the importance weights."""
-    if not (method.importance and known.refs and known.old):
-        return 1.0
-    shares = []
-    for i, (group, refs, old) in enumerate(zip(plan.groups, known.refs, known.old)):
-        ones = [[1.0] * len(refs)]
-        batch = collate([plan.sequences(0, i)], pad=0, rewards=ones, weights=[group.weights], refs=[refs])
-        weights = method.importance(batch.with_tokens(old=[old]).candidates, settings)
-        shares.append(float(1 / (weights**2).sum() / len(old)))
-    return float(np.mean(shares))
+def importance_share(weights: Sequence[Sequence[float]]) -> float:
+    """Mean over groups of (sum w)^2 / (K sum w^2), w the importance weights, which add up to 1."""
+    return float(np.mean([1 / (np.square(w).sum() * len(w)) for w in weights]))
 
 
 @torch.no_grad()
