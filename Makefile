@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # OpenMP threads that spin for long while they wait collapse where anything else runs on the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test slow tables lint wheel clean
+.PHONY: demo test slow tables docs lint wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/steer demo --output demo
@@ -32,6 +32,13 @@ wheel: $(VENV)/ready
 # All tables of the embedded world, at one commit and on three bases; stopped, it goes on.
 tables: $(VENV)/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tables.sh tables
+
+# The pages as a site, in build/site: the generated ones are written again, and a link that leads nowhere is an error.
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -b html . build/site
+	@echo "Open build/site/docs/index.html"
 
 # torch comes first and alone: the constraint keeps it at the tested version, which is a CPU build where there is one.
 $(VENV)/ready: pyproject.toml constraints.txt

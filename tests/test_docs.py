@@ -1,0 +1,166 @@
+"""The pages: links lead somewhere, tables and generated pages equal the code, names in them exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steer
+from steer.cli import cli
+from steer.conditioning.condition import TEMPLATES
+from steer.methods import METHODS
+from steer.rows import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *(ROOT / "docs").glob("*.md")]
+)
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def page(name: str) -> str:
+    """The text of a page, by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def table(name: str, head: str) -> dict[str, list[str]]:
+    """A table of a page by the start of its first line: first cell -> the other cells."""
+    text = page(name)
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_the_table_of_methods_equals_the_code() -> None:
+    rows = table("docs/methods.md", "| method | condition |")
+    assert list(rows) == list(METHODS)
+    for name, (condition, _, settings) in rows.items():
+        assert condition == ("yes" if METHODS[name].conditioned else "no")
+        shown = dict(part.strip("` ").split("=") for part in settings.split(",") if part.strip())
+        assert shown == {f.name: str(f.default) for f in fields(METHODS[name].settings)}
+
+
+def test_the_paper_index_names_the_papers_of_the_code() -> None:
+    rows = table("docs/methods.md", "| method | paper |")
+    assert list(rows) == list(METHODS)
+    for name, (paper, *_, fresh) in rows.items():
+        assert fresh == METHODS[name].fresh
+        about = importlib.import_module(f"steer.methods.{name.replace('-', '_')}").__doc__ or ""
+        assert set(re.findall(r"\d{4}\.\d{5}", paper)) <= set(re.findall(r"\d{4}\.\d{5}", about)), name
+
+
+def test_the_table_of_stages_equals_the_commands() -> None:
+    rows = table("docs/quickstart.md", "| stage | reads |")
+    assert {name.removeprefix("steer ") for name in rows} == set(cli.commands)
+
+
+def test_the_table_of_templates_equals_the_code() -> None:
+    assert list(table("docs/conditions.md", "| template | what the model reads |")) == list(TEMPLATES)
+
+
+def test_the_columns_of_a_labelled_row_have_a_meaning(labelled_row: Row) -> None:
+    names = {name.strip("` ") for cell in table("docs/rows.md", "| column | meaning |") for name in cell.split(",")}
+    assert set(labelled_row) - {"annotator"} <= names
+
+
+@pytest.fixture
+def labelled_row(tmp_path: Path) -> Row:
+    from steer.config import DataConfig, LabelConfig
+    from steer.labelling.label import label_command
+    from steer.rows import read
+    from steer.rows.command import data_command
+
+    data_command(DataConfig("world", str(tmp_path / "logs"), size=50))
+    label_command(LabelConfig(str(tmp_path / "logs"), str(tmp_path / "labels"), scorer="human"))
+    return next(read(tmp_path / "labels"))
+
+
+@pytest.mark.parametrize(("name", "function"), [("cli.md", "commands"), ("python.md", "python")])
+def test_a_generated_page_equals_the_code(name: str, function: str) -> None:
+    write: Any = runpy.run_path(str(ROOT / "docs" / "generate.py"))[function]
+    assert page(f"docs/{name}") == write(), 'run "make docs"'
+
+
+def anchors(path: Path) -> set[str]:
+    """What can be linked to in a page: its headings as GitHub and MyST write them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", path.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        place = (path.parent / file).resolve() if file else path
+        assert place.exists(), f"{path.name}: {link}"
+        assert not anchor or anchor in anchors(place), f"{path.name}: {link}"
+
+
+def test_every_page_can_be_reached() -> None:
+    listed = page("docs/index.md")
+    assert all(f"\n{path.stem}\n" in listed for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_and_name_in_a_page_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    folders = "benchmarks|steer|examples|tests|data_recipes|attribute_models|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)", text):
+        assert (ROOT / name).exists(), f"{path.name}: {name}"
+    for name in re.findall(r"`(steer(?:\.\w+)+)", text) if hasattr(steer, "__all__") else ():
+        assert resolved(name), f"{path.name}: {name}"
+    for name in re.findall(r"`make (\w+)", text):
+        assert f"\n{name}:" in page("Makefile"), f"{path.name}: make {name}"
+
+
+def resolved(name: str) -> bool:
+    """Whether a dotted name is a file, or what one holds."""
+    if name == "steer.json":  # a file of a policy
+        return True
+    module, _, attribute = name.rpartition(".")
+    try:
+        return hasattr(importlib.import_module(module), attribute) or bool(importlib.import_module(name))
+    except ModuleNotFoundError:
+        return False
+
+
+FOREIGN = {"--nproc_per_node", "--nnodes", "--use_fsdp", "--fsdp_version", "--use_deepspeed", "--zero_stage"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_command_and_flag_in_a_page_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    known = {flag for command in cli.commands.values() for flag in flags(command)} | FOREIGN
+    spans = re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
+    spans += [line for block in FENCED.findall(text) for line in block.splitlines()]
+    for span in spans:
+        found = re.match(r"(?:\$ )?steer ([a-z]+)\b", span)
+        own = flags(cli.commands[found[1]]) if found else known
+        assert not found or found[1] in cli.commands, f"{path.name}: {span}"
+        shown = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", span.split("#")[0]))
+        if found or span.startswith("--"):
+            assert shown <= own | {"--help"}, f"{path.name}: {span}"
+
+
+def flags(command: Any) -> set[str]:
+    """All flags of a command."""
+    return {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+
+
+def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
+    source = " ".join(
+        re.sub(r'"\s*\n\s*(?:rf|f|r)?"', "", path.read_text(encoding="utf-8"))
+        for folder in ("steer", "attribute_models", "data_recipes")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    for message in re.findall(r"^\| `([^`]+)` \|", page("docs/troubleshooting.md"), re.MULTILINE):
+        for part in message.split("..."):
+            assert part.strip() in source, message
