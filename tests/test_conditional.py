@@ -1,4 +1,4 @@
-"""Conditional fine-tuning: likelihood of every response behind its own levels."""
+"""Conditional fine-tuning: likelihood of every response, conditioned on its own levels."""
 
 import pytest
 import torch

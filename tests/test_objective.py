@@ -128,6 +128,11 @@ def test_a_conditioned_method_refuses_rows_without_levels(name: str) -> None:
         METHODS[name].groups(rows, METHODS[name].settings())
 
 
+def test_a_need_that_training_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="a method needs luck; known: ref, old, "):
+        replace(METHODS["mle"], needs={"ref", "luck"})
+
+
 def test_summed_is_a_sum_over_the_mask() -> None:
     logps = torch.tensor([[[-1.0, -2.0, -math.inf], [math.nan, math.nan, math.nan]]])
     mask = torch.tensor([[[True, True, False], [False, False, False]]])

@@ -1,4 +1,4 @@
-"""quark: likelihood behind levels, the divergence from the base and the entropy over the whole vocabulary."""
+"""quark: likelihood conditioned on levels, the divergence from the base and the entropy over the whole vocabulary."""
 
 from __future__ import annotations
 

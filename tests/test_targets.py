@@ -189,7 +189,7 @@ def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Pa
 
 
 def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path, base: Path, tmp_path: Path) -> None:
-    """The worse response wins behind its own levels only: no attribute and no whole condition is dropped."""
+    """The worse response wins under its own levels only: no attribute and no whole condition is dropped."""
     config = TrainConfig(str(labels), str(base), str(tmp_path), "reward-augmented", attribute=("verbosity",))
     method, settings = chosen(config.method, ())
     made = conditioned(config, method)

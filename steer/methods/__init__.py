@@ -61,7 +61,7 @@ LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "none": 2e-5}
 
 
 def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: float | None = None) -> float:
-    """A method's peak learning rate: its share, or the given one, of the rate of likelihood methods."""
+    """A method's peak learning rate: a share (by default its own) of the rate of likelihood methods."""
     return (likelihood or LIKELIHOOD_RATES[adapter]) * (METHODS[name].rate if share is None else share)
 
 

@@ -53,20 +53,20 @@ def values(rows: Sequence[Row]) -> list[float]:
     # Single characters are words too: a prompt may be nothing but a question mark. No norm: a rare word in the fits
     # would weigh the others of its prompt down, and be missing where V is asked for.
     words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True, norm=None, max_features=WORDS)
-    found = np.zeros(len(texts))
-    for fit, held in KFold(FOLDS, shuffle=True, random_state=0).split(texts):
+    predicted = np.zeros(len(texts))
+    for fit, rest in KFold(FOLDS, shuffle=True, random_state=0).split(texts):
         model = RidgeCV(alphas=(1.0, 10.0, 100.0, 1000.0))
         model.fit(words.fit_transform([texts[i] for i in fit]).toarray(), means[fit], sample_weight=weight[fit])
-        found[held] = model.predict(words.transform([texts[i] for i in held]).toarray())
-    value = dict(zip(first, found.tolist()))
+        predicted[rest] = model.predict(words.transform([texts[i] for i in rest]).toarray())
+    value = dict(zip(first, predicted.tolist()))
     return [value[key] for key in keys]
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Every row with a known reward, weighted by its advantage."""
-    known = rewarded(rows)
-    advantages = standardised([row["reward"] - v for row, v in zip(known, values(known))])
-    return [Group((row,), (w,)) for row, w in zip(known, exponential(advantages, settings.beta, settings.clip))]
+    scored = rewarded(rows)
+    advantages = standardised([row["reward"] - v for row, v in zip(scored, values(scored))])
+    return [Group((row,), (w,)) for row, w in zip(scored, exponential(advantages, settings.beta, settings.clip))]
 
 
 METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")

@@ -1,4 +1,4 @@
-"""What a loss reads (Candidates), and what a method is (Method)."""
+"""What a loss reads (Candidates), what a method is (Method), and the sums that losses are made of."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Array = np.ndarray[Any, Any]
 
 
 class Candidates(NamedTuple):
-    """K responses to each of B prompts, better first; what comes after `weight` is None where it was not asked for."""
+    """K responses to each of B prompts, better first; a column that no method needs is None."""
 
-    mask: Tensor  # [B, K, T], true on response tokens incl. EOS, all false for a candidate that only pads
+    mask: Tensor  # [B, K, T] true on response tokens incl. EOS, false for all of a candidate that only pads
     reward: Tensor  # [B, K]
-    ref: Tensor | None = None  # [B, K] sums under the starting policy; [B, K, T] tokens where responses were just drawn
+    ref: Tensor | None = None  # [B, K] log-probs under the starting policy; [B, K, T] of responses drawn at this step
     weight: Tensor | None = None  # [B, K]; None: all 1
     old: Tensor | None = None  # [B, K, T] log-probs when the responses were drawn
     advantage: Tensor | None = None  # [B, K, T]
     returns: Tensor | None = None  # [B, K, T]
-    value: Tensor | None = None  # [B, K, T], now
-    kl: Tensor | None = None  # [B, K, T] over the vocabulary
+    value: Tensor | None = None  # [B, K, T] under the value head as it is
+    kl: Tensor | None = None  # [B, K, T] KL(starting policy || policy) over the vocabulary
     entropy: Tensor | None = None  # [B, K, T]
     greedy: Tensor | None = None  # [B] reward of a greedy response
 
 
-# What a method may need of training and of rounds, beside the log-probabilities.
+# What training and rounds give to a method that needs it.
 NEEDS = {
     "ref": "log-probabilities of the responses under the starting policy, without a condition",
     "old": "log-probability of every token under the policy that drew the responses",
     "greedy": "reward of a greedy response to every prompt, where responses are drawn at every step",
-    "value": "value of every token, of a head that is trained along",
+    "value": "value of every token, by a head that is trained beside the policy",
     "kl": "KL from the starting policy at every token, over the vocabulary",
     "entropy": "entropy of the policy at every token",
     "whole condition": "conditions of which no part is dropped at random",
@@ -51,7 +51,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def levels(rows: Rows, schema: Schema, settings: Any) -> tuple[list[dict[str, Any]], Schema]:
-    """A condition that says the levels in the rows."""
+    """Condition on the levels in the rows."""
     return list(rows), schema
 
 
@@ -59,16 +59,16 @@ def levels(rows: Rows, schema: Schema, settings: Any) -> tuple[list[dict[str, An
 class Method:
     """Groups, a loss on log-probabilities, and what they need."""
 
-    # groups(rows, settings)
+    # groups(rows, settings): which responses the loss sees together
     groups: Callable[[Rows, Any], list[Group]]
     # loss(logps [B, K, T], candidates, settings): one term per token [B, K, T], response [B, K] or prompt [B]
     loss: Callable[[Tensor, Candidates, Any], Tensor]
     settings: type[Any]
-    # what the loss is averaged over, all of them in an optimizer step
+    # what the terms of a whole optimizer step are averaged over
     per: Literal["token", "response", "prompt"]
     # names in NEEDS
     needs: Set[str] = frozenset()
-    # condition(rows, schema, settings): rows and schema of what stands before the response; None: nothing does
+    # condition(rows, schema, settings): rows and schema of the text before the response; None: unconditioned
     condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
     # when new responses are drawn
     fresh: Literal["never", "rounds", "step"] = "never"
@@ -91,7 +91,7 @@ class Method:
 
     @property
     def reframes(self) -> bool:
-        """Whether its condition says something else than levels, which no response can obtain."""
+        """Whether it conditions on something other than levels that a response can obtain."""
         return self.conditioned and self.condition is not levels
 
     @property
@@ -101,12 +101,12 @@ class Method:
 
     @property
     def importance(self) -> bool:
-        """Whether it weighs responses that the starting policy drew before training."""
+        """Whether the starting policy drew its responses, before training, and log-probs weigh them."""
         return self.weigh is not None and not self.on_policy
 
     @property
     def still(self) -> bool:
-        """Whether log-probs are compared with those of a frozen policy, so that training may drop nothing at random."""
+        """Whether the loss compares with a frozen policy: dropout would count as a difference, so there is none."""
         return bool(self.needs & {"ref", "kl"})
 
     def counted(self, mask: Tensor) -> Tensor:
@@ -118,16 +118,16 @@ class Method:
         return {"token": mask, "response": responses, "prompt": responses.sum(-1) > 1}[self.per]
 
     def total(self, logps: Tensor, c: Candidates, settings: Any) -> Tensor:
-        """Sum of the terms that count."""
+        """Sum of the terms of the loss that count; training divides it by their number in the whole step."""
         terms, counted = self.loss(logps, c, settings), self.counted(c.mask)
         if terms.shape != counted.shape:
-            wanted, found = (list(x.shape) for x in (counted, terms))
-            raise ValueError(f"a loss per {self.per} returns {wanted} here, one term for each, not {found}")
+            wanted, shape = (list(x.shape) for x in (counted, terms))
+            raise ValueError(f"a loss per {self.per} returns {wanted} here, one term for each, not {shape}")
         return terms.masked_fill(~counted, 0.0).sum()
 
 
 def summed(logps: Tensor, mask: Tensor) -> Tensor:
-    """Log-probability of each response: [B, K, T] -> [B, K]. What stands under the mask, even -inf, does not count."""
+    """Log-probability of each response: [B, K, T] -> [B, K]; padding never counts, even -inf."""
     return logps.masked_fill(~mask, 0.0).sum(-1)
 
 
@@ -151,7 +151,7 @@ def drift(c: Candidates) -> Tensor:
 
 
 def existing(mask: Tensor) -> Tensor:
-    """Which candidates exist and are not padding alone: [B, K, T] -> [B, K]."""
+    """Which candidates are more than padding: [B, K, T] -> [B, K]."""
     return mask.any(-1)
 
 

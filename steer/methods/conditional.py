@@ -1,8 +1,8 @@
 """Attribute-conditioned supervised fine-tuning: SteerLM (2310.05344, step 3).
 
--log p(y | x, levels): likelihood of every response behind the levels that it *obtained*. With the attribute `reward`
-and the template `decision-transformer`, which prints every row's own, it is the Decision Transformer for text
-(2308.12050); `reward-bins` prints the mean of its level.
+-log p(y | x, levels): likelihood of every response, conditioned on the levels that it *obtained*. With the attribute
+`reward` and the template `decision-transformer`, which prints every row's own return, it is the Decision Transformer
+for text (2308.12050); `reward-bins` prints the mean of the row's level.
 Differs from the official code: the condition stands between assistant marker and response for every template, and whole
 conditions and single attributes are dropped at random, so that any subset can be asked for.
 """
@@ -19,7 +19,7 @@ from steer.rows import Row
 
 @dataclass(frozen=True)
 class Settings:
-    """Nothing to set here: what a condition says and how it is dropped holds for every conditioned method."""
+    """None: the flags of the condition and of its dropout belong to every conditioned method."""
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

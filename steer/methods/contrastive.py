@@ -1,7 +1,7 @@
 """Contrastive post-training with a data curriculum (2310.02263): DPO, easy pairs first.
 
-A pair is easy if its rewards are far apart. The pairs are halved by that; the share of a step that comes from the
-harder half grows linearly from 0 to 1.
+A pair is easy if its rewards are far apart. The pairs are split into an easier and a harder half; the share of a step
+that comes from the harder one grows linearly from 0 to 1.
 Differs from the official code: none was released; ease is the gap of rewards, not which two models wrote the pair.
 """
 
@@ -18,7 +18,7 @@ from steer.rows import Row
 
 @dataclass(frozen=True)
 class Settings:
-    """`beta`, `pairing`: as in dpo; with all pairs of a prompt there are easy and hard ones."""
+    """`beta`, `pairing`: as in dpo; all pairs of a prompt include easy and hard ones."""
 
     beta: float = 0.1
     pairing: str = "all"
@@ -30,8 +30,7 @@ class Settings:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Pairs, those with the largest gap of rewards first; ties keep the order of the rows."""
-    made = pairs(rows, settings.pairing)
-    return sorted(made, key=lambda g: g.rows[1]["reward"] - g.rows[0]["reward"])
+    return sorted(pairs(rows, settings.pairing), key=lambda g: g.rows[1]["reward"] - g.rows[0]["reward"])
 
 
 METHOD = replace(dpo.METHOD, groups=groups, settings=Settings, needs={"ref", "curriculum"}, fresh="never")

@@ -1,9 +1,9 @@
-"""Directional preference alignment (2402.18571): the condition says how much each attribute matters, not its level.
+"""Directional preference alignment (2402.18571): condition on how much each attribute matters, not on its level.
 
-For every prompt some directions are drawn, and of its responses the one with the highest weighted score is trained
-behind the weights: -log p(y | x, v), y the best under v (rejection sampling).
-Differs from the official code: weights are whole numbers from 0 to 4 per attribute that has a better end, drawn alike,
-where the paper takes unit vectors near the axis of one attribute; scores are standardised first.
+For every prompt some directions v are drawn, and the policy learns the response with the highest weighted score:
+-log p(y | x, v), y the best under v (rejection sampling).
+Differs from the official code: weights are whole numbers from 0 to 4 for each attribute with a better end, drawn
+uniformly, where the paper takes unit vectors near the axis of one attribute; scores are standardised first.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     """Each prompt's best response under each of its directions, weights in place of levels; and their schema."""
     names = [n for n in schema.own if schema[n].direction]
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
-    known = [r for r, scores in zip(rows, every) if np.isfinite(scores).all()]
+    scored = [r for r, scores in zip(rows, every) if np.isfinite(scores).all()]
     table = every[np.isfinite(every).all(1)]
-    if not names or len(known) < 2 or not (table.std(0) > 0).all():
+    if not names or len(scored) < 2 or not (table.std(0) > 0).all():
         raise SteerError(
-            f"{len(known)} of {len(rows)} rows have scores of all attributes with a better end, and every "
+            f"{len(scored)} of {len(rows)} rows have scores of all attributes with a better end, and every "
             'one of these must vary. Run "steer label" first.'
         )
-    scores = dict(zip((r["id"] for r in known), (table - table.mean(0)) / table.std(0)))
-    made = []
-    for candidates in by_prompt(known):
+    scores = dict(zip((r["id"] for r in scored), (table - table.mean(0)) / table.std(0)))
+    chosen = []
+    for candidates in by_prompt(scored):
         rng = random_of(candidates[0])
         for w in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
             if w.any():
                 best = max(candidates, key=lambda r: (float(scores[r["id"]] @ w), r["id"]))
                 levels = dict(zip(names, w.tolist()))
-                made.append({**best, "levels": levels})
-    if not made:
+                chosen.append({**best, "levels": levels})
+    if not chosen:
         raise SteerError(
-            f"each of the {len({prompt_key(r) for r in known})} prompts has one scored response only. Draw more with "
+            f"each of the {len({prompt_key(r) for r in scored})} prompts has one scored response only. Draw more with "
             '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
         )
-    return made, _weights(schema, names).recounted(made)
+    return chosen, _weights(schema, names).recounted(chosen)
 
 
 def _score(row: Row, name: str) -> float:
-    """What the scorer says, else what people say; NaN where nobody does."""
+    """The scorer's score, else that of people; NaN where neither is known."""
     value: Any = (row.get("predicted") or {}).get(name)
     value = (row.get("scores") or {}).get(name) if value is None else value
     return math.nan if value is None else float(value)

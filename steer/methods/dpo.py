@@ -1,8 +1,8 @@
 """Direct preference optimisation (2305.18290, equation 7); with scored groups also Zephyr's (2310.16944).
 
 -log sigmoid(beta [(lp_w - ref_w) - (lp_l - ref_l)]), averaged over pairs.
-Differs from the official code: pairs are made from rewards, where people compared only those that they compared; ties
-and pairs of equal texts are left out.
+Differs from the official code: pairs are made from rewards; of responses that people compared, only the pairs that they
+compared. Ties and pairs of equal texts are dropped.
 """
 
 from __future__ import annotations

@@ -34,28 +34,28 @@ def prompts(rows: Sequence[Row]) -> list[Group]:
 
 
 def levelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have levels; an error where there is none."""
-    found = [row for row in rows if row.get("levels")]
-    if not found:
+    """The rows that have levels; refuses rows without any."""
+    labelled = [row for row in rows if row.get("levels")]
+    if not labelled:
         raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
-    return found
+    return labelled
 
 
 def rewarded(rows: Sequence[Row]) -> list[Row]:
-    """The rows whose reward is known; an error where there is none, or where all are alike."""
-    known = [row for row in rows if row.get("reward") is not None]
-    for row in known:
+    """The rows whose reward is known; refuses rows without any, or with one reward only."""
+    scored = [row for row in rows if row.get("reward") is not None]
+    for row in scored:
         value = row["reward"]
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise SteerError(f"the reward of row '{row['id']}' is {value!r}, wanted a number or null.")
-    if not known:
+    if not scored:
         raise SteerError(
             f'none of the {len(rows)} rows has a reward. Run "steer label" first, with a scorer of what has a '
             "better end."
         )
-    if len({row["reward"] for row in known}) == 1:
-        raise SteerError(f"all {len(known)} rewards are equal, so none is better than another.")
-    return known
+    if len({row["reward"] for row in scored}) == 1:
+        raise SteerError(f"all {len(scored)} rewards are equal, so none is better than another.")
+    return scored
 
 
 def standardised(rewards: Sequence[float]) -> list[float]:
@@ -76,36 +76,36 @@ def exponential(scores: Sequence[float], beta: float, clip: float) -> list[float
 
 def top(rows: Sequence[Row], keep: float) -> list[Group]:
     """The share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
-    known = rewarded(rows)
-    count = max(1, int(keep * len(known) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
-    order = sorted(range(len(known)), key=lambda i: -known[i]["reward"])[:count]
-    return singles([known[i] for i in sorted(order)])
+    scored = rewarded(rows)
+    count = max(1, int(keep * len(scored) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
+    order = sorted(range(len(scored)), key=lambda i: -scored[i]["reward"])[:count]
+    return singles([scored[i] for i in sorted(order)])
 
 
 def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows with a known reward, those of one prompt together and better first; ties keep the order of the rows."""
-    found: dict[str, list[Row]] = {}
+    prompts: dict[str, list[Row]] = {}
     for row in rewarded(rows):
-        found.setdefault(prompt_key(row), []).append(row)
-    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in found.values()]
+        prompts.setdefault(prompt_key(row), []).append(row)
+    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in prompts.values()]
 
 
 def compared(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows with a known reward whose rewards may be compared, better first and each text once.
+    """Rows with a known reward that may be compared, better first and each text once.
 
-    Those of one prompt; of one prompt and `group` where the column `comparable` of `steer label` says so.
+    They share a prompt; also a `group`, where the column `comparable` of `steer label` says so.
     """
-    found: dict[tuple[str, str], list[Row]] = {}
+    prompts: dict[tuple[str, str], list[Row]] = {}
     for row in rewarded(rows):
         inside = (row.get("comparable") or _comparable(row)) == "group"
-        found.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
-    return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in found.values()]
+        prompts.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
+    return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in prompts.values()]
 
 
 def _comparable(row: Row) -> str:
     """The same of rows that do not say it: with a preference that only people gave, the group."""
-    said, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
-    return "group" if said is not None and predicted is None else "prompt"
+    rated, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
+    return "group" if rated is not None and predicted is None else "prompt"
 
 
 def _distinct(candidates: Sequence[Row]) -> list[Row]:
@@ -138,7 +138,7 @@ def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
     """Chosen and rejected, never tied. `best-random`: the best against a random other one (Zephyr, 2310.16944)."""
     if pairing not in PAIRINGS:
         raise SteerError(f"unknown pairing '{pairing}'; {did_you_mean(pairing, PAIRINGS)}")
-    made = []
+    result = []
     for group in ranked(rows):
         c = group.rows
         if pairing == "all":
@@ -148,8 +148,8 @@ def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
         else:
             worse = [j for j in range(len(c)) if c[j]["reward"] < c[0]["reward"]]
             at = [(0, worse[random_of(c[0]).integers(len(worse))])]
-        made += [Group((c[i], c[j]), (1.0, 1.0)) for i, j in at]
-    return made
+        result += [Group((c[i], c[j]), (1.0, 1.0)) for i, j in at]
+    return result
 
 
 def random_of(row: Row) -> np.random.Generator:

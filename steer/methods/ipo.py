@@ -1,7 +1,7 @@
 """Identity preference optimisation (2310.12036, equation 17).
 
 (delta - 1 / (2 beta))^2 with delta = (lp_w - ref_w) - (lp_l - ref_l), averaged over pairs.
-Differs from the official code: there is none by the authors; sums of log-probabilities as in the paper, not means.
+Differs from the official code: none by the authors; sums of log-probabilities as in the paper, not means.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Offline maximum likelihood on every logged response: the baseline that ignores quality.
 
 -log p(y | x), averaged over the response tokens of an optimizer step.
-Differs from the official code: there is none.
+Differs from the official code: nothing, it is plain fine-tuning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from steer.rows import Row
 
 @dataclass(frozen=True)
 class Settings:
-    """Nothing to set."""
+    """None."""
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -5,9 +5,9 @@ The reward stands on the last token, -kl [log p_old - ref] on each; R is the rew
 the responses of a draw (of each process its own): generalised advantage estimation with gamma = lambda = 1. ref is the
 policy that training starts from.
 Differs from the official code (AlpacaFarm's): the value head is linear on the policy's hidden states and sends no
-gradient into them, there it is a model of its own that starts as the reward model; values are not clipped and their
-loss is not halved (vf = .1 here is .2 there); the KL of a token is signed, there clamped at 0; rewards are not whitened
-(those of `steer label` have sd 1); and a response without an end loses `missing_end`, there its reward becomes -1.
+gradient into them, where the original is a model of its own that starts as the reward model; values are not clipped and
+their loss is not halved (vf = .1 is its .2); the KL of a token is signed, not clamped at 0; rewards are not whitened
+(those of `steer label` have sd 1); a response without an end loses `missing_end` instead of getting the reward -1.
 """
 
 from __future__ import annotations

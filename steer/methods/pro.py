@@ -41,18 +41,18 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """Every response against those ranked below it, and the likelihood of the best: [B, K, T] -> [B]."""
     import torch
 
-    there = existing(c.mask)
+    real = existing(c.mask)
     p = averaged(logps, c.mask)
     k = p.shape[1]
     total = p.new_zeros(p.shape[0])
     for i in range(k - 1):
-        after = there[:, i + 1 :] & there[:, i : i + 1]  # [B, K - 1 - i]
+        after = real[:, i + 1 :] & real[:, i : i + 1]  # [B, K - 1 - i]
         gap = (c.reward[:, i : i + 1] - c.reward[:, i + 1 :]).masked_fill(~after, 0.0)
         own = p[:, i] * gap.max(-1).values
         others = (p[:, i + 1 :] * gap).masked_fill(~after, -math.inf)
         every = torch.cat([own[:, None], others], -1)
         total = total + (every.logsumexp(-1) - own).masked_fill(~after.any(-1), 0.0)
-    best = s.sft * (there.sum(-1) - 1).clamp(min=0) ** 2 * -summed(logps, c.mask)[:, 0]
+    best = s.sft * (real.sum(-1) - 1).clamp(min=0) ** 2 * -summed(logps, c.mask)[:, 0]
     return total + best
 
 

@@ -1,9 +1,8 @@
-"""Quantized reward konditioning (Quark, 2205.13636, equation 2): likelihood behind a quantile, near the base.
+"""Quantized reward konditioning (Quark, 2205.13636, equation 2): likelihood conditioned on a quantile, near the base.
 
--log p(y | x, level) + kl KL(p0 || p) - entropy H(p), summed over tokens and divided by their number; p0 is the policy
-that training starts from on the prompt without a condition, and KL and H are over the whole vocabulary. It goes in
-rounds by `steer iterate --relative-levels --explore 1`: the pool of all rounds is cut into quantiles again and the best
-one is asked for.
+-log p(y | x, level) + kl KL(p0 || p) - entropy H(p), averaged over tokens; p0 is the starting policy on the prompt
+without a condition, and KL and H are over the whole vocabulary. Its rounds are `steer iterate --relative-levels
+--explore 1`: each cuts the pool of all rounds into quantiles and asks for the best one.
 Differs from the official code: KL(p0 || p) as the paper prints it, where the authors' code and AlpacaFarm's compute
 KL(p || p0); levels may be of any attributes (`--attribute reward` for the paper's); conditions are dropped at random as
 in every conditioned method here.

@@ -1,7 +1,7 @@
 """Reward-ranked fine-tuning (RAFT, 2304.06767): likelihood of the best of the K responses that the last round drew.
 
-Differs from the official code: it trains on prompts too, here a prompt is never a target; every
-round starts from the base.
+Differs from the official code: that trains on prompts too, here a prompt is never a target; every round starts from the
+base.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Settings:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """The best response of every prompt."""
-    found = by_prompt(rows)
-    if all(len(c) == 1 for c in found):
+    prompts = by_prompt(rows)
+    if all(len(c) == 1 for c in prompts):
         raise SteerError(
-            f"each of the {len(found)} prompts has one response only, so there is no best one. Draw more with "
+            f"each of the {len(prompts)} prompts has one response only, so there is no best one. Draw more with "
             '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
         )
     place = {row["id"]: i for i, row in enumerate(rows)}
-    first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in found]
+    first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in prompts]
     return singles([max(c, key=lambda row: row["reward"]) for c in first])
 
 

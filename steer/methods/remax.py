@@ -2,10 +2,10 @@
 
 -sg(clip(r(y) - r(greedy)) - kl [log p(y) - ref(y)]) log p(y), averaged over tokens as in the official code; ref is the
 policy that training starts from.
-Differs from the official code: its tokens carry their own KL each, kl [log p(y_t) - ref(y_t)], here all carry the sum
-over the response, so that the gradient is that of the KL; on T tokens the same `kl` is about T times as strong, and
-the default is its 0.05 at T = 100. It draws with top-p .9, here from the whole distribution; responses without an end
-keep their reward there.
+Differs from the official code: there each token carries its own KL, kl [log p(y_t) - ref(y_t)]; here all carry the sum
+over the response, so that the gradient is that of the KL. On T tokens the same `kl` is about T times as strong, and the
+default is the original's 0.05 at T = 100. The original draws with top-p .9 instead of from the whole distribution, and
+responses without an end keep their reward.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Reward-augmented direct preference optimisation (2410.08067): pairs behind a goal, turned by the goal.
+"""Reward-augmented direct preference optimisation (2410.08067): pairs conditioned on a goal, which decides the winner.
 
-A pair of responses gives two: behind the levels of the better one it wins, behind those of the worse one that one does,
-as the response nearer to what was asked. The loss is dpo's, with the goal as condition; where the condition shows the
-two goals alike, training leaves both out. No part of a condition is ever left out: behind what is left, the worse
-response would win.
+A pair of responses gives two: conditioned on the levels of the better one it wins; conditioned on those of the worse
+one the worse one wins, being nearer to what was asked. The loss is dpo's. Two goals that read alike drop out in
+training. Conditions are whole: after a dropout the worse response could win.
 Differs from the official code: the goal is a condition of levels, not a system prompt with raw scores, and the
 reference reads the prompt without it.
 """
@@ -21,12 +20,12 @@ Settings = dpo.Settings
 
 
 def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
-    """Two pairs of every pair, each behind the levels of its winner."""
-    made = []
+    """Two pairs of every pair, each conditioned on the levels of its winner."""
+    goals = []
     for (better, worse), weights in pairs(levelled(rows), settings.pairing):
-        made.append(Group((better, {**worse, "levels": better["levels"]}), weights))
-        made.append(Group((worse, {**better, "levels": worse["levels"]}), weights))
-    return made
+        goals.append(Group((better, {**worse, "levels": better["levels"]}), weights))
+        goals.append(Group((worse, {**better, "levels": worse["levels"]}), weights))
+    return goals
 
 
 METHOD = Method(

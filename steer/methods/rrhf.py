@@ -40,9 +40,9 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """Ranks that are wrong, and -sft log p of the best response: [B, K, T] -> [B]."""
-    there = existing(c.mask)
+    real = existing(c.mask)
     p = averaged(logps, c.mask)
-    worse = (c.reward[:, :, None] < c.reward[:, None, :]) & there[:, :, None] & there[:, None, :]  # [B, i, j]
+    worse = (c.reward[:, :, None] < c.reward[:, None, :]) & real[:, :, None] & real[:, None, :]  # [B, i, j]
     rank = (p[:, :, None] - p[:, None, :]).clamp(min=0).masked_fill(~worse, 0.0).sum((1, 2))
     return rank - s.sft * summed(logps, c.mask)[:, 0]
 

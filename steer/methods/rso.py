@@ -52,39 +52,39 @@ def accepted(rewards: Sequence[float], beta: float, keep: int, rng: np.random.Ge
     """Indices in the order of acceptance, without replacement.
 
     A candidate y is accepted with probability exp((r(y) - r_max) / beta), r_max the highest reward among those *not yet
-    accepted* (algorithm 1 of 2309.06657); beta 0 takes the best, infinity draws alike.
+    accepted* (algorithm 1 of 2309.06657); beta 0 takes the best, infinity draws uniformly.
     """
     left = list(range(len(rewards)))
-    found: list[int] = []
-    while left and len(found) < keep:
+    chosen: list[int] = []
+    while left and len(chosen) < keep:
         high = max(rewards[i] for i in left)
         if beta == 0:
-            found.append(next(i for i in left if rewards[i] == high))
-            left.remove(found[-1])
+            chosen.append(next(i for i in left if rewards[i] == high))
+            left.remove(chosen[-1])
             continue
         for i in rng.permutation(left).tolist():
             if rng.random() < math.exp((rewards[i] - high) / beta):
-                found.append(i)
+                chosen.append(i)
                 left.remove(i)
-                if len(found) == keep:
+                if len(chosen) == keep:
                     break
                 high = max((rewards[j] for j in left), default=high)
-    return found
+    return chosen
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Disjoint pairs of accepted candidates in random order, without ties."""
-    made = []
+    result = []
     for group in ranked(rows):
         c, rng = group.rows, random_of(group.rows[0])
         kept = rng.permutation(accepted([row["reward"] for row in c], settings.beta, settings.keep, rng)).tolist()
         for i, j in zip(kept[::2], kept[1::2]):
             better, worse = min(i, j), max(i, j)  # candidates stand better first
             if c[better]["reward"] > c[worse]["reward"]:
-                made.append(Group((c[better], c[worse]), (1.0, 1.0)))
-    if not made:
+                result.append(Group((c[better], c[worse]), (1.0, 1.0)))
+    if not result:
         raise SteerError("all accepted pairs are tied. Raise --set keep or --set beta.")
-    return made
+    return result
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:

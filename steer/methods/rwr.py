@@ -35,8 +35,8 @@ def weights(rewards: Sequence[float], s: Settings) -> list[float]:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Every row with a known reward, weighted."""
-    known = rewarded(rows)
-    return [Group((row,), (w,)) for row, w in zip(known, weights([row["reward"] for row in known], settings))]
+    scored = rewarded(rows)
+    return [Group((row,), (w,)) for row, w in zip(scored, weights([row["reward"] for row in scored], settings))]
 
 
 METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")

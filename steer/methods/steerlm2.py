@@ -1,13 +1,13 @@
-"""SteerLM 2 (2406.08673): match the policy to what the attribute model makes of it.
+"""SteerLM 2 (2406.08673): match the policy to the attribute model's judgement of its own responses.
 
 Candidates of one prompt were drawn at one target a by Q', the policy that training starts from. The gradient of
 KL(P || Q) with P(y | a, x) ~ P(a | x, y) P(y | x) is that of -sum_i (w_i - b_i) log Q(y_i | a, x), where
 w = softmax(log P(a | x, y) + log P(y | x) - log Q'(y | a, x)) and b = softmax(log Q - log Q'), both constants.
-Q' drew at temperature 1 from all tokens: rows that were drawn otherwise, or do not say how, are refused.
-P(a | x, y) comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condition, and all three
-log-probabilities are computed here. Only this method trains behind the level that was asked for.
-Differs from the official code: it takes them from files that it does not make; `tempered` divides log P(y | x) - log Q'
-by the response's tokens, without which long responses leave an effective sample of one.
+Q' drew at temperature 1 from all tokens: rows drawn otherwise, or without a record of it, are refused. P(a | x, y)
+comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condition. Only this method conditions on the
+target instead of the levels obtained.
+Differs from the official code: that reads the three log-probabilities from files, which it does not make; `tempered`
+divides log P(y | x) - log Q' by the response's tokens, without which long responses leave an effective sample of one.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ class Settings:
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """The responses that were drawn for a prompt at one target, behind that target; weights ~ P(a | x, y)."""
+    """The responses drawn for a prompt at one target, conditioned on that target; weights ~ P(a | x, y)."""
     levelled(rows)  # refuses rows that were never labelled
-    found: dict[tuple[str, tuple[tuple[str, int], ...]], list[Row]] = {}
+    draws: dict[tuple[str, tuple[tuple[str, int], ...]], list[Row]] = {}
     for row in rows:
-        known = row.get("likelihood")
-        if row.get("target") and known is not None and math.isfinite(known):
-            _plainly(row)
+        likelihood = row.get("likelihood")
+        if row.get("target") and likelihood is not None and math.isfinite(likelihood):
+            _check_draw(row)
             asked = tuple(sorted(row["target"].items()))
-            found.setdefault((prompt_key(row), asked), []).append(row)
-    made = []
-    for candidates in found.values():
+            draws.setdefault((prompt_key(row), asked), []).append(row)
+    result = []
+    for candidates in draws.values():
         most = max(row["likelihood"] for row in candidates)
         if len(candidates) > 1:
-            behind = tuple({**row, "levels": row["target"]} for row in candidates)
-            made.append(Group(behind, tuple(math.exp(row["likelihood"] - most) for row in candidates)))
-    if not made:
+            drawn = tuple({**row, "levels": row["target"]} for row in candidates)
+            result.append(Group(drawn, tuple(math.exp(row["likelihood"] - most) for row in candidates)))
+    if not result:
         raise SteerError(
-            f"no prompt has two responses to one target ({sum(map(len, found.values()))} of {len(rows)} rows "
+            f"no prompt has two responses to one target ({sum(map(len, draws.values()))} of {len(rows)} rows "
             'were drawn at a target and scored). Draw them: "steer generate POLICY --input ROWS --target best --n 8 '
             '--output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json".'
         )
-    return made
+    return result
 
 
-def _plainly(row: Row) -> None:
-    """Refuse a row that was not drawn from Q' as it is, or does not say so: log Q' would be another one's."""
+def _check_draw(row: Row) -> None:
+    """Refuse a row whose draw is not known to be from Q' as it is: log Q' would be that of another policy."""
     missing = [name for name in ("temperature", "top_p") if row.get(name) is None]
     if missing:
         raise SteerError(
@@ -87,8 +87,8 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
     return c._replace(weight=_softmax(c.weight.clamp(min=1e-30).log() + ratio, existing(c.mask)))
 
 
-def _softmax(x: Tensor, there: Tensor) -> Tensor:
-    return x.masked_fill(~there, -1e30).softmax(-1).masked_fill(~there, 0.0)
+def _softmax(x: Tensor, real: Tensor) -> Tensor:
+    return x.masked_fill(~real, -1e30).softmax(-1).masked_fill(~real, 0.0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:

@@ -37,9 +37,9 @@ class Settings:
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Every row with a known reward; the weight is 1 for good ones and -alpha for bad ones."""
-    known = rewarded(rows)
-    z = standardised([row["reward"] for row in known])
-    return [Group((row,), (1.0 if x >= settings.threshold else -settings.alpha,)) for row, x in zip(known, z)]
+    scored = rewarded(rows)
+    z = standardised([row["reward"] for row in scored])
+    return [Group((row,), (1.0 if x >= settings.threshold else -settings.alpha,)) for row, x in zip(scored, z)]
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
