@@ -26,6 +26,7 @@ from attribute_models.countable import length
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, folds_by_prompt, prompt_key, prompt_keys
+from attribute_models.metrics import shown
 
 Array = NDArray[np.float64]
 
@@ -93,7 +94,7 @@ class BradleyTerry:
             if len(set(prompts[pairs.better])) < 2:
                 raise ValueError(
                     f"Attribute {name!r} has {len(pairs.gap)} pairs of rows with one prompt and different scores, "
-                    "from fewer than 2 prompts. Give responses to the same prompts, or another --model."
+                    "from fewer than 2 prompts. Give responses to the same prompts, or another --kind."
                 )
             best = self._choose(counts, pairs, used, prompts, a)
             self.alpha_[a] = self.settings.alphas[best]
@@ -182,12 +183,12 @@ class BradleyTerry:
     def table(report: Sequence[dict[str, Any]]) -> str:
         """One line per attribute, then the warnings."""
         lines = [
-            f"{r['attribute']}: {r['pairs']} pairs, accuracy {_shown(r['accuracy'])} "
-            f"({_shown(r['accuracy_low'])} to {_shown(r['accuracy_high'])}), log-loss {_shown(r['log_loss'])} "
-            f"(of a coin .693); the longer response is the better one in {_shown(r['longer'])}, so length alone has "
-            f"{_shown(r['length_alone'])}; accuracy {_shown(r['similar'])} in {r['similar_pairs'] or 0} pairs of "
-            f"similar length, {_shown(r['given_length'])} ({_shown(r['given_length_low'])} to "
-            f"{_shown(r['given_length_high'])}) given length"
+            f"{r['attribute']}: {r['pairs']} pairs, accuracy {shown(r['accuracy'])} "
+            f"({shown(r['accuracy_low'])} to {shown(r['accuracy_high'])}), log-loss {shown(r['log_loss'])} "
+            f"(of a coin .693); the longer response is the better one in {shown(r['longer'])}, so length alone has "
+            f"{shown(r['length_alone'])}; accuracy {shown(r['similar'])} in {r['similar_pairs'] or 0} pairs of "
+            f"similar length, {shown(r['given_length'])} ({shown(r['given_length_low'])} to "
+            f"{shown(r['given_length_high'])}) given length"
             for r in report
         ]
         return "\n".join([*lines, *(r["warning"] for r in report if r["warning"])])
@@ -294,18 +295,18 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
     warning = None
     if not learnable and low is not None and low > 0.5:
         warning = (
-            f"{name}: the scorer adds nothing to length: accuracy {_shown(known['accuracy'])} over {count} pairs, "
-            f"{_shown(known['length_alone'])} by length alone, {_shown(known['given_length'])} ({_shown(left)} to "
-            f"{_shown(known['given_length_high'])}) given length. {OTHER_FEATURES}"
+            f"{name}: the scorer adds nothing to length: accuracy {shown(known['accuracy'])} over {count} pairs, "
+            f"{shown(known['length_alone'])} by length alone, {shown(known['given_length'])} ({shown(left)} to "
+            f"{shown(known['given_length_high'])}) given length. {OTHER_FEATURES}"
         )
     elif not learnable:
-        found = f"accuracy {_shown(known['accuracy'])} over {count} pairs is not above that of a coin"
+        found = f"accuracy {shown(known['accuracy'])} over {count} pairs is not above that of a coin"
         warning = f"{name}: not learnable from this data by this model: {found}. {OTHER_FEATURES}"
     return {"pairs": count, **known, "learnable": learnable, "warning": warning}
 
 
 OTHER_FEATURES = (
-    "This is about these features and pairs: an encoder's may tell more (--set model=NAME), or more pairs. Or do not "
+    "This is about these features and pairs: an encoder's may tell more (--model NAME), or more pairs. Or do not "
     "steer by it."
 )
 
@@ -323,7 +324,3 @@ def _shares(name: str, right: Array, strata: Sequence[NDArray[np.bool_]], which:
     error = math.sqrt(float((np.bincount(which, weights=away) ** 2).sum()) * groups / (groups - 1))
     half = float(stdtrit(groups - 1, 0.975)) * error
     return {name: value, f"{name}_low": max(0.0, value - half), f"{name}_high": min(1.0, value + half)}
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

@@ -189,7 +189,7 @@ def written(tokenizer: Any, name: str, low: int, high: int) -> Written:
     if not same or len(set(last)) < len(last):
         raise ValueError(
             f"levels {low} to {high} of '{name.strip(chr(10) + ',:')}' are not one token each for this tokenizer. "
-            "Use a range of digits, or another --model."
+            "Use a range of digits, or another --kind."
         )
     before = list(tokenizer(name, add_special_tokens=False, verbose=False)["input_ids"])
     return Written([*before, *ids[0][:-1]], last, low)

@@ -90,8 +90,8 @@ def _figures(truth: Array, predicted: Array, lengths: Array, groups: NDArray[np.
 
 GIVEN_LENGTH = ("given_length", "given_length_low", "given_length_high")
 OTHER_MODELS = (
-    "This is about this model and these rows: an encoder may learn what it cannot (steer fit --model embeddings or "
-    "regression, --set model=NAME), or more rows."
+    "This is about this model and these rows: an encoder may learn what it cannot (steer fit --kind embeddings or "
+    "regression, --model NAME), or more rows may help."
 )
 
 
@@ -103,11 +103,11 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
     if left is not None and left > 0:
         if debiased or (mae is not None and mae < figures["baseline_mae"]):
             return {"learnable": True, "warning": None}
-        found = f"a mean absolute error of {_shown(mae)}, no better than {_shown(figures['baseline_mae'])} of the mean"
+        found = f"a mean absolute error of {shown(mae)}, no better than {shown(figures['baseline_mae'])} of the mean"
         warning = f"{name}: hardly learnable from this data: {found} over {n} rows. {OTHER_MODELS}"
     elif low is not None and low > 0 and (figures["length_alone"] or 0) * (figures["spearman_with_length"] or 0) > 0:
         warning = (
-            f"{name}: the scorer adds nothing to length: {found}, {_shown(figures['length_alone'])} by the number of "
+            f"{name}: the scorer adds nothing to length: {found}, {shown(figures['length_alone'])} by the number of "
             f"words alone, {_spanned(figures, 'given_length')} given length. {OTHER_MODELS} Or steer by length "
             f"(--scorer countable:words), or not by this (--neither {name})."
         )
@@ -122,7 +122,7 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
 
 def _spanned(figures: Mapping[str, Any], name: str) -> str:
     """A figure with its interval, in three decimals."""
-    value, low, high = (_shown(figures[key]) for key in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (shown(figures[key]) for key in (name, f"{name}_low", f"{name}_high"))
     return f"{value} ({low} to {high})"
 
 
@@ -262,16 +262,16 @@ def table(report: Sequence[Mapping[str, Any]]) -> str:
     """A report as plain text: one aligned line per attribute, "-" where undefined, then the warnings."""
     columns = COLUMNS | (HUMAN if any(row.get("human") is not None for row in report) else {})
     lines = [["attribute", *columns.values()]]
-    lines += [[row["attribute"], *(_shown(row.get(column)) for column in columns)] for row in report]
+    lines += [[row["attribute"], *(shown(row.get(column)) for column in columns)] for row in report]
     widths = [max(map(len, column)) for column in zip(*lines)]
-    shown = [
+    body = [
         "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:]))])
         for name, *cells in lines
     ]
-    return "\n".join([*shown, *(row["warning"] for row in report if row["warning"])])
+    return "\n".join([*body, *(row["warning"] for row in report if row["warning"])])
 
 
-def _shown(value: float | None) -> str:
+def shown(value: float | None) -> str:
     """A figure as text: counts whole, the rest with three decimals, "-" for None."""
     if value is None:
         return "-"

@@ -1,7 +1,7 @@
-"""A class or function of the user as attribute model, by its name `module:name`; the working folder is looked in too.
+"""A class or function of the user as attribute model, found by `module:name`, in the working folder too.
 
-A class has `attributes` and `score(rows) -> [n, A]`. A function of a row gives a number, which is the attribute that is
-called as the function, or a mapping with the names that `function.attributes` lists; None or nothing is unknown.
+A class has `attributes` and `score(rows) -> [n, A]`. A function of a row returns a number, the score on an attribute of
+the function's name, or a mapping with the names in `function.attributes`; None and missing names are unknown.
 """
 
 from __future__ import annotations
@@ -47,19 +47,24 @@ class Function:
 
 
 def load(spec: str) -> Any:
-    """The model that `module:name` is; ValueError, without the name in front, where there is none."""
+    """Import the model `module:name`; ValueError, without the name in front, if there is none."""
     module, colon, name = spec.partition(":")
     if not colon:
         raise ValueError("wanted module:name of a class or function.")
     if os.getcwd() not in sys.path:  # a command is started from its own folder
         sys.path.append(os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name)
-        found = found() if isinstance(found, type) else found
+        value = getattr(importlib.import_module(module), name)
+        value = value() if isinstance(value, type) else value
     except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"{error}. Check the name, and that the module can be imported.") from None
-    if hasattr(found, "score"):
-        return found
-    if not callable(found):
+    return model_of(value, name)
+
+
+def model_of(value: Any, name: str) -> Any:
+    """An object with `score` as it is; a function of a row as a model; ValueError for anything else."""
+    if hasattr(value, "score"):
+        return value
+    if not callable(value):
         raise ValueError("is no class with `score` and no function of a row. Name one.")
-    return Function(found, name)
+    return Function(value, name)

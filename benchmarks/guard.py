@@ -25,7 +25,7 @@ from steer.evaluation.systems import Judge
 from steer.iteration.command import iterate_command
 from steer.iteration.guards import Figures, Limits, alarm, best, limits
 from steer.iteration.watch import figures
-from steer.labelling.fit import fit_command
+from steer.labelling.command import fit_command
 from steer.labelling.scorer import load_scorer
 from steer.report.circumstances import circumstances
 from steer.rows import read_all, read_back, write

@@ -13,7 +13,7 @@ mkdir -p "rated-$name" && cd "rated-$name"
 test -d model || python "$here/story_model.py" "$shared/models/stories260K" model
 test -f judge.jsonl || python "$here/rated_logs.py" "$shared" "$name" . "$prompts"
 steer fit logs.jsonl --debias words --output proxy
-steer fit judge.jsonl --limit 8000 --model embeddings --set model=model --set pooling=mean --debias words --output gold
+steer fit judge.jsonl --limit 8000 --kind embeddings --model model --set pooling=mean --debias words --output gold
 steer train logs.jsonl --model model --method mle --output base --adapter none --learning-rate 1e-3 --batch-size 32 \
   --max-steps "$steps" --micro-batch-tokens 2048 --max-length 400
 logs=logs.jsonl

@@ -10,8 +10,8 @@ model=${2:-$shared/models/stories260K}
 mkdir -p ratings && cd ratings
 for name in summeval nlg_novikova emobank topical_chat_turns; do
   test -f "$name.jsonl" || python "$here/ratings.py" "$shared" "$name" "$name.jsonl"
-  steer fit "$name.jsonl" --model linear --output "$name-linear"
-  steer fit "$name.jsonl" --model embeddings --set model="$model" --set pooling=mean --output "$name-embeddings"
+  steer fit "$name.jsonl" --kind linear --output "$name-linear"
+  steer fit "$name.jsonl" --kind embeddings --model "$model" --set pooling=mean --output "$name-embeddings"
   steer label "$name.jsonl" --scorer "$name-linear" --output "$name-labels"
 done
 python "$here/spearman.py" {summeval,nlg_novikova,emobank,topical_chat_turns}-{linear,embeddings}

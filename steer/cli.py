@@ -44,7 +44,7 @@ def data(config: DataConfig) -> None:
 @options(FitConfig)
 def fit(config: FitConfig) -> None:
     """Fit an attribute model on human scores."""
-    from steer.labelling.fit import fit_command as run
+    from steer.labelling.command import fit_command as run
 
     click.echo(run(config))
 
@@ -53,7 +53,7 @@ def fit(config: FitConfig) -> None:
 @options(LabelConfig)
 def label(config: LabelConfig) -> None:
     """Score rows and give them levels."""
-    from steer.labelling.label import label_command as run
+    from steer.labelling.command import label_command as run
 
     click.echo(run(config))
 

@@ -26,8 +26,7 @@ from steer.config import (
 from steer.evaluation.guidance import Trial
 from steer.generation.generate import generate_command, held_out_prompts
 from steer.iteration.command import iterate_command
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import load
 from steer.report.circumstances import circumstances

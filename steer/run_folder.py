@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
@@ -223,6 +224,52 @@ def identity(model: str) -> str:
     return fingerprint(model) if Path(model).exists() else ""
 
 
+def _recorded(settings: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """The content of config.json: settings that can change the result, and the fingerprints of the inputs."""
+    fields = {k: v for k, v in dataclasses.asdict(settings).items() if k not in HOW}
+    recorded: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs)}))
+    return recorded
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ and make a run another run."""
+    return sorted(k for k in {*before, *now} - {*FREE, *HOW} if before.get(k) != now.get(k))
+
+
+def _held(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder; SteerError if it holds something else."""
+    if not is_run(folder):
+        raise SteerError(f"{folder}: holds files that are no run of steer. Choose another --output.")
+    held: dict[str, Any] = read_json(folder / "config.json")
+    return held
+
+
+@contextmanager
+def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str]) -> Iterator[Path]:
+    """A folder for the resume points and the result of a library call; a temporary one if `folder` is None.
+
+    Its config.json records settings and inputs, as that of a command: SteerError if the folder holds other work.
+    """
+    if folder is None:
+        with TemporaryDirectory(prefix="steer-") as temporary:
+            yield Path(temporary)
+        return
+    place, now = Path(folder), _recorded(settings, inputs)
+    with folder_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
+        used = any(p.suffix != ".tmp" for p in place.iterdir())
+    if used and (changed := _changed(_held(place), now)):
+        raise SteerError(f"{folder}: holds a run with other settings ({', '.join(changed)}). Choose another folder.")
+    locked_before = place.resolve() in _LOCKS
+    lock(place)
+    try:
+        write_json(place / "config.json", now)
+        yield place
+    finally:
+        if not locked_before and place.resolve() in _LOCKS:
+            os.close(_LOCKS.pop(place.resolve()))
+
+
 class Run:
     """One stage in one folder."""
 
@@ -238,18 +285,17 @@ class Run:
         self.folder = Path(folder)
         self.overwrite = config.overwrite
         self.shared = bool(getattr(config, "shard", ""))  # shards of one run write to one folder
-        fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
-        self.config = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
+        self.config = _recorded(config, inputs or {})
         with folder_errors(self.folder):
             if self.folder.is_file():
                 raise SteerError(f"{folder}: is a file. Choose another --output.")
             # A process that was killed while it wrote its config.json leaves a temporary file and nothing else.
             used = self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir())
-            held = self._held() if used else self.config
-        changed = sorted(k for k in {*held, *self.config} - {*FREE, *HOW} if held.get(k) != self.config.get(k))
+            held = _held(self.folder) if used else self.config
+        changed = _changed(held, self.config)
         self.renewed = bool(changed)
         if self.overwrite:
-            self._spare_inputs(fields)
+            self._spare_inputs()
             return
         if other := [name for name in changed if name not in free]:
             raise SteerError(
@@ -257,15 +303,8 @@ class Run:
                 "Choose another --output, or --overwrite to start anew."
             )
 
-    def _held(self) -> dict[str, Any]:
-        """The settings of the run in the folder."""
-        if not is_run(self.folder):
-            raise SteerError(f"{self.folder}: holds files that are no run of steer. Choose another --output.")
-        held: dict[str, Any] = read_json(self.folder / "config.json")
-        return held
-
-    def _spare_inputs(self, fields: Mapping[str, Any]) -> None:
-        paths = {name: Path(value) for name, value in fields.items() if isinstance(value, str) and value}
+    def _spare_inputs(self) -> None:
+        paths = {name: Path(value) for name, value in self.config.items() if isinstance(value, str) and value}
         for name, path in paths.items():
             if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
                 raise SteerError(f"{self.folder}: --overwrite would remove its own {name}. Choose another --output.")

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from data_recipes import world_model
 from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
 from steer.methods.base import Candidates, Method
 from steer.models.policy import Policy, load

@@ -14,8 +14,7 @@ import attribute_models
 from attribute_models.bradley_terry import BradleyTerry, BradleyTerrySettings, accuracy, pairs_of, solved
 from steer.config import FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.rows import read, read_all, write
 from steer.run_folder import read_json
 
@@ -158,7 +157,7 @@ def test_real_preferences_give_a_reward(shared: Path, tmp_path: Path) -> None:
     source, pairs = shared / "data" / "pairs_hh_harmless_test.jsonl.gz", tmp_path / "pairs.jsonl"
     write(pairs, (row for i, row in enumerate(read(source, skipped=[])) if i < 2000))
     settings = ("alphas=30,100", "min_df=5")
-    said = fit_command(FitConfig(str(pairs), str(tmp_path / "scorer"), model="bradley-terry", set=settings))
+    said = fit_command(FitConfig(str(pairs), str(tmp_path / "scorer"), kind="bradley-terry", set=settings))
     (own,) = read_json(tmp_path / "scorer" / "done.json")["report"]
     assert own["accuracy_low"] > 0.5
     assert f"{own['pairs']} pairs" in said

@@ -15,7 +15,7 @@ import pytest
 
 from steer.cli import main
 from steer.config import FitConfig, TrainConfig
-from steer.labelling.fit import fit_command
+from steer.labelling.command import fit_command
 from steer.training.command import train_command
 
 ROW = {"id": "a", "prompt": "hello", "response": "hi there.", "scores": {"quality": 3}}

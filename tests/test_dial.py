@@ -20,8 +20,7 @@ from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.models.policy import Policy, load
 from steer.rows import Row, prompt_key, read_all, write
 from steer.rows.command import data_command

@@ -9,8 +9,7 @@ import pytest
 
 from steer.conditioning.command import targets_command
 from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.rows import write
 from steer.rows.command import data_command
 from steer.rows.directions import doubts, of_name, unlearned

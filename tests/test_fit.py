@@ -14,10 +14,13 @@ import pytest
 import attribute_models
 from steer.config import DataConfig, FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
+from steer.labelling.fit import fit
+from steer.labelling.label import label
+from steer.labelling.scorer import load_scorer
 from steer.rows import read_all, write
 from steer.rows.command import data_command
+from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 
 
@@ -36,7 +39,7 @@ def scorer(logs: Path) -> Path:
 
 
 def test_every_model_that_is_fitted_has_settings_and_stands_in_the_help() -> None:
-    told = next(f for f in FitConfig.__dataclass_fields__.values() if f.name == "model").metadata["help"]
+    told = next(f for f in FitConfig.__dataclass_fields__.values() if f.name == "kind").metadata["help"]
     for name in attribute_models.FITTED:
         assert hasattr(attribute_models.model_class(name), "Settings")
         assert name in told
@@ -70,13 +73,13 @@ def test_settings_reach_the_model(logs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "liner"}, "Did you mean 'linear'"),
-        ({"model": "countable"}, "is not fitted on scores"),
+        ({"kind": "liner"}, "Did you mean 'linear'"),
+        ({"kind": "countable"}, "is not fitted on scores"),
         ({"set": ("alhpas=1",)}, "did you mean 'alphas'"),
         ({"set": ("min_df=two",)}, "min_df=two is not a int"),
         ({"set": ("alphas=a,b",)}, "is not a list of numbers"),
-        ({"model": "embeddings"}, "No base model is named"),
-        ({"model": "embeddings", "set": ("pooling=max",)}, "Choose one of auto"),
+        ({"kind": "embeddings"}, "No base model is named"),
+        ({"kind": "embeddings", "set": ("pooling=max",)}, "Choose one of auto"),
         ({"calibration": "best"}, "--calibration: unknown 'best'"),
         ({"debias": "verbsity"}, "Did you mean 'verbosity'"),
     ],
@@ -126,7 +129,7 @@ def test_shards_and_processes_write_the_same_bytes(logs: Path, scorer: Path, tmp
 
 def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path, logs: Path, tmp_path: Path) -> None:
     settings = (f"model={tiny}", "max_length=24", "cache=none")
-    said = fit_command(FitConfig(str(logs), str(tmp_path / "s"), model="embeddings", set=settings, limit=120))
+    said = fit_command(FitConfig(str(logs), str(tmp_path / "s"), kind="embeddings", set=settings, limit=120))
     assert " truncated. Scorer" in said
     said = label_command(LabelConfig(str(logs), str(tmp_path / "l"), scorer=str(tmp_path / "s"), min_support=1))
     rows = read_all(tmp_path / "l")
@@ -161,8 +164,8 @@ def test_the_histogram_names_what_is_common_empty_and_never_together(tmp_path: P
 
 
 def test_the_command_lines_of_the_issue_work(logs: Path, tmp_path: Path) -> None:
-    """`steer fit --model ... --set` as a user types it."""
-    words = ["fit", str(logs), "--model", "ensemble", "--set", "members=linear+linear:min_df=5", "--set", "k=1"]
+    """`steer fit --kind ... --set` as a user types it."""
+    words = ["fit", str(logs), "--kind", "ensemble", "--set", "members=linear+linear:min_df=5", "--set", "k=1"]
     words += ["--calibration", "isotonic", "--debias", "words", "--output", "s"]
     done = subprocess.run(
         [sys.executable, "-m", "steer", *words], cwd=tmp_path, capture_output=True, text=True, check=False
@@ -188,3 +191,60 @@ def test_a_quality_that_is_length_adds_nothing_in_scripts_without_spaces_too(bet
     assert abs(found["length_alone"]) > 0.7
     assert found["learnable"] is False
     assert "quality: the scorer adds nothing to length" in said
+
+
+def test_the_command_is_a_doorway_on_fit(logs: Path, scorer: Path, tmp_path: Path) -> None:
+    rows = read_all(logs)
+    found = fit(str(logs), debias="verbosity")
+    saved = fit(str(logs), debias="verbosity", folder=tmp_path / "api")
+    by_command = load_scorer(str(scorer))
+    assert found.id == saved.id == by_command.id
+    assert found.report == by_command.report
+    assert found.schema == by_command.schema
+    assert (tmp_path / "api" / "report.txt").read_text() == (scorer / "report.txt").read_text()
+    assert np.array_equal(found.score(rows, found.attributes), by_command.score(rows, by_command.attributes))
+    before = (tmp_path / "api" / "done.json").stat().st_mtime_ns
+    assert fit(str(logs), debias="verbosity", folder=tmp_path / "api").id == saved.id
+    assert (tmp_path / "api" / "done.json").stat().st_mtime_ns == before, "a fit that is done is read back"
+    with pytest.raises(SteerError, match=r"holds a run with other settings \(debias\)"):
+        fit(str(logs), folder=tmp_path / "api")
+    with pytest.raises(SteerError, match="unknown setting 'debais'; did you mean 'debias'"):
+        fit(rows, debais="verbosity")
+    with pytest.raises(SteerError, match="--kind linear reads rows without one"):
+        fit(rows, model="encoder")
+
+
+@pytest.mark.parametrize("by", ["scorer", "human"])
+def test_the_command_is_a_doorway_on_label(by: str, logs: Path, scorer: Path, tmp_path: Path) -> None:
+    spec, settings = str(scorer) if by == "scorer" else "human", {"min_support": 2, "lower": ("hedging",)}
+    label_command(LabelConfig(str(logs), str(tmp_path / "out"), scorer=spec, **settings))  # type: ignore[arg-type]
+    by_command = Labelled.read(tmp_path / "out")
+    found = label(str(logs), scorer="" if by == "human" else load_scorer(spec), **settings)
+    assert found == replace(by_command, name=str(logs))
+    saved = label(logs, scorer=spec, folder=tmp_path / "api", shard_size=50, **settings)
+    for name in ("rows.jsonl", "schema.json"):
+        assert (tmp_path / "api" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert replace(saved, name="") == replace(found, name="")
+    parts = sorted((tmp_path / "api" / "parts").iterdir())
+    assert len(parts) == 6
+    parts[0].unlink()
+    again = label(logs, scorer=spec, folder=tmp_path / "api", shard_size=50, **settings)  # goes on where it stopped
+    assert again == saved
+    with pytest.raises(SteerError, match=r"holds a run with other settings \(min_support\)"):
+        label(logs, scorer=spec, folder=tmp_path / "api", shard_size=50, lower=("hedging",))
+
+
+def test_rows_in_memory_are_labelled_by_a_function() -> None:
+    rows = [{"prompt": f"p{i}", "response": "word " * (i % 5 + 1)} for i in range(40)]
+
+    def words(row: Any) -> int:
+        return len(row["response"].split())
+
+    found = label(rows, scorer=words, min_support=1)
+    assert [row["predicted"] for row in found.rows[:3]] == [{"words": 1.0}, {"words": 2.0}, {"words": 3.0}]
+    assert found.schema.levelled
+    assert (found.scorer, found.spec) == ("python:words", "")
+    with pytest.raises(SteerError, match="other processes cannot load it"):
+        label(rows, scorer=words, num_proc=2, shard_size=10)
+    with pytest.raises(SteerError, match="no row has a score"):
+        label(rows)

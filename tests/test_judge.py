@@ -25,7 +25,7 @@ from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import annotator, meetings, vote
 from steer.evaluation.systems import Answers
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.rows import read_all
 
 Reply = tuple[int, dict[str, str], str] | None  # None: never answers

@@ -20,7 +20,7 @@ from conftest import alive, until
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
 from steer.rows import read_all, write
 

@@ -224,4 +224,4 @@ def test_what_is_learnable_is_what_is_left_given_length() -> None:
     chance = simulated((0.0, 0.0))
     assert chance["learnable"] is False
     assert "by this model" in str(chance["warning"])
-    assert "--model embeddings" in str(chance["warning"])
+    assert "--kind embeddings" in str(chance["warning"])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import steer.training.loop
 from steer.config import LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.methods import ppo, remax, rloo
 from steer.methods.base import Candidates

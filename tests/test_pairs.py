@@ -15,7 +15,7 @@ import torch
 
 from steer.config import LabelConfig
 from steer.errors import SteerError
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.methods.base import Candidates
 from steer.methods.groups import PAIRINGS, Group, pairs, ranked

@@ -10,8 +10,7 @@ import pytest
 
 from data_recipes.metadata import metadata
 from steer.config import DataConfig, FitConfig, LabelConfig
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.rows import read_all
 from steer.rows.command import data_command
 from steer.rows.schema import Schema

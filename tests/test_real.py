@@ -15,8 +15,7 @@ from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.models.policy import load
 from steer.rows import read_all
 from steer.run_folder import read_json

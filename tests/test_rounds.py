@@ -22,8 +22,7 @@ from steer.iteration.fresh import anomaly, distinct, usable
 from steer.iteration.goals import goals, preferred
 from steer.iteration.pool import mixed
 from steer.iteration.refresh import drift
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.models.policy import Card
 from steer.rows import read, read_all, write
 from steer.rows.command import data_command

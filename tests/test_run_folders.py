@@ -13,8 +13,7 @@ from test_run import Config, started
 
 from steer.config import DataConfig, FitConfig, LabelConfig
 from steer.errors import SteerError
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
 from steer.rows.command import data_command
 from steer.run_folder import fingerprint, read_json, rows_fingerprint, stage

@@ -16,7 +16,7 @@ import attribute_models.own
 from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config import LabelConfig
-from steer.labelling.label import label_command
+from steer.labelling.command import label_command
 from steer.rows import read_all
 
 

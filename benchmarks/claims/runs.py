@@ -18,8 +18,7 @@ from steer.generation.generate import generate_command, generate_rows
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command
-from steer.labelling.fit import fit_command
-from steer.labelling.label import label_command
+from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import placed
 from steer.methods import peak_rate
 from steer.methods.groups import prompts

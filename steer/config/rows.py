@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import HELD_OUT, LIMIT, OUTPUT, OVERWRITE, SEED, argument, option
+from steer.labelling.settings import FitSettings, LabelSettings
+from steer.settings import LIMIT, OUTPUT, OVERWRITE, SEED, argument, option
 
 
 @dataclass(frozen=True)
@@ -60,36 +61,16 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig:
+class FitConfig(FitSettings):
     """`steer fit`."""
 
     rows: str = argument("Rows with human scores.")
     output: str = option(..., OUTPUT)
-    model: str = option("linear", "Attribute model: linear, embeddings, regression, bradley-terry, labeller, ensemble.")
-    set: tuple[str, ...] = option((), "A setting of the model, NAME=VALUE (repeat the flag).")
-    calibration: str = option(
-        "quantile",
-        "Onto the scale of the scores, out of fold: quantile and spread give predictions the spread of the scores, "
-        "affine and isotonic are right on average and shrink towards it.",
-        choices=("quantile", "spread", "isotonic", "affine", "none"),
-    )
-    debias: str = option(
-        "", "Take the liking for this out of the others: a scored attribute such as verbosity, or a countable: words."
-    )
-    attribute: tuple[str, ...] = option((), "Fit these only (repeat the flag); default: all that have scores.")
-    schema: str = option(
-        "", "schema.json with ranges and directions; default: the one beside the rows, else from the scores."
-    )
-    lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
-    neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
-    seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
     overwrite: bool = option(False, OVERWRITE)
 
 
 @dataclass(frozen=True)
-class LabelConfig:
+class LabelConfig(LabelSettings):
     """`steer label`."""
 
     rows: str = argument("Rows to label, in any known layout.")
@@ -99,31 +80,5 @@ class LabelConfig:
         "Folder of `steer fit`, `countable:words,...`, `classifier:NAME` (any sequence-classification model), "
         "`judge:FILE`, `module:NAME` (a class or function of yours), or `human` for the scores in the rows.",
     )
-    prefer: str = option(
-        "predicted", "Which scores make the levels where both are known.", choices=("predicted", "human")
-    )
-    bins: str = option(
-        "native",
-        "Levels: the attribute's integer grid, equal widths or equal counts.",
-        choices=("native", "uniform", "quantile"),
-    )
-    levels: int = option(5, "Levels where there is no native grid.", least=2)
-    edges: tuple[str, ...] = option(
-        (), "NAME=EDGE,EDGE,...: where the levels of an attribute meet; a score on an edge is above (repeat the flag)."
-    )
-    min_support: int = option(5, "Rows that a combination of levels needs to count as supported.", least=1)
-    schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.")
-    lower: tuple[str, ...] = option((), "Attributes where lower is better (repeat the flag).")
-    neither: tuple[str, ...] = option((), "Attributes without a better end (repeat the flag).")
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
-    shard_size: int = option(2000, "Rows scored between two resume points.", least=1)
-    num_proc: int = option(1, "Processes that score at the same time.", least=1)
-    workers: str = option(
-        "processes",
-        "Where --num-proc counts: processes of this machine, or actors of a Ray cluster.",
-        choices=("processes", "ray"),
-    )
     shard: str = option("", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.")
-    seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
     overwrite: bool = option(False, OVERWRITE)

@@ -12,7 +12,7 @@ import numpy as np
 from steer.config import FitConfig
 from steer.errors import SteerError
 from steer.evaluation.weighted import spearman
-from steer.labelling.fit import fit_command
+from steer.labelling.command import fit_command
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods.base import Array
 from steer.options import resolve

@@ -1,149 +1,200 @@
-"""Rows -> scores -> levels, with the reward, the support and the histogram of the levels."""
+"""Rows -> scores -> levels, with the reward and the support of the levels."""
 
 from __future__ import annotations
 
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, islice, pairwise
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steer.config import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
-from steer.labelling.shards import part_file, read_parts, score_parts, shard_of
-from steer.rows import Row, directions, read, split_of, write
+from steer.labelling.settings import LabelSettings
+from steer.labelling.shards import Parts, score_parts
+from steer.rows import PREFERENCE, Row, Source, content_hash, read, read_rows, split_of
 from steer.rows.binning import described, fitted
-from steer.rows.contract import PREFERENCE
+from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Attribute, Schema
-from steer.run_folder import Run, fingerprint, rows_fingerprint, stage
-from steer.settings import did_you_mean
+from steer.run_folder import fingerprint, workplace
+from steer.settings import did_you_mean, settings_of
 
-SHOWN = 5  # joint levels that a histogram names
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-@stage
-def label_command(config: LabelConfig) -> str:
-    """Score rows and give them levels, a reward and a schema; level histogram and summary line.
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of a file in any known layout; they are read again whenever they are iterated over, and never held."""
 
-    Rows are streamed, to check them, to score them part by part (each part is a resume point) and to write them; held
-    are their scores and a number for each id. With `shard` only that share of the parts is scored, and the run that
-    finds all parts writes the rows.
+    path: str
+    limit: int = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        return islice(read(self.path), self.limit or None)
+
+
+def label(
+    rows: Source | Labelled, *, scorer: str | Scorer | Any = "", folder: str | Path | None = None, **settings: Any
+) -> Labelled:
+    """Score rows and give them levels, a reward, a split and a schema, as "steer label" does.
+
+    `scorer`: what `load_scorer` takes; "" for the human scores in the rows. `settings`: fields of `LabelSettings`. With
+    a `folder` the scores are kept there part by part, a call that was interrupted goes on where it stopped, and the
+    result is saved. SteerError names the row or the setting that cannot be used.
     """
-    scorer = load_scorer(config.scorer)
-    inputs = {"rows": rows_fingerprint(config.rows), "scorer": scorer.id, "schema": known_file(config.schema)}
-    run = Run(config.output, config, inputs)
-    if run.done:
-        return str(run.done["summary"])
-    if config.prefer == "human" and getattr(scorer.model, "own_scale", False):
-        raise SteerError(f"--prefer human: the scores of {scorer.id} are in another unit than those in the rows.")
-    shard, shards = shard_of(config)
-    given, names = _asked(config, scorer)
-    human, train, targets = _checked(config, names)
-    if given is None:  # what will be refused is refused before anything is written
-        known = human[train] if scorer.model is None else np.zeros((1, len(names)))
-        turned(scorer.schema or description(config.rows, "", names, known), config.lower, config.neither)
-    _edges(config, names)
-    known_before = given or (_levels(config, scorer, names, human[train]) if scorer.model is None else None)
-    if known_before:
-        _exist(targets, known_before, config.rows)
-    run.start()
-    score_parts(config, scorer, names, _rows(config), len(human))
-    parts = -(-len(human) // config.shard_size)
-    if missing := sum(not part_file(config, i).is_file() for i in range(parts)):
-        return (
-            f"label: shard {shard + 1} of {shards} is scored; {missing} of {parts} parts are still to come. "
-            f'When all shards are done, the same command without --shard writes the rows to "{config.output}".'
-        )
-    found = read_parts(config, len(human))
-    predicted, flags = found[:, :-1], found[:, -1]
-    first, second = (predicted, human) if config.prefer == "predicted" else (human, predicted)
-    scores = np.where(np.isnan(first), second, first)
-    schema = given or _levels(config, scorer, names, scores[train])
-    _exist(targets, schema, config.rows)
-    rows = (
-        labelled(row, schema, s, p, scorer.id, split_of(row, config.held_out, config.seed))
-        | ({} if np.isnan(flag) else {"truncated": bool(flag)})
-        | ({"comparable": "group"} if preferred else {})
-        for row, s, p, flag, preferred in zip(_rows(config), scores, predicted, flags, _preferred(schema, first, human))
-    )
-    written = write(run.folder / "rows.jsonl", rows)
-    schema.save(run.folder / "schema.json")
-    unknown, cut = int(np.isnan(scores).any(1).sum()), int(np.nansum(flags))
-    summary = (
-        f"label: {written} rows in, {written} out, 0 skipped; {int(train.sum())} for training, "
-        f"{written - int(train.sum())} held out; {unknown} with an unknown attribute"
-        f"{'' if np.isnan(flags).all() else f'; {cut} truncated'}; scorer {scorer.id}."
-    )
-    facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
-    own = [schema[n] for n in schema.own]
-    report = getattr(scorer.model, "report_", ())
-    lines = [histogram(schema), *_counted(own), *directions.told(own)]
-    lines += directions.doubts(own, scores[train], report if config.prefer == "predicted" else ())
-    lines += directions.unlearned(own, report)
-    if given is None and scorer.schema is None:
-        lines += guessed_scales(config.rows, "", own)
-    return run.finish("\n".join([*lines, summary]), **facts)
+    options = settings_of(LabelSettings, settings)
+    name, attributes = origin(rows)
+    listed = read_rows(rows.rows if isinstance(rows, Labelled) else rows, limit=options.limit)
+    scored_by = load_scorer(scorer or "human")
+    task = Task.of(listed, scored_by, options, name, attributes)
+    inputs = {"rows": content_hash(listed), "scorer": scored_by.id, "schema": file_fingerprint(options.schema)}
+    with workplace(folder, options, inputs) as place:
+        parts = Parts(place / "parts", options.shard_size, len(listed))
+        score_parts(parts, listed, scored_by, task.names, num_proc=options.num_proc, ray=options.workers == "ray")
+        labels = task.labels(parts.read())
+        result = Labelled(list(labels.rows()), labels.schema, scored_by.id, placed(scored_by.spec), name)
+        if folder:
+            result.save(place)
+    return result
 
 
-def _preferred(schema: Schema, first: Scores, human: Scores) -> list[bool]:
-    """Which rows [n] owe their reward to a preference of people: it says nothing outside of its `group`.
+def file_fingerprint(path: str) -> str:
+    """`fingerprint` of a file that need not be named."""
+    return fingerprint(path) if path else ""
 
-    `first` [n, A]: the scores that count where they are known.
+
+def origin(rows: Source | Labelled) -> tuple[str, dict[str, Attribute]]:
+    """What messages call the rows, and the attributes whose ranges and directions are known beside them."""
+    if isinstance(rows, Labelled):
+        return rows.name, {a.name: a for a in rows.schema.attributes}
+    if not isinstance(rows, str | Path):
+        return "rows", {}
+    folder = Path(rows) if Path(rows).is_dir() else Path(rows).parent
+    return str(rows), load_attributes(folder / "schema.json") if (folder / "schema.json").is_file() else {}
+
+
+def load_attributes(path: str | Path) -> dict[str, Attribute]:
+    """Read the attributes of a schema.json, by their names."""
+    return {a.name: a for a in Schema.load(Path(path)).attributes}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows that can be labelled: each was read and checked once.
+
+    `rows` are iterated over several times and need not be in memory; their human scores and splits are.
     """
-    if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
-        return [False] * len(human)
-    j = schema.own.index(PREFERENCE)
-    told: list[bool] = (~np.isnan(human[:, j]) & (np.isnan(first[:, j]) | (first is human))).tolist()
-    return told
+
+    rows: Iterable[Row]
+    scorer: Scorer
+    settings: LabelSettings
+    name: str  # what messages call the rows
+    attributes: Mapping[str, Attribute]  # whose ranges and directions are known before any score
+    names: tuple[str, ...]  # attributes to score, A
+    human: Scores  # [n, A], NaN where unknown
+    train: Mask  # [n]
+    targets: Mapping[tuple[str, float], str]  # (attribute, level) -> id of the first row that has this target
+
+    @staticmethod
+    def of(
+        rows: Iterable[Row],
+        scorer: Scorer,
+        settings: LabelSettings,
+        name: str,
+        attributes: Mapping[str, Attribute],
+    ) -> Task:
+        """Read every row once; SteerError for anything that would stop the labelling later."""
+        s = settings
+        if s.prefer == "human" and getattr(scorer.model, "own_scale", False):
+            raise SteerError(f"--prefer human: the scores of {scorer.id} are in another unit than those in the rows.")
+        names = _kept_schema(s).own if s.schema else scorer.attributes or scored_names(rows, name)
+        human, train, targets = _read_once(rows, names, s)
+        if not s.schema and not train.any():
+            remedy = 'Lower --held-out, or split them anew by "steer data ROWS --resplit" first'
+            raise SteerError(f"{name}: all {len(train)} rows are held out. {remedy}.")
+        task = Task(rows, scorer, s, name, attributes, tuple(names), human, train, targets)
+        if not s.schema:
+            task._described(human[train] if scorer.model is None else np.zeros((1, len(names))))
+        _edges(s, names)
+        if s.schema or scorer.model is None:  # the levels do not wait for predictions
+            task._check_targets(task._schema(human))
+        return task
+
+    def labels(self, found: Scores) -> Labels:
+        """Turn predicted scores and truncation flags [n, A + 1] into levels."""
+        predicted, flags = found[:, :-1], found[:, -1]
+        first, second = (predicted, self.human) if self.settings.prefer == "predicted" else (self.human, predicted)
+        scores = np.where(np.isnan(first), second, first)
+        schema = self._schema(scores)
+        self._check_targets(schema)
+        return Labels(self, schema, scores, predicted, flags)
+
+    def _schema(self, scores: Scores) -> Schema:
+        """Levels, constants of the reward and support from the training rows' scores, or the schema that is kept."""
+        s = self.settings
+        if s.schema:
+            return _kept_schema(s)
+        plain = self._described(scores[self.train])
+        edges = _edges(s, plain.names)
+        return fitted(plain, scores[self.train], bins=s.bins, levels=s.levels, minimum=s.min_support, edges=edges)
+
+    def _described(self, scores: Scores) -> Schema:
+        """Ranges and directions, without levels."""
+        plain = self.scorer.schema or description(self.attributes, self.names, scores)
+        return turned(plain, self.settings.lower, self.settings.neither)
+
+    def _check_targets(self, schema: Schema) -> None:
+        """Refuse targets of rows at levels that the schema does not have."""
+        for (attribute, level), row in self.targets.items():
+            if attribute in schema.names:
+                schema.check_levels({attribute: level}, f"{self.name}: row '{row}': column 'target'")
 
 
-def _asked(config: LabelConfig, scorer: Scorer) -> tuple[Schema | None, Sequence[str]]:
-    """The schema whose levels are kept, where one is named, and the attributes to score."""
-    if not config.schema:
-        return None, scorer.attributes or scored_names(_rows(config), config.rows)
-    given = Schema.load(Path(config.schema))
-    if not all(a.counts for a in given.attributes):
-        raise SteerError(f'{config.schema}: has no levels. Give the schema.json that "steer label" wrote.')
-    return given, given.own
+@dataclass(frozen=True)
+class Labels:
+    """The levels of rows and the scores that they come from."""
 
+    task: Task
+    schema: Schema
+    scores: Scores  # [n, A], those that count
+    predicted: Scores  # [n, A]
+    flags: Scores  # [n], 1 where the scorer could not read the whole row, NaN where nobody knows
 
-def _levels(config: LabelConfig, scorer: Scorer, names: Sequence[str], scores: Scores) -> Schema:
-    """Levels, constants of the reward and support from the scores [n, A] of the training rows."""
-    plain = turned(scorer.schema or description(config.rows, "", names, scores), config.lower, config.neither)
-    edges = _edges(config, plain.names)
-    return fitted(plain, scores, bins=config.bins, levels=config.levels, minimum=config.min_support, edges=edges)
+    def rows(self) -> Iterator[Row]:
+        """Read the rows again and give them one after the other with their labels."""
+        task, s = self.task, self.task.settings
+        for row, scores, predicted, flag, preferred in zip(
+            task.rows, self.scores, self.predicted, self.flags, self._preferred()
+        ):
+            out = labelled(row, self.schema, scores, predicted, task.scorer.id, split_of(row, s.held_out, s.seed))
+            if not np.isnan(flag):
+                out["truncated"] = bool(flag)
+            if preferred:
+                out["comparable"] = "group"
+            yield out
 
-
-def _edges(config: LabelConfig, names: Sequence[str]) -> dict[str, list[float]]:
-    """What --edges says: attribute -> ascending edges."""
-    found: dict[str, list[float]] = {}
-    for text in config.edges:
-        name, _, told = text.partition("=")
-        if name not in names:
-            raise SteerError(f"--edges {text}: unknown attribute '{name}'; {did_you_mean(name, names)}")
-        try:
-            found[name] = [float(edge) for edge in told.split(",")]
-        except ValueError:
-            found[name] = []
-        if not found[name] or not all(a < b for a, b in pairwise([-math.inf, *found[name], math.inf])):
-            raise SteerError(f"--edges {text}: wanted NAME=EDGE,EDGE,... in rising order, such as words=20,50,100.")
-    if found and config.schema:
-        raise SteerError("--edges: the levels are those of --schema. Leave one of the two out.")
-    return found
+    def _preferred(self) -> list[bool]:
+        """Which rows [n] owe their reward to a preference of people: it says nothing outside of its `group`."""
+        schema, human = self.schema, self.task.human
+        if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
+            return [False] * len(human)
+        j = schema.own.index(PREFERENCE)
+        counts = np.isnan(self.predicted[:, j]) | (self.task.settings.prefer == "human")
+        preferred: list[bool] = (~np.isnan(human[:, j]) & counts).tolist()
+        return preferred
 
 
 def levelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str) -> Row:
     """Add the predicted scores [A], and the levels and the reward of the `scores` [A] that count, to one row."""
     known = _known(schema, scores)
-    reward = known.get(REWARD)
     levels = {n: level for n, level in schema.levels(known).items() if schema[n].shown}
-    guess = {n: round(float(s), 4) for n, s in zip(schema.own, predicted) if not np.isnan(s)}
-    return {**row, "predicted": guess, "scorer": scorer, "levels": levels, "reward": reward}
+    rounded = {n: round(float(s), 4) for n, s in zip(schema.own, predicted) if not np.isnan(s)}
+    return {**row, "predicted": rounded, "scorer": scorer, "levels": levels, "reward": known.get(REWARD)}
 
 
 def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
@@ -164,40 +215,44 @@ def _known(schema: Schema, scores: Scores) -> dict[str, float]:
     return known if reward is None else {**known, REWARD: reward}
 
 
-def histogram(schema: Schema) -> str:
-    """Rows per level of each attribute, the commonest joint levels, and what is empty: levels and pairs of levels."""
-    width = max(len(n) for n in schema.names)
-    lines = [
-        f"{a.name:<{width}}  " + "  ".join(f"{s}: {c}" for s, c in zip(a.shown, a.counts)) for a in schema.attributes
-    ]
-    own = [schema[n] for n in schema.own]
-    empty = [f"{a.name}={s}" for a in schema.attributes for s, c in zip(a.shown, a.counts) if not c]
-    joint = schema.supported(schema.own)
-    lines.append(
-        f"{len(joint)} of {np.prod([len(a.shown) for a in own])} combinations of levels have "
-        f"{schema.minimum} rows or more" + (f"; empty: {', '.join(empty)}." if empty else ".")
-    )
-    if len(own) > 1:
-        top = sorted(joint.items(), key=lambda cell: -cell[1])[:SHOWN]
-        told = "; ".join(f"{schema.text(dict(zip(schema.own, cell)))}: {count}" for cell, count in top)
-        lines.append(f"commonest: {told or 'none'}.")
-        apart = [
-            f"{a.name}={a.shown[i]} with {b.name}={b.shown[j]}"
-            for (a, b) in combinations(own, 2)
-            for i, j in np.ndindex(len(a.shown), len(b.shown))
-            if a.counts[i] and b.counts[j] and not schema.count({a.name: i, b.name: j})
-        ]
-        more = f" and {len(apart) - SHOWN} more pairs" if len(apart) > SHOWN else ""
-        lines += [f"never together: {', '.join(apart[:SHOWN])}{more}."] if apart else []
-    return "\n".join(lines)
+def _read_once(
+    rows: Iterable[Row], names: Sequence[str], settings: LabelSettings
+) -> tuple[Scores, Mask, dict[tuple[str, float], str]]:
+    """Human scores [n, A], which rows train [n], and the targets that occur, each with the id of its first row."""
+    human, train = array("d"), array("b")
+    targets: dict[tuple[str, float], str] = {}
+    for row in rows:
+        for target in (row.get("target") or {}).items():
+            targets.setdefault(target, row["id"])
+        human.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
+        train.append(split_of(row, settings.held_out, settings.seed) == "train")
+    return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_), targets
 
 
-def _counted(attributes: Sequence[Attribute]) -> list[str]:
-    """How the levels in the rows, which count from 0, are shown and asked for."""
-    moved = [
-        f"{a.name} 0 is {a.shown[0]}, {len(a.shown) - 1} is {a.shown[-1]}" for a in attributes if a.shown[0] != "0"
-    ]
-    return [f"'levels' in the rows count from 0: {'; '.join(moved)}."] if moved else []
+def _kept_schema(settings: LabelSettings) -> Schema:
+    """The earlier schema whose levels are kept."""
+    schema = Schema.load(Path(settings.schema))
+    if not schema.levelled:
+        raise SteerError(f'{settings.schema}: has no levels. Give the schema.json that "steer label" wrote.')
+    return schema
+
+
+def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[float]]:
+    """The ascending edges that --edges gives, by attribute."""
+    edges: dict[str, list[float]] = {}
+    for text in settings.edges:
+        name, _, values = text.partition("=")
+        if name not in names:
+            raise SteerError(f"--edges {text}: unknown attribute '{name}'; {did_you_mean(name, names)}")
+        try:
+            edges[name] = [float(edge) for edge in values.split(",")]
+        except ValueError:
+            edges[name] = []
+        if not edges[name] or not all(a < b for a, b in pairwise([-math.inf, *edges[name], math.inf])):
+            raise SteerError(f"--edges {text}: wanted NAME=EDGE,EDGE,... in rising order, such as words=20,50,100.")
+    if edges and settings.schema:
+        raise SteerError("--edges: the levels are those of --schema. Use one of the two.")
+    return edges
 
 
 def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:
@@ -208,81 +263,26 @@ def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:
     )
 
 
-def scored_names(rows: Iterable[Row], path: str) -> tuple[str, ...]:
+def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
+    """The attributes that have a human score in some row; SteerError if there is none."""
     names = tuple(dict.fromkeys(n for row in rows for n, s in row["scores"].items() if s is not None))
     if not names:
-        raise SteerError(f"{path}: no row has a score. Give human scores, or a --scorer.")
+        raise SteerError(f"{where}: no row has a score. Give human scores, or a --scorer.")
     if REWARD in names:
-        raise SteerError(f"{path}: '{REWARD}' is what the sum of all scores is called here. Rename that score.")
+        raise SteerError(f"{where}: '{REWARD}' is what the sum of all scores is called here. Rename that score.")
     return names
 
 
-def _rows(config: LabelConfig) -> Iterator[Row]:
-    return islice(read(config.rows), config.limit or None)
-
-
-def _exist(targets: Mapping[tuple[str, float], str], schema: Schema, path: str) -> None:
-    """Refuse targets of rows at levels that the schema does not have."""
-    for (name, level), row in targets.items():
-        if name in schema.names:
-            schema.check_levels({name: level}, f"{path}: row '{row}': column 'target'")
-
-
-def _checked(
-    config: LabelConfig, names: Sequence[str]
-) -> tuple[Scores, np.ndarray[Any, np.dtype[np.bool_]], dict[tuple[str, float], str]]:
-    """Read every row once before anything is written: human scores [n, A], which rows train, and their targets.
-
-    Of targets only the attributes and levels that occur are kept, each with the id of the first such row.
-    """
-    human, train = array("d"), array("b")
-    targets: dict[tuple[str, float], str] = {}
-    for row in _rows(config):
-        for asked in (row.get("target") or {}).items():
-            targets.setdefault(asked, row["id"])
-        human.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
-        train.append(split_of(row, config.held_out, config.seed) == "train")
-    if not any(train) and not config.schema:
-        remedy = 'Lower --held-out, or split them anew by "steer data ROWS --resplit" first'
-        raise SteerError(f"{config.rows}: all {len(train)} rows are held out. {remedy}.")
-    return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_), targets
-
-
-def description(rows: str, schema: str, names: Sequence[str], scores: Scores) -> Schema:
-    """Ranges and directions: the named schema, else the one beside the rows, else what the scores tell."""
-    known = _known_before(rows, schema)
-    told = described(names, scores)
-    return Schema(tuple(known.get(n, told[n]) for n in names))
-
-
-def _known_before(rows: str, schema: str) -> dict[str, Attribute]:
-    """The attributes of the named schema, else of the one beside the rows; none where there is no such file."""
-    folder = Path(rows) if Path(rows).is_dir() else Path(rows).parent
-    path = Path(schema) if schema else folder / "schema.json"
-    return {a.name: a for a in Schema.load(path).attributes} if schema or path.is_file() else {}
-
-
-def guessed_scales(rows: str, schema: str, attributes: Iterable[Attribute]) -> list[str]:
-    """One line about attributes whose range is that of the scores which occur, as nothing says what the scale is."""
-    known = _known_before(rows, schema)
-    guessed = [a for a in attributes if a.name not in {*known, "preference"}]
-    shown = [f"{a.name} {a.low:g} to {a.high:g}" for a in guessed]
-    if not shown:
-        return []
-    return [
-        f"scale, *guessed* from what occurs: {', '.join(shown)}. "
-        '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
-    ]
+def description(attributes: Mapping[str, Attribute], names: Sequence[str], scores: Scores) -> Schema:
+    """Ranges and directions: those that are known, and the others from names and scores [n, A]."""
+    from_scores = described(names, scores)
+    return Schema(tuple(attributes.get(n, from_scores[n]) for n in names))
 
 
 def turned(schema: Schema, lower: Sequence[str], neither: Sequence[str]) -> Schema:
-    """The schema with the directions that the command line gives."""
+    """Set the directions of the attributes that are better when lower, and of those that have no better end."""
     for name in (*lower, *neither):
         if name not in schema.names:
             raise SteerError(f"--lower/--neither: unknown attribute '{name}'; {did_you_mean(name, schema.names)}")
     turns: Mapping[str, tuple[int, float]] = dict.fromkeys(lower, (-1, 1.0)) | dict.fromkeys(neither, (0, 0.0))
     return schema.turned(turns)
-
-
-def known_file(path: str) -> str:
-    return fingerprint(path) if path else ""

@@ -1,14 +1,14 @@
-"""What scores rows: a fitted model, a judge, counted words, a class or function of the user, or people.
+"""Scorers of rows: a fitted model, a judge, counted words, a class or function of the user, or people.
 
-The only place that loads attribute models to score with; everything else scores through it.
+The only module that loads attribute models to score with; everything else scores through it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +23,50 @@ from steer.run_folder import hashes, read_done
 
 Scores = np.ndarray[Any, Any]
 COUNTABLE = "countable:"
-FILED = ("judge", "simulated")  # with the file of their settings behind the colon
+FILED = ("judge", "simulated")  # the name of a file of settings follows the colon
 CLASSIFIER = "classifier:"
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """An attribute model with its identity; `attributes` is empty for human scores, whose names the rows tell."""
+    """An attribute model with its identity; `attributes` is empty for human scores, whose names are in the rows."""
 
     id: str
     attributes: tuple[str, ...]
     model: Any = None
     schema: Schema | None = None
     own: bool = False  # the user's code
+    spec: str = ""  # what `load_scorer` finds it by in another process; "" if it is only in memory
+
+    @property
+    def report(self) -> Sequence[Mapping[str, Any]]:
+        """Held-out figures of the fit, one dict per attribute; empty if the model is not fitted."""
+        return getattr(self.model, "report_", ())
 
     def score(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
         """Scores [n, A] in the order of `names`; NaN where the model has none."""
         return self.score_and_flag(rows, names)[:, :-1]
 
     def score_and_flag(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
-        """[n, A + 1]: scores, and last whether a row was too long to be read whole; NaN where not known."""
+        """Scores, and in the last column whether a row was too long to be read whole, [n, A + 1]; NaN if unknown."""
         out = np.full((len(rows), len(names) + 1), np.nan)
-        if self.model is not None and len(rows):
-            try:
-                found = attribute_models.scored(self.model, rows)
-            except ValueError as error:
-                raise SteerError(f"scorer {self.id}: {error}") from error
-            except Exception as error:  # the user's code may raise anything
-                if not self.own:
-                    raise
-                raise SteerError(f"scorer {self.id}: raised {type(error).__name__} ({error}). Mend it.") from error
-            for j, name in enumerate(names):
-                if name in self.attributes:
-                    out[:, j] = found.scores[:, self.attributes.index(name)]
-            if (np.abs(np.nan_to_num(found.scores, nan=0.0)) > MOST).any():
-                raise SteerError(f"scorer {self.id}: gives a score beyond {MOST:g}. Give NaN where it is unknown.")
-            if found.truncated is not None:
-                out[:, -1] = found.truncated
+        if self.model is None or not len(rows):
+            return out
+        try:
+            scores, truncated = attribute_models.scored(self.model, rows)
+        except ValueError as error:
+            raise SteerError(f"scorer {self.id}: {error}") from error
+        except Exception as error:  # the user's code may raise anything
+            if not self.own:
+                raise
+            raise SteerError(f"scorer {self.id}: raised {type(error).__name__} ({error}). Fix it.") from error
+        if (np.abs(np.nan_to_num(scores, nan=0.0)) > MOST).any():
+            raise SteerError(f"scorer {self.id}: gives a score beyond {MOST:g}. Give NaN where it is unknown.")
+        for j, name in enumerate(names):
+            if name in self.attributes:
+                out[:, j] = scores[:, self.attributes.index(name)]
+        if truncated is not None:
+            out[:, -1] = truncated
         return out
 
 
@@ -67,7 +74,7 @@ Reward = Callable[[Sequence[Row]], list[float]]
 
 
 def rewarder(scorer: Scorer, schema: Schema) -> Reward:
-    """The reward of labelled rows as a function of new ones: it wants every attribute that counts."""
+    """The reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute that counts."""
     needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
     if not needed:
         raise SteerError("no attribute of the schema has a better end, so there is no reward to raise.")
@@ -83,26 +90,40 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
     return reward
 
 
-def load_scorer(spec: str) -> Scorer:
-    """A folder of `steer fit`, or one of the words that the error at the end names."""
+def load_scorer(spec: str | Scorer | Any) -> Scorer:
+    """Load a scorer: a folder of "steer fit", or one of the words that the error at the end names.
+
+    Also takes a scorer as it is, a function of a row, and an object with `attributes` and `score(rows) -> [n, A]`.
+    """
+    if isinstance(spec, Scorer):
+        return spec
+    if not isinstance(spec, str | Path):
+        model = own.model_of(spec, getattr(spec, "__name__", type(spec).__name__))
+        return Scorer(
+            f"python:{getattr(spec, '__qualname__', type(spec).__qualname__)}", tuple(model.attributes), model, own=True
+        )
+    return replace(_named(str(spec)), spec=str(spec))
+
+
+def _named(spec: str) -> Scorer:
     if spec == "human":
         return Scorer("human", ())
     try:
         if Path(spec).is_dir():
             return _saved(Path(spec))
+        kind, colon, name = spec.partition(":")
         if spec.startswith(COUNTABLE):
-            names = [n.strip() for n in spec.removeprefix(COUNTABLE).split(",")]
-            model: Any = attribute_models.model_class("countable")
-            model = model(attributes=names)
-            return Scorer(spec, model.attributes, model)
+            from attribute_models.countable import Countable
+
+            counted = Countable([n.strip() for n in name.split(",")])
+            return Scorer(spec, counted.attributes, counted)
         if spec.startswith(CLASSIFIER):
             from attribute_models.regression import Classifier
 
-            model = Classifier(spec.removeprefix(CLASSIFIER))
-            return Scorer(f"classifier:{model.id}", model.attributes, model)
-        module, colon, name = spec.partition(":")
-        if module in FILED:
-            model = attribute_models.model_class(module).of(name)  # type: ignore[attr-defined]  # both have it
+            classifier = Classifier(name)
+            return Scorer(f"classifier:{classifier.id}", classifier.attributes, classifier)
+        if kind in FILED:
+            model: Any = attribute_models.model_class(kind).of(name)  # type: ignore[attr-defined]  # both have it
             return Scorer(model.identity, model.attributes, model)
         if colon:
             model = own.load(spec)
@@ -116,6 +137,7 @@ def load_scorer(spec: str) -> Scorer:
 
 
 def _saved(folder: Path) -> Scorer:
+    """Load the scorer that was fitted into a folder; SteerError if a file has changed since."""
     if not (folder / "done.json").is_file():
         raise SteerError(
             f'scorer {folder}: is no finished fit (no done.json). Run the same "steer fit" again to finish it.'
@@ -136,8 +158,8 @@ def _saved(folder: Path) -> Scorer:
 
 
 def placed(scorer: str) -> str:
-    """A scorer's name that still holds in another working folder."""
+    """Make the paths in a scorer's spec absolute, so that it can be loaded from another working folder."""
     kind, colon, name = scorer.partition(":")
     if colon and kind in FILED and Path(name).is_file():
         return f"{kind}:{Path(name).resolve()}"
-    return str(Path(scorer).resolve()) if Path(scorer).is_dir() else scorer
+    return str(Path(scorer).resolve()) if scorer and Path(scorer).is_dir() else scorer

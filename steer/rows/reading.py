@@ -62,14 +62,16 @@ def read_rows(
     columns: Mapping[str, str] | None = None,
     prompt: str = "",
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    wanted: Sequence[str] = (),
 ) -> list[Row]:
     """Read rows in any known layout from a path, dicts, a datasets.Dataset or `hf:OWNER/NAME`; every row is checked.
 
     `limit`: the first rows only (0: all). `columns`: our name -> name or dotted path in the records. `prompt`: of rows
     that have a response and no prompt. `ranges`: attribute -> (lowest, highest) score; others raise SteerError, as
-    does every row that breaks the contract, with its place.
+    does every row that breaks the contract, with its place. `wanted`: numeric columns that are scores, whatever their
+    names.
     """
-    reading = Reading(columns or {}, prompt, ranges=ranges or {})
+    reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted))
     return list(islice(read(source, reading=reading), limit or None))
 
 

@@ -1,0 +1,206 @@
+"""`steer fit` and `steer label`: run folders around the library, and the summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, islice
+from pathlib import Path
+
+import numpy as np
+
+from attribute_models.calibration import KINDS
+from steer.config import FitConfig, LabelConfig
+from steer.errors import SteerError
+from steer.labelling.fit import Fitted, attribute_model, own_scale
+from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, load_attributes, origin
+from steer.labelling.scorer import load_scorer, placed
+from steer.labelling.shards import Parts, score_parts
+from steer.rows import Reading, directions, read, write
+from steer.rows.directions import BETTER
+from steer.rows.schema import Attribute, Schema
+from steer.run_folder import Run, rows_fingerprint, stage, write_text
+
+SHOWN = 5  # joint levels that a histogram names
+
+
+@stage
+def fit_command(config: FitConfig) -> str:
+    """Fit an attribute model on human scores into a run folder; return its tables and the summary line."""
+    attribute_model(config.kind)  # before anything is read
+    inputs = {"rows": rows_fingerprint(config.rows), "schema": file_fingerprint(config.schema)}
+    run = Run(config.output, config, inputs)
+    if run.done:
+        return str(run.done["summary"])
+    rows = list(islice(read(config.rows, reading=Reading(wanted=config.attribute)), config.limit or None))
+    known = origin(config.rows)[1]
+    fitted = Fitted.of(rows, config, config.rows, known)
+    run.start()
+    fitted.save(run.folder)
+    write_text(run.folder / "README.md", _card(config, fitted))
+    attributes, (report, *_) = fitted.schema.attributes, fitted.reports.values()
+    lines = [fitted.tables(), *directions.told(attributes), *directions.doubts(attributes, fitted.scores)]
+    lines += directions.unlearned(attributes, report)
+    if not own_scale(fitted.kind):
+        lines += guessed_scales(attributes, load_attributes(config.schema) if config.schema else known)
+    used, note = len(fitted.rated), getattr(getattr(fitted.model, "model", fitted.model), "note_", "")
+    summary = (
+        f"fit {config.kind}: {fitted.total} rows in, {used} used, {fitted.total - fitted.train} held out, "
+        f"{fitted.train - used} without scores{f', {note}' if note else ''}. Scorer in {run.folder}."
+    )
+    return run.finish("\n".join([*lines, summary]), **fitted.facts(run.folder))
+
+
+@stage
+def label_command(config: LabelConfig) -> str:
+    """Label rows in a run folder; return the histogram of the levels and the summary line.
+
+    Rows are streamed: to check them, to score them part by part (each part is a resume point), and to write them. With
+    `shard` only that share of the parts is scored, and the run that finds all parts writes the rows.
+    """
+    scorer = load_scorer(config.scorer)
+    inputs = {"rows": rows_fingerprint(config.rows), "scorer": scorer.id, "schema": file_fingerprint(config.schema)}
+    run = Run(config.output, config, inputs)
+    if run.done:
+        return str(run.done["summary"])
+    shard, shards = _shard_of(config)
+    rows, (name, known) = StoredRows(config.rows, config.limit), origin(config.rows)
+    task = Task.of(rows, scorer, config, name, known)
+    run.start()
+    parts = Parts(run.folder / "parts", config.shard_size, len(task.human), (shard, shards))
+    score_parts(parts, rows, scorer, task.names, num_proc=config.num_proc, ray=config.workers == "ray")
+    if parts.missing:
+        return (
+            f"label: shard {shard + 1} of {shards} is scored; {parts.missing} of {len(parts)} parts are still to come. "
+            f'When all shards are done, the same command without --shard writes the rows to "{config.output}".'
+        )
+    labels = task.labels(parts.read())
+    written = write(run.folder / "rows.jsonl", labels.rows())
+    labels.schema.save(run.folder / "schema.json")
+    cut = int(np.nansum(labels.flags))
+    facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
+    return run.finish(_label_summary(labels, known), **facts)
+
+
+def _shard_of(config: LabelConfig) -> tuple[int, int]:
+    """ "2/4" -> (1, 4)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", config.shard or "1/1")
+    shard, shards = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= shard <= shards:
+        raise SteerError(f"--shard {config.shard}: wanted i/n with i from 1 to n, such as 1/4.")
+    if config.shard and config.overwrite:
+        raise SteerError("--shard with --overwrite would remove the other shards. Remove the folder yourself first.")
+    return shard - 1, shards
+
+
+def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
+    """The histogram, what is said of the attributes, and how many rows were labelled."""
+    task, schema = labels.task, labels.schema
+    own = [schema[n] for n in schema.own]
+    lines = [histogram(schema), *_counted(own), *directions.told(own)]
+    report = task.scorer.report
+    lines += directions.doubts(own, labels.scores[task.train], report if task.settings.prefer == "predicted" else ())
+    lines += directions.unlearned(own, report)
+    if not task.settings.schema and task.scorer.schema is None:
+        lines += guessed_scales(own, known)
+    total, train = len(task.train), int(task.train.sum())
+    truncated = "" if np.isnan(labels.flags).all() else f"; {int(np.nansum(labels.flags))} truncated"
+    lines.append(
+        f"label: {total} rows in, {total} out, 0 skipped; {train} for training, {total - train} held out; "
+        f"{int(np.isnan(labels.scores).any(1).sum())} with an unknown attribute{truncated}; scorer {task.scorer.id}."
+    )
+    return "\n".join(lines)
+
+
+def histogram(schema: Schema) -> str:
+    """Rows per level of each attribute, the commonest joint levels, and what is empty: levels and pairs of levels."""
+    width = max(len(n) for n in schema.names)
+    lines = [
+        f"{a.name:<{width}}  " + "  ".join(f"{s}: {c}" for s, c in zip(a.shown, a.counts)) for a in schema.attributes
+    ]
+    own = [schema[n] for n in schema.own]
+    empty = [f"{a.name}={s}" for a in schema.attributes for s, c in zip(a.shown, a.counts) if not c]
+    joint = schema.supported(schema.own)
+    lines.append(
+        f"{len(joint)} of {np.prod([len(a.shown) for a in own])} combinations of levels have "
+        f"{schema.minimum} rows or more" + (f"; empty: {', '.join(empty)}." if empty else ".")
+    )
+    if len(own) > 1:
+        top = sorted(joint.items(), key=lambda cell: -cell[1])[:SHOWN]
+        common = "; ".join(f"{schema.text(dict(zip(schema.own, cell)))}: {count}" for cell, count in top)
+        lines.append(f"commonest: {common or 'none'}.")
+        apart = [
+            f"{a.name}={a.shown[i]} with {b.name}={b.shown[j]}"
+            for (a, b) in combinations(own, 2)
+            for i, j in np.ndindex(len(a.shown), len(b.shown))
+            if a.counts[i] and b.counts[j] and not schema.count({a.name: i, b.name: j})
+        ]
+        more = f" and {len(apart) - SHOWN} more pairs" if len(apart) > SHOWN else ""
+        lines += [f"never together: {', '.join(apart[:SHOWN])}{more}."] if apart else []
+    return "\n".join(lines)
+
+
+def _counted(attributes: Sequence[Attribute]) -> list[str]:
+    """How the levels in the rows, which count from 0, are shown and asked for."""
+    moved = [
+        f"{a.name} 0 is {a.shown[0]}, {len(a.shown) - 1} is {a.shown[-1]}" for a in attributes if a.shown[0] != "0"
+    ]
+    return [f"'levels' in the rows count from 0: {'; '.join(moved)}."] if moved else []
+
+
+def guessed_scales(attributes: Iterable[Attribute], known: Mapping[str, Attribute]) -> list[str]:
+    """One line about attributes whose range is that of the scores that occur, because nothing gives their scale."""
+    guessed = [f"{a.name} {a.low:g} to {a.high:g}" for a in attributes if a.name not in {*known, "preference"}]
+    if not guessed:
+        return []
+    return [
+        f"scale, *guessed* from what occurs: {', '.join(guessed)}. "
+        '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
+    ]
+
+
+CARD = """---
+library_name: steer
+tags: [steer, attribute-model, {kind}]
+---
+# Attribute model `{kind}`
+
+Scores a response on {attributes}.
+
+| attribute | low | high | better |
+|---|---|---|---|
+{table}
+
+- Fitted on {rows} rows of `{source}`, whose content hash is `{data}`, with `{settings}` and seed {seed}.
+- Calibration: {calibration}. Debiased by: {debias}.
+- Training rows are in `config.json`, the figures below in `done.json` too.
+
+```
+{report}
+```
+
+Label rows with it: `steer label ROWS --scorer {folder} --output LABELS`. In Python, without steer:
+`attribute_models.load("{folder}").score(rows)`.
+"""
+
+
+def _card(config: FitConfig, fitted: Fitted) -> str:
+    """The README.md of a scorer."""
+    attributes = fitted.schema.attributes
+    better = {a.name: BETTER[a.direction] + " (guessed)" * (a.origin == "guessed") for a in attributes}
+    settings = [*([f"model={config.model}"] if config.model else []), *config.set]
+    calibration = f"{config.calibration}, {KINDS[config.calibration]}"
+    return CARD.format(
+        kind=config.kind,
+        attributes=", ".join(a.name for a in attributes),
+        table="\n".join(f"| {a.name} | {a.low:g} | {a.high:g} | {better[a.name]} |" for a in attributes),
+        rows=len(fitted.rated),
+        source=Path(config.rows).name,
+        data=fitted.data,
+        settings=" ".join(settings) or "the default settings",
+        seed=config.seed,
+        calibration="none, a scale of its own" if own_scale(fitted.kind) else calibration,
+        debias=config.debias or "nothing",
+        report=fitted.tables(),
+        folder=config.output,
+    )
