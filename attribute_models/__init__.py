@@ -12,13 +12,13 @@ import difflib
 import importlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from attribute_models.arrays import Array, Mask
 
 Row = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class AttributeModel(Protocol):
 
     attributes: tuple[str, ...]
 
-    def score(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A] of the rows, in their order and in the attributes' own units; NaN = unknown."""
 
     def save(self, folder: str | Path) -> None:
@@ -59,8 +59,8 @@ class AttributeModel(Protocol):
 class Scored(NamedTuple):
     """Scores of rows, and which of the rows were too long for the model to read whole."""
 
-    scores: NDArray[np.float64]  # [n, A]
-    truncated: NDArray[np.bool_] | None  # [n]; None where the model reads everything
+    scores: Array  # [n, A]
+    truncated: Mask | None  # [n]; None where the model reads everything
 
 
 def scored(model: Any, rows: Sequence[Row]) -> Scored:
@@ -123,18 +123,26 @@ def tupled(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: under another name first, then renamed; makes the folder."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write that appears whole or not at all: a temporary one, synced and renamed; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; makes the folder."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def texts(rows: Iterable[Row]) -> list[tuple[str, str]]:

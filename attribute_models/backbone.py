@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attribute_models import Row, prefix
+from attribute_models.arrays import Mask
 from attribute_models.bases import digest, nf4, quiet, trainable
 from attribute_models.templates import fitted, lost, rendered
 
@@ -161,7 +162,7 @@ class Backbone:
 
     def map(
         self, rows: Sequence[Row], compute: Callable[[Batch], Tensor], budget: int = 0, *, share: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    ) -> tuple[NDArray[np.float32], Mask]:
         """compute(batch) [B, D] of all rows, in their order [n, D], and which of them were truncated [n].
 
         Rows are sorted by length and cut into batches of at most `budget` padded tokens (0: BUDGET of the device);

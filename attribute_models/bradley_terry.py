@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, stdtrit
 
 from attribute_models import Row, Scored, archive, texts, tupled
+from attribute_models.arrays import Array, Indices, Mask
 from attribute_models.countable import length
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, folds_by_prompt, prompt_key, prompt_keys
 from attribute_models.metrics import shown
-
-Array = NDArray[np.float64]
 
 VARIANTS = ("plain", "margin", "scaled")
 
@@ -55,8 +54,8 @@ DEFAULT = BradleyTerrySettings()
 class Pairs(NamedTuple):
     """P pairs of rows."""
 
-    better: NDArray[np.int64]  # [P]
-    worse: NDArray[np.int64]  # [P]
+    better: Indices  # [P]
+    worse: Indices  # [P]
     gap: Array  # [P], of their scores, 1 on average
 
 
@@ -110,7 +109,7 @@ class BradleyTerry:
         self.report_ = self._report(rows, truth, self.held_out_)
         return self
 
-    def _choose(self, counts: Any, pairs: Pairs, used: NDArray[np.int64], prompts: Keys, a: int) -> int:
+    def _choose(self, counts: Any, pairs: Pairs, used: Indices, prompts: Keys, a: int) -> int:
         """The place of the best penalty by held-out log-loss; sets the held-out rewards of the rows `used`."""
         alphas, fold = self.settings.alphas, folds_by_prompt(prompts[used], self.settings.folds)
         of = np.full(len(prompts), -1)
@@ -139,7 +138,7 @@ class BradleyTerry:
             self.vocabulary_ = Vocabulary.of(found, s.min_df, s.max_features)
         return self.vocabulary_.count(found)
 
-    def _scale(self, counts: Any, rows: NDArray[np.int64]) -> None:
+    def _scale(self, counts: Any, rows: Indices) -> None:
         """Set `scaling_` from training rows alone."""
         if isinstance(counts, Counts):
             chosen = np.zeros(counts.grams.shape[0], dtype=np.bool_)
@@ -311,7 +310,7 @@ OTHER_FEATURES = (
 )
 
 
-def _shares(name: str, right: Array, strata: Sequence[NDArray[np.bool_]], which: NDArray[np.int64]) -> dict[str, Any]:
+def _shares(name: str, right: Array, strata: Sequence[Mask], which: Indices) -> dict[str, Any]:
     """Mean over strata [n] of the share of `right` [n], and its interval where there are 4 clusters `which` [n]."""
     if not all(stratum.any() for stratum in strata):
         return {}

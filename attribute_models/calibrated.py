@@ -14,12 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from attribute_models import Row, Scored, calibration, load, metrics, scored, settings, texts, tupled, unknown, write
 from attribute_models import debias as debiasing
+from attribute_models.arrays import Array
 from attribute_models.calibration import IDENTITY, Curve
 from attribute_models.countable import AGAINST_PROMPT, COUNTABLE, Countable, length
 from attribute_models.debias import Debias
 from attribute_models.folds import folds_by_prompt, prompt_keys
-
-Array = NDArray[np.float64]
 
 FOLDS = 5
 

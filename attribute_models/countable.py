@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Self
 from attribute_models import Row, settings, texts, unknown, write
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from attribute_models.arrays import Array
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 LIST_ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]+(?=\S)", re.MULTILINE)
@@ -271,11 +270,11 @@ class Countable:
             if name not in known:
                 raise ValueError(unknown("countable attribute", name, known))
 
-    def fit(self, rows: Sequence[Row], scores: NDArray[np.float64]) -> Self:
+    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
         """Do nothing, so that a countable model fits wherever a learned one does."""
         return self
 
-    def score(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def score(self, rows: Sequence[Row]) -> Array:
         """Exact values [n, A], never NaN."""
         import numpy as np
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from attribute_models.arrays import Array
 from attribute_models.metrics import spearman
-
-Array = NDArray[np.float64]
 
 LIMIT = 0.03
 STEPS = 200  # of a search that doubles, then halves

@@ -22,10 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from attribute_models import Row, Scored, archive, backbone, bases, tupled, write
+from attribute_models.arrays import Array, Indices, Mask
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
-
-Array = NDArray[np.float64]
 
 CACHED_AT_ONCE = 1024  # rows in one file of the cache
 POOLING = ("auto", "last", "mean", "first")
@@ -101,7 +100,7 @@ class Embeddings:
             self.coefficients_[:, group], self.intercept_[group] = coefficients[best, :, each].T, intercepts[best, each]
         return self
 
-    def _choose(self, x: Array, y: Array, prompts: Keys) -> tuple[NDArray[np.int64], Array]:
+    def _choose(self, x: Array, y: Array, prompts: Keys) -> tuple[Indices, Array]:
         """Of features [n, D] and known scores [n, G]: the best penalty's place [G], its held-out predictions [n, G]."""
         alphas, fold = self.settings.alphas, folds_by_prompt(prompts, self.settings.folds)
         predicted = np.zeros((len(alphas), *y.shape))
@@ -112,10 +111,10 @@ class Embeddings:
         best = ((predicted - y) ** 2).mean(1).argmin(0)
         return best, predicted[best, :, np.arange(y.shape[1])].T
 
-    def embed(self, rows: Sequence[Row], *, cached: bool = False) -> tuple[Array, NDArray[np.bool_]]:
+    def embed(self, rows: Sequence[Row], *, cached: bool = False) -> tuple[Array, Mask]:
         """Hidden states [n, D] and which rows were truncated [n]; `cached`: read back what is on disk already."""
         folder = self._cache() if cached else None
-        found: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+        found: list[tuple[NDArray[np.float32], Mask]] = []
         for start in range(0, len(rows), CACHED_AT_ONCE if folder else max(1, len(rows))):
             part = rows[start : start + CACHED_AT_ONCE] if folder else rows
             path = folder / f"{self._key(part)}.npz" if folder else None

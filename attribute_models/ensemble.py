@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from attribute_models import Row, Scored, load, model_class, scored, settings, tupled, unknown, write
-
-Array = NDArray[np.float64]
+from attribute_models.arrays import Array, Mask
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Ensemble:
         self.held_out_ = self._pessimistic(np.stack([one.held_out_ for one in self.members]))
         return self
 
-    def each(self, rows: Sequence[Row]) -> tuple[Array, NDArray[np.bool_] | None]:
+    def each(self, rows: Sequence[Row]) -> tuple[Array, Mask | None]:
         """Scores of the members [m, n, A], and the rows that one of them could not read whole."""
         found = [scored(one, rows) for one in self.members]
         flags = [one.truncated for one in found if one.truncated is not None]

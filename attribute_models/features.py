@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
+from attribute_models.arrays import Array, Mask
 from attribute_models.countable import COUNTABLE, content_words, share
-
-Array = NDArray[np.float64]
 
 TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 AMOUNTS_WEIGHT = 0.5  # of single words, beside parts of length 1
@@ -88,7 +86,7 @@ class Counts:
     measures: Array  # [n, D]
     pairs: sparse.csr_matrix  # [n, P]
 
-    def __getitem__(self, rows: NDArray[np.bool_]) -> Counts:
+    def __getitem__(self, rows: Mask) -> Counts:
         return Counts(self.grams[rows], self.measures[rows], self.pairs[rows])
 
 
@@ -129,7 +127,7 @@ class Scaling:
     """What turns counts into features, learned from training rows alone."""
 
     idf: Array  # [V], 0 for n-grams that too few training rows have
-    single: NDArray[np.bool_]  # [V], which n-grams are one word
+    single: Mask  # [V], which n-grams are one word
     amount: Array  # [], root mean square length of the weighted single words of a row
     mean: Array  # [D]
     deviation: Array  # [D], 1 where a measure is constant

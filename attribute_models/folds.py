@@ -13,8 +13,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from attribute_models import Row
+from attribute_models.arrays import Array, Indices, Mask
 
-Array = NDArray[np.float64]
 Keys = NDArray[np.str_]
 
 FEWEST = 10  # known rows of an attribute
@@ -51,7 +51,7 @@ def prompt_keys(rows: Sequence[Row]) -> Keys:
     return found
 
 
-def folds_by_prompt(prompts: Keys, folds: int) -> NDArray[np.int64]:
+def folds_by_prompt(prompts: Keys, folds: int) -> Indices:
     """The fold [n] of each row from its prompt's key: a prompt is in one fold, sizes are even, order is no matter."""
     keys, which, count = np.unique(prompts, return_inverse=True, return_counts=True)
     size, fold = np.zeros(min(folds, len(keys)), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
@@ -61,7 +61,7 @@ def folds_by_prompt(prompts: Keys, folds: int) -> NDArray[np.int64]:
     return fold[which]
 
 
-def known_alike(known: NDArray[np.bool_]) -> list[list[int]]:
+def known_alike(known: Mask) -> list[list[int]]:
     """The attributes grouped by which rows know them, from known [n, A]: a group shares folds and features."""
     groups: dict[bytes, list[int]] = {}
     for a, column in enumerate(known.T):
@@ -72,7 +72,7 @@ def known_alike(known: NDArray[np.bool_]) -> list[list[int]]:
 class KnownScores(NamedTuple):
     """The m rows of which any score is known."""
 
-    at: NDArray[np.int64]  # [m], their places among the rows
+    at: Indices  # [m], their places among the rows
     scores: Array  # [m, A], NaN where unknown
     prompts: Keys  # [m]
 

@@ -21,8 +21,7 @@ from attribute_models.asker import Asker, Question, json_object
 from attribute_models.rubrics import rubrics
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from attribute_models.arrays import Array
 
 TOLD = """You score a response to a prompt. Score each attribute on its own, by its rubric:
 
@@ -98,11 +97,11 @@ class Judge:
         """The same judge, told which end of each attribute is better; attributes without a weight do not count."""
         return Judge(self.settings, weights)
 
-    def fit(self, rows: Sequence[Row], scores: NDArray[np.float64]) -> Self:
+    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
         """Do nothing, so that a judge fits wherever a learned model does."""
         return self
 
-    def score(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A] within the ranges of the rubrics; NaN where no valid answer came.
 
         Raises ValueError where the key or address is wrong, and where not one of the rows was answered.
@@ -125,7 +124,7 @@ class Judge:
         ]
         return np.array(values, dtype=np.float64).reshape(len(rows), len(self.attributes))
 
-    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> NDArray[np.float64]:
+    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Array:
         """Which of each pair [n] is better, shown in this order: 1 the first, 0 the second, .5 neither, NaN unanswered.
 
         One question a pair; ask again with the two exchanged to know what the order alone does.

@@ -17,16 +17,15 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from attribute_models import Row, Scored, backbone, bases, finetune, settings, tupled, write
+from attribute_models.arrays import Array
 from attribute_models.backbone import Batch, Tokens
 from attribute_models.finetune import TuningSettings
 from attribute_models.folds import folds_by_prompt, known_scores
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.linalg import solve_banded
 
 from attribute_models import Row, archive, texts, tupled
+from attribute_models.arrays import Array
 from attribute_models.features import MEASURES, Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
-
-Array = NDArray[np.float64]
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 PAIRS_GAIN = 0.01  # share of the squared error that pairs of words must save to be used

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtrit
 
+from attribute_models.arrays import Array, Indices
 from attribute_models.ceiling import ceiling, ratings
-
-Array = NDArray[np.float64]
 
 
 def report(
@@ -59,7 +58,7 @@ def report(
     return found
 
 
-def _figures(truth: Array, predicted: Array, lengths: Array, groups: NDArray[np.int64]) -> dict[str, Any]:
+def _figures(truth: Array, predicted: Array, lengths: Array, groups: Indices) -> dict[str, Any]:
     """The figures of one attribute over rows [n] that are all known."""
     n = len(truth)
     error = predicted - truth
@@ -130,7 +129,7 @@ RESAMPLES = 1000
 DRAWN = 2**20  # weights held at once
 
 
-def partial(x: Array, y: Array, z: Array, groups: NDArray[np.int64]) -> tuple[float | None, float | None, float | None]:
+def partial(x: Array, y: Array, z: Array, groups: Indices) -> tuple[float | None, float | None, float | None]:
     """Partial rank correlation of x [n] and y [n] given z [n], with its 95 % interval; None where undefined.
 
     (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2)), by a bootstrap over groups with Hesterberg's expanded
@@ -199,7 +198,7 @@ def ranks(x: Array) -> Array:
     return found
 
 
-def interval(x: Array, y: Array, groups: NDArray[np.int64]) -> tuple[float | None, float | None]:
+def interval(x: Array, y: Array, groups: Indices) -> tuple[float | None, float | None]:
     """95 % interval of the correlation of x [n] with y [n]; (None, None) where it is undefined or of under 4 groups.
 
     Of Fisher's z by the jackknife that leaves out one group at a time (Efron and Stein 1981), with Student's quantiles,

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from attribute_models import Row
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from attribute_models.arrays import Array
 
 
 class Function:
@@ -27,7 +26,7 @@ class Function:
         self.named = hasattr(function, "attributes")
         self.attributes: tuple[str, ...] = tuple(getattr(function, "attributes", (name,)))
 
-    def score(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A]; ValueError where the function gives something else."""
         import numpy as np
 

@@ -15,15 +15,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from attribute_models import Row, Scored, backbone, bases, finetune, first, settings, tupled, write
+from attribute_models.arrays import Array
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.finetune import TuningSettings
 from attribute_models.folds import folds_by_prompt, known_scores
-
-Array = NDArray[np.float64]
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 DEFAULT = TuningSettings()

@@ -24,7 +24,8 @@ from attribute_models import Row, documents, own, settings, texts, unknown, writ
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+
+    from attribute_models.arrays import Array, Mask
 
 LENGTH = 50.0  # words of a response that no annotator finds short or long
 
@@ -55,11 +56,11 @@ class Settings:
 class Annotator:
     """One of the pool; arrays [A] in the order of the attributes."""
 
-    bias: NDArray[np.float64]
+    bias: Array
     stretch: float
     noise: float
     length: float
-    taste: NDArray[np.float64]
+    taste: Array
 
 
 class Simulated:
@@ -95,11 +96,11 @@ class Simulated:
         """The same people, who prefer by these weights (direction x weight); attributes without one do not count."""
         return Simulated(self.settings, weights)
 
-    def fit(self, rows: Sequence[Row], scores: NDArray[np.float64]) -> Self:
+    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
         """Do nothing, so that a pool fits wherever a learned model does."""
         return self
 
-    def score(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def score(self, rows: Sequence[Row]) -> Array:
         """Ratings [n, A] from low to high, each row by the annotator drawn for it; NaN where the truth is unknown.
 
         A rating that is turned round in training is mirrored in the middle of the scale, on all attributes at once.
@@ -116,7 +117,7 @@ class Simulated:
         rated = felt if not s.step else s.low + np.floor((felt - s.low) / s.step + 0.5) * s.step
         return np.clip(rated, s.low, s.high)
 
-    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> NDArray[np.bool_]:
+    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Mask:
         """Whether the first of each pair [n] is preferred; the same pair the other way round gets the other answer.
 
         An attribute whose truth is unknown for one of the two counts for neither.
@@ -169,20 +170,20 @@ class Simulated:
             taste=np.exp(s.taste * draw.standard_normal(count)),
         )
 
-    def _parts(self) -> NDArray[np.float64]:
+    def _parts(self) -> Array:
         """The weights as parts of a sum of sizes of 1, so that the liking for length counts alike for any of them."""
         import numpy as np
 
         weights = np.array([float(self.weights.get(name, 0.0)) for name in self.attributes])
         return np.asarray(weights / max(float(np.abs(weights).sum()), 1e-12))
 
-    def _truth(self, rows: Sequence[Row]) -> NDArray[np.float64]:
+    def _truth(self, rows: Sequence[Row]) -> Array:
         import numpy as np
 
         texts(rows)  # refuses rows without text
         return np.asarray(self._gold.score(rows), dtype=np.float64).reshape(len(rows), len(self.attributes))
 
-    def _felt(self, who: Annotator, row: Row, truth: NDArray[np.float64], draw: np.random.Generator) -> Any:
+    def _felt(self, who: Annotator, row: Row, truth: Array, draw: np.random.Generator) -> Any:
         """What the annotator makes of a response, before the scale's steps and ends: [A]."""
         s = self.settings
         middle = (s.low + s.high) / 2

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from safetensors import SafetensorError
 
+import attribute_models
 from steer.errors import SteerError
 from steer.settings import check
 
@@ -36,18 +37,9 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write atomically: temporary file in the same folder, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a text file whole or not at all."""
     with folder_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        attribute_models.write(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attribute_models
 from data_recipes.streams import form
 from steer.errors import SteerError
 from steer.rows.contract import Row
@@ -49,20 +49,12 @@ def read_back(path: str | Path) -> list[Row]:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with attribute_models.replacing(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         remedy = "Make room and run the same command again" if error.errno in FULL_DISK else "Choose another folder"
         raise SteerError(f"{path}: cannot be written ({error.strerror}). {remedy}.") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _packed(file: BinaryIO, packing: str) -> AbstractContextManager[Any]:
