@@ -1,9 +1,9 @@
 """Rows in, scores out: models that read attributes off (prompt, response) rows.
 
-A leaf: it knows nothing of `steer`. A row is a mapping with `prompt`, a list of `{"role", "content"}`, and `response`,
+A leaf: it does not import `steer`. A row is a mapping with `prompt`, a list of `{"role", "content"}`, and `response`,
 a string. Scores are float arrays [n, A] in the attributes' own units, NaN = unknown. A saved model is a folder with
 `model.json`, whose key "model" names it, and perhaps weights beside it. Errors are ValueErrors that name the remedy.
-Importing this package imports nothing heavy; a model's own needs come with `model_class` or `load`.
+Importing this package imports nothing heavy; `model_class` and `load` import what a model needs.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ MODELS = {
     "calibrated": "attribute_models.calibrated:Calibrated",
 }
 
-# Of them, those that learn from scores; each has a frozen dataclass `Settings`.
+# The models that learn from scores; each has a frozen dataclass `Settings`.
 FITTED = ("linear", "embeddings", "regression", "bradley-terry", "labeller", "ensemble")
 
 
 class AttributeModel(Protocol):
-    """What every attribute model can do once it is fitted."""
+    """Interface of every attribute model once it is fitted."""
 
     attributes: tuple[str, ...]
 
     def score(self, rows: Sequence[Row]) -> Array:
-        """Scores [n, A] of the rows, in their order and in the attributes' own units; NaN = unknown."""
+        """Score rows: [n, A], in their order and in the attributes' own units; NaN = unknown."""
 
     def save(self, folder: str | Path) -> None:
-        """Write `model.json` (and weights) into the folder, which is made where it is missing."""
+        """Write `model.json` (and weights) into the folder; makes it."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote; its scores are the same to the bit."""
+        """Read the model that `save` wrote; its scores are the same to the bit."""
 
 
 class Scored(NamedTuple):
@@ -64,10 +64,10 @@ class Scored(NamedTuple):
 
 
 def scored(model: Any, rows: Sequence[Row]) -> Scored:
-    """Scores with the flags of a model that has `score_and_flag`, and without flags those of any other."""
+    """Score rows by any model; flags are known where it has `score_and_flag`."""
     if hasattr(model, "score_and_flag"):
-        found: Scored = model.score_and_flag(rows)
-        return found
+        flagged: Scored = model.score_and_flag(rows)
+        return flagged
     import numpy as np
 
     values = model.score(rows)
@@ -81,16 +81,16 @@ def scored(model: Any, rows: Sequence[Row]) -> Scored:
 
 
 def model_class(name: str) -> type[AttributeModel]:
-    """The class of a model by its name in MODELS; imports what that model needs and no more."""
+    """Import the class of a model by its name in MODELS."""
     if name not in MODELS:
         raise ValueError(unknown("attribute model", name, MODELS))
     module, _, attribute = MODELS[name].partition(":")
-    found: type[AttributeModel] = getattr(importlib.import_module(module), attribute)
-    return found
+    kind: type[AttributeModel] = getattr(importlib.import_module(module), attribute)
+    return kind
 
 
 def load(folder: str | Path) -> AttributeModel:
-    """The attribute model that was saved in the folder, whichever of MODELS it is."""
+    """Load the attribute model, any of MODELS, that was saved in the folder."""
     kind = model_class(str(settings(folder)["model"]))
     try:
         return kind.load(folder)
@@ -99,27 +99,27 @@ def load(folder: str | Path) -> AttributeModel:
 
 
 def name_of(folder: str | Path) -> str:
-    """The name in MODELS of the model in the folder; of the one inside where it is a calibrated one."""
+    """Name in MODELS of the model in the folder; of the inner one if the model is calibrated."""
     name = str(settings(folder)["model"])
     return name_of(Path(folder) / "model") if name == "calibrated" else name
 
 
 def settings(folder: str | Path) -> dict[str, Any]:
-    """What `model.json` in the folder says; ValueError where it is missing or not an attribute model's."""
+    """Read `model.json` in the folder; ValueError if it is missing or not an attribute model's."""
     path = Path(folder) / "model.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no model.json. Give a folder that an attribute model was saved in.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        state = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}). Save the model again.") from error
-    if not isinstance(found, dict) or "model" not in found:
+    if not isinstance(state, dict) or "model" not in state:
         raise ValueError(f"{path}: no key 'model'. Give a folder that an attribute model was saved in.")
-    return found
+    return state
 
 
 def tupled(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON made of a dataclass's fields, with tuples where it has lists."""
+    """Turn the lists that JSON made of a dataclass's tuples back into tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
 
 
@@ -146,26 +146,26 @@ def write(path: Path, data: bytes) -> None:
 
 
 def texts(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """(last turn of the prompt, response) of each row; an empty prompt gives "".
+    """Pair the last turn of the prompt ("" if it is empty) with the response, for each row.
 
-    Raises ValueError that counts rows from 0 where one does not have the two columns as strings and turns.
+    A row without the two columns as turns and string raises ValueError; rows are counted from 0.
     """
-    found = []
+    pairs = []
     for i, row in enumerate(rows):
         turns, response = row.get("prompt"), row.get("response")
         if turns is None or isinstance(turns, str):
             raise ValueError(
                 f'row {i}: "prompt" must be a list of {{"role", "content"}}. Wrap a plain string in one turn.'
             )
-        asked = turns[-1].get("content") if len(turns) else ""
-        if not isinstance(asked, str) or not isinstance(response, str):
+        question = turns[-1].get("content") if len(turns) else ""
+        if not isinstance(question, str) or not isinstance(response, str):
             raise ValueError(f'row {i}: "content" and "response" must be strings. Drop rows without text.')
-        found.append((asked, response))
-    return found
+        pairs.append((question, response))
+    return pairs
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> str:
-    """The message for a name that is not known: the one that was likely meant, then all of them."""
+    """Message for an unknown name: the known one that was likely meant, then all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"Unknown {noun} {name!r}.{f' Did you mean {close[0]!r}?' if close else ''} Known: {', '.join(names)}."

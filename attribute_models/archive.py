@@ -17,7 +17,7 @@ from attribute_models import settings, write
 
 
 def save(folder: str | Path, state: Mapping[str, Any], arrays: Mapping[str, ArrayLike]) -> None:
-    """Write `weights.npz`, then `model.json` with the state and the digest: a half-written pair is refused."""
+    """Write `weights.npz`, then `model.json` with the state and the digest, by which `load` refuses half a pair."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     state = {**state, "weights": hashlib.sha256(buffer.getvalue()).hexdigest()}
@@ -26,7 +26,7 @@ def save(folder: str | Path, state: Mapping[str, Any], arrays: Mapping[str, Arra
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """State and arrays that `save` wrote; ValueError where the two files do not belong together."""
+    """Read the state and arrays that `save` wrote; ValueError if the two files do not belong together."""
     state, path = settings(folder), Path(folder) / "weights.npz"
     weights = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(weights).hexdigest() != state["weights"]:

@@ -1,4 +1,4 @@
-"""Hugging Face models as readers of rows: what a model sees of a row, and batches that waste little on padding.
+"""Read rows with Hugging Face models: the tokens of a row, and batches that waste little on padding.
 
 A causal model reads its chat template with the response and an end-of-sequence token after it (without a template: the
 turns and the response, a newline between them); an encoder reads the prompt and the response as a pair. Rows that are
@@ -30,7 +30,7 @@ BUDGET = {"cpu": 1024, "cuda": 32768}  # padded tokens in one batch; a core is f
 
 
 class Tokens(NamedTuple):
-    """What a model reads of one row."""
+    """The tokens of one row."""
 
     ids: list[int]
     start: int  # where the response begins in ids; its tokens go up to `end`
@@ -46,14 +46,14 @@ class Batch(NamedTuple):
     token_type_ids: Tensor | None  # [B, L], for encoders that know them
     response: Tensor  # [B, L], which tokens are the response's
     last: Tensor  # [B], the place of the last token
-    position_ids: Tensor | None = None  # [B, L], where the rows are responses only
-    past_key_values: Any = None  # and these the states of their prompts, which attention_mask then counts too
+    position_ids: Tensor | None = None  # [B, L], if the rows are responses only
+    past_key_values: Any = None  # states of their prompts, which attention_mask then includes
 
     def inputs(self) -> dict[str, Any]:
         """The keyword arguments of a Hugging Face model."""
-        told = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "past_key_values")
-        known = {name: value for name in told if (value := getattr(self, name)) is not None}
-        return known | ({"use_cache": True} if self.past_key_values is not None else {})
+        names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "past_key_values")
+        inputs = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return inputs | ({"use_cache": True} if self.past_key_values is not None else {})
 
 
 @dataclass
@@ -63,12 +63,12 @@ class Backbone:
     model: Any
     tokenizer: Any
     name: str
-    digest: str  # of the files of a folder, or the commit of a model on the hub
+    digest: str  # `bases.digest` of its files
     max_length: int
     four_bit: bool = False
 
     def __post_init__(self) -> None:
-        """Learn from the tokenizer where special tokens go."""
+        """Find where the tokenizer puts special tokens."""
         t = self.tokenizer
         named = " ".join(getattr(self.model.config, "architectures", None) or [])
         self.encoder = t.cls_token_id is not None and "CausalLM" not in named
@@ -86,9 +86,9 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        found: torch.device = next(self.model.parameters()).device
-        return found
+        """Device of the model."""
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     def read(self, rows: Sequence[Row]) -> list[Tokens]:
         """Tokens of the rows; every distinct prompt is tokenised once."""
@@ -105,8 +105,8 @@ class Backbone:
                 text = rendered(self.tokenizer, turns, add_generation_prompt=True)
             except TemplateError as error:
                 raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
-            for i, what in lost(turns, self.tokenizer):
-                if what == "text" and turns[i]["content"].strip() not in text:
+            for i, part in lost(turns, self.tokenizer):
+                if part == "text" and turns[i]["content"].strip() not in text:
                     raise ValueError(
                         f"row '{row.get('id')}': the scorer's chat template leaves out turn {i + 1}, which is of the "
                         f"{turns[i]['role']}. Put its text into a turn that it prints, or leave such rows out."
@@ -157,7 +157,7 @@ class Backbone:
 
     @cached_property
     def shares(self) -> bool:
-        """Whether candidates can share what is computed of their prompt."""
+        """Whether candidates can share the states of their prompt."""
         return prefix.works(self)
 
     def map(
@@ -167,7 +167,7 @@ class Backbone:
 
         Rows are sorted by length and cut into batches of at most `budget` padded tokens (0: BUDGET of the device);
         the next READ_AT_ONCE rows are tokenised while the model works. `share`: a prompt is computed once for all its
-        rows, where the model can; `compute` then sees batches of responses.
+        rows, if the model can; `compute` then gets batches of responses.
         """
         budget = budget or BUDGET.get(self.device.type, BUDGET["cuda"])
         outputs: list[NDArray[np.float32]] = []
@@ -187,7 +187,7 @@ class Backbone:
 
     @property
     def threads(self) -> int:
-        """How many batches are computed at the same time: on a CPU as many as torch has threads."""
+        """Number of batches computed at the same time: on a CPU as many as torch has threads."""
         config = self.model.config
         rope = str(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
         stateful = "dynamic" in rope or "longrope" in rope  # a forward pass sets the frequencies that it needs
@@ -213,15 +213,15 @@ class Backbone:
         alone = [[rest[i] for i in places] for places in buckets([len(tokens[i].ids) for i in rest], budget)]
         parts, shared = together + alone, [True] * len(together) + [False] * len(alone)
         order = np.argsort(np.concatenate(parts), kind="stable")
-        found: NDArray[np.float32] = np.concatenate(list(pool.map(work, parts, shared)))[order]
-        return found
+        values: NDArray[np.float32] = np.concatenate(list(pool.map(work, parts, shared)))[order]
+        return values
 
 
 @contextmanager
 def one_core_each(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `count` threads; where they are several, torch computes on one core in each of them.
+    """A pool of `count` threads; if there are several, torch computes on one core in each of them.
 
-    That is as fast as several cores on one batch, and what is computed does not depend on how many there are.
+    That is as fast as several cores on one batch, and the result does not depend on the number of threads.
     """
     before = torch.get_num_threads()
     try:
@@ -230,7 +230,7 @@ def one_core_each(count: int) -> Iterator[ThreadPoolExecutor]:
         ) as pool:
             yield pool
     finally:
-        torch.set_num_threads(before)  # what new threads begin with
+        torch.set_num_threads(before)  # new threads begin with this number
 
 
 def buckets(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -255,12 +255,12 @@ def load(
     four_bit: bool = False,
     **more: Any,
 ) -> Backbone:
-    """A model by folder or hub name through the class `auto` of transformers (`AutoModel`, ...), and its tokenizer.
+    """Load a model by folder or hub name through the class `auto` of transformers (`AutoModel`, ...), with tokenizer.
 
-    ValueError where there is none, in words; float32 on a CPU, bfloat16 on a GPU, or `four_bit` for adapters.
+    ValueError if there is none; float32 on a CPU, bfloat16 on a GPU, or `four_bit` for adapters.
     """
     if not name:
-        raise ValueError("No base model is named. Give one with --set model=FOLDER_OR_NAME.")
+        raise ValueError("No base model is named. Give one with --model FOLDER_OR_NAME.")
     with quiet():
         import transformers
 
@@ -285,7 +285,7 @@ def load(
 
 
 def _whole(model: Any, missing: Collection[str], *, fresh: bool) -> None:
-    """ValueError where weights would be drawn at random, or are no numbers; a pooler is not used, a head may be new."""
+    """ValueError for missing or non-finite weights; a pooler is not used, and a head may be missing where `fresh`."""
     base = f"{model.base_model_prefix}."
     if lost := sorted(n for n in missing if "pooler" not in n and (n.startswith(base) or not fresh)):
         raise ValueError(f"its files lack {len(lost)} weights, such as {lost[0]}")
@@ -297,10 +297,10 @@ def _whole(model: Any, missing: Collection[str], *, fresh: bool) -> None:
 def _around(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:
     """The special tokens before, between and after one text or two."""
     ids = list(tokenizer(*texts)["input_ids"])
-    found, start = [], 0
+    between, start = [], 0
     for text in texts:
         own = list(tokenizer(text, add_special_tokens=False)["input_ids"])
         at = next(i for i in range(start, len(ids)) if ids[i : i + len(own)] == own)
-        found.append(ids[start:at])
+        between.append(ids[start:at])
         start = at + len(own)
-    return (*found, ids[start:])
+    return (*between, ids[start:])

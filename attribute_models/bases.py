@@ -1,4 +1,4 @@
-"""Weights of language models on disk: which ones they are, whether they are the same as before, and 4 bits of them."""
+"""Weights of language models on disk: their digests, whether they have changed, and loading them in 4 bits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 import torch
 
-HEADS = ["lm_head", "score", "classifier", "pre_classifier"]  # stay whole: they are new, or small
+HEADS = ["lm_head", "score", "classifier", "pre_classifier"]  # not quantised: they are new, or small
 
 
 def digest(name: str, model: Any = None) -> str:
-    """Of the files in a folder, or the commit of a model from the hub."""
+    """Digest of the files in a folder, or the commit of a model from the hub."""
     folder = Path(name)
     if not folder.is_dir():
         return str(getattr(model.config, "_commit_hash", None) or "") if model is not None else ""
-    made = hashlib.blake2b(digest_size=16)
+    hashed = hashlib.blake2b(digest_size=16)
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt", ".bin")):
-        made.update(path.name.encode())
+        hashed.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
-                made.update(block)
-    return made.hexdigest()
+                hashed.update(block)
+    return hashed.hexdigest()
 
 
 def unchanged(name: str, known: str) -> None:
-    """ValueError where the folder of a base model is gone or holds something else than when it was read first."""
+    """ValueError if the folder of a base model is gone, or its digest is another than `known`."""
     if known and Path(name).is_absolute() and not Path(name).is_dir():
         raise ValueError(f"base model {name} is gone. Put it back there or fit again.")
     if Path(name).is_dir() and digest(name) != known:
@@ -36,7 +36,7 @@ def unchanged(name: str, known: str) -> None:
 
 
 def placed(name: str) -> str:
-    """A folder's full path, so that a saved model finds it from anywhere; a name on the hub as it is."""
+    """Make a folder's path absolute, so that a saved model finds it from anywhere; a name on the hub stays."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
@@ -55,10 +55,10 @@ def nf4(gpu: bool) -> dict[str, Any]:
 
 
 def trainable(model: Any) -> Any:
-    """A model in 4 bits as adapters want it: frozen, the rest in float32, and no layer that repacks itself.
+    """Prepare a model in 4 bits for adapters: frozen, the rest in float32, and no layer that repacks itself.
 
-    Where a CPU computes in bfloat16, an evaluation forward repacks 4-bit weights in place, and packed ones have no
-    gradient (bitsandbytes 0.50).
+    On a CPU with bfloat16, an evaluation forward repacks 4-bit weights in place, and packed ones have no gradient
+    (bitsandbytes 0.50).
     """
     import bitsandbytes
     from peft import prepare_model_for_kbit_training

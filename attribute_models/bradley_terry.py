@@ -34,9 +34,9 @@ VARIANTS = ("plain", "margin", "scaled")
 
 @dataclass(frozen=True)
 class BradleyTerrySettings:
-    """Of `BradleyTerry`."""
+    """Settings of `BradleyTerry`."""
 
-    variant: str = "plain"  # margin: the gap of the scores must be won by (Llama 2); scaled: it weighs the pair
+    variant: str = "plain"  # margin: win by the gap of the scores (Llama 2); scaled: the gap weighs the pair
     model: str = ""  # Hugging Face model whose hidden states are the features; none: those of `linear`
     pooling: str = "auto"  # as for `embeddings`
     alphas: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)  # penalties to choose from
@@ -62,8 +62,8 @@ class Pairs(NamedTuple):
 class BradleyTerry:
     """One reward per attribute, learned from pairs.
 
-    After `fit`: `alpha_` [A]; `held_out_` [n, A], rewards by models that never saw the row's prompt (the penalty was
-    chosen on them); `report_`, how often the better response of a held-out pair has the higher reward.
+    After `fit`: `alpha_` [A]; `held_out_` [n, A], rewards by models that never saw the row's prompt (the penalty is
+    chosen by them); `report_`, how often the better response of a held-out pair has the higher reward.
     """
 
     Settings: ClassVar[type[BradleyTerrySettings]] = BradleyTerrySettings
@@ -110,7 +110,7 @@ class BradleyTerry:
         return self
 
     def _choose(self, counts: Any, pairs: Pairs, used: Indices, prompts: Keys, a: int) -> int:
-        """The place of the best penalty by held-out log-loss; sets the held-out rewards of the rows `used`."""
+        """Index of the best penalty by held-out log-loss; sets the held-out rewards of the rows `used`."""
         alphas, fold = self.settings.alphas, folds_by_prompt(prompts[used], self.settings.folds)
         of = np.full(len(prompts), -1)
         of[used] = fold
@@ -119,24 +119,26 @@ class BradleyTerry:
             self._scale(counts, used[fold != k])
             x = self._features(counts)
             seen = of[pairs.better] != k
-            found = solved(x[pairs.better[seen]] - x[pairs.worse[seen]], pairs.gap[seen], self.settings.variant, alphas)
-            for m, w in enumerate(found):
+            weights = solved(
+                x[pairs.better[seen]] - x[pairs.worse[seen]], pairs.gap[seen], self.settings.variant, alphas
+            )
+            for m, w in enumerate(weights):
                 predicted[m, used[fold == k]] = x[used[fold == k]] @ w - (x[used[fold != k]] @ w).mean()
-        lost = [np.logaddexp(0, p[pairs.worse] - p[pairs.better]).mean() for p in predicted]
-        best = int(np.argmin(lost))
+        losses = [np.logaddexp(0, p[pairs.worse] - p[pairs.better]).mean() for p in predicted]
+        best = int(np.argmin(losses))
         self.held_out_[used, a] = predicted[best, used]
         return best
 
     def _counts(self, rows: Sequence[Row], *, learn: bool = False) -> Any:
-        """What is known of rows before any statistics: counts, or hidden states [n, D]."""
+        """Inputs of the features before any statistics: counts, or hidden states [n, D]."""
         s = self.settings
         if self.reader is not None:
             states, self._truncated = self.reader.embed(rows, cached=learn)
             return states
-        found = texts(rows)
+        pairs = texts(rows)
         if learn:
-            self.vocabulary_ = Vocabulary.of(found, s.min_df, s.max_features)
-        return self.vocabulary_.count(found)
+            self.vocabulary_ = Vocabulary.of(pairs, s.min_df, s.max_features)
+        return self.vocabulary_.count(pairs)
 
     def _scale(self, counts: Any, rows: Indices) -> None:
         """Set `scaling_` from training rows alone."""
@@ -168,7 +170,7 @@ class BradleyTerry:
         return Scored(np.asarray(x @ self.coefficients_) + self.intercept_, self._truncated if self.reader else None)
 
     def test(self, rows: Sequence[Row], scores: ArrayLike) -> list[dict[str, Any]]:
-        """The report on rows with scores [n, A] that nothing was learned from."""
+        """Report on rows with scores [n, A] that were not used in the fit."""
         return self._report(rows, np.asarray(scores, dtype=np.float64), self.score(rows))
 
     def _report(self, rows: Sequence[Row], truth: Array, rewards: Array) -> list[dict[str, Any]]:
@@ -211,19 +213,19 @@ class BradleyTerry:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state, arrays = archive.load(folder)
-        made = cls(state["attributes"], BradleyTerrySettings(**tupled(state["settings"])))
-        made.report_ = state["report"]
+        loaded = cls(state["attributes"], BradleyTerrySettings(**tupled(state["settings"])))
+        loaded.report_ = state["report"]
         for name in ("coefficients", "intercept", "alpha"):
-            setattr(made, f"{name}_", arrays[f"own_{name}"])
-        if made.reader is None:
-            made.vocabulary_ = Vocabulary(**tupled(state["vocabulary"]))
-            made.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
+            setattr(loaded, f"{name}_", arrays[f"own_{name}"])
+        if loaded.reader is None:
+            loaded.vocabulary_ = Vocabulary(**tupled(state["vocabulary"]))
+            loaded.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
         else:
-            made.reader.unchanged(state["base"])
-            made.scaling_ = (arrays["mean"], arrays["deviation"])
-        return made
+            loaded.reader.unchanged(state["base"])
+            loaded.scaling_ = (arrays["mean"], arrays["deviation"])
+        return loaded
 
 
 def pairs_of(rows: Sequence[Row], scores: Array) -> Pairs:
@@ -232,14 +234,14 @@ def pairs_of(rows: Sequence[Row], scores: Array) -> Pairs:
     for i, row in enumerate(rows):
         if not math.isnan(scores[i]):
             together[prompt_key(row), str(row.get("group") or "")].append(i)
-    found = [(i, j) for same in together.values() for i in same for j in same if scores[i] > scores[j]]
-    better, worse = np.asarray(found, dtype=np.int64).reshape(-1, 2).T
+    pairs = [(i, j) for same in together.values() for i in same for j in same if scores[i] > scores[j]]
+    better, worse = np.asarray(pairs, dtype=np.int64).reshape(-1, 2).T
     gap = scores[better] - scores[worse]
     return Pairs(better, worse, gap / gap.mean() if len(gap) else gap)
 
 
 def solved(differences: Any, gap: Array, variant: str, alphas: Sequence[float]) -> list[Array]:
-    """Coefficients [D] for each penalty from the differences [P, D] of better and worse rows.
+    """Solve for the coefficients [D] of each penalty from the differences [P, D] of better and worse rows.
 
     Minimises the sum over pairs of softplus(-d w) + alpha/2 |w|^2; `margin`: softplus(gap - d w) (Llama 2, 2307.09288,
     equation 2); `scaled`: gap softplus(-d w) (HelpSteer2-Preference, 2410.01257, equation 3).
@@ -247,9 +249,9 @@ def solved(differences: Any, gap: Array, variant: str, alphas: Sequence[float]) 
     d = sparse.csr_matrix(differences) if sparse.issparse(differences) else np.asarray(differences)
     weight = gap if variant == "scaled" else np.ones_like(gap)
     margin = gap if variant == "margin" else np.zeros_like(gap)
-    found: dict[float, Array] = {}
+    solutions: dict[float, Array] = {}
     w = np.zeros(d.shape[1])
-    for alpha in sorted(alphas, reverse=True):  # each starts from the one that is stiffer
+    for alpha in sorted(alphas, reverse=True):  # each starts from the solution of the larger penalty
 
         def loss(w: Array, alpha: float = alpha) -> tuple[float, Array]:
             short = margin - d @ w
@@ -257,8 +259,8 @@ def solved(differences: Any, gap: Array, variant: str, alphas: Sequence[float]) 
             return float(weight @ np.logaddexp(0, short) + alpha / 2 * (w @ w)), slope
 
         w = minimize(loss, w, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
-        found[alpha] = w
-    return [found[alpha] for alpha in alphas]
+        solutions[alpha] = w
+    return [solutions[alpha] for alpha in alphas]
 
 
 SIMILAR = 1.2  # word counts of a pair whose ratio is at most this are similar
@@ -275,33 +277,33 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
     better, worse = pairs.better[both], pairs.worse[both]
     margin, longer = rewards[better] - rewards[worse], lengths[better] - lengths[worse]
     count = len(margin)
-    known: dict[str, Any] = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "log_loss", "longer"))
-    known |= dict.fromkeys(("length_alone", "similar_pairs", "similar"))
-    known |= dict.fromkeys(("given_length", "given_length_low", "given_length_high"))
+    figures: dict[str, Any] = dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high", "log_loss", "longer"))
+    figures |= dict.fromkeys(("length_alone", "similar_pairs", "similar"))
+    figures |= dict.fromkeys(("given_length", "given_length_low", "given_length_high"))
     if count:
         right = (margin > 0) + 0.5 * (margin == 0)
         _, which = np.unique(prompts[better], return_inverse=True)
-        known |= _shares("accuracy", right, [np.ones(count, dtype=bool)], which)
-        known["log_loss"] = float(np.logaddexp(0, -margin).mean())
-        known["longer"] = float(((longer > 0) + 0.5 * (longer == 0)).mean())
-        known["length_alone"] = max(known["longer"], 1 - known["longer"])
+        figures |= _shares("accuracy", right, [np.ones(count, dtype=bool)], which)
+        figures["log_loss"] = float(np.logaddexp(0, -margin).mean())
+        figures["longer"] = float(((longer > 0) + 0.5 * (longer == 0)).mean())
+        figures["length_alone"] = max(figures["longer"], 1 - figures["longer"])
         alike = np.abs(np.log(np.maximum(lengths[better], 1) / np.maximum(lengths[worse], 1))) <= math.log(SIMILAR)
-        known |= {"similar_pairs": int(alike.sum()), "similar": float(right[alike].mean()) if alike.any() else None}
-        known |= _shares("given_length", right, [longer > 0, longer < 0], which)
-    low, left = known["accuracy_low"], known["given_length_low"]
-    told = bool(count) and bool((longer != 0).any())  # else there is no length to be told from
-    learnable = low is not None and low > 0.5 and (not told or (left is not None and left > 0.5))
+        figures |= {"similar_pairs": int(alike.sum()), "similar": float(right[alike].mean()) if alike.any() else None}
+        figures |= _shares("given_length", right, [longer > 0, longer < 0], which)
+    low, left = figures["accuracy_low"], figures["given_length_low"]
+    lengths_differ = bool(count) and bool((longer != 0).any())
+    learnable = low is not None and low > 0.5 and (not lengths_differ or (left is not None and left > 0.5))
     warning = None
     if not learnable and low is not None and low > 0.5:
         warning = (
-            f"{name}: the scorer adds nothing to length: accuracy {shown(known['accuracy'])} over {count} pairs, "
-            f"{shown(known['length_alone'])} by length alone, {shown(known['given_length'])} ({shown(left)} to "
-            f"{shown(known['given_length_high'])}) given length. {OTHER_FEATURES}"
+            f"{name}: the scorer adds nothing to length: accuracy {shown(figures['accuracy'])} over {count} pairs, "
+            f"{shown(figures['length_alone'])} by length alone, {shown(figures['given_length'])} ({shown(left)} to "
+            f"{shown(figures['given_length_high'])}) given length. {OTHER_FEATURES}"
         )
     elif not learnable:
-        found = f"accuracy {shown(known['accuracy'])} over {count} pairs is not above that of a coin"
-        warning = f"{name}: not learnable from this data by this model: {found}. {OTHER_FEATURES}"
-    return {"pairs": count, **known, "learnable": learnable, "warning": warning}
+        finding = f"accuracy {shown(figures['accuracy'])} over {count} pairs is not above that of a coin"
+        warning = f"{name}: not learnable from this data by this model: {finding}. {OTHER_FEATURES}"
+    return {"pairs": count, **figures, "learnable": learnable, "warning": warning}
 
 
 OTHER_FEATURES = (

@@ -1,4 +1,4 @@
-"""An attribute model and what makes its scores like people's: no liking for length, their scale, their range."""
+"""An attribute model debiased, calibrated to the scale of human scores, and clipped to their range."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ FOLDS = 5
 class Calibrated:
     """Scores of another model, debiased, then mapped by a curve per attribute, then clipped to `ranges`.
 
-    `calibration` is one of `calibration.KINDS`; `debias` is "" or what verbosity is: an attribute of the model or a
-    countable one. Both are learned from the model's `held_out_` predictions. After `fit`: `curves_`,
-    `means_` (the affine curves, by which the report judges what can be learned) and `debias_`;
-    `held_out_` [n, A], the model's held-out predictions through curves that did not see the row's prompt either; and
-    `report_`, what `metrics.report` says of them.
+    `calibration` is one of `calibration.KINDS`; `debias` is "" or the measure of verbosity: an attribute of the model
+    or a countable one. Both are learned from the model's `held_out_` predictions. After `fit`: `curves_`, `means_` (the
+    affine curves, by which the report decides what can be learned) and `debias_`; `held_out_` [n, A], the model's
+    held-out predictions through curves that did not see the row's prompt either; `report_`, their `metrics.report`.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Calibrated:
         self.ranges = dict(ranges or {})
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
-        """Fit the model on rows and scores [n, A] (NaN = unknown), then what follows it on its held-out predictions."""
+        """Fit the model on scores [n, A] (NaN = unknown), then debiasing and curves on its held-out predictions."""
         self._check()
         truth = np.asarray(scores, dtype=np.float64)
         self.model.fit(rows, truth)
@@ -73,7 +72,7 @@ class Calibrated:
         return self
 
     def test(self, rows: Sequence[Row], scores: ArrayLike) -> list[dict[str, Any]]:
-        """The report on rows with scores [n, A] that nothing was learned from."""
+        """Report on rows with scores [n, A] that were not used in the fit."""
         raw = self._raw(rows).scores
         expected = np.column_stack([curve(raw[:, a]) for a, curve in enumerate(self.means_)])
         return self._report(rows, np.asarray(scores, dtype=np.float64), self._calibrated(raw), expected)
@@ -91,7 +90,7 @@ class Calibrated:
         )
 
     def _cross_fitted(self, kind: str, raw: Array, truth: Array, prompts: NDArray[np.str_]) -> Array:
-        """Held-out predictions [n, A] through curves that other prompts gave; as they are where there is one prompt."""
+        """Held-out predictions [n, A] through curves fitted on other prompts; unchanged if there is only one prompt."""
         out = np.full_like(raw, np.nan)
         for a in range(raw.shape[1]):
             known = np.flatnonzero(~np.isnan(raw[:, a]) & ~np.isnan(truth[:, a]))
@@ -111,14 +110,14 @@ class Calibrated:
         """Scores [n, A], and which rows the model could not read whole."""
         if not hasattr(self, "curves_"):
             raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
-        found = self._raw(rows)
-        return Scored(self._calibrated(found.scores), found.truncated)
+        raw = self._raw(rows)
+        return Scored(self._calibrated(raw.scores), raw.truncated)
 
     def _raw(self, rows: Sequence[Row]) -> Scored:
         """The model's scores, debiased."""
-        found = scored(self.model, rows)
-        out = np.array(found.scores, dtype=np.float64)
-        return Scored(self.debias_(out, self._verbosity(rows, out)) if self.debias_ else out, found.truncated)
+        raw = scored(self.model, rows)
+        out = np.array(raw.scores, dtype=np.float64)
+        return Scored(self.debias_(out, self._verbosity(rows, out)) if self.debias_ else out, raw.truncated)
 
     def _calibrated(self, raw: Array) -> Array:
         """[n, A] -> [n, A]: through the curves, then clipped."""
@@ -144,24 +143,23 @@ class Calibrated:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state = settings(folder)
         if state["inner"] != _digest(Path(folder)):
             raise ValueError(f"{folder}: its model does not belong to its calibration. Fit and save it again.")
-        made = cls(
+        loaded = cls(
             load(Path(folder) / "model"),
             calibration=state["calibration"],
             debias=state["debias"],
             ranges={name: (low, high) for name, (low, high) in state["ranges"].items()},
         )
-        made.curves_, made.means_ = (tuple(Curve(**tupled(c)) for c in state[name]) for name in ("curves", "means"))
-        told = state["debiased"]
-        made.debias_ = Debias(**tupled(told)) if told else None
-        made.report_ = state["report"]
-        return made
+        loaded.curves_, loaded.means_ = (tuple(Curve(**tupled(c)) for c in state[name]) for name in ("curves", "means"))
+        loaded.debias_ = Debias(**tupled(state["debiased"])) if state["debiased"] else None
+        loaded.report_ = state["report"]
+        return loaded
 
     def _verbosity(self, rows: Sequence[Row], scores: Array) -> Array:
-        """Verbosity [n]: a column of the scores [n, A], or what is counted."""
+        """Verbosity [n]: a column of the scores [n, A], or a countable attribute."""
         if self.debias in self.attributes:
             return scores[:, self.attributes.index(self.debias)]
         return Countable((self.debias,)).score(rows)[:, 0]
@@ -173,7 +171,7 @@ class Calibrated:
         return scores
 
     def _check(self) -> None:
-        """ValueError for a measure of verbosity or a range that cannot be."""
+        """ValueError for an unknown measure of verbosity or an empty range."""
         known = {*self.attributes, *COUNTABLE, *AGAINST_PROMPT}
         if self.debias and self.debias not in known:
             raise ValueError(unknown("measure of verbosity", self.debias, known))
@@ -185,6 +183,6 @@ class Calibrated:
 
 
 def _digest(folder: Path) -> str:
-    """Of the inner model's model.json, which in turn holds that of its weights."""
+    """Digest of the inner model's model.json, which in turn holds the digest of its weights."""
     path = folder / "model" / "model.json"
     return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()

@@ -1,9 +1,9 @@
-"""From what a model predicts to the scale that people use: one rising map per attribute, learned out of fold.
+"""Map predictions to the scale that people use: one rising curve per attribute, learned out of fold.
 
 Two aims exclude each other. A prediction that is right on average (E[truth | prediction] = prediction: `affine`,
 `isotonic`) has a smaller spread than the truth, by the correlation, so extreme levels become rare. A prediction that is
 spread like the truth (`spread`, `quantile`) has extreme levels as often as people gave them, and its errors are larger:
-a row labelled 5 is then among the best rows, and not one of which a 5 is expected. Both keep the order of rows.
+a row labelled 5 is then among the best rows, but its expected score is below 5. Both keep the order of rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KNOTS = 100  # of a curve at most
 
 @dataclass(frozen=True)
 class Curve:
-    """A rising piecewise linear map through the knots (x, y); beyond them it goes on (`straight`) or holds."""
+    """A rising piecewise linear map through the knots (x, y); extrapolated (`straight`) or constant beyond them."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -44,9 +44,9 @@ IDENTITY = Curve((0.0, 1.0), (0.0, 1.0), straight=True)
 
 
 def fit(kind: str, predicted: Array, truth: Array) -> Curve:
-    """The curve of one of KINDS from predictions [n] of models that never saw the prompt, and the truth [n].
+    """Fit the curve of one of KINDS to predictions [n] of models that never saw the prompt, and the truth [n].
 
-    Where all predictions are alike, `none` apart, all become the mean of the truth.
+    If all predictions are equal, all become the mean of the truth, except with `none`.
     """
     if kind not in KINDS:
         raise ValueError(f"calibration {kind!r} is unknown. Choose one of {', '.join(KINDS)}.")
@@ -70,7 +70,7 @@ def _line(predicted: Array, truth: Array, spread: bool) -> Curve:
 
 
 def _isotonic(predicted: Array, truth: Array) -> Curve:
-    """Pool adjacent violators (Barlow et al. 1972); straight between the centres of blocks, so that order stays."""
+    """Pool adjacent violators (Barlow et al. 1972); linear between the centres of blocks, which keeps the order."""
     from scipy.optimize import isotonic_regression
 
     places, at, ties = np.unique(predicted, return_inverse=True, return_counts=True)

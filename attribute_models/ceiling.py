@@ -1,7 +1,7 @@
-"""How well people agree: what no scorer of single ratings can pass.
+"""Agreement of human raters: the upper bound for any scorer of single ratings.
 
 A row may have a column `raters`: {attribute: [score, score, ...]}, the scores that several people gave it, in any order
-and number; its `scores` hold what they say together, as a rule the mean.
+and number; its `scores` hold their summary, usually the mean.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 
 def ceiling(ratings: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """From each row's ratings of one attribute; rows with fewer than two are left out, {} where none are left.
+    """Agreement figures from each row's ratings of one attribute; rows with fewer than two are skipped, {} if all are.
 
-    raters: mean ratings a row. human: Pearson correlation of one rating with the mean of the row's others, as a scorer
-    is compared with people. agreement: ICC(1), the share of the variance of one rating that rows account for (Shrout
-    and Fleiss 1979; raters are exchangeable). ceiling: the square root of the reliability of the mean of so many
+    raters: mean ratings a row. human: Pearson correlation of one rating with the mean of the row's others, as is
+    computed for a scorer. agreement: ICC(1), the share of the variance of one rating that rows account for (Shrout and
+    Fleiss 1979; raters are exchangeable). ceiling: the square root of the reliability of the mean of so many
     raters, by Spearman and Brown: the correlation with that mean of a scorer that knows the true score.
     """
     rows = [np.asarray(row, dtype=np.float64) for row in ratings if len(row) > 1]
@@ -46,11 +46,11 @@ def ceiling(ratings: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def ratings(raters: Any, attribute: str) -> list[float]:
-    """The known ratings of an attribute in a row's column `raters`; ValueError where it holds something else."""
+    """The known ratings of an attribute in a row's column `raters`; ValueError if it holds something else."""
     if raters is None:
         return []
-    found = raters.get(attribute) if isinstance(raters, dict) else 0
-    known = [score for score in found if score is not None] if isinstance(found, list) else found
+    values = raters.get(attribute) if isinstance(raters, dict) else 0
+    known = [score for score in values if score is not None] if isinstance(values, list) else values
     if known is None:
         return []
     if not isinstance(known, list) or not all(

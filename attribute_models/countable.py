@@ -1,4 +1,4 @@
-"""Attributes that are counted, not judged: exact, verifiable, nothing to download.
+"""Attributes that can be counted: exact, verifiable, nothing to download.
 
 COUNTABLE maps a name to a function of the response; AGAINST_PROMPT to a function of the prompt's last turn and the
 response. Both are pure and defined on every string: a share of nothing is 0, and so is a rate over no words or no
@@ -46,7 +46,7 @@ STOP_WORDS = frozenset(
 
 @functools.lru_cache(maxsize=8)
 def tokens(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case. The last few texts are remembered: several attributes read each of them.
+    """Words of a text in lower case. The last few texts are cached: several attributes read each of them.
 
     >>> tokens("Don't look: 2 cats!")
     ("don't", 'look', '2', 'cats')
@@ -61,14 +61,14 @@ def sentence_ends(text: str) -> tuple[str, ...]:
     >>> sentence_ends('Really?! "Yes." It is 3.5 m')
     ('?!', '.', '')
     """
-    found = []
+    ends = []
     plain = LIST_ITEM.sub("\n\n", text)
     start = 0
     for end in SENTENCE_END.finditer(plain):
         if WORD.search(plain, start, end.start()):
-            found.append(end.group().strip())
+            ends.append(end.group().strip())
         start = end.end()
-    return tuple(found)
+    return tuple(ends)
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -163,8 +163,8 @@ def repetition(text: str) -> float:
     >>> repetition("a b c a b c")
     0.25
     """
-    found = tokens(text)
-    grams = list(zip(found, found[1:], found[2:]))
+    sequence = tokens(text)
+    grams = list(zip(sequence, sequence[1:], sequence[2:]))
     return share(len(grams) - len(set(grams)), len(grams))
 
 
@@ -217,7 +217,7 @@ def code_share(text: str) -> float:
 
 
 def prompt_overlap(prompt: str, response: str) -> float:
-    """Share of the prompt's distinct content words that the response has: how much of the asked is taken up.
+    """Share of the prompt's distinct content words that the response has.
 
     >>> prompt_overlap("Tell a story about a dog and a kite", "The dog ran. Tell me!")
     0.5
@@ -227,7 +227,7 @@ def prompt_overlap(prompt: str, response: str) -> float:
 
 
 def response_overlap(prompt: str, response: str) -> float:
-    """Share of the response's distinct content words that the prompt has: how much of the said was given."""
+    """Share of the response's distinct content words that the prompt has."""
     return prompt_overlap(response, prompt)
 
 
@@ -271,7 +271,7 @@ class Countable:
                 raise ValueError(unknown("countable attribute", name, known))
 
     def fit(self, rows: Sequence[Row], scores: Array) -> Self:
-        """Do nothing, so that a countable model fits wherever a learned one does."""
+        """Do nothing: there is nothing to learn."""
         return self
 
     def score(self, rows: Sequence[Row]) -> Array:
@@ -291,5 +291,5 @@ class Countable:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote."""
+        """Read the model that `save` wrote."""
         return cls(settings(folder)["attributes"])

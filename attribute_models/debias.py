@@ -1,7 +1,7 @@
-"""Scores without their liking for length: r' = r - lambda (v - mean v) (ArmoRM, 2406.12845).
+"""Remove the correlation of scores with length: r' = r - lambda (v - mean v) (ArmoRM, 2406.12845).
 
-The smallest lambda for which |Spearman(r', v)| is at most LIMIT, found on predictions of models that never saw the
-prompt. v is the verbosity: another predicted attribute, or a countable one.
+lambda is the smallest for which |Spearman(r', v)| is at most LIMIT, searched on predictions of models that never saw
+the prompt. v is the verbosity: another predicted attribute, or a countable one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEPS = 200  # of a search that doubles, then halves
 
 @dataclass(frozen=True)
 class Debias:
-    """The lambda of each attribute, and what it did to the Spearman correlation with verbosity."""
+    """The lambda of each attribute, and the Spearman correlation with verbosity before and after."""
 
     by: str
     mean: float
@@ -33,21 +33,21 @@ class Debias:
 
 
 def fit(by: str, attributes: tuple[str, ...], predicted: Array, verbosity: Array) -> Debias:
-    """Lambdas from predictions [n, A] (NaN: not predicted) and verbosity [n]."""
+    """Find lambdas from predictions [n, A] (NaN: not predicted) and verbosity [n]."""
     mean = float(np.nanmean(verbosity))
-    found, before, after = [], [], []
+    lambdas, before, after = [], [], []
     for a, name in enumerate(attributes):
         known = ~(np.isnan(predicted[:, a]) | np.isnan(verbosity))
         r, v = predicted[known, a], verbosity[known]
         size = 0.0 if name == by else smallest(r, v - mean)
-        found.append(size)
+        lambdas.append(size)
         before.append(spearman(r, v))
         after.append(spearman(r - size * (v - mean), v))
-    return Debias(by, mean, tuple(found), tuple(before), tuple(after))
+    return Debias(by, mean, tuple(lambdas), tuple(before), tuple(after))
 
 
 def smallest(r: Array, v: Array, limit: float = LIMIT) -> float:
-    """The lambda nearest to 0 with |Spearman(r - lambda v, v)| <= limit; 0 where r or v is constant.
+    """The lambda nearest to 0 with |Spearman(r - lambda v, v)| <= limit; 0 if r or v is constant.
 
     The correlation falls as lambda grows, so its first crossing is found by doubling and halving; ranks make it a
     staircase, and the answer is the near edge of a step.

@@ -1,17 +1,22 @@
-"""Files of settings that people write: YAML, or JSON where the name ends in .json."""
+"""Read files of settings that people write: YAML, or JSON if the name ends in .json."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from attribute_models import unknown
+
+T = TypeVar("T")
 MOST_BYTES = 1_000_000
+KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str}
 
 
 def read(file: str | Path) -> Any:
-    """What the file holds; ValueError where it cannot be read, is huge or deep, or gives one name twice."""
+    """Read the content of a file; ValueError if it cannot be read, is huge or deep, or gives one name twice."""
     import yaml
 
     try:
@@ -30,24 +35,41 @@ def read(file: str | Path) -> Any:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{file}{line}: is not YAML ({error.problem}). Write 'name: value' lines.") from None
     except RecursionError:
-        raise ValueError(f"{file}: is too deep: a list in a list, hundreds of times. Mend it.") from None
+        raise ValueError(f"{file}: is too deep: a list in a list, hundreds of times. Flatten it.") from None
     except UnfitError as error:
         raise ValueError(f"{file}: {error}") from None
     except (ValueError, OverflowError, yaml.YAMLError) as error:
-        raise ValueError(f"{file}: is not JSON or YAML text ({str(error).splitlines()[0]}). Mend it.") from None
+        raise ValueError(f"{file}: is not JSON or YAML text ({str(error).splitlines()[0]}). Correct it.") from None
 
 
 class UnfitError(ValueError):
-    """What no file of settings should be."""
+    """A file that can be read but not be meant as settings."""
+
+
+def checked(kind: type[T], values: Any, where: str, owner: str) -> T:
+    """Build a dataclass of settings from a mapping; ValueError for unknown names and wrong types.
+
+    Lists and mappings are not checked. `where` begins the message; `owner`: whose settings they are.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: wanted settings of {owner}, 'name: value' lines.")
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # always a dataclass
+    for name, value in values.items():
+        if name not in defaults:
+            raise ValueError(f"{where}: {unknown('setting', str(name), defaults)}")
+        wanted = KINDS.get(type(defaults[name]))
+        if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
+            raise ValueError(f"{where}: '{name}' is {value!r}; wanted a {type(defaults[name]).__name__}.")
+    return kind(**values)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:  # readers would take the last one without a word
+        if name in values:  # parsers would silently take the last one
             raise UnfitError(f"gives '{name[:80]}' twice. Keep one of them.")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _refuse_twice(root: Any) -> None:

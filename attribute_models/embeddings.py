@@ -32,7 +32,7 @@ POOLING = ("auto", "last", "mean", "first")
 
 @dataclass(frozen=True)
 class EmbeddingsSettings:
-    """Of `Embeddings`."""
+    """Settings of `Embeddings`."""
 
     model: str = ""  # Hugging Face encoder or causal model: folder or name
     pooling: str = "auto"  # last token, mean of the response's tokens, first token; auto: last if causal, else mean
@@ -52,7 +52,7 @@ class Embeddings:
     """Scores that are linear in a frozen model's hidden state.
 
     After `fit`: `alpha_` [A], the penalties; `held_out_` [n, A], predictions by regressions that never saw the row's
-    prompt (the penalties were chosen on them); `note_`, how many rows were truncated.
+    prompt (the penalties are chosen by them); `note_`, how many rows were truncated.
     """
 
     Settings: ClassVar[type[EmbeddingsSettings]] = EmbeddingsSettings
@@ -70,7 +70,7 @@ class Embeddings:
 
     @property
     def backbone(self) -> Backbone:
-        """The frozen model, loaded when it is needed first."""
+        """The frozen model, loaded on first use."""
         if self._backbone is None:
             s = self.settings
             self._backbone = backbone.load(
@@ -101,7 +101,7 @@ class Embeddings:
         return self
 
     def _choose(self, x: Array, y: Array, prompts: Keys) -> tuple[Indices, Array]:
-        """Of features [n, D] and known scores [n, G]: the best penalty's place [G], its held-out predictions [n, G]."""
+        """Index of the best penalty [G] and its held-out predictions [n, G] from features [n, D], scores [n, G]."""
         alphas, fold = self.settings.alphas, folds_by_prompt(prompts, self.settings.folds)
         predicted = np.zeros((len(alphas), *y.shape))
         for k in range(fold.max() + 1):
@@ -112,25 +112,25 @@ class Embeddings:
         return best, predicted[best, :, np.arange(y.shape[1])].T
 
     def embed(self, rows: Sequence[Row], *, cached: bool = False) -> tuple[Array, Mask]:
-        """Hidden states [n, D] and which rows were truncated [n]; `cached`: read back what is on disk already."""
+        """Hidden states [n, D] and which rows were truncated [n]; `cached`: keep them on disk."""
         folder = self._cache() if cached else None
-        found: list[tuple[NDArray[np.float32], Mask]] = []
+        blocks: list[tuple[NDArray[np.float32], Mask]] = []
         for start in range(0, len(rows), CACHED_AT_ONCE if folder else max(1, len(rows))):
             part = rows[start : start + CACHED_AT_ONCE] if folder else rows
             path = folder / f"{self._key(part)}.npz" if folder else None
             if path and path.is_file():
                 with np.load(path, allow_pickle=False) as kept:
-                    found.append((kept["states"], kept["truncated"]))
+                    blocks.append((kept["states"], kept["truncated"]))
                 continue
             states, truncated = self.backbone.map(
                 part, self._pooled, self.settings.batch_tokens, share=self.settings.pooling != "first"
             )
-            found.append((states, truncated))
+            blocks.append((states, truncated))
             if path:
                 buffer = io.BytesIO()
                 np.savez(buffer, allow_pickle=False, states=states, truncated=truncated)
                 write(path, buffer.getvalue())
-        states, truncated = (np.concatenate(parts) for parts in zip(*found))
+        states, truncated = (np.concatenate(parts) for parts in zip(*blocks))
         return states.astype(np.float64), truncated
 
     def _pooled(self, batch: Batch) -> Tensor:
@@ -156,13 +156,12 @@ class Embeddings:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steer" / "embeddings"
 
     def _key(self, rows: Sequence[Row]) -> str:
-        """A digest of the model and of all that it reads of the rows."""
+        """Cache key over the model, its precision and settings, and the texts."""
         s, b = self.settings, self.backbone
-        made = hashlib.blake2b(digest_size=16)
-        what = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype)]
+        model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype)]
         texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"]] for row in rows]
-        made.update(json.dumps([what, texts]).encode("utf-8", "backslashreplace"))
-        return made.hexdigest()
+        content = json.dumps([model, texts]).encode("utf-8", "backslashreplace")
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Predictions [n, A], never NaN."""
@@ -184,11 +183,11 @@ class Embeddings:
         return bases.placed(self.settings.model)
 
     def unchanged(self, digest: str) -> None:
-        """ValueError where the base model is not the one with this digest."""
+        """ValueError if the base model is not the one with this digest."""
         bases.unchanged(self.settings.model, digest)
 
     def save(self, folder: str | Path) -> None:
-        """Write `weights.npz` and `model.json`; the frozen model itself stays where it is, known by its digest."""
+        """Write `weights.npz` and `model.json`; the frozen model is not copied, its digest is written."""
         state: dict[str, Any] = {
             "model": "embeddings",
             "attributes": self.attributes,
@@ -199,7 +198,7 @@ class Embeddings:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state, arrays = archive.load(folder)
         model = cls(state["attributes"], EmbeddingsSettings(**tupled(state["settings"])))
         model.unchanged(state["base"])

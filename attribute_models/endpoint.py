@@ -1,4 +1,8 @@
-"""A chat-completions endpoint, asked with patience: retries, backoff, timeouts; counts what it cost."""
+"""A client of chat-completions endpoints with retries, backoff and timeouts, which counts requests and tokens.
+
+The openai client would not shorten it: it retries no half answers, follows redirects with the key, and does not count
+its retries, so this loop would stand around it all the same.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ NEVER = (401, 403, 404)  # the key or the address is wrong: nothing will be answ
 
 
 class RefusedError(Exception):
-    """This request will not be answered; the next one may be."""
+    """This request will not be answered; others may be."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -50,7 +54,7 @@ class Endpoint:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, body: dict[str, Any]) -> str:
-        """The text of the first choice. RefusedError after the last retry; ValueError where asking on is pointless."""
+        """Text of the first choice. RefusedError after the last retry; ValueError if no request would be answered."""
         why = ""
         for attempt in range(self.retries + 1):
             if attempt:
@@ -60,8 +64,8 @@ class Endpoint:
                 return self._text(self._post(body))
             except urllib.error.HTTPError as error:
                 with error:
-                    said = error.read(500).decode("utf-8", "replace")
-                why, wait = f"status {error.code}: {' '.join(said.split())[:200]}", error.headers.get("Retry-After")
+                    text = error.read(500).decode("utf-8", "replace")
+                why, wait = f"status {error.code}: {' '.join(text.split())[:200]}", error.headers.get("Retry-After")
                 if error.code in NEVER:
                     raise ValueError(f"{self.url}: {why}. Check the address, the model and the key.") from None
                 if error.code not in LATER and error.code < 500:
@@ -86,20 +90,20 @@ class Endpoint:
             return json.loads(response.read(MOST_BYTES))
 
     def _text(self, answer: Any) -> str:
-        """The text, where the answer has the shape of a chat completion; its tokens are counted."""
+        """Text of a chat completion, whose tokens are counted; ValueError if the answer is none."""
         try:
             text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            raise ValueError("the answer is no chat completion") from None
+            raise ValueError("the answer is not a chat completion") from None
         usage = answer.get("usage")
         for name in ("prompt_tokens", "completion_tokens"):
             number = usage.get(name) if isinstance(usage, dict) else None
             self.count(**{name: number if isinstance(number, int) else 0})
         return text if isinstance(text, str) else ""
 
-    def _wait(self, attempt: int, asked: str | None) -> None:
+    def _wait(self, attempt: int, retry_after: str | None) -> None:
         if attempt < self.retries:
             seconds = self.backoff * 2**attempt * (0.5 + random.random())
-            if asked is not None and asked.strip().isdecimal():
-                seconds = float(asked)
+            if retry_after is not None and retry_after.strip().isdecimal():
+                seconds = float(retry_after)
             time.sleep(min(seconds, LONGEST_WAIT))

@@ -1,4 +1,4 @@
-"""Several attribute models as one: their mean, how far they are apart, and a pessimistic score.
+"""Several attribute models as one: mean, spread, and a pessimistic score.
 
 `--set members=linear+embeddings:model=FOLDER,pooling=mean+linear:min_df=5` fits them on the same rows. With `k` above 0
 the score is the mean less k standard deviations of the members (plus, where lower is better), so that a policy gains
@@ -22,11 +22,11 @@ from attribute_models.arrays import Array, Mask
 
 @dataclass(frozen=True)
 class EnsembleSettings:
-    """Of `Ensemble`."""
+    """Settings of `Ensemble`."""
 
     members: str = "linear"  # NAME or NAME:SETTING=VALUE,...; a + between them
-    k: float = 0.0  # standard deviations of the members that are taken off the mean
-    lower: tuple[str, ...] = ()  # attributes where lower is better, for which they are put on
+    k: float = 0.0  # standard deviations of the members subtracted from the mean
+    lower: tuple[str, ...] = ()  # attributes where lower is better, to which they are added
 
 
 DEFAULT = EnsembleSettings()
@@ -35,7 +35,7 @@ DEFAULT = EnsembleSettings()
 class Ensemble:
     """Mean of members, less k times their spread.
 
-    After `fit`: `held_out_` [n, A], the same from the members' held-out predictions, where all of them have one.
+    After `fit`: `held_out_` [n, A], the same score from the members' held-out predictions, NaN if one has none.
     """
 
     Settings: ClassVar[type[EnsembleSettings]] = EnsembleSettings
@@ -54,9 +54,9 @@ class Ensemble:
 
     def each(self, rows: Sequence[Row]) -> tuple[Array, Mask | None]:
         """Scores of the members [m, n, A], and the rows that one of them could not read whole."""
-        found = [scored(one, rows) for one in self.members]
-        flags = [one.truncated for one in found if one.truncated is not None]
-        return np.stack([one.scores for one in found]), np.logical_or.reduce(flags) if flags else None
+        results = [scored(one, rows) for one in self.members]
+        flags = [one.truncated for one in results if one.truncated is not None]
+        return np.stack([one.scores for one in results]), np.logical_or.reduce(flags) if flags else None
 
     def spread(self, rows: Sequence[Row]) -> Array:
         """Standard deviation of the members' scores [n, A]."""
@@ -91,28 +91,28 @@ class Ensemble:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state = settings(folder)
-        made = cls(state["attributes"], EnsembleSettings(**tupled(state["settings"])))
-        made.members = [load(Path(folder) / name) for name in state["folders"]]
-        return made
+        loaded = cls(state["attributes"], EnsembleSettings(**tupled(state["settings"])))
+        loaded.members = [load(Path(folder) / name) for name in state["folders"]]
+        return loaded
 
 
 def member(text: str, attributes: Sequence[str]) -> Any:
-    """A model to be fitted from NAME or NAME:SETTING=VALUE,...; ValueError where there is none such."""
-    name, _, told = text.strip().partition(":")
+    """Make an unfitted model from NAME or NAME:SETTING=VALUE,...; ValueError if it does not exist."""
+    name, _, pairs = text.strip().partition(":")
     kind: Any = model_class(name)
     if not hasattr(kind, "Settings") or getattr(kind, "own_scale", False):
-        raise ValueError(f"member {name!r} does not learn scores on their own scale. Leave it out.")
+        raise ValueError(f"member {name!r} does not learn scores on their own scale. Remove it.")
     defaults = {f.name: f.default for f in fields(kind.Settings)}
     values: dict[str, Any] = {}
-    for pair in filter(None, told.split(",")):
+    for pair in filter(None, pairs.split(",")):
         key, _, value = pair.partition("=")
         if key not in defaults:
             raise ValueError(unknown(f"setting of {name}", key, defaults))
         default: Any = defaults[key]
         if isinstance(default, tuple):
-            raise ValueError(f"setting {key!r} of {name} is a list, which a member cannot be given. Leave it out.")
+            raise ValueError(f"setting {key!r} of {name} is a list, which a member cannot have. Remove it.")
         try:
             values[key] = value.lower() == "true" if isinstance(default, bool) else type(default)(value)
         except ValueError:

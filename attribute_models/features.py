@@ -1,10 +1,10 @@
-"""What a linear model sees of a row, so that parts, amounts and answers are linear in something.
+"""Features of a row for a linear model, in which parts, amounts and answers are linear.
 
 - Parts: TF-IDF of the response's 1-, 2- and 3-grams (words and punctuation), each row of length 1: how large a part of
   the response a phrase is.
 - Amounts: the same weights of single words without that division: how many there are.
 - Measures, standardised: countable attributes, and how the prompt's last turn and the response share content words
-  (the part taken up, and how many are taken up, left out and added).
+  (the shares, and how many are taken up, left out and added).
 - Pairs: which content word of the prompt meets which of the response, so that what answers a question can be learned
   where it does not repeat the question's words (supervised semantic indexing, Bai et al. 2009).
 """
@@ -29,9 +29,9 @@ TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 AMOUNTS_WEIGHT = 0.5  # of single words, beside parts of length 1
 MEASURES_WEIGHT = 0.3  # of each standardised measure
 PAIRS_WEIGHT = 2.0  # of pairs
-FURTHEST = 5.0  # standard deviations at which a measure is held: a line is not trusted further out
-ASKED = 256  # words of prompts that are paired, those that most prompts have
-ASKED_AT_ONCE = 16  # of them in one prompt, the rarest
+FURTHEST = 5.0  # standard deviations at which a measure is clipped: a line is not trusted further out
+ASKED = 256  # words of prompts that are paired, the commonest ones
+ASKED_AT_ONCE = 16  # paired words of one prompt at most, the rarest
 
 LOGGED = ("words", "characters", "sentences", "words_per_sentence", "list_items")
 PLAIN = (
@@ -65,22 +65,22 @@ def pairs(prompt: str, response: str, rank: Mapping[str, int]) -> list[str]:
 
 def measures(texts: Iterable[tuple[str, str]]) -> Array:
     """MEASURES [n, D] of (prompt's last turn, response)."""
-    found = []
+    lines = []
     for prompt, response in texts:
-        asked, said = content_words(prompt), content_words(response)
-        both = len(asked & said)
-        amounts = (both, len(asked) - both, len(said) - both, len(asked))
-        found.append(
+        asked, answered = content_words(prompt), content_words(response)
+        both = len(asked & answered)
+        amounts = (both, len(asked) - both, len(answered) - both, len(asked))
+        lines.append(
             [math.log1p(COUNTABLE[name](response)) for name in LOGGED]
             + [COUNTABLE[name](response) for name in PLAIN]
-            + [share(both, len(asked)), share(both, len(said)), *map(math.log1p, amounts)]
+            + [share(both, len(asked)), share(both, len(answered)), *map(math.log1p, amounts)]
         )
-    return np.asarray(found, dtype=np.float64).reshape(-1, len(MEASURES))
+    return np.asarray(lines, dtype=np.float64).reshape(-1, len(MEASURES))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is counted of rows before any statistics."""
+    """Counts of rows before any statistics."""
 
     grams: sparse.csr_matrix  # [n, V]
     measures: Array  # [n, D]
@@ -92,7 +92,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The terms that have a column, chosen without a look at scores."""
+    """The terms that have a column, chosen without the scores."""
 
     grams: tuple[str, ...]  # V
     asked: tuple[str, ...] = ()  # words of prompts that are paired, the rarest first
@@ -100,20 +100,20 @@ class Vocabulary:
 
     @classmethod
     def of(cls, texts: Sequence[tuple[str, str]], min_df: int, most: int) -> Self:
-        """From (prompt's last turn, response): what min_df rows have, at most `most` n-grams and as many pairs."""
+        """Choose n-grams and pairs that min_df of the (prompt's last turn, response) have, at most `most` of each."""
         prompts = Counter(word for prompt in {prompt for prompt, _ in texts} for word in content_words(prompt))
         asked = _widespread(prompts, 2, ASKED)[::-1]
         rank = {word: i for i, word in enumerate(asked)}
-        found = Counter(gram for _, response in texts for gram in set(grams(response)))
+        counted = Counter(gram for _, response in texts for gram in set(grams(response)))
         met = Counter(pair for prompt, response in texts for pair in pairs(prompt, response, rank))
         return cls(
-            grams=tuple(sorted(_widespread(found, min_df, most))),
+            grams=tuple(sorted(_widespread(counted, min_df, most))),
             asked=tuple(asked),
             pairs=tuple(sorted(_widespread(met, min_df, most))),
         )
 
     def count(self, texts: Sequence[tuple[str, str]]) -> Counts:
-        """The counts of (prompt's last turn, response); terms without a column are not counted."""
+        """Count the terms of (prompt's last turn, response); those without a column are not counted."""
         rank = {word: i for i, word in enumerate(self.asked)}
         return Counts(
             grams=_occurrences([grams(response) for _, response in texts], self.grams),
@@ -124,7 +124,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What turns counts into features, learned from training rows alone."""
+    """The statistics that turn counts into features, learned from training rows alone."""
 
     idf: Array  # [V], 0 for n-grams that too few training rows have
     single: Mask  # [V], which n-grams are one word
@@ -135,7 +135,7 @@ class Scaling:
 
     @classmethod
     def of(cls, counts: Counts, vocabulary: Vocabulary, min_df: int) -> Self:
-        """The scaling that training rows give; an n-gram that fewer than min_df of them have is ignored."""
+        """Learn the scaling from training rows; an n-gram that fewer than min_df of them have is ignored."""
         n, size = counts.grams.shape
         df = np.bincount(counts.grams.indices, minlength=size)
         idf = np.where(df >= min_df, np.log((1 + n) / (1 + df)) + 1, 0.0)
@@ -151,7 +151,7 @@ class Scaling:
         )
 
     def apply(self, counts: Counts, *, paired: bool) -> sparse.csr_matrix:
-        """Features, sparse [n, V + single words + D (+ P)]; those of a row depend on that row alone, to the bit."""
+        """Features, sparse [n, V + single words + D (+ P)]; a row's depend on that row alone, to the bit."""
         weighted = _weighted(counts.grams, self.idf)
         length = np.sqrt(np.asarray(weighted.power(2).sum(1)).ravel())
         parts = sparse.diags(1 / np.where(length > 0, length, 1.0)) @ weighted
@@ -169,12 +169,12 @@ def _widespread(df: Counter[str], min_df: int, most: int) -> list[str]:
 
 
 def _occurrences(terms: Sequence[Sequence[str]], columns: Sequence[str]) -> sparse.csr_matrix:
-    """How often each column's term is among the terms of each row: sparse [n, columns]."""
+    """Count each column's term in the terms of each row: sparse [n, columns]."""
     column = {term: i for i, term in enumerate(columns)}
-    found = [[column[term] for term in row if term in column] for row in terms]
-    starts = np.cumsum([0, *map(len, found)])
+    places = [[column[term] for term in row if term in column] for row in terms]
+    starts = np.cumsum([0, *map(len, places)])
     ones = np.ones(starts[-1])
-    counted = sparse.csr_matrix((ones, [i for row in found for i in row], starts), shape=(len(found), len(column)))
+    counted = sparse.csr_matrix((ones, [i for row in places for i in row], starts), shape=(len(places), len(column)))
     counted.sum_duplicates()
     return counted
 
@@ -187,5 +187,5 @@ def _weighted(counts: sparse.csr_matrix, idf: Array) -> sparse.csr_matrix:
 
 
 def _typical(x: sparse.csr_matrix) -> Array:
-    """Root mean square length of the rows of x [n, p], 1 where all are empty."""
+    """Root mean square length of the rows of x [n, p], 1 if all are empty."""
     return np.asarray(np.sqrt(x.power(2).sum() / x.shape[0]) or 1.0)

@@ -1,4 +1,4 @@
-"""The training loop of the models that change a language model's weights: early stopping on held-out prompts, seeds."""
+"""Fine-tune a language model as attribute model, with early stopping on held-out prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribute_models import bases
 from attribute_models.backbone import Backbone, Tokens, buckets
 from attribute_models.bases import quiet
 
@@ -21,7 +22,7 @@ ADAPTERS = ("lora", "qlora", "none")
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """What all fine-tuned attribute models share."""
+    """Settings of all fine-tuned attribute models."""
 
     model: str = ""  # Hugging Face encoder or causal model: folder or name
     adapter: str = "lora"  # lora; qlora: on a base in 4 bits; none: all weights
@@ -43,7 +44,7 @@ class TuningSettings:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a run was like: held-out loss before training and after every epoch, and the epoch that was kept."""
+    """Held-out losses before training and after every epoch, and the epoch that was kept."""
 
     losses: list[float]
     epoch: int
@@ -53,7 +54,7 @@ Loss = Callable[[Sequence[int]], tuple[Tensor, float]]  # examples -> (sum of th
 
 
 def check(s: TuningSettings) -> None:
-    """ValueError for settings that cannot be meant."""
+    """ValueError for settings out of range."""
     if not 0 < s.held_out < 1:
         raise ValueError(f"held_out is {s.held_out}. Give a share between 0 and 1.")
     if s.adapter not in ADAPTERS:
@@ -61,7 +62,7 @@ def check(s: TuningSettings) -> None:
 
 
 def prepared(backbone: Backbone, s: TuningSettings, task: str) -> None:
-    """Freeze the base under fresh low-rank adapters on all linear layers, or leave all weights to be trained."""
+    """Freeze the base and put new low-rank adapters on all linear layers, or leave all weights trainable."""
     if s.adapter != "none":
         with quiet():
             from peft import LoraConfig, get_peft_model
@@ -72,7 +73,7 @@ def prepared(backbone: Backbone, s: TuningSettings, task: str) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """All that torch draws inside follows from the seed, and nothing outside is moved by it."""
+    """Seed torch inside, and restore its generator afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
@@ -81,7 +82,7 @@ def seeded(seed: int) -> Iterator[None]:
 def finetune(
     backbone: Backbone, tokens: Sequence[Tokens], train: Sequence[int], held_out: Sequence[int], loss: Loss, s: Any
 ) -> Tuned:
-    """Minimise the mean loss over the examples `train`; the weights of the best epoch on `held_out` stay.
+    """Minimise the mean loss over the examples `train`; keep the weights of the best epoch on `held_out`.
 
     Terms and their number are summed over the forward passes of a step and divided once.
     """
@@ -128,7 +129,7 @@ def finetune(
 
 
 def evaluated(backbone: Backbone, tokens: Sequence[Tokens], which: Sequence[int], loss: Loss, budget: int) -> float:
-    """Mean loss of some examples, without dropout."""
+    """Mean loss of the examples `which`, without dropout."""
     backbone.model.eval()
     total = count = 0.0
     with torch.no_grad():
@@ -136,6 +137,18 @@ def evaluated(backbone: Backbone, tokens: Sequence[Tokens], which: Sequence[int]
             value, terms = loss([which[j] for j in part])
             total, count = total + float(value), count + terms
     return total / max(count, 1.0)
+
+
+def summary(tuned: Tuned, tokens: Sequence[Tokens]) -> str:
+    """Say how many rows were truncated, and which epoch was kept."""
+    losses = ", ".join(f"{x:.3f}" for x in tuned.losses)
+    return f"{sum(row.truncated for row in tokens)} truncated, epoch {tuned.epoch} kept by held-out losses {losses}"
+
+
+def check_weights(folder: Path, digest: str) -> None:
+    """ValueError if the saved weights do not have the digest in model.json."""
+    if not folder.is_dir() or bases.digest(str(folder)) != digest:
+        raise ValueError(f"{folder}: does not belong to model.json. Fit and save the model again.")
 
 
 def save(backbone: Backbone, folder: Path) -> None:
@@ -146,7 +159,7 @@ def save(backbone: Backbone, folder: Path) -> None:
 
 
 def with_adapter(backbone: Backbone, folder: Path) -> None:
-    """Put the adapter that `save` wrote on its base."""
+    """Load the adapter that `save` wrote onto its base."""
     with quiet():
         from peft import PeftModel
 

@@ -1,7 +1,7 @@
-"""A classifier that reads an encoder's first token: the last layer goes on with that token alone.
+"""Shorten the last layer of a classifier that reads an encoder's first token to that token.
 
 The other tokens of the last layer are needed as keys and values only, so their output projection and feed-forward part,
-three quarters of the layer, are not computed. Scores are the same to rounding; training gets it too.
+three quarters of the layer, are not computed. Scores are the same up to rounding; training is shortened too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def shorten(backbone: Backbone) -> bool:
-    """Leave the unread tokens out of the last layer where the model has BERT's shape; whether it could be done.
+    """Skip the unread tokens in the last layer of a model of BERT's shape; return whether that was possible.
 
-    Compared once, on made-up texts: a head that reads more than the first token keeps all of them.
+    Both ways are compared on made-up texts: a head that reads more than the first token keeps all of them.
     """
     layers = getattr(getattr(backbone.model.base_model, "encoder", None), "layer", None)
     output = getattr(getattr(layers[-1], "attention", None), "output", None) if layers else None
@@ -35,12 +35,12 @@ def shorten(backbone: Backbone) -> bool:
 
 
 def _read(module: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of each of the states [B, L, H] the first token: [B, 1, H]."""
+    """Select the first token of all states: [B, L, H] -> [B, 1, H]."""
     return tuple(x[:, :1] for x in states)
 
 
 def _logits(backbone: Backbone) -> torch.Tensor:
-    """What the model makes of two texts of unlike length."""
+    """Logits of two made-up texts of different lengths."""
     from attribute_models.backbone import Tokens
 
     size = backbone.model.get_input_embeddings().weight.shape[0]
@@ -49,6 +49,6 @@ def _logits(backbone: Backbone) -> torch.Tensor:
     backbone.model.eval()
     with torch.no_grad():
         rows = backbone.batch([Tokens(line, 1, len(line), False) for line in lines])
-        found: torch.Tensor = backbone.model(**rows.inputs()).logits.float()
+        logits: torch.Tensor = backbone.model(**rows.inputs()).logits.float()
     backbone.model.train(training)
-    return found
+    return logits

@@ -1,4 +1,4 @@
-"""Rows that belong together, and the parts of a cross-validation: what was seen in one part is in no other."""
+"""Keys of rows that belong together, and folds of a cross-validation that never split them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FEWEST = 10  # known rows of an attribute
 
 
 def prompt_key(row: Row) -> str:
-    """A digest that rows of one prompt share: of its turns, or of the response where the prompt has no text."""
+    """Digest of the prompt's turns, or of the response if the prompt has no text; rows of one prompt share it."""
     turns = [str(turn["content"]) for turn in row["prompt"]]
     key = json.dumps(turns if "".join(turns).strip() else str(row["response"]))
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def prompt_keys(rows: Sequence[Row]) -> Keys:
-    """A key [n] that rows of one prompt share, and those of one `group`, where a row has one.
+    """Keys [n] that rows of one prompt share, and rows of one `group`, if they have one.
 
-    So the turns of one conversation stay together where they share a group. Where all rows have the same prompt, such
-    as "Write a sentence", there is no prompt to hold out, and rows with the same response share a key instead.
+    So the turns of one conversation stay together if they share a group. If all rows have the same prompt, such as
+    "Write a sentence", there is no prompt to hold out, and rows with the same response share a key instead.
     """
     keys = [prompt_key(row) for row in rows]
     if len(set(keys)) == 1:
@@ -47,12 +47,12 @@ def prompt_keys(rows: Sequence[Row]) -> Keys:
     _, part = connected_components(edges, directed=False)
     first = np.full(part.max() + 1, len(prompts))  # the least digest stands for its component, whatever the order
     np.minimum.at(first, part[: len(prompts)], np.arange(len(prompts)))
-    found: Keys = prompts[first[part[which]]]
-    return found
+    joined: Keys = prompts[first[part[which]]]
+    return joined
 
 
 def folds_by_prompt(prompts: Keys, folds: int) -> Indices:
-    """The fold [n] of each row from its prompt's key: a prompt is in one fold, sizes are even, order is no matter."""
+    """Folds [n] from the prompts' keys: a prompt is in one fold, sizes are even, the order of rows does not matter."""
     keys, which, count = np.unique(prompts, return_inverse=True, return_counts=True)
     size, fold = np.zeros(min(folds, len(keys)), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
     for i in np.argsort(-count, kind="stable"):
@@ -62,7 +62,7 @@ def folds_by_prompt(prompts: Keys, folds: int) -> Indices:
 
 
 def known_alike(known: Mask) -> list[list[int]]:
-    """The attributes grouped by which rows know them, from known [n, A]: a group shares folds and features."""
+    """Group attributes with scores known in the same rows, from known [n, A]; a group shares folds and features."""
     groups: dict[bytes, list[int]] = {}
     for a, column in enumerate(known.T):
         groups.setdefault(column.tobytes(), []).append(a)
@@ -70,7 +70,7 @@ def known_alike(known: Mask) -> list[list[int]]:
 
 
 class KnownScores(NamedTuple):
-    """The m rows of which any score is known."""
+    """The m rows with any known score."""
 
     at: Indices  # [m], their places among the rows
     scores: Array  # [m, A], NaN where unknown
@@ -78,9 +78,9 @@ class KnownScores(NamedTuple):
 
 
 def known_scores(rows: Sequence[Row], scores: ArrayLike, attributes: Sequence[str]) -> KnownScores:
-    """What can be learned from of rows and scores [n, A], NaN = unknown.
+    """Select the rows with any known score from scores [n, A], NaN = unknown.
 
-    Raises ValueError for an attribute with fewer than FEWEST known rows, than 2 distinct prompts or than 2 values.
+    An attribute with fewer than FEWEST known rows, 2 distinct prompts or 2 values raises ValueError.
     """
     truth = np.asarray(scores, dtype=np.float64)
     if truth.shape != (len(rows), len(attributes)) or np.isinf(truth).any():
@@ -99,5 +99,5 @@ def known_scores(rows: Sequence[Row], scores: ArrayLike, attributes: Sequence[st
             problem = f"has the same score on all {count} known rows, so nothing can be learned"
         else:
             continue
-        raise ValueError(f"Attribute {name!r} {problem}. Rate more rows or leave it out.")
+        raise ValueError(f"Attribute {name!r} {problem}. Rate more rows or drop it.")
     return KnownScores(at, y, prompts)

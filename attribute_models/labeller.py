@@ -1,9 +1,9 @@
 """SteerLM's attribute model (2310.05344, section 3.1): a causal language model that writes the attribute string.
 
-After the response it writes "quality:4,helpfulness:3". The loss is the cross-entropy of the level tokens; where a score
-is unknown, the attribute is left out of the string. A score is read as the expected value over the level tokens, each
-attribute after the likeliest levels of those before it. Differs from the official code: that decodes greedily and keeps
-the level (`greedy` does so), and it trains on the names in the string too, which here are given.
+After the response it writes "quality:4,helpfulness:3". The loss is the cross-entropy of the level tokens; an attribute
+with an unknown score is omitted from the string. A score is the expected value over the level tokens, each attribute
+after the likeliest levels of those before it. Differs from the official code: that decodes greedily and keeps the level
+(`greedy` does so), and it also trains on the names in the string.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from attribute_models.folds import folds_by_prompt, known_scores
 
 @dataclass(frozen=True)
 class LabellerSettings(TuningSettings):
-    """Of `Labeller`."""
+    """Settings of `Labeller`."""
 
     greedy: bool = False  # the likeliest level instead of the expected value
 
@@ -39,18 +39,18 @@ DEFAULT = LabellerSettings()
 
 
 class Written(NamedTuple):
-    """The tokens of an attribute in the string."""
+    """Tokens of an attribute in the string."""
 
-    before: list[int]  # its name, and what stands before it
+    before: list[int]  # its name, and the separator before it
     levels: list[int]  # one token a level
-    low: int  # the level that the first of them means
+    low: int  # the level of the first token
 
 
 class Labeller:
     """Scores by a language model that writes levels.
 
-    `ranges` tells the lowest and the highest level of an attribute; without it they are those of the scores. After
-    `fit`: `held_out_` [n, A], as in `Regression`; `tuned_`, the losses; `note_`, what was truncated.
+    `ranges`: the lowest and the highest level of an attribute; without it, those of the scores. After `fit`:
+    `held_out_` [n, A], as in `Regression`; `tuned_`, the losses; `note_`, how many rows were truncated.
     """
 
     Settings: ClassVar[type[LabellerSettings]] = LabellerSettings
@@ -65,8 +65,8 @@ class Labeller:
         """Learn from rows and scores [n, A], NaN = unknown; a score becomes its nearest level, halves upwards."""
         s = self.settings
         y, prompts, at = (known := known_scores(rows, scores, self.attributes)).scores, known.prompts, known.at
-        found = [self.ranges.get(n, (np.nanmin(y[:, a]), np.nanmax(y[:, a]))) for a, n in enumerate(self.attributes)]
-        self.bounds_ = [(math.floor(low), math.ceil(high)) for low, high in found]
+        ranges = [self.ranges.get(n, (np.nanmin(y[:, a]), np.nanmax(y[:, a]))) for a, n in enumerate(self.attributes)]
+        self.bounds_ = [(math.floor(low), math.ceil(high)) for low, high in ranges]
         new = folds_by_prompt(prompts, max(2, round(1 / s.held_out))) == 0
         with finetune.seeded(s.seed):
             self._load(s.model)
@@ -86,13 +86,11 @@ class Labeller:
             self.tuned_ = finetune.finetune(self.backbone, [ids for ids, _ in examples], *sides, loss, s)
         self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
         self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
-        losses = ", ".join(f"{x:.3f}" for x in self.tuned_.losses)
-        cut = sum(row.truncated for row in tokens)
-        self.note_ = f"{cut} truncated, epoch {self.tuned_.epoch} kept by held-out losses {losses}"
+        self.note_ = finetune.summary(self.tuned_, tokens)
         return self
 
     def _load(self, name: str) -> None:
-        """Set the model and what its tokenizer makes of the string."""
+        """Set the model and the tokens of the string."""
         s = self.settings
         more = {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
         self.backbone = backbone.load(name, "AutoModelForCausalLM", max_length=s.max_length, **more)
@@ -106,7 +104,7 @@ class Labeller:
         self.backbone.max_length = room
 
     def _example(self, row: Tokens, scores: Array) -> tuple[Tokens, list[tuple[int, int]]]:
-        """The row with its string, and (place that predicts it, token) of every known level."""
+        """The row with its string, and (position that predicts it, token) of every known level."""
         ids, targets = row.ids[: row.end], []
         for w, score in zip(self.written_, scores.tolist()):
             if not math.isnan(score):
@@ -121,7 +119,7 @@ class Labeller:
         return logits
 
     def _read(self, batch: Batch) -> Tensor:
-        """Scores [B, A]: attribute after attribute, the likeliest level written down in between."""
+        """Scores [B, A], attribute after attribute; the likeliest level is appended before the next."""
         lines = zip(batch.input_ids.tolist(), batch.response.long().cumsum(1).argmax(1).tolist())
         rows = [Tokens(ids[: last + 1], 0, last + 1, False) for ids, last in lines]
         scores = []
@@ -143,8 +141,8 @@ class Labeller:
         """Predictions [n, A], and which rows were longer than the model reads."""
         if not hasattr(self, "backbone"):
             raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
-        found, truncated = self.backbone.map(rows, self._read, self.settings.batch_tokens)
-        return Scored(found.reshape(-1, len(self.attributes)).astype(np.float64), truncated)
+        scores, truncated = self.backbone.map(rows, self._read, self.settings.batch_tokens)
+        return Scored(scores.reshape(-1, len(self.attributes)).astype(np.float64), truncated)
 
     def save(self, folder: str | Path) -> None:
         """Write weights and tokenizer into the folder `weights`, then `model.json` with their digest."""
@@ -162,23 +160,22 @@ class Labeller:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state, weights = settings(folder), Path(folder) / "weights"
-        if not weights.is_dir() or bases.digest(str(weights)) != state["weights"]:
-            raise ValueError(f"{weights}: does not belong to model.json. Fit and save the model again.")
-        made = cls(state["attributes"], LabellerSettings(**tupled(state["settings"])))
-        made.base_, made.bounds_ = tuple(state["base"]), [(low, high) for low, high in state["bounds"]]
-        if made.settings.adapter == "none":
-            made._load(str(weights))
+        finetune.check_weights(weights, state["weights"])
+        loaded = cls(state["attributes"], LabellerSettings(**tupled(state["settings"])))
+        loaded.base_, loaded.bounds_ = tuple(state["base"]), [(low, high) for low, high in state["bounds"]]
+        if loaded.settings.adapter == "none":
+            loaded._load(str(weights))
         else:
-            bases.unchanged(*made.base_)
-            made._load(made.base_[0])
-            finetune.with_adapter(made.backbone, weights)
-        return made
+            bases.unchanged(*loaded.base_)
+            loaded._load(loaded.base_[0])
+            finetune.with_adapter(loaded.backbone, weights)
+        return loaded
 
 
 def written(tokenizer: Any, name: str, low: int, high: int) -> Written:
-    """The tokens of an attribute's name and of its levels; ValueError where a level is not one token of its own."""
+    """Tokens of an attribute's name and of its levels; ValueError if a level is not one token of its own."""
     ids = [
         list(tokenizer(str(level), add_special_tokens=False, verbose=False)["input_ids"])
         for level in range(low, high + 1)

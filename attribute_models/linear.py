@@ -1,4 +1,4 @@
-"""A linear attribute model: one ridge regression per attribute on the features of `features`.
+"""One ridge regression per attribute on the features of `features`.
 
 The penalty is chosen per attribute by cross-validation that is split by prompt. All statistics of a fold (document
 frequencies, means, deviations) come from its training rows; only the list of terms is shared.
@@ -65,13 +65,13 @@ def ridge(x: sparse.csr_matrix, y: Array, alphas: ArrayLike, *, tolerance: float
 
 
 def _dot(x: Array, y: Array) -> float:
-    """The product of two vectors without BLAS: on a busy machine its threads cost far more than so short a sum."""
+    """Product of two vectors without BLAS: on a busy machine its threads cost far more than so short a sum."""
     return float(np.einsum("i,i", x, y))
 
 
 @dataclass(frozen=True)
 class LinearSettings:
-    """Of `Linear`."""
+    """Settings of `Linear`."""
 
     alphas: tuple[float, ...] = ALPHAS  # penalties to choose from
     folds: int = 5  # parts of the cross-validation
@@ -86,7 +86,7 @@ class Linear:
     """Predicts scores from text; each attribute learns from its own known rows.
 
     After `fit`: `alpha_` and `paired_` [A], the penalty and whether pairs of words are used; `held_out_` [n, A],
-    predictions by models that never saw the row's prompt, NaN where the score is unknown (both choices were made on
+    predictions by models that never saw the row's prompt, NaN where the score is unknown (both choices are made by
     them). `load` restores all but `held_out_`.
     """
 
@@ -99,7 +99,7 @@ class Linear:
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Learn from rows and scores [n, A], NaN = unknown. A row without any known score changes nothing.
 
-        Raises ValueError for an attribute with fewer than FEWEST known rows, than 2 distinct prompts or than 2 values.
+        An attribute with fewer than FEWEST known rows, 2 distinct prompts or 2 values raises ValueError.
         """
         s = self.settings
         if s.folds < 2 or min(s.alphas) <= 0:
@@ -119,10 +119,10 @@ class Linear:
         return self
 
     def _choose(self, counts: Counts, scores: Array, prompts: Keys, group: list[int]) -> Array:
-        """Set penalty and pairing of a group of attributes, all of whose scores are known; their held-out predictions.
+        """Set penalty and pairing of a group of attributes with all scores known; return their held-out predictions.
 
-        Counts of n rows, scores [n, A], prompts' keys [n] -> [n, G]. Pairs must cut the squared error by PAIRS_GAIN;
-        where they do not on the folds so far, the others are spared.
+        Counts of n rows, scores [n, A], prompts' keys [n] -> [n, G]. Pairs must cut the squared error by PAIRS_GAIN; if
+        they do not on the folds so far, the other folds are not computed.
         """
         alphas = self.settings.alphas
         y, fold = scores[:, group], folds_by_prompt(prompts, self.settings.folds)
@@ -163,12 +163,12 @@ class Linear:
         """Predictions [n, A], never NaN; those of a row do not depend on the other rows."""
         if not hasattr(self, "coefficients_"):
             raise ValueError('This linear model is not fitted. Call "fit" first, or "load" one from a folder.')
-        found = [np.empty((0, len(self.attributes)))]
+        scores = [np.empty((0, len(self.attributes)))]
         for start in range(0, len(rows), CHUNK):
             part = texts(rows[i] for i in range(start, min(start + CHUNK, len(rows))))
             features = self.scaling_.apply(self.vocabulary_.count(part), paired=True)
-            found.append(features @ self.coefficients_ + self.intercept_)
-        return np.concatenate(found)
+            scores.append(features @ self.coefficients_ + self.intercept_)
+        return np.concatenate(scores)
 
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and `model.json`."""
@@ -183,7 +183,7 @@ class Linear:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state, arrays = archive.load(folder)
         if tuple(state["measures"]) != MEASURES:
             raise ValueError(f"{folder}: does not belong to this version. Fit and save the model again.")

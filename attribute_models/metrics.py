@@ -1,7 +1,7 @@
-"""How well scores are predicted, per attribute, beside what a constant would reach.
+"""How well scores are predicted, per attribute, compared with predicting a constant.
 
-Everything is computed over the rows where truth and prediction are both known, and everything undefined (correlation
-with a constant, nothing known) is None, so that a report is plain JSON.
+All figures are over the rows whose truth and prediction are both known; undefined ones (correlation with a constant,
+nothing known) are None, so that a report is plain JSON.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def report(
     pearson and spearman, each with its 95 % interval _low and _high (rows of one of the `groups` [n], such as a prompt,
     are taken as dependent), reliability (pearson squared), qwk, spearman_with_length (of predictions), length_alone
     (Spearman of the truth with length), given_length (partial, of predictions and truth), _low and _high: without unit.
-    n: rows used; unknown: rows left out. learnable: the interval of given_length lies above 0, and `expected`
+    n: rows used; unknown: rows skipped. learnable: the interval of given_length lies above 0, and `expected`
     (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller MAE than the mean, unless
-    predictions are `debiased`, which costs what length explains; where not, warning says what to do about it.
-    `raters` [n] are the rows' columns of that name, and `ceiling.ceiling` says what is made of them.
+    predictions are `debiased`, which costs the part that length explains; if not, warning says what to do about it.
+    `raters` [n] are the rows' columns of that name, for the figures of `ceiling.ceiling`.
     """
     t, p, size = (np.asarray(x, dtype=np.float64) for x in (truth, predicted, lengths))
     if t.shape != p.shape or t.shape != (len(size), len(attributes)):
@@ -48,18 +48,18 @@ def report(
         )
     group = np.arange(len(size)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     aimed = p if expected is None else np.asarray(expected, dtype=np.float64)
-    found = []
+    lines = []
     for a, name in enumerate(attributes):
         both = ~(np.isnan(t[:, a]) | np.isnan(p[:, a]))
-        said = [ratings(raters[i], name) for i in np.flatnonzero(both).tolist()] if raters else []
+        rated = [ratings(raters[i], name) for i in np.flatnonzero(both).tolist()] if raters else []
         figures = _figures(t[both, a], p[both, a], size[both], group[both])
         counts = {"attribute": name, "n": int(both.sum()), "unknown": int((~both).sum())}
-        found.append(counts | figures | _verdict(name, figures, t[both, a], aimed[both, a], debiased) | ceiling(said))
-    return found
+        lines.append(counts | figures | _verdict(name, figures, t[both, a], aimed[both, a], debiased) | ceiling(rated))
+    return lines
 
 
 def _figures(truth: Array, predicted: Array, lengths: Array, groups: Indices) -> dict[str, Any]:
-    """The figures of one attribute over rows [n] that are all known."""
+    """Figures of one attribute over rows [n] whose truth and prediction are known."""
     n = len(truth)
     error = predicted - truth
     centred = truth - truth.mean() if n else truth
@@ -95,25 +95,25 @@ OTHER_MODELS = (
 
 
 def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Array, debiased: bool) -> dict[str, Any]:
-    """Whether predictions tell more than length and the mean do, and what to do where they do not."""
+    """Whether predictions are better than those from length and from the mean, and what to do if not."""
     n, low, left = len(truth), figures["spearman_low"], figures["given_length_low"]
-    found = f"Spearman {_spanned(figures, 'spearman')} over {n} rows"
+    finding = f"Spearman {_spanned(figures, 'spearman')} over {n} rows"
     mae = float(np.abs(expected - truth).mean()) if n else None
     if left is not None and left > 0:
         if debiased or (mae is not None and mae < figures["baseline_mae"]):
             return {"learnable": True, "warning": None}
-        found = f"a mean absolute error of {shown(mae)}, no better than {shown(figures['baseline_mae'])} of the mean"
-        warning = f"{name}: hardly learnable from this data: {found} over {n} rows. {OTHER_MODELS}"
+        finding = f"a mean absolute error of {shown(mae)}, no better than {shown(figures['baseline_mae'])} of the mean"
+        warning = f"{name}: hardly learnable from this data: {finding} over {n} rows. {OTHER_MODELS}"
     elif low is not None and low > 0 and (figures["length_alone"] or 0) * (figures["spearman_with_length"] or 0) > 0:
         warning = (
-            f"{name}: the scorer adds nothing to length: {found}, {shown(figures['length_alone'])} by the number of "
+            f"{name}: the scorer adds nothing to length: {finding}, {shown(figures['length_alone'])} by the number of "
             f"words alone, {_spanned(figures, 'given_length')} given length. {OTHER_MODELS} Or steer by length "
             f"(--scorer countable:words), or not by this (--neither {name})."
         )
     else:
         given = f", {_spanned(figures, 'given_length')} given length" if figures["given_length"] is not None else ""
         warning = (
-            f"{name}: not learnable from this data by this model: {found} is not above chance{given}. {OTHER_MODELS} "
+            f"{name}: not learnable from this data by this model: {finding} is not above chance{given}. {OTHER_MODELS} "
             f"Or do not steer by it (--neither {name})."
         )
     return {"learnable": False, "warning": warning}
@@ -194,15 +194,15 @@ def ranks(x: Array) -> Array:
     array([2.5, 1. , 2.5])
     """
     _, which, count = np.unique(x, return_inverse=True, return_counts=True)
-    found: Array = (np.cumsum(count) - (count - 1) / 2)[which]
-    return found
+    mean_ranks: Array = (np.cumsum(count) - (count - 1) / 2)[which]
+    return mean_ranks
 
 
 def interval(x: Array, y: Array, groups: Indices) -> tuple[float | None, float | None]:
     """95 % interval of the correlation of x [n] with y [n]; (None, None) where it is undefined or of under 4 groups.
 
-    Of Fisher's z by the jackknife that leaves out one group at a time (Efron and Stein 1981), with Student's quantiles,
-    so rows of one group may depend on each other. Ranks are taken as given.
+    For Fisher's z, by the jackknife over groups (Efron and Stein 1981) with Student's quantiles, so rows of one group
+    may depend on each other. x and y may be ranks, which are not recomputed.
     """
     r = pearson(x, y)
     which = np.unique(groups, return_inverse=True)[1]
@@ -235,7 +235,7 @@ def qwk(truth: Array, predicted: Array) -> float | None:
     return float(1 - ((t - p) ** 2).mean() / expected) if expected > 0 else None
 
 
-# What a table shows, and how it calls it.
+# Figure -> heading in a table.
 COLUMNS = {
     "n": "n",
     "mae": "MAE",
@@ -254,7 +254,7 @@ COLUMNS = {
     "given_length_low": "from",
     "given_length_high": "to",
 }
-HUMAN = {"raters": "raters", "human": "one human", "ceiling": "ceiling"}  # where several raters are known
+HUMAN = {"raters": "raters", "human": "one human", "ceiling": "ceiling"}  # if several raters are known
 
 
 def table(report: Sequence[Mapping[str, Any]]) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Function:
-    """Scores of a function of a row."""
+    """A function of a row as attribute model."""
 
     def __init__(self, function: Callable[[Row], Any], name: str) -> None:
         self.function = function
@@ -27,7 +27,7 @@ class Function:
         self.attributes: tuple[str, ...] = tuple(getattr(function, "attributes", (name,)))
 
     def score(self, rows: Sequence[Row]) -> Array:
-        """Scores [n, A]; ValueError where the function gives something else."""
+        """Scores [n, A]; ValueError if the function returns something else."""
         import numpy as np
 
         values = [self._values(self.function(row)) for row in rows]
@@ -36,13 +36,13 @@ class Function:
         except (TypeError, ValueError) as error:
             raise ValueError(f"the function gives what is no number ({error}). Give a number or None.") from None
 
-    def _values(self, given: Any) -> list[Any]:
+    def _values(self, result: Any) -> list[Any]:
         if self.named:
-            return [given.get(name) for name in self.attributes]
-        if isinstance(given, Mapping):
+            return [result.get(name) for name in self.attributes]
+        if isinstance(result, Mapping):
             name = self.attributes[0]
-            raise ValueError(f"{name} gives several scores. Name them: {name}.attributes = {tuple(given)}.")
-        return [given]
+            raise ValueError(f"{name} gives several scores. Name them: {name}.attributes = {tuple(result)}.")
+        return [result]
 
 
 def load(spec: str) -> Any:

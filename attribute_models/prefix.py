@@ -1,6 +1,6 @@
-"""A prompt's tokens computed once for all its candidates: key-value states of the prompt, shared by the responses.
+"""Compute a prompt once for all its candidates: the responses share the key-value states of the prompt.
 
-For causal models only, whose states of the prompt do not depend on what follows. Scores are the same to rounding.
+Only causal models, whose states of the prompt do not depend on the response. Scores are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import torch
 if TYPE_CHECKING:
     from attribute_models.backbone import Backbone, Batch, Tokens
 
-SHORTEST = 8  # tokens of a prompt that are worth sharing
-WORTH = 0.25  # share of all tokens that must be saved, or smaller batches cost more than they spare
+SHORTEST = 8  # tokens of a prompt that is worth sharing
+WORTH = 0.25  # share of all tokens that must be saved, or smaller batches cost more than sharing saves
 WHOLE = 2  # budgets that the rows of one prompt may take, so that it is computed once
 STATES = 16  # budgets of tokens whose states one batch may hold
 
 
 def parts(tokens: Sequence[Tokens], budget: int) -> Iterator[list[int]]:
-    """Batches of rows whose prompt other rows have too: whole prompts of like length, cut at the budget.
+    """Batches of rows that share their prompt with others: whole prompts of similar length, cut at the budget.
 
-    The budget counts the tokens that are computed, padded: those of the distinct prompts and of the responses.
+    The budget counts computed tokens, with padding: of the distinct prompts and of the responses.
     """
     same: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, row in enumerate(tokens):
@@ -59,7 +59,7 @@ def parts(tokens: Sequence[Tokens], budget: int) -> Iterator[list[int]]:
 
 
 def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
-    """The responses as a batch, with the states of their prompts, which are computed here."""
+    """Make a batch of the responses, and compute the states of their prompts."""
     from attribute_models.backbone import Batch
 
     distinct = {tuple(row.ids[: row.start]): i for i, row in enumerate(rows)}
@@ -68,11 +68,11 @@ def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
     which = torch.tensor([place[tuple(row.ids[: row.start])] for row in rows], device=backbone.device)
     longest, width = max(map(len, prompts)), max(len(row.ids) - row.start for row in rows)
     ids = np.full((len(prompts), longest), backbone.pad, dtype=np.int64)
-    known = np.zeros_like(ids)
+    real = np.zeros_like(ids)
     for n, prompt in enumerate(prompts):
         ids[n, longest - len(prompt) :] = prompt
-        known[n, longest - len(prompt) :] = 1
-    attention = torch.from_numpy(known).to(backbone.device)
+        real[n, longest - len(prompt) :] = 1
+    attention = torch.from_numpy(real).to(backbone.device)
     past = decoder(backbone.model)(
         input_ids=torch.from_numpy(ids).to(backbone.device),
         attention_mask=attention,
@@ -80,14 +80,14 @@ def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
         use_cache=True,
     ).past_key_values
     past.batch_select_indices(which)
-    said = np.full((len(rows), width), backbone.pad, dtype=np.int64)
+    responses = np.full((len(rows), width), backbone.pad, dtype=np.int64)
     mask, response = np.zeros((2, len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
         own = row.ids[row.start :]
-        said[i, : len(own)], mask[i, : len(own)], response[i, : row.end - row.start] = own, 1, 1
+        responses[i, : len(own)], mask[i, : len(own)], response[i, : row.end - row.start] = own, 1, 1
     lengths = torch.tensor([row.start for row in rows], device=backbone.device)
     return Batch(
-        torch.from_numpy(said).to(backbone.device),
+        torch.from_numpy(responses).to(backbone.device),
         torch.cat([attention[which], torch.from_numpy(mask).to(backbone.device)], 1),
         None,
         torch.from_numpy(response).bool().to(backbone.device),
@@ -104,7 +104,7 @@ def decoder(model: Any) -> Any:
 
 
 def works(backbone: Backbone) -> bool:
-    """Whether states of a prompt can be shared by this model: compared once, on two made-up prompts."""
+    """Whether the model can share states of a prompt: both ways are compared on two made-up prompts."""
     from attribute_models.backbone import Tokens
 
     if backbone.encoder:

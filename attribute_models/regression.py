@@ -1,7 +1,7 @@
 """A language model with one linear head for all attributes, fine-tuned on squared error over the known scores.
 
 The head is that of transformers' sequence classification, on the last token of a causal model or the pooled first token
-of an encoder, so the saved folder is one that `pipeline("text-classification")` and other servers read too.
+of an encoder, so `pipeline("text-classification")` and other servers read the saved folder too.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -63,29 +64,25 @@ class Regression:
             def loss(which: Sequence[int]) -> tuple[Tensor, float]:
                 """Squared errors of the known scores of some rows, and how many there are."""
                 error = self._logits(self.backbone.batch([tokens[i] for i in which])) - target[list(which)]
-                told = ~torch.isnan(error)
-                return error.masked_fill(~told, 0.0).square().sum(), float(told.sum())
+                known = ~torch.isnan(error)
+                return error.masked_fill(~known, 0.0).square().sum(), float(known.sum())
 
             sides = (np.flatnonzero(~new).tolist(), np.flatnonzero(new).tolist())
             self.tuned_ = finetune.finetune(self.backbone, tokens, *sides, loss, s)
         self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
         self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
-        cut = sum(row.truncated for row in tokens)
-        losses = ", ".join(f"{x:.3f}" for x in self.tuned_.losses)
-        self.note_ = f"{cut} truncated, epoch {self.tuned_.epoch} kept by held-out losses {losses}"
+        self.note_ = finetune.summary(self.tuned_, tokens)
         return self
 
     def _loaded(self, name: str, **more: Any) -> Backbone:
         s = self.settings
         more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
-        found = backbone.load(name, CLASSIFIER, max_length=s.max_length, **more)
-        first.shorten(found)
-        return found
+        loaded = backbone.load(name, CLASSIFIER, max_length=s.max_length, **more)
+        first.shorten(loaded)
+        return loaded
 
     def _logits(self, batch: Batch) -> Tensor:
-        extra = {} if self.backbone.encoder else {"use_cache": False}
-        logits: Tensor = self.backbone.model(**extra | batch.inputs()).logits
-        return logits.float()
+        return logits_of(self.backbone, batch).float()
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Predictions [n, A], never NaN."""
@@ -96,8 +93,8 @@ class Regression:
         if not hasattr(self, "backbone"):
             raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
         logits, truncated = self.backbone.map(rows, self._logits, self.settings.batch_tokens, share=True)
-        found = logits.reshape(-1, len(self.attributes)).astype(np.float64)
-        return Scored(found * self.deviation_ + self.mean_, truncated)
+        scores = logits.reshape(-1, len(self.attributes)).astype(np.float64)
+        return Scored(scores * self.deviation_ + self.mean_, truncated)
 
     def save(self, folder: str | Path) -> None:
         """Write weights and tokenizer into the folder `weights`, then `model.json` with their digest."""
@@ -116,25 +113,24 @@ class Regression:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The model that `save` wrote, but for `held_out_`."""
+        """Read the model that `save` wrote; `held_out_` is not saved."""
         state, weights = settings(folder), Path(folder) / "weights"
-        if not weights.is_dir() or bases.digest(str(weights)) != state["weights"]:
-            raise ValueError(f"{weights}: does not belong to model.json. Fit and save the model again.")
-        made = cls(state["attributes"], TuningSettings(**tupled(state["settings"])))
-        made.base_ = tuple(state["base"])
-        made.mean_, made.deviation_ = np.asarray(state["mean"]), np.asarray(state["deviation"])
-        if made.settings.adapter == "none":
-            made.backbone = made._loaded(str(weights))
+        finetune.check_weights(weights, state["weights"])
+        loaded = cls(state["attributes"], TuningSettings(**tupled(state["settings"])))
+        loaded.base_ = tuple(state["base"])
+        loaded.mean_, loaded.deviation_ = np.asarray(state["mean"]), np.asarray(state["deviation"])
+        if loaded.settings.adapter == "none":
+            loaded.backbone = loaded._loaded(str(weights))
         else:
-            bases.unchanged(*made.base_)
-            labels = {"num_labels": len(made.attributes), "problem_type": "regression"}
-            made.backbone = made._loaded(made.base_[0], **labels)
-            finetune.with_adapter(made.backbone, weights)
-        return made
+            bases.unchanged(*loaded.base_)
+            labels = {"num_labels": len(loaded.attributes), "problem_type": "regression"}
+            loaded.backbone = loaded._loaded(loaded.base_[0], **labels)
+            finetune.with_adapter(loaded.backbone, weights)
+        return loaded
 
 
 class Classifier:
-    """Any sequence-classification model as it is, such as a reward model of the hub: its logits are the scores."""
+    """Any sequence-classification model, such as a reward model of the hub, unchanged: its logits are the scores."""
 
     def __init__(self, name: str, *, max_length: int = 1024, batch_tokens: int = 0) -> None:
         self.backbone = backbone.load(name, CLASSIFIER, max_length=max_length)
@@ -151,10 +147,12 @@ class Classifier:
 
     def score_and_flag(self, rows: Sequence[Row]) -> Scored:
         """Logits [n, A], and which rows were longer than the model reads."""
-        logits, truncated = self.backbone.map(rows, self._logits, self.batch_tokens, share=True)
+        logits, truncated = self.backbone.map(rows, partial(logits_of, self.backbone), self.batch_tokens, share=True)
         return Scored(logits.reshape(-1, len(self.attributes)).astype(np.float64), truncated)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        extra = {} if self.backbone.encoder else {"use_cache": False}
-        logits: Tensor = self.backbone.model(**extra | batch.inputs()).logits
-        return logits
+
+def logits_of(backbone: Backbone, batch: Batch) -> Tensor:
+    """Logits [B, A] of a batch."""
+    extra = {} if backbone.encoder else {"use_cache": False}
+    logits: Tensor = backbone.model(**extra | batch.inputs()).logits
+    return logits

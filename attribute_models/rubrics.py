@@ -1,4 +1,4 @@
-"""Rubrics: what a judge is told to look for in each attribute, and from where to where it may score."""
+"""Rubrics: what a judge looks for in each attribute, and the range of its scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attribute_models import unknown
 
 @dataclass(frozen=True)
 class Rubric:
-    """One attribute: what its lowest and its highest score mean, in the text."""
+    """One attribute; the text says what its lowest and its highest score mean."""
 
     text: str
     low: float = 0
@@ -37,21 +37,21 @@ RUBRICS = {
 
 
 def rubrics(attributes: tuple[str, ...], own: Mapping[str, Any]) -> dict[str, Rubric]:
-    """A rubric for each attribute: one's own, {text, low, high} or just the text, or else the built-in one."""
-    found = {}
+    """The rubric of each attribute: the user's, {text, low, high} or just the text, else the built-in one."""
+    chosen = {}
     for name in attributes or tuple(own):
-        given = own.get(name)
-        if given is None and name not in RUBRICS:
+        value = own.get(name)
+        if value is None and name not in RUBRICS:
             raise ValueError(unknown("rubric", name, RUBRICS) + " Or write your own under 'rubrics'.")
-        if isinstance(given, str):
-            given = {"text": given}
-        if isinstance(given, Mapping):
-            extra = set(given) - {"text", "low", "high"}
-            if extra or not isinstance(given.get("text"), str):
+        if isinstance(value, str):
+            value = {"text": value}
+        if isinstance(value, Mapping):
+            extra = set(value) - {"text", "low", "high"}
+            if extra or not isinstance(value.get("text"), str):
                 raise ValueError(f"rubric '{name}': wanted a text and, where they are not 0 and 4, low and high.")
-            given = Rubric(given["text"], float(given.get("low", 0)), float(given.get("high", 4)))
-        rubric = given if isinstance(given, Rubric) else RUBRICS[name]
+            value = Rubric(value["text"], float(value.get("low", 0)), float(value.get("high", 4)))
+        rubric = value if isinstance(value, Rubric) else RUBRICS[name]
         if not (math.isfinite(rubric.low) and math.isfinite(rubric.high) and rubric.low < rubric.high):
-            raise ValueError(f"rubric '{name}': low {rubric.low:g} is not below high {rubric.high:g}. Mend it.")
-        found[name] = rubric
-    return found
+            raise ValueError(f"rubric '{name}': low {rubric.low:g} is not below high {rubric.high:g}. Exchange them.")
+        chosen[name] = rubric
+    return chosen

@@ -1,7 +1,7 @@
-"""Chat templates are programs of strangers: what one may do while it renders is limited, and no failure is a traceback.
+"""Render chat templates, which are untrusted programs, within limits of time and memory.
 
-Every loop, call and text of a template is paid from the allowance of its rendering: one that spins, or grows far beyond
-what it was given, is refused. What stays within the limits is rendered just as transformers renders it.
+Every loop, call and text of a template is paid from the allowance of its rendering: one that loops for ever, or writes
+far more than its input, is refused. Within the limits the text is the same as that of transformers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-ALLOWANCE = 2**25  # what one rendering may cost: a character 1, a turn of a loop or a call STEP
-PER_CHARACTER = 64  # more of it for each character of the messages
+ALLOWANCE = 2**25  # cost of one rendering: a character 1, a turn of a loop or a call STEP
+PER_CHARACTER = 64  # added to the allowance for each character of the messages
 STEP = 256
-MEMBER = 64  # one of a list that a filter goes through
+MEMBER = 64  # cost of a list member that a filter goes through
 MOST_BITS = 2**16  # of an integer
-# Filters and methods whose result is as long as an integer says, at most once for each member of what they are given.
+# Filters and methods whose result is as long as an integer argument, at most once for each member of their input.
 PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch", "slice", "round")
-TEXT = ("string", "pprint", "tojson", "urlencode", "xmlattr")  # they write all that is inside what they are given
+TEXT = ("string", "pprint", "tojson", "urlencode", "xmlattr")  # they write everything inside their input
 SIZED = (str, bytes, list, tuple, dict, set, frozenset, range)
 
 Turn = Mapping[str, Any]
@@ -32,12 +32,12 @@ Turn = Mapping[str, Any]
 _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
 
-def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **how: Any) -> str:
-    """Turns as the tokenizer's chat template writes them; TemplateError where it fails or breaks its limits."""
+def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """Render turns by the tokenizer's chat template; TemplateError if it fails or breaks its limits."""
     _limit_transformers()
     allowance = _left.set([ALLOWANCE + PER_CHARACTER * sum(len(str(turn)) for turn in turns)])
     try:
-        text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, **how)
+        text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, **options)
     except (RecursionError, MemoryError) as error:
         raise TemplateError(f"it calls itself too often, or writes too much: {type(error).__name__}") from error
     except TemplateError:
@@ -50,7 +50,7 @@ def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **how: Any) -> 
 
 
 def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
-    """The turns as the template wants them: its roles, and the arguments of a call as an object."""
+    """Convert turns to what the template expects: its roles, and the arguments of a call as an object."""
     turns = in_roles(prompt, tokenizer)
     for turn in turns:
         if turn.get("tool_calls"):
@@ -59,7 +59,7 @@ def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
-    """A developer speaks as the system where the template knows no developer, behind what the system says before."""
+    """Turn the developer into the system if the template has no developer, after the text of a system turn before."""
     developer = "developer" in str(tokenizer.chat_template)
     turns: list[dict[str, Any]] = []
     for turn in prompt:
@@ -74,32 +74,32 @@ def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def _with_object(call: Any) -> Any:
-    """OpenAI writes the arguments of a call as text, which templates would encode a second time."""
+    """Parse the arguments of a call, which OpenAI writes as text and templates would encode a second time."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        read = json.loads(function["arguments"] or "{}")
+        arguments = json.loads(function["arguments"] or "{}")
     except ValueError:
         return call
-    return {**call, "function": {**function, "arguments": read}} if isinstance(read, dict) else call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 class Shape(NamedTuple):
-    """What a turn holds, without its texts."""
+    """The parts of a turn, without its texts."""
 
     role: str
     text: bool
     reasoning: bool
     calls: int
-    answers: bool  # a call, by its id
+    answers: bool  # it answers a call, by its id
 
 
 def lost(turns: Sequence[Turn], tokenizer: Any) -> tuple[tuple[int, str], ...]:
-    """What the chat template would leave out, as (number of a turn, "text", "reasoning" or "calls").
+    """Parts that the chat template would not print, as (index of a turn, "text", "reasoning" or "calls").
 
-    It is asked with marks in place of the texts, once for every sequence of roles: a mark that does not come out again
-    is a text that would be lost, whatever the template does to the texts that it prints.
+    It renders marks in place of the texts, once for every sequence of roles: a mark that is not in the result is a text
+    that would be lost, whatever the template does to the texts that it prints.
     """
     shapes = tuple(
         Shape(
@@ -116,11 +116,11 @@ def lost(turns: Sequence[Turn], tokenizer: Any) -> tuple[tuple[int, str], ...]:
 
 @lru_cache(maxsize=10_000)
 def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tuple[int, str], ...]:
-    """The same for what turns hold; `template` is for the cache."""
+    """`lost` for the shapes of turns; `template` is part of the cache key."""
     marks: list[tuple[int, str, str]] = []
 
-    def mark(i: int, what: str) -> str:
-        marks.append((i, what, f"mark{len(marks)}of"))
+    def mark(i: int, part: str) -> str:
+        marks.append((i, part, f"mark{len(marks)}of"))
         return marks[-1][2]
 
     turns: list[dict[str, Any]] = []
@@ -136,14 +136,14 @@ def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tu
         turns.append(turn)
     try:
         text = rendered(tokenizer, turns, add_generation_prompt=True)
-    except TemplateError:  # what refuses the marks refuses the texts, and says so then
+    except TemplateError:  # a template that refuses the marks refuses the texts, where the error is reported
         return ()
-    return tuple((i, what) for i, what, name in marks if name not in text)
+    return tuple((i, part) for i, part, name in marks if name not in text)
 
 
 @cache
 def _limit_transformers() -> None:
-    """Every template that transformers compiles is limited from now on, where it renders for `rendered`."""
+    """Limit every template that transformers compiles from now on, while it renders for `rendered`."""
     from transformers.utils import chat_template_utils
 
     original = chat_template_utils._compile_jinja_template
@@ -169,12 +169,12 @@ def _pay(cost: int) -> None:
 
 
 class _Limited(ImmutableSandboxedEnvironment):
-    """The environment of transformers, in which whatever takes time or room is paid for."""
+    """The environment of transformers, in which everything that takes time or memory is paid for."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The syntax tree with a payment in every loop and macro, and for what is written, joined or searched."""
+        """Add payments to the syntax tree: in every loop and macro, and for texts written, joined or searched."""
         tree = super()._parse(source, name, filename)
         written: list[Any] = [*tree.find_all(nodes.Output), *tree.find_all(nodes.Concat)]
         for part in written:
@@ -186,25 +186,25 @@ class _Limited(ImmutableSandboxedEnvironment):
         for block in blocks:
             literal = sum(len(text.data) for text in block.find_all(nodes.TemplateData))
             block.body.insert(0, nodes.Output([_call("paid", nodes.Const(STEP + literal))]))
-            if isinstance(block, nodes.For) and block.test is not None:  # what it passes over takes time too
+            if isinstance(block, nodes.For) and block.test is not None:  # skipped members take time too
                 block.test = nodes.Or(_call("paid", nodes.Const(STEP)), block.test)
         return tree.set_environment(self)  # type: ignore[return-value]  # it returns the tree
 
     @staticmethod
     def paid(cost: int) -> str:
-        """Pay for a turn of a loop or for a macro; write nothing."""
+        """Pay for a turn of a loop or for a macro, and write nothing."""
         _pay(cost)
         return ""
 
     @staticmethod
     def shown(value: Any) -> Any:
-        """The value, paid for with all that is in it."""
+        """Pay for a value with everything in it."""
         _pay(_size(value, deep=True))
         return value
 
     @staticmethod
     def searched(value: Any) -> Any:
-        """The value, paid for by its length."""
+        """Pay for a value by its length."""
         _pay(_size(value))
         return value
 
@@ -213,8 +213,8 @@ class _Limited(ImmutableSandboxedEnvironment):
         if function in (self.paid, self.shown, self.searched):
             return function(*args)
         owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-        given = (owner, *args) if isinstance(owner, SIZED) else args
-        _pay(STEP + _growth(getattr(function, "__name__", ""), given, kwargs))
+        inputs = (owner, *args) if isinstance(owner, SIZED) else args
+        _pay(STEP + _growth(getattr(function, "__name__", ""), inputs, kwargs))
         result = super().call(context, function, *args, **kwargs)
         _pay(_size(result))
         return result
@@ -241,7 +241,7 @@ def _call(name: str, argument: nodes.Expr) -> nodes.Expr:
 
 
 def _paid_for(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is paid for by what it is given and what it gives."""
+    """Wrap a filter so that its input and its result are paid for."""
     hidden = 1 if hasattr(function, "jinja_pass_arg") else 0  # the context, which Jinja puts before the value
 
     @wraps(function)
@@ -259,7 +259,7 @@ def _paid_for(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _size(value: Any, deep: bool = False) -> int:
-    """Characters of a text, digits of an integer, members of a collection; `deep`: with all that is in them."""
+    """Characters of a text, digits of an integer, members of a collection; `deep`: with everything in them."""
     if isinstance(value, int):
         return value.bit_length() // 3
     if not isinstance(value, SIZED):
@@ -270,11 +270,11 @@ def _size(value: Any, deep: bool = False) -> int:
     return 2 * len(value) + sum(_size(member, True) for member in (value.items() if isinstance(value, dict) else value))
 
 
-def _growth(name: str, given: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
-    """At least what the result of a filter or method has more than what it is given."""
-    if not given:
+def _growth(name: str, inputs: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
+    """Lower bound for how much longer the result of a filter or method is than its input."""
+    if not inputs:
         return 0
-    value, *more = given
+    value, *more = inputs
     rest = [*more, *kwargs.values()]
     lengths = sum(abs(n) for n in rest if isinstance(n, int))
     if name == "replace" and isinstance(value, str) and len(more) > 1 and isinstance(more[0], str):
@@ -284,8 +284,8 @@ def _growth(name: str, given: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
         return _size(parts, deep=True) + _size(parts) * _size(between)
     if name == "format" and isinstance(value, str):
         widths = sum(int(digits[:9]) for digits in re.findall(r"\d+", value))
-        told = lengths + sum(abs(n) for part in rest if isinstance(part, tuple) for n in part if isinstance(n, int))
-        return widths + _size(rest, deep=True) + (told if re.search(r"\*|\{[^{}]*\{", value) else 0)
+        sizes = lengths + sum(abs(n) for part in rest if isinstance(part, tuple) for n in part if isinstance(n, int))
+        return widths + _size(rest, deep=True) + (sizes if re.search(r"\*|\{[^{}]*\{", value) else 0)
     if name in TEXT:
         return max(1, lengths) * _size(value, deep=True)
     if name in PADDING:

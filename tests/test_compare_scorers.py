@@ -35,5 +35,5 @@ def test_what_the_users_code_raises_is_told_with_its_cause(error: Exception) -> 
 def test_a_scorer_of_a_module_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "of_mine.py").write_text("def first(row):\n    return row['nothing'][0]\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SteerError, match=r"scorer of_mine:first: raised KeyError \('nothing'\). Mend it."):
+    with pytest.raises(SteerError, match=r"scorer of_mine:first: raised KeyError \('nothing'\). Fix it."):
         load_scorer("of_mine:first").score([ROW], ["first"])
