@@ -56,7 +56,7 @@ def tokens(text: str) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=8)
 def sentence_ends(text: str) -> tuple[str, ...]:
-    """How each sentence ends, "" where nothing closes it. A list item is a sentence; a stretch without words is none.
+    """The end of each sentence, "" if nothing closes it. A list item is a sentence; a stretch without words is none.
 
     >>> sentence_ends('Really?! "Yes." It is 3.5 m')
     ('?!', '.', '')

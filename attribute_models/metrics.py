@@ -1,4 +1,4 @@
-"""How well scores are predicted, per attribute, compared with predicting a constant.
+"""Quality of predicted scores, per attribute, compared with predicting a constant.
 
 All figures are over the rows whose truth and prediction are both known; undefined ones (correlation with a constant,
 nothing known) are None, so that a report is plain JSON.
@@ -126,7 +126,7 @@ def _spanned(figures: Mapping[str, Any], name: str) -> str:
 
 
 RESAMPLES = 1000
-DRAWN = 2**20  # weights held at once
+DRAWN = 2**20  # weights in memory at once
 
 
 def partial(x: Array, y: Array, z: Array, groups: Indices) -> tuple[float | None, float | None, float | None]:

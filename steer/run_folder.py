@@ -243,8 +243,8 @@ def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str
     Its config.json records settings and inputs, as that of a command: SteerError if the folder holds other work.
     """
     if folder is None:
-        with TemporaryDirectory(prefix="steer-") as temporary:
-            yield Path(temporary)
+        with TemporaryDirectory(prefix="steer-") as temporary, workplace(temporary, settings, inputs) as place:
+            yield place
         return
     place, now = Path(folder), _recorded(settings, inputs)
     with folder_errors(place):

@@ -94,7 +94,7 @@ def _shard_of(config: LabelConfig) -> tuple[int, int]:
 
 
 def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
-    """The histogram, what is said of the attributes, and how many rows were labelled."""
+    """The histogram, lines on the attributes, and the number of rows."""
     task, schema = labels.task, labels.schema
     own = [schema[n] for n in schema.own]
     lines = [histogram(schema), *_counted(own), *directions.told(own)]
@@ -141,7 +141,7 @@ def histogram(schema: Schema) -> str:
 
 
 def _counted(attributes: Sequence[Attribute]) -> list[str]:
-    """How the levels in the rows, which count from 0, are shown and asked for."""
+    """Explain how the levels in the rows, which count from 0, are shown and asked for."""
     moved = [
         f"{a.name} 0 is {a.shown[0]}, {len(a.shown) - 1} is {a.shown[-1]}" for a in attributes if a.shown[0] != "0"
     ]

@@ -114,7 +114,7 @@ class Fitted:
         write_text(folder / "report.txt", self.tables() + "\n")
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """What done.json says of the model that was saved in a folder."""
+        """Content of done.json for the model that was saved in a folder."""
         report, *tested = self.reports.values()
         facts = {"report": report, "tested": tested[0] if tested else None, "rows": len(self.rated)}
         return facts | {"data": self.data, "files": hashes(folder)}

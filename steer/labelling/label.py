@@ -69,7 +69,7 @@ def file_fingerprint(path: str) -> str:
 
 
 def origin(rows: Source | Labelled) -> tuple[str, dict[str, Attribute]]:
-    """What messages call the rows, and the attributes whose ranges and directions are known beside them."""
+    """Name of the rows in messages, and the attributes in the schema stored beside them."""
     if isinstance(rows, Labelled):
         return rows.name, {a.name: a for a in rows.schema.attributes}
     if not isinstance(rows, str | Path):
@@ -115,7 +115,7 @@ class Task:
         names = _kept_schema(s).own if s.schema else scorer.attributes or scored_names(rows, name)
         human, train, targets = _read_once(rows, names, s)
         if not s.schema and not train.any():
-            remedy = 'Lower --held-out, or split them anew by "steer data ROWS --resplit" first'
+            remedy = 'Lower --held-out, or split them again by "steer data ROWS --resplit" first'
             raise SteerError(f"{name}: all {len(train)} rows are held out. {remedy}.")
         task = Task(rows, scorer, s, name, attributes, tuple(names), human, train, targets)
         if not s.schema:
@@ -125,9 +125,9 @@ class Task:
             task._check_targets(task._schema(human))
         return task
 
-    def labels(self, found: Scores) -> Labels:
-        """Turn predicted scores and truncation flags [n, A + 1] into levels."""
-        predicted, flags = found[:, :-1], found[:, -1]
+    def labels(self, output: Scores) -> Labels:
+        """Turn the scorer's output, predicted scores and truncation flags [n, A + 1], into levels."""
+        predicted, flags = output[:, :-1], output[:, -1]
         first, second = (predicted, self.human) if self.settings.prefer == "predicted" else (self.human, predicted)
         scores = np.where(np.isnan(first), second, first)
         schema = self._schema(scores)

@@ -1,4 +1,4 @@
-"""How likely a response is to have the levels that were asked for, given what a scorer says of it (SteerLM 2)."""
+"""Likelihood that a response has the levels of its target, given the scores of a scorer (SteerLM 2)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from steer.rows.schema import Attribute, Schema
 
-CONCENTRATION = 24.0  # of the Beta distribution of a true score around the predicted one (2406.08673)
+CONCENTRATION = 24.0  # of the Beta distribution of the true score around the predicted one (2406.08673)
 
 
 def level_probability(attribute: Attribute, score: float, level: int) -> float:

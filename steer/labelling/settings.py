@@ -12,7 +12,7 @@ NEITHER = "Attributes without a better end (repeat the flag)."
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """What `fit` can be told."""
+    """Settings of `fit`, apart from its rows."""
 
     kind: str = option(
         "linear",
@@ -49,7 +49,7 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSettings:
-    """What `label` can be told."""
+    """Settings of `label`, apart from its rows and scorer."""
 
     prefer: str = option(
         "predicted", "Which scores make the levels where both are known.", choices=("predicted", "human")

@@ -53,7 +53,7 @@ class Parts:
 
     @property
     def missing(self) -> int:
-        """How many parts nobody has scored yet."""
+        """Number of parts that are not scored yet."""
         return sum(not self.path(i).is_file() for i in range(len(self)))
 
     def unscored(self, rows: Iterable[Row], bar: Any) -> Iterator[Part]:
