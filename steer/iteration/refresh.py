@@ -23,7 +23,8 @@ from steer.run_folder import read_json, write_json
 
 def check(scorer: str) -> None:
     """Refuse a scorer that cannot be fitted anew."""
-    if not (Path(scorer) / "config.json").is_file():
+    config = Path(scorer) / "config.json"
+    if not config.is_file() or "rows" not in read_json(config):
         raise SteerError(f'--annotator: fits --scorer anew, so that must be a folder of "steer fit", not {scorer}.')
 
 
