@@ -159,7 +159,7 @@ def _unfitted(kind: Any, settings: FitSettings, schema: Schema) -> Any:
     own = overridden(kind.Settings, settings.set, settings.kind)
     names, named = {f.name for f in fields(own)}, {pair.partition("=")[0] for pair in settings.set}
     if settings.model and "model" not in names:
-        raise SteerError(f"--model {settings.model}: --kind {settings.kind} reads rows without one. Leave it out.")
+        raise SteerError(f"--model {settings.model}: --kind {settings.kind} reads rows without one. Remove the flag.")
     attributes = tuple(a.name for a in schema.attributes)
     lower = tuple(a.name for a in schema.attributes if a.direction < 0)
     shared = {"seed": settings.seed, "lower": lower} | ({"model": settings.model} if settings.model else {})
