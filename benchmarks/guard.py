@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from steer.config import FitConfig, IterateConfig
-from steer.evaluation.systems import Judge
+from steer.evaluation.systems import RewardScale
 from steer.iteration.command import iterate_command
 from steer.iteration.guards import Figures, Limits, alarm, best, limits
 from steer.iteration.watch import figures
@@ -114,7 +114,10 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
     gold = [float(np.nanmean(f.gold or [])) for f in seen]
     labels, scorer = str(demo / "labels"), load_scorer(second)
     schema, logs = schema_of(labels), [row for row in labelled_rows(labels) if row["split"] == "train"]
-    judge, words = Judge.of(schema, scorer.score(logs, schema.own)), [len(row["response"].split()) for row in logs]
+    judge, words = (
+        RewardScale.of(schema, scorer.score(logs, schema.own)),
+        [len(row["response"].split()) for row in logs],
+    )
     answers = [read_back(path / "held-out" / "answers.jsonl") for path in rounds]
     held = [f._replace(gold=judge.reward(scorer.score(x, schema.own)).tolist()) for f, x in zip(seen, answers)]
     return [

@@ -17,7 +17,7 @@ from steer.config import CompareConfig, TrainConfig
 from steer.config.comparisons import SUITES
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
-from steer.evaluation.systems import Answers, Judge, difference, raw_reward, summary
+from steer.evaluation.systems import Answers, RewardScale, difference, raw_reward, summary
 from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
@@ -331,12 +331,12 @@ def schema() -> Schema:
 def test_reward_is_direction_aware_and_in_deviations_of_the_logs() -> None:
     scores = np.array([[4.0, 0.0, 9.0], [0.0, 4.0, np.nan], [2.0, 2.0, 0.0]])
     assert raw_reward(schema(), scores).tolist() == [4.0, -2.0, 1.0]
-    judge = Judge.of(schema(), scores)
+    judge = RewardScale.of(schema(), scores)
     assert judge.reward(scores) == pytest.approx(np.array([3.0, -3.0, 0.0]) / np.sqrt(6.0))
 
 
 def test_differences_are_paired_by_prompt() -> None:
-    judge = Judge(schema(), 0.0, 1.0)
+    judge = RewardScale(schema(), 0.0, 1.0)
     rows = [{"prompt": [{"role": "user", "content": str(i)}], "response": "x"} for i in range(3)]
     a = Answers(rows, np.array([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]]), np.zeros((3, 3)))
     b = Answers(rows[::-1], np.array([[2.5, 0, 0], [1.5, 0, 0], [0.5, 0, 0]]), np.zeros((3, 3)))
@@ -347,7 +347,7 @@ def test_differences_are_paired_by_prompt() -> None:
 def test_a_system_that_gold_cannot_score_stays_in_the_table() -> None:
     rows = [{"prompt": [{"role": "user", "content": str(i)}], "response": "x"} for i in range(3)]
     known, unknown = (Answers(rows, np.full((3, 3), value), np.ones((3, 3))) for value in (1.0, np.nan))
-    judge = Judge(schema(), 0.0, 1.0)
+    judge = RewardScale(schema(), 0.0, 1.0)
     found = summary([known, unknown], judge, judge, ("good",), 50)
     assert found["gold"]["mean"] is None
     assert found["proxy"]["mean"] == 0.5

@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import t
 
 from steer.errors import SteerError
-from steer.evaluation.systems import Judge
+from steer.evaluation.systems import RewardScale
 from steer.iteration.guards import Figures, Limits, alarm, best, fell, limits, outrun
 from steer.iteration.watch import figures, watched
 from steer.labelling.scorer import Scorer
@@ -155,7 +155,7 @@ def test_limits_that_cannot_be_meant_are_refused(pair: str) -> None:
 def test_a_policy_that_never_ends_trips_a_guard(tiny: Path, kls: float, text: str) -> None:
     """Its KL is known though nothing ended: that of its tokens, without an end."""
     policy = load(str(tiny))
-    judge = Judge(Schema((Attribute("good", 0, 4),)), 0.0, 1.0)
+    judge = RewardScale(Schema((Attribute("good", 0, 4),)), 0.0, 1.0)
     scorer = Scorer("ones", ("good",), Ones())
 
     def seen(number: float, *, finished: bool) -> Figures:

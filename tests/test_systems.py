@@ -11,12 +11,22 @@ import pytest
 from steer.evaluation.annotators import meetings
 from steer.evaluation.court import Court
 from steer.evaluation.result import Case, _frontiers, result
-from steer.evaluation.systems import Answers, Judge, System, dial, difference, kl, paired_seeds, raw_reward, summary
+from steer.evaluation.systems import (
+    Answers,
+    RewardScale,
+    System,
+    dial,
+    difference,
+    kl,
+    paired_seeds,
+    raw_reward,
+    summary,
+)
 from steer.labelling.scorer import Scorer
 from steer.rows.schema import Attribute, Schema
 
 GOOD = Schema((Attribute("good", 0, 4, 1, 1.0, edges=(0.5, 1.5, 2.5, 3.5), shown=("0", "1", "2", "3", "4")),))
-JUDGE = Judge(GOOD, 0.0, 1.0)
+JUDGE = RewardScale(GOOD, 0.0, 1.0)
 
 
 def answers(scores: list[float], texts: list[str] | None = None, **more: Any) -> Answers:
@@ -132,7 +142,7 @@ def test_levels_hit_are_those_that_labelling_gives() -> None:
     words = Attribute(
         "words", 0, 1000, 0, 0.0, (22.7, 40.8, 69.5, 123.2), ("0", "1", "2", "3", "4"), (15.0, 31.0, 54.0, 92.0, 244.0)
     )
-    judge = Judge(Schema((words,)), 0.0, 1.0)
+    judge = RewardScale(Schema((words,)), 0.0, 1.0)
     assert judge.labels(np.array([[150.0], [np.nan]]))[:, 0].tolist() == pytest.approx([4.0, np.nan], nan_ok=True)
     assert words.level(150.0) == 4
     seeds = [answers([150.0, 10.0])]
@@ -145,12 +155,12 @@ def test_levels_hit_are_those_that_labelling_gives() -> None:
 def test_no_better_end_is_no_reward() -> None:
     neutral = Schema((Attribute("long", 0, 4, 0, 0.0),))
     assert np.isnan(raw_reward(neutral, np.ones((3, 1)))).all()
-    judge = Judge.of(neutral, np.ones((3, 1)))
+    judge = RewardScale.of(neutral, np.ones((3, 1)))
     assert np.isnan(judge.reward(np.ones((3, 1)))).all()
 
 
 def test_logs_that_are_alike_but_for_rounding_give_no_unit() -> None:
-    judge = Judge.of(GOOD, np.full((100, 1), 0.7) + np.linspace(0, 1e-15, 100)[:, None])
+    judge = RewardScale.of(GOOD, np.full((100, 1), 0.7) + np.linspace(0, 1e-15, 100)[:, None])
     assert abs(judge.reward(np.array([[0.8]]))[0]) < 1
 
 

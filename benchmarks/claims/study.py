@@ -35,7 +35,7 @@ from steer.comparison.command import FAILED
 from steer.comparison.comparison import Comparison, spread
 from steer.config import CompareConfig
 from steer.errors import SteerError
-from steer.evaluation.systems import Judge
+from steer.evaluation.systems import RewardScale
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.labelling.shards import processes
 from steer.progress import progress
@@ -198,7 +198,7 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
 def _judge(bench: Bench, scorer: Scorer) -> Any:
     """Return what turns answers into rewards by a scorer, in its standard deviations of the logs."""
     own = bench.shared.schema.own
-    judge = Judge.of(bench.shared.schema, scorer.score(bench.shared.court.rows, own))
+    judge = RewardScale.of(bench.shared.schema, scorer.score(bench.shared.court.rows, own))
     return lambda rows: judge.reward(scorer.score(rows, own))
 
 

@@ -119,17 +119,19 @@ def pareto(schema: Schema, weights: Mapping[str, float]) -> list[tuple[Target, f
     names = tuple(weights)
     cells = schema.supported(names)
     gains = {c: tuple(math.copysign(x, weights[n]) for n, x in zip(names, c)) for c in cells}
-    front = [
-        c
-        for c, gain in gains.items()
-        if not any(other != gain and all(a >= b for a, b in zip(other, gain)) for other in gains.values())
-    ]
+    front = [c for c, best in zip(gains, unbeaten(list(gains.values()))) if best]
 
     def value(cell: Sequence[int]) -> float:
         return sum(weights[n] * share(schema[n], x) for n, x in zip(names, cell))
 
     ordered = sorted(front, key=lambda c: (-value(c), -cells[c]))
     return [(dict(zip(names, c)), value(c), cells[c]) for c in ordered]
+
+
+def unbeaten(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Whether each point is on the Pareto front: no other is at least as good in every column and better in one."""
+    x = np.array(points, dtype=float)
+    return [not bool(((x >= p).all(1) & (x > p).any(1)).any()) for p in x]
 
 
 def share(attribute: Attribute, level: int) -> float:

@@ -22,12 +22,12 @@ from steer.evaluation.winrate import (
     win_rate,
 )
 from steer.labelling.scorer import Scorer, load_scorer
+from steer.methods.base import Array
 from steer.rows import Row
 from steer.rows.binning import described
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint
 
-Array = np.ndarray[Any, Any]
 VOTES = "votes:"
 Prefer = Callable[[Sequence[Row], Sequence[Row]], Array]
 

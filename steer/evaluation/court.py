@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from steer.errors import SteerError
-from steer.evaluation.systems import Answers, Array, Judge
+from steer.evaluation.systems import Answers, RewardScale
 from steer.labelling.scorer import Scorer, load_scorer
+from steer.methods.base import Array
 from steer.rows import Row
 from steer.rows.schema import Schema
 
@@ -34,14 +35,14 @@ class Court:
         return self.scored(self.rows)
 
     @cached_property
-    def by_gold(self) -> Judge:
+    def by_gold(self) -> RewardScale:
         """Gold's reward in sd of the rows."""
-        return Judge.of(self.schema, self.logs.gold)
+        return RewardScale.of(self.schema, self.logs.gold)
 
     @cached_property
-    def by_proxy(self) -> Judge:
+    def by_proxy(self) -> RewardScale:
         """The proxy's reward in sd of the rows."""
-        return Judge.of(self.schema, self.logs.proxy)
+        return RewardScale.of(self.schema, self.logs.proxy)
 
     @cached_property
     def spans(self) -> Array:

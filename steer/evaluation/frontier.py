@@ -1,30 +1,16 @@
-"""Trade-offs: which points no other beats, and the volume that they reach beyond a reference."""
+"""Trade-offs: the volume that points reach beyond a reference."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from steer.errors import SteerError
 from steer.evaluation.statistics import Clusters, FloatArray, Interval, resampled_sums
 
 MOST = 14  # points of one frontier: the volume sums over all of their subsets
-
-
-def pareto(points: ArrayLike) -> NDArray[np.bool_]:
-    """Which of the points [N, D] no other beats, where more is better in every column; of equal ones the first.
-
-    >>> pareto([[1, 1], [2, 0], [0, 0], [2, 0]]).tolist()
-    [True, True, False, False]
-    """
-    x = np.asarray(points, float)
-    at_least = (x[:, None, :] >= x[None, :, :]).all(2)  # [i, j]: i is nowhere worse than j
-    same = at_least & at_least.T
-    earlier = np.tri(len(x), k=-1, dtype=bool).T
-    beaten = (at_least & ~same) | (same & earlier)
-    return np.asarray(~beaten.any(0))
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:

@@ -45,7 +45,7 @@ SCORES = '''"""Scores of generated answers, for lm-eval; `steer` must be install
 
 from functools import cache
 
-from steer.scorer import load_scorer
+from steer.labelling.scorer import load_scorer
 
 NAMES = {names!r}
 

@@ -15,7 +15,7 @@ from steer.evaluation.court import Court
 from steer.evaluation.frontier import MOST, frontier
 from steer.evaluation.scorer import fresh, report
 from steer.evaluation.statistics import holm
-from steer.evaluation.systems import UNKNOWN, Answers, Judge, System, dial, difference, kl, paired_seeds, summary
+from steer.evaluation.systems import UNKNOWN, Answers, RewardScale, System, dial, difference, kl, paired_seeds, summary
 from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
@@ -115,7 +115,7 @@ def _candidates(s: System) -> int:
     return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
 
 
-def _system(s: System, gold: Judge, proxy: Judge, candidates: int, resamples: int) -> dict[str, Any]:
+def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, resamples: int) -> dict[str, Any]:
     """One row of the comparison."""
     seeds = list(s.answers.values())
     target = seeds[0].rows[0].get("asked", "") if s.target and s.target != "random" else ""
@@ -142,7 +142,7 @@ def _corrected(systems: Sequence[dict[str, Any]]) -> None:
         pair["p_holm"] = None if np.isnan(p) else p
 
 
-def _frontiers(systems: Sequence[System], gold: Judge, resamples: int) -> list[dict[str, Any]]:
+def _frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> list[dict[str, Any]]:
     """Families of two settings or more: the gold reward that they reach within a KL, averaged over KLs up to `most`."""
     points: dict[str, list[tuple[Any, Any]]] = {}
     cut: dict[str, list[bool]] = {}  # whether each response of a family was

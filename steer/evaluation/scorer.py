@@ -9,7 +9,7 @@ import numpy as np
 
 from attribute_models import metrics
 from attribute_models.countable import length
-from steer.evaluation.systems import Answers, Judge
+from steer.evaluation.systems import Answers, RewardScale
 
 BINS = 5  # of the calibration: equal counts
 
@@ -52,7 +52,7 @@ def calibration(truth: Any, predicted: Any) -> list[dict[str, float | int]]:
     ]
 
 
-def fresh(seeds: Sequence[Answers], gold: Judge, proxy: Judge) -> dict[str, float | None]:
+def fresh(seeds: Sequence[Answers], gold: RewardScale, proxy: RewardScale) -> dict[str, float | None]:
     """The proxy on what one system writes: Spearman with gold reward, and how much too much it thinks of it, in sd."""
     true = np.concatenate([gold.reward(a.gold) for a in seeds])
     seen = np.concatenate([proxy.reward(a.proxy) for a in seeds])

@@ -13,15 +13,15 @@ from steer.conditioning.condition import leaks
 from steer.evaluation.controllability import controllability, over_seeds
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
+from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 
-Array = np.ndarray[Any, Any]
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # of a seed in which the scorer knows nothing
 
 
 @dataclass(frozen=True)
-class Judge:
+class RewardScale:
     """A scorer's view of the world: its reward, standardised so that the logs have mean 0 and standard deviation 1."""
 
     schema: Schema
@@ -29,14 +29,14 @@ class Judge:
     sd: float
 
     @staticmethod
-    def of(schema: Schema, scores: Array) -> Judge:
+    def of(schema: Schema, scores: Array) -> RewardScale:
         """From scores [n, A] of the logs."""
         raw = raw_reward(schema, scores)
         if np.isnan(raw).all():
-            return Judge(schema, 0.0, 1.0)
+            return RewardScale(schema, 0.0, 1.0)
         mean, sd = float(np.nanmean(raw)), float(np.nanstd(raw))
         alike = sd <= 1e-9 * max(1.0, abs(mean))  # but for rounding
-        return Judge(schema, mean, 1.0 if alike else sd)
+        return RewardScale(schema, mean, 1.0 if alike else sd)
 
     def reward(self, scores: Array) -> Array:
         """Reward [n] in standard deviations of the logs; NaN where a score that counts is unknown."""
@@ -98,7 +98,12 @@ class System:
 
 
 def summary(
-    seeds: Sequence[Answers], gold: Judge, proxy: Judge, names: Sequence[str], resamples: int, candidates: int = 0
+    seeds: Sequence[Answers],
+    gold: RewardScale,
+    proxy: RewardScale,
+    names: Sequence[str],
+    resamples: int,
+    candidates: int = 0,
 ) -> dict[str, Any]:
     """Rewards, attributes, KL and surface figures of one system, over all its seeds.
 
@@ -170,7 +175,7 @@ def kl(row: Row) -> float:
     return float(row["logp"] - row["ref_logp"])
 
 
-def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: Judge, resamples: int) -> dict[str, Any]:
+def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardScale, resamples: int) -> dict[str, Any]:
     """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of its being 0.
 
     One seed tells nothing of the spread between training runs: its interval is over prompts only, and there is no `p`.
@@ -203,7 +208,9 @@ def _by_prompt(answers: Answers, values: Array) -> dict[str, float]:
     return {key: float(np.mean(values)) for key, values in found.items()}
 
 
-def dial(seeds: Sequence[Answers], gold: Judge, names: Sequence[str], spans: Array, resamples: int) -> dict[str, Any]:
+def dial(
+    seeds: Sequence[Answers], gold: RewardScale, names: Sequence[str], spans: Array, resamples: int
+) -> dict[str, Any]:
     """Controllability over the attributes that were conditioned on: of all seeds, as sure as they agree."""
     at = [gold.schema.own.index(n) for n in names]
     levels = [len(gold.schema[n].shown) for n in names]

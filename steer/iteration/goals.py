@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from steer.conditioning.targets import Target, share
+from steer.conditioning.targets import Target, share, unbeaten
 from steer.rows.schema import Schema
 
 SHARE = 0.1  # `near`: the best so large a share of the supported combinations
@@ -44,9 +44,8 @@ def goals(
 def pareto(schema: Schema, names: Sequence[str], cells: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The joint levels that no other beats: at least as good in every attribute, better in one."""
     ends = [(i, schema[n].direction) for i, n in enumerate(names) if schema[n].direction]
-    points = np.array([[sign * cell[i] for i, sign in ends] for cell in cells])
-    beaten = [bool(((points >= p).all(1) & (points > p).any(1)).any()) for p in points]
-    return [cell for cell, worse in zip(cells, beaten) if not worse]
+    front = unbeaten([[sign * cell[i] for i, sign in ends] for cell in cells])
+    return [cell for cell, best in zip(cells, front) if best]
 
 
 def preferred(

@@ -22,7 +22,7 @@ from steer.conditioning.targets import Target, parse_weights
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Asked, Reference, drawn
-from steer.evaluation.systems import Judge
+from steer.evaluation.systems import RewardScale
 from steer.generation.generate import generate_rows, held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
@@ -84,9 +84,9 @@ class Loop:
         """The proxy of a round: the first one, or the one that was fitted anew in it."""
         return load_scorer(str(self.folder(number) / "scorer")) if self.annotator and number else self.first
 
-    def judge(self, scorer: Scorer) -> tuple[Scorer, Judge]:
+    def judge(self, scorer: Scorer) -> tuple[Scorer, RewardScale]:
         """A scorer with the constants that it gives the logs."""
-        return scorer, Judge.of(self.schema, scorer.score(self.logs, self.schema.own))
+        return scorer, RewardScale.of(self.schema, scorer.score(self.logs, self.schema.own))
 
     def schema_of(self, policy: Policy) -> Schema:
         """Whose levels a policy is asked for: those of the logs, or its own where these are something else."""
@@ -203,7 +203,7 @@ def _aims(loop: Loop, policy: Policy, prompts: int, seed: int) -> Sequence[Targe
     return [aim for aim in aims for _ in range(c.n)] if together else aims
 
 
-def measured(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -> dict[str, Any]:
+def measured(loop: Loop, number: int, judges: dict[str, tuple[Scorer, RewardScale]]) -> dict[str, Any]:
     """Figures of the round's policy on held-out prompts, a steered one at its best target."""
     folder = loop.folder(number)
     if not (folder / "watched.json").is_file():
@@ -215,7 +215,7 @@ def measured(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -
     return {**about, **read_json(folder / "watched.json")}
 
 
-def _watched(loop: Loop, number: int, judges: dict[str, tuple[Scorer, Judge]]) -> dict[str, Any]:
+def _watched(loop: Loop, number: int, judges: dict[str, tuple[Scorer, RewardScale]]) -> dict[str, Any]:
     c, settings, policy = loop.config, loop.settings, loop.load(loop.policy(number))
     if loop.annotator and number:
         judges = {**judges, "proxy": loop.judge(loop.scorer(number))}

@@ -10,7 +10,7 @@ import numpy as np
 from steer.conditioning.condition import leaks
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import interval
-from steer.evaluation.systems import Judge, kl
+from steer.evaluation.systems import RewardScale, kl
 from steer.evaluation.weighted import spearman
 from steer.iteration.guards import Figures
 from steer.labelling.scorer import Scorer
@@ -18,7 +18,7 @@ from steer.methods.base import Array
 from steer.models.policy import Policy
 from steer.rows import Row
 
-Judges = Mapping[str, tuple[Scorer, Judge]]  # the proxy and, where one is named, the gold scorer
+Judges = Mapping[str, tuple[Scorer, RewardScale]]  # the proxy and, where one is named, the gold scorer
 
 
 def watched(
@@ -55,7 +55,7 @@ def _rewards(rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[S
     return found | {"rewards": rewards}
 
 
-def _judged(rows: Sequence[Row], scorer: Scorer, judge: Judge) -> Array:
+def _judged(rows: Sequence[Row], scorer: Scorer, judge: RewardScale) -> Array:
     return judge.reward(scorer.score(rows, judge.schema.own))
 
 
