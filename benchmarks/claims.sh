@@ -9,5 +9,5 @@ bases=()
 for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
 root=$(cd "$(dirname "$0")/.." && pwd)
 PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" python -m benchmarks.claims "$world/labels" --model "$world/base" \
-  "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold --num-proc 2 --prompts 250 --max-new-tokens 120 --batch-size 128 --output "$output" >&2
+  "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold --num-proc 2 --num-prompts 250 --max-new-tokens 120 --batch-size 128 --output "$output" >&2
 cat "$output/claims.md"

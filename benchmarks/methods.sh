@@ -11,7 +11,7 @@ output=${3:-methods}
 bases=()
 for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
 steer compare "$world/labels" --model "$world/base" "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold \
-  --num-proc 2 --prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output "$output" \
+  --num-proc 2 --num-prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output "$output" \
   --method mle --method filtered --method rwr:beta=1 --method rwr:beta=0.5 --method awr --method raft \
   --method unlikelihood --method rrhf --method pro --method slic:after=mle --method dpo --method dpo:after=mle \
   --method ipo:after=mle --method rso:after=mle --method remax:after=mle --method rloo:k=2,after=mle \

@@ -26,5 +26,5 @@ steer label "$logs" --scorer proxy --bins quantile --levels 3 --output labels
 printf '%s\n' "condition_tokens: special" "learning_rate: 3e-3" "batch_size: 16" "max_steps: $tuned" \
   "micro_batch_tokens: 2048" "max_length: 400" > train.yaml
 steer compare labels --model base/model --method mle --method filtered:keep=0.5/0.2 --method rwr:beta=1/0.5 \
-  --method dpo:learning_rate=3e-4 --method conditional --gold gold --seeds "$seeds" --prompts 200 --grid 200 \
+  --method dpo:learning_rate=3e-4 --method conditional --gold gold --seeds "$seeds" --num-prompts 200 --grid 200 \
   --max-new-tokens 120 --batch-size 128 --train train.yaml --num-proc 2 --controls --output comparison

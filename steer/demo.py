@@ -79,7 +79,7 @@ def demo(config: DemoConfig) -> str:
         target=TARGETS,
         gold=GOLD,
         seeds=config.seeds,
-        prompts=500 if config.full else 250,
+        num_prompts=500 if config.full else 250,
         grid=2000 if config.full else 1000,
         controls=config.full,
         num_proc=1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1),

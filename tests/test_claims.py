@@ -170,7 +170,13 @@ def test_rounds_are_trained_with_all_that_the_others_are(
     path, seen = tmp_path / "train.yaml", []
     path.write_text("max_steps: 5\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n")
     monkeypatch.setattr(runs, "iterate_command", seen.append)
-    how: dict[str, Any] = {"train": str(path), "gold": "gold", "temperature": 0.5, "max_new_tokens": 17, "prompts": 9}
+    how: dict[str, Any] = {
+        "train": str(path),
+        "gold": "gold",
+        "temperature": 0.5,
+        "max_new_tokens": 17,
+        "num_prompts": 9,
+    }
     bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path / "out"), **how), tmp_path))
     for loop in LOOPS:
         bench.rounds(loop, 1)
@@ -207,7 +213,7 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
         str(tmp_path / "out"),
         "data_recipes.world_text:Gold",
         base=(str(tmp_path / "other"),),
-        prompts=10,
+        num_prompts=10,
         max_new_tokens=60,
         num_proc=2,
         train=str(tmp_path / "train.json"),

@@ -198,7 +198,7 @@ def test_an_unknown_model(steer: Steer, labels: Path, policy: Path, scorer: Path
     flags: dict[str, list[Any]] = {
         "train": [labels, "--model", "no-such-model"],
         "generate": ["no-such-model", "--prompt", "hi"],
-        "compare": [labels, "--model", "no-such-model", "--proxy", scorer],
+        "compare": [labels, "--model", "no-such-model", "--scorer", scorer],
         "iterate": [labels, "--model", "no-such-model", "--policy", policy, "--scorer", scorer],
     }
     said = steer(command, *flags[command], "--output", tmp_path / "run")
@@ -285,7 +285,7 @@ def test_a_folder_that_cannot_be_written(
         "label": [labels],
         "train": [labels, "--model", tiny],
         "generate": [policy, "--prompt", "hi"],
-        "compare": [labels, "--model", tiny, "--proxy", scorer],
+        "compare": [labels, "--model", tiny, "--scorer", scorer],
         "iterate": [labels, "--model", tiny, "--policy", policy, "--scorer", scorer],
         "demo": [],
     }

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import steer.comparison.command as package
+import steer.comparison.compare as package
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique
+from steer.comparison.settings import SUITES
 from steer.config import CompareConfig, TrainConfig
-from steer.config.comparisons import SUITES
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
 from steer.evaluation.systems import Answers, RewardScale, difference, raw_reward, summary
@@ -47,7 +47,7 @@ def comparison(labels: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactor
             ),
             target=("best", "verbosity>=3", "verbosity<=3"),
             gold=GOLD,
-            prompts=10,
+            num_prompts=10,
             grid=20,
             controls=True,
             max_new_tokens=8,
@@ -124,8 +124,8 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
             str(tmp_path / "out"),
             method=("rwr", "mle"),
             gold=GOLD,
-            proxy=GOLD,
-            prompts=4,
+            scorer=GOLD,
+            num_prompts=4,
             grid=0,
             max_new_tokens=4,
             train=str(settings),
@@ -143,7 +143,7 @@ def test_what_failed_is_tried_again_and_nothing_else(
     labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\n")
-    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
     how |= {"method": ("rwr", "mle", "remax"), "budget_calls": 1, "train": str(tmp_path / "train.yaml")}
     config = CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how)
 
@@ -224,7 +224,7 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
         method=("mle:best_of=1/3", "rwr:beta=1/0.5", "conditional:guidance=1/2", "remax"),
         target=("best", "verbosity=0", "verbosity=4"),
         gold=GOLD,
-        prompts=6,
+        num_prompts=6,
         grid=0,
         budget_calls=10,
         max_new_tokens=6,
@@ -256,7 +256,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
         method=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts=10"),
         target=("best", "verbosity=0"),
         gold=GOLD,
-        prompts=6,
+        num_prompts=6,
         grid=20,
         seeds=2,
         controls=True,

@@ -46,7 +46,7 @@ def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPat
             method=("mle", "dpo:after=mle", "directional"),
             target=("best", "warmth=0"),
             gold=GOLD,
-            prompts=6,
+            num_prompts=6,
             grid=10,
             max_new_tokens=8,
             train=str(folder / "train.yaml"),
@@ -95,7 +95,7 @@ def test_weights_of_attributes_are_asked_for_at_best_only_and_have_no_dial(done:
 
 def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
-    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
     how |= {"method": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
     compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
     report = read_json(tmp_path / "out" / "report.json")
@@ -107,7 +107,7 @@ def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp
 
 def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
-    how: dict[str, Any] = {"gold": GOLD, "prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
     how |= {"method": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
     found, said = [], []
     for name in ("one", "two"):
@@ -166,7 +166,7 @@ def test_what_weighs_draws_of_a_policy_goes_one_round_on_from_a_conditional_one(
 
 def test_a_plan_counts_the_stage_in_front(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 20\n")
-    how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "train": str(tmp_path / "train.yaml")}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 0, "train": str(tmp_path / "train.yaml")}
     shared = Comparison(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how), tmp_path)
     lines = planned(shared, {Entry.of(s): "" for s in ("dpo", "dpo:after=mle", "raft:after=mle,rounds=2")}).splitlines()
     assert [line.split(":")[-1].split(" steps")[0].strip() for line in lines[1:4]] == ["20", "40", "60"]
@@ -179,7 +179,7 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
 ) -> None:
     seen: list[TrainConfig] = []
     monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
-    monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
+    monkeypatch.setattr(rounds, "train_command", lambda settings: seen.append(settings) or "")
     config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), policy=str(trained), start_from=start, pool="last")
     settings = TrainConfig(str(labels), "base", "-", adapter=adapter)
     scorer = load_scorer(GOLD)
@@ -202,7 +202,7 @@ def test_the_first_round_without_a_policy_starts_from_the_base(
 ) -> None:
     seen: list[TrainConfig] = []
     monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
-    monkeypatch.setattr(rounds, "train", lambda settings: seen.append(settings) or "")
+    monkeypatch.setattr(rounds, "train_command", lambda settings: seen.append(settings) or "")
     config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), method="raft", start_from="last", pool="last")
     settings = TrainConfig(str(labels), "base", "-", method="raft")
     rounds.turn(rounds.Loop(config, settings, METHODS["raft"], schema_of(str(labels)), "", load_scorer(GOLD)), 1)

@@ -68,10 +68,10 @@ def test_no_run_trains_on_another_scorer_than_the_proxy(
         seen.append(config.scorer)
         raise SteerError("seen")
 
-    monkeypatch.setattr(module, "train", train)
+    monkeypatch.setattr(module, "train_command", train)
     for proxy in ("", "countable:words"):  # none named: what labelled the rows
         with pytest.raises(SteerError, match="seen"):
-            trained(shared(labels, tmp_path, "scorer: secret:Gold\n", proxy=proxy), Entry.of("remax"), 0, str(labels))
+            trained(shared(labels, tmp_path, "scorer: secret:Gold\n", scorer=proxy), Entry.of("remax"), 0, str(labels))
     assert seen == [GOLD, "countable:words"]
 
 

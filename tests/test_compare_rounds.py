@@ -23,7 +23,7 @@ METHODS = ("conditional:rounds=1,prompts=9", "conditional", "raft:rounds=2/1,n=4
 def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareConfig:
     settings = folder / "train.yaml"
     settings.write_text(f"max_steps: {STEPS}\nlora_r: 4\n")  # which leaves the length of responses to compare
-    how: dict[str, Any] = {"gold": GOLD, "prompts": 6, "grid": 0, "max_new_tokens": TOKENS, "train": str(settings)}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 0, "max_new_tokens": TOKENS, "train": str(settings)}
     how |= {"method": METHODS, "resamples": 20, "output": str(folder / "out")}
     return CompareConfig(str(labels), str(trained / "model"), **(how | more))
 

@@ -15,8 +15,11 @@ import yaml
 from steer.config import EvaluateConfig, GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
+from steer.evaluation.evaluate import evaluate
 from steer.generation.generate import generate_command
+from steer.models.policy import load
 from steer.rows import read_all
+from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -37,7 +40,7 @@ def evaluated(labels: Path, trained: Path, base: Path, tmp_path_factory: pytest.
             GOLD,
             annotator=(f"simulated:{pool}", GOLD),
             target=("best", "verbosity=0"),
-            prompts=12,
+            num_prompts=12,
             n=2,
             grid=40,
             controls=True,
@@ -204,7 +207,7 @@ def test_rows_of_generate_have_a_dial(labels: Path, trained: Path, tmp_path: Pat
 
 def test_one_name_twice_is_two_seeds(labels: Path, base: Path, trained: Path, tmp_path: Path) -> None:
     config = EvaluateConfig(
-        (f"a={base}", f"a={base}"), str(tmp_path / "out"), str(labels), GOLD, prompts=5, grid=0, **SMALL
+        (f"a={base}", f"a={base}"), str(tmp_path / "out"), str(labels), GOLD, num_prompts=5, grid=0, **SMALL
     )
     evaluate_command(config)
     report = read_json(tmp_path / "out" / "report.json")
@@ -249,3 +252,30 @@ def test_a_run_on_votes_alone_needs_no_gold_and_prints_win_rates(tmp_path: Path)
     assert "**100.0" not in report  # nothing is bold
     with pytest.raises(SteerError, match="--gold is missing"):
         evaluate_command(EvaluateConfig(systems, str(tmp_path / "none")))
+
+
+def test_the_command_is_a_doorway_on_evaluate(labels: Path, trained: Path, base: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_prompts": 6, "grid": 10, **SMALL}
+    systems = (f"plain={base}", f"steered={trained}")
+    evaluate_command(EvaluateConfig(systems, str(tmp_path / "out"), str(labels), GOLD, **settings))
+    by_command = read_json(tmp_path / "out" / "report.json")
+    policies = {"plain": load(str(base)), "steered": load(str(trained))}
+    folder = tmp_path / "api"
+    found = evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, **settings)
+    by_call = read_json(folder / "report.json")
+    differing = {key for key in by_command if by_command[key] != by_call[key]}
+    assert differing <= {"command", "commands", "hashes", "seconds"}
+    assert found.dial == by_call["dials"][0]["result"]
+    assert "steered @ best" in found.table
+    assert evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, **settings).table == found.table
+    with pytest.raises(SteerError, match="an evaluation with other seed"):
+        evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, seed=1, **settings)
+
+
+def test_responses_in_memory_are_judged_without_a_folder() -> None:
+    ends = {"a": "", "b": "!"}
+    rows = {name: [{"prompt": f"q{i}", "response": "so" + end} for i in range(4)] for name, end in ends.items()}
+    found = evaluate(rows, gold="countable:exclamation_share", resamples=20)
+    assert [s["name"] for s in found.result["systems"]] == ["a", "b"]
+    assert found.result["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
+    assert found.dial == {}

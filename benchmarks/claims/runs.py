@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.comparison.command import permuted
+from steer.comparison.compare import permuted
 from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
 from steer.generation.generate import generate_command, generate_rows

@@ -31,7 +31,7 @@ from benchmarks.claims.runs import (
     seeds_of,
 )
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
-from steer.comparison.command import FAILED
+from steer.comparison.compare import FAILED
 from steer.comparison.comparison import Comparison, spread
 from steer.config import CompareConfig
 from steer.errors import SteerError
@@ -55,9 +55,9 @@ class ClaimsConfig:
     output: str = option(..., OUTPUT)
     gold: str = option(..., "Held-out scorer that judges every run: as in `steer label`.")
     base: tuple[str, ...] = option((), "Another base model (repeat the flag).")
-    proxy: str = option("", "Scorer that training sees; default: the one that labelled the rows.")
+    scorer: str = option("", "Scorer that training sees; default: the one that labelled the rows.")
     seeds: int = option(1, "Repetitions with seeds 0, 1, ..., on each base.", least=1)
-    prompts: int = option(300, "Held-out prompts answered by every run.", least=1)
+    num_prompts: int = option(300, "Held-out prompts answered by every run.", least=1)
     temperature: float = option(1.0, "Of all responses but those that on-policy methods draw, at 1.", least=0)
     max_new_tokens: int = option(256, "Longest response; in training too, where --train does not say.", least=1)
     batch_size: int = option(64, "Sequences generated at once.", least=1)

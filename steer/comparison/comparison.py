@@ -92,8 +92,8 @@ class Comparison:
     @cached_property
     def proxy(self) -> str:
         """The scorer that training may see, as the user names it."""
-        if self.config.proxy:
-            return self.config.proxy
+        if self.config.scorer:
+            return self.config.scorer
         return str(read_done(beside(self.config.rows, "done.json").parent).get("spec", "")) or "human"
 
     @cached_property
@@ -112,7 +112,7 @@ class Comparison:
     def given(self) -> TrainConfig:
         """What the file of --train says; fresh responses are as long as answers where it does not say."""
         c = self.config
-        flags = {"rows": c.rows, "model": c.model, "output": "-"}
+        flags = {"rows": c.rows, "model": c.model, "output": "-", "max_steps": c.max_steps or None}
         return resolve(TrainConfig, flags, c.train or None, {"max_new_tokens": c.max_new_tokens})
 
     @cached_property
@@ -137,7 +137,7 @@ class Comparison:
     @cached_property
     def prompts(self) -> list[Row]:
         """Held-out prompts that every system answers."""
-        found = held_out_prompts(self.config.rows, self.settings.held_out, self.settings.seed, self.config.prompts)
+        found = held_out_prompts(self.config.rows, self.settings.held_out, self.settings.seed, self.config.num_prompts)
         if not found:
             raise SteerError(
                 f"{self.config.rows}: has no held-out prompts to compare on. Label with --held-out above 0."

@@ -7,11 +7,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from steer.config import EvaluateConfig
 from steer.errors import SteerError
-from steer.evaluation.court import Court
 from steer.evaluation.result import Case
-from steer.evaluation.systems import System
+from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.votes import instruction
 from steer.labelling.scorer import placed
 from steer.rows import Row, prompt_key
@@ -62,34 +60,34 @@ def process_results(doc, results):
 KINDS = ("alpaca-eval", "lm-eval")
 
 
-def known(names: Sequence[str]) -> None:
-    """Refuse what cannot be written."""
+def check(names: Sequence[str]) -> None:
+    """Raise SteerError for a form that is unknown."""
     for name in names:
         if name not in KINDS:
             raise SteerError(f"--export: unknown '{name}'; {did_you_mean(name, KINDS)}")
 
 
-def write(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> str:
-    """Write what was asked for; a sentence that says where."""
-    said = ""
-    if "alpaca-eval" in config.export:
-        for system in systems:
+def write(names: Sequence[str], folder: Path, case: Case, gold: str, settings: EvaluateSettings) -> str:
+    """Write the answers in the forms of `names`; return a sentence with the folders."""
+    summary = ""
+    if "alpaca-eval" in names:
+        for system in case.systems:
             rows = [row for answers in system.answers.values() for row in answers.rows]
             write_text(folder / "alpaca-eval" / f"{slug(system.name)}.json", alpaca_eval(rows, system.name))
-        said += f" AlpacaEval's outputs: {folder / 'alpaca-eval'}."
-    if "lm-eval" in config.export:
-        lm_eval(config, folder / "lm-eval", systems, court, gold)
-        said += f" Task for lm-eval: {folder / 'lm-eval'}."
-    return said
+        summary += f" AlpacaEval's outputs: {folder / 'alpaca-eval'}."
+    if "lm-eval" in names:
+        lm_eval(folder / "lm-eval", case, gold, settings)
+        summary += f" Task for lm-eval: {folder / 'lm-eval'}."
+    return summary
 
 
 def votes(folder: Path, case: Case) -> None:
-    """What every annotator said of the baseline and another system, as AlpacaEval writes it: annotations.json.
+    """Write the votes of every annotator on the baseline and each other system in AlpacaEval's form.
 
     `output_1` is the baseline's; preference 1 is for it, 2 for the other, 1.5 a tie, null no answer.
     """
     for who, votes in zip(case.annotators, case.votes):
-        found = [
+        records = [
             {
                 "instruction": instruction(m.left),
                 "output_1": m.right["response"],
@@ -102,19 +100,20 @@ def votes(folder: Path, case: Case) -> None:
             for m, share in zip(case.met, votes.share.tolist())
             if m.second == 0
         ]
-        text = json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
         write_text(folder / "annotations" / slug(who.name)[-100:] / "annotations.json", text)
 
 
 def alpaca_eval(rows: Sequence[Row], generator: str) -> str:
-    """AlpacaEval's and AlpacaFarm's form: a JSON array of instruction, output, generator."""
-    found = [{"instruction": instruction(r), "output": r["response"], "generator": generator} for r in rows]
-    return json.dumps(found, ensure_ascii=False, indent=1) + "\n"
+    """Return AlpacaEval's and AlpacaFarm's form: a JSON array of instruction, output, generator."""
+    records = [{"instruction": instruction(r), "output": r["response"], "generator": generator} for r in rows]
+    return json.dumps(records, ensure_ascii=False, indent=1) + "\n"
 
 
-def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], court: Court, gold: str) -> None:
-    """A task that draws an answer to every prompt with any of lm-eval's backends and scores it with gold."""
-    first = {prompt_key(r): r for s in systems for a in s.answers.values() for r in reversed(a.rows)}
+def lm_eval(folder: Path, case: Case, gold: str, settings: EvaluateSettings) -> None:
+    """Write a task that draws an answer to every prompt with any of lm-eval's backends and scores it with gold."""
+    court = case.court
+    first = {prompt_key(r): r for s in case.systems for a in s.answers.values() for r in reversed(a.rows)}
     lines = [json.dumps({"instruction": instruction(r), "prompt": r["prompt"]}) for r in first.values()]
     write_text(folder / "prompts.jsonl", "\n".join(lines) + "\n")
     names = list(court.schema.own)
@@ -124,9 +123,9 @@ def lm_eval(config: EvaluateConfig, folder: Path, systems: Sequence[System], cou
         folder=folder.resolve(),
         name="steer",
         prompts=(folder / "prompts.jsonl").resolve(),
-        sampled=str(config.temperature > 0).lower(),
-        temperature=config.temperature,
-        tokens=config.max_new_tokens,
+        sampled=str(settings.temperature > 0).lower(),
+        temperature=settings.temperature,
+        tokens=settings.max_new_tokens,
         metrics="\n".join(metrics),
     )
     write_text(folder / "steer.yaml", task)

@@ -1,0 +1,105 @@
+"""Settings of `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from steer.evaluation.settings import ANNOTATOR, ANSWERS, JUDGING
+from steer.settings import option
+
+RUNS = "What is trained"
+
+SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
+    "quick": {"method": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "num_prompts": 100, "grid": 300},
+    "full": {
+        "method": (
+            "mle",
+            "filtered:keep=0.5/0.2/0.1",
+            "rwr:beta=3/1/0.5",
+            "awr",
+            "raft",
+            "rrhf",
+            "pro",
+            "dpo",
+            "dpo:after=mle",
+            "contrastive:after=mle",
+            "ipo",
+            "slic",
+            "rso:after=mle",
+            "mle:best_of=4/16",
+            "conditional:guidance=1/1.5/2",
+            "conditional:rounds=1/2,prompts=500",
+            "raft:rounds=1/2/3,prompts=500",
+            "steerlm2:prompts=500",
+            "directional",
+            "remax:after=mle",
+            "rloo:after=mle",
+            "ppo:after=mle",
+        ),
+        "seeds": 3,
+        "controls": True,
+        "grid": 2000,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Settings of `compare`."""
+
+    method: tuple[str, ...] = option(
+        ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
+        "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
+        "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
+        "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
+        "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses to each of so many "
+        "`prompts`, score them with --scorer and train `from` base or last; `after=mle` trains by likelihood first "
+        "and continues from that policy, `dpo:after=mle` (repeat the flag).",
+        panel=RUNS,
+    )
+    base: tuple[str, ...] = option(
+        (),
+        "Another base model (repeat the flag): every method is trained on each of them, and intervals are over bases "
+        "too. Three bases with one seed cost as much as one with three.",
+        panel=RUNS,
+    )
+    suite: str = option(
+        "",
+        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full` is the field.",
+        choices=("", *SUITES),
+        presets=SUITES,
+        panel=RUNS,
+    )
+    seeds: int = option(1, "Repetitions with seeds 0, 1, ..., on each base.", least=1, panel=RUNS)
+    train: str = option("", "Config file for training, the same for every method.", panel=RUNS)
+    max_steps: int = option(0, "Optimizer steps of every run (0: as --train says).", least=0, panel=RUNS)
+    budget_tokens: int = option(
+        0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS
+    )
+    budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0, panel=RUNS)
+    num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1, panel=RUNS)
+    target: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", panel=ANSWERS)
+    num_prompts: int = option(300, "Held-out prompts answered by every method.", least=1, panel=ANSWERS)
+    grid: int = option(1000, "Responses over the factorial grid of targets (0: none).", least=0, panel=ANSWERS)
+    controls: bool = option(
+        False,
+        "Also train conditional on permuted labels, whose dial must be flat, ask for targets at random, and predict "
+        "the reward from the prompt alone.",
+        panel=ANSWERS,
+    )
+    temperature: float = option(
+        1.0, "Temperature of all responses but those that on-policy methods draw, at 1.", least=0, panel=ANSWERS
+    )
+    max_new_tokens: int = option(
+        256, "Longest response; in training too, where --train does not say.", least=1, panel=ANSWERS
+    )
+    batch_size: int = option(64, "Sequences generated at once.", least=1, panel=ANSWERS)
+    annotator: tuple[str, ...] = option((), ANNOTATOR, panel=JUDGING)
+    pairs: str = option(
+        "all",
+        "Systems compared with each other, or with the baseline only.",
+        choices=("all", "baseline"),
+        panel=JUDGING,
+    )
+    resamples: int = option(2000, "Bootstrap resamples for every interval.", least=1, panel=JUDGING)
