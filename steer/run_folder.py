@@ -26,6 +26,7 @@ from steer.errors import SteerError
 from steer.settings import check
 
 C = TypeVar("C")
+R = TypeVar("R")
 
 # Where and how fast a stage works, not what it makes.
 HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run")
@@ -110,11 +111,11 @@ def _room(folder: Path) -> Iterator[None]:
         raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
 
 
-def stage(work: Callable[[C], str]) -> Callable[[C], str]:
+def stage(work: Callable[[C], R]) -> Callable[[C], R]:
     """Decorate the work of a command: its config is checked, a full disk is one sentence, its folder is given back."""
 
     @wraps(work)
-    def run(config: C) -> str:
+    def run(config: C) -> R:
         check(config)
         before = set(_LOCKS)
         try:

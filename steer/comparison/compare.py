@@ -37,7 +37,7 @@ from steer.progress import progress
 from steer.rows import Source, write
 from steer.rows.labelled import Labelled
 from steer.rows.schema import factorial
-from steer.run_folder import Run, slug
+from steer.run_folder import Run, slug, stage
 from steer.settings import did_you_mean
 from steer.training.memory import micro_batch
 
@@ -68,23 +68,27 @@ def compare(
         output, rows = root, str(labelled)
         if not isinstance(labelled, str | Path):
             output, rows = root / "comparison", str(root / "rows")
-            if not (root / "rows" / "done.json").is_file():
-                Labelled.of(labelled).save(rows)
+            Labelled.of(labelled).save(rows)
         flags = {"rows": rows, "model": model, "output": str(output), "method": tuple(methods), "gold": gold}
         lists = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        if unknown := set(lists) - {f.name for f in fields(CompareSettings)}:
-            name = min(unknown)
-            raise SteerError(
-                f"unknown setting '{name}'; {did_you_mean(name, [f.name for f in fields(CompareSettings)])}"
-            )
+        names = [f.name for f in fields(CompareSettings)]
+        for name in lists:
+            if name not in names:
+                raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, names)}")
         config = resolve(CompareConfig, {k: v for k, v in {**flags, "scorer": scorer, **lists}.items() if v != ""})
-        comparison = Comparison(config, output)
-        run = Run(config.output, config, comparison.inputs)
-        over = checked(comparison)
-        run.start()
-        evaluation = compared(comparison, over)
-        evaluation.save(run.folder)
-        return evaluation
+        return _saved(config)
+
+
+@stage
+def _saved(config: CompareConfig) -> Evaluation:
+    """Do the comparison in its folder and save the report there."""
+    comparison = Comparison(config, Path(config.output))
+    run = Run(config.output, config, comparison.inputs)
+    over = checked(comparison)
+    run.start()
+    evaluation = compared(comparison, over)
+    evaluation.save(run.folder)
+    return evaluation
 
 
 def checked(comparison: Comparison) -> dict[Entry, str]:
