@@ -1,30 +1,36 @@
 #!/usr/bin/env bash
 # Conditional fine-tuning beside mle, filtered, rwr and dpo on real ratings, judged by a scorer that training never saw.
-#   bash examples/compare_rated.sh ../shared topical_chat_turns      (or summeval)
-# A story model of 260,000 parameters learns the domain first (mle, all weights); that is the base of every method. The
-# proxy reads words and is fitted on the logs; gold reads the hidden states of the story model and is fitted on other
-# conversations or articles. Both are freed of their liking for length. It writes into ./rated-NAME; no network.
+#   bash examples/compare_rated.sh [MODEL [LOGS JUDGE]]
+# LOGS: rated rows to train and evaluate on, and to fit the proxy on; JUDGE: other rated rows, for the gold scorer. The
+# proxy reads words, gold the hidden states of the model; both are freed of their liking for length. Without arguments
+# model and rows come from the hub. It writes into ./rated.
+# DOMAIN=STEPS: learn the domain first (mle, all weights), for a model that is as small as a story model. DRAW=1: logs
+# have one response a prompt, and dpo needs another, so every method gets one of the base's.
 set -euo pipefail
-shared=$(cd "${1:?the folder that holds data/ and models/}" && pwd)
-name=${2:-topical_chat_turns}
-here=$(cd "$(dirname "$0")" && pwd)
-prompts=${PROMPTS:-2000} steps=${STEPS:-400} tuned=${TUNED:-80} seeds=${SEEDS:-2}
-mkdir -p "rated-$name" && cd "rated-$name"
-test -d model || python "$here/story_model.py" "$shared/models/stories260K" model
-test -f judge.jsonl || python "$here/rated_logs.py" "$shared" "$name" . "$prompts"
-steer fit logs.jsonl --debias words --output proxy
-steer fit judge.jsonl --limit 8000 --kind embeddings --model model --set pooling=mean --debias words --output gold
-steer train logs.jsonl --model model --method mle --output base --adapter none --learning-rate 1e-3 --batch-size 32 \
-  --max-steps "$steps" --micro-batch-tokens 2048 --max-length 400
-logs=logs.jsonl
-if [ "$name" = topical_chat_turns ]; then # one response a prompt: dpo needs another, so every method gets one of the base's
-  steer generate base --input logs.jsonl --split train --max-new-tokens 120 --batch-size 128 --output drawn
-  cat logs.jsonl drawn/rows.jsonl > both.jsonl && logs=both.jsonl
+model=${1:-HuggingFaceTB/SmolLM2-135M-Instruct}
+logs=${2:-hf:nvidia/HelpSteer2#validation} judge=${3:-hf:nvidia/HelpSteer2#train}
+domain=${DOMAIN:-0} draw=${DRAW:-0} tuned=${TUNED:-80} seeds=${SEEDS:-2} longest=${LONGEST:-1024} new=${NEW:-256}
+for name in model logs judge; do # a path stays the same from within ./rated
+  if [ -e "${!name}" ]; then declare "$name=$(realpath "${!name}")"; fi
+done
+mkdir -p rated && cd rated
+steer data "$logs" --output logs
+steer fit logs --debias words --output proxy
+steer fit "$judge" --limit 8000 --model embeddings --set model="$model" --set pooling=mean --debias words --output gold
+if [ "$domain" != 0 ]; then
+  steer train logs --model "$model" --method mle --output base --adapter none --learning-rate 1e-3 --batch-size 32 \
+    --max-steps "$domain" --micro-batch-tokens 2048 --max-length "$longest"
+  model=base/model
 fi
-steer label "$logs" --scorer proxy --bins quantile --levels 3 --output labels
+rows=logs
+if [ "$draw" = 1 ]; then
+  steer generate "$model" --input logs --split train --max-new-tokens "$new" --batch-size 128 --output drawn
+  cat logs/rows.jsonl drawn/rows.jsonl > both.jsonl && rows=both.jsonl
+fi
+steer label "$rows" --scorer proxy --bins quantile --levels 3 --output labels
 # The model never saw a tag: every level becomes a token of its own.
-printf '%s\n' "condition_tokens: special" "learning_rate: 3e-3" "batch_size: 16" "max_steps: $tuned" \
-  "micro_batch_tokens: 2048" "max_length: 400" > train.yaml
-steer compare labels --model base/model --method mle --method filtered:keep=0.5/0.2 --method rwr:beta=1/0.5 \
-  --method dpo:learning_rate=3e-4 --method conditional --gold gold --seeds "$seeds" --num-prompts 200 --grid 200 \
-  --max-new-tokens 120 --batch-size 128 --train train.yaml --num-proc 2 --controls --output comparison
+printf '%s\n' "condition_tokens: special" "learning_rate: ${RATE:-1e-3}" "batch_size: 16" "max_steps: $tuned" \
+  "micro_batch_tokens: 2048" "max_length: $longest" > train.yaml
+steer compare labels --model "$model" --method mle --method filtered:keep=0.5/0.2 --method rwr:beta=1/0.5 \
+  --method dpo:rate=0.1 --method conditional --gold gold --seeds "$seeds" --prompts 200 --grid 200 \
+  --max-new-tokens "$new" --batch-size 128 --train train.yaml --num-proc 2 --controls --output comparison

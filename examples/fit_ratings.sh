@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Fit scorers on four sets of real human ratings, label with them, and print how well they predict: no network.
-#   bash examples/fit_ratings.sh ../shared        (the folder that holds data/ and models/)
-# `linear` reads words; `embeddings` reads the hidden states of a story model of 260,000 parameters, which is no match for
-# news or dialogue: give the name of a real encoder as a second argument where the hub can be reached.
+# Fit two scorers on human ratings, label with one of them, and print how well each predicts held-out prompts.
+#   bash examples/fit_ratings.sh [ENCODER [RATED...]]
+# ENCODER: any Hugging Face model by name or folder, whose hidden states `embeddings` reads; `linear` reads words. RATED:
+# rows with scores, as files or hf:OWNER/NAME. Without them all comes from the hub. It writes into ./ratings.
 set -euo pipefail
-shared=$(cd "${1:?the folder that holds data/ and models/}" && pwd)
+model=${1:-sentence-transformers/all-MiniLM-L6-v2}
 here=$(cd "$(dirname "$0")" && pwd)
-model=${2:-$shared/models/stories260K}
-mkdir -p ratings && cd ratings
-for name in summeval nlg_novikova emobank topical_chat_turns; do
-  test -f "$name.jsonl" || python "$here/ratings.py" "$shared" "$name" "$name.jsonl"
-  steer fit "$name.jsonl" --kind linear --output "$name-linear"
-  steer fit "$name.jsonl" --kind embeddings --model "$model" --set pooling=mean --output "$name-embeddings"
-  steer label "$name.jsonl" --scorer "$name-linear" --output "$name-labels"
+rated=("${@:2}")
+if [ ${#rated[@]} = 0 ]; then rated=("hf:nvidia/HelpSteer2#validation"); fi
+if [ -e "$model" ]; then model=$(realpath "$model"); fi
+mkdir -p ratings
+scorers=()
+for source in "${rated[@]}"; do
+  name=$(basename "$source") && name=ratings/${name%%[.#]*}
+  steer fit "$source" --model linear --output "$name-linear"
+  steer fit "$source" --model embeddings --set model="$model" --set pooling=mean --output "$name-embeddings"
+  steer label "$source" --scorer "$name-linear" --output "$name-labels"
+  scorers+=("$name-linear" "$name-embeddings")
 done
-python "$here/spearman.py" {summeval,nlg_novikova,emobank,topical_chat_turns}-{linear,embeddings}
+python "$here/spearman.py" "${scorers[@]}"

@@ -1,4 +1,6 @@
-"""Rated sets for a comparison: `python rated_logs.py SHARED topical_chat_turns|summeval FOLDER [PROMPTS]`.
+"""Rated sets for a comparison: `python rated_logs.py DATA topical_chat_turns|summeval FOLDER [PROMPTS]`.
+
+DATA is the folder that holds NAME.jsonl.gz, a row a line: prompt, response, attributes, and a group.
 
 Writes logs.jsonl (to train and evaluate policies on, and to fit the proxy on), and judge.jsonl: other conversations or
 articles, for the scorer that only evaluation sees. Contexts are cut to what a model of 512 positions can read.
@@ -25,22 +27,22 @@ def near(text: str) -> str:
 
 def lead(text: str) -> str:
     """The start of an article."""
-    found = ""
+    start = ""
     for sentence in text.split(" . "):
-        if found and len(found) + len(sentence) > LEAD:
+        if start and len(start) + len(sentence) > LEAD:
             break
-        found += sentence + " . "
-    return found.strip()[:LEAD]
+        start += sentence + " . "
+    return start.strip()[:LEAD]
 
 
 def main() -> None:
     """Read, cut, write."""
-    shared, name, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    data, name, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     most = int(sys.argv[4]) if len(sys.argv) > 4 else 10**9
     cut = near if name == "topical_chat_turns" else lead
     seen: set[str] = set()
     with (
-        gzip.open(shared / "data" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines,
+        gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines,
         (out / "logs.jsonl").open("w") as logs,
         (out / "judge.jsonl").open("w") as judge,
     ):
@@ -49,12 +51,12 @@ def main() -> None:
             group = str(row.get("group") or row["prompt"])
             side, drawn = zlib.crc32(group.encode()) % 3, zlib.crc32(b"split " + group.encode()) % 4
             scores = {k: v for k, v in row["attributes"].items() if k not in ("sentiment", "conversation_rating")}
-            made = {"prompt": cut(row["prompt"]), "response": row["response"].strip()[:LONGEST], "scores": scores}
-            if not made["response"] or (side and made["prompt"] not in seen and len(seen) >= most):
+            kept = {"prompt": cut(row["prompt"]), "response": row["response"].strip()[:LONGEST], "scores": scores}
+            if not kept["response"] or (side and kept["prompt"] not in seen and len(seen) >= most):
                 continue
             if side:
-                seen.add(made["prompt"])
-            (logs if side else judge).write(json.dumps({**made, "split": "train" if drawn else "test"}) + "\n")
+                seen.add(kept["prompt"])
+            (logs if side else judge).write(json.dumps({**kept, "split": "train" if drawn else "test"}) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rated sets as rows: `python examples/ratings.py SHARED NAME OUT.jsonl`.
+"""Rated sets as rows: `python examples/ratings.py DATA NAME OUT.jsonl`, where DATA holds NAME.jsonl.gz.
 
 EmoBank's sentences get a prompt. Topical-Chat's context becomes turns, and every fourth conversation is taken; its
 turns share a group and a split, so that no conversation is on both sides. The other sets go through as they are.
@@ -19,10 +19,10 @@ def turns(text: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Read, mend, write."""
-    shared, name, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    """Read, correct, write."""
+    data, name, out = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     with (
-        gzip.open(shared / "data" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines,
+        gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines,
         out.open("w", encoding="utf-8") as file,
     ):
         for line in lines:

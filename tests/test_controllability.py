@@ -127,7 +127,7 @@ def test_prompts_with_a_single_target_have_no_tau() -> None:
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
 def test_noise_in_training_scores_flattens_the_dial(noise: float) -> None:
-    # A policy that learned from score = truth + noise gives E[truth | score = target]: METHODS section 4, .8 / .5 / .2.
+    # A policy that learned from score = truth + noise gives E[truth | score = target]: docs/methods.md, .8 / .5 / .2.
     rng = np.random.default_rng(2)
     truth = rng.normal(scale=1, size=(40_000, 1))
     target = np.floor(truth + noise * rng.normal(size=truth.shape) + 0.5)

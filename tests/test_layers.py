@@ -1,4 +1,4 @@
-"""Imports go downward only: the table of DESIGN.md section 3 against what the files import."""
+"""Imports go downward only: the floors of docs/design.md against what the files import."""
 
 import ast
 from collections.abc import Iterator

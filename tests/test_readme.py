@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_docs import PAGES, page
+from test_docs import PAGES, WHOLE, page
 
-import steer
 from steer.cli import main
 from steer.rows import read_all
 
@@ -74,7 +73,7 @@ def test_every_command_runs_from_an_empty_folder(
         assert not code, f"{line}\n{capsys.readouterr().err}"
 
 
-@pytest.mark.skipif(not hasattr(steer, "__all__"), reason="the Python API is not there yet")
+@pytest.mark.skipif(not WHOLE, reason="the Python API is not there yet")
 @pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.name)
 def test_every_line_of_python_runs_from_an_empty_folder(path: Path, empty: dict[str, str]) -> None:
     exec(compile(blocks(path.read_text(encoding="utf-8"), "python", empty), path.name, "exec"), {})

@@ -76,7 +76,15 @@ def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) ->
     """The whole example, as a user runs it: asked for more, the stories have more."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(
-        ["bash", EXAMPLES / "steer_stories.sh", shared], cwd=tmp_path, check=True, env={**os.environ, "PATH": path}
+        [
+            "bash",
+            EXAMPLES / "steer_stories.sh",
+            shared / "models/stories260K",
+            shared / "data/tinystories_sample.txt.gz",
+        ],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PATH": path},
     )
     means = {
         name: {a: sum(r["predicted"][a] for r in rows) / len(rows) for a in ("words", "dialogue_share")}

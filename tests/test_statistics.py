@@ -1,4 +1,4 @@
-"""Intervals hold what they promise on simulated data; closed forms equal those of METHODS section 4."""
+"""Intervals hold what they promise on simulated data; closed forms equal those of docs/methods.md."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Every method by name. Adding one: a file here, a line in METHODS, a test file, a row in the README."""
+"""Every method by name. Adding one: a file here, a line in METHODS, a test file, a row in docs/methods.md."""
 
 import sys
 from dataclasses import fields
