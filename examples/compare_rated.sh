@@ -16,7 +16,7 @@ done
 mkdir -p rated && cd rated
 steer data "$logs" --output logs
 steer fit logs --debias words --output proxy
-steer fit "$judge" --limit 8000 --model embeddings --set model="$model" --set pooling=mean --debias words --output gold
+steer fit "$judge" --limit 8000 --kind embeddings --model "$model" --set pooling=mean --debias words --output gold
 if [ "$domain" != 0 ]; then
   steer train logs --model "$model" --method mle --output base --adapter none --learning-rate 1e-3 --batch-size 32 \
     --max-steps "$domain" --micro-batch-tokens 2048 --max-length "$longest"
@@ -32,5 +32,5 @@ steer label "$rows" --scorer proxy --bins quantile --levels 3 --output labels
 printf '%s\n' "condition_tokens: special" "learning_rate: ${RATE:-1e-3}" "batch_size: 16" "max_steps: $tuned" \
   "micro_batch_tokens: 2048" "max_length: $longest" > train.yaml
 steer compare labels --model "$model" --method mle --method filtered:keep=0.5/0.2 --method rwr:beta=1/0.5 \
-  --method dpo:rate=0.1 --method conditional --gold gold --seeds "$seeds" --prompts 200 --grid 200 \
+  --method dpo:rate=0.1 --method conditional --gold gold --seeds "$seeds" --num-prompts 200 --grid 200 \
   --max-new-tokens "$new" --batch-size 128 --train train.yaml --num-proc 2 --controls --output comparison

@@ -13,8 +13,8 @@ mkdir -p ratings
 scorers=()
 for source in "${rated[@]}"; do
   name=$(basename "$source") && name=ratings/${name%%[.#]*}
-  steer fit "$source" --model linear --output "$name-linear"
-  steer fit "$source" --model embeddings --set model="$model" --set pooling=mean --output "$name-embeddings"
+  steer fit "$source" --kind linear --output "$name-linear"
+  steer fit "$source" --kind embeddings --model "$model" --set pooling=mean --output "$name-embeddings"
   steer label "$source" --scorer "$name-linear" --output "$name-labels"
   scorers+=("$name-linear" "$name-embeddings")
 done

@@ -116,6 +116,8 @@ def test_every_file_and_name_in_a_page_exists(path: Path) -> None:
     folders = "benchmarks|steer|examples|tests|data_recipes|attribute_models|docs"
     for name in re.findall(rf"`((?:{folders})/[\w./-]*)", text):
         assert (ROOT / name).exists(), f"{path.name}: {name}"
+    for name in re.findall(r"`([a-z_]+\.py)`", text):  # of the room that the sentence speaks of
+        assert any(ROOT.glob(f"[a-z]*/**/{name}")), f"{path.name}: {name}"
     for name in re.findall(r"`(steer(?:\.\w+)+)", text) if WHOLE else ():
         assert resolved(name), f"{path.name}: {name}"
     for name in re.findall(r"`make (\w+)", text):
