@@ -202,7 +202,7 @@ def test_bad_rows_are_refused_with_their_place_or_skipped_and_named(tmp_path: Pa
     with path.open("ab") as file:
         file.write(b'{"prompt": "l", "response": "caf\xe9"}\n{broken\n[1, 2]\n{"prompt": "m", "response": "last"}\n')
     said = refusal(DataConfig(str(path), str(tmp_path / "run"), range=("quality=1:5",)))
-    remedy = "Write what was answered, or remove the row. Or leave out what cannot be used: --bad skip."
+    remedy = "Write what was answered, or remove the row. Or skip what cannot be used: --bad skip."
     assert said == f"{path}:2: column 'response': is blank. {remedy}"
     said = data_command(DataConfig(str(path), str(tmp_path / "run"), range=("quality=1:5",), bad="skip", held_out=0))
     assert [row["response"] for row in read_all(tmp_path / "run")] == ["one", "four", "five", "ten", "last"]

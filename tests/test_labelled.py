@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer.config import DataConfig
 from steer.errors import SteerError
 from steer.rows import read_all, read_rows, split_of, write_rows
+from steer.rows.command import data_command
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 
@@ -110,3 +112,11 @@ def test_edited_rows_of_a_run_are_checked_as_any_others(labels: Path, tmp_path: 
     write_rows([{**first, "prompt": "One text", "scores": {"helpfulness": True}}], path)
     (row,) = read_all(tmp_path / "labels")
     assert (row["prompt"], row["scores"]) == ([{"role": "user", "content": "One text"}], {"helpfulness": 1.0})
+
+
+def test_the_command_is_a_doorway_on_read_rows(tmp_path: Path) -> None:
+    source, output = tmp_path / "pairs.jsonl", tmp_path / "run"
+    write_rows(PAIRS, source)
+    data_command(DataConfig(source=str(source), output=str(output), held_out=0.5))
+    rows = read_rows(PAIRS)
+    assert read_rows(output) == [{**row, "split": split_of(row, 0.5, 0)} for row in rows]

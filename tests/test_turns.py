@@ -143,7 +143,7 @@ def test_the_server_refuses_a_turn_that_its_template_leaves_out(served: Served, 
         served, "/v1/chat/completions", {"model": "policy", "messages": [*ASK, turn("system", "Be brief."), *ASK]}
     )
     assert status == 400
-    assert "leaves out turn 2, which is of the system ('Be brief.')" in said["error"]["message"]
+    assert "drops turn 2, which is of the system ('Be brief.')" in said["error"]["message"]
 
 
 class Server:

@@ -1,11 +1,10 @@
 """Chat templates that print the condition, so that unmodified servers and clients steer.
 
-The template of an exported policy is that of its base, and around it: the condition, made from a variable `attributes`,
-behind the assistant marker. `attributes` is what `steer serve` takes there: an object such as
-`{"quality": 4, "words": "low"}`, or a text (`quality=4 words=low`, `best`, `none`). It only chooses among texts that
-the template holds, so nothing of a client reaches the prompt through it; what names no level raises an error that says
-what can be asked for. Attributes that are not named are left out; where nothing is asked for, `unasked` of the schema
-says what to aim at.
+The template of an exported policy is its base's, with the condition after the assistant marker. The condition is made
+from a variable `attributes`, as `steer serve` takes it: an object such as `{"quality": 4, "words": "low"}`, or a text
+(`quality=4 words=low`, `best`, `none`). It only chooses among texts that the template holds, so nothing of a client
+reaches the prompt through it. A value that names no level raises an error that lists the levels. Attributes that are
+not named are not in the condition; without `attributes` the target is `Schema.unasked`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ PLAIN = (
     "{% if loop.last and m.role == 'assistant' %}{{ eos_token }}{% else %}{{ '\\n' }}{% endif %}{% endfor %}"
 )
 _BEGIN, _END = "{{ '' }}{# base template #}{{ '' }}", "{{ '' }}{# end of the base template #}{{ '' }}"
-# Whitespace around these parts is the base's own: expressions, unlike blocks, leave what stands beside them.
+# Whitespace around these parts is the base's own: expressions, unlike blocks, keep the whitespace next to them.
 _BEFORE = """
 {%- set steer = namespace(asked={}, text='') -%}
 {%- set steer_levels = LEVELS -%}
@@ -91,7 +90,7 @@ _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{
 
 
 def steerable(base: str, schema: Schema, names: Sequence[str], template: str, glue: str = "") -> str:
-    """The base's chat template with the condition over `names` in it; `glue` stands before a condition."""
+    """Return the base's chat template with the condition over `names` in it; `glue` precedes every condition."""
     layout = TEMPLATES[template]
     part = layout.part
     supported = schema.supported(names)
@@ -111,18 +110,18 @@ def steerable(base: str, schema: Schema, names: Sequence[str], template: str, gl
     filled = {
         key: json.dumps(value, ensure_ascii=False) if value is not None else "none" for key, value in values.items()
     }
-    before = re.sub(r"\b(?:" + "|".join(filled) + r")\b", lambda found: filled[found[0]], _BEFORE)
+    before = re.sub(r"\b(?:" + "|".join(filled) + r")\b", lambda match: filled[match[0]], _BEFORE)
     return before + _BEGIN + base.removesuffix("\n") + _END + _AFTER
 
 
 def bare(template: Any) -> Any:
-    """The base's own template out of a steerable one, each of several by name; any other as it is."""
+    """Return the base's own template inside a steerable one, or each of several by name; others unchanged."""
     if isinstance(template, dict):
         return {name: bare(each) for name, each in template.items()}
     return template.partition(_BEGIN)[2].partition(_END)[0] if _BEGIN in template else template
 
 
 def asked(levels: Mapping[str, float], schema: Schema) -> dict[str, int | str]:
-    """Levels as `attributes` holds them: what users see, as an integer where it is one."""
+    """Return levels as `attributes` holds them: what users see, as an integer if it is one."""
     shown = {n: schema[n].show(level) for n, level in levels.items()}
     return {n: int(s) if re.fullmatch("-?[0-9]+", s) else s for n, s in shown.items()}

@@ -1,4 +1,4 @@
-"""`steer targets`: which targets the data of a policy supports."""
+"""`steer targets`: the targets that the data of a policy supports."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from steer.settings import check
 
 
 def targets_command(config: TargetsConfig) -> str:
-    """What can be asked of a policy: counts per attribute, joint combinations, the best, and the best for weights."""
+    """Return what can be asked of a policy: rows per level, combinations, the best, and the best for weights."""
     check(config)
-    schema, names = _known(Path(config.policy))
+    schema, names = _schema_of(Path(config.policy))
     cells = schema.supported(names)
     total = math.prod(len(schema[n].shown) for n in names)
-    given = parse_target(config.target, schema, names) if config.target else {}
-    beside = f" beside {schema.text(given)}" if given else ""
+    target = parse_target(config.target, schema, names) if config.target else {}
+    beside = f" beside {schema.text(target)}" if target else ""
     lines = [f"Rows of each level{beside}; [in brackets] fewer than {schema.minimum}, so a target there is refused:"]
-    lines += [*supported_map(schema, names, given), ""]
+    lines += [*supported_map(schema, names, target), ""]
     for a in (schema[n] for n in names if schema[n].quantiles):
         low, high = map(number, a.range)
         lines.append(f"{a.name}: any number from {low} to {high}; best is the {HIGH:.0%} quantile of the data.")
     lines.append(f"{len(cells)} of {total} combinations of all attributes have {schema.minimum} rows or more.")
-    given = {n: schema[n].bin(level) for n, level in given.items()}
-    fitting = {c: n for c, n in cells.items() if given.items() <= dict(zip(names, c)).items()}
+    target = {n: schema[n].bin(level) for n, level in target.items()}
+    fitting = {c: n for c, n in cells.items() if target.items() <= dict(zip(names, c)).items()}
     shown = sorted(fitting, key=lambda c: -schema.value(dict(zip(names, c))))
     if shown:
         lines.append(f"The {min(config.limit, len(shown))} of {len(shown)} with the highest reward{beside}:")
@@ -46,8 +46,8 @@ def targets_command(config: TargetsConfig) -> str:
     return "\n".join(lines)
 
 
-def _known(folder: Path) -> tuple[Schema, Sequence[str]]:
-    """Schema and attributes of a policy, or of labelled rows."""
+def _schema_of(folder: Path) -> tuple[Schema, Sequence[str]]:
+    """Return the schema and the attributes of a policy, or of labelled rows."""
     if (folder / "steer.json").is_file():
         card = Card.load(folder)
         if card.schema is None or not card.attributes:

@@ -1,4 +1,4 @@
-"""Levels <-> text. Nothing else knows what a condition looks like.
+"""Render levels as the text of a condition and find that text again. No other module knows its form.
 
 A condition stands after the assistant marker and before the response. Rendering is a pure function of levels, so
 it is never stored and never applied twice.
@@ -18,7 +18,7 @@ Part = tuple[str, str]  # name, shown level
 
 
 class Layout(NamedTuple):
-    """How a condition is written: each part with its name and value, what stands around and between them."""
+    """The form of a condition: one part for each level, and the texts before, between and after them."""
 
     part: str
     start: str = ""
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
     end: str = "\n"  # on GPT-2 tokenizers a digit would merge with a digit that follows
 
     def text(self, parts: Sequence[Part]) -> str:
-        """The whole condition."""
+        """Return the whole condition."""
         written = (self.part.format(name=name, value=value) for name, value in parts)
         return self.start + self.between.join(written) + self.end
 
@@ -61,7 +61,7 @@ def _value(attribute: Attribute, level: float, template: str) -> str:
 
 
 def render(levels: Mapping[str, float], schema: Schema, names: Sequence[str], template: str = "tags") -> str:
-    """The condition for the known levels among `names`, in their order; empty where none is known.
+    """Return the condition for the known levels among `names`, in their order; empty if none is known.
 
     `{"quality": 3, "helpful": 4}` -> `<quality>4 <helpful>5\\n` on attributes that run from 1 to 5.
     """
@@ -72,7 +72,7 @@ def render(levels: Mapping[str, float], schema: Schema, names: Sequence[str], te
 
 
 def control_tokens(schema: Schema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
-    """What a condition may show of each attribute, level by level: the texts that can become tokens of their own."""
+    """Return the texts of each attribute's levels, which can become tokens of their own: [attribute][level]."""
     if template == OWN:
         raise SteerError(f"template '{OWN}' prints any number. Use --condition-tokens text, or --template reward-bins.")
     if TEMPLATES[template] is not _TAGS:
@@ -81,7 +81,7 @@ def control_tokens(schema: Schema, names: Sequence[str], template: str = "tags")
 
 
 def written(schema: Schema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
-    """Every level of every attribute as a condition writes it, [attribute][level], without what stands around it."""
+    """Return every level as a condition writes it, without the texts around it: [attribute][level]."""
     part = TEMPLATES[template].part
     return [
         [part.format(name=n, value=_value(schema[n], i, template)) for i in range(len(schema[n].shown))] for n in names
@@ -89,7 +89,7 @@ def written(schema: Schema, names: Sequence[str], template: str = "tags") -> lis
 
 
 def readings(schema: Schema, names: Sequence[str], template: str = "tags") -> dict[str, dict[str, str]]:
-    """What a condition writes for every text that asks for a level, [attribute][text], without what stands around."""
+    """Return what a condition writes for every text that asks for a level: [attribute][text]."""
     part = TEMPLATES[template].part
     return {
         n: {text: part.format(name=n, value=_value(schema[n], i, template)) for text, i in schema[n].readings.items()}
@@ -98,22 +98,22 @@ def readings(schema: Schema, names: Sequence[str], template: str = "tags") -> di
 
 
 def pattern(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
-    """Matches one whole condition over any of `names`."""
+    """Return a pattern that matches one whole condition over any of `names`."""
     return re.compile(_PATTERNS[template].format(names="|".join(map(re.escape, names))))
 
 
 def strip(text: str, names: Sequence[str], template: str = "tags") -> str:
     """Remove a condition from the start of a text: `strip(render(...) + x) == x`."""
-    found = pattern(names, template).match(text)
-    return text[found.end() :] if found else text
+    match = pattern(names, template).match(text)
+    return text[match.end() :] if match else text
 
 
 def leaks(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
-    """Matches any trace of a condition inside a response, such as `<quality>` or `quality:4`."""
+    """Return a pattern that matches any trace of a condition inside a response, such as `<quality>` or `quality:4`."""
     joined = "|".join(map(re.escape, names))
     return re.compile(rf"<extra_id_2>|\b(?:{joined}):\d" if template == "steerlm" else rf"<(?:{joined})>")
 
 
 def markers(names: Sequence[str], template: str = "tags") -> list[str]:
-    """The strings that start a condition, to be blocked during generation."""
+    """Return the strings that start a condition, to be blocked during generation."""
     return ["<extra_id_2>"] if template == "steerlm" else [f"<{name}>" for name in names]

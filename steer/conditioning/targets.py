@@ -1,4 +1,4 @@
-"""What users ask for -> levels that the data supports; which combinations there are, and the best of them."""
+"""Parse what users ask for into levels that the data supports; list the combinations, and find the best."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
 
 
 def parse_target(text: str, schema: Schema, names: Sequence[str]) -> Target:
-    """`helpful=5 verbosity=low`, `best` or `none` -> levels in the order of `names`.
+    """Parse `helpful=5 verbosity=low`, `best` or `none` into levels in the order of `names`.
 
     Parts are separated by spaces or commas. A range (`warmth=1..3`, `helpful>=4`) becomes the level in it that gives
     the best supported combination. `names` are the attributes that the policy was conditioned on; others are refused.
@@ -31,10 +31,10 @@ def parse_target(text: str, schema: Schema, names: Sequence[str]) -> Target:
         return {}
     asked: dict[str, Sequence[float]] = {}
     for part in text.replace(",", " ").split():
-        found = _PART.fullmatch(part)
-        if not found:
+        match = _PART.fullmatch(part)
+        if not match:
             raise SteerError(f"target '{part}': write NAME=LEVEL, for example {names[0]}={schema[names[0]].shown[-1]}.")
-        name, sign, value = found.groups()
+        name, sign, value = match.groups()
         if name not in names:
             raise SteerError(f"target: unknown attribute '{name}'; {did_you_mean(name, names)}")
         if name in asked:
@@ -44,7 +44,7 @@ def parse_target(text: str, schema: Schema, names: Sequence[str]) -> Target:
 
 
 def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
-    """The levels that a part allows."""
+    """Return the levels that a part allows."""
     low, dots, high = value.partition("..")
     if not dots:
         level = attribute.parse(value)
@@ -63,12 +63,12 @@ def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
 
 
 def _nearest(attribute: Attribute, first: float, last: float) -> float:
-    """The place between two that is nearest to the best one, or to the middle where neither end is better."""
+    """Return the place between two that is nearest to the best, or to the middle if neither end is better."""
     return min(max(attribute.parse("best" if attribute.direction else "medium"), first), last)
 
 
 def _best_within(asked: Mapping[str, Sequence[float]], schema: Schema) -> Target:
-    """The supported combination with the highest value, ties: most rows; where none is supported the highest value."""
+    """Return the supported combination with the highest value (ties: most rows), or the highest if none is."""
     names = tuple(asked)
     whole = [[schema[n].bin(level) for level in levels] for n, levels in asked.items()]
     cells = {c: n for c, n in schema.supported(names).items() if all(x in r for x, r in zip(c, whole))}
@@ -79,24 +79,24 @@ def _best_within(asked: Mapping[str, Sequence[float]], schema: Schema) -> Target
 
 
 def drawn_targets(schema: Schema, names: Sequence[str], count: int, seed: int) -> list[Target]:
-    """Targets as often as they occur among the supported ones: the control to targets that somebody chose."""
+    """Draw targets as often as they occur among the supported ones: the control to chosen targets."""
     cells = schema.supported(names)
     if not cells:
         schema.best(names)  # says what to do about it
     share = np.array(list(cells.values()), dtype=float)
     picks = np.random.default_rng(seed).choice(len(cells), count, p=share / share.sum())
-    known = list(cells)
-    return [dict(zip(names, known[i])) for i in picks]
+    levels = list(cells)
+    return [dict(zip(names, levels[i])) for i in picks]
 
 
 def opposite(target: Target, schema: Schema) -> Target:
-    """The mirror image of a target on every attribute's scale, or the supported combination nearest to it."""
+    """Mirror a target on every attribute's scale; if unsupported, return the nearest supported combination."""
     mirrored: Target = {n: len(schema[n].shown) - 1 - level for n, level in target.items()}
     return mirrored if schema.count(mirrored) >= schema.minimum else schema.nearest(mirrored) or mirrored
 
 
 def parse_weights(text: str, schema: Schema, names: Sequence[str]) -> dict[str, float]:
-    """`helpful=.7,verbosity=-.3` -> how much the better end of each counts; of one without a better end, the upper."""
+    """Parse `helpful=.7,verbosity=-.3`: how much the better end of each counts (the upper, if neither is)."""
     weights: dict[str, float] = {}
     for part in text.replace(",", " ").split():
         name, equals, value = part.partition("=")
@@ -112,9 +112,9 @@ def parse_weights(text: str, schema: Schema, names: Sequence[str]) -> dict[str, 
 
 
 def pareto(schema: Schema, weights: Mapping[str, float]) -> list[tuple[Target, float, int]]:
-    """Supported combinations that no other one beats on every weighted attribute, the best weighted sum first.
+    """Return the supported combinations that no other beats on the weighted attributes, the best weighted sum first.
 
-    Each with its sum of weights times the level's centre on a scale from 0 to 1, and its rows.
+    Each comes with its sum of weights times level centres on a scale from 0 to 1, and its rows.
     """
     names = tuple(weights)
     cells = schema.supported(names)
@@ -135,20 +135,20 @@ def unbeaten(points: Sequence[Sequence[float]]) -> list[bool]:
 
 
 def share(attribute: Attribute, level: int) -> float:
-    """A level's centre on the way from the lowest centre to the highest."""
+    """Return a level's centre as a share of the way from the lowest centre to the highest."""
     first, last = attribute.centres[0], attribute.centres[-1]
     return (attribute.centres[level] - first) / (last - first) if last > first else 0.0
 
 
-def supported_map(schema: Schema, names: Sequence[str], given: Target) -> list[str]:
-    """One line per attribute: rows of every level beside the given ones; in brackets what is not supported."""
+def supported_map(schema: Schema, names: Sequence[str], target: Target) -> list[str]:
+    """Return a line for each attribute: rows of every level together with `target`, unsupported ones in brackets."""
     width = max(map(len, names))
     words = {n: f"{BETTER[schema[n].direction]} is better{GUESSED * (schema[n].origin == 'guessed')}" for n in names}
     room = max(map(len, words.values()))
     lines = []
     for name in names:
         a = schema[name]
-        rows = [schema.count({**given, name: level}) for level in range(len(a.shown))]
+        rows = [schema.count({**target, name: level}) for level in range(len(a.shown))]
         cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(a.shown, rows))
         lines.append(f"{name:<{width}}  {words[name]:<{room}}  " + "  ".join(cells))
     return lines

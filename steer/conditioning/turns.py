@@ -1,14 +1,13 @@
-"""Turns through a chat template: what it would leave out is refused, or counted where it is no text."""
+"""Print turns through a chat template: a dropped text is refused, other dropped parts are counted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import click
-
 from steer.conditioning.chat import fitted, lost, rendered
 from steer.errors import SteerError
+from steer.progress import note
 
 Turn = Mapping[str, Any]
 
@@ -18,30 +17,30 @@ class UnprintedError(SteerError):
 
 
 def printed(turns: Sequence[Turn], tokenizer: Any) -> str:
-    """The turns through the template, up to and including the assistant marker; refused where it leaves one out."""
+    """Return the turns as the template prints them, up to the assistant marker; UnprintedError if it drops a text."""
     text: str = rendered(tokenizer, turns, add_generation_prompt=True)
-    for i, what in lost(turns, tokenizer):
+    for i, part in lost(turns, tokenizer):
         turn = turns[i]
-        if what == "text" and turn["content"].strip() not in text:
+        if part == "text" and turn["content"].strip() not in text:
             raise UnprintedError(
-                f"the model's chat template leaves out turn {i + 1}, which is of the {turn['role']} "
+                f"the model's chat template drops turn {i + 1}, which is of the {turn['role']} "
                 f"({turn['content'].strip()[:40]!r}). Put its text into a turn that the template prints"
             )
     return text
 
 
 def unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> list[str]:
-    """What prompts hold beside texts and the template does not print: a line for each kind, with how many do."""
+    """Return a line for each kind of part that prompts hold and the template does not print, with their number."""
     counts = dict.fromkeys(("reasoning of earlier turns", "calls of tools", "declarations of tools"), 0)
     kinds = dict(zip(("reasoning", "calls", "tools"), counts))
     for row in rows:
-        kept_out = {what for _, what in lost(fitted(row["prompt"], tokenizer), tokenizer)}
-        for what in (kept_out | ({"tools"} if row.get("tools") else set())) & kinds.keys():
-            counts[kinds[what]] += 1
-    return [f"{n} prompts hold {what} that the model does not see." for what, n in counts.items() if n]
+        dropped = {part for _, part in lost(fitted(row["prompt"], tokenizer), tokenizer)}
+        for part in (dropped | ({"tools"} if row.get("tools") else set())) & kinds.keys():
+            counts[kinds[part]] += 1
+    return [f"{number} prompts hold {kind} that the model does not see." for kind, number in counts.items() if number]
 
 
 def say_unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> None:
-    """Say on stderr what of the prompts the model does not see."""
+    """Note on stderr what of the prompts the model does not see."""
     for line in unprinted(rows, tokenizer):
-        click.echo(f"steer: {line}", err=True)
+        note(line)

@@ -2,217 +2,137 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_recipes import duplicates, exports, world, world_model
-from data_recipes.mapped import parsed
-from data_recipes.streams import STDIN, DataError
+from data_recipes import votes, world, world_model
 from steer.config import DataConfig
-from steer.errors import SteerError
-from steer.progress import progress
-from steer.rows import Reading, Row, Tally, content_hash, prompt_key, read, split_of, write
-from steer.rows.directions import of_name
+from steer.progress import progress, quiet
+from steer.rows import directions
+from steer.rows.contract import Row
+from steer.rows.exported import exported
+from steer.rows.notices import corrected, not_scores, reasons
 from steer.rows.schema import Attribute, Schema
-from steer.rows.survey import Survey, bare, score_ranges
-from steer.run_folder import Run, fingerprint, stage
-
-WORLD = "world"
+from steer.rows.sources import WORLD, Sources
+from steer.rows.survey import DROPPED, Survey, surveyed
+from steer.rows.writing import write_rows
+from steer.run_folder import Run, stage
 
 
 @stage
 def data_command(config: DataConfig) -> str:
-    """Write rows.jsonl with a split; the world also brings its schema and an untrained model. Summary line."""
-    sources = Sources(config)
-    run = Run(config.output, config, sources.inputs())
+    """Write rows.jsonl with a split, and for the world its schema and an untrained model; return the summary."""
+    sources = Sources((config.source, *config.mix), config)
+    run = Run(config.output, config, sources.fingerprints())
     if run.done:
         return str(run.done["summary"])
-    survey = Survey(config)  # every row of a source is looked at once before anything is written
-    for place, row in sources.rows():
-        survey.add(place, row)
-    survey.close(sources.names, sources.skipped, sources.tally)
+    survey = surveyed(sources, config)  # before anything is written
     run.start()
-    left: list[Row] = [{"why": message} for message in (*sources.skipped, *sources.tally.dropped)]
-    counts: Counter[str] = Counter()
-    kept = _kept(sources, survey, left, counts)
-    written = write(run.folder / "rows.jsonl", progress(kept, total=survey.total, what=f"data {config.source}"))
-    if left:
-        write(run.folder / "left_out.jsonl", left)
-    if config.source == WORLD:
-        _world_files(run.folder, config.seed)
-    if ranges := survey.known_scales(sources.tally)[0]:  # what fit and label read beside the rows
-        _scales_file(run.folder, ranges)
-    told = [*survey.report(sources.skipped, sources.tally, counts), *_exported(config, run.folder, survey)]
+    rows = progress(survey.kept(sources.rows()), total=survey.total, what=f"data {config.source}")
+    written = write_rows(rows, run.folder / "rows.jsonl")
+    dropped: list[Row] = [{"why": why} for why in (*sources.skipped, *sources.tally.dropped)] + survey.dropped
+    if dropped:
+        write_rows(dropped, run.folder / "left_out.jsonl")
+    _write_schema(run.folder, config, survey, sources.tally.records)
+    lines = [*_report(config, sources, survey), *_exports(config, run.folder, survey)]
     summary = (
         f"data: {survey.total} rows in, {written} out, {len(sources.skipped)} skipped; "
-        f"{counts['train']} for training, {counts['test']} held out."
+        f"{survey.counts['train']} for training, {survey.counts['test']} held out."
     )
-    facts = {"left_out": len(left), "layouts": dict(sources.tally.records), "duplicates": counts["duplicates"]}
-    return run.finish("\n".join([*told, summary]), rows=written, **facts)
+    facts = {"left_out": len(dropped), "layouts": dict(sources.tally.records)}
+    return run.finish("\n".join([*lines, summary]), rows=written, duplicates=survey.counts["duplicates"], **facts)
 
 
-def _world_files(folder: Path, seed: int) -> None:
-    from steer.progress import quiet
-
-    Schema.from_json({"attributes": world.SCHEMA}).save(folder / "schema.json")
-    with quiet():
-        world_model.save(folder / "model", seed=seed)
-
-
-def _scales_file(folder: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
-    attributes = []
-    for name, (low, high) in ranges.items():
-        direction, origin = of_name(name)
-        attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
-    Schema(tuple(attributes)).save(folder / "schema.json")
+def _write_schema(folder: Path, config: DataConfig, survey: Survey, layouts: Mapping[str, int]) -> None:
+    """Write schema.json, which fit and label read beside the rows, where the scales of attributes are known."""
+    if config.source == WORLD:
+        Schema.from_json({"attributes": world.SCHEMA}).save(folder / "schema.json")
+        with quiet():
+            world_model.save(folder / "model", seed=config.seed)
+    elif known := survey.known_scales(layouts)[0]:
+        attributes = []
+        for name, (low, high) in known.items():
+            direction, origin = directions.of_name(name)
+            attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
+        Schema(tuple(attributes)).save(folder / "schema.json")
 
 
-class Sources:
-    """The source and those that are mixed in: their rows, each with its split, in one order however often read."""
-
-    def __init__(self, config: DataConfig) -> None:
-        self.config = config
-        self.names = (config.source, *config.mix)
-        self.skipped: list[str] = []
-        self.tally = Tally()
-        self.piped = list(self._file(STDIN)) if STDIN in self.names else None  # can be read only once
-        self.piped_skipped, self.piped_tally = self.skipped, self.tally
-
-    def inputs(self) -> dict[str, str]:
-        """What the run reads, by its content; a hub set by its name and revision."""
-        return {("source" if i == 0 else f"mix {i}"): self._identity(name) for i, name in enumerate(self.names)} | (
-            {"requests": fingerprint(self.config.requests)} if self.config.requests else {}
-        )
-
-    def _identity(self, name: str) -> str:
-        if name == STDIN and self.piped is not None:
-            return content_hash(self.piped)
-        return name if name == WORLD else fingerprint(name)
-
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """(Name of the source, row); ids that occur in an earlier source end in @2, @3, ..."""
-        self.skipped, self.tally = list(self.piped_skipped), Tally()
-        for counts, piped in zip(vars(self.tally).values(), vars(self.piped_tally).values()):
-            counts.update(piped)
-        seen: set[str] = set()
-        for number, name in enumerate(self.names, start=1):
-            for row in islice(self._read(name), self.config.limit or None):
-                if len(self.names) > 1:
-                    row = {"source": name, **row}
-                    while row["id"] in seen:
-                        row["id"] = f"{row['id']}@{number}"
-                    seen.add(row["id"])
-                if self.config.resplit:
-                    row = {column: value for column, value in row.items() if column != "split"}
-                asked = {**row, "prompt": [*row["prompt"], {"role": "assistant", "content": row["response"]}]}
-                sided = asked if bare(row, self.config.prompt) else row  # one prompt for all is on both sides
-                yield name, {**row, "split": split_of(sided, self.config.held_out, self.config.seed)}
-
-    def _read(self, name: str) -> Iterable[Row]:
-        if name == WORLD:
-            return _world(self.config)
-        if name == STDIN:
-            return self.piped or ()
-        return self._file(name)
-
-    def _file(self, name: str) -> Iterator[Row]:
-        reading = self._reading()
-        if self.config.bad == "skip":
-            yield from read(name, skipped=self.skipped, reading=reading, tally=self.tally)
-            return
-        try:
-            yield from read(name, reading=reading, tally=self.tally)
-        except SteerError as error:
-            if not re.match(re.escape(name) + r":( row )?\d", str(error)):  # it is not about one record
-                raise
-            raise SteerError(f"{error} Or leave out what cannot be used: --bad skip.") from None
-
-    def _reading(self) -> Reading:
-        try:
-            columns = parsed(self.config.map)
-        except DataError as error:
-            raise SteerError(str(error)) from None
-        return Reading(columns, self.config.prompt, self.config.requests, score_ranges(self.config.range))
+def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[str]:
+    """Yield what was recognised, the scores, what was dropped and why, and warnings."""
+    tally, counts = sources.tally, survey.counts
+    for name, records in tally.records.items():
+        yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
+    yield from votes.told(tally.votes)
+    yield from survey.scales.table()
+    yield from not_scores(tally.not_scores)
+    yield from corrected(tally.corrected)
+    if config.source != WORLD:  # which brings its own schema
+        yield from _scales(survey, tally.records)
+        names = [directions.Named(name, *directions.of_name(name)) for name in survey.scales.found]
+        yield from directions.told(names, ' in "steer fit" and "steer label"')
+    yield from reasons(sources.skipped, "skipped")
+    yield from reasons(tally.dropped, "left out")
+    if counts["merged"]:
+        yield f"merged: {counts['merged']} rows into others with the same prompt and response, as further raters"
+    for name, label in zip(
+        DROPPED,
+        (
+            "rows beyond their source's weight",
+            "rows that repeat another's prompt, response and scores",
+            "training rows whose prompt is that of a test row",
+            f"training rows whose prompt is like that of a test row ({config.similarity:g} or more)",
+        ),
+    ):
+        if counts[name]:
+            yield f"left out: {counts[name]} {label}"
+    if sources.skipped or tally.dropped or survey.dropped:
+        yield "left_out.jsonl names every one of them."
+    yield from _warnings(config, survey)
 
 
-def _kept(sources: Sources, survey: Survey, left: list[Row], counts: Counter[str]) -> Iterator[Row]:
-    """The rows that are written, counted by their side; what is left out goes to `left` with the reason."""
-    seen: set[bytes] = set()
-    alike: dict[str, str] = {}
-    for place, found in sources.rows():
-        row = survey.merged(found)
-        if row is None:
-            counts["merged"] += 1
-            continue
-        reason, why = "", ""
-        if survey.mixed is not None and prompt_key(row) not in survey.mixed[place]:
-            reason, why = "mixture", "beyond the weight of its source"
-        elif survey.config.duplicates != "keep":
-            reason, why = _duplicate(row, survey, seen, alike)
-        if reason:
-            counts[reason] += 1
-            left.append({"id": row["id"], "why": why})
-        else:
-            counts[row["split"]] += 1
-            yield row
+def _scales(survey: Survey, layouts: Mapping[str, int]) -> Iterator[str]:
+    """Yield the scales of the attributes, known and guessed."""
+    known, others = survey.known_scales(layouts)
+    if known:
+        shown = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in known.items())
+        yield f"scale: {shown} (known of the layout, or --range)."
+    if others:
+        shown = ", ".join(f"{name} {span}" for name, span in others.items())
+        yield f"scale, *guessed* from what occurs: {shown}. --range NAME=LOW:HIGH sets it."
 
 
-def _duplicate(row: Row, survey: Survey, seen: set[bytes], alike: dict[str, str]) -> tuple[str, str]:
-    """(Kind, reason) why a row is left out as a duplicate; ("", "") where it is none."""
-    normal = survey.asked(row)
-    content = json.dumps([normal, row["response"], row["scores"], row["split"], row.get("group")], sort_keys=True)
-    if (name := duplicates.key(content)) in seen:
-        return "repeated", "prompt, response and scores are those of an earlier row"
-    seen.add(name)
-    if row["split"] == "test":
-        return "", ""
-    if "test" in survey.sides[duplicates.key(normal)]:
-        return "duplicates", "its prompt is also that of a test row"
-    if survey.near:
-        if normal not in alike:
-            found = survey.near.like(normal)
-            alike[normal] = (
-                f"its prompt is like one of the test rows ({found[0]:.2f}): {found[1][:80]}" if found else ""
-            )
-        if alike[normal]:
-            return "alike", alike[normal]
-    return "", ""
+def _warnings(config: DataConfig, survey: Survey) -> Iterator[str]:
+    """Yield notes and warnings about the rows."""
+    if survey.thoughts:
+        yield f"note: {survey.thoughts} responses have reasoning, kept in 'reasoning_content': not trained on yet."
+    if name := survey.system_name:
+        yield f"note: 'system' stays a column: a word such as '{name}' names a system and is no system prompt."
+    if survey.leaks and config.duplicates == "keep":
+        yield f"warning: {survey.leaks} prompts are in training and held out: --duplicates exact or near, or --resplit."
+    if not survey.counts["train"]:
+        yield "warning: no row is for training. --resplit splits again, whatever the column 'split' says."
+    yield from (f"warning: {warning}" for warning in survey.scales.warnings())
 
 
-def _exported(config: DataConfig, folder: Path, survey: Survey) -> Iterator[str]:
-    """Write the rows as other trainers read them, train.jsonl and test.jsonl in a folder each; a line for each."""
+def _exports(config: DataConfig, folder: Path, survey: Survey) -> Iterator[str]:
+    """Write the rows for other trainers; yield a line for each, and how candidates were ordered."""
     for name in config.export:
-        told = []
-        for side in ("train", "test"):
-            rows = (row for row in read(folder / "rows.jsonl", unique=False) if row["split"] == side)
-            ids: set[str] = set()
-            if name == "trl-preference":
-                records: Iterable[Row] = exports.preferences(rows, survey.value(), ids)
-            else:
-                convert = exports.steerlm if name == "steerlm" else exports.prompt_completion
-                records = _converted(convert, rows, ids)
-            path = folder / name / f"{side}.jsonl"
-            count = write(path, records)
-            if not count:  # an empty file would be refused by those who read the folder
-                path.unlink()
-            told.append(f"{count} {side}" + (f" ({len(ids)} rows in none of them)" if ids else ""))
-        yield f"exported: {name}, {', '.join(told)}"
+        value = survey.value() if name == "trl-preference" else lambda row: None
+        counts = exported(folder, name, value)
+        parts = (
+            f"{records} {side}" + (f" ({unused} rows in none of them)" if unused else "")
+            for side, (records, unused) in counts.items()
+        )
+        yield f"exported: {name}, {', '.join(parts)}"
         if name == "trl-preference":
-            yield from survey.ordered()
+            yield from _order(survey)
 
 
-def _converted(convert: Callable[[Row], Row], rows: Iterable[Row], ids: set[str]) -> Iterator[Row]:
-    for row in rows:
-        try:
-            yield convert(row)
-        except DataError:
-            ids.add(row["id"])
-
-
-def _world(config: DataConfig) -> Iterable[Row]:
-    c = config
-    return world.rows(world.World(c.size, c.seed, c.spread, c.rated, c.noise, per_prompt=c.per_prompt, primer=c.primer))
+def _order(survey: Survey) -> Iterator[str]:
+    """Yield how the candidates of a prompt are ordered, and a warning if the name of the score says otherwise."""
+    by, lower = survey.order()
+    yield f"chosen is the {'lowest' if lower else 'highest'} {by}, rejected the {'highest' if lower else 'lowest'}."
+    end, origin = directions.of_name(by)
+    if origin == "known" and end == (1 if lower else -1):
+        remedy = f"--by {'' if lower else '-'}{by}"
+        yield f"warning: of '{by}' {directions.BETTER[end]} is better, so chosen is the worse one: {remedy}."

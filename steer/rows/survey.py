@@ -1,226 +1,212 @@
-"""A look at all rows before `steer data` writes: counts, scales, prompts on both sides, and what follows from them."""
+"""A look at all rows before any is written: counts, scales, prompts on both sides, and which rows are kept."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from data_recipes import duplicates, scales, votes
-from data_recipes.mapped import parsed
+from data_recipes import duplicates, scales
 from data_recipes.scales import Scales
-from data_recipes.turns import NUMBER, content_id
-from steer.config import DataConfig
+from data_recipes.turns import content_id
 from steer.errors import SteerError
-from steer.rows import Row, Tally, directions, prompt_key
-from steer.rows.notices import corrected, not_scores, reasons
+from steer.rows import directions
+from steer.rows.contract import PREFERENCE, Row
+from steer.rows.identity import prompt_key
+from steer.rows.reading import Tally
+from steer.rows.settings import EXPORTS, DataSettings
+from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
 from steer.settings import did_you_mean
 
-EXPORTS = ("trl-prompt-completion", "trl-preference", "steerlm")
+DROPPED = ("mixture", "repeated", "duplicates", "alike")  # why a good row is not written
 
 
-def score_ranges(given: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """NAME=LOW:HIGH, as the command line gives them."""
-    ranges = {}
-    for text in given:
-        found = re.fullmatch(rf"([^=]+)=({NUMBER.pattern}):({NUMBER.pattern})", text)
-        if not found or float(found[2]) >= float(found[3]):
-            raise SteerError(f"--range {text}: wanted NAME=LOW:HIGH, for example quality=1:5.")
-        ranges[found[1]] = (float(found[2]), float(found[3]))
-    return ranges
+def surveyed(sources: Sources, settings: DataSettings) -> Survey:
+    """Read all rows once and decide what follows from them; refuse what cannot be done."""
+    survey = Survey(sources.names, settings)
+    for source, row in sources.rows():
+        survey.add(source, row)
+    survey.close(sources.skipped, sources.tally)
+    return survey
 
 
 @dataclass
 class Survey:
-    """What one pass over all rows finds out, and what is decided from it."""
+    """What one pass over all rows finds, and what is decided from it."""
 
-    config: DataConfig
+    names: Sequence[str]  # of the sources
+    settings: DataSettings
     total: int = 0
     scales: Scales = field(default_factory=Scales)
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
     sides: dict[bytes, set[str]] = field(default_factory=dict)  # normalised prompt -> sides that it is on
     columns: set[str] = field(default_factory=set)
     thoughts: int = 0  # rows whose response has reasoning of its own
-    named: tuple[str, str] | None = None  # a column `system` with a single word in it
+    system_name: str = ""  # a single word in a column `system`
     near: duplicates.Near | None = None
-    judged: dict[str, list[Row]] = field(default_factory=dict)  # content -> scores of each row, with --merge-raters
-    mixed: dict[str, set[str]] | None = None  # source -> prompts that the weights keep
+    ratings: dict[str, list[Row]] = field(default_factory=dict)  # content -> scores of each row, to merge raters
+    mixture: dict[str, set[str]] | None = None  # source -> prompts that the weights keep
+    counts: Counter[str] = field(default_factory=Counter)  # rows of `kept` by side, others by why they are dropped
+    dropped: list[Row] = field(default_factory=list)  # {id, why} of the rows that `kept` drops
 
     def __post_init__(self) -> None:
-        if self.config.weight and len(self.config.weight) != 1 + len(self.config.mix):
-            raise SteerError(f"--weight: wanted {1 + len(self.config.mix)}, one for each source in their order.")
-        if self.config.weight and len({self.config.source, *self.config.mix}) <= len(self.config.mix):
+        s = self.settings
+        if s.weight and len(s.weight) != len(self.names):
+            raise SteerError(f"--weight: wanted {len(self.names)}, one for each source in their order.")
+        if s.weight and len(set(self.names)) < len(self.names):
             raise SteerError("--weight: a source is named twice. Name it once, with the sum of its weights.")
-        for name in self.config.export:
+        for name in s.export:
             if name not in EXPORTS:
                 raise SteerError(f"--export: unknown '{name}'; {did_you_mean(name, EXPORTS)}")
-        self.near = duplicates.Near(self.config.similarity) if self.config.duplicates == "near" else None
+        self.near = duplicates.Near(s.similarity) if s.duplicates == "near" else None
 
-    def add(self, place: str, row: Row) -> None:
+    def add(self, source: str, row: Row) -> None:
         """Look at one row."""
         self.total += 1
-        self.scales.add(row, place)
+        self.scales.add(row, source)
         self.columns.update(row)
         self.thoughts += bool(row.get("reasoning_content"))
         if isinstance(row.get("system"), str):
-            self.named = self.named or ("system", row["system"])
-        if self.config.weight:
-            self.sizes.setdefault(place, Counter())[prompt_key(row)] += 1
-        if self.config.merge_raters:
-            self.judged.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
-        normal = self.asked(row)
-        sides = self.sides.setdefault(duplicates.key(normal), set())
+            self.system_name = self.system_name or row["system"]
+        if self.settings.weight:
+            self.sizes.setdefault(source, Counter())[prompt_key(row)] += 1
+        if self.settings.merge_raters:
+            self.ratings.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
+        text = self.comparable(row)
+        sides = self.sides.setdefault(duplicates.key(text), set())
         if self.near and row["split"] == "test" and "test" not in sides:
-            self.near.add(normal)
+            self.near.add(text)
         sides.add(row["split"])
 
-    def merged(self, row: Row) -> Row | None:
-        """The row with what all raters of its response said; None where an earlier row has it already."""
-        if not self.config.merge_raters:
-            return row
-        given = self.judged[content_id(row)]
-        if not given:
-            return None
-        self.judged[content_id(row)] = []
-        if len(given) == 1:
-            return row
-        scores, raters = dict(row["scores"]), dict(row.get("raters", {}))
-        for name in dict.fromkeys(name for one in given for name in one):
-            found = [v for one in given for v in (one[name] if isinstance(one.get(name), list) else [one.get(name)])]
-            known = [v for v in found if v is not None]
-            if known:
-                raters[name], scores[name] = found, sum(known) / len(known)
-        return {**row, "scores": scores, "raters": raters}
-
-    def asked(self, row: Row) -> str:
-        """What must not stand on both sides: the prompt, or the response where the prompt is the same for all."""
-        if bare(row, self.config.prompt):
-            return duplicates.normal({"prompt": [{"content": row["response"]}]})
-        return prompt_key(row) if self.config.duplicates == "keep" else duplicates.normal(row)
-
-    def close(self, names: Sequence[str], skipped: Sequence[str], tally: Tally) -> None:
-        """Refuse what can't be done, and choose the prompts of a mixture of the sources with these names."""
+    def close(self, skipped: Sequence[str], tally: Tally) -> None:
+        """Refuse what cannot be done, and choose the prompts of a mixture."""
+        s = self.settings
         if not self.total:
             first = f" The first: {next(chain(skipped, tally.dropped))}" if skipped or tally.dropped else ""
-            raise SteerError(f"{self.config.source}: none of its records can be used.{first}")
-        for name in parsed(self.config.map):
+            raise SteerError(f"{self.names[0]}: none of its records can be used.{first}")
+        for name, path in columns_of(s.map).items():
             if not tally.columns[name]:
-                raise SteerError(f"--map {name}: no record has anything at '{parsed(self.config.map)[name]}'.")
-        for name in score_ranges(self.config.range):
+                raise SteerError(f"--map {name}: no record has anything at '{path}'.")
+        for name in score_ranges(s.range):
             if name not in self.scales.found:
                 raise SteerError(f"--range: no row has a score '{name}'; {did_you_mean(name, self.scales.found)}")
-        if "trl-preference" in self.config.export:
+        if "trl-preference" in s.export:
             self.order()
-        if self.config.weight:
-            weights = dict(zip(names, map(_weight, self.config.weight)))
-            self.mixed = mixture(self.sizes, weights, self.config.seed)
+        if s.weight:
+            self.mixture = mixture(self.sizes, dict(zip(self.names, map(_weight, s.weight))), s.seed)
+
+    def comparable(self, row: Row) -> str:
+        """Return what must not be on both sides: the prompt, or the response if all rows share one prompt."""
+        if has_shared_prompt(row, self.settings.prompt):
+            return duplicates.normal({"prompt": [{"content": row["response"]}]})
+        return prompt_key(row) if self.settings.duplicates == "keep" else duplicates.normal(row)
+
+    @property
+    def leaks(self) -> int:
+        """Prompts that are on both sides of the split."""
+        return sum(len(sides) > 1 for sides in self.sides.values())
+
+    def kept(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Row]:
+        """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
+        seen: set[bytes] = set()
+        alike: dict[str, str] = {}
+        for source, unmerged in rows:
+            row = self._merged(unmerged)
+            if row is None:
+                self.counts["merged"] += 1
+                continue
+            kind, reason = "", ""
+            if self.mixture is not None and prompt_key(row) not in self.mixture[source]:
+                kind, reason = "mixture", "beyond the weight of its source"
+            elif self.settings.duplicates != "keep":
+                kind, reason = self._duplicate(row, seen, alike)
+            self.counts[kind or row["split"]] += 1
+            if kind:
+                self.dropped.append({"id": row["id"], "why": reason})
+            else:
+                yield row
+
+    def _merged(self, row: Row) -> Row | None:
+        """Return the row with the scores of all raters of its response; None if an earlier row has them already."""
+        if not self.settings.merge_raters:
+            return row
+        each = self.ratings[content_id(row)]
+        if not each:
+            return None
+        self.ratings[content_id(row)] = []
+        if len(each) == 1:
+            return row
+        scores, raters = dict(row["scores"]), dict(row.get("raters", {}))
+        for name in dict.fromkeys(name for one in each for name in one):
+            values = [v for one in each for v in (one[name] if isinstance(one.get(name), list) else [one.get(name)])]
+            known = [v for v in values if v is not None]
+            if known:
+                raters[name], scores[name] = values, sum(known) / len(known)
+        return {**row, "scores": scores, "raters": raters}
+
+    def _duplicate(self, row: Row, seen: set[bytes], alike: dict[str, str]) -> tuple[str, str]:
+        """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
+        text = self.comparable(row)
+        content = json.dumps([text, row["response"], row["scores"], row["split"], row.get("group")], sort_keys=True)
+        if (key := duplicates.key(content)) in seen:
+            return "repeated", "prompt, response and scores are those of an earlier row"
+        seen.add(key)
+        if row["split"] == "test":
+            return "", ""
+        if "test" in self.sides[duplicates.key(text)]:
+            return "duplicates", "its prompt is also that of a test row"
+        if self.near:
+            if text not in alike:
+                like = self.near.like(text)
+                alike[text] = f"its prompt is like one of the test rows ({like[0]:.2f}): {like[1][:80]}" if like else ""
+            if alike[text]:
+                return "alike", alike[text]
+        return "", ""
 
     def order(self) -> tuple[str, bool]:
-        """(What orders the candidates of a prompt, whether its lowest is the best).
+        """Return what orders the candidates of a prompt, and whether its lowest is the best.
 
         --by NAME (the highest is the best) or --by -NAME, else preference, reward, or the only score from its better
         end.
         """
         names = list(self.scales.found)
-        lower, by = self.config.by.startswith("-"), self.config.by.removeprefix("-")
-        by = by or next((n for n in ("preference", "reward") if n in names or n in self.columns), "")
+        lower, by = self.settings.by.startswith("-"), self.settings.by.removeprefix("-")
+        by = by or next((n for n in (PREFERENCE, "reward") if n in names or n in self.columns), "")
         if not by and len(names) == 1 and (end := directions.of_name(names[0])[0]):
             lower, by = end < 0, names[0]
         if not by or (by not in names and by not in self.columns):
             raise SteerError(f"--export trl-preference: order candidates with --by NAME; {did_you_mean(by, names)}")
         return by, lower
 
-    def ordered(self) -> Iterator[str]:
-        """How the candidates of a prompt are ordered, and a warning where the name of the score says otherwise."""
-        by, lower = self.order()
-        yield f"chosen is the {'lowest' if lower else 'highest'} {by}, rejected the {'highest' if lower else 'lowest'}."
-        end, origin = directions.of_name(by)
-        if origin == "known" and end == (1 if lower else -1):
-            remedy = f"--by {'' if lower else '-'}{by}"
-            yield f"warning: of '{by}' {directions.BETTER[end]} is better, so chosen is the worse one: {remedy}."
-
     def value(self) -> Callable[[Row], float | None]:
-        """The number of a row that orders it among the candidates of its prompt: the higher, the better."""
+        """Return the number of a row that orders it among the candidates of its prompt: the higher, the better."""
         by, lower = self.order()
 
         def value(row: Row) -> float | None:
-            found = row["scores"].get(by, row.get(by))
-            return None if not isinstance(found, int | float) else -found if lower else found
+            number = row["scores"].get(by, row.get(by))
+            return None if not isinstance(number, int | float) else -number if lower else number
 
         return value
 
-    def known_scales(self, tally: Tally) -> tuple[dict[str, tuple[float, float]], list[str]]:
-        """The scales of attributes that --range gives or the layouts are known for, and what is said of all scales."""
-        told = score_ranges(self.config.range)
-        known = {**scales.known(tally.records, self.scales.found), **told}
-        outside = {}
-        for name, (low, high) in list(known.items()):
+    def known_scales(self, layouts: Mapping[str, int]) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+        """Return the scales of attributes that --range gives or the layouts are known for, and the spans of others.
+
+        An attribute with scores outside of its known scale is among the others.
+        """
+        names = [name for name in self.scales.found if name != PREFERENCE]
+        known = {**scales.known(layouts, self.scales.found), **score_ranges(self.settings.range)}
+        others = {}
+        for name in self.scales.found:
             _, first, last = self.scales.span(name)
-            if first < low or last > high:
-                outside[name] = f"{first:g} to {last:g} and not the {low:g} to {high:g} of the layout"
-                del known[name]
-        if self.config.source == "world":
-            return {}, []
-        lines = []
-        if known:
-            shown = (f"{name} {low:g} to {high:g}" for name, (low, high) in known.items())
-            lines.append(f"scale: {', '.join(shown)} (known of the layout, or --range).")
-        if guessed := [n for n in self.scales.found if n not in known and n != "preference"]:
-            shown = (
-                f"{n} {outside.get(n, f'{self.scales.span(n)[1]:g} to {self.scales.span(n)[2]:g}')}" for n in guessed
-            )
-            lines.append(f"scale, *guessed* from what occurs: {', '.join(shown)}. --range NAME=LOW:HIGH sets it.")
-        return known, lines
-
-    def directions(self) -> Iterator[str]:
-        """Which end of each attribute the next stages will take for the better one; the world says so itself."""
-        if self.config.source != "world":
-            found = [directions.Named(name, *directions.of_name(name)) for name in self.scales.found]
-            yield from directions.told(found, ' in "steer fit" and "steer label"')
-
-    def report(self, skipped: Sequence[str], tally: Tally, counts: Mapping[str, int]) -> Iterator[str]:
-        """What was recognised, the scores, what was left out and why, and warnings."""
-        for name, records in tally.records.items():
-            yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
-        yield from votes.told(tally.votes)
-        yield from self.scales.table()
-        yield from not_scores(tally.not_scores)
-        yield from corrected(tally.corrected)
-        yield from self.known_scales(tally)[1]
-        yield from self.directions()
-        yield from reasons(skipped, "skipped")
-        yield from reasons(tally.dropped, "left out")
-        if counts["merged"]:
-            yield f"merged: {counts['merged']} rows into others with the same prompt and response, as further raters"
-        for name, what in (
-            ("mixture", "rows beyond their source's weight"),
-            ("repeated", "rows that repeat another's prompt, response and scores"),
-            ("duplicates", "training rows whose prompt is that of a test row"),
-            ("alike", f"training rows whose prompt is like that of a test row ({self.config.similarity:g} or more)"),
-        ):
-            if counts[name]:
-                yield f"left out: {counts[name]} {what}"
-        if skipped or tally.dropped or any(counts[name] for name in ("mixture", "repeated", "duplicates", "alike")):
-            yield "left_out.jsonl names every one of them."
-        if self.thoughts:
-            yield f"note: {self.thoughts} responses have reasoning, kept in 'reasoning_content': not trained on yet."
-        if self.named:
-            column, value = self.named
-            yield f"note: '{column}' stays a column: a word such as '{value}' names a system and is no system prompt."
-        leaks = sum(len(sides) > 1 for sides in self.sides.values())
-        if leaks and self.config.duplicates == "keep":
-            yield f"warning: {leaks} prompts are in training and held out: --duplicates exact or near, or --resplit."
-        if not counts["train"]:
-            yield "warning: no row is for training. --resplit splits anew, whatever the column 'split' says."
-        yield from (f"warning: {warning}" for warning in self.scales.warnings())
-
-
-def bare(row: Row, prompt: str) -> bool:
-    """Whether the row has the prompt that was given to all rows without one."""
-    return bool(prompt) and [turn["content"] for turn in row["prompt"]] == [prompt]
+            if name not in known:
+                others[name] = f"{first:g} to {last:g}"
+            elif first < known[name][0] or last > known[name][1]:
+                low, high = known.pop(name)
+                others[name] = f"{first:g} to {last:g} and not the {low:g} to {high:g} of the layout"
+        return known, {name: span for name, span in others.items() if name in names}
 
 
 def _weight(text: str) -> float:
@@ -234,18 +220,18 @@ def _weight(text: str) -> float:
 
 
 def mixture(sizes: Mapping[str, Counter[str]], weights: Mapping[str, float], seed: int) -> dict[str, set[str]]:
-    """Prompts of each source, so that rows stand in the proportion of the weights and as many as possible are used.
+    """Choose prompts of each source so that rows stand in the proportion of the weights, as many as possible.
 
     Prompts are taken whole, in the order of a hash: the choice does not depend on the order of the rows.
     """
     unit = min(sum(prompts.values()) / weights[name] for name, prompts in sizes.items())
-    held: dict[str, set[str]] = {}
+    chosen: dict[str, set[str]] = {}
     for name, prompts in sizes.items():
         room = round(unit * weights[name])
-        held[name] = set()
+        chosen[name] = set()
         for prompt in sorted(prompts, key=lambda p: hashlib.blake2b(f"{seed}:{p}".encode()).digest()):
             if prompts[prompt] > room:
                 break
             room -= prompts[prompt]
-            held[name].add(prompt)
-    return held
+            chosen[name].add(prompt)
+    return chosen

@@ -1,0 +1,113 @@
+"""The sources that `steer data` reads: one or several, each row with its split, in one order however often read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from data_recipes import world
+from data_recipes.mapped import parsed
+from data_recipes.streams import STDIN, DataError
+from data_recipes.turns import NUMBER
+from steer.errors import SteerError
+from steer.rows.contract import Row
+from steer.rows.identity import content_hash, split_of
+from steer.rows.reading import Reading, Tally, read
+from steer.rows.settings import DataSettings
+from steer.run_folder import fingerprint
+
+WORLD = "world"  # the source that is simulated
+
+
+def score_ranges(texts: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Parse NAME=LOW:HIGH: attribute -> (lowest, highest) score."""
+    ranges = {}
+    for text in texts:
+        match = re.fullmatch(rf"([^=]+)=({NUMBER.pattern}):({NUMBER.pattern})", text)
+        if not match or float(match[2]) >= float(match[3]):
+            raise SteerError(f"--range {text}: wanted NAME=LOW:HIGH, for example quality=1:5.")
+        ranges[match[1]] = (float(match[2]), float(match[3]))
+    return ranges
+
+
+def columns_of(texts: Iterable[str]) -> dict[str, str]:
+    """Parse NAME=PATH: our name -> dotted path in the records."""
+    try:
+        return parsed(texts)
+    except DataError as error:
+        raise SteerError(str(error)) from None
+
+
+def has_shared_prompt(row: Row, prompt: str) -> bool:
+    """Whether the row has the prompt that all rows without one were given."""
+    return bool(prompt) and [turn["content"] for turn in row["prompt"]] == [prompt]
+
+
+class Sources:
+    """Sources by name. Each pass of `rows` fills `tally` and `skipped`, the messages of records that were skipped."""
+
+    def __init__(self, names: Sequence[str], settings: DataSettings) -> None:
+        self.names, self.settings = names, settings
+        self.reading = Reading(
+            columns_of(settings.map), settings.prompt, settings.requests, score_ranges(settings.range)
+        )
+        self.skipped: list[str] = []
+        self.tally = Tally()
+        self.piped = list(self._file(STDIN)) if STDIN in names else []  # can be read only once
+        self.piped_skipped, self.piped_tally = self.skipped, self.tally
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the content of what is read, by its role; of the world and of hub sets their names."""
+        inputs = {("source" if i == 0 else f"mix {i}"): self._fingerprint(name) for i, name in enumerate(self.names)}
+        return inputs | ({"requests": fingerprint(self.settings.requests)} if self.settings.requests else {})
+
+    def _fingerprint(self, name: str) -> str:
+        if name == STDIN:
+            return content_hash(self.piped)
+        return name if name == WORLD else fingerprint(name)
+
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield (name of the source, row with its split); ids that occur in an earlier source end in @2, @3, ..."""
+        self.skipped, self.tally = list(self.piped_skipped), Tally()
+        for counts, piped in zip(vars(self.tally).values(), vars(self.piped_tally).values()):
+            counts.update(piped)
+        seen: set[str] = set()
+        for number, name in enumerate(self.names, start=1):
+            for row in islice(self._source(name), self.settings.limit or None):
+                if len(self.names) > 1:
+                    row = {"source": name, **row}
+                    while row["id"] in seen:
+                        row["id"] = f"{row['id']}@{number}"
+                    seen.add(row["id"])
+                if self.settings.resplit:
+                    row = {column: value for column, value in row.items() if column != "split"}
+                yield name, {**row, "split": self._side(row)}
+
+    def _side(self, row: Row) -> str:
+        """Return the split of a row; one prompt for all rows is on both sides, so their responses are split."""
+        if has_shared_prompt(row, self.settings.prompt):
+            row = {**row, "prompt": [*row["prompt"], {"role": "assistant", "content": row["response"]}]}
+        return split_of(row, self.settings.held_out, self.settings.seed)
+
+    def _source(self, name: str) -> Iterable[Row]:
+        if name == WORLD:
+            return simulated(self.settings)
+        return self.piped if name == STDIN else self._file(name)
+
+    def _file(self, name: str) -> Iterator[Row]:
+        if self.settings.bad == "skip":
+            yield from read(name, skipped=self.skipped, reading=self.reading, tally=self.tally)
+            return
+        try:
+            yield from read(name, reading=self.reading, tally=self.tally)
+        except SteerError as error:
+            if not re.match(re.escape(name) + r":( row )?\d", str(error)):  # it is not about one record
+                raise
+            raise SteerError(f"{error} Or skip what cannot be used: --bad skip.") from None
+
+
+def simulated(settings: DataSettings) -> Iterator[Row]:
+    """Yield the rows of the embedded world."""
+    s = settings
+    return world.rows(world.World(s.size, s.seed, s.spread, s.rated, s.noise, per_prompt=s.per_prompt, primer=s.primer))
