@@ -18,7 +18,7 @@ SAID = ("response", "answer", "output", "completion")  # response_a, response_b
 
 
 def talks(record: Row) -> list[Row]:
-    """conversation_a and conversation_b: chatbot arena, MT-bench; `turn` says which answer was judged."""
+    """Read conversation_a and conversation_b (chatbot arena, MT-bench); `turn` says which answer was judged."""
     sides = []
     for column in ("conversation_a", "conversation_b"):
         said = conversation(_read(record[column]), column)
@@ -31,7 +31,7 @@ def talks(record: Row) -> list[Row]:
 
 
 def answers(record: Row) -> list[Row]:
-    """A prompt and an answer of either side: texts, turns, or lists of texts (JSON in a table), one for each turn."""
+    """Read a prompt and an answer of each side: texts, turns, or lists of texts (JSON in a table), one per turn."""
     name = next(name for name in SAID if f"{name}_a" in record and f"{name}_b" in record)
     columns = [f"{name}_a", f"{name}_b"]
     said = [_read(record[column]) for column in columns]
@@ -68,7 +68,7 @@ def _texts(value: Any) -> bool:
 
 
 def _read(value: Any) -> Any:
-    """A list that a table holds as JSON; everything else as it is."""
+    """Return the list that a cell holds as JSON, or the value unchanged."""
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
             read = json.loads(value)

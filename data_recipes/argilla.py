@@ -20,7 +20,7 @@ def told(record: Row) -> bool:
 
 
 def plain(record: Row) -> Row:
-    """The fields as columns, and the scores of every question in `attributes`."""
+    """Return the fields as columns, and the scores of every question in `attributes`."""
     record = dict(record)
     given, suggested = _records(record) if isinstance(record.get("fields"), dict) else _columns(record)
     scores: Row = {}
@@ -42,7 +42,7 @@ def plain(record: Row) -> Row:
 
 
 def _records(record: Row) -> tuple[dict[str, list[Any]], Row]:
-    """Of a whole record {fields, responses, suggestions}, which is left with its fields and notes."""
+    """Take answers and suggestions out of a record {fields, responses, suggestions}; its fields become columns."""
     responses, suggestions = record.pop("responses", None), record.pop("suggestions", None)
     record |= record.pop("fields")
     given: dict[str, list[Any]] = {}
@@ -59,7 +59,7 @@ def _records(record: Row) -> tuple[dict[str, list[Any]], Row]:
 
 
 def _columns(record: Row) -> tuple[dict[str, list[Any]], Row]:
-    """Of a table with quality.responses and quality.suggestion, or quality and quality-suggestion."""
+    """Take answers and suggestions out of columns such as quality.responses and quality-suggestion."""
     given: dict[str, list[Any]] = {}
     suggested: Row = {}
     for column in list(record):
@@ -83,7 +83,7 @@ def _columns(record: Row) -> tuple[dict[str, list[Any]], Row]:
 
 
 def _submitted(answers: list[Any]) -> list[Any]:
-    """The values of answers that were neither discarded nor are drafts."""
+    """Return the values of submitted answers, without drafts and discarded ones."""
     values = [_value(a) for a in answers]
     return [v["value"] for v in values if v.get("status") in (None, "submitted") and v["value"] is not None]
 

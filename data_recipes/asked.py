@@ -16,7 +16,7 @@ NAME = re.compile(r"[\w+:/.-]*[\w+:/-]", re.ASCII)
 
 
 def question(record: Row) -> tuple[list[Turn], set[str]]:
-    """The turns that were asked, with those of `history` before them, and the columns that hold them."""
+    """Return the turns that were asked, after those of `history`, and the columns that hold them."""
     filled = [c for c in QUESTIONS if isinstance(record.get(c), (str, list)) or (c in FIRST and record.get(c))]
     column = filled[0] if filled else ""
     if not column:
@@ -34,7 +34,7 @@ def question(record: Row) -> tuple[list[Turn], set[str]]:
 
 
 def _past(value: Any, strict: bool) -> list[Turn]:
-    """Earlier turns from pairs [[user, assistant], ...] or from turns; others are none, or refused where `strict`."""
+    """Return earlier turns from pairs [[user, assistant], ...] or turns; others give none, or an error if `strict`."""
     if isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
         said = [(role, part) for pair in value for role, part in zip(("user", "assistant"), pair)]
         return [{"role": role, "content": text(part, "history") or ""} for role, part in said]
@@ -46,7 +46,7 @@ def _past(value: Any, strict: bool) -> list[Turn]:
 
 
 def system_columns(record: Row) -> list[str]:
-    """The columns that hold a system prompt.
+    """Return the columns that hold a system prompt.
 
     A single word in a column beside other layouts than Alpaca's and ShareGPT's names the system that answered.
     """
@@ -65,7 +65,7 @@ def _is_system(column: str) -> bool:
 
 
 def system(record: Row) -> tuple[list[Turn], set[str]]:
-    """The system turn that a record has in a column of its own, none where it is blank; and the columns of it."""
+    """Return the system turn of a column of its own (none if it is blank), and the columns that hold it."""
     columns = system_columns(record)
     said = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
     if len(said) > 1:
@@ -75,7 +75,7 @@ def system(record: Row) -> tuple[list[Turn], set[str]]:
 
 
 def before(told: list[Turn], prompt: list[Turn]) -> list[Turn]:
-    """The prompt behind a system turn, which it may have already."""
+    """Put a system turn before a prompt, unless it is there already."""
     if not told or not prompt or prompt[0]["role"] not in ("system", "developer"):
         return [*told, *prompt]
     if prompt[0]["content"].strip() != told[0]["content"].strip():

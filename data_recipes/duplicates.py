@@ -19,18 +19,18 @@ WORD = re.compile(r"\w+")
 
 
 def normal(row: Row) -> str:
-    """All turns of the prompt in lower case, words only, one space between them; marks alone stay as they are."""
+    """Return the words of all turns of the prompt in lower case; a prompt of marks alone keeps them."""
     said = unicodedata.normalize("NFKC", "\n".join(turn["content"] for turn in row["prompt"])).casefold()
     return " ".join(WORD.findall(said)) or " ".join(said.split())
 
 
 def key(text: str) -> bytes:
-    """8 bytes that tell normalised prompts apart."""
+    """Return 8 bytes that tell normalised prompts apart."""
     return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
 
 class Near:
-    """Texts that can be asked for one with a similarity of at least `threshold`; independent of their order."""
+    """Index of texts that finds those with a similarity of at least `threshold`, whatever their order."""
 
     def __init__(self, threshold: float) -> None:
         import numpy as np
@@ -42,7 +42,7 @@ class Near:
         self.odd = np.random.default_rng(0).integers(0, 2**63, (BANDS * DEEP, 2), dtype=np.uint64) | np.uint64(1)
 
     def add(self, text: str) -> None:
-        """Make a text known."""
+        """Add a text to the index."""
         triples = self._triples(text)
         for band, part in zip(self.bands, self._parts(triples)):
             band.setdefault(part, []).append(len(self.texts))
@@ -50,7 +50,7 @@ class Near:
         self.triples.append(frozenset(triples.tolist()))
 
     def like(self, text: str) -> tuple[float, str] | None:
-        """(Similarity, text) of the most similar known text, the first in the alphabet where two are alike."""
+        """Return (similarity, text) of the most similar text; of equally similar ones the first in the alphabet."""
         triples = self._triples(text)
         found = {i for band, part in zip(self.bands, self._parts(triples)) for i in band.get(part, ())}
         own = frozenset(triples.tolist())
@@ -59,7 +59,7 @@ class Near:
         return min(alike, key=lambda a: (-a[0], a[1])) if alike else None
 
     def _triples(self, text: str) -> Any:
-        """Distinct hashes [n] of three words in a row; of the whole text where it has fewer."""
+        """Return the distinct hashes [n] of three words in a row, or of the whole text if it has fewer."""
         import numpy as np
 
         words = np.array([zlib.crc32(word.encode("utf-8", "backslashreplace")) for word in text.split()], np.uint64)
@@ -71,7 +71,7 @@ class Near:
         return np.unique(mixed * a)
 
     def _parts(self, triples: Any) -> list[bytes]:
-        """The bands of a MinHash signature: the least of each of 128 hashes (multiply and shift) of the triples."""
+        """Return the bands of a MinHash signature: the minimum of each of 128 hashes (multiply and shift)."""
         import numpy as np
 
         hashed = (triples[:, None] * self.odd[:, 0] + self.odd[:, 1]) >> np.uint64(32)  # [n, 128]
@@ -79,6 +79,6 @@ class Near:
 
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
-    """Share of the elements of either that both have."""
+    """Return the share of the elements of either set that both have."""
     shared = len(a & b)
     return shared / (len(a) + len(b) - shared)

@@ -36,7 +36,7 @@ FALSE, TRUE = ("false", "no", "0"), ("true", "yes", "1")
 
 
 def ended(record: Mapping[str, Any]) -> bool | None:
-    """False where a record, choice or message says that its text was cut off, True where it says it was not.
+    """Return False if a record, choice or message says that its text was cut off, True if it says it was not.
 
     None where it does not say.
     """
@@ -72,5 +72,5 @@ def tells_end(column: str) -> bool:
 
 @cache
 def plain(column: str) -> str:
-    """A name without case and separators: finish_reason, finishReason and Finish-Reason are one."""
+    """Return a name without case and separators: finish_reason, finishReason and Finish-Reason are one."""
     return re.sub(r"[^a-z0-9]", "", column.lower())

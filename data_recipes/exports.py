@@ -15,14 +15,14 @@ NEMO_ROLES = {"user": "User", "assistant": "Assistant"}
 
 
 def prompt_completion(row: Row) -> Record:
-    """TRL: prompt and completion as messages; scores and other columns beside them."""
+    """Convert a row for TRL: prompt and completion as messages, with scores and other columns."""
     said = [{"role": "assistant", "content": row["response"]}]
     rest = {column: value for column, value in row.items() if column not in ("prompt", "response")}
     return {"prompt": row["prompt"], "completion": said, **rest}
 
 
 def steerlm(row: Row) -> Record:
-    """NeMo's SteerLM: conversations whose answer carries the label name:score,...; a system turn stands apart.
+    """Convert a row for NeMo's SteerLM: a conversation whose answer has the label name:score,...
 
     A column of the row that is called like one of NeMo's gets an underscore behind its name.
     """
@@ -43,12 +43,12 @@ def steerlm(row: Row) -> Record:
 
 
 def _figure(score: float) -> str:
-    """4.0 as 4, and every other number so that it reads back as it was."""
+    """Write 4.0 as 4, and every other number so that it reads back unchanged."""
     return str(int(score)) if float(score).is_integer() and abs(score) < 1e15 else repr(float(score))
 
 
 def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: set[str]) -> Iterator[Record]:
-    """TRL: the best and the worst candidate of every group as messages, with their scores by side.
+    """Convert rows for TRL: the best and the worst candidate of every group as messages, with their scores by side.
 
     Groups in the order of their first row. The ids of the rows that make no pair (no value, no other, a tie, or in
     the middle of their group) are left in `ids`.

@@ -24,7 +24,7 @@ GAP = re.compile(r"[ \t\r\n]*")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose names stands twice: of two values one would be lost."""
+    """Build an object; ValueError if a name occurs twice, because one of its values would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"the name '{_repeated([name for name, _ in pairs])}' stands twice in one object")
@@ -102,7 +102,7 @@ def _json_lines(place: str, numbered: Iterable[tuple[int, str]], bad: list[str] 
 
 
 def _json(place: str, numbered: Iterator[tuple[int, str]], bad: list[str] | None) -> Iterator[tuple[str, Record]]:
-    """JSON lines when the first line looks like a whole object; otherwise an array, or objects over several lines."""
+    """Read JSON lines if the first line looks like a whole object, else an array, or objects over several lines."""
     first = next(((number, line) for number, line in numbered if line.strip()), None)
     if first is None:
         return iter(())
@@ -188,7 +188,7 @@ def _cells(
 
 
 def _separated(numbered: Iterator[tuple[int, str]], delimiter: str) -> tuple[Iterator[tuple[int, str]], str]:
-    """The lines, and what stands between cells: where the header has no comma, the semicolon or tab that it has."""
+    """Return the lines and the separator of cells: if the header has no comma, its semicolon or tab."""
     head = next(numbered, None)
     if head is None:
         return numbered, delimiter
@@ -200,7 +200,7 @@ def _separated(numbered: Iterator[tuple[int, str]], delimiter: str) -> tuple[Ite
 
 
 def _header(cells: list[str], where: str) -> list[str]:
-    """Column names; the first may be blank, as pandas leaves it over its row numbers, and the last, as Excel does.
+    """Return the column names; the first may be blank, as pandas writes it over row numbers, and the last, as in Excel.
 
     What is blank is left out.
     """

@@ -20,7 +20,7 @@ SAVED = ("dataset_info.json", "dataset_dict.json")  # what Dataset.save_to_disk 
 
 
 def records(spec: str) -> Iterator[tuple[str, Record]]:
-    """Records of `hf:...` with their places, "name/split: row N"."""
+    """Yield the records of `hf:...` with their places, "name/split: row N"."""
     found = SPEC.fullmatch(spec)
     if not found:
         raise DataError(f"{spec}: cannot be read. Write it as hf:OWNER/NAME[/FOLDER][:CONFIG][@REVISION][#SPLIT].")
@@ -33,7 +33,7 @@ def records(spec: str) -> Iterator[tuple[str, Record]]:
 
 
 def folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
-    """Records of a saved Dataset or DatasetDict, or of a folder of data files as `load_dataset` understands it."""
+    """Yield the records of a saved Dataset or DatasetDict, or of a folder of data files that `load_dataset` reads."""
     if any((folder / name).is_file() for name in SAVED):
         return _saved(folder)
     if (folder / "config.json").is_file() or not any(map(_data_file, folder.rglob("*"))):
@@ -74,7 +74,7 @@ def _loaded(
 
 
 def _saved(folder: Path) -> Iterator[tuple[str, Record]]:
-    """Rows of a saved Dataset, or of every split of a DatasetDict with the column `split` added."""
+    """Yield the rows of a saved Dataset, or of every split of a DatasetDict with the column `split` added."""
     import datasets
 
     try:
@@ -96,7 +96,7 @@ def _rows(name: str, splits: Any) -> Iterator[tuple[str, Record]]:
 
 
 def memory_records(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Record]]:
-    """Records of dicts, or of a datasets.Dataset or DatasetDict, with their places "rows: row N"."""
+    """Yield the records of dicts, a datasets.Dataset or a DatasetDict with their places, "rows: row N"."""
     if isinstance(rows, Mapping):
         yield from _rows("rows", rows.items())
     elif hasattr(rows, "with_format"):
@@ -109,7 +109,7 @@ def memory_records(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Rec
 
 
 def _python(value: Any) -> Any:
-    """Plain Python for numbers and arrays of numpy; other values as they are."""
+    """Return plain Python for numbers and arrays of numpy, and other values unchanged."""
     if isinstance(value, Mapping):
         return {key: _python(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -118,7 +118,7 @@ def _python(value: Any) -> Any:
 
 
 def plain_record(record: dict[str, Any]) -> Record:
-    """JSON types, without the nulls that Arrow puts where a nested object lacks a key."""
+    """Return JSON types, without the nulls that Arrow writes for keys that a nested object lacks."""
     return {name: _plain(value) for name, value in record.items()}
 
 

@@ -12,7 +12,7 @@ Placed = tuple[str, Record]
 
 
 def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[Placed]:
-    """Records that can be read alone, in their order; those that wait for another come when it has come.
+    """Yield records that can be read alone, in their order; those that wait for another follow it.
 
     A flat OASST message gets `thread`, the turns before it, and `gone`, why it is left out; a result of a batch gets
     the `request` of its custom_id.
@@ -36,7 +36,7 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
 
 
 def _as_openai(record: Record) -> Record:
-    """A request or a result of Anthropic's batches in the columns of OpenAI's."""
+    """Return a request or a result of Anthropic's batches in the columns of OpenAI's."""
     record = dict(record)
     if isinstance(record.get("params"), dict) and "body" not in record:
         record["body"] = record.pop("params")
@@ -57,7 +57,7 @@ def _error(result: Record) -> Record:
 
 
 class Tree:
-    """Flat messages by their id: those whose ancestors are known, and those that wait for one."""
+    """Flat messages by their id: those whose ancestors are known, and those that wait for theirs."""
 
     def __init__(self) -> None:
         self.said: dict[str, tuple[str | None, Turn]] = {}
@@ -65,7 +65,7 @@ class Tree:
         self.gone: dict[str, str] = {}  # message -> why it and all below it are left out
 
     def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
-        """The message, and all that waited for it; nothing while it waits itself."""
+        """Yield the message and all that waited for it; nothing while it waits itself."""
         record = {**record, "parent_id": record["parent_id"] or None}  # blank in a table
         name, parent = record["message_id"], record["parent_id"]
         if not isinstance(name, str) or not isinstance(parent, str | None) or name in self.said or name == parent:
@@ -91,7 +91,7 @@ class Tree:
             ready += self.waiting.pop(record["message_id"], [])
 
     def thread(self, name: str | None) -> list[Turn]:
-        """The turns from the root down to a message."""
+        """Return the turns from the root down to a message."""
         found: list[Turn] = []
         while name is not None:
             name, turn = self.said[name]
@@ -116,7 +116,7 @@ class Batch:
         self.matched = 0
 
     def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
-        """The whole exchange once both sides are there."""
+        """Yield the exchange once its request and its result are there."""
         name = str(record["custom_id"])
         mine, other = (self.requests, self.results) if "body" in record else (self.results, self.requests)
         if name in mine:
@@ -132,7 +132,7 @@ class Batch:
         yield where, {**rest, "response": result.get("response") or {}, "request": asked["body"]}
 
     def rest(self, bad: list[str] | None) -> Iterator[Placed]:
-        """Requests alone are prompts; beside results, whatever has no other side is refused."""
+        """Yield requests as prompts if there are no results at all; else refuse what has no other side."""
         for name, (where, record) in self.requests.items():
             if self.matched or self.results:
                 refuse(DataError(f"{where}: request '{name}' has no result. Send it again, or leave it out."), bad)

@@ -46,7 +46,7 @@ LABEL = re.compile(rf"([^:,]+):({NUMBER.pattern})")
 
 
 def rows(record: Row) -> list[Row]:
-    """The rows of one record: prompt (turns), response (where it has one), scores (floats), id and extra columns.
+    """Return the rows of one record: prompt (turns), response (if it has one), scores (floats), id, extra columns.
 
     A pair gives two, the chosen one first; a turn of a tree that is asked gives none of its own. A system prompt in a
     column of its own is the first turn, and a response that was cut off is not `finished`. A row to be left out and
@@ -67,7 +67,7 @@ def rows(record: Row) -> list[Row]:
 
 
 def _ending(row: Row) -> Row:
-    """The row with `finished` as true or false where it says how its response ended."""
+    """Set `finished` to true or false in a row that says how its response ended."""
     if "response" not in row or isinstance(row.get("finished"), bool):
         return row
     beside = (v for c, v in row.items() if isinstance(v, dict) and c not in ("scores", "raters", *OURS))
@@ -88,7 +88,7 @@ def _undecided(made: list[Row]) -> bool:
 
 
 def recognise(record: Row) -> str:
-    """Name of the first of LAYOUTS whose columns the record has; columns that hold null count only if nothing fits."""
+    """Return the first of LAYOUTS whose columns the record has; columns that hold null count only if nothing fits."""
     for columns in (frozenset(c for c, value in record.items() if value is not None), frozenset(record)):
         if name := _first(columns):
             return name
@@ -102,7 +102,7 @@ def _first(columns: frozenset[str]) -> str:
 
 
 def spelled_out(record: Row) -> Row:
-    """The record under the names that the layouts know, where it has others and so no answer."""
+    """Rename columns to those that the layouts know, if the record has no answer under its own names."""
     if answers(record):
         return record
     other = spelled.known(record)
@@ -118,7 +118,7 @@ def answers(record: Row) -> bool:
 
 
 def _own(record: Row) -> list[Row]:
-    """Our own columns, from a stage or a user: all of them pass through."""
+    """Read rows in the columns of the contract; all other columns pass through."""
     scores = record.get("scores") or {}
     raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
@@ -145,12 +145,12 @@ def _answer(record: Row, column: str) -> list[Row]:
 
 
 def _replied(record: Row) -> list[Row]:
-    """Messages that were sent, and the response as a text or as a server wrote it."""
+    """Read messages that were sent, and the response as a text or as a server wrote it."""
     return logs.answer(record) if isinstance(record["response"], dict) else _answer(record, "response")
 
 
 def _completions(record: Row) -> list[Row]:
-    """UltraFeedback's, which are objects with annotations, or a list of texts."""
+    """Read completions: UltraFeedback's objects with annotations, or a list of texts."""
     said = record["completions"]
     texts = isinstance(said, list) and not all(isinstance(each, dict) for each in said)
     return lists.several(record, "completions") if texts else rated.ultrafeedback(record)
@@ -163,18 +163,18 @@ def _argilla(record: Row) -> list[Row]:
 
 
 def _prompt(record: Row) -> list[Row]:
-    """No response: something to generate from."""
+    """Read a prompt without a response, to generate from."""
     prompt, used = asked.question(record)
     return [{**{c: v for c, v in record.items() if c not in used}, "prompt": prompt}]
 
 
 def _messages(record: Row) -> list[Row]:
-    """The last assistant turn is the response; OpenAI's fine-tuning files give turns that do not count the weight 0."""
+    """Take the last assistant turn as the response; in OpenAI's fine-tuning files turns of weight 0 do not count."""
     return [make_row(record, {"messages"}, *cut(conversation(record["messages"], "messages")))]
 
 
 def _conversations(record: Row) -> list[Row]:
-    """ShareGPT, and SteerLM's: a row for every assistant turn with a label, or for the last where none has one."""
+    """Read ShareGPT and SteerLM: a row for every assistant turn with a label, or for the last if none has one."""
     said: list[Turn] = []
     labels: dict[int, str] = {}
     for turn in conversation(record["conversations"], "conversations", ("label",)):
@@ -199,7 +199,7 @@ def _conversations(record: Row) -> list[Row]:
 
 
 def _label(label: str) -> dict[str, float]:
-    """SteerLM's label: "quality:4,toxicity:0"."""
+    """Parse SteerLM's label: "quality:4,toxicity:0"."""
     parts = [LABEL.fullmatch(part.strip()) for part in str(label).split(",")]
     if not all(parts):
         raise DataError(f"column 'conversations': label '{label}' does not read name:number,name:number. Correct it.")

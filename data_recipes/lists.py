@@ -13,7 +13,7 @@ TEXTS = ("response", "completion", "generation", "text", "content", "output", "a
 
 
 def several(record: Row, column: str) -> list[Row]:
-    """One row per response; a list beside them that is as long gives every row its own value."""
+    """Return one row per response; another list of the same length gives every row its own value."""
     said = record[column]
     if not isinstance(said, list):
         raise DataError(f"column '{column}': holds {kind(said)}, wanted a list of responses. Correct the record.")
@@ -33,7 +33,7 @@ def several(record: Row, column: str) -> list[Row]:
 
 
 def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
-    """A response with its scores and what else is known of it."""
+    """Return a response with its scores and its other values."""
     if isinstance(said, dict) and "role" not in said:
         if not (name := next((c for c in TEXTS if c in said), "")):
             raise DataError(f"column '{column}': holds {', '.join(said)}, and no text. Name it {TEXTS[0]}.")
@@ -52,6 +52,6 @@ def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
 
 
 def one(name: str, column: str) -> str:
-    """The name of one value of a list: ratings is rating, generation_models is model."""
+    """Return the name of one value of a list: rating for ratings, model for generation_models."""
     name = name.removeprefix(f"{column.removesuffix('s')}_")
     return name.removesuffix("s") if len(name) > 2 and not name.endswith("ss") else name

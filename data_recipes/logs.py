@@ -18,25 +18,25 @@ ASKED = ("messages", "prompt", "input", "contents")  # where a request says what
 
 
 def exchange(record: Row) -> list[Row]:
-    """{request: {messages}, response: {choices}}: one row per choice."""
+    """Read {request: {messages}, response: {choices}}: one row per choice."""
     request, response = record["request"], record["response"]
     request = request.get("body", request) if isinstance(request, dict) else request
     return _rows(record, {"request", "response", "error"}, request, response)
 
 
 def completion(record: Row) -> list[Row]:
-    """{messages or prompt, choices}: a completion logged together with what was asked."""
+    """Read {messages or prompt, choices}: a completion logged together with its request."""
     column = "messages" if record.get("messages") is not None else "prompt"
     return _rows(record, {column, "choices"}, {column: record.get(column)}, {"choices": record["choices"]})
 
 
 def answer(record: Row) -> list[Row]:
-    """{messages, response}: what was asked, and the whole response of a server."""
+    """Read {messages, response}: what was asked, and the whole response of a server."""
     return _rows(record, {"messages", "response"}, {"messages": record["messages"]}, record["response"])
 
 
 def asked(record: Row) -> list[Row]:
-    """A request of a batch without a result: something to generate from."""
+    """Read a request of a batch without a result, to generate from."""
     return [{"id": str(record["custom_id"]), "prompt": _prompt(record["request"]), "scores": {}}]
 
 
@@ -64,7 +64,7 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
 
 
 def _prompt(request: Any) -> list[Turn]:
-    """What was asked: messages or a text, behind the system prompt that some servers want beside them."""
+    """Return what was asked: messages or a text, after the system prompt that some servers take separately."""
     if isinstance(request, str):
         return turns(request, "request")
     column = next((c for c in ASKED if isinstance(request, dict) and isinstance(request.get(c), (str, list))), "")
@@ -80,7 +80,7 @@ SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")  
 
 
 def _items(value: Any, column: str) -> list[Turn]:
-    """Turns as OpenAI's Responses and Google's contents have them, or as everybody else."""
+    """Return turns in the forms of OpenAI's Responses, of Google's contents, or the usual one."""
     if not isinstance(value, list):
         return turns(value, column)
     found: list[Turn] = []
@@ -101,7 +101,7 @@ def _items(value: Any, column: str) -> list[Turn]:
 
 
 def _answers(response: Any) -> list[Row]:
-    """The answers of a response, each with what is known of it; DataError where the request failed."""
+    """Return the answers of a response, each with its other values; DataError if the request failed."""
     if isinstance(response, str):
         return [{"response": response}]
     if not isinstance(response, dict):
@@ -140,7 +140,7 @@ def _spoken(output: list[Any], body: Row) -> Row:
 
 
 def _answer(choice: Row, body: Row) -> Row:
-    """The text of a choice with its reasoning, the calls of tools in it, and whether it was cut off."""
+    """Return the text of a choice with its reasoning, its tool calls, and whether it was cut off."""
     message = choice.get("message", choice)
     message = {"content": message} if isinstance(message, str) else fields(message, "response.message")
     content = message.get("content")

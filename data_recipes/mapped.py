@@ -11,7 +11,7 @@ from data_recipes.streams import DataError, Record
 
 
 def parsed(pairs: Iterable[str]) -> dict[str, str]:
-    """NAME=PATH, as the command line gives them (several in one text are parted by white space)."""
+    """Parse NAME=PATH, as the command line gives them; white space separates several in one text."""
     found: dict[str, str] = {}
     for pair in (part for text in pairs for part in text.split()):
         name, sign, path = pair.partition("=")
@@ -26,7 +26,7 @@ def parsed(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def mapped(record: Record, columns: dict[str, str]) -> tuple[Record, Record]:
-    """(The record under its new names, the columns that are not mapped whole).
+    """Return the record under its new names, and the columns that are not mapped whole.
 
     A path goes down objects by name and lists by place (from 0, or from the end with -1); a text that holds JSON, as
     in a CSV cell, is read on the way. What is not there is null.
@@ -43,7 +43,7 @@ def mapped(record: Record, columns: dict[str, str]) -> tuple[Record, Record]:
 
 
 def at(value: Any, path: str) -> Any:
-    """What stands at a dotted path; None where nothing does."""
+    """Return the value at a dotted path, or None."""
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
             value = json.loads(value)

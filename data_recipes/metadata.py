@@ -40,7 +40,7 @@ def metadata(column: str) -> bool:
 
 @dataclass
 class Values:
-    """The numbers of one column whose name says nothing."""
+    """Numbers of one column whose name does not say whether they are scores."""
 
     count: int = 0
     low: float = float("inf")
@@ -61,7 +61,7 @@ class Values:
             self.distinct.add(value)
 
     def fault(self) -> str:
-        """Why these are no ratings; "" where they may be.
+        """Return why these are no ratings, or "" if they may be.
 
         Ratings lie within -10 and 10, or are whole numbers within 0 and 100 of which most occur again.
         """

@@ -16,7 +16,7 @@ STOPPED = ("aborted_low_grade", "halted_by_moderator")  # trees that people gave
 
 
 def message(record: Row) -> list[Row]:
-    """The row of a flat message; none for what a person asked, which is part of the prompts below it."""
+    """Return the row of a flat message; none for a user's, which is part of the prompts below it."""
     if record["role"] != "assistant":
         return []
     used = {"thread", "gone", "text", "role", "message_id", "parent_id", "labels", "rank"}
@@ -25,7 +25,7 @@ def message(record: Row) -> list[Row]:
 
 
 def gone(node: Row, above: str = "") -> str:
-    """Why a message is left out, "" where it is not; `above`: why the one that it answers is."""
+    """Return why a message is dropped, or "" if it is kept; `above`: why the one that it answers is dropped."""
     name = f"message '{node.get('message_id')}'"
     if number(node.get("deleted")):
         return f"{name} was deleted"
@@ -37,7 +37,7 @@ def gone(node: Row, above: str = "") -> str:
 
 
 def tree(record: Row) -> list[Row]:
-    """The rows of a whole tree, parents before their replies."""
+    """Return the rows of a whole tree, parents before their replies."""
     root = record["prompt"]
     if not isinstance(root, dict) or "replies" not in root:
         raise DataError("column 'prompt': wanted a message {text, role, replies}. Give the tree as it was exported.")
@@ -58,7 +58,7 @@ def tree(record: Row) -> list[Row]:
 
 
 def turn(node: Row) -> Turn:
-    """A message as a turn."""
+    """Return a message as a turn."""
     role = str(node.get("role"))
     return {"role": ROLES.get(role, role), "content": text(node.get("text"), "text") or ""}
 
@@ -73,7 +73,7 @@ def _row(node: Row, before: list[Turn], parent: str, used: set[str]) -> Row:
 
 
 def _labels(labels: Any) -> Row:
-    """{"quality": {"value": .5, "count": 3}} of the exports, or {"name": [..], "value": [..]} of the hub."""
+    """Read {"quality": {"value": .5, "count": 3}} of the exports, or {"name": [..], "value": [..]} of the hub."""
     if isinstance(labels, list):
         labels = {note.get("name"): note for note in labels if isinstance(note, dict)}
     if not isinstance(labels, dict):

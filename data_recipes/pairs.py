@@ -21,7 +21,7 @@ NAMED = [
 
 
 def named(record: Row) -> list[Row]:
-    """A pair whose texts are in columns such as chosen_response and rejected_response."""
+    """Read a pair whose texts are in columns such as chosen_response and rejected_response."""
     names = next(names for names in NAMED if {*names} <= {*record})
     return pair({SIDES[names.index(c)] if c in names else c: v for c, v in record.items()})
 
@@ -30,7 +30,7 @@ BESIDE = ("rejected_response", "rejected_messages", "rejected")  # ms-swift's: b
 
 
 def beside(record: Row) -> list[Row]:
-    """A conversation whose last turn is the chosen answer, and the rejected one alone or as a conversation."""
+    """Read a conversation that ends with the chosen answer, and the rejected one alone or as a conversation."""
     named = [name for name in BESIDE if name in record]
     name = next((name for name in named if record[name] is not None), named[0])
     said = conversation(record["messages"], "messages")
@@ -42,7 +42,7 @@ def beside(record: Row) -> list[Row]:
 
 
 def sided(column: str) -> tuple[str, str]:
-    """The side that a column is about and its name without it: chosen-rating is ("chosen", "rating")."""
+    """Split the name of a column into its side and the rest: chosen-rating is ("chosen", "rating")."""
     if found := FIRST.fullmatch(column):
         side, name = found[1], found[2]
     elif found := LAST.fullmatch(column):
@@ -53,7 +53,7 @@ def sided(column: str) -> tuple[str, str]:
 
 
 def pair(record: Row) -> list[Row]:
-    """Chosen, then rejected; columns such as score_chosen or rejected-model go to the row that they are about."""
+    """Read a pair, chosen first; columns such as score_chosen or rejected-model go to the row that they are about."""
     shared, used = question(record)
     answers = {side: answered(shared, record[side], side) for side in SIDES}
     if answers["chosen"][0] != answers["rejected"][0]:

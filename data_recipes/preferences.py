@@ -16,7 +16,7 @@ LONGEST = 3  # HelpSteer's strengths run from -3 to 3; others, such as -100, say
 
 
 def _leaning(strength: Any) -> tuple[float, float] | None:
-    """(preference of the first, of the second) for a strength below 0 where the first is better; None: unknown."""
+    """Return (preference of the first, of the second) for a strength, below 0 if the first is better; None: unknown."""
     value = number(strength)
     if value is None or abs(value) > LONGEST:
         return None
@@ -24,7 +24,7 @@ def _leaning(strength: Any) -> tuple[float, float] | None:
 
 
 def _rated_pair(texts: list[Any], strength: Any, single: list[Any]) -> list[Row]:
-    """The two answers of HelpSteer's with their preference, its margin and the raters behind it."""
+    """Return HelpSteer's two answers with their preference, its margin and what each rater said."""
     leaning = _leaning(strength)
     given = [found for value in single if (found := _leaning(value))]
     answers = []
@@ -39,12 +39,12 @@ def _rated_pair(texts: list[Any], strength: Any, single: list[Any]) -> list[Row]
 
 
 def _notes(value: Any) -> list[Row]:
-    """What single annotators said; some files hold it as a text, which stays where it is."""
+    """Return the notes of single annotators; files that hold them as a text keep it as a column."""
     return [] if isinstance(value, str) else objects(value, "preferences")
 
 
 def helpsteer2(record: Row) -> list[Row]:
-    """nvidia/HelpSteer2, folder preference: strength -3 (the first much better) to 3."""
+    """Read nvidia/HelpSteer2, folder preference: strength -3 (the first much better) to 3."""
     single = [note.get("strength") for note in _notes(record.get("all_preferences_unprocessed"))]
     first, second = _rated_pair([record["response_1"], record["response_2"]], record["preference_strength"], single)
     used = {"prompt", "response_1", "response_2"}
@@ -52,7 +52,7 @@ def helpsteer2(record: Row) -> list[Row]:
 
 
 def helpsteer3(record: Row) -> list[Row]:
-    """nvidia/HelpSteer3, config preference: overall preference -3 (the first much better) to 3."""
+    """Read nvidia/HelpSteer3, config preference: overall preference -3 (the first much better) to 3."""
     single = [note.get("score") for note in _notes(record.get("individual_preference"))]
     first, second = _rated_pair([record["response1"], record["response2"]], record["overall_preference"], single)
     used = {"context", "response1", "response2"}
@@ -60,7 +60,7 @@ def helpsteer3(record: Row) -> list[Row]:
 
 
 def _sided(record: Row, sides: tuple[str, str]) -> tuple[list[Row], set[str]]:
-    """What each of two answers has in columns of its own, named without the side, and the columns used up so."""
+    """Return the columns that are about one of two answers, named without the side, and all their names."""
     own: list[Row] = [{}, {}]
     used = set()
     for column, value in record.items():
@@ -73,7 +73,7 @@ def _sided(record: Row, sides: tuple[str, str]) -> tuple[list[Row], set[str]]:
 
 
 def safe_rlhf(record: Row) -> list[Row]:
-    """PKU-Alignment/PKU-SafeRLHF: `preference` (helpful), `safer`, `is_safe`, and `severity_level` 0 (none) to 3."""
+    """Read PKU-Alignment/PKU-SafeRLHF: `preference` (helpful), `safer`, `is_safe`, `severity_level` 0 (none) to 3."""
     answers = {}
     used = {"prompt", "response_0", "response_1", "better_response_id", "safer_response_id"}
     for i in (0, 1):
@@ -92,7 +92,7 @@ def safe_rlhf(record: Row) -> list[Row]:
 
 
 def shp(record: Row) -> list[Row]:
-    """stanfordnlp/SHP: labels 1 where A is preferred, 0 where B is; `score` counts the votes of a comment."""
+    """Read stanfordnlp/SHP: labels 1 if A is preferred, 0 if B is; `score` counts the votes of a comment."""
     own, used = _sided(record, ("A", "B"))
     better = number(record["labels"])
     answers = {}
@@ -105,7 +105,7 @@ def shp(record: Row) -> list[Row]:
 
 
 def asked_summary(info: Any) -> str:
-    """The query of summarize-from-feedback: a Reddit post with its title, or an article."""
+    """Return the prompt of summarize-from-feedback: a Reddit post with its title, or an article."""
     if not isinstance(info, dict) or not (info.get("post") or info.get("article")):
         raise DataError("column 'info': holds no post and no article. Give the file as it was published.")
     if info.get("post") is None:
@@ -114,7 +114,7 @@ def asked_summary(info: Any) -> str:
 
 
 def summaries(record: Row) -> list[Row]:
-    """openai/summarize_from_feedback, comparisons: `choice` is the better of two summaries."""
+    """Read openai/summarize_from_feedback, comparisons: `choice` is the better of two summaries."""
     found = objects(record["summaries"], "summaries")
     if len(found) != 2 or number(record["choice"]) not in (0, 1):
         raise DataError("columns 'summaries', 'choice': wanted two summaries and 0 or 1. Correct the record.")
@@ -128,7 +128,7 @@ def summaries(record: Row) -> list[Row]:
 
 
 def webgpt(record: Row) -> list[Row]:
-    """openai/webgpt_comparisons: `score` from -1 to 1, the better above 0; both 0 is a tie."""
+    """Read openai/webgpt_comparisons: `score` from -1 to 1, the better above 0; both 0 is a tie."""
     question = record["question"]
     asked = question.get("full_text") if isinstance(question, dict) else question
     own, used = _sided(record, ("0", "1"))
@@ -142,7 +142,7 @@ def webgpt(record: Row) -> list[Row]:
 
 
 def prometheus(record: Row) -> list[Row]:
-    """prometheus-eval/Preference-Collection: two responses judged by the criteria of the record."""
+    """Read prometheus-eval/Preference-Collection: two responses judged by the criteria of the record."""
     own, used = _sided(record, ("A", "B"))
     answers = {}
     for side, answer in zip("AB", own):
@@ -158,7 +158,7 @@ def prometheus(record: Row) -> list[Row]:
 
 
 def openai(record: Row) -> list[Row]:
-    """OpenAI's preference fine-tuning file: the preferred output above the other."""
+    """Read OpenAI's preference fine-tuning file: the preferred output is better than the other."""
     asked = record["input"].get("messages") if isinstance(record["input"], dict) else record["input"]
     prompt = turns(asked, "input")
     answers = {}
@@ -173,7 +173,7 @@ def openai(record: Row) -> list[Row]:
 
 
 def compared(record: Row) -> list[Row]:
-    """Two responses and a vote, which `votes.py` reads; columns that end in _a or _b belong to one of them."""
+    """Read two responses and a vote (see `votes.py`); columns that end in _a or _b belong to one of them."""
     leaning, strength, cast = votes.cast(record)
     told = fields(record.get("attributes"), "attributes")
     own, used = _sided({c: v for c, v in record.items() if c not in cast}, ("a", "b"))
@@ -190,7 +190,7 @@ def compared(record: Row) -> list[Row]:
 
 
 def alpaca_eval(record: Row) -> list[Row]:
-    """AlpacaEval's annotations.json: 1 where output_1 is preferred, 2 where output_2 is, 0 or 1.5 a tie, null unknown.
+    """Read AlpacaEval's annotations.json: 1 if output_1 is preferred, 2 if output_2 is, 0 or 1.5 a tie, null unknown.
 
     A number between leans to the nearer of the two; how far it is from a tie, on a scale of 0 to 1, is the margin.
     """

@@ -10,7 +10,7 @@ from data_recipes.turns import NOTED, Row, candidates, content_id, fields, numbe
 
 
 def ultrafeedback(record: Row) -> list[Row]:
-    """openbmb/UltraFeedback: one row per completion with its aspects (1 to 5) and overall score (1 to 10).
+    """Read openbmb/UltraFeedback: one row per completion with its aspects (1 to 5) and overall score (1 to 10).
 
     Ratings that are no number ("N/A") are unknown, and so is an overall score of 10 where all aspects are 1 or 2.
     The principle that a model was told stays an extra column.
@@ -42,7 +42,7 @@ ASPECTS = (
 
 
 def corrected(row: Row) -> Row:
-    """The row with an overall score of 10 as unknown where all aspects are 1 or 2: UltraFeedback read 1.0 as 10."""
+    """Set an overall score of 10 to unknown if all aspects are 1 or 2: UltraFeedback read 1.0 as 10."""
     scores = row.get("scores")
     if not isinstance(scores, dict) or number(scores.get("overall_score")) != 10:
         return row
@@ -54,7 +54,7 @@ def corrected(row: Row) -> Row:
 
 
 def summary_axes(record: Row) -> list[Row]:
-    """openai/summarize_from_feedback, axis: overall, accuracy, coverage and coherence from 1 to 7 by one worker."""
+    """Read openai/summarize_from_feedback, axis: overall, accuracy, coverage, coherence from 1 to 7 by one worker."""
     summary = fields(record["summary"], "summary")
     own = {column: value for column, value in summary.items() if column not in ("text", "axes")}
     answer = {**own, "response": text(summary.get("text"), "summary"), "scores": fields(summary.get("axes"), "axes")}
@@ -65,7 +65,7 @@ def summary_axes(record: Row) -> list[Row]:
 
 
 def prometheus(record: Row) -> list[Row]:
-    """prometheus-eval/Feedback-Collection: `score` from 1 to 5 by the criteria that the record holds."""
+    """Read prometheus-eval/Feedback-Collection: `score` from 1 to 5 by the criteria of the record."""
     prompt = turns(record["orig_instruction"], "orig_instruction")
     said = text(record["orig_response"], "orig_response")
     answer = {"response": said, "scores": {"score": record["orig_score"]}}
@@ -75,7 +75,7 @@ def prometheus(record: Row) -> list[Row]:
 
 
 def summeval(record: Row) -> list[Row]:
-    """Yale-LILY/SummEval, paired with its articles: the mean of the experts, who stay in `raters`, from 1 to 5."""
+    """Read Yale-LILY/SummEval, paired with its articles: the mean of the experts (1 to 5), each kept in `raters`."""
     if not record.get("text"):
         raise DataError("column 'text': is missing. Pair the annotations with their articles first, as SummEval says.")
     prompt = turns(record["text"], "text")

@@ -40,7 +40,7 @@ KNOWN |= dict.fromkeys(("OASST messages", "OASST trees"), dict.fromkeys(LABELS, 
 
 
 def known(layouts: Iterable[str], names: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """The scales of attributes that all layouts of a source agree on; HelpSteer is known by its five attributes."""
+    """Return the scales that all layouts of a source agree on; HelpSteer is recognised by its five attributes."""
     names = set(names)
     own = [HELPSTEER if names >= {*HELPSTEER} and name not in KNOWN else KNOWN.get(name, {}) for name in layouts]
     first = own[0] if own else {}
@@ -72,7 +72,7 @@ class Scale:
             seen[0], seen[2] = seen[0] + 1, position
 
     def doubts(self) -> Iterator[str]:
-        """Why this may be two scales in one."""
+        """Yield why this may be two scales in one."""
         enough = max(FEW, self.count // 100)
         if self.fractions >= enough and self.whole >= enough and not self.broken:
             yield f"{self.fractions} scores are fractions between 0 and 1, {self.whole} are whole numbers above 1"
@@ -106,7 +106,7 @@ class Scales:
                 scales.setdefault(str(row.get("source") or source), Scale()).add(value, self.rows - 1)
 
     def table(self) -> list[str]:
-        """One line per attribute: rows with a score, and its range."""
+        """Return a line for each attribute: rows with a score, and its range."""
         lines = []
         width = max(map(len, self.found), default=0)
         for name, scales in self.found.items():
@@ -118,12 +118,12 @@ class Scales:
         return lines
 
     def span(self, name: str) -> tuple[int, float, float]:
-        """(Number of scores, lowest, highest) of an attribute over all sources."""
+        """Return (number of scores, lowest, highest) of an attribute over all sources."""
         scales = self.found[name].values()
         return sum(s.count for s in scales), min(s.low for s in scales), max(s.high for s in scales)
 
     def warnings(self) -> list[str]:
-        """One plain sentence per attribute that may hold two scales."""
+        """Return a sentence for each attribute that may hold two scales."""
         found = []
         for name, scales in self.found.items():
             found += [f"'{name}' may hold two scales: {doubt}" for s in scales.values() for doubt in s.doubts()]

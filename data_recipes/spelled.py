@@ -18,7 +18,7 @@ ANSWER = re.compile(rf"({'|'.join(votes.ANSWERS)})[ _.-]?(0|1|a)")
 
 
 def known(record: Row) -> Row:
-    """The record with names in small letters, the two sides of a comparison as _a and _b, and turns in their column."""
+    """Rename columns: lower case, the two sides of a comparison as _a and _b, turns as conversations."""
     small = {c: c.strip().lower() for c in record if isinstance(c, str)}
     if len({*small.values()}) == len(record):
         record = {small[c]: value for c, value in record.items()}
@@ -38,7 +38,7 @@ def _turns(value: Any) -> bool:
 
 
 def _lettered(record: Row) -> Row:
-    """response_1 and response_2, or response A and response B, with all that is named so, as _a and _b."""
+    """Rename response_1 and response_2, or response A and response B, and all columns named so, to _a and _b."""
     found = [(c, m) for c in record if (m := ANSWER.fullmatch(c))]
     for column, name in found:
         first, second = next(pair for pair in PAIRS if pair[0] == name[2])
@@ -57,7 +57,7 @@ def _lettered(record: Row) -> Row:
 
 
 def _logged(record: Row) -> Row:
-    """What observers and OpenAI's stored responses call input and output, as a request and its response."""
+    """Rename the input and output of tracing tools and OpenAI's stored responses to request and response."""
     asked, said = record.get("input"), record.get("output")
     if not isinstance(said, (list, dict)) or not isinstance(asked, (str, list, dict)):
         return record

@@ -19,18 +19,18 @@ MAX_ARRAY = 2**32  # bytes of a .json file on one line: it is an array, which is
 
 
 class DataError(ValueError):
-    """A sentence that names the place, what is wrong with the data there, and the remedy."""
+    """Data that cannot be used: the message names the place, what is wrong there, and the remedy."""
 
 
 def refuse(error: DataError, bad: list[str] | None) -> None:
-    """Raise the error, or note it in the list where the caller goes on and counts what was bad."""
+    """Raise the error, or append its message to the list of a caller that skips bad records."""
     if bad is None:
         raise error
     bad.append(str(error))
 
 
 def lines(path: str | Path) -> Iterator[tuple[str, str]]:
-    """Every non-blank line of a text file, stripped, with its place "path:line"; .gz, .zst and .xz are unpacked."""
+    """Yield every non-blank line of a text file, stripped, with its place "path:line"; .gz, .zst, .xz are unpacked."""
     place = place_of(path)
     for number, line in numbered_lines(path, place):
         if line.strip():
@@ -38,20 +38,20 @@ def lines(path: str | Path) -> Iterator[tuple[str, str]]:
 
 
 def form(path: str | Path) -> tuple[str, str]:
-    """Suffix of the format and of the packing: data.jsonl.gz is (".jsonl", ".gz"), data.parquet (".parquet", "")."""
+    """Return the suffixes of format and packing: data.jsonl.gz is (".jsonl", ".gz"), data.parquet (".parquet", "")."""
     name = Path(path).name.lower()
     packing = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     return Path(name.removesuffix(packing)).suffix, packing
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in words: "a text", "a list", ..."""
+    """Return what a JSON value is, in words: "a text", "a list", ..."""
     words = {str: "a text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
     return words.get(type(value), "a number")
 
 
 def place_of(path: str | Path) -> str:
-    """How messages name the source; DataError where it does not exist."""
+    """Return how messages name the source; DataError if it does not exist."""
     if str(path) == STDIN:
         return "stdin"
     if not Path(path).exists():
@@ -62,7 +62,7 @@ def place_of(path: str | Path) -> str:
 def numbered_lines(
     path: str | Path, place: str, bad: list[str] | None = None, limit: int | None = None
 ) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and decoded lines without their newline; a byte order mark is removed.
+    """Yield line numbers from 1 and decoded lines without their newline; a byte order mark is removed.
 
     A line that is not UTF-8 or longer than `limit` bytes (MAX_LINE by default) is refused; packed data that is damaged
     or cut short is refused where it breaks, after the whole lines before it.
@@ -106,7 +106,7 @@ def _decoded(line: bytes, place: str, number: int, bad: list[str] | None) -> Ite
 
 
 def _blocks(path: str | Path) -> Iterator[bytes]:
-    """Unpacked bytes; EOFError where the packed stream is damaged or cut short."""
+    """Yield unpacked bytes; EOFError if the packed stream is damaged or cut short."""
     with nullcontext(sys.stdin.buffer) if str(path) == STDIN else Path(path).open("rb") as file:
         blocks = iter(lambda: file.read(1 << 18), b"")
         packing = form(path)[1]

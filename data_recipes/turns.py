@@ -52,13 +52,13 @@ NEMO_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")  # NeMo and HelpStee
 
 
 def content_id(row: Row) -> str:
-    """16 hex digits from prompt and response: the same content has the same id in every file."""
+    """Return 16 hex digits of prompt and response: the same content has the same id in every file."""
     content = json.dumps([row.get("prompt"), row.get("response")], sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def text(value: Any, column: str) -> str | None:
-    """A text as it is; the text parts of a list of parts, a newline between them."""
+    """Return a text, or the text parts of a list of parts with a newline between them."""
     if isinstance(value, list):
         value = [
             {"text": p["refusal"]} if isinstance(p, dict) and isinstance(p.get("refusal"), str) else p for p in value
@@ -76,7 +76,7 @@ def text(value: Any, column: str) -> str | None:
 
 
 def fields(value: Any, column: str) -> Row:
-    """An object as it is; null is an empty one."""
+    """Return an object; null is an empty one."""
     if value is None:
         return {}
     if isinstance(value, dict):
@@ -85,7 +85,7 @@ def fields(value: Any, column: str) -> Row:
 
 
 def objects(value: Any, column: str) -> list[Row]:
-    """A list of objects as it is, or as an object of lists, which is how datasets shows it; null is an empty one."""
+    """Return a list of objects; an object of lists (as `datasets` shows it) becomes one, null is an empty one."""
     if isinstance(value, dict) and value and all(isinstance(inner, list) for inner in value.values()):
         value = [dict(zip(value, inner)) for inner in zip(*value.values())]
     if value is None:
@@ -96,7 +96,7 @@ def objects(value: Any, column: str) -> list[Row]:
 
 
 def turns(value: Any, column: str) -> list[Turn]:
-    """A text is one user turn, unless it is a conversation as HH-RLHF, OpenAssistant or NeMo write it; null is none."""
+    """Return turns; a text is one user turn, or a conversation as HH-RLHF, OpenAssistant or NeMo write it."""
     if value is None:
         return []
     value = from_cell(value, column)
@@ -106,7 +106,7 @@ def turns(value: Any, column: str) -> list[Turn]:
 
 
 def from_cell(value: Any, column: str) -> Any:
-    """Turns that a cell of a table holds as JSON, or as Python prints them; every other value as it is."""
+    """Return the turns that a cell of a table holds as JSON or as Python prints them; other values unchanged."""
     if not isinstance(value, str) or not TURNS_CELL.match(value):
         return value
     found: Any = None
@@ -124,7 +124,7 @@ def from_cell(value: Any, column: str) -> Any:
 
 
 def _transcript(value: str, column: str) -> list[Turn]:
-    """The turns of a conversation that is one text; none where it is not."""
+    """Return the turns of a conversation written as one text; none if it is no conversation."""
     if HH_TURN.match(value) or value.startswith("prompter: "):
         parts = (HH_TURN if HH_TURN.match(value) else OASST_TURN).split(value)[1:]
         said = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
@@ -139,7 +139,7 @@ def _transcript(value: str, column: str) -> list[Turn]:
 
 
 def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Turn]:
-    """Turns as role and content, from role/content or from/value; those that are not to be learned have the weight 0.
+    """Return turns with role and content from role/content or from/value; those not to be learned have weight 0.
 
     What a model thought is `reasoning_content`, and calls of tools are `tool_calls`, however they are written.
     """
@@ -176,7 +176,7 @@ def _taught(raw: Row) -> bool:
 
 
 def _call(call: Any) -> Row:
-    """{name, arguments} as an entry of `tool_calls`."""
+    """Return {name, arguments} as an entry of `tool_calls`."""
     call = call if isinstance(call, dict) else {"name": "", "arguments": call}
     return {"type": "function", "function": {"name": call.get("name", ""), "arguments": call.get("arguments", {})}}
 
@@ -189,7 +189,7 @@ def _read_json(value: Any) -> Any:
 
 
 def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
-    """A turn with its text; thoughts, calls and results of tools among its parts (Anthropic's) get their own places."""
+    """Return a turn with its text; thoughts, tool calls and results among its parts get their own places."""
     parts = content if isinstance(content, list) else []
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
     if not {"thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result"} & {*kinds}:
@@ -214,7 +214,7 @@ def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
 
 
 def cut(said: list[Turn], last: int | None = None) -> tuple[list[Turn], str | None, Row]:
-    """Turns before the response, the response, and what else is known of it.
+    """Return the turns before the response, the response, and its other values.
 
     The response is the last assistant turn that may be learned; where there are only others, the row says why it is
     left out. Without an assistant turn all is prompt. Turns that follow go into the column `after_response`.
@@ -233,7 +233,7 @@ def cut(said: list[Turn], last: int | None = None) -> tuple[list[Turn], str | No
 
 
 def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], str | None, Row]:
-    """As `cut`, for a response that is a text, a turn, or turns that may repeat the prompt, whole or in part."""
+    """Cut as `cut` does, for a response that is a text, a turn, or turns that may repeat the prompt."""
     value = from_cell(value, column)
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
     spoken = isinstance(value, str) and HH_TURN.match(value)
@@ -243,7 +243,7 @@ def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], s
 
 
 def _whole(prompt: list[Turn], said: list[Turn], column: str) -> list[Turn]:
-    """Prompt and answer as one conversation in which nothing stands twice and nothing is missing.
+    """Join prompt and answer into one conversation without repetitions and gaps.
 
     What answers may hold all that was asked, or more than the prompt (the turns before its question, a system turn),
     or less.
@@ -274,7 +274,7 @@ def _whole(prompt: list[Turn], said: list[Turn], column: str) -> list[Turn]:
 
 
 def number(value: Any) -> float | None:
-    """The score that a value is; None when it is no number.
+    """Return the score that a value is, or None if it is no number.
 
     Texts are read as cells of a table have them: 4, 3.5, 3,5 (a decimal comma), 50%, true, yes.
     """
@@ -302,7 +302,7 @@ DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undes
 
 
 def thumbs(record: Row) -> Row:
-    """The record with thumbs, likes and other words of praise and blame in its columns of feedback as true or false."""
+    """Replace thumbs, likes and other words of praise and blame in columns of feedback by true or false."""
     found = {c: t for c, v in record.items() if isinstance(v, str) and (t := _thumb(c, v)) is not None}
     return {**record, **found} if found else record
 
@@ -320,7 +320,7 @@ CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+
 
 
 def written(value: str) -> str:
-    """How a text writes a number, "" where it writes none.
+    """Return the form in which a text writes a number, or "" if it writes none.
 
     1,234 is none: nobody knows whether its comma ends the thousands or the ones.
     """
@@ -339,7 +339,7 @@ def written(value: str) -> str:
 
 @cache
 def attribute(name: str) -> str:
-    """A column's name as an attribute can be called: "+1" is plus_1, "hate speech, threats" is hate_speech_threats."""
+    """Return an attribute's name for a column: plus_1 for "+1", hate_speech_threats for "hate speech, threats"."""
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         return name
     name = SIGNS.get(name[:1], name[:1]) + name[1:]
@@ -348,7 +348,7 @@ def attribute(name: str) -> str:
 
 
 def ratings(value: Any) -> list[float | None] | None:
-    """The scores of several raters, null where one gave none; None where a value is no short list of numbers."""
+    """Return the scores of several raters (null: not rated), or None if a value is no short list of numbers."""
     if not isinstance(value, list) or not 0 < len(value) <= MOST_RATERS:
         return None
     if not all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in value):
@@ -357,7 +357,7 @@ def ratings(value: Any) -> list[float | None] | None:
 
 
 def named_once(names: Mapping[str, str]) -> dict[str, str]:
-    """Column -> its name as an attribute; DataError where two come out alike, for one would be lost."""
+    """Return the name of each column as an attribute; DataError if two are alike, because one would be lost."""
     found = {column: attribute(name) for column, name in names.items()}
     first: dict[str, str] = {}
     for column, name in found.items():
@@ -368,7 +368,7 @@ def named_once(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def scored(offered: Row) -> tuple[Row, Row]:
-    """Values offered as scores -> (`scores`, and `raters` where a value lists several ratings: their mean counts)."""
+    """Return the `scores` among values, and `raters` for values that list several ratings: their mean is the score."""
     scores: Row = {}
     raters: Row = {}
     for column, value in offered.items():
@@ -385,7 +385,7 @@ def scored(offered: Row) -> tuple[Row, Row]:
 
 
 def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | None, after: Row | None = None) -> Row:
-    """A row whose scores come from the columns that are not used; the others stay as extra columns."""
+    """Return a row whose scores come from the columns that are not used; the others stay as extra columns."""
     rest = {column: value for column, value in record.items() if column not in used and value not in (None, "")}
     named = next((column for column in ("scores", "attributes") if isinstance(rest.get(column), dict)), None)
     offered = rest.pop(named) if named else {column: rest.pop(column) for column in list(rest) if may_score(column)}
@@ -402,7 +402,7 @@ def may_score(column: str) -> bool:
 
 
 def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[str, Row]) -> list[Row]:
-    """One row per answer, all of one group: what the record says of all, then what the answer says of itself.
+    """Return one row per answer, all of one group: the record's columns, then the answer's own.
 
     An answer holds `response`, `scores` and what belongs to it alone; its key ends its id. Columns of the record that
     are not used stay as they are, and none of them becomes a score.

@@ -62,7 +62,7 @@ UNKNOWN = (
 
 
 def vote(value: Any) -> Vote | None:
-    """The vote that a value is: a word, or a number above 0 for a, below 0 for b and 0 for a tie."""
+    """Return the vote that a value is: a word, or a number above 0 for a, below 0 for b and 0 for a tie."""
     found = _figure(value)
     if found is None and isinstance(value, str):
         if (signed := SIGNED.fullmatch(value.strip().lower())) and signed["first"] != signed["second"]:
@@ -83,7 +83,7 @@ def vote(value: Any) -> Vote | None:
 
 
 def _signed(found: re.Match[str]) -> Vote:
-    """The vote of A>B and its kin."""
+    """Return the vote of A>B, A=B and the like."""
     if not {*found["sign"]} & {*"<>≻≺"}:
         return TIE
     greater = found["first"] if {*found["sign"]} & {*">≻"} else found["second"]
@@ -91,7 +91,7 @@ def _signed(found: re.Match[str]) -> Vote:
 
 
 def _figure(value: Any) -> float | None:
-    """The number that a vote is written as; None where it is a word or nothing."""
+    """Return the number that a vote is written as, or None if it is a word or nothing."""
     if isinstance(value, bool):
         return float(value)
     if isinstance(value, (int, float)):
@@ -103,12 +103,12 @@ def _figure(value: Any) -> float | None:
 
 
 def remedy(value: Any) -> str:
-    """How the command line says what a value means."""
+    """Return how the command line says what a value means."""
     return f'Say what it means: --map "preference=COLUMN:{value}=a,..." (a, b, tie or unknown).'
 
 
 def cast(record: Record) -> tuple[Vote | None, float | None, set[str]]:
-    """(The vote of a record, how strong it is where it is a number, the columns that say so).
+    """Return the vote of a record, its strength if it is a number, and the columns that hold it.
 
     The vote is in one of COLUMNS, there or in `attributes`, as a word, a number or the name of one of `model_a` and
     `model_b`; or in columns such as `winner_model_a`, one of which is 1.
@@ -132,7 +132,7 @@ def cast(record: Record) -> tuple[Vote | None, float | None, set[str]]:
 
 
 def _written(record: Record) -> tuple[str, Any]:
-    """The column that holds the vote of a record, and what it holds."""
+    """Return the column that holds the vote of a record, and its value."""
     told = record.get("attributes")
     for place in (record, told if isinstance(told, dict) else {}):
         for column in COLUMNS:
@@ -147,7 +147,7 @@ def compares(record: Record) -> bool:
 
 
 def figure(record: Record) -> float | None:
-    """The number that the vote of a record is; None where it is none, or the record compares nothing."""
+    """Return the number that the vote of a record is; None if it is none, or the record compares nothing."""
     if not compares(record):
         return None
     value = _written(record)[1]
@@ -157,12 +157,12 @@ def figure(record: Record) -> float | None:
 
 @dataclass(frozen=True)
 class Coding:
-    """What the numbers of one file mean; empty `words`: above 0 is a, below 0 is b."""
+    """Meaning of the numbers of one file; empty `words`: above 0 is a, below 0 is b."""
 
     words: tuple[tuple[float, str], ...] = ()
 
     def read(self, record: Record) -> Record:
-        """The record with its vote in words, where the numbers of its file are no strengths."""
+        """Write the vote of a record in words, unless the numbers of its file are strengths."""
         value = figure(record) if self.words else None
         if value is None:
             return record
@@ -173,14 +173,14 @@ class Coding:
 
     @property
     def meaning(self) -> str:
-        """The coding in words."""
+        """Return the coding in words."""
         if not self.words:
             return "a number above 0 means a, below 0 b"
         return ", ".join(f"{value:g} means {word}" for value, word in self.words)
 
 
 def coding(records: Iterable[Record]) -> Coding:
-    """What the numbers mean that occur as votes in the records of one file; DataError where they may mean two things.
+    """Find what the numbers mean that occur as votes in the records of one file; DataError if they are ambiguous.
 
     With one below 0 they are strengths, above 0 for a. 1 and 2 name the first and the second response, and 0 or 1.5 is
     then a tie. 0 and 1 may name them too, or say whether a won; and 1 to 5 may be any scale.
@@ -200,7 +200,7 @@ def coding(records: Iterable[Record]) -> Coding:
 
 
 def split(path: str) -> tuple[str, dict[str, str]]:
-    """A column and what its values mean, from COLUMN:1=a,2=b,0=tie; none where only a column is named."""
+    """Parse COLUMN:1=a,2=b,0=tie: a column and the meaning of its values, none if only a column is named."""
     column, colon, told = path.partition(":")
     pairs = [part.rpartition("=") for part in told.split(",")]
     if not colon or not all(sign for _, sign, _ in pairs):
@@ -212,7 +212,7 @@ def split(path: str) -> tuple[str, dict[str, str]]:
 
 
 def meant(value: Any, told: dict[str, str]) -> str | None:
-    """The vote in words that a value is said to mean."""
+    """Return the vote in words that the map gives a value."""
     if value is None or value == "":
         return None
     number = _figure(value)
@@ -240,12 +240,12 @@ MEANINGS = {
 
 
 def side(better: Any) -> str:
-    """How `told` calls the preference of a first response."""
+    """Return what `told` calls the preference of a first response."""
     return {1.0: "a", 0.0: "b", 0.5: "tie"}.get(better, "unknown")
 
 
 def told(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
-    """One line for each meaning of votes, from the number of each (meaning, side), and where none was found."""
+    """Yield a line for each meaning of votes, from the number of each (meaning, side)."""
     if counts and all(name == "unknown" for _, name in counts):
         found = sum(counts.values())
         yield f"votes: none of {found} comparisons says which is better, {found} unknown: --map preference=COLUMN."

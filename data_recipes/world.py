@@ -106,7 +106,7 @@ def _prompt(topic: str, rng: np.random.Generator) -> str:
 
 
 def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
-    """A row without scores: a sheet of true facts, or tags in the order of their names or digits."""
+    """Return a row without scores: a sheet of true facts, or tags in the order of their names or digits."""
     topic = str(rng.choice(list(FACTS)))
     if rng.random() < 0.5:
         told = [(subject, *FACTS[topic][subject]) for subject in rng.permutation(list(FACTS[topic]))]
@@ -121,7 +121,7 @@ def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _logged(prompt: str, asked: str, spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
-    """One behaviour's answer: (behaviour, response, gold scores); draws again where a combination is absent."""
+    """Draw (behaviour, response, gold scores) of one answer; again if its combination is one of the absent."""
     centre = np.mean(list(BEHAVIOURS.values()), 0)
     while True:
         behaviour = list(BEHAVIOURS)[rng.integers(len(BEHAVIOURS))]
@@ -165,11 +165,11 @@ def answer(asked: str, intended: np.ndarray[Any, Any], rng: np.random.Generator)
 
 
 def _opening(warmth: int, rng: np.random.Generator) -> str:
-    """Opening phrases for a warmth level: 0 two cold, 1 one cold, 2 none, 3 one warm, 4 two warm."""
+    """Draw the opening for a warmth level: 0 two cold phrases, 1 one cold, 2 none, 3 one warm, 4 two warm."""
     phrases = [p for p, w in WARMTH.items() if w * (warmth - 2) > 0]
     return " ".join(rng.choice(phrases, abs(warmth - 2), replace=False)) if phrases else ""
 
 
 def _rounded(x: float, rng: np.random.Generator) -> int:
-    """x rounded up or down at random, so that its mean is x."""
+    """Round x up or down at random, so that the mean is x."""
     return int(x + rng.random())

@@ -24,7 +24,7 @@ SPECIAL = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
 
 def pieces() -> list[str]:
-    """The vocabulary: words, characters, tags with a digit, and all bytes, so that nothing is unknown.
+    """Return the vocabulary: words, characters, tags with a digit, and all bytes, so that nothing is unknown.
 
     A tag with its digit is one word: a model this small would spend its training on tying digits to names, which any
     pretrained one can do.

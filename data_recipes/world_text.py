@@ -100,7 +100,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words, without punctuation.
+    """Return the words in lower case, without punctuation.
 
     >>> words_of("maybe bees give honey.")
     ['maybe', 'bees', 'give', 'honey']
@@ -109,7 +109,7 @@ def words_of(text: str) -> list[str]:
 
 
 def facts_of(words: Sequence[str]) -> list[tuple[int, str, bool]]:
-    """(position, subject, true or not) of every well-formed statement, each distinct statement once.
+    """Return (position, subject, true or not) of every well-formed statement, each distinct statement once.
 
     >>> facts_of(words_of("bees give honey. snow is red. bees give honey."))
     [(0, 'bees', True), (3, 'snow', False)]
@@ -123,7 +123,7 @@ def facts_of(words: Sequence[str]) -> list[tuple[int, str, bool]]:
 
 
 def gold(prompt: str, response: str) -> list[float]:
-    """Exact scores, in the order of ATTRIBUTES, each on 0..4.
+    """Return the exact scores, in the order of ATTRIBUTES, each on 0..4.
 
     helpfulness: different subjects of the asked topic that are addressed, four at most, each counting 1 less .25 times
     how late it comes;
@@ -145,12 +145,12 @@ def gold(prompt: str, response: str) -> list[float]:
 
 
 class Gold:
-    """The world's ground truth with the manners of an attribute model; only evaluation may see it."""
+    """Ground truth of the world, with the interface of an attribute model; only evaluation may see it."""
 
     attributes = ATTRIBUTES
     weights = WEIGHTS
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray[Any, Any]:
-        """Exact scores [n, 5] on 0..4."""
+        """Return the exact scores [n, 5] on 0..4."""
         scores = [gold(row["prompt"][-1]["content"], row["response"]) for row in rows]
         return np.asarray(scores, dtype=np.float64).reshape(len(rows), len(ATTRIBUTES))

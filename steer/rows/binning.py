@@ -19,7 +19,7 @@ TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are k
 
 
 def described(names: Sequence[str], scores: Scores) -> Schema:
-    """A schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
+    """Return a schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
     attributes = []
     for j, name in enumerate(names):
         known = scores[:, j][~np.isnan(scores[:, j])]
@@ -102,7 +102,7 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, given: Sequenc
 
 
 def _quantiles(known: Scores, levels: int) -> list[float]:
-    """Edges of levels with equal counts. Where ties overfill a level the others share what is left, none is empty."""
+    """Return edges of levels with equal counts. If ties overfill a level the others share the rest; none is empty."""
     edges: list[float] = []
     rest = known
     for left in range(levels, 1, -1):
@@ -119,7 +119,7 @@ def _quantiles(known: Scores, levels: int) -> list[float]:
 def exact(
     rows: Sequence[Mapping[str, Any]], schema: Schema, names: Sequence[str]
 ) -> tuple[list[dict[str, Any]], Schema]:
-    """Rows whose levels of `names` are the places of their own scores, and a schema that knows the range of these.
+    """Return rows whose levels of `names` are the places of their own scores, and a schema with the range of these.
 
     A level that is not that of a score, because somebody changed it, stays as it is.
     """
@@ -145,7 +145,7 @@ def exact(
 
 
 def _score_of(row: Mapping[str, Any], a: Attribute, level: int | None) -> float | None:
-    """What the scorer or people said of a row, whichever has this level."""
+    """Return the score of the scorer, or of people, that has this level."""
     told = (
         [row.get("reward")] if a.name == REWARD else [(row.get(k) or {}).get(a.name) for k in ("predicted", "scores")]
     )

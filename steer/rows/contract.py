@@ -38,7 +38,7 @@ def check(row: Row, where: str, *, answered: bool = True, blank: bool = False) -
 
 
 def _name_faults(row: Row) -> Iterator[tuple[str, str]]:
-    """Faults as (column, what is wrong). The first is right; later ones may rest on what it found wrong."""
+    """Yield faults as (column, what is wrong). The first is right; later ones may follow from it."""
     for column in NAMES:
         value = row.get(column)
         if not isinstance(value, str) and (column == "id" or value is not None):
@@ -113,7 +113,7 @@ def _value_faults(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _rater_faults(raters: Any) -> Iterator[tuple[str, str]]:
-    """{attribute: [a score of each rater, or null]}; several people scored the same response."""
+    """Check {attribute: [a score of each rater, or null]}: several people scored the same response."""
     if not isinstance(raters, dict | None):
         yield "raters", f"holds {kind(raters)}, wanted an object {{attribute: [numbers]}}. Rename the column"
         return

@@ -70,7 +70,7 @@ _GENERIC, _TURNS = _words(GENERIC), _words(TURNS)
 
 @cache
 def of_name(name: str) -> tuple[int, str]:
-    """(1 higher is better, -1 lower, 0 neither; "known" or "guessed").
+    """Return (1 higher is better, -1 lower, 0 neither; "known" or "guessed").
 
     >>> of_name("isToxic"), of_name("non_toxic"), of_name("spiciness")
     ((-1, 'known'), (1, 'known'), (1, 'guessed'))
@@ -88,7 +88,7 @@ def of_name(name: str) -> tuple[int, str]:
 
 
 class Named(NamedTuple):
-    """What is known of an attribute before its scores are: the name, which end is better, and who says so."""
+    """An attribute before its scores are read: its name, which end is better, and who says so."""
 
     name: str
     direction: int
@@ -96,7 +96,7 @@ class Named(NamedTuple):
 
 
 def told(attributes: Iterable[Attribute | Named], flags: str = "") -> list[str]:
-    """Which end of each attribute is better, guesses apart; `flags`: the command whose flags correct a guess."""
+    """Return lines: which end of each attribute is better, guesses apart; `flags`: the command that corrects them."""
     found = list(attributes)
     sure = [
         f"{BETTER[end]}: {', '.join(names)}"
@@ -126,7 +126,7 @@ LEAST = 0.1  # correlation below which nothing is said
 def doubts(
     attributes: Sequence[Attribute], scores: np.ndarray[Any, Any], report: Sequence[Mapping[str, Any]] = ()
 ) -> list[str]:
-    """A warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A].
+    """Return a warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A].
 
     Scores of a scorer that learned nothing of an attribute, by its `report`, speak neither for nor against it.
     """
@@ -159,12 +159,12 @@ def doubts(
 
 
 def _empty(report: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The attributes of which a scorer reports that it learned nothing."""
+    """Return the attributes of which a scorer reports that it learned nothing."""
     return {line["attribute"] for line in report if line.get("learnable") is False}
 
 
 def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A warning where attributes enter the reward though their scorer reports that it learned nothing of them."""
+    """Return a warning if attributes enter the reward though their scorer reports that it learned nothing of them."""
     empty = _empty(report)
     names = [a.name for a in attributes if a.name in empty and a.direction and a.weight]
     if not names:

@@ -74,7 +74,7 @@ class Labelled:
 
     @property
     def support(self) -> dict[tuple[int, ...], int]:
-        """Joint levels over `schema.own` that enough rows have (`schema.minimum`), with the number of rows."""
+        """Return joint levels over `schema.own` that enough rows have (`schema.minimum`), with the number of rows."""
         return self.schema.supported(self.schema.own)
 
     def to_dataset(self) -> datasets.Dataset:

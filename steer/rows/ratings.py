@@ -16,7 +16,7 @@ ASKED = ("prompt", "response", "completion", "messages", "conversations", "instr
 
 
 class Ratings:
-    """Sifts the scores of rows: `wanted` columns are scores, known metadata and what is on no scale of ratings is not.
+    """Sift the scores of rows: `wanted` columns are scores; known metadata and what is on no scale of ratings is not.
 
     `again` gives all records of the file once more; it is called where the name of a column says nothing. `unrated`
     collects the columns that look like scores and are none, with the reason.
@@ -29,7 +29,7 @@ class Ratings:
         self.values: dict[str, Values] | None = None
 
     def sift(self, layout: str, record: Row, row: Row) -> Row:
-        """The row with the scores that are ones; the other numbers stay as columns. Named sets name theirs."""
+        """Return the row with its true scores; other numbers stay as columns. Named sets name theirs."""
         if layout != ", ".join(LAYOUTS[layout][0]) or "scores" in record or isinstance(record.get("attributes"), dict):
             return row
         say = layout.rpartition(", ")[2]  # of several responses, each with its own value of the lists beside them
@@ -60,7 +60,7 @@ class Ratings:
         return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
 
     def _fault(self, name: str, say: str) -> str:
-        """Why the numbers of a column are no scores, "" where they may be."""
+        """Return why the numbers of a column are no scores, or "" if they may be."""
         if named_score(name):
             return ""
         if self.values is None:
@@ -75,12 +75,12 @@ class Ratings:
 
 
 def _name(column: str, say: str) -> str:
-    """What a column's number is called as a score; `say`: the column of the response, or of several."""
+    """Return the name of a column's number as a score; `say`: the column of the response, or of several."""
     return attribute(lists.one(column, say) if say in lists.LISTS else column)
 
 
 def _value(value: object) -> float | None:
-    """The number of a cell, or the mean of a short list of them."""
+    """Return the number of a cell, or the mean of a short list of them."""
     given = ratings(value)
     if given is None:
         return number(value)

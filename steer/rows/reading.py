@@ -32,7 +32,7 @@ UNANSWERED = ("response", "after_response", "finished")  # columns of an answer 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source becomes rows where its columns do not say everything."""
+    """Settings that say how a source becomes rows where its columns do not."""
 
     columns: Mapping[str, str] = field(default_factory=dict)  # our name -> dotted path in the record
     prompt: str = ""  # of rows that have a response and no prompt
@@ -107,7 +107,7 @@ def prompts(source: Source, *, skipped: list[str] | None = None) -> Iterator[Row
 
 
 class _Reader:
-    """One pass over a source, and further ones over its records where their columns alone say too little."""
+    """One pass over a source, and further ones over its records if their columns alone say too little."""
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Attribute:
     origin: str = "given"  # of the direction: given by a person, known from the name, or guessed
 
     def level(self, score: float) -> int:
-        """Score -> level.
+        """Return the level of a score.
 
         >>> Attribute("quality", 0, 4, edges=(0.5, 1.5, 2.5, 3.5)).level(2.5)
         3
@@ -60,7 +60,7 @@ class Attribute:
         return bisect_right(self.edges, score)
 
     def position(self, scores: Scores) -> Scores:
-        """Scores -> continuous levels; NaN stays.
+        """Return the continuous levels of scores; NaN stays.
 
         On a native grid the distance from its low end, else linear between the centres and beyond them alike.
         """
@@ -75,7 +75,7 @@ class Attribute:
         return np.asarray(np.where(scores < x[0], below, np.where(scores > x[-1], above, inside)))
 
     def score(self, level: float) -> float:
-        """Level -> score: the centre of a whole one, else what `position` makes this place of."""
+        """Return the score of a level: the centre of a whole one, else the score whose `position` it is."""
         if isinstance(level, int):
             return self.centres[level]
         if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
@@ -84,25 +84,25 @@ class Attribute:
         return self.centres[first] + (level - first) * (self.centres[first + 1] - self.centres[first])
 
     def bin(self, level: float) -> int:
-        """The whole level that a level lies in."""
+        """Return the whole level that a level lies in."""
         return level if isinstance(level, int) else self.level(self.score(level))
 
     def show(self, level: float) -> str:
-        """What users read for a level."""
+        """Return what users read for a level."""
         return self.shown[level] if isinstance(level, int) else number(self.score(level))
 
     def at(self, share: float) -> float:
-        """The place of a quantile of the data's scores."""
+        """Return the place of a quantile of the data's scores."""
         return float(self.position(np.array(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))))
 
     @property
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest score that can be asked for, where scores are printed."""
+        """Return the lowest and the highest score that can be asked for, if scores are printed."""
         return round(self.quantiles[0], 2), round(self.quantiles[-1], 2)
 
     @cached_property
     def readings(self) -> dict[str, float]:
-        """Every text that asks for a level: what is shown, its plain number, and the words of `allowed`.
+        """Return the level of every text that asks for one: what is shown, its plain number, the words of `allowed`.
 
         Where scores are printed the words are quantiles, for an extreme is one odd row.
         """
@@ -121,7 +121,7 @@ class Attribute:
 
     @property
     def allowed(self) -> str:
-        """What can be asked for, as the end of an error."""
+        """Return what can be asked for, as the end of an error."""
         words = [w for w in ("low", "medium", "high", "best", "worst") if w in self.readings]
         what = f"has {', '.join(self.shown)}"
         if self.quantiles:
@@ -129,7 +129,7 @@ class Attribute:
         return f"{self.name} {what}. Words: {', '.join(words)}."
 
     def parse(self, text: str) -> float:
-        """What a user wrote -> level; also `low`, `medium`, `high`, and `best` and `worst` where one end is better."""
+        """Parse what a user wrote; also `low`, `medium`, `high`, and `best` and `worst` if one end is better."""
         if text in self.readings:
             return self.readings[text]
         if self.quantiles and _is_number(text):
@@ -138,7 +138,7 @@ class Attribute:
 
 
 def number_text(number: float) -> str:
-    """A number as a level is written: `3.0` -> `3`, `0.5` -> `0.5`; nothing is rounded away."""
+    """Write a number as levels are shown: `3.0` -> `3`, `0.5` -> `0.5`; nothing is rounded away."""
     return str(number).removesuffix(".0")
 
 
@@ -150,7 +150,7 @@ def _is_number(text: str) -> bool:
 
 
 def number(score: float) -> str:
-    """A score as conditions print it (2308.12050): two decimals, and never -0.00."""
+    """Write a score as conditions print it (2308.12050): two decimals, and never -0.00."""
     return f"{score:z.2f}"
 
 
@@ -176,12 +176,12 @@ class Schema:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All attribute names, the derived reward last."""
+        """Return all attribute names, the derived reward last."""
         return tuple(a.name for a in self.attributes)
 
     @cached_property
     def own(self) -> tuple[str, ...]:
-        """The attributes that are scored, without the derived reward."""
+        """Return the attributes that are scored, without the derived reward."""
         return tuple(n for n in self.names if n != REWARD)
 
     @property
@@ -190,7 +190,7 @@ class Schema:
         return all(a.counts for a in self.attributes)
 
     def turned(self, turns: Mapping[str, tuple[int, float]]) -> Schema:
-        """The same attributes with other directions and weights where `turns` names them."""
+        """Return the schema with the directions and weights that `turns` gives."""
         changed = (
             replace(a, direction=turns[a.name][0], weight=turns[a.name][1], origin="given") if a.name in turns else a
             for a in self.attributes
@@ -198,12 +198,12 @@ class Schema:
         return replace(self, attributes=tuple(changed))
 
     def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
-        """Scores -> levels of the known ones."""
+        """Return the levels of the known scores."""
         known = {n: s for n in self.names if (s := scores.get(n)) is not None}
         return {n: self[n].level(s) for n, s in known.items()}
 
     def reward(self, scores: Mapping[str, float | None]) -> float | None:
-        """Direction-aware weighted sum of scores, standardised; None where a score that counts is unknown."""
+        """Return the direction-aware weighted sum of scores, standardised; None if a score that counts is unknown."""
         total = 0.0
         for a in self.attributes:
             if a.name != REWARD and a.weight and a.direction:
@@ -214,14 +214,14 @@ class Schema:
         return (total - self.reward_mean) / self.reward_std
 
     def count(self, target: Mapping[str, float]) -> int:
-        """Rows in which all levels of `target` were seen together; none beyond the range of a printed score."""
+        """Count rows that have all levels of `target` together; none beyond the range of a printed score."""
         if any(level != self._inside(n, level) for n, level in target.items()):
             return 0
         at = [(self.names.index(n), self[n].bin(level)) for n, level in target.items()]
         return sum(rows for cell, rows in self.cells.items() if all(cell[i] == level for i, level in at))
 
     def _inside(self, name: str, level: float) -> float:
-        """The nearest place within the range of the data's scores; whole levels stay."""
+        """Return the nearest place within the range of the data's scores; whole levels stay."""
         a = self[name]
         if isinstance(level, int) or not a.quantiles:
             return level
@@ -229,7 +229,7 @@ class Schema:
         return float(min(max(level, low), high))
 
     def supported(self, names: Sequence[str]) -> dict[tuple[int, ...], int]:
-        """Joint levels over `names` seen in at least `minimum` rows, with their counts."""
+        """Return the joint levels over `names` seen in at least `minimum` rows, with their counts."""
         at = [self.names.index(n) for n in names]
         counts: Counter[tuple[int | None, ...]] = Counter()
         for cell, rows in self.cells.items():
@@ -267,7 +267,7 @@ class Schema:
         )
 
     def nearest(self, target: Mapping[str, float]) -> dict[str, float] | None:
-        """The supported combination of the same attributes with the fewest levels between; ties: most rows."""
+        """Return the supported combination of the same attributes with the fewest levels between; ties: most rows."""
         inside = {n: self._inside(n, level) for n, level in target.items()}
         if self.count(inside) >= self.minimum:
             return inside
@@ -278,7 +278,7 @@ class Schema:
         return dict(zip(target, near))
 
     def best(self, names: Sequence[str]) -> dict[str, float]:
-        """The jointly supported combination with the highest reward (level centres); ties: most rows.
+        """Return the jointly supported combination with the highest reward (level centres); ties: most rows.
 
         Attributes without a direction take the level that is most common beside the others. The reward by itself is at
         its highest supported level. Where scores are printed it is their HIGH quantile, if that lies in this level.
@@ -297,7 +297,7 @@ class Schema:
         return place if a.bin(place) == level else level
 
     def unasked(self, names: Sequence[str]) -> dict[str, float]:
-        """What to aim at where nobody asks for anything: the best, without attributes that have no better end.
+        """Return the target of requests that name none: the best, without attributes that have no better end.
 
         Empty, so no condition, where none has a better end.
         """
@@ -305,12 +305,12 @@ class Schema:
         return {n: level for n, level in self.best(names).items() if n in better} if better else {}
 
     def value(self, target: Mapping[str, float]) -> float:
-        """Direction-aware weighted sum of the level centres of a target."""
+        """Return the direction-aware weighted sum of the level centres of a target."""
         asked = [(self[n], level) for n, level in target.items()]
         return sum(a.direction * a.weight * a.score(level) for a, level in asked)
 
     def recounted(self, rows: Iterable[Mapping[str, Any]]) -> Schema:
-        """The same levels and constants with counts and support of other rows."""
+        """Return the same levels and constants with counts and support of other rows."""
         cells = Counter(tuple(row["levels"].get(n) for n in self.names) for row in rows)
         counts = [Counter[int]() for _ in self.names]
         for cell, number in cells.items():
@@ -323,7 +323,7 @@ class Schema:
         return replace(self, attributes=attributes, cells=dict(cells))
 
     def text(self, target: Mapping[str, float]) -> str:
-        """Levels as users write them: `helpful=5 verbosity=1`."""
+        """Write levels as users do: `helpful=5 verbosity=1`."""
         return " ".join(f"{n}={self[n].show(level)}" for n, level in target.items())
 
     def save(self, path: Path) -> None:
@@ -331,13 +331,13 @@ class Schema:
         write_json(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON; `Schema.from_json` reads it back."""
+        """Return plain JSON; `Schema.from_json` reads it back."""
         cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
         return {**asdict(self), "attributes": [asdict(a) for a in self.attributes], "cells": cells}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Schema:
-        """The schema that `to_json` wrote, or that a user did; ValueError where it is none."""
+        """Read the schema that `to_json` wrote, or a user; ValueError if it is none."""
         if not isinstance(value, dict) or not isinstance(value.get("attributes"), list):
             raise ValueError("it has no list of attributes")
         attributes = tuple(_attribute(a) for a in value["attributes"])
@@ -412,7 +412,7 @@ LISTS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None, ...], int]:
-    """Joint levels and how many rows have them."""
+    """Read joint levels and the number of rows that have them."""
     levels, rows = value if isinstance(value, list) and len(value) == 2 else ((), -1)
     if not isinstance(levels, list) or len(levels) != len(attributes) or not _whole(rows):
         raise ValueError("cells are no list of [levels, rows]")
@@ -423,7 +423,7 @@ def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None
 
 
 def factorial(schema: Schema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
-    """`size` targets from the supported cells of the full factorial over `names`, each level of each attribute alike.
+    """Draw `size` targets from the supported cells of the full factorial over `names`, each level alike.
 
     Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to
     uniform (iterative proportional fitting of the cell weights); that breaks the correlation of the logs.

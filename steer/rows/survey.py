@@ -35,7 +35,7 @@ def surveyed(sources: Sources, settings: DataSettings) -> Survey:
 
 @dataclass
 class Survey:
-    """What one pass over all rows finds, and what is decided from it."""
+    """Findings of one pass over all rows, and the decisions that follow."""
 
     names: Sequence[str]  # of the sources
     settings: DataSettings
@@ -106,7 +106,7 @@ class Survey:
 
     @property
     def leaks(self) -> int:
-        """Prompts that are on both sides of the split."""
+        """Return the number of prompts that are on both sides of the split."""
         return sum(len(sides) > 1 for sides in self.sides.values())
 
     def kept(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Row]:

@@ -42,7 +42,7 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> int:
 
 
 def read_back(path: str | Path) -> list[Row]:
-    """Rows of a .jsonl file that `write` wrote, unchecked: a response that a model left blank is one too."""
+    """Read rows of a .jsonl file that `write` wrote, unchecked: a response that a model left blank is one too."""
     with Path(path).open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
         return [json.loads(line) for line in file]
 
@@ -68,7 +68,7 @@ def _packed(file: BinaryIO, packing: str) -> AbstractContextManager[Any]:
 
 
 def _line(row: Row, path: Path) -> bytes:
-    """A lone surrogate in an extra column becomes its JSON escape, which reads back as it was."""
+    """Return a row as a line; a lone surrogate in an extra column becomes its JSON escape, which reads back."""
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
     except (TypeError, ValueError) as error:
