@@ -21,12 +21,12 @@ def talks(record: Row) -> list[Row]:
     """Read conversation_a and conversation_b (chatbot arena, MT-bench); `turn` says which answer was judged."""
     sides = []
     for column in ("conversation_a", "conversation_b"):
-        said = conversation(_read(record[column]), column)
-        asked = [i for i, turn in enumerate(said) if turn["role"] == "user"]
+        turns = conversation(_read(record[column]), column)
+        questions = [i for i, turn in enumerate(turns) if turn["role"] == "user"]
         judged = number(record.get("turn"))
-        if judged is not None and 1 <= judged < len(asked):
-            said = said[: asked[int(judged)]]
-        sides.append(cut(said))
+        if judged is not None and 1 <= judged < len(questions):
+            turns = turns[: questions[int(judged)]]
+        sides.append(cut(turns))
     return _compared(record, {"conversation_a", "conversation_b"}, sides)
 
 
@@ -34,32 +34,34 @@ def answers(record: Row) -> list[Row]:
     """Read a prompt and an answer of each side: texts, turns, or lists of texts (JSON in a table), one per turn."""
     name = next(name for name in SAID if f"{name}_a" in record and f"{name}_b" in record)
     columns = [f"{name}_a", f"{name}_b"]
-    said = [_read(record[column]) for column in columns]
-    asked = _read(record.get("prompt"))
-    if _texts(asked) and all(map(_texts, said)):
-        return _compared(record, {"prompt", *columns}, [cut(_alternating(asked, each)) for each in said])
+    responses = [_read(record[column]) for column in columns]
+    prompts = _read(record.get("prompt"))
+    if _texts(prompts) and all(map(_texts, responses)):
+        return _compared(record, {"prompt", *columns}, [cut(_alternating(prompts, each)) for each in responses])
     prompt, used = question(record)
-    said = [record[column] if _texts(each) else each for each, column in zip(said, columns)]
-    sides = [answered(prompt, each, column) for each, column in zip(said, columns)]
+    responses = [record[column] if _texts(each) else each for each, column in zip(responses, columns)]
+    sides = [answered(prompt, each, column) for each, column in zip(responses, columns)]
     return _compared(record, {*used, *columns}, sides)
 
 
 def _compared(record: Row, used: set[str], sides: list[tuple[list[Turn], str | None, Row]]) -> list[Row]:
     (prompt, a, after_a), (other, b, after_b) = sides
     rest = {column: value for column, value in record.items() if column not in used}
-    made = preferences.compared({**rest, "prompt": prompt, "response_a": a, "response_b": b})
-    made = [{**row, **after} for row, after in zip(made, (after_a, after_b))]
-    said = [[(turn["role"], turn["content"].strip()) for turn in side] for side in (prompt, other)]
-    if said[0] != said[1]:
+    rows = preferences.compared({**rest, "prompt": prompt, "response_a": a, "response_b": b})
+    rows = [{**row, **after} for row, after in zip(rows, (after_a, after_b))]
+    texts = [[(turn["role"], turn["content"].strip()) for turn in side] for side in (prompt, other)]
+    if texts[0] != texts[1]:
         why = "its two answers follow different turns, so they are not answers to one prompt"
-        return [{**row, LEFT_OUT: why} for row in made]
-    return made
+        return [{**row, LEFT_OUT: why} for row in rows]
+    return rows
 
 
-def _alternating(asked: list[str], said: list[str]) -> list[Turn]:
-    if len(asked) != len(said):
-        raise DataError(f"column 'prompt': holds {len(asked)} turns for {len(said)} answers. Correct the record.")
-    pairs = zip(asked, said)
+def _alternating(prompts: list[str], responses: list[str]) -> list[Turn]:
+    if len(prompts) != len(responses):
+        raise DataError(
+            f"column 'prompt': holds {len(prompts)} turns for {len(responses)} answers. Correct the record."
+        )
+    pairs = zip(prompts, responses)
     return [turn for q, a in pairs for turn in (*turns(q, "prompt"), {"role": "assistant", "content": a or ""})]
 
 

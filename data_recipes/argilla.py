@@ -22,19 +22,19 @@ def told(record: Row) -> bool:
 def plain(record: Row) -> Row:
     """Return the fields as columns, and the scores of every question in `attributes`."""
     record = dict(record)
-    given, suggested = _records(record) if isinstance(record.get("fields"), dict) else _columns(record)
+    answers, suggested = _records(record) if isinstance(record.get("fields"), dict) else _columns(record)
     scores: Row = {}
     suggestions: Row = {}
     words: Row = {}
-    for name in dict.fromkeys([*given, *suggested]):
-        numbers = [n for value in given.get(name, []) if (n := number(value)) is not None]
+    for name in dict.fromkeys([*answers, *suggested]):
+        numbers = [n for value in answers.get(name, []) if (n := number(value)) is not None]
         offered = number(suggested.get(name))
         if numbers:
             scores[name] = numbers
-        elif offered is not None and not given.get(name):
+        elif offered is not None and not answers.get(name):
             scores[name] = offered
-        elif given.get(name):
-            words[name] = given[name]
+        elif answers.get(name):
+            words[name] = answers[name]
         if suggested.get(name) is not None and scores.get(name) is not offered:
             suggestions[name] = suggested[name]
     more = {**words, **({"suggestions": suggestions} if suggestions else {})}
@@ -45,41 +45,41 @@ def _records(record: Row) -> tuple[dict[str, list[Any]], Row]:
     """Take answers and suggestions out of a record {fields, responses, suggestions}; its fields become columns."""
     responses, suggestions = record.pop("responses", None), record.pop("suggestions", None)
     record |= record.pop("fields")
-    given: dict[str, list[Any]] = {}
+    answers: dict[str, list[Any]] = {}
     if isinstance(responses, list):  # [{values: {question: {value}}, status}]
         for one in responses:
             for name, answer in (one.get("values") or {}).items() if isinstance(one, dict) else ():
-                given.setdefault(name, []).extend(_submitted([{"status": one.get("status"), **_value(answer)}]))
+                answers.setdefault(name, []).extend(_submitted([{"status": one.get("status"), **_value(answer)}]))
     elif isinstance(responses, dict):  # {question: [{value, user_id, status}]}
-        given = {name: _submitted(answers) for name, answers in responses.items() if isinstance(answers, list)}
+        answers = {name: _submitted(values) for name, values in responses.items() if isinstance(values, list)}
     if isinstance(suggestions, list):
         named = {one.get("question_name", one.get("question")): one for one in suggestions if isinstance(one, dict)}
         suggestions = {str(name): one for name, one in named.items()}
-    return given, {name: _value(one)["value"] for name, one in (suggestions or {}).items()}
+    return answers, {name: _value(one)["value"] for name, one in (suggestions or {}).items()}
 
 
 def _columns(record: Row) -> tuple[dict[str, list[Any]], Row]:
     """Take answers and suggestions out of columns such as quality.responses and quality-suggestion."""
-    given: dict[str, list[Any]] = {}
+    answers: dict[str, list[Any]] = {}
     suggested: Row = {}
     for column in list(record):
-        found = FLAT.fullmatch(column)
-        name = found[1] if found else column
-        if not found or found[3] or found[5]:
+        match = FLAT.fullmatch(column)
+        name = match[1] if match else column
+        if not match or match[3] or match[5]:
             continue
         value = record.pop(column)
-        if found[2] == "responses":
+        if match[2] == "responses":
             status = record.get(f"{name}.responses.status") or []
             status = (
                 status if isinstance(status, list) and len(status) == len(value or []) else [None] * len(value or [])
             )
-            given[name] = _submitted([{"value": v, "status": s} for v, s in zip(value or [], status)])
+            answers[name] = _submitted([{"value": v, "status": s} for v, s in zip(value or [], status)])
         else:
             suggested[name] = value
-            answers = record.get(name)
-            if found[4] and isinstance(answers, list):
-                given[name] = _submitted(record.pop(name))
-    return given, suggested
+            values = record.get(name)
+            if match[4] and isinstance(values, list):
+                answers[name] = _submitted(record.pop(name))
+    return answers, suggested
 
 
 def _submitted(answers: list[Any]) -> list[Any]:

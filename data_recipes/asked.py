@@ -24,20 +24,20 @@ def question(record: Row) -> tuple[list[Turn], set[str]]:
     if column == "instruction":
         more = "context" if not record.get("input") and isinstance(record.get("context"), str) else "input"
         parts = [text(record.get(c), c) for c in ("instruction", more)]
-        asked, used = turns("\n\n".join(part for part in parts if part), column), {"instruction", "input", more}
+        prompt, used = turns("\n\n".join(part for part in parts if part), column), {"instruction", "input", more}
     else:
-        asked, used = turns(record[column], column), {column}
+        prompt, used = turns(record[column], column), {column}
     past = _past(record.get("history"), strict=column == "instruction")
-    if past and len(asked) == 1:
-        return [*past, *asked], {*used, "history"}
-    return asked, used
+    if past and len(prompt) == 1:
+        return [*past, *prompt], {*used, "history"}
+    return prompt, used
 
 
 def _past(value: Any, strict: bool) -> list[Turn]:
     """Return earlier turns from pairs [[user, assistant], ...] or turns; others give none, or an error if `strict`."""
     if isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value):
-        said = [(role, part) for pair in value for role, part in zip(("user", "assistant"), pair)]
-        return [{"role": role, "content": text(part, "history") or ""} for role, part in said]
+        texts = [(role, part) for pair in value for role, part in zip(("user", "assistant"), pair)]
+        return [{"role": role, "content": text(part, "history") or ""} for role, part in texts]
     if isinstance(value, list) and all(isinstance(v, dict) and ({"role", "from"} & {*v}) for v in value):
         return turns(value, "history")
     if strict and value:
@@ -51,11 +51,11 @@ def system_columns(record: Row) -> list[str]:
     A single word in a column beside other layouts than Alpaca's and ShareGPT's names the system that answered.
     """
     sure = "conversations" in record or "instruction" in record
-    found = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]
+    columns = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]
     named = ("system", "sys", "developer")  # in system_prompt a single word is a prompt too
     return [
         c
-        for c in found
+        for c in columns
         if sure or plain(c) not in named or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())
     ]
 
@@ -67,18 +67,18 @@ def _is_system(column: str) -> bool:
 def system(record: Row) -> tuple[list[Turn], set[str]]:
     """Return the system turn of a column of its own (none if it is blank), and the columns that hold it."""
     columns = system_columns(record)
-    said = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
-    if len(said) > 1:
+    texts = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
+    if len(texts) > 1:
         raise DataError(f"columns {', '.join(map(repr, columns))}: hold different system prompts. Keep one of them.")
     blank = {c for c, v in record.items() if _is_system(c) and (v is None or v == "")}
-    return [{"role": "system", "content": part} for part in said], {*columns, *blank}
+    return [{"role": "system", "content": part} for part in texts], {*columns, *blank}
 
 
-def before(told: list[Turn], prompt: list[Turn]) -> list[Turn]:
+def before(system_turns: list[Turn], prompt: list[Turn]) -> list[Turn]:
     """Put a system turn before a prompt, unless it is there already."""
-    if not told or not prompt or prompt[0]["role"] not in ("system", "developer"):
-        return [*told, *prompt]
-    if prompt[0]["content"].strip() != told[0]["content"].strip():
+    if not system_turns or not prompt or prompt[0]["role"] not in ("system", "developer"):
+        return [*system_turns, *prompt]
+    if prompt[0]["content"].strip() != system_turns[0]["content"].strip():
         raise DataError(
             "column 'system': is not the system turn that the conversation begins with. Keep one of the two."
         )

@@ -20,8 +20,8 @@ WORD = re.compile(r"\w+")
 
 def normal(row: Row) -> str:
     """Return the words of all turns of the prompt in lower case; a prompt of marks alone keeps them."""
-    said = unicodedata.normalize("NFKC", "\n".join(turn["content"] for turn in row["prompt"])).casefold()
-    return " ".join(WORD.findall(said)) or " ".join(said.split())
+    text = unicodedata.normalize("NFKC", "\n".join(turn["content"] for turn in row["prompt"])).casefold()
+    return " ".join(WORD.findall(text)) or " ".join(text.split())
 
 
 def key(text: str) -> bytes:
@@ -52,9 +52,9 @@ class Near:
     def like(self, text: str) -> tuple[float, str] | None:
         """Return (similarity, text) of the most similar text; of equally similar ones the first in the alphabet."""
         triples = self._triples(text)
-        found = {i for band, part in zip(self.bands, self._parts(triples)) for i in band.get(part, ())}
+        candidates = {i for band, part in zip(self.bands, self._parts(triples)) for i in band.get(part, ())}
         own = frozenset(triples.tolist())
-        alike = [(jaccard(own, self.triples[i]), self.texts[i]) for i in found]
+        alike = [(jaccard(own, self.triples[i]), self.texts[i]) for i in candidates]
         alike = [(share, other) for share, other in alike if share >= self.threshold]
         return min(alike, key=lambda a: (-a[0], a[1])) if alike else None
 

@@ -40,26 +40,26 @@ def ended(record: Mapping[str, Any]) -> bool | None:
 
     None where it does not say.
     """
-    said = None
+    answer = None
     for column, value in record.items():
         name = plain(column)
         if name not in _NAMES or value is None:
             continue
         word = str(value).strip().lower()
         if name in WHOLE:
-            found = False if word in FALSE else True if word in TRUE else None
+            whole = False if word in FALSE else True if word in TRUE else None
         elif name in CUT:
-            found = False if word in TRUE else None
+            whole = False if word in TRUE else None
         elif name == "incompletedetails":
-            found = False if value else None
+            whole = False if value else None
         elif name == "status":
-            found = False if word in ("incomplete", "truncated") else None
+            whole = False if word in ("incomplete", "truncated") else None
         else:
-            found = not EARLY.search(word) if isinstance(value, str) and word else None
-        if found is False:
+            whole = not EARLY.search(word) if isinstance(value, str) and word else None
+        if whole is False:
             return False
-        said = said if found is None else found
-    return said
+        answer = answer if whole is None else whole
+    return answer
 
 
 _NAMES = {*REASONS, *CUT, *WHOLE, "status", "incompletedetails"}

@@ -16,9 +16,9 @@ NEMO_ROLES = {"user": "User", "assistant": "Assistant"}
 
 def prompt_completion(row: Row) -> Record:
     """Convert a row for TRL: prompt and completion as messages, with scores and other columns."""
-    said = [{"role": "assistant", "content": row["response"]}]
+    completion = [{"role": "assistant", "content": row["response"]}]
     rest = {column: value for column, value in row.items() if column not in ("prompt", "response")}
-    return {"prompt": row["prompt"], "completion": said, **rest}
+    return {"prompt": row["prompt"], "completion": completion, **rest}
 
 
 def steerlm(row: Row) -> Record:
@@ -28,15 +28,15 @@ def steerlm(row: Row) -> Record:
     """
     first, *others = row["prompt"]
     system = first["content"] if first["role"] == "system" else ""
-    asked = others if first["role"] == "system" else row["prompt"]
+    prompt = others if first["role"] == "system" else row["prompt"]
     turns = []
-    for turn in (*asked, {"role": "assistant", "content": row["response"]}, *row.get("after_response", ())):
+    for turn in (*prompt, {"role": "assistant", "content": row["response"]}, *row.get("after_response", ())):
         if turn["role"] not in NEMO_ROLES:
             raise DataError(f"a turn of the role '{turn['role']}' has no place in SteerLM's conversations")
         turns.append({"from": NEMO_ROLES[turn["role"]], "value": turn["content"], "label": None})
-    known = {name: score for name, score in row["scores"].items() if score is not None}
-    if known:
-        turns[len(asked)]["label"] = ",".join(f"{name}:{_figure(score)}" for name, score in known.items())
+    scores = {name: score for name, score in row["scores"].items() if score is not None}
+    if scores:
+        turns[len(prompt)]["label"] = ",".join(f"{name}:{_figure(score)}" for name, score in scores.items())
     kept = {c: v for c, v in row.items() if c not in ("prompt", "response", "scores", "after_response")}
     kept = {f"{c}_" if c.rstrip("_") in NEMO_COLUMNS else c: v for c, v in kept.items()}
     return {"system": system, "mask": "User", "conversations": turns, **kept}
@@ -56,12 +56,14 @@ def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: 
     groups: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for row in rows:
         ids.add(row["id"])
-        found = value(row)
-        if found is None:
+        number = value(row)
+        if number is None:
             continue
-        asked = repr([(turn["role"], turn["content"]) for turn in row["prompt"]])
-        held = sorted([*groups.get((str(row.get("group") or ""), asked), []), (found, row)], key=lambda pair: -pair[0])
-        groups[str(row.get("group") or ""), asked] = [held[0], held[-1]] if len(held) > 1 else held
+        prompt = repr([(turn["role"], turn["content"]) for turn in row["prompt"]])
+        ranked = sorted(
+            [*groups.get((str(row.get("group") or ""), prompt), []), (number, row)], key=lambda pair: -pair[0]
+        )
+        groups[str(row.get("group") or ""), prompt] = [ranked[0], ranked[-1]] if len(ranked) > 1 else ranked
     for group in groups.values():
         if len(group) == 2 and group[0][0] > group[1][0]:
             chosen, rejected = group[0][1], group[1][1]
@@ -70,7 +72,7 @@ def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: 
 
 
 def _pair(chosen: Row, rejected: Row) -> Record:
-    said = {side: [{"role": "assistant", "content": row["response"]}] for side, row in _sides(chosen, rejected)}
+    answers = {side: [{"role": "assistant", "content": row["response"]}] for side, row in _sides(chosen, rejected)}
     shared = {
         column: value
         for column, value in chosen.items()
@@ -83,7 +85,7 @@ def _pair(chosen: Row, rejected: Row) -> Record:
         if column not in ("id", "prompt", "response", "scores", "preference", *shared)
     }
     name = chosen["id"].removesuffix(":chosen")
-    return {"prompt": chosen["prompt"], **said, "id": name, **shared, **own}
+    return {"prompt": chosen["prompt"], **answers, "id": name, **shared, **own}
 
 
 def _sides(chosen: Row, rejected: Row) -> tuple[tuple[str, Row], tuple[str, Row]]:

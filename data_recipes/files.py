@@ -25,10 +25,10 @@ GAP = re.compile(r"[ \t\r\n]*")
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object; ValueError if a name occurs twice, because one of its values would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         raise ValueError(f"the name '{_repeated([name for name, _ in pairs])}' stands twice in one object")
-    return found
+    return value
 
 
 def _repeated(names: list[str]) -> str:
@@ -50,14 +50,14 @@ def records(
     With a list as `bad` the message goes there and reading goes on behind it, as far as the format allows.
     """
     if not isinstance(path, str | Path):
-        place, found = "rows", hub.memory_records(path)
+        place, placed = "rows", hub.memory_records(path)
     elif str(path).startswith(hub.HUB):
-        place, found = str(path), hub.records(str(path))
+        place, placed = str(path), hub.records(str(path))
     else:
         place = place_of(path)
-        found = _records(path, place, bad)
+        placed = _records(path, place, bad)
     empty = True
-    for item in found:
+    for item in placed:
         empty = False
         yield item
     if empty and not bad:
@@ -131,8 +131,8 @@ def _json_values(place: str, text: str, bad: list[str] | None) -> Iterator[tuple
         elif array:
             break
     if text[at:].rstrip() != ("]" if array else ""):
-        what = "expected ',' or a last ']'" if array else "a ']' without its '['"
-        refuse(_broken(place, line, json.JSONDecodeError(what, text, at)), bad)
+        problem = "expected ',' or a last ']'" if array else "a ']' without its '['"
+        refuse(_broken(place, line, json.JSONDecodeError(problem, text, at)), bad)
 
 
 def _gap(text: str, at: int) -> int:
@@ -140,20 +140,20 @@ def _gap(text: str, at: int) -> int:
 
 
 def _broken(place: str, line: int, error: Exception) -> DataError:
-    what, column = str(error), 1
+    problem, column = str(error), 1
     if isinstance(error, json.JSONDecodeError):  # counts its lines from the start of the text that it was given
-        what, column, line = error.msg, error.colno, max(line, error.lineno)
-    return DataError(f"{place}:{line}:{column}: broken JSON ({what}). Repair or delete this line.")
+        problem, column, line = error.msg, error.colno, max(line, error.lineno)
+    return DataError(f"{place}:{line}:{column}: broken JSON ({problem}). Repair or delete this line.")
 
 
-def _object(value: Any, where: str, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
+def _object(value: Any, place: str, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
     if isinstance(value, dict):
-        yield where, value
+        yield place, value
         return
     remedy = (
         "A file that is one JSON array wants the suffix .json" if isinstance(value, list) else "Write one row a line"
     )
-    refuse(DataError(f"{where}: holds {kind(value)}, not an object {{...}}. {remedy}."), bad)
+    refuse(DataError(f"{place}: holds {kind(value)}, not an object {{...}}. {remedy}."), bad)
 
 
 def _cells(
@@ -164,27 +164,27 @@ def _cells(
     reader = csv.reader((line + "\n" for _, line in numbered), delimiter=delimiter, strict=True)
     names: list[str] = []
     while True:
-        where = f"{place}:{reader.line_num + 1}"
+        location = f"{place}:{reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
             remedy = "Put cells that hold quotes or commas in quotes"
-            refuse(DataError(f"{where}: broken row ({error}). {remedy}."), bad)
+            refuse(DataError(f"{location}: broken row ({error}). {remedy}."), bad)
             continue
         if cells is None:
             return
         if not "".join(cells).strip():
             continue
         if not names:
-            names = _header(cells, where)
+            names = _header(cells, location)
         elif len(cells) != len(names):
             remedy = "Put cells that hold the separator or a newline in quotes"
-            refuse(DataError(f"{where}: has {len(cells)} cells where the header names {len(names)}. {remedy}."), bad)
+            refuse(DataError(f"{location}: has {len(cells)} cells where the header names {len(names)}. {remedy}."), bad)
         elif stray := next((cell for name, cell in list(zip(names, cells))[1:] if not name and cell.strip()), ""):
             remedy = "Name the column in the header, or empty the cell"
-            refuse(DataError(f"{where}: holds '{stray:.40}' in a column without a name. {remedy}."), bad)
+            refuse(DataError(f"{location}: holds '{stray:.40}' in a column without a name. {remedy}."), bad)
         else:
-            yield where, {name: cell for name, cell in zip(names, cells) if name}
+            yield location, {name: cell for name, cell in zip(names, cells) if name}
 
 
 def _separated(numbered: Iterator[tuple[int, str]], delimiter: str) -> tuple[Iterator[tuple[int, str]], str]:
@@ -192,14 +192,14 @@ def _separated(numbered: Iterator[tuple[int, str]], delimiter: str) -> tuple[Ite
     head = next(numbered, None)
     if head is None:
         return numbered, delimiter
-    if found := re.fullmatch(r"sep=([,;|\t])\s*", head[1]):  # what Excel writes and reads; an empty line keeps places
-        return chain([(head[0], "")], numbered), found[1]
+    if match := re.fullmatch(r"sep=([,;|\t])\s*", head[1]):  # what Excel writes and reads; an empty line keeps places
+        return chain([(head[0], "")], numbered), match[1]
     if delimiter not in head[1]:
         delimiter = next((other for other in ",;\t" if other in head[1]), delimiter)
     return chain([head], numbered), delimiter
 
 
-def _header(cells: list[str], where: str) -> list[str]:
+def _header(cells: list[str], place: str) -> list[str]:
     """Return the column names; the first may be blank, as pandas writes it over row numbers, and the last, as in Excel.
 
     What is blank is left out.
@@ -208,12 +208,12 @@ def _header(cells: list[str], where: str) -> list[str]:
     last = len("\n".join(names).rstrip().split("\n")) if any(names) else 0  # columns before the blank ones at the end
     remedy = "The first line names the columns, for example prompt,response,quality"
     if len(names) == 1 and any(other in names[0] for other in ";\t|"):
-        raise DataError(f"{where}: the header is a single cell. Save with commas (.csv) or tabs (.tsv) between cells.")
+        raise DataError(f"{place}: the header is a single cell. Save with commas (.csv) or tabs (.tsv) between cells.")
     for i, name in enumerate(names[:last]):
         if re.fullmatch(r"[-+.\d]+" if i == 0 else r"[-+.\d]*", name):
-            raise DataError(f"{where}: no header: cell {i + 1} is '{name}'. {remedy}.")
+            raise DataError(f"{place}: no header: cell {i + 1} is '{name}'. {remedy}.")
         if name in names[:i]:
-            raise DataError(f"{where}: the header names the column '{name}' twice. Rename one of them.")
+            raise DataError(f"{place}: the header names the column '{name}' twice. Rename one of them.")
     return names
 
 
@@ -235,5 +235,5 @@ def _parquet(path: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
     except (pyarrow.ArrowException, OSError) as error:
         refuse(DataError(f"{path}: row {number + 1}: not Parquet ({error}). Copy or write it again."), bad)
     except (ValueError, ArithmeticError) as error:  # flipped bytes in texts, a date beyond the year 9999
-        what = f"{path}: row {number + 1}: holds a value that cannot be read ({error})"
-        refuse(DataError(f"{what}. Copy the file again, or write that column as text."), bad)
+        problem = f"{path}: row {number + 1}: holds a value that cannot be read ({error})"
+        refuse(DataError(f"{problem}. Copy the file again, or write that column as text."), bad)

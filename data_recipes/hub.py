@@ -21,15 +21,15 @@ SAVED = ("dataset_info.json", "dataset_dict.json")  # what Dataset.save_to_disk 
 
 def records(spec: str) -> Iterator[tuple[str, Record]]:
     """Yield the records of `hf:...` with their places, "name/split: row N"."""
-    found = SPEC.fullmatch(spec)
-    if not found:
+    match = SPEC.fullmatch(spec)
+    if not match:
         raise DataError(f"{spec}: cannot be read. Write it as hf:OWNER/NAME[/FOLDER][:CONFIG][@REVISION][#SPLIT].")
-    name, folder = found["name"], ""
+    name, folder = match["name"], ""
     if not Path(name).is_dir():
         owner, _, rest = name.partition("/")
         repository, _, folder = rest.partition("/")
         name = f"{owner}/{repository}" if repository else owner
-    yield from _loaded(spec, name, found["config"], folder, found["revision"], found["splits"])
+    yield from _loaded(spec, name, match["config"], folder, match["revision"], match["splits"])
 
 
 def folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
@@ -65,9 +65,9 @@ def _loaded(
     except DataError:
         raise
     except (OSError, ValueError, ArithmeticError, KeyError, TypeError, DatasetsError) as error:
-        what = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
+        problem = " ".join(str(error.__cause__ or error).split())[:300].rstrip(".")
         remedy = "Check the name, the network and HF_TOKEN; a dataset with several configs wants :CONFIG"
-        raise DataError(f"{place}: cannot be loaded ({what}). {remedy}.") from None
+        raise DataError(f"{place}: cannot be loaded ({problem}). {remedy}.") from None
     finally:
         if quiet:
             datasets.enable_progress_bars()

@@ -19,18 +19,18 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
     All others pass. Memory: the texts of flat messages, and the requests that still wait for their results.
     """
     tree, batch = Tree(), Batch()
-    for where, record in records:
+    for place, record in records:
         record = _as_openai(record) if "custom_id" in record else record
         if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
-            yield from tree.add(where, record, bad)
+            yield from tree.add(place, record, bad)
         elif (
             "custom_id" in record
             and ("body" in record or "response" in record)
             and not {"request", "prompt"} & {*record}
         ):
-            yield from batch.add(where, record, bad)
+            yield from batch.add(place, record, bad)
         else:
-            yield where, record
+            yield place, record
     yield from tree.rest(bad)
     yield from batch.rest(bad)
 
@@ -64,46 +64,46 @@ class Tree:
         self.waiting: dict[str, list[Placed]] = {}
         self.gone: dict[str, str] = {}  # message -> why it and all below it are left out
 
-    def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
+    def add(self, place: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
         """Yield the message and all that waited for it; nothing while it waits itself."""
         record = {**record, "parent_id": record["parent_id"] or None}  # blank in a table
         name, parent = record["message_id"], record["parent_id"]
         if not isinstance(name, str) or not isinstance(parent, str | None) or name in self.said or name == parent:
-            what = f"{where}: columns 'message_id', 'parent_id': wanted texts, and every message once"
-            refuse(DataError(f"{what}. Correct the record."), bad)
+            problem = f"{place}: columns 'message_id', 'parent_id': wanted texts, and every message once"
+            refuse(DataError(f"{problem}. Correct the record."), bad)
             return
-        ready = [(where, record)]
+        ready = [(place, record)]
         while ready:
-            where, record = ready.pop(0)
+            place, record = ready.pop(0)
             parent = record.get("parent_id")
             if parent is not None and parent not in self.said:
-                self.waiting.setdefault(parent, []).append((where, record))
+                self.waiting.setdefault(parent, []).append((place, record))
                 continue
             try:
                 self.said[record["message_id"]] = (parent, oasst.turn(record))
             except DataError as error:
-                refuse(DataError(f"{where}: {error}"), bad)
+                refuse(DataError(f"{place}: {error}"), bad)
                 continue
             why = oasst.gone(record, self.gone.get(parent or "", ""))
             if why:
                 self.gone[record["message_id"]] = why
-            yield where, {**record, "thread": self.thread(parent), **({"gone": why} if why else {})}
+            yield place, {**record, "thread": self.thread(parent), **({"gone": why} if why else {})}
             ready += self.waiting.pop(record["message_id"], [])
 
     def thread(self, name: str | None) -> list[Turn]:
         """Return the turns from the root down to a message."""
-        found: list[Turn] = []
+        turns: list[Turn] = []
         while name is not None:
             name, turn = self.said[name]
-            found.insert(0, turn)
-        return found
+            turns.insert(0, turn)
+        return turns
 
     def rest(self, bad: list[str] | None) -> Iterator[Placed]:
         """Refuse what waits in vain."""
         for parent, waiting in self.waiting.items():
-            for where, _ in waiting:
-                what = f"{where}: column 'parent_id': there is no message '{parent}'"
-                refuse(DataError(f"{what}. Give the file with all messages of its trees."), bad)
+            for place, _ in waiting:
+                problem = f"{place}: column 'parent_id': there is no message '{parent}'"
+                refuse(DataError(f"{problem}. Give the file with all messages of its trees."), bad)
         return iter(())
 
 
@@ -115,29 +115,29 @@ class Batch:
         self.results: dict[str, Placed] = {}
         self.matched = 0
 
-    def add(self, where: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
+    def add(self, place: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
         """Yield the exchange once its request and its result are there."""
         name = str(record["custom_id"])
-        mine, other = (self.requests, self.results) if "body" in record else (self.results, self.requests)
-        if name in mine:
-            what = f"{where}: column 'custom_id': '{name}' is also at {mine[name][0]}"
-            refuse(DataError(f"{what}. Every request of a batch wants its own."), bad)
+        same, other = (self.requests, self.results) if "body" in record else (self.results, self.requests)
+        if name in same:
+            problem = f"{place}: column 'custom_id': '{name}' is also at {same[name][0]}"
+            refuse(DataError(f"{problem}. Every request of a batch wants its own."), bad)
             return
         if name not in other:
-            mine[name] = (where, record)
+            same[name] = (place, record)
             return
         asked, result = (record, other.pop(name)[1]) if "body" in record else (other.pop(name)[1], record)
         self.matched += 1
         rest = {c: v for c, v in {**asked, **result}.items() if c not in ("body", "method", "url", "id")}
-        yield where, {**rest, "response": result.get("response") or {}, "request": asked["body"]}
+        yield place, {**rest, "response": result.get("response") or {}, "request": asked["body"]}
 
     def rest(self, bad: list[str] | None) -> Iterator[Placed]:
         """Yield requests as prompts if there are no results at all; else refuse what has no other side."""
-        for name, (where, record) in self.requests.items():
+        for name, (place, record) in self.requests.items():
             if self.matched or self.results:
-                refuse(DataError(f"{where}: request '{name}' has no result. Send it again, or leave it out."), bad)
+                refuse(DataError(f"{place}: request '{name}' has no result. Send it again, or leave it out."), bad)
             else:
-                yield where, {"custom_id": name, "request": record["body"]}
-        for name, (where, _) in self.results.items():
-            what = f"{where}: result '{name}' has no request"
-            refuse(DataError(f"{what}. Name the file that was sent with --requests FILE."), bad)
+                yield place, {"custom_id": name, "request": record["body"]}
+        for name, (place, _) in self.results.items():
+            problem = f"{place}: result '{name}' has no request"
+            refuse(DataError(f"{problem}. Name the file that was sent with --requests FILE."), bad)

@@ -55,15 +55,18 @@ def rows(record: Row) -> list[Row]:
     """
     record = spelled_out(record)
     record = thumbs(argilla.plain(record) if argilla.told(record) else record)
-    told, used = asked.system(record)
-    made = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
-    made = [rated.corrected(row) for row in made]
-    made = [_ending({**row, "prompt": asked.before(told, row["prompt"])} if told else row) for row in made]
-    made = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in made]
-    if _undecided(made):
+    system_turns, used = asked.system(record)
+    results = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
+    results = [rated.corrected(row) for row in results]
+    results = [
+        _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
+        for row in results
+    ]
+    results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
+    if _undecided(results):
         why = "its two responses are the same text, so neither can be the better one"
-        made = [{**row, LEFT_OUT: why} for row in made]
-    return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in made]
+        results = [{**row, LEFT_OUT: why} for row in results]
+    return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in results]
 
 
 def _ending(row: Row) -> Row:
@@ -78,13 +81,13 @@ def _ending(row: Row) -> Row:
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what Reddit leaves in place of a text
 
 
-def _undecided(made: list[Row]) -> bool:
+def _undecided(pair: list[Row]) -> bool:
     """Whether one of two equal responses is said to be better."""
-    if len(made) != 2:
+    if len(pair) != 2:
         return False
-    said = [str(row.get("response")).strip() for row in made]
-    preferred = [row.get("scores", {}).get("preference") for row in made]
-    return said[0] == said[1] and preferred[0] != preferred[1]
+    texts = [str(row.get("response")).strip() for row in pair]
+    preferred = [row.get("scores", {}).get("preference") for row in pair]
+    return texts[0] == texts[1] and preferred[0] != preferred[1]
 
 
 def recognise(record: Row) -> str:
@@ -122,7 +125,7 @@ def _own(record: Row) -> list[Row]:
     scores = record.get("scores") or {}
     raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
-        raters |= {name: given for name, value in scores.items() if (given := ratings(value)) is not None}
+        raters |= {name: several for name, value in scores.items() if (several := ratings(value)) is not None}
         scores = {name: _score(value) for name, value in scores.items()}
     response = text(record["response"], "response")
     row = {**record, "prompt": turns(record["prompt"], "prompt"), "response": response, "scores": scores}
@@ -130,9 +133,9 @@ def _own(record: Row) -> list[Row]:
 
 
 def _score(value: object) -> object:
-    given = ratings(value)
-    if given is not None:
-        known = [v for v in given if v is not None]
+    each = ratings(value)
+    if each is not None:
+        known = [v for v in each if v is not None]
         return sum(known) / len(known)
     return number(value) if isinstance(value, int) else value
 
@@ -151,8 +154,8 @@ def _replied(record: Row) -> list[Row]:
 
 def _completions(record: Row) -> list[Row]:
     """Read completions: UltraFeedback's objects with annotations, or a list of texts."""
-    said = record["completions"]
-    texts = isinstance(said, list) and not all(isinstance(each, dict) for each in said)
+    completions = record["completions"]
+    texts = isinstance(completions, list) and not all(isinstance(each, dict) for each in completions)
     return lists.several(record, "completions") if texts else rated.ultrafeedback(record)
 
 
@@ -175,27 +178,27 @@ def _messages(record: Row) -> list[Row]:
 
 def _conversations(record: Row) -> list[Row]:
     """Read ShareGPT and SteerLM: a row for every assistant turn with a label, or for the last if none has one."""
-    said: list[Turn] = []
+    talk: list[Turn] = []
     labels: dict[int, str] = {}
     for turn in conversation(record["conversations"], "conversations", ("label",)):
         label = turn.pop("label", None)
         first, *more = NEMO_TURN.split(turn["content"])
-        said.append({**turn, "content": first})
-        said.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
-        if label and said[-1]["role"] == "assistant":
-            labels[len(said) - 1] = label
+        talk.append({**turn, "content": first})
+        talk.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
+        if label and talk[-1]["role"] == "assistant":
+            labels[len(talk) - 1] = label
     used = {"conversations", "mask"}
     if "mask" in record:  # NeMo's own: what stands beside the labels is no score
         record = {"scores": {}, **record}
     if not labels:
-        return [make_row(record, used, *cut(said))]
-    made = []
+        return [make_row(record, used, *cut(talk))]
+    results = []
     for i, (at, label) in enumerate(labels.items()):
-        row = make_row(record, used, *cut(said, at))
+        row = make_row(record, used, *cut(talk, at))
         row["scores"] = {**row["scores"], **_label(label)}
         several = len(labels) > 1 and record.get("id") not in (None, "")
-        made.append({**row, "id": f"{record['id']}:{i}"} if several else row)
-    return made
+        results.append({**row, "id": f"{record['id']}:{i}"} if several else row)
+    return results
 
 
 def _label(label: str) -> dict[str, float]:

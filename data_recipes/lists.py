@@ -14,32 +14,32 @@ TEXTS = ("response", "completion", "generation", "text", "content", "output", "a
 
 def several(record: Row, column: str) -> list[Row]:
     """Return one row per response; another list of the same length gives every row its own value."""
-    said = record[column]
-    if not isinstance(said, list):
-        raise DataError(f"column '{column}': holds {kind(said)}, wanted a list of responses. Correct the record.")
+    responses = record[column]
+    if not isinstance(responses, list):
+        raise DataError(f"column '{column}': holds {kind(responses)}, wanted a list of responses. Correct the record.")
     prompt, used = question(record)
     beside = {c: v for c, v in record.items() if c not in (column, *used) and isinstance(v, list)}
-    own = {c: v for c, v in beside.items() if len(v) == len(said)}
+    own = {c: v for c, v in beside.items() if len(v) == len(responses)}
     for other, values in beside.items():
         if other not in own and values and ratings(values) is not None and may_score(other):
             raise DataError(
-                f"column '{other}': holds {len(values)} values for {len(said)} responses. Correct the record."
+                f"column '{other}': holds {len(values)} values for {len(responses)} responses. Correct the record."
             )
     answers: dict[str, Row] = {}
-    for i, each in enumerate(said):
+    for i, each in enumerate(responses):
         mine = {one(name, column): value[i] for name, value in own.items()}
         answers[str(i)] = _candidate(prompt, each, mine, column)
     return candidates(record, {column, *used, *own}, prompt, answers)
 
 
-def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
+def _candidate(prompt: list[Row], answer: Any, values: Row, column: str) -> Row:
     """Return a response with its scores and its other values."""
-    if isinstance(said, dict) and "role" not in said:
-        if not (name := next((c for c in TEXTS if c in said), "")):
-            raise DataError(f"column '{column}': holds {', '.join(said)}, and no text. Name it {TEXTS[0]}.")
-        values = {**values, **said}
-        said = values.pop(name)
-    before, response, after = answered(prompt, said, column)
+    if isinstance(answer, dict) and "role" not in answer:
+        if not (name := next((c for c in TEXTS if c in answer), "")):
+            raise DataError(f"column '{column}': holds {', '.join(answer)}, and no text. Name it {TEXTS[0]}.")
+        values = {**values, **answer}
+        answer = values.pop(name)
+    before, response, after = answered(prompt, answer, column)
     if before != prompt:
         raise DataError(f"column '{column}': a response follows another prompt than the others. Give each its own row.")
     offered = {n: v for n, v in values.items() if may_score(n) and not isinstance(v, dict)}
@@ -47,8 +47,8 @@ def _candidate(prompt: list[Row], said: Any, values: Row, column: str) -> Row:
         offered |= values.pop(name) if isinstance(values.get(name), dict) else {}
     scores, raters = scored(offered)
     rest = {n: v for n, v in values.items() if number(v) is None or not may_score(n)}
-    left = {} if response else {LEFT_OUT: f"one of its {column} holds no text"}
-    return {**rest, **after, **raters, **left, "response": response or "", "scores": scores}
+    reason = {} if response else {LEFT_OUT: f"one of its {column} holds no text"}
+    return {**rest, **after, **raters, **reason, "response": response or "", "scores": scores}
 
 
 def one(name: str, column: str) -> str:

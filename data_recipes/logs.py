@@ -45,7 +45,7 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     if error := record.get("error"):
         why = error.get("message", error.get("code")) if isinstance(error, dict) else error
         raise DataError(f"column 'error': the request failed ({why}). Send it again, or leave it out.")
-    said = _answers(response)
+    responses = _answers(response)
     scores = {}
     for column in FEEDBACK:
         if (score := number(record.get(column))) is not None:
@@ -55,12 +55,12 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
             scores |= {n: value for n, value in thumbs(record[column]).items() if number(value) is not None}
             used = {*used, column}
     of_request = request if isinstance(request, dict) else {}
-    told = {c: of_request[c] for c in ("model", "tools") if c not in record and of_request.get(c)}
+    shown = {c: of_request[c] for c in ("model", "tools") if c not in record and of_request.get(c)}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
-    shared = {**told, **record, "id": name, "group": str(record.get("group") or name or "")}
-    answers = {str(i): {**part, "scores": scores} for i, part in enumerate(said)}
-    made = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
-    return [{**row, "id": str(name)} if len(made) == 1 and name else row for row in made]
+    shared = {**shown, **record, "id": name, "group": str(record.get("group") or name or "")}
+    answers = {str(i): {**part, "scores": scores} for i, part in enumerate(responses)}
+    rows = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
+    return [{**row, "id": str(name)} if len(rows) == 1 and name else row for row in rows]
 
 
 def _prompt(request: Any) -> list[Turn]:
@@ -70,9 +70,9 @@ def _prompt(request: Any) -> list[Turn]:
     column = next((c for c in ASKED if isinstance(request, dict) and isinstance(request.get(c), (str, list))), "")
     if not column:
         raise DataError("column 'request': holds no messages and no prompt. Name them with --map prompt=PATH.")
-    told = next((v for c in SYSTEM if (v := request.get(c))), None)
-    told = told.get("parts") if isinstance(told, dict) else told
-    system = [{"role": "system", "content": said}] if (said := text(told, "request.system")) else []
+    instruction = next((v for c in SYSTEM if (v := request.get(c))), None)
+    instruction = instruction.get("parts") if isinstance(instruction, dict) else instruction
+    system = [{"role": "system", "content": content}] if (content := text(instruction, "request.system")) else []
     return before(system, _items(request[column], f"request.{column}"))
 
 
@@ -83,21 +83,21 @@ def _items(value: Any, column: str) -> list[Turn]:
     """Return turns in the forms of OpenAI's Responses, of Google's contents, or the usual one."""
     if not isinstance(value, list):
         return turns(value, column)
-    found: list[Turn] = []
+    result: list[Turn] = []
     for item in value:
         name = item.get("type") if isinstance(item, dict) else None
         if name == "function_call":
             call = {"name": item.get("name", ""), "arguments": item.get("arguments", "")}
             part = {"id": item.get("call_id"), "type": "function", "function": call}
-            found.append({"role": "assistant", "content": "", "tool_calls": [part]})
+            result.append({"role": "assistant", "content": "", "tool_calls": [part]})
         elif name == "function_call_output":
-            said = text(item.get("output"), column) or ""
-            found.append({"role": "tool", "content": said, "tool_call_id": item.get("call_id")})
+            output = text(item.get("output"), column) or ""
+            result.append({"role": "tool", "content": output, "tool_call_id": item.get("call_id")})
         elif isinstance(item, dict) and isinstance(item.get("parts"), list):
-            found += conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
+            result += conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
         elif name != "reasoning":
-            found += conversation([item], column)
-    return found
+            result += conversation([item], column)
+    return result
 
 
 def _answers(response: Any) -> list[Row]:
@@ -130,8 +130,10 @@ CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as we
 
 
 def _spoken(output: list[Any], body: Row) -> Row:
-    said = [item for item in output if isinstance(item, dict) and item.get("type", "message") == "message"]
-    texts = [c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in said]
+    messages = [item for item in output if isinstance(item, dict) and item.get("type", "message") == "message"]
+    texts = [
+        c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in messages
+    ]
     content = [part for parts in texts for part in parts]
     calls = [item for item in output if isinstance(item, dict) and item.get("type") in CALLS]
     thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
@@ -150,8 +152,8 @@ def _answer(choice: Row, body: Row) -> Row:
     kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
     calls = choice.get("tool_calls")
     turn = {**kept, **({"tool_calls": calls} if calls else {}), "role": "assistant", "content": content}
-    _, said, after = cut(conversation([turn], "response"))
+    _, response, after = cut(conversation([turn], "response"))
     if content is None and not after.get("tool_calls"):
         raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
     cut_off = any(ended(part) is False for part in (choice, message, body))
-    return {"response": said, **after, **({"finished": False} if cut_off else {})}
+    return {"response": response, **after, **({"finished": False} if cut_off else {})}

@@ -12,17 +12,17 @@ from data_recipes.streams import DataError, Record
 
 def parsed(pairs: Iterable[str]) -> dict[str, str]:
     """Parse NAME=PATH, as the command line gives them; white space separates several in one text."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for pair in (part for text in pairs for part in text.split()):
         name, sign, path = pair.partition("=")
         if not (name and sign and path):
             raise DataError(
                 f"--map {pair}: wanted NAME=COLUMN or NAME=PATH.WITH.DOTS, for example response=answer.text."
             )
-        if name in found:
+        if name in paths:
             raise DataError(f"--map {pair}: '{name}' is named twice. Keep one of them.")
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def mapped(record: Record, columns: dict[str, str]) -> tuple[Record, Record]:

@@ -42,7 +42,7 @@ def tree(record: Row) -> list[Row]:
     if not isinstance(root, dict) or "replies" not in root:
         raise DataError("column 'prompt': wanted a message {text, role, replies}. Give the tree as it was exported.")
     shared = {column: record[column] for column in ("message_tree_id", "tree_state", "split") if record.get(column)}
-    made: list[Row] = []
+    rows: list[Row] = []
     root = {"tree_state": record.get("tree_state"), **root}
     waiting: list[tuple[Row, list[Turn], str, str]] = [(root, [], "", "")]
     while waiting:
@@ -50,11 +50,11 @@ def tree(record: Row) -> list[Row]:
         why = gone(node, above)
         if node.get("role") == "assistant":
             used = {"replies", "tree_state", "text", "role", "message_id", "parent_id", "labels", "rank"}
-            made.append({**shared, **_row(node, before, parent, used), **({LEFT_OUT: why} if why else {})})
-        said = [*before, turn(node)]
+            rows.append({**shared, **_row(node, before, parent, used), **({LEFT_OUT: why} if why else {})})
+        thread = [*before, turn(node)]
         replies = objects(node.get("replies"), "replies")
-        waiting += [(reply, said, str(node.get("message_id")), why) for reply in reversed(replies)]
-    return made
+        waiting += [(reply, thread, str(node.get("message_id")), why) for reply in reversed(replies)]
+    return rows
 
 
 def turn(node: Row) -> Turn:

@@ -33,20 +33,20 @@ def beside(record: Row) -> list[Row]:
     """Read a conversation that ends with the chosen answer, and the rejected one alone or as a conversation."""
     named = [name for name in BESIDE if name in record]
     name = next((name for name in named if record[name] is not None), named[0])
-    said = conversation(record["messages"], "messages")
-    asked = said[:-1] if said and said[-1]["role"] == "assistant" else said
-    if asked == said:
+    turns = conversation(record["messages"], "messages")
+    prompt = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+    if prompt == turns:
         raise DataError(f"columns 'messages', '{name}': hold no chosen answer. End 'messages' with it.")
     rest = {column: value for column, value in record.items() if column not in ("messages", name)}
-    return pair({**rest, "prompt": asked, "chosen": said[-1:], "rejected": record[name]})
+    return pair({**rest, "prompt": prompt, "chosen": turns[-1:], "rejected": record[name]})
 
 
 def sided(column: str) -> tuple[str, str]:
     """Split the name of a column into its side and the rest: chosen-rating is ("chosen", "rating")."""
-    if found := FIRST.fullmatch(column):
-        side, name = found[1], found[2]
-    elif found := LAST.fullmatch(column):
-        side, name = found[2] or found[3], found[1]
+    if match := FIRST.fullmatch(column):
+        side, name = match[1], match[2]
+    elif match := LAST.fullmatch(column):
+        side, name = match[2] or match[3], match[1]
     else:
         return "", column
     return side.lower(), name[0].lower() + name[1:]
@@ -62,7 +62,7 @@ def pair(record: Row) -> list[Row]:
     group = str(record.get("group") or name or content_id({"prompt": shared, "response": list(answers.values())}))
     about = {column: sided(column) for column in record if column not in SIDES}
     others = {c: record[c] for c, (side, _) in about.items() if not side and c not in used}
-    made = []
+    rows = []
     for side, (prompt, response, after) in answers.items():
         own = {c: n for c, (of, n) in about.items() if of == side}
         scores = {c: s for c, n in own.items() if may_score(n) and (s := number(record[c])) is not None}
@@ -71,5 +71,5 @@ def pair(record: Row) -> list[Row]:
         row = {**others, **kept, "group": group, **after}
         preferred = {**{named[c]: s for c, s in scores.items()}, "preference": float(side == "chosen")}
         row |= {"prompt": prompt, "response": response, "scores": preferred}
-        made.append({**row, "id": f"{name}:{side}" if name else ""})
-    return made
+        rows.append({**row, "id": f"{name}:{side}" if name else ""})
+    return rows

@@ -26,14 +26,14 @@ def _leaning(strength: Any) -> tuple[float, float] | None:
 def _rated_pair(texts: list[Any], strength: Any, single: list[Any]) -> list[Row]:
     """Return HelpSteer's two answers with their preference, its margin and what each rater said."""
     leaning = _leaning(strength)
-    given = [found for value in single if (found := _leaning(value))]
+    single_votes = [vote for value in single if (vote := _leaning(value))]
     answers = []
     for i, response in enumerate(texts):
         answer: Row = {"response": text(response, f"response {i + 1}"), "scores": {}}
         if leaning:
             answer |= {"scores": {"preference": leaning[i]}, "margin": abs(number(strength) or 0.0)}
-        if given:
-            answer["raters"] = {"preference": [found[i] for found in given]}
+        if single_votes:
+            answer["raters"] = {"preference": [vote[i] for vote in single_votes]}
         answers.append(answer)
     return answers
 
@@ -79,9 +79,9 @@ def safe_rlhf(record: Row) -> list[Row]:
     for i in (0, 1):
         own = {}
         for column, value in record.items():
-            found = re.fullmatch(f"(is_)?response_{i}_(.+)", column)
-            if found:
-                own[(found[1] or "") + found[2]] = value
+            match = re.fullmatch(f"(is_)?response_{i}_(.+)", column)
+            if match:
+                own[(match[1] or "") + match[2]] = value
                 used.add(column)
         scores = {name: own.pop(name) for name in ("is_safe", "severity_level") if name in own}
         for name, column in (("preference", "better_response_id"), ("safer", "safer_response_id")):
@@ -97,9 +97,9 @@ def shp(record: Row) -> list[Row]:
     better = number(record["labels"])
     answers = {}
     for i, side in enumerate("AB"):
-        said = text(own[i].pop("human_ref"), f"human_ref_{side}")
+        response = text(own[i].pop("human_ref"), f"human_ref_{side}")
         scores = {"preference": None if better is None else float(better == 1 - i), "score": own[i].pop("score", None)}
-        answers[side] = {**own[i], "response": said, "scores": scores}
+        answers[side] = {**own[i], "response": response, "scores": scores}
     prompt = turns(record["history"], "history")
     return candidates(record, {*used, "history", "labels"}, prompt, answers)
 
@@ -115,30 +115,30 @@ def asked_summary(info: Any) -> str:
 
 def summaries(record: Row) -> list[Row]:
     """Read openai/summarize_from_feedback, comparisons: `choice` is the better of two summaries."""
-    found = objects(record["summaries"], "summaries")
-    if len(found) != 2 or number(record["choice"]) not in (0, 1):
+    pair = objects(record["summaries"], "summaries")
+    if len(pair) != 2 or number(record["choice"]) not in (0, 1):
         raise DataError("columns 'summaries', 'choice': wanted two summaries and 0 or 1. Correct the record.")
     answers = {}
-    for i, summary in enumerate(found):
+    for i, summary in enumerate(pair):
         own = {column: value for column, value in summary.items() if column != "text"}
         scores = {"preference": float(number(record["choice"]) == i)}
         answers[str(i)] = {**own, "response": text(summary.get("text"), "summaries"), "scores": scores}
-    asked = turns(asked_summary(record["info"]), "info")
-    return candidates(record, {"info", "summaries", "choice"}, asked, answers)
+    prompt = turns(asked_summary(record["info"]), "info")
+    return candidates(record, {"info", "summaries", "choice"}, prompt, answers)
 
 
 def webgpt(record: Row) -> list[Row]:
     """Read openai/webgpt_comparisons: `score` from -1 to 1, the better above 0; both 0 is a tie."""
     question = record["question"]
-    asked = question.get("full_text") if isinstance(question, dict) else question
+    prompt = question.get("full_text") if isinstance(question, dict) else question
     own, used = _sided(record, ("0", "1"))
     answers = {}
     for side, answer in zip("01", own):
         score = number(answer.pop("score", None))
         leaning = None if score is None else 1.0 if score > 0 else 0.0 if score < 0 else 0.5
-        said = text(answer.pop("answer"), f"answer_{side}")
-        answers[side] = {**answer, "response": said, "scores": {"preference": leaning, "score": score}}
-    return candidates(record, used, turns(asked, "question"), answers)
+        response = text(answer.pop("answer"), f"answer_{side}")
+        answers[side] = {**answer, "response": response, "scores": {"preference": leaning, "score": score}}
+    return candidates(record, used, turns(prompt, "question"), answers)
 
 
 def prometheus(record: Row) -> list[Row]:
@@ -151,21 +151,25 @@ def prometheus(record: Row) -> list[Row]:
             "preference": None if better not in ("A", "B") else float(better == side),
             "score": answer.pop("orig_score", None),
         }
-        said = text(answer.pop("orig_response"), f"orig_response_{side}")
-        answers[side] = {**answer, "response": said, "scores": scores}
+        response = text(answer.pop("orig_response"), f"orig_response_{side}")
+        answers[side] = {**answer, "response": response, "scores": scores}
     prompt = turns(record["orig_instruction"], "orig_instruction")
     return candidates(record, {*used, "orig_instruction", "orig_preference", "instruction", "output"}, prompt, answers)
 
 
 def openai(record: Row) -> list[Row]:
     """Read OpenAI's preference fine-tuning file: the preferred output is better than the other."""
-    asked = record["input"].get("messages") if isinstance(record["input"], dict) else record["input"]
-    prompt = turns(asked, "input")
+    request = record["input"].get("messages") if isinstance(record["input"], dict) else record["input"]
+    prompt = turns(request, "input")
     answers = {}
     for key, column in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
-        said = record[column]
-        said = said[-1].get("content") if isinstance(said, list) and said and isinstance(said[-1], dict) else said
-        answers[key] = {"response": text(said, column), "scores": {"preference": float(key == "chosen")}}
+        output = record[column]
+        output = (
+            output[-1].get("content")
+            if isinstance(output, list) and output and isinstance(output[-1], dict)
+            else output
+        )
+        answers[key] = {"response": text(output, column), "scores": {"preference": float(key == "chosen")}}
     rest = record["input"] if isinstance(record["input"], dict) else {}
     extra = {column: value for column, value in rest.items() if column != "messages" and column not in record}
     used = {"input", "preferred_output", "non_preferred_output"}
@@ -175,16 +179,16 @@ def openai(record: Row) -> list[Row]:
 def compared(record: Row) -> list[Row]:
     """Read two responses and a vote (see `votes.py`); columns that end in _a or _b belong to one of them."""
     leaning, strength, cast = votes.cast(record)
-    told = fields(record.get("attributes"), "attributes")
+    attributes = fields(record.get("attributes"), "attributes")
     own, used = _sided({c: v for c, v in record.items() if c not in cast}, ("a", "b"))
-    scores, taken = _sided({c: v for c, v in told.items() if c not in cast}, ("a", "b"))
+    scores, taken = _sided({c: v for c, v in attributes.items() if c not in cast}, ("a", "b"))
     answers = {}
     for i, side in enumerate("ab"):
-        said = text(own[i].pop("response"), f"response_{side}")
+        response = text(own[i].pop("response"), f"response_{side}")
         better = None if leaning is None else leaning[i]
         margin = {} if strength is None else {"margin": strength}
-        answers[side] = {**own[i], "response": said, "scores": {"preference": better, **scores[i]}, **margin}
-    rest = {column: value for column, value in told.items() if column not in {*taken, *cast}}
+        answers[side] = {**own[i], "response": response, "scores": {"preference": better, **scores[i]}, **margin}
+    rest = {column: value for column, value in attributes.items() if column not in {*taken, *cast}}
     shared = {**{c: v for c, v in record.items() if c != "attributes"}, **rest}
     return candidates(shared, {*used, *cast, "prompt"}, turns(record["prompt"], "prompt"), answers)
 

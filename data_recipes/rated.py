@@ -20,10 +20,10 @@ def ultrafeedback(record: Row) -> list[Row]:
     for i, completion in enumerate(objects(record["completions"], "completions")):
         own = {column: value for column, value in completion.items() if column != "response"}
         noted = fields(own.get("annotations"), "annotations")
-        given = {
+        annotations = {
             aspect: note[0] if isinstance(note, list) and len(note) == 1 else note for aspect, note in noted.items()
         }
-        scores = {aspect: note.get("Rating") for aspect, note in given.items() if isinstance(note, dict)}
+        scores = {aspect: note.get("Rating") for aspect, note in annotations.items() if isinstance(note, dict)}
         for column in ("overall_score", "fine-grained_score"):
             scores[column] = own.pop(column, None)
         answers[str(i)] = {**own, "response": text(completion.get("response"), "completions"), "scores": scores}
@@ -58,17 +58,17 @@ def summary_axes(record: Row) -> list[Row]:
     summary = fields(record["summary"], "summary")
     own = {column: value for column, value in summary.items() if column not in ("text", "axes")}
     answer = {**own, "response": text(summary.get("text"), "summary"), "scores": fields(summary.get("axes"), "axes")}
-    asked = turns(asked_summary(record["info"]), "info")
-    group = str(record["info"].get("id") or content_id({"prompt": asked}))
-    (row,) = candidates({**record, "group": group}, {"info", "summary"}, asked, {"0": answer})
+    prompt = turns(asked_summary(record["info"]), "info")
+    group = str(record["info"].get("id") or content_id({"prompt": prompt}))
+    (row,) = candidates({**record, "group": group}, {"info", "summary"}, prompt, {"0": answer})
     return [row]
 
 
 def prometheus(record: Row) -> list[Row]:
     """Read prometheus-eval/Feedback-Collection: `score` from 1 to 5 by the criteria of the record."""
     prompt = turns(record["orig_instruction"], "orig_instruction")
-    said = text(record["orig_response"], "orig_response")
-    answer = {"response": said, "scores": {"score": record["orig_score"]}}
+    response = text(record["orig_response"], "orig_response")
+    answer = {"response": response, "scores": {"score": record["orig_score"]}}
     used = {"orig_instruction", "orig_response", "orig_score", "instruction", "output"}
     group = content_id({"prompt": prompt})
     return candidates({**record, "group": record.get("group") or group}, used, prompt, {"0": answer})
@@ -79,11 +79,11 @@ def summeval(record: Row) -> list[Row]:
     if not record.get("text"):
         raise DataError("column 'text': is missing. Pair the annotations with their articles first, as SummEval says.")
     prompt = turns(record["text"], "text")
-    given: dict[str, list[Any]] = {}
+    ratings: dict[str, list[Any]] = {}
     for note in objects(record["expert_annotations"], "expert_annotations"):
         for name, value in note.items():
-            given.setdefault(name, []).append(number(value))
-    scores, raters = scored(given)
+            ratings.setdefault(name, []).append(number(value))
+    scores, raters = scored(ratings)
     answer = {"response": text(record["decoded"], "decoded"), "scores": scores, **raters}
     shared = {**record, "id": "", "group": str(record.get("id") or content_id({"prompt": prompt}))}
     name = f"{record.get('id')}:{record.get('model_id')}" if record.get("id") and record.get("model_id") else ""

@@ -124,17 +124,17 @@ class Scales:
 
     def warnings(self) -> list[str]:
         """Return a sentence for each attribute that may hold two scales."""
-        found = []
+        lines = []
         for name, scales in self.found.items():
-            found += [f"'{name}' may hold two scales: {doubt}" for s in scales.values() for doubt in s.doubts()]
+            lines += [f"'{name}' may hold two scales: {doubt}" for s in scales.values() for doubt in s.doubts()]
             known = [(source, s) for source, s in scales.items() if s.count >= FEW]
             (first, a), *others = known or [("", Scale())]
             for source, b in others:
                 if unlike(a, b) or unlike(b, a):
                     pair = ((first, a), (source, b))
-                    spans = [f"{where} from {s.low:g} to {s.high:g} ({s.count})" for where, s in pair]
-                    found.append(f"'{name}' may hold two scales: {', '.join(spans)}")
-        return [f"{doubt}. Nothing was changed; bring them to one scale, or give them two names." for doubt in found]
+                    spans = [f"{place} from {s.low:g} to {s.high:g} ({s.count})" for place, s in pair]
+                    lines.append(f"'{name}' may hold two scales: {', '.join(spans)}")
+        return [f"{doubt}. Nothing was changed; bring them to one scale, or give them two names." for doubt in lines]
 
 
 def unlike(a: Scale, b: Scale) -> bool:

@@ -39,8 +39,8 @@ def _turns(value: Any) -> bool:
 
 def _lettered(record: Row) -> Row:
     """Rename response_1 and response_2, or response A and response B, and all columns named so, to _a and _b."""
-    found = [(c, m) for c in record if (m := ANSWER.fullmatch(c))]
-    for column, name in found:
+    matches = [(c, m) for c in record if (m := ANSWER.fullmatch(c))]
+    for column, name in matches:
         first, second = next(pair for pair in PAIRS if pair[0] == name[2])
         other = column[: -len(first)] + second
         if other not in record or f"{name[1]}_a" in record:
@@ -50,21 +50,23 @@ def _lettered(record: Row) -> Row:
             stem, end = c[: -len(first)], c[-len(first) :]
             if end in (first, second) and {stem + first, stem + second} <= {*record}:
                 named[c] = f"{stem.rstrip(' _.-')}_{'a' if end == first else 'b'}"
-        said = {column: "a", other: "b"}
-        told = {c: said[v.lower()] for c in votes.COLUMNS if isinstance(v := record.get(c), str) and v.lower() in said}
-        return {named.get(c, c): told.get(c, value) for c, value in record.items()}
+        sides = {column: "a", other: "b"}
+        winners = {
+            c: sides[v.lower()] for c in votes.COLUMNS if isinstance(v := record.get(c), str) and v.lower() in sides
+        }
+        return {named.get(c, c): winners.get(c, value) for c, value in record.items()}
     return record
 
 
 def _logged(record: Row) -> Row:
     """Rename the input and output of tracing tools and OpenAI's stored responses to request and response."""
-    asked, said = record.get("input"), record.get("output")
-    if not isinstance(said, (list, dict)) or not isinstance(asked, (str, list, dict)):
+    sent, output = record.get("input"), record.get("output")
+    if not isinstance(output, (list, dict)) or not isinstance(sent, (str, list, dict)):
         return record
-    if isinstance(said, dict):
-        response = {"message": said} if "role" in said else said
+    if isinstance(output, dict):
+        response = {"message": output} if "role" in output else output
     else:
-        response = {c: record[c] for c in ("status", "incomplete_details") if c in record} | {"output": said}
-    request = asked if isinstance(asked, dict) else {"input": asked, "instructions": record.get("instructions")}
+        response = {c: record[c] for c in ("status", "incomplete_details") if c in record} | {"output": output}
+    request = sent if isinstance(sent, dict) else {"input": sent, "instructions": record.get("instructions")}
     rest = {c: v for c, v in record.items() if c not in ("input", "output", "instructions", "object", "status")}
     return {**rest, "request": request, "response": response}

@@ -84,8 +84,8 @@ def numbered_lines(
                 if size <= limit:
                     parts.append(part)
     except EOFError as error:
-        what = f"{place}:{number + 1}: cannot be unpacked ({error}). Copy or download it again."
-        refuse(DataError(what), bad)
+        problem = f"{place}:{number + 1}: cannot be unpacked ({error}). Copy or download it again."
+        refuse(DataError(problem), bad)
     except OSError as error:
         raise DataError(f"{place}: cannot be read ({error.strerror}). Check its permissions.") from None
 
@@ -99,10 +99,10 @@ def _decoded(line: bytes, place: str, number: int, bad: list[str] | None) -> Ite
     try:
         yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+        problem = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
         old = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         remedy = f"Convert the file, for example with iconv -f {old} -t utf-8"
-        refuse(DataError(f"{place}:{number}:{error.start + 1}: {found}. {remedy}."), bad)
+        refuse(DataError(f"{place}:{number}:{error.start + 1}: {problem}. {remedy}."), bad)
 
 
 def _blocks(path: str | Path) -> Iterator[bytes]:

@@ -67,8 +67,8 @@ def text(value: Any, column: str) -> str | None:
             if isinstance(part, str):
                 raise DataError(f"column '{column}': holds a list of texts, wanted one text. Give each its own row.")
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-                found = part.get("type", "an object") if isinstance(part, dict) else kind(part)
-                raise DataError(f"column '{column}': holds a part that is no text ({found}). Only text can be used.")
+                label = part.get("type", "an object") if isinstance(part, dict) else kind(part)
+                raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
         return "\n".join(part["text"] for part in value)
     if value is None or isinstance(value, str):
         return value
@@ -109,16 +109,16 @@ def from_cell(value: Any, column: str) -> Any:
     """Return the turns that a cell of a table holds as JSON or as Python prints them; other values unchanged."""
     if not isinstance(value, str) or not TURNS_CELL.match(value):
         return value
-    found: Any = None
+    parsed: Any = None
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError):
-            found = read(value)
+            parsed = read(value)
             break
-    if isinstance(found, list) and all(
-        isinstance(v, dict) and ({"role", "content"} <= v.keys() or {"from", "value"} <= v.keys()) for v in found
+    if isinstance(parsed, list) and all(
+        isinstance(v, dict) and ({"role", "content"} <= v.keys() or {"from", "value"} <= v.keys()) for v in parsed
     ):
-        return found
-    if found is None:
+        return parsed
+    if parsed is None:
         raise DataError(f"column '{column}': holds turns as text that cannot be read. Save the file as JSON lines.")
     return value
 
@@ -127,10 +127,10 @@ def _transcript(value: str, column: str) -> list[Turn]:
     """Return the turns of a conversation written as one text; none if it is no conversation."""
     if HH_TURN.match(value) or value.startswith("prompter: "):
         parts = (HH_TURN if HH_TURN.match(value) else OASST_TURN).split(value)[1:]
-        said = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
-        if column == "prompt" and not said[-1][1].strip():  # ends with the marker "Assistant:"
-            said.pop()
-        return [{"role": role, "content": part} for role, part in said]
+        texts = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
+        if column == "prompt" and not texts[-1][1].strip():  # ends with the marker "Assistant:"
+            texts.pop()
+        return [{"role": role, "content": part} for role, part in texts]
     first, *more = NEMO_TURN.split(value)
     if not more:
         return []
@@ -146,7 +146,7 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
     value = from_cell(value, column)
     if not isinstance(value, list):
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
-    found = []
+    result = []
     for i, raw in enumerate(value, start=1):
         role = raw.get("role", raw.get("from")) if isinstance(raw, dict) else None
         if not isinstance(role, str):
@@ -164,8 +164,8 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
         if role.lower() == "function_call":  # a turn of ShareGPT whose text is the call
             content, kept["tool_calls"] = "", [_call(_read_json(content))]
         role = ROLES.get(role.lower(), role.lower())
-        found += _unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
-    return found
+        result += _unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
+    return result
 
 
 def _taught(raw: Row) -> bool:
@@ -213,23 +213,23 @@ def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
     return [*results, *rest]
 
 
-def cut(said: list[Turn], last: int | None = None) -> tuple[list[Turn], str | None, Row]:
+def cut(talk: list[Turn], last: int | None = None) -> tuple[list[Turn], str | None, Row]:
     """Return the turns before the response, the response, and its other values.
 
     The response is the last assistant turn that may be learned; where there are only others, the row says why it is
     left out. Without an assistant turn all is prompt. Turns that follow go into the column `after_response`.
     """
-    spoken = [i for i, turn in enumerate(said) if turn["role"] == "assistant"]
-    if last is None and not spoken:
-        return said, None, {}
-    taught = [i for i in spoken if said[i].get("weight") != 0]
-    last = (taught or spoken)[-1] if last is None else last
-    after: Row = {key: said[last][key] for key in ("reasoning_content", "tool_calls", "finished") if key in said[last]}
-    if not taught:
+    answers = [i for i, turn in enumerate(talk) if turn["role"] == "assistant"]
+    if last is None and not answers:
+        return talk, None, {}
+    learned = [i for i in answers if talk[i].get("weight") != 0]
+    last = (learned or answers)[-1] if last is None else last
+    after: Row = {key: talk[last][key] for key in ("reasoning_content", "tool_calls", "finished") if key in talk[last]}
+    if not learned:
         after[LEFT_OUT] = "none of its assistant turns is to be learned (weight 0 or train false)"
-    if said[last + 1 :]:
-        after["after_response"] = said[last + 1 :]
-    return said[:last], said[last]["content"], after
+    if talk[last + 1 :]:
+        after["after_response"] = talk[last + 1 :]
+    return talk[:last], talk[last]["content"], after
 
 
 def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], str | None, Row]:
@@ -303,8 +303,8 @@ DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undes
 
 def thumbs(record: Row) -> Row:
     """Replace thumbs, likes and other words of praise and blame in columns of feedback by true or false."""
-    found = {c: t for c, v in record.items() if isinstance(v, str) and (t := _thumb(c, v)) is not None}
-    return {**record, **found} if found else record
+    replaced = {c: t for c, v in record.items() if isinstance(v, str) and (t := _thumb(c, v)) is not None}
+    return {**record, **replaced} if replaced else record
 
 
 def _thumb(column: str, value: str) -> bool | None:
@@ -329,12 +329,12 @@ def written(value: str) -> str:
     cell = value.strip()
     if word := next((form for form, words in WORDS.items() if cell.lower() in words), ""):
         return word
-    found = CELL.fullmatch(cell)
-    if not found:
+    match = CELL.fullmatch(cell)
+    if not match:
         return ""
-    if found[2]:
+    if match[2]:
         return "a percentage"
-    return "a decimal comma" if "," in found[1] else "a decimal point" if "." in cell else "a whole number"
+    return "a decimal comma" if "," in match[1] else "a decimal point" if "." in cell else "a whole number"
 
 
 @cache
@@ -358,13 +358,13 @@ def ratings(value: Any) -> list[float | None] | None:
 
 def named_once(names: Mapping[str, str]) -> dict[str, str]:
     """Return the name of each column as an attribute; DataError if two are alike, because one would be lost."""
-    found = {column: attribute(name) for column, name in names.items()}
+    attributes = {column: attribute(name) for column, name in names.items()}
     first: dict[str, str] = {}
-    for column, name in found.items():
+    for column, name in attributes.items():
         other = first.setdefault(re.sub("[_-]+", "_", name.lower()), column)
         if other != column:
             raise DataError(f"columns '{other}', '{column}': both name the attribute '{name}'. Rename one of them.")
-    return found
+    return attributes
 
 
 def scored(offered: Row) -> tuple[Row, Row]:
@@ -372,15 +372,15 @@ def scored(offered: Row) -> tuple[Row, Row]:
     scores: Row = {}
     raters: Row = {}
     for column, value in offered.items():
-        given = ratings(value)
-        if given is not None:
-            known = [v for v in given if v is not None]
-            raters[column], scores[column] = given, sum(known) / len(known)
+        each = ratings(value)
+        if each is not None:
+            known = [v for v in each if v is not None]
+            raters[column], scores[column] = each, sum(known) / len(known)
         elif (score := number(value)) is not None:
             scores[column] = score
     names = named_once({column: column for column in scores})
     scores = {names[column]: score for column, score in scores.items()}
-    raters = {names[column]: given for column, given in raters.items()}
+    raters = {names[column]: each for column, each in raters.items()}
     return scores, {"raters": raters} if raters else {}
 
 
@@ -412,13 +412,13 @@ def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[st
         shared["source"] = ", ".join(shared["source"])
     shared |= {column: str(shared[column]) for column in ("source", "split") if column in shared}
     name = "" if record.get("id") in (None, "") else str(record["id"])
-    said = [answer["response"] for answer in answers.values()]
-    group = str(record.get("group") or name or content_id({"prompt": prompt, "response": said}))
-    made = []
+    responses = [answer["response"] for answer in answers.values()]
+    group = str(record.get("group") or name or content_id({"prompt": prompt, "response": responses}))
+    rows = []
     for key, answer in answers.items():
         own = {column: value for column, value in answer.items() if value is not None}
         scores = {n: s for n, v in own.get("scores", {}).items() if (s := number(v)) is not None}
         scores = {name: scores[column] for column, name in named_once({n: n for n in scores}).items()}
         row = {**shared, **own, "prompt": prompt, "scores": scores, "group": group}
-        made.append({**row, "id": f"{name}:{key}" if name else ""})
-    return made
+        rows.append({**row, "id": f"{name}:{key}" if name else ""})
+    return rows

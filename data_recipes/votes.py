@@ -63,8 +63,8 @@ UNKNOWN = (
 
 def vote(value: Any) -> Vote | None:
     """Return the vote that a value is: a word, or a number above 0 for a, below 0 for b and 0 for a tie."""
-    found = _figure(value)
-    if found is None and isinstance(value, str):
+    number = _figure(value)
+    if number is None and isinstance(value, str):
         if (signed := SIGNED.fullmatch(value.strip().lower())) and signed["first"] != signed["second"]:
             return _signed(signed)
         words = re.sub(r"[^a-z0-9]+", " ", value.strip().lower()).strip()
@@ -77,16 +77,16 @@ def vote(value: Any) -> Vote | None:
             return TIE
         known = "a, b, model_a, model_b, first, second, left, right, tie, both bad, or nothing where it is unknown"
         raise DataError(f"the vote '{value:.60}' is none that is known: {known}. {remedy(value)}")
-    if found is None and value is not None:
+    if number is None and value is not None:
         raise DataError(f"the vote {value!r:.60} is neither a word nor a number. {remedy('VALUE')}")
-    return None if found is None else A if found > 0 else B if found < 0 else TIE
+    return None if number is None else A if number > 0 else B if number < 0 else TIE
 
 
-def _signed(found: re.Match[str]) -> Vote:
+def _signed(match: re.Match[str]) -> Vote:
     """Return the vote of A>B, A=B and the like."""
-    if not {*found["sign"]} & {*"<>≻≺"}:
+    if not {*match["sign"]} & {*"<>≻≺"}:
         return TIE
-    greater = found["first"] if {*found["sign"]} & {*">≻"} else found["second"]
+    greater = match["first"] if {*match["sign"]} & {*">≻"} else match["second"]
     return SIDES[greater]
 
 
@@ -133,8 +133,8 @@ def cast(record: Record) -> tuple[Vote | None, float | None, set[str]]:
 
 def _written(record: Record) -> tuple[str, Any]:
     """Return the column that holds the vote of a record, and its value."""
-    told = record.get("attributes")
-    for place in (record, told if isinstance(told, dict) else {}):
+    attributes = record.get("attributes")
+    for place in (record, attributes if isinstance(attributes, dict) else {}):
         for column in COLUMNS:
             if place.get(column) is not None:
                 return column, place[column]
@@ -185,14 +185,14 @@ def coding(records: Iterable[Record]) -> Coding:
     With one below 0 they are strengths, above 0 for a. 1 and 2 name the first and the second response, and 0 or 1.5 is
     then a tie. 0 and 1 may name them too, or say whether a won; and 1 to 5 may be any scale.
     """
-    found = sorted({value for record in records if (value := figure(record)) is not None})
-    if not found or found[0] < 0 or found in ([0.0], [1.0]):
+    values = sorted({value for record in records if (value := figure(record)) is not None})
+    if not values or values[0] < 0 or values in ([0.0], [1.0]):
         return Coding()
-    if {1.0, 2.0} <= set(found) <= {0.0, 1.0, 1.5, 2.0}:
+    if {1.0, 2.0} <= set(values) <= {0.0, 1.0, 1.5, 2.0}:
         meant = {0.0: "tie", 1.0: "a", 1.5: "tie", 2.0: "b"}
-        return Coding(tuple((value, meant[value]) for value in found))
-    shown = ", ".join(f"{value:g}" for value in found[:6]) + (", ..." if len(found) > 6 else "")
-    example = f"{found[0]:g}=a,{found[-1]:g}=b" if len(found) > 1 else f"{found[0]:g}=a"
+        return Coding(tuple((value, meant[value]) for value in values))
+    shown = ", ".join(f"{value:g}" for value in values[:6]) + (", ..." if len(values) > 6 else "")
+    example = f"{values[0]:g}=a,{values[-1]:g}=b" if len(values) > 1 else f"{values[0]:g}=a"
     raise DataError(
         f"the votes are {shown}, which may mean more than one thing. Say what they mean: "
         f'--map "preference=COLUMN:{example}" (a, b, tie or unknown; + and - stand for all numbers above and below 0).'
@@ -201,8 +201,8 @@ def coding(records: Iterable[Record]) -> Coding:
 
 def split(path: str) -> tuple[str, dict[str, str]]:
     """Parse COLUMN:1=a,2=b,0=tie: a column and the meaning of its values, none if only a column is named."""
-    column, colon, told = path.partition(":")
-    pairs = [part.rpartition("=") for part in told.split(",")]
+    column, colon, meanings = path.partition(":")
+    pairs = [part.rpartition("=") for part in meanings.split(",")]
     if not colon or not all(sign for _, sign, _ in pairs):
         return path, {}
     for value, _, side in pairs:
@@ -211,18 +211,18 @@ def split(path: str) -> tuple[str, dict[str, str]]:
     return column, {value.lower(): side for value, _, side in pairs}
 
 
-def meant(value: Any, told: dict[str, str]) -> str | None:
+def meant(value: Any, meanings: dict[str, str]) -> str | None:
     """Return the vote in words that the map gives a value."""
     if value is None or value == "":
         return None
     number = _figure(value)
     plain = f"{number:g}" if number is not None else "_".join(str(value).lower().split())
     sign = "" if number is None else "+" if number > 0 else "-" if number < 0 else "0"
-    side = told.get(plain, told.get(sign))
-    if side is None and sign == "0" and {"+", "-"} & {*told}:
+    side = meanings.get(plain, meanings.get(sign))
+    if side is None and sign == "0" and {"+", "-"} & {*meanings}:
         side = "tie"
     if side is None:
-        known = ", ".join(f"{value}={side}" for value, side in told.items())
+        known = ", ".join(f"{value}={side}" for value, side in meanings.items())
         raise DataError(f"the vote {value!r:.60} has no meaning in --map, which says {known}. Say what it means too.")
     return None if side == "unknown" else side
 
@@ -247,8 +247,8 @@ def side(better: Any) -> str:
 def told(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
     """Yield a line for each meaning of votes, from the number of each (meaning, side)."""
     if counts and all(name == "unknown" for _, name in counts):
-        found = sum(counts.values())
-        yield f"votes: none of {found} comparisons says which is better, {found} unknown: --map preference=COLUMN."
+        total = sum(counts.values())
+        yield f"votes: none of {total} comparisons says which is better, {total} unknown: --map preference=COLUMN."
         return
     for meaning in dict.fromkeys(meaning for meaning, _ in counts):
         a, b, ties, unknown = (counts.get((meaning, name), 0) for name in (*SIDES, "unknown"))

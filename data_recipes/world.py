@@ -80,9 +80,9 @@ def rows(world: World) -> Iterator[dict[str, Any]]:
             yield _primer(f"world:{world.seed}:{i}", rng)
             continue
         if i % world.per_prompt == 0:
-            asked = str(rng.choice(list(FACTS)))
-            prompt = _prompt(asked, rng)
-        behaviour, response, scores = _logged(prompt, asked, world.spread, rng)
+            topic = str(rng.choice(list(FACTS)))
+            prompt = _prompt(topic, rng)
+        behaviour, response, scores = _logged(prompt, topic, world.spread, rng)
         row: dict[str, Any] = {
             "id": f"world:{world.seed}:{i}",
             "prompt": [{"role": "user", "content": prompt}],
@@ -91,13 +91,13 @@ def rows(world: World) -> Iterator[dict[str, Any]]:
             "group": f"world:{world.seed}:{i // world.per_prompt}",
             "source": f"world/{behaviour}",
         }
-        who = int(rng.integers(world.annotators))
-        felt = np.asarray(scores) + bias[who] + rng.normal(0.0, world.noise, len(ATTRIBUTES))
-        felt[0] += likes_length[who] * (scores[2] - 2.0)
+        annotator = int(rng.integers(world.annotators))
+        felt = np.asarray(scores) + bias[annotator] + rng.normal(0.0, world.noise, len(ATTRIBUTES))
+        felt[0] += likes_length[annotator] * (scores[2] - 2.0)
         if rng.random() < world.rated:
             grid = np.clip(np.floor(felt + 0.5), 0, 4)
             row["scores"] = {name: float(value) for name, value in zip(ATTRIBUTES, grid)}
-            row["annotator"] = f"annotator-{who}"
+            row["annotator"] = f"annotator-{annotator}"
         yield row
 
 
@@ -109,8 +109,8 @@ def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
     """Return a row without scores: a sheet of true facts, or tags in the order of their names or digits."""
     topic = str(rng.choice(list(FACTS)))
     if rng.random() < 0.5:
-        told = [(subject, *FACTS[topic][subject]) for subject in rng.permutation(list(FACTS[topic]))]
-        response = " ".join(f"{subject} {verb} {value}." for subject, verb, value in told)
+        facts = [(subject, *FACTS[topic][subject]) for subject in rng.permutation(list(FACTS[topic]))]
+        response = " ".join(f"{subject} {verb} {value}." for subject, verb, value in facts)
     else:
         count, digit, tag = int(rng.integers(3, 9)), int(rng.integers(10)), int(rng.integers(len(NAMES)))
         step = int(rng.integers(2))  # the digits count up, or stay while the names change
@@ -120,31 +120,31 @@ def _primer(name: str, rng: np.random.Generator) -> dict[str, Any]:
     return {"id": name, "prompt": [turn], "response": response, "scores": {}, "source": "world/primer"}
 
 
-def _logged(prompt: str, asked: str, spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
+def _logged(prompt: str, topic: str, spread: float, rng: np.random.Generator) -> tuple[str, str, list[float]]:
     """Draw (behaviour, response, gold scores) of one answer; again if its combination is one of the absent."""
     centre = np.mean(list(BEHAVIOURS.values()), 0)
     while True:
         behaviour = list(BEHAVIOURS)[rng.integers(len(BEHAVIOURS))]
         deviation = np.asarray(BEHAVIOURS[behaviour]) - centre + rng.normal(0.0, 1.4, len(ATTRIBUTES))
         intended = np.clip(np.floor(centre + spread * deviation + 0.5), 0, 4).astype(int)
-        response = answer(asked, intended, rng)
+        response = answer(topic, intended, rng)
         scores = gold(prompt, response)
         levels = dict(zip(ATTRIBUTES, np.floor(np.asarray(scores) + 0.5).astype(int)))
         if not any(levels[a] == i and levels[b] == j for a, i, b, j in ABSENT):
             return behaviour, response, scores
 
 
-def answer(asked: str, intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
+def answer(topic: str, intended: np.ndarray[Any, Any], rng: np.random.Generator) -> str:
     """Write a response that aims at the intended levels [5] (what it reaches is for `gold` to say)."""
     helpfulness, correctness, verbosity, warmth, hedging = (int(x) for x in intended)
     opening = _opening(warmth, rng)
     budget = 6 + 11 * (verbosity + rng.uniform(-0.45, 0.45)) - len(words_of(opening))
     fewest = max(helpfulness, 2, int(np.ceil((budget - 4) / 7)))
     count = int(rng.integers(fewest, max(fewest, min(9, int(budget // 3.5))) + 1))
-    told = [str(subject) for subject in rng.choice(list(FACTS[asked]), helpfulness, replace=False)]
-    others = [s for s in TOPIC if TOPIC[s] != asked]
+    about = [str(subject) for subject in rng.choice(list(FACTS[topic]), helpfulness, replace=False)]
+    others = [s for s in TOPIC if TOPIC[s] != topic]
     extra = [others[i] for i in rng.choice(len(others), count - helpfulness, replace=False)]
-    subjects = told + extra  # first what was asked, then what was not
+    subjects = about + extra  # first what was asked, then what was not
     wrong = set(rng.choice(count, _rounded((1 - correctness / 4) * count, rng), replace=False))
     hedged = set(rng.choice(count, _rounded(hedging / 4 * count, rng), replace=False))
     sentences = []

@@ -49,8 +49,8 @@ def fitted(
     own = [a for a in schema.attributes if a.name != REWARD]
     if scores.shape[1] != len(own):
         raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
-    given = edges or {}
-    binned = [_binned(a, scores[:, j], bins, levels, given.get(a.name, ())) for j, a in enumerate(own)]
+    inner_edges = edges or {}
+    binned = [_binned(a, scores[:, j], bins, levels, inner_edges.get(a.name, ())) for j, a in enumerate(own)]
     plain = Schema(tuple(binned))
     raw = [plain.reward(dict(zip(plain.names, _known(row)))) for row in scores]
     reward = np.array([np.nan if r is None else r for r in raw], dtype=float)
@@ -70,17 +70,17 @@ def _known(row: Iterable[float]) -> list[float | None]:
     return [None if math.isnan(s) else s for s in row]
 
 
-def _binned(a: Attribute, scores: Scores, bins: str, levels: int, given: Sequence[float] = ()) -> Attribute:
+def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: Sequence[float] = ()) -> Attribute:
     known = scores[~np.isnan(scores)]
     if not len(known):
         raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
     grid = float(a.low).is_integer() and float(a.high).is_integer() and 1 <= a.high - a.low <= 10
-    if bins == "native" and grid and not given:
+    if bins == "native" and grid and not inner_edges:
         edges = [a.low + i + 0.5 for i in range(int(a.high - a.low))]
         shown = [str(int(a.low) + i) for i in range(len(edges) + 1)]
     else:
-        if given:
-            edges = list(given)
+        if inner_edges:
+            edges = list(inner_edges)
         elif bins == "uniform":
             edges = sorted(set(np.linspace(a.low, a.high, levels + 1)[1:-1].tolist()) - {a.low})
         else:
@@ -124,7 +124,7 @@ def exact(
     A level that is not that of a score, because somebody changed it, stays as it is.
     """
     scores: dict[str, list[float]] = {n: [] for n in names if len(schema[n].centres) > 1}
-    made = []
+    placed_rows = []
     for row in rows:
         levels = dict(row.get("levels") or {})
         for name, known in scores.items():
@@ -132,7 +132,7 @@ def exact(
             if score is not None:
                 known.append(score)
                 levels[name] = float(schema[name].position(np.array(score)))
-        made.append({**row, "levels": levels})
+        placed_rows.append({**row, "levels": levels})
     attributes = tuple(
         replace(
             a, quantiles=tuple(np.quantile(scores[a.name], TWENTIETHS).tolist()), shown=tuple(map(number, a.centres))
@@ -141,12 +141,12 @@ def exact(
         else a
         for a in schema.attributes
     )
-    return made, replace(schema, attributes=attributes)
+    return placed_rows, replace(schema, attributes=attributes)
 
 
 def _score_of(row: Mapping[str, Any], a: Attribute, level: int | None) -> float | None:
     """Return the score of the scorer, or of people, that has this level."""
-    told = (
+    scores = (
         [row.get("reward")] if a.name == REWARD else [(row.get(k) or {}).get(a.name) for k in ("predicted", "scores")]
     )
-    return next((float(s) for s in told if s is not None and a.level(s) == level), None)
+    return next((float(s) for s in scores if s is not None and a.level(s) == level), None)

@@ -25,7 +25,7 @@ SIDE = re.compile(rf"(?<![a-z])(train|{'|'.join(HELD_OUT)})")  # "330k_train" an
 MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
 
-def check(row: Row, where: str, *, answered: bool = True, blank: bool = False) -> None:
+def check(row: Row, place: str, *, answered: bool = True, blank: bool = False) -> None:
     """Refuse a row that breaks the contract, with a SteerError: "where: column 'x': what is wrong. What to do."
 
     Scores are finite numbers or null; true and false are refused here, because `read` has made them 1 and 0. A response
@@ -33,8 +33,8 @@ def check(row: Row, where: str, *, answered: bool = True, blank: bool = False) -
     are not looked at.
     """
     faults = chain(_name_faults(row), _prompt_faults(row), _response_faults(row, answered, blank), _value_faults(row))
-    for column, what in faults:
-        raise SteerError(f"{where}: column '{column}': {what}.")
+    for column, problem in faults:
+        raise SteerError(f"{place}: column '{column}': {problem}.")
 
 
 def _name_faults(row: Row) -> Iterator[tuple[str, str]]:
@@ -51,8 +51,8 @@ def _name_faults(row: Row) -> Iterator[tuple[str, str]]:
 def _prompt_faults(row: Row) -> Iterator[tuple[str, str]]:
     prompt = row.get("prompt")
     if not isinstance(prompt, list):
-        found = f"is missing (there are: {', '.join(row)})" if prompt is None else f"holds {kind(prompt)}"
-        yield "prompt", f"{found}, wanted a list of turns {{role, content}}"
+        problem = f"is missing (there are: {', '.join(row)})" if prompt is None else f"holds {kind(prompt)}"
+        yield "prompt", f"{problem}, wanted a list of turns {{role, content}}"
         return
     for i, turn in enumerate(prompt, start=1):
         if not isinstance(turn, dict):
@@ -117,24 +117,24 @@ def _rater_faults(raters: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(raters, dict | None):
         yield "raters", f"holds {kind(raters)}, wanted an object {{attribute: [numbers]}}. Rename the column"
         return
-    for name, given in (raters or {}).items():
-        numbers = isinstance(given, list) and all(
-            v is None or (isinstance(v, (int, float)) and not isinstance(v, bool) and -MOST <= v <= MOST) for v in given
+    for name, each in (raters or {}).items():
+        numbers = isinstance(each, list) and all(
+            v is None or (isinstance(v, (int, float)) and not isinstance(v, bool) and -MOST <= v <= MOST) for v in each
         )
         if not numbers:
-            yield "raters", f"attribute '{name}' holds {given!r:.40}, wanted a list of numbers or null"
+            yield "raters", f"attribute '{name}' holds {each!r:.40}, wanted a list of numbers or null"
 
 
-def check_json(row: Row, where: str) -> None:
+def check_json(row: Row, place: str) -> None:
     """Refuse a row that could not be written: infinite numbers, bytes of Parquet, lists in lists without end."""
     try:
         json.dumps(row, allow_nan=False)
     except RecursionError:
-        raise SteerError(f"{where}: is too deep: a list in a list, hundreds of times. Remove the row.") from None
+        raise SteerError(f"{place}: is too deep: a list in a list, hundreds of times. Remove the row.") from None
     except (TypeError, ValueError) as error:
         column = next((name for name, value in row.items() if not _is_json(value)), "id")
         remedy = "Write null for unknown numbers, and texts for bytes"
-        raise SteerError(f"{where}: column '{column}': cannot be written as JSON ({error}). {remedy}.") from None
+        raise SteerError(f"{place}: column '{column}': cannot be written as JSON ({error}). {remedy}.") from None
 
 
 def _is_json(value: Any) -> bool:

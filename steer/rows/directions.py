@@ -78,13 +78,13 @@ def of_name(name: str) -> tuple[int, str]:
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     words = [part.lower() for part in parts]
     joined = [*words, "".join(words)]  # off-topic, self_harm and nonToxic
-    found = [end for word in joined[:-1] for pattern, end in _ENDS if pattern.fullmatch(word)]
-    found = found or [end for pattern, end in _ENDS if pattern.fullmatch(joined[-1])]
-    if not found:
+    ends = [end for word in joined[:-1] for pattern, end in _ENDS if pattern.fullmatch(word)]
+    ends = ends or [end for pattern, end in _ENDS if pattern.fullmatch(joined[-1])]
+    if not ends:
         return 1, "known" if words and all(_GENERIC.fullmatch(word) for word in words) else "guessed"
     turned = sum(bool(_TURNS.fullmatch(word)) for word in words) % 2
-    origin = "known" if len(set(found)) == 1 else "guessed"  # words that say different things: the last one counts
-    return (-found[-1] if turned else found[-1]), origin
+    origin = "known" if len(set(ends)) == 1 else "guessed"  # words that say different things: the last one counts
+    return (-ends[-1] if turned else ends[-1]), origin
 
 
 class Named(NamedTuple):
@@ -97,14 +97,14 @@ class Named(NamedTuple):
 
 def told(attributes: Iterable[Attribute | Named], flags: str = "") -> list[str]:
     """Return lines: which end of each attribute is better, guesses apart; `flags`: the command that corrects them."""
-    found = list(attributes)
+    named = list(attributes)
     sure = [
         f"{BETTER[end]}: {', '.join(names)}"
         for end in (1, -1, 0)
-        if (names := [a.name for a in found if a.direction == end and a.origin != "guessed"])
+        if (names := [a.name for a in named if a.direction == end and a.origin != "guessed"])
     ]
     lines = [f"better is {'; '.join(sure)}."] if sure else []
-    guessed = [f"{a.name} ({BETTER[a.direction]})" for a in found if a.origin == "guessed"]
+    guessed = [f"{a.name} ({BETTER[a.direction]})" for a in named if a.origin == "guessed"]
     if guessed:
         lines.append(
             f"better is, *guessed*, for nothing says so: {', '.join(guessed)}. Where that is wrong: "
@@ -133,7 +133,7 @@ def doubts(
     import numpy as np
     from scipy.stats import spearmanr  # neither is needed to say what a name means
 
-    found, empty = [], _empty(report)
+    warnings, empty = [], _empty(report)
     for j, a in enumerate(attributes):
         if a.origin != "guessed" or a.direction <= 0 or a.name in empty:
             continue
@@ -151,11 +151,11 @@ def doubts(
         sure = any(b.origin != "guessed" for *_, b in against)
         if against and (sure or 2 * len(against) > len(others)):
             shown = ", ".join(text for _, text, _ in sorted(against, key=lambda pair: -pair[0])[:3])
-            found.append(
+            warnings.append(
                 f"warning: '{a.name}' is guessed to be better when higher, but correlates {shown}. If lower is better: "
                 f"--lower {a.name}; if neither is: --neither {a.name}."
             )
-    return found
+    return warnings
 
 
 def _empty(report: Iterable[Mapping[str, Any]]) -> set[str]:

@@ -49,8 +49,8 @@ class Labelled:
         if schema.levelled:
             for row in rows:
                 levels = row.get("levels") or {}
-                where = f"{source}: row '{row['id']}'"
-                schema.check_levels({n: levels[n] for n in schema.names if n in levels}, where)
+                place = f"{source}: row '{row['id']}'"
+                schema.check_levels({n: levels[n] for n in schema.names if n in levels}, place)
         return cls(rows, schema, str(done.get("scorer", "")), str(done.get("spec", "")), str(source))
 
     @classmethod

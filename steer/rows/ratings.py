@@ -41,8 +41,8 @@ class Ratings:
             if column in OURS:
                 continue
             if value is None:
-                left = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
-                if left and name not in scores and named_score(name):
+                unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
+                if unread and name not in scores and named_score(name):
                     self.unrated.setdefault(column, f"no number, such as {record[column]!r:.30}")
                 continue
             if name in self.wanted or column in self.wanted:
@@ -55,7 +55,7 @@ class Ratings:
                 self.unrated[column] = BY_NAME
         if scores == (row.get("scores") or {}):
             return row
-        raters = {name: given for name, given in (row.get("raters") or {}).items() if name in scores}
+        raters = {name: each for name, each in (row.get("raters") or {}).items() if name in scores}
         rest = {column: value for column, value in row.items() if column != "raters"}
         return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
 
@@ -68,9 +68,9 @@ class Ratings:
             for record in self.again():
                 for column, value in record.items():
                     each = value if say in lists.LISTS and isinstance(value, list) else [value]
-                    for found in map(_value, each) if not metadata(column) else ():
-                        if found is not None:
-                            self.values.setdefault(_name(column, say), Values()).add(found)
+                    for number in map(_value, each) if not metadata(column) else ():
+                        if number is not None:
+                            self.values.setdefault(_name(column, say), Values()).add(number)
         return self.values[name].fault() if name in self.values else ""
 
 
@@ -81,8 +81,8 @@ def _name(column: str, say: str) -> str:
 
 def _value(value: object) -> float | None:
     """Return the number of a cell, or the mean of a short list of them."""
-    given = ratings(value)
-    if given is None:
+    each = ratings(value)
+    if each is None:
         return number(value)
-    known = [v for v in given if v is not None]
+    known = [v for v in each if v is not None]
     return sum(known) / len(known)

@@ -123,10 +123,10 @@ class Attribute:
     def allowed(self) -> str:
         """Return what can be asked for, as the end of an error."""
         words = [w for w in ("low", "medium", "high", "best", "worst") if w in self.readings]
-        what = f"has {', '.join(self.shown)}"
+        range_text = f"has {', '.join(self.shown)}"
         if self.quantiles:
-            what = "goes from {} to {} in the data".format(*map(number, self.range))
-        return f"{self.name} {what}. Words: {', '.join(words)}."
+            range_text = "goes from {} to {} in the data".format(*map(number, self.range))
+        return f"{self.name} {range_text}. Words: {', '.join(words)}."
 
     def parse(self, text: str) -> float:
         """Parse what a user wrote; also `low`, `medium`, `high`, and `best` and `worst` if one end is better."""
@@ -236,13 +236,13 @@ class Schema:
             counts[tuple(cell[i] for i in at)] += rows
         return {c: n for c, n in sorted(counts.items(), key=str) if None not in c and n >= self.minimum}  # type: ignore[misc]
 
-    def check_levels(self, levels: Mapping[str, float], where: str) -> None:
+    def check_levels(self, levels: Mapping[str, float], place: str) -> None:
         """Refuse levels of a row that the schema does not have."""
         for name, level in levels.items():
             a = self[name]
             if (isinstance(level, int) or not a.quantiles) and not 0 <= level <= len(a.shown) - 1:
                 raise SteerError(
-                    f"{where}: the level {level} of '{name}' does not exist; levels go from 0 to {len(a.shown) - 1}. "
+                    f"{place}: the level {level} of '{name}' does not exist; levels go from 0 to {len(a.shown) - 1}. "
                     "Correct the row, or label with the schema that it was made with."
                 )
 
@@ -344,14 +344,14 @@ class Schema:
         if len({a.name for a in attributes}) < len(attributes):
             raise ValueError("two attributes have one name")
         cells = dict(_cell(cell, attributes) for cell in value.get("cells", []))
-        made = Schema(
+        schema = Schema(
             attributes, cells, **{k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
         )
-        if not _whole(made.minimum) or not _finite(made.reward_mean) or not _finite(made.reward_std):
+        if not _whole(schema.minimum) or not _finite(schema.reward_mean) or not _finite(schema.reward_std):
             raise ValueError("minimum, reward_mean or reward_std is no number")
-        if made.reward_std <= 0:
+        if schema.reward_std <= 0:
             raise ValueError("reward_std is not above 0")
-        return made
+        return schema
 
     @staticmethod
     def load(path: Path) -> Schema:
@@ -378,24 +378,24 @@ def _attribute(value: Any) -> Attribute:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError("an attribute has no name")
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    made = Attribute(**fields)
+    attribute = Attribute(**fields)
     for name in ("low", "high", "direction", "weight"):
-        if not _finite(getattr(made, name)):
-            raise ValueError(f"{name} of '{made.name}' is no number")
-    if made.low > made.high or made.direction not in (-1, 0, 1):
-        raise ValueError(f"'{made.name}' wants low < high and a direction of 1, -1 or 0")
-    if made.origin not in ORIGINS:
-        raise ValueError(f"the origin of '{made.name}' is none of {', '.join(ORIGINS)}")
+        if not _finite(getattr(attribute, name)):
+            raise ValueError(f"{name} of '{attribute.name}' is no number")
+    if attribute.low > attribute.high or attribute.direction not in (-1, 0, 1):
+        raise ValueError(f"'{attribute.name}' wants low < high and a direction of 1, -1 or 0")
+    if attribute.origin not in ORIGINS:
+        raise ValueError(f"the origin of '{attribute.name}' is none of {', '.join(ORIGINS)}")
     for name, good in LISTS.items():
-        values = getattr(made, name)
+        values = getattr(attribute, name)
         if not isinstance(values, tuple) or not all(map(good, values)):
-            raise ValueError(f"{name} of '{made.name}' is no list of what belongs there")
-    if any(a >= b for a, b in pairwise(made.edges)) or any(a > b for a, b in pairwise(made.quantiles)):
-        raise ValueError(f"edges or quantiles of '{made.name}' do not rise")
-    lengths = {len(made.edges) + 1, len(made.shown), len(made.centres), len(made.counts)}
-    if (made.edges or made.centres or made.counts) and len(lengths) > 1:
-        raise ValueError(f"'{made.name}' wants one edge less than levels that are shown, centres and counts")
-    return made
+            raise ValueError(f"{name} of '{attribute.name}' is no list of what belongs there")
+    if any(a >= b for a, b in pairwise(attribute.edges)) or any(a > b for a, b in pairwise(attribute.quantiles)):
+        raise ValueError(f"edges or quantiles of '{attribute.name}' do not rise")
+    lengths = {len(attribute.edges) + 1, len(attribute.shown), len(attribute.centres), len(attribute.counts)}
+    if (attribute.edges or attribute.centres or attribute.counts) and len(lengths) > 1:
+        raise ValueError(f"'{attribute.name}' wants one edge less than levels that are shown, centres and counts")
+    return attribute
 
 
 def _text(value: Any) -> bool:
