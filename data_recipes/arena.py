@@ -1,6 +1,6 @@
-"""Two answers side by side and a vote: arena logs, whole conversations or one answer each.
+"""Read two answers side by side and a vote: arena logs, whole conversations or one answer each.
 
-What the vote says is read where all votes are. It is about both conversations as a whole, so answers that follow
+The vote (see `votes.py`) is about both conversations as a whole, so answers that follow
 different turns are no answers to one prompt: they are left out and counted.
 """
 

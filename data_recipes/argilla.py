@@ -1,6 +1,6 @@
 """Records of Argilla: fields, what annotators answered, and what a model suggested, in its three forms on disk.
 
-Numbers that annotators submitted are ratings of several raters; a suggestion counts only where nobody answered, and
+Numbers that annotators submitted are ratings of several raters; a suggestion counts only without an answer, and
 stays in the column `suggestions` elsewhere. Answers in words stay extra columns.
 """
 

@@ -1,4 +1,4 @@
-"""What was asked, in whatever columns a record says it: earlier turns, the question, and a system turn before all."""
+"""Find the prompt of a record in its columns: a system turn, earlier turns and the question."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _past(value: Any, strict: bool) -> list[Turn]:
 def system_columns(record: Row) -> list[str]:
     """Return the columns that hold a system prompt.
 
-    A single word in a column beside other layouts than Alpaca's and ShareGPT's names the system that answered.
+    Outside of Alpaca's and ShareGPT's layouts a single word names the system that answered.
     """
     sure = "conversations" in record or "instruction" in record
     columns = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]

@@ -1,4 +1,4 @@
-"""Prompts that are the same but for case, marks and spaces, and prompts that share most of their word triples.
+"""Find prompts that are the same but for case, marks and spaces, or share most of their word triples.
 
 MinHash (Broder 1997) finds the candidates, the exact Jaccard similarity of the triples decides: nothing is a duplicate
 by chance, and at a similarity of .7 less than one in a thousand is missed ((1 - .7^4)^32 = .0002).

@@ -1,4 +1,4 @@
-"""Whether a response was cut off, as the logs of many servers say it: finish_reason, stop_reason, status, truncated."""
+"""Find out whether a response was cut off, from finish_reason, stop_reason, status, truncated and the like."""
 
 from __future__ import annotations
 

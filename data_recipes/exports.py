@@ -1,4 +1,4 @@
-"""Rows -> records that other trainers read: TRL prompt-completion and preference, SteerLM conversations.
+"""Convert rows to records that other trainers read: TRL prompt-completion and preference, SteerLM conversations.
 
 `layouts.rows` makes the same rows of them again.
 """
@@ -24,7 +24,7 @@ def prompt_completion(row: Row) -> Record:
 def steerlm(row: Row) -> Record:
     """Convert a row for NeMo's SteerLM: a conversation whose answer has the label name:score,...
 
-    A column of the row that is called like one of NeMo's gets an underscore behind its name.
+    A column of the row that is called like one of NeMo's gets an underscore at its end.
     """
     first, *others = row["prompt"]
     system = first["content"] if first["role"] == "system" else ""

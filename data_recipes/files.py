@@ -1,4 +1,4 @@
-"""Records as they lie on disk, streamed, each with its place."""
+"""Read records from disk or memory as a stream, each with its place."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def records(
 
     Reads what KNOWN lists, one record at a time; only a JSON array is held in memory, as text. A CSV cell stays a
     string. Anything that cannot be read, and a source without a record, is a DataError, after the records before it.
-    With a list as `bad` the message goes there and reading goes on behind it, as far as the format allows.
+    With a list as `bad` the message is appended there and reading goes on, as far as the format allows.
     """
     if not isinstance(path, str | Path):
         place, placed = "rows", hub.memory_records(path)

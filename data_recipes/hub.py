@@ -1,4 +1,4 @@
-"""Records of Hugging Face datasets: by hub name, from a saved folder, or from a folder of data files.
+"""Read records of Hugging Face datasets: by hub name, from a saved folder, or from a folder of data files.
 
 `hf:OWNER/NAME[/FOLDER][:CONFIG][@REVISION][#SPLIT,SPLIT]`, or `hf:` before a local folder that is laid out like one.
 All splits are read where none is named, and the column `split` says which one a record is of. Loaded through

@@ -1,4 +1,4 @@
-"""Records that belong together, put together: messages of an OASST tree, and the two files of a batch."""
+"""Join records that belong together: messages of an OASST tree, and the two files of a batch."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Tree:
         return turns
 
     def rest(self, bad: list[str] | None) -> Iterator[Placed]:
-        """Refuse what waits in vain."""
+        """Refuse messages whose parent never came."""
         for parent, waiting in self.waiting.items():
             for place, _ in waiting:
                 problem = f"{place}: column 'parent_id': there is no message '{parent}'"

@@ -1,10 +1,10 @@
-"""Records as users have them -> rows, recognised by their columns.
+"""Turn records as users have them into rows, recognised by their columns.
 
 To add a layout: one function `record -> rows` and one entry in LAYOUTS. Which columns become scores:
 
 - a dict column `scores` or `attributes` names them all; otherwise every top-level column that holds a number, true or
   false, or text that reads as a number (CSV has nothing else) is one, except OURS and what `metadata.py` knows by its
-  name; `steer.rows` leaves out those whose numbers are no ratings;
+  name; `steer.rows` drops those whose numbers are no ratings;
 - a list of at most 20 numbers is what several raters gave: it goes into `raters`, its mean is the score;
 - true and false count as 1 and 0; null and blank cells are unknown and left out;
 - whatever else the record holds, such as an attribute in words, stays in the row as an extra column.
@@ -188,7 +188,7 @@ def _conversations(record: Row) -> list[Row]:
         if label and talk[-1]["role"] == "assistant":
             labels[len(talk) - 1] = label
     used = {"conversations", "mask"}
-    if "mask" in record:  # NeMo's own: what stands beside the labels is no score
+    if "mask" in record:  # NeMo's own: numbers next to the labels are no scores
         record = {"scores": {}, **record}
     if not labels:
         return [make_row(record, used, *cut(talk))]
@@ -225,7 +225,7 @@ OTHERS = [("instruction", "completions")]  # UltraFeedback's
 SAID = ("response", "completion", "generation")
 
 # Name -> (columns that it is recognised by, record -> rows). The first that fits counts; where name and columns are
-# the same, the layout is nobody's in particular.
+# the same, the layout belongs to no published set.
 LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prompt, response, scores": (("prompt", "response", "scores"), _own),
     "prompt, response, levels": (("prompt", "response", "levels"), _own),

@@ -1,4 +1,4 @@
-"""A prompt with a list of responses, and lists of what belongs to each of them (distilabel's generations, ratings)."""
+"""Read a prompt with a list of responses, and lists with their values (distilabel's generations, ratings)."""
 
 from __future__ import annotations
 

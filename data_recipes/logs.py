@@ -1,4 +1,4 @@
-"""Logs of chat completions: requests with their responses, as OpenAI, Anthropic, Google, vLLM and gateways write them.
+"""Read logs of chat completions as OpenAI, Anthropic, Google, vLLM and gateways write them.
 
 The columns in FEEDBACK are scores, and the numbers of an object `feedback`, `scores` or `attributes`; other numbers of
 a log (latency, tokens) are not: they stay extra columns, and `--map quality=COLUMN` makes one a score.

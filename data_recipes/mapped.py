@@ -1,4 +1,4 @@
-"""Records with columns of any name -> records that a layout knows, by a map such as {"response": "answer.0.text"}."""
+"""Rename columns of any name by a map such as {"response": "answer.0.text"}."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which numbers beside a response are scores: not what is measured or counted of it, and what looks like ratings.
+"""Tell scores from other numbers of a response: ratings are scores, measures and counts are not.
 
 `metadata` goes by the name alone. `Values` is for names that say nothing: a rating is bounded and does not count rows.
 """

@@ -1,8 +1,8 @@
-"""OpenAssistant's conversations: trees, and flat messages whose ancestors `joined.py` has put into `thread`.
+"""Read OpenAssistant's conversations: trees, and flat messages whose ancestors `joined.py` has put into `thread`.
 
 One row per assistant message. Its labels (0 to 1, means of several people) and its rank among its siblings (0 is the
 best: lower is better) are scores; siblings share a group, so they are candidates of one prompt. Messages that were
-deleted or failed their review, and all that are below them, are left out and counted.
+deleted or failed their review, and all that are below them, are dropped and counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two responses of which one was chosen -> two rows of one group with the score `preference`."""
+"""Read two responses of which one was chosen as two rows of one group with the score `preference`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published sets of pairs -> two rows of one group with the score `preference`: 1 the better, 0 the worse, .5 a tie.
+"""Read published sets of pairs: two rows of one group with the score `preference`, 1 the better, 0 the worse, .5 a tie.
 
 How strongly the better one was preferred is the extra column `margin`; what single annotators said is in `raters`.
 """

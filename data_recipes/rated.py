@@ -1,4 +1,4 @@
-"""Published sets with ratings of single responses -> rows; several ratings of one response stay in `raters`."""
+"""Read published sets with ratings of single responses; several ratings of one response stay in `raters`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scores of a source look like: how many, from where to where, and signs of two scales in one attribute."""
+"""Describe the scores of a source: how many, their range, and signs of two scales in one attribute."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Columns that are spelled in another way than the layouts want them -> the names that the layouts know.
+"""Rename columns that are spelled differently to the names that the layouts know.
 
-Only records that fit no layout with an answer come here; a name that says nothing sure stays as it is, for --map.
+Only records that fit no layout with an answer come here; an ambiguous name stays, for --map.
 """
 
 from __future__ import annotations

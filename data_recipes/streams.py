@@ -1,4 +1,4 @@
-"""Text as it lies on disk: unpacked, decoded and cut into lines with their places."""
+"""Read text from disk: unpack, decode and cut it into lines with their places."""
 
 from __future__ import annotations
 

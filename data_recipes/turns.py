@@ -1,4 +1,4 @@
-"""What all layouts share: texts into turns, values into scores, an answer into a row."""
+"""Shared by all layouts: make turns of texts, scores of values and rows of answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Turn = dict[str, Any]
 ROLES = {"human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call"), "assistant")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
-TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps as it is beside role and content
+TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
 TAUGHT: tuple[str, ...] = (
     "weight",
@@ -311,7 +311,7 @@ def _thumb(column: str, value: str) -> bool | None:
     if len(value) > 20 or not THUMBED.fullmatch(column.strip().lower().replace("_", " ").replace("-", " ")):
         return None
     word = re.sub(r"[ _-]+", " ", value.strip().lower())
-    if column.lower() == "label" and word in ("positive", "negative"):  # of what is talked about, more often than not
+    if column.lower() == "label" and word in ("positive", "negative"):  # usually the sentiment of the topic
         return None
     return True if UP.fullmatch(word) else False if DOWN.fullmatch(word) else None
 
@@ -322,7 +322,7 @@ CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+
 def written(value: str) -> str:
     """Return the form in which a text writes a number, or "" if it writes none.
 
-    1,234 is none: nobody knows whether its comma ends the thousands or the ones.
+    1,234 is none: its comma may end the thousands or the ones.
     """
     if len(value) > 400:  # the longest that a float is printed as
         return ""

@@ -1,4 +1,4 @@
-"""What a comparison of two responses says: the vote, in whatever words, numbers or columns a file writes it.
+"""Read the vote of a comparison of two responses, in whatever words, numbers or columns a file writes it.
 
 Every layout with two sides reads its vote here. (1, 0): a, the first response, is better; (0, 1): b is; (.5, .5): a
 tie; None: the vote is unknown. A word that is none of these is refused by name, never counted as unknown.

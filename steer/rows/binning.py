@@ -1,4 +1,4 @@
-"""Scores -> a schema: the ranges and directions that they tell, and the levels that are made from them."""
+"""Make a schema from scores: ranges, directions, levels and support."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def exact(
 ) -> tuple[list[dict[str, Any]], Schema]:
     """Return rows whose levels of `names` are the places of their own scores, and a schema with the range of these.
 
-    A level that is not that of a score, because somebody changed it, stays as it is.
+    A level that no score has, because it was edited, stays.
     """
     scores: dict[str, list[float]] = {n: [] for n in names if len(schema[n].centres) > 1}
     placed_rows = []

@@ -26,7 +26,7 @@ MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
 
 def check(row: Row, place: str, *, answered: bool = True, blank: bool = False) -> None:
-    """Refuse a row that breaks the contract, with a SteerError: "where: column 'x': what is wrong. What to do."
+    """Refuse a row that breaks the contract, with a SteerError: "place: column 'x': what is wrong. What to do."
 
     Scores are finite numbers or null; true and false are refused here, because `read` has made them 1 and 0. A response
     may be absent when it is not `answered`, and empty when it may be `blank`. Columns that the contract does not name
@@ -100,7 +100,7 @@ def _value_faults(row: Row) -> Iterator[tuple[str, str]]:
         for name, value in (values or {}).items():
             if not ATTRIBUTE.fullmatch(name):
                 yield column, f"'{name}' cannot name an attribute. Use a letter, then letters, digits, _ or -"
-            # A target may lie between levels: behind some conditions any number can be asked for.
+            # A target may lie between levels: some conditions print any number.
             number = isinstance(value, int if column == "levels" else (int, float)) and not isinstance(value, bool)
             if not number and (value is not None or column != "scores"):
                 yield column, f"attribute '{name}' holds {value!r:.40}, wanted {wanted}"

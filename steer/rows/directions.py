@@ -1,4 +1,4 @@
-"""Which end of an attribute is better: what names say that are well known, and what the scores say against a guess.
+"""Decide which end of an attribute is better: from well-known names, with warnings if the scores contradict a guess.
 
 The only place that decides. A name is taken apart into words (`is_toxic`, `toxicityScore`, `Toxicity` are alike), and
 words like `non`, `free` and `avoidance` turn it round. A name that says nothing is guessed to be better when higher.

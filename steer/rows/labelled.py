@@ -31,12 +31,12 @@ class Labelled:
     rows: list[Row] = field(repr=False)
     schema: Schema = field(default=Schema(()), repr=False)
     scorer: str = ""  # identity of the scorer that labelled the rows
-    spec: str = ""  # what `load_scorer` finds it by; "human" for the scores in the rows, "" where nobody knows
+    spec: str = ""  # what `load_scorer` finds it by; "human" for the scores in the rows, "" if unknown
     name: str = "rows"  # what messages call the rows
 
     @classmethod
     def of(cls, source: Source | Labelled) -> Labelled:
-        """Take rows as they are (a path, dicts, a datasets.Dataset), with the schema and scorer stored beside a path.
+        """Take rows as they are (a path, dicts, a datasets.Dataset), with the schema and scorer stored with a path.
 
         Levels that the schema does not have raise SteerError; rows without levels are allowed.
         """

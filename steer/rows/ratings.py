@@ -1,4 +1,4 @@
-"""Which numeric columns of a file are scores, where only their names and numbers can tell."""
+"""Find the numeric columns of a file that are scores, where only their names and numbers can tell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ratings:
         """Return the row with its true scores; other numbers stay as columns. Named sets name theirs."""
         if layout != ", ".join(LAYOUTS[layout][0]) or "scores" in record or isinstance(record.get("attributes"), dict):
             return row
-        say = layout.rpartition(", ")[2]  # of several responses, each with its own value of the lists beside them
+        say = layout.rpartition(", ")[2]  # of several responses, lists of the same length hold a value for each
         columns = {_name(column, say): column for column in record if isinstance(column, str)}
         scores = dict(row.get("scores") or {})
         back: Row = {}

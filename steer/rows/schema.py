@@ -1,4 +1,4 @@
-"""Attributes, their levels, and the support of the data: which combinations of levels were seen how often."""
+"""Attributes, their levels, and the support of the data: how often each combination of levels occurs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Attribute:
             return self.centres[level]
         if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
             return self.low + level
-        first = min(max(int(level), 0), len(self.centres) - 2)  # beyond the ends as beside them
+        first = min(max(int(level), 0), len(self.centres) - 2)  # beyond the ends as next to them
         return self.centres[first] + (level - first) * (self.centres[first + 1] - self.centres[first])
 
     def bin(self, level: float) -> int:
@@ -280,7 +280,7 @@ class Schema:
     def best(self, names: Sequence[str]) -> dict[str, float]:
         """Return the jointly supported combination with the highest reward (level centres); ties: most rows.
 
-        Attributes without a direction take the level that is most common beside the others. The reward by itself is at
+        Attributes without a direction take the level that is most common with the others. The reward by itself is at
         its highest supported level. Where scores are printed it is their HIGH quantile, if that lies in this level.
         """
         cells = self.supported(names)
