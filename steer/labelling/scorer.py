@@ -98,10 +98,9 @@ def load_scorer(spec: str | Scorer | Any) -> Scorer:
     if isinstance(spec, Scorer):
         return spec
     if not isinstance(spec, str | Path):
-        model = own.model_of(spec, getattr(spec, "__name__", type(spec).__name__))
-        return Scorer(
-            f"python:{getattr(spec, '__qualname__', type(spec).__qualname__)}", tuple(model.attributes), model, own=True
-        )
+        name = getattr(spec, "__name__", type(spec).__name__)
+        model = own.model_of(spec, name)
+        return Scorer(f"python:{name}", tuple(model.attributes), model, own=True)
     return replace(_named(str(spec)), spec=str(spec))
 
 
