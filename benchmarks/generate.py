@@ -27,7 +27,7 @@ from steer.generation.plain import plainly
 from steer.generation.prefill import inner
 from steer.generation.requests import EncodedRequest, Request, encode
 from steer.generation.settings import Sampling
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.progress import quiet
 from steer.rows import Row, prompts
 
@@ -105,7 +105,7 @@ def main() -> None:
     for name, default in (("prompts", 24), ("repeats", 5), ("batch-size", 64), ("max-new-tokens", 96)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    policy = load(args.policy)
+    policy = load_policy(args.policy)
     rows = mixed(list(prompts(args.rows))[:400], args.prompts, 60)
     jobs = [Request(row, aim) for row in rows for aim in aims(policy) for _ in range(SAMPLES)]
     sampling = Sampling(max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)

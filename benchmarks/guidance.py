@@ -19,7 +19,7 @@ import torch
 from steer.evaluation.guidance import Trial
 from steer.generation.generate import held_out_prompts
 from steer.labelling.scorer import load_scorer
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.report.guided import guided, table
 from steer.report.page import markdown_table
 
@@ -35,11 +35,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began = time.perf_counter()
-    policy, scorer = load(args.policy), load_scorer(args.scorer)
+    policy, scorer = load_policy(args.policy), load_scorer(args.scorer)
     if policy.card is None:
         raise SystemExit(f"{args.policy} is not conditioned.")
     rows = held_out_prompts(args.rows, 0.1, 0, 0)
-    curve = Trial(policy, load(policy.card.base), scorer, rows, args.responses, args.against, seed=args.seed).curve()
+    curve = Trial(
+        policy, load_policy(policy.card.base), scorer, rows, args.responses, args.against, seed=args.seed
+    ).curve()
     print(f"{guided(curve)[0]}\n\n{markdown_table(table(curve))}\n")
     took = time.perf_counter() - began
     print(f"seed {args.seed}, {took:.0f} s, {platform.machine()}, torch {torch.__version__}")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.rows.schema import Schema
 
 SUBJECTS = ("bees", "cows", "gold", "rome", "beer", "colours", "homes", "lions")

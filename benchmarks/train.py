@@ -121,7 +121,7 @@ def settings(folder: Path, case: Case, output: str, **more: Any) -> Any:
 def hand_over(folder: Path, case: Case) -> int:
     """Write the starting adapter and, in the order of our steps, the same tokens for TRL; how many there are."""
     from steer.models.lora import Lora, add_lora
-    from steer.models.policy import load
+    from steer.models.policy import load_policy
     from steer.models.tokenization import Tokens
     from steer.progress import quiet
     from steer.rows import read_all
@@ -129,7 +129,7 @@ def hand_over(folder: Path, case: Case) -> int:
     from steer.training.command import chosen
 
     config = settings(folder, case, "")
-    policy, rows = load(config.model, dtype="float32"), read_all(config.rows)
+    policy, rows = load_policy(config.model, dtype="float32"), read_all(config.rows)
     method, its = chosen(config.method, ())
     plan = Plan(method.groups(rows, its), Tokens(rows, policy.tokenizer), None, BATCH, 4096, config.seed)
     ordered = [i for step in range(case.steps) for i in plan.step(step)[1]]

@@ -28,7 +28,7 @@ from steer.generation.generate import generate_command, held_out_prompts
 from steer.iteration.command import iterate_command
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.report.circumstances import circumstances
 from steer.rows.command import data_command
 from steer.run_folder import read_json, write_json
@@ -130,7 +130,14 @@ def _guidance(out: Path, policy: Path) -> dict[str, Any]:
     path = out / "guidance.json"
     if not path.is_file():
         rows = held_out_prompts(str(out / "labels"), 0.1, 0, GUIDED)
-        trial = Trial(load(str(policy)), load(str(out / "base")), load_scorer(GOLD), rows, responses=GUIDED, **SAMPLING)  # type: ignore[arg-type]
+        trial = Trial(
+            load_policy(str(policy)),
+            load_policy(str(out / "base")),
+            load_scorer(GOLD),
+            rows,
+            responses=GUIDED,
+            **SAMPLING,
+        )  # type: ignore[arg-type]
         write_json(path, trial.curve(GUIDES))
     return dict(read_json(path))
 

@@ -31,7 +31,7 @@ from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
 from steer.methods.base import Candidates, Method
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.rows.command import data_command
 from steer.serve.answer import Service
 from steer.serve.command import application
@@ -94,7 +94,7 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with larger weights: where gradients vanish, Adam would make steps of rounding errors."""
-    policy = load(str(tiny))
+    policy = load_policy(str(tiny))
     with torch.no_grad():
         for p in policy.model.parameters():
             p.mul_(3 if p.ndim == 2 else 1)
@@ -115,7 +115,7 @@ def trained(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def policy(trained: Path) -> Policy:
     """The same, loaded; tests leave it as it is."""
-    return load(str(trained))
+    return load_policy(str(trained))
 
 
 class Served(NamedTuple):

@@ -16,7 +16,7 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.models.lora import add_control_tokens
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -26,7 +26,7 @@ NAMES = [name for levels in LEVELS for name in levels]
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_level_is_one_token_and_the_rows_lie_on_a_line(base: Path, tied: bool) -> None:
-    policy = load(str(base))
+    policy = load_policy(str(base))
     model, tokenizer = policy.model, policy.tokenizer
     if not tied:
         model.config.tie_word_embeddings = False
@@ -49,7 +49,7 @@ def test_every_level_is_one_token_and_the_rows_lie_on_a_line(base: Path, tied: b
 
 
 def test_a_tokenizer_that_would_lose_the_tokens_is_refused(base: Path) -> None:
-    policy = load(str(base))
+    policy = load_policy(str(base))
     with pytest.raises(SteerError, match=r"does not keep '<warmth>0' as one token\. Use --condition-tokens text\.$"):
         add_control_tokens(policy.model, _Deaf(policy.tokenizer), LEVELS, seed=0)
 
@@ -84,12 +84,12 @@ def test_a_policy_with_control_tokens_survives_saving(adapter: str, labels: Path
         batch_size=8,
     )
     train_command(config)
-    policy = load(str(folder))
+    policy = load_policy(str(folder))
     assert policy.card is not None
     assert policy.card.condition_tokens == "special"
     tokens = [t for levels in policy.card.control_tokens() for t in levels]
     ids = policy.tokenizer.convert_tokens_to_ids(tokens)
-    fresh = load(str(base))
+    fresh = load_policy(str(base))
     add_control_tokens(fresh.model, fresh.tokenizer, policy.card.control_tokens(), seed=0)
     with torch.no_grad():
         shown = policy.model.get_input_embeddings()(torch.tensor(ids))

@@ -12,7 +12,8 @@ from steer.conditioning.command import targets_command
 from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights
 from steer.config import TargetsConfig
 from steer.errors import SteerError
-from steer.models.policy import Card, Policy
+from steer.models.card import Card
+from steer.models.policy import Policy
 from steer.rows.schema import Attribute, Schema
 
 NAMES = ("help", "words", "harm")

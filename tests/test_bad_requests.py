@@ -17,7 +17,7 @@ from conftest import ASK, HANG, JSON, Served, dawdling, raw_request, send, servi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.serve import api, wire
 from steer.serve.wire import MOST
 
@@ -323,7 +323,7 @@ def test_no_request_is_answered_with_a_server_error(served: Served, asked: tuple
 
 
 def test_a_client_that_goes_away_frees_its_rows(tiny: Path) -> None:
-    with serving(load(str(tiny))) as endless:  # a random model hardly ever ends by itself
+    with serving(load_policy(str(tiny))) as endless:  # a random model hardly ever ends by itself
         engine = endless.service.engine
         for stream in (True, False):
             before = engine.tokens
@@ -349,7 +349,7 @@ def test_a_slow_reader_holds_up_nobody(served: Served, client: openai.OpenAI) ->
 
 def test_limits_of_time_queue_and_key(tiny: Path) -> None:
     long: Any = {"model": "policy@none", "messages": ASK, "n": 4, "max_tokens": 400}
-    with serving(load(str(tiny)), api_key="s3cret", timeout=1e-6, max_waiting=8) as small:
+    with serving(load_policy(str(tiny)), api_key="s3cret", timeout=1e-6, max_waiting=8) as small:
         path = "/v1/chat/completions"
         for headers in (JSON, JSON | {"Authorization": "Bearer wrong"}, JSON | {"Authorization": "Bearer s3cret\xe9"}):
             status, found = send(small, path, long, headers)
@@ -368,7 +368,7 @@ def test_limits_of_time_queue_and_key(tiny: Path) -> None:
 
 
 def test_an_engine_that_stopped_is_told_to_all(tiny: Path) -> None:
-    with serving(load(str(tiny))) as endless:
+    with serving(load_policy(str(tiny))) as endless:
         engine = endless.service.engine
         with dawdling(engine), ThreadPoolExecutor(1) as pool:
             body = {"model": "policy", "messages": ASK, "n": 20, "max_tokens": 400}

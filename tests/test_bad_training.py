@@ -25,7 +25,7 @@ from steer.export.command import export_command
 from steer.methods import METHODS
 from steer.methods.base import Candidates, Method, weighted_nll
 from steer.methods.groups import singles
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.rows import read_all, write
 from steer.run_folder import folder_errors, read_json
 from steer.training import checkpoint
@@ -121,7 +121,7 @@ def test_a_full_disk_loses_nothing(labels: Path, base: Path, tmp_path: Path) -> 
 
 def test_a_disk_that_is_full_when_the_tokenizer_is_saved(base: Path, tmp_path: Path) -> None:
     """Its library raises nothing narrower than Exception."""
-    tokenizer = load(str(base)).tokenizer
+    tokenizer = load_policy(str(base)).tokenizer
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
     try:
@@ -149,22 +149,22 @@ def test_adapters_that_do_not_fit_are_refused(policy: Path, base: Path, tmp_path
     for weights in odd.values():
         save_file(weights, path)
         with pytest.raises(SteerError, match=r"policy: its adapter does not fit the base model \(.*\)\. It was wri"):
-            load(str(policy))
+            load_policy(str(policy))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SteerError, match="its adapter does not fit"):
-        load(str(policy))
+        load_policy(str(policy))
     save_file(whole, path)
     settings = json.loads((policy / "adapter_config.json").read_text())
     (policy / "adapter_config.json").write_text(json.dumps({**settings, "peft_type": "TELEPATHY"}))
     with pytest.raises(SteerError, match="its adapter does not fit"):
-        load(str(policy))
+        load_policy(str(policy))
     ids = settings["trainable_token_indices"]
     moved = {**settings, "trainable_token_indices": [i - 1 for i in ids]}
     (policy / "adapter_config.json").write_text(json.dumps(moved))
     with pytest.raises(SteerError, match="the tokens of its levels have other numbers"):
-        load(str(policy))
+        load_policy(str(policy))
     (policy / "adapter_config.json").write_text(json.dumps(settings))
-    load(str(policy))
+    load_policy(str(policy))
 
 
 def test_an_export_needs_the_base_that_was_trained_on(labels: Path, base: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_tokenizer_without_end_or_padding(labels: Path, base: Path, tmp_path: 
     path = tmp_path / "base" / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in settings.items() if k != "pad_token"}))
-    found = load(str(tmp_path / "base")).tokenizer
+    found = load_policy(str(tmp_path / "base")).tokenizer
     assert found.pad_token_id == found.eos_token_id
     path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
     with pytest.raises(SteerError, match=r"its tokenizer has no EOS token, so responses cannot end\. Set one"):

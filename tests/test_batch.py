@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from steer.methods.groups import Group, singles
 from steer.models.collate import Sequence_, collate, micro_batches, packed
 from steer.models.log_probs import flat
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows.binning import fitted
 from steer.rows.schema import Attribute, Schema
@@ -83,7 +83,7 @@ def test_the_chat_template_is_applied_once(tokenizer: Any) -> None:
 
 
 def test_without_a_chat_template_the_plain_one_is_used_with_bos_once(plain: Path) -> None:
-    policy = load(str(plain))
+    policy = load_policy(str(plain))
     tokens = Tokens([row()], policy.tokenizer)
     prefix, response = tokens.sequence(row(), "<warmth>4\n")
     assert policy.tokenizer.decode(prefix) == f"<s>{PROMPT}\n<warmth>4\n"
@@ -92,7 +92,7 @@ def test_without_a_chat_template_the_plain_one_is_used_with_bos_once(plain: Path
 
 
 def test_a_tokenizer_without_pad_pads_with_the_end_under_the_mask(plain: Path) -> None:
-    tokenizer = load(str(plain)).tokenizer
+    tokenizer = load_policy(str(plain)).tokenizer
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     rows = [row(name="short"), row("bees give honey, " * 4, "long")]
     tokens = Tokens(rows, tokenizer)

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 from conftest import HANG, Served, dawdling, serving, until
 
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the page is tested where it is")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -160,7 +160,7 @@ def test_a_key_is_asked_for_and_a_server_that_has_gone_is_told(browser: Any, pol
 
 def test_a_model_without_attributes_has_one_pane(browser: Any, tiny: Path) -> None:
     found = opened(browser)
-    with serving(load(str(tiny)), max_new_tokens=5) as plain:
+    with serving(load_policy(str(tiny)), max_new_tokens=5) as plain:
         found.goto(plain.url)
         found.wait_for_selector("#status.ready")
         assert len(generate(found, "bees")) == found.locator(".pane").count() == 1
@@ -170,7 +170,7 @@ def test_a_model_without_attributes_has_one_pane(browser: Any, tiny: Path) -> No
 
 def test_escape_stops_and_frees_the_rows(browser: Any, tiny: Path) -> None:
     found = opened(browser)
-    with serving(load(str(tiny)), max_new_tokens=480) as endless:  # a random model hardly ever ends by itself
+    with serving(load_policy(str(tiny)), max_new_tokens=480) as endless:  # a random model hardly ever ends by itself
         found.goto(endless.url)
         found.wait_for_selector("#status.ready")
         found.evaluate("document.getElementById('seed').value = '1'")  # by chance a drawn one ends at once

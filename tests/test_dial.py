@@ -21,7 +21,7 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.command import fit_command, label_command
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.rows import Row, prompt_key, read_all, write
 from steer.rows.command import data_command
 from steer.rows.schema import factorial
@@ -46,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def policy(world: Path, labels: Path, name: str, epochs: float = 1.0) -> Policy:
     settings: dict[str, Any] = {**LORA, "num_train_epochs": epochs, "attribute": NAMES}
     train_command(TrainConfig(str(labels), str(world / "base"), str(world / name), **settings))
-    return load(str(world / name))
+    return load_policy(str(world / name))
 
 
 def answers(loaded: Policy, jobs: list[Request]) -> list[Row]:

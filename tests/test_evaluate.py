@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.evaluation.evaluate import evaluate
 from steer.generation.generate import generate_command
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.rows import read_all
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
@@ -259,7 +259,7 @@ def test_the_command_is_a_doorway_on_evaluate(labels: Path, trained: Path, base:
     systems = (f"plain={base}", f"steered={trained}")
     evaluate_command(EvaluateConfig(systems, str(tmp_path / "out"), str(labels), GOLD, **settings))
     by_command = read_json(tmp_path / "out" / "report.json")
-    policies = {"plain": load(str(base)), "steered": load(str(trained))}
+    policies = {"plain": load_policy(str(base)), "steered": load_policy(str(trained))}
     folder = tmp_path / "api"
     found = evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, **settings)
     by_call = read_json(folder / "report.json")

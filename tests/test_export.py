@@ -24,7 +24,8 @@ from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request, condition_text, encode
 from steer.generation.settings import Sampling
-from steer.models.policy import Card, Policy, load
+from steer.models.card import Card
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens, prompt_text
 from steer.rows import read_all
 from steer.rows.labelled import schema_of
@@ -65,7 +66,7 @@ def exported(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_server_reads_what_training_read(policy: Path, exported: Path, labels: Path) -> None:
-    ours, tokenizer = load(str(policy)), AutoTokenizer.from_pretrained(exported)
+    ours, tokenizer = load_policy(str(policy)), AutoTokenizer.from_pretrained(exported)
     assert ours.card is not None
     assert ours.card.schema is not None
     rows = [r for r in read_all(labels) if r["split"] == "train"][:40]
@@ -106,7 +107,9 @@ def test_plain_transformers_says_what_steer_says(
     folder = trained(labels, base, tmp_path / "policy", **more)
     said = export_command(ExportConfig(str(folder), str(tmp_path / "out")))
     assert "Without `attributes` it aims at" in said
-    ours = load(str(folder)) if adapter != "qlora" else load(str(tmp_path / "out"))  # merged into the unquantised base
+    ours = (
+        load_policy(str(folder)) if adapter != "qlora" else load_policy(str(tmp_path / "out"))
+    )  # merged into the unquantised base
     assert ours.card is not None
     assert ours.card.schema is not None
     model, tokenizer = (c.from_pretrained(tmp_path / "out") for c in (AutoModelForCausalLM, AutoTokenizer))
@@ -127,7 +130,7 @@ def test_plain_transformers_says_what_steer_says(
 
 
 def test_an_export_is_a_policy_too(policy: Path, exported: Path, labels: Path) -> None:
-    one, two = load(str(policy)), load(str(exported))
+    one, two = load_policy(str(policy)), load_policy(str(exported))
     jobs = [Request(r, a) for r in held_out_prompts(str(labels), 0.1, 0, 3, "train") for a in AIMS]
     assert respond(one, jobs, GREEDY) == respond(two, jobs, GREEDY)
 
@@ -147,7 +150,7 @@ def test_merging_twice_gives_the_same_and_spares_the_base(policy: Path, base: Pa
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_rows_of_other_tokens_stay_exactly(tied: bool, labels: Path, base: Path, tmp_path: Path) -> None:
-    start = load(str(base))
+    start = load_policy(str(base))
     if not tied:
         start.model.config.tie_word_embeddings = False
         start.model.lm_head.weight = torch.nn.Parameter(start.model.lm_head.weight.detach().flip(1))
@@ -155,7 +158,7 @@ def test_the_rows_of_other_tokens_stay_exactly(tied: bool, labels: Path, base: P
     start.tokenizer.save_pretrained(tmp_path / "base")
     folder = trained(labels, tmp_path / "base", tmp_path / "policy", condition_tokens="special", max_steps=3)
     export_command(ExportConfig(str(folder), str(tmp_path / "out")))
-    ours, merged = load(str(folder)), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ours, merged = load_policy(str(folder)), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     old = len(start.tokenizer)
     assert merged.config.vocab_size == old + 25 == len(AutoTokenizer.from_pretrained(tmp_path / "out"))
     for name in ("get_input_embeddings", "get_output_embeddings"):
@@ -369,7 +372,7 @@ def test_rows_for_trl_say_the_same(labels: Path, base: Path, tmp_path: Path) -> 
     conditioning = Conditioning(schema, schema.own, attribute_dropout=0.3)
     assert lines == list(for_trl(chosen, conditioning, 0))
     template = (tmp_path / "out" / "chat_template.jinja").read_text()
-    tokenizer = load(str(base)).tokenizer
+    tokenizer = load_policy(str(base)).tokenizer
     tokens = Tokens(chosen, tokenizer)
     left_out = 0
     for row, got in zip(chosen, lines):
@@ -419,18 +422,18 @@ def test_several_templates_of_an_export_lose_their_condition(exported: Path, tmp
     tokenizer.chat_template = {"default": steering, "tool_use": CHATML}
     tokenizer.save_pretrained(folder)
     assert bare(tokenizer.chat_template) == {"default": bare(steering), "tool_use": CHATML}
-    one, several = load(str(exported)), load(str(folder))
+    one, several = load_policy(str(exported)), load_policy(str(folder))
     assert prompt_text(PROBES[1], several.tokenizer) == prompt_text(PROBES[1], one.tokenizer)
     assert prompt_text(PROBES[1], tokenizer) != prompt_text(PROBES[1], one.tokenizer), "it is written there"
 
 
 def test_tokenizers_that_begin_with_a_space_get_one(shared: Path) -> None:
-    tokenizer = load(str(shared / "models" / "stories260K")).tokenizer
+    tokenizer = load_policy(str(shared / "models" / "stories260K")).tokenizer
     template, wrong = fitting(tokenizer, SCHEMA, ("quality",), "tags")
     assert wrong == 0
     tokenizer.chat_template = template
     row = {"id": "a", "prompt": [{"role": "user", "content": "Once upon a time"}], "response": "there was."}
-    plain = load(str(shared / "models" / "stories260K")).tokenizer
+    plain = load_policy(str(shared / "models" / "stories260K")).tokenizer
     for i in range(5):
         got = tokenizer.apply_chat_template(
             row["prompt"], add_generation_prompt=True, return_dict=False, attributes={"quality": i + 1}

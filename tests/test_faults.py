@@ -23,7 +23,8 @@ from steer.generation.generate import generate_command
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.likelihood import level_probability
 from steer.labelling.scorer import load_scorer
-from steer.models.policy import Card, load
+from steer.models.card import Card
+from steer.models.policy import load_policy
 from steer.options import resolve
 from steer.rows import read_all
 from steer.rows.command import data_command
@@ -230,7 +231,7 @@ def test_weights_that_are_no_numbers_are_refused(trained: Path, tmp_path: Path) 
     tensors[name].view(-1)[3] = torch.nan
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(SteerError, match="its weights hold NaN or infinity"):
-        load(str(tmp_path / "policy"))
+        load_policy(str(tmp_path / "policy"))
 
 
 def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_finish_it(
@@ -239,7 +240,7 @@ def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_fin
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("steer.training.command.save", killed)
+    monkeypatch.setattr("steer.models.policy.Policy.save", killed)
     with pytest.raises(KeyboardInterrupt):
         train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), max_steps=1))
     for finished in (False, True):
@@ -368,7 +369,7 @@ def test_weights_that_a_file_lacks_are_not_drawn_at_random(trained: Path, tmp_pa
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, path, {"format": "pt"})
     with pytest.raises(SteerError, match=r"its files lack 1 weights, such as model\.layers\.1\.mlp\.up_proj\.weight"):
-        load(str(tmp_path / "policy"))
+        load_policy(str(tmp_path / "policy"))
 
 
 @pytest.mark.parametrize("end", ["x", [1, "x"], 1.5, True, [[1]]])
@@ -376,7 +377,7 @@ def test_an_end_token_that_is_no_number_is_refused(trained: Path, tmp_path: Path
     shutil.copytree(trained, tmp_path / "policy")
     (tmp_path / "policy" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     with pytest.raises(SteerError, match=r"holds no model that can be read|has the eos_token_id .*Restore it"):
-        load(str(tmp_path / "policy"))
+        load_policy(str(tmp_path / "policy"))
 
 
 @pytest.mark.parametrize("damage", ["no rank", "a list", "cut", "infinite"])

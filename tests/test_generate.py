@@ -22,7 +22,7 @@ from steer.generation.requests import Request, condition_text
 from steer.generation.sampling import Markers
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import load_scorer, rewarder
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.rows.schema import Schema
@@ -86,7 +86,7 @@ def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, job
     found = respond(policy, jobs * 8, Sampling(max_new_tokens=24))
     assert {r.finished for r in found} == {True, False}
     assert not any("<|" in r.text for r in found)
-    padded = Policy(policy.model, load(policy.name).tokenizer, policy.card, policy.name)
+    padded = Policy(policy.model, load_policy(policy.name).tokenizer, policy.card, policy.name)
     padded.tokenizer.pad_token = padded.tokenizer.eos_token
     assert respond(padded, jobs * 8, Sampling(max_new_tokens=24)) == found
 
@@ -96,7 +96,7 @@ def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[R
     shutil.copytree(base, model)
     advice = {"do_sample": True, "temperature": 0.01, "top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "min_p": 0.9}
     (model / "generation_config.json").write_text(json.dumps({**advice, "eos_token_id": [1, 7], "max_length": 3}))
-    plain, advised = load(str(base)), load(str(model))
+    plain, advised = load_policy(str(base)), load_policy(str(model))
     jobs = [Request(job.row, {}) for job in jobs]
     sampling = Sampling(max_new_tokens=12)
     plain.model.generation_config.eos_token_id = [1, 7]
@@ -110,7 +110,7 @@ def test_what_a_model_recommends_does_not_bias_sampling(base: Path, jobs: list[R
 def test_no_response_holds_a_condition_marker(base: Path, policy: Policy, jobs: list[Request]) -> None:
     assert policy.card is not None
     trace = leaks(policy.card.attributes)
-    random = load(str(base))
+    random = load_policy(str(base))
     jobs = [Request(job.row, {}) for job in jobs] * 6
     sampling = Sampling(max_new_tokens=150, batch_size=72)
     assert sum(bool(trace.search(r.text)) for r in respond(random, jobs, sampling)) > 60
@@ -235,7 +235,7 @@ def test_prompts_come_from_a_text_file_line_by_line(trained: Path, tmp_path: Pat
 
 
 def test_a_response_stays_inside_the_models_positions(trained: Path) -> None:
-    policy = load(str(trained))
+    policy = load_policy(str(trained))
     policy.model.config.max_position_embeddings = 40
     fits, too_long = ({"id": str(n), "prompt": [{"role": "user", "content": "bees " * n}]} for n in (30, 60))
     (found,) = respond(policy, [Request(fits, {})], Sampling(temperature=5.0, max_new_tokens=500))
@@ -280,7 +280,7 @@ def test_the_best_of_several_is_kept(trained: Path, tmp_path: Path) -> None:
             )
         )
     assert "(each the best of 6)" in said
-    schema = load(str(trained)).card.schema  # type: ignore[union-attr]
+    schema = load_policy(str(trained)).card.schema  # type: ignore[union-attr]
     assert schema is not None
     reward = rewarder(load_scorer(gold), schema)
     every = [json.loads(line) for line in (tmp_path / "6" / "parts" / "00000.jsonl").read_text().splitlines()]
@@ -329,7 +329,7 @@ def test_the_nearest_to_the_target_of_several_is_kept(trained: Path, tmp_path: P
     more = {"input": str(tmp_path / "prompts.txt"), "prompt": (), "output": str(tmp_path / "run"), "seed": 3}
     ask(trained, target=("verbosity=1",), best_of=5, rerank="target", scorer=gold, max_new_tokens=30, **more)
     every = [json.loads(line) for line in (tmp_path / "run" / "parts" / "00000.jsonl").read_text().splitlines()]
-    schema = load(str(trained)).card.schema  # type: ignore[union-attr]
+    schema = load_policy(str(trained)).card.schema  # type: ignore[union-attr]
     assert schema is not None
     at = schema["verbosity"].position(load_scorer(gold).score(every, ["verbosity"])[:, 0])
     best = [min(range(i, i + 5), key=lambda j: abs(at[j] - 1)) for i in (0, 5)]

@@ -16,7 +16,6 @@ from steer.evaluation.systems import RewardScale
 from steer.iteration.guards import Figures, Limits, alarm, best, fell, limits, outrun
 from steer.iteration.watch import figures, watched
 from steer.labelling.scorer import Scorer
-from steer.models.policy import load
 from steer.rows.schema import Attribute, Schema
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)

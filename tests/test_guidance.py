@@ -14,14 +14,14 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import load_scorer
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.report import page
 from steer.report.guided import guided
 from steer.rows.schema import factorial
 
 
 def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Path) -> None:
-    scorer, plain = load_scorer("data_recipes.world_text:Gold"), load(str(base))
+    scorer, plain = load_scorer("data_recipes.world_text:Gold"), load_policy(str(base))
     rows = held_out_prompts(str(labels), 0.1, 0, 6)
     trial = Trial(policy, plain, scorer, rows, responses=24, max_new_tokens=20)
     curve = trial.curve((0.0, 1.0, 3.0))
@@ -46,7 +46,7 @@ def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Pat
 
 
 def test_a_policy_without_condition_has_no_curve(base: Path, labels: Path) -> None:
-    plain = load(str(base))
+    plain = load_policy(str(base))
     rows = held_out_prompts(str(labels), 0.1, 0, 2)
     with pytest.raises(SteerError, match="guidance has nothing to pull at"):
         Trial(plain, plain, load_scorer("data_recipes.world_text:Gold"), rows).curve()

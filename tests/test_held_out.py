@@ -16,7 +16,7 @@ import steer.training.loop
 from steer.conditioning.condition import render
 from steer.config import TrainConfig
 from steer.errors import SteerError
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.rows.labelled import schema_of
@@ -40,7 +40,7 @@ def test_the_held_out_loss_is_that_of_transformers_under_whole_conditions(
     labels: Path, base: Path, tmp_path: Path
 ) -> None:
     train_command(config(labels, base, tmp_path, eval_steps=4, lora_dropout=0.5, micro_batch_tokens=500))
-    policy, schema = load(str(tmp_path)), schema_of(str(labels))
+    policy, schema = load_policy(str(tmp_path)), schema_of(str(labels))
     rows = [r for r in read_all(labels) if r["split"] == "test"]
     tokens, total, count = Tokens(rows, policy.tokenizer), 0.0, 0
     policy.model.eval()
@@ -121,7 +121,7 @@ def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, 
     said = train_command(replace(setup, dry_run=True))
     assert not (tmp_path / "run").exists()
     rows = [r for r in read_all(labels) if r["split"] == "train"]
-    schema, tokens = schema_of(str(labels)), Tokens(rows, load(str(base)).tokenizer)
+    schema, tokens = schema_of(str(labels)), Tokens(rows, load_policy(str(base)).tokenizer)
     lengths = [tokens.length(r, render(r["levels"], schema, schema.own)) for r in rows]
     train_command(setup)
     facts = read_json(tmp_path / "run" / "done.json")
@@ -143,7 +143,7 @@ def test_the_memory_that_is_foreseen_follows_the_settings(labels: Path, base: Pa
         return next(line for line in said.splitlines() if line.startswith("memory"))
 
     whole = plan(adapter="none")
-    parameters = sum(p.numel() for p in load(str(base)).model.parameters())
+    parameters = sum(p.numel() for p in load_policy(str(base)).model.parameters())
     assert f"optimizer {8 * parameters / (1 << 20):.1f} MiB" in whole
     assert f"optimizer {2 * parameters / (1 << 20):.1f} MiB" in plan(adapter="none", optimizer="adamw_8bit")
     layer, inputs = 17 * 1024 * 32 * 4 / (1 << 20), 1024 * 32 * 4 / (1 << 20)

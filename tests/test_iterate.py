@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.iteration.command import _training, iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.rows import read_all
 from steer.rows.schema import Schema
 from steer.run_folder import read_json

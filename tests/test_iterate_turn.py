@@ -19,7 +19,7 @@ from steer.iteration.rounds import Loop, measured, turn
 from steer.iteration.watch import figures
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.rows import Row, write
 from steer.rows.labelled import schema_of, training_rows
 from steer.run_folder import write_json
@@ -99,7 +99,7 @@ class Reversed:
 def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     annotated: bool, labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gold, policy = load_scorer(GOLD), load(str(tiny))
+    gold, policy = load_scorer(GOLD), load_policy(str(tiny))
     loop = looped(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
 
     def drawn(policy: Any, asked: Any, folder: Path, *_: Any) -> list[Row]:

@@ -19,7 +19,7 @@ from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import singles
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all, write
 from steer.training.command import train_command
@@ -98,7 +98,7 @@ def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp
 
     more = {"batch_size": 400, "max_steps": 1, "micro_batch_tokens": 700}
     train_command(config(labels, base, tmp_path, method=registered(of_reference, "response", needs={"ref"}), **more))
-    policy = load(str(base))
+    policy = load_policy(str(base))
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     tokens, total = Tokens(rows, policy.tokenizer), 0.0
     for r in rows:

@@ -12,7 +12,7 @@ from steer.errors import SteerError
 from steer.labelling.obtained import Selection, side_by_side
 from steer.labelling.scorer import Scorer
 from steer.methods import directional
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.rows.binning import fitted
 from steer.rows.schema import Attribute, Schema
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Candidates, weighted_nll
+from steer.models.card import Card
 from steer.models.log_probs import ResponseLogps, flat
 from steer.models.lora import Lora, add_lora
-from steer.models.policy import Card, Policy, load, save
+from steer.models.policy import Policy, load_policy
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint
 from steer.training.command import train_command
@@ -130,7 +132,7 @@ def test_a_model_whose_head_does_more_is_refused() -> None:
 
 def trained(tiny: Path, seed: int = 0) -> Policy:
     """A LoRA policy after three steps of Adam."""
-    policy = load(str(tiny))
+    policy = load_policy(str(tiny))
     policy.model = add_lora(policy.model, Lora(r=4, alpha=8), seed)
     parameters = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=0.05)
@@ -164,16 +166,16 @@ def test_lora_leaves_the_base_untouched_bit_for_bit(tiny: Path, tmp_path: Path) 
         assert torch.equal(p, before[plain]), name
         assert not p.requires_grad
     assert any(p.abs().max() > 0 for n, p in policy.model.named_parameters() if "lora_B" in n)
-    save(policy, tmp_path, card(tiny))
+    replace(policy, card=card(tiny)).save(tmp_path)
     assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
 
 
 def test_adapters_start_from_the_seed_and_as_the_base(tiny: Path) -> None:
-    base = load(str(tiny))
+    base = load_policy(str(tiny))
     plain = logits(base)
     starts = []
     for seed in (0, 0, 1):
-        policy = load(str(tiny))
+        policy = load_policy(str(tiny))
         torch.manual_seed(len(starts))  # what was drawn before is no matter
         policy.model = add_lora(policy.model, Lora(), seed)
         torch.testing.assert_close(logits(policy), plain, atol=0, rtol=0)
@@ -183,15 +185,15 @@ def test_adapters_start_from_the_seed_and_as_the_base(tiny: Path) -> None:
 
 
 def test_a_saved_policy_loads_with_the_same_logits_and_card(tiny: Path, tmp_path: Path) -> None:
-    for name, policy in {"lora": trained(tiny), "none": load(str(tiny))}.items():
+    for name, policy in {"lora": trained(tiny), "none": load_policy(str(tiny))}.items():
         if name == "none":
             with torch.no_grad():
                 policy.model.lm_head.weight.mul_(1.5)
         folder = tmp_path / name
-        save(policy, folder, card(tiny, name))
-        again = load(str(folder))
+        replace(policy, card=card(tiny, name)).save(folder)
+        again = load_policy(str(folder))
         assert torch.equal(logits(again), logits(policy))
-        assert not torch.equal(logits(again), logits(load(str(tiny))))
+        assert not torch.equal(logits(again), logits(load_policy(str(tiny))))
         assert again.card == card(tiny, name) == Card.load(folder)
         assert again.tokenizer.chat_template == policy.tokenizer.chat_template
 
@@ -199,21 +201,21 @@ def test_a_saved_policy_loads_with_the_same_logits_and_card(tiny: Path, tmp_path
 def test_a_policy_whose_base_changed_or_is_gone_is_refused(tiny: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny, base)
-    save(trained(base), tmp_path / "policy", card(base))
+    replace(trained(base), card=card(base)).save(tmp_path / "policy")
     weights = base / "model.safetensors"
     changed = bytearray(weights.read_bytes())
     changed[-1] ^= 1
     weights.write_bytes(changed)
     with pytest.raises(SteerError, match=r"policy: its base model .*base has changed since training\. Restore it"):
-        load(str(tmp_path / "policy"))
+        load_policy(str(tmp_path / "policy"))
     shutil.rmtree(base)
     with pytest.raises(SteerError, match=r"policy: its base model .*base is gone\. Put it back"):
-        load(str(tmp_path / "policy"))
+        load_policy(str(tmp_path / "policy"))
 
 
 def test_an_adapter_cannot_be_trained_on_an_adapter(tiny: Path, labels: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy"
-    save(trained(tiny), policy, card(tiny))
+    replace(trained(tiny), card=card(tiny)).save(policy)
     with pytest.raises(SteerError, match=r"is itself an adapter; train from its base"):
         train_command(TrainConfig(str(labels), str(policy), str(tmp_path / "run")))
     (policy / "steer.json").unlink()
@@ -233,12 +235,12 @@ def test_what_is_no_model_is_refused_in_one_sentence(tiny: Path, tmp_path: Path)
     (garbled / "tokenizer.json").write_text('{"version": "1.0", "model": {')
     for name in (str(broken), str(odd), str(garbled), str(tmp_path / "absent"), "nobody/no-such-model"):
         with pytest.raises(SteerError, match=r"^model .*(the folder holds no|is no folder here).*\.$") as caught:
-            load(name)
+            load_policy(name)
         assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_never_learned_to_end_is_refused_with_lora(tiny: Path, labels: Path, tmp_path: Path) -> None:
-    policy, base = load(str(tiny)), tmp_path / "base"
+    policy, base = load_policy(str(tiny)), tmp_path / "base"
     with torch.no_grad():
         rows = policy.model.lm_head.weight
         rows[[2, 3]] = rows[policy.tokenizer.eos_token_id] + 1e-5
@@ -271,7 +273,7 @@ def test_a_base_from_the_hub_is_the_commit_that_was_trained_on(
     place = hub / "models--org--toy"
 
     def publish(commit: str, scale: float) -> None:
-        policy = load(str(tiny))
+        policy = load_policy(str(tiny))
         with torch.no_grad():
             policy.model.get_input_embeddings().weight.mul_(scale)
         policy.model.save_pretrained(place / "snapshots" / commit)
@@ -284,10 +286,10 @@ def test_a_base_from_the_hub_is_the_commit_that_was_trained_on(
     card = Card.load(tmp_path / "run")
     assert (card.base, card.base_hash, card.base_revision) == ("org/toy", "", "1" * 40)
     assert len(list((cache_folder() / "references").iterdir())) == 1, "kept, for the commit names the weights"
-    before = logits(load(str(tmp_path / "run")))
+    before = logits(load_policy(str(tmp_path / "run")))
     publish("2" * 40, 2.0)
-    assert load("org/toy").revision == "2" * 40
-    assert torch.equal(logits(load(str(tmp_path / "run"))), before)
+    assert load_policy("org/toy").revision == "2" * 40
+    assert torch.equal(logits(load_policy(str(tmp_path / "run"))), before)
     shutil.rmtree(place / "snapshots" / ("1" * 40))
     with pytest.raises(SteerError, match=r"^model 'org/toy' at commit 1{40}, which its policy was trained on: is no"):
-        load(str(tmp_path / "run"))
+        load_policy(str(tmp_path / "run"))

@@ -23,7 +23,7 @@ from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.models.quantization import keep_unpacked, left_whole
 from steer.training.command import train_command
 
@@ -48,7 +48,7 @@ def gradients(policy: Policy) -> Tensor:
 
 
 def four_bit(folder: Path) -> Policy:
-    policy = load(str(folder), quantised=True)
+    policy = load_policy(str(folder), quantised=True)
     policy.model = add_lora(policy.model, Lora(r=4, alpha=8), 0)
     with torch.no_grad():
         for n, p in policy.model.named_parameters():
@@ -63,7 +63,9 @@ def evaluate(policy: Policy) -> None:
 
 
 def test_the_base_is_nf4_with_double_quantisation(base: Path) -> None:
-    layers = [m for m in load(str(base), quantised=True).model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    layers = [
+        m for m in load_policy(str(base), quantised=True).model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)
+    ]
     assert len(layers) == 14
     for layer in layers:
         state = layer.weight.quant_state
@@ -98,7 +100,7 @@ def test_the_trap_is_still_there_without_the_remedy(wide: Path) -> None:
 
 
 def test_dequantised_weights_are_near_those_of_the_base(wide: Path) -> None:
-    policy, whole = four_bit(wide), load(str(wide))
+    policy, whole = four_bit(wide), load_policy(str(wide))
     evaluate(policy)
     layer = policy.model.get_base_model().model.layers[0].mlp.up_proj.base_layer
     got = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
@@ -115,7 +117,7 @@ def config(labels: Path, base: Path, output: Path, **more: Any) -> TrainConfig:
 def test_a_qlora_policy_loads_as_it_was(tokens: str, labels: Path, base: Path, tmp_path: Path) -> None:
     before = (base / "model.safetensors").read_bytes()
     train_command(config(labels, base, tmp_path, condition_tokens=tokens))
-    one, two = load(str(tmp_path)), load(str(tmp_path))
+    one, two = load_policy(str(tmp_path)), load_policy(str(tmp_path))
     assert (base / "model.safetensors").read_bytes() == before
     assert one.card is not None
     assert one.card.adapter == "qlora"
@@ -140,7 +142,7 @@ def test_bfloat16_and_float32_learn_alike(labels: Path, base: Path, tmp_path: Pa
             found[adapter, dtype] = steer.run_folder.read_json(folder / "done.json")["loss"]
     for adapter in ("qlora", "lora", "none"):
         assert found[adapter, "bfloat16"] == pytest.approx(found[adapter, "float32"], rel=0.02)
-    assert load(str(tmp_path / "none-bfloat16"), dtype="bfloat16").model.dtype == torch.bfloat16
+    assert load_policy(str(tmp_path / "none-bfloat16"), dtype="bfloat16").model.dtype == torch.bfloat16
     saved = load_file(tmp_path / "none-bfloat16" / "model" / "model.safetensors")
     assert {v.dtype for v in saved.values()} == {torch.bfloat16}, "as the base was loaded, not the float32 of training"
 
@@ -182,4 +184,4 @@ def test_stacked_experts_are_counted(base: Path) -> None:
     model = torch.nn.Module()
     model.experts = torch.nn.Parameter(torch.zeros(4, 3, 2))
     assert left_whole(model) == 24
-    assert left_whole(load(str(base)).model) == 0
+    assert left_whole(load_policy(str(base)).model) == 0

@@ -16,7 +16,7 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.command import fit_command, label_command
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.rows import read_all
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -64,7 +64,7 @@ def test_a_real_model_learns_from_stories_and_answers_at_targets(stories: Path, 
     train_command(config)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "policy" / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    policy = load(str(tmp_path / "policy"))
+    policy = load_policy(str(tmp_path / "policy"))
     prompts = held_out_prompts(str(stories), 0.1, 0, 8)
     drawn = respond(policy, [Request(p, {"words": 0}) for p in prompts], Sampling(max_new_tokens=150))
     assert sum(r.finished for r in drawn) >= 4

@@ -19,7 +19,7 @@ from steer.errors import SteerError
 from steer.generation.engines import respond
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.rows import read_all
 from steer.rows.binning import exact
 from steer.rows.labelled import schema_of
@@ -36,7 +36,7 @@ def told(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     train_command(
         TrainConfig(str(labels), str(base), str(folder), template=OWN, learning_rate=1e-3, max_steps=2, lora_r=4)
     )
-    return load(str(folder))
+    return load_policy(str(folder))
 
 
 def rows_of(labels: Path) -> list[dict[str, Any]]:

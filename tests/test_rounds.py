@@ -23,7 +23,7 @@ from steer.iteration.goals import goals, preferred
 from steer.iteration.pool import mixed
 from steer.iteration.refresh import drift
 from steer.labelling.command import fit_command, label_command
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.rows import read, read_all, write
 from steer.rows.command import data_command
 from steer.rows.schema import Schema

@@ -25,7 +25,7 @@ from steer.generation.generate import generate_command
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.generation.text import Text
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_all
 from steer.serve.command import bound, page_policy, serve_command
@@ -384,7 +384,7 @@ def test_log_probabilities_of_completions(client: openai.OpenAI) -> None:
 
 
 def test_a_text_to_continue_begins_once(shared: Path) -> None:
-    stories = load(str(shared / "models" / "stories260K"))
+    stories = load_policy(str(shared / "models" / "stories260K"))
     begin, text = stories.tokenizer.bos_token_id, "Once upon a time"
     plain = plain_ids([text], stories.tokenizer)[0]
     with serving(stories) as small:

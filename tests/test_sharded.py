@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steer.config import TrainConfig
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -137,7 +137,7 @@ def assert_the_same_run(two: Path, one: Path, atol: float) -> None:
     norms = ([json.loads(x).get("grad_norm", 0.0) for x in (y / "metrics.jsonl").open()] for y in (two, one))
     assert next(norms) == pytest.approx(next(norms), rel=1e-3)
     assert sorted(x.name for x in two.rglob("*")) == sorted(x.name for x in one.rglob("*"))
-    assert load(str(two)).model(torch.tensor([[3, 4, 5]])).logits.isfinite().all()
+    assert load_policy(str(two)).model(torch.tensor([[3, 4, 5]])).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", RUNS)

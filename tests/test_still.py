@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfi
 from steer.config import TrainConfig
 from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.training.command import train_command
 
 STILL = {"learning_rate": 1e-30, "batch_size": 16, "max_steps": 3, "logging_steps": 1, "limit": 60, "lora_dropout": 0.1}
@@ -23,7 +23,7 @@ STILL = {"learning_rate": 1e-30, "batch_size": 16, "max_steps": 3, "logging_step
 @pytest.fixture(scope="module", params=["gpt2", "opt", "llama"])
 def dropping(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base with dropout .1 in modules (GPT-2), in functions of its layers (OPT) or of its attention (Llama)."""
-    policy, folder = load(str(tiny)), tmp_path_factory.mktemp(request.param)
+    policy, folder = load_policy(str(tiny)), tmp_path_factory.mktemp(request.param)
     size, rate = len(policy.tokenizer), 0.1
     torch.manual_seed(0)
     if request.param == "gpt2":
@@ -99,7 +99,7 @@ def test_which_methods_compare_with_a_frozen_policy() -> None:
 
 
 def test_a_still_model_recomputes_its_layers_all_the_same(base: Path) -> None:
-    model = load(str(base)).model
+    model = load_policy(str(base)).model
     model.gradient_checkpointing_enable({"use_reentrant": False})
     calls: list[int] = []
     for layer in model.modules():

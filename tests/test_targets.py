@@ -21,7 +21,7 @@ from steer.labelling.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2
 from steer.methods.base import Candidates
 from steer.methods.groups import pairs
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.rows.schema import Attribute, Schema
@@ -195,7 +195,7 @@ def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path
     made = conditioned(config, method)
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     groups = agreeing(method.groups(rows, settings), made)  # type: ignore[arg-type]  # it is conditioned
-    plan = Plan(groups, Tokens(rows, load(str(base)).tokenizer), made, 8, 4096, 0)
+    plan = Plan(groups, Tokens(rows, load_policy(str(base)).tokenizer), made, 8, 4096, 0)
     for epoch in range(20):
         for i, group in enumerate(groups[:20]):
             better, worse = plan.sequences(epoch, i)
@@ -229,7 +229,7 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
 
 def test_directional_asks_for_weights(labels: Path, base: Path, tmp_path: Path) -> None:
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "policy"), "directional", max_steps=2))
-    card = load(str(tmp_path / "policy")).card
+    card = load_policy(str(tmp_path / "policy")).card
     assert card is not None
     assert "verbosity" not in card.attributes
     ask = "warmth=4 hedging=0"
@@ -295,7 +295,8 @@ def test_training_goes_on_from_the_adapter_that_init_names(
     how: dict[str, Any] = {"max_steps": 1, "learning_rate": 1e-12, "lora_r": 4, "init": str(policy)}
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
     ours, theirs = (
-        {n: p for n, p in load(str(f)).model.named_parameters() if "lora_" in n} for f in (tmp_path / "run", policy)
+        {n: p for n, p in load_policy(str(f)).model.named_parameters() if "lora_" in n}
+        for f in (tmp_path / "run", policy)
     )
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, atol=1e-9, rtol=0)

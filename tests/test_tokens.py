@@ -17,7 +17,7 @@ from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import log_probs
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.training.command import train_command
 
@@ -47,7 +47,7 @@ def test_what_was_cut_off_learns_no_end(tokenizer: Any) -> None:
 
 
 def test_the_log_probability_of_what_was_cut_off_has_no_end(base: Path) -> None:
-    policy = load(str(base))
+    policy = load_policy(str(base))
     rows = [row("whole"), row("cut", finished=False)]
     found = log_probs(policy, ResponseLogps(policy.model.eval()), rows, 2048, conditioned=False)
     prefix, response = Tokens(rows, policy.tokenizer).sequence(rows[0])
@@ -90,16 +90,16 @@ def test_training_ends_a_response_as_the_template_does(base: Path, labels: Path,
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [tokenizer.eos_token_id, end]}))
     config = TrainConfig(str(labels), str(model), str(tmp_path / "run"), max_steps=1, dry_run=True)
     assert train_command(config).endswith("<|end|>⟧")
-    policy = load(str(model))
+    policy = load_policy(str(model))
     (found,) = log_probs(policy, ResponseLogps(policy.model), [row("a")], 2048, conditioned=False)
-    plain = load(str(base))
+    plain = load_policy(str(base))
     assert [found] == log_probs(plain, ResponseLogps(plain.model), [row("a")], 2048, conditioned=False)
 
 
 def test_a_prompt_that_the_template_refuses_is_named(base: Path, tokenizer: Any) -> None:
     tokenizer.chat_template = REFUSING
     odd = row("odd", prompt=[{"role": "system", "content": "be kind."}, *row("odd")["prompt"]])
-    policy = replace(load(str(base)), tokenizer=tokenizer)
+    policy = replace(load_policy(str(base)), tokenizer=tokenizer)
     wanted = r"^row 'odd': the model's chat template refuses its prompt \(no system turn\)\. Change such rows"
     with pytest.raises(SteerError, match=wanted):
         Tokens([row("a"), odd], tokenizer)

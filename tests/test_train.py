@@ -25,7 +25,7 @@ from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
 from steer.run_folder import read_json
@@ -78,7 +78,7 @@ def test_micro_batches_do_not_change_what_is_learned(labels: Path, base: Path, t
 
 def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tmp_path: Path) -> None:
     rows = [r for r in read_all(labels) if r["split"] == "train"]
-    tokens = Tokens(rows, load(str(base)).tokenizer)
+    tokens = Tokens(rows, load_policy(str(base)).tokenizer)
     lengths = sorted(tokens.length(r) for r in rows)
     most = lengths[len(rows) // 2]
     fit = [r for r in rows if tokens.length(r) <= most]
@@ -96,7 +96,7 @@ def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tm
 
 def test_a_model_without_the_positions_lowers_the_maximum(labels: Path, base: Path, tmp_path: Path) -> None:
     model = tmp_path / "short"
-    policy = load(str(base))
+    policy = load_policy(str(base))
     policy.model.config.max_position_embeddings = 40
     policy.model.save_pretrained(model)
     policy.tokenizer.save_pretrained(model)
@@ -315,7 +315,7 @@ def test_every_method_trains_on_logs_with_two_responses_a_prompt(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
-    card = load(str(tmp_path)).card
+    card = load_policy(str(tmp_path)).card
     assert card is not None
     assert (card.method, bool(card.attributes)) == (method, METHODS[method].conditioned)
 

@@ -20,7 +20,8 @@ from steer.export.command import export_command
 from steer.generation.generate import generate_command
 from steer.generation.plain import plainly
 from steer.generation.requests import EncodedRequest
-from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
+from steer.models.card import Card
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.rows import read_all
 from steer.training.command import train_command
 
@@ -44,7 +45,7 @@ class StandIn:
 
     def __init__(self, **made: Any) -> None:
         StandIn.made = made
-        self.policy = replace(load(made["model"]), card=self.card)  # blocks the markers as bad_words would
+        self.policy = replace(load_policy(made["model"]), card=self.card)  # blocks the markers as bad_words would
 
     def generate(self, prompts: Any, params: Any, lora_request: Any, use_tqdm: bool) -> list[Any]:
         policy = self.policy
@@ -119,7 +120,7 @@ def test_responses_with_a_condition_in_them_are_no_rows(
 
 def test_a_policy_without_weights_knows_what_the_whole_one_does(adapter: Path, trained: Path, base: Path) -> None:
     for name in (adapter, trained, base):
-        whole, light = load(str(name)), load_as(str(name), Loading(device="meta"))
+        whole, light = load_policy(str(name)), load_policy(str(name), device="meta")
         assert all(p.is_meta for p in light.model.parameters())
         assert not any(p.is_meta for p in whole.model.parameters())
         assert end_tokens(light) == end_tokens(whole)

@@ -18,7 +18,7 @@ from steer.export.command import export_command
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request, encode
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from tests.test_export import AIMS, GREEDY, trained
 
 VLLM = """
@@ -41,7 +41,7 @@ def test_vllm_says_what_steer_says(tokens: str, labels: Path, tmp_path: Path) ->
     world_model.save(tmp_path / "base", layers=1)  # heads of 32 numbers: vLLM serves no smaller ones
     folder = trained(labels, tmp_path / "base", tmp_path / "policy", condition_tokens=tokens)
     export_command(ExportConfig(str(folder), str(tmp_path / "out")))
-    ours = load(str(folder))
+    ours = load_policy(str(folder))
     assert ours.card is not None
     assert ours.card.schema is not None
     schema, best = ours.card.schema, ours.card.schema.unasked(ours.card.attributes)

@@ -22,7 +22,7 @@ from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import placed
 from steer.methods import peak_rate
 from steer.methods.groups import prompts
-from steer.models.policy import load
+from steer.models.policy import load_policy
 from steer.rows import Row, prompt_key, read_all, read_back, write
 from steer.rows.schema import REWARD
 from steer.run_folder import write_json
@@ -123,7 +123,7 @@ class Bench:
 
     def _drawn(self, name: str, seed: int, asked: Mapping[str, float] | None, folder: Path) -> list[Row]:
         config, settings = self.shared.config, self.shared.settings
-        policy = load(
+        policy = load_policy(
             self.shared.model(seed) if name == "base" else str(folder.parent),
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,

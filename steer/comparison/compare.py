@@ -31,7 +31,7 @@ from steer.generation.settings import Sampling
 from steer.labelling.scorer import rewarder
 from steer.labelling.shards import processes
 from steer.methods import METHODS
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.options import resolve
 from steer.progress import progress
 from steer.rows import Source, write
@@ -187,7 +187,7 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     """Train one method with one seed and let its policy answer."""
     config, folder = shared.config, shared.folder / "runs" / f"{entry.slug}-seed{seed}"
     where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
-    policy = load(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
+    policy = load_policy(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
     assert policy.card is not None
     names, weighed = policy.card.attributes, METHODS[entry.method].reframes
     aims = _aims(shared, policy, seed, weighed=weighed)

@@ -17,7 +17,7 @@ from steer.labelling.obtained import best_of
 from steer.labelling.scorer import Reward
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write
 from steer.rows.schema import Schema
@@ -34,7 +34,7 @@ class Reference:
     @staticmethod
     def of(model: str, dtype: str, trust_remote_code: bool) -> Reference:
         """Load it."""
-        policy = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
+        policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code)
         return Reference(policy, ResponseLogps(policy.model.eval()))
 
 

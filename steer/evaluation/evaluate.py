@@ -25,7 +25,7 @@ from steer.evaluation.systems import Answers, System
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.progress import note
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, Source, content_hash, prompt_key, read, split_of
@@ -253,7 +253,7 @@ class Examination:
     ) -> None:
         """Let a policy answer at all targets, and over the grid if it is conditioned."""
         s = self.settings
-        policy = contestant.policy or load(contestant.path, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
+        policy = contestant.policy or load_policy(contestant.path, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
         base = s.reference or (policy.card.base if policy.card else "")
         reference = Reference.of(base, s.dtype, s.trust_remote_code) if base else None
         folder = folder / "answers" / f"{slug(contestant.name)}-{contestant.seed}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.models.policy import Card, Policy
+from steer.models.card import Card
+from steer.models.policy import Policy
 from steer.rows import Reading, Row, Source, content_hash, read
 from steer.run_folder import fingerprint, read_json
 

@@ -18,7 +18,8 @@ from steer.conditioning.turns import UnprintedError
 from steer.config import ExportConfig, TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
-from steer.models.policy import MERGED, Card, Loading, Policy, end_tokens, load_as
+from steer.models.card import MERGED, Card
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import plain_ids, prompt_text
 from steer.progress import quiet
 from steer.rows import Row, read_all, split_of, write
@@ -84,9 +85,7 @@ def _policy(config: ExportConfig) -> str:
         try:
             for left in temporary.iterdir():  # of a process that was killed: files only
                 left.unlink()
-            policy.model.save_pretrained(temporary)
-            policy.tokenizer.save_pretrained(temporary)
-            replace(policy.card, adapter=MERGED).save(temporary)
+            replace(policy, card=replace(policy.card, adapter=MERGED)).save(temporary)
             write_json(temporary / MARK, {**held, "summary": summary})
             if target.is_dir():
                 shutil.rmtree(target)
@@ -115,8 +114,10 @@ def _finished(target: Path, held: Mapping[str, str], *, overwrite: bool) -> str:
 def merged(config: ExportConfig) -> Policy:
     """The policy with its adapter merged into the unquantised base, on the CPU."""
     dtype = "stored" if config.dtype == "auto" else config.dtype
-    how = Loading(dtype, config.trust_remote_code, quantised=False, base=config.model, device="cpu")
-    policy = load_as(config.source, how)
+    trust = config.trust_remote_code
+    policy = load_policy(
+        config.source, dtype=dtype, trust_remote_code=trust, quantised=False, base=config.model, device="cpu"
+    )
     model = policy.model
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         raise SteerError(f"{config.source}: its base is stored quantised. Name the whole one: --model FOLDER.")
@@ -275,5 +276,5 @@ def for_trl(rows: Sequence[Row], conditioning: Conditioning, seed: int) -> Itera
 
 
 def _tokenizer(config: ExportConfig) -> Any:
-    how = Loading("stored", config.trust_remote_code, device="cpu")
-    return load_as(config.model, how).tokenizer
+    trust = config.trust_remote_code
+    return load_policy(config.model, dtype="stored", trust_remote_code=trust, device="cpu").tokenizer

@@ -19,7 +19,8 @@ from steer.generation.prefill import shareable
 from steer.generation.requests import Request, Response, encode, seed_of
 from steer.generation.settings import Sampling
 from steer.generation.vllm import Vllm
-from steer.models.policy import Card, Loading, Policy, end_tokens, load, load_as
+from steer.models.card import Card
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import prompt_of
 from steer.progress import quiet
 
@@ -87,7 +88,7 @@ def _response(policy: Policy, ids: Sequence[int]) -> Response:
 def open_engine(config: GenerateConfig) -> tuple[Policy, Engine]:
     """Load the policy and what draws from it; for a server no weights are loaded."""
     if config.engine == "hf":
-        return load(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code), respond
+        return load_policy(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code), respond
     if config.guidance != 1:
         raise SteerError("--guidance: mixes two distributions in every step, which only --engine hf can do.")
     if config.engine == "vllm":
@@ -104,7 +105,7 @@ def _template_of(config: GenerateConfig) -> Any:
     try:
         if not Path(config.policy).is_dir():
             raise SteerError(f"{config.policy} is no folder here.")
-        return load_as(config.policy, Loading(trust_remote_code=config.trust_remote_code, device="meta")).tokenizer
+        return load_policy(config.policy, trust_remote_code=config.trust_remote_code, device="meta").tokenizer
     except SteerError as error:
         click.echo(f"steer: turns that the server's chat template leaves out are not noticed: {error}", err=True)
         return None

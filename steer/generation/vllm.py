@@ -13,8 +13,9 @@ from typing import Any
 from steer.conditioning.condition import markers
 from steer.errors import SteerError
 from steer.generation.requests import EncodedRequest
+from steer.models.card import FULL, MERGED, Card
 from steer.models.lora import adapter_rank
-from steer.models.policy import FULL, MERGED, Card, Loading, end_tokens, load_as
+from steer.models.policy import end_tokens, load_policy
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
@@ -24,7 +25,7 @@ class Vllm:
 
     def __init__(self, name: str, dtype: str, *, trust_remote_code: bool = False) -> None:
         weights, lora = _where(name)
-        self.policy = load_as(name, Loading(dtype, trust_remote_code, device="meta"))
+        self.policy = load_policy(name, dtype=dtype, trust_remote_code=trust_remote_code, device="meta")
         self.lora: Any = None
         card = self.policy.card
         commit = card.base_revision if card and lora else self.policy.revision  # that of the weights, not the newest

@@ -26,7 +26,7 @@ from steer.iteration.rounds import Loop, goes_round, measured, turn
 from steer.iteration.watch import figures
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.options import resolve
 from steer.report.cells import counted
 from steer.report.circumstances import circumstances

@@ -35,7 +35,7 @@ from steer.labelling.label import labelled
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
 from steer.methods.base import Method
-from steer.models.policy import Policy, load
+from steer.models.policy import Policy, load_policy
 from steer.rows import Row, read, read_back, write
 from steer.rows.labelled import labelled_rows
 from steer.rows.schema import Schema
@@ -78,7 +78,7 @@ class Loop:
 
     def load(self, name: str) -> Policy:
         """A policy in the precision of the training."""
-        return load(name, dtype=self.settings.dtype, trust_remote_code=self.settings.trust_remote_code)
+        return load_policy(name, dtype=self.settings.dtype, trust_remote_code=self.settings.trust_remote_code)
 
     def scorer(self, number: int) -> Scorer:
         """The proxy of a round: the first one, or the one that was fitted anew in it."""

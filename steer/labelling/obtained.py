@@ -11,7 +11,7 @@ from steer.errors import SteerError
 from steer.labelling.label import levelled
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import METHODS
-from steer.models.policy import Card
+from steer.models.card import Card
 from steer.rows import Row
 from steer.rows.schema import REWARD, Schema
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 
+def trainable(model: Any) -> Sequence[tuple[str, nn.Parameter]]:
+    """Return names and parameters that are trained, in a fixed order."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
 def keep_masters(model: Any) -> None:
     """Hold all trained weights in float32: in bfloat16 a small step of the optimizer is rounded away."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    for _, parameter in trainable(model):
+        parameter.data = parameter.data.float()
 
 
 def compute_in(module: nn.Module, dtype: torch.dtype, device: str) -> None:

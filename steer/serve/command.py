@@ -20,7 +20,8 @@ from steer.config import ServeConfig
 from steer.errors import SteerError
 from steer.generation.prefill import shareable
 from steer.labelling.scorer import Scorer, load_scorer
-from steer.models.policy import Card, load
+from steer.models.card import Card
+from steer.models.policy import load_policy
 from steer.settings import check
 
 GRACE = 10  # seconds that running requests have when the server is told to stop
@@ -48,7 +49,7 @@ def serve_command(config: ServeConfig) -> str:
         if scorer and scorer.model is None:
             raise SteerError(f"--scorer {config.scorer}: nobody has rated fresh responses. Use a fitted scorer.")
         _fitting(config, scorer)
-        policy = load(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        policy = load_policy(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         if not shareable(policy):
             raise SteerError(f"{policy.name}: keeps more than keys and values, so requests cannot share a batch.")
         policy = replace(policy, name=name)  # errors that clients read do not name folders of this machine

@@ -17,7 +17,8 @@ from steer.errors import SteerError
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.methods.base import Method
-from steer.models.policy import Card, save, trainable
+from steer.models.card import Card
+from steer.models.precision import trainable
 from steer.rows.labelled import beside, scorer_of
 from steer.run_folder import Run, folder_errors, identity, read_done, rows_fingerprint, stage
 from steer.settings import did_you_mean, overridden
@@ -94,7 +95,7 @@ def train_command(config: TrainConfig) -> str:
     )
     facts["learning_rate"] = config.learning_rate
     with folder_errors(run.folder):
-        save(policy, run.folder, card, weights)
+        dataclasses.replace(policy, card=card).save(run.folder, weights)
     summary = run.finish(_summary(config, facts), **facts)
     checkpoint.clear(run.folder)
     return summary

@@ -15,8 +15,8 @@ from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
-from steer.models.policy import Policy, trainable
-from steer.models.precision import compute_in, keep_masters, optimizer_for
+from steer.models.policy import Policy
+from steer.models.precision import compute_in, keep_masters, optimizer_for, trainable
 from steer.progress import quiet
 from steer.training import checkpoint
 from steer.training.batches import Known, Plan

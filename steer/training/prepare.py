@@ -18,9 +18,10 @@ from steer.labelling.scorer import Scorer, rewarder
 from steer.methods.base import Method
 from steer.methods.groups import Group
 from steer.models import attention
+from steer.models.card import MERGED, Card
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, adapter_rank, add_control_tokens, add_lora, start_from
-from steer.models.policy import MERGED, Card, Loading, Policy, load_as
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_all, split_of
 from steer.rows.binning import exact
@@ -151,8 +152,8 @@ def _base(config: TrainConfig, accelerator: Any) -> Policy:
     if card and card.adapter not in ("none", MERGED):
         raise SteerError(f"--model {config.model}: is itself an adapter; train from its base {card.base}.")
     device = "cpu" if accelerator.is_fsdp2 else ""
-    how = Loading(config.dtype, config.trust_remote_code, config.adapter == "qlora", device=device)
-    policy = load_as(config.model, how)
+    four_bit, trust = config.adapter == "qlora", config.trust_remote_code
+    policy = load_policy(config.model, dtype=config.dtype, trust_remote_code=trust, quantised=four_bit, device=device)
     if config.adapter != "none" and (same := _twins(policy)):
         end = policy.tokenizer.convert_ids_to_tokens(policy.end)
         raise SteerError(

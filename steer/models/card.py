@@ -1,0 +1,85 @@
+"""steer.json: what travels with a policy, so that it can be steered on another machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from steer import __version__
+from steer.conditioning.condition import TEMPLATES, control_tokens
+from steer.errors import SteerError
+from steer.rows.schema import Schema
+from steer.run_folder import read_json, write_json
+
+FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
+MERGED = "merged"  # the adapter of an exported policy: its weights lie in the folder itself
+ADAPTERS = ("lora", "qlora", "none", MERGED)
+
+
+@dataclass(frozen=True)
+class Card:
+    """steer.json: all that a policy needs to be steered on another machine.
+
+    `attributes` are the ones it was conditioned on (empty: not conditioned); with `condition_tokens` "special" every
+    level of them is a token.
+    """
+
+    base: str
+    base_hash: str
+    adapter: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    template: str = "tags"
+    attributes: tuple[str, ...] = ()
+    schema: Schema | None = None
+    scorer: str = ""
+    condition_tokens: str = "text"
+    base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
+    version: str = __version__
+
+    def save(self, folder: Path) -> None:
+        """Write steer.json."""
+        value = {k: v for k, v in asdict(self).items() if k != "schema"}
+        value["settings"] = {k: str(v) if v in (math.inf, -math.inf) else v for k, v in self.settings.items()}
+        write_json(folder / "steer.json", {**value, "schema": self.schema.to_json() if self.schema else None})
+
+    def control_tokens(self) -> list[list[str]]:
+        """The tokens added to the base's, by attribute and level; none where conditions are text."""
+        if self.condition_tokens == "text" or self.schema is None:
+            return []
+        return control_tokens(self.schema, self.attributes, self.template)
+
+    @staticmethod
+    def load(folder: Path) -> Card:
+        """Read steer.json."""
+        value = read_json(folder / "steer.json")
+        try:
+            return _card(value)
+        except (KeyError, TypeError, ValueError, SteerError) as error:
+            where = folder / "steer.json"
+            raise SteerError(f'{where}: not what "steer train" writes ({error}). Train again.') from None
+
+
+def _card(value: Any) -> Card:
+    """The card that JSON holds; an error where a value is not of its kind, or names what is not there."""
+    if not isinstance(value, dict):
+        raise TypeError("it is no object")
+    texts = [f.name for f in fields(Card) if f.name not in ("settings", "attributes", "schema")]
+    if wrong := [name for name in texts if not isinstance(value.get(name, ""), str)]:
+        raise TypeError(f"{wrong[0]} is no text")
+    names = value["attributes"]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise TypeError("attributes is no list of texts")
+    if not isinstance(value["settings"], dict):
+        raise TypeError("settings is no object")
+    schema = Schema.from_json(value["schema"]) if value["schema"] is not None else None
+    card = Card(**{**value, "attributes": tuple(names), "schema": schema})
+    for name, known in (("adapter", ADAPTERS), ("template", TEMPLATES), ("condition_tokens", ("text", "special"))):
+        if getattr(card, name) not in known:
+            raise ValueError(f"{name} '{getattr(card, name)}' is none of {', '.join(known)}")
+    if (names and schema is None) or (schema and not set(names) <= {a.name for a in schema.attributes if a.shown}):
+        raise ValueError("the schema has no levels of its attributes")
+    return card

@@ -1,0 +1,147 @@
+"""Load a causal language model and its tokenizer from a folder or the hub, ready for batches and generation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import torch
+
+from steer.conditioning.chat import PLAIN
+from steer.errors import SteerError
+from steer.models.lora import refuse_nan
+from steer.models.quantization import keep_unpacked, left_whole, nf4
+from steer.progress import note, quiet
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded: `quantised` in 4 bits (None: as a policy was trained); `base`: another than recorded.
+
+    `revision`: the commit of a model on the hub; empty means the newest. On the device "meta" no weights are loaded:
+    such a model knows its end tokens and how many positions it has.
+    """
+
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    quantised: bool | None = None
+    base: str = ""
+    device: str = ""
+    revision: str = ""
+
+
+def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
+    """Load model and tokenizer; SteerError in one sentence for what cannot be read, trained on or generated from."""
+    with quiet():
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        folder = Path(name).is_dir()
+        online = not folder and _online()
+        source: dict[str, Any] = {"trust_remote_code": loading.trust_remote_code, "local_files_only": not online}
+        source |= {"revision": loading.revision} if loading.revision else {}
+        device, dtype = loading.device or _device(), _dtype(loading.dtype)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            if device == "meta":
+                model = _weightless(name, dtype, source)
+            else:
+                four_bit = nf4(dtype, device) if loading.quantised else {}
+                settings = {"dtype": dtype, "output_loading_info": True, **source, **four_bit}
+                model, info = AutoModelForCausalLM.from_pretrained(name, **settings)
+                if missing := sorted(info["missing_keys"]):  # they would be drawn at random
+                    raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
+        except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
+            if folder:
+                problem = f"the folder holds no model that can be read ({reason})"
+            elif online:
+                problem = f"is no folder here, and the hub does not give it ({reason})"
+            else:
+                problem = "is no folder here, nor in the hub's cache, and the hub cannot be reached"
+            advice = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
+            commit = f" at commit {loading.revision}, which its policy was trained on" if loading.revision else ""
+            raise SteerError(f"model '{name}'{commit}: {problem}. {advice}") from None
+        refuse_nan(model.named_parameters(), f"model '{name}'")
+        if getattr(model, "is_loaded_in_4bit", False):  # also a base that lies on disk like that
+            keep_unpacked(model)
+            if loading.quantised and (whole := left_whole(model)):
+                note(f"{name}: {whole:,} parameters of its experts stay in full precision.")
+        else:
+            model.to(device)
+        # A temperature or repetition penalty that the model recommends would bias what is sampled.
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+            raise SteerError(f"model '{name}': generation_config.json has the eos_token_id {ends!r:.40}. Restore it.")
+        model.generation_config = GenerationConfig(eos_token_id=ends)
+    _complete(tokenizer, model, name)
+    return model, tokenizer
+
+
+def hub_commit(name: str) -> str:
+    """Return the commit of a model that was loaded from the hub; empty for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json")
+    return Path(path).parent.name if isinstance(path, str) else ""
+
+
+def _weightless(name: str, dtype: Any, source: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(name, **source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source["trust_remote_code"])
+    files = {k: v for k, v in source.items() if k != "trust_remote_code"}
+    with suppress(OSError):  # not every model has one
+        model.generation_config = GenerationConfig.from_pretrained(name, **files)
+    return model
+
+
+def _online() -> bool:
+    """Whether the model hub answers. Asked first, because the hub's own client tries for a minute if it does not."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _device() -> str:
+    """This process's GPU, else the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(name: str) -> Any:
+    """`auto`: bfloat16 on a GPU that has it, else float32; `stored`: as on disk."""
+    if name == "auto":
+        good = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if good else torch.float32
+    return "auto" if name == "stored" else getattr(torch, name)
+
+
+def _complete(tokenizer: Any, model: Any, name: str) -> None:
+    """Give the tokenizer a pad token and a chat template, as batching and generation need; refuse one without EOS."""
+    if tokenizer.eos_token_id is None:
+        raise SteerError(
+            f"model '{name}': its tokenizer has no EOS token, so responses cannot end. Set one and save it."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        raise SteerError(
+            f"model '{name}': its tokenizer has {len(tokenizer)} tokens, more than the model's embeddings."
+        )
