@@ -71,7 +71,7 @@ def train(config: TrainConfig) -> None:
 @options(GenerateConfig)
 def generate(config: GenerateConfig) -> None:
     """Answer prompts at target levels."""
-    from steer.generation.generate import generate_command as run
+    from steer.generation.command import generate_command as run
 
     click.echo(run(config))
 

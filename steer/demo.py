@@ -24,7 +24,8 @@ from steer.config import (
     TrainConfig,
 )
 from steer.evaluation.guidance import Trial
-from steer.generation.generate import generate_command, held_out_prompts
+from steer.generation.command import generate_command
+from steer.generation.generate import held_out_prompts
 from steer.iteration.command import iterate_command
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
@@ -136,8 +137,8 @@ def _guidance(out: Path, policy: Path) -> dict[str, Any]:
             load_scorer(GOLD),
             rows,
             responses=GUIDED,
-            **SAMPLING,
-        )  # type: ignore[arg-type]
+            **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
+        )
         write_json(path, trial.curve(GUIDES))
     return dict(read_json(path))
 

@@ -34,7 +34,7 @@ from steer.methods.base import Candidates, Method
 from steer.models.policy import Policy, load_policy
 from steer.rows.command import data_command
 from steer.serve.answer import Service
-from steer.serve.command import application
+from steer.serve.api import application
 from steer.serve.engine import DecoderThread
 from steer.training.command import train_command
 
@@ -132,7 +132,9 @@ def serving(policy: Policy, **more: Any) -> Iterator[Served]:
     config = ServeConfig(policy.name, name="policy", **more)
     scorer = load_scorer(config.scorer) if config.scorer else None
     service = Service(policy, DecoderThread(policy, config.batch_size), config, "policy", scorer)
-    server = uvicorn.Server(uvicorn.Config(application(service, config.api_key), log_level="warning"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(service, config.api_key, {"localhost", "127.0.0.1", "::1"}), log_level="warning")
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         service.engine.start()

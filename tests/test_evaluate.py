@@ -16,7 +16,7 @@ from steer.config import EvaluateConfig, GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.evaluation.evaluate import evaluate
-from steer.generation.generate import generate_command
+from steer.generation.command import generate_command
 from steer.models.policy import load_policy
 from steer.rows import read_all
 from steer.rows.labelled import Labelled

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from steer.config import DataConfig, FitConfig, GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import generate_command
+from steer.generation.command import generate_command
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.likelihood import level_probability
 from steer.labelling.scorer import load_scorer

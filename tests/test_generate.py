@@ -16,11 +16,13 @@ import torch
 from steer.conditioning.condition import leaks
 from steer.config import GenerateConfig
 from steer.errors import SteerError
+from steer.generation.command import generate_command
 from steer.generation.engines import respond
-from steer.generation.generate import generate_command, held_out_prompts
+from steer.generation.generate import generate, held_out_prompts
 from steer.generation.requests import Request, condition_text
 from steer.generation.sampling import Markers
 from steer.generation.settings import Sampling
+from steer.labelling.obtained import side_by_side
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
@@ -360,7 +362,7 @@ def test_a_stream_prints_what_is_shown_otherwise(trained: Path, capsys: pytest.C
 
 
 def test_a_model_whose_state_cannot_be_shared_has_no_stream(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("steer.generation.generate.shareable", lambda _: False)
+    monkeypatch.setattr("steer.generation.command.shareable", lambda _: False)
     with pytest.raises(SteerError, match=r"keeps more than keys and values, so it has no --stream\.$"):
         ask(base, stream=True)
 
@@ -370,3 +372,53 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(base: Path, tmp_path: 
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
     with pytest.raises(SteerError, match=r"^row 'prompt:0': the model's chat template refuses .*roles must alternate"):
         ask(tmp_path / "model")
+
+
+def test_the_command_is_a_doorway_on_generate(trained: Path, policy: Policy, labels: Path, tmp_path: Path) -> None:
+    gold = "data_recipes.world_text:Gold"
+    more: Any = {"n": 2, "best_of": 2, "scorer": gold, "score": True, "max_new_tokens": 12, "split": "test", "limit": 6}
+    target = ("best", "verbosity=0")
+    summary = ask(trained, prompt=(), input=str(labels), output=str(tmp_path / "run"), target=target, **more)
+    rows = generate(policy, read_all(labels), targets=target, folder=tmp_path / "api" / "run", **more)
+    assert len(rows) == 6 * 2 * 2
+    good = [row for row in rows if row["response"].strip()]
+    assert read_all(tmp_path / "run") == read_all(tmp_path / "api" / "run") == read_all(good)
+    assert (
+        f"6 prompts x 2 targets x 2 in, {len(good)} out (each the best of 2), {len(rows) - len(good)} empty" in summary
+    )
+    shown = ask(trained, prompt=("one?", "two?"), target=target, seed=4)
+    printed = generate(str(trained), ["one?", "two?"], targets=target, seed=4, max_new_tokens=12)
+    assert side_by_side(printed, policy.card.schema if policy.card else None) == shown
+
+
+def test_generate_takes_texts_conversations_rows_and_files(policy: Policy, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "one?"}]
+    asked: Any = {"temperature": 0.0, "max_new_tokens": 8, "targets": "verbosity=0"}
+    (tmp_path / "prompts.txt").write_text("one?\n")
+    sources: list[Any] = ["one?", ["one?"], turns, [turns], [{"prompt": "one?"}], tmp_path / "prompts.txt"]
+    responses = [[row["response"] for row in generate(policy, source, **asked)] for source in sources]
+    assert len(responses[0]) == 1
+    assert all(response == responses[0] for response in responses)
+    assert generate(policy, [], **asked) == []
+    assert policy.generate("one?", target="verbosity=0", temperature=0.0, max_new_tokens=8) == responses[0][0]
+    assert len(policy.generate("one?", target=("verbosity=0", "none"), n=2, max_new_tokens=8)) == 4
+    with pytest.raises(SteerError, match="prompt 0: is empty"):
+        generate(policy, " ", **asked)
+    for settings, message in (
+        ({"temprature": 1.0}, "unknown setting 'temprature'; did you mean 'temperature'"),
+        ({"engine": "vllm"}, "loads the policy by itself. Give its name or folder"),
+        ({"top_p": 0.0}, "--top-p 0.0: wanted"),
+    ):
+        with pytest.raises(SteerError, match=message):
+            generate(policy, "one?", **settings)
+
+
+def test_generate_resumes_from_its_folder(policy: Policy, tmp_path: Path) -> None:
+    asked: Any = {"max_new_tokens": 8, "n": 3, "targets": ("verbosity=0", "none")}
+    rows = generate(policy, "one?", folder=tmp_path, **asked)
+    part = tmp_path / "parts" / "00000.jsonl"
+    part.write_text(part.read_text().replace(rows[0]["response"], "drawn before"))
+    assert generate(policy, "one?", folder=tmp_path, **asked)[0]["response"] == "drawn before"
+    for prompts, more, changed in (("two?", {}, "inputs"), ("one?", {"seed": 1}, "seed")):
+        with pytest.raises(SteerError, match=rf"holds a run with other settings \({changed}\)"):
+            generate(policy, prompts, folder=tmp_path, **asked, **more)

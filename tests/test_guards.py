@@ -16,6 +16,7 @@ from steer.evaluation.systems import RewardScale
 from steer.iteration.guards import Figures, Limits, alarm, best, fell, limits, outrun
 from steer.iteration.watch import figures, watched
 from steer.labelling.scorer import Scorer
+from steer.models.policy import load_policy
 from steer.rows.schema import Attribute, Schema
 
 GOOD = Figures([0.0, 1.0, 2.0], [0.0, 1.0, 2.0], kl=0.1, words=20.0, distinct=0.4)
@@ -153,7 +154,7 @@ def test_limits_that_cannot_be_meant_are_refused(pair: str) -> None:
 @pytest.mark.parametrize(("kls", "text"), [(4.0, "KL from the base is 2.0"), (0.1, "that do not end")])
 def test_a_policy_that_never_ends_trips_a_guard(tiny: Path, kls: float, text: str) -> None:
     """Its KL is known though nothing ended: that of its tokens, without an end."""
-    policy = load(str(tiny))
+    policy = load_policy(str(tiny))
     judge = RewardScale(Schema((Attribute("good", 0, 4),)), 0.0, 1.0)
     scorer = Scorer("ones", ("good",), Ones())
 

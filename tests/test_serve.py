@@ -20,15 +20,16 @@ from tokenizers.processors import TemplateProcessing
 from steer.config import GenerateConfig, ServeConfig
 from steer.errors import SteerError
 from steer.generation import openai_client as remote
+from steer.generation.command import generate_command
 from steer.generation.engines import respond
-from steer.generation.generate import generate_command
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.generation.text import Text
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_all
-from steer.serve.command import bound, page_policy, serve_command
+from steer.serve.api import page_policy
+from steer.serve.command import bound, serve_command
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
@@ -238,25 +239,26 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
     (tmp_path / "prompts.txt").write_text("one?\ntell me about bees.\n")
     asked: Any = {"target": ("verbosity=0", "none"), "temperature": 0.0, "max_new_tokens": 20, "n": 2}
     shown = [
-        generate_command(GenerateConfig(str(trained), prompt=("one?", "two?"), **asked, engine=engine))
-        for engine in ("hf", f"{served.url}/v1/")
+        generate_command(GenerateConfig(str(trained), prompt=("one?", "two?"), **asked, server=server))
+        for server in ("", f"{served.url}/v1/")
     ]
     assert shown[0] == shown[1]
-    for name, engine in (("here", "hf"), ("there", f"{served.url}/v1")):
+    for name, server in (("here", ""), ("there", f"{served.url}/v1")):
         where: Any = {"input": str(tmp_path / "prompts.txt"), "output": str(tmp_path / name)}
-        generate_command(GenerateConfig(str(trained), **where, **asked, engine=engine))
+        generate_command(GenerateConfig(str(trained), **where, **asked, server=server))
     here, there = (read_all(tmp_path / name) for name in ("here", "there"))
     assert [(r["response"], r["finished"]) for r in here] == [(r["response"], r["finished"]) for r in there]
-    for engine, more, message in (
-        ("vlm", {}, "wanted hf, vllm, or an address"),
+    for server, more, message in (
+        ("vllm", {}, "wanted an address"),
+        ("http://127.0.0.1:9/v1", {"engine": "vllm"}, "--engine vllm: is not used with --server"),
         ("http://127.0.0.1:9/v1", {}, "does not answer"),
         (f"{served.url}/v1/steer/schema?", {}, "not answer as OpenAI does"),
         (f"{served.url}/v1", {"guidance": 2.0}, "only --engine hf"),
-        (f"{served.url}/v1", {"engine_model": "other"}, "answered 404: there is no model 'other'"),
+        (f"{served.url}/v1", {"server_model": "other"}, "answered 404: there is no model 'other'"),
         (f"{served.url}/v1", {"target": ("verbosity=9",)}, "no such level"),
     ):
         with pytest.raises(SteerError, match=message):
-            generate_command(GenerateConfig(str(trained), prompt=("one?",), engine=engine, **{**asked, **more}))
+            generate_command(GenerateConfig(str(trained), prompt=("one?",), server=server, **{**asked, **more}))
 
 
 def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from steer.config import GenerateConfig, LabelConfig, TrainConfig
 from steer.errors import SteerError
-from steer.generation.generate import generate_command
+from steer.generation.command import generate_command
 from steer.labelling.command import label_command
 from steer.labelling.likelihood import level_probability, log_likelihood
 from steer.methods import directional, reward_augmented, steerlm2

@@ -17,7 +17,7 @@ from steer.conditioning.condition import markers
 from steer.config import ExportConfig, GenerateConfig, TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
-from steer.generation.generate import generate_command
+from steer.generation.command import generate_command
 from steer.generation.plain import plainly
 from steer.generation.requests import EncodedRequest
 from steer.models.card import Card
@@ -54,7 +54,7 @@ class StandIn:
 
             policy = replace(policy, model=PeftModel.from_pretrained(policy.model, lora_request.path))
         asks = [
-            EncodedRequest(tuple(p["prompt_token_ids"]), temperature=s.temperature, most=s.max_tokens)
+            EncodedRequest(tuple(p["prompt_token_ids"]), temperature=s.temperature, max_new_tokens=s.max_tokens)
             for p, s in zip(prompts, params)
         ]
         assert all(s.temperature == 0 and set(s.stop_token_ids) == end_tokens(policy) for s in params)

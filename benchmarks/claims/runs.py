@@ -14,7 +14,8 @@ import numpy as np
 from steer.comparison.compare import permuted
 from steer.comparison.comparison import Comparison
 from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
-from steer.generation.generate import generate_command, generate_rows
+from steer.generation.command import generate_command
+from steer.generation.generate import generate_rows
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
+from steer.generation.settings import PROMPTS, GenerateSettings
+from steer.serve.settings import ServeSettings
 from steer.settings import (
     DTYPE,
     DTYPES,
@@ -102,51 +104,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(GenerateSettings):
     """`steer generate`."""
 
     policy: str = argument("Folder of `steer train`, or any Hugging Face model (then without targets).")
-    prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).")
-    input: str = option("", "File with prompts: rows, or text with one a line.")
+    _: KW_ONLY
+    prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).", panel=PROMPTS)
+    input: str = option("", "File with prompts: rows, or text with one a line.", panel=PROMPTS)
     output: str = option("", "Folder for the responses as rows; default: print them.")
-    target: tuple[str, ...] = option(
-        (),
-        "`helpful=5 verbosity=low`, `warmth=2..4`, `helpful>=4`, `best` or `none`; repeat for several side by side. "
-        "Default: best, without attributes that have no better end.",
-    )
-    n: int = option(1, "Responses per prompt and target.", least=1)
-    best_of: int = option(1, "Draw so many for each of them and keep one.", least=1)
-    rerank: str = option(
-        "reward",
-        "With --best-of: keep the one with the highest reward, or the one that is nearest to its target.",
-        choices=("reward", "target"),
-    )
-    scorer: str = option("", "With --best-of and --score: scores what is drawn, as in `steer label`.")
-    score: bool = option(False, "Show what each response obtained beside its target; rows are labelled with it.")
     stream: bool = option(False, "Print responses while they are drawn, one after the other.")
-    guidance: float = option(
-        1.0, "S in log p(none) + S (log p(target) - log p(none)); 1 is no guidance, 2 about doubles the pull.", least=0
-    )
-    against: str = option("none", "What --guidance moves away from: `none`, `opposite`, or a target.")
-    engine: str = option(
-        "hf",
-        "`hf`: drawn here; `vllm`: by vLLM, where it is installed; or the address of an OpenAI-compatible server "
-        "that has the policy (`http://.../v1`).",
-    )
-    engine_model: str = option("", "What that server calls the policy; default: its only model.")
-    temperature: float = option(1.0, "0 is greedy.", least=0)
-    top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1)
-    top_k: int = option(0, "Draw from so many of the likeliest tokens (0: all).", least=0)
-    min_p: float = option(0.0, "Leave out tokens less likely than so large a part of the likeliest.", least=0, most=1)
-    max_new_tokens: int = option(256, "Longest response.", least=1)
-    batch_size: int = option(64, "Sequences in one batch (with --guidance a response takes two).", least=1)
-    dtype: str = option("auto", DTYPE, choices=DTYPES)
-    allow_unsupported: bool = option(False, "Allow targets that the data does not support.")
-    split: str = option("", "Take only rows of this split from --input.", choices=("", "train", "test"))
-    held_out: float = option(0.1, "Share of prompts in the test split, where the rows have no split.", least=0, most=1)
-    seed: int = option(0, SEED, least=0)
-    limit: int = option(0, "Use the first so many prompts only (0: all).", least=0)
-    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -163,22 +129,14 @@ class TargetsConfig:
 
 
 @dataclass(frozen=True)
-class ServeConfig:
+class ServeConfig(ServeSettings):
     """`steer serve`."""
 
     policy: str = argument("Folder of `steer train`, or any Hugging Face model (then without targets).")
+    _: KW_ONLY
     host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --api-key.")
     port: int = option(8000, "Port to listen on (0: any free one).", least=0, most=65535)
-    name: str = option("", "What clients call the model; default: the name of the policy's folder.")
-    scorer: str = option("", "Scores what is drawn, for the page's bars: as in `steer label`.")
     api_key: str = option("", "Key that clients must send; better in the variable STEER_API_KEY.")
-    batch_size: int = option(64, "Responses drawn at the same time (with guidance one takes two places).", least=1)
-    max_new_tokens: int = option(256, "Longest response where a request does not say.", least=1)
-    max_waiting: int = option(512, "Responses that may wait for a place; further requests get 429.", least=1)
-    max_body: int = option(1_000_000, "Largest request, bytes.", least=1000)
-    timeout: float = option(300.0, "Seconds that one request may take.", above=0)
-    dtype: str = option("auto", DTYPE, choices=DTYPES)
-    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
 
 
 @dataclass(frozen=True)

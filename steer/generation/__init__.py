@@ -1,1 +1,1 @@
-"""Drawing tokens: one running batch, prompts read once, and other engines."""
+"""Generation: prompts and targets to responses, drawn in one running batch or by another engine."""

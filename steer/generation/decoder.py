@@ -1,7 +1,7 @@
 """Continuous decoding: responses join and leave one running batch at every step.
 
-A prompt is prefilled once for all its samples, targets and guidance branches, a response that ends gives its row to the
-next in the queue, and what is drawn depends on the request alone (but for rounding), not on its neighbours.
+A prompt is prefilled once for all its samples, targets and guidance branches. A response that ends gives its row to the
+next in the queue. What is drawn depends on the request alone (but for rounding), not on its neighbours.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from steer.generation.sampling import Cuts, Markers, choose, guided
 from steer.generation.slots import Slots
 from steer.models.policy import Policy, end_tokens
 
-CELLS = 1 << 18  # rows x columns of keys and values that a batch may come to hold
+CELLS = 1 << 18  # most rows x columns of keys and values in a batch
 
 
 class TokenLogps(NamedTuple):
-    """Log-probability of a drawn token and of the likeliest ones: of the model at the target, with its guidance.
+    """Log-probabilities of a drawn token and of the likeliest ones, at the target and with guidance.
 
-    Before anything is blocked or cut off, at temperature 1.
+    At temperature 1, before any token is blocked or excluded.
     """
 
     drawn: float
@@ -47,7 +47,7 @@ class TokenEvent(NamedTuple):
 
 @dataclass(eq=False)
 class _Draft:
-    """A response that is being drawn; `rows`: its row in the batch, then that of the other branch."""
+    """A response that waits or is being drawn; `rows`: its row in the batch, then that of its other branch."""
 
     key: int
     request: EncodedRequest
@@ -55,13 +55,13 @@ class _Draft:
     rows: list[int] = field(default_factory=list)
     drawn: int = 0
     last: int = 0
-    tail: str = ""  # the end of its text, as far as a condition marker can have begun in it
+    tail: str = ""  # the end of its text, as long as an unfinished condition marker can be
 
 
 class Decoder:
-    """A running batch of at most `most` rows (a response with guidance takes two); for one thread.
+    """A running batch of at most `most` rows (a response with guidance takes two); use it from one thread.
 
-    Responses join when `patience` rows are free, so that their prompts are read in batches too.
+    Responses join once `patience` rows are free, so that their prompts are prefilled in batches too.
     """
 
     def __init__(self, policy: Policy, most: int = 64, patience: int = 1) -> None:
@@ -79,46 +79,46 @@ class Decoder:
         self._keys = 0
 
     def add(self, request: EncodedRequest) -> int:
-        """Queue a response; the key that its tokens will carry."""
+        """Queue a request and return the key that its tokens will carry."""
         self._keys += 1
         self.waiting.append(_Draft(self._keys, request, np.random.default_rng(request.seed)))
         return self._keys
 
     @torch.no_grad()
     def drop(self, keys: Iterable[int]) -> None:
-        """Forget responses, wherever they are; their rows are free at once."""
+        """Remove responses that wait or run; their rows are free at once."""
         gone = set(keys)
         self.waiting = deque(s for s in self.waiting if s.key not in gone)
         self._remove([s for s in self.running if s.key in gone])
 
     @property
     def busy(self) -> bool:
-        """Whether anything is left to draw."""
+        """Whether any response is unfinished."""
         return bool(self.waiting or self.running)
 
     @torch.no_grad()
     def step(self) -> list[TokenEvent]:
-        """Let waiting responses in, each with its first token, then draw one token for all that run."""
+        """Admit waiting responses, each with its first token, then draw one token for all that run."""
         return self._admit() + (self._advance() if self.running else [])
 
     def _admit(self) -> list[TokenEvent]:
         wave = self._wave()
         if not wave:
             return []
-        found = iter(self.prefixes.find([(s.request.prompt, c) for s in wave for c in s.request.branches]))
-        prefixes = [[next(found) for _ in s.request.branches] for s in wave]
+        computed = iter(self.prefixes.find([(s.request.prompt, c) for s in wave for c in s.request.branches]))
+        prefixes = [[next(computed) for _ in s.request.branches] for s in wave]
         other = [p[1].logits for p in prefixes if len(p) > 1]
         events = self._draw(wave, torch.stack([p[0].logits for p in prefixes]), torch.stack(other) if other else None)
-        lasting = [i for i, event in enumerate(events) if not event.ended]
-        if lasting:
-            rows = iter(self._slots.add([p for i in lasting for p in prefixes[i]]))
-            for i in lasting:
+        unfinished = [i for i, event in enumerate(events) if not event.ended]
+        if unfinished:
+            rows = iter(self._slots.add([p for i in unfinished for p in prefixes[i]]))
+            for i in unfinished:
                 wave[i].rows = [next(rows) for _ in prefixes[i]]
                 self.running.append(wave[i])
         return events
 
     def _wave(self) -> list[_Draft]:
-        """Take from the queue what fits into the batch now; one by itself always does."""
+        """Take from the queue the requests that fit into the batch now; one alone always fits."""
         rows = len(self._slots)
         if self.running and self.most - rows < min(self.patience, len(self.waiting)):
             return []
@@ -133,7 +133,7 @@ class Decoder:
         return wave
 
     def _advance(self) -> list[TokenEvent]:
-        """One forward pass over all rows, one token for every response."""
+        """Draw one token for every response, with one forward pass over all rows."""
         tokens = [0] * len(self._slots)
         for s in self.running:
             for row in s.rows:
@@ -148,7 +148,7 @@ class Decoder:
         return events
 
     def _draw(self, sequences: Sequence[_Draft], logits: Tensor, other: Tensor | None) -> list[TokenEvent]:
-        """The next token of each from its logits [N, V]; `other` [G, V]: the other branches of those that have one."""
+        """Draw the next token of each from logits [N, V]; `other` [G, V]: of guidance's other branches."""
         requests = [s.request for s in sequences]
         logits = logits.float()
         if other is not None:
@@ -171,20 +171,20 @@ class Decoder:
         return events
 
     def _remove(self, sequences: Sequence[_Draft]) -> None:
-        """Free the rows of responses; whoever had the last row now has the freed one."""
+        """Free the rows of responses; the last row moves into each freed one."""
         if not sequences:
             return
         self.running = [s for s in self.running if s not in sequences]
         owners = {row: s for s in self.running for row in s.rows}
         for row in sorted((row for s in sequences for row in s.rows), reverse=True):
             last = self._slots.remove(row)
-            if last != row:  # freed from the last, so whatever stands behind is still wanted
+            if last != row:  # rows are freed from the last one down, so the row that moves is still in use
                 owner = owners.pop(last)
                 owner.rows[owner.rows.index(last)] = row
                 owners[row] = owner
 
 
 def _logps(logps: Tensor, token: int, request: EncodedRequest) -> TokenLogps:
-    """What is said of a drawn token, from the log-probabilities [V] at its place."""
+    """Report a drawn token from the log-probabilities [V] at its position."""
     values, ids = logps.topk(min(request.likeliest or 0, len(logps)))
     return TokenLogps(float(logps[token]), [(i, x) for i, x in zip(ids.tolist(), values.tolist()) if math.isfinite(x)])

@@ -6,23 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from steer.conditioning.chat import asked, in_roles
 from steer.conditioning.turns import say_unprinted
-from steer.config import GenerateConfig
 from steer.errors import SteerError
 from steer.generation.decoder import Decoder
 from steer.generation.openai_client import ChatCall, OpenAIClient
 from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
 from steer.generation.requests import Request, Response, encode, seed_of
-from steer.generation.settings import Sampling
+from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
 from steer.models.card import Card
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import prompt_of
-from steer.progress import quiet
+from steer.progress import note, quiet
 
 Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
 
@@ -85,27 +82,34 @@ def _response(policy: Policy, ids: Sequence[int]) -> Response:
     return Response(text, finished, tuple(ids))
 
 
-def open_engine(config: GenerateConfig) -> tuple[Policy, Engine]:
-    """Load the policy and what draws from it; for a server no weights are loaded."""
-    if config.engine == "hf":
-        return load_policy(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code), respond
-    if config.guidance != 1:
+def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Policy, Engine]:
+    """Load a policy by its name with what draws from it; with a server no weights are loaded."""
+    if settings.engine == "hf" and not settings.server:
+        if isinstance(policy, str):
+            policy = load_policy(policy, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+        return policy, respond
+    engine = f"--server {settings.server}" if settings.server else "--engine vllm"
+    if not isinstance(policy, str):
+        raise SteerError(f"{engine}: loads the policy by itself. Give its name or folder, not a loaded one.")
+    if settings.guidance != 1:
         raise SteerError("--guidance: mixes two distributions in every step, which only --engine hf can do.")
-    if config.engine == "vllm":
-        engine = Vllm(config.policy, config.dtype, trust_remote_code=config.trust_remote_code)
-        return engine.policy, lambda p, requests, s: [_response(p, ids) for ids in engine.draw(encode(p, requests, s))]
-    folder = Path(config.policy)
+    if settings.server and settings.engine != "hf":
+        raise SteerError(f"--engine {settings.engine}: is not used with --server. Leave one of them out.")
+    if settings.engine == "vllm":
+        vllm = Vllm(policy, settings.dtype, trust_remote_code=settings.trust_remote_code)
+        return vllm.policy, lambda p, requests, s: [_response(p, ids) for ids in vllm.draw(encode(p, requests, s))]
+    client = OpenAIClient(settings.server, settings.server_model)
+    folder = Path(policy)
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
-    client = OpenAIClient(config.engine, config.engine_model)
-    return Policy(None, _template_of(config), card, config.policy), through(client)
+    return Policy(None, _tokenizer(policy, settings.trust_remote_code), card, policy), through(client)
 
 
-def _template_of(config: GenerateConfig) -> Any:
+def _tokenizer(policy: str, trust_remote_code: bool) -> Any:
     """The tokenizer of the policy that a server draws from; None, with a note, where it is not here."""
     try:
-        if not Path(config.policy).is_dir():
-            raise SteerError(f"{config.policy} is no folder here.")
-        return load_policy(config.policy, trust_remote_code=config.trust_remote_code, device="meta").tokenizer
+        if not Path(policy).is_dir():
+            raise SteerError(f"{policy} is no folder here.")
+        return load_policy(policy, trust_remote_code=trust_remote_code, device="meta").tokenizer
     except SteerError as error:
-        click.echo(f"steer: turns that the server's chat template leaves out are not noticed: {error}", err=True)
+        note(f"turns that the server's chat template drops are not noticed: {error}")
         return None

@@ -1,29 +1,107 @@
-"""K responses per prompt at given targets."""
+"""Generate responses to prompts at targets: `generate` takes prompts and gives rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import click
-
-from steer.config import GenerateConfig
 from steer.errors import SteerError
 from steer.generation.engines import Engine, open_engine, respond
-from steer.generation.prefill import shareable
-from steer.generation.requests import Request, Response, encode, seed_of
-from steer.generation.settings import Sampling
-from steer.generation.text import streamed
-from steer.labelling.obtained import Selection, side_by_side
+from steer.generation.requests import Request, Response, seed_of
+from steer.generation.settings import GenerateSettings, Sampling
+from steer.labelling.obtained import Selection
 from steer.models.policy import Policy
 from steer.progress import progress
-from steer.rows import Row, prompts, read, read_back, split_of, write
+from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write
 from steer.rows.schema import Schema
-from steer.run_folder import Run, fingerprint, stage
+from steer.run_folder import identity, workplace
+from steer.settings import settings_of
 
 SHARD = 512  # responses between two resume points
+
+# One prompt's text; or several prompts as texts, conversations (lists of turns) or rows; a Path is a file of them.
+Prompts = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
+
+
+def generate(
+    policy: Policy | str,
+    prompts: Prompts,
+    *,
+    targets: str | Sequence[str] = (),
+    n: int = 1,
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> list[Row]:
+    """Answer each prompt at each target, `n` times: one row per response, prompts outermost.
+
+    `policy`: a loaded policy, or its name, which engines other than `hf` need. `prompts`: a text, or a list of texts,
+    conversations or rows (of rows, each distinct prompt once); a `Path` is a file of any known layout. `targets`: as
+    in `steer generate --target`; none asks for the best. `folder`: where finished responses are kept for the same call
+    to resume from, and those that later stages can use are written as rows.jsonl. `settings`: fields of
+    `GenerateSettings`, such as `temperature`, `max_new_tokens`, `guidance`, `best_of`, `scorer`, `score`.
+
+    A row has `prompt`, `response` (without condition and end token; it may be empty), `target` (levels), `finished`
+    (false if cut off at `max_new_tokens` tokens) and how it was drawn. What is drawn follows from the seed and the
+    place in the list; with a folder it is drawn in shards, each with a seed of its own. SteerError: an unknown
+    setting, a target that the data does not support, a prompt that is too long, a folder of another call.
+    """
+    chosen = settings_of(
+        GenerateSettings, {**settings, "target": (targets,) if isinstance(targets, str) else tuple(targets), "n": n}
+    )
+    rows = prompt_rows(prompts, chosen)
+    generation = Generation.of(policy, rows, chosen, selection_of(chosen))
+    if folder is None:
+        return generation.rows()
+    scorer = generation.selection.scorer.id if generation.selection else ""
+    inputs = {"policy": f"{generation.policy.name} {identity(generation.policy.name)}", "prompts": content_hash(rows)}
+    with workplace(folder, replace(chosen, scorer=scorer), inputs) as place:
+        return generation.rows(place)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Requests that were checked and can be drawn: every prompt at every target, `n` x `best_of` times."""
+
+    policy: Policy
+    engine: Engine
+    requests: Sequence[Request]
+    settings: GenerateSettings
+    selection: Selection | None = None
+
+    @classmethod
+    def of(
+        cls, policy: Policy | str, rows: Sequence[Row], settings: GenerateSettings, selection: Selection | None
+    ) -> Generation:
+        """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
+        policy, engine = open_engine(policy, settings)
+        aims = policy.targets(settings.target, settings.allow_unsupported)
+        away = [policy.against(settings.against, aim) if settings.guidance != 1 else {} for aim in aims]
+        times = range(settings.n * settings.best_of)
+        requests = [Request(row, aim, other) for row in rows for aim, other in zip(aims, away) for _ in times]
+        return cls(policy, engine, requests, settings, selection and selection.knowing(policy.card))
+
+    @property
+    def schema(self) -> Schema | None:
+        """The schema whose levels rows are shown in: that of the labels, else the policy's."""
+        card = self.policy.card
+        return self.selection.schema if self.selection else card.schema if card else None
+
+    def rows(self, folder: Path | None = None) -> list[Row]:
+        """Draw all responses, keep the best of several and label them if asked; with a folder also write rows.jsonl."""
+        if folder is None:
+            responses = self.engine(self.policy, self.requests, self.settings)
+            rows = list(_rows(self.policy, self.requests, responses, self.settings))
+        else:
+            rows = generate_rows(self.policy, self.requests, self.settings, folder, engine=self.engine)
+        if self.selection:
+            rows = self.selection.kept(rows)
+            rows = self.selection.labelled(rows) if self.settings.score else rows
+        if folder is not None:
+            write(folder / "rows.jsonl", usable(self.policy, rows))
+        return rows
 
 
 def generate_rows(
@@ -89,84 +167,48 @@ def _rows(
         yield row
 
 
-@stage
-def generate_command(config: GenerateConfig) -> str:
-    """Answer prompts at targets: printed side by side, or written as rows with a summary line."""
-    if bool(config.prompt) == bool(config.input):
-        raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
-    if config.stream and (config.output or config.score or config.best_of > 1 or config.engine != "hf"):
-        raise SteerError("--stream: only prints. Leave out --output, --score, --best-of and --engine.")
-    selection = None
-    if config.score or config.best_of > 1:
-        selection = Selection.of(config.scorer, n=config.best_of, rerank=config.rerank, temperature=config.temperature)
-    run = None
-    if config.output:
-        inputs = {"policy": fingerprint(config.policy) if Path(config.policy).exists() else ""}
-        if selection:
-            inputs["scorer"] = selection.scorer.id
-        run = Run(config.output, config, inputs | ({"input": fingerprint(config.input)} if config.input else {}))
-        if run.done:
-            return str(run.done["summary"])
-    rows = _asked(config)
-    policy, engine = open_engine(config)
-    aims = policy.targets(config.target, config.allow_unsupported)
-    schema = policy.card.schema if policy.card else None
-    if selection:
-        selection = selection.knowing(policy.card)
-    away = [policy.against(config.against, aim) if config.guidance != 1 else {} for aim in aims]
-    pairs = list(zip(aims, away))
-    requests = [Request(row, *pair) for row in rows for pair in pairs for _ in range(config.n * config.best_of)]
-    sampling = Sampling(**{field.name: getattr(config, field.name) for field in fields(Sampling)})
-    if config.stream:
-        return _stream(policy, requests, sampling, schema)
-    if run is None:
-        found = list(_rows(policy, requests, engine(policy, requests, sampling), sampling))
-        kept = selection.kept(found) if selection else found
-        shown = selection.labelled(kept) if selection and config.score else kept
-        return side_by_side(shown, selection.schema if selection else schema)
-    run.start()
-    every = generate_rows(policy, requests, sampling, run.folder, engine=engine)
-    drawn = selection.kept(every) if selection else every
-    said = [r for r in drawn if r["response"].strip()]
-    good = [r for r in said if not policy.leaks(r["response"])]
-    write(run.folder / "rows.jsonl", selection.labelled(good) if selection and config.score else good)
-    cut = sum(not r["finished"] for r in drawn)
-    best = f" (each the best of {config.best_of})" if config.best_of > 1 else ""
-    leaking = f"{len(said) - len(good)} with a condition in them skipped, " if len(said) > len(good) else ""
-    summary = (
-        f"generate: {len(rows)} prompts x {len(aims)} targets x {config.n} in, {len(good)} out{best}, "
-        f"{len(drawn) - len(said)} empty skipped, {leaking}{cut} cut off at {config.max_new_tokens} tokens."
-    )
-    if selection and config.score:
-        summary = f"{selection.table(selection.labelled(good))}\n{summary}"
-    return run.finish(summary, rows=len(good))
+def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
+    """Keep the rows that later stages can use: not empty, and no condition written in the response."""
+    return [row for row in rows if row["response"].strip() and not policy.leaks(row["response"])]
 
 
-def _stream(policy: Policy, requests: Sequence[Request], sampling: Sampling, schema: Schema | None) -> str:
-    """Print responses as they are drawn; what is left to say in the end."""
-    if not shareable(policy):
-        raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --stream.")
-    for request, encoded in zip(requests, encode(policy, requests, sampling)):
-        click.echo(
-            "> "
-            + request.row["prompt"][-1]["content"]
-            + (f" [{schema.text(request.target)}]" if schema and request.target else "")
-        )
-        for piece in streamed(policy, encoded):
-            click.echo(piece, nl=False)
-        click.echo()
-    return f"generate: {len(requests)} responses."
+def selection_of(settings: GenerateSettings) -> Selection | None:
+    """Load the scorer that chooses among several responses or labels them; None where nothing needs one."""
+    if not settings.score and settings.best_of == 1:
+        return None
+    n, temperature = settings.best_of, settings.temperature
+    return Selection.of(settings.scorer, n=n, rerank=settings.rerank, temperature=temperature)
 
 
-def _asked(config: GenerateConfig) -> list[Row]:
-    if config.prompt:
-        if any(not p.strip() for p in config.prompt):
-            raise SteerError("--prompt: is empty.")
-        return [{"id": f"prompt:{i}", "prompt": [{"role": "user", "content": p}]} for i, p in enumerate(config.prompt)]
-    found = _distinct(prompts(config.input), config.split, config.held_out, config.seed)
-    if not found:
-        raise SteerError(f"{config.input}: no prompt" + (f" in the {config.split} split." if config.split else "."))
-    return found[: config.limit or None]
+def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:
+    """Turn prompts into rows to answer: texts and conversations as they are, of rows each distinct prompt once."""
+    items: Any = [source] if isinstance(source, str) else source
+    if not isinstance(items, Path):
+        items = list(items)
+        if items and all(isinstance(item, Mapping) and "role" in item for item in items):
+            items = [items]  # the turns of one conversation
+        if all(isinstance(item, str | list | tuple) for item in items):
+            return [{"id": f"prompt:{i}", "prompt": _turns(item, i)} for i, item in enumerate(items)]
+    return prompts_in(items, settings)
+
+
+def prompts_in(source: Source, settings: GenerateSettings) -> list[Row]:
+    """Read each distinct prompt of a path, dicts or a datasets.Dataset; of one split, and the first ones, if asked."""
+    rows = _distinct(prompts(source), settings.split, settings.held_out, settings.seed)
+    if not rows:
+        name = source if isinstance(source, str | Path) else "prompts"
+        raise SteerError(f"{name}: no prompt" + (f" in the {settings.split} split." if settings.split else "."))
+    return rows[: settings.limit or None]
+
+
+def _turns(prompt: str | Sequence[Mapping[str, str]], number: int) -> list[dict[str, str]]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise SteerError(f"prompt {number}: is empty.")
+        return [{"role": "user", "content": prompt}]
+    row = next(prompts([{"prompt": list(prompt)}]))  # checked as any row
+    turns: list[dict[str, str]] = row["prompt"]
+    return turns
 
 
 def held_out_prompts(rows: str, held_out: float, seed: int, limit: int, split: str = "test") -> list[Row]:

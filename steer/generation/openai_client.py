@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server as the engine of `steer generate`: `steer serve`, or any that serves an exported policy.
+"""Draw from an OpenAI-compatible server: `steer serve`, or any that serves an exported policy.
 
 Targets travel as `chat_template_kwargs.attributes`, which the chat template of an exported policy prints.
 """
@@ -20,13 +20,13 @@ from urllib.request import Request, urlopen
 
 from steer.errors import SteerError
 
-PATIENCE = 600  # seconds for one response
-BUSY = {429, 502, 503, 504}  # what a server answers that could do it later
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before it is asked again
+TIMEOUT = 600  # seconds for one response
+BUSY = {429, 502, 503, 504}  # statuses after which to try again
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 
 
 class ChatCall(NamedTuple):
-    """One request: the turns, and the values of `attributes` where there are any."""
+    """One request: the turns, and the target for the chat template (None: the policy has no attributes)."""
 
     messages: Sequence[Mapping[str, str]]
     attributes: Mapping[str, int | str] | None
@@ -34,61 +34,61 @@ class ChatCall(NamedTuple):
 
 
 class OpenAIClient:
-    """A server by its address; the model is the only one that it has, where none is named."""
+    """A server by its address, and one of its models (default: its only one)."""
 
     def __init__(self, url: str, model: str = "") -> None:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise SteerError(f"--engine {url}: wanted hf, vllm, or an address such as http://127.0.0.1:8000/v1.")
+            raise SteerError(f"--server {url}: wanted an address such as http://127.0.0.1:8000/v1.")
         self.url = url.rstrip("/")
         self.model = model or self._only_model()
 
     def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[tuple[str, bool]]:
-        """Text and whether it came to an end, in order; `at_once` requests at a time."""
+        """Return text and whether it ended by itself, in order; `at_once` requests run at a time."""
 
-        def one(chat: ChatCall) -> tuple[str, bool]:
+        def reply(chat: ChatCall) -> tuple[str, bool]:
             body = {"model": self.model, "messages": chat.messages, "seed": chat.seed, **settings}
             if chat.attributes is not None:
                 body["chat_template_kwargs"] = {"attributes": chat.attributes}
-            with self._shaped():
+            with self._valid_replies():
                 choice = self._call("chat/completions", body)["choices"][0]
                 return choice["message"]["content"] or "", choice["finish_reason"] == "stop"
 
         with ThreadPoolExecutor(at_once) as pool:
-            return list(pool.map(one, chats))
+            return list(pool.map(reply, chats))
 
     def _only_model(self) -> str:
-        """The server's model where it has one; of steer's own, the name without a target."""
-        with self._shaped():
+        """Return the name of the server's only model; SteerError if it has several."""
+        with self._valid_replies():
             names = list(dict.fromkeys(m["id"].partition("@")[0] for m in self._call("models")["data"]))
         if len(names) != 1:
-            raise SteerError(f"--engine {self.url}: has the models {', '.join(names)}. Choose one with --engine-model.")
+            raise SteerError(f"--server {self.url}: has the models {', '.join(names)}. Choose one with --server-model.")
         return str(names[0])
 
     @contextmanager
-    def _shaped(self) -> Iterator[None]:
+    def _valid_replies(self) -> Iterator[None]:
         try:
             yield
         except (LookupError, TypeError, AttributeError) as error:
             raise SteerError(
-                f"--engine {self.url}: does not answer as OpenAI does ({error!r}). Check the address; most end in /v1."
+                f"--server {self.url}: does not answer as OpenAI does ({error!r}). Check the address; most end in /v1."
             ) from None
 
-    def _call(self, path: str, body: Any = None, tried: int = 0) -> Any:
+    def _call(self, path: str, body: Any = None, tries: int = 0) -> Any:
         key = os.environ.get("OPENAI_API_KEY", "")
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         data = None if body is None else json.dumps(body).encode()
         try:
-            with urlopen(Request(f"{self.url}/{path}", data, headers), timeout=PATIENCE) as answer:
+            with urlopen(Request(f"{self.url}/{path}", data, headers), timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except HTTPError as error:
-            if error.code in BUSY and tried < len(PAUSES):
-                time.sleep(PAUSES[tried] * (1 + random.random()))  # not all at once again
-                return self._call(path, body, tried + 1)
-            told = error.read().decode(errors="replace")[:500]
+            if error.code in BUSY and tries < len(PAUSES):
+                time.sleep(PAUSES[tries] * (1 + random.random()))  # not all at once again
+                return self._call(path, body, tries + 1)
+            message = error.read().decode(errors="replace")[:500]
             with suppress(ValueError, KeyError, TypeError):
-                told = json.loads(told)["error"]["message"]
-            raise SteerError(f"--engine {self.url}: answered {error.code}: {told}") from None
+                message = json.loads(message)["error"]["message"]
+            raise SteerError(f"--server {self.url}: answered {error.code}: {message}") from None
         except (OSError, ValueError, HTTPException) as error:
             raise SteerError(
-                f"--engine {self.url}: does not answer ({error}). Start it, or check the address."
+                f"--server {self.url}: does not answer ({error}). Start it, or check the address."
             ) from None

@@ -1,4 +1,4 @@
-"""Padded batches through `model.generate`: for models whose state cannot be moved between batches, and as the peer.
+"""Padded batches through `model.generate`: for models whose state cannot move between batches; also a benchmark's peer.
 
 What is drawn depends on the batch here, unless it is greedy.
 """
@@ -21,7 +21,7 @@ from steer.progress import quiet
 def plainly(
     policy: Policy, requests: Sequence[EncodedRequest], batch_size: int, seed: int, *, bucketed: bool = True
 ) -> list[list[int]]:
-    """Token ids of each response, with the end token; all share the first one's top_k, top_p and min_p."""
+    """Draw the token ids of each response, with the end token; all use the first one's top_k, top_p and min_p."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     tokenizer, model = policy.tokenizer, policy.model.eval()
@@ -66,7 +66,7 @@ def plainly(
 
 
 class _Blocked:
-    """The blocked markers as a logits processor; `start`: where in the sequences the responses begin."""
+    """A logits processor that blocks markers; `start`: the column where responses begin."""
 
     def __init__(self, blocked: Markers) -> None:
         self.markers, self.start = blocked, 0

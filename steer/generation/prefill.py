@@ -1,4 +1,4 @@
-"""Keys and values of prompts and their conditions: each computed once, whatever samples and targets follow."""
+"""Keys and values of prompts and conditions: each is computed once for all samples and targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from steer.models.policy import Policy
 
 AT_ONCE = 8192  # padded tokens in one forward pass
-REMEMBERED = 16384  # tokens that are kept for later requests with the same prompt
+REMEMBERED = 16384  # tokens kept for later requests with the same prompt
 
 Ids = tuple[int, ...]
 Wanted = tuple[Ids, Ids]  # prompt, condition
@@ -28,17 +28,17 @@ class Prefix(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """How many tokens were read."""
+        """Count the tokens of the prefix."""
         return int(self.layers[0][0].shape[1])
 
 
 def inner(policy: Policy) -> Any:
-    """The model itself, without the wrapper of its adapter."""
+    """Return the model without the wrapper of its adapter."""
     return policy.model.get_base_model() if hasattr(policy.model, "get_base_model") else policy.model
 
 
 def shareable(policy: Policy) -> bool:
-    """Whether the model's state is keys and values of plain attention, which is what can be shared and moved."""
+    """Whether the model's state is keys and values of plain attention, which can be shared and moved."""
     model = inner(policy)
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
     stateful = getattr(model, "_is_stateful", False) or model.config.is_encoder_decoder
@@ -47,19 +47,19 @@ def shareable(policy: Policy) -> bool:
 
 
 class Prefixes:
-    """What was read, by prompt and condition; the longest unused is forgotten first."""
+    """A cache of prefixes by prompt and condition; the least recently used are dropped first."""
 
     def __init__(self, policy: Policy) -> None:
         self.model = policy.model
         self.device = next(policy.model.parameters()).device
         takes = inspect.signature(inner(policy).forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-        self._known: OrderedDict[Wanted, Prefix] = OrderedDict()
+        self._cache: OrderedDict[Wanted, Prefix] = OrderedDict()
         self.read = 0  # tokens that went through the model
 
     def find(self, wanted: Sequence[Wanted]) -> list[Prefix]:
-        """The prefixes in order; what is missing is computed in batches, prompts first and conditions behind them."""
-        known = self._known
+        """Return the prefixes in order; compute the missing ones in batches, prompts first, then their conditions."""
+        known = self._cache
         missing = [w for w in dict.fromkeys(wanted) if w not in known]
         prompts = [p for p in dict.fromkeys(p for p, _ in missing) if (p, ()) not in known]
         for part in _parts(prompts, len):
@@ -69,25 +69,25 @@ class Prefixes:
         for length in sorted({len(condition) for _, condition in missing}):
             same = [w for w in missing if len(w[1]) == length]
             for part in _parts(same, lambda w: len(w[0]) + len(w[1])):
-                behind = [known[prompt, ()] for prompt, _ in part]
-                known.update(zip(part, self._forward([condition for _, condition in part], behind)))
-        found = [known[w] for w in wanted]
+                before = [known[prompt, ()] for prompt, _ in part]
+                known.update(zip(part, self._forward([condition for _, condition in part], before)))
+        prefixes = [known[w] for w in wanted]
         for prompt, condition in wanted:
             for key in {(prompt, ()), (prompt, condition)} & known.keys():
                 known.move_to_end(key)
-        held = sum(prefix.tokens for prefix in known.values())
-        while held > REMEMBERED and known:
-            held -= known.popitem(last=False)[1].tokens
-        return found
+        total = sum(prefix.tokens for prefix in known.values())
+        while total > REMEMBERED and known:
+            total -= known.popitem(last=False)[1].tokens
+        return prefixes
 
-    def _forward(self, tokens: Sequence[Ids], behind: Sequence[Prefix]) -> list[Prefix]:
-        """Read tokens [N][l], each behind its prefix where there are any (then all have the same l)."""
-        new, past = max(map(len, tokens)), max((p.tokens for p in behind), default=0)
+    def _forward(self, tokens: Sequence[Ids], before: Sequence[Prefix]) -> list[Prefix]:
+        """Prefill tokens [N][l], each after its prefix in `before` if there are any (then all have the same l)."""
+        new, past = max(map(len, tokens)), max((p.tokens for p in before), default=0)
         cache = DynamicCache()
-        for i in range(len(behind[0].layers) if behind else 0):
-            cache.update(*_stacked([p.layers[i] for p in behind], past), i)
+        for i in range(len(before[0].layers) if before else 0):
+            cache.update(*_stacked([p.layers[i] for p in before], past), i)
         ids = torch.tensor([[0] * (new - len(t)) + list(t) for t in tokens])
-        lengths = [len(t) for t in tokens] if not behind else [p.tokens + new for p in behind]
+        lengths = [len(t) for t in tokens] if not before else [p.tokens + new for p in before]
         columns, first = torch.arange(past + new), torch.tensor([[past + new - x] for x in lengths])
         logits = self.model(
             input_ids=ids.to(self.device),
@@ -105,7 +105,7 @@ class Prefixes:
 
 
 def _stacked(layers: Sequence[tuple[Tensor, Tensor]], length: int) -> list[Tensor]:
-    """Keys and values [H, l, D] of N prefixes, right-aligned: [N, H, length, D] each."""
+    """Right-align keys and values [H, l, D] of N prefixes: [N, H, length, D] each."""
     out = []
     for parts in zip(*layers):
         x = parts[0].new_zeros(len(parts), parts[0].shape[0], length, parts[0].shape[2])
@@ -116,7 +116,7 @@ def _stacked(layers: Sequence[tuple[Tensor, Tensor]], length: int) -> list[Tenso
 
 
 def _parts(items: Sequence[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Items sorted by length, cut so that their padded tokens stay within one forward pass."""
+    """Sort items by length and cut them so that the padded tokens of a part fit one forward pass."""
     part: list[Any] = []
     for item in sorted(items, key=size):
         if part and size(item) * (len(part) + 1) > AT_ONCE:

@@ -1,4 +1,4 @@
-"""From logits to the next token: guidance, blocked condition markers, temperature, nucleus; all of it row by row."""
+"""From logits to the next token, row by row: guidance, blocked condition markers, temperature, nucleus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def guided(logits: Tensor, against: Tensor, strength: Tensor) -> Tensor:
 
 
 class Cuts(NamedTuple):
-    """What each row leaves out of its distribution, [N] each; applied in this order, as transformers does."""
+    """What each row excludes from its distribution, [N] each; applied in this order, as in transformers."""
 
     top_k: Tensor  # all but the k most likely tokens and their ties (0: nothing)
     top_p: Tensor  # beyond the smallest set whose probability reaches it (1: nothing)
@@ -30,7 +30,7 @@ class Cuts(NamedTuple):
 def choose(logits: Tensor, temperature: Tensor, cuts: Cuts, points: Tensor) -> Tensor:
     """Draw one token a row by inverting its distribution at `points` in [0, 1): [N, V], [N], [N] each, [N] -> [N].
 
-    A row's token depends on nothing but that row, so the batch that it stands in is no matter. Temperature 0 is greedy.
+    A row's token depends on that row alone, so it does not matter which batch it is in. Temperature 0 is greedy.
     """
     best = logits.argmax(-1)
     if not temperature.any():
@@ -40,13 +40,13 @@ def choose(logits: Tensor, temperature: Tensor, cuts: Cuts, points: Tensor) -> T
     p = (above / temperature.where(temperature > 0, 1.0).clamp(min=1e-30)[:, None].to(logits)).softmax(-1)
     p = _cut(p, cuts)
     # In float64: the float32 sum of a large vocabulary would be off by more than rare tokens are likely.
-    heap = p.cumsum(-1, dtype=torch.float64)
-    drawn = torch.searchsorted(heap, points.double()[:, None] * heap[:, -1:], right=True).squeeze(-1)
+    total = p.cumsum(-1, dtype=torch.float64)
+    drawn = torch.searchsorted(total, points.double()[:, None] * total[:, -1:], right=True).squeeze(-1)
     return best.where(temperature == 0, drawn.clamp(max=logits.shape[-1] - 1))
 
 
 def _cut(p: Tensor, cuts: Cuts) -> Tensor:
-    """[N, V] with the probability of what is left out at 0; rows do not sum to 1 then."""
+    """Set the probability of excluded tokens to 0: [N, V] -> [N, V]; rows then no longer sum to 1."""
     top_k, top_p, min_p = cuts
     if (top_k > 0).any():
         size = p.shape[-1]
@@ -54,8 +54,8 @@ def _cut(p: Tensor, cuts: Cuts) -> Tensor:
         p = p.masked_fill(p < p.sort(-1, descending=True).values.gather(-1, last[:, None]), 0.0)
     if (top_p < 1).any():  # Holtzman et al. 1904.09751
         ordered, at = p.sort(-1, descending=True)
-        heap = ordered.cumsum(-1, dtype=torch.float64)
-        kept = ordered.masked_fill(heap - ordered >= top_p.double()[:, None] * heap[:, -1:], 0.0)
+        total = ordered.cumsum(-1, dtype=torch.float64)
+        kept = ordered.masked_fill(total - ordered >= top_p.double()[:, None] * total[:, -1:], 0.0)
         p = torch.zeros_like(p).scatter(-1, at, kept)
     if (min_p > 0).any():  # Nguyen et al. 2407.01082
         p = p.masked_fill(p < min_p.to(p)[:, None] * p.amax(-1, keepdim=True), 0.0)
@@ -63,7 +63,7 @@ def _cut(p: Tensor, cuts: Cuts) -> Tensor:
 
 
 class Markers:
-    """Rules out every token that would complete a condition marker, however its text is cut into tokens."""
+    """Blocks every token that would complete a condition marker, however its text is cut into tokens."""
 
     def __init__(self, markers: Sequence[str], pieces: Sequence[str]) -> None:
         """`pieces`: the text of every token."""
@@ -73,11 +73,11 @@ class Markers:
         self._starting: dict[str, Tensor] = {}
 
     def tail(self, before: str, token: int) -> str:
-        """As much of the text as a marker can have begun in, after one more token."""
+        """Append a token's text and keep the end, as long as an unfinished marker can be."""
         return (before + self.pieces[token])[-self.window :] if self.window else ""
 
     def block(self, logits: Tensor, tails: Sequence[str]) -> Tensor:
-        """[N, V] with the ruled-out tokens of each row at -inf, in place; `tails` [N] is the text drawn so far."""
+        """Set the blocked tokens of each row to -inf, in place: [N, V]; `tails` [N]: the end of the text so far."""
         if self.window:
             logits.index_fill_(-1, self.whole.to(logits.device), -torch.inf)
         for i, text in enumerate(tails):
@@ -88,8 +88,8 @@ class Markers:
         return logits
 
     def _completing(self, text: str) -> Tensor:
-        """Tokens whose text starts with this one."""
+        """Token ids whose text starts with this one: [n]."""
         if text not in self._starting:
-            found = [i for i, piece in enumerate(self.pieces) if piece.startswith(text)]
-            self._starting[text] = torch.tensor(found, dtype=torch.long)
+            ids = [i for i, piece in enumerate(self.pieces) if piece.startswith(text)]
+            self._starting[text] = torch.tensor(ids, dtype=torch.long)
         return self._starting[text]

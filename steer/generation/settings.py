@@ -1,23 +1,75 @@
-"""How responses are generated: what a caller may choose, with defaults and help."""
+"""What a caller may choose about generation, with defaults, bounds and help."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import option
+from steer.settings import DTYPE, DTYPES, SEED, TRUST_REMOTE_CODE, option
+
+ENGINE, PROMPTS, SAMPLING, TARGETS = "Engine", "Prompts", "Sampling", "Targets and selection"  # panels of --help
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How tokens are drawn. By default nothing biases what is sampled: top_k, min_p and guidance are off."""
 
-    temperature: float = option(1.0, "0 is greedy.", least=0)
-    top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1)
-    top_k: int = option(0, "Draw from so many of the likeliest tokens (0: all).", least=0)
-    min_p: float = option(0.0, "Leave out tokens less likely than so large a part of the likeliest.", least=0, most=1)
-    max_new_tokens: int = option(256, "Longest response.", least=1)
-    guidance: float = option(
-        1.0, "S in log p(none) + S (log p(target) - log p(none)); 1 is no guidance, 2 about doubles the pull.", least=0
+    temperature: float = option(1.0, "0 is greedy.", least=0, panel=SAMPLING)
+    top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1, panel=SAMPLING)
+    top_k: int = option(0, "Draw from this many of the likeliest tokens (0: all).", least=0, panel=SAMPLING)
+    min_p: float = option(
+        0.0, "Exclude tokens less likely than this fraction of the likeliest.", least=0, most=1, panel=SAMPLING
     )
-    batch_size: int = option(64, "Sequences in one batch (with --guidance a response takes two).", least=1)
-    seed: int = option(0, "Everything random follows from it.", least=0)
+    max_new_tokens: int = option(256, "Longest response.", least=1, panel=SAMPLING)
+    guidance: float = option(
+        1.0,
+        "S in log p(none) + S (log p(target) - log p(none)); 1 is no guidance, 2 about doubles the pull.",
+        least=0,
+        panel=SAMPLING,
+    )
+    batch_size: int = option(
+        64, "Sequences in one batch (with --guidance a response takes two).", least=1, panel=SAMPLING
+    )
+    seed: int = option(0, SEED, least=0, panel=SAMPLING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(Sampling):
+    """How prompts are answered: at which targets, how often, by which engine, and which responses are kept."""
+
+    target: tuple[str, ...] = option(
+        (),
+        "`helpful=5 verbosity=low`, `warmth=2..4`, `helpful>=4`, `best` or `none`; repeat for several side by side. "
+        "Default: best, without attributes that have no better end.",
+        panel=TARGETS,
+    )
+    allow_unsupported: bool = option(False, "Allow targets that the data does not support.", panel=TARGETS)
+    against: str = option("none", "What --guidance moves away from: `none`, `opposite`, or a target.", panel=SAMPLING)
+    n: int = option(1, "Responses per prompt and target.", least=1, panel=TARGETS)
+    best_of: int = option(1, "Draw this many for each of them and keep one.", least=1, panel=TARGETS)
+    rerank: str = option(
+        "reward",
+        "With --best-of: keep the one with the highest reward, or the one nearest to its target.",
+        choices=("reward", "target"),
+        panel=TARGETS,
+    )
+    scorer: str = option("", "With --best-of and --score: scores the responses, as in `steer label`.", panel=TARGETS)
+    score: bool = option(
+        False, "Show what each response obtained beside its target; rows are labelled with it.", panel=TARGETS
+    )
+    engine: str = option(
+        "hf", "Draw with transformers, or with vLLM where it is installed.", choices=("hf", "vllm"), panel=ENGINE
+    )
+    server: str = option(
+        "",
+        "Draw from an OpenAI-compatible server that has the policy, by its address (`http://.../v1`), instead of "
+        "loading the weights.",
+        panel=ENGINE,
+    )
+    server_model: str = option("", "What --server calls the policy; default: its only model.", panel=ENGINE)
+    dtype: str = option("auto", DTYPE, choices=DTYPES, panel=ENGINE)
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=ENGINE)
+    split: str = option("", "Take only prompts of this split from rows.", choices=("", "train", "test"), panel=PROMPTS)
+    held_out: float = option(
+        0.1, "Share of prompts in the test split, where the rows have no split.", least=0, most=1, panel=PROMPTS
+    )
+    limit: int = option(0, "Use only this many prompts of rows, the first ones (0: all).", least=0, panel=PROMPTS)

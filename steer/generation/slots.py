@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from steer.generation.prefill import Prefix
 
-SPARE = 64  # columns more than are needed when the buffer is made anew
+SPARE = 64  # spare columns of a new buffer
 
 
 @dataclass
@@ -32,19 +32,19 @@ class Columns(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the new column [n, H, 1, D]; everything from the first column in use."""
+        """Write the new column [n, H, 1, D]; return all columns in use, with the new one."""
         w = self.window
         self.keys[: w.rows, :, w.end : w.end + 1] = key_states
         self.values[: w.rows, :, w.end : w.end + 1] = value_states
         return self.keys[: w.rows, :, w.begin : w.end + 1], self.values[: w.rows, :, w.begin : w.end + 1]
 
     def get_seq_length(self) -> int:
-        """Columns in use before the new one."""
+        """Count the columns in use before the new one."""
         return self.window.end - self.window.begin
 
 
 class Slots:
-    """The buffers of all layers and where each row begins in them."""
+    """The buffers of all layers, and the column in which each row begins."""
 
     def __init__(self) -> None:
         self.window = Window()
@@ -55,7 +55,7 @@ class Slots:
         return len(self.starts)
 
     def add(self, prefixes: list[Prefix]) -> list[int]:
-        """Copy prefixes into rows of their own; their numbers."""
+        """Copy prefixes into new rows and return their numbers."""
         self._fit(max(p.tokens for p in prefixes), prefixes)
         w, first = self.window, len(self)
         for prefix in prefixes:
@@ -67,7 +67,7 @@ class Slots:
         return list(range(first, len(self)))
 
     def remove(self, row: int) -> int:
-        """Free a row: the last one moves into its place; the number that this one had."""
+        """Free a row by moving the last one into its place; return the number that the last one had."""
         last = len(self) - 1
         if row != last:
             for layer in self.layers:
@@ -78,7 +78,7 @@ class Slots:
         return last
 
     def forward(self, model: Any, tokens: list[int]) -> Tensor:
-        """Read one more token in every row: logits [N, V]."""
+        """Feed one more token to every row: logits [N, V]."""
         self._fit(0, [])
         w = self.window
         w.begin = min(self.starts)
@@ -95,7 +95,7 @@ class Slots:
         return logits
 
     def _fit(self, width: int, more: list[Prefix]) -> None:
-        """Make room for one column behind `width` or more, and for more rows; what is in use moves where it must."""
+        """Grow the buffers for one column after `width` or more, and for more rows; move what is in use if needed."""
         w = self.window
         rows, columns = self.layers[0].keys.shape[::2] if self.layers else (0, 0)
         if len(self) and width <= w.end < columns and len(self) + len(more) <= rows:
@@ -103,10 +103,10 @@ class Slots:
         begin = min(self.starts, default=w.end)
         used = w.end - begin
         end = max(width, used)
-        like = [(x.keys[0], x.values[0]) for x in self.layers] or more[0].layers
+        shapes = [(x.keys[0], x.values[0]) for x in self.layers] or more[0].layers
         size = (max(rows, len(self) + len(more)), end + max(SPARE, end // 2))
         fresh = []
-        for i, pair in enumerate(like):
+        for i, pair in enumerate(shapes):
             keys, values = (x.new_zeros(size[0], x.shape[0], size[1], x.shape[2]) for x in pair)
             for new, old in ((keys, "keys"), (values, "values")) if len(self) else ():
                 new[: w.rows, :, end - used : end] = getattr(self.layers[i], old)[: w.rows, :, begin : w.end]

@@ -1,6 +1,6 @@
-"""vLLM as the engine of `steer generate`: it reads the same tokens as `hf` does, so targets need no chat template.
+"""vLLM as an engine: it reads the same tokens as `hf` does, so targets need no chat template.
 
-Whole weights (a plain model, `--adapter none`, `steer export`) are served as they are, a LoRA on top of its base.
+Full weights (a plain model, `--adapter none`, `steer export`) are loaded as they are, a LoRA on top of its base.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from steer.models.card import FULL, MERGED, Card
 from steer.models.lora import adapter_rank
 from steer.models.policy import end_tokens, load_policy
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can allocate
 
 
 class Vllm:
-    """A policy in vLLM; `policy` is the same without weights, for its tokenizer and schema."""
+    """A policy loaded in vLLM; `policy` is the same one without weights, for its tokenizer and schema."""
 
     def __init__(self, name: str, dtype: str, *, trust_remote_code: bool = False) -> None:
-        weights, lora = _where(name)
+        weights, lora = _paths(name)
         self.policy = load_policy(name, dtype=dtype, trust_remote_code=trust_remote_code, device="meta")
         self.lora: Any = None
         card = self.policy.card
-        commit = card.base_revision if card and lora else self.policy.revision  # that of the weights, not the newest
+        commit = card.base_revision if card and lora else self.policy.revision
         room: dict[str, Any] = {"revision": commit, "tokenizer_revision": commit} if commit else {}
         vllm = _imported()
         if lora:
@@ -43,7 +43,7 @@ class Vllm:
             raise SteerError(f"--engine vllm: {name}: {' '.join(str(error).split())[:300]}") from None
 
     def draw(self, requests: Sequence[EncodedRequest]) -> list[list[int]]:
-        """New tokens of each response with the end token, in order."""
+        """Draw the new tokens of each response, with the end token, in order."""
         card = self.policy.card
         names = markers(card.attributes, card.template) if card and card.attributes else []
         ends = sorted(end_tokens(self.policy))
@@ -70,7 +70,7 @@ def _imported() -> Any:
     try:
         import vllm
         import vllm.lora.request
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: libraries that do not fit one another
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: libraries of versions that do not fit
         raise SteerError(
             f"--engine vllm: vLLM is not installed here or does not start ({str(error).splitlines()[0]}). "
             'Run "pip install vllm" in an environment of its own, or use --engine hf.'
@@ -78,8 +78,8 @@ def _imported() -> Any:
     return vllm
 
 
-def _where(name: str) -> tuple[str, str]:
-    """Where the whole weights lie, and the folder of the LoRA on top of them, where there is one."""
+def _paths(name: str) -> tuple[str, str]:
+    """Return the path or name of the full weights, and the folder of the LoRA on top of them or ""."""
     folder = Path(name)
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
     if card is None or card.adapter == MERGED:
@@ -92,4 +92,4 @@ def _where(name: str) -> tuple[str, str]:
             f"--engine vllm: {name}: has {why}, which vLLM cannot put an adapter on. "
             f'Merge it first: "steer export {name} MERGED", then give MERGED.'
         )
-    return _where(card.base)[0], name
+    return _paths(card.base)[0], name

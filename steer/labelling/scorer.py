@@ -91,9 +91,10 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
 
 
 def load_scorer(spec: str | Scorer | Any) -> Scorer:
-    """Load a scorer: a folder of "steer fit", or one of the words that the error at the end names.
+    """Load what `spec` names: a folder of "steer fit", `countable:words`, `judge:FILE`, `MODULE:CLASS`, ... or "human".
 
     Also takes a scorer as it is, a function of a row, and an object with `attributes` and `score(rows) -> [n, A]`.
+    SteerError if there is no such scorer, naming all kinds, or if its files changed after the fit.
     """
     if isinstance(spec, Scorer):
         return spec

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
@@ -21,6 +21,10 @@ from steer.models.tokenization import plain_ids
 from steer.progress import quiet
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, is_run, read_done
+
+if TYPE_CHECKING:
+    from steer.generation.generate import Prompts
+    from steer.rows import Row
 
 PROBE = "Certainly."  # an answer that no chat template writes by itself
 
@@ -95,6 +99,28 @@ class Policy:
             if target and not allow_unsupported:
                 card.schema.check(target)
         return parsed
+
+    @overload
+    def generate(self, prompts: str, *, target: str = ..., **settings: Any) -> str: ...
+    @overload
+    def generate(
+        self, prompts: Prompts, *, target: str | Sequence[str] = ..., n: int = ..., **settings: Any
+    ) -> list[Row]: ...
+
+    def generate(
+        self, prompts: Prompts, *, target: str | Sequence[str] = (), n: int = 1, **settings: Any
+    ) -> str | list[Row]:
+        """Answer prompts at targets: the text for one prompt at one target, else rows as `steer.generate` gives them.
+
+        `prompts`: a text, or a list of texts, conversations or rows. `target`: such as "helpful=5 verbosity=low", or
+        several; none asks for the best. `n`: responses to each. `settings`: as `steer.generate` takes them. SteerError
+        for an unknown setting, or a target that the policy's data does not support.
+        """
+        from steer.generation.generate import generate
+
+        rows = generate(self, prompts, targets=target, n=n, **settings)
+        one = isinstance(prompts, str) and (isinstance(target, str) or not target) and n == 1
+        return str(rows[0]["response"]) if one else rows
 
     def against(self, text: str, aim: Target) -> Target:
         """Return the target that guidance moves away from: `none`, `opposite`, or one as users write it."""

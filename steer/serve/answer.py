@@ -1,4 +1,4 @@
-"""From a checked request to responses: prompts x targets x n as one draw, told whole or as events."""
+"""From a checked request to responses: prompts x targets x n, answered whole or as a stream of events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from steer.conditioning.targets import Target
-from steer.config import ServeConfig
 from steer.errors import SteerError
 from steer.generation.prefill import Ids
 from steer.generation.requests import EncodedRequest, condition_text, seed_of
@@ -28,16 +27,17 @@ from steer.models.tokenization import plain_ids
 from steer.rows.schema import Schema
 from steer.serve.engine import DecoderThread, Stream
 from steer.serve.logprobs import Place, Places, of_chat, of_completions
+from steer.serve.settings import ServeSettings
 from steer.serve.wire import MOST, ApiError, GenerationRequest, asked, of_steer
 
 
 @dataclass
 class Service:
-    """What the endpoints share."""
+    """The state that all endpoints share."""
 
     policy: Policy
     engine: DecoderThread
-    config: ServeConfig
+    settings: ServeSettings
     name: str
     scorer: Scorer | None = None
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by path and status
@@ -46,37 +46,37 @@ class Service:
 
     @property
     def schema(self) -> Schema | None:
-        """Of the policy, where it was conditioned."""
+        """Return the policy's schema, or None if it is unconditioned."""
         card = self.policy.card
         return card.schema if card and card.attributes else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The attributes that can be asked for."""
+        """The attributes that a target can name."""
         return self.policy.card.attributes if self.policy.card else ()
 
     @cached_property
     def aim(self) -> Callable[[str | None, bool], Target]:
-        """A target as users write it (None: nothing is asked for) -> levels; remembered, for clients repeat them."""
+        """Parse a target as users write it (None: no target) into levels; cached, because clients repeat targets."""
         return lru_cache(1024)(lambda text, allow: self.policy.targets([] if text is None else [text], allow)[0])
 
     def shown(self, target: Target) -> dict[str, str]:
-        """A target as users write it."""
+        """Show a target as users write it."""
         return {n: self.schema[n].show(level) for n, level in target.items()} if self.schema else {}
 
 
 @dataclass
 class Choices:
-    """What one request asks for: several responses, each to a prompt at a target."""
+    """The responses that one request asks for, each to a prompt at a target."""
 
-    asks: list[EncodedRequest]
+    requests: list[EncodedRequest]
     targets: list[dict[str, str]]
     prompt_tokens: int
     stops: list[str]
 
 
-def choices(service: Service, request: GenerationRequest, prompts: Sequence[Ids], most: int | None) -> Choices:
-    """Prompts x targets x n, checked against names, support and room."""
+def expanded(service: Service, request: GenerationRequest, prompts: Sequence[Ids], most: int | None) -> Choices:
+    """Expand a request into prompts x targets x n; ApiError for an unknown name, no support or too little room."""
     name, named = asked(request, service.names)
     texts: Sequence[str | None] = named or [None]
     if name != service.name:
@@ -95,36 +95,36 @@ def choices(service: Service, request: GenerationRequest, prompts: Sequence[Ids]
         raise of_steer(error, "targets") from None
     likeliest = request.likeliest()
     if likeliest is not None:
-        _ = service.policy.pieces  # made once, which takes a while
+        _ = service.policy.pieces  # computed once, which takes a while
     seed = secrets.randbits(31) if request.seed is None else request.seed
     temperature = 1.0 if request.temperature is None else request.temperature
     conditions = [_condition(service, aim) for aim in aims]
     others = [_condition(service, aim) for aim in away]
-    asks: list[EncodedRequest] = []
-    told = []
+    requests: list[EncodedRequest] = []
+    shown = []
     for prompt in prompts:
         for aim, condition, other in zip(aims, conditions, others):
             guided = guidance != 1 and other != condition
-            behind = max(len(condition), len(other) if guided else 0)
-            room = _room(service, len(prompt) + behind, most)
+            longest = max(len(condition), len(other) if guided else 0)
+            room = _room(service, len(prompt) + longest, most)
             for _ in range(n):
-                asks.append(
+                requests.append(
                     EncodedRequest(
                         prompt,
                         condition,
-                        other if guided else None,
-                        guidance,
-                        temperature,
-                        request.top_p or 1.0,
-                        room,
-                        seed_of(seed, len(asks)),
-                        max(request.top_k or 0, 0),  # vLLM writes -1 where OpenAI's clients write nothing
-                        request.min_p or 0.0,
-                        likeliest,
+                        against=other if guided else None,
+                        guidance=guidance,
+                        temperature=temperature,
+                        top_p=request.top_p or 1.0,
+                        max_new_tokens=room,
+                        seed=seed_of(seed, len(requests)),
+                        top_k=max(request.top_k or 0, 0),  # vLLM's clients write -1 where OpenAI's write nothing
+                        min_p=request.min_p or 0.0,
+                        likeliest=likeliest,
                     )
                 )
-                told.append(service.shown(aim))
-    return Choices(asks, told, sum(map(len, prompts)), request.stops())
+                shown.append(service.shown(aim))
+    return Choices(requests, shown, sum(map(len, prompts)), request.stops())
 
 
 def _condition(service: Service, target: Target) -> Ids:
@@ -133,8 +133,8 @@ def _condition(service: Service, target: Target) -> Ids:
 
 
 def _room(service: Service, prefix: int, most: int | None) -> int:
-    """New tokens behind a prompt; a request that asks for more than fits is refused."""
-    wanted = service.config.max_new_tokens if most is None else most
+    """How many new tokens may follow a prefix; ApiError if the request asks for more than fits."""
+    wanted = service.settings.max_new_tokens if most is None else most
     longest = service.policy.longest
     if longest is None or prefix + (most or 1) <= longest:
         return wanted if longest is None else min(wanted, longest - prefix)
@@ -151,18 +151,18 @@ def _room(service: Service, prefix: int, most: int | None) -> int:
 class Answer:
     """The responses of a request as they grow, in OpenAI's shapes."""
 
-    def __init__(self, service: Service, found: Choices, *, chat: bool) -> None:
-        self.service, self.found, self.chat = service, found, chat
+    def __init__(self, service: Service, choices: Choices, *, chat: bool) -> None:
+        self.service, self.choices, self.chat = service, choices, chat
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.tokens = int(time.time()), 0
-        self.texts = [Text(service.policy.tokenizer, found.stops) for _ in found.asks]
-        self.places = [Places() for _ in found.asks]
+        self.texts = [Text(service.policy.tokenizer, choices.stops) for _ in choices.requests]
+        self.places = [Places() for _ in choices.requests]
         self.stream: Stream | None = None
 
     async def parts(self) -> AsyncIterator[tuple[int, str, str, list[Place]]]:
-        """Index, new text, with the last part of a choice why it ended, and the log-probabilities of the new text."""
-        self.stream = self.service.engine.draw(self.found.asks)
-        async for piece in self.stream.pieces(self.service.config.timeout):
+        """Yield index, new text, why the choice ended (empty if it goes on), and the new text's log-probabilities."""
+        self.stream = self.service.engine.draw(self.choices.requests)
+        async for piece in self.stream.pieces(self.service.settings.timeout):
             self.tokens += 1
             text = self.texts[piece.choice]
             new = "" if piece.ended == "stop" else text.push(piece.token)
@@ -176,26 +176,26 @@ class Answer:
                     self.stream.free({piece.choice})
                 ended = "stop"
             if new or ended:
-                yield piece.choice, new, ended, places.told(text, ended=bool(ended))
+                yield piece.choice, new, ended, places.ready(text, ended=bool(ended))
 
     def _logprobs(self, places: Sequence[Place]) -> dict[str, Any] | None:
-        """In the shape of the endpoint; None where nobody asked for them."""
-        if not self.found.asks or self.found.asks[0].likeliest is None:
+        """Log-probabilities in the shape of the endpoint; None if the request did not ask for them."""
+        if not self.choices.requests or self.choices.requests[0].likeliest is None:
             return None
         return (of_chat if self.chat else of_completions)(places, self.service.policy)
 
     @property
     def usage(self) -> dict[str, int]:
-        """Tokens read and drawn."""
-        read = self.found.prompt_tokens
+        """Count the tokens read and drawn."""
+        read = self.choices.prompt_tokens
         return {"prompt_tokens": read, "completion_tokens": self.tokens, "total_tokens": read + self.tokens}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.service.name}
 
     async def whole(self) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        texts = [""] * len(self.found.asks)
+        """Wait for all responses and return the body of an answer that is not streamed."""
+        texts = [""] * len(self.choices.requests)
         reasons = [""] * len(texts)
         places: list[list[Place]] = [[] for _ in texts]
         async for index, new, ended, more in self.parts():
@@ -203,28 +203,28 @@ class Answer:
             texts[index] += new
             reasons[index] = ended or reasons[index]
         out = []
-        for i, (text, reason, target) in enumerate(zip(texts, reasons, self.found.targets)):
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+        for i, (text, reason, target) in enumerate(zip(texts, reasons, self.choices.targets)):
+            body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
             logprobs = self._logprobs(places[i])
-            out.append({"index": i, **said, "finish_reason": reason, "logprobs": logprobs, "target": target})
+            out.append({"index": i, **body, "finish_reason": reason, "logprobs": logprobs, "target": target})
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": out, "usage": self.usage}
 
     async def events(self, usage: bool) -> AsyncIterator[str]:
-        """Server-sent events; an error after the first of them comes as one too."""
+        """Yield server-sent events; an error after the first of them is an event too."""
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
 
         def chunk(index: int, new: str, ended: str, places: Sequence[Place] = (), **more: Any) -> str:
-            said: dict[str, Any] = {"delta": {**more, "content": new} if new or more else {}}
-            said = said if self.chat else {"text": new}
+            delta: dict[str, Any] = {**more, "content": new} if new or more else {}
+            body = {"delta": delta} if self.chat else {"text": new}
             logprobs = self._logprobs(places) if places else None
-            choice = {"index": index, **said, "finish_reason": ended or None, "logprobs": logprobs}
-            choice["target"] = self.found.targets[index]
+            choice = {"index": index, **body, "finish_reason": ended or None, "logprobs": logprobs}
+            choice["target"] = self.choices.targets[index]
             return _event({**head, "choices": [choice]})
 
         try:
             if self.chat:
-                for index in range(len(self.found.asks)):
+                for index in range(len(self.choices.requests)):
                     yield chunk(index, "", "", role="assistant")
             async for index, new, ended, places in self.parts():
                 yield chunk(index, new, ended, places)
@@ -244,17 +244,19 @@ def _event(value: Mapping[str, Any]) -> str:
 
 def _failed(error: Exception, service: Service) -> ApiError:
     if isinstance(error, TimeoutError):
-        return ApiError(408, f"the request took longer than {service.config.timeout:g} seconds.", code="timeout")
+        return ApiError(408, f"the request took longer than {service.settings.timeout:g} seconds.", code="timeout")
     return ApiError(500, str(error), code="engine")
 
 
-async def answered(service: Service, request: GenerationRequest, found: Choices, http: Http, *, chat: bool) -> Response:
-    """Stream, or wait for all of it; a client that goes away frees its rows. Refused where the queue is full."""
+async def answered(
+    service: Service, request: GenerationRequest, choices: Choices, http: Http, *, chat: bool
+) -> Response:
+    """Answer as a stream or whole; a client that disconnects frees its rows. ApiError if the queue is full."""
     if not service.engine.alive:
         raise ApiError(503, "the engine has stopped. Start the server again.", code="engine")
-    if service.engine.waiting + len(found.asks) > service.config.max_waiting:
+    if service.engine.waiting + len(choices.requests) > service.settings.max_waiting:
         raise ApiError(429, "too many requests are waiting. Try again later.", code="queue_full")
-    answer = Answer(service, found, chat=chat)
+    answer = Answer(service, choices, chat=chat)
     if request.stream:
         usage = bool(request.stream_options and request.stream_options.include_usage)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -264,7 +266,7 @@ async def answered(service: Service, request: GenerationRequest, found: Choices,
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client has disconnected
         return JSONResponse(work.result())
     except (TimeoutError, SteerError) as error:
         raise _failed(error, service) from None

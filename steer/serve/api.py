@@ -1,8 +1,13 @@
-"""The HTTP side of a served policy: OpenAI's endpoints with targets, the schema, scores, health and metrics."""
+"""The HTTP endpoints of a served policy: OpenAI's with targets, the schema, scores, health and metrics."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections import Counter
+from collections.abc import Set
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -15,23 +20,24 @@ from starlette.exceptions import HTTPException
 
 from steer.conditioning.turns import UnprintedError
 from steer.models.tokenization import plain_ids, prompt_text, text_ids
-from steer.serve.answer import Choices, Service, answered, choices
+from steer.serve.answer import Choices, Service, answered, expanded
+from steer.serve.gate import Gate
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
 
 
 def described(service: Service) -> dict[str, Any]:
-    """The schema with its support, for clients that draw sliders: cells are [levels of every attribute, rows]."""
+    """Describe the schema and its support for clients that draw sliders; cells are [levels of all attributes, rows]."""
     schema, names = service.schema, service.names
     scorer = service.scorer.id if service.scorer else None
-    known: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "model": service.name,
         "positions": service.policy.longest,
-        "max_new_tokens": service.config.max_new_tokens,
+        "max_new_tokens": service.settings.max_new_tokens,
         "scorer": scorer,
         "attributes": [],
     }
     if schema is None:
-        return {**known, "minimum": 0, "cells": [], "best": {}}
+        return {**summary, "minimum": 0, "cells": [], "best": {}}
     at = [schema.names.index(n) for n in names]
     cells: Counter[tuple[int, ...]] = Counter()
     for cell, rows in schema.cells.items():
@@ -49,7 +55,7 @@ def described(service: Service) -> dict[str, Any]:
     ]
     best = service.shown(schema.best(names)) if schema.supported(names) else {}
     return {
-        **known,
+        **summary,
         "attributes": attributes,
         "minimum": schema.minimum,
         "cells": [[list(c), n] for c, n in sorted(cells.items())],
@@ -58,7 +64,7 @@ def described(service: Service) -> dict[str, Any]:
 
 
 def scored(service: Service, request: ScoreRequest) -> list[dict[str, Any]]:
-    """Scores of responses, as levels and as positions on the levels' scale."""
+    """Score responses: raw scores, levels, and positions on the levels' scale."""
     if service.scorer is None:
         raise ApiError(404, "no scorer is loaded. Start the server with --scorer.", code="no_scorer")
     if request.messages is not None:
@@ -81,7 +87,7 @@ def scored(service: Service, request: ScoreRequest) -> list[dict[str, Any]]:
 
 
 def metrics(service: Service) -> str:
-    """Prometheus' text format."""
+    """Report counters in Prometheus' text format."""
     e = service.engine
     kinds = {
         "steer_tokens_total": ("counter", "Tokens drawn.", e.tokens),
@@ -113,7 +119,7 @@ def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
     except UnprintedError as error:
         raise ApiError(400, f"{error}.", param="messages") from None
     prompt = tuple(plain_ids([text], service.policy.tokenizer)[0])
-    return request, choices(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
+    return request, expanded(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
 
 
 def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choices]:
@@ -123,24 +129,48 @@ def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choic
     prompts = [tuple(text_ids([each], tokenizer)[0] if isinstance(each, str) else each) for each in asked]
     if not all(prompts):
         raise ApiError(400, "a prompt has no token that the model knows.", param="prompt")
-    return request, choices(service, request, prompts, request.max_tokens)
+    return request, expanded(service, request, prompts, request.max_tokens)
+
+
+def application(service: Service, key: str = "", hosts: Set[str] = frozenset()) -> Gate:
+    """The endpoints and the page behind their gate.
+
+    `key`: what clients must send (empty: nothing); `hosts`: names that requests may call the server by (empty: any).
+    """
+    page = files("steer.serve").joinpath("page.html").read_text(encoding="utf-8")
+    return Gate(
+        create(service, page, page_policy(page)), key=key, most=service.settings.max_body, hosts=hosts, counts=service
+    )
+
+
+def page_policy(page: str) -> str:
+    """Content security policy of the page: its own script and style, its own server, nothing else."""
+
+    def hashes(tag: str) -> str:
+        contents = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(x.encode()).digest()).decode()}'" for x in contents)
+
+    return (
+        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 def create(service: Service, page: str, policy_header: str) -> FastAPI:
-    """The application; `policy_header` is the page's content security policy."""
+    """Build the endpoints; `policy_header` is the page's content security policy."""
     app = FastAPI(title="steer", docs_url=None, redoc_url=None)
     _errors(app)
 
     # A request takes up to seconds to check and tokenise: in a thread, so that the streams of others go on.
     @app.post("/v1/chat/completions")
     async def chat(http: Http) -> Response:
-        request, found = await run_in_threadpool(_of_chat, service, await http.body())
-        return await answered(service, request, found, http, chat=True)
+        request, choices = await run_in_threadpool(_of_chat, service, await http.body())
+        return await answered(service, request, choices, http, chat=True)
 
     @app.post("/v1/completions")
     async def complete(http: Http) -> Response:
-        request, found = await run_in_threadpool(_of_prompts, service, await http.body())
-        return await answered(service, request, found, http, chat=False)
+        request, choices = await run_in_threadpool(_of_prompts, service, await http.body())
+        return await answered(service, request, choices, http, chat=False)
 
     @app.post("/v1/steer/score")
     async def score(http: Http) -> dict[str, Any]:
@@ -156,7 +186,7 @@ def create(service: Service, page: str, policy_header: str) -> FastAPI:
 
 
 def _facts(app: FastAPI, service: Service) -> None:
-    """What can be asked about the model and the server."""
+    """Add the endpoints about the model and the server."""
 
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
@@ -186,7 +216,7 @@ def _facts(app: FastAPI, service: Service) -> None:
 
 
 def _errors(app: FastAPI) -> None:
-    """Every error in OpenAI's shape."""
+    """Answer every error in OpenAI's shape."""
 
     @app.exception_handler(ApiError)
     async def ours(_: Http, error: ApiError) -> Response:
@@ -198,5 +228,5 @@ def _errors(app: FastAPI) -> None:
 
     @app.exception_handler(500)
     async def broken(_: Http, error: Exception) -> Response:
-        what = f"the server failed ({type(error).__name__}), which its log tells more of."
-        return JSONResponse(ApiError(500, what, code="internal").body, 500)
+        message = f"the server failed ({type(error).__name__}). Its log has the details."
+        return JSONResponse(ApiError(500, message, code="internal").body, 500)

@@ -1,18 +1,13 @@
-"""`steer serve`: a policy behind OpenAI's API, drawn in one running batch, and the page with the sliders."""
+"""`steer serve`: a policy as an OpenAI-compatible API, drawn in one running batch, and the page with the sliders."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import ipaddress
 import os
-import re
 import signal
 import socket
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -24,16 +19,17 @@ from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.settings import check
 
-GRACE = 10  # seconds that running requests have when the server is told to stop
+GRACE = 10  # seconds that running requests have when the server stops
 
 
 def serve_command(config: ServeConfig) -> str:
-    """Serve until told to stop; the last line says what was done."""
+    """Serve until interrupted; return the summary line."""
     check(config)
     try:
         import uvicorn
 
         from steer.serve.answer import Service
+        from steer.serve.api import application
         from steer.serve.engine import DecoderThread
     except ImportError as error:
         raise SteerError(f'serving needs more packages ({error.name}). Run: pip install "steer-lm[serve]"') from None
@@ -42,22 +38,23 @@ def serve_command(config: ServeConfig) -> str:
         raise SteerError(f"--host {config.host}: others could use the model. Give --api-key or set STEER_API_KEY.")
     name = config.name or Path(config.policy).resolve().name
     if "@" in name:
-        raise SteerError(f"--name {name}: what stands behind an '@' is a target. Choose another name.")
+        raise SteerError(f"--name {name}: what follows an '@' is a target. Choose another name.")
     listening = bound(config.host, config.port)
     with listening:
         scorer = load_scorer(config.scorer) if config.scorer else None
         if scorer and scorer.model is None:
             raise SteerError(f"--scorer {config.scorer}: nobody has rated fresh responses. Use a fitted scorer.")
-        _fitting(config, scorer)
+        _check_scorer(config, scorer)
         policy = load_policy(config.policy, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         if not shareable(policy):
             raise SteerError(f"{policy.name}: keeps more than keys and values, so requests cannot share a batch.")
         policy = replace(policy, name=name)  # errors that clients read do not name folders of this machine
         engine = DecoderThread(policy, config.batch_size)
         service = Service(policy, engine, config, name, scorer)
+        hosts = {"localhost", "127.0.0.1", "::1", config.host} if _local(config.host) else set()
         quit_quietly()
         server = uvicorn.Server(
-            uvicorn.Config(application(service, key), log_level="warning", timeout_graceful_shutdown=GRACE)
+            uvicorn.Config(application(service, key, hosts), log_level="warning", timeout_graceful_shutdown=GRACE)
         )
         engine.start()
         host, port = listening.getsockname()[:2]
@@ -72,8 +69,8 @@ def serve_command(config: ServeConfig) -> str:
     return f"serve: {sum(service.requests.values())} requests answered, {engine.tokens} tokens drawn."
 
 
-def _fitting(config: ServeConfig, scorer: Scorer | None) -> None:
-    """Refuse a scorer that knows none of the attributes that can be asked for."""
+def _check_scorer(config: ServeConfig, scorer: Scorer | None) -> None:
+    """Refuse a scorer that scores none of the policy's attributes."""
     folder = Path(config.policy)
     card = Card.load(folder) if (folder / "steer.json").is_file() else None
     if card and card.attributes and scorer and not {*card.attributes} & {*scorer.attributes}:
@@ -83,38 +80,8 @@ def _fitting(config: ServeConfig, scorer: Scorer | None) -> None:
         )
 
 
-def application(service: Any, key: str) -> Any:
-    """The application behind its gate."""
-    from steer.serve.api import create
-    from steer.serve.gate import Gate
-
-    page = files("steer.serve").joinpath("page.html").read_text(encoding="utf-8")
-    config = service.config
-    hosts = {"localhost", "127.0.0.1", "::1", config.host} if _local(config.host) else set()
-    return Gate(
-        create(service, page, page_policy(page)),
-        key=key,
-        most=config.max_body,
-        hosts=hosts,
-        told=service,
-    )
-
-
-def page_policy(page: str) -> str:
-    """The content security policy of the page: its own script and style, its own server, nothing else."""
-
-    def hashes(tag: str) -> str:
-        found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(x.encode()).digest()).decode()}'" for x in found)
-
-    return (
-        f"default-src 'none'; script-src {hashes('script')}; style-src {hashes('style')}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-
-
 def quit_quietly() -> None:
-    """uvicorn raises the signal that stopped it once more when it is done; that must not kill the last line."""
+    """Ignore the signal that uvicorn raises again when it is done, so that the last line is printed."""
     signal.signal(signal.SIGTERM, lambda *_: None)
 
 
@@ -126,7 +93,7 @@ def _local(host: str) -> bool:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket; taken before the model is loaded, so that a port in use is told at once."""
+    """Open a listening socket. Called before the model is loaded, so that a port in use is reported at once."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, proto)

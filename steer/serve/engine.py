@@ -1,4 +1,4 @@
-"""A decoder in a thread of its own, fed by requests of an event loop: one running batch for all of them."""
+"""A decoder in a thread of its own: one running batch for the requests of all event loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steer.progress import quiet
 
 
 class ChoiceToken(NamedTuple):
-    """A token of a request's response `choice`; `ended` as in `TokenEvent`."""
+    """A new token of response number `choice`; `ended` as in `TokenEvent`."""
 
     choice: int
     token: int
@@ -26,7 +26,7 @@ class ChoiceToken(NamedTuple):
 
 @dataclass(eq=False)
 class Stream:
-    """A request's responses while they are drawn; the queue holds a text where the engine failed."""
+    """The responses of a request while they are drawn; a text in the queue is the message of a failure."""
 
     engine: DecoderThread
     requests: Sequence[EncodedRequest]
@@ -35,7 +35,7 @@ class Stream:
     left: set[int] = field(default_factory=set)
 
     async def pieces(self, seconds: float) -> AsyncIterator[ChoiceToken]:
-        """Tokens of all responses as they come; TimeoutError after so long. Whoever leaves the loop frees the rows."""
+        """Yield tokens of all responses as they come; TimeoutError after `seconds`. Leaving the loop frees the rows."""
         deadline = self.loop.time() + seconds
         try:
             while self.left:
@@ -58,7 +58,7 @@ class Stream:
 
 
 class DecoderThread:
-    """Requests come from the event loop, tokens go back to it; a reader that is slow holds up nobody else."""
+    """Takes requests from event loops and gives tokens back to them; a slow reader delays nobody else."""
 
     def __init__(self, policy: Policy, most: int) -> None:
         self.policy, self.most = policy, most
@@ -72,7 +72,7 @@ class DecoderThread:
         self._thread = threading.Thread(target=self._run, name="steer-engine", daemon=True)
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -84,21 +84,21 @@ class DecoderThread:
 
     @property
     def alive(self) -> bool:
-        """Whether requests will be drawn."""
+        """Whether new requests will be drawn."""
         return self._thread.is_alive() and not self._stopping
 
     @property
     def running(self) -> int:
-        """Responses in the batch."""
+        """Count the responses in the batch."""
         return len(self.decoder.running)
 
     @property
     def waiting(self) -> int:
-        """Responses that have no place in the batch yet."""
+        """Count the responses that wait for a place in the batch."""
         return len(self.decoder.waiting) + sum(len(s.requests) for s in self._new)
 
     def draw(self, requests: Sequence[EncodedRequest]) -> Stream:
-        """Queue the responses of a request of the running event loop."""
+        """Queue the responses of a request; call from the event loop that will read them."""
         stream = Stream(self, requests, asyncio.get_running_loop(), left=set(range(len(requests))))
         with self._wake:
             self._new.append(stream)
@@ -116,15 +116,15 @@ class DecoderThread:
             with quiet():
                 while self._turn():
                     pass
-        finally:  # whatever ended the thread, nobody waits for it in vain
+        finally:  # however the thread ended, every waiting request gets an error
             with self._wake:
                 lost = [*(s for s, _ in self._owners.values()), *self._new]
                 self._stopping = True
             for stream in dict.fromkeys(lost):
-                self._say(stream.loop, [(stream, "the server is stopping.")])
+                self._send(stream.loop, [(stream, "the server is stopping.")])
 
     def _turn(self) -> bool:
-        """Wait for something to do and do one step of it; false when told to stop."""
+        """Wait for work and do one step of it; false once stopped."""
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or self._new or self._gone or self.decoder.busy)
             if self._stopping:
@@ -148,10 +148,10 @@ class DecoderThread:
     def _step(self) -> None:
         try:
             events = self.decoder.step()
-        except RuntimeError as error:  # out of memory, for one: whoever waits is told, and the next ones are served
-            told: dict[int, Stream] = {id(s): s for s, _ in self._owners.values()}
-            for stream in told.values():
-                self._say(stream.loop, [(stream, f"the model failed: {error}")])
+        except RuntimeError as error:  # such as out of memory: running requests fail, later ones are served
+            failed: dict[int, Stream] = {id(s): s for s, _ in self._owners.values()}
+            for stream in failed.values():
+                self._send(stream.loop, [(stream, f"the model failed: {error}")])
             self._owners.clear()
             self.decoder = Decoder(self.policy, self.most)
             return
@@ -170,10 +170,10 @@ class DecoderThread:
             if event.ended:
                 del self._owners[event.key]
         for loop, parts in by_loop.items():
-            self._say(loop, parts)
+            self._send(loop, parts)
 
     @staticmethod
-    def _say(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, ChoiceToken | str]]) -> None:
+    def _send(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, ChoiceToken | str]]) -> None:
         def put() -> None:
             for stream, part in parts:
                 stream.queue.put_nowait(part)

@@ -1,4 +1,4 @@
-"""What every request passes before it is read: whose it is, how large it is, and how long it takes to arrive."""
+"""Checks of every request before its body is parsed: host, key, size and time to arrive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Set
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse
@@ -17,13 +17,13 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-OPEN = {"/", "/health", "/metrics", "/favicon.ico"}  # tell nothing of models or people
+OPEN = {"/", "/health", "/metrics", "/favicon.ico"}  # reveal nothing about models or people
 COUNTED = OPEN | {"/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/steer/schema", "/v1/steer/score"}
-ARRIVAL = 30.0  # seconds in which a body has to be here
-DRAINED = 64_000_000  # bytes of a body that is too large which are still read, so that its sender reads the answer
+ARRIVAL = 30.0  # seconds in which a body has to arrive
+DRAINED = 64_000_000  # bytes to read of a body that is too large, so that its sender gets to read the answer
 
 
-class Told(Protocol):
+class Counts(Protocol):
     """Where requests are counted and timed."""
 
     requests: Counter[tuple[str, int]]
@@ -31,13 +31,13 @@ class Told(Protocol):
 
 
 class Gate:
-    """ASGI middleware; `hosts` are the names under which a server for this machine only may be called (empty: any)."""
+    """ASGI middleware; `hosts`: names that requests may call a local server by (empty: any)."""
 
-    def __init__(self, app: Any, *, key: str, most: int, hosts: set[str], told: Told) -> None:
-        self.app, self.key, self.most, self.hosts, self.told = app, key, most, hosts, told
+    def __init__(self, app: Any, *, key: str, most: int, hosts: Set[str], counts: Counts) -> None:
+        self.app, self.key, self.most, self.hosts, self.counts = app, key, most, hosts, counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with its body read, or answer it here."""
+        """Read the body and pass the request on, or answer it with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -45,7 +45,7 @@ class Gate:
 
         async def counted(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self.told.requests[path, message["status"]] += 1
+                self.counts.requests[path, message["status"]] += 1
             await send(message)
 
         began = time.perf_counter()
@@ -57,7 +57,7 @@ class Gate:
             await JSONResponse(error.body, error.status)(scope, receive, counted)
             return
         await self.app(scope, receive if body is None else _replayed(body, receive), counted)
-        self.told.seconds[path] += time.perf_counter() - began
+        self.counts.seconds[path] += time.perf_counter() - began
 
     def _admitted(self, scope: Scope, headers: dict[str, str]) -> None:
         # A page of another site must not reach a server on this machine by a name that points here.
@@ -71,13 +71,13 @@ class Gate:
                 403, f"this server answers to {', '.join(sorted(self.hosts))}, not to '{host}'.", code="host"
             )
         if self.key and scope["path"] not in OPEN:
-            given = headers.get("authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, self.key.encode()):
+            sent = headers.get("authorization", "").removeprefix("Bearer ").encode()
+            if not hmac.compare_digest(sent, self.key.encode()):
                 raise ApiError(401, "the API key is missing or wrong.", code="invalid_api_key")
 
     async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            # Also what keeps forms of other sites out: a browser asks before it sends JSON across sites.
+            # Keeps forms of other sites out too: a browser asks before it sends JSON across sites.
             raise ApiError(415, "send JSON with the header 'Content-Type: application/json'.", code="content_type")
         body = bytearray()
         size = 0
@@ -102,14 +102,14 @@ class Gate:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body as one message, then what really comes: the client going away."""
-    told = False
+    """Replay the body as one message, then pass on what follows: the client's disconnect."""
+    replayed = False
 
     async def again() -> MutableMapping[str, Any]:
-        nonlocal told
-        if told:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        told = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again

@@ -1,4 +1,4 @@
-"""Log-probabilities of what is drawn, in OpenAI's two shapes, told together with the text that they belong to."""
+"""Log-probabilities of drawn tokens in OpenAI's two shapes, sent together with the text they belong to."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Place(NamedTuple):
 
 @dataclass
 class Places:
-    """Tokens of one response whose text is not said yet."""
+    """Tokens of one response whose text has not been sent yet."""
 
     waiting: list[Place] = field(default_factory=list)
 
-    def told(self, text: Text, *, ended: bool) -> list[Place]:
-        """Those whose text is said by now; with the last part all of them, but for what a stop text cut off."""
+    def ready(self, text: Text, *, ended: bool) -> list[Place]:
+        """Take the tokens whose text is sent by now; with the last part all, except what a stop text cut off."""
         whole = ended and not text.stopped
-        ready = [p for p in self.waiting if whole or p.begins < text.said]
+        ready = [p for p in self.waiting if whole or p.begins < text.emitted]
         self.waiting = self.waiting[len(ready) :]
         return ready
 
 
 def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
-    """As /v1/chat/completions tells them."""
+    """Format as /v1/chat/completions does."""
 
     def entry(begins: int, token: int, logp: float) -> dict[str, Any]:
         text = _text(begins, token, policy)
@@ -45,7 +45,7 @@ def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
     content = [
         {
             **entry(p.begins, p.token, p.logps.drawn),
-            "top_logprobs": [entry(p.begins, *found) for found in p.logps.likeliest],
+            "top_logprobs": [entry(p.begins, *likely) for likely in p.logps.likeliest],
         }
         for p in places
     ]
@@ -53,7 +53,7 @@ def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
 
 
 def of_completions(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
-    """As /v1/completions tells them."""
+    """Format as /v1/completions does."""
     return {
         "tokens": [_text(p.begins, p.token, policy) for p in places],
         "token_logprobs": [p.logps.drawn for p in places],
@@ -63,7 +63,7 @@ def of_completions(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
 
 
 def _text(begins: int, token: int, policy: Policy) -> str:
-    """The text of a token, which loses its space where a response begins; of one without a text its name."""
+    """Return a token's text, without its space where a response begins; its name if it has no text."""
     text, name = policy.pieces[token], str(policy.tokenizer.convert_ids_to_tokens(token))
     if not text:
         return name

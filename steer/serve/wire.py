@@ -1,4 +1,4 @@
-"""What a client may send: the OpenAI shapes with targets, and the errors in the same shape."""
+"""The requests of clients: OpenAI's shapes with targets, and errors in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from steer.settings import did_you_mean
 
 MOST = 64  # choices of one request
 TURNS = 1024  # messages of one request, and parts of one message
-LONGEST = 800  # characters of an error: what it echoes is cut in the middle
-LIKELIEST = 20  # tokens with log-probabilities at one place
+LONGEST = 800  # characters of an error; a longer one is cut in the middle
+LIKELIEST = 20  # most tokens with log-probabilities at one position
 SIGNS = re.compile(r"[\s,=<>]")  # what separates the parts of a target that is a text
-TRIED = re.compile(r"str|(list|dict)\[.*")  # of a field that may be of several types, the one that did not fit
+TRIED = re.compile(r"str|(list|dict)\[.*")  # pydantic's name for the type it tried, of a field with several
 ANY = object()
-# Fields that this server has no use for, with the values that ask for nothing (ANY: whatever it is, nobody misses it).
+# Fields that this server ignores, with the values that ask for nothing (ANY: any value can be ignored).
 NEUTRAL: dict[str, Any] = {
     "user": ANY,
     "metadata": ANY,
@@ -63,7 +63,7 @@ TargetValue = str | dict[str, Any]
 
 
 class ApiError(Exception):
-    """An answer in the shape of OpenAI's errors."""
+    """An error answer in OpenAI's shape."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(_cut(message, LONGEST))
@@ -71,19 +71,19 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON that goes with the status."""
+        """Return the JSON body of the answer."""
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 def _cut(text: str, most: int) -> str:
-    """Both ends of a text that is too long: what is wrong stands in front, what to do behind."""
+    """Cut the middle of a long text: the start says what is wrong, the end what to do."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 class _Strict(BaseModel):
-    """Refuses fields that it does not know; one that is empty asks for nothing."""
+    """A model that refuses unknown fields and ignores empty ones."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
     neutral: ClassVar[Mapping[str, Any]] = {}
@@ -91,12 +91,12 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _asking(cls, value: Any) -> Any:
-        """Only the fields that ask for something."""
+        """Keep only the fields that ask for something."""
         return {k: v for k, v in value.items() if _asks(cls, k, v)} if isinstance(value, dict) else value
 
 
 def _asks(kind: type[_Strict], name: str, value: Any) -> bool:
-    """Whether a field asks for something; refused where this server cannot do it."""
+    """Whether a field asks for something; an error if this server cannot do it."""
     field = kind.model_fields.get(name)
     if field:
         return value is not None or field.is_required()
@@ -111,12 +111,12 @@ def _asks(kind: type[_Strict], name: str, value: Any) -> bool:
 
 
 def _empty(value: Any) -> bool:
-    """Whether a value holds nothing: null, an empty text, list or object, or an object of such values."""
+    """Whether a value is null, an empty text, list or object, or an object of such values."""
     return value is None or value in ("", [], {}) or (isinstance(value, dict) and all(map(_empty, value.values())))
 
 
 class Message(_Strict):
-    """One turn; content as text or as a list of text parts. What answers of servers hold beside it may come back."""
+    """One turn; content as text or a list of text parts. Other fields of servers' answers may be sent back, empty."""
 
     neutral = {
         "refusal": (),
@@ -139,7 +139,7 @@ Messages = Annotated[list[Message], Field(fail_fast=True, max_length=TURNS)]
 
 
 class StreamOptions(_Strict):
-    """What else a stream tells."""
+    """Options of a stream."""
 
     neutral = {"continuous_usage_stats": (False,)}
 
@@ -148,7 +148,7 @@ class StreamOptions(_Strict):
 
 
 class GenerationRequest(_Strict):
-    """What both endpoints take."""
+    """Fields of both endpoints."""
 
     neutral = NEUTRAL
 
@@ -170,14 +170,14 @@ class GenerationRequest(_Strict):
     stream_options: StreamOptions | None = None
 
     def stops(self) -> list[str]:
-        """The texts that end a response."""
-        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(found) > 4 or not all(found):
+        """Return the texts that end a response."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > 4 or not all(stops):
             raise ApiError(400, "'stop' takes up to four texts, none of them empty.", param="stop")
-        return found
+        return stops
 
     def likeliest(self) -> int | None:
-        """How many tokens of every place are told with their log-probabilities; None: no log-probabilities."""
+        """How many tokens to report at each position with log-probabilities; None: no log-probabilities."""
         raise NotImplementedError
 
 
@@ -209,20 +209,20 @@ class CompletionRequest(GenerationRequest):
         return self.logprobs
 
     def prompts(self, tokens: int) -> list[str | list[int]]:
-        """The texts to continue, or the ids of each; there are `tokens` of those."""
+        """Return the texts to continue, or the token ids of each; `tokens`: the size of the vocabulary."""
         one = isinstance(self.prompt, str) or (self.prompt and all(type(id) is int for id in self.prompt))
-        found: Any = [self.prompt] if one else self.prompt
-        if len(found) > MOST:
-            raise ApiError(400, f"{len(found)} prompts in one request; at most {MOST}.", param="prompt")
-        if not found or not all(found):
+        prompts: Any = [self.prompt] if one else self.prompt
+        if len(prompts) > MOST:
+            raise ApiError(400, f"{len(prompts)} prompts in one request; at most {MOST}.", param="prompt")
+        if not prompts or not all(prompts):
             raise ApiError(400, "'prompt' is empty.", param="prompt")
-        if all(isinstance(each, str) for each in found):
-            return list(found)
-        if not all(isinstance(each, list) and all(type(id) is int for id in each) for each in found):
+        if all(isinstance(each, str) for each in prompts):
+            return list(prompts)
+        if not all(isinstance(each, list) and all(type(id) is int for id in each) for each in prompts):
             raise ApiError(400, "'prompt' is a text, a list of texts, or the ids of tokens.", param="prompt")
-        if odd := next((id for each in found for id in each if not 0 <= id < tokens), None):
+        if odd := next((id for each in prompts for id in each if not 0 <= id < tokens), None):
             raise ApiError(400, f"'prompt': the model has no token {odd}; its ids are below {tokens}.", param="prompt")
-        return list(found)
+        return list(prompts)
 
 
 class ScoreRequest(_Strict):
@@ -237,10 +237,10 @@ Kind = TypeVar("Kind", bound=_Strict)
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:
-    """A request from its body; the first fault is told, the others are not looked for."""
+    """Parse a request's body; ApiError names the first fault."""
     try:
         value = from_json(body)
-    except ValueError as error:  # halves of surrogate pairs too
+    except ValueError as error:  # unpaired surrogates too
         raise ApiError(400, f"the body is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ApiError(400, "the body is no JSON object.")
@@ -258,21 +258,21 @@ def read(kind: type[Kind], body: bytes) -> Kind:
 
 
 def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The conversation as the chat template takes it."""
+    """Return the conversation as the chat template takes it."""
     if not messages or messages[-1].role != "user":
         raise ApiError(400, "'messages' has to end with a turn of the user.", param="messages")
-    found = []
+    conversation = []
     for i, message in enumerate(messages):
         role = message.role
         if role not in ("system", "developer", "user", "assistant"):
             raise ApiError(400, f"'role' is system, user or assistant, not '{role}'.", param=f"messages.{i}.role")
         content = "" if message.content is None and role == "assistant" else message.content  # an empty answer
-        found.append({"role": role, "content": _text(content, f"messages.{i}.content")})
-    return found
+        conversation.append({"role": role, "content": _text(content, f"messages.{i}.content")})
+    return conversation
 
 
 def _text(content: str | Sequence[Any] | None, param: str) -> str:
-    """A turn's text; parts of other kinds are refused."""
+    """Join a turn's text parts; ApiError for parts of other kinds."""
     if isinstance(content, str):
         return content
     if content is None:
@@ -289,10 +289,7 @@ def _text(content: str | Sequence[Any] | None, param: str) -> str:
 
 
 def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[str] | None]:
-    """The model's name, and its targets as users write them, from the one place where the request names them.
-
-    None where it names none.
-    """
+    """Return the model's name and the targets as users write them (None: none); ApiError if two fields name targets."""
     name, at, behind = request.model.partition("@")
     places: dict[str, list[str]] = {}
     if at:
@@ -310,8 +307,8 @@ def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[s
         raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
         raise ApiError(400, f"targets are given twice, in {' and '.join(places)}.", param="targets")
-    found = next(iter(places.values()), None)
-    return name, found and [" ".join(text.replace(",", " ").split()) for text in found]
+    targets = next(iter(places.values()), None)
+    return name, targets and [" ".join(text.replace(",", " ").split()) for text in targets]
 
 
 def _target(value: Any, param: str, known: Sequence[str]) -> str:
@@ -343,7 +340,7 @@ def _level(value: Any, name: str, param: str) -> str:
 
 
 def of_steer(error: SteerError, param: str | None = None) -> ApiError:
-    """A message that was written for the command line, for a client of the API."""
+    """Turn an error that speaks of flags into one for clients of the API."""
     text = str(error).replace("--allow-unsupported asks", '"allow_unsupported": true asks')
     code = "unsupported_target" if "seen" in text else "invalid_target"
     return ApiError(400, text, param=param, code=code)

@@ -1,0 +1,78 @@
+"""`steer generate`: answer prompts at targets, printed side by side or written as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from steer.config import GenerateConfig
+from steer.errors import SteerError
+from steer.generation.generate import Generation, prompt_rows, prompts_in, selection_of, usable
+from steer.generation.prefill import shareable
+from steer.generation.requests import encode
+from steer.generation.text import streamed
+from steer.labelling.obtained import Selection, side_by_side
+from steer.rows import Row
+from steer.run_folder import Run, fingerprint, identity, stage
+
+
+@stage
+def generate_command(config: GenerateConfig) -> str:
+    """Answer prompts at targets: return them side by side, or write rows into a run folder and return the summary."""
+    if bool(config.prompt) == bool(config.input):
+        raise SteerError('give either --prompt "..." (repeat it for several) or --input FILE.')
+    elsewhere = config.engine != "hf" or config.server
+    if config.stream and (config.output or config.score or config.best_of > 1 or elsewhere):
+        raise SteerError("--stream: only prints. Leave out --output, --score, --best-of, --engine and --server.")
+    selection = selection_of(config)
+    run = _run(config, selection) if config.output else None
+    if run and run.done:
+        return str(run.done["summary"])
+    rows = prompts_in(config.input, config) if config.input else prompt_rows(config.prompt, config)
+    generation = Generation.of(config.policy, rows, config, selection)
+    if config.stream:
+        return _stream(generation)
+    if run is None:
+        return side_by_side(generation.rows(), generation.schema)
+    run.start()
+    responses = generation.rows(run.folder)
+    summary = _summary(generation, len(rows), responses)
+    return run.finish(summary, rows=len(usable(generation.policy, responses)))
+
+
+def _run(config: GenerateConfig, selection: Selection | None) -> Run:
+    """The run in the output folder, known by what it reads."""
+    inputs = {"policy": identity(config.policy)}
+    inputs |= {"scorer": selection.scorer.id} if selection else {}
+    inputs |= {"input": fingerprint(config.input)} if config.input else {}
+    return Run(config.output, config, inputs)
+
+
+def _summary(generation: Generation, prompts: int, rows: Sequence[Row]) -> str:
+    """What went in and came out, and with --score how often targets were met."""
+    s, good = generation.settings, usable(generation.policy, rows)
+    aims = len(generation.requests) // (prompts * s.n * s.best_of)
+    empty = sum(not row["response"].strip() for row in rows)
+    leaking = len(rows) - empty - len(good)
+    summary = (
+        f"generate: {prompts} prompts x {aims} targets x {s.n} in, {len(good)} out"
+        f"{f' (each the best of {s.best_of})' if s.best_of > 1 else ''}, {empty} empty skipped, "
+        f"{f'{leaking} with a condition in them skipped, ' if leaking else ''}"
+        f"{sum(not row['finished'] for row in rows)} cut off at {s.max_new_tokens} tokens."
+    )
+    return f"{generation.selection.table(good)}\n{summary}" if generation.selection and s.score else summary
+
+
+def _stream(generation: Generation) -> str:
+    """Print responses as they are drawn, one after the other; return the last line."""
+    policy, requests, schema = generation.policy, generation.requests, generation.schema
+    if not shareable(policy):
+        raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --stream.")
+    for request, encoded in zip(requests, encode(policy, requests, generation.settings)):
+        aim = f" [{schema.text(request.target)}]" if schema and request.target else ""
+        click.echo(f"> {request.row['prompt'][-1]['content']}{aim}")
+        for piece in streamed(policy, encoded):
+            click.echo(piece, nl=False)
+        click.echo()
+    return f"generate: {len(requests)} responses."
