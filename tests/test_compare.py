@@ -290,7 +290,7 @@ def test_a_suite_fills_in_what_was_not_said() -> None:
     where = {"rows": "rows", "model": "model", "output": "out"}
     plain = CompareConfig(**where)
     full = resolve(CompareConfig, {**where, "suite": "full"})
-    assert (full.seeds, full.controls, full.grid, full.prompts) == (3, True, 2000, plain.prompts)
+    assert (full.seeds, full.controls, full.grid, full.num_prompts) == (3, True, 2000, plain.num_prompts)
     said = {"seeds": plain.seeds, "controls": False, "grid": plain.grid, "method": ("mle",)}
     assert resolve(CompareConfig, {**where, "suite": "full", **said}) == replace(plain, suite="full", method=("mle",))
     for suite in SUITES.values():
