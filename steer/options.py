@@ -12,10 +12,10 @@ import click
 
 from attribute_models import documents
 from steer.errors import SteerError
-from steer.settings import check, did_you_mean, flag_of
+from steer.settings import INPUTS, check, did_you_mean, flag_of
 
 T = TypeVar("T")
-RUN = "This run"  # panel of the flags that every command has
+RUN = "This run"  # the last panel: flags that name none
 
 
 class Flag(click.Option):
@@ -27,14 +27,15 @@ class Flag(click.Option):
 
 
 class PanelCommand(click.Command):
-    """A command whose `--help` shows flags in panels, in the order in which the panels first appear."""
+    """A command whose `--help` shows flags in panels: INPUTS, the others as they first appear, RUN."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {}
+        panels: dict[str, list[tuple[str, str]]] = {INPUTS: []}
         for flag in self.get_params(ctx):
             if isinstance(flag, click.Option) and (record := flag.get_help_record(ctx)):
                 panels.setdefault(getattr(flag, "panel", "") or RUN, []).append(record)
         panels[RUN] = panels.pop(RUN, [])  # last
+        panels = {title: records for title, records in panels.items() if records}
         for title, records in panels.items():
             with formatter.section(title if len(panels) > 1 else "Options"):
                 formatter.write_dl(records)

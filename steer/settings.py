@@ -24,6 +24,9 @@ DTYPE = "bfloat16 on a GPU that has it, else float32."
 DTYPES = ("auto", "float32", "bfloat16")
 
 
+INPUTS = "Inputs"  # the first panel of a long --help
+
+
 def option(
     default: Any,
     help: str,

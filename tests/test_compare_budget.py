@@ -12,8 +12,9 @@ import pytest
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
 from steer.comparison.trained import trained
-from steer.config import CompareConfig, IterateConfig, TrainConfig
+from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
+from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import Scorer
 from steer.rows import read_all
 
@@ -50,11 +51,11 @@ def test_responses_of_training_are_as_long_as_answers_where_the_file_does_not_sa
 def test_rounds_draw_at_the_temperature_of_the_comparison(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loop(how: IterateConfig, *others: Any, **more: Any) -> None:
-        assert (how.temperature, how.max_new_tokens) == (0.5, 17)
+    def rounds(*, settings: IterateSettings, **more: Any) -> None:
+        assert (settings.temperature, settings.max_new_tokens) == (0.5, 17)
         raise SteerError("seen")
 
-    monkeypatch.setattr(sys.modules["steer.comparison.trained"], "Loop", loop)
+    monkeypatch.setattr(sys.modules["steer.comparison.trained"], "Rounds", rounds)
     with pytest.raises(SteerError, match="seen"):
         trained(shared(labels, tmp_path, temperature=0.5), Entry.of("raft:rounds=1"), 0, str(labels))
 

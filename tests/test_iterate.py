@@ -7,18 +7,23 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iteration.command import _training, iterate_command
+from steer.iteration.command import iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
+from steer.iteration.iterate import iterate, training_of
 from steer.models.card import Card
+from steer.models.policy import load_policy
 from steer.rows import read_all
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -124,7 +129,7 @@ def test_what_is_not_above_the_logs_is_left_out(
     signs = np.array([1, 1, 0, 1, -1])
     edges = np.quantile(Gold().score(logs) * signs, 0.7, axis=0)
     assert all(((Gold().score([r])[0] * signs > edges) & (signs != 0)).any() for r in fresh)
-    lost = re.findall(r"(\d+) left out(?:: \d+| by --keep-above)", capsys.readouterr().err)
+    lost = re.findall(r"(\d+) dropped(?:: \d+| by --keep-above)", capsys.readouterr().err)
     assert len(lost) == 2
     assert sum(map(int, lost)) == 12 - len(fresh)
 
@@ -238,6 +243,29 @@ def test_settings_of_the_train_file_hold_for_its_own_method(labels: Path, tiny: 
     file = tmp_path / "train.json"
     file.write_text(json.dumps({"method": "rwr", "set": ["beta=0.5"], "max_steps": 3}))
     plain = IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), train=str(file))
-    assert _training(plain).set == _training(replace(plain, method="rwr")).set == ("beta=0.5",)
-    assert _training(replace(plain, method="mle")).set == ()
-    assert _training(replace(plain, set=("beta=2",))).set == ("beta=2",)
+
+    def chosen(**more: object) -> tuple[str, ...]:
+        return training_of(plain.rows, plain.model, "", replace(plain, **more)).set  # type: ignore[arg-type]
+
+    assert chosen() == chosen(method="rwr") == ("beta=0.5",)
+    assert chosen(method="mle") == ()
+    assert chosen(set=("beta=2",)) == ("beta=2",)
+
+
+def test_the_command_is_a_doorway_on_iterate(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    train = {"method": "mle", "max_steps": 2, "lora_r": 2}
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    settings: dict[str, Any] = {"rounds": 1, "prompts_per_round": 12, "watch": 4, "max_new_tokens": 60}
+    settings |= {"gold": GOLD, "guard": ("off",), "any_form": True, "seed": 1}
+    out = tmp_path / "out"
+    iterate_command(
+        IterateConfig(str(labels), str(tiny), GOLD, str(out), train=str(tmp_path / "train.json"), **settings)
+    )
+    iteration = iterate(Labelled.read(labels), model=str(tiny), scorer=GOLD, train=train, **settings)
+    done = read_json(out / "done.json")
+    named = [{**facts, "folder": ""} for facts in done["rounds"]]
+    assert [{**facts, "folder": ""} for facts in iteration.rounds] == named
+    assert (iteration.kept, iteration.stopped) == (done["kept"], done["stopped"])
+    weights = dict(iteration.policy.model.named_parameters())
+    for name, value in load_policy(done["policy"]).model.named_parameters():
+        assert torch.equal(value, weights[name]), name

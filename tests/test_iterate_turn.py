@@ -11,14 +11,14 @@ import pytest
 
 from data_recipes.world_text import Gold
 from steer.config import IterateConfig, TrainConfig
-from steer.iteration import rounds
-from steer.iteration.command import _training
+from steer.iteration import round, rounds, watch
 from steer.iteration.guards import Figures, outrun
+from steer.iteration.iterate import training_of
 from steer.iteration.pool import mixed
-from steer.iteration.rounds import Loop, measured, turn
-from steer.iteration.watch import figures
+from steer.iteration.round import run_round
+from steer.iteration.rounds import Rounds
+from steer.iteration.watch import figures, measured
 from steer.labelling.scorer import Scorer, load_scorer
-from steer.methods import METHODS
 from steer.models.policy import load_policy
 from steer.rows import Row, write
 from steer.rows.labelled import schema_of, training_rows
@@ -31,9 +31,19 @@ def config(labels: Path, tiny: Path, output: Path, **more: Any) -> IterateConfig
     return IterateConfig(str(labels), str(tiny), GOLD, str(output), method="mle", **more)
 
 
-def looped(how: IterateConfig, annotator: Scorer | None = None) -> Loop:
+def planned(how: IterateConfig, annotator: Scorer | None = None) -> Rounds:
     gold = load_scorer(GOLD)
-    return Loop(how, _training(how), METHODS["mle"], schema_of(how.rows), "address", gold, gold, annotator)
+    return Rounds(
+        rows=how.rows,
+        model=how.model,
+        scorer=GOLD,
+        root=Path(how.output),
+        settings=how,
+        training=training_of(how.rows, how.model, "", how),
+        schema=schema_of(how.rows),
+        scorers={"scorer": gold, "gold": gold} | ({"annotator": annotator} if annotator else {}),
+        key="key",
+    )
 
 
 @pytest.mark.parametrize("given", ["policy", "train"])
@@ -44,7 +54,8 @@ def test_rounds_start_from_the_base_and_follow_from_the_seed_of_the_loop(
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"method": "mle", "init": "another", "seed": 3, "max_steps": 7}))
     where = tmp_path if given == "policy" else file
-    settings = _training(config(labels, tiny, tmp_path / "out", seed=5, **{given: str(where)}))
+    how = config(labels, tiny, tmp_path / "out", seed=5, **{given: str(where)})
+    settings = training_of(how.rows, how.model, how.policy, how)
     assert (settings.init, settings.seed, settings.max_steps) == ("", 5, 7)
 
 
@@ -54,19 +65,19 @@ def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
 ) -> None:
     file = tmp_path / "train.json"
     file.write_text(json.dumps({"limit": 20}))
-    loop = looped(config(labels, tiny, tmp_path / "out", train=str(file), pool=pool, n=2))
+    plan = planned(config(labels, tiny, tmp_path / "out", train=str(file), pool=pool, n=2))
     trained: list[list[str]] = []
 
     def train(settings: TrainConfig) -> str:
         trained.append([row["id"] for row in training_rows(settings)[0]])
         return ""
 
-    monkeypatch.setattr(rounds, "train", train)
-    fresh = [{**row, "id": f"fresh:{row['id']}"} for row in loop.logs[:30]]
+    monkeypatch.setattr(round, "train_command", train)
+    fresh = [{**row, "id": f"fresh:{row['id']}"} for row in plan.logs[:30]]
     for number, part in ((1, fresh[:25]), (2, fresh[25:])):
-        write(loop.folder(number) / "fresh.jsonl", part)
-        turn(loop, number)
-    first, ids = [row["id"] for row in loop.logs[:logged]], [row["id"] for row in fresh]
+        write(plan.folder(number) / "fresh.jsonl", part)
+        run_round(plan, number)
+    first, ids = [row["id"] for row in plan.logs[:logged]], [row["id"] for row in fresh]
     assert trained == [first + ids[:25], first + ids]
 
 
@@ -100,21 +111,21 @@ def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     annotated: bool, labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gold, policy = load_scorer(GOLD), load_policy(str(tiny))
-    loop = looped(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
+    plan = planned(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
 
     def drawn(policy: Any, asked: Any, folder: Path, *_: Any) -> list[Row]:
-        others = loop.logs if folder.parent == loop.folder(1) else loop.logs[5:]
+        others = plan.logs if folder.parent == plan.folder(1) else plan.logs[5:]
         rows = [{**job.row, "response": other["response"], "finished": True} for job, other in zip(asked.jobs, others)]
         write(folder / "answers.jsonl", rows)
         return rows
 
-    monkeypatch.setattr(rounds, "load", lambda name, **how: policy)
+    monkeypatch.setattr(rounds, "load_policy", lambda name, **how: policy)
     monkeypatch.setattr(rounds, "load_scorer", lambda folder: Scorer("reversed", Gold.attributes, Reversed()))
-    monkeypatch.setattr(rounds, "drawn", drawn)
-    write(loop.folder(1) / "rows" / "rows.jsonl", loop.logs)
-    write_json(loop.folder(1) / "policy" / "done.json", {"steps": 1})
-    judges = {name: loop.judge(gold) for name in ("proxy", "gold")}
-    before, now = (figures(measured(loop, number, judges)) for number in (0, 1))
+    monkeypatch.setattr(watch, "drawn", drawn)
+    write(plan.folder(1) / "rows" / "rows.jsonl", plan.logs)
+    write_json(plan.folder(1) / "policy" / "done.json", {"steps": 1})
+    judges = {name: plan.judge(gold) for name in ("proxy", "gold")}
+    before, now = (figures(measured(plan, number, judges)) for number in (0, 1))
     assert not before.earlier
     assert before.proxy != now.proxy
     if annotated:

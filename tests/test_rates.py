@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steer.config import IterateConfig, TrainConfig
-from steer.iteration.command import _training
+from steer.iteration.iterate import training_of
 from steer.methods import METHODS, peak_rate
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -63,10 +63,10 @@ def test_rounds_by_another_method_say_whose_rate_they_have(tmp_path: Path, capsy
     file = tmp_path / "train.json"
     file.write_text(json.dumps({"learning_rate": 4e-3, "method": "mle"}))
     config = IterateConfig("rows", "model", "words", "out", method="dpo", n=2, train=str(file))
-    assert _training(config).learning_rate == 4e-3
+    assert training_of(config.rows, config.model, "", config).learning_rate == 4e-3
     said = capsys.readouterr().err
     assert "learning rate 0.004 is what" in said
     assert "says for mle; dpo wants about 0.05 of what suits likelihood methods" in said
     file.write_text(json.dumps({"learning_rate": None, "method": "mle"}))
-    assert _training(config).learning_rate is None
+    assert training_of(config.rows, config.model, "", config).learning_rate is None
     assert not capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_a_scorer_is_refreshed_with_ratings_of_fresh_responses_and_all_rows_carr
     facts = read_json(tmp_path / "out" / "done.json")["rounds"]
     assert [bool(f["drift"]) for f in facts] == [False, True, True]
     assert set(facts[1]["drift"]) == set(ATTRIBUTES)
-    assert "mean error of the scorer before it was refreshed: helpfulness" in said
+    assert "mean error of the scorer before it was refitted: helpfulness" in said
     with pytest.raises(SteerError, match=r'must be a folder of "steer fit"'):
         iterate_command(replace(how, scorer=GOLD, output=str(tmp_path / "other")))
     with pytest.raises(SteerError, match="so --gold must say which is best"):

@@ -98,7 +98,7 @@ def test_a_loop_whose_gold_does_not_fall_goes_on_to_its_end(labels: Path, traine
     said = loop(labels, trained, tmp_path, [0.0, 0.6, 1.2, 1.8, 2.4])
     done = read_json(tmp_path / "out" / "done.json")
     assert len(re.findall(r"(?m)^round \d: ", said)) == ROUNDS + 1
-    assert f"Ended after {ROUNDS} of {ROUNDS} rounds: no guard stopped the loop." in said
+    assert f"Ended after {ROUNDS} of {ROUNDS} rounds: no guard stopped the rounds." in said
     assert "Stopped" not in said
     assert (done["stopped"], done["kept"]) == ("", ROUNDS)
     assert not Watching.means  # every round was watched once

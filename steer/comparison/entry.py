@@ -12,7 +12,7 @@ from steer.conditioning.condition import TEMPLATES
 from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
-from steer.iteration.rounds import goes_round
+from steer.iteration.rounds import check_method
 from steer.methods import METHODS, peak_rate
 from steer.methods.base import Method
 from steer.run_folder import slug
@@ -163,7 +163,7 @@ def _turns(spec: str, name: str, given: dict[str, Any]) -> Turns | None:
     several = method.fresh == "rounds" and (not method.conditioned or method.importance)
     turns = Turns(**{"n": CHOICES if several else 1} | given)
     try:
-        goes_round(name, turns.n, knob="n")
+        check_method(name, turns.n, knob="n")
     except SteerError as error:
         raise SteerError(f"{spec}: {error}") from None
     return turns

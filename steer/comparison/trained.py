@@ -11,8 +11,10 @@ import click
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
-from steer.config import IterateConfig, TrainConfig
-from steer.iteration.rounds import Loop, turn
+from steer.config import TrainConfig
+from steer.iteration.round import run_round
+from steer.iteration.rounds import Rounds
+from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS
 from steer.report.cells import counted
 from steer.rows import prompt_key, read
@@ -70,38 +72,44 @@ def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str)
     asked, for a round that gold chose would be judged by what chose it.
     """
     assert entry.turns
-    rounds, n, prompts, start = entry.turns
-    relative = "quantiles" in METHODS[entry.method].needs
-    how = IterateConfig(
-        rows=settings.rows,
-        model=settings.model,
-        scorer=shared.proxy,
-        output=str(Path(settings.output).parent),
-        policy=first,
-        method=entry.method,
-        start_from=start,
+    turns, relative = entry.turns, "quantiles" in METHODS[entry.method].needs
+    how = IterateSettings(
+        start_from=turns.start,
         relative_levels=relative,
         explore=1.0 if relative else 0.5,
-        rounds=rounds,
-        prompts_per_round=prompts,
-        n=n,
+        rounds=turns.rounds,
+        prompts_per_round=turns.prompts,
+        n=turns.n,
         temperature=shared.config.temperature,
         max_new_tokens=settings.max_new_tokens,
         batch_size=shared.config.batch_size,
         seed=settings.seed,
     )
-    proxy, name = shared.court.proxy, entry.run(settings.seed)
-    loop = Loop(how, settings, METHODS[entry.method], shared.schema, f"{n}:{prompts}:{start}", proxy, name=name)
-    return Path(loop.policy(rounds)), [_turned(loop, number) for number in range(1, rounds + 1)]
+    rounds = Rounds(
+        rows=settings.rows,
+        model=settings.model,
+        policy=first,
+        scorer=shared.proxy,
+        root=Path(settings.output).parent,
+        settings=how,
+        training=settings,
+        schema=shared.schema,
+        scorers={"scorer": shared.court.proxy},
+        key=f"{turns.n}:{turns.prompts}:{turns.start}",
+        name=entry.run(settings.seed),
+    )
+    return Path(rounds.policy_of(turns.rounds)), [_turned(rounds, number) for number in range(1, turns.rounds + 1)]
 
 
-def _turned(loop: Loop, number: int) -> dict[str, Any]:
+def _turned(rounds: Rounds, number: int) -> dict[str, Any]:
     """Do a round; done.json of its training, with all its time and what it drew and had scored."""
-    folder = loop.folder(number)
+    folder = rounds.folder(number)
     if not (folder / "took.json").is_file():
         began = time.monotonic()
-        turn(loop, number)
-        drawn = min(loop.config.prompts_per_round, len({prompt_key(row) for row in loop.logs})) * loop.config.n
+        run_round(rounds, number)
+        drawn = (
+            min(rounds.settings.prompts_per_round, len({prompt_key(row) for row in rounds.logs})) * rounds.settings.n
+        )
         scored = sum(1 for _ in read(folder / "fresh.jsonl"))
         # A round that was killed after its training is done at once, but took no less than the training.
         seconds = max(time.monotonic() - began, read_done(folder / "policy")["seconds"])

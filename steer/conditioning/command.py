@@ -32,8 +32,8 @@ def targets_command(config: TargetsConfig) -> str:
     fitting = {c: n for c, n in cells.items() if target.items() <= dict(zip(names, c)).items()}
     shown = sorted(fitting, key=lambda c: -schema.value(dict(zip(names, c))))
     if shown:
-        lines.append(f"The {min(config.limit, len(shown))} of {len(shown)} with the highest reward{beside}:")
-        lines += [f"  {schema.text(dict(zip(names, c)))}  ({cells[c]} rows)" for c in shown[: config.limit]]
+        lines.append(f"The {min(config.top, len(shown))} of {len(shown)} with the highest reward{beside}:")
+        lines += [f"  {schema.text(dict(zip(names, c)))}  ({cells[c]} rows)" for c in shown[: config.top]]
     if cells:
         lines += ["", f"best: {schema.text(schema.best(names))}"]
     if config.weights:
@@ -41,7 +41,7 @@ def targets_command(config: TargetsConfig) -> str:
         if not front:
             raise SteerError(f"--weights {config.weights}: no combination of these has {schema.minimum} rows.")
         lines += ["", f"Combinations that no other beats, by {config.weights} (levels from 0 to 1):"]
-        lines += [f"  {value:+.2f}  {schema.text(aim)}  ({rows} rows)" for aim, value, rows in front[: config.limit]]
+        lines += [f"  {value:+.2f}  {schema.text(aim)}  ({rows} rows)" for aim, value, rows in front[: config.top]]
         lines.append(f"best for these weights: {schema.text(front[0][0])}")
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from steer.comparison.settings import CompareSettings
 from steer.evaluation.settings import EvaluateSettings
 from steer.iteration.settings import IterateSettings
 from steer.settings import (
+    INPUTS,
     OUTPUT,
     OVERWRITE,
     argument,
@@ -20,10 +21,12 @@ class IterateConfig(IterateSettings):
     """`steer iterate`."""
 
     rows: str = argument("Labelled rows that training starts from.")
-    model: str = option(..., "Base model: Hugging Face name or folder.")
-    scorer: str = option(..., "Scores fresh responses: as in `steer label`.")
+    model: str = option(..., "Base model: Hugging Face name or folder.", panel=INPUTS)
+    scorer: str = option(..., "Scores fresh responses: as in `steer label`.", panel=INPUTS)
     output: str = option(..., OUTPUT)
-    policy: str = option("", "Policy that draws the first responses (folder of `steer train`); default: the base.")
+    policy: str = option(
+        "", "Policy that draws the first responses (folder of `steer train`); default: the base.", panel=INPUTS
+    )
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -32,13 +35,15 @@ class CompareConfig(CompareSettings):
     """`steer compare`."""
 
     rows: str = argument("Labelled rows with train and test prompts.")
-    model: str = option(..., "Base model: Hugging Face name or folder.")
+    model: str = option(..., "Base model: Hugging Face name or folder.", panel=INPUTS)
     output: str = option(..., OUTPUT)
     scorer: str = option(
-        "", "Scorer that training may see: as in `steer label`; default: the one that labelled the rows."
+        "", "Scorer that training may see: as in `steer label`; default: the one that labelled the rows.", panel=INPUTS
     )
     gold: str = option(
-        "", "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so."
+        "",
+        "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so.",
+        panel=INPUTS,
     )
     dry_run: bool = option(False, "Print what would be trained, drawn and answered; do and write nothing.")
     overwrite: bool = option(False, OVERWRITE)
@@ -57,13 +62,17 @@ class EvaluateConfig(EvaluateSettings):
         "",
         "Labelled rows: held-out prompts for policies, the schema, the unit of the reward. Default: the prompts and "
         "the responses that are evaluated.",
+        panel=INPUTS,
     )
-    gold: str = option("", "Scorer that judges, as in `steer label`; best one that training never saw.")
-    scorer: str = option("", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.")
+    gold: str = option("", "Scorer that judges, as in `steer label`; best one that training never saw.", panel=INPUTS)
+    scorer: str = option(
+        "", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.", panel=INPUTS
+    )
     export: tuple[str, ...] = option(
         (),
         "Also write the answers for other tools: alpaca-eval (instruction, output, generator), or the prompts and the "
         "gold scorer as a task: lm-eval (repeat the flag).",
+        panel="Other tools",
     )
     overwrite: bool = option(False, OVERWRITE)
 

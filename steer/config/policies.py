@@ -125,7 +125,7 @@ class TargetsConfig:
     weights: str = option(
         "", "Preferences such as `helpful=.7,verbosity=-.3`: prints the best supported trade-offs for them."
     )
-    limit: int = option(10, "Combinations to print.", least=1)
+    top: int = option(10, "Combinations to print.", least=1)
 
 
 @dataclass(frozen=True)

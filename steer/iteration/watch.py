@@ -1,4 +1,4 @@
-"""What is seen of a policy on held-out prompts: the figures of a round of `steer iterate`."""
+"""Figures of a round: what its policy answers to held-out prompts, and what the guards and the reader see of it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,71 @@ import numpy as np
 
 from steer.conditioning.condition import leaks
 from steer.evaluation.diversity import diversity, leaked
+from steer.evaluation.drawn import Asked, Reference, drawn
 from steer.evaluation.statistics import interval
 from steer.evaluation.systems import RewardScale, kl
 from steer.evaluation.weighted import spearman
+from steer.generation.generate import held_out_prompts
+from steer.generation.requests import Request
 from steer.iteration.guards import Figures
+from steer.iteration.rounds import Rounds
 from steer.labelling.scorer import Scorer
 from steer.methods.base import Array
 from steer.models.policy import Policy
-from steer.rows import Row
+from steer.rows import Row, read, read_back
+from steer.run_folder import read_done, read_json, write_json
+from steer.training.memory import micro_batch
 
 Judges = Mapping[str, tuple[Scorer, RewardScale]]  # the proxy and, where one is named, the gold scorer
+
+
+def measured(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
+    """Figures of a round's policy on held-out prompts, a steered one at its best target; kept in watched.json."""
+    folder = rounds.folder(number)
+    if not (folder / "watched.json").is_file():
+        write_json(folder / "watched.json", _watched(rounds, number, judges))
+    count = sum(1 for _ in read(folder / "rows" if number else rounds.rows))
+    drift = read_json(folder / "drift.json") if (folder / "drift.json").is_file() else None
+    steps = read_done(folder / "policy")["steps"] if number else 0
+    facts = {"round": number, "rows": count, "steps": steps, "folder": folder.name, "drift": drift}
+    return {**facts, **read_json(folder / "watched.json")}
+
+
+def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
+    settings, training, policy = rounds.settings, rounds.training, rounds.load(rounds.policy_of(number))
+    if rounds.refits and number:
+        judges = {**judges, "proxy": rounds.judge(rounds.scorer_of(number))}
+    names, schema = policy.card.attributes if policy.card else (), rounds.schema_of(policy)
+    best = schema.best(names) if names else {}
+    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, settings.watch)
+    asked = Asked([Request(row, best) for row in prompts], rounds.sampling(settings.seed))
+    reference = Reference.of(rounds.model, training.dtype, training.trust_remote_code)
+    rows = drawn(policy, asked, rounds.folder(number) / "held-out", schema, reference, micro_batch(training))
+    earlier = range(number if rounds.refits else 0)  # else the scorer of those rounds is that of this one
+    others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
+    return {"target": schema.text(best), **watched(policy, rows, judges, settings.seed, others)}
+
+
+def line(facts: Mapping[str, Any]) -> str:
+    """One line of figures of a round, from what `measured` returned."""
+    shown = [
+        f"{name} {x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
+        for name, x in (("proxy", facts["reward"]), ("gold", facts["gold"]))
+        if x
+    ]
+    more = [f"KL {facts['kl']['mean']:.1f} nats"] if facts["kl"] else []
+    more += [f"{100 * facts['unfinished']:.0f} % cut off"] if facts["unfinished"] else []
+    if facts["distinct_2"] is not None:
+        more += [f"{facts['words']:.0f} words", f"distinct-2 {facts['distinct_2']:.2f}"]
+    if facts["agreement"] is not None:
+        more.append(f"agreement of the scorers {facts['agreement']:.2f}")
+    if facts["drift"]:
+        errors = ", ".join(f"{name} {x['mae']:.2f}" for name, x in facts["drift"].items() if x["mae"] is not None)
+        more.append(f"mean error of the scorer before it was refitted: {errors}")
+    return (
+        f"round {facts['round']}: {facts['rows']} rows, reward{' at best' if facts['target'] else ''} on "
+        f"{facts['reward']['n']} held-out prompts: {', '.join(shown)} (sd of the logs), {', '.join(more)}."
+    )
 
 
 def watched(

@@ -1,0 +1,97 @@
+"""The fresh responses of a round: drawn by the policy before, filtered, and labelled with what they obtained.
+
+A policy that reads targets draws at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636);
+any other draws as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from steer.conditioning.targets import Target, parse_weights
+from steer.errors import SteerError
+from steer.generation.generate import generate_rows, held_out_prompts
+from steer.generation.requests import Request
+from steer.iteration.fresh import above, distinct, usable
+from steer.iteration.goals import goals
+from steer.iteration.refresh import refreshed
+from steer.iteration.rounds import Rounds
+from steer.labelling.label import labelled
+from steer.models.policy import Policy
+from steer.rows import Row, read, write
+
+
+def fresh_rows(rounds: Rounds, number: int) -> Path:
+    """Write fresh.jsonl, unless it is there: responses to training prompts with the levels that they obtained."""
+    folder, schema, settings = rounds.folder(number), rounds.schema, rounds.settings
+    path = folder / "fresh.jsonl"
+    if path.is_file():
+        return path
+    rows = _responses(rounds, number)
+    scorer = rounds.scorer_of(number - 1)
+    if rounds.refits:
+        folders = [rounds.folder(i) for i in range(1, number + 1)]
+        annotator = rounds.scorers["annotator"]
+        scorer = refreshed(rounds.scorer, scorer, annotator, rows, settings.ratings, settings.seed, folders)
+    scores = scorer.score(rows, schema.own)
+    if settings.keep_above:
+        directions = [schema[n].direction for n in schema.own]
+        kept = above(scores, scorer.score(rounds.logs, schema.own), directions, settings.keep_above)
+        if not kept.any():
+            raise SteerError(
+                f"round {number}: no response has a score above the {settings.keep_above} quantile of the logs."
+            )
+        rounds.report(number, f"{len(rows) - kept.sum()} dropped by --keep-above {settings.keep_above}.")
+        rows, scores = [r for r, keep in zip(rows, kept) if keep], scores[kept]
+    write(path, (labelled(row, schema, s, s, scorer.id, "train") for row, s in zip(rows, scores)))
+    return path
+
+
+def _responses(rounds: Rounds, number: int) -> list[Row]:
+    """Draw responses, and drop those that are malformed or, with `dedupe`, were seen already."""
+    settings, training = rounds.settings, rounds.training
+    policy = rounds.load(rounds.policy_of(number - 1))
+    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, 0, "train")
+    order = np.random.default_rng([settings.seed, number]).permutation(len(prompts))[: settings.prompts_per_round]
+    seed = settings.seed * 1000 + number
+    aims = _aims(rounds, policy, len(order), seed)
+    requests = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, settings.n), aims)]
+    drawn = rounds.folder(number) / "generated"
+    rows = generate_rows(policy, requests, rounds.sampling(seed), drawn, source=f"round-{number}")
+    names = policy.card.attributes if policy.card else ()
+    good, lost = usable(rows, names or rounds.schema.own, any_form=settings.any_form)
+    if settings.dedupe:
+        earlier = chain(rounds.logs, *(read(rounds.folder(i) / "fresh.jsonl") for i in range(1, number)))
+        count, good = len(good), distinct(good, earlier)
+        lost["seen already"] = count - len(good)
+    if not good:
+        raise SteerError(
+            f"round {number}: none of the {len(rows)} responses can be used ({_counts(lost)}). Raise --max-new-tokens, "
+            "or start from a policy that writes better."
+        )
+    dropped = f", {len(rows) - len(good)} dropped: {_counts(lost)}" if len(good) < len(rows) else ""
+    rounds.report(number, f"{len(rows)} responses{dropped}.")
+    # Weights of directions are no levels: nothing may ask how likely a response is to have them.
+    return [{**row, "target": {}} for row in good] if rounds.method.reframes else good
+
+
+def _counts(lost: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+
+
+def _aims(rounds: Rounds, policy: Policy, prompts: int, seed: int) -> Sequence[Target]:
+    """A target for every response, prompt by prompt; candidates that are weighed together share one."""
+    settings, n = rounds.settings, rounds.settings.n
+    names = policy.card.attributes if policy.card and rounds.method.conditioned else ()
+    if not names:
+        return [{}] * (prompts * n)
+    schema, together = rounds.schema_of(policy), rounds.method.importance
+    weights = parse_weights(settings.weights, schema, names) if settings.weights else None
+    count = prompts if together else prompts * n
+    aims = goals(schema, names, count, settings.explore, seed, settings.goals, weights)
+    return [aim for aim in aims for _ in range(n)] if together else aims

@@ -1,0 +1,216 @@
+"""Rounds of generation, scoring, relabelling and retraining, until all are done or a guard stops them.
+
+Every stage of a round runs as its own command on its own folder, so killed rounds resume stage by stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steer.conditioning.targets import parse_weights
+from steer.config import TrainConfig
+from steer.errors import SteerError
+from steer.iteration import refresh
+from steer.iteration.guards import Figures, alarm, best, limits
+from steer.iteration.round import run_round
+from steer.iteration.rounds import Rounds, check_method
+from steer.iteration.settings import IterateSettings
+from steer.iteration.watch import figures, line, measured
+from steer.labelling.scorer import Scorer, load_scorer
+from steer.models.card import Card
+from steer.models.policy import Policy
+from steer.options import resolve
+from steer.progress import note
+from steer.rows import Source
+from steer.rows.labelled import Labelled, schema_of
+from steer.rows.schema import Schema
+from steer.run_folder import identity, rows_fingerprint, write_json
+from steer.settings import settings_of
+from steer.training.command import chosen
+
+FREE = ("rounds", "guard")  # when the rounds end, not what they are
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """Finished rounds.
+
+    `rounds`: figures of each, round 0 being what they started from; `kept`: the number of the best one; `stopped`: why
+    a guard stopped them, empty if none did.
+    """
+
+    rounds: list[dict[str, Any]] = field(repr=False)
+    kept: int
+    stopped: str
+    plan: Rounds = field(repr=False)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The policy of the round that is kept."""
+        return self.plan.load(self.plan.policy_of(self.kept))
+
+
+def iterate(
+    labelled: Source | Labelled,
+    *,
+    model: str,
+    scorer: str,
+    policy: str = "",
+    folder: str | Path | None = None,
+    **settings: Any,
+) -> Iteration:
+    """Improve a policy in rounds: draw fresh responses, score and relabel them, retrain.
+
+    `labelled`: rows with levels and held-out prompts, or where `steer label` wrote them; `model`: the base; `scorer`: a
+    scorer as `load_scorer` takes it; `policy`: folder of the policy that draws first (default: the base); `settings`:
+    those of IterateSettings, where `train` may be a mapping of training settings. Given a `folder`, killed rounds
+    resume there and a higher `rounds` goes on; without one they work in a temporary folder. SteerError where a method
+    has no rounds, or there are no prompts to watch.
+    """
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as place:
+        root = Path(place)
+        if isinstance(train := settings.get("train"), Mapping):
+            write_json(root / "train.json", train)
+            settings["train"] = str(root / "train.json")
+        checked = settings_of(IterateSettings, settings)
+        rounds = prepare_rounds(_saved(labelled, root), model, scorer, policy, root, checked)
+        rounds.check()
+        iteration = run_rounds(rounds)
+        _ = iteration.policy  # loaded while its folder is there
+    return iteration
+
+
+def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, settings: IterateSettings) -> Rounds:
+    """Load the scorers and check that the settings fit the rows; nothing is written, and no model is loaded."""
+    limits(settings.guard)
+    specs = {"scorer": scorer, "gold": settings.gold, "annotator": settings.annotator}
+    scorers = {name: load_scorer(spec) for name, spec in specs.items() if spec}
+    training = training_of(rows, model, policy, settings)
+    inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
+    inputs |= {name: scorer.id for name, scorer in scorers.items()}
+    inputs["training"] = _hash({k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")})
+    schema = schema_of(rows)
+    _check(rows, scorer, settings, scorers, schema)
+    own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in FREE}
+    return Rounds(
+        rows=rows,
+        model=model,
+        policy=policy,
+        scorer=scorer,
+        root=root,
+        settings=settings,
+        training=training,
+        schema=schema,
+        scorers=scorers,
+        key=_hash([model, policy, own, inputs]),
+        inputs=inputs,
+    )
+
+
+def run_rounds(rounds: Rounds) -> Iteration:
+    """Run the rounds that are missing, measure each, and choose the one to keep."""
+    settings, bounds = rounds.settings, limits(rounds.settings.guard)
+    judges = {
+        name: rounds.judge(rounds.scorers[key])
+        for name, key in (("proxy", "scorer"), ("gold", "gold"))
+        if key in rounds.scorers
+    }
+    words = [len(row["response"].split()) for row in rounds.logs]
+    facts: list[dict[str, Any]] = []
+    seen: list[Figures] = []
+    stopped = ""
+    for number in range(settings.rounds + 1):
+        if number:
+            run_round(rounds, number)
+        facts.append(measured(rounds, number, judges))
+        seen.append(figures(facts[-1]))
+        note(line(facts[-1]))
+        if stopped := alarm(seen, bounds, settings.rounds, words):
+            break
+    kept = best(seen[:-1] if stopped else seen)  # what a guard condemns is not kept, whatever its reward
+    short = [{key: value for key, value in fact.items() if key != "rewards"} for fact in facts]
+    return Iteration(short, kept, stopped, rounds)
+
+
+def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -> TrainConfig:
+    """How rounds train: as the given file says, else as the policy was trained.
+
+    Whatever the file says, rounds start as `start_from` says (not from its `init`) and follow from the seed of the
+    iteration. Its `limit` is one of the logs: fresh responses are never dropped by it.
+    """
+    trained = (Path(policy) / "steer.json").is_file() if policy else False
+    if policy and not trained:
+        raise SteerError(f'--policy {policy}: is no policy (it has no steer.json). Train one: "steer train".')
+    file = settings.train or (str(Path(policy) / "config.json") if trained else None)
+    flags = {"rows": rows, "model": model, "output": "."}
+    before = resolve(TrainConfig, flags, file)
+    training = replace(before, method=settings.method or before.method, init="", seed=settings.seed)
+    if settings.set or training.method != before.method:  # the settings of another method mean nothing here
+        training = replace(training, set=settings.set)
+    method, _ = chosen(training.method, training.set)
+    if training.learning_rate and training.method != before.method and method.rate < 1:
+        note(
+            f"learning rate {training.learning_rate:g} is what {file} says for {before.method}; {training.method} "
+            f"wants about {method.rate:g} of what suits likelihood methods (learning_rate in --train)."
+        )
+    check_method(training.method, settings.n, settings.pool)
+    if "quantiles" in method.needs and (
+        not settings.relative_levels or (settings.explore < 1 and settings.goals != "best")
+    ):
+        raise SteerError(
+            f"iterate with '{training.method}' asks for the best quantile of every round's pool, and for nothing else. "
+            "Add --relative-levels --explore 1."
+        )
+    if method.importance and settings.temperature != 1:
+        raise SteerError(
+            f"iterate with '{training.method}' weighs draws at --temperature 1, not {settings.temperature:g}."
+        )
+    if method.conditioned and not (trained and Card.load(Path(policy)).attributes):
+        raise SteerError(
+            f"iterate with '{training.method}' draws at targets, so it needs --policy with a policy that reads them. "
+            'Train one: "steer train --method conditional".'
+        )
+    return training
+
+
+def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[str, Scorer], schema: Schema) -> None:
+    """Refuse scorers, rows and weights that cannot do what they are there for."""
+    for one in scorers.values():
+        if missing := set(schema.own) - set(one.attributes):
+            raise SteerError(f"scorer {one.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled.")
+    if "annotator" in scorers:
+        refresh.check(scorer)
+        if "gold" not in scorers:
+            raise SteerError("--annotator: every round has a scorer of its own, so --gold must say which is best.")
+    if not any(schema[n].direction and schema[n].weight for n in schema.own):
+        raise SteerError(
+            f"{rows}: none of its attributes has a better end, so no round is better than another. Label again "
+            "without --neither, or with --lower for those whose low end is the good one."
+        )
+    if settings.weights:
+        if settings.goals != "weights":
+            raise SteerError(f"--weights: are for --goals weights, not --goals {settings.goals}.")
+        parse_weights(settings.weights, schema, schema.names)
+
+
+def _saved(labelled: Source | Labelled, root: Path) -> str:
+    """Where the rows lie: rows in memory are saved first, for each stage reads them from disk."""
+    if isinstance(labelled, str | Path):
+        return str(labelled)
+    rows = Labelled.of(labelled)
+    rows.require_levels()
+    rows.require_labels()
+    rows.save(root / "labels")
+    return str(root / "labels")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -1,0 +1,51 @@
+"""One round: draw, filter, score, label with what was obtained, pool, train.
+
+Training starts from the base, or from the weights of the round before. A round is a folder of finished stages, named
+after everything that it follows from: killed rounds resume where they stopped, and more rounds keep those before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from steer.config import TrainConfig
+from steer.iteration.draw import fresh_rows
+from steer.iteration.pool import mixed, pooled
+from steer.iteration.rounds import Rounds
+from steer.rows import read
+from steer.training.command import train_command
+
+
+def run_round(rounds: Rounds, number: int) -> None:
+    """Draw, score, label with what was obtained, pool and train; finished stages of the round are skipped."""
+    folder, settings = rounds.folder(number), rounds.settings
+    if (folder / "policy" / "done.json").is_file():
+        return
+    fresh = fresh_rows(rounds, number)
+    pool = settings.pool or rounds.method.pool
+    parts = [fresh] if pool == "last" else [rounds.folder(i) / "fresh.jsonl" for i in range(1, number + 1)]
+    share, limit = settings.log_share, rounds.training.limit
+    logs = mixed(rounds.rows, share, settings.seed, limit) if pool == "all" else iter(())
+    rows = pooled(
+        chain(logs, *map(read, parts)),
+        folder / "rows",
+        rounds.schema,
+        rounds.scorer_of(number),
+        relative=settings.relative_levels,
+        relabel=rounds.refits,
+    )
+    rounds.report(number, train_command(_training(rounds, number, rows)))
+
+
+def _training(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
+    """How a round trains. The logs in the pool are limited already; a limit of training would drop what is fresh."""
+    output = str(rounds.folder(number) / "policy")
+    config = replace(rounds.training, rows=str(rows), output=output, limit=0)
+    before = rounds.policy_of(number - 1)
+    if rounds.method.importance:  # its weights compare with the policy that drew
+        return replace(config, init=before)
+    if rounds.settings.start_from == "last" and (Path(before) / "steer.json").is_file():
+        return replace(config, model=before) if config.adapter == "none" else replace(config, init=before)
+    return config
