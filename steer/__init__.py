@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steer.errors import SteerError
     from steer.evaluation.evaluate import Evaluation, evaluate
     from steer.generation.generate import generate
+    from steer.iteration.iterate import Iteration, iterate
     from steer.labelling.fit import fit
     from steer.labelling.label import label
     from steer.labelling.scorer import load_scorer
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Evaluation",
+    "Iteration",
     "Labelled",
     "Policy",
     "Schema",
@@ -40,6 +42,7 @@ __all__ = [
     "evaluate",
     "fit",
     "generate",
+    "iterate",
     "label",
     "load_policy",
     "load_scorer",
@@ -50,6 +53,7 @@ __all__ = [
 _MODULES = {  # imported when the name is used, so that "import steer" and --help are quick
     "METHODS": "steer.methods",
     "Evaluation": "steer.evaluation.evaluate",
+    "Iteration": "steer.iteration.iterate",
     "Labelled": "steer.rows.labelled",
     "Policy": "steer.models.policy",
     "Schema": "steer.rows.schema",
@@ -58,6 +62,7 @@ _MODULES = {  # imported when the name is used, so that "import steer" and --hel
     "evaluate": "steer.evaluation.evaluate",
     "fit": "steer.labelling.fit",
     "generate": "steer.generation.generate",
+    "iterate": "steer.iteration.iterate",
     "label": "steer.labelling.label",
     "load_policy": "steer.models.policy",
     "load_scorer": "steer.labelling.scorer",

@@ -15,6 +15,7 @@ import pytest
 
 import steer
 
+GOLD = "data_recipes.world_text:Gold"
 FUNCTIONS = [name for name in steer.__all__ if inspect.isfunction(getattr(steer, name))]
 
 
@@ -59,4 +60,21 @@ def test_every_function_names_its_parameters_types_and_errors(name: str) -> None
         assert f"`{parameter}`" in text, f"{name}: {parameter} is not documented"
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
-    assert len(parameters) <= 6
+
+
+def test_a_notebook_needs_no_folder(
+    policy: steer.Policy, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = steer.read_rows(labels, limit=200)
+    labelled = steer.label(rows, scorer=GOLD, min_support=1)
+    assert labelled.support
+    text = policy.generate("tell me about bees.", target="verbosity=0", max_new_tokens=8)
+    answers = steer.generate(policy, rows[:3], targets=("best", "none"), n=2, max_new_tokens=8)
+    assert isinstance(text, str)
+    assert len(answers) == len({row["prompt"][0]["content"] for row in rows[:3]}) * 2 * 2
+    sizes = {"num_prompts": 6, "grid": 6, "resamples": 20, "max_new_tokens": 8}
+    evaluation = steer.evaluate(policy, prompts=labelled, gold=GOLD, **sizes)
+    assert evaluation.table
+    assert evaluation.dial
+    assert not list(tmp_path.iterdir())

@@ -57,11 +57,12 @@ def compare(
 ) -> Evaluation:
     """Train every method on the same rows, base and budget, and judge their answers to the held-out prompts.
 
-    `methods`: each as NAME or NAME:SETTING=VALUE,... (default: those of CompareSettings). `gold`: the scorer that only
-    evaluation sees; `scorer`: the one that training sees (default: the one that labelled the rows). `settings` are
-    those of CompareSettings. Every run is a run of "steer train" or "steer iterate" in a folder of its own below
-    `folder`, so a stopped comparison resumes; without a folder all of it is temporary. A run that fails is listed in
-    `result["failures"]` and does not stop the others.
+    `model`: the base. `methods`: each as NAME or NAME:SETTING=VALUE,... (default: those of CompareSettings). `gold`:
+    scorer that only evaluation sees, `scorer`: the one that training sees (default: the one that labelled the rows).
+    `settings` are those of CompareSettings. Every run is a run of "steer train" or "steer iterate" in a folder of its
+    own below `folder`, so a stopped comparison resumes; without a folder all of it is temporary. A run that fails is
+    listed in `result["failures"]` and does not stop the others. SteerError for settings, scorers or rows that cannot
+    be used.
     """
     with ExitStack() as stack:
         root = Path(folder) if folder else Path(stack.enter_context(TemporaryDirectory()))

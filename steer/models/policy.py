@@ -166,7 +166,8 @@ def load_policy(
 ) -> Policy:
     """Load a Hugging Face model by name or folder, or a policy folder that `train` or `export` wrote.
 
-    `quantised`: load a plain model in 4 bits; a policy loads its base as it was trained on, in 4 bits for QLoRA.
+    `dtype`: "auto" (bfloat16 on a GPU that has it, else float32), "float32", "bfloat16". `trust_remote_code`: run code
+    that comes with the model. `quantised`: load a plain model in 4 bits; a policy loads its base as it was trained on.
     `base`: another base than the recorded one. `device`: default this process's GPU, else the CPU; "meta" loads no
     weights, only tokenizer and configuration. Raises SteerError for a folder that holds no model, or the wrong base.
     """
