@@ -126,7 +126,7 @@ def hand_over(folder: Path, case: Case) -> int:
     from steer.progress import quiet
     from steer.rows import read_all
     from steer.training.batches import Plan
-    from steer.training.command import chosen
+    from steer.training.prepare import chosen
 
     config = settings(folder, case, "")
     policy, rows = load_policy(config.model, dtype="float32"), read_all(config.rows)

@@ -22,10 +22,10 @@ from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load_policy
 from steer.rows import read_all
 from steer.rows.binning import exact
-from steer.rows.labelled import schema_of
+from steer.rows.labelled import Labelled, schema_of
 from steer.rows.schema import Schema
-from steer.training.command import chosen, train_command
-from steer.training.prepare import conditioned
+from steer.training.command import train_command
+from steer.training.prepare import chosen, conditioned
 
 OWN = "decision-transformer"
 
@@ -67,7 +67,7 @@ def test_bins_are_an_option_of_their_own(labels: Path) -> None:
     centres = {f"<reward>{c:z.2f}\n" for c in schema["reward"].centres}
     assert {render(row["levels"], schema, ("reward",), "reward-bins") for row in rows} == centres
     config = TrainConfig(str(labels), "base", "out", template="reward-bins")
-    made = conditioned(config, chosen("conditional", ())[0])
+    made = conditioned(Labelled.of(config.rows), chosen("conditional", ())[0], config)
     assert made
     assert made.names == ("reward",)
 

@@ -24,11 +24,12 @@ from steer.methods.groups import pairs
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_all
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 from steer.training.batches import Conditioning, Plan
-from steer.training.command import chosen, train_command
-from steer.training.prepare import agreeing, conditioned
+from steer.training.command import train_command
+from steer.training.prepare import agreeing, chosen, conditioned
 
 NAMES = ("helpfulness", "warmth")
 GRID = (0.5, 1.5, 2.5, 3.5)
@@ -192,7 +193,7 @@ def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path
     """The worse response wins under its own levels only: no attribute and no whole condition is dropped."""
     config = TrainConfig(str(labels), str(base), str(tmp_path), "reward-augmented", attribute=("verbosity",))
     method, settings = chosen(config.method, ())
-    made = conditioned(config, method)
+    made = conditioned(Labelled.of(config.rows), method, config)
     rows = [r for r in read_all(labels) if r["split"] == "train"]
     groups = agreeing(method.groups(rows, settings), made)  # type: ignore[arg-type]  # it is conditioned
     plan = Plan(groups, Tokens(rows, load_policy(str(base)).tokenizer), made, 8, 4096, 0)

@@ -17,7 +17,7 @@ from steer.methods import METHODS, peak_rate
 from steer.methods.base import Method
 from steer.run_folder import slug
 from steer.settings import did_you_mean
-from steer.training.command import chosen
+from steer.training.prepare import chosen
 
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them

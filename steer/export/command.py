@@ -15,7 +15,7 @@ import numpy as np
 from steer.conditioning.chat import asked, bare, rendered, steerable
 from steer.conditioning.condition import markers, render
 from steer.conditioning.turns import UnprintedError
-from steer.config import ExportConfig, TrainConfig
+from steer.config import ExportConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.models.card import MERGED, Card
@@ -23,6 +23,7 @@ from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import plain_ids, prompt_text
 from steer.progress import quiet
 from steer.rows import Row, read_all, split_of, write
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import (
     Run,
@@ -37,6 +38,7 @@ from steer.run_folder import (
 )
 from steer.training.batches import Conditioning
 from steer.training.prepare import conditioned
+from steer.training.settings import TrainSettings
 
 MARK = "export.json"  # what was exported, with which settings; a folder that has it is complete
 PROBES: tuple[list[dict[str, str]], ...] = (
@@ -205,16 +207,13 @@ def _rows(config: ExportConfig) -> str:
     """Rows as `trl sft` reads them, and the chat template that prints their conditions."""
     if not config.model:
         raise SteerError(f"{config.source}: rows are exported for a model. Name it: --model FOLDER.")
-    setup = TrainConfig(
-        config.source,
-        config.model,
-        config.output,
+    setup = TrainSettings(
         attribute=config.attribute,
         template=config.template,
         attribute_dropout=config.attribute_dropout,
         condition_dropout=config.condition_dropout,
     )
-    conditioning = conditioned(setup, METHODS["conditional"])
+    conditioning = conditioned(Labelled.of(config.source), METHODS["conditional"], setup)
     if conditioning is None:
         raise ValueError("the conditional method is conditioned")
     run = Run(config.output, config, {"source": rows_fingerprint(config.source)})

@@ -90,6 +90,6 @@ def _paths(name: str) -> tuple[str, str]:
         why = "tokens of its own" if card.adapter == "lora" else "a base in 4 bits"
         raise SteerError(
             f"--engine vllm: {name}: has {why}, which vLLM cannot put an adapter on. "
-            f'Merge it first: "steer export {name} MERGED", then give MERGED.'
+            f'Merge it first: "steer export {name} --output MERGED", then give MERGED.'
         )
     return _paths(card.base)[0], name

@@ -34,7 +34,7 @@ from steer.rows.labelled import Labelled, schema_of
 from steer.rows.schema import Schema
 from steer.run_folder import identity, rows_fingerprint, write_json
 from steer.settings import settings_of
-from steer.training.command import chosen
+from steer.training.prepare import chosen
 
 FREE = ("rounds", "guard")  # when the rounds end, not what they are
 

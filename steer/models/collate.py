@@ -37,14 +37,20 @@ class Batch(NamedTuple):
     tokens: int  # of all candidates by themselves, without padding
     shared: bool = False
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `ResponseLogps` reads: input_ids, attention_mask, positions, targets."""
+        return self.input_ids, self.attention_mask, self.positions, self.targets
+
     def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
-        known = {k: v.to(device) for k, v in self.candidates._asdict().items() if v is not None}
-        ids, attention, positions, targets = (x.to(device) for x in self[:4])
-        return Batch(ids, attention, positions, targets, self.candidates._replace(**known), *self[5:])
+        """Move the batch to another device."""
+        values = {k: v.to(device) for k, v in self.candidates._asdict().items() if v is not None}
+        ids, attention, positions, targets = (x.to(device) for x in self.inputs)
+        candidates = self.candidates._replace(**values)
+        return Batch(ids, attention, positions, targets, candidates, self.tokens, self.shared)
 
     def with_tokens(self, **values: Sequence[Sequence[Array]]) -> Batch:
-        """With values of every token in the candidates: [B][K] arrays [T] by name."""
+        """Add values of every token to the candidates: [B][K] arrays [T] by name."""
         more = {name: _tokenwise(each, self.candidates.mask.shape) for name, each in values.items()}
         return self._replace(candidates=self.candidates._replace(**more))
 

@@ -303,7 +303,7 @@ class ResponseLogps(nn.Module):
 
 def seen(module: Any, batch: Batch, base: Tensor | None = None) -> tuple[Tensor, Candidates]:
     """What a loss reads: log-probs [B, K, T], and the candidates with what else a forward pass tells of each token."""
-    out, c = module(*batch[:4], shared=batch.shared, base=base), batch.candidates
+    out, c = module(*batch.inputs, shared=batch.shared, base=base), batch.candidates
     logps, *others = (flat(x, c.mask) for x in (out if out.ndim > 1 else out[None]))
     return logps, c._replace(**dict(zip(("value",) if base is None else ("kl", "entropy"), others)))
 

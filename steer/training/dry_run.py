@@ -1,4 +1,4 @@
-"""`steer train --dry-run`: the plan of a run, and a sample as the model will read it, its loss mask made visible."""
+"""The plan of a training as text, and its first sample as the model will read it, with the loss mask made visible."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from steer.training.memory import GIB, estimate
 OPEN, CLOSE = "⟦", "⟧"
 
 
-def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
-    """Rows, tokens, steps, parameters, memory, and the first sample."""
+def described(policy: Policy, loop: Loop, facts: dict[str, Any], rate: str) -> str:
+    """Describe rows, tokens, steps, parameters, memory, and the first sample; `rate`: why the learning rate."""
+    assert policy.card  # `prepare` gives it one
     keep_masters(policy.model)  # as training holds them
-    config, plan, model = loop.config, loop.plan, policy.model
+    options, plan, model = loop.options, loop.plan, policy.model
     fresh = bool(loop.method.on_policy)
     every = [s for i in range(len(plan.groups)) for s in plan.sequences(0, i)]
     lengths = [len(s.prefix) + (0 if fresh else len(s.response)) for s in every]
@@ -31,18 +32,18 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
     epochs = loop.steps / (plan.steps_per_epoch * plan.repeats)
     epoch, unit = ("all prompts", "prompt") if fresh else ("one epoch", "candidate")
     accelerator = loop.accelerator
-    bytes_ = estimate(model, config, accelerator.num_processes if accelerator.is_fsdp2 else 1)
+    bytes_ = estimate(model, options, accelerator.num_processes if accelerator.is_fsdp2 else 1)
     parts = ", ".join(f"{name} {_size(value)}" for name, value in bytes_.items())
     layout = ", a prompt once for all its candidates, short ones in one row" if plan.shared else ""
     lines = [
-        f"Plan: {config.method} from {config.model}, {_adapter(loop)}, {config.optimizer}; nothing is written.",
+        f"Plan: {policy.card.method} from {policy.name}, {_adapter(loop)}, {options.optimizer}; nothing is written.",
         f"rows        {facts['rows']} groups to train on, {facts['held_out']} rows held out, "
         f"{facts['unused']} left out by the method, {facts['too_long']} groups too long",
         f"tokens      {sum(lengths):,} in {epoch}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
-        f"steps       {loop.steps} of {config.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
+        f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
-        facts.get("why") or f"learning rate {config.learning_rate:g}, as given",
+        rate or f"learning rate {options.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",
@@ -52,7 +53,7 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any]) -> str:
 
 
 def shown(tokenizer: Any, plan: Plan, *, fresh: bool = False) -> str:
-    """The first candidate of the first step as text, from the very batch that training would see."""
+    """Render the first candidate of the first step as text, from the very batch that training would see."""
     epoch, indices = plan.step(0)
     sequence = plan.sequences(epoch, indices[0])[0]
     if fresh:
@@ -66,8 +67,8 @@ def shown(tokenizer: Any, plan: Plan, *, fresh: bool = False) -> str:
 
 
 def _adapter(loop: Loop) -> str:
-    config = loop.config
-    return "all weights" if config.adapter == "none" else f"{config.adapter} of rank {config.lora_r}"
+    options = loop.options
+    return "all weights" if options.adapter == "none" else f"{options.adapter} of rank {options.lora_r}"
 
 
 def _size(value: float) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
@@ -22,79 +21,80 @@ from steer.training import checkpoint
 from steer.training.batches import Known, Plan
 from steer.training.held_out import HeldOut, Patience
 from steer.training.references import base_states, importance_share, known_of
+from steer.training.settings import TrainSettings
 from steer.training.tracking import Log
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+def learning_rate(step: int, steps: int, options: TrainSettings) -> float:
     """Linear warm-up, then the chosen decay to zero; `step` counts from 0."""
-    assert config.learning_rate  # `train` chooses one where none is given
-    peak = config.learning_rate
-    warm = config.warmup_steps if config.warmup_steps >= 1 else config.warmup_steps * steps
+    assert options.learning_rate  # `prepare` chooses one if none is given
+    peak = options.learning_rate
+    warm = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * steps
     if step < warm:
         return peak * (step + 1) / (warm + 1)
     left = (steps - step) / max(1.0, steps - warm)
     shape = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1 - math.cos(math.pi * left))}
-    return peak * shape[config.lr_scheduler_type]
+    return peak * shape[options.lr_scheduler_type]
 
 
 @dataclass(frozen=True)
 class Loop:
     """The optimizer steps of one run, in one process of several."""
 
-    config: TrainConfig
+    options: TrainSettings
     method: Method
-    settings: Any
+    settings: Any  # the method's own
     plan: Plan
     accelerator: Any
     held_out: HeldOut | None = None
-    start: str = ""  # what the starting policy is, for reference log-probs that are kept; empty: they are not
+    start: str = ""  # identity of the starting policy, the cache key of reference log-probs; empty: no cache
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        c = self.config
+        c = self.options
         return c.max_steps or max(1, round(c.num_train_epochs * self.plan.steps_per_epoch * self.plan.repeats))
 
     def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
-        """Train; resumes from the last checkpoint in `folder`. What done.json says of the run."""
-        config, accelerator, steps = self.config, self.accelerator, self.steps
+        """Train, from the last checkpoint in `folder` if there is one; return the facts of the run."""
+        options, accelerator, steps = self.options, self.accelerator, self.steps
         main = accelerator.is_main_process
-        bare = self.module(policy)
-        module, optimizer = self._spread(bare)
-        named = trainable(bare)
-        how = (self.method, self.settings, accelerator, self.start)
-        known = known_of(bare, self.plan, *how)
-        watched = known_of(bare, self.held_out.plan, *how) if self.held_out else None
-        held = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
-        patience = Patience(**held.pop("patience", {}))
-        self.plan.start(bare)
-        log = Log(folder, config, accelerator, step=held["step"], steps=steps)
-        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **held}
-        began = time.monotonic() - held["seconds"]
-        for step in range(held["step"], steps):
+        plain = self.module(policy)
+        module, optimizer = self._spread(plain)
+        named = trainable(plain)
+        source = (self.method, self.settings, accelerator, self.start)
+        known = known_of(plain, self.plan, *source)
+        watched = known_of(plain, self.held_out.plan, *source) if self.held_out else None
+        resumed = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
+        patience = Patience(**resumed.pop("patience", {}))
+        self.plan.start(plain)
+        log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)
+        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed}
+        began = time.monotonic() - resumed["seconds"]
+        for step in range(resumed["step"], steps):
             loss, norm, count = self._step(module, optimizer, step, known)
             facts |= {"step": step + 1, "loss": loss, "tokens": facts["tokens"] + count}
             facts["seconds"] = time.monotonic() - began
             last = step + 1 == steps
-            if (step + 1) % config.logging_steps == 0 or last:
-                lr, seconds = learning_rate(step, steps, config), round(facts["seconds"], 2)
+            if (step + 1) % options.logging_steps == 0 or last:
+                lr, seconds = learning_rate(step, steps, options), round(facts["seconds"], 2)
                 more = {"grad_norm": norm, "learning_rate": lr, "tokens": facts["tokens"], "seconds": seconds}
                 log.write(step + 1, loss=loss, **more, **self.plan.facts())
-            if self.held_out and ((step + 1) % config.eval_steps == 0 or last):
-                facts["held_out_loss"] = self.held_out.loss(bare, accelerator, watched)
+            if self.held_out and ((step + 1) % options.eval_steps == 0 or last):
+                facts["held_out_loss"] = self.held_out.loss(plain, accelerator, watched)
                 log.write(step + 1, held_out_loss=facts["held_out_loss"])
-                if patience.see(facts["held_out_loss"], step + 1) and config.early_stopping:
+                if patience.see(facts["held_out_loss"], step + 1) and options.early_stopping:
                     checkpoint.keep_best(folder, named, main)
-                last = last or 0 < config.early_stopping <= patience.since
+                last = last or 0 < options.early_stopping <= patience.since
             log.step(facts)
             if last:
                 break
-            if self.plan.resume_point(step + 1, config.save_steps):
+            if self.plan.resume_point(step + 1, options.save_steps):
                 state = {k: facts[k] for k in ("step", "tokens", "seconds")} | {"patience": vars(patience)}
                 checkpoint.save(folder, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()
-        if config.early_stopping:
+        if options.early_stopping:
             checkpoint.take_best(folder, named)
             accelerator.wait_for_everyone()  # the main process clears it away next
         if self.held_out:
@@ -105,8 +105,8 @@ class Loop:
         return {**facts, "processes": accelerator.num_processes}
 
     def module(self, policy: Policy) -> ResponseLogps:
-        """What gives log-probs of the policy, checked against the model's own."""
-        if self.config.gradient_checkpointing:
+        """Wrap the policy's model into what gives log-probs, checked against the model's own."""
+        if self.options.gradient_checkpointing:
             with quiet():
                 policy.model.gradient_checkpointing_enable({"use_reentrant": False})
             policy.model.enable_input_require_grads()
@@ -116,33 +116,33 @@ class Loop:
         if not self.accelerator.is_fsdp2:  # which moves what it has sharded
             module.to(self.accelerator.device)
         module.check()
-        if self.config.init and (self.method.on_policy or "kl" in self.method.needs):
+        if self.options.init and (self.method.on_policy or "kl" in self.method.needs):
             module.remember()
         compute_in(module, dtype, self.accelerator.device.type)
         if "value" in self.method.needs:
             module.add_critic()
         return module
 
-    def _spread(self, bare: ResponseLogps) -> tuple[Any, Any]:
-        """What the processes train together, and its optimizer; FSDP puts shards in the place of the parameters."""
-        config = self.config
-        parameters = [p for _, p in trainable(bare)]
+    def _spread(self, plain: ResponseLogps) -> tuple[Any, Any]:
+        """Prepare module and optimizer for all processes; FSDP puts shards in the place of the parameters."""
+        options = self.options
+        parameters = [p for _, p in trainable(plain)]
         optimizer = optimizer_for(
-            config.optimizer, parameters, learning_rate(0, self.steps, config), config.weight_decay
+            options.optimizer, parameters, learning_rate(0, self.steps, options), options.weight_decay
         )
-        module, optimizer = self.accelerator.prepare(bare, optimizer)
+        module, optimizer = self.accelerator.prepare(plain, optimizer)
         if self.accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
             module.set_reshard_after_forward(True, recurse=False)
         return module, optimizer
 
     def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
         """One optimizer step: sum over micro-batches and processes, divided once. Loss, gradient norm, tokens."""
-        accelerator, config = self.accelerator, self.config
+        accelerator, options = self.accelerator, self.options
         rank, world = accelerator.process_index, accelerator.num_processes
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, config)
+            group["lr"] = learning_rate(step, self.steps, options)
         # Dropout follows from seed, step and rank, so a resumed run draws what the whole one would have drawn.
-        torch.manual_seed(hash((config.seed, step, rank)) & 0x7FFFFFFF)
+        torch.manual_seed(hash((options.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
         module.train()  # a plan may have asked the policy for responses
@@ -167,7 +167,7 @@ class Loop:
                 bad += [index for index, x in zip(indices, lost) if x] or indices
         total, tokens = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
         parameters = [p for p in module.parameters() if p.requires_grad]
-        norm = float(accelerator.clip_grad_norm_(parameters, config.max_grad_norm or math.inf))
+        norm = float(accelerator.clip_grad_norm_(parameters, options.max_grad_norm or math.inf))
         if not (math.isfinite(total) and math.isfinite(norm)):
             self._refuse(step, total, norm, bad)
         optimizer.step()

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from steer.config import TrainConfig
 from steer.errors import SteerError
+from steer.training.settings import TrainSettings
 
 GIB = 1 << 30
 
 
-def micro_batch(config: TrainConfig) -> int:
+def micro_batch(options: TrainSettings) -> int:
     """Padded tokens in one forward pass, where none are given: a CPU is faster where a batch stays in its cache."""
-    return pieces(config.micro_batch_tokens)
+    return pieces(options.micro_batch_tokens)
 
 
 def pieces(tokens: int) -> int:
@@ -25,17 +25,17 @@ def pieces(tokens: int) -> int:
 
 
 @contextmanager
-def enough_memory(config: TrainConfig) -> Iterator[None]:
+def enough_memory(options: TrainSettings) -> Iterator[None]:
     """Turn running out of memory into a sentence that names what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not _starved(error):
             raise
-        lower = [f"--micro-batch-tokens (now {micro_batch(config)})", f"--max-length (now {config.max_length})"]
-        more = [] if config.gradient_checkpointing else ["--gradient-checkpointing"]
-        more += {"lora": ["--adapter qlora"], "none": ["--adapter lora"]}.get(config.adapter, [])
-        more += [] if "8bit" in config.optimizer else ["--optimizer adamw_8bit"]
+        lower = [f"--micro-batch-tokens (now {micro_batch(options)})", f"--max-length (now {options.max_length})"]
+        more = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
+        more += {"lora": ["--adapter qlora"], "none": ["--adapter lora"]}.get(options.adapter, [])
+        more += [] if "8bit" in options.optimizer else ["--optimizer adamw_8bit"]
         raise SteerError(
             f"out of memory. Lower {' or '.join(lower)}" + (f", or use {', '.join(more)}." if more else ".")
         ) from None
@@ -46,7 +46,7 @@ def _starved(error: RuntimeError) -> bool:
     return "can't allocate memory" in text or "out of memory" in text
 
 
-def estimate(model: Any, config: TrainConfig, shards: int = 1) -> dict[str, float]:
+def estimate(model: Any, options: TrainSettings, shards: int = 1) -> dict[str, float]:
     """Bytes in one process by what they are for; weights, gradients and optimizer may be sharded over several.
 
     Activations are those of a transformer whose attention matrix is never stored, 34 bytes per token, layer and hidden
@@ -55,15 +55,15 @@ def estimate(model: Any, config: TrainConfig, shards: int = 1) -> dict[str, floa
     c = model.config.get_text_config()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = torch.empty(0, dtype=model.dtype).element_size()
-    tokens = micro_batch(config)
+    tokens = micro_batch(options)
     layer = tokens * c.hidden_size * 17.0 * size
     depth = c.num_hidden_layers
     inputs = depth * tokens * c.hidden_size * size
-    state = 2 if "8bit" in config.optimizer else 8
+    state = 2 if "8bit" in options.optimizer else 8
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return {
         "weights": float(frozen + 4 * trained) / shards,
         "gradients": 4.0 * trained / shards,
         "optimizer": float(state * trained) / shards,
-        "activations": inputs + layer if config.gradient_checkpointing else depth * layer,
+        "activations": inputs + layer if options.gradient_checkpointing else depth * layer,
     }

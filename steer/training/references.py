@@ -66,7 +66,7 @@ def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, a
     training = inner.training
     inner.eval()
     with inner.started():
-        states: torch.Tensor = inner(*plain[:4], bare=True)
+        states: torch.Tensor = inner(*plain.inputs, bare=True)
     inner.train(training)
     return states[: len(batch.targets)]  # an emptied batch has none
 
@@ -109,7 +109,7 @@ def response_tokens(
         chosen = [groups[i] for i in part]
         ones = [[1.0] * len(g) for g in chosen]
         batch = collate(chosen, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)
-        out = module(*batch[:4], shared=batch.shared)
+        out = module(*batch.inputs, shared=batch.shared)
         at = [starts[i] + j for i in part for j in range(len(groups[i])) if own]
         ends = np.cumsum([len(s.response) for g in chosen for s in g])
         for found, row in zip((logps, values), out[None] if out.ndim == 1 else out):

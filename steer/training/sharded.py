@@ -1,4 +1,4 @@
-"""What processes shard: what cannot be done with it, and whole tensors from the parts of FSDP2 and back."""
+"""Sharded training: what it cannot do, and FSDP2's parts gathered into whole tensors and split again."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.training import zero
+from steer.training.settings import TrainSettings
 
 
 def asked(name: str) -> bool:
@@ -20,10 +20,10 @@ def asked(name: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes")
 
 
-def shardable(config: TrainConfig, method: Method, accelerator: Any) -> None:
-    """Refuse what sharded weights cannot do, and FSDP where accelerate would pass over it without a word."""
+def shardable(name: str, method: Method, options: TrainSettings, accelerator: Any) -> None:
+    """Refuse what sharded weights cannot do, and FSDP where accelerate would ignore it; `name`: the method's."""
     if asked("DEEPSPEED"):
-        zero.set_up(config, accelerator)
+        zero.set_up(options.max_grad_norm, accelerator)
     elif not asked("FSDP"):
         return
     elif accelerator.distributed_type != "FSDP":
@@ -37,27 +37,27 @@ def shardable(config: TrainConfig, method: Method, accelerator: Any) -> None:
         raise SteerError("fsdp_activation_checkpointing renames weights. Use --gradient-checkpointing instead.")
     if method.on_policy:
         raise SteerError(
-            f"{config.method}: draws responses while it trains, which it cannot where FSDP or DeepSpeed shards. Use "
+            f"{name}: draws responses while it trains, which it cannot where FSDP or DeepSpeed shards. Use "
             'torchrun without them, or a method that learns from rounds: "steer iterate --method raft".'
         )
-    if config.adapter == "qlora":
+    if options.adapter == "qlora":
         raise SteerError("--adapter qlora: 4-bit weights are not sharded here. Use --adapter lora.")
-    if config.optimizer != "adamw":
-        raise SteerError(f"--optimizer {config.optimizer}: its state is not sharded here. Use --optimizer adamw.")
+    if options.optimizer != "adamw":
+        raise SteerError(f"--optimizer {options.optimizer}: its state is not sharded here. Use --optimizer adamw.")
 
 
 def gathered(tensors: Mapping[str, Tensor], main: bool) -> dict[str, Tensor]:
-    """Copies of whole tensors on the CPU of the main process; all processes have to ask, for each may hold a part."""
-    found = {}
+    """Copy whole tensors to the CPU of the main process. Collective: every process may hold a part and must call."""
+    copies = {}
     for name, tensor in tensors.items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if main:
-            found[name] = whole.detach().to("cpu", copy=True).contiguous()
-    return found
+            copies[name] = whole.detach().to("cpu", copy=True).contiguous()
+    return copies
 
 
 def part(whole: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor what this process holds where `like` is sharded; what has another shape is not."""
+    """Return this process's part of a whole tensor if `like` is sharded; a tensor of another shape stays whole."""
     if not isinstance(like, DTensor) or whole.shape != like.shape:
         return whole
     return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)

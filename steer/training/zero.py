@@ -1,4 +1,4 @@
-"""DeepSpeed, which shares out gradients and the optimizer (ZeRO 1 and 2): set-up, and its state as plain tensors."""
+"""DeepSpeed, which shards gradients and the optimizer (ZeRO 1 and 2): set-up, and its state as plain tensors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import torch
 from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper  # accelerate.utils has it only with DeepSpeed
 from torch import Tensor, nn
 
-from steer.config import TrainConfig
 from steer.errors import SteerError
 
 KEYS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
-def set_up(config: TrainConfig, accelerator: Any) -> None:
-    """Tell DeepSpeed what the loop does; refuse what it would do beside it, and where accelerate would pass over it."""
+def set_up(max_grad_norm: float, accelerator: Any) -> None:
+    """Configure DeepSpeed for the loop; refuse what it would do on its own, or where accelerate would ignore it."""
     if accelerator.distributed_type != "DEEPSPEED":
         raise SteerError(
             "DeepSpeed was asked for, and accelerate starts it on GPUs only: it would pass over it here. Leave "
             "--use_deepspeed out, or unset ACCELERATE_USE_DEEPSPEED."
         )
-    told = accelerator.state.deepspeed_plugin.deepspeed_config
-    zero = told.get("zero_optimization", {})
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    zero = settings.get("zero_optimization", {})
     if zero.get("stage", 0) not in (1, 2):
         raise SteerError(
             f"DeepSpeed with ZeRO {zero.get('stage', 0)} is not supported. Use stage 1 or 2, or FSDP2, which shards "
@@ -32,15 +31,15 @@ def set_up(config: TrainConfig, accelerator: Any) -> None:
     offloads = [x for x in ("optimizer", "param") if zero.get(f"offload_{x}", {}).get("device", "none") != "none"]
     if offloads:
         raise SteerError(f"DeepSpeed's offload_{offloads[0]} is not supported. Set its device to none.")
-    if "optimizer" in told or "scheduler" in told:
+    if "optimizer" in settings or "scheduler" in settings:
         raise SteerError(
             "DeepSpeed's configuration names an optimizer or a scheduler: they are steer's. Take them out."
         )
-    if any(told.get(x, {}).get("enabled") is True for x in ("fp16", "bf16")):
+    if any(settings.get(x, {}).get("enabled") is True for x in ("fp16", "bf16")):
         raise SteerError("DeepSpeed's configuration sets a precision. Use --dtype instead.")
-    # Sizes of batches are nothing that it has to know: steps end where the loop says, and gradients come divided.
-    told.update(train_batch_size="auto", train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1)
-    told.update(gradient_clipping=config.max_grad_norm)
+    # It need not know the sizes of batches: steps end where the loop says, and gradients come divided.
+    settings.update(train_batch_size="auto", train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1)
+    settings.update(gradient_clipping=max_grad_norm)
 
 
 def shards(optimizer: Any) -> bool:
@@ -49,7 +48,7 @@ def shards(optimizer: Any) -> bool:
 
 
 def state(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[int, dict[str, Any]]:
-    """What the optimizer knows of each parameter, whole; all processes have to ask."""
+    """Gather the optimizer state of each parameter. Collective: every process must call."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     step = next(iter(optimizer.optimizer.optimizer.state.values()))["step"]  # the same for all
@@ -59,8 +58,8 @@ def state(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[int
     }
 
 
-def put(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, known: Mapping[int, Mapping[str, Tensor]]) -> None:
-    """Give every process its part of weights, as they stand in the model, and of what the optimizer knew."""
+def put(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, saved: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Scatter the model's weights and a saved optimizer state (by parameter) over the processes."""
     from deepspeed.utils import (
         lazy_init_hp_params_optimizer_state,
         safe_set_full_fp32_param,
@@ -69,9 +68,9 @@ def put(named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, known: Mappin
 
     zero = optimizer.optimizer
     for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups):
-        zero.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in KEYS} | {"step": known[0]["step"].clone()}
+        zero.optimizer.state[flat] = {key: torch.zeros_like(flat) for key in KEYS} | {"step": saved[0]["step"].clone()}
         lazy_init_hp_params_optimizer_state(parameters, flat, zero.optimizer.state)
     for i, (_, parameter) in enumerate(named):
         safe_set_full_fp32_param(parameter, parameter.data)
         for key in KEYS:
-            safe_set_full_optimizer_state(parameter, known[i][key].to(parameter.device), key)
+            safe_set_full_optimizer_state(parameter, saved[i][key].to(parameter.device), key)
