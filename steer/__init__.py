@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from steer.rows import read_rows, write_rows
     from steer.rows.labelled import Labelled
     from steer.rows.schema import Schema
+    from steer.training.train import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "load_policy",
     "load_scorer",
     "read_rows",
+    "train",
     "write_rows",
 ]
 
@@ -67,6 +69,7 @@ _MODULES = {  # imported when the name is used, so that "import steer" and --hel
     "load_policy": "steer.models.policy",
     "load_scorer": "steer.labelling.scorer",
     "read_rows": "steer.rows",
+    "train": "steer.training.train",
     "write_rows": "steer.rows",
 }
 

@@ -62,13 +62,13 @@ def test_every_function_names_its_parameters_types_and_errors(name: str) -> None
     assert len(positional) <= 2
 
 
-def test_a_notebook_needs_no_folder(
-    policy: steer.Policy, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_notebook_needs_no_folder(tiny: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = steer.read_rows(labels, limit=200)
     labelled = steer.label(rows, scorer=GOLD, min_support=1)
     assert labelled.support
+    policy = steer.train(labelled, model=str(tiny), adapter="none", max_steps=2, learning_rate=1e-3)
+    assert policy.facts["steps"] == 2
     text = policy.generate("tell me about bees.", target="verbosity=0", max_new_tokens=8)
     answers = steer.generate(policy, rows[:3], targets=("best", "none"), n=2, max_new_tokens=8)
     assert isinstance(text, str)

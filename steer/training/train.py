@@ -56,11 +56,12 @@ def train(
     folder: str | Path | None = None,
     **settings: Any,
 ) -> Policy:
-    """Train a policy on labelled rows from a base model, a Hugging Face name or folder; return it with its facts.
+    """Train a policy on labelled rows; return it with its `facts`: rows, steps, tokens, loss, seconds and more.
 
-    Methods that need no levels take plain rows. `settings` are those of `TrainSettings`. A training that is given a
-    `folder` resumes there after an interruption and leaves the policy in it; called again it loads that. Raises
-    SteerError for what cannot be trained on, and for a folder that holds another training.
+    `labelled`: what `label` returned, or the folder that it wrote; methods that need no levels take plain rows.
+    `model`: a Hugging Face name or folder. `method`: a name in METHODS. `settings` are those of `TrainSettings`. A
+    training that is given a `folder` resumes there after an interruption and leaves the policy in it; called again it
+    loads that. Raises SteerError for what cannot be trained on, and for a folder that holds another training.
     """
     labelled, options = Labelled.of(labelled), settings_of(TrainSettings, settings)
     inputs = {"rows": _rows_hash(labelled), "model": f"{model} {identity(model)}", "method": method}
