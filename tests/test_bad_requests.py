@@ -142,7 +142,7 @@ def test_a_request_that_takes_long_to_read_holds_up_nobody(
 
 
 def test_what_breaks_inside_is_told_in_the_same_shape(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "choices", lambda *_: {}["x"])
+    monkeypatch.setattr(api, "expanded", lambda *_: {}["x"])
     status, found = send(served, "/v1/chat/completions", {"model": "policy", "messages": ASK})
     assert (status, found["error"]["type"], found["error"]["code"]) == (500, "server_error", "internal")
     assert "KeyError" in found["error"]["message"]

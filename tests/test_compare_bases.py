@@ -12,9 +12,11 @@ from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, spread
 from steer.comparison.entry import Entry, Turns, cost
 from steer.comparison.plan import planned
-from steer.config import CompareConfig, IterateConfig, TrainConfig
+from steer.config import CompareConfig, TrainConfig
 from steer.errors import SteerError
-from steer.iteration import rounds
+from steer.iteration import round as one_round
+from steer.iteration.rounds import Rounds
+from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import load_scorer
 from steer.methods import METHODS
 from steer.rows import read_all
@@ -172,22 +174,37 @@ def test_a_plan_counts_the_stage_in_front(labels: Path, tiny: Path, tmp_path: Pa
     assert [line.split(":")[-1].split(" steps")[0].strip() for line in lines[1:4]] == ["20", "40", "60"]
 
 
+def of_rounds(labels: Path, folder: Path, policy: str, *, adapter: str, method: str, start: str) -> Rounds:
+    """Rounds on fresh responses alone, from a policy or (empty) the base."""
+    training = TrainConfig(str(labels), "base", "-", method, adapter=adapter)
+    settings = IterateSettings(start_from=start, pool="last")
+    return Rounds(
+        rows=str(labels),
+        model="base",
+        policy=policy,
+        scorer=GOLD,
+        root=folder,
+        settings=settings,
+        training=training,
+        schema=schema_of(str(labels)),
+        scorers={"scorer": load_scorer(GOLD)},
+        key="",
+    )
+
+
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("start", ["base", "last"])
 def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
     start: str, adapter: str, labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
-    monkeypatch.setattr(rounds, "train_command", lambda settings: seen.append(settings) or "")
-    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), policy=str(trained), start_from=start, pool="last")
-    settings = TrainConfig(str(labels), "base", "-", adapter=adapter)
-    scorer = load_scorer(GOLD)
-    loop = rounds.Loop(config, settings, METHODS["conditional"], schema_of(str(labels)), "", scorer)
+    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
+    monkeypatch.setattr(one_round, "train_command", lambda config: seen.append(config) or "")
+    rounds = of_rounds(labels, tmp_path, str(trained), adapter=adapter, method="conditional", start=start)
     for number in (1, 2):
-        rounds.turn(loop, number)
-        write_json(loop.folder(number) / "policy" / "steer.json", {})
-    before = [str(trained), str(loop.folder(1) / "policy")]  # the first round goes on from --policy
+        one_round.run_round(rounds, number)
+        write_json(rounds.folder(number) / "policy" / "steer.json", {})
+    before = [str(trained), str(rounds.folder(1) / "policy")]  # the first round goes on from --policy
     told = {
         ("base", "lora"): [("base", ""), ("base", "")],
         ("base", "none"): [("base", ""), ("base", "")],
@@ -201,9 +218,7 @@ def test_the_first_round_without_a_policy_starts_from_the_base(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[TrainConfig] = []
-    monkeypatch.setattr(rounds, "_fresh", lambda loop, number: labels)
-    monkeypatch.setattr(rounds, "train_command", lambda settings: seen.append(settings) or "")
-    config = IterateConfig(str(labels), "base", GOLD, str(tmp_path), method="raft", start_from="last", pool="last")
-    settings = TrainConfig(str(labels), "base", "-", method="raft")
-    rounds.turn(rounds.Loop(config, settings, METHODS["raft"], schema_of(str(labels)), "", load_scorer(GOLD)), 1)
+    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
+    monkeypatch.setattr(one_round, "train_command", lambda config: seen.append(config) or "")
+    one_round.run_round(of_rounds(labels, tmp_path, "", adapter="lora", method="raft", start="last"), 1)
     assert [(s.model, s.init) for s in seen] == [("base", "")]

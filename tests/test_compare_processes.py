@@ -8,7 +8,7 @@ from conftest import HANG, alive, until
 
 START = f"""
 import os, time
-from steer.parts import processes
+from steer.labelling.shards import processes
 with processes(1) as workers:
     print(workers.submit(os.getpid).result(), flush=True)
     workers.submit(time.sleep, {HANG})

@@ -43,7 +43,6 @@ def test_every_command_says_what_it_does_and_what_it_takes() -> None:
 
 LONG = 12  # flags; commands with more show them in panels
 OF_EVERY_RUN = {"--output", "--overwrite", "--dry-run", "--seed", "--config"}  # the panel of flags without one
-NO_PANELS_YET = {"data", "fit", "label", "train", "generate", "serve"}
 
 
 def flags(command: click.Command) -> list[click.Option]:
@@ -53,7 +52,7 @@ def flags(command: click.Command) -> list[click.Option]:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if len(flags(cli.commands[name])) > LONG])
 def test_the_flags_of_a_long_command_are_in_panels(name: str) -> None:
     loose = {flag.opts[0] for flag in flags(cli.commands[name]) if not getattr(flag, "panel", "")}
-    assert loose <= OF_EVERY_RUN or name in NO_PANELS_YET, f"{name}: {sorted(loose - OF_EVERY_RUN)}"
+    assert loose <= OF_EVERY_RUN, f"{name}: {sorted(loose - OF_EVERY_RUN)}"
 
 
 # A flag that several commands have -> what it means in each of them; their help adds what is particular there.

@@ -54,7 +54,7 @@ def test_the_divergence_starts_at_nothing_but_the_condition(labels: Path, base: 
     for kl in (0.0, 1e3):
         out, how = tmp_path / str(kl), (f"kl={kl}", "entropy=0")
         flags = {"max_steps": 1, "logging_steps": 1, "condition_dropout": 1.0}
-        train_command(TrainConfig(str(labels), str(base), str(out), "quark", how, **flags))  # type: ignore[arg-type]
+        train_command(TrainConfig(str(labels), str(base), str(out), "quark", set=how, **flags))  # type: ignore[arg-type]
         losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
     # without a condition a fresh adapter is the base: KL is 0
     assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)
@@ -67,7 +67,7 @@ def test_the_divergence_is_from_the_policy_that_training_starts_from(labels: Pat
     for kl in (0.0, 1e3):
         out, how = tmp_path / str(kl), (f"kl={kl}", "entropy=0")
         more = {"max_steps": 1, "logging_steps": 1, "condition_dropout": 1.0, "init": str(tmp_path / "first")}
-        train_command(TrainConfig(str(labels), str(base), str(out), "quark", how, **more))
+        train_command(TrainConfig(str(labels), str(base), str(out), "quark", set=how, **more))
         losses[kl] = json.loads((out / "metrics.jsonl").read_text())["loss"]
     assert losses[1e3] == pytest.approx(losses[0.0], abs=1e-3)  # no condition and no update: KL is 0
 

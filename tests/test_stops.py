@@ -41,7 +41,7 @@ def loop(labels: Path, trained: Path, folder: Path, means: list[float]) -> str:
     """What a loop of four rounds says whose gold has these means."""
     (folder / "train.json").write_text(json.dumps({"adapter": "none", "learning_rate": 1e-3, "max_steps": 2}))
     Watching.means[:] = means
-    how: dict[str, Any] = {"prompts": 8, "max_new_tokens": 60, "train": str(folder / "train.json")}
+    how: dict[str, Any] = {"prompts_per_round": 8, "max_new_tokens": 60, "train": str(folder / "train.json")}
     how |= {"gold": f"{__name__}:Watching", "rounds": ROUNDS, "method": "conditional"}
     # Only gold: what a model of two layers writes runs into the guards of its form.
     guard = ("kl=0", "length=0", "distinct=0", "repeated=0", "leaked=0", "unfinished=0")

@@ -176,7 +176,7 @@ def test_pairs_whose_goals_read_alike_are_left_out() -> None:
 
 
 def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Path, tmp_path: Path) -> None:
-    how: dict[str, Any] = {"method": "reward-augmented", "attributes": ("verbosity",), "dry_run": True, "max_steps": 1}
+    how: dict[str, Any] = {"method": "reward-augmented", "attribute": ("verbosity",), "dry_run": True, "max_steps": 1}
     every = pairs([r for r in read_all(labels) if r["split"] == "train"], "best-random")
     apart = [g for g in every if g.rows[0]["levels"]["verbosity"] != g.rows[1]["levels"]["verbosity"]]
     assert 0 < len(apart) < len(every)
@@ -281,7 +281,7 @@ def test_init_wants_the_same_base_rank_and_conditions(
     for wrong, message in (
         ({"model": str(tiny), "lora_r": 4}, "has another base, adapter or template"),
         ({"lora_r": 8}, "has rank 4, this run 8"),
-        ({"lora_r": 4, "attributes": ("warmth",)}, "reads conditions of helpfulness, correctness"),
+        ({"lora_r": 4, "attribute": ("warmth",)}, "reads conditions of helpfulness, correctness"),
     ):
         how: dict[str, Any] = {"model": str(base), "init": str(policy), "max_steps": 1} | wrong
         with pytest.raises(SteerError, match=message):

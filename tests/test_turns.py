@@ -90,7 +90,7 @@ def test_a_turn_that_the_template_leaves_out_is_refused_by_row_and_turn(
     rows = [{"id": "a", "prompt": ASK, "response": "x"}, {"id": "odd", "prompt": prompt, "response": "x"}]
     with pytest.raises(SteerError) as caught:
         Tokens(rows, tokenizer)
-    assert str(caught.value).startswith(f"row 'odd': the model's chat template leaves out {what}")
+    assert str(caught.value).startswith(f"row 'odd': the model's chat template drops {what}")
     tokenizer.chat_template = CHATML
     Tokens(rows, tokenizer)
 
@@ -163,7 +163,7 @@ def test_a_server_is_not_asked_what_its_template_would_leave_out(
 ) -> None:
     tokenizer.chat_template, server = SYSTEM_FIRST, Server()
     draw: Any = through(server)  # type: ignore[arg-type]
-    with pytest.raises(SteerError, match=f"row 'odd': the model's chat template leaves out {re.escape(what)}"):
+    with pytest.raises(SteerError, match=f"row 'odd': the model's chat template drops {re.escape(what)}"):
         draw(Policy(None, tokenizer), [Request({"id": "odd", "prompt": prompt}, {})], Sampling())
     assert not server.asked
     draw(
@@ -179,7 +179,7 @@ def test_a_scorer_reads_every_turn_or_refuses_the_row(tiny: Path, prompt: list[d
     backbone = load(str(tiny), "AutoModelForCausalLM")
     backbone.tokenizer.chat_template = SYSTEM_FIRST
     number = re.escape(what.partition(" (")[0])
-    with pytest.raises(ValueError, match=f"row 'odd': the scorer's chat template leaves out {number}"):
+    with pytest.raises(ValueError, match=f"row 'odd': the scorer's chat template drops {number}"):
         backbone.read([{"id": "odd", "prompt": prompt, "response": "x"}])
     one, other = backbone.read(
         [{"prompt": [turn(role, "Be brief."), *ASK], "response": "x"} for role in ("developer", "system")]

@@ -13,8 +13,9 @@ from conftest import calls
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from steer.conditioning.targets import unbeaten
 from steer.errors import SteerError
-from steer.evaluation.frontier import frontier, hypervolume, pareto
+from steer.evaluation.frontier import frontier, hypervolume
 from steer.evaluation.winrate import (
     MANY,
     Anchors,
@@ -273,7 +274,7 @@ def test_the_hypervolume_of_a_staircase_and_of_boxes() -> None:
 
 
 def test_the_frontier_is_what_nothing_beats() -> None:
-    assert pareto([[0, 3], [1, 1], [3, 0], [1, 0.5]]).tolist() == [True, True, True, False]
+    assert unbeaten([[0, 3], [1, 1], [3, 0], [1, 0.5]]) == [True, True, True, False]
     means = [np.array([[1.0, 3.0], [1.0, 1.0]]), np.array([[2.0, 1.0], [2.0, np.nan]])]
     found = frontier([(m, np.arange(2)) for m in means], (0.0, 0.0), resamples=50)
     assert found.mean == pytest.approx(1 * 2 + 1 * 1)  # the points (1, 2) and (2, 1)

@@ -8,6 +8,7 @@ from steer.generation.settings import PROMPTS, GenerateSettings
 from steer.serve.settings import ServeSettings
 from steer.settings import (
     HELD_OUT,
+    INPUTS,
     LIMIT,
     OUTPUT,
     OVERWRITE,
@@ -24,9 +25,10 @@ class TrainConfig(TrainSettings):
     """`steer train`."""
 
     rows: str = argument("Labelled rows (plain rows do for mle).")
-    model: str = option(..., "Base model: Hugging Face name or folder.")
+    model: str = option(..., "Base model: Hugging Face name or folder.", panel=INPUTS)
     output: str = option(..., OUTPUT)
-    method: str = option("conditional", "What to optimise; `steer methods` lists them.")
+    method: str = option("conditional", "What to optimise; `steer methods` lists them.", panel=INPUTS)
+    _: KW_ONLY
     dry_run: bool = option(False, "Print the plan and the first sample with its loss mask; train and write nothing.")
     overwrite: bool = option(False, OVERWRITE)
 
@@ -73,16 +75,29 @@ class ExportConfig:
 
     source: str = argument("Policy of `steer train`; or labelled rows, to be trained on by `trl sft`.")
     output: str = option(..., "Folder to write; it must not hold anything else.")
+    _: KW_ONLY
     model: str = option(
-        "", "Policies: merge into this base instead of the one trained on. Rows: the model that will be trained."
+        "",
+        "Policies: merge into this base instead of the one trained on. Rows: the model that will be trained.",
+        panel=INPUTS,
     )
-    dtype: str = option("auto", "auto: as the base is stored.", choices=("auto", "float32", "bfloat16", "float16"))
-    attribute: tuple[str, ...] = option((), "Rows: condition on these (repeat the flag); default: all that are scored.")
-    template: str = option("tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"))
-    attribute_dropout: float = option(0.1, "Rows: chance that one attribute is left out.", least=0, most=1)
-    condition_dropout: float = option(0.05, "Rows: chance that the whole condition is left out.", least=0, most=1)
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
+    dtype: str = option(
+        "auto", "auto: as the base is stored.", choices=("auto", "float32", "bfloat16", "float16"), panel=INPUTS
+    )
+    attribute: tuple[str, ...] = option(
+        (), "Rows: condition on these (repeat the flag); default: all that are scored.", panel="Rows"
+    )
+    template: str = option(
+        "tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"), panel="Rows"
+    )
+    attribute_dropout: float = option(
+        0.1, "Rows: chance that one attribute is left out.", least=0, most=1, panel="Rows"
+    )
+    condition_dropout: float = option(
+        0.05, "Rows: chance that the whole condition is left out.", least=0, most=1, panel="Rows"
+    )
+    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel="Rows")
     seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
-    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
+    limit: int = option(0, LIMIT, least=0, panel="Rows")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)
     overwrite: bool = option(False, "Replace an earlier export.")

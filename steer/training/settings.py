@@ -6,78 +6,108 @@ from dataclasses import dataclass
 
 from steer.settings import DTYPE, DTYPES, HELD_OUT, LIMIT, MICRO_BATCH_TOKENS, SEED, TRUST_REMOTE_CODE, option
 
+# Panels of --help.
+METHOD, CONDITION, WEIGHTS = "Method", "Condition", "Weights that are trained"
+OPTIMIZER, SPEED, ROWS, LOGGING = "Optimizer", "Memory and speed", "Rows", "Logging and resume points"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Settings of `train`, the same for all methods."""
 
-    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).")
-    init: str = option("", "Policy whose adapter training starts from; of the same base and rank.")
-    attribute: tuple[str, ...] = option((), "Condition on these (repeat the flag); default: all that are scored.")
+    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).", panel=METHOD)
+    init: str = option("", "Policy whose adapter training starts from; of the same base and rank.", panel=METHOD)
+    attribute: tuple[str, ...] = option(
+        (), "Condition on these (repeat the flag); default: all that are scored.", panel=CONDITION
+    )
     template: str = option(
         "tags",
         "How a condition is written; `decision-transformer` prints every row's own reward, `reward-bins` the mean one "
         "of its level.",
         choices=("tags", "steerlm", "decision-transformer", "reward-bins"),
+        panel=CONDITION,
     )
     condition_tokens: str = option(
         "text",
         "`special`: every level becomes a token whose row is trained; for models that never saw tags.",
         choices=("text", "special"),
+        panel=CONDITION,
     )
-    attribute_dropout: float = option(0.1, "Chance that one attribute is left out of a condition.", least=0, most=1)
-    condition_dropout: float = option(0.05, "Chance that the whole condition is left out.", least=0, most=1)
+    attribute_dropout: float = option(
+        0.1, "Chance that one attribute is left out of a condition.", least=0, most=1, panel=CONDITION
+    )
+    condition_dropout: float = option(
+        0.05, "Chance that the whole condition is left out.", least=0, most=1, panel=CONDITION
+    )
     scorer: str = option(
-        "", "On-policy methods: scores fresh responses, as in `steer label`; default: the one that labelled the rows."
+        "",
+        "On-policy methods: scores fresh responses, as in `steer label`; default: the one that labelled the rows.",
+        panel=METHOD,
     )
-    max_new_tokens: int = option(256, "On-policy methods: longest fresh response.", least=1)
+    max_new_tokens: int = option(256, "On-policy methods: longest fresh response.", least=1, panel=METHOD)
     adapter: str = option(
         "lora",
         "What is trained: adapters, adapters on a base in 4 bits (NF4), or all weights.",
         choices=("lora", "qlora", "none"),
+        panel=WEIGHTS,
     )
-    lora_r: int = option(32, "Rank of the adapters.", least=1)
-    lora_alpha: int = option(64, "Scale of the adapters.", least=1)
+    lora_r: int = option(32, "Rank of the adapters.", least=1, panel=WEIGHTS)
+    lora_alpha: int = option(64, "Scale of the adapters.", least=1, panel=WEIGHTS)
     lora_dropout: float = option(
         0.0,
         "Dropout inside the adapters; off, as the base's own, where the policy is compared with a frozen one.",
         least=0,
         most=1,
+        panel=WEIGHTS,
     )
     learning_rate: float | None = option(
-        None, "Peak learning rate; default: the method's own, a tenth of that for all weights.", above=0
+        None,
+        "Peak learning rate; default: the method's own, a tenth of that for all weights.",
+        above=0,
+        panel=OPTIMIZER,
     )
-    lr_scheduler_type: str = option("cosine", "After the warm-up.", choices=("cosine", "linear", "constant"))
-    warmup_steps: float = option(0.05, "Optimizer steps, or their share if below 1.", least=0)
+    lr_scheduler_type: str = option(
+        "cosine", "After the warm-up.", choices=("cosine", "linear", "constant"), panel=OPTIMIZER
+    )
+    warmup_steps: float = option(0.05, "Optimizer steps, or their share if below 1.", least=0, panel=OPTIMIZER)
     optimizer: str = option(
         "adamw",
         "AdamW; with its state in 8 bits; paged out of a full GPU.",
         choices=("adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"),
+        panel=OPTIMIZER,
     )
-    weight_decay: float = option(0.0, "AdamW's.", least=0)
-    max_grad_norm: float = option(1.0, "Gradients are clipped to it.", least=0)
-    num_train_epochs: float = option(2.0, "Passes over the groups.", above=0)
-    max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0)
-    batch_size: int = option(32, "Prompts per optimizer step, over all processes.", least=1)
-    micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0)
-    max_length: int = option(1024, "Longer rows are left out and counted.", least=1)
-    dtype: str = option("auto", DTYPE, choices=DTYPES)
-    gradient_checkpointing: bool = option(False, "Less memory, more time.")
+    weight_decay: float = option(0.0, "AdamW's.", least=0, panel=OPTIMIZER)
+    max_grad_norm: float = option(1.0, "Gradients are clipped to it.", least=0, panel=OPTIMIZER)
+    num_train_epochs: float = option(2.0, "Passes over the groups.", above=0, panel=OPTIMIZER)
+    max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0, panel=OPTIMIZER)
+    batch_size: int = option(32, "Prompts per optimizer step, over all processes.", least=1, panel=OPTIMIZER)
+    micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0, panel=SPEED)
+    max_length: int = option(1024, "Longer rows are left out and counted.", least=1, panel=ROWS)
+    dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
+    gradient_checkpointing: bool = option(False, "Less memory, more time.", panel=SPEED)
     plain_layout: bool = option(
-        False, "Each candidate behind its own prompt, in its own row: slower, the same results."
+        False,
+        "Each candidate behind its own prompt, in its own row: slower, the same results.",
+        panel=SPEED,
     )
-    save_steps: int = option(100, "Optimizer steps between two resume points.", least=1)
-    logging_steps: int = option(10, "Optimizer steps between two lines of metrics.jsonl.", least=1)
-    eval_steps: int = option(0, "Optimizer steps between two losses on held-out rows (0: none).", least=0)
+    save_steps: int = option(100, "Optimizer steps between two resume points.", least=1, panel=LOGGING)
+    logging_steps: int = option(10, "Optimizer steps between two lines of metrics.jsonl.", least=1, panel=LOGGING)
+    eval_steps: int = option(
+        0, "Optimizer steps between two losses on held-out rows (0: none).", least=0, panel=LOGGING
+    )
     early_stopping: int = option(
         0,
         "Stop after so many held-out losses in a row that are no new best, and keep the best weights (0: off).",
         least=0,
+        panel=LOGGING,
     )
     track: str = option(
-        "none", "Also tell a tracker what metrics.jsonl says.", choices=("none", "tensorboard", "wandb", "trackio")
+        "none",
+        "Also tell a tracker what metrics.jsonl says.",
+        choices=("none", "tensorboard", "wandb", "trackio"),
+        panel=LOGGING,
     )
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
+    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
     seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
-    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE)
+    limit: int = option(0, LIMIT, least=0, panel=ROWS)
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=WEIGHTS)
