@@ -108,7 +108,7 @@ class Backbone:
             for i, part in lost(turns, self.tokenizer):
                 if part == "text" and turns[i]["content"].strip() not in text:
                     raise ValueError(
-                        f"row '{row.get('id')}': the scorer's chat template leaves out turn {i + 1}, which is of the "
+                        f"row '{row.get('id')}': the scorer's chat template drops turn {i + 1}, which is of the "
                         f"{turns[i]['role']}. Put its text into a turn that it prints, or leave such rows out."
                     )
             return text

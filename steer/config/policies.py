@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from steer.generation.settings import PROMPTS, GenerateSettings
-from steer.serve.settings import ServeSettings
+from steer.generation.settings import PROMPTS, SAMPLING, GenerateSettings
+from steer.serve.settings import ADDRESS, ServeSettings
 from steer.settings import (
     HELD_OUT,
     INPUTS,
@@ -42,7 +42,7 @@ class GenerateConfig(GenerateSettings):
     prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).", panel=PROMPTS)
     input: str = option("", "File with prompts: rows, or text with one a line.", panel=PROMPTS)
     output: str = option("", "Folder for the responses as rows; default: print them.")
-    stream: bool = option(False, "Print responses while they are drawn, one after the other.")
+    stream: bool = option(False, "Print responses while they are drawn, one after the other.", panel=SAMPLING)
     overwrite: bool = option(False, OVERWRITE)
 
 
@@ -64,9 +64,11 @@ class ServeConfig(ServeSettings):
 
     policy: str = argument("Folder of `steer train`, or any Hugging Face model (then without targets).")
     _: KW_ONLY
-    host: str = option("127.0.0.1", "Address to listen on; others than this machine's own need --api-key.")
-    port: int = option(8000, "Port to listen on (0: any free one).", least=0, most=65535)
-    api_key: str = option("", "Key that clients must send; better in the variable STEER_API_KEY.")
+    host: str = option(
+        "127.0.0.1", "Address to listen on; others than this machine's own need --api-key.", panel=ADDRESS
+    )
+    port: int = option(8000, "Port to listen on (0: any free one).", least=0, most=65535, panel=ADDRESS)
+    api_key: str = option("", "Key that clients must send; better in the variable STEER_API_KEY.", panel=ADDRESS)
 
 
 @dataclass(frozen=True)

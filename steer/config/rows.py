@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.labelling.settings import FitSettings, LabelSettings
+from steer.labelling.settings import SPEED, FitSettings, LabelSettings
 from steer.rows.settings import DataSettings
-from steer.settings import OUTPUT, OVERWRITE, argument, option
+from steer.settings import INPUTS, OUTPUT, OVERWRITE, argument, option
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class LabelConfig(LabelSettings):
         "human",
         "Folder of `steer fit`, `countable:words,...`, `classifier:NAME` (any sequence-classification model), "
         "`judge:FILE`, `module:NAME` (a class or function of yours), or `human` for the scores in the rows.",
+        panel=INPUTS,
     )
-    shard: str = option("", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.")
+    shard: str = option(
+        "", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.", panel=SPEED
+    )
     overwrite: bool = option(False, OVERWRITE)

@@ -10,6 +10,10 @@ LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
 
 
+# Panels of --help.
+MODEL, ROWS, DIRECTIONS, LEVELS, SPEED = "Attribute model", "Rows", "Directions and scales", "Levels", "Speed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """Settings of `fit`, apart from its rows."""
@@ -18,33 +22,41 @@ class FitSettings:
         "linear",
         "Attribute model: linear (words, no download), embeddings (linear on a frozen model), regression (a fine-tuned "
         "model), bradley-terry (a reward from pairs), labeller (a fine-tuned model that writes levels), ensemble.",
+        panel=MODEL,
     )
     model: str = option(
         "",
         "Encoder or language model that embeddings, regression, labeller and, if given, bradley-terry read rows with: "
         "Hugging Face name or folder, such as answerdotai/ModernBERT-base.",
+        panel=MODEL,
     )
-    set: tuple[str, ...] = option((), "A setting of the attribute model, NAME=VALUE (repeat the flag).")
+    set: tuple[str, ...] = option((), "A setting of the attribute model, NAME=VALUE (repeat the flag).", panel=MODEL)
     calibration: str = option(
         "quantile",
         "Onto the scale of the scores, out of fold: quantile and spread give predictions the spread of the scores, "
         "affine and isotonic are right on average and shrink towards it.",
         choices=("quantile", "spread", "isotonic", "affine", "none"),
+        panel=MODEL,
     )
     debias: str = option(
         "",
         "Remove the correlation of all other attributes with this one: a scored attribute such as verbosity, or a "
         "countable one: words.",
+        panel=MODEL,
     )
-    attribute: tuple[str, ...] = option((), "Fit these only (repeat the flag); default: all that have scores.")
+    attribute: tuple[str, ...] = option(
+        (), "Fit these only (repeat the flag); default: all that have scores.", panel=ROWS
+    )
     schema: str = option(
-        "", "schema.json with ranges and directions; default: the one beside the rows, else from the scores."
+        "",
+        "schema.json with ranges and directions; default: the one beside the rows, else from the scores.",
+        panel=DIRECTIONS,
     )
-    lower: tuple[str, ...] = option((), LOWER)
-    neither: tuple[str, ...] = option((), NEITHER)
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
+    lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
+    neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
+    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
     seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
+    limit: int = option(0, LIMIT, least=0, panel=ROWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,28 +64,37 @@ class LabelSettings:
     """Settings of `label`, apart from its rows and scorer."""
 
     prefer: str = option(
-        "predicted", "Which scores make the levels where both are known.", choices=("predicted", "human")
+        "predicted",
+        "Which scores make the levels where both are known.",
+        choices=("predicted", "human"),
+        panel=LEVELS,
     )
     bins: str = option(
         "native",
         "Levels: the attribute's integer grid, equal widths or equal counts.",
         choices=("native", "uniform", "quantile"),
+        panel=LEVELS,
     )
-    levels: int = option(5, "Number of levels where there is no native grid.", least=2)
+    levels: int = option(5, "Number of levels where there is no native grid.", least=2, panel=LEVELS)
     edges: tuple[str, ...] = option(
-        (), "NAME=EDGE,EDGE,...: where the levels of an attribute meet; a score on an edge is above (repeat the flag)."
+        (),
+        "NAME=EDGE,EDGE,...: where the levels of an attribute meet; a score on an edge is above (repeat the flag).",
+        panel=LEVELS,
     )
-    min_support: int = option(5, "Rows that a combination of levels needs to count as supported.", least=1)
-    schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.")
-    lower: tuple[str, ...] = option((), LOWER)
-    neither: tuple[str, ...] = option((), NEITHER)
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1)
-    shard_size: int = option(2000, "Rows scored between two resume points.", least=1)
-    num_proc: int = option(1, "Processes that score at the same time.", least=1)
+    min_support: int = option(
+        5, "Rows that a combination of levels needs to count as supported.", least=1, panel=LEVELS
+    )
+    schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.", panel=DIRECTIONS)
+    lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
+    neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
+    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
+    shard_size: int = option(2000, "Rows scored between two resume points.", least=1, panel=SPEED)
+    num_proc: int = option(1, "Processes that score at the same time.", least=1, panel=SPEED)
     workers: str = option(
         "processes",
         "Where --num-proc counts: processes of this machine, or actors of a Ray cluster.",
         choices=("processes", "ray"),
+        panel=SPEED,
     )
     seed: int = option(0, SEED, least=0)
-    limit: int = option(0, LIMIT, least=0)
+    limit: int = option(0, LIMIT, least=0, panel=ROWS)
