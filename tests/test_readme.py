@@ -17,7 +17,11 @@ from steer.rows import read_all
 
 # Names that need a network, and how long the pages train, in a test.
 HUB_ROWS, HUB_MODEL = "hf:nvidia/HelpSteer2#validation", "HuggingFaceTB/SmolLM2-135M-Instruct"
-SHORTER = {"max_steps=200": "max_steps=3", "--max-steps 200": "--max-steps 3"}
+SHORTER = {
+    "max_steps=200": "max_steps=3",
+    "--max-steps 200": "--max-steps 3",
+    "prompts=labelled, scorer": "prompts=labelled, grid=50, num_prompts=20, max_new_tokens=40, resamples=100, scorer",
+}
 
 
 def test_the_two_commands_stand_at_the_top() -> None:
