@@ -87,21 +87,6 @@ def test_only_orchestrators_run_commands(module: str) -> None:
 # What only doorways and orchestrators know: everything below takes plain arguments and returns values.
 DOORWAY_ONLY = ("click", "steer.config", "steer.options", "steer.run_folder.Run", "steer.run_folder.stage")
 STILL = {  # modules that still import it; the list only shrinks
-    "steer.conditioning.turns",
-    "steer.evaluation.interop",
-    "steer.generation.engines",
-    "steer.generation.generate",
-    "steer.labelling.fit",
-    "steer.labelling.label",
-    "steer.labelling.shards",
-    "steer.rows.survey",
-    "steer.serve.answer",
-    "steer.training.loop",
-    "steer.training.memory",
-    "steer.training.prepare",
-    "steer.training.sharded",
-    "steer.training.tracking",
-    "steer.training.zero",
 }
 
 
