@@ -174,7 +174,9 @@ def test_columns_of_any_name_by_map(tmp_path: Path) -> None:
 
 def test_bare_texts_get_a_prompt_and_both_sides(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", [{"text": f"Sentence {i}.", "joy": i % 3} for i in range(100)])
-    config = DataConfig(source, str(tmp_path / "run"), map=("response=text", "joy=joy"), prompt="Write a sentence.")
+    config = DataConfig(
+        source, str(tmp_path / "run"), map=("response=text", "joy=joy"), default_prompt="Write a sentence."
+    )
     assert "warning" not in data_command(config)
     rows = read_all(tmp_path / "run")
     assert {row["prompt"][0]["content"] for row in rows} == {"Write a sentence."}

@@ -86,13 +86,11 @@ def test_only_orchestrators_run_commands(module: str) -> None:
 
 # What only doorways and orchestrators know: everything below takes plain arguments and returns values.
 DOORWAY_ONLY = ("click", "steer.config", "steer.options", "steer.run_folder.Run", "steer.run_folder.stage")
-STILL = {  # modules that still import it; the list only shrinks
-}
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if name.startswith("steer.") and not is_doorway(name)])
 def test_only_doorways_and_orchestrators_know_configs_runs_and_click(module: str) -> None:
-    if room(module) in ("config", "options", "run_folder", "iteration", "comparison") or module in STILL:
+    if room(module) in ("config", "options", "run_folder", "iteration", "comparison"):
         return
     known = [name for name in imports(FILES[module]) for part in DOORWAY_ONLY if f"{name}.".startswith(f"{part}.")]
     assert not known, f"{module} imports {known}"

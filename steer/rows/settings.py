@@ -20,7 +20,7 @@ class DataSettings:
         "NAME=COLUMN or NAME=DOTTED.PATH: prompt, response, messages, a score, ... (repeat).",
         panel=READING,
     )
-    prompt: str = option("", "Prompt of rows that have a response and no prompt.", panel=READING)
+    default_prompt: str = option("", "Prompt of rows that have a response and no prompt.", panel=READING)
     requests: str = option(
         "", "File of the requests that the source's batch results answer (OpenAI, vLLM).", panel=READING
     )

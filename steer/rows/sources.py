@@ -50,7 +50,7 @@ class Sources:
     def __init__(self, names: Sequence[str], settings: DataSettings) -> None:
         self.names, self.settings = names, settings
         self.reading = Reading(
-            columns_of(settings.map), settings.prompt, settings.requests, score_ranges(settings.range)
+            columns_of(settings.map), settings.default_prompt, settings.requests, score_ranges(settings.range)
         )
         self.skipped: list[str] = []
         self.tally = Tally()
@@ -86,7 +86,7 @@ class Sources:
 
     def _side(self, row: Row) -> str:
         """Return the split of a row; one prompt for all rows is on both sides, so their responses are split."""
-        if has_shared_prompt(row, self.settings.prompt):
+        if has_shared_prompt(row, self.settings.default_prompt):
             row = {**row, "prompt": [*row["prompt"], {"role": "assistant", "content": row["response"]}]}
         return split_of(row, self.settings.held_out, self.settings.seed)
 

@@ -100,7 +100,7 @@ class Survey:
 
     def comparable(self, row: Row) -> str:
         """Return what must not be on both sides: the prompt, or the response if all rows share one prompt."""
-        if has_shared_prompt(row, self.settings.prompt):
+        if has_shared_prompt(row, self.settings.default_prompt):
             return duplicates.normal({"prompt": [{"content": row["response"]}]})
         return prompt_key(row) if self.settings.duplicates == "keep" else duplicates.normal(row)
 
