@@ -423,7 +423,7 @@ def test_a_batch_of_requests_and_results(tmp_path: Path) -> None:
 REAL: dict[str, tuple[dict[str, Any], int, int, int, set[str]]] = {
     "summeval": ({}, 1600, 1600, 0, {"coherence", "consistency", "fluency", "relevance"}),
     "nlg_novikova": ({}, 2460, 2460, 0, {"informativeness", "naturalness", "quality"}),
-    "emobank": ({"prompt": "Write a sentence."}, 10062, 10062, 0, {"V", "A", "D"}),
+    "emobank": ({"default_prompt": "Write a sentence."}, 10062, 10062, 0, {"V", "A", "D"}),
     "topical_chat_turns": ({"resplit": True}, 44312, 44312, 0, {"turn_rating", "conversation_rating"}),
     "pairs_hh_harmless_test": ({"bad": "skip"}, 2304, 4608, 8, {"preference"}),
     "pairs_llmbar": ({"bad": "skip"}, 1199, 2396, 1, {"preference"}),
