@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from typing import Any
 
 from steer.config import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
-from steer.rows.labelled import Labelled
-from steer.run_folder import Run, identity, rows_fingerprint, stage
+from steer.rows.labelled import Labelled, spec_of
+from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training import checkpoint
-from steer.training.prepare import chosen, scorer_for
-from steer.training.settings import TrainSettings
+from steer.training.prepare import Hashes, chosen, scorer_for
 from steer.training.train import prepare
 
 
@@ -21,18 +19,18 @@ from steer.training.train import prepare
 def train_command(config: TrainConfig) -> str:
     """Train a policy on labelled rows in a run folder; the summary line (empty in every process but the main one)."""
     method, _ = chosen(config.method, config.set)
-    inputs = {"rows": rows_fingerprint(config.rows), "model": identity(config.model)}
+    hashes = Hashes.of(config.model, config.init)
+    inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}
     if config.init:
-        inputs["init"] = identity(config.init)
-    labelled = Labelled.of(config.rows)
-    scorer = scorer_for(config.method, labelled, config.scorer) if method.on_policy else None
+        inputs["init"] = hashes.init
+    scorer = scorer_for(config.method, config.scorer or spec_of(config.rows)) if method.on_policy else None
     run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
     main = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     if run.done and not config.dry_run:
         if main:
             checkpoint.clear(run.folder)  # of a process that was killed after it wrote done.json
         return str(run.done["summary"]) if main else ""
-    training = prepare(labelled, config.model, config.method, settings(config), scorer)
+    training = prepare(Labelled.of(config.rows), config.model, config.method, config, hashes, scorer)
     if config.dry_run:
         return training.described() if main else ""
     training.wait()  # the folder has been looked at by all before one process writes to it
@@ -46,11 +44,6 @@ def train_command(config: TrainConfig) -> str:
     summary = run.finish(_summary(config, policy.facts), **policy.facts)
     checkpoint.clear(run.folder)
     return summary
-
-
-def settings(config: TrainConfig) -> TrainSettings:
-    """Return the settings of a config, without paths and what else only the command line needs."""
-    return TrainSettings(**{f.name: getattr(config, f.name) for f in dataclasses.fields(TrainSettings)})
 
 
 def _summary(config: TrainConfig, facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,9 +42,20 @@ def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
     return method, overridden(method.settings, pairs, name)
 
 
-def scorer_for(name: str, labelled: Labelled, spec: str) -> Scorer:
-    """Load the scorer that an on-policy method gets rewards from: `spec`, else the one that labelled the rows."""
-    spec = spec or labelled.spec
+class Hashes(NamedTuple):
+    """Fingerprints of the local folders that a training starts from: hashed once, for weights are large."""
+
+    model: str  # empty for a model of the hub
+    init: str = ""  # of the policy of --init
+
+    @staticmethod
+    def of(model: str, init: str) -> Hashes:
+        """Hash what lies in a folder."""
+        return Hashes(identity(model), identity(init) if init else "")
+
+
+def scorer_for(name: str, spec: str) -> Scorer:
+    """Load the scorer that an on-policy method gets rewards from."""
     if not spec or spec == "human":
         raise SteerError(f"{name}: needs --scorer, for people do not score fresh responses.")
     return load_scorer(spec)
@@ -149,13 +160,11 @@ def _twins(policy: Policy) -> int:
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
-def starting_point(model: str, policy: Policy, options: TrainSettings, device: str) -> str:
+def starting_point(model: str, policy: Policy, options: TrainSettings, device: str, hashes: Hashes) -> str:
     """Identify the starting policy (weights, precision, device) for cached reference log-probs; empty: do not cache."""
-    local = identity(model)
-    weights = local or policy.revision
-    init = identity(options.init) if options.init else ""
-    numbers = f"{policy.model.dtype} {device} {options.adapter == 'qlora'} {init}"
-    return f"{'' if local else model} {weights} {numbers}" if weights else ""
+    weights = hashes.model or policy.revision
+    numbers = f"{policy.model.dtype} {device} {options.adapter == 'qlora'} {hashes.init}"
+    return f"{'' if hashes.model else model} {weights} {numbers}" if weights else ""
 
 
 def with_adapter(policy: Policy, conditioning: Conditioning | None, options: TrainSettings) -> None:
@@ -170,13 +179,13 @@ def with_adapter(policy: Policy, conditioning: Conditioning | None, options: Tra
         start_from(policy.model, options.init)
 
 
-def check_init(model: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
-    """Refuse to start from a policy that reads other conditions or whose adapter would not fit."""
+def check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
+    """Refuse to start from a policy that reads other conditions or does not fit `base`, a fingerprint or hub name."""
     folder = Path(options.init)
     if not (folder / "steer.json").is_file():
         raise SteerError(f'--init {folder}: is no policy (it has no steer.json). Train one: "steer train".')
     card = Card.load(folder)
-    own = (options.adapter, identity(model) or model, options.template if conditioning else "tags")
+    own = (options.adapter, base, options.template if conditioning else "tags")
     if own != (card.adapter, card.base_hash or card.base, card.template if conditioning else "tags"):
         raise SteerError(f"--init {folder}: has another base, adapter or template than this run would have.")
     tokens = options.condition_tokens if conditioning else "text"

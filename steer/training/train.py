@@ -17,7 +17,7 @@ from steer.models.tokenization import Tokens
 from steer.progress import note
 from steer.rows import Source
 from steer.rows.labelled import Labelled
-from steer.run_folder import folder_errors, identity, workplace, write_json
+from steer.run_folder import folder_errors, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
 from steer.training.batches import Plan
@@ -26,6 +26,7 @@ from steer.training.loop import Loop
 from steer.training.memory import enough_memory, micro_batch
 from steer.training.onpolicy import FreshPlan
 from steer.training.prepare import (
+    Hashes,
     base_policy,
     check_init,
     chosen,
@@ -64,11 +65,12 @@ def train(
     loads that. Raises SteerError for what cannot be trained on, and for a folder that holds another training.
     """
     labelled, options = Labelled.of(labelled), settings_of(TrainSettings, settings)
-    inputs = {"rows": _rows_hash(labelled), "model": f"{model} {identity(model)}", "method": method}
+    hashes = Hashes.of(model, options.init)
+    inputs = {"rows": _rows_hash(labelled), "model": f"{model} {hashes.model}", "method": method}
     with workplace(folder, options, inputs) as place:
         if (place / "done.json").is_file():
             return load_policy(str(place), dtype=options.dtype, trust_remote_code=options.trust_remote_code)
-        training = prepare(labelled, model, method, options)
+        training = prepare(labelled, model, method, options, hashes)
         policy = training.run(place)
         write_json(place / "done.json", {"summary": "", **policy.facts})
         checkpoint.clear(place)
@@ -126,17 +128,22 @@ class Training:
 
 
 def prepare(
-    labelled: Labelled, model: str, name: str, options: TrainSettings, scorer: Scorer | None = None
+    labelled: Labelled,
+    model: str,
+    name: str,
+    options: TrainSettings,
+    hashes: Hashes,
+    scorer: Scorer | None = None,
 ) -> Training:
     """Load and check everything that the training needs; `name`: the method's, `scorer`: for on-policy methods."""
     installed(options.track)
     method, own = chosen(name, options.set)
     conditions = conditioned(labelled, method, options)
     if options.init:
-        check_init(model, conditions, options)
+        check_init(hashes.model or model, conditions, options)
     require_start(name, method, options)
     if method.on_policy:
-        scorer = scorer or scorer_for(name, labelled, options.scorer)
+        scorer = scorer or scorer_for(name, options.scorer or labelled.spec)
     options, why = rated(name, method, options)
     accelerator = accelerated(name, method, options)
     with enough_memory(options):
@@ -144,7 +151,7 @@ def prepare(
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
         reward = rewarder(scorer, labelled.require_levels()) if scorer and method.on_policy else None
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
-        start = starting_point(model, policy, options, accelerator.device.type)
+        start = starting_point(model, policy, options, accelerator.device.type, hashes)
         with_adapter(policy, conditioning, options)
         tokens = Tokens(rows, policy.tokenizer, policy.end)
         longest = min(options.max_length, policy.longest or options.max_length)
@@ -173,7 +180,7 @@ def prepare(
     }
     policy.card = Card(
         base=str(Path(model).resolve()) if Path(model).is_dir() else model,
-        base_hash=identity(model),
+        base_hash=hashes.model,
         base_revision=policy.revision,
         adapter=options.adapter,
         method=name,
