@@ -110,13 +110,18 @@ def _clean(text: str) -> bool:
 
 def settings_of(kind: type[T], values: Mapping[str, Any]) -> T:
     """Build settings from keyword arguments; SteerError names the nearest setting, or what a value must be."""
-    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]  # always a dataclass
+    settings = kind(**named_values(kind, values))
+    check(settings)
+    return settings
+
+
+def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments with tuples for lists; SteerError for one that is no field of the settings."""
+    names = [f.name for f in dataclasses.fields(kind)]
     for name in values:
         if name not in names:
             raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, names)}")
-    settings = kind(**{n: tuple(v) if isinstance(v, list) else v for n, v in values.items()})
-    check(settings)
-    return settings
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
 
 
 def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:

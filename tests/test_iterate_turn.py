@@ -21,7 +21,7 @@ from steer.iteration.watch import figures, measured
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.policy import load_policy
 from steer.rows import Row, write
-from steer.rows.labelled import schema_of, training_rows
+from steer.rows.labelled import Labelled, schema_of
 from steer.run_folder import write_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -44,6 +44,10 @@ def planned(how: IterateConfig, annotator: Scorer | None = None) -> Rounds:
         scorers={"scorer": gold, "gold": gold} | ({"annotator": annotator} if annotator else {}),
         key="key",
     )
+
+
+def training_rows(config: TrainConfig) -> list[Row]:
+    return Labelled.of(config.rows).training(config.held_out, config.seed, config.limit)
 
 
 @pytest.mark.parametrize("given", ["policy", "train"])
@@ -69,7 +73,7 @@ def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
     trained: list[list[str]] = []
 
     def train(settings: TrainConfig) -> str:
-        trained.append([row["id"] for row in training_rows(settings)[0]])
+        trained.append([row["id"] for row in training_rows(settings)])
         return ""
 
     monkeypatch.setattr(round, "train_command", train)
@@ -83,7 +87,7 @@ def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
 
 def test_a_mix_is_a_share_of_the_rows_within_the_limit(labels: Path) -> None:
     train, every = ([r["id"] for r in mixed(labels, 0.5, 0, n) if r["split"] == "train"] for n in (100, 0))
-    within = {r["id"] for r in training_rows(TrainConfig(str(labels), "", "", limit=100))[0]}
+    within = {r["id"] for r in training_rows(TrainConfig(str(labels), "", "", limit=100))}
     assert train == [name for name in every if name in within]
     assert len(train) < len(every)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from steer.comparison.trained import trained
 from steer.conditioning.targets import Target, drawn_targets, parse_target
 from steer.config import CompareConfig
 from steer.errors import SteerError
-from steer.evaluation.drawn import Asked, Decoding, drawn
+from steer.evaluation.drawn import Asked, Decoding, drawn, over_grid
 from steer.evaluation.evaluate import Evaluation
 from steer.evaluation.result import result
 from steer.evaluation.systems import Answers
@@ -36,9 +36,8 @@ from steer.options import resolve
 from steer.progress import progress
 from steer.rows import Source, write
 from steer.rows.labelled import Labelled
-from steer.rows.schema import factorial
 from steer.run_folder import Run, slug, stage
-from steer.settings import did_you_mean
+from steer.settings import named_values
 from steer.training.memory import micro_batch
 
 PLAIN = Decoding()
@@ -71,12 +70,8 @@ def compare(
             output, rows = root / "comparison", str(root / "rows")
             Labelled.of(labelled).save(rows)
         flags = {"rows": rows, "model": model, "output": str(output), "method": tuple(methods), "gold": gold}
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        names = [f.name for f in fields(CompareSettings)]
-        for name in lists:
-            if name not in names:
-                raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, names)}")
-        config = resolve(CompareConfig, {k: v for k, v in {**flags, "scorer": scorer, **lists}.items() if v != ""})
+        flags |= {"scorer": scorer, **named_values(CompareSettings, settings)}
+        config = resolve(CompareConfig, {k: v for k, v in flags.items() if v != ""})
         return _saved(config)
 
 
@@ -200,8 +195,7 @@ def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
     grid = None
     own = tuple(n for n in names if n in shared.schema.own and not weighed)
     if own and config.grid:
-        every = factorial(shared.schema, own, config.grid, seed)
-        jobs = [Request(shared.prompts[i % len(shared.prompts)], aim) for i, aim in enumerate(every)]
+        jobs = over_grid(shared.prompts, shared.schema, own, config.grid, seed)
         grid = _answers(shared, policy, jobs, folder / "grid", seed)
     return Outcome(facts, found, grid)
 

@@ -60,14 +60,8 @@ def annotator(spec: str, schema: Schema | None = None) -> Annotator:
     if hasattr(model, "prefer"):
 
         def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
-            try:
+            with scorer.errors(f"annotator {spec}"):
                 return np.asarray(model.prefer(first, second), dtype=float)
-            except ValueError as error:
-                raise SteerError(f"annotator {spec}: {error}") from error
-            except Exception as error:  # the user's code may raise anything
-                if not scorer.own:
-                    raise
-                raise SteerError(f"annotator {spec}: raised {type(error).__name__} ({error}). Mend it.") from error
 
         return Annotator(spec, prefer, ordered=getattr(model, "order_matters", True))
     return Annotator(spec, by_reward(scorer, schema), ordered=False)

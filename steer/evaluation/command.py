@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from steer.config import EvaluateConfig
 from steer.evaluation import interop
 from steer.evaluation.evaluate import Examination
-from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import contestants, named
 from steer.run_folder import Run, stage
 
@@ -16,10 +13,9 @@ from steer.run_folder import Run, stage
 def evaluate_command(config: EvaluateConfig) -> str:
     """Answer what is not answered yet, judge everything; return the table and the path of the report."""
     interop.check(config.export)
-    settings = EvaluateSettings(**{f.name: getattr(config, f.name) for f in fields(EvaluateSettings)})
     examination = Examination(
         contestants(list(named(config.systems))),
-        settings,
+        config,
         config.rows or None,
         gold=config.gold,
         scorer=config.scorer,
@@ -33,7 +29,7 @@ def evaluate_command(config: EvaluateConfig) -> str:
     again = f"steer evaluate --config {config.output}/config.json --output NEW"
     evaluation = examination.evaluation(run.folder, command=again)
     page = evaluation.save(run.folder)
-    exports = interop.write(config.export, run.folder, evaluation.case, examination.judge, settings)
+    exports = interop.write(config.export, run.folder, evaluation.case, examination.judge, config)
     systems = evaluation.case.systems
     count = sum(len(answers.rows) for system in systems for answers in system.answers.values())
     text = f"{evaluation.table}\nevaluate: {len(systems)} systems, {count} answers.{exports} Report: {page}"

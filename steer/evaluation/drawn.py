@@ -20,7 +20,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write
-from steer.rows.schema import Schema
+from steer.rows.schema import Schema, factorial
 from steer.training.references import response_sums
 
 
@@ -58,6 +58,11 @@ class Asked(NamedTuple):
     sampling: Sampling
     decoding: Decoding = Decoding()
     reward: Reward | None = None
+
+
+def over_grid(prompts: Sequence[Row], schema: Schema, names: Sequence[str], size: int, seed: int) -> list[Request]:
+    """Make `size` requests over the factorial grid of targets, on prompts that take turns."""
+    return [Request(prompts[i % len(prompts)], aim) for i, aim in enumerate(factorial(schema, names, size, seed))]
 
 
 def drawn(

@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.evaluation import interop
 from steer.evaluation.annotators import Annotator, annotators, identified
 from steer.evaluation.court import Court, fitting
-from steer.evaluation.drawn import Asked, Decoding, Reference, drawn
+from steer.evaluation.drawn import Asked, Decoding, Reference, drawn, over_grid
 from steer.evaluation.result import Case, result
 from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import Contestant, Entrant, contestants
@@ -30,8 +30,8 @@ from steer.progress import note
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, Source, content_hash, prompt_key, read, split_of
 from steer.rows.binning import described
-from steer.rows.labelled import SCHEMA, Labelled, spec_of
-from steer.rows.schema import Schema, factorial
+from steer.rows.labelled import Labelled, spec_of, stored_schema
+from steer.rows.schema import Schema
 from steer.run_folder import read_json, rows_fingerprint, slug, write_json
 from steer.settings import settings_of
 from steer.training.memory import pieces
@@ -123,11 +123,8 @@ class Examination:
             return Schema(())
         if isinstance(self.source, Labelled) and self.source.schema.attributes:
             return self.source.schema
-        if self.path:
-            path = Path(self.path)
-            file = (path if path.is_dir() else path.parent) / SCHEMA
-            if file.is_file():
-                return Schema.load(file)
+        if self.path and (schema := stored_schema(self.path)).attributes:
+            return schema
         for card in (contestant.card for contestant in self.contestants):
             if card and card.schema:
                 return card.schema
@@ -276,8 +273,7 @@ class Examination:
             found.setdefault((contestant.name, target), {})[contestant.seed] = answers
         own = tuple(n for n in policy.card.attributes if n in self.court.schema.own) if policy.card else ()
         if own and s.grid:
-            every = factorial(self.court.schema, own, s.grid, contestant.seed)
-            requests = [Request(self.prompts[i % len(self.prompts)], aim) for i, aim in enumerate(every)]
+            requests = over_grid(self.prompts, self.court.schema, own, s.grid, contestant.seed)
             grids.setdefault(contestant.name, []).append(answered(requests, "grid"))
 
     def _aims(self, policy: Policy, seed: int) -> dict[str, list[Target]]:

@@ -37,8 +37,8 @@ def generate_command(config: GenerateConfig) -> str:
         return side_by_side(generation.rows(), generation.schema)
     run.start()
     responses = generation.rows(run.folder)
-    summary = _summary(generation, len(rows), responses)
-    return run.finish(summary, rows=len(usable(generation.policy, responses)))
+    good = usable(generation.policy, responses)
+    return run.finish(_summary(generation, len(rows), responses, good), rows=len(good))
 
 
 def _run(config: GenerateConfig, selection: Selection | None) -> Run:
@@ -49,9 +49,9 @@ def _run(config: GenerateConfig, selection: Selection | None) -> Run:
     return Run(config.output, config, inputs)
 
 
-def _summary(generation: Generation, prompts: int, rows: Sequence[Row]) -> str:
+def _summary(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:
     """What went in and came out, and with --score how often targets were met."""
-    s, good = generation.settings, usable(generation.policy, rows)
+    s = generation.settings
     aims = len(generation.requests) // (prompts * s.n * s.best_of)
     empty = sum(not row["response"].strip() for row in rows)
     leaking = len(rows) - empty - len(good)

@@ -5,8 +5,6 @@ Every stage of a round runs as its own command on its own folder, so killed roun
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -29,7 +27,7 @@ from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.options import resolve
 from steer.progress import note
-from steer.rows import Source
+from steer.rows import Source, content_hash
 from steer.rows.labelled import Labelled, schema_of
 from steer.rows.schema import Schema
 from steer.run_folder import identity, rows_fingerprint, write_json
@@ -96,7 +94,8 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     training = training_of(rows, model, policy, settings)
     inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
     inputs |= {name: scorer.id for name, scorer in scorers.items()}
-    inputs["training"] = _hash({k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")})
+    trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
+    inputs["training"] = content_hash([trained])
     schema = schema_of(rows)
     _check(rows, scorer, settings, scorers, schema)
     own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in FREE}
@@ -110,7 +109,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
         training=training,
         schema=schema,
         scorers=scorers,
-        key=_hash([model, policy, own, inputs]),
+        key=content_hash([{"model": model, "policy": policy, "settings": own, "inputs": inputs}]),
         inputs=inputs,
     )
 
@@ -210,7 +209,3 @@ def _saved(labelled: Source | Labelled, root: Path) -> str:
     rows.require_labels()
     rows.save(root / "labels")
     return str(root / "labels")
-
-
-def _hash(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,8 @@ class Scorer:
         out = np.full((len(rows), len(names) + 1), np.nan)
         if self.model is None or not len(rows):
             return out
-        try:
+        with self.errors(f"scorer {self.id}"):
             scores, truncated = attribute_models.scored(self.model, rows)
-        except ValueError as error:
-            raise SteerError(f"scorer {self.id}: {error}") from error
-        except Exception as error:  # the user's code may raise anything
-            if not self.own:
-                raise
-            raise SteerError(f"scorer {self.id}: raised {type(error).__name__} ({error}). Fix it.") from error
         if (np.abs(np.nan_to_num(scores, nan=0.0)) > MOST).any():
             raise SteerError(f"scorer {self.id}: gives a score beyond {MOST:g}. Give NaN where it is unknown.")
         for j, name in enumerate(names):
@@ -68,6 +63,18 @@ class Scorer:
         if truncated is not None:
             out[:, -1] = truncated
         return out
+
+    @contextmanager
+    def errors(self, name: str) -> Iterator[None]:
+        """Turn what the model raises into a sentence that starts with `name`; code of the user may raise anything."""
+        try:
+            yield
+        except ValueError as error:
+            raise SteerError(f"{name}: {error}") from error
+        except Exception as error:
+            if not self.own:
+                raise
+            raise SteerError(f"{name}: raised {type(error).__name__} ({error}). Fix it.") from error
 
 
 Reward = Callable[[Sequence[Row]], list[float]]

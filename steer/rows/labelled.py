@@ -15,8 +15,6 @@ from steer.run_folder import read_done, write_json
 if TYPE_CHECKING:
     import datasets
 
-    from steer.config import TrainConfig
-
 ROWS, SCHEMA, DONE = "rows.jsonl", "schema.json", "done.json"
 LABEL_FIRST = 'Run "steer label" first.'
 
@@ -45,7 +43,7 @@ class Labelled:
         rows = read_rows(source)
         if not isinstance(source, str | Path):
             return cls(rows)
-        schema, done = _stored_schema(source), _stored_facts(source)
+        schema, done = stored_schema(source), _stored_facts(source)
         if schema.levelled:
             for row in rows:
                 levels = row.get("levels") or {}
@@ -118,7 +116,7 @@ def _folder_of(path: str | Path) -> Path:
     return Path(path) if Path(path).is_dir() else Path(path).parent
 
 
-def _stored_schema(path: str | Path) -> Schema:
+def stored_schema(path: str | Path) -> Schema:
     """Load the schema.json beside rows; without one the schema has no attributes."""
     file = _folder_of(path) / SCHEMA
     return Schema.load(file) if file.is_file() else Schema(())
@@ -133,7 +131,7 @@ def schema_of(path: str | Path) -> Schema:
     """Load the schema beside labelled rows, without reading the rows."""
     if not Path(path).exists():
         raise SteerError(f"{path}: no such file or folder. Check the path.")
-    return Labelled([], _stored_schema(path), name=str(path)).require_levels()
+    return Labelled([], stored_schema(path), name=str(path)).require_levels()
 
 
 def spec_of(path: str | Path) -> str:
@@ -149,13 +147,6 @@ def scorer_of(path: str | Path) -> str:
 def labelled_rows(path: str) -> list[Row]:
     """Read the rows of `steer label`, held-out ones too."""
     return Labelled.of(path).require_labels()
-
-
-def training_rows(config: TrainConfig) -> tuple[list[Row], int]:
-    """Read the rows of the training split, and count the held-out ones."""
-    labelled = Labelled.of(config.rows)
-    rows = labelled.training(config.held_out, config.seed)
-    return rows[: config.limit or None], len(labelled.rows) - len(rows)
 
 
 def beside(rows: str, name: str) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from steer.models.policy import Policy, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
 from steer.progress import note
-from steer.rows import Source
+from steer.rows import Source, content_hash
 from steer.rows.labelled import Labelled
 from steer.run_folder import folder_errors, workplace, write_json
 from steer.settings import settings_of
@@ -66,7 +64,8 @@ def train(
     """
     labelled, options = Labelled.of(labelled), settings_of(TrainSettings, settings)
     hashes = Hashes.of(model, options.init)
-    inputs = {"rows": _rows_hash(labelled), "model": f"{model} {hashes.model}", "method": method}
+    content = content_hash([*labelled.rows, {"schema": labelled.schema.to_json(), "scorer": labelled.scorer}])
+    inputs = {"rows": content, "model": f"{model} {hashes.model}", "method": method, "init": hashes.init}
     with workplace(folder, options, inputs) as place:
         if (place / "done.json").is_file():
             return load_policy(str(place), dtype=options.dtype, trust_remote_code=options.trust_remote_code)
@@ -192,9 +191,3 @@ def prepare(
         condition_tokens=options.condition_tokens if conditioning else "text",
     )
     return Training(policy, loop, why)
-
-
-def _rows_hash(labelled: Labelled) -> str:
-    """Identify labelled rows in memory by their content."""
-    content = json.dumps([labelled.rows, labelled.schema.to_json(), labelled.scorer], sort_keys=True, default=str)
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
