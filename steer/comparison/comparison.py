@@ -1,4 +1,4 @@
-"""What all runs of a comparison share, and what they add up to."""
+"""Inputs that all runs of a comparison share, and the case that their answers make."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class Comparison:
 
     @property
     def seeds(self) -> range:
-        """Of all repetitions: as many as asked for on each base, which take turns."""
+        """Seeds of all repetitions: `config.seeds` on each base, the bases taking turns."""
         return range(self.config.seeds * len(self.bases))
 
     def model(self, seed: int) -> str:
-        """The base of a repetition."""
+        """Return the base of a repetition."""
         return self.bases[seed % len(self.bases)]
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """What everything follows from, by its identity."""
+        """Fingerprints of everything that the result depends on."""
         c = self.config
         settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
         found = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
@@ -76,7 +76,7 @@ class Comparison:
 
     @cached_property
     def schema(self) -> Schema:
-        """Of the labelled rows."""
+        """Schema of the labelled rows."""
         return schema_of(self.config.rows)
 
     @cached_property
@@ -110,14 +110,14 @@ class Comparison:
 
     @cached_property
     def given(self) -> TrainConfig:
-        """What the file of --train says; fresh responses are as long as answers where it does not say."""
+        """Training settings from the file of --train; fresh responses default to the length of answers."""
         c = self.config
         flags = {"rows": c.rows, "model": c.model, "output": "-", "max_steps": c.max_steps or None}
         return resolve(TrainConfig, flags, c.train or None, {"max_new_tokens": c.max_new_tokens})
 
     @cached_property
     def settings(self) -> TrainConfig:
-        """What every method is trained with: one budget of optimizer steps, whatever share of the rows it uses."""
+        """Training settings of every method: one budget of optimizer steps, whatever share of the rows it uses."""
         settings = self.given
         if settings.max_steps:
             return settings
@@ -125,12 +125,12 @@ class Comparison:
         return replace(settings, max_steps=steps)
 
     def cost(self, entry: Entry) -> Cost:
-        """What training of an entry draws, where no prompt is too long to be trained on."""
+        """Return what the training of an entry generates, if no prompt is too long to be trained on."""
         return cost(entry, entry.settings_from(self.settings), len({prompt_key(row) for row in self.logs}))
 
     @property
     def caveats(self) -> list[str]:
-        """What a report says where not all training sees the proxy."""
+        """Notes for the report if the logs were not labelled by the proxy."""
         by = scorer_of(self.config.rows)
         return [OTHER.format(by)] if by not in ("", self.court.proxy.id) else []
 
@@ -170,7 +170,7 @@ Runs = Mapping[Entry, Mapping[int, Outcome]]  # every run that did not fail, by 
 
 
 def case(shared: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
-    """What is to be judged."""
+    """Gather the answers of all systems into the case that is judged."""
     config = shared.config
     systems = [System("base", "base", base)] if base else []
     grids = {}
@@ -202,7 +202,7 @@ def case(shared: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
 
 
 def spread(seeds: int, bases: int) -> str:
-    """What the intervals of so many repetitions are over."""
+    """Say what the intervals of so many repetitions cover."""
     if seeds == 1:
         return (
             "Intervals are 95 %, bootstrapped over prompts only, and what is claimed holds for these policies: one "
@@ -213,13 +213,13 @@ def spread(seeds: int, bases: int) -> str:
 
 
 def named(target: str) -> list[str]:
-    """The attributes that a target names; none for `best` and `none`."""
+    """Return the attributes that a target names; none for `best` and `none`."""
     parts = target.replace(",", " ").split()
     return [] if parts in (["best"], ["none"]) else [re.split("[<>=]", part)[0] for part in parts]
 
 
 def _family(entry: Entry, target: str) -> str:
-    """Points of one frontier: the settings of a method, at one target or at all levels of the same attributes."""
+    """Name the frontier that a system is a point of: one method, at one target or at levels of the same attributes."""
     if target == RANDOM:
         return ""
     asked = "+".join(named(target)) or target
@@ -227,7 +227,7 @@ def _family(entry: Entry, target: str) -> str:
 
 
 def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], how: Decoding) -> dict[str, Any]:
-    """What a system took: means over its seeds."""
+    """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds."""
     done = [o.facts for o in outcomes.values()]
     extra = len(shared.prompts) * how.best_of if how.best_of > 1 else 0
 
@@ -246,7 +246,7 @@ def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], ho
 
 
 def about(shared: Comparison, runs: Runs) -> dict[str, Any]:
-    """How the comparison was come by, as the report says it."""
+    """Describe how the comparison was made, for the report."""
     config, settings = shared.config, shared.settings
     policies = {f"{e.spec}, seed {s}": o.facts["hash"] for e, found in runs.items() for s, o in found.items()}
     again = [f"steer compare --config {config.output}/config.json --output NEW"]

@@ -95,7 +95,7 @@ class Entry:
 
     @property
     def start(self) -> Entry:
-        """What it is before its first round."""
+        """The entry without its rounds."""
         if not self.turns:
             return self
         name, _, rest = self.spec.partition(":")
@@ -104,14 +104,14 @@ class Entry:
 
     @property
     def front(self) -> Entry | None:
-        """What trains on the logs before it; a conditioned method does so itself before its first round."""
+        """The entry that trains on the logs first; a conditioned method does so itself before its first round."""
         if self.after:
             text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
             return Entry.of(":".join(filter(None, (self.after, text))))
         return self.start if self.turns and METHODS[self.method].conditioned else None
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
-        """What all train with, and its own in place of that; the learning rate of all is that of likelihood methods.
+        """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.
 
         A method takes its own share of that rate, or `rate` of it where the entry says so.
         """
@@ -122,21 +122,21 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """Folder name of its training."""
+        """Folder name of the training."""
         text = PERMUTED if self.permuted else self.spec
         return slug(text.replace(", ", "-"))
 
     def run(self, seed: int) -> str:
-        """One of its runs, as failures and progress call it."""
+        """Name one run, for failures and progress."""
         return f"{PERMUTED if self.permuted else self.spec}, seed {seed}"
 
     @property
     def family(self) -> str:
-        """What entries share that differ in the settings of the method only: points of one frontier."""
+        """Name shared by entries that differ only in the method's settings: points of one frontier."""
         return ":".join([self.method, *(f"{k}={v}" for k, v in self.training)])
 
     def name(self, target: str, decoding: Decoding) -> str:
-        """Of one of its systems."""
+        """Name one system of the entry, at a target and a decoding."""
         spec = self.spec + (("," if ":" in self.spec else ":") + decoding.text if decoding.text else "")
         return f"{spec} @ {target}" if target else spec
 
@@ -198,7 +198,7 @@ def _whole(spec: str, key: str, text: str) -> int:
 
 
 class Cost(NamedTuple):
-    """What training draws and has scored beyond the logs: responses, at most so many tokens, scorer calls."""
+    """Cost of training beyond the logs: responses generated, tokens at most, scorer calls."""
 
     responses: int = 0
     tokens: int = 0
@@ -206,7 +206,7 @@ class Cost(NamedTuple):
 
 
 def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
-    """Known before training: offline methods draw nothing, on-policy ones K (and a greedy one) a prompt and draw.
+    """Compute the cost before training: offline methods draw nothing, on-policy ones K (and a greedy one) per prompt.
 
     `prompts`: to train on, which on-policy methods go through again and again, the last draw of an epoch smaller.
     Rounds draw for all their own, of which the logs may have fewer.
@@ -225,7 +225,7 @@ def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
 
 
 def over_budget(taken: Cost, config: CompareConfig) -> str:
-    """Why what takes so much may not run under the budget of the comparison; empty where it may."""
+    """Return why a run exceeds the budget of the comparison; empty if it does not."""
     for what, used, most in (
         ("generated tokens", taken.tokens, config.budget_tokens),
         ("scorer calls", taken.scored, config.budget_calls),

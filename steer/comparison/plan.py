@@ -1,4 +1,4 @@
-"""What a comparison is going to do, before anything is done: `steer compare --dry-run`."""
+"""Plan of a comparison, printed before anything runs: `steer compare --dry-run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who prefers what: annotators of pairs, and the votes of all of them on the answers of several systems."""
+"""Annotators of pairs, and their votes on the answers of several systems."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Prefer = Callable[[Sequence[Row], Sequence[Row]], Array]
 
 @dataclass(frozen=True)
 class Annotator:
-    """Who says which of two responses is better, shown in this order: 1 the first, 0 the second, .5 neither, NaN."""
+    """Annotator of pairs shown in order: 1 the first is better, 0 the second, .5 neither, NaN unknown."""
 
     name: str
     prefer: Prefer
@@ -43,7 +43,7 @@ class Annotator:
 
 
 def annotator(spec: str, schema: Schema | None = None) -> Annotator:
-    """A pool, a judge, votes that others cast, or any scorer, which prefers the higher reward.
+    """Load an annotator: a simulated pool, a judge, a file of votes, or a scorer, which prefers the higher reward.
 
     `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
     All weigh attributes as `schema` does, or as the scorer's own or its names tell; see `_weighing`.
@@ -68,12 +68,12 @@ def annotator(spec: str, schema: Schema | None = None) -> Annotator:
 
 
 def identified(spec: str) -> str:
-    """What a scorer or annotator is, so that a change of it is noticed; empty for none."""
+    """Return the identity of a scorer or annotator, which changes with it; empty for none."""
     return fingerprint(spec.removeprefix(VOTES)) if spec.startswith(VOTES) else spec and load_scorer(spec).id
 
 
 def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotator]:
-    """Those that are named; where none is, the gold scorer if an attribute of it has a better end."""
+    """Load the named annotators; if none is named, the gold scorer if an attribute of it has a better end."""
     if specs or not gold:
         return [annotator(spec, schema) for spec in specs]
     scorer = load_scorer(gold)
@@ -82,7 +82,7 @@ def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotato
 
 
 def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
-    """The response with the higher reward, see `_weighing`; a tie where they are as good as equal."""
+    """Prefer the response with the higher reward (see `_weighing`); a tie if they are equal up to rounding."""
     weighing = _weighing(scorer, schema)
 
     def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
@@ -107,7 +107,7 @@ def _weighing(scorer: Scorer, schema: Schema | None) -> Schema:
 
 
 def _plain(scorer: Scorer) -> Schema:
-    """What the names of a scorer's attributes tell."""
+    """Guess a schema from the names of a scorer's attributes."""
     return described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
 
 
@@ -143,7 +143,7 @@ def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> lis
 
 
 def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
-    """What an annotator says of them, a vote each; both orders where it matters."""
+    """Collect an annotator's vote on each meeting, in both orders if the order can matter."""
     share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
     longer = np.array([len(m.left["response"]) - len(m.right["response"]) for m in met], dtype=float)
     one, other, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
@@ -179,7 +179,7 @@ def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
 
 
 def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Votes], resamples: int) -> dict[str, Any]:
-    """What a report shows: per annotator the ranking and the win-rates against the first system, and who agrees."""
+    """Return, per annotator, the ranking and the win-rates against the first system, and how far annotators agree."""
     found = []
     for one, votes in zip(who, every):
         against = [votes.between(i, 0) for i in range(len(names))]

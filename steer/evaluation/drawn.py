@@ -1,4 +1,4 @@
-"""What a policy answers, with log-probabilities as it was drawn and under the reference, written once and read back."""
+"""Answers of a policy with their log-probabilities under policy and reference, written once and read back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reference:
 
     @staticmethod
     def of(model: str, dtype: str, trust_remote_code: bool) -> Reference:
-        """Load it."""
+        """Load the model."""
         policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code)
         return Reference(policy, ResponseLogps(policy.model.eval()))
 
@@ -46,13 +46,13 @@ class Decoding(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As in the name of a system."""
+        """Text of the decoding in the name of a system."""
         parts = [f"guidance={self.guidance:g}"] if self.guidance != 1 else []
         return ",".join(parts + ([f"best_of={self.best_of}"] if self.best_of > 1 else []))
 
 
 class Asked(NamedTuple):
-    """What is drawn: jobs, how, and the reward that chooses the best of several."""
+    """Requests, how they are decoded, and the reward that chooses the best of several."""
 
     jobs: Sequence[Request]
     sampling: Sampling
@@ -123,7 +123,7 @@ def _alike(one: Policy, other: Policy, rows: Sequence[Row]) -> bool:
 def log_probs(
     policy: Policy, module: ResponseLogps, rows: Sequence[Row], budget: int, *, conditioned: bool
 ) -> list[float]:
-    """Log-probability of every response with its end, behind the condition of its target or behind none."""
+    """Log-probability of every response with its end token, conditioned on its target or unconditioned."""
     sequences = _sequences(policy, rows, conditioned=conditioned)
     device = next(policy.model.parameters()).device
     return response_sums(module, [[s] for s in sequences], policy.tokenizer.pad_token_id, budget, device)
@@ -131,7 +131,7 @@ def log_probs(
 
 @torch.no_grad()
 def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0) -> list[float]:
-    """The same under what guidance and temperature draw from.
+    """Log-probability of every response under the guided distribution at a temperature.
 
     Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. Row by row,
     with all logits of a response in memory: for what a report evaluates, not for training.

@@ -39,7 +39,7 @@ from steer.training.memory import pieces
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation or comparison found: `result` is what report.json holds, `case` the judged answers."""
+    """Result of an evaluation or comparison: `result` is the content of report.json, `case` the judged answers."""
 
     result: dict[str, Any] = field(repr=False)
     case: Case = field(repr=False)
@@ -287,7 +287,7 @@ class Examination:
         return aims
 
     def _about(self, command: str) -> dict[str, object]:
-        """Where the evaluation comes from, for the report."""
+        """Describe how the evaluation was made, for the report."""
         unit = "the labelled rows" if self.rows else "all responses that are evaluated"
         counts = {s.name: s.seed + 1 for s in self.contestants}
         seeds = max(counts.values())

@@ -25,7 +25,7 @@ from steer.rows.schema import Schema
 
 @dataclass
 class Case:
-    """All that is judged. `baseline`: the system that the others are compared with, empty for none."""
+    """Answers to be judged and how. `baseline`: the system that the others are compared with, empty for none."""
 
     court: Court
     systems: Sequence[System]
@@ -40,12 +40,12 @@ class Case:
 
     @cached_property
     def ordered(self) -> list[System]:
-        """The baseline stands first."""
+        """Systems, the baseline first."""
         return sorted(self.systems, key=lambda s: s.name != self.baseline)
 
     @cached_property
     def met(self) -> list[Meeting]:
-        """Answers of two of them each, for annotators, with the names of their systems."""
+        """Pairs of answers for annotators, with the names of their systems."""
 
         def named(one: Answers, name: str) -> Answers:
             return replace(one, rows=[{**row, SYSTEM: name} for row in one.rows])
@@ -54,12 +54,12 @@ class Case:
 
     @cached_property
     def votes(self) -> list[Votes]:
-        """Of all annotators on what met; none where there are not two systems."""
+        """Votes of all annotators; none if there are fewer than two systems."""
         return [vote(who, self.met) for who in self.annotators] if len(self.systems) > 1 else []
 
 
 def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What `steer.report` writes; `about` says how it was come by."""
+    """Return the result that `steer.report` writes; `about` describes how it was made."""
     court = case.court
     schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
     everything = [*([System("logs", "logged responses", {0: case.held})] if case.held else []), *case.systems]
@@ -167,7 +167,7 @@ def _frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> 
 
 
 def _win_rates(case: Case) -> dict[str, Any] | None:
-    """By all annotators; the baseline stands first."""
+    """Win-rates by all annotators, the baseline first."""
     if not case.votes:
         return None
     return win_rates(case.annotators, [s.name for s in case.ordered], case.votes, case.resamples)
@@ -182,7 +182,7 @@ def _scorer(case: Case) -> dict[str, Any] | None:
 
 
 def _prompt_only(court: Court) -> dict[str, Any]:
-    """How much of the reward the prompt alone tells: a ridge on its words, out of fold. What no response can change."""
+    """Correlation of the reward with its prediction from the prompt's words alone (ridge, out of fold)."""
     reward = court.by_gold.reward(court.logs.gold)
     known = np.flatnonzero(~np.isnan(reward))
     rows = [{**row, "reward": float(r)} for row, r in zip(court.rows, reward) if not np.isnan(r)]

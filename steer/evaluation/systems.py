@@ -1,4 +1,4 @@
-"""What a comparison says of one system: rewards, attributes, KL, diversity, each with its interval."""
+"""Figures of one system: rewards, attributes, KL, diversity, each with its interval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RewardScale:
 
     @staticmethod
     def of(schema: Schema, scores: Array) -> RewardScale:
-        """From scores [n, A] of the logs."""
+        """Make the scale from scores [n, A] of the logs."""
         raw = raw_reward(schema, scores)
         if np.isnan(raw).all():
             return RewardScale(schema, 0.0, 1.0)
@@ -77,13 +77,13 @@ class Answers:
 
     @property
     def prompts(self) -> Array:
-        """Cluster ids."""
+        """Cluster ids [n], one per prompt."""
         return np.array([prompt_key(row) for row in self.rows])
 
 
 @dataclass(frozen=True)
 class System:
-    """What is compared: answers by seed, how they came about, and the family of systems whose knob it is a setting of.
+    """System under comparison: answers by seed, method, and the family (one knob's settings) that it belongs to.
 
     `facts` may hold what it took: ess, train_tokens, steps, seconds, drawn (responses to train on), scored (calls).
     """

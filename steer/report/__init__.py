@@ -1,4 +1,4 @@
-"""The report of a comparison: `report.json`, `report.md`, and `report.html`, one page that asks nobody for anything.
+"""Report of a comparison: `report.json`, `report.md` and `report.html`, a self-contained page.
 
 `write` and `table` take one dict, made by `steer.comparison.command`. An interval is {"mean", "low", "high", "n"},
 null where undefined. Rewards are in standard deviations of the logs, or of what `unit` names. Lists may be empty.
@@ -43,7 +43,7 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def write_loop(report: Report, folder: Path) -> Path:
-    """The same of a loop alone: title, command, commit, machine, created, hashes, commands and `iterate`."""
+    """Write the report of iteration alone: title, command, commit, machine, created, hashes, commands and `iterate`."""
     report = finite(report)
     loop = report["iterate"]
     where = [("Machine", report["machine"]), ("Commit, date", f"{report['commit']}, {report['created']}")]
@@ -93,7 +93,7 @@ def _warning(report: Report) -> list[str]:
 
 
 def _sections(report: Report) -> list[Section]:
-    """All that the report says, in order; empty blocks fall out."""
+    """Return the blocks of the report in order, without empty ones."""
     turned = [d for d in report["dials"] if not is_control(d)]
     controls = [block for d in report["dials"] if is_control(d) for block in dials.control(d)]
     controls += judges.prompt_only(report)

@@ -1,4 +1,4 @@
-"""How figures and intervals are written, and what an interval allows to be said."""
+"""Text of figures and intervals, and tests of what an interval allows to claim."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def baseline(report: Report) -> float | None:
 
 
 def claimed(difference: Report | None) -> bool:
-    """Whether a difference may be claimed: its interval leaves out 0, and so many others do not explain that."""
+    """Whether a difference may be claimed: its interval excludes 0, also after correction for multiple comparisons."""
     p = (difference or {}).get("p_holm")
     return leaves_out_0(difference) and (p is None or p < ALPHA)
 
@@ -34,7 +34,7 @@ def is_control(dial: Report) -> bool:
 
 
 def leaves_out_0(interval: Report | None) -> bool:
-    """Whether an interval leaves out 0."""
+    """Whether an interval excludes 0."""
     return interval is not None and excludes(interval["low"], interval["high"])
 
 
@@ -52,7 +52,7 @@ def cell(interval: Report | None, digits: int = 2) -> str:
 
 
 def signed(interval: Report | None, unit: str = "") -> str:
-    """The same for a difference."""
+    """Format a difference: signed mean and bounds."""
     text = cell(interval).replace(" [", f"{unit} [")
     return text if text[0] == "-" else f"+{text}"
 
@@ -73,7 +73,7 @@ def percent(value: float | None) -> str:
 
 
 def count(value: float) -> str:
-    """Three digits or so; none for what took nothing."""
+    """Format with about three digits; a dash for zero."""
     short = f"{value / 1e6:.3g}M" if value < 1e9 else f"{value / 1e9:,.3g}B"
     return "-" if not value else f"{value:,.0f}" if value < 1e6 else short
 

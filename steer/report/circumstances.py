@@ -1,4 +1,4 @@
-"""Where and when a report was made."""
+"""Circumstances of a report: command line, commit, machine, date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steer.report.cells import counted
 
 
 def circumstances(command: str) -> dict[str, Any]:
-    """Where and when: command line, commit, machine, date."""
+    """Return command line, commit, machine and date."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     ).stdout.strip()

@@ -24,7 +24,7 @@ from steer.report.page import Block, Table
 
 
 def headline(report: Report) -> list[str]:
-    """What the numbers say, in sentences; a difference is claimed only if its interval leaves out 0, corrected."""
+    """Summarise the comparison in sentences; a difference is claimed only if its corrected interval excludes 0."""
     first = report["baseline"]
     if not report["gold"]:
         return ["No gold scorer was named (--gold), so there are win-rates and no rewards."]
@@ -83,7 +83,7 @@ def compared(report: Report) -> list[Block]:
 
 
 def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str, str]]:
-    """Gold against proxy reward, where the two are two."""
+    """Chart gold against proxy reward, unless they are the same scorer."""
     known = [s for s in systems if s["proxy"]["mean"] is not None]
     if report["gold_is_proxy"] or not known:
         return []
@@ -95,7 +95,7 @@ def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str,
 
 
 def _frontiers(report: Report) -> list[Block]:
-    """What methods reach over all their settings."""
+    """Tabulate the frontier of each method over all its settings."""
     found = sorted(report.get("frontiers") or [], key=lambda f: -(f["volume"]["mean"] or 0.0))
     if not found:
         return []
@@ -153,7 +153,7 @@ def _cut(s: Report) -> str:
 
 
 def budget(report: Report) -> Table:
-    """What every method was given, and where it ran."""
+    """Describe the budget of every method and the machine."""
     budget = report["budget"]
     facts = {
         "Model": f"{budget['model']}, {budget['parameters']:,} parameters",
@@ -173,7 +173,7 @@ def budget(report: Report) -> Table:
 
 
 def _seconds(report: Report, system: Report) -> float:
-    """What training took by the clock: apart from the system, for it alone differs between equal runs."""
+    """Training time in seconds; kept apart from the systems because it differs between equal runs."""
     return float((report.get("seconds") or {}).get(system["name"], 0))
 
 
@@ -182,7 +182,7 @@ def _most(limit: int | None, unit: str) -> str:
 
 
 def taken(report: Report) -> list[Block]:
-    """What each system took."""
+    """Tabulate the cost of each system."""
     head = "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers"
     keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored")
     rows = [

@@ -20,7 +20,7 @@ DIAL = {
 
 
 def sentence(dial: Report) -> str:
-    """What one level more on each attribute obtains."""
+    """Tabulate what asking for one level more obtains on each attribute."""
     name, found = dial["name"], dial["result"]["attributes"]
     slopes = {n: a["partial_slope"] for n, a in found.items()}
     moved = [f"{n} {cell(s)}" for n, s in slopes.items() if leaves_out_0(s)]
@@ -61,7 +61,7 @@ def charts(dial: Report) -> Raw:
 
 
 def leakage(dial: Report, behaviour: Report) -> list[Block]:
-    """What asking for one attribute does to the others, beside what the data's correlation would do."""
+    """Tabulate how asking for one attribute moves the others, beside the correlation in the data."""
     result = dial["result"]
     names = list(result["attributes"])
     cells = [(j, k) for j in range(len(names)) for k in range(len(names))]
@@ -90,7 +90,7 @@ def leakage(dial: Report, behaviour: Report) -> list[Block]:
 
 
 def control(dial: Report) -> list[Block]:
-    """A dial that must not move anything."""
+    """Describe a control dial, which must not move."""
     found = dial["result"]["attributes"]
     moved = [n for n, a in found.items() if leaves_out_0(a["slope"])]
     verdict = (

@@ -1,4 +1,4 @@
-"""What guidance of each strength does, as charts and a table: the curve that `steer.evaluation.guidance` measures."""
+"""Charts and table of guidance by strength: the curve that `steer.evaluation.guidance` measures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHARTS = ("slope", "distance", "fluency", "distinct_2")
 
 
 def guided(curve: Report) -> list[Block]:
-    """Where the pull is strongest, charts, and the table."""
+    """Return the strength with the largest slope, the charts and the table."""
     known = [p for p in curve["points"] if p["slope"]["mean"] is not None]
     charts = page.figures([(_chart(curve, name), f"{SHOWN[name]}\n") for name in CHARTS])
     if not known:

@@ -1,4 +1,4 @@
-"""Who was preferred by whom, how far the proxy can be trusted, and what the prompt alone tells."""
+"""Win-rates by annotator, agreement of the proxy with gold, and the reward that the prompt alone predicts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def silent(report: Report) -> list[str]:
 
 
 def _unanswered(annotator: Report) -> str:
-    """How an annotator left comparisons unanswered; one who is asked in both orders has to answer in both."""
+    """Say how comparisons stayed unanswered; an annotator asked in both orders must answer both."""
     return "unanswered" if annotator["turned"] is None else "unanswered in one order or in both"
 
 
@@ -127,7 +127,7 @@ def scorer(report: Report) -> list[Block]:
 
 
 def prompt_only(report: Report) -> list[Block]:
-    """How much of the reward is settled before a word is answered."""
+    """Say how much of the reward the prompt alone predicts."""
     found = report.get("prompt_only")
     if not found:
         return []

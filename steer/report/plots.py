@@ -92,7 +92,7 @@ def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | Non
 
 
 class Axes(NamedTuple):
-    """What a scatter shows: `root` draws x as a square root from 0, `equal` draws y = x."""
+    """Axes of a scatter: `root` draws x as a square root from 0, `equal` draws y = x."""
 
     title: str
     x: str
@@ -276,7 +276,7 @@ def _number(value: float) -> str:
 
 
 def _text(interval: Interval) -> str:
-    """As the tables print it.
+    """Format a number as the tables do.
 
     >>> _text({"mean": 1.234, "low": None, "high": None, "n": 3})
     '1.23 [–, –]'

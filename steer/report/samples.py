@@ -1,4 +1,4 @@
-"""What the systems wrote, side by side, and how a loop went round by round."""
+"""Sample answers of the systems side by side, and the rounds of iteration."""
 
 from __future__ import annotations
 
