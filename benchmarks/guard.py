@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from steer.config import FitConfig, IterateConfig
+from steer.config.iteration import IterateConfig
+from steer.config.labelling import FitConfig
 from steer.evaluation.systems import RewardScale
 from steer.iteration.command import iterate_command
 from steer.iteration.guards import Figures, Limits, alarm, best, limits

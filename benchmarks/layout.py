@@ -21,7 +21,7 @@ from accelerate import Accelerator
 
 from data_recipes import world_model
 from data_recipes.world_text import words_of
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.models.log_probs import ResponseLogps
 from steer.rows import write
 from steer.run_folder import read_json

@@ -100,7 +100,7 @@ def make_rows(path: Path, case: Case) -> None:
 
 def settings(folder: Path, case: Case, output: str, **more: Any) -> Any:
     """The run of steer that is timed."""
-    from steer.config import TrainConfig
+    from steer.config.training import TrainConfig
 
     how: dict[str, Any] = {
         "batch_size": BATCH,

@@ -7,20 +7,17 @@ import sys
 import click
 
 from steer import __version__
-from steer.config import (
-    CompareConfig,
-    DataConfig,
-    DemoConfig,
-    EvaluateConfig,
-    ExportConfig,
-    FitConfig,
-    GenerateConfig,
-    IterateConfig,
-    LabelConfig,
-    ServeConfig,
-    TargetsConfig,
-    TrainConfig,
-)
+from steer.config.comparison import CompareConfig
+from steer.config.conditioning import TargetsConfig
+from steer.config.demo import DemoConfig
+from steer.config.evaluation import EvaluateConfig
+from steer.config.export import ExportConfig
+from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.serve import ServeConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.options import PanelGroup, options
 

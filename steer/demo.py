@@ -13,16 +13,13 @@ import torch
 
 from steer import report
 from steer.comparison.command import compare_command
-from steer.config import (
-    CompareConfig,
-    DataConfig,
-    DemoConfig,
-    FitConfig,
-    GenerateConfig,
-    IterateConfig,
-    LabelConfig,
-    TrainConfig,
-)
+from steer.config.comparison import CompareConfig
+from steer.config.demo import DemoConfig
+from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.training import TrainConfig
 from steer.evaluation.guidance import Trial
 from steer.generation.command import generate_command
 from steer.generation.generate import held_out_prompts

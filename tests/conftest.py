@@ -27,7 +27,10 @@ from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from data_recipes import world_model
-from steer.config import DataConfig, LabelConfig, ServeConfig, TrainConfig
+from steer.config.labelling import LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.serve import ServeConfig
+from steer.config.training import TrainConfig
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
 from steer.methods.base import Candidates, Method

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import steer.training.loop
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts

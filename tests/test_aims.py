@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from steer.cli import cli
 from steer.conditioning.command import targets_command
 from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights
-from steer.config import TargetsConfig
+from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
 from steer.models.policy import Policy

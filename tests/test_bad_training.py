@@ -19,7 +19,8 @@ from conftest import HANG, TORCHRUN, until
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from steer.config import ExportConfig, TrainConfig
+from steer.config.export import ExportConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
 from steer.methods import METHODS

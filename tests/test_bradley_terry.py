@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import attribute_models
 from attribute_models.bradley_terry import BradleyTerry, BradleyTerrySettings, accuracy, pairs_of, solved
-from steer.config import FitConfig, LabelConfig
+from steer.config.labelling import FitConfig, LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.rows import read, read_all, write

@@ -23,7 +23,9 @@ from benchmarks.claims.table import (
     rising,
 )
 from steer.comparison.comparison import Comparison
-from steer.config import CompareConfig, IterateConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.iteration import IterateConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.options import resolve

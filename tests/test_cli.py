@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from steer.cli import main
-from steer.config import FitConfig, TrainConfig
+from steer.config.labelling import FitConfig
+from steer.config.training import TrainConfig
 from steer.labelling.command import fit_command
 from steer.training.command import train_command
 

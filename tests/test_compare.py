@@ -14,7 +14,8 @@ from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique
 from steer.comparison.settings import SUITES
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
 from steer.evaluation.systems import Answers, RewardScale, difference, raw_reward, summary

@@ -12,7 +12,8 @@ from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, spread
 from steer.comparison.entry import Entry, Turns, cost
 from steer.comparison.plan import planned
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration import round as one_round
 from steer.iteration.rounds import Rounds

@@ -12,7 +12,8 @@ import pytest
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
 from steer.comparison.trained import trained
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import Scorer

@@ -9,7 +9,7 @@ import pytest
 
 from steer.comparison.command import compare_command
 from steer.comparison.compare import compare
-from steer.config import CompareConfig
+from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json

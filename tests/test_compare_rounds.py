@@ -10,7 +10,8 @@ import pytest
 
 from steer.comparison.command import compare_command
 from steer.comparison.entry import Entry, Turns, cost, swept, unique
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.rows import prompt_key, read_all
 from steer.run_folder import read_json

@@ -14,7 +14,7 @@ import pytest
 
 from data_recipes import duplicates, exports, layouts
 from data_recipes.scales import Scales
-from steer.config import DataConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import prompt_key, read_all
 from steer.rows.command import data_command

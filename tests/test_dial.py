@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from data_recipes.world_text import Gold
-from steer.config import DataConfig, FitConfig, LabelConfig, TrainConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.training import TrainConfig
 from steer.demo import BASE, LORA
 from steer.evaluation.controllability import controllability
 from steer.evaluation.statistics import paired

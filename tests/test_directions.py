@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from steer.conditioning.command import targets_command
-from steer.config import DataConfig, FitConfig, LabelConfig, TargetsConfig
+from steer.config.conditioning import TargetsConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
 from steer.labelling.command import fit_command, label_command
 from steer.rows import write
 from steer.rows.command import data_command

@@ -72,7 +72,8 @@ def test_the_columns_of_a_labelled_row_have_a_meaning(labelled_row: Row) -> None
 
 @pytest.fixture
 def labelled_row(tmp_path: Path) -> Row:
-    from steer.config import DataConfig, LabelConfig
+    from steer.config.labelling import LabelConfig
+    from steer.config.rows import DataConfig
     from steer.labelling.command import label_command
     from steer.rows import read
     from steer.rows.command import data_command

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from steer.config import EvaluateConfig, GenerateConfig
+from steer.config.evaluation import EvaluateConfig
+from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.evaluation.evaluate import evaluate

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from steer.conditioning.chat import PLAIN, asked, bare, steerable
 from steer.conditioning.condition import OWN, TEMPLATES
-from steer.config import ExportConfig, TrainConfig
+from steer.config.export import ExportConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.command import PROBES, export_command, fitting, for_trl
 from steer.generation.engines import respond

@@ -17,7 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from steer.config import DataConfig, FitConfig, GenerateConfig, LabelConfig, TrainConfig
+from steer.config.generation import GenerateConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.labelling.command import fit_command, label_command

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import attribute_models
-from steer.config import DataConfig, FitConfig, LabelConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.fit import fit

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from steer.conditioning.condition import leaks
-from steer.config import GenerateConfig
+from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.generation.engines import respond

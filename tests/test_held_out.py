@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import steer.training.loop
 from steer.conditioning.condition import render
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from data_recipes.world_text import Gold
-from steer.config import IterateConfig, TrainConfig
+from steer.config.iteration import IterateConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.command import iterate_command
 from steer.iteration.fresh import above

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_recipes.world_text import Gold
-from steer.config import IterateConfig, TrainConfig
+from steer.config.iteration import IterateConfig
+from steer.config.training import TrainConfig
 from steer.iteration import round, rounds, watch
 from steer.iteration.guards import Figures, outrun
 from steer.iteration.iterate import training_of

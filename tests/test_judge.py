@@ -21,7 +21,7 @@ from conftest import HANG
 
 import attribute_models
 from attribute_models.judge import Judge
-from steer.config import LabelConfig
+from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import annotator, meetings, vote
 from steer.evaluation.systems import Answers

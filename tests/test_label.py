@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import alive, until
 
-from steer.config import LabelConfig
+from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer

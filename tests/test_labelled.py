@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steer.config import DataConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import read_all, read_rows, split_of, write_rows
 from steer.rows.command import data_command

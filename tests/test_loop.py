@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.methods.base import Candidates, Method, gains, summed

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 import steer.training.loop
-from steer.config import LabelConfig, TrainConfig
+from steer.config.labelling import LabelConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer, rewarder

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from steer.config import LabelConfig
+from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.methods import contrastive, dpo, ipo, rso, slic

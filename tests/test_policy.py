@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Candidates, weighted_nll
 from steer.models.card import Card

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import steer.training.loop
 from data_recipes import world_model
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request

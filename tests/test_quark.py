@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import quark
 from steer.methods.base import Candidates

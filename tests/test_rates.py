@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from steer.config import IterateConfig, TrainConfig
+from steer.config.iteration import IterateConfig
+from steer.config.training import TrainConfig
 from steer.iteration.iterate import training_of
 from steer.methods import METHODS, peak_rate
 from steer.run_folder import read_json

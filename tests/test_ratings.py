@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from data_recipes.metadata import metadata
-from steer.config import DataConfig, FitConfig, LabelConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
 from steer.labelling.command import fit_command, label_command
 from steer.rows import read_all
 from steer.rows.command import data_command

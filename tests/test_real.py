@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from steer.config import FitConfig, LabelConfig, TrainConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.training import TrainConfig
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request

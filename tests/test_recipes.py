@@ -513,7 +513,7 @@ def test_splits_folders_and_configs_of_a_hub_set(tmp_path: Path, cache: Path) ->
 
 
 def test_label_takes_a_hub_name(tmp_path: Path, cache: Path) -> None:
-    from steer.config import LabelConfig
+    from steer.config.labelling import LabelConfig
     from steer.labelling.command import label_command
 
     folder = tmp_path / "HelpSteer2"

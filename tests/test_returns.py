@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from steer.conditioning.chat import PLAIN, steerable
 from steer.conditioning.condition import render
 from steer.conditioning.targets import opposite, parse_target
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.engines import respond
 from steer.generation.requests import Request, condition_text

@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 
 from data_recipes.world_text import ATTRIBUTES, Gold
-from steer.config import DataConfig, FitConfig, IterateConfig, LabelConfig, TrainConfig
+from steer.config.iteration import IterateConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.command import iterate_command
 from steer.iteration.fresh import anomaly, distinct, usable

@@ -16,7 +16,7 @@ from data_recipes import layouts
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, number
-from steer.config import DataConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import Reading, Tally, prompts, read
 from steer.rows.command import data_command

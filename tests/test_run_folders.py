@@ -11,7 +11,8 @@ from conftest import HANG
 from safetensors import SafetensorError
 from test_run import Config, started
 
-from steer.config import DataConfig, FitConfig, LabelConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer

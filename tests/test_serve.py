@@ -17,7 +17,8 @@ import pytest
 from conftest import ASK, HANG, Served, send, serving, until
 from tokenizers.processors import TemplateProcessing
 
-from steer.config import GenerateConfig, ServeConfig
+from steer.config.generation import GenerateConfig
+from steer.config.serve import ServeConfig
 from steer.errors import SteerError
 from steer.generation import openai_client as remote
 from steer.generation.command import generate_command

@@ -16,7 +16,7 @@ from conftest import HANG, TORCHRUN
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.models.policy import load_policy
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -43,7 +43,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from steer.batch import Batch
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.train import train
 from steer.training.loop import Loop

@@ -15,7 +15,7 @@ import attribute_models
 import attribute_models.own
 from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
-from steer.config import LabelConfig
+from steer.config.labelling import LabelConfig
 from steer.labelling.command import label_command
 from steer.rows import read_all
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import load_policy

@@ -14,7 +14,8 @@ import numpy as np
 from safetensors.torch import load_file
 
 from data_recipes.world_text import ATTRIBUTES
-from steer.config import ExportConfig, IterateConfig
+from steer.config.export import ExportConfig
+from steer.config.iteration import IterateConfig
 from steer.export.command import export_command
 from steer.iteration.command import iterate_command
 from steer.run_folder import read_json

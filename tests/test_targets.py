@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from steer.config import GenerateConfig, LabelConfig, TrainConfig
+from steer.config.generation import GenerateConfig
+from steer.config.labelling import LabelConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.labelling.command import label_command

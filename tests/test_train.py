@@ -21,7 +21,7 @@ from conftest import HANG, TORCHRUN
 from safetensors.torch import load_file
 from torch import Tensor
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.rows.labelled import Labelled
 from steer.training.command import train_command

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from steer.conditioning.condition import markers
-from steer.config import ExportConfig, GenerateConfig, TrainConfig
+from steer.config.export import ExportConfig
+from steer.config.generation import GenerateConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
 from steer.generation.command import generate_command

@@ -13,7 +13,7 @@ import pytest
 
 from data_recipes import world_model
 from steer.conditioning.chat import asked
-from steer.config import ExportConfig
+from steer.config.export import ExportConfig
 from steer.export.command import export_command
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts

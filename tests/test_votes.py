@@ -10,7 +10,7 @@ import pytest
 
 from data_recipes import layouts, votes
 from data_recipes.streams import DataError
-from steer.config import DataConfig
+from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import read_all
 from steer.rows.command import data_command

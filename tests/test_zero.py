@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.training.command import train_command
 from tests.test_sharded import ATOL, RUNS, assert_close, assert_the_same_run, config, two_processes
 
@@ -19,7 +19,7 @@ WORKER = """
 import json, sys, accelerate
 from accelerate.utils import InitProcessGroupKwargs
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.train import train
 from steer.training.loop import Loop

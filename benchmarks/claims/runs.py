@@ -13,7 +13,11 @@ import numpy as np
 
 from steer.comparison.compare import permuted
 from steer.comparison.comparison import Comparison
-from steer.config import CompareConfig, FitConfig, GenerateConfig, IterateConfig, LabelConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
+from steer.config.labelling import FitConfig, LabelConfig
+from steer.config.training import TrainConfig
 from steer.generation.command import generate_command
 from steer.generation.generate import generate_rows
 from steer.generation.requests import Request

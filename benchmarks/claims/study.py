@@ -33,7 +33,7 @@ from benchmarks.claims.runs import (
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.comparison.compare import FAILED
 from steer.comparison.comparison import Comparison, spread
-from steer.config import CompareConfig
+from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale
 from steer.labelling.scorer import Scorer, load_scorer

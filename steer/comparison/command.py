@@ -7,7 +7,7 @@ from pathlib import Path
 from steer.comparison.compare import checked, compared
 from steer.comparison.comparison import Comparison
 from steer.comparison.plan import planned
-from steer.config import CompareConfig
+from steer.config.comparison import CompareConfig
 from steer.report.cells import counted
 from steer.run_folder import Run, stage
 

@@ -20,7 +20,7 @@ from steer.comparison.entry import Entry, over_budget, unique
 from steer.comparison.settings import CompareSettings
 from steer.comparison.trained import trained
 from steer.conditioning.targets import Target, drawn_targets, parse_target
-from steer.config import CompareConfig
+from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Asked, Decoding, drawn, over_grid
 from steer.evaluation.evaluate import Evaluation

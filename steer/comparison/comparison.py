@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import click
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import Annotator, annotators, identified
 from steer.evaluation.court import Court, fitting

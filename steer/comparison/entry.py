@@ -9,7 +9,8 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from steer.conditioning.condition import TEMPLATES
-from steer.config import CompareConfig, TrainConfig
+from steer.config.comparison import CompareConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
 from steer.iteration.rounds import check_method

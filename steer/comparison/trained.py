@@ -11,7 +11,7 @@ import click
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.iteration.round import run_round
 from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steer.conditioning.targets import pareto, parse_target, parse_weights, supported_map
-from steer.config import TargetsConfig
+from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
 from steer.rows.schema import HIGH, REWARD, Schema, number

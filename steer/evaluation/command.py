@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steer.config import EvaluateConfig
+from steer.config.evaluation import EvaluateConfig
 from steer.evaluation import interop
 from steer.evaluation.evaluate import Examination
 from steer.evaluation.sources import contestants, named

@@ -15,7 +15,7 @@ import numpy as np
 from steer.conditioning.chat import asked, bare, rendered, steerable
 from steer.conditioning.condition import markers, render
 from steer.conditioning.turns import UnprintedError
-from steer.config import ExportConfig
+from steer.config.export import ExportConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.models.card import MERGED, Card

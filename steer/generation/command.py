@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from steer.config import GenerateConfig
+from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.generation.generate import Generation, prompt_rows, prompts_in, selection_of, usable
 from steer.generation.prefill import shareable

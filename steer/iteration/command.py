@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from steer import report
-from steer.config import IterateConfig
+from steer.config.iteration import IterateConfig
 from steer.iteration.guards import limits
 from steer.iteration.iterate import FREE, Iteration, prepare_rounds, run_rounds
 from steer.iteration.watch import line

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.conditioning.targets import parse_weights
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration import refresh
 from steer.iteration.guards import Figures, alarm, best, limits

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from steer.config import FitConfig
+from steer.config.labelling import FitConfig
 from steer.errors import SteerError
 from steer.evaluation.weighted import spearman
 from steer.labelling.command import fit_command

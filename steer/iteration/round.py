@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.iteration.draw import fresh_rows
 from steer.iteration.pool import mixed, pooled
 from steer.iteration.rounds import Rounds

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale
 from steer.generation.generate import held_out_prompts

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from attribute_models.calibration import KINDS
-from steer.config import FitConfig, LabelConfig
+from steer.config.labelling import FitConfig, LabelConfig
 from steer.errors import SteerError
 from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, load_attributes, origin

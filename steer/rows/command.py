@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from data_recipes import votes, world, world_model
-from steer.config import DataConfig
+from steer.config.rows import DataConfig
 from steer.progress import progress, quiet
 from steer.rows import directions
 from steer.rows.contract import Row

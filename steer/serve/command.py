@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from steer.config import ServeConfig
+from steer.config.serve import ServeConfig
 from steer.errors import SteerError
 from steer.generation.prefill import shareable
 from steer.labelling.scorer import Scorer, load_scorer

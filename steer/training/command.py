@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from steer.config import TrainConfig
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.rows.labelled import Labelled, spec_of

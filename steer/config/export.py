@@ -1,0 +1,41 @@
+"""The command line of `steer export`: its settings, paths and flags."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, argument, option
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`steer export`."""
+
+    source: str = argument("Policy of `steer train`; or labelled rows, to be trained on by `trl sft`.")
+    output: str = option(..., "Folder to write; it must not hold anything else.")
+    _: KW_ONLY
+    model: str = option(
+        "",
+        "Policies: merge into this base instead of the one trained on. Rows: the model that will be trained.",
+        panel=INPUTS,
+    )
+    dtype: str = option(
+        "auto", "auto: as the base is stored.", choices=("auto", "float32", "bfloat16", "float16"), panel=INPUTS
+    )
+    attribute: tuple[str, ...] = option(
+        (), "Rows: condition on these (repeat the flag); default: all that are scored.", panel="Rows"
+    )
+    template: str = option(
+        "tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"), panel="Rows"
+    )
+    attribute_dropout: float = option(
+        0.1, "Rows: chance that one attribute is left out.", least=0, most=1, panel="Rows"
+    )
+    condition_dropout: float = option(
+        0.05, "Rows: chance that the whole condition is left out.", least=0, most=1, panel="Rows"
+    )
+    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel="Rows")
+    seed: int = option(0, SEED, least=0)
+    limit: int = option(0, LIMIT, least=0, panel="Rows")
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)
+    overwrite: bool = option(False, "Replace an earlier export.")

@@ -1,0 +1,21 @@
+"""The command line of `steer generate`: its settings, paths and flags."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+
+from steer.generation.settings import PROMPTS, SAMPLING, GenerateSettings
+from steer.settings import OVERWRITE, argument, option
+
+
+@dataclass(frozen=True)
+class GenerateConfig(GenerateSettings):
+    """`steer generate`."""
+
+    policy: str = argument("Folder of `steer train`, or any Hugging Face model (then without targets).")
+    _: KW_ONLY
+    prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).", panel=PROMPTS)
+    input: str = option("", "File with prompts: rows, or text with one a line.", panel=PROMPTS)
+    output: str = option("", "Folder for the responses as rows; default: print them.")
+    stream: bool = option(False, "Print responses while they are drawn, one after the other.", panel=SAMPLING)
+    overwrite: bool = option(False, OVERWRITE)

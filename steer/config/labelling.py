@@ -1,0 +1,35 @@
+"""The command line of `steer fit` and `steer label`: their settings, paths and flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steer.labelling.settings import SPEED, FitSettings, LabelSettings
+from steer.settings import INPUTS, OUTPUT, OVERWRITE, argument, option
+
+
+@dataclass(frozen=True)
+class FitConfig(FitSettings):
+    """`steer fit`."""
+
+    rows: str = argument("Rows with human scores.")
+    output: str = option(..., OUTPUT)
+    overwrite: bool = option(False, OVERWRITE)
+
+
+@dataclass(frozen=True)
+class LabelConfig(LabelSettings):
+    """`steer label`."""
+
+    rows: str = argument("Rows to label, in any known layout.")
+    output: str = option(..., OUTPUT)
+    scorer: str = option(
+        "human",
+        "Folder of `steer fit`, `countable:words,...`, `classifier:NAME` (any sequence-classification model), "
+        "`judge:FILE`, `module:NAME` (a class or function of yours), or `human` for the scores in the rows.",
+        panel=INPUTS,
+    )
+    shard: str = option(
+        "", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.", panel=SPEED
+    )
+    overwrite: bool = option(False, OVERWRITE)
