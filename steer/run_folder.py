@@ -151,6 +151,19 @@ def lock(folder: Path, *, shared: bool = False) -> None:
     _LOCKS[key] = descriptor
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder during a library call; a lock that a stage holds already stays."""
+    key = folder.resolve()
+    held = key in _LOCKS
+    lock(folder)
+    try:
+        yield
+    finally:
+        if not held and key in _LOCKS:
+            os.close(_LOCKS.pop(key))
+
+
 def fingerprint(path: str | Path) -> str:
     """Short hash of the content of a file, or of what a stage reads of a folder."""
     if str(path) == "-":
@@ -253,14 +266,9 @@ def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str
         used = any(p.suffix != ".tmp" for p in place.iterdir())
     if used and (changed := _changed(_held(place), now)):
         raise SteerError(f"{folder}: holds a run with other settings ({', '.join(changed)}). Choose another folder.")
-    locked_before = place.resolve() in _LOCKS
-    lock(place)
-    try:
+    with locked(place):
         write_json(place / "config.json", now)
         yield place
-    finally:
-        if not locked_before and place.resolve() in _LOCKS:
-            os.close(_LOCKS.pop(place.resolve()))
 
 
 class Run:

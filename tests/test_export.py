@@ -20,7 +20,10 @@ from steer.conditioning.condition import OWN, TEMPLATES
 from steer.config.export import ExportConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.export.command import PROBES, export_command, fitting, for_trl
+from steer.export.command import export_command
+from steer.export.policy import export_policy
+from steer.export.template import PROBES, fitting
+from steer.export.trl import for_trl, rows_for_trl
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request, condition_text, encode
@@ -400,7 +403,7 @@ def test_rows_for_trl_leave_out_what_was_cut_off(labels: Path, base: Path, tmp_p
     shutil.copy(labels / "schema.json", tmp_path)
     said = export_command(ExportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), model=str(base)))
     assert said.startswith(f"export: {len(rows)} rows in, ")
-    assert " 1 cut off, left out. Train with: trl sft" in said
+    assert " 1 cut off, skipped. Train with: trl sft" in said
     lines = [x for p in (tmp_path / "out" / "data").iterdir() for x in p.read_text().splitlines()]
     assert len(lines) == len(rows) - 1
 
@@ -459,3 +462,22 @@ def test_what_cannot_be_exported(policy: Path, exported: Path, base: Path, label
     export_command(ExportConfig(str(policy), str(half), dtype="float32"))
     assert "bfloat16" in export_command(ExportConfig(str(policy), str(half), dtype="bfloat16", overwrite=True))
     assert AutoModelForCausalLM.from_pretrained(half, dtype="auto").dtype == torch.bfloat16
+
+
+def test_the_command_is_a_doorway_on_the_library(
+    policy: Path, exported: Path, base: Path, labels: Path, tmp_path: Path
+) -> None:
+    facts = export_policy(policy, tmp_path / "policy")
+    assert facts == export_policy(policy, tmp_path / "policy"), "the second call finds it done"
+    said = export_command(ExportConfig(str(policy), str(exported)))
+    assert f"with lora in {facts.dtype} merged into {exported}, {facts.parameters:,} parameters." in said
+    assert (exported / "steer.json").read_text() == (tmp_path / "policy" / "steer.json").read_text()
+    assert _files(exported) == _files(tmp_path / "policy")
+    export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), held_out=0.5, seed=3))
+    rows_for_trl(labels, model=str(base), held_out=0.5, seed=3).save(tmp_path / "rows")
+    written = {name: data for name, data in _files(tmp_path / "out").items() if "config.json" not in name}
+    assert {name: data for name, data in written.items() if "done.json" not in name} == _files(tmp_path / "rows")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -1,0 +1,72 @@
+"""Fit a chat template that prints conditions to a tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from steer.conditioning.chat import bare, rendered, steerable
+from steer.conditioning.condition import render
+from steer.conditioning.turns import UnprintedError
+from steer.errors import SteerError
+from steer.models.tokenization import plain_ids, prompt_text
+from steer.rows.schema import Schema
+
+PROBES: tuple[list[dict[str, str]], ...] = (
+    [{"role": "user", "content": "Hello."}],
+    [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "What is 2?"},
+    ],
+)
+
+
+def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str) -> tuple[Any, int]:
+    """Return a steerable chat template for a tokenizer, and the number of conditions that it tokenises differently.
+
+    Training tokenises prompt and condition apart, a server the whole text. Where a tokenizer begins every text with a
+    space, the whole text needs that space before the condition to give the same tokens.
+    """
+    base = tokenizer.chat_template = bare(tokenizer.chat_template)
+    single = [{n: i} for n in names for i in range(len(schema[n].shown))]
+    every = [{n: len(schema[n].shown) - 1 for n in names}, dict.fromkeys(names, 0)]
+    conditions = [render(levels, schema, names, template) for levels in [*single, *every]]
+    prompts = [prompt_text(p, tokenizer) for p in PROBES if _accepted(p, tokenizer)]
+
+    def differing(glue: str) -> int:
+        return sum(
+            any(
+                plain_ids([p + glue + c], tokenizer)[0] != plain_ids([p], tokenizer)[0] + plain_ids([c], tokenizer)[0]
+                for p in prompts
+            )
+            for c in conditions
+        )
+
+    counts = {glue: differing(glue) for glue in ("", " ")}
+    glue = min(counts, key=lambda g: (counts[g], g))
+    if isinstance(base, dict):
+        return {k: steerable(v, schema, names, template, glue) for k, v in base.items()}, counts[glue]
+    return steerable(base, schema, names, template, glue), counts[glue]
+
+
+def _accepted(prompt: list[dict[str, str]], tokenizer: Any) -> bool:
+    try:
+        prompt_text(prompt, tokenizer)
+    except (TemplateError, UnprintedError):  # some templates accept no earlier turns
+        return False
+    return True
+
+
+def refuse_late_text(tokenizer: Any, model: str, attributes: Mapping[str, int | str]) -> None:
+    """Refuse a template that writes more before the last answer than its generation prompt, by which trl masks."""
+    for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
+        begun: str = rendered(tokenizer, prompt, add_generation_prompt=True, attributes=attributes)
+        whole: str = rendered(tokenizer, [*prompt, {"role": "assistant", "content": "Four."}], attributes=attributes)
+        if not whole.startswith(begun):
+            raise SteerError(
+                f"{model}: its chat template writes something before the last answer that its generation prompt lacks, "
+                "so `trl sft` would mask the wrong tokens. Take it out of the template, or use steer train."
+            )
