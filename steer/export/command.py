@@ -29,10 +29,17 @@ TRL_SETTINGS = (
 @stage
 def export_command(config: ExportConfig) -> str:
     """Write a policy or labelled rows for programs other than steer; return the summary line."""
-    source, trust = Path(config.source), config.trust_remote_code
+    source = Path(config.source)
     if (source / "steer.json").is_file():
-        options = {"base": config.model, "dtype": config.dtype, "overwrite": config.overwrite}
-        return _policy_summary(config, export_policy(source, config.output, trust_remote_code=trust, **options))
+        exported = export_policy(
+            source,
+            config.output,
+            base=config.model,
+            dtype=config.dtype,
+            trust_remote_code=config.trust_remote_code,
+            overwrite=config.overwrite,
+        )
+        return _policy_summary(config, exported)
     if not source.exists():
         raise SteerError(f"{source}: no such file or folder. Give a policy of `steer train`, or labelled rows.")
     if (source / "adapter_config.json").is_file() or (source / "model.safetensors").is_file():
