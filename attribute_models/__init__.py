@@ -9,6 +9,7 @@ Importing this package imports nothing heavy; `model_class` and `load` import wh
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import json
 import os
@@ -143,6 +144,16 @@ def write(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; makes the folder."""
     with replacing(path) as file:
         file.write(data)
+
+
+def write_settings(folder: str | Path, state: Mapping[str, Any]) -> None:
+    """Write `model.json` into the folder, which `settings` reads."""
+    write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+
+
+def hashed(content: Any, size: int = 8) -> str:
+    """Hash of JSON content in 2 x size hex digits."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
 def texts(rows: Iterable[Row]) -> list[tuple[str, str]]:

@@ -1,6 +1,9 @@
-"""Names of the arrays that go in and out of attribute models."""
+"""Names of the arrays that go in and out of attribute models, and their standardisation."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,3 +11,21 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and deviation of columns, by which they become comparable."""
+
+    mean: Array  # [D]
+    deviation: Array  # [D], 1 where a column is constant
+
+    @classmethod
+    def of(cls, x: Array) -> Self:
+        """Learn them from x [n, D]; NaN is skipped."""
+        deviation = np.nanstd(x, 0)
+        return cls(np.nanmean(x, 0), np.where(deviation > 1e-9, deviation, 1.0))
+
+    def apply(self, x: Array, **_: Any) -> Array:
+        """Standardise x [n, D]."""
+        return (x - self.mean) / self.deviation

@@ -19,6 +19,7 @@ import torch
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from attribute_models import Row, prefix
 from attribute_models.arrays import Mask
@@ -135,25 +136,27 @@ class Backbone:
 
     def batch(self, rows: Sequence[Tokens]) -> Batch:
         """Padded tensors of rows on the model's device."""
-        width = max(len(row.ids) for row in rows)
-        ids = np.full((len(rows), width), self.pad, dtype=np.int64)
-        attention, response = np.zeros((2, len(rows), width), dtype=np.int64)
-        types = np.zeros_like(ids)
-        for i, row in enumerate(rows):
-            ids[i, : len(row.ids)] = row.ids
-            attention[i, : len(row.ids)] = 1
-            response[i, row.start : row.end] = 1
-            if row.start > len(self.alone[0]) if self.types else False:
-                types[i, row.start : len(row.ids)] = 1
-        uneven = any(len(row.ids) < width for row in rows)
-        last = torch.tensor([len(row.ids) - 1 for row in rows])
+        ids = pad_sequence([torch.tensor(row.ids, dtype=torch.long) for row in rows], True, self.pad)
+        start, end, length = torch.tensor([(row.start, row.end, len(row.ids)) for row in rows]).T[..., None]
+        at = torch.arange(ids.shape[1])
+        uneven = bool((length < ids.shape[1]).any())
+        second = (start > len(self.alone[0])) & (at >= start) & (at < length) if self.types else None
         return Batch(
-            torch.from_numpy(ids).to(self.device),
-            torch.from_numpy(attention).to(self.device) if uneven else None,
-            torch.from_numpy(types).to(self.device) if self.types else None,
-            torch.from_numpy(response).bool().to(self.device),
-            last.to(self.device),
+            ids.to(self.device),
+            (at < length).long().to(self.device) if uneven else None,
+            second.long().to(self.device) if second is not None else None,
+            ((at >= start) & (at < end)).to(self.device),
+            (length[:, 0] - 1).to(self.device),
         )
+
+    def made_up(self, *sizes: tuple[int, int]) -> list[Tokens]:
+        """Make up rows with prompts of (tokens, seed) and responses of 2 tokens, to compare two ways of computing."""
+        words = self.model.get_input_embeddings().weight.shape[0]
+        rows = []
+        for i, (n, k) in enumerate(sizes):
+            ids = [*((7 * j + k) % words for j in range(n)), (11 + i) % words, (12 + i) % words]
+            rows.append(Tokens(ids, n, n + 2, False))
+        return rows
 
     @cached_property
     def shares(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +71,14 @@ def trainable(model: Any) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-class quiet:  # noqa: N801  # reads as a word in `with quiet():`
+@contextmanager
+def quiet() -> Iterator[None]:
     """Silence loading bars and warnings of libraries that a user can do nothing about."""
+    import transformers
 
-    def __enter__(self) -> None:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        self._caught.__exit__(*error)
+        yield

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,15 +21,17 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit, stdtrit
 
-from attribute_models import Row, Scored, archive, texts, tupled
-from attribute_models.arrays import Array, Indices, Mask
+from attribute_models import Row, Scored, archive, bases, texts, tupled
+from attribute_models.arrays import Array, Indices, Mask, Standard
 from attribute_models.countable import length
 from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
-from attribute_models.folds import Keys, folds_by_prompt, prompt_key, prompt_keys
+from attribute_models.folds import Keys, check_penalties, folds_by_prompt, prompt_key, prompt_keys
+from attribute_models.learned import Learned
 from attribute_models.metrics import shown
 
 VARIANTS = ("plain", "margin", "scaled")
+ARRAYS = ("coefficients", "intercept", "alpha")  # fitted, saved beside the scaling's
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,6 @@ class BradleyTerrySettings:
     trust_remote_code: bool = False
 
 
-DEFAULT = BradleyTerrySettings()
-
-
 class Pairs(NamedTuple):
     """P pairs of rows."""
 
@@ -59,32 +58,30 @@ class Pairs(NamedTuple):
     gap: Array  # [P], of their scores, 1 on average
 
 
-class BradleyTerry:
+class BradleyTerry(Learned):
     """One reward per attribute, learned from pairs.
 
     After `fit`: `alpha_` [A]; `held_out_` [n, A], rewards by models that never saw the row's prompt (the penalty is
     chosen by them); `report_`, how often the better response of a held-out pair has the higher reward.
     """
 
-    Settings: ClassVar[type[BradleyTerrySettings]] = BradleyTerrySettings
+    name = "bradley-terry"
+    Settings = BradleyTerrySettings
+    settings: BradleyTerrySettings
     own_scale = True
 
-    def __init__(self, attributes: Sequence[str], settings: BradleyTerrySettings = DEFAULT) -> None:
-        if settings.variant not in VARIANTS:
-            raise ValueError(f"variant is {settings.variant!r}. Choose one of {', '.join(VARIANTS)}.")
-        if settings.folds < 2 or min(settings.alphas) <= 0:
-            raise ValueError(
-                f"folds is {settings.folds}, alphas {list(settings.alphas)}. Give 2 folds or more, alphas above 0."
-            )
-        self.attributes = tuple(attributes)
-        self.settings = s = settings
+    def _check(self) -> None:
+        s = self.settings
+        if s.variant not in VARIANTS:
+            raise ValueError(f"variant is {s.variant!r}. Choose one of {', '.join(VARIANTS)}.")
+        check_penalties(s.folds, s.alphas)
         shared = {f.name: getattr(s, f.name) for f in fields(EmbeddingsSettings) if hasattr(s, f.name)}
         self.reader = Embeddings((), EmbeddingsSettings(**shared)) if s.model else None
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Learn from rows and scores [n, A], NaN = unknown. ValueError for an attribute with pairs of one prompt."""
         truth, count = np.asarray(scores, dtype=np.float64), len(self.attributes)
-        prompts, counts = prompt_keys(rows), self._counts(rows, learn=True)
+        prompts, inputs = prompt_keys(rows), self._inputs(rows, learn=True)
         self.alpha_, columns = np.zeros(count), []
         self.held_out_ = np.full(truth.shape, np.nan)
         for a, name in enumerate(self.attributes):
@@ -95,12 +92,9 @@ class BradleyTerry:
                     f"Attribute {name!r} has {len(pairs.gap)} pairs of rows with one prompt and different scores, "
                     "from fewer than 2 prompts. Give responses to the same prompts, or another --kind."
                 )
-            best = self._choose(counts, pairs, used, prompts, a)
-            self.alpha_[a] = self.settings.alphas[best]
+            self.alpha_[a] = self.settings.alphas[self._choose(inputs, pairs, used, prompts, a)]
             columns.append((pairs, used))
-        everyone = np.unique(np.concatenate([used for _, used in columns]))
-        self._scale(counts, everyone)
-        x = self._features(counts)
+        x = self._features(inputs, np.unique(np.concatenate([used for _, used in columns])))
         self.coefficients_ = np.zeros((x.shape[1], count))
         self.intercept_ = np.zeros(count)
         for a, (pairs, used) in enumerate(columns):
@@ -109,64 +103,43 @@ class BradleyTerry:
         self.report_ = self._report(rows, truth, self.held_out_)
         return self
 
-    def _choose(self, counts: Any, pairs: Pairs, used: Indices, prompts: Keys, a: int) -> int:
+    def _choose(self, inputs: Any, pairs: Pairs, used: Indices, prompts: Keys, a: int) -> int:
         """Index of the best penalty by held-out log-loss; sets the held-out rewards of the rows `used`."""
         alphas, fold = self.settings.alphas, folds_by_prompt(prompts[used], self.settings.folds)
         of = np.full(len(prompts), -1)
         of[used] = fold
         predicted = np.full((len(alphas), len(prompts)), np.nan)
         for k in range(fold.max() + 1):
-            self._scale(counts, used[fold != k])
-            x = self._features(counts)
-            seen = of[pairs.better] != k
-            weights = solved(
-                x[pairs.better[seen]] - x[pairs.worse[seen]], pairs.gap[seen], self.settings.variant, alphas
-            )
-            for m, w in enumerate(weights):
+            x, seen = self._features(inputs, used[fold != k]), of[pairs.better] != k
+            differences = x[pairs.better[seen]] - x[pairs.worse[seen]]
+            for m, w in enumerate(solved(differences, pairs.gap[seen], self.settings.variant, alphas)):
                 predicted[m, used[fold == k]] = x[used[fold == k]] @ w - (x[used[fold != k]] @ w).mean()
         losses = [np.logaddexp(0, p[pairs.worse] - p[pairs.better]).mean() for p in predicted]
         best = int(np.argmin(losses))
         self.held_out_[used, a] = predicted[best, used]
         return best
 
-    def _counts(self, rows: Sequence[Row], *, learn: bool = False) -> Any:
+    def _inputs(self, rows: Sequence[Row], *, learn: bool = False) -> Any:
         """Inputs of the features before any statistics: counts, or hidden states [n, D]."""
-        s = self.settings
         if self.reader is not None:
             states, self._truncated = self.reader.embed(rows, cached=learn)
             return states
         pairs = texts(rows)
         if learn:
-            self.vocabulary_ = Vocabulary.of(pairs, s.min_df, s.max_features)
+            self.vocabulary_ = Vocabulary.of(pairs, self.settings.min_df, self.settings.max_features)
         return self.vocabulary_.count(pairs)
 
-    def _scale(self, counts: Any, rows: Indices) -> None:
-        """Set `scaling_` from training rows alone."""
-        if isinstance(counts, Counts):
-            chosen = np.zeros(counts.grams.shape[0], dtype=np.bool_)
-            chosen[rows] = True
-            self.scaling_: Any = Scaling.of(counts[chosen], self.vocabulary_, self.settings.min_df)
-        else:
-            deviation = counts[rows].std(0)
-            self.scaling_ = (counts[rows].mean(0), np.where(deviation > 1e-9, deviation, 1.0))
+    def _features(self, inputs: Any, train: Indices | None = None) -> Any:
+        """Features of all rows; `train`: learn `scaling_` from these rows first."""
+        if train is not None and isinstance(inputs, Counts):
+            chosen = np.isin(np.arange(inputs.grams.shape[0]), train)
+            self.scaling_: Any = Scaling.of(inputs[chosen], self.vocabulary_, self.settings.min_df)
+        elif train is not None:
+            self.scaling_ = Standard.of(inputs[train])
+        return self.scaling_.apply(inputs, paired=True)
 
-    def _features(self, counts: Any) -> Any:
-        if isinstance(counts, Counts):
-            return self.scaling_.apply(counts, paired=True)
-        mean, deviation = self.scaling_
-        return (counts - mean) / deviation
-
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Rewards [n, A], never NaN."""
-        return self.score_and_flag(rows).scores
-
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Rewards [n, A], and with hidden states which rows were longer than the model reads."""
-        if not hasattr(self, "coefficients_"):
-            raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
-        if not len(rows):
-            return Scored(np.zeros((0, len(self.attributes))), None)
-        x = self._features(self._counts(rows))
+    def _score(self, rows: Sequence[Row]) -> Scored:
+        x = self._features(self._inputs(rows))
         return Scored(np.asarray(x @ self.coefficients_) + self.intercept_, self._truncated if self.reader else None)
 
     def test(self, rows: Sequence[Row], scores: ArrayLike) -> list[dict[str, Any]]:
@@ -196,35 +169,28 @@ class BradleyTerry:
 
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and `model.json`."""
-        scaling = vars(self.scaling_) if self.reader is None else dict(zip(("mean", "deviation"), self.scaling_))
-        own = {f"own_{name}": getattr(self, f"{name}_") for name in ("coefficients", "intercept", "alpha")}
-        state: dict[str, Any] = {
-            "model": "bradley-terry",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings),
-            "report": self.report_,
-        }
+        state = self.state | {"report": self.report_}
         if self.reader is None:
             state["vocabulary"] = asdict(self.vocabulary_)
         else:
             state["base"] = self.reader.backbone.digest
-            state["settings"]["model"] = self.reader.placed
-        archive.save(folder, state, own | scaling)
+            state["settings"]["model"] = bases.placed(self.settings.model)
+        archive.save(folder, state, {f"own_{n}": getattr(self, f"{n}_") for n in ARRAYS} | vars(self.scaling_))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read the model that `save` wrote; `held_out_` is not saved."""
         state, arrays = archive.load(folder)
-        loaded = cls(state["attributes"], BradleyTerrySettings(**tupled(state["settings"])))
+        loaded = cls.of(state)
         loaded.report_ = state["report"]
-        for name in ("coefficients", "intercept", "alpha"):
+        for name in ARRAYS:
             setattr(loaded, f"{name}_", arrays[f"own_{name}"])
         if loaded.reader is None:
             loaded.vocabulary_ = Vocabulary(**tupled(state["vocabulary"]))
-            loaded.scaling_ = Scaling(**{field.name: arrays[field.name] for field in fields(Scaling)})
         else:
-            loaded.reader.unchanged(state["base"])
-            loaded.scaling_ = (arrays["mean"], arrays["deviation"])
+            bases.unchanged(loaded.settings.model, state["base"])
+        kind: Any = Standard if loaded.reader else Scaling
+        loaded.scaling_ = kind(**{field.name: arrays[field.name] for field in fields(kind)})
         return loaded
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,18 +11,31 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attribute_models import Row, Scored, calibration, load, metrics, scored, settings, texts, tupled, unknown, write
+from attribute_models import (
+    Row,
+    Scored,
+    calibration,
+    load,
+    scored,
+    settings,
+    texts,
+    tupled,
+    unknown,
+    write_settings,
+)
 from attribute_models import debias as debiasing
 from attribute_models.arrays import Array
-from attribute_models.calibration import IDENTITY, Curve
+from attribute_models.calibration import Curve
 from attribute_models.countable import AGAINST_PROMPT, COUNTABLE, Countable, length
 from attribute_models.debias import Debias
 from attribute_models.folds import folds_by_prompt, prompt_keys
+from attribute_models.learned import Learned
+from attribute_models.metrics import report
 
 FOLDS = 5
 
 
-class Calibrated:
+class Calibrated(Learned):
     """Scores of another model, debiased, then mapped by a curve per attribute, then clipped to `ranges`.
 
     `calibration` is one of `calibration.KINDS`; `debias` is "" or the measure of verbosity: an attribute of the model
@@ -31,6 +43,9 @@ class Calibrated:
     affine curves, by which the report decides what can be learned) and `debias_`; `held_out_` [n, A], the model's
     held-out predictions through curves that did not see the row's prompt either; `report_`, their `metrics.report`.
     """
+
+    name = "calibrated"
+    evidence = "curves_"
 
     def __init__(
         self,
@@ -51,7 +66,6 @@ class Calibrated:
         self._check()
         truth = np.asarray(scores, dtype=np.float64)
         self.model.fit(rows, truth)
-        self.curves_: tuple[Curve, ...] = (IDENTITY,) * len(self.attributes)
         self.debias_: Debias | None = None
         raw = self.model.held_out_
         if self.debias:
@@ -61,12 +75,9 @@ class Calibrated:
         prompts = prompt_keys(rows)
         self.held_out_ = self._clip(self._cross_fitted(self.calibration, raw, truth, prompts))
         known = ~np.isnan(raw) & ~np.isnan(truth)
-        self.curves_ = tuple(
-            calibration.fit(self.calibration, raw[known[:, a], a], truth[known[:, a], a])
-            for a in range(len(self.attributes))
-        )
-        self.means_ = tuple(
-            calibration.fit("affine", raw[known[:, a], a], truth[known[:, a], a]) for a in range(len(self.attributes))
+        self.curves_, self.means_ = (
+            tuple(calibration.fit(kind, raw[k, a], truth[k, a]) for a, k in enumerate(known.T))
+            for kind in (self.calibration, "affine")
         )
         self.report_ = self._report(rows, truth, self.held_out_, self._cross_fitted("affine", raw, truth, prompts))
         return self
@@ -78,7 +89,7 @@ class Calibrated:
         return self._report(rows, np.asarray(scores, dtype=np.float64), self._calibrated(raw), expected)
 
     def _report(self, rows: Sequence[Row], truth: Array, predicted: Array, expected: Array) -> list[dict[str, Any]]:
-        return metrics.report(
+        return report(
             truth,
             predicted,
             self.attributes,
@@ -102,14 +113,7 @@ class Calibrated:
                 out[new, a] = calibration.fit(kind, raw[seen, a], truth[seen, a])(raw[new, a])
         return out
 
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Scores [n, A]; NaN where the model has none."""
-        return self.score_and_flag(rows).scores
-
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Scores [n, A], and which rows the model could not read whole."""
-        if not hasattr(self, "curves_"):
-            raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
+    def _score(self, rows: Sequence[Row]) -> Scored:
         raw = self._raw(rows)
         return Scored(self._calibrated(raw.scores), raw.truncated)
 
@@ -121,8 +125,7 @@ class Calibrated:
 
     def _calibrated(self, raw: Array) -> Array:
         """[n, A] -> [n, A]: through the curves, then clipped."""
-        out = np.column_stack([curve(raw[:, a]) for a, curve in enumerate(self.curves_)])
-        return self._clip(out.reshape(len(raw), len(self.attributes)))
+        return self._clip(np.column_stack([curve(raw[:, a]) for a, curve in enumerate(self.curves_)]))
 
     def save(self, folder: str | Path) -> None:
         """Write the model into the folder `model`, then `model.json`, which holds that model's digest."""
@@ -139,7 +142,7 @@ class Calibrated:
             "report": self.report_,
             "inner": _digest(Path(folder)),
         }
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        write_settings(folder, state)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -9,17 +9,16 @@ two); scripts written without spaces therefore give long words. Letter case neve
 from __future__ import annotations
 
 import functools
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from attribute_models import Row, settings, texts, unknown, write
+import numpy as np
 
-if TYPE_CHECKING:
-    from attribute_models.arrays import Array
+from attribute_models import Row, settings, texts, unknown, write_settings
+from attribute_models.arrays import Array
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 LIST_ITEM = re.compile(r"^[ \t]*(?:[-*+•]|\d{1,3}[.)])[ \t]+(?=\S)", re.MULTILINE)
@@ -233,20 +232,11 @@ def response_overlap(prompt: str, response: str) -> float:
 
 # Attribute -> function of the response.
 COUNTABLE: dict[str, Callable[[str], float]] = {
-    "words": words,
-    "characters": characters,
-    "word_length": word_length,
-    "sentences": sentences,
-    "words_per_sentence": words_per_sentence,
-    "reading_ease": reading_ease,
-    "type_token_ratio": type_token_ratio,
-    "repetition": repetition,
-    "question_share": question_share,
-    "exclamation_share": exclamation_share,
-    "dialogue_share": dialogue_share,
-    "digit_share": digit_share,
-    "list_items": list_items,
-    "code_share": code_share,
+    count.__name__: count
+    for count in (
+        *(words, characters, word_length, sentences, words_per_sentence, reading_ease, type_token_ratio, repetition),
+        *(question_share, exclamation_share, dialogue_share, digit_share, list_items, code_share),
+    )
 }
 
 # Attribute -> function of (the prompt's last turn, the response).
@@ -270,14 +260,8 @@ class Countable:
             if name not in known:
                 raise ValueError(unknown("countable attribute", name, known))
 
-    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
-        """Do nothing: there is nothing to learn."""
-        return self
-
     def score(self, rows: Sequence[Row]) -> Array:
         """Exact values [n, A], never NaN."""
-        import numpy as np
-
         values = [
             [COUNTABLE[a](response) if a in COUNTABLE else AGAINST_PROMPT[a](prompt, response) for a in self.attributes]
             for prompt, response in texts(rows)
@@ -286,8 +270,7 @@ class Countable:
 
     def save(self, folder: str | Path) -> None:
         """Write `model.json`."""
-        state = {"model": "countable", "attributes": self.attributes}
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        write_settings(folder, {"model": "countable", "attributes": self.attributes})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

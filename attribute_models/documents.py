@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from attribute_models import unknown
 
 T = TypeVar("T")
@@ -17,18 +19,13 @@ KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str}
 
 def read(file: str | Path) -> Any:
     """Read the content of a file; ValueError if it cannot be read, is huge or deep, or gives one name twice."""
-    import yaml
-
     try:
         if Path(file).stat().st_size > MOST_BYTES:
             raise UnfitError(f"has more than {MOST_BYTES} bytes, which no settings need. Check the path.")
         text = Path(file).read_text(encoding="utf-8-sig")
         if str(file).endswith(".json"):
             return json.loads(text, object_pairs_hook=_once)
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        _refuse_twice(node)
-        return None if node is None else loader.construct_document(node)
+        return yaml.load(text, _Loader)
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror}). Check the path.") from None
     except yaml.MarkedYAMLError as error:
@@ -72,17 +69,11 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse_twice(root: Any) -> None:
-    """Refuse nodes of YAML in which one name stands twice; aliases may make them a graph with cycles."""
-    import yaml
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping in which one name stands twice."""
 
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-            continue
-        seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-        waiting += [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Compose a mapping as it is written, before others are merged into it."""
+        node = super().compose_mapping_node(anchor)
+        _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node

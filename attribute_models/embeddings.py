@@ -7,27 +7,28 @@ keeps the responses of a prompt together.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from attribute_models import Row, Scored, archive, backbone, bases, tupled, write
-from attribute_models.arrays import Array, Indices, Mask
+from attribute_models import Row, Scored, archive, backbone, bases, hashed, write
+from attribute_models.arrays import Array, Indices, Mask, Standard
 from attribute_models.backbone import Backbone, Batch
-from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
+from attribute_models.folds import Keys, check_penalties, folds_by_prompt, known_alike, known_scores
+from attribute_models.learned import Learned
 
 CACHED_AT_ONCE = 1024  # rows in one file of the cache
 POOLING = ("auto", "last", "mean", "first")
+ARRAYS = ("coefficients", "intercept", "alpha")  # fitted, saved beside the scaling's
 
 
 @dataclass(frozen=True)
@@ -45,47 +46,35 @@ class EmbeddingsSettings:
     trust_remote_code: bool = False
 
 
-DEFAULT = EmbeddingsSettings()
-
-
-class Embeddings:
+class Embeddings(Learned):
     """Scores that are linear in a frozen model's hidden state.
 
     After `fit`: `alpha_` [A], the penalties; `held_out_` [n, A], predictions by regressions that never saw the row's
     prompt (the penalties are chosen by them); `note_`, how many rows were truncated.
     """
 
-    Settings: ClassVar[type[EmbeddingsSettings]] = EmbeddingsSettings
+    name = "embeddings"
+    Settings = EmbeddingsSettings
+    settings: EmbeddingsSettings
 
-    def __init__(self, attributes: Sequence[str], settings: EmbeddingsSettings = DEFAULT) -> None:
-        if settings.pooling not in POOLING:
-            raise ValueError(f"pooling is {settings.pooling!r}. Choose one of {', '.join(POOLING)}.")
-        if settings.folds < 2 or min(settings.alphas) <= 0:
-            raise ValueError(
-                f"folds is {settings.folds}, alphas {list(settings.alphas)}. Give 2 folds or more, alphas above 0."
-            )
-        self.attributes = tuple(attributes)
-        self.settings = settings
-        self._backbone: Backbone | None = None
+    def _check(self) -> None:
+        if self.settings.pooling not in POOLING:
+            raise ValueError(f"pooling is {self.settings.pooling!r}. Choose one of {', '.join(POOLING)}.")
+        check_penalties(self.settings.folds, self.settings.alphas)
 
-    @property
+    @cached_property
     def backbone(self) -> Backbone:
         """The frozen model, loaded on first use."""
-        if self._backbone is None:
-            s = self.settings
-            self._backbone = backbone.load(
-                s.model, "AutoModel", max_length=s.max_length, trust_remote_code=s.trust_remote_code
-            )
-        return self._backbone
+        s = self.settings
+        return backbone.load(s.model, "AutoModel", max_length=s.max_length, trust_remote_code=s.trust_remote_code)
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Learn from rows and scores [n, A], NaN = unknown."""
-        y, prompts, at = (known := known_scores(rows, scores, self.attributes)).scores, known.prompts, known.at
-        x, truncated = self.embed([rows[i] for i in at.tolist()], cached=True)
+        at, rated, y, prompts = known_scores(rows, scores, self.attributes)
+        x, truncated = self.embed(rated, cached=True)
         self.note_ = f"{int(truncated.sum())} truncated"
-        self.mean_, deviation = x.mean(0), x.std(0)
-        self.deviation_ = np.where(deviation > 1e-9, deviation, 1.0)
-        z = (x - self.mean_) / self.deviation_
+        self.scaling_ = Standard.of(x)
+        z = self.scaling_.apply(x)
         count = len(self.attributes)
         self.alpha_, self.intercept_ = np.zeros(count), np.zeros(count)
         self.coefficients_ = np.zeros((z.shape[1], count))
@@ -160,54 +149,29 @@ class Embeddings:
         s, b = self.settings, self.backbone
         model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype)]
         texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"]] for row in rows]
-        content = json.dumps([model, texts]).encode("utf-8", "backslashreplace")
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return hashed([model, texts], 16)
 
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Predictions [n, A], never NaN."""
-        return self.score_and_flag(rows).scores
-
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Predictions [n, A], and which rows were longer than the model reads."""
-        if not hasattr(self, "coefficients_"):
-            raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
-        if not len(rows):
-            return Scored(np.zeros((0, len(self.attributes))), np.zeros(0, dtype=np.bool_))
+    def _score(self, rows: Sequence[Row]) -> Scored:
         states, truncated = self.embed(rows)
-        z = (states - self.mean_) / self.deviation_
+        z = self.scaling_.apply(states)
         return Scored(np.einsum("nd,da->na", z, self.coefficients_) + self.intercept_, truncated)
-
-    @property
-    def placed(self) -> str:
-        """The base model's full path, or its name on the hub."""
-        return bases.placed(self.settings.model)
-
-    def unchanged(self, digest: str) -> None:
-        """ValueError if the base model is not the one with this digest."""
-        bases.unchanged(self.settings.model, digest)
 
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and `model.json`; the frozen model is not copied, its digest is written."""
-        state: dict[str, Any] = {
-            "model": "embeddings",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings) | {"model": self.placed},
-            "base": self.backbone.digest,
-        }
-        archive.save(folder, state, {name: getattr(self, f"{name}_") for name in ARRAYS})
+        state = self.state | {"base": self.backbone.digest}
+        state["settings"]["model"] = bases.placed(self.settings.model)
+        archive.save(folder, state, vars(self.scaling_) | {name: getattr(self, f"{name}_") for name in ARRAYS})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read the model that `save` wrote; `held_out_` is not saved."""
         state, arrays = archive.load(folder)
-        model = cls(state["attributes"], EmbeddingsSettings(**tupled(state["settings"])))
-        model.unchanged(state["base"])
+        model = cls.of(state)
+        bases.unchanged(model.settings.model, state["base"])
+        model.scaling_ = Standard(arrays["mean"], arrays["deviation"])
         for name in ARRAYS:
             setattr(model, f"{name}_", arrays[name])
         return model
-
-
-ARRAYS = ("mean", "deviation", "coefficients", "intercept", "alpha")
 
 
 def ridge(x: Array, y: Array, alphas: Sequence[float]) -> tuple[Array, Array]:

@@ -7,17 +7,17 @@ nothing from responses on which they disagree (Coste et al. 2023, 2310.02743).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from attribute_models import Row, Scored, load, model_class, scored, settings, tupled, unknown, write
-from attribute_models.arrays import Array, Mask
+from attribute_models import Row, Scored, load, model_class, scored, settings, unknown, write_settings
+from attribute_models.arrays import Array
+from attribute_models.learned import Learned
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,19 @@ class EnsembleSettings:
     lower: tuple[str, ...] = ()  # attributes where lower is better, to which they are added
 
 
-DEFAULT = EnsembleSettings()
-
-
-class Ensemble:
+class Ensemble(Learned):
     """Mean of members, less k times their spread.
 
     After `fit`: `held_out_` [n, A], the same score from the members' held-out predictions, NaN if one has none.
     """
 
-    Settings: ClassVar[type[EnsembleSettings]] = EnsembleSettings
+    name = "ensemble"
+    Settings = EnsembleSettings
+    evidence = "members"
+    settings: EnsembleSettings
 
-    def __init__(self, attributes: Sequence[str], settings: EnsembleSettings = DEFAULT) -> None:
-        self.attributes = tuple(attributes)
-        self.settings = settings
-        self.members: list[Any] = [member(text, self.attributes) for text in settings.members.split("+")]
+    def _check(self) -> None:
+        self.members: list[Any] = [member(text, self.attributes) for text in self.settings.members.split("+")]
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Fit every member on rows and scores [n, A], NaN = unknown."""
@@ -52,24 +50,11 @@ class Ensemble:
         self.held_out_ = self._pessimistic(np.stack([one.held_out_ for one in self.members]))
         return self
 
-    def each(self, rows: Sequence[Row]) -> tuple[Array, Mask | None]:
-        """Scores of the members [m, n, A], and the rows that one of them could not read whole."""
+    def _score(self, rows: Sequence[Row]) -> Scored:
         results = [scored(one, rows) for one in self.members]
         flags = [one.truncated for one in results if one.truncated is not None]
-        return np.stack([one.scores for one in results]), np.logical_or.reduce(flags) if flags else None
-
-    def spread(self, rows: Sequence[Row]) -> Array:
-        """Standard deviation of the members' scores [n, A]."""
-        return np.asarray(self.each(rows)[0].std(0))
-
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Scores [n, A]."""
-        return self.score_and_flag(rows).scores
-
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Scores [n, A], and the rows that one of the members could not read whole."""
-        scores, truncated = self.each(rows)
-        return Scored(self._pessimistic(scores), truncated)
+        truncated = np.logical_or.reduce(flags) if flags else None
+        return Scored(self._pessimistic(np.stack([one.scores for one in results])), truncated)
 
     def _pessimistic(self, scores: Array) -> Array:
         """[m, n, A] -> [n, A]."""
@@ -81,19 +66,13 @@ class Ensemble:
         names = [f"member{i}" for i in range(len(self.members))]
         for name, one in zip(names, self.members):
             one.save(Path(folder) / name)
-        state = {
-            "model": "ensemble",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings),
-            "folders": names,
-        }
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        write_settings(folder, self.state | {"folders": names})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read the model that `save` wrote; `held_out_` is not saved."""
         state = settings(folder)
-        loaded = cls(state["attributes"], EnsembleSettings(**tupled(state["settings"])))
+        loaded = cls.of(state)
         loaded.members = [load(Path(folder) / name) for name in state["folders"]]
         return loaded
 

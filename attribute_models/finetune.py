@@ -1,21 +1,24 @@
-"""Fine-tune a language model as attribute model, with early stopping on held-out prompts."""
+"""Language models fine-tuned as attribute models, with early stopping on held-out prompts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from attribute_models import bases
+from attribute_models import Row, backbone, bases, settings, write_settings
+from attribute_models.arrays import Array, Mask
 from attribute_models.backbone import Backbone, Tokens, buckets
 from attribute_models.bases import quiet
+from attribute_models.folds import folds_by_prompt, known_scores
+from attribute_models.learned import Learned
 
 ADAPTERS = ("lora", "qlora", "none")
 
@@ -53,40 +56,116 @@ class Tuned:
 Loss = Callable[[Sequence[int]], tuple[Tensor, float]]  # examples -> (sum of their terms, how many terms)
 
 
-def check(s: TuningSettings) -> None:
-    """ValueError for settings out of range."""
-    if not 0 < s.held_out < 1:
-        raise ValueError(f"held_out is {s.held_out}. Give a share between 0 and 1.")
-    if s.adapter not in ADAPTERS:
-        raise ValueError(f"adapter is {s.adapter!r}. Choose one of {', '.join(ADAPTERS)}.")
+class FineTuned(Learned):
+    """A fine-tuned language model.
 
+    A subclass says how the model is loaded, what is learned of the scores beforehand and saved, and what the loss is.
+    After `fit`: `held_out_` [n, A], predictions for the rows of held-out prompts, by which the epoch was chosen, NaN
+    elsewhere; `tuned_`, the losses; `note_`, how many rows were truncated and the epoch that was kept.
+    """
 
-def prepared(backbone: Backbone, s: TuningSettings, task: str) -> None:
-    """Freeze the base and put new low-rank adapters on all linear layers, or leave all weights trainable."""
-    if s.adapter != "none":
+    evidence = "backbone"
+    settings: TuningSettings
+    backbone: Backbone
+    auto: ClassVar[str]  # class of transformers
+    task: ClassVar[str]  # as peft calls it
+
+    def _check(self) -> None:
+        s = self.settings
+        if not 0 < s.held_out < 1:
+            raise ValueError(f"held_out is {s.held_out}. Give a share between 0 and 1.")
+        if s.adapter not in ADAPTERS:
+            raise ValueError(f"adapter is {s.adapter!r}. Choose one of {', '.join(ADAPTERS)}.")
+
+    def _measure(self, y: Array, new: Mask) -> None:
+        """Learn what `_learned` saves from known scores [n, A], of which `new` are held out."""
+        raise NotImplementedError
+
+    @property
+    def _learned(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Set what `_learned` saved."""
+        raise NotImplementedError
+
+    def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
+        """Examples and their loss, from the tokens of rows and scores [n, A]."""
+        raise NotImplementedError
+
+    def _load(self, name: str, **more: Any) -> None:
+        """Set the model from a folder or hub name."""
+        s = self.settings
+        more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
+        self.backbone = backbone.load(name, self.auto, max_length=s.max_length, **more)
+
+    def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
+        """Learn from rows and scores [n, A], NaN = unknown."""
+        s = self.settings
+        at, rated, y, prompts = known_scores(rows, scores, self.attributes)
+        new = folds_by_prompt(prompts, max(2, round(1 / s.held_out))) == 0
+        self._measure(y, new)
+        with torch.random.fork_rng():
+            torch.manual_seed(s.seed)
+            self._load(s.model)
+            self.base_ = (bases.placed(s.model), self.backbone.digest)
+            if s.adapter != "none":
+                add_adapter(self.backbone, s, self.task)
+            tokens = self.backbone.read(rated)
+            examples, loss = self._objective(tokens, y)
+            self.tuned_ = finetune(self.backbone, examples, new, loss, s)
+        self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
+        self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
+        losses = ", ".join(f"{x:.3f}" for x in self.tuned_.losses)
+        truncated = sum(row.truncated for row in tokens)
+        self.note_ = f"{truncated} truncated, epoch {self.tuned_.epoch} kept by held-out losses {losses}"
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights (safetensors) and tokenizer into the folder `weights`, then `model.json` with their digest."""
+        weights = Path(folder) / "weights"
         with quiet():
-            from peft import LoraConfig, get_peft_model
+            self.backbone.model.save_pretrained(weights)
+            self.backbone.tokenizer.save_pretrained(weights)
+        state = self.state | {"base": self.base_} | self._learned
+        write_settings(folder, state | {"weights": bases.digest(str(weights))})
 
-            config = LoraConfig(r=s.lora_r, lora_alpha=s.lora_alpha, target_modules="all-linear", task_type=task)
-            backbone.model = get_peft_model(backbone.model, config)
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read the model that `save` wrote; `held_out_` is not saved."""
+        state, weights = settings(folder), Path(folder) / "weights"
+        if not weights.is_dir() or bases.digest(str(weights)) != state["weights"]:
+            raise ValueError(f"{weights}: does not belong to model.json. Fit and save the model again.")
+        loaded = cls.of(state)
+        loaded.base_ = tuple(state["base"])
+        loaded._restore(state)
+        if loaded.settings.adapter == "none":
+            loaded._load(str(weights))
+        else:
+            bases.unchanged(*loaded.base_)
+            loaded._load(loaded.base_[0])
+            with quiet():
+                from peft import PeftModel
+
+                loaded.backbone.model = PeftModel.from_pretrained(loaded.backbone.model, weights).eval()
+        return loaded
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch inside, and restore its generator afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
+def add_adapter(backbone: Backbone, s: TuningSettings, task: str) -> None:
+    """Freeze the base and put new low-rank adapters on all linear layers."""
+    with quiet():
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=s.lora_r, lora_alpha=s.lora_alpha, target_modules="all-linear", task_type=task)
+        backbone.model = get_peft_model(backbone.model, config)
 
 
-def finetune(
-    backbone: Backbone, tokens: Sequence[Tokens], train: Sequence[int], held_out: Sequence[int], loss: Loss, s: Any
-) -> Tuned:
-    """Minimise the mean loss over the examples `train`; keep the weights of the best epoch on `held_out`.
+def finetune(backbone: Backbone, tokens: Sequence[Tokens], new: Mask, loss: Loss, s: TuningSettings) -> Tuned:
+    """Minimise the mean loss over the examples that are not `new`; keep the weights of the best epoch on those that are.
 
     Terms and their number are summed over the forward passes of a step and divided once.
     """
-    model = backbone.model
+    model, train, held_out = backbone.model, np.flatnonzero(~new), np.flatnonzero(new).tolist()
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(weights.values(), lr=s.learning_rate, weight_decay=s.weight_decay)
     steps = math.ceil(len(train) / s.batch_size) * s.num_train_epochs
@@ -101,7 +180,7 @@ def finetune(
     best, kept = 0, {n: p.detach().clone() for n, p in weights.items()}
     for epoch in range(1, s.num_train_epochs + 1):
         model.train()
-        order = np.random.default_rng([s.seed, epoch]).permutation(np.asarray(train))
+        order = np.random.default_rng([s.seed, epoch]).permutation(train)
         for start in range(0, len(order), s.batch_size):
             step = order[start : start + s.batch_size].tolist()
             count = 0.0
@@ -137,30 +216,3 @@ def evaluated(backbone: Backbone, tokens: Sequence[Tokens], which: Sequence[int]
             value, terms = loss([which[j] for j in part])
             total, count = total + float(value), count + terms
     return total / max(count, 1.0)
-
-
-def summary(tuned: Tuned, tokens: Sequence[Tokens]) -> str:
-    """Say how many rows were truncated, and which epoch was kept."""
-    losses = ", ".join(f"{x:.3f}" for x in tuned.losses)
-    return f"{sum(row.truncated for row in tokens)} truncated, epoch {tuned.epoch} kept by held-out losses {losses}"
-
-
-def check_weights(folder: Path, digest: str) -> None:
-    """ValueError if the saved weights do not have the digest in model.json."""
-    if not folder.is_dir() or bases.digest(str(folder)) != digest:
-        raise ValueError(f"{folder}: does not belong to model.json. Fit and save the model again.")
-
-
-def save(backbone: Backbone, folder: Path) -> None:
-    """Write adapter or all weights as safetensors, and the tokenizer."""
-    with quiet():
-        backbone.model.save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-
-
-def with_adapter(backbone: Backbone, folder: Path) -> None:
-    """Load the adapter that `save` wrote onto its base."""
-    with quiet():
-        from peft import PeftModel
-
-        backbone.model = PeftModel.from_pretrained(backbone.model, folder).eval()

@@ -41,14 +41,10 @@ def _read(module: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _logits(backbone: Backbone) -> torch.Tensor:
     """Logits of two made-up texts of different lengths."""
-    from attribute_models.backbone import Tokens
-
-    size = backbone.model.get_input_embeddings().weight.shape[0]
-    lines = [[(7 * i + k) % size for i in range(n)] for n, k in ((20, 3), (14, 5))]
     training = backbone.model.training
     backbone.model.eval()
     with torch.no_grad():
-        rows = backbone.batch([Tokens(line, 1, len(line), False) for line in lines])
+        rows = backbone.batch(backbone.made_up((20, 3), (14, 5)))
         logits: torch.Tensor = backbone.model(**rows.inputs()).logits.float()
     backbone.model.train(training)
     return logits

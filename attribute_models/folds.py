@@ -61,6 +61,12 @@ def folds_by_prompt(prompts: Keys, folds: int) -> Indices:
     return fold[which]
 
 
+def check_penalties(folds: int, alphas: Sequence[float]) -> None:
+    """Raise ValueError for settings by which no penalty can be chosen."""
+    if folds < 2 or min(alphas) <= 0:
+        raise ValueError(f"folds is {folds}, alphas {list(alphas)}. Give 2 folds or more, alphas above 0.")
+
+
 def known_alike(known: Mask) -> list[list[int]]:
     """Group attributes with scores known in the same rows, from known [n, A]; a group shares folds and features."""
     groups: dict[bytes, list[int]] = {}
@@ -73,6 +79,7 @@ class KnownScores(NamedTuple):
     """The m rows with any known score."""
 
     at: Indices  # [m], their places among the rows
+    rows: list[Row]
     scores: Array  # [m, A], NaN where unknown
     prompts: Keys  # [m]
 
@@ -87,7 +94,8 @@ def known_scores(rows: Sequence[Row], scores: ArrayLike, attributes: Sequence[st
         expected = f"[{len(rows)} rows, {len(attributes)} attributes]"
         raise ValueError(f"scores have shape {list(truth.shape)}. Give {expected}, finite or NaN for unknown.")
     at = np.flatnonzero(~np.isnan(truth).all(1))
-    y, prompts = truth[at], prompt_keys([rows[i] for i in at.tolist()])
+    rated = [rows[i] for i in at.tolist()]
+    y, prompts = truth[at], prompt_keys(rated)
     for a, name in enumerate(attributes):
         known = ~np.isnan(y[:, a])
         count, distinct = int(known.sum()), len(set(prompts[known]))
@@ -100,4 +108,4 @@ def known_scores(rows: Sequence[Row], scores: ArrayLike, attributes: Sequence[st
         else:
             continue
         raise ValueError(f"Attribute {name!r} {problem}. Rate more rows or drop it.")
-    return KnownScores(at, y, prompts)
+    return KnownScores(at, rated, y, prompts)

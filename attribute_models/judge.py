@@ -7,21 +7,20 @@ again for what failed. The key comes from the environment and is written nowhere
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from attribute_models import Row, documents, settings, texts, write
+import numpy as np
+
+from attribute_models import Row, documents, hashed, settings, texts, write_settings
+from attribute_models.arrays import Array
 from attribute_models.asker import Asker, Question, json_object
 from attribute_models.rubrics import rubrics
-
-if TYPE_CHECKING:
-    from attribute_models.arrays import Array
 
 SCORING = """You score a response to a prompt. Score each attribute on its own, by its rubric:
 
@@ -84,24 +83,17 @@ class Judge:
         """A name with a hash of all settings that can change a score."""
         lines = [[name, dataclasses.astuple(rubric)] for name, rubric in self.rubrics.items()]
         s = self.settings
-        content = json.dumps([SCORING, s.model, lines, s.together, s.temperature, s.max_tokens])
-        return f"judge:{s.model}:{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
+        return f"judge:{s.model}:{hashed([SCORING, s.model, lines, s.together, s.temperature, s.max_tokens])}"
 
     def weighing(self, weights: Mapping[str, float]) -> Judge:
         """The same judge with weights for comparisons; attributes without a weight do not count."""
         return Judge(self.settings, weights)
-
-    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
-        """Do nothing: a judge has nothing to learn."""
-        return self
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A] within the ranges of the rubrics; NaN where no valid answer came.
 
         A wrong key or address, and rows of which not one was answered, raise ValueError.
         """
-        import numpy as np
-
         texts(rows)  # raises for rows without text before anything is asked
         groups = [self.attributes] if self.settings.together else [(name,) for name in self.attributes]
         answers = self.asker.answers(
@@ -123,19 +115,20 @@ class Judge:
 
         One question a pair; ask again with the two exchanged to see the effect of the order.
         """
-        import numpy as np
-
         texts([*first, *second])
-        pairs = list(zip(first, second))
-        keys = [self._pair_key(a, b) for a, b in pairs]
-        questions = {k: Question(self._pair(a, b), _choice) for k, (a, b) in zip(keys, pairs)}
-        answers = self.asker.answers(questions, len(pairs))
+        lines = self._compared()
+        system = COMPARING.format(rubrics="\n".join(lines))
+        keys, questions = [], {}
+        for a, b in zip(first, second):
+            keys.append(hashed([COMPARING, lines, self.identity, a["prompt"], a["response"], b["response"]], 16))
+            pair = {"prompt": list(a["prompt"]), "A": a["response"], "B": b["response"]}
+            questions[keys[-1]] = Question(_turns(system, pair), _choice)
+        answers = self.asker.answers(questions, len(keys))
         return np.array([answers.get(key, {}).get("first", math.nan) for key in keys], dtype=np.float64)
 
     def save(self, folder: str | Path) -> None:
         """Write `model.json`: the settings, without the key."""
-        state = {"model": "judge", "settings": dataclasses.asdict(self.settings)}
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        write_settings(folder, {"model": "judge", "settings": dataclasses.asdict(self.settings)})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -148,18 +141,7 @@ class Judge:
         return cls(_settings(documents.read(file), file))
 
     def _key(self, row: Row, group: Sequence[str]) -> str:
-        content = json.dumps([self.identity, list(group), row["prompt"], row["response"]], sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-    def _pair_key(self, a: Row, b: Row) -> str:
-        question = [COMPARING, self._compared(), self.identity, a["prompt"], a["response"], b["response"]]
-        content = json.dumps(question, sort_keys=True)
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-    def _pair(self, a: Row, b: Row) -> list[dict[str, str]]:
-        system = COMPARING.format(rubrics="\n".join(self._compared()))
-        pair = {"prompt": list(a["prompt"]), "A": a["response"], "B": b["response"]}
-        return _turns(system, pair)
+        return hashed([self.identity, list(group), row["prompt"], row["response"]], 16)
 
     def _compared(self) -> list[str]:
         """One line for each rubric that counts in a comparison: which end is better, and its weight."""

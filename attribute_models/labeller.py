@@ -8,24 +8,20 @@ after the likeliest levels of those before it. Differs from the official code: t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from attribute_models import Row, Scored, backbone, bases, finetune, settings, tupled, write
-from attribute_models.arrays import Array
+from attribute_models import Row, Scored
+from attribute_models.arrays import Array, Mask
 from attribute_models.backbone import Batch, Tokens
-from attribute_models.finetune import TuningSettings
-from attribute_models.folds import folds_by_prompt, known_scores
+from attribute_models.finetune import FineTuned, Loss, TuningSettings
 
 
 @dataclass(frozen=True)
@@ -33,9 +29,6 @@ class LabellerSettings(TuningSettings):
     """Settings of `Labeller`."""
 
     greedy: bool = False  # the likeliest level instead of the expected value
-
-
-DEFAULT = LabellerSettings()
 
 
 class Written(NamedTuple):
@@ -46,54 +39,32 @@ class Written(NamedTuple):
     low: int  # the level of the first token
 
 
-class Labeller:
-    """Scores by a language model that writes levels.
+class Labeller(FineTuned):
+    """Scores by a language model that writes levels; a score becomes its nearest level, halves upwards.
 
-    `ranges`: the lowest and the highest level of an attribute; without it, those of the scores. After `fit`:
-    `held_out_` [n, A], as in `Regression`; `tuned_`, the losses; `note_`, how many rows were truncated.
+    `ranges`: the lowest and the highest level of an attribute; without it, those of the scores.
     """
 
-    Settings: ClassVar[type[LabellerSettings]] = LabellerSettings
+    name = "labeller"
+    Settings = LabellerSettings
+    settings: LabellerSettings
+    auto, task = "AutoModelForCausalLM", "CAUSAL_LM"
+    ranges: Mapping[str, tuple[float, float]] = {}
 
-    def __init__(self, attributes: Sequence[str], settings: LabellerSettings = DEFAULT) -> None:
-        finetune.check(settings)
-        self.attributes = tuple(attributes)
-        self.settings = settings
-        self.ranges: Mapping[str, tuple[float, float]] = {}
-
-    def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
-        """Learn from rows and scores [n, A], NaN = unknown; a score becomes its nearest level, halves upwards."""
-        s = self.settings
-        y, prompts, at = (known := known_scores(rows, scores, self.attributes)).scores, known.prompts, known.at
+    def _measure(self, y: Array, new: Mask) -> None:
         ranges = [self.ranges.get(n, (np.nanmin(y[:, a]), np.nanmax(y[:, a]))) for a, n in enumerate(self.attributes)]
         self.bounds_ = [(math.floor(low), math.ceil(high)) for low, high in ranges]
-        new = folds_by_prompt(prompts, max(2, round(1 / s.held_out))) == 0
-        with finetune.seeded(s.seed):
-            self._load(s.model)
-            self.base_ = (bases.placed(s.model), self.backbone.digest)
-            finetune.prepared(self.backbone, s, "CAUSAL_LM")
-            tokens = self.backbone.read([rows[i] for i in at.tolist()])
-            examples = [self._example(row, line) for row, line in zip(tokens, y)]
 
-            def loss(which: Sequence[int]) -> tuple[Tensor, float]:
-                """Cross-entropy of the level tokens of some rows, and how many there are."""
-                targets = [(n, place, level) for n, i in enumerate(which) for place, level in examples[i][1]]
-                n, place, level = (torch.tensor(x, device=self.backbone.device) for x in zip(*targets))
-                logits = self._logits([examples[i][0] for i in which])[n, place]
-                return cross_entropy(logits.float(), level, reduction="sum"), float(len(targets))
+    @property
+    def _learned(self) -> dict[str, Any]:
+        return {"bounds": self.bounds_}
 
-            sides = (np.flatnonzero(~new).tolist(), np.flatnonzero(new).tolist())
-            self.tuned_ = finetune.finetune(self.backbone, [ids for ids, _ in examples], *sides, loss, s)
-        self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
-        self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
-        self.note_ = finetune.summary(self.tuned_, tokens)
-        return self
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.bounds_ = [(low, high) for low, high in state["bounds"]]
 
-    def _load(self, name: str) -> None:
+    def _load(self, name: str, **more: Any) -> None:
         """Set the model and the tokens of the string."""
-        s = self.settings
-        more = {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
-        self.backbone = backbone.load(name, "AutoModelForCausalLM", max_length=s.max_length, **more)
+        super()._load(name, **more)
         self.written_ = [
             written(self.backbone.tokenizer, ("," if a else "\n") + name + ":", *self.bounds_[a])
             for a, name in enumerate(self.attributes)
@@ -102,6 +73,18 @@ class Labeller:
         if room < 2:
             raise ValueError(f"max_length {self.backbone.max_length} leaves no room beside the attribute string.")
         self.backbone.max_length = room
+
+    def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
+        examples = [self._example(row, line) for row, line in zip(tokens, y)]
+
+        def loss(chosen: Sequence[int]) -> tuple[Tensor, float]:
+            """Cross-entropy of the level tokens of some rows, and how many there are."""
+            targets = [(n, place, level) for n, i in enumerate(chosen) for place, level in examples[i][1]]
+            n, place, level = (torch.tensor(x, device=self.backbone.device) for x in zip(*targets))
+            logits = self._logits([examples[i][0] for i in chosen])[n, place]
+            return cross_entropy(logits.float(), level, reduction="sum"), float(len(targets))
+
+        return [ids for ids, _ in examples], loss
 
     def _example(self, row: Tokens, scores: Array) -> tuple[Tokens, list[tuple[int, int]]]:
         """The row with its string, and (position that predicts it, token) of every known level."""
@@ -133,45 +116,9 @@ class Labeller:
             rows = [row._replace(ids=[*row.ids, w.levels[i]]) for row, i in zip(rows, best.tolist())]
         return torch.stack(scores, 1)
 
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Predictions [n, A], never NaN."""
-        return self.score_and_flag(rows).scores
-
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Predictions [n, A], and which rows were longer than the model reads."""
-        if not hasattr(self, "backbone"):
-            raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
+    def _score(self, rows: Sequence[Row]) -> Scored:
         scores, truncated = self.backbone.map(rows, self._read, self.settings.batch_tokens)
-        return Scored(scores.reshape(-1, len(self.attributes)).astype(np.float64), truncated)
-
-    def save(self, folder: str | Path) -> None:
-        """Write weights and tokenizer into the folder `weights`, then `model.json` with their digest."""
-        weights = Path(folder) / "weights"
-        finetune.save(self.backbone, weights)
-        state: dict[str, Any] = {
-            "model": "labeller",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings),
-            "base": self.base_,
-            "bounds": self.bounds_,
-            "weights": bases.digest(str(weights)),
-        }
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read the model that `save` wrote; `held_out_` is not saved."""
-        state, weights = settings(folder), Path(folder) / "weights"
-        finetune.check_weights(weights, state["weights"])
-        loaded = cls(state["attributes"], LabellerSettings(**tupled(state["settings"])))
-        loaded.base_, loaded.bounds_ = tuple(state["base"]), [(low, high) for low, high in state["bounds"]]
-        if loaded.settings.adapter == "none":
-            loaded._load(str(weights))
-        else:
-            bases.unchanged(*loaded.base_)
-            loaded._load(loaded.base_[0])
-            finetune.with_adapter(loaded.backbone, weights)
-        return loaded
+        return Scored(scores.astype(np.float64), truncated)
 
 
 def written(tokenizer: Any, name: str, low: int, high: int) -> Written:

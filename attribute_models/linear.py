@@ -10,17 +10,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.linalg import solve_banded
 
-from attribute_models import Row, archive, texts, tupled
+from attribute_models import Row, Scored, archive, texts
 from attribute_models.arrays import Array
 from attribute_models.features import MEASURES, Counts, Scaling, Vocabulary
-from attribute_models.folds import Keys, folds_by_prompt, known_alike, known_scores
+from attribute_models.folds import Keys, check_penalties, folds_by_prompt, known_alike, known_scores
+from attribute_models.learned import Learned
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 PAIRS_GAIN = 0.01  # share of the squared error that pairs of words must save to be used
@@ -79,10 +80,7 @@ class LinearSettings:
     max_features: int = 50_000  # most n-grams kept, and as many pairs
 
 
-DEFAULT = LinearSettings()
-
-
-class Linear:
+class Linear(Learned):
     """Predicts scores from text; each attribute learns from its own known rows.
 
     After `fit`: `alpha_` and `paired_` [A], the penalty and whether pairs of words are used; `held_out_` [n, A],
@@ -90,11 +88,12 @@ class Linear:
     them). `load` restores all but `held_out_`.
     """
 
-    Settings: ClassVar[type[LinearSettings]] = LinearSettings
+    name = "linear"
+    Settings = LinearSettings
+    settings: LinearSettings
 
-    def __init__(self, attributes: Sequence[str], settings: LinearSettings = DEFAULT) -> None:
-        self.attributes = tuple(attributes)
-        self.settings = settings
+    def _check(self) -> None:
+        check_penalties(self.settings.folds, self.settings.alphas)
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Learn from rows and scores [n, A], NaN = unknown. A row without any known score changes nothing.
@@ -102,11 +101,8 @@ class Linear:
         An attribute with fewer than FEWEST known rows, 2 distinct prompts or 2 values raises ValueError.
         """
         s = self.settings
-        if s.folds < 2 or min(s.alphas) <= 0:
-            raise ValueError(f"folds is {s.folds}, alphas {list(s.alphas)}. Give 2 folds or more, alphas above 0.")
-        known_rows = known_scores(rows, scores, self.attributes)
-        y, prompts, at = known_rows.scores, known_rows.prompts, known_rows.at
-        pairs = texts([rows[i] for i in at.tolist()])
+        at, rated, y, prompts = known_scores(rows, scores, self.attributes)
+        pairs = texts(rated)
         self.vocabulary_ = Vocabulary.of(pairs, s.min_df, s.max_features)
         counts = self.vocabulary_.count(pairs)
         self.alpha_ = np.zeros(len(self.attributes))
@@ -159,26 +155,18 @@ class Linear:
             coefficients, intercept = ridge(features[known, :width], y[known, a], self.alpha_[[a]], tolerance=1e-8)
             self.coefficients_[:width, a], self.intercept_[a] = coefficients[:, 0], intercept[0]
 
-    def score(self, rows: Sequence[Row]) -> Array:
+    def _score(self, rows: Sequence[Row]) -> Scored:
         """Predictions [n, A], never NaN; those of a row do not depend on the other rows."""
-        if not hasattr(self, "coefficients_"):
-            raise ValueError('This linear model is not fitted. Call "fit" first, or "load" one from a folder.')
-        scores = [np.empty((0, len(self.attributes)))]
+        scores = []
         for start in range(0, len(rows), CHUNK):
             part = texts(rows[i] for i in range(start, min(start + CHUNK, len(rows))))
             features = self.scaling_.apply(self.vocabulary_.count(part), paired=True)
             scores.append(features @ self.coefficients_ + self.intercept_)
-        return np.concatenate(scores)
+        return Scored(np.concatenate(scores), None)
 
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and `model.json`."""
-        state = {
-            "model": "linear",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings),
-            "measures": MEASURES,
-            "vocabulary": asdict(self.vocabulary_),
-        }
+        state = self.state | {"measures": MEASURES, "vocabulary": asdict(self.vocabulary_)}
         archive.save(folder, state, {name: getattr(self, f"{name}_") for name in ARRAYS} | vars(self.scaling_))
 
     @classmethod
@@ -187,7 +175,7 @@ class Linear:
         state, arrays = archive.load(folder)
         if tuple(state["measures"]) != MEASURES:
             raise ValueError(f"{folder}: does not belong to this version. Fit and save the model again.")
-        model = cls(state["attributes"], LinearSettings(**tupled(state["settings"])))
+        model = cls.of(state)
         model.vocabulary_ = Vocabulary(**{name: tuple(terms) for name, terms in state["vocabulary"].items()})
         for name in ARRAYS:
             setattr(model, f"{name}_", arrays[name])

@@ -10,12 +10,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from attribute_models import Row
-
-if TYPE_CHECKING:
-    from attribute_models.arrays import Array
+from attribute_models.arrays import Array
 
 
 class Function:
@@ -28,8 +28,6 @@ class Function:
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A]; ValueError if the function returns something else."""
-        import numpy as np
-
         values = [self._values(self.function(row)) for row in rows]
         try:
             return np.asarray(values, dtype=np.float64).reshape(len(values), len(self.attributes))

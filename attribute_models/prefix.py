@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 if TYPE_CHECKING:
     from attribute_models.backbone import Backbone, Batch, Tokens
@@ -60,40 +60,30 @@ def parts(tokens: Sequence[Tokens], budget: int) -> Iterator[list[int]]:
 
 def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
     """Make a batch of the responses, and compute the states of their prompts."""
-    from attribute_models.backbone import Batch
+    from attribute_models.backbone import Tokens
 
-    distinct = {tuple(row.ids[: row.start]): i for i, row in enumerate(rows)}
-    prompts = list(distinct)
-    place = {prompt: n for n, prompt in enumerate(prompts)}
-    which = torch.tensor([place[tuple(row.ids[: row.start])] for row in rows], device=backbone.device)
-    longest, width = max(map(len, prompts)), max(len(row.ids) - row.start for row in rows)
-    ids = np.full((len(prompts), longest), backbone.pad, dtype=np.int64)
-    real = np.zeros_like(ids)
-    for n, prompt in enumerate(prompts):
-        ids[n, longest - len(prompt) :] = prompt
-        real[n, longest - len(prompt) :] = 1
-    attention = torch.from_numpy(real).to(backbone.device)
+    place: dict[tuple[int, ...], int] = {}
+    which = torch.tensor([place.setdefault(tuple(row.ids[: row.start]), len(place)) for row in rows])
+    prompts = [torch.tensor(prompt) for prompt in place]
+    ids = pad_sequence(prompts, batch_first=True, padding_value=backbone.pad, padding_side="left")
+    real = (torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor([[len(p)] for p in prompts])).long()
+    attention = real.to(backbone.device)
     past = decoder(backbone.model)(
-        input_ids=torch.from_numpy(ids).to(backbone.device),
+        input_ids=ids.to(backbone.device),
         attention_mask=attention,
         position_ids=(attention.cumsum(1) - 1).clamp(min=0),
         use_cache=True,
     ).past_key_values
+    which = which.to(backbone.device)
     past.batch_select_indices(which)
-    responses = np.full((len(rows), width), backbone.pad, dtype=np.int64)
-    mask, response = np.zeros((2, len(rows), width), dtype=np.int64)
-    for i, row in enumerate(rows):
-        own = row.ids[row.start :]
-        responses[i, : len(own)], mask[i, : len(own)], response[i, : row.end - row.start] = own, 1, 1
-    lengths = torch.tensor([row.start for row in rows], device=backbone.device)
-    return Batch(
-        torch.from_numpy(responses).to(backbone.device),
-        torch.cat([attention[which], torch.from_numpy(mask).to(backbone.device)], 1),
-        None,
-        torch.from_numpy(response).bool().to(backbone.device),
-        torch.tensor([len(row.ids) - row.start - 1 for row in rows], device=backbone.device),
-        lengths[:, None] + torch.arange(width, device=backbone.device),
-        past,
+    responses = backbone.batch([Tokens(row.ids[row.start :], 0, row.end - row.start, False) for row in rows])
+    mask = responses.attention_mask
+    mask = torch.ones_like(responses.input_ids) if mask is None else mask
+    start = torch.tensor([[row.start] for row in rows], device=backbone.device)
+    return responses._replace(
+        attention_mask=torch.cat([attention[which], mask], 1),
+        position_ids=start + torch.arange(mask.shape[1], device=backbone.device),
+        past_key_values=past,
     )
 
 
@@ -105,16 +95,9 @@ def decoder(model: Any) -> Any:
 
 def works(backbone: Backbone) -> bool:
     """Whether the model can share states of a prompt: both ways are compared on two made-up prompts."""
-    from attribute_models.backbone import Tokens
-
     if backbone.encoder:
         return False
-    size = backbone.model.get_input_embeddings().weight.shape[0]
-    lines = [[(7 * i + k) % size for i in range(n)] for n, k in ((20, 3), (20, 3), (14, 5))]
-    rows = [
-        Tokens([*line, (11 + i) % size, (12 + i) % size], len(line), len(line) + 2, False)
-        for i, line in enumerate(lines)
-    ]
+    rows = backbone.made_up((20, 3), (20, 3), (14, 5))
     backbone.model.eval()
     with torch.no_grad():
         try:

@@ -7,126 +7,63 @@ of an encoder, so `pipeline("text-classification")` and other servers read the s
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
-from attribute_models import Row, Scored, backbone, bases, finetune, first, settings, tupled, write
-from attribute_models.arrays import Array
-from attribute_models.backbone import Backbone, Batch
-from attribute_models.finetune import TuningSettings
-from attribute_models.folds import folds_by_prompt, known_scores
+from attribute_models import Row, Scored, backbone, first
+from attribute_models.arrays import Array, Mask, Standard
+from attribute_models.backbone import Backbone, Batch, Tokens
+from attribute_models.finetune import FineTuned, Loss, TuningSettings
 
 CLASSIFIER = "AutoModelForSequenceClassification"
-DEFAULT = TuningSettings()
 
 
-class Regression:
-    """Scores by a fine-tuned model.
+class Regression(FineTuned):
+    """Scores by a fine-tuned model; targets are standardised per attribute."""
 
-    After `fit`: `held_out_` [n, A], predictions for the rows of held-out prompts, by which the epoch was chosen, NaN
-    elsewhere; `tuned_`, the losses; `note_`, how many rows were truncated and the epoch that was kept.
-    """
+    name = "regression"
+    Settings = TuningSettings
+    auto, task = CLASSIFIER, "SEQ_CLS"
 
-    Settings: ClassVar[type[TuningSettings]] = TuningSettings
-
-    def __init__(self, attributes: Sequence[str], settings: TuningSettings = DEFAULT) -> None:
-        finetune.check(settings)
-        self.attributes = tuple(attributes)
-        self.settings = settings
-
-    def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
-        """Learn from rows and scores [n, A], NaN = unknown; targets are standardised per attribute."""
-        s = self.settings
-        y, prompts, at = (known := known_scores(rows, scores, self.attributes)).scores, known.prompts, known.at
-        new = folds_by_prompt(prompts, max(2, round(1 / s.held_out))) == 0
+    def _measure(self, y: Array, new: Mask) -> None:
         if np.isnan(y[~new]).all(0).any() or np.isnan(y[new]).all(0).any():
             raise ValueError("An attribute is known on one side of the held-out split only. Rate more prompts.")
-        self.mean_, deviation = np.nanmean(y[~new], 0), np.nanstd(y[~new], 0)
-        self.deviation_ = np.where(deviation > 1e-9, deviation, 1.0)
-        with finetune.seeded(s.seed):
-            self.backbone = self._loaded(s.model, num_labels=len(self.attributes), problem_type="regression")
-            self.base_ = (bases.placed(s.model), self.backbone.digest)
-            self.backbone.model.config.id2label = dict(enumerate(self.attributes))
-            self.backbone.model.config.label2id = {name: a for a, name in enumerate(self.attributes)}
-            finetune.prepared(self.backbone, s, "SEQ_CLS")
-            tokens = self.backbone.read([rows[i] for i in at.tolist()])
-            target = torch.from_numpy((y - self.mean_) / self.deviation_).float().to(self.backbone.device)
+        self.scaling_ = Standard.of(y[~new])
 
-            def loss(which: Sequence[int]) -> tuple[Tensor, float]:
-                """Squared errors of the known scores of some rows, and how many there are."""
-                error = self._logits(self.backbone.batch([tokens[i] for i in which])) - target[list(which)]
-                known = ~torch.isnan(error)
-                return error.masked_fill(~known, 0.0).square().sum(), float(known.sum())
+    @property
+    def _learned(self) -> dict[str, Any]:
+        return {name: value.tolist() for name, value in vars(self.scaling_).items()}
 
-            sides = (np.flatnonzero(~new).tolist(), np.flatnonzero(new).tolist())
-            self.tuned_ = finetune.finetune(self.backbone, tokens, *sides, loss, s)
-        self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
-        self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
-        self.note_ = finetune.summary(self.tuned_, tokens)
-        return self
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.scaling_ = Standard(np.asarray(state["mean"]), np.asarray(state["deviation"]))
 
-    def _loaded(self, name: str, **more: Any) -> Backbone:
-        s = self.settings
-        more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
-        loaded = backbone.load(name, CLASSIFIER, max_length=s.max_length, **more)
-        first.shorten(loaded)
-        return loaded
+    def _load(self, name: str, **more: Any) -> None:
+        super()._load(name, num_labels=len(self.attributes), problem_type="regression", **more)
+        first.shorten(self.backbone)
+        config = self.backbone.model.config
+        config.id2label = dict(enumerate(self.attributes))
+        config.label2id = {name: a for a, name in enumerate(self.attributes)}
 
-    def _logits(self, batch: Batch) -> Tensor:
-        return logits_of(self.backbone, batch).float()
+    def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
+        target = torch.from_numpy(self.scaling_.apply(y)).float().to(self.backbone.device)
 
-    def score(self, rows: Sequence[Row]) -> Array:
-        """Predictions [n, A], never NaN."""
-        return self.score_and_flag(rows).scores
+        def loss(examples: Sequence[int]) -> tuple[Tensor, float]:
+            """Squared errors of the known scores of some rows, and how many there are."""
+            batch = self.backbone.batch([tokens[i] for i in examples])
+            error = logits_of(self.backbone, batch).float() - target[list(examples)]
+            known = ~torch.isnan(error)
+            return error.masked_fill(~known, 0.0).square().sum(), float(known.sum())
 
-    def score_and_flag(self, rows: Sequence[Row]) -> Scored:
-        """Predictions [n, A], and which rows were longer than the model reads."""
-        if not hasattr(self, "backbone"):
-            raise ValueError('This model is not fitted. Call "fit" first, or "load" one from a folder.')
-        logits, truncated = self.backbone.map(rows, self._logits, self.settings.batch_tokens, share=True)
-        scores = logits.reshape(-1, len(self.attributes)).astype(np.float64)
-        return Scored(scores * self.deviation_ + self.mean_, truncated)
+        return tokens, loss
 
-    def save(self, folder: str | Path) -> None:
-        """Write weights and tokenizer into the folder `weights`, then `model.json` with their digest."""
-        weights = Path(folder) / "weights"
-        finetune.save(self.backbone, weights)
-        state = {
-            "model": "regression",
-            "attributes": self.attributes,
-            "settings": asdict(self.settings),
-            "base": self.base_,
-            "mean": self.mean_.tolist(),
-            "deviation": self.deviation_.tolist(),
-            "weights": bases.digest(str(weights)),
-        }
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Read the model that `save` wrote; `held_out_` is not saved."""
-        state, weights = settings(folder), Path(folder) / "weights"
-        finetune.check_weights(weights, state["weights"])
-        loaded = cls(state["attributes"], TuningSettings(**tupled(state["settings"])))
-        loaded.base_ = tuple(state["base"])
-        loaded.mean_, loaded.deviation_ = np.asarray(state["mean"]), np.asarray(state["deviation"])
-        if loaded.settings.adapter == "none":
-            loaded.backbone = loaded._loaded(str(weights))
-        else:
-            bases.unchanged(*loaded.base_)
-            labels = {"num_labels": len(loaded.attributes), "problem_type": "regression"}
-            loaded.backbone = loaded._loaded(loaded.base_[0], **labels)
-            finetune.with_adapter(loaded.backbone, weights)
-        return loaded
+    def _score(self, rows: Sequence[Row]) -> Scored:
+        raw = logits(self.backbone, rows, self.settings.batch_tokens)
+        return Scored(raw.scores * self.scaling_.deviation + self.scaling_.mean, raw.truncated)
 
 
 class Classifier:
@@ -147,8 +84,13 @@ class Classifier:
 
     def score_and_flag(self, rows: Sequence[Row]) -> Scored:
         """Logits [n, A], and which rows were longer than the model reads."""
-        logits, truncated = self.backbone.map(rows, partial(logits_of, self.backbone), self.batch_tokens, share=True)
-        return Scored(logits.reshape(-1, len(self.attributes)).astype(np.float64), truncated)
+        return logits(self.backbone, rows, self.batch_tokens)
+
+
+def logits(backbone: Backbone, rows: Sequence[Row], budget: int) -> Scored:
+    """Logits [n, A], and which rows were longer than the model reads."""
+    values, truncated = backbone.map(rows, partial(logits_of, backbone), budget, share=True)
+    return Scored(values.astype(np.float64), truncated)
 
 
 def logits_of(backbone: Backbone, batch: Batch) -> Tensor:

@@ -12,20 +12,16 @@ the liking for length. A weight is below 0 if less is better and 0 if neither en
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from attribute_models import Row, documents, own, settings, texts, write
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from attribute_models.arrays import Array, Mask
+from attribute_models import Row, documents, hashed, own, settings, texts, write_settings
+from attribute_models.arrays import Array, Mask
 
 LENGTH = 50.0  # words of a response that no annotator finds short or long
 OWNER = "simulated annotators"
@@ -83,8 +79,7 @@ class Simulated:
     @property
     def identity(self) -> str:
         """A name with a hash of the settings."""
-        content = json.dumps(dataclasses.asdict(self.settings), sort_keys=True)
-        return f"simulated:{self.settings.gold}:{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
+        return f"simulated:{self.settings.gold}:{hashed(dataclasses.asdict(self.settings))}"
 
     def evaluating(self) -> Simulated:
         """The same people without flipped labels: an evaluation must not use what trained."""
@@ -94,17 +89,11 @@ class Simulated:
         """The same people, who prefer by these weights (direction x weight); attributes without one do not count."""
         return Simulated(self.settings, weights)
 
-    def fit(self, rows: Sequence[Row], scores: Array) -> Self:
-        """Do nothing: a pool has nothing to learn."""
-        return self
-
     def score(self, rows: Sequence[Row]) -> Array:
         """Ratings [n, A] from low to high, each row by the annotator drawn for it; NaN where the truth is unknown.
 
         A flipped rating is mirrored at the middle of the scale, on all attributes at once.
         """
-        import numpy as np
-
         s = self.settings
         ratings = np.empty((len(rows), len(self.attributes)))
         for i, (row, truth) in enumerate(zip(rows, self._truth(rows))):
@@ -120,8 +109,6 @@ class Simulated:
 
         An attribute whose truth is unknown for one of the two counts for neither.
         """
-        import numpy as np
-
         s, weights = self.settings, self._parts()
         preferred = np.empty(len(first), dtype=bool)
         truths = zip(self._truth(first), self._truth(second))
@@ -141,8 +128,7 @@ class Simulated:
 
     def save(self, folder: str | Path) -> None:
         """Write `model.json`."""
-        state = {"model": "simulated", "settings": dataclasses.asdict(self.settings)}
-        write(Path(folder) / "model.json", json.dumps(state, indent=1).encode())
+        write_settings(folder, {"model": "simulated", "settings": dataclasses.asdict(self.settings)})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -157,8 +143,6 @@ class Simulated:
         return cls(documents.checked(Settings, documents.read(spec), spec, OWNER))
 
     def _annotator(self, number: int) -> Annotator:
-        import numpy as np
-
         s = self.settings
         draw = np.random.default_rng([s.seed, number])
         count = len(self.attributes)
@@ -172,14 +156,10 @@ class Simulated:
 
     def _parts(self) -> Array:
         """The weights over the sum of their sizes, so that the liking for length counts alike for any weights."""
-        import numpy as np
-
         weights = np.array([float(self.weights.get(name, 0.0)) for name in self.attributes])
         return np.asarray(weights / max(float(np.abs(weights).sum()), 1e-12))
 
     def _truth(self, rows: Sequence[Row]) -> Array:
-        import numpy as np
-
         texts(rows)  # raises for rows without text
         return np.asarray(self._gold.score(rows), dtype=np.float64).reshape(len(rows), len(self.attributes))
 
@@ -194,10 +174,7 @@ class Simulated:
 
     def _draw(self, kind: str, prompt: Any, *responses: str) -> np.random.Generator:
         """The random generator of one example, seeded by its content alone."""
-        import numpy as np
-
-        content = json.dumps([self.settings.seed, kind, list(prompt), *responses], sort_keys=True)
-        return np.random.default_rng(int.from_bytes(hashlib.blake2b(content.encode(), digest_size=16).digest()))
+        return np.random.default_rng(int(hashed([self.settings.seed, kind, list(prompt), *responses], 16), 16))
 
 
 def _liking(annotator: Annotator, row: Row) -> float:
