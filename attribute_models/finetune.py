@@ -161,7 +161,7 @@ def add_adapter(backbone: Backbone, s: TuningSettings, task: str) -> None:
 
 
 def finetune(backbone: Backbone, tokens: Sequence[Tokens], new: Mask, loss: Loss, s: TuningSettings) -> Tuned:
-    """Minimise the mean loss over the examples that are not `new`; keep the weights of the best epoch on those that are.
+    """Minimise the mean loss over the examples that are not `new`; keep the weights of the best epoch on the new ones.
 
     Terms and their number are summed over the forward passes of a step and divided once.
     """
