@@ -11,7 +11,6 @@ os.environ["STEER_CACHE"] = tempfile.mkdtemp(prefix="steer-tests-")
 import http.client
 import json
 import shutil
-import socket
 import sys
 import threading
 import time
@@ -22,23 +21,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
-import uvicorn
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from data_recipes import world_model
 from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
-from steer.config.serve import ServeConfig
 from steer.config.training import TrainConfig
 from steer.labelling.command import label_command
-from steer.labelling.scorer import load_scorer
 from steer.methods.base import Candidates, Method
 from steer.models.policy import Policy, load_policy
 from steer.rows.command import data_command
 from steer.serve.answer import Service
-from steer.serve.api import application
 from steer.serve.engine import DecoderThread
+from steer.serve.server import opened
+from steer.serve.settings import ServeSettings
 from steer.training.command import train_command
 
 if TYPE_CHECKING:
@@ -132,23 +129,15 @@ class Served(NamedTuple):
 @contextmanager
 def serving(policy: Policy, **more: Any) -> Iterator[Served]:
     """Serve a policy over loopback while the block runs; `more` are settings of `steer serve`."""
-    config = ServeConfig(policy.name, name="policy", **more)
-    scorer = load_scorer(config.scorer) if config.scorer else None
-    service = Service(policy, DecoderThread(policy, config.batch_size), config, "policy", scorer)
-    server = uvicorn.Server(
-        uvicorn.Config(application(service, config.api_key, {"localhost", "127.0.0.1", "::1"}), log_level="warning")
-    )
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        service.engine.start()
+    key = more.pop("api_key", "")
+    with opened(policy, ServeSettings(name="policy", **more), port=0, key=key) as server:
+        thread = threading.Thread(target=server.run)
         thread.start()
-        port = listening.getsockname()[1]
         try:
-            yield Served(f"http://127.0.0.1:{port}", port, service)
+            yield Served(server.url, server.port, server.service)
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join()
-            service.engine.stop()
 
 
 @contextmanager

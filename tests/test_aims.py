@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from steer.cli import cli
 from steer.conditioning.command import targets_command
-from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights
+from steer.conditioning.targets import opposite, pareto, parse_target, parse_weights, ranked
 from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
@@ -120,7 +120,7 @@ def test_a_policy_without_condition_has_no_targets(schema: Schema) -> None:
         plain.targets(["help=3"])
 
 
-def test_the_report_names_what_is_supported(schema: Schema, tmp_path: Path) -> None:
+def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Schema, tmp_path: Path) -> None:
     schema.save(tmp_path / "labels" / "schema.json")
     Card("base", "", "none", "conditional", attributes=NAMES, schema=schema).save(tmp_path / "policy")
     for folder in ("labels", "policy"):
@@ -133,6 +133,8 @@ def test_the_report_names_what_is_supported(schema: Schema, tmp_path: Path) -> N
     assert "1: 9  [2: 0]  [3: 2]" in beside
     assert "  +0.40  help=3 words=3  (5 rows)" in beside
     assert beside.endswith("best for these weights: help=3 words=3")
+    combinations = [f"  {schema.text(aim)}  ({rows} rows)" for aim, rows in ranked(schema, NAMES, {"words": 0})]
+    assert [line for line in beside.splitlines() if line.startswith("  ") and line[2] != "+"] == combinations
     shown = CliRunner().invoke(cli, ["targets", str(tmp_path / "policy")])
     assert shown.output.strip() == targets_command(TargetsConfig(str(tmp_path / "policy")))
     with pytest.raises(SteerError, match=r"holds neither steer\.json nor schema\.json"):

@@ -30,7 +30,8 @@ from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_all
 from steer.serve.api import page_policy
-from steer.serve.command import bound, serve_command
+from steer.serve.command import serve_command
+from steer.serve.server import bound
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
@@ -198,15 +199,18 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(trained: P
         serve_command(ServeConfig(str(trained), port=0, scorer="countable:words"))
 
 
-def test_the_command_serves_and_stops_when_it_is_told_to(trained: Path) -> None:
-    """A running answer is finished after SIGTERM; the last line counts."""
+def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.OpenAI) -> None:
+    """It answers as the library's server does, finishes a running answer after SIGTERM, and counts."""
     command = [sys.executable, "-m", "steer", "serve", str(trained), "--port", "0", "--name", "toy"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0])
-        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any") as client:
-            stream = client.chat.completions.create(model="toy@none", messages=ASK, n=8, max_tokens=60, stream=True)
+        with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="any") as own:
+            asked: Any = {"messages": ASK, "temperature": 0, "max_tokens": 20}
+            here, there = (c.chat.completions.create(model=m, **asked) for c, m in ((own, "toy"), (client, "policy")))
+            assert here.choices == there.choices
+            stream = own.chat.completions.create(model="toy@none", messages=ASK, n=8, max_tokens=60, stream=True)
             ended = 0
             for i, chunk in enumerate(stream):
                 if i == 20:
@@ -215,7 +219,7 @@ def test_the_command_serves_and_stops_when_it_is_told_to(trained: Path) -> None:
         assert ended == 8
         out, err = process.communicate(timeout=HANG)
     assert (process.returncode, err) == (0, "")
-    assert out.startswith("serve: 1 requests answered, ")
+    assert out.startswith("serve: 2 requests answered, ")
 
 
 def test_a_server_that_is_busy_is_asked_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:

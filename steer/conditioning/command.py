@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steer.conditioning.targets import pareto, parse_target, parse_weights, supported_map
+from steer.conditioning.targets import Target, pareto, parse_target, parse_weights, ranked
 from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
+from steer.rows.directions import BETTER
 from steer.rows.schema import HIGH, REWARD, Schema, number
 from steer.settings import check
 
@@ -17,24 +18,10 @@ from steer.settings import check
 def targets_command(config: TargetsConfig) -> str:
     """Return what can be asked of a policy: rows per level, combinations, the best, and the best for weights."""
     check(config)
-    schema, names = _schema_of(Path(config.policy))
-    cells = schema.supported(names)
-    total = math.prod(len(schema[n].shown) for n in names)
+    schema, names = _read(Path(config.policy))
     target = parse_target(config.target, schema, names) if config.target else {}
-    beside = f" beside {schema.text(target)}" if target else ""
-    lines = [f"Rows of each level{beside}; [in brackets] fewer than {schema.minimum}, so a target there is refused:"]
-    lines += [*supported_map(schema, names, target), ""]
-    for a in (schema[n] for n in names if schema[n].quantiles):
-        low, high = map(number, a.range)
-        lines.append(f"{a.name}: any number from {low} to {high}; best is the {HIGH:.0%} quantile of the data.")
-    lines.append(f"{len(cells)} of {total} combinations of all attributes have {schema.minimum} rows or more.")
-    target = {n: schema[n].bin(level) for n, level in target.items()}
-    fitting = {c: n for c, n in cells.items() if target.items() <= dict(zip(names, c)).items()}
-    shown = sorted(fitting, key=lambda c: -schema.value(dict(zip(names, c))))
-    if shown:
-        lines.append(f"The {min(config.top, len(shown))} of {len(shown)} with the highest reward{beside}:")
-        lines += [f"  {schema.text(dict(zip(names, c)))}  ({cells[c]} rows)" for c in shown[: config.top]]
-    if cells:
+    lines = [*_levels(schema, names, target), "", *_combinations(schema, names, target, config.top)]
+    if schema.supported(names):
         lines += ["", f"best: {schema.text(schema.best(names))}"]
     if config.weights:
         front = pareto(schema, parse_weights(config.weights, schema, names))
@@ -46,10 +33,9 @@ def targets_command(config: TargetsConfig) -> str:
     return "\n".join(lines)
 
 
-def _schema_of(folder: Path) -> tuple[Schema, Sequence[str]]:
-    """Return the schema and the attributes of a policy, or of labelled rows."""
-    if (folder / "steer.json").is_file():
-        card = Card.load(folder)
+def _read(folder: Path) -> tuple[Schema, Sequence[str]]:
+    """Read the schema and the attributes of a policy, or of labelled rows."""
+    if card := Card.find(folder):
         if card.schema is None or not card.attributes:
             raise SteerError(f"{folder}: was not conditioned on attributes, so it has no targets.")
         return card.schema, card.attributes
@@ -59,3 +45,31 @@ def _schema_of(folder: Path) -> tuple[Schema, Sequence[str]]:
             raise SteerError(f'{folder}: its schema has no levels yet. Give the folder of "steer label".')
         return schema, [n for n in schema.names if n != REWARD]
     raise SteerError(f'{folder}: holds neither steer.json nor schema.json. Give a folder of "steer train".')
+
+
+def _levels(schema: Schema, names: Sequence[str], target: Target) -> Iterator[str]:
+    """Yield the rows of every level of each attribute together with `target`, unsupported ones in brackets."""
+    beside = f" beside {schema.text(target)}" if target else ""
+    yield f"Rows of each level{beside}; [in brackets] fewer than {schema.minimum}, so a target there is refused:"
+    ends = {
+        n: f"{BETTER[schema[n].direction]} is better{' (guessed)' * (schema[n].origin == 'guessed')}" for n in names
+    }
+    width, end_width = max(map(len, names)), max(map(len, ends.values()))
+    for name in names:
+        rows = [schema.count({**target, name: level}) for level in range(len(schema[name].shown))]
+        cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(schema[name].shown, rows))
+        yield f"{name:<{width}}  {ends[name]:<{end_width}}  " + "  ".join(cells)
+
+
+def _combinations(schema: Schema, names: Sequence[str], target: Target, top: int) -> Iterator[str]:
+    """Yield the ranges of printed scores, the number of supported combinations, and the `top` of them with `target`."""
+    for a in (schema[n] for n in names if schema[n].quantiles):
+        low, high = map(number, a.range)
+        yield f"{a.name}: any number from {low} to {high}; best is the {HIGH:.0%} quantile of the data."
+    total = math.prod(len(schema[n].shown) for n in names)
+    supported = len(schema.supported(names))
+    yield f"{supported} of {total} combinations of all attributes have {schema.minimum} rows or more."
+    beside = f" beside {schema.text(target)}" if target else ""
+    if combinations := ranked(schema, names, target):
+        yield f"The {min(top, len(combinations))} of {len(combinations)} with the highest reward{beside}:"
+        yield from (f"  {schema.text(aim)}  ({rows} rows)" for aim, rows in combinations[:top])

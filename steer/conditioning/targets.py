@@ -10,12 +10,10 @@ from itertools import product
 import numpy as np
 
 from steer.errors import SteerError
-from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
 from steer.settings import did_you_mean
 
 Target = dict[str, float]
-GUESSED = " (guessed)"
 _PART = re.compile(r"([^=<>]+)(=|>=|<=)([^=<>]+)")
 
 
@@ -95,6 +93,14 @@ def opposite(target: Target, schema: Schema) -> Target:
     return mirrored if schema.count(mirrored) >= schema.minimum else schema.nearest(mirrored) or mirrored
 
 
+def ranked(schema: Schema, names: Sequence[str], beside: Target) -> list[tuple[Target, int]]:
+    """Return the supported combinations that have the levels of `beside`, with their rows, the highest reward first."""
+    fixed = {n: schema[n].bin(level) for n, level in beside.items()}
+    every: list[tuple[Target, int]] = [(dict(zip(names, c)), rows) for c, rows in schema.supported(names).items()]
+    fitting = [(target, rows) for target, rows in every if fixed.items() <= target.items()]
+    return sorted(fitting, key=lambda pair: -schema.value(pair[0]))
+
+
 def parse_weights(text: str, schema: Schema, names: Sequence[str]) -> dict[str, float]:
     """Parse `helpful=.7,verbosity=-.3`: how much the better end of each counts (the upper, if neither is)."""
     weights: dict[str, float] = {}
@@ -138,17 +144,3 @@ def share(attribute: Attribute, level: int) -> float:
     """Return a level's centre as a share of the way from the lowest centre to the highest."""
     first, last = attribute.centres[0], attribute.centres[-1]
     return (attribute.centres[level] - first) / (last - first) if last > first else 0.0
-
-
-def supported_map(schema: Schema, names: Sequence[str], target: Target) -> list[str]:
-    """Return a line for each attribute: rows of every level together with `target`, unsupported ones in brackets."""
-    width = max(map(len, names))
-    words = {n: f"{BETTER[schema[n].direction]} is better{GUESSED * (schema[n].origin == 'guessed')}" for n in names}
-    room = max(map(len, words.values()))
-    lines = []
-    for name in names:
-        a = schema[name]
-        rows = [schema.count({**target, name: level}) for level in range(len(a.shown))]
-        cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(a.shown, rows))
-        lines.append(f"{name:<{width}}  {words[name]:<{room}}  " + "  ".join(cells))
-    return lines

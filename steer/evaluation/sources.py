@@ -30,8 +30,7 @@ class Contestant:
         """Card of a policy; None for responses and plain models."""
         if self.policy:
             return self.policy.card
-        folder = Path(self.path)
-        return Card.load(folder) if self.rows is None and (folder / "steer.json").is_file() else None
+        return Card.find(self.path) if self.rows is None else None
 
     @property
     def identity(self) -> str:

@@ -99,9 +99,8 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
         vllm = Vllm(policy, settings.dtype, trust_remote_code=settings.trust_remote_code)
         return vllm.policy, lambda p, requests, s: [_response(p, ids) for ids in vllm.draw(encode(p, requests, s))]
     client = OpenAIClient(settings.server, settings.server_model)
-    folder = Path(policy)
-    card = Card.load(folder) if (folder / "steer.json").is_file() else None
-    return Policy(None, _tokenizer(policy, settings.trust_remote_code), card, policy), through(client)
+    tokenizer = _tokenizer(policy, settings.trust_remote_code)
+    return Policy(None, tokenizer, Card.find(policy), policy), through(client)
 
 
 def _tokenizer(policy: str, trust_remote_code: bool) -> Any:

@@ -81,7 +81,7 @@ def _imported() -> Any:
 def _paths(name: str) -> tuple[str, str]:
     """Return the path or name of the full weights, and the folder of the LoRA on top of them or ""."""
     folder = Path(name)
-    card = Card.load(folder) if (folder / "steer.json").is_file() else None
+    card = Card.find(folder)
     if card is None or card.adapter == MERGED:
         return name, ""
     if card.adapter == "none":

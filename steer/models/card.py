@@ -53,6 +53,11 @@ class Card:
         return control_tokens(self.schema, self.attributes, self.template)
 
     @staticmethod
+    def find(name: str | Path) -> Card | None:
+        """Read the card of a policy's folder; None for a plain model, in a folder or by its name on the hub."""
+        return Card.load(Path(name)) if (Path(name) / "steer.json").is_file() else None
+
+    @staticmethod
     def load(folder: Path) -> Card:
         """Read steer.json."""
         value = read_json(folder / "steer.json")

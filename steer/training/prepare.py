@@ -135,8 +135,7 @@ def agreeing(groups: Sequence[Group], conditioning: Conditioning) -> list[Group]
 
 def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
     """Load the model that training starts from; one that is to be sharded stays on the CPU until then."""
-    folder = Path(model)
-    card = Card.load(folder) if (folder / "steer.json").is_file() else None
+    card = Card.find(model)
     if card and card.adapter not in ("none", MERGED):
         raise SteerError(f"--model {model}: is itself an adapter; train from its base {card.base}.")
     device = "cpu" if on_cpu else ""
