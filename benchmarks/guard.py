@@ -29,8 +29,8 @@ from steer.iteration.watch import figures
 from steer.labelling.command import fit_command
 from steer.labelling.scorer import load_scorer
 from steer.report.circumstances import circumstances
-from steer.rows import read_all, read_back, write
-from steer.rows.labelled import labelled_rows, schema_of
+from steer.rows import read_back, read_rows, write_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
 
@@ -69,13 +69,13 @@ class Verdict(NamedTuple):
 
 def scorers(demo: Path, out: Path, seed: int, few: int) -> tuple[str, str]:
     """The proxy on few ratings, and the second scorer on others: folders."""
-    logs = read_all(demo / "logs")
+    logs = read_rows(demo / "logs")
     rated = [r for r in logs if r["split"] == "train" and any(s is not None for s in r["scores"].values())]
     order = np.random.default_rng(seed).permutation(len(rated))
     for name, part in (("few", order[:few]), ("second", order[few : few + SECOND])):
         rows = out / f"{name}-{seed}-ratings"
         if not (rows / "schema.json").is_file():
-            write(rows / "rows.jsonl", [rated[i] for i in part])
+            write_rows([rated[i] for i in part], rows / "rows.jsonl")
             Schema.load(demo / "logs" / "schema.json").save(rows / "schema.json")
         fit_command(FitConfig(str(rows), str(out / f"{name}-{seed}")))
     return str(out / f"few-{seed}"), str(out / f"second-{seed}")
@@ -114,7 +114,10 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
             seen = [figures(read_json(path / "watched.json")) for path in rounds]
     gold = [float(np.nanmean(f.gold or [])) for f in seen]
     labels, scorer = str(demo / "labels"), load_scorer(second)
-    schema, logs = schema_of(labels), [row for row in labelled_rows(labels) if row["split"] == "train"]
+    schema, logs = (
+        Labelled.without_rows(labels).schema,
+        [row for row in Labelled.read(labels).rows if row["split"] == "train"],
+    )
     judge, words = (
         RewardScale.of(schema, scorer.score(logs, schema.own)),
         [len(row["response"].split()) for row in logs],

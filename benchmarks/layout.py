@@ -23,7 +23,7 @@ from data_recipes import world_model
 from data_recipes.world_text import words_of
 from steer.config.training import TrainConfig
 from steer.models.log_probs import ResponseLogps
-from steer.rows import write
+from steer.rows import write_rows
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -55,7 +55,7 @@ def rows(path: Path) -> None:
             more = {"reward": float(rng.normal()), "levels": {}, "scores": {}, "split": "train"}
             length = int(rng.integers(RESPONSE // 2, RESPONSE * 3 // 2))
             made.append({"id": f"{i}:{j}", "prompt": prompt, "response": text(length), **more})
-    write(path, made)
+    write_rows(made, path)
 
 
 class Timed:

@@ -81,7 +81,7 @@ def make_model(folder: Path, vocabulary: int) -> None:
 
 def make_rows(path: Path, case: Case) -> None:
     """Rows of random words; lengths as skewed as those of chats, or pairs behind prompts three times as long."""
-    from steer.rows import write
+    from steer.rows import write_rows
 
     rng = np.random.default_rng(1)
 
@@ -95,7 +95,7 @@ def make_rows(path: Path, case: Case) -> None:
         for j in range(2 if case.kind == "dpo" else 1):
             length = rng.integers(25, 75) if case.kind == "dpo" else rng.lognormal(4.2, 0.8)
             made.append({"id": f"{i}:{j}", "prompt": prompt, "response": text(length), "reward": float(-j), **common})
-    write(path, made)
+    write_rows(made, path)
 
 
 def settings(folder: Path, case: Case, output: str, **more: Any) -> Any:
@@ -124,12 +124,12 @@ def hand_over(folder: Path, case: Case) -> int:
     from steer.models.policy import load_policy
     from steer.models.tokenization import Tokens
     from steer.progress import quiet
-    from steer.rows import read_all
+    from steer.rows import read_rows
     from steer.training.batches import Plan
     from steer.training.prepare import chosen
 
     config = settings(folder, case, "")
-    policy, rows = load_policy(config.model, dtype="float32"), read_all(config.rows)
+    policy, rows = load_policy(config.model, dtype="float32"), read_rows(config.rows)
     method, its = chosen(config.method, ())
     plan = Plan(method.groups(rows, its), Tokens(rows, policy.tokenizer), None, BATCH, 4096, config.seed)
     ordered = [i for step in range(case.steps) for i in plan.step(step)[1]]

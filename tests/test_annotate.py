@@ -81,10 +81,10 @@ def test_human_is_no_annotator() -> None:
 
 
 def test_a_simulated_pool_flips_labels_in_training_only(tmp_path: Path, labels: Path) -> None:
-    from steer.rows import read_all
+    from steer.rows import read_rows
 
     (tmp_path / "pool.yaml").write_text(f"gold: {GOLD}\nflips: 1.0\nannotators: 3\nnoise: 0.1\nbias: 0\n")
-    rows = read_all(labels)
+    rows = read_rows(labels)
     good = [r for r in rows if r["reward"] > 1][:20]
     bad = [{**r, "prompt": g["prompt"]} for r, g in zip([r for r in rows if r["reward"] < -1], good)]
     pool = annotator(f"simulated:{tmp_path / 'pool.yaml'}")

@@ -27,7 +27,7 @@ from steer.methods import METHODS
 from steer.methods.base import Candidates, Method, weighted_nll
 from steer.methods.groups import singles
 from steer.models.policy import load_policy
-from steer.rows import read_all, write
+from steer.rows import read_rows, write_rows
 from steer.run_folder import folder_errors, read_json
 from steer.training import checkpoint
 from steer.training.command import train_command
@@ -81,9 +81,9 @@ def test_a_prompt_that_the_chat_template_refuses_is_named(labels: Path, base: Pa
     path = tmp_path / "base" / "chat_template.jinja"
     refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
     path.write_text(refuse + path.read_text())
-    rows = [r for r in read_all(labels) if r["split"] == "train"][:20]
+    rows = [r for r in read_rows(labels) if r["split"] == "train"][:20]
     rows[7] = {**rows[7], "prompt": [{"role": "system", "content": "Be kind."}, *rows[7]["prompt"]]}
-    write(tmp_path / "rows.jsonl", rows)
+    write_rows(rows, tmp_path / "rows.jsonl")
     wanted = rf"^row '{rows[7]['id']}': the model's chat template refuses its prompt \(no system turn\)\. Change"
     with pytest.raises(SteerError, match=wanted):
         train_command(config(tmp_path / "rows.jsonl", tmp_path / "base", tmp_path / "run", method="mle"))

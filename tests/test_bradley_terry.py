@@ -15,7 +15,7 @@ from attribute_models.bradley_terry import BradleyTerry, BradleyTerrySettings, a
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
-from steer.rows import read, read_all, write
+from steer.rows import read, read_rows, write_rows
 from steer.run_folder import read_json
 
 Array = NDArray[np.float64]
@@ -155,14 +155,14 @@ def test_without_pairs_the_remedy_is_named() -> None:
 def test_real_preferences_give_a_reward(shared: Path, tmp_path: Path) -> None:
     """Logs in the format of HH-RLHF -> a scorer -> `<reward>`; pairs with a blank side are left out before."""
     source, pairs = shared / "data" / "pairs_hh_harmless_test.jsonl.gz", tmp_path / "pairs.jsonl"
-    write(pairs, (row for i, row in enumerate(read(source, skipped=[])) if i < 2000))
+    write_rows((row for i, row in enumerate(read(source, skipped=[])) if i < 2000), pairs)
     settings = ("alphas=30,100", "min_df=5")
     said = fit_command(FitConfig(str(pairs), str(tmp_path / "scorer"), kind="bradley-terry", set=settings))
     (own,) = read_json(tmp_path / "scorer" / "done.json")["report"]
     assert own["accuracy_low"] > 0.5
     assert f"{own['pairs']} pairs" in said
     label_command(LabelConfig(str(pairs), str(tmp_path / "labels"), scorer=str(tmp_path / "scorer")))
-    rows = read_all(tmp_path / "labels")
+    rows = read_rows(tmp_path / "labels")
     assert {row["levels"]["reward"] for row in rows} == {0, 1, 2, 3, 4}
     with pytest.raises(SteerError, match="another unit"):
         label_command(LabelConfig(str(pairs), str(tmp_path / "l"), scorer=str(tmp_path / "scorer"), prefer="human"))

@@ -10,8 +10,7 @@ import pytest
 
 from data_recipes import endings, layouts, votes
 from steer.errors import SteerError
-from steer.rows import Tally, read_all
-from steer.rows import read as read_rows
+from steer.rows import Tally, read, read_rows
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
@@ -22,7 +21,7 @@ def first(record: dict[str, Any]) -> dict[str, Any]:
 
 def table(path: Path, text: str) -> list[dict[str, Any]]:
     path.write_text(text, encoding="utf-8")
-    return read_all(path)
+    return read_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_the_second_of_two_numbered_answers_wins_where_the_vote_names_it(
 ) -> None:
     records = [{"Prompt": f"q{i}", names[0]: "x", names[1]: "y", winner: vote} for i, vote in enumerate(said)]
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    rows = read_all(tmp_path / "v.jsonl")
+    rows = read_rows(tmp_path / "v.jsonl")
     assert [(row["response"], row["scores"]["preference"]) for row in rows] == [
         ("x", 0), ("y", 1), ("x", 1), ("y", 0), ("x", 0.5), ("y", 0.5)
     ]  # fmt: skip
@@ -60,7 +59,7 @@ def test_the_columns_of_a_vote_are_not_named_as_numbers_that_are_no_scores(tmp_p
     record |= {"winner_model_a": 0, "winner_model_b": 1, "winner_tie": 0}
     (tmp_path / "v.jsonl").write_text(json.dumps(record) + "\n")
     tally = Tally()
-    rows = list(read_rows(tmp_path / "v.jsonl", tally=tally))
+    rows = list(read(tmp_path / "v.jsonl", tally=tally))
     assert [row["scores"] for row in rows] == [{"preference": 0.0}, {"preference": 1.0}]
     assert not tally.not_scores
 
@@ -196,13 +195,13 @@ def test_a_batch_of_anthropic_is_read_with_its_end_and_a_failure_is_named(tmp_pa
     ]
     path = tmp_path / "batch.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (row,) = read_all(path)
+    (row,) = read_rows(path)
     assert (row["response"], row["finished"]) == ("a", False)
     failed = {"type": "errored", "error": {"type": "error", "error": {"message": "Overloaded"}}}
     lines[1] = {"custom_id": "1", "result": failed}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(SteerError, match=r"the request failed \(Overloaded\)"):
-        read_all(path)
+        read_rows(path)
 
 
 def test_messages_of_a_stopped_tree_are_left_out_and_a_blank_parent_is_none(tmp_path: Path) -> None:
@@ -214,4 +213,4 @@ def test_messages_of_a_stopped_tree_are_left_out_and_a_blank_parent_is_none(tmp_
         ]
         path = tmp_path / f"{state}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        assert len(read_all(path)) == kept
+        assert len(read_rows(path)) == kept

@@ -22,7 +22,7 @@ from steer.evaluation.systems import Answers, RewardScale, difference, raw_rewar
 from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
-from steer.rows import read_all, write
+from steer.rows import read_rows, write_rows
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 
@@ -87,7 +87,7 @@ def test_the_report_has_every_system_and_target(comparison: Path) -> None:
 def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path) -> None:
     steps = {read_json(p)["steps"] for p in comparison.glob("runs/*/policy/done.json")}
     assert steps == {3}
-    prompts = [[row["prompt"] for row in read_all(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
+    prompts = [[row["prompt"] for row in read_rows(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
     assert len(prompts) == 18
     assert all(p == prompts[0] for p in prompts)
 
@@ -95,14 +95,14 @@ def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path)
 def test_held_out_prompts_are_not_trained_on(comparison: Path, labels: Path) -> None:
     asked = {
         row["prompt"][0]["content"]
-        for row in read_all(comparison / "runs" / "mle-seed0" / "answers-plain" / "answers.jsonl")
+        for row in read_rows(comparison / "runs" / "mle-seed0" / "answers-plain" / "answers.jsonl")
     }
-    trained = {row["prompt"][0]["content"] for row in read_all(labels) if row["split"] == "train"}
+    trained = {row["prompt"][0]["content"] for row in read_rows(labels) if row["split"] == "train"}
     assert not asked & trained
 
 
 def test_the_control_has_the_same_levels_on_other_rows(comparison: Path, labels: Path) -> None:
-    rows, mixed = read_all(labels), read_all(comparison / "permuted")
+    rows, mixed = read_rows(labels), read_rows(comparison / "permuted")
     key = [sorted(r["levels"].items()) for r in rows if r["split"] == "train"]
     other = [sorted(r["levels"].items()) for r in mixed if r["split"] == "train"]
     assert sorted(key) == sorted(other)
@@ -114,8 +114,8 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "schema.json").write_bytes((labels / "schema.json").read_bytes())
-    rows = [{**row, "reward": 0.0} for row in read_all(labels)]
-    write(bad / "rows.jsonl", rows)
+    rows = [{**row, "reward": 0.0} for row in read_rows(labels)]
+    write_rows(rows, bad / "rows.jsonl")
     settings = tmp_path / "train.yaml"
     settings.write_text("max_steps: 1\nlora_r: 2\n")
     said = compare_command(

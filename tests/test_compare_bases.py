@@ -20,8 +20,8 @@ from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import load_scorer
 from steer.methods import METHODS
-from steer.rows import read_all
-from steer.rows.labelled import schema_of
+from steer.rows import read_rows
+from steer.rows.labelled import Labelled
 from steer.run_folder import read_json, write_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -76,7 +76,7 @@ def test_distance_is_measured_from_the_base_of_the_repetition(done: Path) -> Non
     """What a base answered is 0 nats from it, on every base."""
     for seed in range(2):
         (answers,) = done.glob(f"runs/base-seed{seed}/answers.jsonl")
-        assert all(row["logp"] == pytest.approx(row["ref_logp"], abs=1e-4) for row in read_all(answers))
+        assert all(row["logp"] == pytest.approx(row["ref_logp"], abs=1e-4) for row in read_rows(answers))
 
 
 def test_a_stage_in_front_is_gone_on_from_and_its_steps_are_counted(done: Path) -> None:
@@ -187,7 +187,7 @@ def of_rounds(labels: Path, folder: Path, policy: str, *, adapter: str, method: 
         root=folder,
         settings=settings,
         training=training,
-        schema=schema_of(str(labels)),
+        schema=Labelled.without_rows(str(labels)).schema,
         scorers={"scorer": load_scorer(GOLD)},
         key="",
     )

@@ -17,7 +17,7 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import Scorer
-from steer.rows import read_all
+from steer.rows import read_rows
 
 GOLD = "data_recipes.world_text:Gold"
 
@@ -39,7 +39,7 @@ def test_draws_are_counted_with_the_last_of_an_epoch_smaller(method: str, draws:
 
 def test_rows_beyond_the_limit_do_not_count(labels: Path, tmp_path: Path) -> None:
     found = shared(labels, tmp_path, "max_steps: 0\nlimit: 10\nbatch_size: 4\nnum_train_epochs: 2\n")
-    assert found.logs == [row for row in read_all(labels) if row["split"] == "train"][:10]
+    assert found.logs == [row for row in read_rows(labels) if row["split"] == "train"][:10]
     assert found.settings.max_steps == 2 * 3
 
 

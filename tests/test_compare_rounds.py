@@ -13,7 +13,7 @@ from steer.comparison.entry import Entry, Turns, cost, swept, unique
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.rows import prompt_key, read_all
+from steer.rows import prompt_key, read_rows
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -52,13 +52,13 @@ def test_one_loop_serves_all_numbers_of_rounds(done: CompareConfig, labels: Path
     assert [s["steps"] for s in (one, two, plain, again)] == [STEPS, 2 * STEPS, STEPS, 2 * STEPS]
     assert [s["drawn"] for s in (one, two, plain, again)] == [40, 80, 0, 9]
     assert [s["drawn_tokens"] for s in (one, two)] == [40 * TOKENS, 80 * TOKENS]
-    fresh = [len(read_all(out / "runs" / f / "fresh.jsonl")) for f in found]
+    fresh = [len(read_rows(out / "runs" / f / "fresh.jsonl")) for f in found]
     assert [again["scored"], one["scored"], two["scored"] - one["scored"]] == fresh
     assert one["family"] == two["family"]
     assert {f["name"] for f in report["frontiers"]} == {"raft", "conditional @ best"}
-    test = {prompt_key(row) for row in read_all(labels) if row["split"] == "test"}
-    assert all(prompt_key(row) not in test for f in found for row in read_all(out / "runs" / f / "fresh.jsonl"))
-    asked = [[r["prompt"] for r in read_all(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
+    test = {prompt_key(row) for row in read_rows(labels) if row["split"] == "test"}
+    assert all(prompt_key(row) not in test for f in found for row in read_rows(out / "runs" / f / "fresh.jsonl"))
+    asked = [[r["prompt"] for r in read_rows(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
     assert len(asked) == 4
     assert all(prompts == asked[0] for prompts in asked)
     assert "Every round, and every stage in front" in report["notes"][-1]

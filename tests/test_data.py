@@ -16,7 +16,7 @@ from data_recipes import duplicates, exports, layouts
 from data_recipes.scales import Scales
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
-from steer.rows import prompt_key, read_all
+from steer.rows import prompt_key, read_rows
 from steer.rows.command import data_command
 from steer.run_folder import read_json
 
@@ -49,10 +49,10 @@ def test_splits_are_by_prompt_and_do_not_depend_on_the_order(tmp_path: Path) -> 
     sides = []
     for i, some in enumerate((records, records[::-1])):
         data_command(DataConfig(put(tmp_path / f"{i}.jsonl", some), str(tmp_path / f"run{i}"), held_out=0.3))
-        sides.append({row["id"]: row["split"] for row in read_all(tmp_path / f"run{i}")})
+        sides.append({row["id"]: row["split"] for row in read_rows(tmp_path / f"run{i}")})
     assert sides[0] == sides[1]
     by_prompt: dict[str, set[str]] = {}
-    for row in read_all(tmp_path / "run0"):
+    for row in read_rows(tmp_path / "run0"):
         by_prompt.setdefault(prompt_key(row), set()).add(row["split"])
     assert all(len(found) == 1 for found in by_prompt.values())
     assert 30 <= sum(found == {"test"} for found in by_prompt.values()) <= 90  # .3 of 200, four sd either way
@@ -77,7 +77,7 @@ def test_duplicates_across_splits_leave_training_and_are_named(tmp_path: Path) -
     assert "left out: 1 rows that repeat another's prompt, response and scores" in said
     said = data_command(DataConfig(source, str(tmp_path / "near"), duplicates="near"))
     assert "left out: 1 training rows whose prompt is like that of a test row (0.8 or more)" in said
-    kept = {row["response"] for row in read_all(tmp_path / "near")}
+    kept = {row["response"] for row in read_rows(tmp_path / "near")}
     assert kept >= {"far"} | {r["response"] for r in test}
     assert not kept & {"same", "near"}
     left = [json.loads(line) for line in (tmp_path / "near" / "left_out.jsonl").read_text().splitlines()]
@@ -89,7 +89,7 @@ def test_duplicates_across_splits_leave_training_and_are_named(tmp_path: Path) -
     data_command(
         DataConfig(put(tmp_path / "turned.jsonl", [*test, *train[::-1]]), str(tmp_path / "turned"), duplicates="near")
     )
-    assert {row["response"] for row in read_all(tmp_path / "turned")} == kept
+    assert {row["response"] for row in read_rows(tmp_path / "turned")} == kept
 
 
 def test_the_same_prompt_on_both_sides_is_said(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_same_prompt_on_both_sides_is_said(tmp_path: Path) -> None:
     said = data_command(DataConfig(source, str(tmp_path / "run")))
     assert "warning: 1 prompts are in training and held out: --duplicates exact or near, or --resplit." in said
     data_command(DataConfig(source, str(tmp_path / "again"), resplit=True))
-    assert len({row["split"] for row in read_all(tmp_path / "again")}) == 1
+    assert len({row["split"] for row in read_rows(tmp_path / "again")}) == 1
 
 
 def test_similarity_is_the_exact_jaccard_of_word_triples() -> None:
@@ -121,16 +121,16 @@ def test_similarity_is_the_exact_jaccard_of_word_triples() -> None:
 def test_a_mixture_has_the_proportions_of_its_weights(tmp_path: Path) -> None:
     a, b = put(tmp_path / "a.jsonl", made(300, 1)), put(tmp_path / "b.jsonl", made(100, 2))
     data_command(DataConfig(a, str(tmp_path / "all"), mix=(b,)))
-    assert Counter(row["source"] for row in read_all(tmp_path / "all")) == {a: 300, b: 100}
+    assert Counter(row["source"] for row in read_rows(tmp_path / "all")) == {a: 300, b: 100}
     said = data_command(DataConfig(a, str(tmp_path / "half"), mix=(b,), weight=("1", "2")))
-    rows = read_all(tmp_path / "half")
+    rows = read_rows(tmp_path / "half")
     assert Counter(row["source"] for row in rows) == {a: 50, b: 100}
     assert "left out: 250 rows beyond their source's weight" in said
     turned = put(tmp_path / "turned.jsonl", made(300, 1)[::-1])
     data_command(DataConfig(turned, str(tmp_path / "turned"), mix=(b,), weight=("1", "2")))
-    assert {row["id"] for row in read_all(tmp_path / "turned")} == {row["id"] for row in rows}
+    assert {row["id"] for row in read_rows(tmp_path / "turned")} == {row["id"] for row in rows}
     data_command(DataConfig(a, str(tmp_path / "twice"), mix=(a,)))
-    assert len({row["id"] for row in read_all(tmp_path / "twice")}) == 600
+    assert len({row["id"] for row in read_rows(tmp_path / "twice")}) == 600
     for wrong in ("quality", "quality=5:1", "quality=1.2.3:5", "quality=a:b"):
         assert "wanted NAME=LOW:HIGH" in refusal(DataConfig(a, str(tmp_path / "x"), range=(wrong,)))
     assert "no row has a score 'qualty'; did you mean 'quality'?" in refusal(
@@ -150,10 +150,10 @@ def test_several_raters_of_a_response_become_one_row(tmp_path: Path) -> None:
     records.append({**axis, "summary": {"text": "Other", "axes": {"overall": 1}}})
     source = put(tmp_path / "axis.json", records)
     data_command(DataConfig(source, str(tmp_path / "single")))
-    assert len(read_all(tmp_path / "single")) == 4
+    assert len(read_rows(tmp_path / "single")) == 4
     said = data_command(DataConfig(source, str(tmp_path / "run"), merge_raters=True))
     assert "merged: 2 rows into others with the same prompt and response, as further raters" in said
-    first, other = read_all(tmp_path / "run")
+    first, other = read_rows(tmp_path / "run")
     assert first["scores"] == {"overall": 5.0, "accuracy": 5.0}
     assert first["raters"] == {"overall": [3.0, 6.0, 6.0], "accuracy": [5.0, None, None]}
     assert (other["scores"], "raters" in other) == ({"overall": 1.0}, False)
@@ -164,7 +164,7 @@ def test_columns_of_any_name_by_map(tmp_path: Path) -> None:
     path.write_text('question,answer,judged\nHi,Hello,"{""stars"": 4}"\nYou?,Fine,"{""stars"": 5}"\n')
     columns = ("prompt=question", "response=answer quality=judged.stars")
     data_command(DataConfig(str(path), str(tmp_path / "run"), map=columns))
-    assert [row["scores"] for row in read_all(tmp_path / "run")] == [{"quality": 4.0}, {"quality": 5.0}]
+    assert [row["scores"] for row in read_rows(tmp_path / "run")] == [{"quality": 4.0}, {"quality": 5.0}]
     wrong = (*columns[:1], "response=answer quality=judged.star")
     said = refusal(DataConfig(str(path), str(tmp_path / "x"), map=wrong))
     assert said == "--map quality: no record has anything at 'judged.star'."
@@ -178,7 +178,7 @@ def test_bare_texts_get_a_prompt_and_both_sides(tmp_path: Path) -> None:
         source, str(tmp_path / "run"), map=("response=text", "joy=joy"), default_prompt="Write a sentence."
     )
     assert "warning" not in data_command(config)
-    rows = read_all(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert {row["prompt"][0]["content"] for row in rows} == {"Write a sentence."}
     assert Counter(row["split"] for row in rows).keys() == {"train", "test"}
 
@@ -207,7 +207,7 @@ def test_bad_rows_are_refused_with_their_place_or_skipped_and_named(tmp_path: Pa
     remedy = "Write what was answered, or remove the row. Or skip what cannot be used: --bad skip."
     assert said == f"{path}:2: column 'response': is blank. {remedy}"
     said = data_command(DataConfig(str(path), str(tmp_path / "run"), range=("quality=1:5",), bad="skip", held_out=0))
-    assert [row["response"] for row in read_all(tmp_path / "run")] == ["one", "four", "five", "ten", "last"]
+    assert [row["response"] for row in read_rows(tmp_path / "run")] == ["one", "four", "five", "ten", "last"]
     assert said.endswith("data: 5 rows in, 5 out, 10 skipped; 5 for training, 0 held out.")
     assert "quality  2 scores from 1 to 4, 3 unknown" in said
     left = [json.loads(line)["why"] for line in (tmp_path / "run" / "left_out.jsonl").read_text().splitlines()]
@@ -239,7 +239,7 @@ def test_a_packed_file_cut_short_is_refused_or_used_as_far_as_it_goes(tmp_path: 
     said = refusal(DataConfig(str(path), str(tmp_path / "run")))
     assert "cannot be unpacked (the packed data ends too early). Copy or download it again." in said
     data_command(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
-    rows = read_all(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert 100 < len(rows) < 6_000
     assert [row["response"] for row in rows] == [r["response"] for r in records[: len(rows)]]
 
@@ -260,7 +260,7 @@ def test_a_line_without_an_end(tmp_path: Path, suffix: str, monkeypatch: pytest.
     said = refusal(DataConfig(str(path), str(tmp_path / "run")))
     assert said.startswith(f"{path}:{number}: the line is longer than 0.000953674 MiB. Write one row a line")
     data_command(DataConfig(str(path), str(tmp_path / "run"), bad="skip"))
-    assert [row["response"] for row in read_all(tmp_path / "run")] == [rows[0]["response"], rows[2]["response"]]
+    assert [row["response"] for row in read_rows(tmp_path / "run")] == [rows[0]["response"], rows[2]["response"]]
 
 
 def test_an_array_on_one_line_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_an_array_on_one_line_may_be_long(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(streams, "MAX_LINE", 1000)
     (tmp_path / "log.json").write_text(json.dumps(made(20)))
     data_command(DataConfig(str(tmp_path / "log.json"), str(tmp_path / "run")))
-    assert len(read_all(tmp_path / "run")) == 20
+    assert len(read_rows(tmp_path / "run")) == 20
 
 
 def test_a_quote_that_never_closes_does_not_eat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,10 +349,10 @@ def test_pairs_survive_the_preference_export(tmp_path: Path) -> None:
              for i in range(50)]  # fmt: skip
     config = DataConfig(put(tmp_path / "pairs.jsonl", pairs), str(tmp_path / "run"), export=("trl-preference",))
     said = data_command(config)
-    train, test = ([r for r in read_all(tmp_path / "run") if r["split"] == side] for side in ("train", "test"))
+    train, test = ([r for r in read_rows(tmp_path / "run") if r["split"] == side] for side in ("train", "test"))
     assert f"exported: trl-preference, {len(train) // 2} train, {len(test) // 2} test" in said
     for side, rows in (("train", train), ("test", test)):
-        assert read_all(tmp_path / "run" / "trl-preference" / f"{side}.jsonl") == rows
+        assert read_rows(tmp_path / "run" / "trl-preference" / f"{side}.jsonl") == rows
     only = DataConfig(config.source, str(tmp_path / "train"), export=("trl-preference",), held_out=0)
     assert "exported: trl-preference, 50 train, 0 test" in data_command(only)
     assert [path.name for path in (tmp_path / "train" / "trl-preference").iterdir()] == ["train.jsonl"]
@@ -416,7 +416,7 @@ def test_a_batch_of_requests_and_results(tmp_path: Path) -> None:
     assert "result 'b' has no request. Name the file that was sent with --requests" in refusal(config)
     requests = put(tmp_path / "in.jsonl", [asked(name) for name in "ab"])
     data_command(DataConfig(config.source, config.output, requests=requests))
-    assert {row["id"]: row["response"] for row in read_all(tmp_path / "run")} == {"a": "aa", "b": "bb"}
+    assert {row["id"]: row["response"] for row in read_rows(tmp_path / "run")} == {"a": "aa", "b": "bb"}
 
 
 # name -> (settings, records that were recognised, rows out, skipped, attributes)
@@ -441,7 +441,7 @@ def test_real_files_from_end_to_end(name: str, shared: Path, tmp_path: Path) -> 
     done = read_json(tmp_path / "run" / "done.json")
     assert (sum(done["layouts"].values()), done["rows"]) == (records, rows)
     assert f"{rows} rows in, {rows} out, {skipped} skipped; " in said
-    found = read_all(tmp_path / "run")
+    found = read_rows(tmp_path / "run")
     assert {n for row in found for n in row["scores"]} == attributes
     sides = Counter(row["split"] for row in found)
     assert 0.07 < sides["test"] / rows < 0.21

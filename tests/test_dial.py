@@ -24,7 +24,7 @@ from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.command import fit_command, label_command
 from steer.models.policy import Policy, load_policy
-from steer.rows import Row, prompt_key, read_all, write
+from steer.rows import Row, prompt_key, read_rows, write_rows
 from steer.rows.command import data_command
 from steer.rows.schema import factorial
 from steer.training.command import train_command
@@ -65,7 +65,7 @@ def turned(loaded: Policy, labels: Path, size: int = 400) -> dict[str, Any]:
     jobs = [Request(prompts[i % len(prompts)], aim) for i, aim in enumerate(aims)]
     at = [Gold.attributes.index(n) for n in NAMES]
     obtained = Gold().score(answers(loaded, jobs))[:, at]
-    logs = Gold().score(read_all(labels))[:, at]
+    logs = Gold().score(read_rows(labels))[:, at]
     return controllability(
         [[aim[n] for n in NAMES] for aim in aims],
         obtained,
@@ -85,9 +85,9 @@ def test_targets_are_obtained_and_shuffled_labels_move_nothing(world: Path) -> N
         assert figures["spearman"]["mean"] >= 0.7, name
         assert figures["span_ratio"]["mean"] >= 0.6, name
 
-    rows = read_all(labels)
+    rows = read_rows(labels)
     order = np.random.default_rng(0).permutation(len(rows))
-    write(world / "shuffled" / "rows.jsonl", ({**row, "levels": rows[i]["levels"]} for row, i in zip(rows, order)))
+    write_rows(({**row, "levels": rows[i]["levels"]} for row, i in zip(rows, order)), world / "shuffled" / "rows.jsonl")
     (world / "shuffled" / "schema.json").write_bytes((labels / "schema.json").read_bytes())
     # Half as long: what labels that say nothing teach is noise from the first step on.
     for name, figures in turned(policy(world, world / "shuffled", "control", 0.5), labels).items():

@@ -12,7 +12,7 @@ from steer.config.conditioning import TargetsConfig
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
 from steer.labelling.command import fit_command, label_command
-from steer.rows import write
+from steer.rows import write_rows
 from steer.rows.command import data_command
 from steer.rows.directions import doubts, of_name, unlearned
 from steer.rows.schema import Attribute, Schema
@@ -50,7 +50,7 @@ def logs(path: Path) -> str:
         rows.append(
             {"id": str(i), "prompt": [{"role": "user", "content": f"p{i // 2}"}], "response": said, "scores": scores}
         )
-    write(path, rows)
+    write_rows(rows, path)
     return str(path)
 
 
@@ -110,7 +110,7 @@ def test_label_says_that_an_attribute_without_signal_is_in_the_reward(tmp_path: 
         }
         for i in range(80)
     ]
-    write(tmp_path / "rows.jsonl", rows)
+    write_rows(rows, tmp_path / "rows.jsonl")
     source, scorer = str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")
     assert "--neither quality leaves them out" in fit_command(FitConfig(source, scorer))
     assert "--neither quality leaves" in label_command(
@@ -124,7 +124,7 @@ def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Pat
     rows = [
         {"id": f"{i}", "prompt": f"p {i}", "response": f"r {'x ' * (i % 3)}", "quality": 2 + i % 3} for i in range(60)
     ]
-    write(tmp_path / "raw.jsonl", rows)
+    write_rows(rows, tmp_path / "raw.jsonl")
     raw = str(tmp_path / "raw.jsonl")
     line = "scale, *guessed* from what occurs: quality 2 to 4."
     assert line in label_command(LabelConfig(raw, str(tmp_path / "labels")))

@@ -16,13 +16,13 @@ from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
 from steer.models.tokenization import Tokens
-from steer.rows import Row, read_all, read_back
+from steer.rows import Row, read_back, read_rows
 
 
 @pytest.fixture(scope="module")
 def rows(labels: Path) -> list[Row]:
     """Logged responses as if drawn at the level of verbosity that they have."""
-    return [{**r, "target": {"verbosity": r["levels"]["verbosity"]}} for r in read_all(labels)[:6]]
+    return [{**r, "target": {"verbosity": r["levels"]["verbosity"]}} for r in read_rows(labels)[:6]]
 
 
 def test_guidance_of_one_and_none_are_the_two_branches(policy: Policy, rows: list[Row]) -> None:

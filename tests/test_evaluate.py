@@ -19,7 +19,7 @@ from steer.evaluation.command import evaluate_command
 from steer.evaluation.evaluate import evaluate
 from steer.generation.command import generate_command
 from steer.models.policy import load_policy
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 
@@ -203,7 +203,7 @@ def test_rows_of_generate_have_a_dial(labels: Path, trained: Path, tmp_path: Pat
     evaluate_command(EvaluateConfig((str(tmp_path / "drawn"),), str(tmp_path / "out"), str(labels), GOLD, **SMALL))
     (dial,) = read_json(tmp_path / "out" / "report.json")["dials"]
     assert [m["target"] for m in dial["result"]["attributes"]["verbosity"]["means"]] == [0, 4]
-    assert dial["result"]["n"] == len(read_all(tmp_path / "drawn"))
+    assert dial["result"]["n"] == len(read_rows(tmp_path / "drawn"))
 
 
 def test_one_name_twice_is_two_seeds(labels: Path, base: Path, trained: Path, tmp_path: Path) -> None:

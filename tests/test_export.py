@@ -31,8 +31,8 @@ from steer.generation.settings import Sampling
 from steer.models.card import Card
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens, prompt_text
-from steer.rows import read_all
-from steer.rows.labelled import schema_of
+from steer.rows import read_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
 from steer.serve import wire
 from steer.serve.wire import ApiError, CompletionRequest
@@ -73,7 +73,7 @@ def test_a_server_reads_what_training_read(policy: Path, exported: Path, labels:
     ours, tokenizer = load_policy(str(policy)), AutoTokenizer.from_pretrained(exported)
     assert ours.card is not None
     assert ours.card.schema is not None
-    rows = [r for r in read_all(labels) if r["split"] == "train"][:40]
+    rows = [r for r in read_rows(labels) if r["split"] == "train"][:40]
     tokens = Tokens(rows, ours.tokenizer)
     conditioning = Conditioning(ours.card.schema, ours.card.attributes)
     for i, row in enumerate(rows):
@@ -368,7 +368,7 @@ def test_rows_for_trl_say_the_same(labels: Path, base: Path, tmp_path: Path) -> 
     assert (
         export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(base), attribute_dropout=0.3)) == said
     )
-    rows, schema = read_all(labels), schema_of(str(labels))
+    rows, schema = read_rows(labels), Labelled.without_rows(str(labels)).schema
     chosen = [r for r in rows if r["split"] == "train"]
     lines = [json.loads(x) for x in (tmp_path / "out" / "data" / "train.jsonl").read_text().splitlines()]
     held = (tmp_path / "out" / "data" / "test.jsonl").read_text().splitlines()
@@ -396,7 +396,7 @@ def test_rows_for_trl_say_the_same(labels: Path, base: Path, tmp_path: Path) -> 
 
 
 def test_rows_for_trl_leave_out_what_was_cut_off(labels: Path, base: Path, tmp_path: Path) -> None:
-    rows = read_all(labels)
+    rows = read_rows(labels)
     rows[0] |= {"finished": False}
     rows[1] |= {"finished": True}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -29,9 +29,9 @@ from steer.labelling.scorer import load_scorer
 from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.options import resolve
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.command import data_command
-from steer.rows.labelled import labelled_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -87,7 +87,7 @@ def test_values_of_parquet_that_cannot_be_read_are_one_sentence(tmp_path: Path, 
     with pytest.raises(
         SteerError, match=r"rows\.parquet: row 1: (holds a value that cannot be read|column 'raw': cannot)"
     ):
-        read_all(path)
+        read_rows(path)
 
 
 def test_a_target_of_an_attribute_with_one_score_is_certain(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_target_of_an_attribute_with_one_score_is_certain(tmp_path: Path) -> N
     assert level_probability(Attribute("q", 3, 3, shown=("0",), centres=(3.0,), counts=(4,)), 3.0, 0) == 1.0
     rows = written(tmp_path, *({**ROW, "prompt": f"p{i}", "scores": {"q": 3}, "target": {"q": 0}} for i in range(20)))
     label_command(LabelConfig(rows, str(tmp_path / "labels")))
-    assert {row["likelihood"] for row in read_all(tmp_path / "labels")} == {0.0}
+    assert {row["likelihood"] for row in read_rows(tmp_path / "labels")} == {0.0}
 
 
 def test_a_target_at_a_level_that_does_not_exist_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_a_target_at_a_level_that_does_not_exist_is_refused_before_anything_is_w
 
 def test_levels_of_rows_that_the_schema_beside_them_lacks_are_refused(labels: Path, tmp_path: Path) -> None:
     shutil.copytree(labels, tmp_path / "labels")
-    rows = read_all(labels)
+    rows = read_rows(labels)
     name = next(iter(rows[0]["levels"]))
     rows[0]["levels"][name] = 99
     written(tmp_path / "labels", *rows)
     with pytest.raises(SteerError, match=rf"row '.+': the level 99 of '{name}' does not exist"):
-        labelled_rows(str(tmp_path / "labels"))
+        Labelled.read(str(tmp_path / "labels"))
 
 
 @pytest.mark.parametrize(

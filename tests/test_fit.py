@@ -19,7 +19,7 @@ from steer.labelling.command import fit_command, label_command
 from steer.labelling.fit import fit
 from steer.labelling.label import label
 from steer.labelling.scorer import load_scorer
-from steer.rows import read_all, write
+from steer.rows import read_rows, write_rows
 from steer.rows.command import data_command
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
@@ -49,7 +49,7 @@ def test_every_model_that_is_fitted_has_settings_and_stands_in_the_help() -> Non
 def test_fit_writes_tables_schema_card_and_the_hash_of_its_rows(logs: Path, scorer: Path) -> None:
     done, card = read_json(scorer / "done.json"), (scorer / "README.md").read_text()
     assert [f["attribute"] for f in done["report"]] == [f["attribute"] for f in done["tested"]]
-    assert done["tested"][0]["n"] == sum(row["split"] == "test" for row in read_all(logs))
+    assert done["tested"][0]["n"] == sum(row["split"] == "test" for row in read_rows(logs))
     for text in (done["data"], "| verbosity | 0 | 4 | neither |", "out of fold, split by prompt:", "quantile"):
         assert text in card
     assert "Spearman with verbosity" in done["summary"]
@@ -57,8 +57,8 @@ def test_fit_writes_tables_schema_card_and_the_hash_of_its_rows(logs: Path, scor
     again = scorer.parent / "again"
     fit_command(FitConfig(str(logs), str(again), debias="verbosity"))
     assert read_json(again / "done.json")["files"] == done["files"]
-    changed = [{**row, "response": row["response"] + "!"} if i == 0 else row for i, row in enumerate(read_all(logs))]
-    write(scorer.parent / "changed.jsonl", changed)
+    changed = [{**row, "response": row["response"] + "!"} if i == 0 else row for i, row in enumerate(read_rows(logs))]
+    write_rows(changed, scorer.parent / "changed.jsonl")
     fit_command(FitConfig(str(scorer.parent / "changed.jsonl"), str(scorer.parent / "other")))
     assert read_json(scorer.parent / "other" / "done.json")["data"] != done["data"]
 
@@ -97,15 +97,15 @@ def test_several_raters_give_a_ceiling(logs: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
         {**row, "raters": {n: [s + d for d in rng.normal(0, 0.5, 3)] for n, s in row["scores"].items()}}
-        for row in read_all(logs)
+        for row in read_rows(logs)
     ]
-    write(tmp_path / "rows.jsonl", rows)
+    write_rows(rows, tmp_path / "rows.jsonl")
     said = fit_command(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "s")))
     assert "ceiling" in said
     found = read_json(tmp_path / "s" / "done.json")["report"][0]
     assert found["raters"] == 3
     assert 0.8 < found["human"] < found["ceiling"] < 1
-    write(tmp_path / "bad.jsonl", [{**rows[0], "raters": {"helpfulness": 3}}, *rows[1:]])
+    write_rows([{**rows[0], "raters": {"helpfulness": 3}}, *rows[1:]], tmp_path / "bad.jsonl")
     with pytest.raises(SteerError, match="column 'raters': attribute 'helpfulness' holds 3"):
         fit_command(FitConfig(str(tmp_path / "bad.jsonl"), str(tmp_path / "t"), held_out=0))
 
@@ -133,7 +133,7 @@ def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path
     said = fit_command(FitConfig(str(logs), str(tmp_path / "s"), kind="embeddings", set=settings, limit=120))
     assert " truncated. Scorer" in said
     said = label_command(LabelConfig(str(logs), str(tmp_path / "l"), scorer=str(tmp_path / "s"), min_support=1))
-    rows = read_all(tmp_path / "l")
+    rows = read_rows(tmp_path / "l")
     cut = sum(row["truncated"] for row in rows)
     assert 0 < cut < 300
     assert f"; {cut} truncated; scorer embeddings:" in said
@@ -143,10 +143,10 @@ def test_rows_that_a_scorer_cannot_read_whole_are_flagged_and_counted(tiny: Path
 
 
 def test_human_scores_can_be_preferred_and_stay_beside_the_predicted(logs: Path, scorer: Path, tmp_path: Path) -> None:
-    rows = [{**row, "scores": row["scores"] if i % 2 else {}} for i, row in enumerate(read_all(logs))]
-    write(tmp_path / "half.jsonl", rows)
+    rows = [{**row, "scores": row["scores"] if i % 2 else {}} for i, row in enumerate(read_rows(logs))]
+    write_rows(rows, tmp_path / "half.jsonl")
     label_command(LabelConfig(str(tmp_path / "half.jsonl"), str(tmp_path / "l"), scorer=str(scorer), prefer="human"))
-    for before, row in zip(rows, read_all(tmp_path / "l"), strict=True):
+    for before, row in zip(rows, read_rows(tmp_path / "l"), strict=True):
         assert row["scores"] == before["scores"]
         used = row["scores"] or row["predicted"]
         assert row["levels"]["warmth"] == int(np.clip(np.floor(used["warmth"] + 0.5), 0, 4))
@@ -157,7 +157,7 @@ def test_the_histogram_names_what_is_common_empty_and_never_together(tmp_path: P
         {"id": str(i), "prompt": [{"role": "user", "content": f"p{i}"}], "response": "x", "scores": {"a": a, "b": b}}
         for i, (a, b) in enumerate([(0, 0)] * 6 + [(1, 3)] * 5 + [(0, 1)] * 5)
     ]
-    write(tmp_path / "rows.jsonl", rows)
+    write_rows(rows, tmp_path / "rows.jsonl")
     said = label_command(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "l"), held_out=0))
     assert "3 of 8 combinations of levels have 5 rows or more; empty: b=2." in said
     assert "commonest: a=0 b=0: 6; a=0 b=1: 5; a=1 b=3: 5." in said
@@ -186,7 +186,7 @@ def test_a_quality_that_is_length_adds_nothing_in_scripts_without_spaces_too(bet
         score = float(np.clip(round(3 + better * (size - 31) / 12 + rng.normal(0, 0.7)), 1, 5))
         prompt = [{"role": "user", "content": f"p{i // 2}"}]
         rows.append({"id": str(i), "prompt": prompt, "response": said, "scores": {"quality": score}})
-    write(tmp_path / "rows.jsonl", rows)
+    write_rows(rows, tmp_path / "rows.jsonl")
     said = fit_command(FitConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")))
     (found,) = read_json(tmp_path / "scorer" / "done.json")["report"]
     assert abs(found["length_alone"]) > 0.7
@@ -195,7 +195,7 @@ def test_a_quality_that_is_length_adds_nothing_in_scripts_without_spaces_too(bet
 
 
 def test_the_command_is_a_doorway_on_fit(logs: Path, scorer: Path, tmp_path: Path) -> None:
-    rows = read_all(logs)
+    rows = read_rows(logs)
     found = fit(str(logs), debias="verbosity")
     saved = fit(str(logs), debias="verbosity", folder=tmp_path / "api")
     by_command = load_scorer(str(scorer))

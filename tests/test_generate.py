@@ -26,7 +26,7 @@ from steer.labelling.obtained import side_by_side
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.schema import Schema
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
@@ -215,8 +215,8 @@ def test_shards_resume_to_the_same_rows(trained: Path, labels: Path, tmp_path: P
         (tmp_path / "done.json").unlink()
         assert ask(trained, limit=140, max_new_tokens=6, **more) == summary
         assert (tmp_path / "rows.jsonl").read_bytes() == whole
-    rows = read_all(tmp_path)
-    asked = {r["id"]: r for r in read_all(labels)}
+    rows = read_rows(tmp_path)
+    asked = {r["id"]: r for r in read_rows(labels)}
     assert "generate: 140 prompts x 2 targets x 2 in, " in summary
     assert f"{len(rows)} out, {560 - len(rows)} empty skipped, " in summary
     schema = Schema.load(labels / "schema.json")
@@ -232,7 +232,7 @@ def test_prompts_come_from_a_text_file_line_by_line(trained: Path, tmp_path: Pat
     (tmp_path / "prompts.txt").write_text(f"what is honey?\n\n{odd}\nwhat is honey?\n", encoding="utf-8")
     summary = ask(trained, prompt=(), input=str(tmp_path / "prompts.txt"), output=str(tmp_path / "run"), n=3)
     assert summary.startswith("generate: 2 prompts x 1 targets x 3 in, ")
-    rows = read_all(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert {r["prompt"][0]["content"] for r in rows} == {"what is honey?", odd}
 
 
@@ -287,7 +287,7 @@ def test_the_best_of_several_is_kept(trained: Path, tmp_path: Path) -> None:
     reward = rewarder(load_scorer(gold), schema)
     every = [json.loads(line) for line in (tmp_path / "6" / "parts" / "00000.jsonl").read_text().splitlines()]
     scores = reward(every)
-    kept = {row["id"] for row in read_all(tmp_path / "6")}
+    kept = {row["id"] for row in read_rows(tmp_path / "6")}
     best = {every[max(range(i, i + 6), key=scores.__getitem__)]["id"] for i in range(0, len(every), 6)}
     assert len(every) == 2 * 2 * 2 * 6
     assert kept <= best
@@ -315,7 +315,7 @@ def test_what_was_obtained_is_shown_beside_the_target(trained: Path, labels: Pat
     more = {"input": str(labels), "prompt": (), "output": str(tmp_path / "run"), "limit": 12, "n": 2}
     said = ask(trained, target=("verbosity=0",), score=True, scorer=gold, max_new_tokens=30, **more)
     assert said.startswith("asked for | obtained, mean score")
-    rows = read_all(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     scorer, schema = load_scorer(gold), Schema.load(labels / "schema.json")
     exact = scorer.score(rows, ["verbosity"])[:, 0]
     assert [r["predicted"]["verbosity"] for r in rows] == pytest.approx(exact.tolist(), abs=1e-4)
@@ -335,7 +335,7 @@ def test_the_nearest_to_the_target_of_several_is_kept(trained: Path, tmp_path: P
     assert schema is not None
     at = schema["verbosity"].position(load_scorer(gold).score(every, ["verbosity"])[:, 0])
     best = [min(range(i, i + 5), key=lambda j: abs(at[j] - 1)) for i in (0, 5)]
-    assert [r["id"] for r in read_all(tmp_path / "run")] == [every[i]["id"] for i in best]
+    assert [r["id"] for r in read_rows(tmp_path / "run")] == [every[i]["id"] for i in best]
     with pytest.raises(SteerError, match=r"does not score verbosity of the target\."):
         ask(trained, target=("verbosity=1",), best_of=2, rerank="target", scorer="countable:words")
 
@@ -379,10 +379,10 @@ def test_the_command_is_a_doorway_on_generate(trained: Path, policy: Policy, lab
     more: Any = {"n": 2, "best_of": 2, "scorer": gold, "score": True, "max_new_tokens": 12, "split": "test", "limit": 6}
     target = ("best", "verbosity=0")
     summary = ask(trained, prompt=(), input=str(labels), output=str(tmp_path / "run"), target=target, **more)
-    rows = generate(policy, read_all(labels), targets=target, folder=tmp_path / "api" / "run", **more)
+    rows = generate(policy, read_rows(labels), targets=target, folder=tmp_path / "api" / "run", **more)
     assert len(rows) == 6 * 2 * 2
     good = [row for row in rows if row["response"].strip()]
-    assert read_all(tmp_path / "run") == read_all(tmp_path / "api" / "run") == read_all(good)
+    assert read_rows(tmp_path / "run") == read_rows(tmp_path / "api" / "run") == read_rows(good)
     assert (
         f"6 prompts x 2 targets x 2 in, {len(good)} out (each the best of 2), {len(rows) - len(good)} empty" in summary
     )

@@ -18,8 +18,8 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_all
-from steer.rows.labelled import schema_of
+from steer.rows import read_rows
+from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 from steer.training.command import train_command
 from steer.training.references import cache_folder
@@ -40,8 +40,8 @@ def test_the_held_out_loss_is_that_of_transformers_under_whole_conditions(
     labels: Path, base: Path, tmp_path: Path
 ) -> None:
     train_command(config(labels, base, tmp_path, eval_steps=4, lora_dropout=0.5, micro_batch_tokens=500))
-    policy, schema = load_policy(str(tmp_path)), schema_of(str(labels))
-    rows = [r for r in read_all(labels) if r["split"] == "test"]
+    policy, schema = load_policy(str(tmp_path)), Labelled.without_rows(str(labels)).schema
+    rows = [r for r in read_rows(labels) if r["split"] == "test"]
     tokens, total, count = Tokens(rows, policy.tokenizer), 0.0, 0
     policy.model.eval()
     for row in rows:
@@ -120,8 +120,8 @@ def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, 
     setup = config(labels, base, tmp_path / "run", **more)
     said = train_command(replace(setup, dry_run=True))
     assert not (tmp_path / "run").exists()
-    rows = [r for r in read_all(labels) if r["split"] == "train"]
-    schema, tokens = schema_of(str(labels)), Tokens(rows, load_policy(str(base)).tokenizer)
+    rows = [r for r in read_rows(labels) if r["split"] == "train"]
+    schema, tokens = Labelled.without_rows(str(labels)).schema, Tokens(rows, load_policy(str(base)).tokenizer)
     lengths = [tokens.length(r, render(r["levels"], schema, schema.own)) for r in rows]
     train_command(setup)
     facts = read_json(tmp_path / "run" / "done.json")

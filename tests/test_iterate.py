@@ -23,7 +23,7 @@ from steer.iteration.goals import goals, pareto
 from steer.iteration.iterate import iterate, training_of
 from steer.models.card import Card
 from steer.models.policy import load_policy
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json
@@ -70,22 +70,22 @@ def rounds(labels: Path, tiny: Path, policy: Path, tmp_path_factory: pytest.Temp
 
 def test_fresh_rows_carry_the_levels_they_obtained_not_those_they_were_asked_for(rounds: Path, labels: Path) -> None:
     schema = Schema.load(labels / "schema.json")
-    fresh = read_all(at(rounds, 1) / "fresh.jsonl")
+    fresh = read_rows(at(rounds, 1) / "fresh.jsonl")
     obtained = [schema.levels(dict(zip(Gold.attributes, map(float, s)))) for s in Gold().score(fresh)]
     assert [{n: row["levels"][n] for n in schema.own} for row in fresh] == obtained
     assert any({n: row["levels"][n] for n in row["target"]} != row["target"] for row in fresh)
 
 
 def test_every_round_adds_its_rows_to_all_earlier_ones(rounds: Path, labels: Path) -> None:
-    counts = [len(read_all(labels))] + [len(read_all(at(rounds, i) / "rows")) for i in (1, 2)]
-    fresh = [len(read_all(at(rounds, i) / "fresh.jsonl")) for i in (1, 2)]
+    counts = [len(read_rows(labels))] + [len(read_rows(at(rounds, i) / "rows")) for i in (1, 2)]
+    fresh = [len(read_rows(at(rounds, i) / "fresh.jsonl")) for i in (1, 2)]
     assert counts == [counts[0], counts[0] + fresh[0], counts[0] + sum(fresh)]
     assert [f["rows"] for f in read_json(rounds / "done.json")["rounds"]] == counts
 
 
 def test_the_support_is_counted_anew(rounds: Path, labels: Path) -> None:
     before, after = (Schema.load(p / "schema.json") for p in (labels, at(rounds, 2) / "rows"))
-    fresh = sum(len(read_all(at(rounds, i) / "fresh.jsonl")) for i in (1, 2))
+    fresh = sum(len(read_rows(at(rounds, i) / "fresh.jsonl")) for i in (1, 2))
     assert sum(after.cells.values()) == sum(before.cells.values()) + fresh
     assert [a.edges for a in after.attributes] == [a.edges for a in before.attributes]
 
@@ -125,8 +125,8 @@ def test_what_is_not_above_the_logs_is_left_out(
 ) -> None:
     how = replace(config(labels, tiny, policy, tmp_path / "rounds"), rounds=1, keep_above=0.7, goals="pareto")
     iterate_command(how)
-    fresh = read_all(at(tmp_path / "rounds", 1) / "fresh.jsonl")
-    logs = [r for r in read_all(labels) if r["split"] == "train"]
+    fresh = read_rows(at(tmp_path / "rounds", 1) / "fresh.jsonl")
+    logs = [r for r in read_rows(labels) if r["split"] == "train"]
     signs = np.array([1, 1, 0, 1, -1])
     edges = np.quantile(Gold().score(logs) * signs, 0.7, axis=0)
     assert all(((Gold().score([r])[0] * signs > edges) & (signs != 0)).any() for r in fresh)
@@ -177,11 +177,11 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
         )
     )
     assert "at best" not in said
-    fresh = [read_all(at(output, i) / "fresh.jsonl") for i in (1, 2)]
+    fresh = [read_rows(at(output, i) / "fresh.jsonl") for i in (1, 2)]
     assert all(row["target"] == {} and row["response"] for rows in fresh for row in rows)
     assert len({row["group"] for row in fresh[0]}) < len(fresh[0])
-    seen = [{row["id"] for row in read_all(at(output, i) / "rows")} for i in (1, 2)]
-    logs, one, two = ({row["id"] for row in rows} for rows in (read_all(labels), *fresh))
+    seen = [{row["id"] for row in read_rows(at(output, i) / "rows")} for i in (1, 2)]
+    logs, one, two = ({row["id"] for row in rows} for rows in (read_rows(labels), *fresh))
     assert seen == {"all": [logs | one, logs | one | two], "rounds": [one, one | two], "last": [one, two]}[pool]
     assert read_json(at(output, 2) / "policy" / "steer.json")["method"] == method
 
@@ -208,7 +208,7 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
     iterate_command(replace(plain, relative_levels=True))
     for number in (1, 2):
         folder = at(output, number)
-        schema, rows = Schema.load(folder / "rows" / "schema.json"), read_all(folder / "rows")
+        schema, rows = Schema.load(folder / "rows" / "schema.json"), read_rows(folder / "rows")
         train_command = [row for row in rows if row["split"] == "train"]
         for name in schema.own:
             scores = sorted(row["predicted"][name] for row in train_command)
@@ -235,7 +235,7 @@ def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, po
     other = tmp_path / "labels"
     shutil.copytree(labels, other)
     text = (other / "rows.jsonl").read_text()
-    (other / "rows.jsonl").write_text(text.replace(read_all(labels)[0]["scorer"], "linear:other"))
+    (other / "rows.jsonl").write_text(text.replace(read_rows(labels)[0]["scorer"], "linear:other"))
     with pytest.raises(SteerError, match=r"--relative-levels: row '.*' was labelled by linear:other, fresh ones by"):
         iterate_command(replace(config(other, tiny, policy, tmp_path / "rounds"), relative_levels=True))
 

@@ -21,8 +21,8 @@ from steer.iteration.rounds import Rounds
 from steer.iteration.watch import figures, measured
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.policy import load_policy
-from steer.rows import Row, write
-from steer.rows.labelled import Labelled, schema_of
+from steer.rows import Row, write_rows
+from steer.rows.labelled import Labelled
 from steer.run_folder import write_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -41,7 +41,7 @@ def planned(how: IterateConfig, annotator: Scorer | None = None) -> Rounds:
         root=Path(how.output),
         settings=how,
         training=training_of(how.rows, how.model, "", how),
-        schema=schema_of(how.rows),
+        schema=Labelled.without_rows(how.rows).schema,
         scorers={"scorer": gold, "gold": gold} | ({"annotator": annotator} if annotator else {}),
         key="key",
     )
@@ -80,7 +80,7 @@ def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
     monkeypatch.setattr(round, "train_command", train)
     fresh = [{**row, "id": f"fresh:{row['id']}"} for row in plan.logs[:30]]
     for number, part in ((1, fresh[:25]), (2, fresh[25:])):
-        write(plan.folder(number) / "fresh.jsonl", part)
+        write_rows(part, plan.folder(number) / "fresh.jsonl")
         run_round(plan, number)
     first, ids = [row["id"] for row in plan.logs[:logged]], [row["id"] for row in fresh]
     assert trained == [first + ids[:25], first + ids]
@@ -121,13 +121,13 @@ def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     def drawn(policy: Any, asked: Any, folder: Path, *_: Any) -> list[Row]:
         others = plan.logs if folder.parent == plan.folder(1) else plan.logs[5:]
         rows = [{**job.row, "response": other["response"], "finished": True} for job, other in zip(asked.jobs, others)]
-        write(folder / "answers.jsonl", rows)
+        write_rows(rows, folder / "answers.jsonl")
         return rows
 
     monkeypatch.setattr(rounds, "load_policy", lambda name, **how: policy)
     monkeypatch.setattr(rounds, "load_scorer", lambda folder: Scorer("reversed", Gold.attributes, Reversed()))
     monkeypatch.setattr(watch, "drawn", drawn)
-    write(plan.folder(1) / "rows" / "rows.jsonl", plan.logs)
+    write_rows(plan.logs, plan.folder(1) / "rows" / "rows.jsonl")
     write_json(plan.folder(1) / "policy" / "done.json", {"steps": 1})
     judges = {name: plan.judge(gold) for name in ("proxy", "gold")}
     before, now = (figures(measured(plan, number, judges)) for number in (0, 1))

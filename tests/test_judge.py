@@ -26,7 +26,7 @@ from steer.errors import SteerError
 from steer.evaluation.annotators import annotator, meetings, vote
 from steer.evaluation.systems import Answers
 from steer.labelling.command import label_command
-from steer.rows import read_all
+from steer.rows import read_rows
 
 Reply = tuple[int, dict[str, str], str] | None  # None: never answers
 
@@ -313,7 +313,7 @@ def test_label_asks_a_judge_and_says_what_is_wrong(server: Server, judge: Callab
     rows.write_text("".join(json.dumps(row(" ".join(["w"] * (1 + i % 5)))) + "\n" for i in range(20)))
     config = LabelConfig(str(rows), str(tmp_path / "labels"), scorer=f"judge:{tmp_path / 'judge.yaml'}", held_out=0.0)
     label_command(config)
-    labelled = read_all(tmp_path / "labels")
+    labelled = read_rows(tmp_path / "labels")
     assert [r["predicted"]["helpfulness"] for r in labelled] == [min(4, 1 + i % 5) for i in range(20)]
     assert labelled[0]["scorer"].startswith("judge:m:")
     server.reply = lambda body: (401, {}, "who are you")

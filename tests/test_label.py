@@ -22,7 +22,7 @@ from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
-from steer.rows import read_all, write
+from steer.rows import read_rows, write_rows
 
 OWN = """
 import os, signal
@@ -84,7 +84,7 @@ def bytes_of(folder: Path) -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_killed_and_run_again_gives_the_same_bytes_and_scores_nothing_twice(processes: str, own: Path) -> None:
-    write(own / "rows.jsonl", rows_of(600, lambda i: f"{'word ' * (i % 9)}end."))
+    write_rows(rows_of(600, lambda i: f"{'word ' * (i % 9)}end."), own / "rows.jsonl")
     words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
     words += ["--num-proc", processes, "--output"]
     subprocess.run([sys.executable, "-m", "steer", *words, "whole"], check=True, capture_output=True)
@@ -108,7 +108,7 @@ def test_killed_and_run_again_gives_the_same_bytes_and_scores_nothing_twice(proc
 
 
 def test_a_damaged_part_is_named(own: Path) -> None:
-    write(own / "rows.jsonl", rows_of(40, lambda i: f"{'word ' * (i % 9)}end."))
+    write_rows(rows_of(40, lambda i: f"{'word ' * (i % 9)}end."), own / "rows.jsonl")
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", shard_size=20, min_support=1)
     label_command(config)
     (own / "out" / "done.json").unlink()
@@ -139,9 +139,9 @@ def test_rows_are_streamed(processes: int, own: Path) -> None:
 
 
 def test_a_function_of_a_row_is_a_scorer(own: Path) -> None:
-    write(own / "rows.jsonl", rows_of(30, lambda i: "a. " * (i % 3 + 1)))
+    write_rows(rows_of(30, lambda i: "a. " * (i % 3 + 1)), own / "rows.jsonl")
     label_command(LabelConfig("rows.jsonl", "out", scorer="own_scorers:dots", min_support=1))
-    assert [row["predicted"] for row in read_all("out")][:3] == [{"dots": 1.0}, {"dots": 2.0}, {"dots": 3.0}]
+    assert [row["predicted"] for row in read_rows("out")][:3] == [{"dots": 1.0}, {"dots": 2.0}, {"dots": 3.0}]
     scorer = load_scorer("own_scorers:both")
     found = scorer.score(rows_of(2, lambda i: "a, b, c"), scorer.attributes)
     assert scorer.attributes == ("commas", "sighs")
@@ -166,7 +166,7 @@ def test_a_model_gives_the_same_bytes_with_any_number_of_threads_and_processes(t
     AutoTokenizer.from_pretrained(tiny).save_pretrained("classifier")
     words = ["tell", "me", "about", "homes", "for", "my", "big", "garden", "and", "the", "dog"]
     rng = np.random.default_rng(0)
-    write(own / "rows.jsonl", rows_of(300, lambda i: " ".join(rng.choice(words, rng.integers(1, 40)))))
+    write_rows(rows_of(300, lambda i: " ".join(rng.choice(words, rng.integers(1, 40)))), own / "rows.jsonl")
     config = LabelConfig("rows.jsonl", "one", scorer="classifier:classifier", shard_size=70, min_support=1)
     label_command(config)
     before = torch.get_num_threads()
@@ -184,11 +184,11 @@ def test_a_model_gives_the_same_bytes_with_any_number_of_threads_and_processes(t
 
 
 def test_edges_can_be_given(own: Path) -> None:
-    write(own / "rows.jsonl", rows_of(40, lambda i: "word " * (i % 8 + 1)))
+    write_rows(rows_of(40, lambda i: "word " * (i % 8 + 1)), own / "rows.jsonl")
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", edges=("words=3,6.5",), min_support=1)
     said = label_command(config)
     assert "words  0: 10  1: 20  2: 10" in said
-    assert [row["levels"]["words"] for row in read_all("out")][:8] == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert [row["levels"]["words"] for row in read_rows("out")][:8] == [0, 0, 1, 1, 1, 1, 2, 2]
     for edges, message in (
         ("word=3", "did you mean 'words'"),
         ("words=3,3", "in rising order"),
@@ -206,7 +206,7 @@ def test_edges_can_be_given(own: Path) -> None:
 def test_ray_writes_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")]))
-    write(own / "rows.jsonl", rows_of(200, lambda i: f"{'word ' * (i % 9)}end."))
+    write_rows(rows_of(200, lambda i: f"{'word ' * (i % 9)}end."), own / "rows.jsonl")
     words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
     steer = [sys.executable, "-m", "steer", *words]
     subprocess.run([*steer, "--output", "one"], check=True, capture_output=True)
@@ -219,6 +219,6 @@ def test_ray_writes_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_ray_the_remedy_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    write(own / "rows.jsonl", rows_of(20, lambda i: "word " * (i % 9 + 1)))
+    write_rows(rows_of(20, lambda i: "word " * (i % 9 + 1)), own / "rows.jsonl")
     with pytest.raises(SteerError, match=r'Ray is not installed. pip install "steer-lm\[ray\]"'):
         label_command(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))

@@ -10,7 +10,7 @@ import pytest
 
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
-from steer.rows import read_all, read_rows, split_of, write_rows
+from steer.rows import read_rows, split_of, write_rows
 from steer.rows.command import data_command
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
@@ -20,7 +20,7 @@ PAIRS = [{"prompt": f"Say {i}.", "completion": f"{i}", "quality": i % 3} for i i
 
 def test_labelled_rows_are_what_label_wrote(labels: Path) -> None:
     labelled = Labelled.read(labels)
-    assert labelled.rows == read_all(labels)
+    assert labelled.rows == read_rows(labels)
     assert labelled.schema == Schema.load(labels / "schema.json")
     assert labelled.scorer
     assert labelled.support == labelled.schema.supported(labelled.schema.own)
@@ -43,7 +43,7 @@ def test_labelled_rows_are_saved_and_read_back(labels: Path, tmp_path: Path) -> 
 
 
 def test_a_dataset_of_labelled_rows_gives_the_same_rows(labels: Path) -> None:
-    rows = read_all(labels)[:20]
+    rows = read_rows(labels)[:20]
     again = read_rows(Labelled(rows).to_dataset())
     assert [{n: v for n, v in row.items() if v is not None} for row in again] == [
         {n: v for n, v in row.items() if v is not None} for row in rows
@@ -77,26 +77,26 @@ def test_rows_without_labels_are_refused_where_levels_are_wanted(labels: Path, t
     with pytest.raises(SteerError, match=r"all 6 rows are held out"):
         Labelled.of(PAIRS).training(1.0)
     shutil.copytree(labels, tmp_path / "labels")
-    rows = [{name: value for name, value in row.items() if name != "levels"} for row in read_all(labels)]
+    rows = [{name: value for name, value in row.items() if name != "levels"} for row in read_rows(labels)]
     write_rows(rows, tmp_path / "labels" / "rows.jsonl")
     with pytest.raises(SteerError, match=r"has no levels or no split"):
         Labelled.read(tmp_path / "labels")
 
 
 def test_rows_that_steer_wrote_are_read_back_as_they_are(labels: Path, tmp_path: Path) -> None:
-    rows = [{**row, "truncated": True, "label": "good", "system": "Be brief, please."} for row in read_all(labels)]
+    rows = [{**row, "truncated": True, "label": "good", "system": "Be brief, please."} for row in read_rows(labels)]
     shutil.copytree(labels, tmp_path / "labels")
     write_rows(rows, tmp_path / "labels" / "rows.jsonl")
-    assert read_all(tmp_path / "labels") == read_all(tmp_path / "labels" / "rows.jsonl") == rows
+    assert read_rows(tmp_path / "labels") == read_rows(tmp_path / "labels" / "rows.jsonl") == rows
     foreign = tmp_path / "foreign.jsonl"  # elsewhere the same columns mean what they mean in everybody's files
     write_rows(rows, foreign)
-    (first, *_) = read_all(foreign)
+    (first, *_) = read_rows(foreign)
     assert (first["finished"], first["label"], first["prompt"][0]["role"]) == (False, True, "system")
 
 
 def test_edited_rows_of_a_run_are_checked_as_any_others(labels: Path, tmp_path: Path) -> None:
     shutil.copytree(labels, tmp_path / "labels")
-    (first, second, *_) = read_all(labels)
+    (first, second, *_) = read_rows(labels)
     path = tmp_path / "labels" / "rows.jsonl"
     for edited, message in [
         ({**first, "response": " "}, "column 'response': is blank"),
@@ -108,9 +108,9 @@ def test_edited_rows_of_a_run_are_checked_as_any_others(labels: Path, tmp_path: 
     ]:
         write_rows([second, edited], path)
         with pytest.raises(SteerError, match=message):
-            read_all(tmp_path / "labels")
+            read_rows(tmp_path / "labels")
     write_rows([{**first, "prompt": "One text", "scores": {"helpfulness": True}}], path)
-    (row,) = read_all(tmp_path / "labels")
+    (row,) = read_rows(tmp_path / "labels")
     assert (row["prompt"], row["scores"]) == ([{"role": "user", "content": "One text"}], {"helpfulness": 1.0})
 
 

@@ -21,7 +21,7 @@ from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import singles
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_all, write
+from steer.rows import read_rows, write_rows
 from steer.training.command import train_command
 from steer.training.loop import learning_rate
 
@@ -83,8 +83,8 @@ def test_the_row_that_spoils_the_loss_is_named(labels: Path, base: Path, tmp_pat
     def divided(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
         return -summed(logps, c.mask) / c.reward
 
-    rows = [{**r, "reward": float(r["id"] != "world:1:5")} for r in read_all(labels)][:16]
-    write(tmp_path / "rows.jsonl", rows)
+    rows = [{**r, "reward": float(r["id"] != "world:1:5")} for r in read_rows(labels)][:16]
+    write_rows(rows, tmp_path / "rows.jsonl")
     more = {"method": registered(divided, "response"), "micro_batch_tokens": 1, "held_out": 0.0}
     setup = config(tmp_path / "rows.jsonl", base, tmp_path / "run", **more)
     with pytest.raises(SteerError, match=r"step 1: the loss is inf .* in rows world:1:5\. "):
@@ -99,7 +99,7 @@ def test_reference_log_probs_are_those_of_the_base(labels: Path, base: Path, tmp
     more = {"batch_size": 400, "max_steps": 1, "micro_batch_tokens": 700}
     train_command(config(labels, base, tmp_path, method=registered(of_reference, "response", needs={"ref"}), **more))
     policy = load_policy(str(base))
-    rows = [r for r in read_all(labels) if r["split"] == "train"]
+    rows = [r for r in read_rows(labels) if r["split"] == "train"]
     tokens, total = Tokens(rows, policy.tokenizer), 0.0
     for r in rows:
         prefix, response = tokens.sequence(r)

@@ -19,7 +19,7 @@ from steer.labelling.command import label_command
 from steer.methods import contrastive, dpo, ipo, rso, slic
 from steer.methods.base import Candidates
 from steer.methods.groups import PAIRINGS, Group, pairs, ranked
-from steer.rows import Row, read_all
+from steer.rows import Row, read_rows
 from steer.training.batches import Plan
 from tests.conftest import Golden, mean
 
@@ -172,7 +172,7 @@ def test_label_says_whether_the_reward_is_what_people_preferred(
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
     config = LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "run"), held_out=0, min_support=1, **flags)
     label_command(config)
-    found = {tuple(text[:1] for text in pair) for pair in texts(pairs(read_all(tmp_path / "run"), "best-worst"))}
+    found = {tuple(text[:1] for text in pair) for pair in texts(pairs(read_rows(tmp_path / "run"), "best-worst"))}
     assert found == right
 
 

@@ -20,7 +20,7 @@ from data_recipes.streams import DataError
 from steer.conditioning.condition import TEMPLATES, render, strip
 from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
-from steer.rows import check, prompt_key, read, split_of, write
+from steer.rows import check, prompt_key, read, split_of, write_rows
 from steer.rows.binning import fitted
 from steer.rows.schema import Attribute, Schema
 
@@ -61,7 +61,7 @@ def known(row: dict[str, Any]) -> dict[str, Any]:
 @given(row=rows(), suffix=st.sampled_from([".jsonl", ".jsonl.gz", ".jsonl.zst"]))
 def test_what_is_written_is_read(row: dict[str, Any], suffix: str, tmp_path: Path) -> None:
     check(row, "here")
-    write(tmp_path / f"rows{suffix}", [row])
+    write_rows([row], tmp_path / f"rows{suffix}")
     assert list(read(tmp_path / f"rows{suffix}")) == [row]
 
 

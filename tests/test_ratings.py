@@ -12,7 +12,7 @@ from data_recipes.metadata import metadata
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
 from steer.labelling.command import fit_command, label_command
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.command import data_command
 from steer.rows.schema import Schema
 
@@ -57,7 +57,7 @@ def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tm
         "rm_score": [-31.2, 55.5],
     }
     said = data_command(DataConfig(put(tmp_path / "log.jsonl", columns), str(tmp_path / "run"), held_out=0))
-    rows = read_all(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert {*rows[0]["scores"]} == {"quality", "zest", "share", "percent", "rm_score", "verbosity"}
     assert (rows[1]["latency_ms"], rows[1]["reads"], rows[1]["__index_level_0__"]) == (
         80.1,
@@ -76,7 +76,7 @@ def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path
     text = "".join(json.dumps({**asked, "prompt": f"Say {i}", "nats": [-310.5, -17 - i]}) + "\n" for i in range(30))
     (tmp_path / "log.jsonl").write_text(text)
     said = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
-    first, second = read_all(tmp_path / "run")[:2]
+    first, second = read_rows(tmp_path / "run")[:2]
     assert (first["scores"], second["scores"]) == ({"rating": 4}, {"rating": 2})
     assert (first["nat"], second["nat"]) == (-310.5, -17)
     assert "nats (-310.5 to -17, no scale of ratings)" in said
@@ -85,7 +85,7 @@ def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path
 def test_a_rating_in_words_is_named(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"quality": ["4/5", "3/5"], "rating": [3, 1, 5], "topic": ["moles"]})
     said = data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
-    assert read_all(tmp_path / "run")[0]["scores"] == {"rating": 3}
+    assert read_rows(tmp_path / "run")[0]["scores"] == {"rating": 3}
     assert "no scores: quality (no number, such as '4/5'). --map" in said
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"prompt": "Say", "chosen": "one", "rejected": "two"}\n')
@@ -98,7 +98,7 @@ def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
     columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")
     data_command(DataConfig(source, str(tmp_path / "run"), map=columns, held_out=0))
-    assert read_all(tmp_path / "run")[0]["scores"] == {"latency_ms": 231.5, "popularity": 120}
+    assert read_rows(tmp_path / "run")[0]["scores"] == {"latency_ms": 231.5, "popularity": 120}
     assert "reads" in fit_command(FitConfig(source, str(tmp_path / "s"), attribute=("reads",)))
 
 
@@ -106,7 +106,7 @@ def test_scores_that_the_file_names_are_scores_whatever_they_are(tmp_path: Path)
     record = {"prompt": "Hi", "response": "Hello", "attributes": {"latency_ms": 231.5, "reads": 4511}}
     (tmp_path / "log.jsonl").write_text(json.dumps(record))
     data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
-    assert read_all(tmp_path / "run")[0]["scores"] == record["attributes"]
+    assert read_rows(tmp_path / "run")[0]["scores"] == record["attributes"]
 
 
 def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unknown(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unkn
     record = {"instruction": "Hi", "completions": [answer("1", 10), answer("5", 10), answer("1", 2)]}
     (tmp_path / "log.jsonl").write_text(json.dumps(record))
     said = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
-    assert [row["scores"].get("overall_score") for row in read_all(tmp_path / "run")] == [None, 10, 2]
+    assert [row["scores"].get("overall_score") for row in read_rows(tmp_path / "run")] == [None, 10, 2]
     assert "set to unknown: 1 x overall_score 10 on an answer whose aspects are all 1 or 2" in said
-    assert not any("_noted" in row for row in read_all(tmp_path / "run"))
+    assert not any("_noted" in row for row in read_rows(tmp_path / "run"))
 
 
 def shown(folder: Path) -> dict[str, tuple[str, ...]]:

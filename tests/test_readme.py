@@ -13,7 +13,7 @@ import pytest
 from test_docs import PAGES, WHOLE, page
 
 from steer.cli import main
-from steer.rows import read_all
+from steer.rows import read_rows
 
 # Names that need a network, and how long the pages train, in a test.
 HUB_ROWS, HUB_MODEL = "hf:nvidia/HelpSteer2#validation", "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -36,7 +36,7 @@ def test_the_two_commands_stand_at_the_top() -> None:
 def empty(labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Work in an empty folder; return what stands for names of the hub: rows in HelpSteer's layout, a tiny model."""
     lines = []
-    for row in read_all(labels):
+    for row in read_rows(labels):
         good, long = row["levels"]["helpfulness"], row["levels"]["verbosity"]
         scores = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity"), good) | {"verbosity": long}
         lines.append({"prompt": row["prompt"][-1]["content"], "response": row["response"], **scores})

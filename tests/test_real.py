@@ -18,7 +18,7 @@ from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.command import fit_command, label_command
 from steer.models.policy import load_policy
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -33,7 +33,7 @@ def test_human_ratings_are_fitted_and_label_every_row(name: str, floor: float, s
     assert all(figures["spearman"] > floor for figures in report)
     assert all(figures["attribute"] in said for figures in report)
     label_command(LabelConfig(str(source), str(tmp_path / "labels"), scorer=str(tmp_path / "scorer")))
-    rows = read_all(tmp_path / "labels")
+    rows = read_rows(tmp_path / "labels")
     assert len(rows) == read_json(tmp_path / "labels" / "done.json")["rows"]
     for row in rows:
         assert set(row["predicted"]) == set(row["scores"]) == set(row["levels"]) - {"reward"}
@@ -90,7 +90,7 @@ def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) ->
     means = {
         name: {a: sum(r["predicted"][a] for r in rows) / len(rows) for a in ("words", "dialogue_share")}
         for name in ("words=0", "words=2", "dialogue_share=low", "dialogue_share=high")
-        if (rows := read_all(tmp_path / "stories" / f"{name}-obtained"))
+        if (rows := read_rows(tmp_path / "stories" / f"{name}-obtained"))
     }
     assert means["words=2"]["words"] > 2 * means["words=0"]["words"]
     assert means["dialogue_share=high"]["dialogue_share"] > 1.3 * means["dialogue_share=low"]["dialogue_share"]

@@ -20,9 +20,9 @@ from steer.generation.engines import respond
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load_policy
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.binning import exact
-from steer.rows.labelled import Labelled, schema_of
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.training.command import train_command
 from steer.training.prepare import chosen, conditioned
@@ -40,7 +40,7 @@ def told(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def rows_of(labels: Path) -> list[dict[str, Any]]:
-    return [row for row in read_all(labels) if row["split"] == "train"]
+    return [row for row in read_rows(labels) if row["split"] == "train"]
 
 
 def schema_in(policy: Policy) -> Schema:
@@ -52,7 +52,7 @@ def schema_in(policy: Policy) -> Schema:
 @pytest.mark.parametrize("name", ["reward", "helpfulness"])
 def test_every_row_reads_its_own_score_with_two_decimals(labels: Path, name: str) -> None:
     rows = rows_of(labels)
-    made, schema = exact(rows, schema_of(str(labels)), (name,))
+    made, schema = exact(rows, Labelled.without_rows(str(labels)).schema, (name,))
     for before, after in zip(rows, made):
         score = before["reward"] if name == "reward" else before["predicted"][name]
         assert render(after["levels"], schema, (name,), OWN) == f"<{name}>{score:z.2f}\n"
@@ -62,7 +62,7 @@ def test_every_row_reads_its_own_score_with_two_decimals(labels: Path, name: str
 
 
 def test_bins_are_an_option_of_their_own(labels: Path) -> None:
-    schema = schema_of(str(labels))
+    schema = Labelled.without_rows(str(labels)).schema
     rows = rows_of(labels)
     centres = {f"<reward>{c:z.2f}\n" for c in schema["reward"].centres}
     assert {render(row["levels"], schema, ("reward",), "reward-bins") for row in rows} == centres
@@ -75,7 +75,7 @@ def test_bins_are_an_option_of_their_own(labels: Path) -> None:
 def test_a_level_that_somebody_changed_is_printed_and_not_the_score(labels: Path) -> None:
     """The control with permuted labels must not see the score behind the level."""
     rows = [{**row, "levels": {**row["levels"], "reward": 0}} for row in rows_of(labels)]
-    made, schema = exact(rows, schema_of(str(labels)), ("reward",))
+    made, schema = exact(rows, Labelled.without_rows(str(labels)).schema, ("reward",))
     for row in made:
         changed = schema["reward"].level(row["reward"]) != 0
         shown = schema["reward"].centres[0] if changed else row["reward"]

@@ -27,7 +27,7 @@ from steer.iteration.pool import mixed
 from steer.iteration.refresh import drift
 from steer.labelling.command import fit_command, label_command
 from steer.models.card import Card
-from steer.rows import read, read_all, write
+from steer.rows import read, read_rows, write_rows
 from steer.rows.command import data_command
 from steer.rows.schema import Schema
 from steer.run_folder import read_json
@@ -75,7 +75,7 @@ def test_equal_responses_to_a_prompt_are_kept_once() -> None:
 
 
 def test_a_mix_keeps_the_held_out_rows_and_a_share_of_the_others(labels: Path) -> None:
-    every = read_all(labels)
+    every = read_rows(labels)
     held_out = {r["id"] for r in every if r["split"] != "train"}
     found = [{r["id"] for r in mixed(labels, share, 0)} for share in (0.0, 0.4, 0.7, 1.0)]
     assert found[0] == held_out
@@ -166,11 +166,11 @@ def test_a_scorer_is_refreshed_with_ratings_of_fresh_responses_and_all_rows_carr
     rated = 0
     for number in (1, 2):
         folder = at(tmp_path / "out", number)
-        rows = read_all(folder / "rated.jsonl")
+        rows = read_rows(folder / "rated.jsonl")
         assert 1 <= len(rows) <= 6
         assert [[r["scores"][n] for n in ATTRIBUTES] for r in rows] == Gold().score(rows).tolist()
         rated += len(rows)
-        known = sum(any(s is not None for s in r["scores"].values()) for r in read_all(world / "logs"))
+        known = sum(any(s is not None for s in r["scores"].values()) for r in read_rows(world / "logs"))
         joined = [r for r in read(folder / "ratings") if any(s is not None for s in r["scores"].values())]
         assert len(joined) == known + rated
         scorers = {r["scorer"] for r in read(folder / "rows")}
@@ -261,7 +261,7 @@ def test_every_kind_of_method_goes_round(
 ) -> None:
     iterate_command(config(world, tmp_path / "out", method, policy, **more))
     folder = at(tmp_path / "out", 1)
-    card, fresh = Card.load(folder / "policy"), read_all(folder / "fresh.jsonl")
+    card, fresh = Card.load(folder / "policy"), read_rows(folder / "fresh.jsonl")
     assert card.method == method
     steps = read_json(folder / "policy" / "done.json")["steps"]
     start = "the weights of the round before" if method == "steerlm2" else "the base"
@@ -305,8 +305,8 @@ def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="none of its attributes has a better end, so no round is better"):
         iterate_command(config(world, tmp_path / "out", "mle", rows=str(tmp_path / "neither")))
     label_command(LabelConfig(str(world / "logs"), str(tmp_path / "all"), scorer=GOLD))
-    rows = [r | {"split": "train"} for r in read_all(tmp_path / "all")]
-    write(tmp_path / "all" / "rows.jsonl", rows)
+    rows = [r | {"split": "train"} for r in read_rows(tmp_path / "all")]
+    write_rows(rows, tmp_path / "all" / "rows.jsonl")
     with pytest.raises(SteerError, match="has no held-out prompts to watch"):
         iterate_command(config(world, tmp_path / "out", rows=str(tmp_path / "all")))
     with pytest.raises(SteerError, match="--guard: unknown setting 'lenght'"):

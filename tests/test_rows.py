@@ -65,8 +65,8 @@ def known(value: Any) -> Any:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_written_rows_read_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / "new" / f"rows{suffix}"
-    assert rows.write(path, iter(ROWS)) == len(ROWS)
-    assert [known(r) for r in rows.read_all(path)] == [known(r) for r in ROWS]
+    assert rows.write_rows(iter(ROWS), path) == len(ROWS)
+    assert [known(r) for r in rows.read_rows(path)] == [known(r) for r in ROWS]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -74,67 +74,69 @@ def test_written_rows_read_back(tmp_path: Path, suffix: str) -> None:
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
     for path in (one, other):
-        rows.write(path, ROWS)
+        rows.write_rows(ROWS, path)
     assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_no_rows_and_no_scores_can_be_written(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
-    assert rows.write(path, []) == 0
-    assert "holds no rows" in refusal(lambda: rows.read_all(path))
+    assert rows.write_rows([], path) == 0
+    assert "holds no rows" in refusal(lambda: rows.read_rows(path))
     bare = [row(id="a", margin=3), row(id="b", margin=4)]
-    rows.write(path, bare)
-    assert rows.read_all(path) == bare
+    rows.write_rows(bare, path)
+    assert rows.read_rows(path) == bare
 
 
 def test_half_an_emoji_outside_prompt_and_response_survives(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    rows.write(path, [row(note="cut \ud83d here")])
-    assert rows.read_all(path) == [row(note="cut \ud83d here")]
+    rows.write_rows([row(note="cut \ud83d here")], path)
+    assert rows.read_rows(path) == [row(note="cut \ud83d here")]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    rows.write(path, ROWS)
+    rows.write_rows(ROWS, path)
 
     def broken() -> Iterator[dict[str, Any]]:
         yield row()
         yield row(id="nan", margin=math.nan)
 
-    found = refusal(lambda: rows.write(path, broken()))
+    found = refusal(lambda: rows.write_rows(broken(), path))
     assert found.startswith(f"{path}: row 'nan' cannot be written as JSON (Out of range float")
-    assert rows.read_all(path) == ROWS
+    assert rows.read_rows(path) == ROWS
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
 def test_a_killed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    rows.write(path, ROWS)
+    rows.write_rows(ROWS, path)
     program = (
         "import os, sys\nfrom steer import rows\n"
         "def some():\n    yield {'id': 'x'}\n    os.kill(os.getpid(), 9)\n"
-        "rows.write(sys.argv[1], some())"
+        "rows.write_rows(some(), sys.argv[1])"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == -9
-    assert rows.read_all(path) == ROWS
+    assert rows.read_rows(path) == ROWS
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    found = refusal(lambda: rows.write(tmp_path / "file" / "rows.jsonl", ROWS))
+    found = refusal(lambda: rows.write_rows(ROWS, tmp_path / "file" / "rows.jsonl"))
     assert found.startswith(f"{tmp_path}/file/rows.jsonl: cannot be written (")
     assert found.endswith("Choose another folder.")
     (tmp_path / "folder.jsonl").mkdir()
-    assert "cannot be written (Is a directory)" in refusal(lambda: rows.write(tmp_path / "folder.jsonl", ROWS))
+    assert "cannot be written (Is a directory)" in refusal(lambda: rows.write_rows(ROWS, tmp_path / "folder.jsonl"))
     for name in ("rows.csv", "rows.parquet.gz", "rows.jsonl.xz", "rows"):
-        assert "Change the suffix." in refusal(lambda name=name: rows.write(tmp_path / name, ROWS))
+        assert "Change the suffix." in refusal(lambda name=name: rows.write_rows(ROWS, tmp_path / name))
     for suffix in (".jsonl", ".parquet"):
         path = tmp_path / f"rows{suffix}"
-        assert "row 'r' cannot be written as JSON" in refusal(lambda path=path: rows.write(path, [row(x=object())]))
+        assert "row 'r' cannot be written as JSON" in refusal(
+            lambda path=path: rows.write_rows([row(x=object())], path)
+        )
         assert not path.exists()
     mixed = [row(note="x"), row(note=[1])]
-    assert "column 'note' fits no Parquet type (" in refusal(lambda: rows.write(tmp_path / "rows.parquet", mixed))
+    assert "column 'note' fits no Parquet type (" in refusal(lambda: rows.write_rows(mixed, tmp_path / "rows.parquet"))
 
 
 def test_permission_denied_is_said(tmp_path: Path) -> None:
@@ -143,7 +145,9 @@ def test_permission_denied_is_said(tmp_path: Path) -> None:
     try:
         if user == 0:  # who may write everywhere
             os.seteuid(65534)
-        assert "cannot be written (Permission denied)" in refusal(lambda: rows.write(tmp_path / "rows.jsonl", ROWS))
+        assert "cannot be written (Permission denied)" in refusal(
+            lambda: rows.write_rows(ROWS, tmp_path / "rows.jsonl")
+        )
     finally:
         os.seteuid(user)
 
@@ -199,15 +203,15 @@ def test_reading_adds_file_and_line(tmp_path: Path) -> None:
     assert next(stream)["response"] == "Hello"
     assert refusal(lambda: next(stream)).startswith(f"{path}:2: column 'response': is blank.")
     path = put(tmp_path / "log.jsonl", {"prompt": "Hi", "response": 3})
-    assert refusal(lambda: rows.read_all(path)) == f"{path}:1: column 'response': holds a number, wanted a text."
+    assert refusal(lambda: rows.read_rows(path)) == f"{path}:1: column 'response': holds a number, wanted a text."
     path = put(tmp_path / "log.jsonl", {"question": "Hi"})
-    assert refusal(lambda: rows.read_all(path)).startswith(f"{path}:1: columns question fit no known layout.")
+    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:1: columns question fit no known layout.")
     path.write_text('{"prompt": "Hi", "response": NaN}\n{"prompt"')
-    assert refusal(lambda: rows.read_all(path)).startswith(f"{path}:1: column 'response': holds a number")
+    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:1: column 'response': holds a number")
     path.write_text('{"prompt"')
-    assert refusal(lambda: rows.read_all(path)).startswith(f"{path}:1:10: broken JSON (")
+    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:1:10: broken JSON (")
     path.write_text('{"prompt": "Hi", "response": "x", "quality": NaN}')
-    assert refusal(lambda: rows.read_all(path)).startswith(f"{path}:1: column 'scores': attribute 'quality' is nan.")
+    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:1: column 'scores': attribute 'quality' is nan.")
 
 
 def test_skipped_rows_and_broken_lines_are_collected(tmp_path: Path) -> None:
@@ -221,12 +225,12 @@ def test_skipped_rows_and_broken_lines_are_collected(tmp_path: Path) -> None:
     skipped.clear()
     assert [r["response"] for r in rows.read(path, skipped=skipped)] == ["one", "two", "one"]
     assert skipped[-1].startswith(f"{path}:6:2: broken JSON")
-    assert f"{path}:2: column 'response': is blank" in refusal(lambda: rows.read_all(path))
+    assert f"{path}:2: column 'response': is blank" in refusal(lambda: rows.read_rows(path))
 
 
 def test_an_id_may_occur_once(tmp_path: Path) -> None:
     path = put(tmp_path / "log.jsonl", row(id="a"), row(id="b"), row(id="a", response="Other"))
-    found = refusal(lambda: rows.read_all(path))
+    found = refusal(lambda: rows.read_rows(path))
     assert found == f"{path}:3: column 'id': 'a' is also the id of {path}:1. Rename one of them."
     assert [r["id"] for r in rows.read(path, unique=False)] == ["a", "b", "a"]
 
@@ -237,7 +241,7 @@ def test_the_same_content_twice_gets_its_own_id(tmp_path: Path) -> None:
     first, *others = [r["id"] for r in rows.read(path)]
     assert [others[0], others[2]] == [f"{first}-2", f"{first}-3"]
     copy = tmp_path / "copy.jsonl"
-    rows.write(copy, rows.read(path))
+    rows.write_rows(rows.read(path), copy)
     assert [r["id"] for r in rows.read(copy)] == [first, *others]
     twice = tmp_path / "twice.jsonl"
     twice.write_bytes(path.read_bytes() * 2)
@@ -247,7 +251,7 @@ def test_the_same_content_twice_gets_its_own_id(tmp_path: Path) -> None:
 def test_csv_cells_become_scores(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("prompt,response,quality,mood\nHi,Hello,4,sad\n5,6,,\nHi,Bye,3.5,glad\n")
-    read = rows.read_all(path)
+    read = rows.read_rows(path)
     assert [r["scores"] for r in read] == [{"quality": 4.0}, {}, {"quality": 3.5}]
     assert [r.get("mood") for r in read] == ["sad", None, "glad"]
     assert (read[1]["prompt"][0]["content"], read[1]["response"]) == ("5", "6")
@@ -263,9 +267,9 @@ def test_csv_cells_become_scores(tmp_path: Path) -> None:
 def test_a_column_is_numbers_or_words(tmp_path: Path, cells: list[str], message: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text("prompt,response,quality\n" + "".join(f"Hi,Hello,{cell}\n" for cell in cells))
-    assert refusal(lambda: rows.read_all(path)).startswith(f"{path}:{message.format(path=path)}")
+    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:{message.format(path=path)}")
     skipped: list[str] = []
-    assert len(rows.read_all(path, skipped=skipped)) == 2
+    assert len(rows.read_rows(path, skipped=skipped)) == 2
     assert len(skipped) == 1
 
 
@@ -291,7 +295,7 @@ def test_prompts_from_text_prompt_columns_and_open_conversations(tmp_path: Path)
     assert asked[0]["target"] == {"quality": 4}
     assert "after_response" not in asked[2]
     assert len({r["id"] for r in asked}) == 6
-    assert f"{path}:1: column 'response': is missing" in refusal(lambda: rows.read_all(path))
+    assert f"{path}:1: column 'response': is missing" in refusal(lambda: rows.read_rows(path))
     put(path, {"messages": [{"role": "system", "content": "x"}]})
     assert f"{path}:1: column 'prompt': ends with a turn of the system" in refusal(lambda: list(rows.prompts(path)))
     assert "no such file" in refusal(lambda: list(rows.prompts(tmp_path / "no.txt")))
@@ -307,7 +311,7 @@ def test_an_open_conversation_twice_is_two_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_content_hash_is_of_the_content(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
-    rows.write(path, ROWS)
+    rows.write_rows(ROWS, path)
     expected = rows.content_hash(ROWS)
     assert rows.content_hash(path) == rows.content_hash(str(path)) == expected
     assert rows.content_hash([dict(reversed(r.items())) for r in ROWS]) == expected
@@ -363,7 +367,7 @@ READABLE = {
 def real(name: str) -> tuple[list[rows.Row], list[str]]:
     """The rows of a file, and what was skipped."""
     skipped: list[str] = []
-    return rows.read_all(SHARED / f"{name}.jsonl.gz", skipped=skipped), skipped
+    return rows.read_rows(SHARED / f"{name}.jsonl.gz", skipped=skipped), skipped
 
 
 @needs_shared
@@ -393,18 +397,18 @@ def test_real_topical_chat_keeps_its_words_and_splits() -> None:
     ],
 )
 def test_real_files_that_are_no_rows_say_what_to_do(name: str, message: str) -> None:
-    assert refusal(lambda: rows.read_all(SHARED / name)).startswith(f"{SHARED / name}{message}")
+    assert refusal(lambda: rows.read_rows(SHARED / name)).startswith(f"{SHARED / name}{message}")
 
 
 @needs_shared
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_real_rows_survive_every_format(tmp_path: Path, suffix: str) -> None:
-    read = rows.read_all(SHARED / "steerlm_format_512.jsonl.gz")
-    rows.write(tmp_path / f"rows{suffix}", read)
-    assert rows.read_all(tmp_path / f"rows{suffix}") == read
+    read = rows.read_rows(SHARED / "steerlm_format_512.jsonl.gz")
+    rows.write_rows(read, tmp_path / f"rows{suffix}")
+    assert rows.read_rows(tmp_path / f"rows{suffix}") == read
 
 
 def test_what_was_written_is_read_back_blank_responses_and_strange_line_ends_included(tmp_path: Path) -> None:
     said = [{"prompt": [{"role": "user", "content": "a"}], "response": x} for x in ("", "a\u2028b\nc", "é")]
-    rows.write(tmp_path / "rows.jsonl", said)
+    rows.write_rows(said, tmp_path / "rows.jsonl")
     assert rows.read_back(tmp_path / "rows.jsonl") == said

@@ -28,7 +28,7 @@ from steer.generation.settings import Sampling
 from steer.generation.text import Text
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import plain_ids, text_ids
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.serve.api import page_policy
 from steer.serve.command import serve_command
 from steer.serve.server import bound
@@ -251,7 +251,7 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
     for name, server in (("here", ""), ("there", f"{served.url}/v1")):
         where: Any = {"input": str(tmp_path / "prompts.txt"), "output": str(tmp_path / name)}
         generate_command(GenerateConfig(str(trained), **where, **asked, server=server))
-    here, there = (read_all(tmp_path / name) for name in ("here", "there"))
+    here, there = (read_rows(tmp_path / name) for name in ("here", "there"))
     assert [(r["response"], r["finished"]) for r in here] == [(r["response"], r["finished"]) for r in there]
     for server, more, message in (
         ("vllm", {}, "wanted an address"),

@@ -17,7 +17,7 @@ from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config.labelling import LabelConfig
 from steer.labelling.command import label_command
-from steer.rows import read_all
+from steer.rows import read_rows
 
 
 def truth(row: dict[str, Any]) -> dict[str, float]:
@@ -148,7 +148,7 @@ def test_length_is_liked_or_disliked_once_whatever_the_weights() -> None:
 def test_the_pool_of_the_world_agrees_with_its_truth_in_five_of_six_pairs(labels: Path) -> None:
     from data_recipes.world_text import WEIGHTS
 
-    some = read_all(labels)
+    some = read_rows(labels)
     one, other = some[::2], [{**row, "prompt": first["prompt"]} for first, row in zip(some[::2], some[1::2])]
     pool = Simulated.of(str(Path(__file__).resolve().parents[1] / "examples" / "annotators.yaml")).evaluating()
     gold = attribute_models.own.load("data_recipes.world_text:Gold")
@@ -205,7 +205,7 @@ def test_the_examples_can_be_loaded() -> None:
 def test_label_with_a_pool_over_the_worlds_truth(labels: Path, tmp_path: Path) -> None:
     scorer = "simulated:data_recipes.world_text:Gold"
     label_command(LabelConfig(str(labels), str(tmp_path / "rated"), scorer=scorer, min_support=1))
-    found = read_all(tmp_path / "rated")
+    found = read_rows(tmp_path / "rated")
     assert {r["scorer"].split(":")[0] for r in found} == {"simulated"}
     assert {s for r in found for s in r["predicted"].values()} == {0.0, 1.0, 2.0, 3.0, 4.0}
 

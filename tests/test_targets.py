@@ -25,7 +25,7 @@ from steer.methods.base import Candidates
 from steer.methods.groups import pairs
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
@@ -138,12 +138,12 @@ def test_steerlm2_weighs_only_what_the_policy_itself_drew(how: dict[str, float],
 def test_rows_say_how_they_were_drawn(base: Path, drawn: tuple[Path, Path], labels: Path, tmp_path: Path) -> None:
     asked: dict[str, Any] = {"input": str(labels), "limit": 2, "max_new_tokens": 8, "target": ("none",)}
     generate_command(GenerateConfig(str(base), output=str(tmp_path / "plain"), temperature=0.7, top_p=0.9, **asked))
-    assert {(r["temperature"], r["top_p"]) for r in read_all(tmp_path / "plain")} == {(0.7, 0.9)}
+    assert {(r["temperature"], r["top_p"]) for r in read_rows(tmp_path / "plain")} == {(0.7, 0.9)}
     generate_command(GenerateConfig(str(base), output=str(tmp_path / "cut"), top_k=5, min_p=0.1, **asked))
-    assert {(r["top_k"], r["min_p"]) for r in read_all(tmp_path / "cut")} == {(5, 0.1)}
+    assert {(r["top_k"], r["min_p"]) for r in read_rows(tmp_path / "cut")} == {(5, 0.1)}
     best = {"best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
     generate_command(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
-    found = read_all(tmp_path / "best")
+    found = read_rows(tmp_path / "best")
     assert {(r["temperature"], r["top_p"], r["best_of"]) for r in found} == {(1.0, 1.0, 2)}
 
 
@@ -179,12 +179,12 @@ def test_pairs_whose_goals_read_alike_are_left_out() -> None:
 
 def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Path, tmp_path: Path) -> None:
     how: dict[str, Any] = {"method": "reward-augmented", "attribute": ("verbosity",), "dry_run": True, "max_steps": 1}
-    every = pairs([r for r in read_all(labels) if r["split"] == "train"], "best-random")
+    every = pairs([r for r in read_rows(labels) if r["split"] == "train"], "best-random")
     apart = [g for g in every if g.rows[0]["levels"]["verbosity"] != g.rows[1]["levels"]["verbosity"]]
     assert 0 < len(apart) < len(every)
     said = train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **how))
     assert f"rows        {2 * len(apart)} groups to train on" in said
-    rows = [r if r["split"] == "train" else {**r, "levels": {**r["levels"], "verbosity": 1}} for r in read_all(labels)]
+    rows = [r if r["split"] == "train" else {**r, "levels": {**r["levels"], "verbosity": 1}} for r in read_rows(labels)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     shutil.copy(labels / "schema.json", tmp_path)
     with pytest.raises(SteerError, match=r"^--eval-steps: the held-out rows of .*: the conditions of every pair read"):
@@ -196,7 +196,7 @@ def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path
     config = TrainConfig(str(labels), str(base), str(tmp_path), "reward-augmented", attribute=("verbosity",))
     method, settings = chosen(config.method, ())
     made = conditioned(Labelled.of(config.rows), method, config)
-    rows = [r for r in read_all(labels) if r["split"] == "train"]
+    rows = [r for r in read_rows(labels) if r["split"] == "train"]
     groups = agreeing(method.groups(rows, settings), made)  # type: ignore[arg-type]  # it is conditioned
     plan = Plan(groups, Tokens(rows, load_policy(str(base)).tokenizer), made, 8, 4096, 0)
     for epoch in range(20):
@@ -260,7 +260,7 @@ def drawn(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_steerlm2_starts_where_its_responses_come_from(drawn: tuple[Path, Path], base: Path, tmp_path: Path) -> None:
     policy, rows = drawn
-    likely = [r["likelihood"] for r in read_all(rows)]
+    likely = [r["likelihood"] for r in read_rows(rows)]
     assert len(likely) == 36
     assert all(x <= 0 for x in likely)
     how: dict[str, Any] = {"method": "steerlm2", "max_steps": 2, "logging_steps": 1, "lora_r": 4, "held_out": 0.0}

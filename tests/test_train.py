@@ -27,7 +27,7 @@ from steer.methods import METHODS
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.run_folder import read_json
 from steer.training.command import train_command
 from steer.training.loop import learning_rate
@@ -77,7 +77,7 @@ def test_micro_batches_do_not_change_what_is_learned(labels: Path, base: Path, t
 
 
 def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tmp_path: Path) -> None:
-    rows = [r for r in read_all(labels) if r["split"] == "train"]
+    rows = [r for r in read_rows(labels) if r["split"] == "train"]
     tokens = Tokens(rows, load_policy(str(base)).tokenizer)
     lengths = sorted(tokens.length(r) for r in rows)
     most = lengths[len(rows) // 2]

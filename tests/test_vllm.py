@@ -24,7 +24,7 @@ from steer.generation.plain import plainly
 from steer.generation.requests import EncodedRequest
 from steer.models.card import Card
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.training.command import train_command
 
 ASKED: Any = {"target": ("verbosity=0", "best", "none"), "temperature": 0.0, "max_new_tokens": 20}
@@ -84,7 +84,7 @@ def rows(policy: Path, folder: Path, engine: str) -> list[tuple[str, bool]]:
     prompts = folder.with_suffix(".txt")
     prompts.write_text(PROMPTS)
     generate_command(GenerateConfig(str(policy), input=str(prompts), output=str(folder), engine=engine, **ASKED))
-    return [(r["response"], r["finished"]) for r in read_all(folder)]
+    return [(r["response"], r["finished"]) for r in read_rows(folder)]
 
 
 def test_it_reads_the_same_tokens_as_the_policy_does_here(

@@ -12,7 +12,7 @@ from data_recipes import layouts, votes
 from data_recipes.streams import DataError
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
-from steer.rows import read_all
+from steer.rows import read_rows
 from steer.rows.command import data_command
 
 A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
@@ -27,7 +27,7 @@ def put(path: Path, given: list[Any], column: str = "preference") -> str:
 
 def preferred(folder: Path) -> list[float | None]:
     """The preference of the first response of each comparison."""
-    return [row["scores"].get("preference") for row in read_all(folder)][::2]
+    return [row["scores"].get("preference") for row in read_rows(folder)][::2]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from steer.labelling.scorer import placed
 from steer.methods import peak_rate
 from steer.methods.groups import prompts
 from steer.models.policy import load_policy
-from steer.rows import Row, prompt_key, read_all, read_back, write
+from steer.rows import Row, prompt_key, read_back, read_rows, write_rows
 from steer.rows.schema import REWARD
 from steer.run_folder import write_json
 from steer.training.command import train_command
@@ -123,7 +123,7 @@ class Bench:
         where = "beyond" if asked else "held-out"
         path = self.folder(name, seed) / where / "answers.jsonl"
         if not path.is_file():
-            write(path, self._drawn(name, seed, asked, path.parent))
+            write_rows(self._drawn(name, seed, asked, path.parent), path)
         return read_back(path)
 
     def _drawn(self, name: str, seed: int, asked: Mapping[str, float] | None, folder: Path) -> list[Row]:
@@ -186,7 +186,7 @@ class Bench:
         rated, out = self.shared.folder / "few-ratings", self.shared.folder / "few"
         if not (rated / "schema.json").is_file():
             known = [row for row in self._logs if any(score is not None for score in row["scores"].values())]
-            write(rated / "rows.jsonl", known[:FEW])
+            write_rows(known[:FEW], rated / "rows.jsonl")
             self.shared.schema.save(rated / "schema.json")
         fit_command(FitConfig(str(rated), str(out)))
         return str(out)
@@ -198,7 +198,7 @@ class Bench:
         if (folder / "rows" / "done.json").is_file():
             return out
         if not asked.is_file():
-            write(asked, [group.rows[0] for group in prompts(self._logs)[:PROMPTS]])
+            write_rows([group.rows[0] for group in prompts(self._logs)[:PROMPTS]], asked)
         config = self.shared.config
         how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, "seed": seed}
         policy = str(self.folder("mle", seed))
@@ -214,7 +214,7 @@ class Bench:
 
     def _rewards(self, seed: int) -> np.ndarray[Any, Any]:
         by: dict[str, list[float]] = {}
-        for row in read_all(self.pool(seed)):
+        for row in read_rows(self.pool(seed)):
             by.setdefault(prompt_key(row), []).append(row["reward"])
         return np.array([each for each in by.values() if len(each) == K])
 
@@ -224,7 +224,7 @@ class Bench:
         folder = self.shared.folder / "short"
         if not (folder / "schema.json").is_file():
             rows = [row for row in self._logs if row["levels"].get(REWARD) != self.top[REWARD]]
-            write(folder / "rows.jsonl", rows)
+            write_rows(rows, folder / "rows.jsonl")
             self.shared.schema.recounted(rows).save(folder / "schema.json")
         return str(folder)
 

@@ -34,7 +34,7 @@ from steer.methods import METHODS
 from steer.models.policy import Policy, load_policy
 from steer.options import resolve
 from steer.progress import progress
-from steer.rows import Source, write
+from steer.rows import Source, write_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, slug, stage
 from steer.settings import named_values
@@ -248,9 +248,9 @@ def permuted(shared: Comparison) -> str:
         at = [i for i, row in enumerate(shared.rows) if row["split"] == "train"]
         order = np.random.default_rng(0).permutation(at)
         levels = {i: shared.rows[j]["levels"] for i, j in zip(at, order)}
-        write(
-            folder / "rows.jsonl",
+        write_rows(
             ({**row, "levels": levels.get(i, row["levels"])} for i, row in enumerate(shared.rows)),
+            folder / "rows.jsonl",
         )
         shared.schema.save(folder / "schema.json")
     return str(folder)

@@ -25,9 +25,9 @@ from steer.methods import METHODS
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
-from steer.rows.labelled import beside, labelled_rows, schema_of, scorer_of
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import FREE, HOW, identity, read_done, rows_fingerprint
+from steer.run_folder import FREE, HOW, identity, rows_fingerprint
 
 ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
@@ -76,14 +76,19 @@ class Comparison:
         return found | {name: identified(spec) for name, spec in scorers.items()}
 
     @cached_property
+    def stored(self) -> Labelled:
+        """What is stored with the labelled rows: their schema and scorer."""
+        return Labelled.without_rows(self.config.rows)
+
+    @property
     def schema(self) -> Schema:
         """Schema of the labelled rows."""
-        return schema_of(self.config.rows)
+        return self.stored.require_levels()
 
     @cached_property
     def rows(self) -> list[Row]:
         """All labelled rows."""
-        return labelled_rows(self.config.rows)
+        return Labelled.read(self.config.rows).rows
 
     @cached_property
     def logs(self) -> list[Row]:
@@ -93,9 +98,7 @@ class Comparison:
     @cached_property
     def proxy(self) -> str:
         """The scorer that training may see, as the user names it."""
-        if self.config.scorer:
-            return self.config.scorer
-        return str(read_done(beside(self.config.rows, "done.json").parent).get("spec", "")) or "human"
+        return self.config.scorer or self.stored.spec or "human"
 
     @cached_property
     def court(self) -> Court:
@@ -132,7 +135,7 @@ class Comparison:
     @property
     def caveats(self) -> list[str]:
         """Notes for the report if the logs were not labelled by the proxy."""
-        by = scorer_of(self.config.rows)
+        by = self.stored.scorer
         return [OTHER.format(by)] if by not in ("", self.court.proxy.id) else []
 
     @cached_property

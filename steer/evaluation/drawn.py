@@ -19,7 +19,7 @@ from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import Row, read_back, write
+from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema, factorial
 from steer.training.references import response_sums
 
@@ -77,7 +77,7 @@ def drawn(
     """
     path = folder / "answers.jsonl"
     if not path.is_file():
-        write(path, _drawn(policy, asked, folder, schema, reference, budget))
+        write_rows(_drawn(policy, asked, folder, schema, reference, budget), path)
     return read_back(path)
 
 

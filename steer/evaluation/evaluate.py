@@ -30,7 +30,7 @@ from steer.progress import note
 from steer.report.circumstances import circumstances
 from steer.rows import Reading, Row, Source, content_hash, prompt_key, read, split_of
 from steer.rows.binning import described
-from steer.rows.labelled import Labelled, spec_of, stored_schema
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, rows_fingerprint, slug, write_json
 from steer.settings import settings_of
@@ -117,14 +117,19 @@ class Examination:
         return list(read(self.source, reading=Reading(blank=True)))
 
     @cached_property
+    def stored(self) -> Labelled:
+        """What is stored with the rows: their schema and scorer, if they have them."""
+        if isinstance(self.source, Labelled):
+            return self.source
+        return Labelled.without_rows(self.path) if self.path else Labelled([])
+
+    @cached_property
     def schema(self) -> Schema:
         """Schema of the rows, else of the first policy that has one, else of the scorer; empty where none judges."""
         if not self.judge:
             return Schema(())
-        if isinstance(self.source, Labelled) and self.source.schema.attributes:
-            return self.source.schema
-        if self.path and (schema := stored_schema(self.path)).attributes:
-            return schema
+        if self.stored.schema.attributes:
+            return self.stored.schema
         for card in (contestant.card for contestant in self.contestants):
             if card and card.schema:
                 return card.schema
@@ -150,8 +155,7 @@ class Examination:
     @property
     def proxy(self) -> str:
         """The scorer that training saw; empty where nothing names it."""
-        spec = self.source.spec if isinstance(self.source, Labelled) else spec_of(self.path) if self.path else ""
-        return self.scorer or ("" if spec == "human" else spec)
+        return self.scorer or ("" if self.stored.spec == "human" else self.stored.spec)
 
     @property
     def judge(self) -> str:

@@ -15,7 +15,7 @@ from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.obtained import Selection
 from steer.models.policy import Policy
 from steer.progress import progress
-from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write
+from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write_rows
 from steer.rows.schema import Schema
 from steer.run_folder import identity, workplace
 from steer.settings import settings_of
@@ -100,7 +100,7 @@ class Generation:
             rows = self.selection.kept(rows)
             rows = self.selection.labelled(rows) if self.settings.score else rows
         if folder is not None:
-            write(folder / "rows.jsonl", usable(self.policy, rows))
+            write_rows(usable(self.policy, rows), folder / "rows.jsonl")
         return rows
 
 
@@ -127,7 +127,7 @@ def generate_rows(
             if not path.is_file():
                 responses = engine(policy, shard, replace(sampling, seed=seed_of(sampling.seed, -1 - index)))
                 drawn = _rows(policy, shard, responses, sampling, source or folder.name, start)
-                write(path, ({**row, "ids": r.ids} for row, r in zip(drawn, responses)) if ids else drawn)
+                write_rows(({**row, "ids": r.ids} for row, r in zip(drawn, responses)) if ids else drawn, path)
             rows += read_back(path)
             bar.update(len(shard))
     return rows

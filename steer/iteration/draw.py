@@ -23,7 +23,7 @@ from steer.iteration.refresh import refreshed
 from steer.iteration.rounds import Rounds
 from steer.labelling.label import labelled
 from steer.models.policy import Policy
-from steer.rows import Row, read, write
+from steer.rows import Row, read, write_rows
 
 
 def fresh_rows(rounds: Rounds, number: int) -> Path:
@@ -48,7 +48,7 @@ def fresh_rows(rounds: Rounds, number: int) -> Path:
             )
         rounds.report(number, f"{len(rows) - kept.sum()} dropped by --keep-above {settings.keep_above}.")
         rows, scores = [r for r, keep in zip(rows, kept) if keep], scores[kept]
-    write(path, (labelled(row, schema, s, s, scorer.id, "train") for row, s in zip(rows, scores)))
+    write_rows((labelled(row, schema, s, s, scorer.id, "train") for row, s in zip(rows, scores)), path)
     return path
 
 

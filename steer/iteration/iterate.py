@@ -28,7 +28,7 @@ from steer.models.policy import Policy
 from steer.options import resolve
 from steer.progress import note
 from steer.rows import Source, content_hash
-from steer.rows.labelled import Labelled, schema_of
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import identity, rows_fingerprint, write_json
 from steer.settings import settings_of
@@ -96,7 +96,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     inputs |= {name: scorer.id for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
     inputs["training"] = content_hash([trained])
-    schema = schema_of(rows)
+    schema = Labelled.without_rows(rows).require_levels()
     _check(rows, scorer, settings, scorers, schema)
     own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in FREE}
     return Rounds(

@@ -11,7 +11,7 @@ import numpy as np
 from steer.errors import SteerError
 from steer.labelling.label import labelled
 from steer.labelling.scorer import Scorer
-from steer.rows import Row, read, read_all, write
+from steer.rows import Row, read, read_rows, write_rows
 from steer.rows.binning import fitted
 from steer.rows.schema import Schema
 
@@ -65,7 +65,7 @@ def pooled(rows: Iterator[Row], folder: Path, schema: Schema, scorer: Scorer, *,
         found = relabelled(found, schema, scorer) if relabel else found
         found, schema = requantised(found, schema, scorer) if relative else (found, schema)
         rows = iter(found)
-    write(folder / "rows.jsonl", rows)
-    train = [row for row in read_all(folder / "rows.jsonl") if row["split"] == "train"]
+    write_rows(rows, folder / "rows.jsonl")
+    train = [row for row in read_rows(folder / "rows.jsonl") if row["split"] == "train"]
     schema.recounted(train).save(folder / "schema.json")
     return folder

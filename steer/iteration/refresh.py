@@ -16,7 +16,7 @@ from steer.labelling.command import fit_command
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods.base import Array
 from steer.options import resolve
-from steer.rows import Row, read_all, write
+from steer.rows import Row, read_rows, write_rows
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
 
@@ -54,13 +54,15 @@ def refreshed(
         rows = [fresh[i] for i in picked]
         ratings = annotator.score(rows, names)
         known = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, line)} for line in ratings]
-        write(here / "rated.jsonl", ({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)))
+        write_rows(({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)), here / "rated.jsonl")
         write_json(here / "drift.json", drift(before.score(rows, names), ratings, names))
     first = read_json(Path(source) / "config.json")
     data = here / "ratings"
     if not (data / "schema.json").is_file():
-        rows = read_all(first["rows"])[: first["limit"] or None]
-        write(data / "rows.jsonl", [*rows, *(row for folder in folders for row in read_all(folder / "rated.jsonl"))])
+        rows = read_rows(first["rows"])[: first["limit"] or None]
+        write_rows(
+            [*rows, *(row for folder in folders for row in read_rows(folder / "rated.jsonl"))], data / "rows.jsonl"
+        )
         Schema.load(Path(source) / "schema.json").save(data / "schema.json")
     flags: dict[str, Any] = {"rows": str(data), "output": str(here / "scorer")}
     fit_command(replace(resolve(FitConfig, flags, str(Path(source) / "config.json")), limit=0, schema=""))

@@ -20,7 +20,7 @@ from steer.methods.base import Method
 from steer.models.policy import Policy, load_policy
 from steer.progress import note
 from steer.rows import Row
-from steer.rows.labelled import labelled_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 
 
@@ -57,7 +57,7 @@ class Rounds:
     @cached_property
     def logs(self) -> list[Row]:
         """The logged rows of the training split."""
-        return [row for row in labelled_rows(self.rows) if row["split"] == "train"]
+        return [row for row in Labelled.read(self.rows).rows if row["split"] == "train"]
 
     def folder(self, number: int) -> Path:
         """The folder of a round."""

@@ -16,7 +16,7 @@ from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, load_attributes, origin
 from steer.labelling.scorer import load_scorer, placed
 from steer.labelling.shards import Parts, score_parts
-from steer.rows import Reading, directions, read, write
+from steer.rows import Reading, directions, read, write_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import Run, rows_fingerprint, stage, write_text
@@ -75,7 +75,7 @@ def label_command(config: LabelConfig) -> str:
             f'When all shards are done, the same command without --shard writes the rows to "{config.output}".'
         )
     labels = task.labels(parts.read())
-    written = write(run.folder / "rows.jsonl", labels.rows())
+    written = write_rows(labels.rows(), run.folder / "rows.jsonl")
     labels.schema.save(run.folder / "schema.json")
     cut = int(np.nansum(labels.flags))
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}

@@ -19,7 +19,7 @@ from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import Parts, score_parts
 from steer.rows import PREFERENCE, Row, Source, content_hash, read, read_rows, split_of
 from steer.rows.binning import described, fitted
-from steer.rows.labelled import Labelled, stored_schema
+from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Attribute, Schema
 from steer.run_folder import fingerprint, workplace
 from steer.settings import did_you_mean, settings_of
@@ -74,7 +74,7 @@ def origin(rows: Source | Labelled) -> tuple[str, dict[str, Attribute]]:
         return rows.name, {a.name: a for a in rows.schema.attributes}
     if not isinstance(rows, str | Path):
         return "rows", {}
-    return str(rows), {a.name: a for a in stored_schema(rows).attributes}
+    return str(rows), {a.name: a for a in Labelled.without_rows(rows).schema.attributes}
 
 
 def load_attributes(path: str | Path) -> dict[str, Attribute]:

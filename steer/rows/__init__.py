@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steer.rows.contract import PREFERENCE, Row, check
     from steer.rows.identity import content_hash, prompt_key, split_of
-    from steer.rows.reading import Reading, Source, Tally, prompts, read, read_all, read_rows
-    from steer.rows.writing import read_back, write, write_rows
+    from steer.rows.reading import Reading, Source, Tally, prompts, read, read_rows
+    from steer.rows.writing import read_back, write_rows
 
 _MODULES = {
     "contract": ("PREFERENCE", "Row", "check"),
     "identity": ("content_hash", "prompt_key", "split_of"),
-    "reading": ("Reading", "Source", "Tally", "prompts", "read", "read_all", "read_rows"),
-    "writing": ("read_back", "write", "write_rows"),
+    "reading": ("Reading", "Source", "Tally", "prompts", "read", "read_rows"),
+    "writing": ("read_back", "write_rows"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -34,10 +34,8 @@ __all__ = [  # noqa: RUF022  # by module, as above
     "Tally",
     "prompts",
     "read",
-    "read_all",
     "read_rows",
     "read_back",
-    "write",
     "write_rows",
 ]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
 from steer.rows import Row, Source, read_rows, split_of, write_rows
@@ -43,13 +42,21 @@ class Labelled:
         rows = read_rows(source)
         if not isinstance(source, str | Path):
             return cls(rows)
-        schema, done = stored_schema(source), _stored_facts(source)
-        if schema.levelled:
+        stored = cls.without_rows(source)
+        if stored.schema.levelled:
             for row in rows:
                 levels = row.get("levels") or {}
                 place = f"{source}: row '{row['id']}'"
-                schema.check_levels({n: levels[n] for n in schema.names if n in levels}, place)
-        return cls(rows, schema, str(done.get("scorer", "")), str(done.get("spec", "")), str(source))
+                stored.schema.check_levels({n: levels[n] for n in stored.schema.names if n in levels}, place)
+        return replace(stored, rows=rows)
+
+    @classmethod
+    def without_rows(cls, path: str | Path) -> Labelled:
+        """Read the schema and the scorer stored with rows, but no rows; what is not stored stays empty."""
+        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        schema = Schema.load(folder / SCHEMA) if (folder / SCHEMA).is_file() else Schema(())
+        facts = read_done(folder)
+        return cls([], schema, str(facts.get("scorer", "")), str(facts.get("spec", "")), str(path))
 
     @classmethod
     def read(cls, path: str | Path) -> Labelled:
@@ -59,7 +66,9 @@ class Labelled:
         """
         labelled = cls.of(path)
         labelled.require_levels()
-        labelled.require_labels()
+        for row in labelled.rows:
+            if "split" not in row or "levels" not in row:
+                raise SteerError(f"{path}: row '{row['id']}' has no levels or no split. {LABEL_FIRST}")
         return labelled
 
     def save(self, folder: str | Path) -> None:
@@ -103,57 +112,3 @@ class Labelled:
         if not self.schema.levelled:
             raise SteerError(f"{self.name}: the schema beside it has no levels. {LABEL_FIRST}")
         return self.schema
-
-    def require_labels(self) -> list[Row]:
-        """Return the rows; SteerError if one has no levels or no split."""
-        for row in self.rows:
-            if "split" not in row or "levels" not in row:
-                raise SteerError(f"{self.name}: row '{row['id']}' has no levels or no split. {LABEL_FIRST}")
-        return self.rows
-
-
-def _folder_of(path: str | Path) -> Path:
-    return Path(path) if Path(path).is_dir() else Path(path).parent
-
-
-def stored_schema(path: str | Path) -> Schema:
-    """Load the schema.json beside rows; without one the schema has no attributes."""
-    file = _folder_of(path) / SCHEMA
-    return Schema.load(file) if file.is_file() else Schema(())
-
-
-def _stored_facts(path: str | Path) -> Mapping[str, Any]:
-    """Read what done.json beside rows says of their scorer."""
-    return read_done(_folder_of(path))
-
-
-def schema_of(path: str | Path) -> Schema:
-    """Load the schema beside labelled rows, without reading the rows."""
-    if not Path(path).exists():
-        raise SteerError(f"{path}: no such file or folder. Check the path.")
-    return Labelled([], stored_schema(path), name=str(path)).require_levels()
-
-
-def spec_of(path: str | Path) -> str:
-    """Return what `load_scorer` finds the scorer of labelled rows by; empty where their folder does not say."""
-    return str(_stored_facts(path).get("spec", ""))
-
-
-def scorer_of(path: str | Path) -> str:
-    """Return the identity of the scorer that labelled rows; empty where their folder does not say."""
-    return str(_stored_facts(path).get("scorer", ""))
-
-
-def labelled_rows(path: str) -> list[Row]:
-    """Read the rows of `steer label`, held-out ones too."""
-    return Labelled.of(path).require_labels()
-
-
-def beside(rows: str, name: str) -> Path:
-    """Find a file in the run folder that holds the rows."""
-    if not Path(rows).exists():
-        raise SteerError(f"{rows}: no such file or folder. Check the path.")
-    path = _folder_of(rows) / name
-    if not path.is_file():
-        raise SteerError(f"{rows}: has no {name} beside it. {LABEL_FIRST}")
-    return path

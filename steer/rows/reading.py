@@ -93,11 +93,6 @@ def read(
     return _Reader(source, skipped, reading or Reading(), tally).read(unique)
 
 
-def read_all(source: Source, *, unique: bool = True, skipped: list[str] | None = None) -> list[Row]:
-    """Return the rows of `read` as a list."""
-    return list(read(source, unique=unique, skipped=skipped))
-
-
 def prompts(source: Source, *, skipped: list[str] | None = None) -> Iterator[Row]:
     """Yield rows to generate from: as `read`, but a response may be absent; a .txt file gives one prompt a line.
 

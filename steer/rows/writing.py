@@ -16,7 +16,7 @@ from steer.rows.contract import Row
 from steer.run_folder import FULL_DISK
 
 
-def write(path: str | Path, rows: Iterable[Row]) -> int:
+def write_rows(rows: Iterable[Row], path: str | Path) -> int:
     """Write rows as .jsonl (also .gz, .zst; streamed) or .parquet (from memory) and return how many.
 
     Atomic: the file appears when it is complete, or not at all. The same rows give the same bytes.
@@ -36,13 +36,8 @@ def write(path: str | Path, rows: Iterable[Row]) -> int:
         return count
 
 
-def write_rows(rows: Iterable[Row], path: str | Path) -> int:
-    """Write rows as .jsonl (also .gz, .zst) or .parquet, whole or not at all, and return how many."""
-    return write(path, rows)
-
-
 def read_back(path: str | Path) -> list[Row]:
-    """Read rows of a .jsonl file that `write` wrote, unchecked: a response that a model left blank is one too."""
+    """Read rows of a .jsonl file that `write_rows` wrote, unchecked: a response that a model left blank is one too."""
     with Path(path).open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
         return [json.loads(line) for line in file]
 

@@ -8,7 +8,7 @@ from typing import Any
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
-from steer.rows.labelled import Labelled, spec_of
+from steer.rows.labelled import Labelled
 from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training import checkpoint
 from steer.training.prepare import Hashes, chosen, scorer_for
@@ -23,7 +23,11 @@ def train_command(config: TrainConfig) -> str:
     inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}
     if config.init:
         inputs["init"] = hashes.init
-    scorer = scorer_for(config.method, config.scorer or spec_of(config.rows)) if method.on_policy else None
+    scorer = (
+        scorer_for(config.method, config.scorer or Labelled.without_rows(config.rows).spec)
+        if method.on_policy
+        else None
+    )
     run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
     main = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     if run.done and not config.dry_run:
