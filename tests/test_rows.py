@@ -269,7 +269,7 @@ def test_a_column_is_numbers_or_words(tmp_path: Path, cells: list[str], message:
     path.write_text("prompt,response,quality\n" + "".join(f"Hi,Hello,{cell}\n" for cell in cells))
     assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:{message.format(path=path)}")
     skipped: list[str] = []
-    assert len(rows.read_rows(path, skipped=skipped)) == 2
+    assert len(list(rows.read(path, skipped=skipped))) == 2
     assert len(skipped) == 1
 
 
@@ -367,7 +367,7 @@ READABLE = {
 def real(name: str) -> tuple[list[rows.Row], list[str]]:
     """The rows of a file, and what was skipped."""
     skipped: list[str] = []
-    return rows.read_rows(SHARED / f"{name}.jsonl.gz", skipped=skipped), skipped
+    return list(rows.read(SHARED / f"{name}.jsonl.gz", skipped=skipped)), skipped
 
 
 @needs_shared

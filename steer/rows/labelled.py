@@ -66,9 +66,7 @@ class Labelled:
         """
         labelled = cls.of(path)
         labelled.require_levels()
-        for row in labelled.rows:
-            if "split" not in row or "levels" not in row:
-                raise SteerError(f"{path}: row '{row['id']}' has no levels or no split. {LABEL_FIRST}")
+        labelled.require_labels()
         return labelled
 
     def save(self, folder: str | Path) -> None:
@@ -112,3 +110,9 @@ class Labelled:
         if not self.schema.levelled:
             raise SteerError(f"{self.name}: the schema beside it has no levels. {LABEL_FIRST}")
         return self.schema
+
+    def require_labels(self) -> None:
+        """Refuse rows of which one has no levels or no split."""
+        for row in self.rows:
+            if "split" not in row or "levels" not in row:
+                raise SteerError(f"{self.name}: row '{row['id']}' has no levels or no split. {LABEL_FIRST}")
