@@ -14,7 +14,7 @@ from data_recipes.turns import Row, number
 FLAT = re.compile(r"(.+)(?:\.(responses|suggestion)(\..+)?|-(suggestion)(-metadata)?)")  # quality.responses.status
 
 
-def told(record: Row) -> bool:
+def is_record(record: Row) -> bool:
     """Whether a record holds answers to questions of Argilla."""
     return any(column.endswith((".responses", ".suggestion", "-suggestion")) for column in record)
 

@@ -10,7 +10,9 @@ import hashlib
 import re
 import unicodedata
 import zlib
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_recipes.turns import Row
 
@@ -33,8 +35,6 @@ class Near:
     """Index of texts that finds those with a similarity of at least `threshold`, whatever their order."""
 
     def __init__(self, threshold: float) -> None:
-        import numpy as np
-
         self.threshold = threshold
         self.texts: list[str] = []
         self.triples: list[frozenset[int]] = []
@@ -58,10 +58,8 @@ class Near:
         alike = [(share, other) for share, other in alike if share >= self.threshold]
         return min(alike, key=lambda a: (-a[0], a[1])) if alike else None
 
-    def _triples(self, text: str) -> Any:
+    def _triples(self, text: str) -> NDArray[np.uint64]:
         """Return the distinct hashes [n] of three words in a row, or of the whole text if it has fewer."""
-        import numpy as np
-
         words = np.array([zlib.crc32(word.encode("utf-8", "backslashreplace")) for word in text.split()], np.uint64)
         if len(words) < 3:
             return np.array([int.from_bytes(key(text))], np.uint64)
@@ -70,10 +68,8 @@ class Near:
         mixed ^= mixed >> np.uint64(31)
         return np.unique(mixed * a)
 
-    def _parts(self, triples: Any) -> list[bytes]:
+    def _parts(self, triples: NDArray[np.uint64]) -> list[bytes]:
         """Return the bands of a MinHash signature: the minimum of each of 128 hashes (multiply and shift)."""
-        import numpy as np
-
         hashed = (triples[:, None] * self.odd[:, 0] + self.odd[:, 1]) >> np.uint64(32)  # [n, 128]
         return [part.tobytes() for part in hashed.min(0).reshape(BANDS, DEEP)]
 

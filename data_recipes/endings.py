@@ -7,25 +7,16 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-REASONS: tuple[str, ...] = (
-    "finishreason",
-    "stopreason",
-    "donereason",
-    "nativefinishreason",
-    "stoppingreason",
-    "endreason",
-)
-REASONS += ("stoppedby", "finish", "stoptype", "stopcause", "terminationreason", "completionreason", "finishstatus")
-CUT: tuple[str, ...] = (
-    "truncated",
-    "istruncated",
-    "wastruncated",
-    "responsetruncated",
-    "cutoff",
-    "iscutoff",
-)  # true: cut off
-CUT += ("hitmaxtokens", "hitlimit", "hitlengthlimit", "maxtokensreached", "maxlengthreached", "outputtruncated")
-CUT += ("incomplete", "isincomplete")
+from data_recipes.metadata import words
+
+REASONS = words("""
+    finishreason stopreason donereason nativefinishreason stoppingreason endreason stoppedby finish stoptype stopcause
+    terminationreason completionreason finishstatus
+""")
+CUT = words("""
+    truncated istruncated wastruncated responsetruncated cutoff iscutoff hitmaxtokens hitlimit hitlengthlimit
+    maxtokensreached maxlengthreached outputtruncated incomplete isincomplete
+""")  # true: cut off
 WHOLE = ("finished", "isfinished", "completed", "iscompleted", "iscomplete", "ended", "eos", "haseos")  # false: cut off
 EARLY = re.compile(  # OpenAI, vLLM, Anthropic, Gemini, Bedrock, Mistral, Cohere, Ollama
     r"length|max_?(output_?|new_?)?tokens?|limit|truncat|incomplete|content_?filter|context_?window|abort|cancel|"

@@ -60,7 +60,7 @@ class Tree:
     """Flat messages by their id: those whose ancestors are known, and those that wait for theirs."""
 
     def __init__(self) -> None:
-        self.said: dict[str, tuple[str | None, Turn]] = {}
+        self.turns: dict[str, tuple[str | None, Turn]] = {}  # message -> its parent and its turn
         self.waiting: dict[str, list[Placed]] = {}
         self.gone: dict[str, str] = {}  # message -> why it and all below it are left out
 
@@ -68,7 +68,7 @@ class Tree:
         """Yield the message and all that waited for it; nothing while it waits itself."""
         record = {**record, "parent_id": record["parent_id"] or None}  # blank in a table
         name, parent = record["message_id"], record["parent_id"]
-        if not isinstance(name, str) or not isinstance(parent, str | None) or name in self.said or name == parent:
+        if not isinstance(name, str) or not isinstance(parent, str | None) or name in self.turns or name == parent:
             problem = f"{place}: columns 'message_id', 'parent_id': wanted texts, and every message once"
             refuse(DataError(f"{problem}. Correct the record."), bad)
             return
@@ -76,11 +76,11 @@ class Tree:
         while ready:
             place, record = ready.pop(0)
             parent = record.get("parent_id")
-            if parent is not None and parent not in self.said:
+            if parent is not None and parent not in self.turns:
                 self.waiting.setdefault(parent, []).append((place, record))
                 continue
             try:
-                self.said[record["message_id"]] = (parent, oasst.turn(record))
+                self.turns[record["message_id"]] = (parent, oasst.turn(record))
             except DataError as error:
                 refuse(DataError(f"{place}: {error}"), bad)
                 continue
@@ -94,7 +94,7 @@ class Tree:
         """Return the turns from the root down to a message."""
         turns: list[Turn] = []
         while name is not None:
-            name, turn = self.said[name]
+            name, turn = self.turns[name]
             turns.insert(0, turn)
         return turns
 

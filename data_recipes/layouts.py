@@ -54,7 +54,7 @@ def rows(record: Row) -> list[Row]:
     wants, is a DataError that names the column and not the place.
     """
     record = spelled_out(record)
-    record = thumbs(argilla.plain(record) if argilla.told(record) else record)
+    record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
     system_turns, used = asked.system(record)
     results = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
     results = [rated.corrected(row) for row in results]
@@ -232,8 +232,8 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prompt, response, target": (("prompt", "response", "target"), _own),
     "OASST messages": (("message_id", "text", "role", "thread"), oasst.message),
     "OASST trees": (("message_tree_id", "prompt"), oasst.tree),
-    "HelpSteer2 preferences": (("prompt", "response_1", "response_2", "preference_strength"), preferences.helpsteer2),
-    "HelpSteer3 preferences": (("context", "response1", "response2", "overall_preference"), preferences.helpsteer3),
+    "HelpSteer2 preferences": (preferences.HELPSTEER2, preferences.helpsteer2),
+    "HelpSteer3 preferences": (preferences.HELPSTEER3, preferences.helpsteer3),
     "PKU-SafeRLHF": (("prompt", "response_0", "response_1", "better_response_id"), preferences.safe_rlhf),
     "SHP": (("history", "human_ref_A", "human_ref_B", "labels"), preferences.shp),
     "summarize-from-feedback comparisons": (("info", "summaries", "choice"), preferences.summaries),

@@ -9,13 +9,18 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
-WORDS = """
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text: how lists of names are written here."""
+    return tuple(text.split())
+
+
+WORDS = words("""
     id ids uuid guid hash sha index idx unnamed row rows line offset position seed temperature timestamp ts time
     date datetime year month day hour minute created updated modified latency ms sec secs second seconds millis
     duration elapsed runtime ttft price cost costs usd eur cents token tokens version revision epoch step steps
     batch fold page age size bytes turns port pid model annotator worker longitude latitude redacted anony anonymized
-"""
-_WORDS = {*WORDS.split()}
+""")
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
@@ -35,7 +40,7 @@ def metadata(column: str) -> bool:
         return True
     if any(RATED.search(part) for part in parts):
         return False
-    return bool(_WORDS & {*parts}) or bool(COUNTED & {*parts} and COUNTS & {*parts})
+    return bool({*WORDS} & {*parts}) or bool(COUNTED & {*parts} and COUNTS & {*parts})
 
 
 @dataclass

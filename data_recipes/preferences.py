@@ -6,6 +6,8 @@ How strongly the better one was preferred is the extra column `margin`; what sin
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from data_recipes import votes
@@ -23,43 +25,36 @@ def _leaning(strength: Any) -> tuple[float, float] | None:
     return (1.0, 0.0) if value < 0 else (0.0, 1.0) if value > 0 else (0.5, 0.5)
 
 
-def _rated_pair(texts: list[Any], strength: Any, single: list[Any]) -> list[Row]:
-    """Return HelpSteer's two answers with their preference, its margin and what each rater said."""
-    leaning = _leaning(strength)
-    single_votes = [vote for value in single if (vote := _leaning(value))]
-    answers = []
-    for i, response in enumerate(texts):
-        answer: Row = {"response": text(response, f"response {i + 1}"), "scores": {}}
+HELPSTEER2 = ("prompt", "response_1", "response_2", "preference_strength")
+HELPSTEER3 = ("context", "response1", "response2", "overall_preference")
+
+
+def helpsteer(record: Row, columns: tuple[str, str, str, str], column: str, key: str) -> list[Row]:
+    """Read nvidia/HelpSteer2, folder preference, or HelpSteer3, config preference: -3 (the first much better) to 3.
+
+    `columns`: prompt, answers and strength; `column`: the notes of single raters with their strengths as `key`. Files
+    that hold the notes as a text keep it as a column.
+    """
+    prompt, *sides, strength = columns
+    single = [] if isinstance(record.get(column), str) else objects(record.get(column), "preferences")
+    raters = [vote for note in single if (vote := _leaning(note.get(key)))]
+    leaning = _leaning(record[strength])
+    answers: dict[str, Row] = {}
+    for i, side in enumerate(sides):
+        answer: Row = {"response": text(record[side], f"response {i + 1}"), "scores": {}}
         if leaning:
-            answer |= {"scores": {"preference": leaning[i]}, "margin": abs(number(strength) or 0.0)}
-        if single_votes:
-            answer["raters"] = {"preference": [vote[i] for vote in single_votes]}
-        answers.append(answer)
-    return answers
+            answer |= {"scores": {"preference": leaning[i]}, "margin": abs(number(record[strength]) or 0.0)}
+        if raters:
+            answer["raters"] = {"preference": [vote[i] for vote in raters]}
+        answers[str(i + 1)] = answer
+    return candidates(record, {prompt, *sides}, turns(record[prompt], prompt), answers)
 
 
-def _notes(value: Any) -> list[Row]:
-    """Return the notes of single annotators; files that hold them as a text keep it as a column."""
-    return [] if isinstance(value, str) else objects(value, "preferences")
+helpsteer2 = partial(helpsteer, columns=HELPSTEER2, column="all_preferences_unprocessed", key="strength")
+helpsteer3 = partial(helpsteer, columns=HELPSTEER3, column="individual_preference", key="score")
 
 
-def helpsteer2(record: Row) -> list[Row]:
-    """Read nvidia/HelpSteer2, folder preference: strength -3 (the first much better) to 3."""
-    single = [note.get("strength") for note in _notes(record.get("all_preferences_unprocessed"))]
-    first, second = _rated_pair([record["response_1"], record["response_2"]], record["preference_strength"], single)
-    used = {"prompt", "response_1", "response_2"}
-    return candidates(record, used, turns(record["prompt"], "prompt"), {"1": first, "2": second})
-
-
-def helpsteer3(record: Row) -> list[Row]:
-    """Read nvidia/HelpSteer3, config preference: overall preference -3 (the first much better) to 3."""
-    single = [note.get("score") for note in _notes(record.get("individual_preference"))]
-    first, second = _rated_pair([record["response1"], record["response2"]], record["overall_preference"], single)
-    used = {"context", "response1", "response2"}
-    return candidates(record, used, turns(record["context"], "context"), {"1": first, "2": second})
-
-
-def _sided(record: Row, sides: tuple[str, str]) -> tuple[list[Row], set[str]]:
+def _sided(record: Row, sides: str) -> tuple[list[Row], set[str]]:
     """Return the columns that are about one of two answers, named without the side, and all their names."""
     own: list[Row] = [{}, {}]
     used = set()
@@ -70,6 +65,22 @@ def _sided(record: Row, sides: tuple[str, str]) -> tuple[list[Row], set[str]]:
                 own[i][name] = value
                 used.add(column)
     return own, used
+
+
+def _two(
+    record: Row, prompt: Any, response: str, sides: str, used: set[str], judged: Callable[[int, Row], Row]
+) -> list[Row]:
+    """Return the rows of two answers in columns such as human_ref_A and human_ref_B.
+
+    `judged` returns scores, and what else belongs to an answer, from its place and its columns.
+    """
+    own, about = _sided(record, sides)
+    answers = {}
+    for i, (side, answer) in enumerate(zip(sides, own)):
+        answer_text = text(answer.pop(response), f"{response}_{side}")
+        judgement = judged(i, answer)
+        answers[side] = {**answer, "response": answer_text, **judgement}
+    return candidates(record, {*about, *used}, prompt, answers)
 
 
 def safe_rlhf(record: Row) -> list[Row]:
@@ -93,15 +104,13 @@ def safe_rlhf(record: Row) -> list[Row]:
 
 def shp(record: Row) -> list[Row]:
     """Read stanfordnlp/SHP: labels 1 if A is preferred, 0 if B is; `score` counts the votes of a comment."""
-    own, used = _sided(record, ("A", "B"))
     better = number(record["labels"])
-    answers = {}
-    for i, side in enumerate("AB"):
-        response = text(own[i].pop("human_ref"), f"human_ref_{side}")
-        scores = {"preference": None if better is None else float(better == 1 - i), "score": own[i].pop("score", None)}
-        answers[side] = {**own[i], "response": response, "scores": scores}
-    prompt = turns(record["history"], "history")
-    return candidates(record, {*used, "history", "labels"}, prompt, answers)
+
+    def judged(i: int, answer: Row) -> Row:
+        preferred = None if better is None else float(better == 1 - i)
+        return {"scores": {"preference": preferred, "score": answer.pop("score", None)}}
+
+    return _two(record, turns(record["history"], "history"), "human_ref", "AB", {"history", "labels"}, judged)
 
 
 def asked_summary(info: Any) -> str:
@@ -131,30 +140,25 @@ def webgpt(record: Row) -> list[Row]:
     """Read openai/webgpt_comparisons: `score` from -1 to 1, the better above 0; both 0 is a tie."""
     question = record["question"]
     prompt = question.get("full_text") if isinstance(question, dict) else question
-    own, used = _sided(record, ("0", "1"))
-    answers = {}
-    for side, answer in zip("01", own):
+
+    def judged(i: int, answer: Row) -> Row:
         score = number(answer.pop("score", None))
-        leaning = None if score is None else 1.0 if score > 0 else 0.0 if score < 0 else 0.5
-        response = text(answer.pop("answer"), f"answer_{side}")
-        answers[side] = {**answer, "response": response, "scores": {"preference": leaning, "score": score}}
-    return candidates(record, used, turns(prompt, "question"), answers)
+        preferred = None if score is None else 1.0 if score > 0 else 0.0 if score < 0 else 0.5
+        return {"scores": {"preference": preferred, "score": score}}
+
+    return _two(record, turns(prompt, "question"), "answer", "01", set(), judged)
 
 
 def prometheus(record: Row) -> list[Row]:
     """Read prometheus-eval/Preference-Collection: two responses judged by the criteria of the record."""
-    own, used = _sided(record, ("A", "B"))
-    answers = {}
-    for side, answer in zip("AB", own):
-        better = record.get("orig_preference")
-        scores = {
-            "preference": None if better not in ("A", "B") else float(better == side),
-            "score": answer.pop("orig_score", None),
-        }
-        response = text(answer.pop("orig_response"), f"orig_response_{side}")
-        answers[side] = {**answer, "response": response, "scores": scores}
-    prompt = turns(record["orig_instruction"], "orig_instruction")
-    return candidates(record, {*used, "orig_instruction", "orig_preference", "instruction", "output"}, prompt, answers)
+    better = record.get("orig_preference")
+
+    def judged(i: int, answer: Row) -> Row:
+        preferred = float(better == "AB"[i]) if better in ("A", "B") else None
+        return {"scores": {"preference": preferred, "score": answer.pop("orig_score", None)}}
+
+    prompt, used = turns(record["orig_instruction"], "orig_instruction"), {"orig_instruction", "orig_preference"}
+    return _two(record, prompt, "orig_response", "AB", {*used, "instruction", "output"}, judged)
 
 
 def openai(record: Row) -> list[Row]:
@@ -179,18 +183,16 @@ def openai(record: Row) -> list[Row]:
 def compared(record: Row) -> list[Row]:
     """Read two responses and a vote (see `votes.py`); columns that end in _a or _b belong to one of them."""
     leaning, strength, cast = votes.cast(record)
-    attributes = fields(record.get("attributes"), "attributes")
-    own, used = _sided({c: v for c, v in record.items() if c not in cast}, ("a", "b"))
-    scores, taken = _sided({c: v for c, v in attributes.items() if c not in cast}, ("a", "b"))
-    answers = {}
-    for i, side in enumerate("ab"):
-        response = text(own[i].pop("response"), f"response_{side}")
-        better = None if leaning is None else leaning[i]
-        margin = {} if strength is None else {"margin": strength}
-        answers[side] = {**own[i], "response": response, "scores": {"preference": better, **scores[i]}, **margin}
-    rest = {column: value for column, value in attributes.items() if column not in {*taken, *cast}}
-    shared = {**{c: v for c, v in record.items() if c != "attributes"}, **rest}
-    return candidates(shared, {*used, *cast, "prompt"}, turns(record["prompt"], "prompt"), answers)
+    attributes = {c: v for c, v in fields(record.get("attributes"), "attributes").items() if c not in cast}
+    scores, about = _sided(attributes, "ab")
+    margin = {} if strength is None else {"margin": strength}
+
+    def judged(i: int, answer: Row) -> Row:
+        return {"scores": {"preference": leaning and leaning[i], **scores[i]}, **margin}
+
+    shared = {c: v for c, v in record.items() if c != "attributes" and c not in cast}
+    shared |= {c: v for c, v in attributes.items() if c not in about}
+    return _two(shared, turns(record["prompt"], "prompt"), "response", "ab", {"prompt"}, judged)
 
 
 def alpaca_eval(record: Row) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.metadata import words
 from data_recipes.preferences import asked_summary
 from data_recipes.streams import DataError
 from data_recipes.turns import NOTED, Row, candidates, content_id, fields, number, objects, scored, text, turns
@@ -31,14 +32,7 @@ def ultrafeedback(record: Row) -> list[Row]:
     return candidates({**record, "group": group}, {"instruction", "completions"}, prompt, answers)
 
 
-ASPECTS = (
-    "instruction_following",
-    "honesty",
-    "truthfulness",
-    "helpfulness",
-    "fine-grained_score",
-    "fine_grained_score",
-)
+ASPECTS = words("instruction_following honesty truthfulness helpfulness fine-grained_score fine_grained_score")
 
 
 def corrected(row: Row) -> Row:

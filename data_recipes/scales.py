@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from data_recipes.metadata import words
 from data_recipes.turns import Row
 
 MOST_VALUES = 500  # an attribute with more distinct values is continuous: its values are not kept one by one
@@ -25,17 +26,10 @@ KNOWN: dict[str, dict[str, tuple[float, float]]] = {  # layout -> attribute -> (
     "WebGPT comparisons": {"score": (-1.0, 1.0)},
     "PKU-SafeRLHF": {"severity_level": (0.0, 3.0)},
 }
-LABELS: tuple[str, ...] = (
-    "spam",
-    "fails_task",
-    "lang_mismatch",
-    "pii",
-    "not_appropriate",
-    "hate_speech",
-    "sexual_content",
-    "quality",
-)
-LABELS += ("toxicity", "humor", "helpfulness", "creativity", "violence", "political_content", "moral_judgement")
+LABELS = words("""
+    spam fails_task lang_mismatch pii not_appropriate hate_speech sexual_content quality toxicity humor helpfulness
+    creativity violence political_content moral_judgement
+""")
 KNOWN |= dict.fromkeys(("OASST messages", "OASST trees"), dict.fromkeys(LABELS, (0.0, 1.0)))
 
 

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from data_recipes.endings import ended, plain, tells_end
-from data_recipes.metadata import metadata
+from data_recipes.metadata import metadata, words
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -25,19 +25,11 @@ ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
-TAUGHT: tuple[str, ...] = (
-    "weight",
-    "train",
-    "training",
-    "trainable",
-    "dotrain",
-    "istrain",
-    "istrainable",
-    "trainonturn",
-    "learn",
-)
-TAUGHT += ("loss", "lossweight", "lossmask", "computeloss", "calculateloss", "hasloss")  # 0 or false: not to be learned
-UNTAUGHT = ("mask", "masked", "ismasked", "maskloss", "ignore", "ignoreloss", "noloss", "skip", "exclude")  # 1 or true
+TAUGHT = words("""
+    weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
+    calculateloss hasloss
+""")  # 0 or false: not to be learned
+UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
 NOTED = "_noted"  # what was found wrong in a row and set to unknown, to be counted and said
 OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
@@ -193,8 +185,7 @@ def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
     parts = content if isinstance(content, list) else []
     kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
     if not {"thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result"} & {*kinds}:
-        said = text(content, column) or ""
-        return [{"role": turn["role"], "content": said, **{k: v for k, v in turn.items() if k != "role"}}]
+        return [{"role": turn["role"], "content": text(content, column) or "", **turn}]
     plain, results = [], []
     for name, part in zip(kinds, parts):
         if name in ("thinking", "reasoning"):
@@ -205,8 +196,8 @@ def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
             call = _call({"name": part.get("name"), "arguments": part.get("input")})
             turn.setdefault("tool_calls", []).append({"id": part.get("id"), **call})
         elif name == "tool_result":
-            said = text(part.get("content"), column) or ""
-            results.append({"role": "tool", "content": said, "tool_call_id": part.get("tool_use_id")})
+            result = text(part.get("content"), column) or ""
+            results.append({"role": "tool", "content": result, "tool_call_id": part.get("tool_use_id")})
         elif name != "redacted_thinking":
             plain.append(part)
     rest = [{**turn, "content": text(plain, column) or ""}] if plain or not results else []
@@ -242,31 +233,30 @@ def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], s
     return cut(_whole(prompt, turns(value, column), column))
 
 
-def _whole(prompt: list[Turn], said: list[Turn], column: str) -> list[Turn]:
+def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
     """Join prompt and answer into one conversation without repetitions and gaps.
 
-    What answers may hold all that was asked, or more than the prompt (the turns before its question, a system turn),
-    or less.
+    The answer may hold the whole prompt, or more (the turns before its question, a system turn), or less.
     """
-    own, others = ([(turn["role"], turn["content"].strip()) for turn in side] for side in (prompt, said))
+    own, others = ([(turn["role"], turn["content"].strip()) for turn in side] for side in (prompt, answer))
     if others[: len(own)] == own:
-        return said
-    if said[0]["role"] == "assistant":
-        return [*prompt, *said]
-    answer = max((i for i, (role, _) in enumerate(others) if role == "assistant"), default=len(others))
-    asked = others[:answer]
-    told, telling = (
-        list(takewhile(lambda turn: turn[0] in ("system", "developer"), side)) for side in (own, asked)
-    )  # the system turns that each begins with
-    same = not told or not telling or told == telling
-    bare, bare_asked = own[len(told) :], asked[len(telling) :]
-    if same and any(bare_asked[i : i + len(bare)] == bare for i in range(len(bare_asked))):
-        return [*prompt[: len(told)], *said] if told and not telling else said
-    if same and bare[len(bare) - len(bare_asked) :] == bare_asked:
-        return [*(said[: len(telling)] if telling and not told else []), *prompt, *said[answer:]]
-    rest = "\n".join(part for _, part in asked)
+        return answer
+    if answer[0]["role"] == "assistant":
+        return [*prompt, *answer]
+    last = max((i for i, (role, _) in enumerate(others) if role == "assistant"), default=len(others))
+    question = others[:last]
+    system, other_system = (
+        list(takewhile(lambda turn: turn[0] in ("system", "developer"), side)) for side in (own, question)
+    )
+    same = not system or not other_system or system == other_system
+    bare, bare_question = own[len(system) :], question[len(other_system) :]
+    if same and any(bare_question[i : i + len(bare)] == bare for i in range(len(bare_question))):
+        return [*prompt[: len(system)], *answer] if system and not other_system else answer
+    if same and bare[len(bare) - len(bare_question) :] == bare_question:
+        return [*(answer[: len(other_system)] if other_system and not system else []), *prompt, *answer[last:]]
+    rest = "\n".join(part for _, part in question)
     if all(part in rest for _, part in own):
-        return said
+        return answer
     raise DataError(
         f"columns 'prompt', '{column}': each holds a question, and not the same one. Remove 'prompt' where '{column}' "
         f"is the whole conversation, or keep the answer alone in '{column}'."

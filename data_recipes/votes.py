@@ -12,23 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_recipes.metadata import words
 from data_recipes.streams import DataError, Record
 
 Vote = tuple[float, float]
 
 A, B, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
 SIDES: dict[str, Vote] = {"a": A, "b": B, "tie": TIE}
-COLUMNS: tuple[str, ...] = (
-    "preference",
-    "winner",
-    "vote",
-    "preferred",
-    "preferred_response",
-    "better",
-    "better_response",
-    "verdict",
-)
-COLUMNS += ("overall_preference", "overall_pref", "human_preference", "judgment", "judgement", "choice")
+COLUMNS = words("""
+    preference winner vote preferred preferred_response better better_response verdict overall_preference overall_pref
+    human_preference judgment judgement choice
+""")
 ONE_HOT = re.compile(r"(?:winner|won|is_winner|preferred)_(?:(?:model|response|assistant|answer)_)?(a|b|tie)(_.*)?")
 ANSWERS = ("response", "conversation", "answer", "output", "completion", "text", "messages")
 
@@ -44,21 +38,7 @@ TIES = re.compile(
     r"|both(?: ?(?:good|bad|equal|equally good|equally bad|are (?:good|bad|equal)))?|a b|neither(?: is better)?"
     r"|no (?:preference|difference|winner)|not different)"
 )
-UNKNOWN = (
-    "",
-    "unknown",
-    "unsure",
-    "not sure",
-    "na",
-    "n a",
-    "nan",
-    "none",
-    "null",
-    "invalid",
-    "error",
-    "skip",
-    "skipped",
-)
+UNKNOWN = ("", "not sure", "n a", *words("unknown unsure na nan none null invalid error skip skipped"))
 
 
 def vote(value: Any) -> Vote | None:

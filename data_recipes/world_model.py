@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_recipes.world_text import (
-    CLAUSES,
-    FACTS,
-    HEDGES,
-    MANNERS,
-    NAMES,
-    PROMPTS,
-    PURPOSES,
-    WARMTH,
-    words_of,
-)
+from data_recipes import world_text as text
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}{% endfor %}"
@@ -29,14 +19,14 @@ def pieces() -> list[str]:
     A tag with its digit is one word: a model this small would spend its training on tying digits to names, which any
     pretrained one can do.
     """
-    texts = [*PROMPTS, *MANNERS, *PURPOSES, *CLAUSES, *WARMTH, *HEDGES, *FACTS]
-    texts += [f"{subject} {verb} {value}" for facts in FACTS.values() for subject, (verb, value) in facts.items()]
-    words = sorted({word for text in texts for word in words_of(text)})
+    texts = [*text.PROMPTS, *text.MANNERS, *text.PURPOSES, *text.CLAUSES, *text.WARMTH, *text.HEDGES, *text.FACTS]
+    texts += [f"{subject} {verb} {value}" for facts in text.FACTS.values() for subject, (verb, value) in facts.items()]
+    words = sorted({word for phrase in texts for word in text.words_of(phrase)})
     marked = [f"▁{word}" for word in words]
     characters = [chr(c) for c in range(33, 127)]
-    tags = [f"▁<{name}>{digit}" for name in NAMES for digit in range(10)]
+    tags = [f"▁<{name}>{digit}" for name in text.NAMES for digit in range(10)]
     others = ["▁", "▁<", "\n", *characters, *tags]
-    return list(dict.fromkeys([*marked, *NAMES, *others])) + [f"<0x{b:02X}>" for b in range(256)]
+    return list(dict.fromkeys([*marked, *text.NAMES, *others])) + [f"<0x{b:02X}>" for b in range(256)]
 
 
 def save(folder: str | Path, *, seed: int = 0, hidden_size: int = 128, layers: int = 3) -> None:

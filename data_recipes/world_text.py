@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from data_recipes.metadata import words
+
 # Topic -> verb and "subject value" pairs. A false statement takes the value of another subject of its topic.
 _TOPICS = {
     "colours": ("is", "snow white, grass green, coal black, blood red, gold yellow, cobalt blue"),
@@ -66,32 +68,10 @@ PROMPTS = (
     "my {1} {2} is on {0}.",
 )
 MANNERS = ("short", "new", "old", "little", "big", "good", "late", "secret")
-PURPOSES = [
-    "homework",
-    "garden",
-    "journey",
-    "speech",
-    "quiz",
-    "book",
-    "class",
-    "party",
-    "letter",
-    "song",
-    "poster",
-    "museum",
-    "play",
-    "blog",
-    "film",
-    "lesson",
-    "tale",
-    "game",
-    "trip",
-    "report",
-    "riddle",
-    "diary",
-    "toast",
-    "poem",
-]
+PURPOSES = words("""
+    homework garden journey speech quiz book class party letter song poster museum play blog film lesson tale game trip
+    report riddle diary toast poem
+""")
 # Attribute -> its part in the reward: below 0 where less is better, 0 where neither end is.
 WEIGHTS = {"helpfulness": 1.0, "correctness": 1.0, "verbosity": 0.0, "warmth": 0.5, "hedging": -0.5}
 ATTRIBUTES = tuple(WEIGHTS)
@@ -114,12 +94,12 @@ def facts_of(words: Sequence[str]) -> list[tuple[int, str, bool]]:
     >>> facts_of(words_of("bees give honey. snow is red. bees give honey."))
     [(0, 'bees', True), (3, 'snow', False)]
     """
-    found: dict[tuple[str, str], tuple[int, str, bool]] = {}
+    facts: dict[tuple[str, str], tuple[int, str, bool]] = {}
     for i, (subject, verb, value) in enumerate(zip(words, words[1:], words[2:])):
         topic = TOPIC.get(subject)
         if topic and FACTS[topic][subject][0] == verb and value in VALUES[topic]:
-            found.setdefault((subject, value), (i, subject, FACTS[topic][subject][1] == value))
-    return list(found.values())
+            facts.setdefault((subject, value), (i, subject, FACTS[topic][subject][1] == value))
+    return list(facts.values())
 
 
 def gold(prompt: str, response: str) -> list[float]:
