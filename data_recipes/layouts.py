@@ -24,6 +24,7 @@ from data_recipes.streams import DataError
 from data_recipes.turns import (
     LEFT_OUT,
     NEMO_TURN,
+    NOTED,
     NUMBER,
     OURS,
     Row,
@@ -62,6 +63,7 @@ def rows(record: Row) -> list[Row]:
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
         for row in results
     ]
+    results = [_noted(row) for row in results]
     results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
     if _undecided(results):
         why = "its two responses are the same text, so neither can be the better one"
@@ -78,6 +80,21 @@ def _ending(row: Row) -> Row:
     return {**row, "finished": end} if end is False or (end is not None and "finished" in row) else row
 
 
+def _noted(row: Row) -> Row:
+    """Drop a row of weight 0, and note what else a row holds that means nothing here."""
+    weight = number(row.get("weight")) if "response" in row else None
+    notes = list(row.get(NOTED, ()))
+    if weight not in (None, 0.0, 1.0):
+        notes.append("ignored: a weight other than 0 and 1 (all rows count the same)")
+    if any(MARK in (part or "") for part in (row.get("response"), *(turn["content"] for turn in row["prompt"]))):
+        notes.append(f"kept as text: {MARK} in a prompt or response (give each turn on its own)")
+    if any(turn.get("name") and turn["role"] != "tool" for turn in row["prompt"]):
+        notes.append("kept: the name of a turn (few chat templates print it)")
+    row = {**row, NOTED: notes} if notes else row
+    return {**row, LEFT_OUT: "its weight is 0, so it is not to be learned"} if weight == 0 else row
+
+
+MARK = "<|im_start|>"  # of ChatML
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what Reddit leaves in place of a text
 
 

@@ -43,8 +43,8 @@ def corrected(row: Row) -> Row:
     known = [score for aspect in ASPECTS if (score := number(scores.get(aspect))) is not None]
     if not known or max(known) > 2:
         return row
-    why = "overall_score 10 on an answer whose aspects are all 1 or 2 (a known fault: 1.0 read as 10)"
-    return {**row, "scores": {**scores, "overall_score": None}, NOTED: why}
+    fault = "overall_score 10 on an answer whose aspects are all 1 or 2 (a known fault: 1.0 read as 10)"
+    return {**row, "scores": {**scores, "overall_score": None}, NOTED: [f"set to unknown: {fault}"]}
 
 
 def summary_axes(record: Row) -> list[Row]:

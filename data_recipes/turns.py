@@ -31,7 +31,7 @@ TAUGHT = words("""
 """)  # 0 or false: not to be learned
 UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
-NOTED = "_noted"  # what was found wrong in a row and set to unknown, to be counted and said
+NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
 OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
 MOST_RATERS = 20  # a longer list of numbers is something else

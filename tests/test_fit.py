@@ -249,3 +249,16 @@ def test_rows_in_memory_are_labelled_by_a_function() -> None:
         label(rows, scorer=words, num_proc=2, shard_size=10)
     with pytest.raises(SteerError, match="no row has a score"):
         label(rows)
+
+
+def test_continuous_scores_from_0_to_1_become_quantile_levels(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": f"ask {i // 2}", "response": "word " * (1 + i), "scores": {"share": i / 39, "passed": float(i > 19)}}
+        for i in range(40)
+    ]
+    assert [len(a.shown) for a in label(rows, held_out=0).schema.attributes[:2]] == [5, 2]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("steer: 'share' takes many values between two whole numbers: its levels are quantiles")
+    assert [len(a.shown) for a in label(rows, scorer=fit(rows), held_out=0).schema.attributes[:2]] == [5, 2]
+    few = [{**row, "scores": {"share": (i % 5) / 4}} for i, row in enumerate(rows)]
+    assert len(label(few, held_out=0).schema["share"].shown) == 2

@@ -122,6 +122,25 @@ def test_an_overall_score_of_ten_on_an_answer_that_is_bad_in_all_aspects_is_unkn
     assert not any("_noted" in row for row in read_rows(tmp_path / "run"))
 
 
+def test_a_weight_marks_of_a_template_and_a_turns_name_are_noted_with_their_number(tmp_path: Path) -> None:
+    ask = [{"role": "user", "name": "ann", "content": "Hi"}]
+    records = [
+        {"prompt": "Hi", "response": "a", "weight": 0},
+        {"prompt": "Hi", "response": "b", "weight": 1.0},
+        {"prompt": "Hi", "response": "c", "weight": 0.5},
+        {"prompt": "<|im_start|>user\nHi<|im_end|>", "response": "d"},
+        {"prompt": ask, "response": "e"},
+        {"prompt": ask, "response": "f", "weight": 2},
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, records)))
+    summary = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
+    assert [row["response"] for row in read_rows(tmp_path / "run")] == ["b", "c", "d", "e", "f"]
+    assert f"left out: 1 like {tmp_path}/log.jsonl:1: its weight is 0" in summary
+    assert "ignored: 2 x a weight other than 0 and 1" in summary
+    assert "kept as text: 1 x <|im_start|> in a prompt or response" in summary
+    assert "kept: 2 x the name of a turn" in summary
+
+
 def shown(folder: Path) -> dict[str, tuple[str, ...]]:
     """The levels of labelled rows as users see them."""
     schema = Schema.load(folder / "schema.json")

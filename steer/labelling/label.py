@@ -17,8 +17,9 @@ from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import Parts, score_parts
+from steer.progress import note
 from steer.rows import PREFERENCE, Row, Source, content_hash, read, read_rows, split_of
-from steer.rows.binning import described, fitted
+from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Attribute, Schema
 from steer.run_folder import fingerprint, workplace
@@ -131,6 +132,11 @@ class Task:
         scores = np.where(np.isnan(first), second, first)
         schema = self._schema(scores)
         self._check_targets(schema)
+        s = self.settings
+        if s.bins == "native" and not s.schema:
+            edges = _edges(s, schema.names)
+            for name in (a.name for a in schema.attributes if a.continuous and a.name not in edges):
+                note(f"'{name}' takes many values between two whole numbers: its levels are quantiles, not these two.")
         return Labels(self, schema, scores, predicted, flags)
 
     def _schema(self, scores: Scores) -> Schema:
@@ -275,7 +281,7 @@ def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
 def description(attributes: Mapping[str, Attribute], names: Sequence[str], scores: Scores) -> Schema:
     """Ranges and directions: those that are known, and the others from names and scores [n, A]."""
     from_scores = described(names, scores)
-    return Schema(tuple(attributes.get(n, from_scores[n]) for n in names))
+    return Schema(tuple(graded(attributes.get(n, from_scores[n]), scores[:, j]) for j, n in enumerate(names)))
 
 
 def turned(schema: Schema, lower: Sequence[str], neither: Sequence[str]) -> Schema:

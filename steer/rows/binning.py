@@ -15,6 +15,7 @@ from steer.errors import SteerError
 from steer.rows import directions
 from steer.rows.schema import REWARD, Attribute, Schema, Scores, number
 
+MOST_GRADES = 10  # distinct scores between two neighbouring whole numbers; more of them are continuous
 TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
 
 
@@ -27,8 +28,17 @@ def described(names: Sequence[str], scores: Scores) -> Schema:
             raise SteerError(f"attribute '{name}': no row has a score.")
         direction, origin = directions.of_name(name)
         low, high = float(known.min()), float(known.max())
-        attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
+        attributes.append(graded(Attribute(name, low, high, direction, float(direction != 0), origin=origin), known))
     return Schema(tuple(attributes))
+
+
+def graded(a: Attribute, scores: Scores) -> Attribute:
+    """Mark an attribute from 0 to 1, or such a range, as continuous if its scores take many values in between.
+
+    Its two native levels would be all that is left of them.
+    """
+    unit = float(a.low).is_integer() and a.high - a.low == 1
+    return replace(a, continuous=True) if unit and len(np.unique(scores[~np.isnan(scores)])) > MOST_GRADES else a
 
 
 def fitted(
@@ -74,8 +84,8 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: S
     known = scores[~np.isnan(scores)]
     if not len(known):
         raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
-    grid = float(a.low).is_integer() and float(a.high).is_integer() and 1 <= a.high - a.low <= 10
-    if bins == "native" and grid and not inner_edges:
+    whole = float(a.low).is_integer() and float(a.high).is_integer() and not a.continuous
+    if bins == "native" and whole and 1 <= a.high - a.low <= 10 and not inner_edges:
         edges = [a.low + i + 0.5 for i in range(int(a.high - a.low))]
         shown = [str(int(a.low) + i) for i in range(len(edges) + 1)]
     else:

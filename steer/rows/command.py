@@ -11,7 +11,7 @@ from steer.progress import progress, quiet
 from steer.rows import directions
 from steer.rows.contract import Row
 from steer.rows.exported import exported
-from steer.rows.notices import corrected, not_scores, reasons
+from steer.rows.notices import not_scores, noted, reasons
 from steer.rows.schema import Attribute, Schema
 from steer.rows.sources import WORLD, Sources
 from steer.rows.survey import DROPPED, Survey, surveyed
@@ -65,7 +65,7 @@ def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[st
     yield from votes.told(tally.votes)
     yield from survey.scales.table()
     yield from not_scores(tally.not_scores)
-    yield from corrected(tally.corrected)
+    yield from noted(tally.notes)
     if config.source != WORLD:  # which brings its own schema
         yield from _scales(survey, tally.records)
         names = [directions.Named(name, *directions.of_name(name)) for name in survey.scales.found]

@@ -20,9 +20,9 @@ def reasons(messages: Iterable[str], label: str) -> Iterator[str]:
         yield f"{label}: {sum(map(len, by_number[SHOWN:]))} for {len(by_number) - SHOWN} other reasons"
 
 
-def corrected(notes: Mapping[str, int]) -> Iterator[str]:
-    """Yield one line for each reason why scores were set to unknown."""
-    yield from (f"set to unknown: {number} x {reason}." for reason, number in notes.items())
+def noted(notes: Mapping[str, int]) -> Iterator[str]:
+    """Yield one line for each note "what was done: with what", with the number of rows."""
+    yield from (note.replace(": ", f": {rows} x ", 1) + "." for note, rows in notes.items())
 
 
 def not_scores(columns: Mapping[str, str]) -> Iterator[str]:

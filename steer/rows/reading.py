@@ -44,14 +44,14 @@ class Reading:
 
 @dataclass
 class Tally:
-    """Counts of one reading: records and rows of each layout, and what was dropped or corrected, with the reason."""
+    """Counts of one reading: records and rows of each layout, and what was dropped, corrected or noted."""
 
     records: Counter[str] = field(default_factory=Counter)
     rows: Counter[str] = field(default_factory=Counter)
     columns: Counter[str] = field(default_factory=Counter)  # mapped column -> records that hold something there
     dropped: Counter[str] = field(default_factory=Counter)  # "place: reason" of rows whose record is not at fault
     votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (meaning of the votes, side that is better)
-    corrected: Counter[str] = field(default_factory=Counter)  # reason -> scores that were set to unknown
+    notes: Counter[str] = field(default_factory=Counter)  # "what was done: with what" -> rows
     not_scores: dict[str, str] = field(default_factory=dict)  # numeric column without scores -> reason
 
 
@@ -177,7 +177,7 @@ class _Reader:
         """Note on stderr what was dropped, corrected or taken for no score."""
         tally = self.tally
         lines = [*notices.reasons(tally.dropped, "left out"), *votes.told(tally.votes)]
-        lines += [*notices.not_scores(tally.not_scores), *notices.corrected(tally.corrected)]
+        lines += [*notices.not_scores(tally.not_scores), *notices.noted(tally.notes)]
         for line in lines:
             _note_once(f"{'rows' if self.path is None else self.path}: {line}")
 
@@ -224,7 +224,7 @@ class _Reader:
     def count(self, layout: str, record: Row, rows: list[Row]) -> None:
         """Count the rows of a record, and which side its vote prefers."""
         tally = self.tally
-        tally.corrected.update(reason for row in rows if (reason := row.pop(NOTED, None)))
+        tally.notes.update(note for row in rows for note in row.pop(NOTED, ()))
         tally.records[layout] += 1
         tally.rows[layout] += len(rows)
         if rows and (layout in votes.MEANINGS or votes.compares(record)):

@@ -50,6 +50,7 @@ class Attribute:
     counts: tuple[int, ...] = ()
     quantiles: tuple[float, ...] = ()
     origin: str = "given"  # of the direction: given by a person, known from the name, or guessed
+    continuous: bool = False  # scores between two neighbouring whole numbers: quantiles, and not these two as levels
 
     def level(self, score: float) -> int:
         """Return the level of a score.
@@ -333,7 +334,9 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; `Schema.from_json` reads it back."""
         cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
-        return {**asdict(self), "attributes": [asdict(a) for a in self.attributes], "cells": cells}
+        attributes = [asdict(a) for a in self.attributes]
+        attributes = [{k: v for k, v in a.items() if k != "continuous" or v} for a in attributes]
+        return {**asdict(self), "attributes": attributes, "cells": cells}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Schema:
@@ -382,6 +385,8 @@ def _attribute(value: Any) -> Attribute:
     for name in ("low", "high", "direction", "weight"):
         if not _finite(getattr(attribute, name)):
             raise ValueError(f"{name} of '{attribute.name}' is no number")
+    if not isinstance(attribute.continuous, bool):
+        raise ValueError(f"continuous of '{attribute.name}' is neither true nor false")
     if attribute.low > attribute.high or attribute.direction not in (-1, 0, 1):
         raise ValueError(f"'{attribute.name}' wants low < high and a direction of 1, -1 or 0")
     if attribute.origin not in ORIGINS:
