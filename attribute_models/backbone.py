@@ -23,7 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attribute_models import Row, prefix
 from attribute_models.arrays import Mask
-from attribute_models.bases import digest, nf4, quiet, trainable
+from attribute_models.bases import digest, nf4, trainable
+from attribute_models.noise import quiet
 from attribute_models.templates import fitted, lost, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before

@@ -16,9 +16,9 @@ from torch import Tensor
 from attribute_models import Row, backbone, bases, settings, write_settings
 from attribute_models.arrays import Array, Mask
 from attribute_models.backbone import Backbone, Tokens, buckets
-from attribute_models.bases import quiet
 from attribute_models.folds import folds_by_prompt, known_scores
 from attribute_models.learned import Learned
+from attribute_models.noise import quiet
 
 ADAPTERS = ("lora", "qlora", "none")
 

@@ -1,14 +1,16 @@
-"""Progress bars with rate and time left, a line every half minute on a log file; and third-party noise kept quiet."""
+"""Progress bars with rate and time left (a line every half minute in a log file), notes, and `quiet`."""
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import sys
-import warnings
 from collections.abc import Iterable
 from typing import Any
+
+from attribute_models.noise import quiet
+
+__all__ = ["note", "progress", "quiet"]
 
 
 def progress(items: Iterable[Any] | None = None, *, total: int | None = None, what: str, unit: str = "rows") -> Any:
@@ -34,20 +36,3 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
 def note(text: str) -> None:
     """Say one line to the user on standard error: what was dropped, guessed or chosen."""
     print(f"steer: {text}", file=sys.stderr)
-
-
-class quiet:  # noqa: N801  # reads as a word in `with quiet():`
-    """Silence loading bars and third-party warnings that a user can do nothing about."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-        import transformers
-
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *error: Any) -> None:
-        self._caught.__exit__(*error)

@@ -237,7 +237,8 @@ def _answers(
     reward = rewarder(shared.court.proxy, shared.schema) if how.best_of > 1 else None
     asked = Asked(jobs, sampling, how, reward)
     schema = policy.card.schema if policy.card and policy.card.attributes else None
-    rows = drawn(policy, asked, folder, schema or shared.schema, shared.base(seed), micro_batch(shared.settings))
+    tokens = micro_batch(shared.settings.micro_batch_tokens)
+    rows = drawn(policy, asked, folder, schema or shared.schema, shared.base(seed), tokens)
     return shared.court.scored(rows)
 
 

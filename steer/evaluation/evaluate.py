@@ -34,7 +34,7 @@ from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, rows_fingerprint, slug, write_json
 from steer.settings import settings_of
-from steer.training.memory import pieces
+from steer.training.memory import micro_batch
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class Examination:
         def answered(requests: list[Request], name: str) -> Answers:
             asked = Asked(requests, sampling, Decoding())
             schema = policy.card.schema if policy.card else None
-            tokens = pieces(s.micro_batch_tokens)
+            tokens = micro_batch(s.micro_batch_tokens)
             return self.court.scored(drawn(policy, asked, folder / name, schema, reference, tokens))
 
         for target, aims in self._aims(policy, contestant.seed).items():

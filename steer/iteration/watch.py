@@ -48,7 +48,8 @@ def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
     prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, settings.watch)
     asked = Asked([Request(row, best) for row in prompts], rounds.sampling(settings.seed))
     reference = Reference.of(rounds.model, training.dtype, training.trust_remote_code)
-    rows = drawn(policy, asked, rounds.folder(number) / "held-out", schema, reference, micro_batch(training))
+    tokens = micro_batch(training.micro_batch_tokens)
+    rows = drawn(policy, asked, rounds.folder(number) / "held-out", schema, reference, tokens)
     earlier = range(number if rounds.refits else 0)  # else the scorer of those rounds is that of this one
     others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
     return {"target": schema.text(best), **watched(policy, rows, judges, settings.seed, others)}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from steer.errors import SteerError
 from steer.run_folder import folder_errors, read_json, write_json
 from steer.training import zero
-from steer.training.sharded import gathered, part
 
 BEST = "best.safetensors"  # trained weights at the lowest held-out loss
 
@@ -112,3 +112,20 @@ def clear(folder: Path) -> None:
     (folder / BEST).unlink(missing_ok=True)
     for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):
         shutil.rmtree(old)
+
+
+def gathered(tensors: Mapping[str, Tensor], main: bool) -> dict[str, Tensor]:
+    """Copy whole tensors to the CPU of the main process. Collective: every process may hold a part and must call."""
+    copies = {}
+    for name, tensor in tensors.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if main:
+            copies[name] = whole.detach().to("cpu", copy=True).contiguous()
+    return copies
+
+
+def part(whole: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a whole tensor if `like` is sharded; a tensor of another shape stays whole."""
+    if not isinstance(like, DTensor) or whole.shape != like.shape:
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)

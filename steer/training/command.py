@@ -11,6 +11,7 @@ from steer.methods import METHODS
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training import checkpoint
+from steer.training.dry_run import described
 from steer.training.prepare import Hashes, chosen, scorer_for
 from steer.training.train import prepare
 
@@ -36,7 +37,7 @@ def train_command(config: TrainConfig) -> str:
         return str(run.done["summary"]) if main else ""
     training = prepare(Labelled.of(config.rows), config.model, config.method, config, hashes, scorer)
     if config.dry_run:
-        return training.described() if main else ""
+        return described(training) if main else ""
     training.wait()  # the folder has been looked at by all before one process writes to it
     run.start()
     training.wait()

@@ -8,17 +8,23 @@ from typing import Any
 import numpy as np
 
 from steer.models.collate import collate
-from steer.models.policy import Policy
 from steer.models.precision import keep_masters
 from steer.training.batches import Plan
 from steer.training.loop import Loop
-from steer.training.memory import GIB, estimate
+from steer.training.memory import GIB, enough_memory, estimate
+from steer.training.train import Training
 
 OPEN, CLOSE = "⟦", "⟧"
 
 
-def described(policy: Policy, loop: Loop, facts: dict[str, Any], rate: str) -> str:
-    """Describe rows, tokens, steps, parameters, memory, and the first sample; `rate`: why the learning rate."""
+def described(training: Training) -> str:
+    """Describe rows, tokens, steps, parameters, memory, and the first sample."""
+    with enough_memory(training.loop.options):
+        return "\n".join(_lines(training))
+
+
+def _lines(training: Training) -> list[str]:
+    policy, loop, facts = training.policy, training.loop, training.policy.facts
     assert policy.card  # `prepare` gives it one
     keep_masters(policy.model)  # as training holds them
     options, plan, model = loop.options, loop.plan, policy.model
@@ -35,7 +41,7 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any], rate: str) -> s
     bytes_ = estimate(model, options, accelerator.num_processes if accelerator.is_fsdp2 else 1)
     parts = ", ".join(f"{name} {_size(value)}" for name, value in bytes_.items())
     layout = ", a prompt once for all its candidates, short ones in one row" if plan.shared else ""
-    lines = [
+    return [
         f"Plan: {policy.card.method} from {policy.name}, {_adapter(loop)}, {options.optimizer}; nothing is written.",
         f"rows        {facts['rows']} groups to train on, {facts['held_out']} rows held out, "
         f"{facts['unused']} left out by the method, {facts['too_long']} groups too long",
@@ -43,13 +49,12 @@ def described(policy: Policy, loop: Loop, facts: dict[str, Any], rate: str) -> s
         f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
-        rate or f"learning rate {options.learning_rate:g}, as given",
+        training.rate or f"learning rate {options.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",
         shown(policy.tokenizer, plan, fresh=fresh),
     ]
-    return "\n".join(lines)
 
 
 def shown(tokenizer: Any, plan: Plan, *, fresh: bool = False) -> str:

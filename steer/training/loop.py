@@ -19,10 +19,9 @@ from steer.models.precision import compute_in, keep_masters, optimizer_for, trai
 from steer.progress import quiet
 from steer.training import checkpoint
 from steer.training.batches import Known, Plan
-from steer.training.held_out import HeldOut, Patience
 from steer.training.references import base_states, importance_share, known_of
 from steer.training.settings import TrainSettings
-from steer.training.tracking import Log
+from steer.training.tracking import HeldOut, Log, Patience
 
 
 def learning_rate(step: int, steps: int, options: TrainSettings) -> float:

@@ -14,13 +14,8 @@ from steer.training.settings import TrainSettings
 GIB = 1 << 30
 
 
-def micro_batch(options: TrainSettings) -> int:
-    """Padded tokens in one forward pass, where none are given: a CPU is faster where a batch stays in its cache."""
-    return pieces(options.micro_batch_tokens)
-
-
-def pieces(tokens: int) -> int:
-    """The same from the number that was given, 0 for none."""
+def micro_batch(tokens: int) -> int:
+    """Padded tokens in one forward pass: `tokens`, or if 0 few on a CPU, which is faster where they fit its cache."""
     return tokens or (8192 if torch.cuda.is_available() else 2048)
 
 
@@ -32,7 +27,8 @@ def enough_memory(options: TrainSettings) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not _starved(error):
             raise
-        lower = [f"--micro-batch-tokens (now {micro_batch(options)})", f"--max-length (now {options.max_length})"]
+        tokens = micro_batch(options.micro_batch_tokens)
+        lower = [f"--micro-batch-tokens (now {tokens})", f"--max-length (now {options.max_length})"]
         more = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
         more += {"lora": ["--adapter qlora"], "none": ["--adapter lora"]}.get(options.adapter, [])
         more += [] if "8bit" in options.optimizer else ["--optimizer adamw_8bit"]
@@ -55,7 +51,7 @@ def estimate(model: Any, options: TrainSettings, shards: int = 1) -> dict[str, f
     c = model.config.get_text_config()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = torch.empty(0, dtype=model.dtype).element_size()
-    tokens = micro_batch(options)
+    tokens = micro_batch(options.micro_batch_tokens)
     layer = tokens * c.hidden_size * 17.0 * size
     depth = c.num_hidden_layers
     inputs = depth * tokens * c.hidden_size * size

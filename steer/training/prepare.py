@@ -1,4 +1,4 @@
-"""What a training is made of: method, conditions, groups, base model, adapter. What cannot be trained on is refused."""
+"""The steps of `prepare`: method, conditions, groups, base model, adapter. Each refuses what cannot be trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from steer.conditioning.condition import NUMBERS, OWN
 from steer.errors import SteerError
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.methods.base import Method
 from steer.methods.groups import Group
@@ -30,8 +30,8 @@ from steer.rows.schema import REWARD
 from steer.run_folder import identity
 from steer.settings import did_you_mean, overridden
 from steer.training.batches import Conditioning, Plan
-from steer.training.held_out import HeldOut
 from steer.training.settings import TrainSettings
+from steer.training.tracking import HeldOut
 
 
 def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
@@ -43,14 +43,14 @@ def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
 
 
 class Hashes(NamedTuple):
-    """Fingerprints of the local folders that a training starts from: hashed once, for weights are large."""
+    """Fingerprints of the folders that a training starts from: computed once, for weights are large."""
 
     model: str  # empty for a model of the hub
     init: str = ""  # of the policy of --init
 
     @staticmethod
     def of(model: str, init: str) -> Hashes:
-        """Hash what lies in a folder."""
+        """Compute both; empty for what is no folder."""
         return Hashes(identity(model), identity(init) if init else "")
 
 
@@ -61,8 +61,17 @@ def scorer_for(name: str, spec: str) -> Scorer:
     return load_scorer(spec)
 
 
-def require_start(name: str, method: Method, options: TrainSettings) -> None:
-    """Refuse settings that give the method no starting policy to compare with, or no responses drawn from it."""
+def reward_for(name: str, labelled: Labelled, options: TrainSettings, scorer: Scorer | None) -> Reward:
+    """Return the reward of fresh responses, by `scorer` or else the one that the settings or the rows name."""
+    return rewarder(scorer or scorer_for(name, options.scorer or labelled.spec), labelled.require_levels())
+
+
+def check_start(
+    name: str, method: Method, conditioning: Conditioning | None, options: TrainSettings, base: str
+) -> None:
+    """Refuse a start that does not fit the method or `base`, a fingerprint or hub name."""
+    if options.init:
+        _check_init(base, conditioning, options)
     if (method.on_policy or "kl" in method.needs) and options.adapter == "none":
         raise SteerError(f"{name}: its reference is the model without its adapter. Use --adapter lora.")
     if method.importance and not options.init:
@@ -70,6 +79,27 @@ def require_start(name: str, method: Method, options: TrainSettings) -> None:
             f"{name}: needs --init, the policy that drew the responses at their targets. "
             'Train one with --method conditional; "steer generate POLICY --input ROWS --n 8" draws from it.'
         )
+
+
+def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
+    """Refuse to start from a policy that reads other conditions or does not fit `base`, a fingerprint or hub name."""
+    folder = Path(options.init)
+    if not (folder / "steer.json").is_file():
+        raise SteerError(f'--init {folder}: is no policy (it has no steer.json). Train one: "steer train".')
+    card = Card.load(folder)
+    own = (options.adapter, base, options.template if conditioning else "tags")
+    if own != (card.adapter, card.base_hash or card.base, card.template if conditioning else "tags"):
+        raise SteerError(f"--init {folder}: has another base, adapter or template than this run would have.")
+    tokens = options.condition_tokens if conditioning else "text"
+    names = conditioning.names if conditioning else ()
+    if tokens != card.condition_tokens or (conditioning and names != card.attributes):
+        raise SteerError(
+            f"--init {folder}: reads conditions of {', '.join(card.attributes) or 'nothing'} as "
+            f"{card.condition_tokens}; this run would have {', '.join(names) or 'nothing'} as {tokens}."
+        )
+    rank = adapter_rank(folder)
+    if rank != options.lora_r:
+        raise SteerError(f"--init {folder}: has rank {rank}, this run {options.lora_r}. Use --lora-r {rank}.")
 
 
 def rated(name: str, method: Method, options: TrainSettings) -> tuple[TrainSettings, str]:
@@ -86,20 +116,20 @@ def rated(name: str, method: Method, options: TrainSettings) -> tuple[TrainSetti
 
 
 def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> Conditioning | None:
-    """Return what a conditioned method prints before responses, or None for an unconditioned one."""
+    """Return how a conditioned method conditions responses, or None for an unconditioned one."""
     if not method.conditioned:
         return None
     schema = labelled.require_levels()
     names = options.attribute or ((REWARD,) if options.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
-    if "whole condition" in method.needs:
-        return Conditioning(schema, ordered, options.template, 0.0, 0.0)
-    return Conditioning(schema, ordered, options.template, options.attribute_dropout, options.condition_dropout)
+    whole = "whole condition" in method.needs
+    dropout = (0.0, 0.0) if whole else (options.attribute_dropout, options.condition_dropout)
+    return Conditioning(schema, ordered, options.template, *dropout)
 
 
 def effective_share(groups: Sequence[Group]) -> float:
-    """(sum |w|)^2 / (n sum w^2) over all weights: 1 where all are alike."""
+    """Effective sample size over the number of weights, (sum |w|)^2 / (n sum w^2): 1 if all weights are alike."""
     w = np.abs([x for g in groups for x in g.weights])
     return float(w.sum() ** 2 / (len(w) * (w**2).sum()))
 
@@ -123,9 +153,9 @@ def grouped(
 
 def agreeing(groups: Sequence[Group], conditioning: Conditioning) -> list[Group]:
     """Drop groups that also exist in the opposite order under conditions that read alike."""
-    read = [tuple((r["id"], conditioning.text(r["levels"])) for r in g.rows) if len(g.rows) > 1 else () for g in groups]
-    orders = set(read)
-    kept = [g for g, each in zip(groups, read) if not each or each[::-1] not in orders]
+    texts = [tuple((r["id"], conditioning.text(r["levels"])) for r in g.rows) if g.rows[1:] else () for g in groups]
+    orders = set(texts)
+    kept = [g for g, text in zip(groups, texts) if not text or text[::-1] not in orders]
     if not kept:
         raise SteerError(
             f"the conditions of every pair read alike ({', '.join(conditioning.names)}). Name more with --attribute."
@@ -134,13 +164,17 @@ def agreeing(groups: Sequence[Group], conditioning: Conditioning) -> list[Group]
 
 
 def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
-    """Load the model that training starts from; one that is to be sharded stays on the CPU until then."""
+    """Load the model that training starts from; `on_cpu`: it is sharded later."""
     card = Card.find(model)
     if card and card.adapter not in ("none", MERGED):
         raise SteerError(f"--model {model}: is itself an adapter; train from its base {card.base}.")
-    device = "cpu" if on_cpu else ""
-    four_bit, trust = options.adapter == "qlora", options.trust_remote_code
-    policy = load_policy(model, dtype=options.dtype, trust_remote_code=trust, quantised=four_bit, device=device)
+    policy = load_policy(
+        model,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+        quantised=options.adapter == "qlora",
+        device="cpu" if on_cpu else "",
+    )
     if options.adapter != "none" and (same := _twins(policy)):
         end = policy.tokenizer.convert_ids_to_tokens(policy.end)
         raise SteerError(
@@ -166,10 +200,9 @@ def starting_point(model: str, policy: Policy, options: TrainSettings, device: s
     return f"{'' if hashes.model else model} {weights} {numbers}" if weights else ""
 
 
-def with_adapter(policy: Policy, conditioning: Conditioning | None, options: TrainSettings) -> None:
+def add_trained(policy: Policy, conditioning: Conditioning | None, options: TrainSettings) -> None:
     """Add to the base what is trained: tokens of the levels, and an adapter, fresh or the one of --init."""
-    special = options.condition_tokens == "special" and conditioning is not None
-    levels = conditioning.control_tokens() if special and conditioning else []
+    levels = conditioning.control_tokens() if conditioning and options.condition_tokens == "special" else []
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, options.seed)
     if options.adapter != "none":
         lora = Lora(options.lora_r, options.lora_alpha, options.lora_dropout)
@@ -178,29 +211,8 @@ def with_adapter(policy: Policy, conditioning: Conditioning | None, options: Tra
         start_from(policy.model, options.init)
 
 
-def check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
-    """Refuse to start from a policy that reads other conditions or does not fit `base`, a fingerprint or hub name."""
-    folder = Path(options.init)
-    if not (folder / "steer.json").is_file():
-        raise SteerError(f'--init {folder}: is no policy (it has no steer.json). Train one: "steer train".')
-    card = Card.load(folder)
-    own = (options.adapter, base, options.template if conditioning else "tags")
-    if own != (card.adapter, card.base_hash or card.base, card.template if conditioning else "tags"):
-        raise SteerError(f"--init {folder}: has another base, adapter or template than this run would have.")
-    tokens = options.condition_tokens if conditioning else "text"
-    names = conditioning.names if conditioning else ()
-    if tokens != card.condition_tokens or (conditioning and names != card.attributes):
-        raise SteerError(
-            f"--init {folder}: reads conditions of {', '.join(card.attributes) or 'nothing'} as "
-            f"{card.condition_tokens}; this run would have {', '.join(names) or 'nothing'} as {tokens}."
-        )
-    rank = adapter_rank(folder)
-    if rank != options.lora_r:
-        raise SteerError(f"--init {folder}: has rank {rank}, this run {options.lora_r}. Use --lora-r {rank}.")
-
-
 def shares_prompts(policy: Policy, options: TrainSettings) -> bool:
-    """Whether a prompt is computed once for all its candidates and rows are packed; notes it if the model cannot."""
+    """Whether a prompt is computed once for all its candidates and rows are packed; note it if the model cannot."""
     if options.plain_layout:
         return False
     inner = policy.model.get_base_model() if options.adapter != "none" else policy.model
@@ -235,12 +247,12 @@ def prompts_with_room(groups: Sequence[Group], tokens: Tokens, longest: int, new
     return short
 
 
-def watched(
+def held_out_of(
     labelled: Labelled, name: str, conditioning: Conditioning | None, options: TrainSettings, plan: Plan, longest: int
 ) -> HeldOut | None:
-    """Make one step without dropout of the held-out rows, if a loss on them is asked for.
+    """Make one step of the held-out rows, under whole conditions, if a loss on them is asked for.
 
-    `conditioning`: before the method reframes it.
+    `conditioning`: before the method reframes it; `plan`: that of the training rows.
     """
     method, own = chosen(name, options.set)
     if options.early_stopping and not options.eval_steps:
@@ -259,3 +271,22 @@ def watched(
     groups = short_enough(groups, tokens, whole, longest)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
     return HeldOut(dataclasses.replace(plan, **changed), method, own)
+
+
+def card_of(
+    policy: Policy, name: str, options: TrainSettings, conditioning: Conditioning | None, base_hash: str, scorer: str
+) -> Card:
+    """Return the card of what will be trained from `policy` by the method `name`; `scorer`: what labelled the rows."""
+    return Card(
+        base=str(Path(policy.name).resolve()) if Path(policy.name).is_dir() else policy.name,
+        base_hash=base_hash,
+        base_revision=policy.revision,
+        adapter=options.adapter,
+        method=name,
+        settings=dataclasses.asdict(chosen(name, options.set)[1]),
+        template=options.template,
+        attributes=conditioning.names if conditioning else (),
+        schema=conditioning.schema if conditioning else None,
+        scorer=scorer,
+        condition_tokens=options.condition_tokens if conditioning else "text",
+    )

@@ -1,15 +1,22 @@
-"""The log of a running training: metrics.jsonl, a progress bar, and trackers through accelerate if asked for."""
+"""What a training records while it runs: metrics.jsonl, a progress bar, trackers, and the loss on held-out rows."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from steer.errors import SteerError
+from steer.methods.base import Method
+from steer.models.log_probs import ResponseLogps, seen
 from steer.progress import progress
 from steer.run_folder import folder_errors, write_text
+from steer.training.batches import UNKNOWN, Known, Plan
+from steer.training.references import base_states
 from steer.training.settings import TrainSettings
 
 
@@ -20,7 +27,7 @@ def installed(name: str) -> None:
 
 
 class Log:
-    """Writes the numbers of a run, in the main process only."""
+    """Writer of metrics.jsonl and the progress bar, in the main process only."""
 
     def __init__(self, folder: Path, options: TrainSettings, accelerator: Any, *, step: int, steps: int) -> None:
         self.track, self.accelerator = options.track, accelerator
@@ -55,3 +62,44 @@ class Log:
         self.bar.close()
         if self.track != "none":
             self.accelerator.end_training()
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The loss on held-out groups, one step of a plan: under whole conditions, without dropout."""
+
+    plan: Plan
+    method: Method
+    settings: Any
+
+    @torch.no_grad()
+    def loss(self, module: ResponseLogps, accelerator: Any, known: Known | None) -> float:
+        """The method's loss over all held-out groups, with the weights as they are."""
+        rank, world = accelerator.process_index, accelerator.num_processes
+        sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        module.eval()
+        for indices, batch in self.plan.batches(0, rank, world, known or UNKNOWN):
+            batch = batch.to(accelerator.device)
+            base = base_states(module, self.plan, indices, batch, accelerator) if "kl" in self.method.needs else None
+            sums[0] += self.method.total(*seen(module, batch, base), self.settings)
+            sums[1] += self.method.counted(batch.candidates.mask).sum()
+        module.train()
+        total, count = accelerator.reduce(sums, "sum").tolist()
+        return float(total / max(count, 1))
+
+
+@dataclass
+class Patience:
+    """The best held-out loss, its step, and the number of losses since."""
+
+    best: float | None = None
+    step: int = 0
+    since: int = 0
+
+    def see(self, loss: float, step: int) -> bool:
+        """Record a loss; return whether it is the best so far."""
+        if self.best is None or loss < self.best:
+            self.best, self.step, self.since = loss, step, 0
+            return True
+        self.since += 1
+        return False

@@ -1,4 +1,4 @@
-"""Train a policy: rows -> groups -> base model with adapter -> the loop -> a policy that knows how it came about."""
+"""Train a policy: rows -> groups -> base model with adapter -> the loop -> a policy that knows how it was trained."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.labelling.scorer import Scorer, rewarder
-from steer.models.card import Card
+from steer.labelling.scorer import Scorer
 from steer.models.policy import Policy, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
@@ -19,31 +18,28 @@ from steer.run_folder import folder_errors, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
 from steer.training.batches import Plan
-from steer.training.dry_run import described
 from steer.training.loop import Loop
 from steer.training.memory import enough_memory, micro_batch
-from steer.training.onpolicy import FreshPlan
 from steer.training.prepare import (
     Hashes,
+    add_trained,
     base_policy,
-    check_init,
+    card_of,
+    check_start,
     chosen,
     conditioned,
     effective_share,
     grouped,
+    held_out_of,
     prompts_with_room,
     rated,
-    require_start,
-    scorer_for,
+    reward_for,
     shares_prompts,
     short_enough,
     starting_point,
-    watched,
-    with_adapter,
 )
 from steer.training.processes import accelerated
 from steer.training.settings import TrainSettings
-from steer.training.sharded import gathered
 from steer.training.tracking import installed
 
 
@@ -69,8 +65,7 @@ def train(
     with workplace(folder, options, inputs) as place:
         if (place / "done.json").is_file():
             return load_policy(str(place), dtype=options.dtype, trust_remote_code=options.trust_remote_code)
-        training = prepare(labelled, model, method, options, hashes)
-        policy = training.run(place)
+        policy = prepare(labelled, model, method, options, hashes).run(place)
         write_json(place / "done.json", {"summary": "", **policy.facts})
         checkpoint.clear(place)
         return policy
@@ -82,44 +77,34 @@ class Training:
 
     policy: Policy
     loop: Loop
-    rate: str = ""  # why the learning rate was chosen; empty where the user gave one
-
-    @property
-    def main(self) -> bool:
-        """Whether this is the process that writes."""
-        return bool(self.loop.accelerator.is_main_process)
+    rate: str = ""  # why the learning rate was chosen; empty if the user gave one
 
     def run(self, folder: Path) -> Policy:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
-        policy, accelerator = self.policy, self.loop.accelerator
-        dtype = policy.model.dtype
-        for text in (self.rate, self._undropped) if self.main else ():
+        policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
+        main, dtype = accelerator.is_main_process, policy.model.dtype
+        for text in (self.rate, self._undropped) if main else ():
             if text:
                 note(f"{text}.")
-        with enough_memory(self.loop.options):
+        with enough_memory(options):
             policy.facts |= self.loop.run(policy, folder)
-        policy.facts["learning_rate"] = self.loop.options.learning_rate
-        if self.loop.options.adapter == "none":
+        policy.facts["learning_rate"] = options.learning_rate
+        if options.adapter == "none":
             policy.model.to(dtype=dtype)  # from the float32 it was trained in
-        weights = gathered(dict(trainable(policy.model)), self.main) if accelerator.is_fsdp2 else None
+        weights = checkpoint.gathered(dict(trainable(policy.model)), main) if accelerator.is_fsdp2 else None
         policy.model.eval()
-        if self.main:
+        if main:
             with folder_errors(folder):
                 policy.save(folder, weights)
         return policy
 
     @property
     def _undropped(self) -> str:
-        """Say that a dropout the user gave is off, if the method cannot have it."""
+        """Sentence about a dropout that is off because the method cannot have it; empty if it can."""
         dropout = self.loop.options.lora_dropout
         if not (dropout and self.loop.method.still and self.policy.card):
             return ""
         return f"--lora-dropout {dropout:g} is off: {self.policy.card.method} compares the policy with a frozen one"
-
-    def described(self) -> str:
-        """Describe the plan and the first sample, for a dry run."""
-        with enough_memory(self.loop.options):
-            return described(self.policy, self.loop, self.policy.facts, self.rate)
 
     def wait(self) -> None:
         """Wait for all processes of the training."""
@@ -138,34 +123,30 @@ def prepare(
     installed(options.track)
     method, own = chosen(name, options.set)
     conditions = conditioned(labelled, method, options)
-    if options.init:
-        check_init(hashes.model or model, conditions, options)
-    require_start(name, method, options)
-    if method.on_policy:
-        scorer = scorer or scorer_for(name, options.scorer or labelled.spec)
+    check_start(name, method, conditions, options, hashes.model or model)
+    reward = reward_for(name, labelled, options, scorer) if method.on_policy else None
     options, why = rated(name, method, options)
     accelerator = accelerated(name, method, options)
     with enough_memory(options):
         given = labelled.training(options.held_out, options.seed, options.limit)
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
-        reward = rewarder(scorer, labelled.require_levels()) if scorer and method.on_policy else None
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
         start = starting_point(model, policy, options, accelerator.device.type, hashes)
-        with_adapter(policy, conditioning, options)
+        add_trained(policy, conditioning, options)
         tokens = Tokens(rows, policy.tokenizer, policy.end)
         longest = min(options.max_length, policy.longest or options.max_length)
-        if method.on_policy:
+        if reward:
             short = prompts_with_room(groups, tokens, longest, options.max_new_tokens)
         else:
             short = short_enough(groups, tokens, conditioning, longest)
-        shared = shares_prompts(policy, options)
-        plan = Plan(short, tokens, conditioning, options.batch_size, micro_batch(options), options.seed, shared)
-        held_out = watched(labelled, name, conditions, options, plan, longest)
+        budget, shared = micro_batch(options.micro_batch_tokens), shares_prompts(policy, options)
+        plan = Plan(short, tokens, conditioning, options.batch_size, budget, options.seed, shared)
+        held_out = held_out_of(labelled, name, conditions, options, plan, longest)
         if reward:
-            new = options.max_new_tokens
-            plan = FreshPlan(
-                **vars(plan), policy=policy, method=method, settings=own, reward=reward, max_new_tokens=new
-            )
+            from steer.training.onpolicy import FreshPlan  # generation is loaded for methods that draw
+
+            more = {"policy": policy, "method": method, "settings": own, "reward": reward}
+            plan = FreshPlan(**vars(plan), **more, max_new_tokens=options.max_new_tokens)
         loop = Loop(options, method, own, plan, accelerator, held_out, start)
         if "curriculum" in method.needs:
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
@@ -177,17 +158,5 @@ def prepare(
         "unused": 0 if method.on_policy else len({row["id"] for row in given} - used),
         "ess": effective_share(short),
     }
-    policy.card = Card(
-        base=str(Path(model).resolve()) if Path(model).is_dir() else model,
-        base_hash=hashes.model,
-        base_revision=policy.revision,
-        adapter=options.adapter,
-        method=name,
-        settings=dataclasses.asdict(own),
-        template=options.template,
-        attributes=conditioning.names if conditioning else (),
-        schema=conditioning.schema if conditioning else None,
-        scorer=labelled.scorer,
-        condition_tokens=options.condition_tokens if conditioning else "text",
-    )
+    policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled.scorer)
     return Training(policy, loop, why)
