@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from steer.errors import SteerError
@@ -22,9 +23,9 @@ TRUST_REMOTE_CODE = "Run code that comes with the model."
 MICRO_BATCH_TOKENS = "Padded tokens in one forward pass (0: 2048 on a CPU, 8192 on a GPU)."
 DTYPE = "bfloat16 on a GPU that has it, else float32."
 DTYPES = ("auto", "float32", "bfloat16")
-
-
 INPUTS = "Inputs"  # the first panel of a long --help
+
+LARGEST = sys.float_info.max
 
 
 def option(
@@ -33,15 +34,15 @@ def option(
     *,
     choices: Iterable[str] = (),
     panel: str = "",
-    least: float = -math.inf,
+    least: float = -LARGEST,
     above: float = -math.inf,
-    most: float = math.inf,
+    most: float = LARGEST,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Any:
     """A dataclass field that becomes a flag (`...` as default: required).
 
-    Numbers are finite, not below `least`, not at or below `above`, and not beyond `most`. `panel`: the section of
-    `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
+    Numbers are not below `least`, above `above`, and at most `most`; finite unless `most` is infinity. `panel`: the
+    section of `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
     """
     metadata: dict[str, Any] = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}}
     metadata |= {"least": least, "above": above, "most": most}
@@ -56,7 +57,7 @@ def argument(help: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Sentence end for an unknown name: the nearest known one, and all of them."""
+    """End of a message about an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
     near = difflib.get_close_matches(name[:100], known, n=1)
     return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
@@ -69,39 +70,42 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
     return "--" + field.name.replace("_", "-")
 
 
-def check(config: Any) -> None:
-    """Refuse a config with a value outside the choices or the range of its field."""
+def check(config: Any, name: Callable[[dataclasses.Field[Any]], str] = flag_of) -> None:
+    """Refuse a config with a value outside the choices or the range of its field; `name`: what messages call it."""
     for field in dataclasses.fields(config):
-        _allowed(field, getattr(config, field.name))
+        _check(name(field), getattr(config, field.name), field.metadata)
 
 
-def _allowed(field: dataclasses.Field[Any], value: Any) -> None:
-    meta = field.metadata
+class Checked:
+    """Base of settings that are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside the choices or the range of their field."""
+        check(self, lambda field: field.name)
+
+
+def _check(name: str, value: Any, meta: Mapping[str, Any]) -> None:
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and not _clean(text):
-            raise SteerError(
-                f"{flag_of(field)} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it."
-            )
+            raise SteerError(f"{name} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it.")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise SteerError(f"{flag_of(field)}: wanted a number that 64 bits hold.")
+        raise SteerError(f"{name}: wanted a number that 64 bits hold.")
     if "least" not in meta:
         return
     if meta.get("choices") and value not in meta["choices"]:
-        raise SteerError(f"{flag_of(field)}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
+        raise SteerError(f"{name}: unknown '{value}'; {did_you_mean(str(value), meta['choices'])}")
     if isinstance(value, int | float):
-        least, above, most = (meta[name] for name in ("least", "above", "most"))
-        if math.isfinite(value) and least <= value <= most and value > above:
+        least, above, most = (meta[bound] for bound in ("least", "above", "most"))
+        if least <= value <= most and value > above:
             return
-        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -math.inf else ""
-        high = f"at most {most:g}" if most < math.inf else ""
-        wanted = (
-            f"from {least:g} to {most:g}" if high and least > -math.inf else " and ".join(filter(None, (low, high)))
-        )
-        raise SteerError(f"{flag_of(field)} {value}: wanted {wanted or 'a finite number'}.")
+        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -LARGEST else ""
+        high = f"at most {most:g}" if most < LARGEST else ""
+        span = f"from {least:g} to {most:g}" if high and least > -LARGEST else " and ".join(filter(None, (low, high)))
+        raise SteerError(f"{name} {value}: wanted {span or 'a finite number'}.")
 
 
 def _clean(text: str) -> bool:
-    """Whether files can be called so, and hold it."""
+    """Whether a file can have this name and hold this text."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -125,7 +129,7 @@ def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
-    """A dataclass of settings with NAME=VALUE texts in place of defaults; lists are written a,b,c."""
+    """Build settings from their defaults and NAME=VALUE texts; lists are written a,b,c. `owner` begins messages."""
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}  # type: ignore[arg-type]  # always a dataclass
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -135,7 +139,7 @@ def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
                 f"{owner}: unknown setting '{key}'; {did_you_mean(key, defaults) if defaults else 'it has none.'}"
             )
         try:
-            values[key] = _told(text, defaults[key])
+            values[key] = _parsed(text, defaults[key])
         except ValueError:
             wanted = "list of numbers" if isinstance(defaults[key], tuple) else type(defaults[key]).__name__
             raise SteerError(f"{owner}: {key}={text} is not a {wanted}.") from None
@@ -145,8 +149,8 @@ def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
         raise SteerError(f"{owner}: {error}") from None
 
 
-def _told(text: str, default: Any) -> Any:
-    """A text in the type of a default."""
+def _parsed(text: str, default: Any) -> Any:
+    """Read a text in the type of a default."""
     if isinstance(default, tuple):
         kind = type(default[0]) if default else str
         return tuple(kind(part) for part in text.split(",") if part)

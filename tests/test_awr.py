@@ -58,5 +58,5 @@ def test_the_value_of_a_prompt_does_not_see_its_own_rewards() -> None:
 def test_few_prompts_have_their_mean_as_value() -> None:
     some = rows(3)
     assert awr.values(some) == pytest.approx([sum(r["reward"] for r in some) / 3] * 3)
-    with pytest.raises(SteerError, match="beta and clip are positive"):
+    with pytest.raises(SteerError, match=r"beta 0.0: wanted above 0"):
         awr.Settings(beta=0.0)

@@ -18,10 +18,10 @@ def test_conditional_is_the_likelihood_of_the_response_alone() -> None:
 
 def test_rows_with_levels_are_taken_and_others_left_out() -> None:
     rows = [{"id": "a", "levels": {"quality": 0}}, {"id": "b", "levels": {}}, {"id": "c"}]
-    groups = conditional.groups(rows, conditional.Settings())
+    groups = conditional.groups(rows)
     assert [g.rows[0]["id"] for g in groups] == ["a"]
     with pytest.raises(SteerError, match=r'none of the 2 rows has levels\. Run "steer label" first'):
-        conditional.groups(rows[1:], conditional.Settings())
+        conditional.groups(rows[1:])
 
 
 def test_conditional_says_that_it_reads_a_condition() -> None:

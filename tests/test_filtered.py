@@ -45,7 +45,7 @@ def test_equal_or_absent_rewards_are_refused() -> None:
 
 @pytest.mark.parametrize("keep", [0.0, -0.1, 1.1, math.nan])
 def test_a_share_outside_0_to_1_is_refused(keep: float) -> None:
-    with pytest.raises(SteerError, match="keep is a share between 0 and 1"):
+    with pytest.raises(SteerError, match=r"keep .*: wanted above 0 and at most 1"):
         filtered.Settings(keep=keep)
 
 

@@ -17,5 +17,5 @@ def test_mle_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
 
 def test_mle_takes_every_row_whatever_its_reward() -> None:
     rows = [{"id": "a"}, {"id": "b", "reward": -9.0}, {"id": "c", "reward": None}]
-    groups = mle.groups(rows, mle.Settings())
+    groups = mle.METHOD.groups(rows, None)
     assert [(g.rows[0]["id"], g.weights) for g in groups] == [("a", (1.0,)), ("b", (1.0,)), ("c", (1.0,))]

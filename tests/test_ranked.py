@@ -69,8 +69,8 @@ def test_groups_hold_all_candidates_better_first() -> None:
     assert found[0].weights == (1.0, 1.0, 1.0)
     for method in (rrhf, pro):
         with pytest.raises(SteerError, match="no prompt has two responses with different rewards"):
-            method.groups(rows("b", 1.0, 1.0) + rows("c", 5.0), method.Settings())  # type: ignore[attr-defined]
-        with pytest.raises(SteerError, match="sft is not negative"):
+            method.METHOD.groups(rows("b", 1.0, 1.0) + rows("c", 5.0), method.Settings())  # type: ignore[attr-defined]
+        with pytest.raises(SteerError, match=r"sft -0.1: wanted 0 or more"):
             method.Settings(sft=-0.1)  # type: ignore[attr-defined]
 
 
@@ -80,5 +80,5 @@ def test_raft_keeps_the_best_of_the_first_k() -> None:
     assert picked == {0: ["a2", "b0", "c0"], 1: ["a0", "b0", "c0"], 2: ["a1", "b0", "c0"]}
     with pytest.raises(SteerError, match=r"each of the 2 prompts has one response only.*--n 4"):
         raft.groups(rows("c", 5.0) + rows("d", 1.0), raft.Settings())
-    with pytest.raises(SteerError, match="k is 0 or more"):
+    with pytest.raises(SteerError, match="k -1: wanted 0 or more"):
         raft.Settings(k=-1)

@@ -7,30 +7,27 @@ Differs from the official code: V is fitted once on the logs, not along with the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, exponential, rewarded, standardised
 from steer.rows import Row, prompt_key
+from steer.settings import Checked, option
 
 FOLDS = 5
 WORDS = 2000  # the commonest of the prompts; the ridge is solved in so many dimensions
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`: temperature in standard deviations of the advantage; `clip`: the largest weight."""
+class Settings(Checked):
+    """Settings of awr."""
 
-    beta: float = 1.0
-    clip: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not (self.beta > 0 and self.clip > 0):
-            raise SteerError(f"beta and clip are positive, not {self.beta} and {self.clip}.")
+    beta: float = option(1.0, "Temperature in standard deviations of the advantage.", above=0, most=math.inf)
+    clip: float = option(20.0, "The largest weight.", above=0, most=math.inf)
 
 
 def values(rows: Sequence[Row]) -> list[float]:

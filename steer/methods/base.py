@@ -126,6 +126,11 @@ class Method:
         return terms.masked_fill(~counted, 0.0).sum()
 
 
+@dataclass(frozen=True)
+class NoSettings:
+    """Settings of a method that has none."""
+
+
 def summed(logps: Tensor, mask: Tensor) -> Tensor:
     """Log-probability of each response: [B, K, T] -> [B, K]; padding never counts, even -inf."""
     return logps.masked_fill(~mask, 0.0).sum(-1)

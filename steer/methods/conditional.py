@@ -10,21 +10,16 @@ conditions and single attributes are dropped at random, so that any subset can b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from steer.methods.base import Method, levels, weighted_nll
+from steer.methods.base import Method, NoSettings, levels, weighted_nll
 from steer.methods.groups import Group, levelled, singles
 from steer.rows import Row
 
 
-@dataclass(frozen=True)
-class Settings:
-    """None: the flags of the condition and of its dropout belong to every conditioned method."""
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+def groups(rows: Sequence[Row], settings: Any = None) -> list[Group]:
     """Every row that has levels."""
     return singles(levelled(rows))
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", condition=levels, fresh="rounds")
+METHOD = Method(groups=groups, loss=weighted_nll, settings=NoSettings, per="token", condition=levels, fresh="rounds")

@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from steer.errors import SteerError
 from steer.methods import dpo
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
+from steer.settings import Checked, option
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`, `pairing`: as in dpo; all pairs of a prompt include easy and hard ones."""
+class Settings(Checked):
+    """Settings of contrastive: all pairs of a prompt include easy and hard ones."""
 
-    beta: float = 0.1
-    pairing: str = "all"
-
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SteerError(f"beta is positive, not {self.beta}.")
+    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
+    pairing: str = option("all", "As in dpo.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

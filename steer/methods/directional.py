@@ -17,23 +17,19 @@ import numpy as np
 
 from steer.errors import SteerError
 from steer.methods import conditional
-from steer.methods.base import Method, weighted_nll
-from steer.methods.groups import Group, by_prompt, random_of
+from steer.methods.groups import by_prompt, random_of
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
+from steer.settings import Checked, option
 
 WEIGHTS = 5  # 0 to 4
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`directions`: how many are drawn for every prompt."""
+class Settings(Checked):
+    """Settings of directional."""
 
-    directions: int = 4
-
-    def __post_init__(self) -> None:
-        if self.directions < 1:
-            raise SteerError(f"directions is 1 or more, not {self.directions}.")
+    directions: int = option(4, "Directions drawn for every prompt.", least=1)
 
 
 def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
@@ -90,11 +86,4 @@ def _weights(schema: Schema, names: Sequence[str]) -> Schema:
     return Schema(attributes, {}, schema.minimum)
 
 
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Every row by itself."""
-    if not any(row.get("levels") for row in rows):
-        raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
-    return conditional.groups(rows, conditional.Settings())
-
-
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", condition=weights, fresh="rounds")
+METHOD = replace(conditional.METHOD, settings=Settings, condition=weights)

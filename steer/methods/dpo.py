@@ -11,25 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, gains
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`: strength of the pull to the reference; `pairing`: `best-worst`, `best-random` (Zephyr) or `all`."""
+class Settings(Checked):
+    """Settings of dpo."""
 
-    beta: float = 0.1
-    pairing: str = "best-random"
-
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SteerError(f"beta is positive, not {self.beta}.")
+    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
+    pairing: str = option("best-random", "Pairs of a prompt: best-worst, best-random (Zephyr) or all.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

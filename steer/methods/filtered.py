@@ -8,21 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, top
 from steer.rows import Row
+from steer.settings import Checked, option
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`keep`: the share of rows that is kept, highest reward first."""
+class Settings(Checked):
+    """Settings of filtered."""
 
-    keep: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep <= 1:
-            raise SteerError(f"keep is a share between 0 and 1, not {self.keep}.")
+    keep: float = option(0.2, "Share of the rows that is kept, highest reward first.", above=0, most=1)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -1,10 +1,10 @@
-"""Rows -> groups of candidates: which responses a loss sees together."""
+"""Rows -> groups of candidates: which responses a loss sees together. Some take a method's settings, and need none."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,13 @@ class Group(NamedTuple):
     weights: tuple[float, ...]
 
 
-def singles(rows: Sequence[Row]) -> list[Group]:
-    """Every row by itself, weight 1."""
+def singles(rows: Sequence[Row], settings: Any = None) -> list[Group]:
+    """Put every row in a group of its own, with weight 1."""
     return [Group((row,), (1.0,)) for row in rows]
 
 
-def prompts(rows: Sequence[Row]) -> list[Group]:
-    """The first row of every prompt, for methods that draw their own responses."""
+def prompts(rows: Sequence[Row], settings: Any = None) -> list[Group]:
+    """Take the first row of every prompt, for methods that draw their own responses."""
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(prompt_key(row), row)
@@ -34,7 +34,7 @@ def prompts(rows: Sequence[Row]) -> list[Group]:
 
 
 def levelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have levels; refuses rows without any."""
+    """Keep the rows that have levels; SteerError if none has."""
     labelled = [row for row in rows if row.get("levels")]
     if not labelled:
         raise SteerError(f'none of the {len(rows)} rows has levels. Run "steer label" first.')
@@ -42,7 +42,7 @@ def levelled(rows: Sequence[Row]) -> list[Row]:
 
 
 def rewarded(rows: Sequence[Row]) -> list[Row]:
-    """The rows whose reward is known; refuses rows without any, or with one reward only."""
+    """Keep the rows whose reward is known; SteerError if none is, or all are equal."""
     scored = [row for row in rows if row.get("reward") is not None]
     for row in scored:
         value = row["reward"]
@@ -59,14 +59,14 @@ def rewarded(rows: Sequence[Row]) -> list[Row]:
 
 
 def standardised(rewards: Sequence[float]) -> list[float]:
-    """Rewards with mean 0 and standard deviation 1."""
+    """Scale rewards to mean 0 and standard deviation 1."""
     mean = math.fsum(rewards) / len(rewards)
     sd = math.sqrt(math.fsum((r - mean) ** 2 for r in rewards) / len(rewards))
     return [(r - mean) / sd for r in rewards]
 
 
 def exponential(scores: Sequence[float], beta: float, clip: float) -> list[float]:
-    """min(clip, exp(s / beta) / mean(exp(s / beta))): weights with mean 1, then clipped."""
+    """Weights with mean 1, then clipped: min(clip, exp(s / beta) / mean(exp(s / beta)))."""
     logs = [s / beta for s in scores]
     high = max(logs)  # subtracting it keeps exp finite and cancels in the ratio
     raw = [math.exp(x - high) for x in logs]
@@ -75,7 +75,7 @@ def exponential(scores: Sequence[float], beta: float, clip: float) -> list[float
 
 
 def top(rows: Sequence[Row], keep: float) -> list[Group]:
-    """The share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
+    """Take the share `keep` of the rows with the highest reward, as singles; ties keep the order of the rows."""
     scored = rewarded(rows)
     count = max(1, int(keep * len(scored) + 1e-9))  # .29 of 100 rows are 29, whatever floats say
     order = sorted(range(len(scored)), key=lambda i: -scored[i]["reward"])[:count]
@@ -83,7 +83,7 @@ def top(rows: Sequence[Row], keep: float) -> list[Group]:
 
 
 def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows with a known reward, those of one prompt together and better first; ties keep the order of the rows."""
+    """Rows with a known reward by prompt, better first; ties keep the order of the rows."""
     prompts: dict[str, list[Row]] = {}
     for row in rewarded(rows):
         prompts.setdefault(prompt_key(row), []).append(row)
@@ -93,7 +93,7 @@ def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
 def compared(rows: Sequence[Row]) -> list[list[Row]]:
     """Rows with a known reward that may be compared, better first and each text once.
 
-    They share a prompt; also a `group`, where the column `comparable` of `steer label` says so.
+    They share a prompt, and a `group` too if the column `comparable` of `steer label` says so.
     """
     prompts: dict[tuple[str, str], list[Row]] = {}
     for row in rewarded(rows):
@@ -103,21 +103,21 @@ def compared(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _comparable(row: Row) -> str:
-    """The same of rows that do not say it: with a preference that only people gave, the group."""
+    """What rows share to be compared if they do not say: the group if only people gave the preference."""
     rated, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
     return "group" if rated is not None and predicted is None else "prompt"
 
 
 def _distinct(candidates: Sequence[Row]) -> list[Row]:
-    """The first of equal texts: none is better than itself."""
+    """Keep the first of equal texts: none is better than itself."""
     first: dict[str, Row] = {}
     for row in candidates:
         first.setdefault(str(row.get("response", row["id"])).strip(), row)
     return list(first.values())
 
 
-def ranked(rows: Sequence[Row]) -> list[Group]:
-    """All candidates that may be compared, of every prompt that has two with different rewards; better first."""
+def ranked(rows: Sequence[Row], settings: Any = None) -> list[Group]:
+    """Candidates that may be compared, better first, of every prompt that has two with different rewards."""
     prompts = compared(rows)
     groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
     if not groups:
@@ -130,12 +130,11 @@ def ranked(rows: Sequence[Row]) -> list[Group]:
     return groups
 
 
-# How a pair is made of ranked candidates: indices of chosen and rejected for each.
 PAIRINGS = ("best-worst", "best-random", "all")
 
 
 def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
-    """Chosen and rejected, never tied. `best-random`: the best against a random other one (Zephyr, 2310.16944)."""
+    """Pair chosen and rejected, never tied. `best-random`: the best and a random worse one (Zephyr, 2310.16944)."""
     if pairing not in PAIRINGS:
         raise SteerError(f"unknown pairing '{pairing}'; {did_you_mean(pairing, PAIRINGS)}")
     result = []
@@ -153,5 +152,5 @@ def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
 
 
 def random_of(row: Row) -> np.random.Generator:
-    """Random numbers that follow from a row's prompt, so that groups are a pure function of the rows."""
+    """Random generator seeded by a row's prompt, so that groups are a pure function of the rows."""
     return np.random.default_rng(int(prompt_key(row), 16))

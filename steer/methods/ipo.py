@@ -6,34 +6,23 @@ Differs from the official code: none by the authors; sums of log-probabilities a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
+from steer.methods import dpo
 from steer.methods.base import Candidates, Method, gains
-from steer.methods.groups import Group, pairs
-from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`: the margin aimed at is 1 / (2 beta); `pairing`: as in dpo."""
+class Settings(Checked):
+    """Settings of ipo."""
 
-    beta: float = 0.1
-    pairing: str = "best-random"
-
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SteerError(f"beta is positive, not {self.beta}.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Pairs of a prompt's candidates."""
-    return pairs(rows, settings.pairing)
+    beta: float = option(0.1, "The margin aimed at is 1 / (2 beta).", above=0)
+    pairing: str = option("best-random", "As in dpo.")
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -42,4 +31,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return (gain[:, 0] - gain[:, 1] - 1 / (2 * s.beta)) ** 2
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)
+METHOD = Method(groups=dpo.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)

@@ -6,22 +6,7 @@ Differs from the official code: nothing, it is plain fine-tuning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from steer.methods.base import Method, NoSettings, weighted_nll
+from steer.methods.groups import singles
 
-from steer.methods.base import Method, weighted_nll
-from steer.methods.groups import Group, singles
-from steer.rows import Row
-
-
-@dataclass(frozen=True)
-class Settings:
-    """None."""
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Every row."""
-    return singles(rows)
-
-
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")
+METHOD = Method(groups=singles, loss=weighted_nll, settings=NoSettings, per="token")

@@ -12,41 +12,28 @@ their loss is not halved (vf = .1 is its .2); the KL of a token is signed, not c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method
-from steer.methods.groups import Group, prompts
-from steer.rows import Row
+from steer.methods.groups import prompts
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`k` responses a prompt; `epochs`: steps on the same ones; `clip`: of the ratio; `vf`, `kl`: weights.
+class Settings(Checked):
+    """Settings of ppo."""
 
-    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
-    """
-
-    k: int = 1
-    epochs: int = 2
-    clip: float = 0.2
-    vf: float = 0.1
-    kl: float = 0.02
-    missing_end: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.k >= 1 and self.epochs >= 1 and self.clip > 0 and min(self.vf, self.kl, self.missing_end) >= 0):
-            raise SteerError("k and epochs are 1 or more, clip is positive, vf, kl and missing_end are not negative.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """A row of every prompt; its response is not used."""
-    return prompts(rows)
+    k: int = option(1, "Responses to a prompt.", least=1)
+    epochs: int = option(2, "Optimizer steps on the same responses.", least=1)
+    clip: float = option(0.2, "Bound of the ratio, 1 -+ clip.", above=0, most=math.inf)
+    vf: float = option(0.1, "Weight of the error of the values.", least=0)
+    kl: float = option(0.02, "Weight of the KL in the reward.", least=0)
+    missing_end: float = option(1.0, "Loss of reward without an end, in its standard deviations.", least=0)
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
@@ -83,7 +70,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=groups,
+    groups=prompts,
     loss=loss,
     settings=Settings,
     per="token",

@@ -8,33 +8,22 @@ Differs from the official code: rewards are the standardised ones of `steer labe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, averaged, existing, summed
-from steer.methods.groups import Group, ranked
-from steer.rows import Row
+from steer.methods.groups import ranked
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`sft`: weight of the likelihood of the best response, times (K - 1)^2."""
+class Settings(Checked):
+    """Settings of pro."""
 
-    sft: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not self.sft >= 0:
-            raise SteerError(f"sft is not negative, not {self.sft}.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """All candidates of a prompt."""
-    return ranked(rows)
+    sft: float = option(0.05, "Weight of the likelihood of the best response, times (K - 1)^2.", least=0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -56,4 +45,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return total + best
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt")
+METHOD = Method(groups=ranked, loss=loss, settings=Settings, per="prompt")

@@ -10,34 +10,23 @@ in every conditioned method here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
+from steer.methods import conditional
 from steer.methods.base import Candidates, Method, levels
-from steer.methods.groups import Group, levelled, singles
-from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Weights of the divergence from the base and of the entropy."""
+class Settings(Checked):
+    """Settings of quark."""
 
-    kl: float = 0.05
-    entropy: float = 0.06
-
-    def __post_init__(self) -> None:
-        if not (self.kl >= 0 and self.entropy >= 0):
-            raise SteerError("kl and entropy are not negative.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Every row that has levels."""
-    return singles(levelled(rows))
+    kl: float = option(0.05, "Weight of the KL from the base.", least=0)
+    entropy: float = option(0.06, "Weight of the entropy.", least=0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -48,7 +37,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=groups,
+    groups=conditional.groups,
     loss=loss,
     settings=Settings,
     per="token",

@@ -13,17 +13,14 @@ from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, by_prompt, singles
 from steer.rows import Row
+from steer.settings import Checked, option
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`k`: choose among the first so many responses of a prompt, in the order of the rows (0: among all)."""
+class Settings(Checked):
+    """Settings of raft."""
 
-    k: int = 0
-
-    def __post_init__(self) -> None:
-        if self.k < 0:
-            raise SteerError(f"k is 0 or more, not {self.k}.")
+    k: int = option(0, "Choose among the first k responses of a prompt, in the order of the rows (0: all).", least=0)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

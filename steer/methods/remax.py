@@ -10,35 +10,22 @@ responses without an end keep their reward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, drift, weighted_nll
-from steer.methods.groups import Group, prompts
-from steer.rows import Row
+from steer.methods.groups import prompts
+from steer.settings import Checked, option
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`k` responses per prompt; `kl`: weight of the penalty; `clip`: of r(y) - r(greedy), to +-clip.
+class Settings(Checked):
+    """Settings of remax."""
 
-    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
-    """
-
-    k: int = 1
-    kl: float = 0.0005
-    clip: float = 5.0
-    missing_end: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.k >= 1 and self.kl >= 0 and self.clip > 0 and self.missing_end >= 0):
-            raise SteerError("k is 1 or more, kl and missing_end are not negative, and clip is positive.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """A row of every prompt; its response is not used."""
-    return prompts(rows)
+    k: int = option(1, "Responses to a prompt.", least=1)
+    kl: float = option(0.0005, "Weight of the KL.", least=0)
+    clip: float = option(5.0, "Bound of r(y) - r(greedy), either way.", above=0, most=math.inf)
+    missing_end: float = option(1.0, "Loss of reward without an end, in its standard deviations.", least=0)
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
@@ -48,7 +35,7 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
 
 
 METHOD = Method(
-    groups=groups,
+    groups=prompts,
     loss=weighted_nll,
     settings=Settings,
     per="token",

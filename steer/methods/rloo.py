@@ -8,39 +8,26 @@ responses without an end lose `missing_end` (TRL's `missing_eos_penalty`, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, drift, summed
-from steer.methods.groups import Group, prompts
-from steer.rows import Row
+from steer.methods.groups import prompts
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`k` responses per prompt; `kl`: weight of the penalty; `clip`: of the reward less that of the others, to +-clip.
+class Settings(Checked):
+    """Settings of rloo."""
 
-    `missing_end`: what a response without an end loses of its reward, in the reward's standard deviations.
-    """
-
-    k: int = 4
-    kl: float = 0.05
-    clip: float = 5.0
-    missing_end: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.k >= 2 and self.kl >= 0 and self.clip > 0 and self.missing_end >= 0):
-            raise SteerError("k is 2 or more, kl and missing_end are not negative, and clip is positive.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """A row of every prompt; its response is not used."""
-    return prompts(rows)
+    k: int = option(4, "Responses to a prompt.", least=2)
+    kl: float = option(0.05, "Weight of the KL.", least=0)
+    clip: float = option(5.0, "Bound of a reward less the mean of the others, either way.", above=0, most=math.inf)
+    missing_end: float = option(1.0, "Loss of reward without an end, in its standard deviations.", least=0)
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
@@ -59,7 +46,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=groups,
+    groups=prompts,
     loss=loss,
     settings=Settings,
     per="response",

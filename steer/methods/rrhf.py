@@ -9,33 +9,22 @@ paper's a sum: on T tokens the ranks weigh about T times as much there, as here 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, averaged, existing, summed
-from steer.methods.groups import Group, ranked
-from steer.rows import Row
+from steer.methods.groups import ranked
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`sft`: weight of the likelihood of the best response; without it the policy collapses."""
+class Settings(Checked):
+    """Settings of rrhf."""
 
-    sft: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.sft >= 0:
-            raise SteerError(f"sft is not negative, not {self.sft}.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """All candidates of a prompt."""
-    return ranked(rows)
+    sft: float = option(1.0, "Weight of the likelihood of the best; without it the policy collapses.", least=0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -47,4 +36,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return rank - s.sft * summed(logps, c.mask)[:, 0]
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", fresh="rounds")
+METHOD = Method(groups=ranked, loss=loss, settings=Settings, per="prompt", fresh="rounds")

@@ -22,6 +22,7 @@ from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import Group, random_of, ranked
 from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,22 +31,13 @@ LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`: temperature of the sampler in sd of the reward, 0 takes the best; `keep`: accepted per prompt.
+class Settings(Checked):
+    """Settings of rso."""
 
-    `gamma`: slope of the loss, whose `loss` is `sigmoid-norm`, `hinge-norm` or `hinge`.
-    """
-
-    beta: float = 0.5
-    keep: int = 8
-    gamma: float = 0.05
-    loss: str = "sigmoid-norm"
-
-    def __post_init__(self) -> None:
-        if not (self.beta >= 0 and self.keep >= 2 and self.gamma > 0):
-            raise SteerError("beta is not negative, keep is 2 or more, and gamma is positive.")
-        if self.loss not in LOSSES:
-            raise SteerError(f"unknown loss '{self.loss}'. Known: {', '.join(LOSSES)}.")
+    beta: float = option(0.5, "Temperature of the sampler in sd of the reward (0: the best).", least=0, most=math.inf)
+    keep: int = option(8, "Candidates that are accepted of a prompt.", least=2)
+    gamma: float = option(0.05, "Slope of the loss.", above=0)
+    loss: str = option("sigmoid-norm", "Loss on the margin.", choices=LOSSES)
 
 
 def accepted(rewards: Sequence[float], beta: float, keep: int, rng: np.random.Generator) -> list[int]:

@@ -7,25 +7,22 @@ Differs from the official code: rewards are standardised first, weights scaled t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
 from steer.methods.groups import Group, exponential, rewarded, standardised
 from steer.rows import Row
+from steer.settings import Checked, option
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`beta`: temperature in standard deviations of the reward; `clip`: the largest weight."""
+class Settings(Checked):
+    """Settings of rwr."""
 
-    beta: float = 1.0
-    clip: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not (self.beta > 0 and self.clip > 0):
-            raise SteerError(f"beta and clip are positive, not {self.beta} and {self.clip}.")
+    beta: float = option(1.0, "Temperature in standard deviations of the reward.", above=0, most=math.inf)
+    clip: float = option(20.0, "The largest weight.", above=0, most=math.inf)
 
 
 def weights(rewards: Sequence[float], s: Settings) -> list[float]:

@@ -8,35 +8,24 @@ beside it, not SLiC-HF's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
+from steer.methods import dpo
 from steer.methods.base import Candidates, Method, summed
-from steer.methods.groups import Group, pairs
-from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`gamma`: slope, so that 1 / gamma is the margin; `reg`: weight of the likelihood; `pairing`: as in dpo."""
+class Settings(Checked):
+    """Settings of slic."""
 
-    gamma: float = 0.05
-    reg: float = 0.05
-    pairing: str = "best-random"
-
-    def __post_init__(self) -> None:
-        if not (self.gamma > 0 and self.reg >= 0):
-            raise SteerError(f"gamma is positive and reg not negative, not {self.gamma} and {self.reg}.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Pairs of a prompt's candidates."""
-    return pairs(rows, settings.pairing)
+    gamma: float = option(0.05, "Slope of the loss: 1 / gamma is the margin.", above=0)
+    reg: float = option(0.05, "Weight of the likelihood.", least=0)
+    pairing: str = option("best-random", "As in dpo.")
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -45,4 +34,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return (1 - s.gamma * (logp[:, 0] - logp[:, 1])).clamp(min=0) - s.reg * logp[:, 0]
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", rate=0.25)
+METHOD = Method(groups=dpo.groups, loss=loss, settings=Settings, per="prompt", rate=0.25)

@@ -7,15 +7,14 @@ Differs from the official code: a response is good or bad as a whole, by its rew
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.errors import SteerError
 from steer.methods.base import Candidates, Method
 from steer.methods.groups import Group, rewarded, standardised
 from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,15 +23,11 @@ CERTAIN = -1e-6  # log p of a bad token counts at most as this: log(1 - p) of a 
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`threshold`: in standard deviations of the reward; `alpha`: weight of the bad ones."""
+class Settings(Checked):
+    """Settings of unlikelihood."""
 
-    threshold: float = 0.0
-    alpha: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.alpha >= 0 and math.isfinite(self.threshold)):
-            raise SteerError("alpha is not negative, and threshold is a number.")
+    threshold: float = option(0.0, "Lowest reward of a good response, in standard deviations.")
+    alpha: float = option(1.0, "Weight of bad responses.", least=0)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
