@@ -1,7 +1,7 @@
 """Run folders: config.json first, outputs, `done.json` last; every write is atomic.
 
-A stage that has `done.json` is skipped; one that lacks it resumes where it stopped. What a stage reads is known by its
-content, never by what its folder says of itself, nor by when or how fast it was made.
+A stage that has `done.json` is skipped; one that lacks it resumes where it stopped. What a stage reads is identified by
+its content, not by what its folder records about itself.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from steer.settings import check
 C = TypeVar("C")
 R = TypeVar("R")
 
-# Where and how fast a stage works, not what it makes.
+# Settings of where and how fast a stage works: they do not change its result.
 HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run")
-# What training may lower when it runs out of memory and go on: results stay the same but for rounding.
+# Settings that may change when a training resumes, say for want of memory: its result is the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 # What a run writes about itself; no stage reads any of it as input.
 NOTES = ("config.json", "done.json", "metrics.jsonl", "report.txt", "README.md")
@@ -49,13 +49,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def slug(text: str) -> str:
-    """The name of a file or folder that is called as something is; targets with `<` and `>` stay apart."""
-    apart = text.replace("<", "lt").replace(">", "gt")
-    return "".join(c if c.isalnum() or c in "=-._" else "-" for c in apart)
+    """Make a file name of a text; targets with `<` and `>` get different ones."""
+    words = text.replace("<", "lt").replace(">", "gt")
+    return "".join(c if c.isalnum() or c in "=-._" else "-" for c in words)
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a missing or broken file becomes one clear sentence. NaN and infinity are no JSON."""
+    """Read JSON; SteerError for a missing or broken file. NaN and infinity are not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """What the stage of a run folder wrote when it was done; empty where the folder has no done.json."""
+    """Read done.json, the facts of a finished stage; empty if the folder has none."""
     path = folder / "done.json"
     done = read_json(path) if path.is_file() else {}
     if not isinstance(done, dict) or not isinstance(done.get("summary", ""), str):
@@ -82,48 +82,30 @@ def _no_number(text: str) -> NoReturn:
 
 
 @contextmanager
-def folder_errors(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a sentence that names the remedy."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "Make room and run the same command again" if error.errno in FULL_DISK else "Choose another --output"
-        raise SteerError(f"{folder}: cannot be written ({error.strerror}). {remedy}.") from None
-    except Exception as error:
-        if not _from_rust(error):
-            raise
-        raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
-
-
-def _from_rust(error: Exception) -> bool:
-    """Whether safetensors or tokenizers report what the file system says; the latter have no class of their own."""
-    return type(error) in (SafetensorError, Exception) and "(os error" in str(error)
-
-
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a sentence, wherever in a stage it is noticed; other errors pass."""
+def folder_errors(folder: Path, *, full_disk_only: bool = False) -> Iterator[None]:
+    """Turn errors of the file system into a sentence that names the remedy; `full_disk_only`: let others pass."""
     try:
         yield
     except Exception as error:
-        if not _from_rust(error) and not (isinstance(error, OSError) and error.errno in FULL_DISK):
+        # safetensors and tokenizers pass on what the file system reports; the latter have no error class of their own.
+        full = type(error) in (SafetensorError, Exception) and "(os error" in str(error)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        if isinstance(error, OSError):
+            full = error.errno in FULL_DISK
+        if not full and (full_disk_only or not isinstance(error, OSError)):
             raise
-        raise SteerError(f"{folder}: cannot be written ({error}). Make room and run the same command again.") from None
+        remedy = "Make room and run the same command again" if full else "Choose another --output"
+        raise SteerError(f"{folder}: cannot be written ({reason}). {remedy}.") from None
 
 
 def stage(work: Callable[[C], R]) -> Callable[[C], R]:
-    """Decorate the work of a command: its config is checked, a full disk is one sentence, its folder is given back."""
+    """Decorate a command: check its config, report a full disk in one sentence, unlock its folder at the end."""
 
     @wraps(work)
     def run(config: C) -> R:
         check(config)
-        before = set(_LOCKS)
-        try:
-            with _room(Path(getattr(config, "output", "") or ".")):
-                return work(config)
-        finally:
-            for folder in set(_LOCKS) - before:
-                os.close(_LOCKS.pop(folder))
+        with _unlocked_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
+            return work(config)
 
     return run
 
@@ -131,8 +113,19 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
 _LOCKS: dict[Path, int] = {}  # folders that this process writes to, with the descriptors that hold their locks
 
 
+@contextmanager
+def _unlocked_at_end() -> Iterator[None]:
+    """Unlock at the end what was locked inside."""
+    before = set(_LOCKS)
+    try:
+        yield
+    finally:
+        for folder in set(_LOCKS) - before:
+            os.close(_LOCKS.pop(folder))
+
+
 def lock(folder: Path, *, shared: bool = False) -> None:
-    """Keep other processes out of a folder until its stage ends, or this process does, however it ends."""
+    """Keep other processes out of a folder until its stage or this process ends."""
     try:
         import fcntl
     except ImportError:  # a system without such locks
@@ -153,23 +146,18 @@ def lock(folder: Path, *, shared: bool = False) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder during a library call; a lock that a stage holds already stays."""
-    key = folder.resolve()
-    held = key in _LOCKS
-    lock(folder)
-    try:
+    """Keep other processes out of a folder during a library call; a lock that a stage already has stays."""
+    with _unlocked_at_end():
+        lock(folder)
         yield
-    finally:
-        if not held and key in _LOCKS:
-            os.close(_LOCKS.pop(key))
 
 
 def fingerprint(path: str | Path) -> str:
-    """Short hash of the content of a file, or of what a stage reads of a folder."""
+    """Hash the content of a file, or of what a stage reads from a folder."""
     if str(path) == "-":
         raise SteerError('stdin can be read only once. Save it first: "steer data - --output FOLDER".')
     if str(path).startswith("hf:"):
-        return str(path)  # a hub set is known by its name and @REVISION
+        return str(path)  # a data set on the hub is identified by its name and @REVISION
     path = Path(path)
     digest = hashlib.blake2b(digest_size=8)
     try:
@@ -189,19 +177,19 @@ def fingerprint(path: str | Path) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The fingerprint of each file that a stage reads of a folder, by its path there."""
+    """Fingerprint each file that a stage reads from a folder; by its path in it."""
     return {str(file.relative_to(folder)): fingerprint(file) for file in read_of(folder)}
 
 
 def rows_fingerprint(path: str) -> str:
-    """`fingerprint` of rows with the schema beside them, which is read with them."""
+    """Fingerprint rows and the schema beside them, which is read with them."""
     schema = Path(path).parent / "schema.json"
     beside = Path(path).is_file() and schema.is_file()
     return fingerprint(path) + (f" {fingerprint(schema)}" if beside else "")
 
 
 def read_of(folder: Path) -> list[Path]:
-    """The files that a stage reads of a run folder: rows with their schema, a policy or a scorer. All of any other."""
+    """List what a stage reads from a run folder: rows and schema, a policy or a scorer; all files of another folder."""
     if not is_run(folder):
         return files_in(folder)
     if (folder / "rows.jsonl").is_file():
@@ -214,45 +202,25 @@ def read_of(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is one of ours: `inputs` tells its config.json from those of models."""
+    """Whether a stage of steer wrote the folder: its config.json has `inputs`, that of a model has not."""
     path = folder / "config.json"
-    held = read_json(path) if path.is_file() else None
-    return isinstance(held, dict) and "inputs" in held
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and "inputs" in config
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, without what a killed process left half-written."""
+    """List all files below a folder, except those that a killed process left half-written."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix != ".tmp")
 
 
 def identity(model: str) -> str:
-    """Fingerprint of a local model; empty for a hub name."""
+    """Fingerprint a local model; empty for a hub name."""
     return fingerprint(model) if Path(model).exists() else ""
-
-
-def _recorded(settings: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """The content of config.json: settings that can change the result, and the fingerprints of the inputs."""
-    fields = {k: v for k, v in dataclasses.asdict(settings).items() if k not in HOW}
-    recorded: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs)}))
-    return recorded
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that differ and make a run another run."""
-    return sorted(k for k in {*before, *now} - {*FREE, *HOW} if before.get(k) != now.get(k))
-
-
-def _held(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder; SteerError if it holds something else."""
-    if not is_run(folder):
-        raise SteerError(f"{folder}: holds files that are no run of steer. Choose another --output.")
-    held: dict[str, Any] = read_json(folder / "config.json")
-    return held
 
 
 @contextmanager
 def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str]) -> Iterator[Path]:
-    """A folder for the resume points and the result of a library call; a temporary one if `folder` is None.
+    """Yield a folder for the resume points and the result of a library call; a temporary one if `folder` is None.
 
     Its config.json records settings and inputs, as that of a command: SteerError if the folder holds other work.
     """
@@ -260,15 +228,11 @@ def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str
         with TemporaryDirectory(prefix="steer-") as temporary, workplace(temporary, settings, inputs) as place:
             yield place
         return
-    place, now = Path(folder), _recorded(settings, inputs)
-    with folder_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        used = any(p.suffix != ".tmp" for p in place.iterdir())
-    if used and (changed := _changed(_held(place), now)):
-        raise SteerError(f"{folder}: holds a run with other settings ({', '.join(changed)}). Choose another folder.")
-    with locked(place):
-        write_json(place / "config.json", now)
-        yield place
+    with _unlocked_at_end():
+        run = Run(folder, settings, inputs)
+        if not run.done:
+            run.start()
+        yield run.folder
 
 
 class Run:
@@ -279,30 +243,36 @@ class Run:
     ) -> None:
         """Open or resume `folder`; refuse one that holds a run with another config or other inputs.
 
-        `inputs` maps what the stage reads to its fingerprint. Fields in HOW and FREE do not make a run another run, the
-        latter are in its config.json; those in `free` may change, and then the run is not done but keeps what it has.
+        `inputs` maps what the stage reads to its fingerprint. Fields in HOW and FREE may differ; the latter are kept in
+        config.json. Those in `free` may differ too, but then the run is not done and continues with what it has.
         Nothing is written, and with `overwrite` nothing removed, before `start`.
         """
         self.folder = Path(folder)
-        self.overwrite = config.overwrite
+        self.overwrite = getattr(config, "overwrite", False)
         self.shared = bool(getattr(config, "shard", ""))  # shards of one run write to one folder
-        self.config = _recorded(config, inputs or {})
-        with folder_errors(self.folder):
-            if self.folder.is_file():
-                raise SteerError(f"{folder}: is a file. Choose another --output.")
-            # A process that was killed while it wrote its config.json leaves a temporary file and nothing else.
-            used = self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir())
-            held = _held(self.folder) if used else self.config
-        changed = _changed(held, self.config)
+        fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
+        self.config: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
+        before = self._config_before()
+        changed = sorted(k for k in {*before, *self.config} - {*FREE, *HOW} if before.get(k) != self.config.get(k))
         self.renewed = bool(changed)
         if self.overwrite:
             self._spare_inputs()
-            return
-        if other := [name for name in changed if name not in free]:
-            raise SteerError(
-                f"{folder}: holds a run with other settings ({', '.join(other)}). "
-                "Choose another --output, or --overwrite to start anew."
-            )
+        elif other := [name for name in changed if name not in free]:
+            command = hasattr(config, "overwrite")
+            remedy = "Choose another --output, or --overwrite to start again." if command else "Choose another folder."
+            raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
+
+    def _config_before(self) -> dict[str, Any]:
+        """Read the config of the run in the folder, or return its own if the folder is new or empty."""
+        with folder_errors(self.folder):
+            if self.folder.is_file():
+                raise SteerError(f"{self.folder}: is a file. Choose another --output.")
+            # A process that was killed while it wrote its config.json leaves a temporary file and nothing else.
+            if not self.folder.is_dir() or all(p.suffix == ".tmp" for p in self.folder.iterdir()):
+                return self.config
+            if not is_run(self.folder):
+                raise SteerError(f"{self.folder}: holds files that are no run of steer. Choose another --output.")
+            return dict(read_json(self.folder / "config.json"))
 
     def _spare_inputs(self) -> None:
         paths = {name: Path(value) for name, value in self.config.items() if isinstance(value, str) and value}
@@ -311,24 +281,24 @@ class Run:
                 raise SteerError(f"{self.folder}: --overwrite would remove its own {name}. Choose another --output.")
 
     def start(self) -> None:
-        """Write config.json: called once the inputs are known to be good, so that bad ones leave nothing behind."""
+        """Write config.json. Call it once the inputs are known to be good, so that bad ones leave nothing behind."""
         if os.environ.get("RANK", "0") != "0":
-            return  # under torchrun one process does it for all
+            return  # under torchrun the main process does it
         with folder_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock(self.folder, shared=self.shared)
-            stale = self.folder.rglob("*.tmp") if not self.shared else ()  # what killed processes left half-written
+            stale = self.folder.rglob("*.tmp") if not self.shared else ()  # half-written by killed processes
             for path in list(self.folder.iterdir() if self.overwrite else stale):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
-            (self.folder / "done.json").unlink(missing_ok=True)  # of other settings: what is done is not started again
+            (self.folder / "done.json").unlink(missing_ok=True)  # that of other settings
         write_json(self.folder / "config.json", self.config)
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """What done.json says, or None while the stage is not finished, or about to be overwritten or renewed."""
+        """Content of done.json, or None if the stage is not finished, or will be overwritten or renewed."""
         return None if self.overwrite or self.renewed else read_done(self.folder) or None
 
     def finish(self, summary: str, **facts: Any) -> str:

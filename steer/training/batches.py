@@ -1,4 +1,4 @@
-"""Which groups an optimizer step sees, behind which conditions, and how they become batches."""
+"""Choose the groups of an optimizer step, condition them, and make batches of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from steer.rows.schema import Schema
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a conditioned method prints before the response, and how often parts of it are left out."""
+    """How responses are conditioned: attributes, template, and how often parts of a condition are dropped."""
 
     schema: Schema
     names: tuple[str, ...]
@@ -28,34 +28,30 @@ class Conditioning:
     condition_dropout: float = 0.05
 
     def text(self, levels: Mapping[str, float]) -> str:
-        """The whole condition for these levels."""
+        """Render the whole condition for these levels."""
         return render(levels, self.schema, self.names, self.template)
 
     def reframed(self, schema: Schema) -> Conditioning:
-        """The same over the attributes of another schema that were conditioned on before."""
+        """Take another schema; condition on its attributes that were conditioned on before."""
         return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names))
 
     def control_tokens(self) -> list[list[str]]:
-        """The texts of all levels of all attributes, for a tokenizer that holds each as one token."""
+        """Texts of all levels [attribute][level], for a tokenizer that holds each as one token."""
         return control_tokens(self.schema, self.names, self.template)
 
     def dropped(self, levels: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
-        """The levels that stay in the condition this time."""
+        """Drop levels at random; return those that stay."""
         if rng.random() < self.condition_dropout:
             return {}
         return {n: levels[n] for n in self.names if n in levels and rng.random() >= self.attribute_dropout}
 
 
 class Known(NamedTuple):
-    """What was computed of the groups before the first step.
+    """Values that are computed once, before the first step; all [groups][K]."""
 
-    Reference log-probs [groups][K]; of what the starting policy drew, those of every token, [groups][K] arrays, and the
-    weights [groups][K] that follow.
-    """
-
-    refs: Sequence[Sequence[float]] | None = None
-    old: Sequence[Sequence[Array]] | None = None
-    weights: Sequence[Sequence[float]] | None = None
+    refs: Sequence[Sequence[float]] | None = None  # log-probs of responses under the starting policy
+    old: Sequence[Sequence[Array]] | None = None  # of their tokens, if the starting policy drew them
+    weights: Sequence[Sequence[float]] | None = None  # that follow from both
 
 
 UNKNOWN = Known()
@@ -63,7 +59,7 @@ UNKNOWN = Known()
 
 @dataclass(frozen=True)
 class Plan:
-    """Which groups an optimizer step sees and how they become batches: all of it a pure function of the seed."""
+    """Groups of every optimizer step and their batches, all a pure function of the seed."""
 
     groups: Sequence[Group]
     tokens: Tokens
@@ -75,24 +71,24 @@ class Plan:
     curriculum: int = 0  # steps in which the groups go from easy to hard; 0: in random order
 
     def start(self, module: Any) -> None:
-        """Before the first step: what gives log-probs, for plans that ask the policy."""
+        """Take the module that gives log-probs, before the first step; for plans that draw responses."""
 
     def resume_point(self, step: int, every: int) -> bool:
-        """Whether a resume point is written after so many steps."""
+        """Whether to write a resume point after `step` steps."""
         return step % every == 0
 
     def facts(self) -> dict[str, float]:
-        """What the last step was like, for metrics.jsonl; nothing where all of it is known before."""
+        """Figures of the last step for metrics.jsonl; none if it saw logged responses."""
         return {}
 
     @property
     def repeats(self) -> int:
-        """Optimizer steps that see the same groups before the next ones come."""
+        """Number of optimizer steps in a row that see the same groups."""
         return 1
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps that see every group once; the last of them may be smaller."""
+        """Number of optimizer steps that see every group once; the last may be smaller."""
         return math.ceil(len(self.groups) / self.batch_size)
 
     def step(self, step: int) -> tuple[int, list[int]]:
@@ -104,7 +100,7 @@ class Plan:
         return epoch, [int(i) for i in order[at * self.batch_size : (at + 1) * self.batch_size]]
 
     def _easy_to_hard(self, step: int) -> list[int]:
-        """A step whose share from the harder half of the groups grows linearly (2310.02263)."""
+        """Group indices of a step; the share from the harder half of the groups grows linearly (2310.02263)."""
         hard = [round(self.batch_size * s / max(1, self.curriculum - 1)) for s in range(step + 1)]
         half = (len(self.groups) + 1) // 2
         easy = _cycled(half, sum(self.batch_size - n for n in hard[:-1]), self.batch_size - hard[-1], self.seed)
@@ -112,12 +108,12 @@ class Plan:
         return easy + [half + i for i in rest]
 
     def sequences(self, epoch: int, index: int) -> list[Sequence_]:
-        """The candidates of a group with this epoch's conditions."""
+        """Candidates of a group under this epoch's conditions."""
         rows, c = self.groups[index].rows, self.conditioning
         if c is None:
             return [self.tokens.sequence(row) for row in rows]
 
-        def random() -> np.random.Generator:  # anew for every candidate: a group loses the same parts
+        def random() -> np.random.Generator:  # the same for every candidate: a group loses the same parts
             return np.random.default_rng([self.seed, epoch, index])
 
         return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], random()))) for row in rows]
@@ -125,7 +121,7 @@ class Plan:
     def batches(
         self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN
     ) -> Iterator[tuple[list[int], Batch]]:
-        """A process's micro-batches of a step, each with its group indices; emptied ones where others have more."""
+        """Yield this process's micro-batches of a step with their group indices; empty ones if others have more."""
         epoch, indices = self.step(step)
         sequences = [self.sequences(epoch, i) for i in indices]
         costs = [cost(s, shared=self.shared) for s in sequences]

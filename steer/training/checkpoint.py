@@ -24,7 +24,7 @@ BEST = "best.safetensors"  # trained weights at the lowest held-out loss
 def save(
     folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, state: dict[str, Any], main: bool
 ) -> None:
-    """Write trainable weights and optimizer state in the main process; the newest complete one is the only one kept."""
+    """Write trainable weights and optimizer state in the main process; remove older resume points."""
     weights = gathered(dict(named), main)
     inner = zero.state(named, optimizer) if zero.shards(optimizer) else optimizer.state_dict()["state"]
     inner = {i: _unwrapped(s) for i, s in inner.items()}
@@ -50,23 +50,23 @@ def save(
 
 
 def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
-    """State of one parameter; bitsandbytes hides its 8-bit tensors from FSDP in a dict of their own."""
+    """Flatten the state of a parameter: bitsandbytes hides its 8-bit tensors from FSDP in a dict of their own."""
     hidden = [v for v in state.values() if isinstance(v, dict)]
     return {k: v for part in (state, *hidden) for k, v in part.items() if not isinstance(v, dict)}
 
 
 def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[str, Any] | None:
-    """Load the last complete resume point into weights and optimizer; its state, or None where there is none."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    if not found:
+    """Load the newest resume point into weights and optimizer; return its state, or None if there is none."""
+    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), default=None)
+    if not newest:
         return None
     try:
-        weights = load_file(found[-1] / "weights.safetensors")
-        tensors = load_file(found[-1] / "optimizer.safetensors")
+        weights = load_file(newest / "weights.safetensors")
+        tensors = load_file(newest / "optimizer.safetensors")
     except (OSError, SafetensorError) as error:
-        raise SteerError(f"{found[-1]}: cannot be read ({error}). Remove it, and run the same command again.") from None
+        raise SteerError(f"{newest}: cannot be read ({error}). Remove it, and run the same command again.") from None
     _fill(named, weights)
-    state: dict[str, Any] = read_json(found[-1] / "state.json")
+    state: dict[str, Any] = read_json(newest / "state.json")
     inner: dict[int, dict[str, Any]] = {}
     for key, value in (tensors | state.pop("optimizer")).items():
         index, name = key.split(".", 1)
@@ -97,7 +97,7 @@ def keep_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]], main: boo
 
 
 def take_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]]) -> None:
-    """Take back the best weights."""
+    """Load the best weights."""
     _fill(named, load_file(folder / BEST))
 
 
@@ -108,7 +108,7 @@ def _fill(named: Sequence[tuple[str, nn.Parameter]], weights: dict[str, torch.Te
 
 
 def clear(folder: Path) -> None:
-    """Remove all resume points, and the best weights of early stopping: they are in the policy."""
+    """Remove all resume points and the best weights of early stopping, which the policy now has."""
     (folder / BEST).unlink(missing_ok=True)
     for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):
         shutil.rmtree(old)

@@ -1,4 +1,4 @@
-"""The plan of a training as text, and its first sample as the model will read it, with the loss mask made visible."""
+"""Describe a training before it starts: its plan, and its first sample with the loss mask made visible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def described(training: Training) -> str:
 def _lines(training: Training) -> list[str]:
     policy, loop, facts = training.policy, training.loop, training.policy.facts
     assert policy.card  # `prepare` gives it one
-    keep_masters(policy.model)  # as training holds them
+    keep_masters(policy.model)  # as in training
     options, plan, model = loop.options, loop.plan, policy.model
     fresh = bool(loop.method.on_policy)
     every = [s for i in range(len(plan.groups)) for s in plan.sequences(0, i)]

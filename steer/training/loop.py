@@ -1,4 +1,4 @@
-"""The one training loop, on accelerate; resumable, with metrics.jsonl."""
+"""The training loop, on accelerate: resumable, with metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from steer.training.tracking import HeldOut, Log, Patience
 
 
 def learning_rate(step: int, steps: int, options: TrainSettings) -> float:
-    """Linear warm-up, then the chosen decay to zero; `step` counts from 0."""
-    assert options.learning_rate  # `prepare` chooses one if none is given
+    """Learning rate of a step, counted from 0: linear warm-up, then the chosen decay to zero."""
+    assert options.learning_rate  # `prepare` chooses one if the user gave none
     peak = options.learning_rate
     warm = options.warmup_steps if options.warmup_steps >= 1 else options.warmup_steps * steps
     if step < warm:
@@ -50,12 +50,12 @@ class Loop:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        c = self.options
-        return c.max_steps or max(1, round(c.num_train_epochs * self.plan.steps_per_epoch * self.plan.repeats))
+        """Number of optimizer steps of the whole run."""
+        epochs = self.options.num_train_epochs
+        return self.options.max_steps or max(1, round(epochs * self.plan.steps_per_epoch * self.plan.repeats))
 
     def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
-        """Train, from the last checkpoint in `folder` if there is one; return the facts of the run."""
+        """Train, from the resume point in `folder` if there is one; return the facts of the run."""
         options, accelerator, steps = self.options, self.accelerator, self.steps
         main = accelerator.is_main_process
         plain = self.module(policy)
@@ -104,7 +104,7 @@ class Loop:
         return {**facts, "processes": accelerator.num_processes}
 
     def module(self, policy: Policy) -> ResponseLogps:
-        """Wrap the policy's model into what gives log-probs, checked against the model's own."""
+        """Wrap the policy's model to give log-probs, and check them against the model's own."""
         if self.options.gradient_checkpointing:
             with quiet():
                 policy.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -112,7 +112,7 @@ class Loop:
         dtype = policy.model.dtype
         keep_masters(policy.model)
         module = ResponseLogps(policy.model, still=self.method.still)
-        if not self.accelerator.is_fsdp2:  # which moves what it has sharded
+        if not self.accelerator.is_fsdp2:  # FSDP moves the shards itself
             module.to(self.accelerator.device)
         module.check()
         if self.options.init and (self.method.on_policy or "kl" in self.method.needs):
@@ -123,7 +123,7 @@ class Loop:
         return module
 
     def _spread(self, plain: ResponseLogps) -> tuple[Any, Any]:
-        """Prepare module and optimizer for all processes; FSDP puts shards in the place of the parameters."""
+        """Prepare module and optimizer for all processes; FSDP replaces the parameters with shards."""
         options = self.options
         parameters = [p for _, p in trainable(plain)]
         optimizer = optimizer_for(
@@ -135,7 +135,7 @@ class Loop:
         return module, optimizer
 
     def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
-        """One optimizer step: sum over micro-batches and processes, divided once. Loss, gradient norm, tokens."""
+        """Make one optimizer step, a sum over micro-batches and processes divided once: loss, gradient norm, tokens."""
         accelerator, options = self.accelerator, self.options
         rank, world = accelerator.process_index, accelerator.num_processes
         for group in optimizer.param_groups:
@@ -152,18 +152,18 @@ class Loop:
         for i, (indices, batch) in enumerate(batches):
             batch = batch.to(accelerator.device)
             last = i + 1 == len(batches)
-            accelerator.sync_gradients = last  # where DeepSpeed makes its step
-            # Whole gradients, summed up before they are shared out, would need the memory that sharding saves.
+            accelerator.sync_gradients = last  # DeepSpeed makes its step then
+            # Under FSDP, whole gradients summed before they are shared out would need the memory that sharding saves.
             with nullcontext() if last or accelerator.is_fsdp2 else accelerator.no_sync(module):
-                over_vocabulary = "kl" in self.method.needs
-                base = base_states(module, self.plan, indices, batch, accelerator) if over_vocabulary else None
+                kl = "kl" in self.method.needs
+                base = base_states(module, self.plan, indices, batch, accelerator) if kl else None
                 logps, c = seen(module, batch, base)
                 loss = self.method.total(logps, c, self.settings)
                 accelerator.backward(loss * (world / count))  # processes are averaged
             sums += torch.tensor([float(loss.detach()), batch.tokens], dtype=torch.float64)
             if not torch.isfinite(loss):
                 lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
-                bad += [index for index, x in zip(indices, lost) if x] or indices
+                bad += [index for index, isnan in zip(indices, lost) if isnan] or indices
         total, tokens = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
         parameters = [p for p in module.parameters() if p.requires_grad]
         norm = float(accelerator.clip_grad_norm_(parameters, options.max_grad_norm or math.inf))
@@ -173,7 +173,7 @@ class Loop:
         return total / count, norm, int(tokens)
 
     def _refuse(self, step: int, total: float, norm: float, bad: list[int]) -> None:
-        """Stop before the weights are spoiled; the last checkpoint stays."""
+        """Stop before the weights are spoiled; the last resume point stays."""
         indices = bad or self.plan.step(step)[1]
         names = [self.plan.groups[i].rows[0]["id"] for i in indices]
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""

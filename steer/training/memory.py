@@ -1,4 +1,4 @@
-"""Memory: an estimate before a run, and one line about what to lower where it runs out."""
+"""Memory: an estimate before a run, and advice when it runs out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def micro_batch(tokens: int) -> int:
 
 @contextmanager
 def enough_memory(options: TrainSettings) -> Iterator[None]:
-    """Turn running out of memory into a sentence that names what to lower."""
+    """Turn running out of memory into a sentence that says what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -43,7 +43,7 @@ def _starved(error: RuntimeError) -> bool:
 
 
 def estimate(model: Any, options: TrainSettings, shards: int = 1) -> dict[str, float]:
-    """Bytes in one process by what they are for; weights, gradients and optimizer may be sharded over several.
+    """Estimate the bytes in one process by use; weights, gradients and optimizer may be in several `shards`.
 
     Activations are those of a transformer whose attention matrix is never stored, 34 bytes per token, layer and hidden
     unit in 16 bits (2205.05198, section 4.1); with gradient checkpointing the input of every layer, and one layer.

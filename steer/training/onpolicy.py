@@ -1,4 +1,4 @@
-"""Fresh responses at every optimizer step: drawn from the policy as it is, scored, weighted by their advantage."""
+"""Fresh responses at every optimizer step: drawn from the current policy, scored, weighted by their advantage."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ AT_ONCE = 128  # sequences in one batch of generation
 
 
 class Draw(NamedTuple):
-    """Responses of one draw in one process: group indices [B], K sequences each, and what the loss reads of them."""
+    """Responses of one draw in one process: group indices [B], K sequences each, and their columns for the loss."""
 
     indices: list[int]
     sequences: list[list[Sequence_]]
     candidates: Candidates
 
     def part(self, at: Sequence[int], tokens: int) -> Candidates:
-        """Candidates of some of the groups, cut to so many tokens."""
+        """Select groups, and cut their candidates to `tokens` tokens."""
         columns = {name: x[list(at)] for name, x in self.candidates._asdict().items() if x is not None}
         return Candidates(**{name: x[..., :tokens] if x.ndim == 3 else x for name, x in columns.items()})
 
 
 @dataclass(frozen=True)
 class FreshPlan(Plan):
-    """A plan whose groups name prompts only; responses follow from the seed, the step, the rank and the weights."""
+    """A plan whose groups give prompts only; responses follow from seed, step, rank and weights."""
 
     _: KW_ONLY
     policy: Policy
@@ -47,19 +47,19 @@ class FreshPlan(Plan):
     settings: Any
     reward: Reward
     max_new_tokens: int
-    state: dict[str, Any] = field(default_factory=dict)  # the module, the last draw, and what it was like
+    state: dict[str, Any] = field(default_factory=dict)  # the module, the last draw and its facts
 
     def start(self, module: ResponseLogps) -> None:
-        """Remember what gives log-probs and values."""
+        """Keep the module, which gives log-probs and values."""
         self.state["module"] = module
 
     def facts(self) -> dict[str, float]:
-        """Of the last draw in this process: mean reward as scored, share without an end, mean KL."""
+        """Mean reward as scored, share without an end and mean KL, of the last draw in this process."""
         return {name: float(value) for name, value in self.state["facts"].items()}
 
     @property
     def repeats(self) -> int:
-        """Optimizer steps on the same responses."""
+        """Number of optimizer steps on the same responses."""
         return getattr(self.settings, "epochs", 1)
 
     def step(self, step: int) -> tuple[int, list[int]]:
@@ -67,13 +67,13 @@ class FreshPlan(Plan):
         return super().step(step // self.repeats)
 
     def resume_point(self, step: int, every: int) -> bool:
-        """Only between draws: their responses are not kept."""
+        """Whether to write a resume point: only between draws, for responses are not saved."""
         return step % self.repeats == 0 and super().resume_point(step // self.repeats, max(1, every // self.repeats))
 
     def batches(
         self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN
     ) -> Iterator[tuple[list[int], Batch]]:
-        """Draw K responses to each prompt of the step and yield them in micro-batches with what the loss reads."""
+        """Draw K responses to each prompt of the step; yield them in micro-batches with their columns for the loss."""
         number = step // self.repeats
         _, indices = self.step(step)
         if self.state.get("number") != number:
@@ -107,26 +107,26 @@ class FreshPlan(Plan):
         return Draw(indices, sequences, self.method.weigh(c, s))
 
     def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
-        """Responses by prompt, their rewards [B, K], and those of the greedy responses [B] where they are wanted."""
+        """Draw responses by prompt; return them, their rewards [B, K], and those of greedy responses [B] if needed."""
         k = self.settings.k
-        jobs = [Request(row, {}) for row in rows for _ in range(k)]
+        sampled = [Request(row, {}) for row in rows for _ in range(k)]
         greedy = [Request(row, {}, temperature=0.0) for row in rows] if "greedy" in self.method.needs else []
-        drawn = respond(
-            self.policy, [*jobs, *greedy], Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
-        )
-        scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip([*jobs, *greedy], drawn)]))
+        requests = [*sampled, *greedy]
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
+        drawn = respond(self.policy, requests, sampling)
+        scores = np.array(self.reward([{**x.row, "response": r.text} for x, r in zip(requests, drawn)]))
         endless = np.array([not r.finished for r in drawn])
-        self.state["facts"] = {"reward": scores[: len(jobs)].mean(), "unfinished": endless[: len(jobs)].mean()}
+        self.state["facts"] = {"reward": scores[: len(sampled)].mean(), "unfinished": endless[: len(sampled)].mean()}
         scores = scores - self.settings.missing_end * endless
-        flat = [Sequence_(self.tokens.prompts[job.row["id"]], list(r.ids)) for job, r in zip(jobs, drawn)]
+        flat = [Sequence_(self.tokens.prompts[x.row["id"]], list(r.ids)) for x, r in zip(sampled, drawn)]
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
         return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if greedy else None
 
     def _log_probs(self, groups: Sequence[Sequence[Sequence_]]) -> tuple[list[Array], list[Array], list[Array]]:
-        """Of every response: log-probs, values, and log-probs of the policy that training started from."""
+        """Log-probs, values, and log-probs under the starting policy, of every token of every response."""
         device = next(self.policy.model.parameters()).device
-        ask = (groups, self.tokens.tokenizer.pad_token_id, self.micro_batch_tokens, device, self.shared)
-        own, values = response_tokens(self.state["module"], *ask)
+        batches = (groups, self.tokens.tokenizer.pad_token_id, self.micro_batch_tokens, device, self.shared)
+        own, values = response_tokens(self.state["module"], *batches)
         with self.state["module"].started():
-            ref, _ = response_tokens(self.state["module"], *ask)
+            ref, _ = response_tokens(self.state["module"], *batches)
         return own, values, ref

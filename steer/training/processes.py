@@ -1,4 +1,4 @@
-"""The processes of a training, through accelerate: as many as were asked for, in a way that the loop supports."""
+"""Start the processes of a training through accelerate; refuse ways that the loop does not support."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from steer.methods.base import Method
 from steer.training import zero
 from steer.training.settings import TrainSettings
 
-FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # ways of accelerate that are no plain loop
+FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # accelerate would not run a plain loop
 
 
 def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
-    """Start accelerate; SteerError if fewer processes run than were asked for, or in a way the loop does not know."""
+    """Start accelerate; SteerError if fewer processes run than were asked for, or in an unsupported way."""
     from accelerate import Accelerator
     from accelerate.utils import disable_fsdp_ram_efficient_loading
 
@@ -35,7 +35,7 @@ def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
     track = {} if options.track == "none" else {"log_with": options.track, "project_dir": "."}
     if asked("FSDP"):
         os.environ.setdefault("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP")  # else no block by itself
-        disable_fsdp_ram_efficient_loading()  # every process looks at the weights before they are sharded
+        disable_fsdp_ram_efficient_loading()  # every process checks the weights before they are sharded
     if asked("DEEPSPEED") and not find_spec("deepspeed"):
         raise SteerError('DeepSpeed was asked for, and it is not installed. pip install "steer-lm[deepspeed]".')
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", **track)  # --dtype says it
@@ -55,7 +55,7 @@ def asked(name: str) -> bool:
 
 
 def shardable(name: str, method: Method, options: TrainSettings, accelerator: Any) -> None:
-    """Refuse what sharded weights cannot do, and FSDP where accelerate would ignore it; `name`: the method's."""
+    """Refuse what sharded weights cannot do, and FSDP if accelerate would ignore it; `name`: the method's."""
     if asked("DEEPSPEED"):
         zero.set_up(options.max_grad_norm, accelerator)
     elif not asked("FSDP"):

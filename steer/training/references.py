@@ -1,10 +1,9 @@
-"""What is known of responses before training: log-probs under the starting policy, once and kept on disk by content."""
+"""Log-probs of responses under the starting policy: computed once, before training, and cached on disk by content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,30 @@ from accelerate.utils import broadcast_object_list, gather_object
 from steer.methods.base import Array, Method
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.log_probs import ResponseLogps
+from steer.progress import note
 from steer.training.batches import Known, Plan
 
 
 def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, accelerator: Any, start: str) -> Known:
-    """Log-probs of every candidate under the starting policy; weights where these follow from them.
+    """Compute what the method needs of every candidate: log-probs under the starting policy, and weights from them.
 
-    Each process computes a share of those without a condition; `start` names the starting policy, for what is kept on
-    disk.
+    Processes share the work. `start`: identity of the starting policy, for the cache; empty: do not cache.
     """
     if "ref" not in method.needs or method.on_policy:
         return Known()
     tokens = plan.tokens
     groups = [[tokens.sequence(row) for row in g.rows] for g in plan.groups]
-    how = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
+    batching = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
 
     def compute() -> list[float]:
         share = (accelerator.process_index, accelerator.num_processes)
-        return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *how, share=share)]))]
+        return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *batching, share=share)]))]
 
     refs = cached(content_hash(start, groups), groups, compute)
     if method.weigh is None:
         return Known(refs)
     conditioned = [plan.sequences(0, i) for i in range(len(groups))]
-    flat = iter(response_tokens(module, conditioned, *how)[0])
+    flat = iter(response_tokens(module, conditioned, *batching)[0])
     old = [[next(flat) for _ in g] for g in groups]
     weights = []
     for group, sequences, ref, drawn in zip(plan.groups, conditioned, refs, old):
@@ -58,7 +57,7 @@ def importance_share(weights: Sequence[Sequence[float]]) -> float:
 
 @torch.no_grad()
 def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, accelerator: Any) -> torch.Tensor:
-    """States [M, D] of a batch's responses in the policy that training started from, without a condition."""
+    """Hidden states of a batch's responses in the starting policy, without a condition: [M, D]."""
     inner, tokens = accelerator.unwrap_model(module), plan.tokens
     groups = [[tokens.sequence(row) for row in plan.groups[i].rows] for i in indices]
     ones = [[1.0] * len(g) for g in groups]
@@ -80,7 +79,7 @@ def response_sums(
     shared: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> list[float]:
-    """Summed log-prob of each response, in the order given; 0 for what other processes compute, see `share`."""
+    """Log-prob of each response, in order; 0 for those that other processes compute, see `response_tokens`."""
     return [float(x.sum()) for x in response_tokens(module, groups, pad, budget, device, shared, share)[0]]
 
 
@@ -94,10 +93,10 @@ def response_tokens(
     shared: bool = False,
     share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Array], list[Array]]:
-    """Log-probs, and values where there is a value head, of the tokens of each response, in the order given.
+    """Log-probs of the tokens of each response, in order, and values if there is a value head.
 
-    With `shared` a prompt is computed once for the candidates of its group. `share`: this process's number, of how many
-    that share the work; what others compute stays empty.
+    `shared`: compute a prompt once for the candidates of its group. `share`: this process's number, of how many that
+    share the work; arrays of responses that others compute are empty.
     """
     starts = np.cumsum([0, *map(len, groups)])
     logps: list[Array] = [np.zeros(0)] * int(starts[-1])
@@ -106,28 +105,28 @@ def response_tokens(
     module.eval()
     parts = list(micro_batches([cost(g, shared=shared) for g in groups], budget, share[1], shared=shared))
     for part, own in dealt(parts, *share):
-        chosen = [groups[i] for i in part]
-        ones = [[1.0] * len(g) for g in chosen]
-        batch = collate(chosen, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)
+        some = [groups[i] for i in part]
+        ones = [[1.0] * len(g) for g in some]
+        batch = collate(some, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)
         out = module(*batch.inputs, shared=batch.shared)
         at = [starts[i] + j for i in part for j in range(len(groups[i])) if own]
-        ends = np.cumsum([len(s.response) for g in chosen for s in g])
-        for found, row in zip((logps, values), out[None] if out.ndim == 1 else out):
+        ends = np.cumsum([len(s.response) for g in some for s in g])
+        for arrays, row in zip((logps, values), out[None] if out.ndim == 1 else out):
             for i, piece in zip(at, np.split(row.double().cpu().numpy(), ends[:-1])):
-                found[i] = piece
+                arrays[i] = piece
     module.train(training)
     return logps, values
 
 
 def cache_folder() -> Path:
-    """Where they are kept: STEER_CACHE, else `steer` in the user's cache folder."""
-    if given := os.environ.get("STEER_CACHE"):
-        return Path(given)
+    """Folder of the cache: STEER_CACHE, else `steer` in the user's cache folder."""
+    if folder := os.environ.get("STEER_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steer"
 
 
 def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
-    """Of what the values follow from: the model as it computes (empty: unknown, so not kept), and all token ids."""
+    """Cache key over model, precision and token ids; empty means do not cache."""
     if not model:
         return ""
     digest = hashlib.blake2b(model.encode(), digest_size=16)
@@ -139,7 +138,7 @@ def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
 
 
 def cached(key: str, groups: Sequence[Sequence[Sequence_]], compute: Callable[[], list[float]]) -> list[list[float]]:
-    """Values of all candidates, [groups][K]: from disk where they are, else computed and written."""
+    """Read the values of all candidates from disk, or compute and write them: [groups][K]."""
     path = cache_folder() / "references" / f"{key}.npz"
     main = os.environ.get("RANK", "0") == "0"
     # One process looks, so that all compute or none does.
@@ -154,12 +153,10 @@ def cached(key: str, groups: Sequence[Sequence[Sequence_]], compute: Callable[[]
 
 def _read(path: Path) -> list[float] | None:
     try:
-        with (
-            path.open("rb") as file,
-            np.load(file, allow_pickle=False) as held,
-        ):  # opened here: closed where it is damaged
-            return [float(x) for x in held["logps"]]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # absent, or damaged: computed anew
+        # NumPy would leave a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            return [float(x) for x in saved["logps"]]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # absent or damaged: compute it again
         return None
 
 
@@ -171,4 +168,4 @@ def _write(path: Path, values: Sequence[float]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        print(f"steer: reference log-probs are not kept: {path.parent} ({error.strerror}).", file=sys.stderr)
+        note(f"reference log-probs are not cached: {path.parent} ({error.strerror}).")

@@ -1,4 +1,4 @@
-"""DeepSpeed, which shards gradients and the optimizer (ZeRO 1 and 2): set-up, and its state as plain tensors."""
+"""DeepSpeed, which shards gradients and the optimizer (ZeRO 1 and 2): set it up, save and load its state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 def set_up(max_grad_norm: float, accelerator: Any) -> None:
-    """Configure DeepSpeed for the loop; refuse what it would do on its own, or where accelerate would ignore it."""
+    """Configure DeepSpeed for the loop; refuse what it would do by itself, or if accelerate would ignore it."""
     if accelerator.distributed_type != "DEEPSPEED":
         raise SteerError(
             "DeepSpeed was asked for, and accelerate starts it on GPUs only: it would pass over it here. Leave "
@@ -37,7 +37,7 @@ def set_up(max_grad_norm: float, accelerator: Any) -> None:
         )
     if any(settings.get(x, {}).get("enabled") is True for x in ("fp16", "bf16")):
         raise SteerError("DeepSpeed's configuration sets a precision. Use --dtype instead.")
-    # It need not know the sizes of batches: steps end where the loop says, and gradients come divided.
+    # DeepSpeed need not know batch sizes: the loop says where steps end, and divides gradients.
     settings.update(train_batch_size="auto", train_micro_batch_size_per_gpu=1, gradient_accumulation_steps=1)
     settings.update(gradient_clipping=max_grad_norm)
 
