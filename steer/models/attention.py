@@ -1,4 +1,4 @@
-"""Attention under a dense mask on a CPU, in parts: its kernels compute what stands behind a token too."""
+"""Attention under a dense mask on a CPU, in parts: its kernels would also compute what the mask hides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PART = 128  # queries; smaller ones save more and cost more calls
 def in_parts(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **more: Any) -> tuple[Tensor, None]:
     """`sdpa` of transformers, [N, H, L, D] -> [N, L, H, D]: PART queries at a time, with the keys up to the last one.
 
-    Takes the masks of causal models only: a token sees nothing behind it.
+    For causal masks only: a token sees no later one.
     """
     length = q.shape[2]
     short = length < 2 * PART or length != k.shape[2]

@@ -1,4 +1,4 @@
-"""steer.json: what travels with a policy, so that it can be steered on another machine."""
+"""steer.json: the card of a policy, so that it can be steered on another machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from steer.errors import SteerError
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
 
-FULL = "model"  # folder of full weights in that of the run: a model's config.json must not replace the run's
-MERGED = "merged"  # the adapter of an exported policy: its weights lie in the folder itself
+FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's
+MERGED = "merged"  # adapter of an exported policy: its weights are in the folder itself
 ADAPTERS = ("lora", "qlora", "none", MERGED)
 
 
 @dataclass(frozen=True)
 class Card:
-    """steer.json: all that a policy needs to be steered on another machine.
+    """All that a policy needs to be steered on another machine.
 
     `attributes` are the ones it was conditioned on (empty: not conditioned); with `condition_tokens` "special" every
     level of them is a token.
@@ -47,7 +47,7 @@ class Card:
         write_json(folder / "steer.json", {**value, "schema": self.schema.to_json() if self.schema else None})
 
     def control_tokens(self) -> list[list[str]]:
-        """The tokens added to the base's, by attribute and level; none where conditions are text."""
+        """Tokens added to the base's [attribute][level]; none if conditions are text."""
         if self.condition_tokens == "text" or self.schema is None:
             return []
         return control_tokens(self.schema, self.attributes, self.template)
@@ -64,12 +64,12 @@ class Card:
         try:
             return _card(value)
         except (KeyError, TypeError, ValueError, SteerError) as error:
-            where = folder / "steer.json"
-            raise SteerError(f'{where}: not what "steer train" writes ({error}). Train again.') from None
+            path = folder / "steer.json"
+            raise SteerError(f'{path}: not what "steer train" writes ({error}). Train again.') from None
 
 
 def _card(value: Any) -> Card:
-    """The card that JSON holds; an error where a value is not of its kind, or names what is not there."""
+    """Make a card of JSON; an error for a value of another type or an unknown name."""
     if not isinstance(value, dict):
         raise TypeError("it is no object")
     texts = [f.name for f in fields(Card) if f.name not in ("settings", "attributes", "schema")]

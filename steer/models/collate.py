@@ -1,4 +1,4 @@
-"""Groups -> tensors: candidates behind their own prompts, or behind a shared one and packed; padded under masks."""
+"""Groups -> tensors: candidates after their own prompts, or after a shared one and packed; padded under masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a r
 
 
 class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standard library
-    """Token ids of one candidate: what conditions it, and the response incl. EOS."""
+    """Token ids of one candidate: prompt and condition, and the response incl. EOS."""
 
     prefix: list[int]
     response: list[int]
@@ -25,8 +25,8 @@ class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standar
 class Batch(NamedTuple):
     """N right-padded rows, and the flat positions that predict the M response tokens of B x K candidates.
 
-    A row holds one candidate, or with `shared` groups one after the other, each a prompt and all its candidates: then
-    the attention mask tells them apart, see `logps.visible`.
+    A row holds one candidate; or with `shared` several groups, each a prompt and all its candidates, kept apart by the
+    attention mask (`log_probs.visible`).
     """
 
     input_ids: Tensor  # [N, L]
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `ResponseLogps` reads: input_ids, attention_mask, positions, targets."""
+        """Inputs of `ResponseLogps`: input_ids, attention_mask, positions, targets."""
         return self.input_ids, self.attention_mask, self.positions, self.targets
 
     def to(self, device: torch.device) -> Batch:
@@ -55,14 +55,14 @@ class Batch(NamedTuple):
         return self._replace(candidates=self.candidates._replace(**more))
 
     def emptied(self) -> Batch:
-        """The same sequences without a response token: what a process computes that has nothing to do in a step."""
+        """Keep the sequences, drop all response tokens: for a process that has no work of its own in a step."""
         c, nothing = self.candidates, self.positions[:0]
         mask = torch.zeros_like(c.mask)
         return self._replace(positions=nothing, targets=nothing, tokens=0, candidates=c._replace(mask=mask))
 
 
 class Line(NamedTuple):
-    """One row of a batch: ids, attention mask, and where the response tokens of its candidates are predicted."""
+    """One row of a batch: ids, attention mask, and the positions that predict the response tokens."""
 
     ids: list[int]
     mask: list[int]
@@ -70,7 +70,7 @@ class Line(NamedTuple):
 
 
 def line(group: Sequence[Sequence_]) -> Line:
-    """Candidates behind what their prefixes have in common: a prompt, or a prompt and a condition."""
+    """Lay out candidates after what their prefixes have in common: a prompt, or a prompt and a condition."""
     common = _common([s.prefix for s in group])
     ids, mask, positions = group[0].prefix[:common], [1] * common, []
     for j, s in enumerate(group):
@@ -78,13 +78,13 @@ def line(group: Sequence[Sequence_]) -> Line:
         ids = ids + s.prefix[common:] + s.response
         mask += [j + 2 if len(group) > 1 else 1] * (len(ids) - start)
         first = len(ids) - len(s.response)
-        # What comes before a token stands before it, but for the first behind the common part.
+        # A token is predicted at the position before it; the first after the common part at the end of that.
         positions += [first - 1 if first > start else common - 1, *range(first, len(ids) - 1)]
     return Line(ids, mask, positions)
 
 
 def _common(prefixes: Sequence[Sequence[int]]) -> int:
-    """Length of what all begin with."""
+    """Length of the common beginning."""
     columns = enumerate(zip(*prefixes))
     return next((i for i, column in columns if len(set(column)) > 1), min(map(len, prefixes)))
 
@@ -98,9 +98,9 @@ def collate(
     refs: Sequence[Sequence[float]] | None = None,
     shared: bool = False,
 ) -> Batch:
-    """Groups of candidates -> a batch; shorter groups and responses are padded under the mask.
+    """Make a batch of groups of candidates; shorter groups and responses are padded under the mask.
 
-    With `shared` a prompt stands once before its candidates, else before each, and short groups share a row.
+    `shared`: put a prompt once before all its candidates, and short groups into one row; else one before each.
     """
     b, k = len(groups), max(len(g) for g in groups)
     t = max(len(s.response) for g in groups for s in g)
@@ -141,7 +141,7 @@ def collate(
 
 
 def cost(group: Sequence[Sequence_], *, shared: bool) -> int:
-    """Tokens of a group in a batch, padding among its candidates included."""
+    """Number of tokens of a group in a batch, incl. padding among its candidates."""
     lengths = [len(s.prefix) + len(s.response) for s in group]
     if shared and len(group) > 1:
         return sum(lengths) - (len(group) - 1) * _common([s.prefix for s in group])
@@ -164,9 +164,9 @@ def _tokenwise(values: Sequence[Sequence[Array]], shape: Sequence[int]) -> Tenso
 
 
 def micro_batches(lengths: Sequence[int], budget: int, least: int = 1, *, shared: bool = False) -> Iterator[list[int]]:
-    """Indices by length, cut so that padded tokens stay within `budget`; at least `least` parts if possible.
+    """Split indices by length, so that padded tokens stay within `budget`; into at least `least` parts if possible.
 
-    With `shared` short ones fill up the rows of long ones, as in `collate`.
+    `shared`: short ones fill up the rows of long ones, as in `collate`.
     """
     left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     most = -(-len(left) // least)
@@ -187,13 +187,13 @@ def micro_batches(lengths: Sequence[int], budget: int, least: int = 1, *, shared
 
 
 def dealt(parts: Sequence[list[int]], rank: int, world: int) -> list[tuple[list[int], bool]]:
-    """The parts of a process, and whether each is its own: all have as many, for sharded weights want equal passes."""
+    """Parts of this process, and whether each is its own: every process gets as many, for sharded weights need it."""
     starts = range(0, len(parts), world)
     return [(parts[i + rank], True) if i + rank < len(parts) else (parts[0], False) for i in starts]
 
 
 def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of indices, none longer than the longest: first fit, longest first."""
+    """Pack indices into rows, none longer than the longest: first fit, longest first."""
     left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     width = lengths[left[-1]]
     while left:
@@ -201,7 +201,7 @@ def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _row(left: list[int], lengths: Sequence[int], room: int, most: int) -> list[int]:
-    """Take the longest that fits from what is left, sorted by length, and again until nothing does."""
+    """Take the longest that fits from `left`, which is sorted by length, until none does."""
     row: list[int] = []
     while len(row) < most and (at := bisect_right(left, room, key=lengths.__getitem__)):
         row.append(left.pop(at - 1))

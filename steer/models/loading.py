@@ -37,7 +37,7 @@ class Loading:
 
 
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
-    """Load model and tokenizer; SteerError in one sentence for what cannot be read, trained on or generated from."""
+    """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
     with quiet():
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -68,7 +68,7 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             commit = f" at commit {loading.revision}, which its policy was trained on" if loading.revision else ""
             raise SteerError(f"model '{name}'{commit}: {problem}. {advice}") from None
         refuse_nan(model.named_parameters(), f"model '{name}'")
-        if getattr(model, "is_loaded_in_4bit", False):  # also a base that lies on disk like that
+        if getattr(model, "is_loaded_in_4bit", False):  # also a base that is stored so
             keep_unpacked(model)
             if loading.quantised and (whole := left_whole(model)):
                 note(f"{name}: {whole:,} parameters of its experts stay in full precision.")
@@ -104,7 +104,7 @@ def _weightless(name: str, dtype: Any, source: Mapping[str, Any]) -> Any:
 
 
 def _online() -> bool:
-    """Whether the model hub answers. Asked first, because the hub's own client tries for a minute if it does not."""
+    """Whether the model hub answers. Ask first: the hub's own client would retry for a minute."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

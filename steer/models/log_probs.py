@@ -1,4 +1,4 @@
-"""Log-probabilities of response tokens, without [L, V] logits, with one prompt for all its candidates, packed."""
+"""Log-probabilities of response tokens: without [L, V] logits, and with one prompt for all its candidates."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from steer.methods.base import Candidates
 from steer.models import attention
 from steer.models.collate import SPAN, Batch
 
-# Logits (positions x vocabulary) held at once: few, where a cache is to hold them; enough to keep a GPU busy.
+# Logits (positions x vocabulary) in memory at once: few enough for the cache of a CPU; enough to keep a GPU busy.
 HEAD_CHUNK = {"cpu": 1 << 23, "cuda": 1 << 26}
 _TRIAL = ((3, 8), (11, 15), (17, 21))  # token ids of a prompt and two candidates
 
 
 def visible(attention_mask: Tensor) -> Tensor:
-    """Which tokens a token sees, itself among them: [N, L] -> [N, L, L] (query, key).
+    """Mask of the tokens that each token sees, itself included: [N, L] -> [N, L, L] (query, key).
 
-    The mask is 0 on padding, 1 on what all candidates of a row's first group share, j + 2 on what only its candidate j
-    sees, and as much more as SPAN in each group behind it. The position of a token is the number of tokens that it
+    `attention_mask` is 0 on padding, 1 on the tokens that all candidates of a row's first group share, j + 2 on those
+    of its candidate j, and SPAN more in each following group. The position of a token is the number of tokens that it
     sees, less one.
     """
     query, key = attention_mask[:, :, None], attention_mask[:, None, :]
@@ -36,16 +36,16 @@ def visible(attention_mask: Tensor) -> Tensor:
 
 
 class FrozenHead(torch.autograd.Function):
-    """Log-probabilities behind a head that is not trained, their gradient computed along with them.
+    """Log-probabilities from a head that is not trained; the forward pass computes their gradient too.
 
     The gradient of log p(y) by the hidden state h is W[y] - sum_v p(v) W[v], whatever the loss is, so nothing [M, V]
     is kept or computed twice: [M, D], [V, D], bias [V] or None, [M] -> [M].
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, how: Any) -> Tensor:
-        """`how`: what logits are multiplied with, and rows of a chunk."""
-        scale, size = how
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, sizes: Any) -> Tensor:
+        """`sizes`: factor of the logits, and rows of a chunk."""
+        scale, size = sizes
         logps, slope = [], []
         for h, y in zip(hidden.split(size), targets.split(size)):
             logits = linear(h, weight, bias).float()
@@ -69,9 +69,9 @@ class FrozenHead(torch.autograd.Function):
 
 
 def _recomputing(model: nn.Module) -> list[nn.Module]:
-    """The layers with gradient checkpointing, made to recompute themselves without dropout.
+    """Let layers with gradient checkpointing recompute themselves without dropout; return them.
 
-    They do so in training mode only: in it they are called, and leave it for what they compute.
+    They recompute in training mode only: they are called in it, and leave it while they compute.
     """
     layers: list[Any] = [x for x in model.modules() if getattr(x, "gradient_checkpointing", False)]
     layers = [x for x in layers if hasattr(x, "_gradient_checkpointing_func")]
@@ -115,7 +115,7 @@ class ResponseLogps(nn.Module):
         self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a still model trains in evaluation mode, the only one without any dropout, base or adapter."""
+        """Set the mode; a still model trains in evaluation mode, the only one without any dropout."""
         super().train(mode and not self.still)
         self.training = mode
         for layer in self._recomputed:
@@ -123,12 +123,12 @@ class ResponseLogps(nn.Module):
         return self
 
     def remember(self) -> None:
-        """Keep the trained weights as they are: with them, and not without any adapter, training starts."""
+        """Keep a copy of the trained weights: training starts with them, not without an adapter."""
         self._start = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """The model as training started: with the remembered weights, else without its adapter, which began as none."""
+        """Be the model that training started from: with the remembered weights, else without the fresh adapter."""
         if not self._start:
             with self.model.disable_adapter():
                 yield
@@ -156,11 +156,11 @@ class ResponseLogps(nn.Module):
         base: Tensor | None = None,
         bare: bool = False,
     ) -> Tensor:
-        """[N, L], [N, L], and for M response tokens: flat index of the position that predicts it and its id -> [M].
+        """[N, L], [N, L], and for M response tokens the flat position that predicts it and its id -> [M].
 
-        `shared`: the attention mask tells what stands in a row apart, see `visible`. With a value head: [2, M], the
-        values second; with the base model's states [M, D]: [3, M], KL(base || policy) and entropy behind. `bare`: the
-        states themselves.
+        `shared`: the attention mask separates candidates, see `visible`. With a value head [2, M], values second; with
+        the base model's states `base` [M, D] it is [3, M]: log-probs, KL(base || policy), entropy. `bare`: return the
+        states.
         """
         picked = self.states(input_ids, attention_mask, positions, shared)
         if bare:
@@ -178,15 +178,15 @@ class ResponseLogps(nn.Module):
         """Hidden states at positions: [M, D]."""
         inner = self._inner()
         decoder = getattr(inner, self.decoder_name)
-        how: dict[str, Any] = {"attention_mask": attention_mask}
+        masks: dict[str, Any] = {"attention_mask": attention_mask}
         if shared:
-            seen = visible(attention_mask)
-            how = {"attention_mask": self._dense(seen), "position_ids": seen.sum(-1) - 1}
-        hidden: Tensor = decoder(input_ids=input_ids, use_cache=False, **how).last_hidden_state
+            sees = visible(attention_mask)
+            masks = {"attention_mask": self._dense(sees), "position_ids": sees.sum(-1) - 1}
+        hidden: Tensor = decoder(input_ids=input_ids, use_cache=False, **masks).last_hidden_state
         return hidden.flatten(0, 1)[positions]
 
     def _dense(self, seen: Tensor) -> Tensor | dict[str, Tensor]:
-        """What attention adds to its scores [N, 1, L, L]; by kind of layer where a model has several."""
+        """Mask that attention adds to its scores [N, 1, L, L]; by kind of layer if a model has several."""
         config = self._inner().config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
@@ -202,7 +202,7 @@ class ResponseLogps(nn.Module):
         return masks if len(masks) > 1 else masks.popitem()[1]
 
     def add_critic(self) -> None:
-        """A value head on the hidden states, zero at first."""
+        """Add a value head on the hidden states, zero at first."""
         size = self._inner().get_input_embeddings().weight.shape[1]
         device = next(self.model.parameters()).device
         self.critic = nn.Linear(size, 1, device=device, dtype=torch.float32)
@@ -213,17 +213,17 @@ class ResponseLogps(nn.Module):
         head = inner.get_output_embeddings()
         if type(head) is not nn.Linear or head.weight.requires_grad or self.softcap or not len(picked):
             return self._chunked(self._logps, inner, picked, targets)
-        how = (self.scale, self._rows(head))
-        logps: Tensor = FrozenHead.apply(picked, head.weight, head.bias, targets, how)
+        sizes = (self.scale, self._rows(head))
+        logps: Tensor = FrozenHead.apply(picked, head.weight, head.bias, targets, sizes)
         return logps
 
     def _rows(self, head: Any) -> int:
-        """Positions of a chunk."""
+        """Number of positions in a chunk."""
         weight: Tensor = head.weight
         return max(1, (self.chunk or HEAD_CHUNK.get(weight.device.type, 1 << 24)) // len(weight))
 
     def _chunked(self, of: Callable[..., Tensor], inner: Any, picked: Tensor, *more: Tensor) -> Tensor:
-        """A function of the head, of states and of what belongs to them, over parts of the response tokens."""
+        """Apply a function of the head, of states and `more` of each, to chunks of the response tokens."""
         head = inner.get_output_embeddings()
         size = self._rows(head)
         if len(picked) <= size:
@@ -254,7 +254,7 @@ class ResponseLogps(nn.Module):
 
     @torch.no_grad()
     def shares_prompts(self) -> bool:
-        """Whether two candidates behind one prompt have the log-probabilities here that each has by itself."""
+        """Whether two candidates of one prompt have the same log-probabilities together as each by itself."""
         inner = self._inner()
         if inner.config._attn_implementation not in ("sdpa", attention.NAME, "eager"):
             return False  # others take no dense mask
@@ -269,7 +269,7 @@ class ResponseLogps(nn.Module):
         mask = torch.cat([x.new_full((len(x),), j) for j, x in enumerate((prompt, first, second), 1)])[None]
         inner.eval()
         try:
-            found = self(torch.cat([prompt, first, second])[None], mask, at, torch.cat([first, second]), shared=True)
+            together = self(torch.cat([prompt, first, second])[None], mask, at, torch.cat([first, second]), shared=True)
         except (TypeError, ValueError, RuntimeError, KeyError, AttributeError):  # a model without such arguments
             return False
         finally:
@@ -279,11 +279,11 @@ class ResponseLogps(nn.Module):
         own = torch.arange(n - 1, n + m - 1, device=device)
         plain = self(ids, torch.ones_like(ids), torch.cat([own, own + n + m]), torch.cat([first, second]))
         inner.train(training)
-        return torch.allclose(found, plain, atol=self._tolerance)
+        return torch.allclose(together, plain, atol=self._tolerance)
 
     @torch.no_grad()
     def check(self) -> None:
-        """Compare with the model's own logits on a few tokens; refuse a model whose head does more than we know of."""
+        """Compare with the model's own logits on a few tokens; refuse a model whose logits are computed otherwise."""
         inner = self._inner()
         device = next(inner.parameters()).device
         ids = torch.arange(3, 11, device=device).remainder(inner.get_input_embeddings().weight.shape[0])[None]
@@ -302,12 +302,12 @@ class ResponseLogps(nn.Module):
 
 
 def seen(module: Any, batch: Batch, base: Tensor | None = None) -> tuple[Tensor, Candidates]:
-    """What a loss reads: log-probs [B, K, T], and the candidates with what else a forward pass tells of each token."""
+    """Compute what a loss reads: log-probs [B, K, T], and the candidates with other values of each token."""
     out, c = module(*batch.inputs, shared=batch.shared, base=base), batch.candidates
     logps, *others = (flat(x, c.mask) for x in (out if out.ndim > 1 else out[None]))
     return logps, c._replace(**dict(zip(("value",) if base is None else ("kl", "entropy"), others)))
 
 
 def flat(logps: Tensor, mask: Tensor) -> Tensor:
-    """[M] in order of the mask -> [B, K, T] with zeros elsewhere."""
+    """Spread [M], in order of the mask, to [B, K, T] with zeros elsewhere."""
     return torch.zeros(mask.shape, dtype=logps.dtype, device=logps.device).masked_scatter(mask, logps)

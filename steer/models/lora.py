@@ -1,4 +1,4 @@
-"""What training adds to a base model: low-rank adapters, and tokens for the levels of a condition."""
+"""Add to a base model what is trained: low-rank adapters, and tokens for the levels of a condition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from steer.run_folder import read_json
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters on every linear layer but the head."""
+    """Settings of low-rank adapters, which go on every linear layer but the head."""
 
     r: int = 32
     alpha: int = 64
@@ -25,10 +25,7 @@ class Lora:
 
 
 def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -> Any:
-    """The model with fresh adapters (their start follows from the seed); base weights are frozen.
-
-    The embedding rows of `token_ids` are trained too.
-    """
+    """Add fresh adapters, seeded by `seed`, and freeze the base; embedding rows of `token_ids` are trained too."""
     with quiet(), torch.random.fork_rng():
         from peft import LoraConfig, get_peft_model
 
@@ -45,30 +42,29 @@ def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -
 
 
 def start_from(model: Any, folder: str) -> None:
-    """Overwrite a fresh adapter with a saved one; refused where their shapes differ."""
+    """Overwrite a fresh adapter with a saved one; SteerError if their shapes differ."""
     with quiet():
         from peft import load_peft_weights, set_peft_model_state_dict
 
         try:
             weights = load_peft_weights(folder, device="cpu")
-            lost = set_peft_model_state_dict(model, weights)
+            report = set_peft_model_state_dict(model, weights)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise SteerError(f"--init {folder}: its adapter does not fit ({str(error).splitlines()[-1]}).") from None
-    missing = [name for name in lost.missing_keys if "lora_" in name]
-    if missing or lost.unexpected_keys:
+    if report.unexpected_keys or any("lora_" in name for name in report.missing_keys):
         raise SteerError(f"--init {folder}: its adapter has other layers than this run's.")
     refuse_nan(weights.items(), f"--init {folder}")
 
 
 def refuse_nan(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
-    """Refuse weights that are no numbers: whatever is computed with them is none."""
+    """Refuse weights with NaN or infinity; `where` begins the message."""
     for part, weight in weights:
         if weight.is_floating_point() and not weight.is_meta and not torch.isfinite(weight).all():
             raise SteerError(f"{where}: its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
 def adapter_rank(folder: Path) -> int:
-    """Rank of the adapter that a folder holds."""
+    """Rank of the adapter in a folder."""
     config = read_json(folder / "adapter_config.json")
     rank = config.get("r") if isinstance(config, dict) else None
     if type(rank) is not int:
@@ -77,10 +73,10 @@ def adapter_rank(folder: Path) -> int:
 
 
 def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:
-    """Give every level [attribute][level] a token of its own; their ids. Tokens that are known keep their rows.
+    """Add a token for every level [attribute][level]; return their ids. Tokens that exist keep their rows.
 
-    The input rows of an attribute lie on a line between two random points, so that neighbouring levels start alike and
-    extremes apart. An output row of its own starts as the mean of the others: such a token is never a target.
+    Input rows of an attribute lie on a line between two random points, so that neighbouring levels start alike and
+    extremes apart. An untied output row starts as the mean of the others: such a token is never a target.
     """
     from tokenizers import AddedToken
 
@@ -98,10 +94,10 @@ def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         rows, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-        known = rows[:before].float().cpu()
+        old = rows[:before].float().cpu()
         lines = []
         for levels in tokens:
-            low, high = known.mean(0) + torch.randn(2, known.shape[1], generator=draw) * known.std(0)
+            low, high = old.mean(0) + torch.randn(2, old.shape[1], generator=draw) * old.std(0)
             lines += [low + (high - low) * i / max(1, len(levels) - 1) for i in range(len(levels))]
         for i, row in zip(ids, lines):
             if i >= before:
@@ -111,23 +107,23 @@ def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str
 
 
 def adapted(model: Any, folder: Path, token_ids: Sequence[int] = ()) -> Any:
-    """The model with the adapter that a folder holds, which trains the embedding rows of `token_ids`."""
+    """Put the adapter in a folder on the model; it must have trained the embedding rows of `token_ids`."""
     with quiet():
         from peft import PeftModel, get_peft_model_state_dict
 
         try:
-            made = PeftModel.from_pretrained(model, folder)
+            whole = PeftModel.from_pretrained(model, folder)
             with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-                held = set(file.keys())
+                saved = set(file.keys())
         except (RuntimeError, ValueError, TypeError, KeyError, IndexError, OSError, SafetensorError) as error:
             raise _unfit(folder, " ".join(str(error).split())[:200]) from None
-        # What is not in the file would silently stay as it was drawn.
-        wanted = set(get_peft_model_state_dict(made, save_embedding_layers=False))
-    if lost := wanted ^ held:
-        raise _unfit(folder, f"{len(lost)} weights are on one side only, such as {min(lost)}")
-    if sorted(made.peft_config["default"].trainable_token_indices or []) != sorted(token_ids):
+        # Weights that the file lacks would silently keep their random start.
+        wanted = set(get_peft_model_state_dict(whole, save_embedding_layers=False))
+    if different := wanted ^ saved:
+        raise _unfit(folder, f"{len(different)} weights are on one side only, such as {min(different)}")
+    if sorted(whole.peft_config["default"].trainable_token_indices or []) != sorted(token_ids):
         raise _unfit(folder, "the tokens of its levels have other numbers in the base's tokenizer")
-    return made
+    return whole
 
 
 def _unfit(folder: Path, reason: str) -> SteerError:

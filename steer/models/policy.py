@@ -33,8 +33,8 @@ PROBE = "Certainly."  # an answer that no chat template writes by itself
 class Policy:
     """A loaded model with its tokenizer; `card` is None for a plain Hugging Face model.
 
-    `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: what its
-    training came to (rows, steps, loss, ...), empty for a model that was not trained by steer.
+    `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: rows,
+    steps, loss and more of its training, empty for a model that steer did not train.
     """
 
     model: Any
@@ -57,9 +57,9 @@ class Policy:
 
     @property
     def end(self) -> int:
-        """The token that ends a response in training: what the chat template writes there, if decoding stops at it.
+        """The token that ends a response in training: the one that the chat template writes, if decoding stops at it.
 
-        Some tokenizers name as EOS what ends a text (Gemma: <eos>) while the model ends a turn (<end_of_turn>).
+        The EOS of some tokenizers ends a text (Gemma: <eos>), while the model ends a turn (<end_of_turn>).
         """
         from jinja2 import TemplateError
 
@@ -129,7 +129,7 @@ class Policy:
         return {} if text in ("none", "opposite") else self.targets([text], allow_unsupported=True)[0]
 
     def leaks(self, text: str) -> bool:
-        """Whether a condition begins in a response: only the engine `hf` blocks every way to write one."""
+        """Whether a condition begins in a response: only the engine `hf` blocks all of them."""
         card = self.card
         return card is not None and any(m in text for m in card.attributes and markers(card.attributes, card.template))
 

@@ -1,4 +1,4 @@
-"""Which numbers training computes with: trained weights in float32, the model's forward in its own precision."""
+"""Precision of training: trained weights in float32, the forward pass in the precision of the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def keep_masters(model: Any) -> None:
 
 
 def compute_in(module: nn.Module, dtype: torch.dtype, device: str) -> None:
-    """Let the module's forward make its matrix products in the precision that the model was loaded in."""
+    """Let the module's forward pass compute matrix products in `dtype`, which the model was loaded in."""
     if dtype != torch.float32:
         module.forward = torch.autocast(device, dtype)(module.forward)
 
@@ -39,5 +39,5 @@ def optimizer_for(name: str, parameters: list[nn.Parameter], lr: float, weight_d
         "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
-    made: torch.optim.Optimizer = kinds[name](parameters, lr=lr, weight_decay=weight_decay)
-    return made
+    optimizer: torch.optim.Optimizer = kinds[name](parameters, lr=lr, weight_decay=weight_decay)
+    return optimizer

@@ -12,7 +12,7 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def nf4(dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load linear layers in NF4 and compute in `dtype`, on one device."""
+    """Make arguments of `from_pretrained` that load linear layers in NF4 and compute in `dtype`, on one device."""
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -28,8 +28,8 @@ def nf4(dtype: torch.dtype, device: str) -> dict[str, Any]:
 def keep_unpacked(model: Any) -> None:
     """Let 4-bit layers keep their layout in evaluation.
 
-    Where a CPU computes in bfloat16, an evaluation forward repacks the weights in place; the packed layers have no
-    gradient, so everything that is learned after it is wrong, without a word (bitsandbytes 0.50).
+    If a CPU computes in bfloat16, an evaluation forward pass repacks the weights in place; packed layers have no
+    gradient, so all training after it would be silently wrong (bitsandbytes 0.50).
     """
     import bitsandbytes
 
@@ -39,5 +39,5 @@ def keep_unpacked(model: Any) -> None:
 
 
 def left_whole(model: Any) -> int:
-    """Parameters of expert layers that quantisation passes over, because they are stacked in three dimensions."""
+    """Number of parameters in expert layers, which quantisation skips because they are stacked in three dimensions."""
     return sum(p.numel() for p in model.parameters() if p.ndim == 3)

@@ -1,4 +1,4 @@
-"""Rows -> token ids. The one place that tokenises: prompt, condition and response apart, so masks are token spans."""
+"""Rows -> token ids. The one place that tokenises: prompt, condition and response by themselves, so masks are spans."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ class Tokens:
         self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], tokenizer, split_special_tokens=True)
-        # One that was cut off never drew its end, and must not learn one there; but something must be drawn.
+        # A response that was cut off must not learn to end there; but an empty one needs a token.
         self.responses = {
             row["id"]: r if r and row.get("finished") is False else [*r, self.end] for row, r in zip(rows, responses)
         }
         self._conditions: dict[str, list[int]] = {"": []}
 
     def condition(self, text: str) -> list[int]:
-        """Ids of a condition; tokenised once per distinct text."""
+        """Tokenise a condition, once per distinct text."""
         if text not in self._conditions:
             self._conditions[text] = plain_ids([text], self.tokenizer)[0]
         return self._conditions[text]
 
     def length(self, row: Row, condition: str = "") -> int:
-        """Tokens of prompt, condition, and response with its end."""
+        """Number of tokens of prompt, condition, and response with its end."""
         return len(self.prompts[row["id"]]) + len(self.condition(condition)) + len(self.responses[row["id"]])
 
     def sequence(self, row: Row, condition: str = "") -> Sequence_:
-        """One candidate."""
+        """Make a candidate of a row."""
         return Sequence_(self.prompts[row["id"]] + self.condition(condition), self.responses[row["id"]])
 
 
 def prompt_text(prompt: Sequence[Mapping[str, Any]], tokenizer: Any) -> str:
-    """A prompt through the model's chat template, up to and including the assistant marker; nothing of it is lost."""
+    """Render a prompt in the model's chat template, up to and including the assistant marker; nothing is dropped."""
     return printed(fitted(prompt, tokenizer), tokenizer)
 
 
 def prompt_of(row: Row, tokenizer: Any) -> str:
-    """The same for a row; refused by its id where the template takes no such turns."""
+    """Render the prompt of a row; SteerError with its id if the template refuses such turns."""
     from jinja2 import TemplateError
 
     try:
         return prompt_text(row["prompt"], tokenizer)
-    except TemplateError as error:  # many templates know no system turn, or want turns to alternate
+    except TemplateError as error:  # many templates have no system turn, or require turns to alternate
         raise SteerError(
             f"row '{row['id']}': the model's chat template refuses its prompt ({error}). Change such rows, or leave "
             "them out."
@@ -68,9 +68,9 @@ def prompt_of(row: Row, tokenizer: Any) -> str:
 
 
 def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:
-    """Ids without special tokens around them: the chat template has already written those.
+    """Tokenise texts without adding special tokens, which the chat template has already written.
 
-    With `split_special_tokens` none is recognised inside a text either.
+    `split_special_tokens`: recognise none inside a text either.
     """
     if not texts:
         return []
@@ -81,20 +81,20 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: boo
 
 
 def text_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-    """Ids of texts that stand by themselves, without a chat template: each begins as the model's texts begin, once.
+    """Tokenise texts without a chat template; each begins as the model's texts do, once.
 
-    Which is with what the tokenizer puts there, or else with the begin token where the chat template writes it.
+    They begin with what the tokenizer adds there, else with the begin token if the chat template writes it.
     """
     [whole], [plain] = tokenizer(["x"])["input_ids"], plain_ids(["x"], tokenizer)
     begin: list[int] = next((whole[:i] for i in range(len(whole)) if whole[i : i + len(plain)] == plain), [])
     if not begin and tokenizer.bos_token and _begins(tokenizer):
         begin = [tokenizer.bos_token_id]
-    found = plain_ids(texts, tokenizer)
-    for i, ids in enumerate(found):
+    result = plain_ids(texts, tokenizer)
+    for i, ids in enumerate(result):
         while begin and ids[: len(begin)] == begin:
             ids = ids[len(begin) :]
-        found[i] = begin + ids
-    return found
+        result[i] = begin + ids
+    return result
 
 
 def _begins(tokenizer: Any) -> bool:
