@@ -1,4 +1,4 @@
-"""The command line. Commands are doorways: heavy imports stand inside them, so that --help is quick."""
+"""The command line. Each command imports its doorway when it runs, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -32,99 +32,99 @@ def cli() -> None:
 @options(DataConfig)
 def data(config: DataConfig) -> None:
     """Write rows: the embedded world, or a file in any known layout."""
-    from steer.rows.command import data_command as run
+    from steer.rows.command import data_command
 
-    click.echo(run(config))
+    click.echo(data_command(config))
 
 
 @cli.command()
 @options(FitConfig)
 def fit(config: FitConfig) -> None:
     """Fit an attribute model on human scores."""
-    from steer.labelling.command import fit_command as run
+    from steer.labelling.command import fit_command
 
-    click.echo(run(config))
+    click.echo(fit_command(config))
 
 
 @cli.command()
 @options(LabelConfig)
 def label(config: LabelConfig) -> None:
     """Score rows and give them levels."""
-    from steer.labelling.command import label_command as run
+    from steer.labelling.command import label_command
 
-    click.echo(run(config))
+    click.echo(label_command(config))
 
 
 @cli.command()
 @options(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Fine-tune a policy on labelled rows."""
-    from steer.training.command import train_command as run
+    from steer.training.command import train_command
 
-    click.echo(run(config))
+    click.echo(train_command(config))
 
 
 @cli.command()
 @options(GenerateConfig)
 def generate(config: GenerateConfig) -> None:
     """Answer prompts at target levels."""
-    from steer.generation.command import generate_command as run
+    from steer.generation.command import generate_command
 
-    click.echo(run(config))
+    click.echo(generate_command(config))
 
 
 @cli.command()
 @options(ExportConfig)
 def export(config: ExportConfig) -> None:
     """Write a policy that any server steers, or rows for trl."""
-    from steer.export.command import export_command as run
+    from steer.export.command import export_command
 
-    click.echo(run(config))
+    click.echo(export_command(config))
 
 
 @cli.command()
 @options(TargetsConfig)
 def targets(config: TargetsConfig) -> None:
     """Show which targets the data supports, and the best of them."""
-    from steer.conditioning.command import targets_command as run
+    from steer.conditioning.command import targets_command
 
-    click.echo(run(config))
+    click.echo(targets_command(config))
 
 
 @cli.command()
 @options(ServeConfig)
 def serve(config: ServeConfig) -> None:
     """Serve a policy: OpenAI's API with targets, and a page with sliders."""
-    from steer.serve.command import serve_command as run
+    from steer.serve.command import serve_command
 
-    click.echo(run(config))
+    click.echo(serve_command(config))
 
 
 @cli.command()
 @options(IterateConfig)
 def iterate(config: IterateConfig) -> None:
     """Generate, rescore, relabel with what was obtained, retrain; round by round."""
-    from steer.iteration.command import iterate_command as run
+    from steer.iteration.command import iterate_command
 
-    click.echo(run(config))
+    click.echo(iterate_command(config))
 
 
 @cli.command()
 @options(EvaluateConfig)
 def evaluate(config: EvaluateConfig) -> None:
     """Judge policies or responses: dials, rewards, win-rates, diversity; writes a report."""
-    from steer.evaluation.command import evaluate_command as run
+    from steer.evaluation.command import evaluate_command
 
-    click.echo(run(config))
+    click.echo(evaluate_command(config))
 
 
 @cli.command()
 @options(CompareConfig)
 def compare(config: CompareConfig) -> None:
     """Train methods on one split and budget and compare them; writes a report."""
-    from steer.comparison.command import compare_command as run
+    from steer.comparison.command import compare_command
 
-    click.echo(run(config))
+    click.echo(compare_command(config))
 
 
 @cli.command()
@@ -150,7 +150,7 @@ def _fail(message: str) -> None:
 
 
 def main(command: click.Command = cli) -> None:
-    """Entry point: whatever a user can fix becomes one line on standard error and exit code 1."""
+    """Run the command line: an error that a user can fix becomes one line on standard error and exit code 1."""
     try:
         command(prog_name="steer" if command is cli else None, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -161,11 +161,11 @@ def main(command: click.Command = cli) -> None:
         _fail(f'{error.format_message()} See "{path} --help".')
     except (SteerError, click.ClickException) as error:
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has gone
         sys.stdout = None  # else Python complains when it flushes on exit
         sys.exit(1)
     except OSError as error:
-        if error.strerror is None:  # of a library, not of the file system
+        if error.strerror is None:  # not from the file system
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror}. Check the path, its permissions and the room on the disk.")

@@ -1,10 +1,10 @@
-"""The whole pipeline on the embedded world, stage by stage, each as its own command would run it."""
+"""The whole pipeline on the embedded world: `demo` runs each stage as its own command would."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +60,59 @@ GUIDED, GUIDES = 200, (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)  # responses at each streng
 
 
 def demo(config: DemoConfig) -> str:
-    """Run every stage that is not done yet; what was shown, the report's path and the time it took."""
+    """Run every stage that is not done yet; return what it shows, the report's path and the time it took."""
     began = time.monotonic()
     out = Path(config.output)
-    models = [str(out / ("base" if number == 0 else f"base-{number}")) for number in range(config.bases)]
-    for line in _prepare(config, out, models):
-        click.echo(line)
-    train_file = out / "train.json"
-    write_json(train_file, LORA | ({"num_train_epochs": 3.0} if config.full else {}))
-    settings = CompareConfig(
-        rows=str(out / "labels"),
+    logs, scorer, labels = (str(out / name) for name in ("logs", "scorer", "labels"))
+    # Base models: small ones, trained from scratch. The first is called "base".
+    models = [_base(out, number) for number in range(config.bases)]
+    # Logged responses with human scores; a scorer fitted on these; the rows with its scores and levels.
+    click.echo(data_command(DataConfig("world", logs, size=config.size)))
+    click.echo(fit_command(FitConfig(logs, scorer)))
+    click.echo(label_command(LabelConfig(logs, labels, scorer=scorer)))
+    # Every method trained on the same rows and judged by ground truth, which training never sees.
+    table = compare_command(_comparison(config, labels, models))
+    # The conditional policy improves itself: it answers prompts, and learns from what it obtained.
+    policy = out / "compare" / "runs" / "conditional-seed0" / "policy"
+    rounds = iterate_command(
+        IterateConfig(
+            rows=labels,
+            model=models[0],
+            policy=str(policy),
+            scorer=scorer,
+            output=str(out / "iterate"),
+            gold=GOLD,
+            prompts_per_round=400,
+            **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
+        )
+    )
+    # Classifier-free guidance at several strengths, all of it in one report, and a look at some responses.
+    page = _report(out, _guidance(policy, labels, models[0], out / "guidance.json"))
+    parts = [
+        "One prompt at opposite targets:\n" + _opposites(policy),
+        "Rounds of iterate:\n" + rounds,
+        "Obtained for each target, gold scores on held-out prompts:\n" + _dial(out),
+        table,
+    ]
+    minutes = (time.monotonic() - began) / 60
+    return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
+
+
+def _base(out: Path, number: int) -> str:
+    """Train a base model on text, first weights and an order of its own; return its folder."""
+    suffix = f"-{number}" if number else ""
+    text, model = str(out / f"pretraining{suffix}"), str(out / f"base{suffix}")
+    click.echo(f"pretraining {data_command(DataConfig('world', text, **(PRETRAINING | {'seed': TEXT + number})))}")
+    click.echo(f"base {train_command(TrainConfig(text, f'{text}/model', model, seed=number, **BASE))}")
+    return model
+
+
+def _comparison(config: DemoConfig, labels: str, models: Sequence[str]) -> CompareConfig:
+    """Settings of the comparison; writes the file with those of training."""
+    out = Path(config.output)
+    write_json(out / "train.json", LORA | ({"num_train_epochs": 3.0} if config.full else {}))
+    return CompareConfig(
+        rows=labels,
         model=models[0],
         base=tuple(models[1:]),
         output=str(out / "compare"),
@@ -81,56 +124,19 @@ def demo(config: DemoConfig) -> str:
         grid=2000 if config.full else 1000,
         controls=config.full,
         num_proc=1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1),
-        train=str(train_file),
+        train=str(out / "train.json"),
         resamples=2000 if config.full else 1000,
         **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
     )
-    table = compare_command(settings)
-    policy = out / "compare" / "runs" / "conditional-seed0" / "policy"
-    rounds = iterate_command(
-        IterateConfig(
-            rows=str(out / "labels"),
-            model=str(out / "base"),
-            policy=str(policy),
-            scorer=str(out / "scorer"),
-            output=str(out / "iterate"),
-            gold=GOLD,
-            prompts_per_round=400,
-            **SAMPLING,  # type: ignore[arg-type]  # a dict of ints
-        )
-    )
-    page = _with_rounds(out, _guidance(out, policy))
-    side_by_side = _opposites(policy)
-    minutes = (time.monotonic() - began) / 60
-    parts = [
-        "One prompt at opposite targets:\n" + side_by_side,
-        "Rounds of iterate:\n" + rounds,
-        "Obtained for each target, gold scores on held-out prompts:\n" + _dial(out),
-        table,
-    ]
-    return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
 
 
-def _prepare(config: DemoConfig, out: Path, models: Sequence[str]) -> Iterator[str]:
-    """Base models, logs, scorer and labels; each base has text, first weights and an order of its own."""
-    for number, model in enumerate(models):
-        folder = out / ("pretraining" if number == 0 else f"pretraining-{number}")
-        yield f"pretraining {data_command(DataConfig('world', str(folder), **(PRETRAINING | {'seed': TEXT + number})))}"
-        settings = TrainConfig(str(folder), str(folder / "model"), model, seed=number, **BASE)
-        yield f"base {train_command(settings)}"
-    yield data_command(DataConfig("world", str(out / "logs"), size=config.size))
-    yield fit_command(FitConfig(str(out / "logs"), str(out / "scorer")))
-    yield label_command(LabelConfig(str(out / "logs"), str(out / "labels"), scorer=str(out / "scorer")))
-
-
-def _guidance(out: Path, policy: Path) -> dict[str, Any]:
-    """What guidance of each strength does to the conditional policy; kept in a file, so that it is measured once."""
-    path = out / "guidance.json"
+def _guidance(policy: Path, labels: str, base: str, path: Path) -> dict[str, Any]:
+    """Measure guidance of each strength on the conditional policy, once: the curve is kept in a file."""
     if not path.is_file():
-        rows = held_out_prompts(str(out / "labels"), 0.1, 0, GUIDED)
+        rows = held_out_prompts(labels, 0.1, 0, GUIDED)
         trial = Trial(
             load_policy(str(policy)),
-            load_policy(str(out / "base")),
+            load_policy(base),
             load_scorer(GOLD),
             rows,
             responses=GUIDED,
@@ -140,38 +146,30 @@ def _guidance(out: Path, policy: Path) -> dict[str, Any]:
     return dict(read_json(path))
 
 
-def _with_rounds(out: Path, guidance: dict[str, Any]) -> Path:
-    """The comparison's report with the rounds of iterate and the guidance curve added."""
+def _report(out: Path, guidance: dict[str, Any]) -> Path:
+    """Write the comparison's report with the rounds of iterate and the guidance curve added."""
     result = read_json(out / "compare" / "report.json")
-    loop = read_json(out / "iterate" / "report.json")["iterate"]
-    result |= {"iterate": loop, "guidance": guidance}
+    result |= {"iterate": read_json(out / "iterate" / "report.json")["iterate"], "guidance": guidance}
     result |= {"command": circumstances("demo")["command"], "commands": ["make demo", "steer demo"]}
     return report.write(result, out)
 
 
 def _dial(out: Path) -> str:
-    """Target beside obtained, a line an attribute."""
-    found = next(d["result"] for d in read_json(out / "compare" / "report.json")["dials"] if d["name"] == "conditional")
-    lines = [
-        "attribute      " + "".join(f"{f'asked {i}':>20}" for i in range(5)) + "   Spearman, means / single   span"
-    ]
-    for name, f in found["attributes"].items():
-        cells = [f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" for m in f["means"]]
-        figures = [f[key]["mean"] for key in ("spearman_means", "spearman", "span_ratio")]
-        lines.append(
-            f"{name:<15}" + "".join(f"{c:>20}" for c in cells) + "{:>16.2f} / {:.2f} {:>12.2f}".format(*figures)
-        )
+    """Table of targets beside what was obtained, a line for each attribute."""
+    dials = read_json(out / "compare" / "report.json")["dials"]
+    dial = next(d["result"] for d in dials if d["name"] == "conditional")
+    heads = "".join(f"{f'asked {i}':>20}" for i in range(5))
+    lines = [f"attribute      {heads}   Spearman, means / single   span"]
+    for name, result in dial["attributes"].items():
+        cells = [f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" for m in result["means"]]
+        means = "".join(f"{cell:>20}" for cell in cells)
+        figures = [result[key]["mean"] for key in ("spearman_means", "spearman", "span_ratio")]
+        lines.append(f"{name:<15}{means}" + "{:>16.2f} / {:.2f} {:>12.2f}".format(*figures))
     return "\n".join(lines)
 
 
 def _opposites(policy: Path) -> str:
-    """One prompt, asked for good and bad, short and long."""
+    """Answer one prompt at targets that differ: good and bad, short and long."""
     targets = ("best", "helpfulness=0 correctness=0", "verbosity=0 warmth=4", "verbosity=4 warmth=0", "hedging=4")
-    return generate_command(
-        GenerateConfig(
-            str(policy),
-            prompt=("tell me about homes for my big garden.",),
-            target=targets,
-            max_new_tokens=120,
-        )
-    )
+    prompt = ("tell me about homes for my big garden.",)
+    return generate_command(GenerateConfig(str(policy), prompt=prompt, target=targets, max_new_tokens=120))
