@@ -36,6 +36,17 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def exchange(address: str, body: dict[str, Any] | None, *, key: str, timeout: float) -> Any:
+    """POST a JSON body (None: GET) and return the JSON answer; errors are those of urllib and of JSON."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = None if body is None else json.dumps(body).encode()
+    with OPENER.open(urllib.request.Request(address, data, headers), timeout=timeout) as response:
+        return json.loads(response.read(MOST_BYTES))
+
+
 @dataclass
 class Endpoint:
     """POSTs to `url`/chat/completions; safe to share between threads. `counts` adds up over its life."""
@@ -51,7 +62,6 @@ class Endpoint:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url '{self.url}': wanted http://... or https://..., up to and with /v1.")
         self._lock = threading.Lock()
-        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, body: dict[str, Any]) -> str:
         """Text of the first choice. RefusedError after the last retry; ValueError if no request would be answered."""
@@ -61,7 +71,8 @@ class Endpoint:
                 self.count(retries=1)
             self.count(requests=1)
             try:
-                return self._text(self._post(body))
+                address = self.url.rstrip("/") + "/chat/completions"
+                return self._text(exchange(address, body, key=self.key, timeout=self.timeout))
             except urllib.error.HTTPError as error:
                 with error:
                     text = error.read(500).decode("utf-8", "replace")
@@ -81,13 +92,6 @@ class Endpoint:
         with self._lock:
             for name, number in more.items():
                 self.counts[name] += number
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        address = self.url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method="POST")
-        with self._opener.open(request, timeout=self.timeout) as response:
-            return json.loads(response.read(MOST_BYTES))
 
     def _text(self, answer: Any) -> str:
         """Text of a chat completion, whose tokens are counted; ValueError if the answer is none."""

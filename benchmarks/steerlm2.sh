@@ -21,9 +21,9 @@ done
 python - <<'END'
 import numpy as np
 from steer.evaluate.statistics import interval, paired
-from steer.rows import read_all
+from steer.rows import read_rows
 
-found = {n: np.array([r["reward"] for r in read_all(f"gold-{n}")]) for n in ("start", "tempered-0", "tempered-1")}
+found = {n: np.array([r["reward"] for r in read_rows(f"gold-{n}")]) for n in ("start", "tempered-0", "tempered-1")}
 each = np.arange(len(found["start"]))
 print("| policy | gold reward at best, sd | less the policy it starts from |\n| --- | --- | --- |")
 for name, rewards in found.items():

@@ -82,7 +82,9 @@ def _no_number(text: str) -> NoReturn:
 
 
 @contextmanager
-def folder_errors(folder: Path, *, full_disk_only: bool = False) -> Iterator[None]:
+def folder_errors(
+    folder: Path, otherwise: str = "Choose another --output", *, full_disk_only: bool = False
+) -> Iterator[None]:
     """Turn errors of the file system into a sentence that names the remedy; `full_disk_only`: let others pass."""
     try:
         yield
@@ -94,7 +96,7 @@ def folder_errors(folder: Path, *, full_disk_only: bool = False) -> Iterator[Non
             full = error.errno in FULL_DISK
         if not full and (full_disk_only or not isinstance(error, OSError)):
             raise
-        remedy = "Make room and run the same command again" if full else "Choose another --output"
+        remedy = "Make room and run the same command again" if full else otherwise
         raise SteerError(f"{folder}: cannot be written ({reason}). {remedy}.") from None
 
 

@@ -20,7 +20,16 @@ UPWARD = {  # exceptions, each with its reason
     ("steer.models.policy", "steer.generation.generate"),  # inside Policy.generate: what users do with a policy
 }
 LEAVES = {  # leaf -> the only parts of steer that may import it
-    "attribute_models": {"progress", "options", "run_folder", "rows", "labelling", "evaluation", "conditioning"},
+    "attribute_models": {
+        "progress",
+        "options",
+        "run_folder",
+        "rows",
+        "labelling",
+        "evaluation",
+        "conditioning",
+        "generation",
+    },
     "data_recipes": {"rows", "comparison", "cli"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes"}

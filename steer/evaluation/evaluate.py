@@ -119,9 +119,7 @@ class Examination:
     @cached_property
     def stored(self) -> Labelled:
         """What is stored with the rows: their schema and scorer, if they have them."""
-        if isinstance(self.source, Labelled):
-            return self.source
-        return Labelled.without_rows(self.path) if self.path else Labelled([])
+        return Labelled.without_rows(self.source or ())
 
     @cached_property
     def schema(self) -> Schema:

@@ -13,17 +13,7 @@ from steer.export.policy import Exported, export_policy
 from steer.export.trl import TrlRows, rows_for_trl
 from steer.rows.schema import Schema
 from steer.run_folder import Run, rows_fingerprint, stage
-
-TRL_SETTINGS = (
-    "attribute",
-    "template",
-    "attribute_dropout",
-    "condition_dropout",
-    "held_out",
-    "seed",
-    "limit",
-    "trust_remote_code",
-)
+from steer.training.settings import TrainSettings
 
 
 @stage
@@ -47,7 +37,7 @@ def export_command(config: ExportConfig) -> str:
     run = Run(config.output, config, {"source": rows_fingerprint(config.source)})
     if run.done:
         return str(run.done["summary"])
-    settings = {name: getattr(config, name) for name in TRL_SETTINGS}
+    settings = {n: value for n, value in vars(config).items() if n in vars(TrainSettings()) and n != "dtype"}
     rows = rows_for_trl(config.source, model=config.model, **settings)
     run.start()
     rows.save(run.folder)

@@ -32,8 +32,8 @@ class Exported:
     card: Card
     adapter: str
     dtype: str
+    differing: int
     parameters: int
-    differing: int = 0
 
 
 def export_policy(
@@ -61,13 +61,11 @@ def export_policy(
     stored = "stored" if dtype == "auto" else dtype
     policy, adapter = _merged(str(source), base, stored, trust_remote_code)
     assert policy.card is not None
-    differing = _make_steerable(policy, policy.card)
-    facts = {
-        "adapter": adapter,
-        "dtype": str(policy.model.dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "differing": differing,
-    }
+    facts = {"adapter": adapter, "dtype": str(policy.model.dtype).removeprefix("torch."), "differing": 0}
+    facts["parameters"] = sum(p.numel() for p in policy.model.parameters())
+    if policy.card.attributes and (schema := policy.card.schema):
+        template, facts["differing"] = fitting(policy.tokenizer, schema, policy.card.attributes, policy.card.template)
+        policy.tokenizer.chat_template = template
     with _replacing(target) as temporary:
         policy.save(temporary)
         write_json(temporary / MARK, {**inputs, "facts": facts})
@@ -133,12 +131,3 @@ def _block(generation: Any, card: Card, tokenizer: Any) -> None:
         generation.suppress_tokens = tokenizer.convert_tokens_to_ids(controls)
     starts = [space + marker for marker in markers(card.attributes, card.template) for space in ("", " ")]
     generation.bad_words_ids = plain_ids(starts, tokenizer, split_special_tokens=True)
-
-
-def _make_steerable(policy: Policy, card: Card) -> int:
-    """Give the tokenizer a template that prints the condition; return how many conditions it tokenises differently."""
-    if not card.attributes or card.schema is None:
-        return 0
-    template, differing = fitting(policy.tokenizer, card.schema, card.attributes, card.template)
-    policy.tokenizer.chat_template = template
-    return differing

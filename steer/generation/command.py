@@ -42,7 +42,7 @@ def generate_command(config: GenerateConfig) -> str:
 
 
 def _run(config: GenerateConfig, selection: Selection | None) -> Run:
-    """The run in the output folder, known by what it reads."""
+    """Open the output folder as a run, with the fingerprints of its inputs."""
     inputs = {"policy": identity(config.policy)}
     inputs |= {"scorer": selection.scorer.id} if selection else {}
     inputs |= {"input": fingerprint(config.input)} if config.input else {}
@@ -50,7 +50,7 @@ def _run(config: GenerateConfig, selection: Selection | None) -> Run:
 
 
 def _summary(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:
-    """What went in and came out, and with --score how often targets were met."""
+    """Count what went in and came out; with --score add how often targets were met."""
     s = generation.settings
     aims = len(generation.requests) // (prompts * s.n * s.best_of)
     empty = sum(not row["response"].strip() for row in rows)

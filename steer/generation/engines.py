@@ -64,11 +64,7 @@ def through(client: OpenAIClient) -> Engine:
             chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
-        settings = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-        }
+        settings = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
         settings |= {"top_k": sampling.top_k} if sampling.top_k else {}  # neither is part of OpenAI's own API
         settings |= {"min_p": sampling.min_p} if sampling.min_p else {}
         return [Response(*reply) for reply in client.complete(chats, sampling.batch_size, **settings)]

@@ -45,7 +45,7 @@ def generate(
 
     A row has `prompt`, `response` (without condition and end token; it may be empty), `target` (levels), `finished`
     (false if cut off at `max_new_tokens` tokens) and how it was drawn. What is drawn follows from the seed and the
-    place in the list; with a folder it is drawn in shards, each with a seed of its own. SteerError: an unknown
+    place in the list; with a folder it is drawn in shards with different seeds. SteerError: an unknown
     setting, a target that the data does not support, a prompt that is too long, a folder of another call.
     """
     chosen = settings_of(
@@ -85,7 +85,7 @@ class Generation:
 
     @property
     def schema(self) -> Schema | None:
-        """The schema whose levels rows are shown in: that of the labels, else the policy's."""
+        """Return the schema in whose levels rows are shown: that of the labels, else the policy's."""
         card = self.policy.card
         return self.selection.schema if self.selection else card.schema if card else None
 
@@ -141,7 +141,7 @@ def _rows(
     source: str = "",
     start: int = 0,
 ) -> Iterator[Row]:
-    """Rows that record how they were drawn, for methods that need to know how likely that was."""
+    """Yield rows that record how they were drawn, for methods that need to know how likely that was."""
     schema = policy.card.schema if policy.card else None
     for k, (request, response) in enumerate(zip(requests, responses), start):
         row: Row = {
@@ -212,12 +212,12 @@ def _turns(prompt: str | Sequence[Mapping[str, str]], number: int) -> list[dict[
 
 
 def held_out_prompts(rows: str, held_out: float, seed: int, limit: int, split: str = "test") -> list[Row]:
-    """One row per distinct prompt of a split, in the order of the file."""
+    """Return one row per distinct prompt of a split, in the order of the file."""
     return _distinct(read(rows), split, held_out, seed)[: limit or None]
 
 
 def _distinct(rows: Iterable[Row], split: str, held_out: float, seed: int) -> list[Row]:
-    """The first row of every prompt, of one split or (empty) of both."""
+    """Return the first row of every prompt, of one split or (empty) of both."""
     unique: dict[str, Row] = {}
     for row in rows:
         if not split or split_of(row, held_out, seed) == split:

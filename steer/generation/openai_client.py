@@ -16,8 +16,8 @@ from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
+from attribute_models.endpoint import exchange
 from steer.errors import SteerError
 
 TIMEOUT = 600  # seconds for one response
@@ -75,11 +75,8 @@ class OpenAIClient:
 
     def _call(self, path: str, body: Any = None, tries: int = 0) -> Any:
         key = os.environ.get("OPENAI_API_KEY", "")
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        data = None if body is None else json.dumps(body).encode()
         try:
-            with urlopen(Request(f"{self.url}/{path}", data, headers), timeout=TIMEOUT) as answer:
-                return json.load(answer)
+            return exchange(f"{self.url}/{path}", body, key=key, timeout=TIMEOUT)
         except HTTPError as error:
             if error.code in BUSY and tries < len(PAUSES):
                 time.sleep(PAUSES[tries] * (1 + random.random()))  # not all at once again

@@ -59,25 +59,25 @@ class Prefixes:
 
     def find(self, wanted: Sequence[Wanted]) -> list[Prefix]:
         """Return the prefixes in order; compute the missing ones in batches, prompts first, then their conditions."""
-        known = self._cache
-        missing = [w for w in dict.fromkeys(wanted) if w not in known]
-        prompts = [p for p in dict.fromkeys(p for p, _ in missing) if (p, ()) not in known]
+        cache = self._cache
+        missing = [w for w in dict.fromkeys(wanted) if w not in cache]
+        prompts = [p for p in dict.fromkeys(p for p, _ in missing) if (p, ()) not in cache]
         for part in _parts(prompts, len):
             for prompt, prefix in zip(part, self._forward(part, [])):
-                known[prompt, ()] = prefix
+                cache[prompt, ()] = prefix
         missing = [w for w in missing if w[1]]
         for length in sorted({len(condition) for _, condition in missing}):
             same = [w for w in missing if len(w[1]) == length]
             for part in _parts(same, lambda w: len(w[0]) + len(w[1])):
-                before = [known[prompt, ()] for prompt, _ in part]
-                known.update(zip(part, self._forward([condition for _, condition in part], before)))
-        prefixes = [known[w] for w in wanted]
+                before = [cache[prompt, ()] for prompt, _ in part]
+                cache.update(zip(part, self._forward([condition for _, condition in part], before)))
+        prefixes = [cache[w] for w in wanted]
         for prompt, condition in wanted:
-            for key in {(prompt, ()), (prompt, condition)} & known.keys():
-                known.move_to_end(key)
-        total = sum(prefix.tokens for prefix in known.values())
-        while total > REMEMBERED and known:
-            total -= known.popitem(last=False)[1].tokens
+            for key in {(prompt, ()), (prompt, condition)} & cache.keys():
+                cache.move_to_end(key)
+        total = sum(prefix.tokens for prefix in cache.values())
+        while total > REMEMBERED and cache:
+            total -= cache.popitem(last=False)[1].tokens
         return prefixes
 
     def _forward(self, tokens: Sequence[Ids], before: Sequence[Prefix]) -> list[Prefix]:

@@ -48,15 +48,27 @@ class EncodedRequest(NamedTuple):
     min_p: float = 0.0
     likeliest: int | None = None
 
+    @staticmethod
+    def of(prompt: Ids, condition: Ids, other: Ids, sampling: Sampling) -> EncodedRequest:
+        """Combine token ids with settings; `other`: the condition that guidance moves away from."""
+        against = other if sampling.guidance != 1 and other != condition else None
+        drawing = (sampling.guidance, sampling.temperature, sampling.top_p, sampling.max_new_tokens)
+        return EncodedRequest(prompt, condition, against, *drawing, top_k=sampling.top_k, min_p=sampling.min_p)
+
     @property
     def branches(self) -> list[Ids]:
         """The conditions to draw from: one, or two with guidance."""
         return [self.condition] if self.against is None else [self.condition, self.against]
 
     @property
+    def prefix(self) -> int:
+        """Number of tokens before the response, in the longer branch."""
+        return len(self.prompt) + max(map(len, self.branches))
+
+    @property
     def columns(self) -> int:
         """The most tokens that prompt, condition and response can have together."""
-        return len(self.prompt) + max(map(len, self.branches)) + self.max_new_tokens
+        return self.prefix + self.max_new_tokens
 
 
 class Response(NamedTuple):
@@ -80,28 +92,16 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
     ids = {t: tuple(i) for t, i in zip(unique, plain_ids(unique, policy.tokenizer))} | {"": ()}
     encoded = []
     for i, (request, text, condition, other) in enumerate(zip(requests, texts, conditions, others)):
-        guided = sampling.guidance != 1 and other != condition
-        prefix = len(ids[text]) + max(len(ids[condition]), len(ids[other]) if guided else 0)
-        room = sampling.max_new_tokens if policy.longest is None else policy.longest - prefix
+        draft = EncodedRequest.of(ids[text], ids[condition], ids[other], sampling)
+        room = sampling.max_new_tokens if policy.longest is None else policy.longest - draft.prefix
         if room < 1:
             raise SteerError(
-                f"row '{request.row['id']}': its prompt has {prefix} tokens, but {policy.name} has {policy.longest} "
-                "positions. Shorten it or remove it."
+                f"row '{request.row['id']}': its prompt has {draft.prefix} tokens, but {policy.name} has "
+                f"{policy.longest} positions. Shorten it or remove it."
             )
-        encoded.append(
-            EncodedRequest(
-                ids[text],
-                ids[condition],
-                against=ids[other] if guided else None,
-                guidance=sampling.guidance,
-                temperature=sampling.temperature if request.temperature is None else request.temperature,
-                top_p=sampling.top_p,
-                max_new_tokens=min(sampling.max_new_tokens, room),
-                seed=seed_of(sampling.seed, i),
-                top_k=sampling.top_k,
-                min_p=sampling.min_p,
-            )
-        )
+        temperature = sampling.temperature if request.temperature is None else request.temperature
+        most = min(sampling.max_new_tokens, room)
+        encoded.append(draft._replace(temperature=temperature, max_new_tokens=most, seed=seed_of(sampling.seed, i)))
     return encoded
 
 

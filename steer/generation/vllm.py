@@ -87,9 +87,9 @@ def _paths(name: str) -> tuple[str, str]:
     if card.adapter == "none":
         return str(folder / FULL), ""
     if card.adapter != "lora" or card.condition_tokens != "text":
-        why = "tokens of its own" if card.adapter == "lora" else "a base in 4 bits"
+        obstacle = "tokens of its own" if card.adapter == "lora" else "a base in 4 bits"
         raise SteerError(
-            f"--engine vllm: {name}: has {why}, which vLLM cannot put an adapter on. "
+            f"--engine vllm: {name}: has {obstacle}, which vLLM cannot put an adapter on. "
             f'Merge it first: "steer export {name} --output MERGED", then give MERGED.'
         )
     return _paths(card.base)[0], name

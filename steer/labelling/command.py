@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ from attribute_models.calibration import KINDS
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.errors import SteerError
 from steer.labelling.fit import Fitted, attribute_model, own_scale
-from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, load_attributes, origin
+from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
 from steer.labelling.shards import Parts, score_parts
-from steer.rows import Reading, directions, read, write_rows
+from steer.rows import directions, read_rows, write_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import Run, rows_fingerprint, stage, write_text
@@ -32,17 +32,17 @@ def fit_command(config: FitConfig) -> str:
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
-    rows = list(islice(read(config.rows, reading=Reading(wanted=config.attribute)), config.limit or None))
-    known = origin(config.rows)[1]
+    rows = read_rows(config.rows, limit=config.limit, wanted=config.attribute)
+    known = origin(config.rows, config.schema)[1]
     fitted = Fitted.of(rows, config, config.rows, known)
     run.start()
     fitted.save(run.folder)
     write_text(run.folder / "README.md", _card(config, fitted))
     attributes, (report, *_) = fitted.schema.attributes, fitted.reports.values()
-    lines = [fitted.tables(), *directions.told(attributes), *directions.doubts(attributes, fitted.scores)]
+    lines = [fitted.tables(), *directions.better_ends(attributes), *directions.doubts(attributes, fitted.scores)]
     lines += directions.unlearned(attributes, report)
     if not own_scale(fitted.kind):
-        lines += guessed_scales(attributes, load_attributes(config.schema) if config.schema else known)
+        lines += guessed_scales(attributes, known)
     used, note = len(fitted.rated), getattr(getattr(fitted.model, "model", fitted.model), "note_", "")
     summary = (
         f"fit {config.kind}: {fitted.total} rows in, {used} used, {fitted.total - fitted.train} held out, "
@@ -94,10 +94,10 @@ def _shard_of(config: LabelConfig) -> tuple[int, int]:
 
 
 def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
-    """The histogram, lines on the attributes, and the number of rows."""
+    """Return the histogram, lines on the attributes, and the number of rows."""
     task, schema = labels.task, labels.schema
     own = [schema[n] for n in schema.own]
-    lines = [histogram(schema), *_counted(own), *directions.told(own)]
+    lines = [histogram(schema), *_counted(own), *directions.better_ends(own)]
     report = task.scorer.report
     lines += directions.doubts(own, labels.scores[task.train], report if task.settings.prefer == "predicted" else ())
     lines += directions.unlearned(own, report)
@@ -113,7 +113,7 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
 
 
 def histogram(schema: Schema) -> str:
-    """Rows per level of each attribute, the commonest joint levels, and what is empty: levels and pairs of levels."""
+    """Show rows per level of each attribute, the commonest joint levels, and empty levels and pairs of levels."""
     width = max(len(n) for n in schema.names)
     lines = [
         f"{a.name:<{width}}  " + "  ".join(f"{s}: {c}" for s, c in zip(a.shown, a.counts)) for a in schema.attributes
@@ -149,7 +149,7 @@ def _counted(attributes: Sequence[Attribute]) -> list[str]:
 
 
 def guessed_scales(attributes: Iterable[Attribute], known: Mapping[str, Attribute]) -> list[str]:
-    """One line about attributes whose range is that of the scores that occur, because nothing gives their scale."""
+    """Return a line about attributes whose range is that of the scores that occur, as nothing gives their scale."""
     guessed = [f"{a.name} {a.low:g} to {a.high:g}" for a in attributes if a.name not in {*known, "preference"}]
     if not guessed:
         return []
@@ -185,7 +185,7 @@ Label rows with it: `steer label ROWS --scorer {folder} --output LABELS`. In Pyt
 
 
 def _card(config: FitConfig, fitted: Fitted) -> str:
-    """The README.md of a scorer."""
+    """Write the README.md of a scorer."""
     attributes = fitted.schema.attributes
     better = {a.name: BETTER[a.direction] + " (guessed)" * (a.origin == "guessed") for a in attributes}
     settings = [*([f"model={config.model}"] if config.model else []), *config.set]

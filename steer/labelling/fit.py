@@ -13,7 +13,7 @@ import attribute_models
 from attribute_models import metrics
 from attribute_models.calibrated import Calibrated
 from steer.errors import SteerError
-from steer.labelling.label import description, file_fingerprint, load_attributes, matrix, origin, scored_names, turned
+from steer.labelling.label import description, file_fingerprint, matrix, origin, scored_names, turned
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.labelling.settings import FitSettings
 from steer.progress import progress
@@ -42,7 +42,7 @@ def fit(
     `folder` it is saved there for `load_scorer`, and fitted only once. SteerError names what cannot be used.
     """
     options = settings_of(FitSettings, {"kind": kind, "model": model, **settings})
-    name, attributes = origin(rows)
+    name, attributes = origin(rows, options.schema)
     listed = rows.rows if isinstance(rows, Labelled) else read_rows(rows, limit=options.limit, wanted=options.attribute)
     listed = listed[: options.limit or None]
     inputs = {"rows": content_hash(listed), "schema": file_fingerprint(options.schema)}
@@ -69,9 +69,9 @@ class Fitted:
 
     @staticmethod
     def of(rows: Sequence[Row], settings: FitSettings, name: str, attributes: Mapping[str, Attribute]) -> Fitted:
-        """Fit on the training rows, test on the others; `name` is what messages call the rows.
+        """Fit on the training rows, test on the others.
 
-        `attributes`: those whose ranges and directions are known, unless settings.schema names others.
+        `name`: what messages call the rows; `attributes`: those whose ranges and directions are known.
         """
         s, kind = settings, attribute_model(settings.kind)
         train = [r for r in rows if split_of(r, s.held_out, s.seed) == "train"]
@@ -80,8 +80,7 @@ class Fitted:
         if not rated:
             raise SteerError(f"{name}: none of the {len(train)} training rows has a score. Fitting needs human scores.")
         scores = matrix(rated, names)
-        known = load_attributes(s.schema) if s.schema else attributes
-        schema = turned(description(known, names, matrix(train, names)), s.lower, s.neither)
+        schema = turned(description(attributes, names, matrix(train, names)), s.lower, s.neither)
         model = _unfitted(kind, s, schema)
         with progress(total=len(rated), what=f"fit {s.kind}") as bar:
             try:
@@ -98,12 +97,12 @@ class Fitted:
 
     @property
     def scores(self) -> np.ndarray[Any, Any]:
-        """Human scores [n, A] of the rated rows."""
+        """Return human scores [n, A] of the rated rows."""
         return matrix(self.rated, [a.name for a in self.schema.attributes])
 
     @property
     def data(self) -> str:
-        """Content hash of the rated rows."""
+        """Return the content hash of the rated rows."""
         return content_hash(self.rated)
 
     def save(self, folder: Path) -> None:
@@ -114,13 +113,13 @@ class Fitted:
         write_text(folder / "report.txt", self.tables() + "\n")
 
     def facts(self, folder: Path) -> dict[str, Any]:
-        """Content of done.json for the model that was saved in a folder."""
+        """Return the content of done.json for the model that was saved in a folder."""
         report, *tested = self.reports.values()
         facts = {"report": report, "tested": tested[0] if tested else None, "rows": len(self.rated)}
         return facts | {"data": self.data, "files": hashes(folder)}
 
     def tables(self) -> str:
-        """The reports as text, and what debiasing changed."""
+        """Show the reports, and the effect of debiasing."""
         table = getattr(self.kind, "table", metrics.table)
         parts = [f"{heading}:\n{table(report)}" for heading, report in self.reports.items()]
         if not own_scale(self.kind) and self.model.debias_ is not None:
@@ -129,7 +128,7 @@ class Fitted:
 
 
 def attribute_model(name: str) -> Any:
-    """The class of an attribute model that can be fitted."""
+    """Return the class of an attribute model that can be fitted."""
     try:
         kind = attribute_models.model_class(name)
     except ValueError as error:
@@ -141,12 +140,12 @@ def attribute_model(name: str) -> Any:
 
 
 def own_scale(kind: Any) -> bool:
-    """Whether a model's scores are in a unit of its own and not in that of the human ones."""
+    """Whether a model's scores are in another unit than the human ones."""
     return bool(getattr(kind, "own_scale", False))
 
 
 def _names(settings: FitSettings, rows: Sequence[Row], where: str) -> Sequence[str]:
-    """The attributes to fit, each with a score in some row."""
+    """Return the attributes to fit, each with a score in some row."""
     scored = scored_names(rows, where)
     for name in settings.attribute:
         if name not in scored:
@@ -155,7 +154,7 @@ def _names(settings: FitSettings, rows: Sequence[Row], where: str) -> Sequence[s
 
 
 def _unfitted(kind: Any, settings: FitSettings, schema: Schema) -> Any:
-    """The model with its settings; calibrated, unless its scores have a scale of their own."""
+    """Build the model with its settings; calibrated, unless its scores have another unit."""
     own = overridden(kind.Settings, settings.set, settings.kind)
     names, named = {f.name for f in fields(own)}, {pair.partition("=")[0] for pair in settings.set}
     if settings.model and "model" not in names:
@@ -184,12 +183,12 @@ def _ranged(schema: Schema, predicted: Any) -> Schema:
 
 
 def _rated(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows with a score on any of the attributes."""
+    """Return the rows with a score on any of the attributes."""
     return [row for row, scores in zip(rows, matrix(rows, names)) if not np.isnan(scores).all()]
 
 
 def _debiased(model: Calibrated) -> str:
-    """The effect of debiasing, one line per attribute."""
+    """Show the effect of debiasing, one line per attribute."""
     debias = model.debias_
     assert debias is not None
     lines = [

@@ -65,22 +65,14 @@ def label(
 
 
 def file_fingerprint(path: str) -> str:
-    """`fingerprint` of a file that need not be named."""
+    """Return the `fingerprint` of a file; empty if none is named."""
     return fingerprint(path) if path else ""
 
 
-def origin(rows: Source | Labelled) -> tuple[str, dict[str, Attribute]]:
-    """Name of the rows in messages, and the attributes in the schema stored beside them."""
-    if isinstance(rows, Labelled):
-        return rows.name, {a.name: a for a in rows.schema.attributes}
-    if not isinstance(rows, str | Path):
-        return "rows", {}
-    return str(rows), {a.name: a for a in Labelled.without_rows(rows).schema.attributes}
-
-
-def load_attributes(path: str | Path) -> dict[str, Attribute]:
-    """Read the attributes of a schema.json, by their names."""
-    return {a.name: a for a in Schema.load(Path(path)).attributes}
+def origin(rows: Source | Labelled, schema: str = "") -> tuple[str, dict[str, Attribute]]:
+    """Return the rows' name in messages, and the attributes of a schema.json: the named one, else that of the rows."""
+    stored = Labelled.without_rows(rows)
+    return stored.name, {a.name: a for a in (Schema.load(Path(schema)) if schema else stored.schema).attributes}
 
 
 @dataclass(frozen=True)
@@ -102,11 +94,7 @@ class Task:
 
     @staticmethod
     def of(
-        rows: Iterable[Row],
-        scorer: Scorer,
-        settings: LabelSettings,
-        name: str,
-        attributes: Mapping[str, Attribute],
+        rows: Iterable[Row], scorer: Scorer, settings: LabelSettings, name: str, attributes: Mapping[str, Attribute]
     ) -> Task:
         """Read every row once; SteerError for anything that would stop the labelling later."""
         s = settings
@@ -140,7 +128,7 @@ class Task:
         return Labels(self, schema, scores, predicted, flags)
 
     def _schema(self, scores: Scores) -> Schema:
-        """Levels, constants of the reward and support from the training rows' scores, or the schema that is kept."""
+        """Return the schema with levels and support from the training rows' scores, or the one that is kept."""
         s = self.settings
         if s.schema:
             return _kept_schema(s)
@@ -149,7 +137,7 @@ class Task:
         return fitted(plain, scores[self.train], bins=s.bins, levels=s.levels, minimum=s.min_support, edges=edges)
 
     def _described(self, scores: Scores) -> Schema:
-        """Ranges and directions, without levels."""
+        """Return the schema without levels."""
         plain = self.scorer.schema or description(self.attributes, self.names, scores)
         return turned(plain, self.settings.lower, self.settings.neither)
 
@@ -168,10 +156,10 @@ class Labels:
     schema: Schema
     scores: Scores  # [n, A], those that count
     predicted: Scores  # [n, A]
-    flags: Scores  # [n], 1 where the scorer could not read the whole row, NaN where nobody knows
+    flags: Scores  # [n], 1 where the scorer could not read the whole row, NaN if unknown
 
     def rows(self) -> Iterator[Row]:
-        """Read the rows again and give them one after the other with their labels."""
+        """Read the rows again and yield them with their labels."""
         task, s = self.task, self.task.settings
         for row, scores, predicted, flag, preferred in zip(
             task.rows, self.scores, self.predicted, self.flags, self._preferred()
@@ -184,7 +172,7 @@ class Labels:
             yield out
 
     def _preferred(self) -> list[bool]:
-        """Which rows [n] owe their reward to a preference of people: it says nothing outside of its `group`."""
+        """Return which rows [n] owe their reward to a human preference, which means nothing outside of its `group`."""
         schema, human = self.schema, self.task.human
         if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
             return [False] * len(human)
@@ -214,7 +202,7 @@ def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer
 
 
 def _known(schema: Schema, scores: Scores) -> dict[str, float]:
-    """The known scores of [A] by attribute, with the reward where the schema has one and it can be computed."""
+    """Return the known scores of [A] by attribute, with the reward if the schema has one and it can be computed."""
     known = {n: float(s) for n, s in zip(schema.own, scores) if not np.isnan(s)}
     reward = schema.reward(known) if REWARD in schema.names else None
     return known if reward is None else {**known, REWARD: reward}
@@ -223,7 +211,7 @@ def _known(schema: Schema, scores: Scores) -> dict[str, float]:
 def _read_once(
     rows: Iterable[Row], names: Sequence[str], settings: LabelSettings
 ) -> tuple[Scores, Mask, dict[tuple[str, float], str]]:
-    """Human scores [n, A], which rows train [n], and the targets that occur, each with the id of its first row."""
+    """Return human scores [n, A], which rows train [n], and all targets, each with the id of its first row."""
     human, train = array("d"), array("b")
     targets: dict[tuple[str, float], str] = {}
     for row in rows:
@@ -235,7 +223,7 @@ def _read_once(
 
 
 def _kept_schema(settings: LabelSettings) -> Schema:
-    """The earlier schema whose levels are kept."""
+    """Load the earlier schema whose levels are kept."""
     schema = Schema.load(Path(settings.schema))
     if not schema.levelled:
         raise SteerError(f'{settings.schema}: has no levels. Give the schema.json that "steer label" wrote.')
@@ -243,7 +231,7 @@ def _kept_schema(settings: LabelSettings) -> Schema:
 
 
 def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[float]]:
-    """The ascending edges that --edges gives, by attribute."""
+    """Parse the ascending edges that --edges gives, by attribute."""
     edges: dict[str, list[float]] = {}
     for text in settings.edges:
         name, _, values = text.partition("=")
@@ -261,15 +249,13 @@ def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[floa
 
 
 def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:
-    """Human scores [n, A]; NaN where unknown."""
+    """Return human scores [n, A]; NaN where unknown."""
     values = [[row["scores"].get(n) for n in names] for row in rows]
-    return np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float).reshape(
-        len(rows), len(names)
-    )
+    return np.array(values, dtype=float).reshape(len(rows), len(names))
 
 
 def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
-    """The attributes that have a human score in some row; SteerError if there is none."""
+    """Return the attributes that have a human score in some row; SteerError if there is none."""
     names = tuple(dict.fromkeys(n for row in rows for n, s in row["scores"].items() if s is not None))
     if not names:
         raise SteerError(f"{where}: no row has a score. Give human scores, or a --scorer.")
@@ -279,7 +265,7 @@ def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
 
 
 def description(attributes: Mapping[str, Attribute], names: Sequence[str], scores: Scores) -> Schema:
-    """Ranges and directions: those that are known, and the others from names and scores [n, A]."""
+    """Return a schema without levels: attributes that are known, and others from names and scores [n, A]."""
     from_scores = described(names, scores)
     return Schema(tuple(graded(attributes.get(n, from_scores[n]), scores[:, j]) for j, n in enumerate(names)))
 

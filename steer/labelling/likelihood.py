@@ -11,7 +11,7 @@ CONCENTRATION = 24.0  # of the Beta distribution of the true score around the pr
 
 
 def level_probability(attribute: Attribute, score: float, level: int) -> float:
-    """Mass of Beta(24 r, 24 (1 - r)) over the bin of a level, r the score on 0..1.
+    """Return the mass of Beta(24 r, 24 (1 - r)) over the bin of a level, r the score on 0..1.
 
     r stays 1/48 away from both ends, so that the distribution has a mode. The probabilities of all levels add up to 1.
     """
@@ -29,7 +29,7 @@ def level_probability(attribute: Attribute, score: float, level: int) -> float:
 
 
 def log_likelihood(schema: Schema, scores: Mapping[str, float | None], target: Mapping[str, float]) -> float:
-    """log P(target | prompt, response), attributes taken as independent; NaN where a score is unknown."""
+    """Return log P(target | prompt, response), attributes taken as independent; NaN where a score is unknown."""
     total = 0.0
     for name, level in target.items():
         score = scores.get(name)

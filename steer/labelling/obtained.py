@@ -69,13 +69,13 @@ class Selection:
         return [levelled(row, self.schema, s, s, self.scorer.id) | emptied for row, s in zip(rows, scores)]
 
     def kept(self, rows: Sequence[Row]) -> list[Row]:
-        """The best of every `n` rows in a row."""
+        """Keep the best of every `n` rows in a row."""
         if self.n == 1:
             return list(rows)
         return best_of(rows, self.n, self.reward(rows) if self.reward else [-gap for gap in self._gaps(rows)])
 
     def _gaps(self, rows: Sequence[Row]) -> list[float]:
-        """Levels between each response and its target, summed over the attributes of the target."""
+        """Return the levels between each response and its target, summed over the attributes of the target."""
         assert self.schema is not None
         names = sorted({n for row in rows for n in row["target"]})
         if missing := [n for n in names if n not in self.scorer.attributes]:
@@ -88,7 +88,7 @@ class Selection:
         ]
 
     def table(self, rows: Sequence[Row]) -> str:
-        """One line per target and attribute: the level asked for, the mean score obtained, how often it was met."""
+        """Show a line per target and attribute: the level asked for, the mean score obtained, how often it was met."""
         assert self.schema is not None
         groups: dict[tuple[tuple[str, float], ...], list[Row]] = {}
         for row in rows:
@@ -107,7 +107,7 @@ class Selection:
 
 
 def obtained_text(row: Row, schema: Schema) -> str:
-    """`verbosity=1 (asked 0) warmth=4`: the attributes asked for first."""
+    """Show levels as `verbosity=1 (asked 0) warmth=4`, the attributes asked for first."""
     levels: Mapping[str, int] = row["levels"]
     target = row.get("target") or {}
     parts = []
@@ -121,7 +121,7 @@ def obtained_text(row: Row, schema: Schema) -> str:
 
 
 def side_by_side(rows: Sequence[Row], schema: Schema | None) -> str:
-    """Responses under their prompts and targets, for a terminal."""
+    """Show responses under their prompts and targets, for a terminal."""
     lines: list[str] = []
     last = None
     for row in rows:

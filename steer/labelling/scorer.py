@@ -41,15 +41,15 @@ class Scorer:
 
     @property
     def report(self) -> Sequence[Mapping[str, Any]]:
-        """Held-out figures of the fit, one dict per attribute; empty if the model is not fitted."""
+        """Return held-out figures of the fit, one dict per attribute; empty if the model is not fitted."""
         return getattr(self.model, "report_", ())
 
     def score(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
-        """Scores [n, A] in the order of `names`; NaN where the model has none."""
+        """Return scores [n, A] in the order of `names`; NaN where the model has none."""
         return self.score_and_flag(rows, names)[:, :-1]
 
     def score_and_flag(self, rows: Sequence[Row], names: Sequence[str]) -> Scores:
-        """Scores, and in the last column whether a row was too long to be read whole, [n, A + 1]; NaN if unknown."""
+        """Return scores, and in the last column whether a row was too long to be read: [n, A + 1]; NaN if unknown."""
         out = np.full((len(rows), len(names) + 1), np.nan)
         if self.model is None or not len(rows):
             return out
@@ -81,7 +81,7 @@ Reward = Callable[[Sequence[Row]], list[float]]
 
 
 def rewarder(scorer: Scorer, schema: Schema) -> Reward:
-    """The reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute that counts."""
+    """Return the reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute of it."""
     needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
     if not needed:
         raise SteerError("no attribute of the schema has a better end, so there is no reward to raise.")

@@ -64,10 +64,7 @@ class LabelSettings:
     """Settings of `label`, apart from its rows and scorer."""
 
     prefer: str = option(
-        "predicted",
-        "Which scores make the levels where both are known.",
-        choices=("predicted", "human"),
-        panel=LEVELS,
+        "predicted", "Which scores make the levels where both are known.", choices=("predicted", "human"), panel=LEVELS
     )
     bins: str = option(
         "native",

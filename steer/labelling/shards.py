@@ -6,7 +6,6 @@ two. One worker scores a whole part, so the bytes do not depend on how many work
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import sys
@@ -48,16 +47,16 @@ class Parts:
         return -(-self.total // self.size)
 
     def path(self, index: int) -> Path:
-        """The file of a part."""
+        """Return the file of a part."""
         return self.folder / f"{index:05d}.npy"
 
     @property
     def missing(self) -> int:
-        """Number of parts that are not scored yet."""
+        """Count the parts that are not scored yet."""
         return sum(not self.path(i).is_file() for i in range(len(self)))
 
     def unscored(self, rows: Iterable[Row], bar: Any) -> Iterator[Part]:
-        """The parts of this shard that are not on disk; the bar is moved past the others."""
+        """Yield the parts of this shard that are not on disk; move the bar past the others."""
         reader, (shard, shards) = iter(rows), self.shard
         for index in count():
             part = list(islice(reader, self.size))
@@ -70,13 +69,11 @@ class Parts:
 
     def write(self, index: int, scores: Scores) -> None:
         """Write the scores and flags [n, A + 1] of a part, whole or not at all."""
-        buffer = io.BytesIO()
-        np.save(buffer, scores, allow_pickle=False)
-        with folder_errors(self.folder.parent):
-            attribute_models.write(self.path(index), buffer.getvalue())
+        with folder_errors(self.folder.parent), attribute_models.replacing(self.path(index)) as file:
+            np.save(file, scores, allow_pickle=False)
 
     def read(self) -> Scores:
-        """Scores and flags [n, A + 1] of all rows."""
+        """Read scores and flags [n, A + 1] of all rows."""
         parts = []
         for path in map(self.path, range(len(self))):
             try:
@@ -130,7 +127,17 @@ def _by_processes(spec: str, names: Sequence[str], todo: Iterator[Part], workers
         ) from None
 
 
-WORKER: list[Any] = []  # scorer and names in a process that scores
+class _Worker:
+    """A scorer in another process, of this machine or of a Ray cluster."""
+
+    def __init__(self, spec: str, names: Sequence[str]) -> None:
+        self.scorer, self.names = load_scorer(spec), names
+
+    def score(self, part: Part) -> tuple[int, Scores]:
+        return part[0], self.scorer.score_and_flag(part[1], self.names)
+
+
+WORKER: list[_Worker] = []  # the only one of a process that scores
 
 
 def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: int) -> None:
@@ -144,7 +151,7 @@ def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: 
         torch.set_num_threads(threads)
         if devices:
             torch.cuda.set_device(own % devices)
-    WORKER.extend((load_scorer(spec), names))
+    WORKER.append(_Worker(spec, names))
 
 
 def processes(count: int) -> ProcessPoolExecutor:
@@ -174,18 +181,7 @@ def _follow() -> None:
 
 
 def _score(part: Part) -> tuple[int, Scores]:
-    scorer, names = WORKER
-    return part[0], scorer.score_and_flag(part[1], names)
-
-
-class _Actor:
-    """A scorer in a process of a Ray cluster."""
-
-    def __init__(self, spec: str, names: Sequence[str]) -> None:
-        self.scorer, self.names = load_scorer(spec), names
-
-    def score(self, part: Part) -> tuple[int, Scores]:
-        return part[0], self.scorer.score_and_flag(part[1], self.names)
+    return WORKER[0].score(part)
 
 
 def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
@@ -207,7 +203,7 @@ def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int)
     unit = "GPU" if gpus else "CPU"
     if workers > (most := int(resources.get(unit, 0))):
         raise SteerError(f"--workers ray: --num-proc {workers}, but the cluster has {most} {unit}s. Lower --num-proc.")
-    actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Actor)
+    actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
     pool = ActorPool([actor.remote(spec, names) for _ in range(workers)])
     try:
         for part in todo:

@@ -22,14 +22,18 @@ TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are k
 def described(names: Sequence[str], scores: Scores) -> Schema:
     """Return a schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
     attributes = []
-    for j, name in enumerate(names):
-        known = scores[:, j][~np.isnan(scores[:, j])]
-        if not len(known):
+    for name, column in zip(names, scores.T):
+        present = column[~np.isnan(column)]
+        if not len(present):
             raise SteerError(f"attribute '{name}': no row has a score.")
-        direction, origin = directions.of_name(name)
-        low, high = float(known.min()), float(known.max())
-        attributes.append(graded(Attribute(name, low, high, direction, float(direction != 0), origin=origin), known))
+        attributes.append(graded(named(name, float(present.min()), float(present.max())), present))
     return Schema(tuple(attributes))
+
+
+def named(name: str, low: float, high: float) -> Attribute:
+    """Return an attribute without levels whose direction follows from its name."""
+    direction, origin = directions.of_name(name)
+    return Attribute(name, low, high, direction, float(direction != 0), origin=origin)
 
 
 def graded(a: Attribute, scores: Scores) -> Attribute:
@@ -81,8 +85,8 @@ def _known(row: Iterable[float]) -> list[float | None]:
 
 
 def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: Sequence[float] = ()) -> Attribute:
-    known = scores[~np.isnan(scores)]
-    if not len(known):
+    present = scores[~np.isnan(scores)]
+    if not len(present):
         raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
     whole = float(a.low).is_integer() and float(a.high).is_integer() and not a.continuous
     if bins == "native" and whole and 1 <= a.high - a.low <= 10 and not inner_edges:
@@ -94,20 +98,16 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: S
         elif bins == "uniform":
             edges = sorted(set(np.linspace(a.low, a.high, levels + 1)[1:-1].tolist()) - {a.low})
         else:
-            edges = _quantiles(known, levels)
+            edges = _quantiles(present, levels)
         shown = [str(i) for i in range(len(edges) + 1)]
-    level = np.array([bisect_right(edges, s) for s in known], dtype=int)
+    level = np.array([bisect_right(edges, s) for s in present], dtype=int)
     counts = np.bincount(level, minlength=len(shown))
     outer = [a.low, *edges, a.high]
     centres = [
-        float(known[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
+        float(present[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
     ]
     return replace(
-        a,
-        edges=tuple(edges),
-        shown=tuple(shown),
-        centres=tuple(centres),
-        counts=tuple(int(c) for c in counts),
+        a, edges=tuple(edges), shown=tuple(shown), centres=tuple(centres), counts=tuple(int(c) for c in counts)
     )
 
 
@@ -137,10 +137,10 @@ def exact(
     placed_rows = []
     for row in rows:
         levels = dict(row.get("levels") or {})
-        for name, known in scores.items():
+        for name, placed in scores.items():
             score = _score_of(row, schema[name], levels.get(name))
             if score is not None:
-                known.append(score)
+                placed.append(score)
                 levels[name] = float(schema[name].position(np.array(score)))
         placed_rows.append({**row, "levels": levels})
     attributes = tuple(

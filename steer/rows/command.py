@@ -9,10 +9,11 @@ from data_recipes import votes, world, world_model
 from steer.config.rows import DataConfig
 from steer.progress import progress, quiet
 from steer.rows import directions
+from steer.rows.binning import named
 from steer.rows.contract import Row
 from steer.rows.exported import exported
-from steer.rows.notices import not_scores, noted, reasons
-from steer.rows.schema import Attribute, Schema
+from steer.rows.notices import noted, reasons
+from steer.rows.schema import Schema
 from steer.rows.sources import WORLD, Sources
 from steer.rows.survey import DROPPED, Survey, surveyed
 from steer.rows.writing import write_rows
@@ -50,11 +51,7 @@ def _write_schema(folder: Path, config: DataConfig, survey: Survey, layouts: Map
         with quiet():
             world_model.save(folder / "model", seed=config.seed)
     elif known := survey.known_scales(layouts)[0]:
-        attributes = []
-        for name, (low, high) in known.items():
-            direction, origin = directions.of_name(name)
-            attributes.append(Attribute(name, low, high, direction, float(direction != 0), origin=origin))
-        Schema(tuple(attributes)).save(folder / "schema.json")
+        Schema(tuple(named(name, low, high) for name, (low, high) in known.items())).save(folder / "schema.json")
 
 
 def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[str]:
@@ -64,27 +61,18 @@ def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[st
         yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
     yield from votes.told(tally.votes)
     yield from survey.scales.table()
-    yield from not_scores(tally.not_scores)
-    yield from noted(tally.notes)
+    yield from noted(tally)
     if config.source != WORLD:  # which brings its own schema
         yield from _scales(survey, tally.records)
-        names = [directions.Named(name, *directions.of_name(name)) for name in survey.scales.found]
-        yield from directions.told(names, ' in "steer fit" and "steer label"')
+        attributes = [named(name, *survey.scales.span(name)[1:]) for name in survey.scales.found]
+        yield from directions.better_ends(attributes, ' in "steer fit" and "steer label"')
     yield from reasons(sources.skipped, "skipped")
     yield from reasons(tally.dropped, "left out")
     if counts["merged"]:
         yield f"merged: {counts['merged']} rows into others with the same prompt and response, as further raters"
-    for name, label in zip(
-        DROPPED,
-        (
-            "rows beyond their source's weight",
-            "rows that repeat another's prompt, response and scores",
-            "training rows whose prompt is that of a test row",
-            f"training rows whose prompt is like that of a test row ({config.similarity:g} or more)",
-        ),
-    ):
+    for name, label in DROPPED.items():
         if counts[name]:
-            yield f"left out: {counts[name]} {label}"
+            yield f"left out: {counts[name]} {label.format(config.similarity)}"
     if sources.skipped or tally.dropped or survey.dropped:
         yield "left_out.jsonl names every one of them."
     yield from _warnings(config, survey)

@@ -20,8 +20,7 @@ ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 NAMES = ("id", "group", "source", "split")
 HELD_OUT = ("test", "val", "dev", "eval", "held")  # how the name of a split begins that is not for training
 SIDE = re.compile(rf"(?<![a-z])(train|{'|'.join(HELD_OUT)})")  # "330k_train" and "test_sft" are sides too
-
-
+TOO_DEEP = "is too deep: a list in a list, hundreds of times. Remove the row."
 MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
 
@@ -130,7 +129,7 @@ def check_json(row: Row, place: str) -> None:
     try:
         json.dumps(row, allow_nan=False)
     except RecursionError:
-        raise SteerError(f"{place}: is too deep: a list in a list, hundreds of times. Remove the row.") from None
+        raise SteerError(f"{place}: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
         column = next((name for name, value in row.items() if not _is_json(value)), "id")
         remedy = "Write null for unknown numbers, and texts for bytes"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,24 +87,15 @@ def of_name(name: str) -> tuple[int, str]:
     return (-ends[-1] if turned else ends[-1]), origin
 
 
-class Named(NamedTuple):
-    """An attribute before its scores are read: its name, which end is better, and who says so."""
-
-    name: str
-    direction: int
-    origin: str
-
-
-def told(attributes: Iterable[Attribute | Named], flags: str = "") -> list[str]:
+def better_ends(attributes: Sequence[Attribute], flags: str = "") -> list[str]:
     """Return lines: which end of each attribute is better, guesses apart; `flags`: the command that corrects them."""
-    named = list(attributes)
     sure = [
         f"{BETTER[end]}: {', '.join(names)}"
         for end in (1, -1, 0)
-        if (names := [a.name for a in named if a.direction == end and a.origin != "guessed"])
+        if (names := [a.name for a in attributes if a.direction == end and a.origin != "guessed"])
     ]
     lines = [f"better is {'; '.join(sure)}."] if sure else []
-    guessed = [f"{a.name} ({BETTER[a.direction]})" for a in named if a.origin == "guessed"]
+    guessed = [f"{a.name} ({BETTER[a.direction]})" for a in attributes if a.origin == "guessed"]
     if guessed:
         lines.append(
             f"better is, *guessed*, for nothing says so: {', '.join(guessed)}. Where that is wrong: "

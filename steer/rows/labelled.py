@@ -39,10 +39,7 @@ class Labelled:
         """
         if isinstance(source, Labelled):
             return source
-        rows = read_rows(source)
-        if not isinstance(source, str | Path):
-            return cls(rows)
-        stored = cls.without_rows(source)
+        rows, stored = read_rows(source), cls.without_rows(source)
         if stored.schema.levelled:
             for row in rows:
                 levels = row.get("levels") or {}
@@ -51,12 +48,16 @@ class Labelled:
         return replace(stored, rows=rows)
 
     @classmethod
-    def without_rows(cls, path: str | Path) -> Labelled:
+    def without_rows(cls, source: Source | Labelled) -> Labelled:
         """Read the schema and the scorer stored with rows, but no rows; what is not stored stays empty."""
-        folder = Path(path) if Path(path).is_dir() else Path(path).parent
+        if isinstance(source, Labelled):
+            return replace(source, rows=[])
+        if not isinstance(source, str | Path):
+            return cls([])
+        folder = Path(source) if Path(source).is_dir() else Path(source).parent
         schema = Schema.load(folder / SCHEMA) if (folder / SCHEMA).is_file() else Schema(())
         facts = read_done(folder)
-        return cls([], schema, str(facts.get("scorer", "")), str(facts.get("spec", "")), str(path))
+        return cls([], schema, str(facts.get("scorer", "")), str(facts.get("spec", "")), str(source))
 
     @classmethod
     def read(cls, path: str | Path) -> Labelled:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steer.rows.reading import Tally
 
 SHOWN = 5  # kinds of messages that are shown one by one
 
@@ -20,16 +24,12 @@ def reasons(messages: Iterable[str], label: str) -> Iterator[str]:
         yield f"{label}: {sum(map(len, by_number[SHOWN:]))} for {len(by_number) - SHOWN} other reasons"
 
 
-def noted(notes: Mapping[str, int]) -> Iterator[str]:
-    """Yield one line for each note "what was done: with what", with the number of rows."""
-    yield from (note.replace(": ", f": {rows} x ", 1) + "." for note, rows in notes.items())
-
-
-def not_scores(columns: Mapping[str, str]) -> Iterator[str]:
-    """Yield one line about the columns that look like scores and hold none, with the reasons."""
+def noted(tally: Tally) -> Iterator[str]:
+    """Yield a line on the columns that look like scores and hold none, and one for each note "done: with what"."""
     kinds: dict[str, list[str]] = {}
-    for column, reason in columns.items():
+    for column, reason in tally.not_scores.items():
         kinds.setdefault(reason, []).append(column)
     if kinds:
         shown = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in kinds.items())
         yield f"no scores: {shown}. --map NAME=COLUMN makes one a score."
+    yield from (note.replace(": ", f": {rows} x ", 1) + "." for note, rows in tally.notes.items())

@@ -84,5 +84,5 @@ def _value(value: object) -> float | None:
     each = ratings(value)
     if each is None:
         return number(value)
-    known = [v for v in each if v is not None]
-    return sum(known) / len(known)
+    numbers = [v for v in each if v is not None]
+    return sum(numbers) / len(numbers)

@@ -20,7 +20,7 @@ from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, wr
 from steer.errors import SteerError
 from steer.progress import note
 from steer.rows import notices
-from steer.rows.contract import ROLES, Row, check, check_json
+from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.ratings import Ratings
 from steer.run_folder import is_run
 
@@ -90,15 +90,15 @@ def read(
     with a list as `skipped` its message is appended there instead, for the caller to count and report. `tally` is
     counted up; without one, what is dropped is noted on stderr.
     """
-    return _Reader(source, skipped, reading or Reading(), tally).read(unique)
+    return _Reader(source, skipped, reading, tally).read(unique)
 
 
-def prompts(source: Source, *, skipped: list[str] | None = None) -> Iterator[Row]:
+def prompts(source: Source) -> Iterator[Row]:
     """Yield rows to generate from: as `read`, but a response may be absent; a .txt file gives one prompt a line.
 
     A conversation that goes on after its last assistant turn is all prompt. Other responses stay in the row.
     """
-    return _Reader(source, skipped, answered=False).read(unique=True)
+    return _Reader(source, answered=False).read()
 
 
 class _Reader:
@@ -126,10 +126,9 @@ class _Reader:
         self.kinds: dict[str, tuple[str, str]] = {}  # column -> (kind of its values, place of the first)
         self.ratings = Ratings((*self.reading.columns, *self.reading.wanted), self.again, self.tally.not_scores)
 
-    def read(self, unique: bool) -> Iterator[Row]:
+    def read(self, unique: bool = True) -> Iterator[Row]:
         """Yield the rows; what was dropped is noted at the end, if nobody counts it."""
-        rows = self.rows()
-        yield from (row for _, row in (self.unique(rows) if unique else rows))
+        yield from (row for _, row in (self.unique(self.rows()) if unique else self.rows()))
 
     def records(self, skipped: list[str] | None) -> Iterator[tuple[str, Row]]:
         """Yield the records with their places."""
@@ -156,10 +155,8 @@ class _Reader:
         for place, record in records:
             try:
                 rows = self.rows_of(record, place)
-            except RecursionError:
-                self.refuse(f"{place}: is too deep: a list in a list, hundreds of times. Remove the row.")
-            except DataError as error:
-                self.refuse(f"{place}: {error}")
+            except (RecursionError, DataError) as error:
+                self.refuse(f"{place}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
             except SteerError as error:
                 self.refuse(str(error))
             else:
@@ -175,11 +172,9 @@ class _Reader:
 
     def note(self) -> None:
         """Note on stderr what was dropped, corrected or taken for no score."""
-        tally = self.tally
-        lines = [*notices.reasons(tally.dropped, "left out"), *votes.told(tally.votes)]
-        lines += [*notices.not_scores(tally.not_scores), *notices.noted(tally.notes)]
-        for line in lines:
-            _note_once(f"{'rows' if self.path is None else self.path}: {line}")
+        name, tally = "rows" if self.path is None else self.path, self.tally
+        for line in (*notices.reasons(tally.dropped, "left out"), *votes.told(tally.votes), *notices.noted(tally)):
+            _note_once(f"{name}: {line}")
 
     def rows_of(self, record: Row, place: str) -> list[Row]:
         """Return the checked rows of a record, and count them."""

@@ -16,9 +16,7 @@ class DataSettings:
     """Settings of `steer data`."""
 
     map: tuple[str, ...] = option(
-        (),
-        "NAME=COLUMN or NAME=DOTTED.PATH: prompt, response, messages, a score, ... (repeat).",
-        panel=READING,
+        (), "NAME=COLUMN or NAME=DOTTED.PATH: prompt, response, messages, a score, ... (repeat).", panel=READING
     )
     default_prompt: str = option("", "Prompt of rows that have a response and no prompt.", panel=READING)
     requests: str = option(

@@ -59,13 +59,11 @@ class Sources:
 
     def fingerprints(self) -> dict[str, str]:
         """Return the content of what is read, by its role; of the world and of hub sets their names."""
-        inputs = {("source" if i == 0 else f"mix {i}"): self._fingerprint(name) for i, name in enumerate(self.names)}
-        return inputs | ({"requests": fingerprint(self.settings.requests)} if self.settings.requests else {})
-
-    def _fingerprint(self, name: str) -> str:
-        if name == STDIN:
-            return content_hash(self.piped)
-        return name if name == WORLD else fingerprint(name)
+        inputs = {"requests": fingerprint(self.settings.requests)} if self.settings.requests else {}
+        for i, name in enumerate(self.names):
+            content = content_hash(self.piped) if name == STDIN else name if name == WORLD else fingerprint(name)
+            inputs[f"mix {i}" if i else "source"] = content
+        return inputs
 
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Yield (name of the source, row with its split); ids that occur in an earlier source end in @2, @3, ..."""
@@ -92,7 +90,9 @@ class Sources:
 
     def _source(self, name: str) -> Iterable[Row]:
         if name == WORLD:
-            return simulated(self.settings)
+            s = self.settings
+            logs = world.World(s.size, s.seed, s.spread, s.rated, s.noise, per_prompt=s.per_prompt, primer=s.primer)
+            return world.rows(logs)
         return self.piped if name == STDIN else self._file(name)
 
     def _file(self, name: str) -> Iterator[Row]:
@@ -105,9 +105,3 @@ class Sources:
             if not re.match(re.escape(name) + r":( row )?\d", str(error)):  # it is not about one record
                 raise
             raise SteerError(f"{error} Or skip what cannot be used: --bad skip.") from None
-
-
-def simulated(settings: DataSettings) -> Iterator[Row]:
-    """Yield the rows of the embedded world."""
-    s = settings
-    return world.rows(world.World(s.size, s.seed, s.spread, s.rated, s.noise, per_prompt=s.per_prompt, primer=s.primer))

@@ -21,7 +21,12 @@ from steer.rows.settings import EXPORTS, DataSettings
 from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
 from steer.settings import did_you_mean
 
-DROPPED = ("mixture", "repeated", "duplicates", "alike")  # why a good row is not written
+DROPPED = {  # why a good row is not written
+    "mixture": "rows beyond their source's weight",
+    "repeated": "rows that repeat another's prompt, response and scores",
+    "duplicates": "training rows whose prompt is that of a test row",
+    "alike": "training rows whose prompt is like that of a test row ({:g} or more)",
+}
 
 
 def surveyed(sources: Sources, settings: DataSettings) -> Survey:
@@ -142,9 +147,9 @@ class Survey:
         scores, raters = dict(row["scores"]), dict(row.get("raters", {}))
         for name in dict.fromkeys(name for one in each for name in one):
             values = [v for one in each for v in (one[name] if isinstance(one.get(name), list) else [one.get(name)])]
-            known = [v for v in values if v is not None]
-            if known:
-                raters[name], scores[name] = values, sum(known) / len(known)
+            numbers = [v for v in values if v is not None]
+            if numbers:
+                raters[name], scores[name] = values, sum(numbers) / len(numbers)
         return {**row, "scores": scores, "raters": raters}
 
     def _duplicate(self, row: Row, seen: set[bytes], alike: dict[str, str]) -> tuple[str, str]:

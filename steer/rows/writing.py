@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +13,7 @@ import attribute_models
 from data_recipes.streams import form
 from steer.errors import SteerError
 from steer.rows.contract import Row
-from steer.run_folder import FULL_DISK
+from steer.run_folder import folder_errors
 
 
 def write_rows(rows: Iterable[Row], path: str | Path) -> int:
@@ -25,7 +25,7 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> int:
     lines = suffix in (".jsonl", ".ndjson") and packing != ".xz"
     if not lines and (suffix, packing) != (".parquet", ""):
         raise SteerError(f"{path}: rows are written as .jsonl, .jsonl.gz, .jsonl.zst or .parquet. Change the suffix.")
-    with _replacing(path) as file:
+    with folder_errors(path, "Choose another folder"), attribute_models.replacing(path) as file:
         if suffix == ".parquet":
             return _write_parquet(file, path, list(rows))
         count = 0
@@ -40,16 +40,6 @@ def read_back(path: str | Path) -> list[Row]:
     """Read rows of a .jsonl file that `write_rows` wrote, unchecked: a response that a model left blank is one too."""
     with Path(path).open(encoding="utf-8") as file:  # splitlines() would cut at U+2028, which JSON leaves as it is
         return [json.loads(line) for line in file]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with attribute_models.replacing(path) as file:
-            yield file
-    except OSError as error:
-        remedy = "Make room and run the same command again" if error.errno in FULL_DISK else "Choose another folder"
-        raise SteerError(f"{path}: cannot be written ({error.strerror}). {remedy}.") from None
 
 
 def _packed(file: BinaryIO, packing: str) -> AbstractContextManager[Any]:

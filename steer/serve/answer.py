@@ -20,13 +20,14 @@ from steer.conditioning.targets import Target
 from steer.errors import SteerError
 from steer.generation.prefill import Ids
 from steer.generation.requests import EncodedRequest, condition_text, seed_of
+from steer.generation.settings import Sampling
 from steer.generation.text import Text
 from steer.labelling.scorer import Scorer
 from steer.models.policy import Policy
 from steer.models.tokenization import plain_ids
 from steer.rows.schema import Schema
 from steer.serve.engine import DecoderThread, Stream
-from steer.serve.logprobs import Place, Places, of_chat, of_completions
+from steer.serve.logprobs import Place, of_chat, of_completions, take_ready
 from steer.serve.settings import ServeSettings
 from steer.serve.wire import MOST, ApiError, GenerationRequest, asked, of_steer
 
@@ -89,40 +90,32 @@ def expanded(service: Service, request: GenerationRequest, prompts: Sequence[Ids
         raise ApiError(400, f"{total} choices in one request; at most {MOST}.", param="n")
     try:
         aims = [service.aim(text, request.allow_unsupported) for text in texts]
-        guidance = 1.0 if request.guidance is None else request.guidance
-        away = [service.policy.against(request.against, aim) if guidance != 1 else {} for aim in aims]
+        guided = request.guidance not in (None, 1)
+        away = [service.policy.against(request.against, aim) if guided else {} for aim in aims]
     except SteerError as error:
         raise of_steer(error, "targets") from None
     likeliest = request.likeliest()
     if likeliest is not None:
         _ = service.policy.pieces  # computed once, which takes a while
     seed = secrets.randbits(31) if request.seed is None else request.seed
-    temperature = 1.0 if request.temperature is None else request.temperature
+    sampling = Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=request.top_p or 1.0,
+        top_k=max(request.top_k or 0, 0),  # vLLM's clients write -1 where OpenAI's write nothing
+        min_p=request.min_p or 0.0,
+        guidance=1.0 if request.guidance is None else request.guidance,
+    )
     conditions = [_condition(service, aim) for aim in aims]
     others = [_condition(service, aim) for aim in away]
     requests: list[EncodedRequest] = []
     shown = []
     for prompt in prompts:
         for aim, condition, other in zip(aims, conditions, others):
-            guided = guidance != 1 and other != condition
-            longest = max(len(condition), len(other) if guided else 0)
-            room = _room(service, len(prompt) + longest, most)
+            draft = EncodedRequest.of(prompt, condition, other, sampling)
+            room = _room(service, draft.prefix, most)
             for _ in range(n):
-                requests.append(
-                    EncodedRequest(
-                        prompt,
-                        condition,
-                        against=other if guided else None,
-                        guidance=guidance,
-                        temperature=temperature,
-                        top_p=request.top_p or 1.0,
-                        max_new_tokens=room,
-                        seed=seed_of(seed, len(requests)),
-                        top_k=max(request.top_k or 0, 0),  # vLLM's clients write -1 where OpenAI's write nothing
-                        min_p=request.min_p or 0.0,
-                        likeliest=likeliest,
-                    )
-                )
+                own = seed_of(seed, len(requests))
+                requests.append(draft._replace(max_new_tokens=room, seed=own, likeliest=likeliest))
                 shown.append(service.shown(aim))
     return Choices(requests, shown, sum(map(len, prompts)), request.stops())
 
@@ -156,7 +149,7 @@ class Answer:
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.tokens = int(time.time()), 0
         self.texts = [Text(service.policy.tokenizer, choices.stops) for _ in choices.requests]
-        self.places = [Places() for _ in choices.requests]
+        self.waiting: list[list[Place]] = [[] for _ in choices.requests]  # log-probabilities of text to be sent
         self.stream: Stream | None = None
 
     async def parts(self) -> AsyncIterator[tuple[int, str, str, list[Place]]]:
@@ -164,19 +157,19 @@ class Answer:
         self.stream = self.service.engine.draw(self.choices.requests)
         async for piece in self.stream.pieces(self.service.settings.timeout):
             self.tokens += 1
-            text = self.texts[piece.choice]
+            text = self.texts[piece.key]
             new = "" if piece.ended == "stop" else text.push(piece.token)
-            ended, places = piece.ended, self.places[piece.choice]
+            ended, waiting = piece.ended, self.waiting[piece.key]
             if piece.logps and ended != "stop":
-                places.waiting.append(Place(text.begun, piece.token, piece.logps))
+                waiting.append(Place(text.begun, piece.token, piece.logps))
             if ended:
                 new += text.finish()
             if text.stopped:
                 if not ended:
-                    self.stream.free({piece.choice})
+                    self.stream.free({piece.key})
                 ended = "stop"
             if new or ended:
-                yield piece.choice, new, ended, places.ready(text, ended=bool(ended))
+                yield piece.key, new, ended, take_ready(waiting, text, ended=bool(ended))
 
     def _logprobs(self, places: Sequence[Place]) -> dict[str, Any] | None:
         """Log-probabilities in the shape of the endpoint; None if the request did not ask for them."""

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Set
 from importlib.resources import files
 from typing import Any
 
@@ -21,7 +20,6 @@ from starlette.exceptions import HTTPException
 from steer.conditioning.turns import UnprintedError
 from steer.models.tokenization import plain_ids, prompt_text, text_ids
 from steer.serve.answer import Choices, Service, answered, expanded
-from steer.serve.gate import Gate
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
 
 
@@ -44,11 +42,7 @@ def described(service: Service) -> dict[str, Any]:
         cells[tuple(-1 if (level := cell[i]) is None else level for i in at)] += rows
     attributes = [
         {
-            "name": a.name,
-            "direction": a.direction,
-            "weight": a.weight,
-            "low": a.low,
-            "high": a.high,
+            **{field: getattr(a, field) for field in ("name", "direction", "weight", "low", "high")},
             "levels": [{"shown": s, "score": c, "rows": n} for s, c, n in zip(a.shown, a.centres, a.counts)],
         }
         for a in (schema[n] for n in names)
@@ -132,17 +126,6 @@ def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choic
     return request, expanded(service, request, prompts, request.max_tokens)
 
 
-def application(service: Service, key: str = "", hosts: Set[str] = frozenset()) -> Gate:
-    """The endpoints and the page behind their gate.
-
-    `key`: what clients must send (empty: nothing); `hosts`: names that requests may call the server by (empty: any).
-    """
-    page = files("steer.serve").joinpath("page.html").read_text(encoding="utf-8")
-    return Gate(
-        create(service, page, page_policy(page)), key=key, most=service.settings.max_body, hosts=hosts, counts=service
-    )
-
-
 def page_policy(page: str) -> str:
     """Content security policy of the page: its own script and style, its own server, nothing else."""
 
@@ -156,8 +139,10 @@ def page_policy(page: str) -> str:
     )
 
 
-def create(service: Service, page: str, policy_header: str) -> FastAPI:
-    """Build the endpoints; `policy_header` is the page's content security policy."""
+def application(service: Service) -> FastAPI:
+    """Build the endpoints and the page."""
+    page = files("steer.serve").joinpath("page.html").read_text(encoding="utf-8")
+    headers = {"Content-Security-Policy": page_policy(page), "Cache-Control": "no-cache"}
     app = FastAPI(title="steer", docs_url=None, redoc_url=None)
     _errors(app)
 
@@ -179,7 +164,7 @@ def create(service: Service, page: str, policy_header: str) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def front() -> Response:
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy_header, "Cache-Control": "no-cache"})
+        return HTMLResponse(page, headers=headers)
 
     _facts(app, service)
     return app
@@ -188,17 +173,18 @@ def create(service: Service, page: str, policy_header: str) -> FastAPI:
 def _facts(app: FastAPI, service: Service) -> None:
     """Add the endpoints about the model and the server."""
 
+    facts = {"object": "model", "created": service.started, "owned_by": "steer"}
+
     @app.get("/v1/models")
     def models() -> dict[str, Any]:
-        known = [service.name, *([f"{service.name}@best", f"{service.name}@none"] if service.schema else [])]
-        facts = {"object": "model", "created": service.started, "owned_by": "steer"}
-        return {"object": "list", "data": [{"id": name, **facts} for name in known]}
+        names = [service.name, *([f"{service.name}@best", f"{service.name}@none"] if service.schema else [])]
+        return {"object": "list", "data": [{"id": name, **facts} for name in names]}
 
     @app.get("/v1/models/{name}")
     def model(name: str) -> dict[str, Any]:
         if name.partition("@")[0] != service.name:
             raise ApiError(404, f"there is no model '{name}'. Known: {service.name}.", code="model_not_found")
-        return {"id": name, "object": "model", "created": service.started, "owned_by": "steer"}
+        return {"id": name, **facts}
 
     @app.get("/v1/steer/schema")
     def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A decoder in a thread of its own: one running batch for the requests of all event loops."""
+"""A decoder in another thread: one running batch for the requests of all event loops."""
 
 from __future__ import annotations
 
@@ -6,35 +6,28 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from steer.errors import SteerError
-from steer.generation.decoder import Decoder, TokenEvent, TokenLogps
+from steer.generation.decoder import Decoder, TokenEvent
 from steer.generation.requests import EncodedRequest
 from steer.models.policy import Policy
 from steer.progress import quiet
 
 
-class ChoiceToken(NamedTuple):
-    """A new token of response number `choice`; `ended` as in `TokenEvent`."""
-
-    choice: int
-    token: int
-    ended: str
-    logps: TokenLogps | None
-
-
 @dataclass(eq=False)
 class Stream:
-    """The responses of a request while they are drawn; a text in the queue is the message of a failure."""
+    """The responses of a request while they are drawn.
+
+    The key of a token in the queue is the number of its response; a text there is the message of a failure.
+    """
 
     engine: DecoderThread
     requests: Sequence[EncodedRequest]
     loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[ChoiceToken | str] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[TokenEvent | str] = field(default_factory=asyncio.Queue)
     left: set[int] = field(default_factory=set)
 
-    async def pieces(self, seconds: float) -> AsyncIterator[ChoiceToken]:
+    async def pieces(self, seconds: float) -> AsyncIterator[TokenEvent]:
         """Yield tokens of all responses as they come; TimeoutError after `seconds`. Leaving the loop frees the rows."""
         deadline = self.loop.time() + seconds
         try:
@@ -43,9 +36,9 @@ class Stream:
                     piece = await self.queue.get()
                 if isinstance(piece, str):
                     raise SteerError(piece)
-                if piece.choice in self.left:
+                if piece.key in self.left:
                     if piece.ended:
-                        self.left.discard(piece.choice)
+                        self.left.discard(piece.key)
                     yield piece
         finally:
             if self.left:
@@ -161,19 +154,17 @@ class DecoderThread:
 
     def _deliver(self, events: Sequence[TokenEvent]) -> None:
         """Hand a step's tokens to the event loops in one call each."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, ChoiceToken | str]]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, TokenEvent | str]]] = {}
         for event in events:
             stream, index = self._owners[event.key]
-            by_loop.setdefault(stream.loop, []).append(
-                (stream, ChoiceToken(index, event.token, event.ended, event.logps))
-            )
+            by_loop.setdefault(stream.loop, []).append((stream, event._replace(key=index)))
             if event.ended:
                 del self._owners[event.key]
         for loop, parts in by_loop.items():
             self._send(loop, parts)
 
     @staticmethod
-    def _send(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, ChoiceToken | str]]) -> None:
+    def _send(loop: asyncio.AbstractEventLoop, parts: Sequence[tuple[Stream, TokenEvent | str]]) -> None:
         def put() -> None:
             for stream, part in parts:
                 stream.queue.put_nowait(part)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Set
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.responses import JSONResponse
 
+from steer.serve.answer import Service
 from steer.serve.wire import ApiError
 
 Scope = MutableMapping[str, Any]
@@ -23,18 +23,15 @@ ARRIVAL = 30.0  # seconds in which a body has to arrive
 DRAINED = 64_000_000  # bytes to read of a body that is too large, so that its sender gets to read the answer
 
 
-class Counts(Protocol):
-    """Where requests are counted and timed."""
-
-    requests: Counter[tuple[str, int]]
-    seconds: dict[str, float]
-
-
 class Gate:
-    """ASGI middleware; `hosts`: names that requests may call a local server by (empty: any)."""
+    """ASGI middleware that also counts and times the requests of a service.
 
-    def __init__(self, app: Any, *, key: str, most: int, hosts: Set[str], counts: Counts) -> None:
-        self.app, self.key, self.most, self.hosts, self.counts = app, key, most, hosts, counts
+    `key`: what clients must send (empty: nothing); `hosts`: names that requests may call a server by (empty: any).
+    """
+
+    def __init__(self, app: Any, service: Service, key: str = "", hosts: Set[str] = frozenset()) -> None:
+        self.app, self.service, self.key, self.hosts = app, service, key, hosts
+        self.most = service.settings.max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body and pass the request on, or answer it with an error."""
@@ -45,7 +42,7 @@ class Gate:
 
         async def counted(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self.counts.requests[path, message["status"]] += 1
+                self.service.requests[path, message["status"]] += 1
             await send(message)
 
         began = time.perf_counter()
@@ -57,15 +54,12 @@ class Gate:
             await JSONResponse(error.body, error.status)(scope, receive, counted)
             return
         await self.app(scope, receive if body is None else _replayed(body, receive), counted)
-        self.counts.seconds[path] += time.perf_counter() - began
+        self.service.seconds[path] += time.perf_counter() - began
 
     def _admitted(self, scope: Scope, headers: dict[str, str]) -> None:
         # A page of another site must not reach a server on this machine by a name that points here.
-        host = (
-            headers.get("host", "").rsplit("]", 1)[0].lstrip("[")
-            if "[" in headers.get("host", "")
-            else (headers.get("host", "").partition(":")[0])
-        )
+        host = headers.get("host", "")
+        host = host.rsplit("]", 1)[0].lstrip("[") if "[" in host else host.partition(":")[0]
         if self.hosts and host.lower() not in self.hosts:
             raise ApiError(
                 403, f"this server answers to {', '.join(sorted(self.hosts))}, not to '{host}'.", code="host"
@@ -96,8 +90,8 @@ class Gate:
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {ARRIVAL:g} seconds.", code="timeout") from None
         if size > self.most:
-            message_text = f"the request has more than {self.most} bytes. Shorten it."
-            raise ApiError(413, message_text, code="request_too_large")
+            too_large = f"the request has more than {self.most} bytes. Shorten it."
+            raise ApiError(413, too_large, code="request_too_large")
         return bytes(body)
 
 

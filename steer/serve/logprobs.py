@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from steer.generation.decoder import TokenLogps
@@ -21,18 +20,12 @@ class Place(NamedTuple):
     logps: TokenLogps
 
 
-@dataclass
-class Places:
-    """Tokens of one response whose text has not been sent yet."""
-
-    waiting: list[Place] = field(default_factory=list)
-
-    def ready(self, text: Text, *, ended: bool) -> list[Place]:
-        """Take the tokens whose text is sent by now; with the last part all, except what a stop text cut off."""
-        whole = ended and not text.stopped
-        ready = [p for p in self.waiting if whole or p.begins < text.emitted]
-        self.waiting = self.waiting[len(ready) :]
-        return ready
+def take_ready(waiting: list[Place], text: Text, *, ended: bool) -> list[Place]:
+    """Take the tokens whose text is sent by now; with the last part all, except what a stop text cut off."""
+    whole = ended and not text.stopped
+    ready = [place for place in waiting if whole or place.begins < text.emitted]
+    del waiting[: len(ready)]
+    return ready
 
 
 def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from steer.models.policy import Policy, load_policy
 from steer.serve.answer import Service
 from steer.serve.api import application
 from steer.serve.engine import DecoderThread
+from steer.serve.gate import Gate
 from steer.serve.settings import ServeSettings
 
 GRACE = 10  # seconds that running requests have when the server stops
@@ -32,7 +33,7 @@ class Server:
         host_shown, self.port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host_shown}]' if ':' in host_shown else host_shown}:{self.port}"
         hosts = {"localhost", "127.0.0.1", "::1", host} if _local(host) else set()
-        app = application(service, key, hosts)
+        app = Gate(application(service), service, key, hosts)
         self._listening = listening
         self._loop = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
 

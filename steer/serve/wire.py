@@ -21,41 +21,21 @@ SIGNS = re.compile(r"[\s,=<>]")  # what separates the parts of a target that is 
 TRIED = re.compile(r"str|(list|dict)\[.*")  # pydantic's name for the type it tried, of a field with several
 ANY = object()
 # Fields that this server ignores, with the values that ask for nothing (ANY: any value can be ignored).
-NEUTRAL: dict[str, Any] = {
-    "user": ANY,
-    "metadata": ANY,
-    "store": ANY,
-    "service_tier": ANY,
-    "safety_identifier": ANY,
-    "prompt_cache_key": ANY,
-    "prompt_cache_options": ANY,
-    "prompt_cache_retention": ANY,
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "logit_bias": (),
-    "min_tokens": (0,),
-    "stop_token_ids": (),
-    "ignore_eos": (False,),
-    "skip_special_tokens": (True,),
-    "include_stop_str_in_output": (False,),
-    "best_of": (1,),
-}
-CHAT_NEUTRAL = {
-    "tools": (),
-    "tool_choice": ("none", "auto"),
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+NEUTRAL: dict[str, Any] = dict.fromkeys((*IGNORED, "prompt_cache_options", "prompt_cache_retention"), ANY)
+NEUTRAL |= dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens"), (0,))
+NEUTRAL |= dict.fromkeys(("repetition_penalty", "length_penalty", "best_of"), (1,))
+NEUTRAL |= dict.fromkeys(("logit_bias", "stop_token_ids"), ())
+NEUTRAL |= dict.fromkeys(("ignore_eos", "include_stop_str_in_output"), (False,)) | {"skip_special_tokens": (True,)}
+CHAT_NEUTRAL: dict[str, Any] = dict.fromkeys(("tools", "functions", "audio", "prediction", "moderation"), ())
+CHAT_NEUTRAL |= dict.fromkeys(("tool_choice", "function_call"), ("none", "auto"))
+CHAT_NEUTRAL |= {
+    "web_search_options": (),
     "parallel_tool_calls": (True, False),
-    "functions": (),
-    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
-    "audio": (),
-    "prediction": (),
-    "moderation": (),
-    "web_search_options": (),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
 }
@@ -118,17 +98,8 @@ def _empty(value: Any) -> bool:
 class Message(_Strict):
     """One turn; content as text or a list of text parts. Other fields of servers' answers may be sent back, empty."""
 
-    neutral = {
-        "refusal": (),
-        "audio": (),
-        "tool_calls": (),
-        "tool_call_id": (),
-        "function_call": (),
-        "annotations": (),
-        "reasoning": (),
-        "reasoning_content": (),
-        "reasoning_details": (),
-    }
+    neutral = dict.fromkeys(("refusal", "audio", "tool_calls", "tool_call_id", "function_call", "annotations"), ())
+    neutral |= dict.fromkeys(("reasoning", "reasoning_content", "reasoning_details"), ())
 
     role: str
     content: str | Annotated[list[Any], Field(max_length=TURNS)] | None = None
@@ -248,12 +219,12 @@ def read(kind: type[Kind], body: bytes) -> Kind:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-    where = [p for p in map(str, first["loc"]) if not TRIED.fullmatch(p)]
+    path = [p for p in map(str, first["loc"]) if not TRIED.fullmatch(p)]
     if first["type"] in ("unknown_field", "unsupported"):
         own = first["ctx"]["name"]
-        param = ".".join([*where, own])
+        param = ".".join([*path, own])
         raise ApiError(400, first["msg"].replace(f"'{own}'", f"'{param}'", 1), param=param, code=first["type"])
-    param = ".".join(where)
+    param = ".".join(path)
     raise ApiError(400, f"'{param}': {first['msg']}.", param=param)
 
 
@@ -282,18 +253,16 @@ def _text(content: str | Sequence[Any] | None, param: str) -> str:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ApiError(400, "only parts of type 'text' can be read here.", param=f"{param}.{i}", code="unsupported")
         if unknown := [k for k in part if not _empty(part[k]) and k not in ("type", "text", "cache_control")]:
-            where = f"{param}.{i}.{unknown[0]}"
-            raise ApiError(400, f"unknown field '{where}'; known: type, text.", param=where, code="unknown_field")
+            place = f"{param}.{i}.{unknown[0]}"
+            raise ApiError(400, f"unknown field '{place}'; known: type, text.", param=place, code="unknown_field")
         texts.append(part["text"])
     return "".join(texts)
 
 
 def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[str] | None]:
     """Return the model's name and the targets as users write them (None: none); ApiError if two fields name targets."""
-    name, at, behind = request.model.partition("@")
-    places: dict[str, list[str]] = {}
-    if at:
-        places["model"] = [behind]
+    name, at, target = request.model.partition("@")
+    places: dict[str, list[str]] = {"model": [target]} if at else {}
     if request.targets is not None:
         several = request.targets if isinstance(request.targets, list) else [request.targets]
         places["targets"] = [_target(value, "targets", known) for value in several]
@@ -301,8 +270,8 @@ def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[s
             raise ApiError(400, "'targets' is empty. Leave it out for the best.", param="targets")
     kwargs = request.chat_template_kwargs or {}
     if kwargs.get("attributes") is not None:
-        where = "chat_template_kwargs.attributes"
-        places[where] = [_target(kwargs["attributes"], where, known)]
+        place = "chat_template_kwargs.attributes"
+        places[place] = [_target(kwargs["attributes"], place, known)]
     if first := next((k for k, v in kwargs.items() if k != "attributes" and v is not None), None):
         raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
