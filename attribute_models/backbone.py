@@ -177,15 +177,26 @@ class Backbone:
         outputs: list[NDArray[np.float32]] = []
         flags: list[bool] = []
         self.model.eval()
-        starts = range(0, len(rows), READ_AT_ONCE)
+
+        def work(chosen: list[Tokens], shared: bool) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                values = compute(prefix.batch(self, chosen) if shared else self.batch(chosen))
+                return np.asarray(values.float().cpu().numpy())
+
         with ThreadPoolExecutor(1) as ahead, one_core_each(self.threads) as pool:
-            waiting = ahead.submit(self.read, rows[:READ_AT_ONCE])
-            for start in starts:
-                tokens = waiting.result()
-                following = start + READ_AT_ONCE
-                if following < len(rows):
-                    waiting = ahead.submit(self.read, rows[following : following + READ_AT_ONCE])
-                outputs.append(self._computed(tokens, compute, budget, share, pool))
+            chunks = [rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE)]
+            waiting = [ahead.submit(self.read, chunk) for chunk in chunks[:1]]
+            for n in range(len(chunks)):
+                tokens = waiting.pop().result()
+                waiting += [ahead.submit(self.read, chunk) for chunk in chunks[n + 1 : n + 2]]
+                together = list(prefix.parts(tokens, budget)) if share and self.shares else []
+                alone = sorted({*range(len(tokens))} - {i for part in together for i in part})
+                places = buckets([len(tokens[i].ids) for i in alone], budget)
+                parts = together + [[alone[i] for i in part] for part in places]
+                chosen = [[tokens[i] for i in part] for part in parts]
+                shared = [n < len(together) for n in range(len(parts))]
+                order = np.argsort(np.concatenate(parts), kind="stable")
+                outputs.append(np.concatenate(list(pool.map(work, chosen, shared)))[order])
                 flags += [row.truncated for row in tokens]
         return np.concatenate(outputs) if outputs else np.zeros((0, 0), np.float32), np.asarray(flags, dtype=np.bool_)
 
@@ -197,29 +208,6 @@ class Backbone:
         stateful = "dynamic" in rope or "longrope" in rope  # a forward pass sets the frequencies that it needs
         return 1 if self.device.type != "cpu" or self.four_bit or stateful else torch.get_num_threads()
 
-    def _computed(
-        self,
-        tokens: list[Tokens],
-        compute: Callable[[Batch], Tensor],
-        budget: int,
-        share: bool,
-        pool: ThreadPoolExecutor,
-    ) -> NDArray[np.float32]:
-        def work(part: list[int], shared: bool) -> NDArray[np.float32]:
-            with torch.inference_mode():
-                chosen = [tokens[i] for i in part]
-                values = compute(prefix.batch(self, chosen) if shared else self.batch(chosen))
-                return np.asarray(values.float().cpu().numpy())
-
-        together = list(prefix.parts(tokens, budget)) if share and self.shares else []
-        done = {i for part in together for i in part}
-        rest = [i for i in range(len(tokens)) if i not in done]
-        alone = [[rest[i] for i in places] for places in buckets([len(tokens[i].ids) for i in rest], budget)]
-        parts, shared = together + alone, [True] * len(together) + [False] * len(alone)
-        order = np.argsort(np.concatenate(parts), kind="stable")
-        values: NDArray[np.float32] = np.concatenate(list(pool.map(work, parts, shared)))[order]
-        return values
-
 
 @contextmanager
 def one_core_each(count: int) -> Iterator[ThreadPoolExecutor]:
@@ -229,9 +217,7 @@ def one_core_each(count: int) -> Iterator[ThreadPoolExecutor]:
     """
     before = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(
-            count, initializer=torch.set_num_threads, initargs=(before if count == 1 else 1,)
-        ) as pool:
+        with ThreadPoolExecutor(count, "", torch.set_num_threads, (before if count == 1 else 1,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)  # new threads begin with this number
@@ -269,13 +255,13 @@ def load(
         import transformers
 
         gpu = torch.cuda.is_available()
-        known = {"trust_remote_code": trust_remote_code}
+        trust = {"trust_remote_code": trust_remote_code}
         more |= nf4(gpu) if four_bit else {}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **known)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
             kind = getattr(transformers, auto)
             dtype = torch.bfloat16 if gpu else torch.float32
-            model, loaded = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **known, **more)
+            model, loaded = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **trust, **more)
             _whole(model, loaded["missing_keys"], fresh="num_labels" in more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")

@@ -25,11 +25,11 @@ def digest(name: str, model: Any = None) -> str:
     return hashed.hexdigest()
 
 
-def unchanged(name: str, known: str) -> None:
-    """ValueError if the folder of a base model is gone, or its digest is another than `known`."""
-    if known and Path(name).is_absolute() and not Path(name).is_dir():
+def unchanged(name: str, saved: str) -> None:
+    """ValueError if the folder of a base model is gone, or its digest is another than `saved`."""
+    if saved and Path(name).is_absolute() and not Path(name).is_dir():
         raise ValueError(f"base model {name} is gone. Put it back there or fit again.")
-    if Path(name).is_dir() and digest(name) != known:
+    if Path(name).is_dir() and digest(name) != saved:
         raise ValueError(f"base model {name} has changed since the fit. Restore it or fit again.")
 
 

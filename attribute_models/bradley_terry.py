@@ -248,14 +248,14 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
     figures |= dict.fromkeys(("given_length", "given_length_low", "given_length_high"))
     if count:
         right = (margin > 0) + 0.5 * (margin == 0)
-        _, which = np.unique(prompts[better], return_inverse=True)
-        figures |= _shares("accuracy", right, [np.ones(count, dtype=bool)], which)
+        _, cluster = np.unique(prompts[better], return_inverse=True)
+        figures |= _shares("accuracy", right, [np.ones(count, dtype=bool)], cluster)
         figures["log_loss"] = float(np.logaddexp(0, -margin).mean())
         figures["longer"] = float(((longer > 0) + 0.5 * (longer == 0)).mean())
         figures["length_alone"] = max(figures["longer"], 1 - figures["longer"])
         alike = np.abs(np.log(np.maximum(lengths[better], 1) / np.maximum(lengths[worse], 1))) <= math.log(SIMILAR)
         figures |= {"similar_pairs": int(alike.sum()), "similar": float(right[alike].mean()) if alike.any() else None}
-        figures |= _shares("given_length", right, [longer > 0, longer < 0], which)
+        figures |= _shares("given_length", right, [longer > 0, longer < 0], cluster)
     low, left = figures["accuracy_low"], figures["given_length_low"]
     lengths_differ = bool(count) and bool((longer != 0).any())
     learnable = low is not None and low > 0.5 and (not lengths_differ or (left is not None and left > 0.5))
@@ -278,16 +278,16 @@ OTHER_FEATURES = (
 )
 
 
-def _shares(name: str, right: Array, strata: Sequence[Mask], which: Indices) -> dict[str, Any]:
-    """Mean over strata [n] of the share of `right` [n], and its interval where there are 4 clusters `which` [n]."""
+def _shares(name: str, right: Array, strata: Sequence[Mask], cluster: Indices) -> dict[str, Any]:
+    """Mean over strata [n] of the share of `right` [n], and its interval where there are 4 clusters [n]."""
     if not all(stratum.any() for stratum in strata):
         return {}
     means = [float(right[stratum].mean()) for stratum in strata]
-    value, groups = sum(means) / len(means), int(which.max()) + 1
+    value, groups = sum(means) / len(means), int(cluster.max()) + 1
     if groups < 4:
         return {name: value}
     parts = zip(strata, means)
     away = sum(stratum * (right - mean) / (len(strata) * stratum.sum()) for stratum, mean in parts)
-    error = math.sqrt(float((np.bincount(which, weights=away) ** 2).sum()) * groups / (groups - 1))
+    error = math.sqrt(float((np.bincount(cluster, weights=away) ** 2).sum()) * groups / (groups - 1))
     half = float(stdtrit(groups - 1, 0.975)) * error
     return {name: value, f"{name}_low": max(0.0, value - half), f"{name}_high": min(1.0, value + half)}

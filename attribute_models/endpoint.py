@@ -13,8 +13,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Any
+from http.client import HTTPException
+from typing import Any
 
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 MOST_BYTES = 16 * 2**20  # of an answer
@@ -30,9 +30,7 @@ class RefusedError(Exception):
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect is an error: urllib would carry the key to wherever it leads."""
 
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> None:
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 

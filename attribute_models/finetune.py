@@ -69,6 +69,7 @@ class FineTuned(Learned):
     backbone: Backbone
     auto: ClassVar[str]  # class of transformers
     task: ClassVar[str]  # as peft calls it
+    measured: ClassVar[tuple[str, ...]]  # names of what `_measure` gives
 
     def _check(self) -> None:
         s = self.settings
@@ -77,16 +78,8 @@ class FineTuned(Learned):
         if s.adapter not in ADAPTERS:
             raise ValueError(f"adapter is {s.adapter!r}. Choose one of {', '.join(ADAPTERS)}.")
 
-    def _measure(self, y: Array, new: Mask) -> None:
-        """Learn what `_learned` saves from known scores [n, A], of which `new` are held out."""
-        raise NotImplementedError
-
-    @property
-    def _learned(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Set what `_learned` saved."""
+    def _measure(self, y: Array, new: Mask) -> dict[str, Any]:
+        """Learn what `learned_` holds, as JSON, from known scores [n, A], of which `new` are held out."""
         raise NotImplementedError
 
     def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
@@ -104,7 +97,7 @@ class FineTuned(Learned):
         s = self.settings
         at, rated, y, prompts = known_scores(rows, scores, self.attributes)
         new = folds_by_prompt(prompts, max(2, round(1 / s.held_out))) == 0
-        self._measure(y, new)
+        self.learned_ = self._measure(y, new)
         with torch.random.fork_rng():
             torch.manual_seed(s.seed)
             self._load(s.model)
@@ -127,8 +120,8 @@ class FineTuned(Learned):
         with quiet():
             self.backbone.model.save_pretrained(weights)
             self.backbone.tokenizer.save_pretrained(weights)
-        state = self.state | {"base": self.base_} | self._learned
-        write_settings(folder, state | {"weights": bases.digest(str(weights))})
+        state = self.state | {"base": self.base_, **self.learned_, "weights": bases.digest(str(weights))}
+        write_settings(folder, state)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -138,7 +131,7 @@ class FineTuned(Learned):
             raise ValueError(f"{weights}: does not belong to model.json. Fit and save the model again.")
         loaded = cls.of(state)
         loaded.base_ = tuple(state["base"])
-        loaded._restore(state)
+        loaded.learned_ = {name: state[name] for name in cls.measured}
         if loaded.settings.adapter == "none":
             loaded._load(str(weights))
         else:

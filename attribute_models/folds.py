@@ -39,26 +39,26 @@ def prompt_keys(rows: Sequence[Row]) -> Keys:
     groups = [str(row.get("group") or "") for row in rows]
     if not any(groups):
         return np.asarray(keys, dtype=np.str_)
-    prompts, which = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)
+    prompts, place = np.unique(np.asarray(keys, dtype=np.str_), return_inverse=True)
     named = {name: len(prompts) + i for i, name in enumerate(sorted(set(groups) - {""}))}
-    pairs = [(a, named[group]) for a, group in zip(which, groups) if group]
+    pairs = [(a, named[group]) for a, group in zip(place, groups) if group]
     size = len(prompts) + len(named)
     edges = coo_matrix((np.ones(len(pairs)), tuple(zip(*pairs))), shape=(size, size))
     _, part = connected_components(edges, directed=False)
     first = np.full(part.max() + 1, len(prompts))  # the least digest stands for its component, whatever the order
     np.minimum.at(first, part[: len(prompts)], np.arange(len(prompts)))
-    joined: Keys = prompts[first[part[which]]]
+    joined: Keys = prompts[first[part[place]]]
     return joined
 
 
 def folds_by_prompt(prompts: Keys, folds: int) -> Indices:
     """Folds [n] from the prompts' keys: a prompt is in one fold, sizes are even, the order of rows does not matter."""
-    keys, which, count = np.unique(prompts, return_inverse=True, return_counts=True)
+    keys, place, count = np.unique(prompts, return_inverse=True, return_counts=True)
     size, fold = np.zeros(min(folds, len(keys)), dtype=np.int64), np.zeros(len(keys), dtype=np.int64)
     for i in np.argsort(-count, kind="stable"):
         fold[i] = size.argmin()
         size[fold[i]] += count[i]
-    return fold[which]
+    return fold[place]
 
 
 def check_penalties(folds: int, alphas: Sequence[float]) -> None:

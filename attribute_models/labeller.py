@@ -49,24 +49,18 @@ class Labeller(FineTuned):
     Settings = LabellerSettings
     settings: LabellerSettings
     auto, task = "AutoModelForCausalLM", "CAUSAL_LM"
+    measured = ("bounds",)
     ranges: Mapping[str, tuple[float, float]] = {}
 
-    def _measure(self, y: Array, new: Mask) -> None:
+    def _measure(self, y: Array, new: Mask) -> dict[str, Any]:
         ranges = [self.ranges.get(n, (np.nanmin(y[:, a]), np.nanmax(y[:, a]))) for a, n in enumerate(self.attributes)]
-        self.bounds_ = [(math.floor(low), math.ceil(high)) for low, high in ranges]
-
-    @property
-    def _learned(self) -> dict[str, Any]:
-        return {"bounds": self.bounds_}
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.bounds_ = [(low, high) for low, high in state["bounds"]]
+        return {"bounds": [(math.floor(low), math.ceil(high)) for low, high in ranges]}
 
     def _load(self, name: str, **more: Any) -> None:
         """Set the model and the tokens of the string."""
         super()._load(name, **more)
         self.written_ = [
-            written(self.backbone.tokenizer, ("," if a else "\n") + name + ":", *self.bounds_[a])
+            written(self.backbone.tokenizer, ("," if a else "\n") + name + ":", *self.learned_["bounds"][a])
             for a, name in enumerate(self.attributes)
         ]
         room = self.backbone.max_length - sum(len(w.before) + 1 for w in self.written_)

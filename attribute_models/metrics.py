@@ -17,6 +17,8 @@ from scipy.special import ndtr, stdtrit
 from attribute_models.arrays import Array, Indices
 from attribute_models.ceiling import ceiling, ratings
 
+GIVEN_LENGTH = ("given_length", "given_length_low", "given_length_high")
+
 
 def report(
     truth: ArrayLike,
@@ -81,13 +83,10 @@ def _figures(truth: Array, predicted: Array, lengths: Array, groups: Indices) ->
         "qwk": qwk(truth, predicted),
         "spearman_with_length": spearman(predicted, lengths),
         "length_alone": spearman(truth, lengths),
-        **dict(
-            zip(("given_length", "given_length_low", "given_length_high"), partial(truth, predicted, lengths, groups))
-        ),
+        **dict(zip(GIVEN_LENGTH, partial(truth, predicted, lengths, groups))),
     }
 
 
-GIVEN_LENGTH = ("given_length", "given_length_low", "given_length_high")
 OTHER_MODELS = (
     "This is about this model and these rows: an encoder may learn what it cannot (steer fit --kind embeddings or "
     "regression, --model NAME), or more rows may help."
@@ -139,9 +138,9 @@ def partial(x: Array, y: Array, z: Array, groups: Indices) -> tuple[float | None
         return None, None, None
     a, b, c = (ranks(column) - (len(x) + 1) / 2 for column in (x, y, z))
     columns = np.stack([np.ones_like(a), a, b, c, a * a, b * b, c * c, a * b, a * c, b * c])  # moments
-    which = np.unique(groups, return_inverse=True)[1]
-    count = int(which.max()) + 1
-    sums = np.stack([np.bincount(which, weights=column, minlength=count) for column in columns], axis=1)  # [G, 10]
+    group = np.unique(groups, return_inverse=True)[1]
+    count = int(group.max()) + 1
+    sums = np.stack([np.bincount(group, weights=column, minlength=count) for column in columns], axis=1)  # [G, 10]
     value = _partial(sums.sum(0)[None])[0]
     if np.isnan(value):  # nothing is left
         return 0.0, 0.0, 0.0
@@ -193,8 +192,8 @@ def ranks(x: Array) -> Array:
     >>> ranks(np.array([3.0, 1.0, 3.0]))
     array([2.5, 1. , 2.5])
     """
-    _, which, count = np.unique(x, return_inverse=True, return_counts=True)
-    mean_ranks: Array = (np.cumsum(count) - (count - 1) / 2)[which]
+    _, place, count = np.unique(x, return_inverse=True, return_counts=True)
+    mean_ranks: Array = (np.cumsum(count) - (count - 1) / 2)[place]
     return mean_ranks
 
 
@@ -205,15 +204,15 @@ def interval(x: Array, y: Array, groups: Indices) -> tuple[float | None, float |
     may depend on each other. x and y may be ranks, which are not recomputed.
     """
     r = pearson(x, y)
-    which = np.unique(groups, return_inverse=True)[1]
-    count = int(which.max()) + 1 if len(which) else 0
+    group = np.unique(groups, return_inverse=True)[1]
+    count = int(group.max()) + 1 if len(group) else 0
     if r is None or count < 4:
         return None, None
     if abs(r) > 1 - 1e-12:
         return r, r
     a, b = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
     moments = (np.ones_like(a), a, b, a * a, b * b, a * b)
-    n, sa, sb, saa, sbb, sab = (m.sum() - np.bincount(which, weights=m) for m in moments)  # without each group
+    n, sa, sb, saa, sbb, sab = (m.sum() - np.bincount(group, weights=m) for m in moments)  # without each group
     spread = (saa / n - (sa / n) ** 2) * (sbb / n - (sb / n) ** 2)
     left = (sab / n - sa * sb / n**2) / np.sqrt(np.maximum(spread, 1e-12))
     z = np.arctanh(left.clip(-1 + 1e-12, 1 - 1e-12))

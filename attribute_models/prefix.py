@@ -63,7 +63,7 @@ def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
     from attribute_models.backbone import Tokens
 
     place: dict[tuple[int, ...], int] = {}
-    which = torch.tensor([place.setdefault(tuple(row.ids[: row.start]), len(place)) for row in rows])
+    prompt_of = torch.tensor([place.setdefault(tuple(row.ids[: row.start]), len(place)) for row in rows])
     prompts = [torch.tensor(prompt) for prompt in place]
     ids = pad_sequence(prompts, batch_first=True, padding_value=backbone.pad, padding_side="left")
     real = (torch.arange(ids.shape[1]) >= ids.shape[1] - torch.tensor([[len(p)] for p in prompts])).long()
@@ -74,14 +74,14 @@ def batch(backbone: Backbone, rows: Sequence[Tokens]) -> Batch:
         position_ids=(attention.cumsum(1) - 1).clamp(min=0),
         use_cache=True,
     ).past_key_values
-    which = which.to(backbone.device)
-    past.batch_select_indices(which)
+    prompt_of = prompt_of.to(backbone.device)
+    past.batch_select_indices(prompt_of)
     responses = backbone.batch([Tokens(row.ids[row.start :], 0, row.end - row.start, False) for row in rows])
     mask = responses.attention_mask
     mask = torch.ones_like(responses.input_ids) if mask is None else mask
     start = torch.tensor([[row.start] for row in rows], device=backbone.device)
     return responses._replace(
-        attention_mask=torch.cat([attention[which], mask], 1),
+        attention_mask=torch.cat([attention[prompt_of], mask], 1),
         position_ids=start + torch.arange(mask.shape[1], device=backbone.device),
         past_key_values=past,
     )

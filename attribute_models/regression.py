@@ -29,18 +29,16 @@ class Regression(FineTuned):
     name = "regression"
     Settings = TuningSettings
     auto, task = CLASSIFIER, "SEQ_CLS"
+    measured = ("mean", "deviation")
 
-    def _measure(self, y: Array, new: Mask) -> None:
+    def _measure(self, y: Array, new: Mask) -> dict[str, Any]:
         if np.isnan(y[~new]).all(0).any() or np.isnan(y[new]).all(0).any():
             raise ValueError("An attribute is known on one side of the held-out split only. Rate more prompts.")
-        self.scaling_ = Standard.of(y[~new])
+        return {name: value.tolist() for name, value in vars(Standard.of(y[~new])).items()}
 
     @property
-    def _learned(self) -> dict[str, Any]:
-        return {name: value.tolist() for name, value in vars(self.scaling_).items()}
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.scaling_ = Standard(np.asarray(state["mean"]), np.asarray(state["deviation"]))
+    def _scaling(self) -> Standard:
+        return Standard(np.asarray(self.learned_["mean"]), np.asarray(self.learned_["deviation"]))
 
     def _load(self, name: str, **more: Any) -> None:
         super()._load(name, num_labels=len(self.attributes), problem_type="regression", **more)
@@ -50,7 +48,7 @@ class Regression(FineTuned):
         config.label2id = {name: a for a, name in enumerate(self.attributes)}
 
     def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
-        target = torch.from_numpy(self.scaling_.apply(y)).float().to(self.backbone.device)
+        target = torch.from_numpy(self._scaling.apply(y)).float().to(self.backbone.device)
 
         def loss(examples: Sequence[int]) -> tuple[Tensor, float]:
             """Squared errors of the known scores of some rows, and how many there are."""
@@ -62,8 +60,8 @@ class Regression(FineTuned):
         return tokens, loss
 
     def _score(self, rows: Sequence[Row]) -> Scored:
-        raw = logits(self.backbone, rows, self.settings.batch_tokens)
-        return Scored(raw.scores * self.scaling_.deviation + self.scaling_.mean, raw.truncated)
+        raw, scaling = logits(self.backbone, rows, self.settings.batch_tokens), self._scaling
+        return Scored(raw.scores * scaling.deviation + scaling.mean, raw.truncated)
 
 
 class Classifier:

@@ -69,11 +69,10 @@ def _columns(record: Row) -> tuple[dict[str, list[Any]], Row]:
             continue
         value = record.pop(column)
         if match[2] == "responses":
-            status = record.get(f"{name}.responses.status") or []
-            status = (
-                status if isinstance(status, list) and len(status) == len(value or []) else [None] * len(value or [])
-            )
-            answers[name] = _submitted([{"value": v, "status": s} for v, s in zip(value or [], status)])
+            value, status = value or [], record.get(f"{name}.responses.status")
+            if not isinstance(status, list) or len(status) != len(value):
+                status = [None] * len(value)
+            answers[name] = _submitted([{"value": v, "status": s} for v, s in zip(value, status)])
         else:
             suggested[name] = value
             values = record.get(name)

@@ -72,21 +72,15 @@ def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: 
 
 
 def _pair(chosen: Row, rejected: Row) -> Record:
-    answers = {side: [{"role": "assistant", "content": row["response"]}] for side, row in _sides(chosen, rejected)}
-    shared = {
-        column: value
-        for column, value in chosen.items()
-        if column not in ("id", "prompt", "response", "scores") and rejected.get(column) == value
-    }
+    sides = {"chosen": chosen, "rejected": rejected}
+    answers = {side: [{"role": "assistant", "content": row["response"]}] for side, row in sides.items()}
+    apart = ("id", "prompt", "response", "scores")
+    shared = {c: v for c, v in chosen.items() if c not in apart and rejected.get(c) == v}
     own = {
         f"{column}_{side}": value
-        for side, row in _sides(chosen, rejected)
+        for side, row in sides.items()
         for column, value in {**row, **row["scores"]}.items()
-        if column not in ("id", "prompt", "response", "scores", "preference", *shared)
+        if column not in (*apart, "preference", *shared)
     }
     name = chosen["id"].removesuffix(":chosen")
     return {"prompt": chosen["prompt"], **answers, "id": name, **shared, **own}
-
-
-def _sides(chosen: Row, rejected: Row) -> tuple[tuple[str, Row], tuple[str, Row]]:
-    return ("chosen", chosen), ("rejected", rejected)

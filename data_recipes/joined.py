@@ -23,11 +23,7 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
         record = _as_openai(record) if "custom_id" in record else record
         if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
             yield from tree.add(place, record, bad)
-        elif (
-            "custom_id" in record
-            and ("body" in record or "response" in record)
-            and not {"request", "prompt"} & {*record}
-        ):
+        elif "custom_id" in record and {"body", "response"} & {*record} and not {"request", "prompt"} & {*record}:
             yield from batch.add(place, record, bad)
         else:
             yield place, record
@@ -126,10 +122,10 @@ class Batch:
         if name not in other:
             same[name] = (place, record)
             return
-        asked, result = (record, other.pop(name)[1]) if "body" in record else (other.pop(name)[1], record)
+        request, result = (record, other.pop(name)[1]) if "body" in record else (other.pop(name)[1], record)
         self.matched += 1
-        rest = {c: v for c, v in {**asked, **result}.items() if c not in ("body", "method", "url", "id")}
-        yield place, {**rest, "response": result.get("response") or {}, "request": asked["body"]}
+        rest = {c: v for c, v in {**request, **result}.items() if c not in ("body", "method", "url", "id")}
+        yield place, {**rest, "response": result.get("response") or {}, "request": request["body"]}
 
     def rest(self, bad: list[str] | None) -> Iterator[Placed]:
         """Yield requests as prompts if there are no results at all; else refuse what has no other side."""

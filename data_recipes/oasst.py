@@ -19,8 +19,7 @@ def message(record: Row) -> list[Row]:
     """Return the row of a flat message; none for a user's, which is part of the prompts below it."""
     if record["role"] != "assistant":
         return []
-    used = {"thread", "gone", "text", "role", "message_id", "parent_id", "labels", "rank"}
-    row = _row(record, turns(record["thread"], "thread"), str(record.get("parent_id") or ""), used)
+    row = _row(record, turns(record["thread"], "thread"), str(record.get("parent_id") or ""), {"thread", "gone"})
     return [{**row, LEFT_OUT: record["gone"]} if record.get("gone") else row]
 
 
@@ -49,8 +48,8 @@ def tree(record: Row) -> list[Row]:
         node, before, parent, above = waiting.pop()
         why = gone(node, above)
         if node.get("role") == "assistant":
-            used = {"replies", "tree_state", "text", "role", "message_id", "parent_id", "labels", "rank"}
-            rows.append({**shared, **_row(node, before, parent, used), **({LEFT_OUT: why} if why else {})})
+            row = _row(node, before, parent, {"replies", "tree_state"})
+            rows.append({**shared, **row, **({LEFT_OUT: why} if why else {})})
         thread = [*before, turn(node)]
         replies = objects(node.get("replies"), "replies")
         waiting += [(reply, thread, str(node.get("message_id")), why) for reply in reversed(replies)]
@@ -67,6 +66,7 @@ def _row(node: Row, before: list[Turn], parent: str, used: set[str]) -> Row:
     scores: Row = {attribute(name): value for name, value in _labels(node.get("labels")).items()}
     if (rank := number(node.get("rank"))) is not None:
         scores["rank"] = rank
+    used = {*used, "text", "role", "message_id", "parent_id", "labels", "rank"}
     rest = {column: value for column, value in node.items() if column not in used and value is not None}
     own = {"id": node.get("message_id"), "prompt": before, "response": text(node.get("text"), "text")}
     return {**rest, **own, "scores": scores, **({"group": parent} if parent else {})}
@@ -79,11 +79,8 @@ def _labels(labels: Any) -> Row:
     if not isinstance(labels, dict):
         return {}
     if isinstance(labels.get("name"), list):
-        pairs = list(zip(labels["name"], _list(labels.get("value"))))
+        values = labels.get("value")
+        pairs = list(zip(labels["name"], values if isinstance(values, list) else []))
     else:
         pairs = [(name, note.get("value") if isinstance(note, dict) else note) for name, note in labels.items()]
     return {str(name): score for name, value in pairs if (score := number(value)) is not None}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

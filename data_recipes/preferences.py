@@ -168,11 +168,8 @@ def openai(record: Row) -> list[Row]:
     answers = {}
     for key, column in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
         output = record[column]
-        output = (
-            output[-1].get("content")
-            if isinstance(output, list) and output and isinstance(output[-1], dict)
-            else output
-        )
+        if isinstance(output, list) and output and isinstance(output[-1], dict):
+            output = output[-1].get("content")
         answers[key] = {"response": text(output, column), "scores": {"preference": float(key == "chosen")}}
     rest = record["input"] if isinstance(record["input"], dict) else {}
     extra = {column: value for column, value in rest.items() if column != "messages" and column not in record}

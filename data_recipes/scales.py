@@ -89,21 +89,21 @@ class Scales:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.found: dict[str, dict[str, Scale]] = {}
+        self.attributes: dict[str, dict[str, Scale]] = {}
 
     def add(self, row: Row, source: str) -> None:
         """Count the scores of one row."""
         self.rows += 1
         for name, value in row["scores"].items():
             if value is not None:
-                scales = self.found.setdefault(name, {})
+                scales = self.attributes.setdefault(name, {})
                 scales.setdefault(str(row.get("source") or source), Scale()).add(value, self.rows - 1)
 
     def table(self) -> list[str]:
         """Return a line for each attribute: rows with a score, and its range."""
         lines = []
-        width = max(map(len, self.found), default=0)
-        for name, scales in self.found.items():
+        width = max(map(len, self.attributes), default=0)
+        for name, scales in self.attributes.items():
             count, low, high = self.span(name)
             unknown = f", {self.rows - count} unknown" if count < self.rows else ""
             lines.append(f"{name:<{width}}  {count} scores from {low:g} to {high:g}{unknown}")
@@ -113,13 +113,13 @@ class Scales:
 
     def span(self, name: str) -> tuple[int, float, float]:
         """Return (number of scores, lowest, highest) of an attribute over all sources."""
-        scales = self.found[name].values()
+        scales = self.attributes[name].values()
         return sum(s.count for s in scales), min(s.low for s in scales), max(s.high for s in scales)
 
     def warnings(self) -> list[str]:
         """Return a sentence for each attribute that may hold two scales."""
         lines = []
-        for name, scales in self.found.items():
+        for name, scales in self.attributes.items():
             lines += [f"'{name}' may hold two scales: {doubt}" for s in scales.values() for doubt in s.doubts()]
             known = [(source, s) for source, s in scales.items() if s.count >= FEW]
             (first, a), *others = known or [("", Scale())]

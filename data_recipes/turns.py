@@ -279,11 +279,7 @@ def number(value: Any) -> float | None:
         return math.inf
 
 
-WORDS = {
-    "true or false": ("true", "false"),
-    "yes or no": ("yes", "no"),
-    "y or n": ("y", "n"),
-}
+WORDS = {"true or false": ("true", "false"), "yes or no": ("yes", "no"), "y or n": ("y", "n")}
 THUMBED = re.compile(
     r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
 )

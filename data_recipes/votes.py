@@ -220,11 +220,11 @@ MEANINGS = {
 
 
 def side(better: Any) -> str:
-    """Return what `told` calls the preference of a first response."""
+    """Return what `summary` calls the preference of a first response."""
     return {1.0: "a", 0.0: "b", 0.5: "tie"}.get(better, "unknown")
 
 
-def told(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
+def summary(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
     """Yield a line for each meaning of votes, from the number of each (meaning, side)."""
     if counts and all(name == "unknown" for _, name in counts):
         total = sum(counts.values())

@@ -61,9 +61,7 @@ def _tokenizer():  # type: ignore[no-untyped-def]  # transformers ships no types
 
     words = pieces()
     # Any fixed scores do: a whole word must cost less than its characters, a character less than its bytes.
-    cost = [
-        -float(3 if len(p) > 1 and not p.startswith("<0x") else 6 if not p.startswith("<0x") else 12) for p in words
-    ]
+    cost = [-12.0 if p.startswith("<0x") else -3.0 if len(p) > 1 else -6.0 for p in words]
     scored = [(p, 0.0) for p in SPECIAL] + list(zip(words, cost))
     raw = Tokenizer(models.Unigram(scored, unk_id=0, byte_fallback=True))
     raw.pre_tokenizer = pre_tokenizers.Sequence(

@@ -65,7 +65,7 @@ def test_the_columns_of_a_vote_are_not_named_as_numbers_that_are_no_scores(tmp_p
 
 
 def test_comparisons_without_a_vote_are_said_with_the_flag_that_names_it() -> None:
-    (line,) = votes.told({("", "unknown"): 3})
+    (line,) = votes.summary({("", "unknown"): 3})
     assert "none of 3 comparisons says which is better" in line
     assert "--map preference=COLUMN" in line
 

@@ -59,12 +59,12 @@ def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[st
     tally, counts = sources.tally, survey.counts
     for name, records in tally.records.items():
         yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
-    yield from votes.told(tally.votes)
+    yield from votes.summary(tally.votes)
     yield from survey.scales.table()
     yield from noted(tally)
     if config.source != WORLD:  # which brings its own schema
         yield from _scales(survey, tally.records)
-        attributes = [named(name, *survey.scales.span(name)[1:]) for name in survey.scales.found]
+        attributes = [named(name, *survey.scales.span(name)[1:]) for name in survey.scales.attributes]
         yield from directions.better_ends(attributes, ' in "steer fit" and "steer label"')
     yield from reasons(sources.skipped, "skipped")
     yield from reasons(tally.dropped, "left out")

@@ -173,7 +173,7 @@ class _Reader:
     def note(self) -> None:
         """Note on stderr what was dropped, corrected or taken for no score."""
         name, tally = "rows" if self.path is None else self.path, self.tally
-        for line in (*notices.reasons(tally.dropped, "left out"), *votes.told(tally.votes), *notices.noted(tally)):
+        for line in (*notices.reasons(tally.dropped, "left out"), *votes.summary(tally.votes), *notices.noted(tally)):
             _note_once(f"{name}: {line}")
 
     def rows_of(self, record: Row, place: str) -> list[Row]:

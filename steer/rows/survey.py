@@ -96,8 +96,8 @@ class Survey:
             if not tally.columns[name]:
                 raise SteerError(f"--map {name}: no record has anything at '{path}'.")
         for name in score_ranges(s.range):
-            if name not in self.scales.found:
-                raise SteerError(f"--range: no row has a score '{name}'; {did_you_mean(name, self.scales.found)}")
+            if name not in self.scales.attributes:
+                raise SteerError(f"--range: no row has a score '{name}'; {did_you_mean(name, self.scales.attributes)}")
         if "trl-preference" in s.export:
             self.order()
         if s.weight:
@@ -177,7 +177,7 @@ class Survey:
         --by NAME (the highest is the best) or --by -NAME, else preference, reward, or the only score from its better
         end.
         """
-        names = list(self.scales.found)
+        names = list(self.scales.attributes)
         lower, by = self.settings.by.startswith("-"), self.settings.by.removeprefix("-")
         by = by or next((n for n in (PREFERENCE, "reward") if n in names or n in self.columns), "")
         if not by and len(names) == 1 and (end := directions.of_name(names[0])[0]):
@@ -201,10 +201,10 @@ class Survey:
 
         An attribute with scores outside of its known scale is among the others.
         """
-        names = [name for name in self.scales.found if name != PREFERENCE]
-        known = {**scales.known(layouts, self.scales.found), **score_ranges(self.settings.range)}
+        names = [name for name in self.scales.attributes if name != PREFERENCE]
+        known = {**scales.known(layouts, self.scales.attributes), **score_ranges(self.settings.range)}
         others = {}
-        for name in self.scales.found:
+        for name in self.scales.attributes:
             _, first, last = self.scales.span(name)
             if name not in known:
                 others[name] = f"{first:g} to {last:g}"
