@@ -54,7 +54,7 @@ def test_a_pair_that_is_answered_in_one_order_only_is_unknown_and_counted() -> N
     found = win_rates([who], [name for name, _ in systems], [cast], 50)["annotators"][0]
     assert (found["comparisons"], found["unanswered"], found["systems"][1]["ties"]) == (1, 2, 1)
     assert (
-        "the others, unanswered in one order or in both, are left out"
+        "the others, unanswered in one order or in both, are excluded"
         in silent({"win_rates": {"annotators": [found]}})[0]
     )
 

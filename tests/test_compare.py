@@ -254,7 +254,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
         str(labels),
         str(tiny),
         str(tmp_path / "out"),
-        method=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts=10"),
+        method=("mle:best_of=1/3", "remax", "conditional", "conditional:rounds=2,prompts_per_round=10"),
         target=("best", "verbosity=0"),
         gold=GOLD,
         num_prompts=6,
@@ -270,7 +270,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
         "  mle: 20 steps, 24 answers",
         "  remax: over budget: training takes up to 160 scorer calls, and 100 are allowed.",
         "  conditional: 20 steps, 38 answers",  # best, verbosity=0 and at random to six prompts, and the grid
-        "  conditional:rounds=2,prompts=10: 60 steps, draws and has scored up to 20 responses, 38 answers",
+        "  conditional:rounds=2,prompts_per_round=10: 60 steps, draws and has scored up to 20 responses, 38 answers",
         "  conditional, permuted labels: 20 steps, 20 answers",
     ]
     assert lines[-1].startswith("With 2 seeds at most 240 steps of 4 groups and 240 answers, beside those of the base;")

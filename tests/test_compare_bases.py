@@ -10,7 +10,7 @@ import pytest
 from data_recipes import world_model
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, spread
-from steer.comparison.entry import Entry, Turns, cost
+from steer.comparison.entry import Entry, cost
 from steer.comparison.plan import planned
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
@@ -111,7 +111,7 @@ def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp
 def test_equal_runs_report_the_same_but_for_the_clock(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
     how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
-    how |= {"method": ("mle", "raft:rounds=1,n=2,prompts=3"), "train": str(tmp_path / "train.yaml")}
+    how |= {"method": ("mle", "raft:rounds=1,n=2,prompts_per_round=3"), "train": str(tmp_path / "train.yaml")}
     found, said = [], []
     for name in ("one", "two"):
         said.append(
@@ -153,8 +153,8 @@ def test_a_stage_in_front_is_read_from_the_entry() -> None:
         ("conditional:after=mle", "Use after=conditional"),
         ("directional:after=conditional", "Drop after="),
         ("dpo:after=mel", "did you mean"),
-        ("raft:from=last", "there is no rounds="),
-        ("raft:rounds=1,from=first", "wanted base, or last"),
+        ("raft:start_from=last", "there is no rounds="),
+        ("raft:rounds=1,start_from=first", "unknown 'first'"),
     ):
         with pytest.raises(SteerError, match=told):
             Entry.of(spec)
@@ -162,7 +162,7 @@ def test_a_stage_in_front_is_read_from_the_entry() -> None:
 
 def test_what_weighs_draws_of_a_policy_goes_one_round_on_from_a_conditional_one() -> None:
     entry = Entry.of("steerlm2")
-    assert entry.turns == Turns(1, 8, 1000)
+    assert entry.iterate == IterateSettings(rounds=1, n=8)
     assert entry.front == Entry.of("conditional")
     assert cost(entry, TrainConfig("rows", "model", "out", max_new_tokens=10), 5000).responses == 8000
 

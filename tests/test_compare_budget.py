@@ -80,6 +80,6 @@ def test_no_run_trains_on_another_scorer_than_the_proxy(
 def test_a_proxy_that_did_not_label_the_rows_is_told(labels: Path, tmp_path: Path) -> None:
     found = shared(labels, tmp_path)
     assert found.caveats == []
-    vars(found)["court"] = SimpleNamespace(proxy=Scorer("another", ()))
+    vars(found.examination)["court"] = SimpleNamespace(proxy=Scorer("another", ()))
     (told,) = found.caveats
     assert told.startswith(f"The rows were labelled by {GOLD}, not by the proxy")

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 
 from steer.comparison.command import compare_command
-from steer.comparison.entry import Entry, Turns, cost, swept, unique
+from steer.comparison.entry import Entry, cost, swept, unique
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.iteration.settings import IterateSettings
 from steer.rows import prompt_key, read_rows
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
 STEPS, TOKENS = 3, 60
-METHODS = ("conditional:rounds=1,prompts=9", "conditional", "raft:rounds=2/1,n=4,prompts=10")
+METHODS = ("conditional:rounds=1,prompts_per_round=9", "conditional", "raft:rounds=2/1,n=4,prompts_per_round=10")
 
 
 def config(labels: Path, trained: Path, folder: Path, **more: Any) -> CompareConfig:
@@ -41,8 +42,8 @@ def test_one_loop_serves_all_numbers_of_rounds(done: CompareConfig, labels: Path
     report = read_json(out / "report.json")
     assert report["failures"] == []
     systems = {s["name"]: s for s in report["systems"]}
-    one, two = systems["raft:rounds=1,n=4,prompts=10"], systems["raft:rounds=2,n=4,prompts=10"]
-    plain, again = systems["conditional @ best"], systems["conditional:rounds=1,prompts=9 @ best"]
+    one, two = systems["raft:rounds=1,n=4,prompts_per_round=10"], systems["raft:rounds=2,n=4,prompts_per_round=10"]
+    plain, again = systems["conditional @ best"], systems["conditional:rounds=1,prompts_per_round=9 @ best"]
     found = sorted(p.parent.relative_to(out / "runs").as_posix() for p in out.glob("runs/*/*/took.json"))
     assert [f.rpartition("-")[0] for f in found] == [
         "conditional-seed0/round-1",
@@ -93,35 +94,37 @@ def test_rounds_of_one_loop_do_not_meet_in_two_processes(done: CompareConfig, tm
 
 
 def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, trained: Path, tmp_path: Path) -> None:
-    methods = ("raft:rounds=1,n=2,prompts=5", "raft:rounds=3,n=9,prompts=5", "mle")
+    methods = ("raft:rounds=1,n=2,prompts_per_round=5", "raft:rounds=3,n=9,prompts_per_round=5", "mle")
     how = config(labels, trained, tmp_path, method=methods, budget_calls=100)
     Path(how.train).write_text("max_steps: 1\nlora_r: 2\nmax_new_tokens: 1\n")
     said = compare_command(how)
     report = read_json(Path(how.output) / "report.json")
     lost = {f["name"]: f["error"] for f in report["failures"]}
-    assert lost.pop("raft:rounds=3,n=9,prompts=5") == (
+    assert lost.pop("raft:rounds=3,n=9,prompts_per_round=5") == (
         "over budget: training takes up to 135 scorer calls, and 100 are allowed."
     )
     ((name, error),) = lost.items()
-    assert name == "raft:rounds=1,n=2,prompts=5, seed 0"
+    assert name == "raft:rounds=1,n=2,prompts_per_round=5, seed 0"
     assert "none of the 10 responses can be used" in error
     assert "mle" in {s["name"] for s in report["systems"]}
     assert "2 runs failed" in said
 
 
 def test_rounds_are_read_from_the_entry() -> None:
-    assert Entry.of("raft:rounds=2").turns == Turns(2, 8, 1000)  # one of eight, where something must be chosen
-    assert Entry.of("dpo:rounds=1").turns == Turns(1, 8, 1000)
-    assert Entry.of("conditional:rounds=1").turns == Turns(1, 1, 1000)
+    assert Entry.of("raft:rounds=2").iterate == IterateSettings(
+        rounds=2, n=8
+    )  # one of eight, where something must be chosen
+    assert Entry.of("dpo:rounds=1").iterate == IterateSettings(rounds=1, n=8)
+    assert Entry.of("conditional:rounds=1").iterate == IterateSettings(rounds=1, n=1)
     one, two = swept("rwr:rounds=1/2,beta=0.5,n=4")
     assert one.start.spec == two.start.spec == "rwr:beta=0.5"
-    assert one.start.turns is None
+    assert one.start.iterate is None
     assert cost(two, TrainConfig("rows", "model", "out", max_new_tokens=10), 5000) == (8000, 80000, 8000)
     assert len(unique(("raft:rounds=1/2", "raft"))) == 3
     for spec, told in (
         ("raft:n=4", "there is no rounds="),
-        ("raft:rounds=0", "whole number of 1 or more"),
-        ("raft:rounds=1.5", "whole number of 1 or more"),
+        ("raft:rounds=0", "rounds 0: wanted 1 or more"),
+        ("raft:rounds=1.5", "is not a int"),
         ("raft:rounds=1,n=1", "Raise n, to 8"),
         ("remax:rounds=2", "draws fresh responses at every step by itself"),
     ):

@@ -17,7 +17,7 @@ from steer.config.rows import DataConfig
 from steer.config.training import TrainConfig
 from steer.demo import BASE, LORA
 from steer.evaluation.controllability import controllability
-from steer.evaluation.statistics import paired
+from steer.evaluation.statistics import interval
 from steer.generation.engines import respond
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
@@ -101,5 +101,5 @@ def test_asking_for_more_gives_more_on_the_same_prompts(world: Path) -> None:
     more, less = (
         Gold().score(answers(steered, [Request(p, {"verbosity": level}) for p in prompts]))[:, at] for level in (3, 1)
     )
-    found = paired(more, less, [prompt_key(p) for p in prompts])
+    found = interval(np.subtract(more, less), [prompt_key(p) for p in prompts])
     assert found.low > 0.5

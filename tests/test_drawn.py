@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from steer.evaluation.drawn import Asked, Decoding, Reference, drawn, drawn_from, log_probs
+from steer.evaluation.drawn import Choice, Reference, drawn, drawn_from, log_probs
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
@@ -48,16 +48,16 @@ def by_hand(policy: Policy, row: Row, ids: list[int], temperature: float = 1.0) 
 
 
 def test_a_temperature_counts_as_what_was_drawn_from(policy: Policy, rows: list[Row], tmp_path: Path) -> None:
-    asked = Asked([Request(row, row["target"]) for row in rows], Sampling(temperature=0.5, max_new_tokens=8))
+    requests, warm = [Request(row, row["target"]) for row in rows], Sampling(temperature=0.5, max_new_tokens=8)
     reference = Reference(policy, ResponseLogps(policy.model))
-    found = drawn(policy, asked, tmp_path, None, reference, 2048)
+    found = drawn(policy, requests, warm, tmp_path, reference)
     for row, ids in zip(found, ids_of(tmp_path)):
         assert row["logp"] == pytest.approx(by_hand(policy, row, ids, 0.5), abs=1e-3)
-    asked = asked._replace(jobs=[Request(row, {}) for row in rows])
-    alike = drawn(policy, asked, tmp_path / "alike", None, reference, 2048)
+    requests = [Request(row, {}) for row in rows]
+    alike = drawn(policy, requests, warm, tmp_path / "alike", reference)
     assert [r["logp"] for r in alike] == pytest.approx([r["ref_logp"] for r in alike], abs=1e-3)
-    greedy = asked._replace(sampling=Sampling(temperature=0.0, max_new_tokens=8))
-    assert "logp" not in drawn(policy, greedy, tmp_path / "greedy", None, reference, 2048)[0]
+    greedy = Sampling(temperature=0.0, max_new_tokens=8)
+    assert "logp" not in drawn(policy, requests, greedy, tmp_path / "greedy", reference)[0]
 
 
 def test_log_probabilities_are_of_the_tokens_that_were_drawn(
@@ -65,8 +65,8 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
 ) -> None:
     """A draw may split a word as its text read anew would not be split: the KL is of the draw."""
     jobs = [Request(row, row["target"]) for row in rows for _ in range(8)]
-    reference = Reference.of(str(base), "float32", trust_remote_code=False)
-    found = drawn(policy, Asked(jobs, Sampling(max_new_tokens=12)), tmp_path / "warm", None, reference, 2048)
+    reference = Reference.load(str(base), "float32", False, 0)
+    found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm", reference)
     ids = ids_of(tmp_path / "warm")
     anew = [Tokens([row], policy.tokenizer, policy.end).responses[row["id"]] for row in found]
     assert any(a != b for a, b in zip(ids, anew))  # else this shows nothing
@@ -75,13 +75,11 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
         assert row["logp"] == pytest.approx(by_hand(policy, row, own), abs=1e-3)
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own), abs=1e-3)
         assert "ids" not in row
-    hot = drawn(
-        policy, Asked(jobs, Sampling(temperature=2.0, max_new_tokens=12)), tmp_path / "hot", None, reference, 2048
-    )
+    hot = drawn(policy, jobs, Sampling(temperature=2.0, max_new_tokens=12), tmp_path / "hot", reference)
     for row, own in zip(hot, ids_of(tmp_path / "hot")):
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own, 2.0), abs=1e-3)
-    other = Reference.of(str(shuffled(base, tmp_path / "other")), "float32", trust_remote_code=False)
-    found = drawn(policy, Asked(jobs, Sampling(max_new_tokens=12)), tmp_path / "warm2", None, other, 2048)
+    other = Reference.load(str(shuffled(base, tmp_path / "other")), "float32", False, 0)
+    found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm2", other)
     for row in found:  # ids mean other words there, so it reads the text
         own = Tokens([row], other.policy.tokenizer, other.policy.end).responses[row["id"]]
         assert row["ref_logp"] == pytest.approx(by_hand(other.policy, {**row, "target": {}}, own), abs=1e-3)
@@ -108,11 +106,11 @@ def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draw
         return [float(len(r["response"])) for r in some]
 
     base = Reference(policy, ResponseLogps(policy.model))
-    one = drawn(policy, Asked(jobs, sampling), tmp_path / "one", None, base, 2048)
-    best = drawn(policy, Asked(jobs, sampling, Decoding(1.0, 5), longest), tmp_path / "best", None, base, 2048)  # type: ignore[arg-type]
+    one = drawn(policy, jobs, sampling, tmp_path / "one", base)
+    best = drawn(policy, jobs, sampling, tmp_path / "best", base, Choice(5, longest))  # type: ignore[arg-type]
     assert len(one) == len(best) == len(rows)
     assert sum(map(len, (r["response"] for r in best))) > sum(map(len, (r["response"] for r in one)))
     assert [r["logp"] - r["ref_logp"] for r in one] == pytest.approx([0.0] * len(one), abs=1e-3)
     assert [r["logp"] - r["ref_logp"] for r in best] == pytest.approx([best_of_n_kl(5)] * len(best), abs=1e-3)
-    again = drawn(policy, Asked(jobs, sampling, Decoding(1.0, 5)), tmp_path / "best", None, None, 2048)
+    again = drawn(policy, jobs, sampling, tmp_path / "best", None, Choice(5, longest))  # type: ignore[arg-type]
     assert again == best  # read back, not drawn anew

@@ -249,7 +249,7 @@ def test_a_run_on_votes_alone_needs_no_gold_and_prints_win_rates(tmp_path: Path)
     text = evaluate_command(replace(config, output=str(tmp_path / "less")))
     assert "answered 8 of 10 comparisons (80.0 %)" in text
     report = (tmp_path / "less" / "report.md").read_text()
-    assert "2 unanswered and left out" in report
+    assert "2 unanswered and excluded" in report
     assert "**100.0" not in report  # nothing is bold
     with pytest.raises(SteerError, match="--gold is missing"):
         evaluate_command(EvaluateConfig(systems, str(tmp_path / "none")))
@@ -269,7 +269,7 @@ def test_the_command_is_a_doorway_on_evaluate(labels: Path, trained: Path, base:
     assert found.dial == by_call["dials"][0]["result"]
     assert "steered @ best" in found.table
     assert evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, **settings).table == found.table
-    with pytest.raises(SteerError, match="an evaluation with other seed"):
+    with pytest.raises(SteerError, match=r"other settings \(seed\)"):
         evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, seed=1, **settings)
 
 

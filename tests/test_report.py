@@ -343,8 +343,8 @@ def test_every_system_has_a_row(example: dict[str, Any], tmp_path: Path) -> None
     ("low", "high", "said"),
     [
         (0.01, 0.4, "rwr is +0.20 sd [0.01, 0.40] above mle on gold reward."),
-        (-0.01, 0.4, "Not told apart from mle, the interval contains 0: rwr (+0.20 [-0.01, 0.40])."),
-        (0.0, 0.4, "Not told apart from mle, the interval contains 0: rwr (+0.20 [0.00, 0.40])."),
+        (-0.01, 0.4, "Not distinguished from mle, the interval contains 0: rwr (+0.20 [-0.01, 0.40])."),
+        (0.0, 0.4, "Not distinguished from mle, the interval contains 0: rwr (+0.20 [0.00, 0.40])."),
         (None, None, "Nothing was paired with mle, so no difference is claimed."),
     ],
 )
@@ -419,7 +419,7 @@ def test_an_attribute_that_was_never_asked(example: dict[str, Any], tmp_path: Pa
 def test_permuted_labels_must_not_move(example: dict[str, Any], tmp_path: Path) -> None:
     leak = {"name": "conditional, permuted labels", "result": example["dials"][0]["result"], "targets": 75}
     _, found = page(changed(example, dials=[leak]), tmp_path)
-    assert "leaves out 0 for helpfulness, verbosity, toxicity" in found.text
+    assert "excludes 0 for helpfulness, verbosity, toxicity" in found.text
 
 
 def test_long_answers_are_cut_in_plain_sight(example: dict[str, Any], tmp_path: Path) -> None:

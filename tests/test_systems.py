@@ -67,7 +67,7 @@ def test_answers_without_a_score_are_counted_where_their_mean_is_told() -> None:
     scored = {**told(answers([1.0, math.nan, 3.0])), "name": "a", "difference": None}
     whole = {**told(answers([1.0, 2.0, 3.0])), "name": "b", "difference": None}
     report = {"systems": [scored, whole], "baseline": "b", "gold": "g", "dials": [], "seeds": 3}
-    assert "Answers without a gold score are left out of its means: a (1 of 3)." in headline(report)
+    assert "Answers without a gold score are excluded from its means: a (1 of 3)." in headline(report)
 
 
 def test_more_seeds_do_not_make_text_less_distinct() -> None:

@@ -97,7 +97,7 @@ class Bench:
     @property
     def top(self) -> dict[str, float]:
         """Target of the highest level of the reward."""
-        return self.shared.schema.best((REWARD,))
+        return self.shared.labelled.schema.best((REWARD,))
 
     def settings(self, task: Task, seed: int) -> TrainConfig:
         """Settings of a run: one number of optimizer steps for all that name none."""
@@ -135,7 +135,7 @@ class Bench:
         )
         card = policy.card
         known = card.schema.best(card.attributes) if card and card.schema and card.attributes else {}
-        jobs = [Request(row, dict(asked or known)) for row in self.shared.prompts]
+        jobs = [Request(row, dict(asked or known)) for row in self.shared.examination.prompts]
         sampling = Sampling(
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
@@ -161,7 +161,7 @@ class Bench:
                 method=loop.method,
                 gold=config.gold,
                 guard=("off",),
-                watch=len(self.shared.prompts),  # those that all runs answer
+                watch=len(self.shared.examination.prompts),  # those that all runs answer
                 relative_levels=loop.relative,
                 rounds=ROUNDS,
                 prompts_per_round=PROMPTS if loop.n == 1 else PROMPTS // 2,
@@ -187,7 +187,7 @@ class Bench:
         if not (rated / "schema.json").is_file():
             known = [row for row in self._logs if any(score is not None for score in row["scores"].values())]
             write_rows(known[:FEW], rated / "rows.jsonl")
-            self.shared.schema.save(rated / "schema.json")
+            self.shared.labelled.schema.save(rated / "schema.json")
         fit_command(FitConfig(str(rated), str(out)))
         return str(out)
 
@@ -225,12 +225,12 @@ class Bench:
         if not (folder / "schema.json").is_file():
             rows = [row for row in self._logs if row["levels"].get(REWARD) != self.top[REWARD]]
             write_rows(rows, folder / "rows.jsonl")
-            self.shared.schema.recounted(rows).save(folder / "schema.json")
+            self.shared.labelled.schema.recounted(rows).save(folder / "schema.json")
         return str(folder)
 
     @property
     def _logs(self) -> list[Row]:
-        return [row for row in self.shared.rows if row["split"] == "train"]
+        return [row for row in self.shared.labelled.rows if row["split"] == "train"]
 
     def first(self) -> list[Task]:
         """Runs that others start from."""

@@ -73,8 +73,8 @@ def study(config: ClaimsConfig) -> str:
     run = Run(config.output, config, shared.inputs)
     if run.done:
         return str(run.done["summary"])
-    _ = shared.court, shared.prompts
-    if REWARD not in shared.schema.names:
+    _ = shared.examination.court, shared.examination.prompts
+    if REWARD not in shared.labelled.schema.names:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
     run.start()
     bench = Bench(shared)
@@ -133,9 +133,8 @@ def _run_all(shared: Comparison, began: float, jobs: list[tuple[str, Any, Any, i
 def _judged(bench: Bench, tasks: list[Task]) -> str:
     """Judge all answers; return Markdown."""
     shared, seeds = bench.shared, bench.shared.seeds
-    gold, proxy, few = (
-        _judge(bench, scorer) for scorer in (shared.court.gold, shared.court.proxy, load_scorer(bench.few))
-    )
+    court = shared.examination.court
+    gold, proxy, few = (_judge(bench, scorer) for scorer in (court.gold, court.proxy, load_scorer(bench.few)))
 
     def run(task: Task, judge: Any = gold) -> Judged:
         return Judged([judge(bench.answers(task.name, s)) for s in seeds_of(task, seeds)])
@@ -162,7 +161,7 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
     introduction = " ".join(
         [
             f"Seeds: {len(seeds)}, in turn on the bases {', '.join(shared.bases)}; on-policy runs have the first only.",
-            f"Held-out prompts: {len(shared.prompts)}. {spread(len(seeds), len(shared.bases))}",
+            f"Held-out prompts: {len(shared.examination.prompts)}. {spread(len(seeds), len(shared.bases))}",
             "A claim came out where every difference that must be above 0 is so beyond its paired interval, and did "
             "not where one is below 0 beyond its own; else the runs are not told apart.",
             f"Gold reward in sd of the logs; base {base.interval.text()}.",
@@ -197,8 +196,8 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
 
 def _judge(bench: Bench, scorer: Scorer) -> Any:
     """Return what turns answers into rewards by a scorer, in its standard deviations of the logs."""
-    own = bench.shared.schema.own
-    judge = RewardScale.of(bench.shared.schema, scorer.score(bench.shared.court.rows, own))
+    own = bench.shared.labelled.schema.own
+    judge = RewardScale.of(bench.shared.labelled.schema, scorer.score(bench.shared.examination.court.rows, own))
     return lambda rows: judge.reward(scorer.score(rows, own))
 
 

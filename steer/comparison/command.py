@@ -30,9 +30,10 @@ def compare_command(config: CompareConfig) -> str:
     again = failed > final
     lost += " The same command tries again." if again else ""
     bases = f" on {counted(len(comparison.bases), 'base')}" if config.base else ""
+    prompts = len(comparison.examination.prompts)
     text = (
         f"{evaluation.table}\ncompare: {counted(len(over) - config.controls, 'method')} x "
-        f"{counted(len(comparison.seeds), 'seed')}{bases}, {len(comparison.prompts)} held-out prompts.{lost} "
+        f"{counted(len(comparison.seeds), 'seed')}{bases}, {prompts} held-out prompts.{lost} "
         f"Report: {page}"
     )
     return text if again else run.finish(text, failures=final)

@@ -15,32 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from steer.comparison.comparison import RANDOM, Comparison, Outcome, about, case, named
+from steer.comparison.comparison import Comparison, Outcome, about, case, named
 from steer.comparison.entry import Entry, over_budget, unique
 from steer.comparison.settings import CompareSettings
 from steer.comparison.trained import trained
-from steer.conditioning.targets import Target, drawn_targets, parse_target
+from steer.conditioning.targets import parse_target
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
-from steer.evaluation.drawn import Asked, Decoding, drawn, over_grid
 from steer.evaluation.evaluate import Evaluation
+from steer.evaluation.examination import Examinee
 from steer.evaluation.result import result
 from steer.evaluation.systems import Answers
 from steer.generation.requests import Request
-from steer.generation.settings import Sampling
-from steer.labelling.scorer import rewarder
 from steer.labelling.shards import processes
 from steer.methods import METHODS
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import load_policy
 from steer.options import resolve
 from steer.progress import progress
 from steer.rows import Source, write_rows
 from steer.rows.labelled import Labelled
-from steer.run_folder import Run, slug, stage
+from steer.run_folder import Run, stage
 from steer.settings import named_values
-from steer.training.memory import micro_batch
 
-PLAIN = Decoding()
 FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # what ends a run and no other
 
 
@@ -89,12 +85,12 @@ def _saved(config: CompareConfig) -> Evaluation:
 
 def checked(comparison: Comparison) -> dict[Entry, str]:
     """Map each method, and the control, to why it may not run (empty: it may); raise now for what will be refused."""
-    config = comparison.config
+    config, schema = comparison.config, comparison.labelled.schema
     entries = unique(config.method)
     for target in config.target:
         if named(target):
-            comparison.schema.check(parse_target(target, comparison.schema, comparison.schema.names))
-    _ = comparison.court, comparison.prompts, comparison.annotators
+            schema.check(parse_target(target, schema, schema.names))
+    comparison.examination.check()
     _ = [comparison.base(i) for i in range(len(comparison.bases))]
     over = {entry: over_budget(comparison.cost(entry), config) for entry in entries}
     return over | ({replace(Entry.of("conditional"), permuted=True): ""} if config.controls else {})
@@ -111,26 +107,26 @@ def compared(comparison: Comparison, over: Mapping[Entry, str]) -> Evaluation:
     return Evaluation(result(judged, about(comparison, runs)), judged)
 
 
-def _outcomes(shared: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
+def _outcomes(comparison: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
     """Do every run; return those that did not fail, by seed."""
-    entries = sorted(entries, key=lambda e: e.turns.rounds if e.turns else 0)  # fewer rounds are on the way to more
-    jobs = [(entry, seed) for seed in shared.seeds for entry in entries]
-    _ahead(shared, jobs)
-    found: dict[Entry, dict[int, Outcome]] = {}
+    entries = sorted(entries, key=lambda e: e.iterate.rounds if e.iterate else 0)  # fewer are on the way to more
+    jobs = [(entry, seed) for seed in comparison.seeds for entry in entries]
+    _ahead(comparison, jobs)
+    outcomes: dict[Entry, dict[int, Outcome]] = {}
     for entry, seed in jobs:
-        one = _attempt(shared, entry.run(seed), partial(_one, shared, entry, seed))
-        if one is not None:
-            found.setdefault(entry, {})[seed] = one
-    return found
+        outcome = _attempt(comparison, entry.run(seed), partial(_one, comparison, entry, seed))
+        if outcome is not None:
+            outcomes.setdefault(entry, {})[seed] = outcome
+    return outcomes
 
 
-def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
+def _ahead(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     """Do all runs in several processes; what they write is read back later, and what failed is tried again."""
-    config = shared.config
+    config, folder = comparison.config, comparison.folder
     if config.num_proc < 2 or not jobs:
         return
     if any(entry.permuted for entry, _ in jobs):
-        permuted(shared)
+        permuted(comparison)
     together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
@@ -138,13 +134,13 @@ def _ahead(shared: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     fronts = dict.fromkeys((e.front, s) for e, s in jobs if e.front and e.front.slug != e.start.slug)
     if fronts:
         with processes(min(config.num_proc, len(fronts))) as workers:
-            wait([workers.submit(_stage, config, shared.folder, front, seed) for front, seed in fronts if front])
+            wait([workers.submit(_stage, config, folder, front, seed) for front, seed in fronts if front])
     with processes(min(config.num_proc, len(together))) as workers:
         # Runs with rounds, or with answers over the grid, take longest, so they go first.
         order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
-        todo = [workers.submit(_work, config, shared.folder, found, seed) for (_, seed), found in order]
+        futures = [workers.submit(_work, config, folder, entries, seed) for (_, seed), entries in order]
         with progress(total=len(jobs), what="compare", unit="runs") as bar:
-            for future in as_completed(todo):
+            for future in as_completed(futures):
                 try:
                     lines = future.result()
                 except BrokenProcessPool:  # one was killed, usually for want of memory, and ended the pool
@@ -160,98 +156,61 @@ def _stage(config: CompareConfig, folder: Path, front: Entry, seed: int) -> None
 
 
 def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
-    """Do the runs of one policy or loop; called in a process of its own. Return one line per run: how it ended."""
-    shared, lines = Comparison(config, folder), []
+    """Do the runs of one policy or its rounds, in a process of its own; return one line per run: how it ended."""
+    comparison, lines = Comparison(config, folder), []
     for entry in entries:
         try:
-            lines.append(f"[{entry.run(seed)}] {_one(shared, entry, seed).facts['summary']}")
+            lines.append(f"[{entry.run(seed)}] {_one(comparison, entry, seed).facts['summary']}")
         except FAILED as error:
             lines.append(f"[{entry.run(seed)}] {error}")
     return lines
 
 
-def _attempt(shared: Comparison, name: str, work: Callable[[], Any]) -> Any:
+def _attempt(comparison: Comparison, name: str, work: Callable[[], Any]) -> Any:
     """Do one run; a failure is recorded and does not stop the others."""
     try:
         return work()
     except FAILED as error:
-        shared.fail(name, str(error) or type(error).__name__)
+        comparison.fail(name, str(error) or type(error).__name__)
         return None
 
 
-def _one(shared: Comparison, entry: Entry, seed: int) -> Outcome:
+def _one(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     """Train one method with one seed and let its policy answer."""
-    config, folder = shared.config, shared.folder / "runs" / f"{entry.slug}-seed{seed}"
-    where, facts = trained(shared, entry, seed, permuted(shared) if entry.permuted else config.rows)
-    policy = load_policy(str(where), dtype=shared.settings.dtype, trust_remote_code=shared.settings.trust_remote_code)
+    examination, settings = comparison.examination, comparison.settings
+    rows = permuted(comparison) if entry.permuted else comparison.config.rows
+    path, facts = trained(comparison, entry, seed, rows)
+    policy = load_policy(str(path), dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
     assert policy.card is not None
-    names, weighed = policy.card.attributes, METHODS[entry.method].reframes
-    aims = _aims(shared, policy, seed, weighed=weighed)
-    found = {}
-    for (text, each), how in ((aim, how) for aim in aims.items() for how in entry.decodings if not entry.permuted):
-        jobs = [Request(p, aim) for p, aim in zip(shared.prompts, each)]
-        name = slug(f"{text},{how.text}" if how.text else text) or "plain"
-        found[text, how] = _answers(shared, policy, jobs, folder / f"answers-{name}", seed, how)
-    grid = None
-    own = tuple(n for n in names if n in shared.schema.own and not weighed)
-    if own and config.grid:
-        jobs = over_grid(shared.prompts, shared.schema, own, config.grid, seed)
-        grid = _answers(shared, policy, jobs, folder / "grid", seed)
-    return Outcome(facts, found, grid)
-
-
-def _aims(shared: Comparison, policy: Policy, seed: int, *, weighed: bool) -> dict[str, list[Target]]:
-    """Targets of all prompts for each that a user asked for; the control draws them from the logs.
-
-    Where levels are weights of attributes (`weighed`) a target that names levels means nothing, and is not asked for.
-    """
-    assert policy.card is not None
-    names, count = policy.card.attributes, len(shared.prompts)
-    if not names:
-        return {"": [{}] * count}
-    asked = [t for t in shared.config.target if set(named(t)) <= set(names) and not (weighed and named(t))]
-    found = {text: policy.targets([text or "none"]) * count for text in asked}
-    if shared.config.controls:
-        schema = policy.card.schema if weighed else None
-        found[RANDOM] = drawn_targets(schema or shared.schema, names, count, seed)
-    return found
-
-
-def _base(shared: Comparison, seed: int) -> Answers:
-    jobs = [Request(p, {}) for p in shared.prompts]
-    return _answers(shared, shared.base(seed).policy, jobs, shared.folder / "runs" / f"base-seed{seed}", seed)
-
-
-def _answers(
-    shared: Comparison, policy: Policy, jobs: list[Request], folder: Path, seed: int, how: Decoding = PLAIN
-) -> Answers:
-    """Responses with both scores; their log-probs are measured from the base."""
-    c = shared.config
-    sampling = Sampling(
-        temperature=c.temperature,
-        max_new_tokens=c.max_new_tokens,
-        guidance=how.guidance,
-        batch_size=c.batch_size,
-        seed=seed,
+    folder = comparison.folder / "runs" / f"{entry.slug}-seed{seed}"
+    examinee = Examinee(policy, folder, seed, comparison.base(seed))
+    names, weights = set(policy.card.attributes), METHODS[entry.method].reframes
+    answers = examination.at_targets(
+        examinee,
+        # Where levels are weights of attributes, a target that names levels means nothing.
+        [t for t in comparison.config.target if set(named(t)) <= names and not (weights and named(t))],
+        decodings=() if entry.permuted else entry.decodings,
+        control=policy.card.schema if weights else comparison.labelled.schema,
     )
-    reward = rewarder(shared.court.proxy, shared.schema) if how.best_of > 1 else None
-    asked = Asked(jobs, sampling, how, reward)
-    schema = policy.card.schema if policy.card and policy.card.attributes else None
-    tokens = micro_batch(shared.settings.micro_batch_tokens)
-    rows = drawn(policy, asked, folder, schema or shared.schema, shared.base(seed), tokens)
-    return shared.court.scored(rows)
+    return Outcome(facts, answers, None if weights else examination.over_grid(examinee))
 
 
-def permuted(shared: Comparison) -> str:
+def _base(comparison: Comparison, seed: int) -> Answers:
+    """Let the base of a repetition answer."""
+    base, examination = comparison.base(seed), comparison.examination
+    examinee = Examinee(base.policy, comparison.folder / "runs" / f"base-seed{seed}", seed, base)
+    return examination.answers(examinee, [Request(prompt, {}) for prompt in examination.prompts], "")
+
+
+def permuted(comparison: Comparison) -> str:
     """Write the negative control, rows whose training levels are shuffled; return their folder."""
-    folder = shared.folder / "permuted"
+    folder, rows = comparison.folder / "permuted", comparison.labelled.rows
     if not (folder / "schema.json").is_file():
-        at = [i for i, row in enumerate(shared.rows) if row["split"] == "train"]
-        order = np.random.default_rng(0).permutation(at)
-        levels = {i: shared.rows[j]["levels"] for i, j in zip(at, order)}
+        train = [i for i, row in enumerate(rows) if row["split"] == "train"]
+        order = np.random.default_rng(0).permutation(train)
+        levels = {i: rows[j]["levels"] for i, j in zip(train, order)}
         write_rows(
-            ({**row, "levels": levels.get(i, row["levels"])} for i, row in enumerate(shared.rows)),
-            folder / "rows.jsonl",
+            ({**row, "levels": levels.get(i, row["levels"])} for i, row in enumerate(rows)), folder / "rows.jsonl"
         )
-        shared.schema.save(folder / "schema.json")
+        comparison.labelled.schema.save(folder / "schema.json")
     return str(folder)

@@ -1,4 +1,4 @@
-"""Inputs that all runs of a comparison share, and the case that their answers make."""
+"""Runs of a comparison: what they share, the examination that judges them, and the case that their answers make."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import Any, NamedTuple
 import click
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost
+from steer.comparison.settings import CompareSettings
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.evaluation.annotators import Annotator, annotators, identified
-from steer.evaluation.court import Court, fitting
+from steer.evaluation.annotators import identified
 from steer.evaluation.drawn import Decoding, Reference
+from steer.evaluation.examination import RANDOM, Examination
 from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
-from steer.generation.generate import held_out_prompts
 from steer.methods import METHODS
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
-from steer.rows.schema import Schema
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
 
 ROUNDS = (
@@ -36,17 +35,16 @@ ROUNDS = (
 WEIGHTS = "The conditions of `directional` are weights, no levels: it is asked for all alike (`best`) and has no dial."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
 OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
-RANDOM = "random"  # the control: targets that nobody asked for, drawn as they occur in the logs
 
 
 @dataclass
 class Comparison:
-    """All that the runs share."""
+    """Everything that the runs of a comparison share: rows, bases, budget, and the examination that judges them."""
 
     config: CompareConfig
     folder: Path
     failures: list[dict[str, str]] = field(default_factory=list)
-    loaded: dict[str, Reference] = field(default_factory=dict)
+    loaded: dict[str, Reference] = field(default_factory=dict)  # the base that was used last
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -66,54 +64,37 @@ class Comparison:
     def inputs(self) -> dict[str, str]:
         """Fingerprints of everything that the result depends on."""
         c = self.config
-        settings = {k: v for k, v in asdict(self.given).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
-        found = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([settings])}
-        found |= {f"base {name}": identity(name) or name for name in c.base}
+        shared = {k: v for k, v in asdict(self.training).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
+        hashes = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([shared])}
+        hashes |= {f"base {name}": identity(name) or name for name in c.base}
         models = [identity(name) or name for name in self.bases]
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}
-        return found | {name: identified(spec) for name, spec in scorers.items()}
+        return hashes | {name: identified(spec) for name, spec in scorers.items()}
 
     @cached_property
-    def stored(self) -> Labelled:
-        """What is stored with the labelled rows: their schema and scorer."""
-        return Labelled.without_rows(self.config.rows)
-
-    @property
-    def schema(self) -> Schema:
-        """Schema of the labelled rows."""
-        return self.stored.require_levels()
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """All labelled rows."""
-        return Labelled.read(self.config.rows).rows
+    def labelled(self) -> Labelled:
+        """All labelled rows, with their schema."""
+        return Labelled.read(self.config.rows)
 
     @cached_property
     def logs(self) -> list[Row]:
         """The rows that methods train on."""
-        return [row for row in self.rows if row["split"] == "train"][: self.given.limit or None]
+        return [row for row in self.labelled.rows if row["split"] == "train"][: self.training.limit or None]
 
-    @cached_property
+    @property
     def proxy(self) -> str:
         """The scorer that training may see, as the user names it."""
-        return self.config.scorer or self.stored.spec or "human"
+        return self.config.scorer or Labelled.without_rows(self.config.rows).spec or "human"
 
     @cached_property
-    def court(self) -> Court:
-        """The scorer that training may see, and the one that only evaluation may see."""
-        proxy = fitting(self.proxy, self.schema)
-        gold = fitting(self.config.gold, self.schema) if self.config.gold else proxy
-        return Court(self.schema, gold, proxy, [r for r in self.rows if r["split"] == "train"])
+    def examination(self) -> Examination[CompareSettings]:
+        """Prompts that every system answers, the scorers that judge, and the annotators."""
+        return Examination(self.config, self.labelled, self.config.gold, self.proxy)
 
     @cached_property
-    def annotators(self) -> list[Annotator]:
-        """Who says which response is better."""
-        return annotators(self.config.annotator, self.config.gold, self.schema)
-
-    @cached_property
-    def given(self) -> TrainConfig:
+    def training(self) -> TrainConfig:
         """Training settings from the file of --train; fresh responses default to the length of answers."""
         c = self.config
         flags = {"rows": c.rows, "model": c.model, "output": "-", "max_steps": c.max_steps or None}
@@ -122,11 +103,11 @@ class Comparison:
     @cached_property
     def settings(self) -> TrainConfig:
         """Training settings of every method: one budget of optimizer steps, whatever share of the rows it uses."""
-        settings = self.given
-        if settings.max_steps:
-            return settings
-        steps = max(1, round(settings.num_train_epochs * -(-len(self.logs) // settings.batch_size)))
-        return replace(settings, max_steps=steps)
+        training = self.training
+        if training.max_steps:
+            return training
+        steps = max(1, round(training.num_train_epochs * -(-len(self.logs) // training.batch_size)))
+        return replace(training, max_steps=steps)
 
     def cost(self, entry: Entry) -> Cost:
         """Return what the training of an entry generates, if no prompt is too long to be trained on."""
@@ -135,35 +116,25 @@ class Comparison:
     @property
     def caveats(self) -> list[str]:
         """Notes for the report if the logs were not labelled by the proxy."""
-        by = self.stored.scorer
-        return [OTHER.format(by)] if by not in ("", self.court.proxy.id) else []
-
-    @cached_property
-    def prompts(self) -> list[Row]:
-        """Held-out prompts that every system answers."""
-        found = held_out_prompts(self.config.rows, self.settings.held_out, self.settings.seed, self.config.num_prompts)
-        if not found:
-            raise SteerError(
-                f"{self.config.rows}: has no held-out prompts to compare on. Label with --held-out above 0."
-            )
-        return found
+        scorer = self.labelled.scorer
+        return [OTHER.format(scorer)] if scorer not in ("", self.examination.court.proxy.id) else []
 
     def base(self, seed: int) -> Reference:
-        """The base of a repetition, for log-probs on the unconditioned prompt; one at a time is held."""
-        name = self.model(seed)
+        """Load the base of a repetition, for log-probs on the unconditioned prompt; one is kept at a time."""
+        name, s = self.model(seed), self.settings
         if name not in self.loaded:
             self.loaded.clear()
-            self.loaded[name] = Reference.of(name, self.settings.dtype, self.settings.trust_remote_code)
+            self.loaded[name] = Reference.load(name, s.dtype, s.trust_remote_code, s.micro_batch_tokens)
         return self.loaded[name]
 
     def fail(self, name: str, error: str) -> None:
-        """Say and remember that a run is lost."""
+        """Report and record that a run is lost."""
         click.echo(f"{name}: {error}", err=True)
         self.failures.append({"name": name, "error": error})
 
 
 class Outcome(NamedTuple):
-    """One run: done.json of its training, answers per target and decoding, answers over the grid."""
+    """Outcome of one run: done.json of its training, answers per target and decoding, answers over the grid."""
 
     facts: dict[str, Any]
     answers: dict[tuple[str, Decoding], Answers]
@@ -173,36 +144,24 @@ class Outcome(NamedTuple):
 Runs = Mapping[Entry, Mapping[int, Outcome]]  # every run that did not fail, by seed
 
 
-def case(shared: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
+def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
     """Gather the answers of all systems into the case that is judged."""
-    config = shared.config
     systems = [System("base", "base", base)] if base else []
     grids = {}
     for entry, outcomes in runs.items():
         first = next(iter(outcomes.values()))
-        for target, how in first.answers:
-            answers = {s: o.answers[target, how] for s, o in outcomes.items()}
-            facts = _facts(shared, entry, outcomes, how)
-            name, family = entry.name(target, how), _family(entry, target)
+        for target, decoding in first.answers:
+            answers = {seed: o.answers[target, decoding] for seed, o in outcomes.items()}
+            facts = _facts(comparison, outcomes, decoding)
+            name, family = entry.name(target, decoding), _family(entry, target)
             systems.append(System(name, entry.method, answers, family, ", ".join(entry.settings), target, facts))
         if first.grid is not None:
             grids[PERMUTED if entry.permuted else entry.spec] = [o.grid for o in outcomes.values() if o.grid]
     if not systems:
-        raise SteerError(f"every run failed; the first said: {shared.failures[0]['error']}")
-    keys = {prompt_key(row) for row in shared.prompts}
-    held = [r for r in shared.rows if r["split"] == "test" and prompt_key(r) in keys]
+        raise SteerError(f"every run failed; the first said: {comparison.failures[0]['error']}")
     names = {s.name for s in systems}
-    return Case(
-        shared.court,
-        systems,
-        "mle" if "mle" in names else "base" if "base" in names else "",
-        config.resamples,
-        shared.court.scored(held),
-        grids,
-        shared.annotators,
-        config.pairs,
-        config.controls,
-    )
+    baseline = "mle" if "mle" in names else "base" if "base" in names else ""
+    return comparison.examination.case(systems, baseline, grids)
 
 
 def spread(seeds: int, bases: int) -> str:
@@ -230,10 +189,10 @@ def _family(entry: Entry, target: str) -> str:
     return f"{entry.family} @ {asked}" if asked else entry.family
 
 
-def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], how: Decoding) -> dict[str, Any]:
+def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: Decoding) -> dict[str, Any]:
     """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds."""
     done = [o.facts for o in outcomes.values()]
-    extra = len(shared.prompts) * how.best_of if how.best_of > 1 else 0
+    best_of = decoding.best_of if decoding.best_of > 1 else 0
 
     def mean(key: str) -> float:
         return sum(float(d[key]) for d in done) / len(done)
@@ -244,38 +203,37 @@ def _facts(shared: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], ho
         "steps": round(mean("steps")),
         "seconds": round(mean("seconds"), 1),
         "drawn": round(mean("drawn")),
-        "drawn_tokens": round(mean("drawn")) * shared.settings.max_new_tokens,
-        "scored": round(mean("scored")) + extra,
+        "drawn_tokens": round(mean("drawn")) * comparison.settings.max_new_tokens,
+        "scored": round(mean("scored")) + len(comparison.examination.prompts) * best_of,
     }
 
 
-def about(shared: Comparison, runs: Runs) -> dict[str, Any]:
+def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
     """Describe how the comparison was made, for the report."""
-    config, settings = shared.config, shared.settings
-    policies = {f"{e.spec}, seed {s}": o.facts["hash"] for e, found in runs.items() for s, o in found.items()}
-    again = [f"steer compare --config {config.output}/config.json --output NEW"]
+    config, settings = comparison.config, comparison.settings
+    policies = {f"{e.spec}, seed {s}": o.facts["hash"] for e, outcomes in runs.items() for s, o in outcomes.items()}
     return {
         "title": "Steering compared with its alternatives",
         **circumstances("compare"),
-        "seeds": len(shared.seeds),
-        "prompts": len(shared.prompts),
+        "seeds": len(comparison.seeds),
+        "prompts": len(comparison.examination.prompts),
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
-            spread(len(shared.seeds), len(shared.bases)),
-            *shared.caveats,
-            *([ROUNDS] if any(entry.turns or entry.front for entry in runs) else []),
+            spread(len(comparison.seeds), len(comparison.bases)),
+            *comparison.caveats,
+            *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *([WEIGHTS] if any(METHODS[entry.method].reframes for entry in runs) else []),
         ],
         "budget": {
-            "rows": len(shared.logs),
+            "rows": len(comparison.logs),
             "steps": settings.max_steps,
             "batch_size": settings.batch_size,
-            "model": ", ".join(shared.bases),
-            "parameters": sum(p.numel() for p in shared.base(0).policy.model.parameters()),
+            "model": ", ".join(comparison.bases),
+            "parameters": sum(p.numel() for p in comparison.base(0).policy.model.parameters()),
             "generated_tokens": config.budget_tokens,
             "scorer_calls": config.budget_calls,
         },
-        "commands": again,
-        "hashes": {**{k: v for k, v in shared.inputs.items() if v}, **policies},
-        "failures": shared.failures,
+        "commands": [f"steer compare --config {config.output}/config.json --output NEW"],
+        "hashes": {**{k: v for k, v in comparison.inputs.items() if v}, **policies},
+        "failures": comparison.failures,
     }

@@ -14,35 +14,17 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
 from steer.iteration.rounds import check_method
+from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS, peak_rate
 from steer.methods.base import Method
 from steer.run_folder import slug
-from steer.settings import did_you_mean
+from steer.settings import check, did_you_mean, overridden
 from steer.training.prepare import chosen
 
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them
+OF_ROUNDS = ("rounds", "n", "prompts_per_round", "start_from")  # knobs that are settings of `steer iterate`
 CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
-
-
-class Turns(NamedTuple):
-    """The rounds of `steer iterate` that a policy went through: how many, what each of them draws, and where it starts.
-
-    `start`: `base`, or `last`, the weights of the round before.
-    """
-
-    rounds: int
-    n: int
-    prompts: int = 1000
-    start: str = "base"
-
-    @property
-    def drawn(self) -> int:
-        """Responses of all rounds."""
-        return self.rounds * self.n * self.prompts
-
-
-OF_TURNS = ("rounds", "n", "prompts", "from")
 
 
 @dataclass(frozen=True)
@@ -55,19 +37,20 @@ class Entry:
     training: tuple[tuple[str, Any], ...] = ()
     permuted: bool = False
     decodings: tuple[Decoding, ...] = (Decoding(),)
-    turns: Turns | None = None
+    iterate: IterateSettings | None = None  # the rounds that the policy goes through, if any
     after: str = ""
 
     @staticmethod
     def of(spec: str) -> Entry:
-        """Parse and check; `template=`, `learning_rate=` and `rate=` are of training, OF_TURNS of a loop.
+        """Parse and check NAME:KNOB=VALUE,...; knobs are settings of the method but for those named here.
 
-        `after=` names the method that trains on the logs first, whose policy training goes on from.
+        `template`, `learning_rate` and `rate` belong to training, OF_ROUNDS to iteration; `after` names the method that
+        trains on the logs first, and whose policy training continues from.
         """
         name, _, rest = spec.partition(":")
         settings: list[str] = []
         training: dict[str, Any] = {}
-        turns: dict[str, Any] = {}
+        rounds: list[str] = []
         after = ""
         for part in filter(None, rest.split(",")):
             key, _, value = part.partition("=")
@@ -77,31 +60,30 @@ class Entry:
                 training[key] = value
             elif key in ("learning_rate", "rate"):
                 training[key] = _number(spec, key, value)
-            elif key == "from":
-                if value not in ("base", "last"):
-                    raise SteerError(f"{spec}: from={value}; wanted base, or last, the weights of the round before.")
-                turns["start"] = value
-            elif key in OF_TURNS:
-                turns[key] = _whole(spec, key, value)
+            elif key in OF_ROUNDS:
+                rounds.append(part)
             elif key == "after":
                 after = value
             else:
                 settings.append(part)
         method, _ = chosen(name, settings)
         if method.importance:  # it weighs what a conditioned policy drew, so there is a first policy, and a round
-            after, turns = after or "conditional", {"rounds": 1} | turns
+            after, rounds = after or "conditional", ["rounds=1", *rounds]
         if after:
             _first(spec, method, after)
-        return Entry(spec, name, tuple(settings), tuple(training.items()), turns=_turns(spec, name, turns), after=after)
+        iterate = _iterate(spec, name, rounds) if rounds else None
+        return Entry(spec, name, tuple(settings), tuple(training.items()), iterate=iterate, after=after)
 
     @property
     def start(self) -> Entry:
         """The entry without its rounds."""
-        if not self.turns:
+        if not self.iterate:
             return self
         name, _, rest = self.spec.partition(":")
-        parts = [part for part in rest.split(",") if part.partition("=")[0] not in OF_TURNS]
-        return replace(self, spec=":".join(filter(None, (name, ",".join(parts)))), turns=None, decodings=(Decoding(),))
+        parts = [part for part in rest.split(",") if part.partition("=")[0] not in OF_ROUNDS]
+        return replace(
+            self, spec=":".join(filter(None, (name, ",".join(parts)))), iterate=None, decodings=(Decoding(),)
+        )
 
     @property
     def front(self) -> Entry | None:
@@ -109,7 +91,7 @@ class Entry:
         if self.after:
             text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
             return Entry.of(":".join(filter(None, (self.after, text))))
-        return self.start if self.turns and METHODS[self.method].conditioned else None
+        return self.start if self.iterate and METHODS[self.method].conditioned else None
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.
@@ -153,21 +135,19 @@ def _first(spec: str, method: Method, after: str) -> None:
         raise SteerError(f"{spec}: its conditions are of its own, so no other policy can stand in front. Drop after=.")
 
 
-def _turns(spec: str, name: str, given: dict[str, Any]) -> Turns | None:
-    """The rounds of an entry, none where it has no `rounds=`."""
-    if not given:
-        return None
-    if "rounds" not in given:
-        raise SteerError(f"{spec}: n, prompts and from are of rounds, and there is no rounds=.")
-    method = METHODS[name]
-    # Responses to a prompt are compared, chosen from or weighed together.
-    several = method.fresh == "rounds" and (not method.conditioned or method.importance)
-    turns = Turns(**{"n": CHOICES if several else 1} | given)
+def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
+    """Read the rounds of an entry; a method that compares, chooses or weighs responses draws CHOICES to a prompt."""
+    if not any(knob.startswith("rounds=") for knob in knobs):
+        raise SteerError(f"{spec}: {', '.join(OF_ROUNDS[1:])} are of rounds, and there is no rounds=.")
+    m = METHODS[method]
+    several = m.fresh == "rounds" and (not m.conditioned or m.importance)
+    settings = overridden(IterateSettings, [f"n={CHOICES if several else 1}", *knobs], spec)
     try:
-        check_method(name, turns.n, knob="n")
+        check(settings)
+        check_method(method, settings.n, knob="n")
     except SteerError as error:
         raise SteerError(f"{spec}: {error}") from None
-    return turns
+    return settings
 
 
 def swept(spec: str) -> list[Entry]:
@@ -192,12 +172,6 @@ def _number(spec: str, key: str, text: str) -> float:
         raise SteerError(f"{spec}: {key}={text} is not a number.") from None
 
 
-def _whole(spec: str, key: str, text: str) -> int:
-    if (value := _number(spec, key, text)) < 1 or value % 1:
-        raise SteerError(f"{spec}: wanted {key} to be a whole number of 1 or more.")
-    return int(value)
-
-
 class Cost(NamedTuple):
     """Cost of training beyond the logs: responses generated, tokens at most, scorer calls."""
 
@@ -212,8 +186,8 @@ def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     `prompts`: to train on, which on-policy methods go through again and again, the last draw of an epoch smaller.
     Rounds draw for all their own, of which the logs may have fewer.
     """
-    if entry.turns:
-        responses = entry.turns.drawn
+    if i := entry.iterate:
+        responses = i.rounds * i.n * i.prompts_per_round
         return Cost(responses, responses * settings.max_new_tokens, responses)
     method = METHODS[entry.method]
     if not method.on_policy:

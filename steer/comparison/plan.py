@@ -10,31 +10,31 @@ from steer.methods import METHODS
 from steer.report.cells import count, counted
 
 
-def planned(shared: Comparison, entries: Mapping[Entry, str]) -> str:
+def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
     """A line an entry, of one seed, and what all of them come to; an entry's text says why it may not run."""
-    config, lines, seeds = shared.config, [], len(shared.seeds)
+    config, lines, seeds = comparison.config, [], len(comparison.seeds)
     steps = answers = 0
     for entry, over in entries.items():
-        name, (more, drawn) = PERMUTED if entry.permuted else entry.spec, _of(shared, entry)
-        taken = shared.cost(entry)
+        name, (more, drawn) = PERMUTED if entry.permuted else entry.spec, _of(comparison, entry)
+        taken = comparison.cost(entry)
         draws = f", draws and has scored up to {taken.responses:,} responses" if taken.responses else ""
         lines.append(f"  {name}: " + (over or f"{counted(more, 'step')}{draws}, {counted(drawn, 'answer')}"))
         steps, answers = (steps, answers) if over else (steps + more, answers + drawn)
-    rows, asked = counted(len(shared.logs), "row"), counted(len(shared.prompts), "held-out prompt")
+    rows, asked = counted(len(comparison.logs), "row"), counted(len(comparison.examination.prompts), "held-out prompt")
     first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {asked}; each, with one seed:"
     last = (
         f"With {counted(seeds, 'seed')} at most {count(steps * seeds)} steps of "
-        f"{shared.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
+        f"{comparison.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
         f"{counted(config.num_proc, 'run')} at a time. Nothing was done or written."
     )
     return "\n".join([first, *lines, last])
 
 
-def _of(shared: Comparison, entry: Entry) -> tuple[int, int]:
+def _of(comparison: Comparison, entry: Entry) -> tuple[int, int]:
     """Optimizer steps and answers of one seed; rounds that another entry does too are counted twice."""
-    config, conditioned = shared.config, METHODS[entry.method].conditioned
-    trainings = (entry.turns.rounds if entry.turns else 1) + bool(entry.front)
+    config, conditioned = comparison.config, METHODS[entry.method].conditioned
+    trainings = (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
     ways = 0 if entry.permuted else sum(how.best_of for how in entry.decodings)
     aims = len(config.target) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0
-    return trainings * shared.settings.max_steps, ways * aims * len(shared.prompts) + grid
+    return trainings * comparison.settings.max_steps, ways * aims * len(comparison.examination.prompts) + grid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from steer.evaluation.settings import ANNOTATOR, ANSWERS, JUDGING
+from steer.evaluation.settings import ANSWERS, JUDGING, AnswerSettings
 from steer.settings import option
 
 RUNS = "What is trained"
@@ -29,9 +29,9 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "rso:after=mle",
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
-            "conditional:rounds=1/2,prompts=500",
-            "raft:rounds=1/2/3,prompts=500",
-            "steerlm2:prompts=500",
+            "conditional:rounds=1/2,prompts_per_round=500",
+            "raft:rounds=1/2/3,prompts_per_round=500",
+            "steerlm2:prompts_per_round=500",
             "directional",
             "remax:after=mle",
             "rloo:after=mle",
@@ -45,16 +45,16 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """Settings of `compare`."""
+class RunSettings:
+    """What is trained, how often and on how much."""
 
     method: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
         "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
-        "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, which draw `n` responses to each of so many "
-        "`prompts`, score them with --scorer and train `from` base or last; `after=mle` trains by likelihood first "
+        "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "
+        "are scored with --scorer; `after=mle` trains by likelihood first "
         "and continues from that policy, `dpo:after=mle` (repeat the flag).",
         panel=RUNS,
     )
@@ -79,9 +79,13 @@ class CompareSettings:
     )
     budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0, panel=RUNS)
     num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1, panel=RUNS)
-    target: tuple[str, ...] = option(("best",), "Targets for conditioned methods (repeat the flag).", panel=ANSWERS)
-    num_prompts: int = option(300, "Held-out prompts answered by every method.", least=1, panel=ANSWERS)
-    grid: int = option(1000, "Responses over the factorial grid of targets (0: none).", least=0, panel=ANSWERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings(AnswerSettings, RunSettings):  # the fields of the last base come first
+    """Settings of `compare`."""
+
+    resamples: int = option(2000, "Bootstrap resamples for every interval.", least=1, panel=JUDGING)
     controls: bool = option(
         False,
         "Also train conditional on permuted labels, whose dial must be flat, ask for targets at random, and predict "
@@ -94,12 +98,3 @@ class CompareSettings:
     max_new_tokens: int = option(
         256, "Longest response; in training too, where --train does not say.", least=1, panel=ANSWERS
     )
-    batch_size: int = option(64, "Sequences generated at once.", least=1, panel=ANSWERS)
-    annotator: tuple[str, ...] = option((), ANNOTATOR, panel=JUDGING)
-    pairs: str = option(
-        "all",
-        "Systems compared with each other, or with the baseline only.",
-        choices=("all", "baseline"),
-        panel=JUDGING,
-    )
-    resamples: int = option(2000, "Bootstrap resamples for every interval.", least=1, panel=JUDGING)

@@ -24,37 +24,37 @@ from steer.training.command import train_command
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
 
-def trained(shared: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
+def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
     """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`.
 
     What trains before it, on the logs, is trained once for all entries, and counted for each.
     """
     settings = replace(
-        entry.settings_from(shared.settings),
+        entry.settings_from(comparison.settings),
         rows=rows,
-        model=shared.model(seed),
-        output=str(shared.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
+        model=comparison.model(seed),
+        output=str(comparison.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
         method=entry.method,
         set=entry.settings,
         seed=seed,
-        scorer=shared.proxy,  # whatever the file of --train names: that may be gold
+        scorer=comparison.proxy,  # whatever the file of --train names: that may be gold
     )
     first, spent = "", []
     if entry.front:
-        policy, facts = trained(shared, entry.front, seed, rows)
+        policy, facts = trained(comparison, entry.front, seed, rows)
         first, spent = str(policy), [facts]
-    if entry.turns:
-        policy, more = _looped(shared, entry, settings, first)
+    if entry.iterate:
+        policy, more = _looped(comparison, entry, entry.iterate, settings, first)
     else:
         policy, more = Path(settings.output), [_logged(entry, replace(settings, init=first or settings.init))]
     spent += more
-    said = spent[-1]["summary"]
-    if entry.turns:
-        said = f"{counted(entry.turns.rounds, 'round')}, the last: {said}"
-    if shared.config.num_proc < 2:
-        click.echo(f"[{entry.run(seed)}] {said}", err=True)
+    summary = spent[-1]["summary"]
+    if entry.iterate:
+        summary = f"{counted(entry.iterate.rounds, 'round')}, the last: {summary}"
+    if comparison.config.num_proc < 2:
+        click.echo(f"[{entry.run(seed)}] {summary}", err=True)
     summed = {key: sum(taken[key] for taken in spent) for key in SUMMED}
-    return policy, {**spent[-1], **summed, "summary": said, "hash": fingerprint(policy)}
+    return policy, {**spent[-1], **summed, "summary": summary, "hash": fingerprint(policy)}
 
 
 def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
@@ -65,40 +65,39 @@ def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
     return {**done, "drawn": taken.responses, "scored": taken.scored}
 
 
-def _looped(shared: Comparison, entry: Entry, settings: TrainConfig, first: str) -> tuple[Path, list[dict[str, Any]]]:
-    """Do the rounds that are missing, beside the policy of `settings`: fewer rounds are on the way to more.
+def _looped(
+    comparison: Comparison, entry: Entry, iterate: IterateSettings, training: TrainConfig, first: str
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Do the rounds that are missing, beside the policy of `training`: fewer rounds are on the way to more.
 
     `first` draws first: a policy trained on the logs, or (empty) the base. Nothing stops the rounds and gold is not
     asked, for a round that gold chose would be judged by what chose it.
     """
-    assert entry.turns
-    turns, relative = entry.turns, "quantiles" in METHODS[entry.method].needs
-    how = IterateSettings(
-        start_from=turns.start,
+    relative = "quantiles" in METHODS[entry.method].needs
+    settings = replace(
+        iterate,
         relative_levels=relative,
         explore=1.0 if relative else 0.5,
-        rounds=turns.rounds,
-        prompts_per_round=turns.prompts,
-        n=turns.n,
-        temperature=shared.config.temperature,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=shared.config.batch_size,
-        seed=settings.seed,
+        temperature=comparison.config.temperature,
+        max_new_tokens=training.max_new_tokens,
+        batch_size=comparison.config.batch_size,
+        seed=training.seed,
     )
     rounds = Rounds(
-        rows=settings.rows,
-        model=settings.model,
+        rows=training.rows,
+        model=training.model,
         policy=first,
-        scorer=shared.proxy,
-        root=Path(settings.output).parent,
-        settings=how,
-        training=settings,
-        schema=shared.schema,
-        scorers={"scorer": shared.court.proxy},
-        key=f"{turns.n}:{turns.prompts}:{turns.start}",
-        name=entry.run(settings.seed),
+        scorer=comparison.proxy,
+        root=Path(training.output).parent,
+        settings=settings,
+        training=training,
+        schema=comparison.labelled.schema,
+        scorers={"scorer": comparison.examination.court.proxy},
+        key=f"{iterate.n}:{iterate.prompts_per_round}:{iterate.start_from}",
+        name=entry.run(training.seed),
     )
-    return Path(rounds.policy_of(turns.rounds)), [_turned(rounds, number) for number in range(1, turns.rounds + 1)]
+    facts = [_turned(rounds, number) for number in range(1, iterate.rounds + 1)]
+    return Path(rounds.policy_of(iterate.rounds)), facts
 
 
 def _turned(rounds: Rounds, number: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from steer.config.evaluation import EvaluateConfig
 from steer.evaluation import interop
-from steer.evaluation.evaluate import Examination
+from steer.evaluation.evaluate import evaluated, inputs
+from steer.evaluation.examination import Examination
+from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import contestants, named
 from steer.run_folder import Run, stage
 
@@ -13,21 +15,23 @@ from steer.run_folder import Run, stage
 def evaluate_command(config: EvaluateConfig) -> str:
     """Answer what is not answered yet, judge everything; return the table and the path of the report."""
     interop.check(config.export)
-    examination = Examination(
-        contestants(list(named(config.systems))),
+    examination: Examination[EvaluateSettings] = Examination(
         config,
         config.rows or None,
-        gold=config.gold,
-        scorer=config.scorer,
+        config.gold,
+        config.scorer,
+        contestants(list(named(config.systems))),
+        config.seed,
         needs_gold="lm-eval" in config.export,
     )
-    run = Run(config.output, config, examination.inputs)
+    hashes = inputs(examination)
+    run = Run(config.output, config, hashes)
     if run.done:
         return str(run.done["summary"])
     examination.check()  # before anything is written
     run.start()
-    again = f"steer evaluate --config {config.output}/config.json --output NEW"
-    evaluation = examination.evaluation(run.folder, command=again)
+    command = f"steer evaluate --config {config.output}/config.json --output NEW"
+    evaluation = evaluated(examination, run.folder, hashes, command=command)
     page = evaluation.save(run.folder)
     exports = interop.write(config.export, run.folder, evaluation.case, examination.judge, config)
     systems = evaluation.case.systems

@@ -134,29 +134,6 @@ def correlation(scores: ArrayLike) -> FloatArray:
     return ratio(n * (x.T @ x) - sums * sums.T, np.sqrt(variance * variance.T))
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result of `controllability` as aligned text: per attribute obtained by target, then the leakage matrix."""
-    lines = [f"{result['n']} responses to {result['prompts']} prompts; 95 % intervals over prompts", ""]
-    for name, dial in result["attributes"].items():
-        if not dial["n"]:
-            lines += [f"{name}: not asked, or never obtained", ""]
-            continue
-        missing = f" ({dial['undefined']} more without a score)" if dial["undefined"] else ""
-        lines += [f"{name}: {dial['n']} responses{missing}", f"  {'target':>6}  {'obtained':<20}  {'n':>6}"]
-        lines += [f"  {row['target']:>6}  {_cell(row):<20}  {row['n']:>6}" for row in dial["means"]]
-        lines += [
-            f"  {figure:<14}  {_cell(dial[figure])}" for figure in (*FIGURES, "partial_slope", "spearman", "tau")
-        ] + [""]
-    names = list(result["attributes"])
-    width = max(9, *(len(name) for name in names))
-    lines.append("leakage: levels obtained (row) per level asked (column)")
-    lines.append(f"  {'':<{width}}" + "".join(f"  {name:>{width}}" for name in names))
-    for name, row in zip(names, result["leakage"]):
-        cells = ("-" if cell is None else f"{cell:.2f}" for cell in row)
-        lines.append(f"  {name:<{width}}" + "".join(f"  {cell:>{width}}" for cell in cells))
-    return "\n".join(lines) + "\n"
-
-
 def _dial(
     target: FloatArray,
     obtained: FloatArray,
@@ -275,9 +252,3 @@ def _check(
     known = target[~np.isnan(target)]
     if (known != np.floor(known)).any():
         raise SteerError("targets are levels: whole numbers, NaN where an attribute was not asked.")
-
-
-def _cell(figure: dict[str, Any]) -> str:
-    """One figure of the table."""
-    mean, low, high = (np.nan if figure[field] is None else figure[field] for field in ("mean", "low", "high"))
-    return Interval(mean, low, high, figure["n"]).text()

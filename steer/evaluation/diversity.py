@@ -20,7 +20,6 @@ def diversity(
     finished: Sequence[float] | None = None,
     *,
     resamples: int = 2000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Diversity and degeneration of responses [n] to prompts [n] (ids), 95 % intervals over prompts.
 
@@ -41,10 +40,10 @@ def diversity(
     order = [i for members in groups.values() for i in members]
 
     def over_prompts(values: Iterable[float]) -> dict[str, float | int | None]:
-        return interval(list(values), np.arange(len(groups)), resamples=resamples, seed=seed).json()
+        return interval(list(values), np.arange(len(groups)), resamples=resamples).json()
 
     def over_responses(values: Sequence[float]) -> dict[str, float | int | None]:
-        return interval([values[i] for i in order], rows, resamples=resamples, seed=seed).json()
+        return interval([values[i] for i in order], rows, resamples=resamples).json()
 
     result: dict[str, Any] = {
         f"distinct_{n}": over_prompts(distinct([words[i] for i in members], n) for members in groups.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,21 +20,22 @@ from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema, factorial
+from steer.training.memory import pieces
 from steer.training.references import response_sums
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """The model that KL is measured from, on the prompt without a condition."""
 
     policy: Policy
     module: ResponseLogps
+    micro_batch: int = 2048  # padded tokens in one forward pass
 
     @staticmethod
-    def of(model: str, dtype: str, trust_remote_code: bool) -> Reference:
-        """Load the model."""
+    def load(model: str, dtype: str, trust_remote_code: bool, micro_batch_tokens: int) -> Reference:
+        """Load the model; 0 tokens leave the size of a forward pass to the device."""
         policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code)
-        return Reference(policy, ResponseLogps(policy.model.eval()))
+        return Reference(policy, ResponseLogps(policy.model.eval()), pieces(micro_batch_tokens))
 
 
 class Decoding(NamedTuple):
@@ -51,13 +51,11 @@ class Decoding(NamedTuple):
         return ",".join(parts + ([f"best_of={self.best_of}"] if self.best_of > 1 else []))
 
 
-class Asked(NamedTuple):
-    """Requests, how they are decoded, and the reward that chooses the best of several."""
+class Choice(NamedTuple):
+    """Draw `n` responses to a request and keep the one with the highest reward."""
 
-    jobs: Sequence[Request]
-    sampling: Sampling
-    decoding: Decoding = Decoding()
-    reward: Reward | None = None
+    n: int
+    reward: Reward
 
 
 def over_grid(prompts: Sequence[Row], schema: Schema, names: Sequence[str], size: int, seed: int) -> list[Request]:
@@ -66,45 +64,52 @@ def over_grid(prompts: Sequence[Row], schema: Schema, names: Sequence[str], size
 
 
 def drawn(
-    policy: Policy, asked: Asked, folder: Path, schema: Schema | None, reference: Reference | None, budget: int
+    policy: Policy,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    folder: Path,
+    reference: Reference | None,
+    choice: Choice | None = None,
 ) -> list[Row]:
-    """Responses in the order of the jobs, with `logp` and `ref_logp` where there is a reference; `budget`: tokens.
+    """Draw a response to each request, in their order; with a `reference` rows get `tokens`, `logp` and `ref_logp`.
 
-    Both are of the tokens that were drawn, `tokens` in number, and of the distributions at the temperature of the draw;
-    there are none at 0, where no two policies overlap.
-    The best of n is as likely as n draws make it: its expected log-probability is log n - (n - 1) / n above the
-    policy's.
+    Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
+    no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
+    log-probability is log n - (n - 1) / n above the policy's. answers.jsonl in the folder is read back if it is there.
     """
     path = folder / "answers.jsonl"
     if not path.is_file():
-        write_rows(_drawn(policy, asked, folder, schema, reference, budget), path)
+        write_rows(_drawn(policy, requests, sampling, folder, reference, choice), path)
     return read_back(path)
 
 
 def _drawn(
-    policy: Policy, asked: Asked, folder: Path, schema: Schema | None, reference: Reference | None, budget: int
+    policy: Policy,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    folder: Path,
+    reference: Reference | None,
+    choice: Choice | None,
 ) -> list[Row]:
-    n = asked.decoding.best_of
-    jobs = [job for job in asked.jobs for _ in range(n)]
-    rows = generate_rows(policy, jobs, asked.sampling, folder, ids=True)
-    if n > 1:
-        assert asked.reward is not None
-        rows = best_of(rows, n, asked.reward(rows))
-    s = asked.sampling
-    if reference is None or s.temperature == 0:
+    n = choice.n if choice else 1
+    rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, ids=True)
+    if choice:
+        rows = best_of(rows, n, choice.reward(rows))
+    if reference is None or sampling.temperature == 0:
         return [_without_ids(row) for row in rows]
-    if s.guidance == s.temperature == 1:
+    budget = reference.micro_batch
+    if sampling.guidance == sampling.temperature == 1:
         own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
     else:
-        own = drawn_from(policy, rows, s.guidance, s.temperature)
+        own = drawn_from(policy, rows, sampling.guidance, sampling.temperature)
     readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
-    if s.temperature == 1:
+    if sampling.temperature == 1:
         ref = log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
     else:
-        ref = drawn_from(reference.policy, readable, 0.0, s.temperature)
-    more = best_of_n_kl(n)
+        ref = drawn_from(reference.policy, readable, 0.0, sampling.temperature)
+    gain = best_of_n_kl(n)
     return [
-        {**_without_ids(row), "tokens": len(row["ids"]), "logp": a + more, "ref_logp": b}
+        {**_without_ids(row), "tokens": len(row["ids"]), "logp": a + gain, "ref_logp": b}
         for row, a, b in zip(rows, own, ref)
     ]
 
@@ -133,21 +138,21 @@ def log_probs(
 def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0) -> list[float]:
     """Log-probability of every response under the guided distribution at a temperature.
 
-    Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. Row by row,
-    with all logits of a response in memory: for what a report evaluates, not for training.
+    Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. One row at a
+    time, with all logits of its response in memory: fit for a report, not for training.
     """
     model = policy.model.eval()
     device = next(model.parameters()).device
-    found = []
+    sums = []
     for pair in zip(*(_sequences(policy, rows, conditioned=c) for c in (True, False))):
-        told, plain = (
+        conditioned, plain = (
             model(torch.tensor([[*s.prefix, *s.response]], device=device)).logits[0, len(s.prefix) - 1 : -1].float()
             for s in pair
         )
-        mixed = torch.lerp(plain.log_softmax(-1), told.log_softmax(-1), strength)  # [T, V]
+        mixed = torch.lerp(plain.log_softmax(-1), conditioned.log_softmax(-1), strength)  # [T, V]
         mixed = torch.log_softmax(mixed / temperature, -1)
-        found.append(float(mixed.gather(1, torch.tensor(pair[0].response, device=device)[:, None]).sum()))
-    return found
+        sums.append(float(mixed.gather(1, torch.tensor(pair[0].response, device=device)[:, None]).sum()))
+    return sums
 
 
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:

@@ -38,9 +38,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:
 def frontier(
     systems: Sequence[tuple[FloatArray, Clusters]],
     reference: Sequence[float],
-    *,
     resamples: int = 2000,
-    seed: int = 0,
 ) -> Interval:
     """Hypervolume of the mean points of systems that answered the same prompts, with its interval over prompts.
 
@@ -64,5 +62,5 @@ def frontier(
         means = np.divide(both[:, :, 0], counts, out=np.full_like(counts, np.nan), where=counts > 0)
         return hypervolume(means, reference)[:, None]
 
-    (found,) = resampled_sums(volume, np.concatenate(parts), np.concatenate(clusters), resamples=resamples, seed=seed)
+    (found,) = resampled_sums(volume, np.concatenate(parts), np.concatenate(clusters), resamples=resamples)
     return found

@@ -1,4 +1,4 @@
-"""Intervals clustered by prompt, and the closed forms that the estimators are tested against.
+"""Intervals clustered by prompt.
 
 Every interval here is a bootstrap over clusters (prompts): responses to one prompt resemble each other, so rows are not
 independent and resampling rows would claim too much. The percentiles are those of Hesterberg, "What Teachers Should
@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.integrate import quad
-from scipy.special import log_ndtr, ndtr, ndtri, stdtrit
+from scipy.special import ndtr, stdtrit
 
 from steer.errors import SteerError
 
@@ -33,14 +32,6 @@ class Interval(NamedTuple):
     high: float
     n: int
 
-    def text(self, digits: int = 2) -> str:
-        """For a table or a sentence.
-
-        >>> Interval(1.234, 1.1, 1.36, 40).text()
-        '1.23 [1.10, 1.36]'
-        """
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
     def within(self, low: float, high: float) -> "Interval":
         """With bounds that the figure can have."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
@@ -50,9 +41,7 @@ class Interval(NamedTuple):
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
-def interval(
-    values: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def interval(values: ArrayLike, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of values [n] with its bootstrap interval over clusters [n].
 
     The mean is over values, so a cluster counts by its size: each resample is a ratio of sums. NaN values are left out;
@@ -60,19 +49,9 @@ def interval(
     """
     parts, clusters = _known(values, clusters)
     (found,) = resampled_sums(
-        lambda sums: ratio(sums[:, :1], sums[:, 1:]), parts, clusters, level=level, resamples=resamples, seed=seed
+        lambda sums: ratio(sums[:, :1], sums[:, 1:]), parts, clusters, resamples=resamples, seed=seed
     )
     return found
-
-
-def paired(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean of a - b [n] where a[i] and b[i] belong to the same key; a pair with a NaN on either side is left out."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape:
-        raise SteerError(f"paired values differ in shape: {a.shape} and {b.shape}. Align them by their key first.")
-    return interval(a - b, clusters, level=level, resamples=resamples, seed=seed)
 
 
 class Seeds:
@@ -144,12 +123,11 @@ class Seeds:
 def across_seeds(
     values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]],
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
     """Mean over training seeds of the mean over values, see `Seeds`; (values [n], clusters [n]) per seed."""
-    return Seeds(values_by_seed, resamples=resamples, seed=seed).interval(level)
+    return Seeds(values_by_seed, resamples=resamples, seed=seed).interval()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -166,20 +144,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found
 
 
-def resampled(
-    statistic: Statistic, clusters: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> list[Interval]:
+def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> list[Interval]:
     """Each of the S figures of a statistic on all rows, with its bootstrap interval over clusters [n].
 
     The statistic sees blocks of resamples, so that numpy works on them together. Resamples that leave a figure
-    undefined (NaN) are left out of its percentiles; if more than 1 - level of them do, the bounds are undefined.
+    undefined (NaN) are left out of its percentiles; if more than 5 % of them do, the bounds are undefined.
     """
     numbers, size = _numbered(clusters)
     drawn = [
         statistic(weights[:, numbers])
         for weights in _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
     ]
-    return _intervals(statistic(np.ones((1, len(numbers))))[0], drawn, size, level, len(numbers))
+    return _intervals(statistic(np.ones((1, len(numbers))))[0], drawn, size, 0.95, len(numbers))
 
 
 def resampled_sums(
@@ -187,7 +163,6 @@ def resampled_sums(
     parts: ArrayLike,
     clusters: ArrayLike,
     *,
-    level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval]:
@@ -197,9 +172,7 @@ def resampled_sums(
     """
     numbers, size = _numbered(clusters)
     sums = _cluster_sums(np.asarray(parts, float), numbers, size)
-    found = resampled(
-        lambda weights: figures(weights @ sums), np.arange(size), level=level, resamples=resamples, seed=seed
-    )
+    found = resampled(lambda weights: figures(weights @ sums), np.arange(size), resamples=resamples, seed=seed)
     return [figure._replace(n=len(numbers)) for figure in found]
 
 
@@ -209,46 +182,9 @@ def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     return np.divide(above, below, out=result, where=below != 0)
 
 
-def best_of_n_mean(n: int) -> float:
-    """Expected maximum of n standard normals: the gain of best-of-n in standard deviations of the reward.
-
-    >>> round(best_of_n_mean(2), 6) == round(1 / math.pi**0.5, 6)
-    True
-    """
-    # E max = int_0^inf (1 - F^n) - int_-inf^0 F^n; beyond 40 sd both integrands are 0 in floating point.
-    above, _ = quad(lambda x: -math.expm1(n * log_ndtr(x)), 0, 40, epsabs=1e-12, limit=200)
-    below, _ = quad(lambda x: math.exp(n * log_ndtr(-x)), 0, 40, epsabs=1e-12, limit=200)
-    return float(above - below)
-
-
-def best_of(scores: ArrayLike, n: int) -> FloatArray:
-    """Mean score of the best of `n`, estimated without bias from N >= n draws a prompt: [P, N] -> [P].
-
-    The i-th smallest of N is the best of C(i - 1, n - 1) of the C(N, n) subsets (as in WebGPT, 2112.09332).
-    """
-    ordered = np.sort(np.asarray(scores, dtype=float), axis=-1)
-    size = ordered.shape[-1]
-    if not 1 <= n <= size:
-        raise ValueError(f"the best of {n} cannot be estimated from {size} draws")
-    weights = [math.comb(i, n - 1) / math.comb(size, n) for i in range(size)]
-    return np.asarray(ordered @ np.array(weights))
-
-
 def best_of_n_kl(n: int) -> float:
     """KL of best-of-n from one sample, in nats: log n - (n-1)/n (Stiennon et al. 2020), exact without ties."""
     return math.log(n) - (n - 1) / n
-
-
-def top_share_mean(q: float) -> float:
-    """Mean of the top share q (0 < q < 1) of a standard normal: the gain of keeping the best q of the data."""
-    return math.exp(-(float(ndtri(q)) ** 2) / 2) / math.sqrt(2 * math.pi) / q
-
-
-def ess(weights: ArrayLike) -> float:
-    """Effective sample size (sum w)^2 / sum w^2 of weights [n] >= 0; divide by n for the share of the data."""
-    w = np.asarray(weights, float)
-    w = w / w.max()  # so that the squares neither overflow nor vanish
-    return float(w.sum() ** 2 / (w * w).sum())
 
 
 def _numbered(clusters: ArrayLike) -> tuple[NDArray[np.intp], int]:

@@ -18,12 +18,6 @@ def slope(x: ArrayLike, y: ArrayLike) -> Statistic:
     return statistic
 
 
-def pearson(x: ArrayLike, y: ArrayLike) -> Statistic:
-    """Pearson correlation of x [n] and y [n], as a statistic of weights: [R, n] -> [R, 1]."""
-    x, y = _columns(x, y)
-    return lambda weights: _cosine(weights, _centred(weights, x), _centred(weights, y))
-
-
 def spearman(x: ArrayLike, y: ArrayLike) -> Statistic:
     """Spearman correlation of x [n] and y [n], as a statistic of weights: [R, n] -> [R, 1].
 

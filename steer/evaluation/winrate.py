@@ -30,7 +30,6 @@ PRIOR = 0.1  # of logits, as a penalty PRIOR / 2 * logit^2: keeps them finite wh
 LENGTH_PRIOR = 1.0  # the same on the length term: published AlpacaEval fits have coefficients of one to two logits
 LENGTH_VOTES = 80  # votes that add one more to it, see `length_controlled`
 LENGTH_MOST = 10.0  # where 805 votes a system, AlpacaEval's, follow the published figures best
-ANCHORED = 0.2  # weight of all anchors together, a vote each: AlpacaEval's `regularize_to_baseline_lambda`
 MANY = 20  # systems against one baseline from which on the difficulty of instructions is told from their votes
 TAIL = 0.05  # of the comparisons: fewer on one side of equal length, and it lies outside the data
 STEPS = 12  # of Newton's method; both problems are convex and start near their solution
@@ -65,13 +64,13 @@ class Votes(NamedTuple):
         )
 
 
-def win_rate(votes: Votes, *, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
     """(wins + ties / 2) / n, its 95 % interval over prompts and seeds, and AlpacaEval's standard error; counts."""
     known = ~np.isnan(votes.share)
     share, n = votes.share[known], int(known.sum())
     runs = [known & (votes.seeds == s) for s in np.unique(votes.seeds[known])]
     parts = [(votes.share[run], votes.prompts[run]) for run in runs]
-    found = across_seeds(parts, resamples=resamples, seed=seed) if parts else Interval(math.nan, math.nan, math.nan, 0)
+    found = across_seeds(parts, resamples=resamples) if parts else Interval(math.nan, math.nan, math.nan, 0)
     return {
         "win_rate": found.within(0.0, 1.0).json(),
         "standard_error": float(share.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
@@ -81,76 +80,57 @@ def win_rate(votes: Votes, *, resamples: int = 2000, seed: int = 0) -> dict[str,
     }
 
 
-class Anchors(NamedTuple):
-    """Votes on versions of the baseline itself that only were told to be short or long: what length alone does."""
-
-    share: FloatArray
-    longer: FloatArray  # of each version, in units of the sd of its differences
-    difficulty: FloatArray
-
-
 def length_controlled(
     share: ArrayLike,
     longer: ArrayLike,
     prompts: ArrayLike,
     *,
     difficulty: ArrayLike | None = None,
-    anchors: Anchors | None = None,
     resamples: int = 2000,
-    seed: int = 0,
 ) -> Interval:
-    """Win-rate had both responses been equally long (Dubois et al. 2404.04475): votes [n], lengths' difference [n].
+    """Win-rate had both responses been equally long (Dubois et al. 2404.04475): votes [n], difference of lengths [n].
 
     A logistic fit of the vote on 1, tanh(difference / its sd) and, where it is known, `difficulty` [n] of the
-    instruction; read where the difference is 0, and averaged over instructions. NaN without votes. With difficulty and
-    `anchors` it is AlpacaEval's own estimator, but for a ridge in place of cross-validated L1.
+    instruction; evaluated where the difference is 0, and averaged over instructions. NaN without votes.
 
-    Without them two parts are missing that hold the length term. A weak system loses its short answers because they are
-    bad, which looks like a liking for length, and where few votes are won nothing else in its own votes tells the two
-    apart: the fit then says that it would win much more at equal length. So the prior on the term is strong, and as
-    this is bias and not noise it grows with the votes: 1 + n / 80, at most 10. Over 56 published AlpacaEval 2 systems
-    (805 votes each) 10 is .5 points above the published figure on average and 4.8 at most (Spearman .982); .1 would be
-    6.4 and 23.8 (.932), and the raw win-rate is 4.6 below (.959). That is where 10 was chosen: trust its order of
-    magnitude. Meaningless where length is itself a target, and an extrapolation where `outside` says so.
+    AlpacaEval's own estimator also fits votes on short and long versions of the baseline, and always knows the
+    difficulty; both constrain the length term. A weak system loses its short answers because they are bad, which looks
+    like a liking for length, and where few votes are won nothing else in its own votes separates the two: the fit then
+    says that it would win much more at equal length. So the prior on the term is strong, and because this is bias and
+    not noise it grows with the votes: 1 + n / 80, at most 10. Over 56 published AlpacaEval 2 systems (805 votes each)
+    10 is .5 points above the published figure on average and 4.8 at most (Spearman .982); .1 would be 6.4 and 23.8
+    (.932), and the raw win-rate is 4.6 below (.959). That is where 10 was chosen: trust its order of magnitude.
+    Meaningless where length is itself a target, and an extrapolation where `outside` says so.
     """
-    votes, away = np.asarray(share, float), np.asarray(longer, float)
-    if not len(votes):
+    truth, lengths = np.asarray(share, float), np.asarray(longer, float)
+    if not len(truth):
         return Interval(math.nan, math.nan, math.nan, 0)
-    parts = [np.ones(len(votes)), _scaled(away)]
-    ridge = [PRIOR, min(LENGTH_MOST, LENGTH_PRIOR + len(votes) / LENGTH_VOTES)]
+    columns = [np.ones(len(truth)), _scaled(lengths)]
+    ridge = [PRIOR, min(LENGTH_MOST, LENGTH_PRIOR + len(truth) / LENGTH_VOTES)]
     if difficulty is not None:
-        parts.append(np.asarray(difficulty, float))
-        ridge = [PRIOR, PRIOR if anchors else LENGTH_PRIOR, PRIOR]
-    x = np.column_stack(parts)  # [n, P]
-    level = x * np.array([1.0, 0.0, 1.0][: len(parts)])  # the same at equal length
-    more = np.zeros((0, x.shape[1]))
-    truth = votes
-    if anchors is not None:
-        if difficulty is None:
-            raise SteerError("anchors tell nothing without the difficulty of the instructions. Give both.")
-        more = np.column_stack([0 * anchors.share, np.tanh(anchors.longer), anchors.difficulty])
-        truth = np.concatenate([votes, anchors.share])
-    size, every = x.shape[1], np.vstack([x, more])
-    held = np.full(len(more), ANCHORED / 2)
-    products = (every[:, :, None] * every[:, None, :]).reshape(-1, size * size)
+        columns.append(np.asarray(difficulty, float))
+        ridge = [PRIOR, LENGTH_PRIOR, PRIOR]
+    x = np.column_stack(columns)  # [n, P]
+    equal = x * np.array([1.0, 0.0, 1.0][: len(columns)])  # at equal length
+    size = x.shape[1]
+    products = (x[:, :, None] * x[:, None, :]).reshape(-1, size * size)
 
     def fitted(weights: FloatArray, start: FloatArray, steps: int) -> FloatArray:
-        weights = np.hstack([weights, np.broadcast_to(held, (len(weights), len(held)))])
         logits = np.repeat(start, len(weights), axis=0)
         for _ in range(steps):
-            p = 1 / (1 + np.exp(-logits @ every.T))  # [R, n]
-            slope = (weights * (truth - p)) @ every - np.array(ridge) * logits
+            p = 1 / (1 + np.exp(-logits @ x.T))  # [R, n]
+            slope = (weights * (truth - p)) @ x - np.array(ridge) * logits
             bend = ((weights * p * (1 - p)) @ products).reshape(-1, size, size) + np.diag(ridge)
             logits = logits + np.linalg.solve(bend, slope[:, :, None])[:, :, 0]
         return logits
 
-    whole = fitted(np.ones((1, len(votes))), np.zeros((1, size)), STEPS)
+    whole = fitted(np.ones((1, len(truth))), np.zeros((1, size)), STEPS)
 
     def rate(weights: FloatArray) -> FloatArray:
-        p = 1 / (1 + np.exp(-fitted(weights, whole, STEPS // 3) @ level.T))
+        p = 1 / (1 + np.exp(-fitted(weights, whole, STEPS // 3) @ equal.T))
         return np.asarray((weights * p).sum(1, keepdims=True) / weights.sum(1, keepdims=True))
 
-    (found,) = resampled(rate, np.asarray(prompts), resamples=resamples, seed=seed)
+    (found,) = resampled(rate, np.asarray(prompts), resamples=resamples)
     return found.within(0.0, 1.0)
 
 
@@ -168,8 +148,8 @@ def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
     """How much easier than others an instruction is to win, in logits, from the votes on MANY systems or more.
 
     AlpacaEval's joint fit: a level and a length term of every system, and one term of each instruction; the last two
-    with a prior of sd 1. Empty for fewer systems, whose votes cannot tell an instruction from chance. Without anchors,
-    win-rates of the 56 systems are then .7 points below the published ones on average (Spearman .981).
+    with a prior of sd 1. Empty for fewer systems, whose votes cannot tell an instruction from chance. Win-rates
+    of the 56 systems are then .7 points below the published ones on average (Spearman .981).
     """
     if len(systems) < MANY:
         return {}
@@ -198,7 +178,7 @@ def _scaled(longer: FloatArray) -> FloatArray:
     return np.asarray(np.tanh(longer / spread) if spread > 0 else 0 * longer)
 
 
-def ranking(votes: Votes, systems: int, *, resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
+def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[str, Any]]:
     """Bradley-Terry strength of each of N systems, in logits whose mean is 0, and its place; intervals over prompts.
 
     P(i beats j) = sigmoid(strength_i - strength_j); a tie counts half for both (Bradley and Terry 1952). `place` is 1
@@ -220,7 +200,7 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000, seed: int = 0)
         above = (strength[:, None, :] > strength[:, :, None] + 1e-9).sum(2)
         return np.hstack([strength, 1.0 + above])
 
-    found = resampled_sums(places, parts, votes.prompts[known], resamples=resamples, seed=seed)
+    found = resampled_sums(places, parts, votes.prompts[known], resamples=resamples)
     return [{"strength": found[s].json(), "place": found[size + s].json()} if s >= 0 else {} for s in number.tolist()]
 
 

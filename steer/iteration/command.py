@@ -17,7 +17,7 @@ from steer.run_folder import Run, folder_errors, stage
 
 @stage
 def iterate_command(config: IterateConfig) -> str:
-    """Run the rounds; a line each with the reward on held-out prompts, why they end, and which one is kept."""
+    """Run the rounds and report them; return a line of figures for each, why they ended, and which one is kept."""
     rounds = prepare_rounds(config.rows, config.model, config.scorer, config.policy, Path(config.output), config)
     run = Run(config.output, config, rounds.inputs, FREE)
     if run.done:
@@ -43,7 +43,7 @@ def iterate_command(config: IterateConfig) -> str:
 
 
 def _linked(iteration: Iteration, folder: Path) -> str:
-    """Link `policy` in the run folder to that of the kept round; return where it lies, in words."""
+    """Link `policy` in the run folder to that of the kept round; return its path, in words for round 0."""
     link, kept = folder / "policy", iteration.kept
     with folder_errors(folder):
         if not kept:
@@ -57,7 +57,7 @@ def _linked(iteration: Iteration, folder: Path) -> str:
 
 
 def _ended(iteration: Iteration, place: str) -> list[str]:
-    """Why there are no more rounds, and which one is kept."""
+    """Sentences on why the rounds ended and which one is kept."""
     scorers, stopped, last = iteration.plan.scorers, iteration.stopped, iteration.rounds[-1]["round"]
     gold = scorers.get("gold")
     by, of = ("gold" if gold else "proxy"), (" of the rounds before" if stopped else "")
@@ -70,7 +70,7 @@ def _ended(iteration: Iteration, place: str) -> list[str]:
 
 
 def _training(iteration: Iteration) -> str:
-    """What training took, and from where."""
+    """Sentence on the steps of training and the weights it started from."""
     rounds, steps = iteration.plan, sum(facts["steps"] for facts in iteration.rounds)
     last = rounds.settings.start_from == "last" or rounds.method.importance
     start = "the weights of the round before" if last else "the base"

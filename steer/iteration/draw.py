@@ -1,7 +1,6 @@
-"""The fresh responses of a round: drawn by the policy before, filtered, and labelled with what they obtained.
+"""Fresh responses of a round: drawn by the policy before, filtered, and labelled with the levels that they obtained.
 
-A policy that reads targets draws at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636);
-any other draws as it is.
+A conditioned policy draws at targets (SteerLM, 2310.05344, step 4; with relative levels as Quark, 2205.13636).
 """
 
 from __future__ import annotations
@@ -61,31 +60,31 @@ def _responses(rounds: Rounds, number: int) -> list[Row]:
     seed = settings.seed * 1000 + number
     aims = _aims(rounds, policy, len(order), seed)
     requests = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, settings.n), aims)]
-    drawn = rounds.folder(number) / "generated"
-    rows = generate_rows(policy, requests, rounds.sampling(seed), drawn, source=f"round-{number}")
+    folder = rounds.folder(number) / "generated"
+    rows = generate_rows(policy, requests, rounds.sampling(seed), folder, source=f"round-{number}")
     names = policy.card.attributes if policy.card else ()
-    good, lost = usable(rows, names or rounds.schema.own, any_form=settings.any_form)
+    good, dropped = usable(rows, names or rounds.schema.own, any_form=settings.any_form)
     if settings.dedupe:
         earlier = chain(rounds.logs, *(read(rounds.folder(i) / "fresh.jsonl") for i in range(1, number)))
         count, good = len(good), distinct(good, earlier)
-        lost["seen already"] = count - len(good)
+        dropped["seen already"] = count - len(good)
     if not good:
         raise SteerError(
-            f"round {number}: none of the {len(rows)} responses can be used ({_counts(lost)}). Raise --max-new-tokens, "
-            "or start from a policy that writes better."
+            f"round {number}: none of the {len(rows)} responses can be used ({_counts(dropped)}). Raise "
+            "--max-new-tokens, or start from a policy that writes better."
         )
-    dropped = f", {len(rows) - len(good)} dropped: {_counts(lost)}" if len(good) < len(rows) else ""
-    rounds.report(number, f"{len(rows)} responses{dropped}.")
-    # Weights of directions are no levels: nothing may ask how likely a response is to have them.
+    text = f", {len(rows) - len(good)} dropped: {_counts(dropped)}" if len(good) < len(rows) else ""
+    rounds.report(number, f"{len(rows)} responses{text}.")
+    # Weights of directions are not levels, so no reader of the rows may take them for targets.
     return [{**row, "target": {}} for row in good] if rounds.method.reframes else good
 
 
-def _counts(lost: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+def _counts(dropped: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
 
 
 def _aims(rounds: Rounds, policy: Policy, prompts: int, seed: int) -> Sequence[Target]:
-    """A target for every response, prompt by prompt; candidates that are weighed together share one."""
+    """Choose a target for every response, prompt by prompt; candidates that are weighed together share one."""
     settings, n = rounds.settings, rounds.settings.n
     names = policy.card.attributes if policy.card and rounds.method.conditioned else ()
     if not names:

@@ -1,4 +1,4 @@
-"""The fresh responses of a round: which of them are kept, and what is counted of the others."""
+"""Filters of the fresh responses of a round, with counts of the dropped ones by reason."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from steer.evaluation.diversity import repeated
 from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 
-LOOPS = 0.5  # a response in which this share of the trigrams stood before runs in circles
-LONG = 20  # words, below which repetition tells nothing
+LOOPS = 0.5  # share of trigrams that occurred before, above which a response repeats itself
+LONG = 20  # words, below which repetition means nothing
 # What chat templates and transcripts write between turns, and what decoders write for broken bytes.
 MARKERS = re.compile(
     r"<\|\w+\|>|\[/?INST\]|<</?SYS>>|</s>|<(?:start|end)_of_turn>|(?m:^\W*(?:user|human|assistant|system)\s*:)", re.I
@@ -23,7 +23,7 @@ BROKEN = re.compile("[\ufffd\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def anomaly(row: Row, names: Sequence[str]) -> str:
-    """What is wrong with the form of a response to a policy conditioned on `names`; empty: nothing."""
+    """Describe a defect in the form of a response by a policy conditioned on `names`; empty if there is none."""
     text = row["response"]
     if any(leaks(names, template).search(text) for template in ("tags", "steerlm")):
         return "with condition text"
@@ -36,19 +36,19 @@ def anomaly(row: Row, names: Sequence[str]) -> str:
 
 
 def usable(rows: Iterable[Row], names: Sequence[str], *, any_form: bool = False) -> tuple[list[Row], Counter[str]]:
-    """The rows that say something, come to an end and have no anomaly; of the others, how many for which reason."""
-    kept, lost = [], Counter[str]()
+    """Rows that are not blank, finished and without anomaly; and how many others there are for each reason."""
+    kept, dropped = [], Counter[str]()
     for row in rows:
-        what = "blank" if not row["response"].strip() else "" if row.get("finished", True) else "cut off"
-        if what := what or ("" if any_form else anomaly(row, names)):
-            lost[what] += 1
+        reason = "blank" if not row["response"].strip() else "" if row.get("finished", True) else "cut off"
+        if reason := reason or ("" if any_form else anomaly(row, names)):
+            dropped[reason] += 1
         else:
             kept.append(row)
-    return kept, lost
+    return kept, dropped
 
 
 def distinct(rows: Iterable[Row], earlier: Iterable[Row] = ()) -> list[Row]:
-    """The first of equal responses to a prompt, none of which is among `earlier`; case and white space do not count."""
+    """Rows whose response the prompt has neither in `earlier` nor in a row before; case and white space are ignored."""
     seen = {_key(row) for row in earlier}
     kept = []
     for row in rows:
@@ -63,8 +63,7 @@ def _key(row: Row) -> tuple[str, str]:
 
 
 def above(scores: Array, logs: Array, directions: Sequence[int], share: float) -> Array:
-    """Which responses [n, A] have any score, on its good side, above that quantile of the logs (RiC, 2402.10207)."""
+    """Whether each response [n, A] has a score better than this quantile of the logs (RiC, 2402.10207): [n]."""
     signs = np.array(directions)
     edges = np.nanquantile(logs * signs, share, axis=0)
-    found: Array = (((scores * signs) > edges) & (signs != 0)).any(1)
-    return found
+    return np.asarray((((scores * signs) > edges) & (signs != 0)).any(1))

@@ -1,4 +1,4 @@
-"""What the fresh responses of a round aim at: targets that the data supports, drawn as `--goals` says."""
+"""Targets of the fresh responses of a round: supported by the data, drawn as `--goals` says."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from steer.conditioning.targets import Target, share, unbeaten
 from steer.rows.schema import Schema
 
-SHARE = 0.1  # `near`: the best so large a share of the supported combinations
-DRAWN = 64  # `weights`: preferences drawn for one round
+SHARE = 0.1  # of the supported combinations, from the best: what `near` draws from
+DRAWN = 64  # preferences that `weights` draws for one round
 
 
 def goals(
@@ -22,10 +22,10 @@ def goals(
     kind: str = "near",
     weights: Mapping[str, float] | None = None,
 ) -> list[Target]:
-    """`count` targets: `best`, and for a share 1 - `explore` others from the supported ones, as `kind` says.
+    """Draw `count` targets: `best`, and for a share 1 - `explore` supported ones chosen as `kind` says.
 
-    `near`: the best tenth; `pareto`: those that no other beats in every attribute with a better end; `support`: all;
-    `weights`: the best for the given weights (as `targets.parse_weights`), else for weights uniform on the simplex.
+    `near`: the best tenth; `pareto`: the Pareto front over attributes with a better end; `support`: all; `weights`: the
+    best for these weights (as from `targets.parse_weights`), by default for weights uniform on the simplex.
     """
     best, rng = schema.best(names), np.random.default_rng(seed)
     cells = sorted(schema.supported(names), key=lambda c: -schema.value(dict(zip(names, c))))
@@ -42,7 +42,7 @@ def goals(
 
 
 def pareto(schema: Schema, names: Sequence[str], cells: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The joint levels that no other beats: at least as good in every attribute, better in one."""
+    """Pareto front of joint levels: no other is at least as good in every attribute and better in one."""
     ends = [(i, schema[n].direction) for i, n in enumerate(names) if schema[n].direction]
     front = unbeaten([[sign * cell[i] for i, sign in ends] for cell in cells])
     return [cell for cell, best in zip(cells, front) if best]
@@ -54,14 +54,14 @@ def preferred(
     cells: Sequence[tuple[int, ...]],
     preferences: Sequence[Mapping[str, float]],
 ) -> list[tuple[int, ...]]:
-    """For each preference the joint levels with the highest weighted sum of level centres, on scales of 0 to 1."""
+    """Joint levels with the highest weighted sum of level centres, scaled to 0..1, for each preference."""
     points = np.array([[share(schema[n], level) for n, level in zip(names, cell)] for cell in cells])  # [C, A]
-    each = np.array([[p.get(n, 0.0) for n in names] for p in preferences])
-    return [cells[i] for i in (each @ points.T).argmax(1)]
+    weights = np.array([[p.get(n, 0.0) for n in names] for p in preferences])
+    return [cells[i] for i in (weights @ points.T).argmax(1)]
 
 
 def _preferences(schema: Schema, names: Sequence[str], rng: np.random.Generator) -> list[dict[str, float]]:
-    """Weights of the attributes that have a better end, towards it, uniform on the simplex."""
+    """Draw weights of the attributes that have a better end, signed towards it, uniform on the simplex."""
     ends = [n for n in names if schema[n].direction]
     drawn = rng.dirichlet(np.ones(len(ends)), DRAWN) if ends else np.zeros((1, 0))
-    return [{n: schema[n].direction * float(x) for n, x in zip(ends, line)} for line in drawn]
+    return [{n: schema[n].direction * float(x) for n, x in zip(ends, row)} for row in drawn]

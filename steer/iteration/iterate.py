@@ -41,8 +41,8 @@ FREE = ("rounds", "guard")  # when the rounds end, not what they are
 class Iteration:
     """Finished rounds.
 
-    `rounds`: figures of each, round 0 being what they started from; `kept`: the number of the best one; `stopped`: why
-    a guard stopped them, empty if none did.
+    `rounds`: figures of each, round 0 being the policy they started from; `kept`: number of the best one; `stopped`:
+    the guard's reason to stop, empty if none did.
     """
 
     rounds: list[dict[str, Any]] = field(repr=False)
@@ -134,16 +134,16 @@ def run_rounds(rounds: Rounds) -> Iteration:
         note(line(facts[-1]))
         if stopped := alarm(seen, bounds, settings.rounds, words):
             break
-    kept = best(seen[:-1] if stopped else seen)  # what a guard condemns is not kept, whatever its reward
+    kept = best(seen[:-1] if stopped else seen)  # a round that a guard stopped is not kept, whatever its reward
     short = [{key: value for key, value in fact.items() if key != "rewards"} for fact in facts]
     return Iteration(short, kept, stopped, rounds)
 
 
 def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -> TrainConfig:
-    """How rounds train: as the given file says, else as the policy was trained.
+    """Training settings of the rounds: from the file of `train`, else as the policy was trained.
 
-    Whatever the file says, rounds start as `start_from` says (not from its `init`) and follow from the seed of the
-    iteration. Its `limit` is one of the logs: fresh responses are never dropped by it.
+    `init` and `seed` of the file are ignored: rounds start as `start_from` says, with the seed of the iteration. Its
+    `limit` counts logged rows only.
     """
     trained = (Path(policy) / "steer.json").is_file() if policy else False
     if policy and not trained:
@@ -181,10 +181,12 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
 
 
 def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[str, Scorer], schema: Schema) -> None:
-    """Refuse scorers, rows and weights that cannot do what they are there for."""
-    for one in scorers.values():
-        if missing := set(schema.own) - set(one.attributes):
-            raise SteerError(f"scorer {one.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled.")
+    """Raise SteerError for scorers, rows and weights that do not fit the settings."""
+    for loaded in scorers.values():
+        if missing := set(schema.own) - set(loaded.attributes):
+            raise SteerError(
+                f"scorer {loaded.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled."
+            )
     if "annotator" in scorers:
         refresh.check(scorer)
         if "gold" not in scorers:
@@ -201,7 +203,7 @@ def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[s
 
 
 def _saved(labelled: Source | Labelled, root: Path) -> str:
-    """Where the rows lie: rows in memory are saved first, for each stage reads them from disk."""
+    """Return the path of the rows; rows in memory are saved first, for each stage reads them from disk."""
     if isinstance(labelled, str | Path):
         return str(labelled)
     rows = Labelled.of(labelled)

@@ -1,4 +1,4 @@
-"""A scorer that keeps up with the policy: rated fresh responses show how far it has drifted, then it is fitted anew."""
+"""Refit the scorer to the policy's fresh responses: measure its drift on rated ones, then fit it on them too."""
 
 from __future__ import annotations
 
@@ -22,48 +22,46 @@ from steer.run_folder import read_json, write_json
 
 
 def check(scorer: str) -> None:
-    """Refuse a scorer that cannot be fitted anew."""
+    """Raise SteerError for a scorer that cannot be refitted."""
     config = Path(scorer) / "config.json"
     if not config.is_file() or "rows" not in read_json(config):
-        raise SteerError(f'--annotator: fits --scorer anew, so that must be a folder of "steer fit", not {scorer}.')
+        raise SteerError(f'--annotator: refits --scorer, so that must be a folder of "steer fit", not {scorer}.')
 
 
 def drift(scores: Array, rated: Array, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    """Per attribute, of scores [n, A] against ratings [n, A]: mean absolute error, mean error, Spearman correlation."""
-    found = {}
+    """Mean absolute error, mean error and Spearman correlation of scores with ratings, [n, A] each, per attribute."""
+    drifts = {}
     for j, name in enumerate(names):
         known = ~np.isnan(scores[:, j]) & ~np.isnan(rated[:, j])
         error = scores[known, j] - rated[known, j]
         rank = float(spearman(scores[known, j], rated[known, j])(np.ones((1, int(known.sum()))))[0, 0])
         figures = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()), "spearman": rank}
-        found[name] = {key: None if np.isnan(x) else round(x, 4) for key, x in figures.items()}
-    return found
+        drifts[name] = {key: None if np.isnan(x) else round(x, 4) for key, x in figures.items()}
+    return drifts
 
 
 def refreshed(
     source: str, before: Scorer, annotator: Scorer, fresh: Sequence[Row], count: int, seed: int, folders: Sequence[Path]
 ) -> Scorer:
-    """Have `count` fresh responses rated, write how far off the scorer `before` is on them, then fit it on them too.
+    """Have `count` fresh responses rated, write the errors of the scorer `before` on them, then refit it.
 
-    `source`: folder of the first scorer; `folders`: those of the rounds so far, this one last. The ratings of all of
-    them join the rows that the first scorer was fitted on; drift.json has the errors.
+    `source`: folder of the first scorer, whose rows are joined by the ratings of all rounds; `folders`: those of the
+    rounds so far, this one last. drift.json holds the errors.
     """
-    here, names = folders[-1], before.attributes
-    if not (here / "drift.json").is_file():
+    folder, names = folders[-1], before.attributes
+    if not (folder / "drift.json").is_file():
         picked = np.sort(np.random.default_rng(seed).permutation(len(fresh))[:count])
         rows = [fresh[i] for i in picked]
         ratings = annotator.score(rows, names)
-        known = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, line)} for line in ratings]
-        write_rows(({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)), here / "rated.jsonl")
-        write_json(here / "drift.json", drift(before.score(rows, names), ratings, names))
+        known = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, row)} for row in ratings]
+        write_rows(({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)), folder / "rated.jsonl")
+        write_json(folder / "drift.json", drift(before.score(rows, names), ratings, names))
     first = read_json(Path(source) / "config.json")
-    data = here / "ratings"
+    data = folder / "ratings"
     if not (data / "schema.json").is_file():
         rows = read_rows(first["rows"])[: first["limit"] or None]
-        write_rows(
-            [*rows, *(row for folder in folders for row in read_rows(folder / "rated.jsonl"))], data / "rows.jsonl"
-        )
+        write_rows([*rows, *(row for f in folders for row in read_rows(f / "rated.jsonl"))], data / "rows.jsonl")
         Schema.load(Path(source) / "schema.json").save(data / "schema.json")
-    flags: dict[str, Any] = {"rows": str(data), "output": str(here / "scorer")}
+    flags: dict[str, Any] = {"rows": str(data), "output": str(folder / "scorer")}
     fit_command(replace(resolve(FitConfig, flags, str(Path(source) / "config.json")), limit=0, schema=""))
-    return load_scorer(str(here / "scorer"))
+    return load_scorer(str(folder / "scorer"))

@@ -1,7 +1,7 @@
 """One round: draw, filter, score, label with what was obtained, pool, train.
 
-Training starts from the base, or from the weights of the round before. A round is a folder of finished stages, named
-after everything that it follows from: killed rounds resume where they stopped, and more rounds keep those before.
+Training starts from the base, or from the weights of the round before. A round is a folder of finished stages whose
+name changes with everything that determines it: killed rounds resume, and more rounds keep those before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from steer.training.command import train_command
 
 
 def run_round(rounds: Rounds, number: int) -> None:
-    """Draw, score, label with what was obtained, pool and train; finished stages of the round are skipped."""
+    """Run the stages of a round that are not finished."""
     folder, settings = rounds.folder(number), rounds.settings
     if (folder / "policy" / "done.json").is_file():
         return
@@ -40,7 +40,7 @@ def run_round(rounds: Rounds, number: int) -> None:
 
 
 def _training(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
-    """How a round trains. The logs in the pool are limited already; a limit of training would drop what is fresh."""
+    """Training config of a round, without a limit: the logs in the pool are limited already."""
     output = str(rounds.folder(number) / "policy")
     config = replace(rounds.training, rows=str(rows), output=output, limit=0)
     before = rounds.policy_of(number - 1)

@@ -1,4 +1,4 @@
-"""What the rounds of one iteration share: inputs, settings, scorers, and the folder of each round."""
+"""Inputs, settings, scorers and folders that the rounds of one iteration share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from steer.rows.schema import Schema
 
 @dataclass(frozen=True, kw_only=True)
 class Rounds:
-    """What all rounds share.
+    """Inputs, settings and scorers of all rounds.
 
-    `scorers`: `scorer`, the proxy of round 0, and where they are named `gold` and `annotator`. `key` names everything
-    that the rounds follow from. `name` tells rounds apart that report at the same time.
+    `scorers`: `scorer`, the proxy of round 0, and if named `gold` and `annotator`. `key` changes with everything that
+    determines the rounds. `name` distinguishes rounds that report at the same time.
     """
 
     rows: str
@@ -46,7 +46,7 @@ class Rounds:
     inputs: Mapping[str, str] = field(default_factory=dict)  # fingerprints of what the rounds read
 
     def report(self, number: int, text: str) -> None:
-        """Tell the user a line of a round."""
+        """Print a line about a round."""
         note(f"{self.name}{', ' if self.name else ''}round {number}: {text}")
 
     @property
@@ -73,7 +73,7 @@ class Rounds:
         return load_policy(name, dtype=self.training.dtype, trust_remote_code=self.training.trust_remote_code)
 
     def check(self) -> None:
-        """Refuse rows without prompts to watch, and models that cannot be loaded; nothing is written."""
+        """Raise SteerError for rows without held-out prompts and models that cannot be loaded; nothing is written."""
         if not held_out_prompts(self.rows, self.training.held_out, self.training.seed, 1):
             raise SteerError(f"{self.rows}: has no held-out prompts to watch. Label with --held-out above 0.")
         for model in dict.fromkeys((self.policy_of(0), self.model)):
@@ -89,11 +89,11 @@ class Rounds:
         return load_scorer(str(self.folder(number) / "scorer")) if self.refits and number else self.scorers["scorer"]
 
     def judge(self, scorer: Scorer) -> tuple[Scorer, RewardScale]:
-        """A scorer with the constants that it gives the logs."""
+        """Return a scorer with the scale of its reward on the logs."""
         return scorer, RewardScale.of(self.schema, scorer.score(self.logs, self.schema.own))
 
     def schema_of(self, policy: Policy) -> Schema:
-        """The schema of a policy's targets: that of the logs, or its own where the method's levels are its own."""
+        """Return the schema of a policy's targets: its own for relative levels and weights, else the logs'."""
         own = self.settings.relative_levels or self.method.reframes
         return (policy.card.schema if policy.card and own else None) or self.schema
 
@@ -104,7 +104,7 @@ class Rounds:
 
 
 def check_method(name: str, n: int, pool: str = "", knob: str = "--n") -> None:
-    """Refuse a method that has no rounds, or whose rounds of `n` responses a prompt teach nothing."""
+    """Raise SteerError for a method without rounds, or one that cannot learn from `n` responses to a prompt."""
     method = METHODS[name]
     if (pool or method.pool) != "all" and n < 2 and not method.conditioned:
         raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")

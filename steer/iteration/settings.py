@@ -1,4 +1,4 @@
-"""What rounds of generation, scoring and retraining can be told."""
+"""Settings of `iterate`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class IterateSettings:
     )
     keep_above: float = option(
         0.0,
-        "Keep a fresh response if a score of it is above this quantile of the logs (0: all).",
+        "Keep a fresh response if one of its scores is better than this quantile of the logs (0: all).",
         least=0,
         most=1,
         panel=KEPT,

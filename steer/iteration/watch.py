@@ -1,4 +1,4 @@
-"""Figures of a round: what its policy answers to held-out prompts, and what the guards and the reader see of it."""
+"""Figures of a round: rewards, KL and texture of its policy's answers to held-out prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from steer.conditioning.condition import leaks
 from steer.evaluation.diversity import diversity, leaked
-from steer.evaluation.drawn import Asked, Reference, drawn
+from steer.evaluation.drawn import Reference, drawn
 from steer.evaluation.statistics import interval
 from steer.evaluation.systems import RewardScale, kl
 from steer.evaluation.weighted import spearman
@@ -22,13 +22,12 @@ from steer.methods.base import Array
 from steer.models.policy import Policy
 from steer.rows import Row, read, read_back
 from steer.run_folder import read_done, read_json, write_json
-from steer.training.memory import micro_batch
 
-Judges = Mapping[str, tuple[Scorer, RewardScale]]  # the proxy and, where one is named, the gold scorer
+Judges = Mapping[str, tuple[Scorer, RewardScale]]  # `proxy` and, where one is named, `gold`
 
 
 def measured(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
-    """Figures of a round's policy on held-out prompts, a steered one at its best target; kept in watched.json."""
+    """Measure a round's policy on held-out prompts, at its best target if conditioned; watched.json is the result."""
     folder = rounds.folder(number)
     if not (folder / "watched.json").is_file():
         write_json(folder / "watched.json", _watched(rounds, number, judges))
@@ -46,18 +45,18 @@ def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
     names, schema = policy.card.attributes if policy.card else (), rounds.schema_of(policy)
     best = schema.best(names) if names else {}
     prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, settings.watch)
-    asked = Asked([Request(row, best) for row in prompts], rounds.sampling(settings.seed))
-    reference = Reference.of(rounds.model, training.dtype, training.trust_remote_code)
-    tokens = micro_batch(training.micro_batch_tokens)
-    rows = drawn(policy, asked, rounds.folder(number) / "held-out", schema, reference, tokens)
-    earlier = range(number if rounds.refits else 0)  # else the scorer of those rounds is that of this one
+    requests = [Request(row, best) for row in prompts]
+    t = training
+    reference = Reference.load(rounds.model, t.dtype, t.trust_remote_code, t.micro_batch_tokens)
+    rows = drawn(policy, requests, rounds.sampling(settings.seed), rounds.folder(number) / "held-out", reference)
+    earlier = range(number if rounds.refits else 0)  # otherwise all rounds have one scorer
     others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
     return {"target": schema.text(best), **watched(policy, rows, judges, settings.seed, others)}
 
 
 def line(facts: Mapping[str, Any]) -> str:
-    """One line of figures of a round, from what `measured` returned."""
-    shown = [
+    """Format the figures that `measured` returned as one line."""
+    rewards = [
         f"{name} {x['mean']:.3f} [{x['low']:.3f}, {x['high']:.3f}]"
         for name, x in (("proxy", facts["reward"]), ("gold", facts["gold"]))
         if x
@@ -73,46 +72,44 @@ def line(facts: Mapping[str, Any]) -> str:
         more.append(f"mean error of the scorer before it was refitted: {errors}")
     return (
         f"round {facts['round']}: {facts['rows']} rows, reward{' at best' if facts['target'] else ''} on "
-        f"{facts['reward']['n']} held-out prompts: {', '.join(shown)} (sd of the logs), {', '.join(more)}."
+        f"{facts['reward']['n']} held-out prompts: {', '.join(rewards)} (sd of the logs), {', '.join(more)}."
     )
 
 
 def watched(
     policy: Policy, rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]] = ()
 ) -> dict[str, Any]:
-    """Figures of a policy from its answers to held-out prompts (of `drawn`), as they stand in watched.json.
+    """Figures of watched.json, from a policy's answers to held-out prompts (rows of `drawn`).
 
-    `earlier`: the answers of each round before, where those were seen by another proxy.
+    `earlier`: the answers of each round before, where another proxy scored those.
     """
     return _rewards(rows, judges, seed, earlier) | _surface(rows, policy, seed)
 
 
-def figures(seen: Mapping[str, Any]) -> Figures:
-    """What the guards read of it."""
-    each = {k: np.array(v, float).tolist() for k, v in seen["rewards"].items()}  # null becomes NaN
-    plain = {k: np.nan if seen[k] is None else seen[k] for k in ("words", "repeated", "leaked", "unfinished")}
-    token = np.nan if seen["kl_token"] is None else seen["kl_token"]
-    distinct = np.nan if seen["distinct_2"] is None else seen["distinct_2"]
-    earlier = each.get("earlier", ())
-    return Figures(each["proxy"], each.get("gold"), token, distinct=distinct, earlier=earlier, **plain)
+def figures(facts: Mapping[str, Any]) -> Figures:
+    """Select from watched.json what the guards need; null becomes NaN."""
+    rewards = {k: np.array(v, float).tolist() for k, v in facts["rewards"].items()}
+    keys = {"kl": "kl_token", "distinct": "distinct_2"} | {k: k for k in ("words", "repeated", "leaked", "unfinished")}
+    plain = {name: np.nan if facts[key] is None else facts[key] for name, key in keys.items()}
+    return Figures(rewards["proxy"], rewards.get("gold"), earlier=rewards.get("earlier", ()), **plain)
 
 
 def _rewards(rows: Sequence[Row], judges: Judges, seed: int, earlier: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    """Rewards with intervals, and how well the two scorers still agree on what the policy writes."""
-    each = {name: _judged(rows, *pair) for name, pair in judges.items()}
-    found: dict[str, Any] = {
-        key: interval(each[name], np.arange(len(rows)), seed=seed).json() if name in each else None
-        for key, name in (("reward", "proxy"), ("gold", "gold"))
-    }
-    found["agreement"] = _agreement(each["proxy"], each["gold"]) if "gold" in each else None
-    rewards: dict[str, Any] = {name: _rounded(values) for name, values in each.items()}
+    """Rewards with intervals, and the agreement of the two scorers on what the policy writes."""
+    by = {name: _judged(rows, *judge) for name, judge in judges.items()}
+    rewards: dict[str, Any] = {name: _rounded(values) for name, values in by.items()}
     if earlier:
         rewards["earlier"] = [_rounded(_judged(other, *judges["proxy"])) for other in earlier]
-    return found | {"rewards": rewards}
+    return {
+        "reward": interval(by["proxy"], np.arange(len(rows)), seed=seed).json(),
+        "gold": interval(by["gold"], np.arange(len(rows)), seed=seed).json() if "gold" in by else None,
+        "agreement": _agreement(by["proxy"], by["gold"]) if "gold" in by else None,
+        "rewards": rewards,
+    }
 
 
-def _judged(rows: Sequence[Row], scorer: Scorer, judge: RewardScale) -> Array:
-    return judge.reward(scorer.score(rows, judge.schema.own))
+def _judged(rows: Sequence[Row], scorer: Scorer, scale: RewardScale) -> Array:
+    return scale.reward(scorer.score(rows, scale.schema.own))
 
 
 def _rounded(rewards: Array) -> list[float | None]:
@@ -127,14 +124,14 @@ def _agreement(proxy: Array, gold: Array) -> float | None:
 
 
 def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
-    """Distance from the base, length, diversity and degeneration; a policy without a condition leaks none."""
+    """KL from the base, length, diversity and degeneration; an unconditioned policy cannot leak condition text."""
     names = policy.card.attributes if policy.card else ()
     texts = [row["response"] for row in rows]
     finished = [bool(row["finished"]) for row in rows]
     texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
     kls = np.array([kl(row) for row in rows])
     known = ~np.isnan(kls)
-    tokens = sum(row["tokens"] for row, there in zip(rows, known) if there)
+    tokens = sum(row["tokens"] for row, measured in zip(rows, known) if measured)
     return {
         "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if known.any() else None,
         "kl_token": float(kls[known].sum() / tokens) if known.any() else None,

@@ -10,7 +10,7 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
     systems: [name, method, settings, target;  gold, proxy, words: interval;  attributes {name: interval of gold score};
               difference: interval of the paired gold reward less mle's, or null;  kl: interval in nats, or null;
               distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
-    seconds: {name of a system: what its training took by the clock};  nothing else differs between equal runs of a day
+    seconds: {name of a system: seconds of its training};  nothing else differs between equal runs of one day
     dials: [name;  result of `controllability`;  targets: int], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.evaluation.guidance`
@@ -35,33 +35,35 @@ __all__ = ["Report", "headline", "table", "write", "write_loop"]
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write report.json, report.md and report.html into the folder; the path of the last."""
+    """Write report.json, report.md and report.html into the folder; return the path of the last."""
     report = finite(report)
-    found: list[Section] = [(title, [b for b in blocks if b]) for title, blocks in _sections(report)]
+    sections: list[Section] = [(title, [b for b in blocks if b]) for title, blocks in _sections(report)]
     warning = _warning(report)
-    return _written(report, folder, _facts(report), [*warning, *headline(report)], found, warned=bool(warning))
+    return _written(report, folder, _facts(report), [*warning, *headline(report)], sections, warned=bool(warning))
 
 
 def write_loop(report: Report, folder: Path) -> Path:
     """Write the report of iteration alone: title, command, commit, machine, created, hashes, commands and `iterate`."""
     report = finite(report)
     loop = report["iterate"]
-    where = [("Machine", report["machine"]), ("Commit, date", f"{report['commit']}, {report['created']}")]
-    facts = Table("Where, and on what.", ("What", "Which"), [*where, *report["hashes"].items()], prose=True)
-    found: list[Section] = [("Rounds", samples.over_rounds(loop)), ("Made of", [facts]), _again(report)]
-    last = counted(loop["rounds"][-1]["round"], "round")
-    said = f"{report['created']} · {last} · {counted(loop['rounds'][0]['reward']['n'], 'held-out prompt')}"
-    return _written(report, folder, said, loop["ended"], found, warned=False)
+    machine = [("Machine", report["machine"]), ("Commit, date", f"{report['commit']}, {report['created']}")]
+    inputs = Table("Machine and inputs.", ("Name", "Value"), [*machine, *report["hashes"].items()], prose=True)
+    sections: list[Section] = [("Rounds", samples.over_rounds(loop)), ("Inputs", [inputs]), _commands(report)]
+    rounds = counted(loop["rounds"][-1]["round"], "round")
+    facts = f"{report['created']} · {rounds} · {counted(loop['rounds'][0]['reward']['n'], 'held-out prompt')}"
+    return _written(report, folder, facts, loop["ended"], sections, warned=False)
 
 
-def _written(report: Report, folder: Path, facts: str, lead: list[str], found: list[Section], *, warned: bool) -> Path:
+def _written(
+    report: Report, folder: Path, facts: str, lead: list[str], sections: list[Section], *, warned: bool
+) -> Path:
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", page.markdown(report["title"], lead, found))
-    write_text(folder / "report.html", page.html(report["title"], facts, lead, found, warned=warned))
+    write_text(folder / "report.md", page.markdown(report["title"], lead, sections))
+    write_text(folder / "report.html", page.html(report["title"], facts, lead, sections, warned=warned))
     return folder / "report.html"
 
 
-def _again(report: Report) -> Section:
+def _commands(report: Report) -> Section:
     commands = "\n".join([report["command"], *report["commands"]])
     return "Repeat it", [Raw(f"<pre><code>{escape(commands)}</code></pre>", "    " + commands.replace("\n", "\n    "))]
 
@@ -73,15 +75,15 @@ def _facts(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-    """The headline and the comparison as aligned text for the terminal."""
+    """Format the headline and the comparison as aligned text for the terminal."""
     report = finite(report)
     if not report["gold"]:
         return "\n".join([*headline(report), *judges.silent(report), "", *judges.rates(report)]) + "\n"
-    whole = comparison(report)
-    kept = (0, 1, 2, 3, 4, 5, 6, 10)  # no seconds, for equal runs say the same
-    rows = [[row[j] for j in kept] for row in (whole.head, *whole.rows)]
-    wide = [max(len(row[j]) for row in rows) for j in range(len(kept))]
-    lines = ["  ".join([row[0].ljust(wide[0]), *(c.rjust(w) for c, w in zip(row[1:], wide[1:]))]) for row in rows]
+    full = comparison(report)
+    columns = (0, 1, 2, 3, 4, 5, 6, 10)  # no seconds: equal runs print the same
+    rows = [[row[j] for j in columns] for row in (full.head, *full.rows)]
+    widths = [max(len(row[j]) for row in rows) for j in range(len(columns))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
     rates = judges.rates(report, but=report["gold"])  # what gold prefers is what the table shows
     lines += ["", *rates] if rates else []
     return "\n".join([*_warning(report), *headline(report), *judges.silent(report), "", *lines]) + "\n"
@@ -94,18 +96,18 @@ def _warning(report: Report) -> list[str]:
 
 def _sections(report: Report) -> list[Section]:
     """Return the blocks of the report in order, without empty ones."""
-    turned = [d for d in report["dials"] if not is_control(d)]
+    steered = [d for d in report["dials"] if not is_control(d)]
     controls = [block for d in report["dials"] if is_control(d) for block in dials.control(d)]
     controls += judges.prompt_only(report)
     failed = Table(
         "Runs that failed.", ("Run", "Error"), [(f["name"], f["error"]) for f in report["failures"]], prose=True
     )
     loop = report["iterate"]
-    found: list[Section] = [
+    sections: list[Section] = [
         ("Comparison", compared(report)),
         ("Win-rates", judges.preferred(report)),
-        ("Dial", [block for d in turned for block in dials.blocks(d)]),
-        ("Leakage", [block for d in turned for block in dials.leakage(d, report["behaviour"])]),
+        ("Dial", [block for d in steered for block in dials.blocks(d)]),
+        ("Leakage", [block for d in steered for block in dials.leakage(d, report["behaviour"])]),
         ("Scorer", judges.scorer(report)),
         ("Negative controls", controls or ["No control was run."]),
         ("Guidance", guided(report["guidance"]) if report.get("guidance") else []),
@@ -113,6 +115,6 @@ def _sections(report: Report) -> list[Section]:
         ("Iterate", [*loop["ended"], *samples.over_rounds(loop)] if loop else []),
         ("Budget", [*([budget(report)] if report["budget"] else []), *taken(report)]),
         ("Failures", [failed if report["failures"] else "No run failed."]),
-        _again(report),
+        _commands(report),
     ]
-    return [(title, blocks) for title, blocks in found if blocks]
+    return [(title, blocks) for title, blocks in sections if blocks]

@@ -1,4 +1,4 @@
-"""Text of figures and intervals, and tests of what an interval allows to claim."""
+"""Text of figures and intervals, and what an interval allows to claim."""
 
 from __future__ import annotations
 
@@ -25,26 +25,22 @@ def baseline(report: Report) -> float | None:
 def claimed(difference: Report | None) -> bool:
     """Whether a difference may be claimed: its interval excludes 0, also after correction for multiple comparisons."""
     p = (difference or {}).get("p_holm")
-    return leaves_out_0(difference) and (p is None or p < ALPHA)
+    return excludes(difference) and (p is None or p < ALPHA)
 
 
 def is_control(dial: Report) -> bool:
-    """Whether a dial is one that must not move."""
+    """Whether a dial is a negative control, which must not move."""
     return "permuted" in dial["name"]
 
 
-def leaves_out_0(interval: Report | None) -> bool:
-    """Whether an interval excludes 0."""
-    return interval is not None and excludes(interval["low"], interval["high"])
-
-
-def excludes(low: float | None, high: float | None) -> bool:
-    """Whether 0 lies outside known bounds."""
-    return low is not None and high is not None and (low > 0 or high < 0)
+def excludes(interval: Report | None, value: float = 0) -> bool:
+    """Whether an interval has bounds and a value lies outside them."""
+    low, high = (interval["low"], interval["high"]) if interval else (None, None)
+    return low is not None and high is not None and (low > value or high < value)
 
 
 def cell(interval: Report | None, digits: int = 2) -> str:
-    """Mean and bounds; dashes for what is undefined."""
+    """Format mean and bounds; a dash for an undefined mean."""
     if interval is None or interval["mean"] is None:
         return "-"
     mean, low, high = (number(interval[field], digits) for field in ("mean", "low", "high"))
@@ -58,17 +54,17 @@ def signed(interval: Report | None, unit: str = "") -> str:
 
 
 def listed(pairs: Sequence[tuple[str, Report]]) -> str:
-    """Names with their differences."""
+    """Join names with their differences."""
     return ", ".join(f"{name} ({signed(d)})" for name, d in pairs)
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure, a dash where it is undefined."""
+    """Format a figure; a dash where it is undefined."""
     return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share in hundredths."""
+    """Format a share in per cent, without the sign."""
     return "-" if value is None else f"{100 * value:z.1f}"
 
 
@@ -78,13 +74,13 @@ def count(value: float) -> str:
     return "-" if not value else f"{value:,.0f}" if value < 1e6 else short
 
 
-def counted(count: int, what: str, several: str = "") -> str:
-    """`3 seeds`."""
-    return f"{count:,} {what if count == 1 else several or what + 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Format a count with its noun: `3 seeds`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: undefined numbers become null."""
+    """Replace NaN and infinity by None, for JSON has neither."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

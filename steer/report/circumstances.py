@@ -26,11 +26,9 @@ def circumstances(command: str) -> dict[str, Any]:
         if torch.cuda.is_available()
         else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     )
-    said = (
-        "steer " + shlex.join(sys.argv[1:]) if Path(sys.argv[0]).stem in ("steer", "__main__") else f"steer {command}"
-    )
+    from_shell = Path(sys.argv[0]).stem in ("steer", "__main__")
     return {
-        "command": said,
+        "command": "steer " + (shlex.join(sys.argv[1:]) if from_shell else command),
         "commit": commit or f"steer {__version__}",
         "machine": f"{platform.machine()}, {device}, Python {platform.python_version()}, torch {torch.__version__}",
         "created": date.today().isoformat(),

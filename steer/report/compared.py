@@ -1,4 +1,4 @@
-"""All systems beside each other: the table, rewards, frontiers, win-rates, what each took."""
+"""Tables and charts that compare all systems: rewards, frontiers, texture of the text, cost."""
 
 from __future__ import annotations
 
@@ -25,45 +25,48 @@ from steer.report.page import Block, Table
 
 def headline(report: Report) -> list[str]:
     """Summarise the comparison in sentences; a difference is claimed only if its corrected interval excludes 0."""
-    first = report["baseline"]
+    baseline = report["baseline"]
     if not report["gold"]:
         return ["No gold scorer was named (--gold), so there are win-rates and no rewards."]
     pairs = [(s["name"], s["difference"]) for s in ranked(report) if s["difference"]]
     pairs = [(name, d) for name, d in pairs if None not in (d["mean"], d["low"], d["high"])]
     above = [(name, d) for name, d in pairs if d["low"] > 0 and claimed(d)]
     below = [(name, d) for name, d in pairs if d["high"] < 0 and claimed(d)]
-    level = [(name, d) for name, d in pairs if d["low"] <= 0 <= d["high"]]
-    lucky = [(name, d) for name, d in pairs if not d["low"] <= 0 <= d["high"] and not claimed(d)]
-    said = []
-    alone = ", over prompts only (one seed)" if report["seeds"] == 1 else ""
+    unclear = [(name, d) for name, d in pairs if d["low"] <= 0 <= d["high"]]
+    uncorrected = [(name, d) for name, d in pairs if not d["low"] <= 0 <= d["high"] and not claimed(d)]
+    sentences = []
+    scope = ", over prompts only (one seed)" if report["seeds"] == 1 else ""
     if above:
         (name, best), *rest = sorted(above, key=lambda pair: -pair[1]["mean"])
-        said.append(f"{name} is {signed(best, ' sd')} above {first} on gold reward{alone}.")
-        said += [f"Also above {first}: {listed(rest)}."] if rest else []
+        sentences.append(f"{name} is {signed(best, ' sd')} above {baseline} on gold reward{scope}.")
+        sentences += [f"Also above {baseline}: {listed(rest)}."] if rest else []
     elif pairs:
-        said.append(f"No system is shown to be above {first} on gold reward.")
+        sentences.append(f"No system is shown to be above {baseline} on gold reward.")
     else:
-        said.append(f"Nothing was paired with {first or 'a baseline'}, so no difference is claimed.")
-    said += [f"Below {first}: {listed(below)}."] if below else []
-    said += [f"Not told apart from {first}, the interval contains 0: {listed(level)}."] if level else []
-    said += [f"Not told apart from {first} where {len(pairs)} are compared (Holm): {listed(lucky)}."] if lucky else []
-    lost = [s["name"] for s in report["systems"] if s["name"] not in (first, "logs", *dict(pairs))]
-    unscored = [(s, s["generated"] - s["gold"]["n"]) for s in report["systems"] if s["gold"]["n"]]
-    lacking = [f"{s['name']} ({count:,} of {s['generated']:,})" for s, count in unscored if count > 0]
-    said += [f"Answers without a gold score are left out of its means: {', '.join(lacking)}."] if lacking else []
-    said += [f"Without an interval for the difference from {first}: {', '.join(lost)}."] if pairs and lost else []
-    return said + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
+        sentences.append(f"Nothing was paired with {baseline or 'a baseline'}, so no difference is claimed.")
+    unpaired = [s["name"] for s in report["systems"] if s["name"] not in (baseline, "logs", *dict(pairs))]
+    missing = [(s, s["generated"] - s["gold"]["n"]) for s in report["systems"] if s["gold"]["n"]]
+    unscored = [f"{s['name']} ({count:,} of {s['generated']:,})" for s, count in missing if count > 0]
+    lists = {
+        f"Below {baseline}": listed(below),
+        f"Not distinguished from {baseline}, the interval contains 0": listed(unclear),
+        f"Not distinguished from {baseline} where {len(pairs)} are compared (Holm)": listed(uncorrected),
+        "Answers without a gold score are excluded from its means": ", ".join(unscored),
+        f"Without an interval for the difference from {baseline}": ", ".join(unpaired) if pairs else "",
+    }
+    sentences += [f"{text}: {names}." for text, names in lists.items() if names]
+    return sentences + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
 
 
 def compared(report: Report) -> list[Block]:
-    """The table, the forest, reward against KL, and the scores behind the reward."""
+    """Table of all systems, forest plot, reward against KL and proxy, frontiers, texture, scores per attribute."""
     systems, behaviour = ranked(report), report["behaviour"]
     forest = plots.forest([(s["name"], s["gold"], s["proxy"]) for s in systems], baseline(report), report["baseline"])
     spread = [(s["name"], s["kl"] or UNDEFINED, s["gold"]) for s in systems]
     missing = [name for name, kl, gold in spread if None in (kl["mean"], gold["mean"])]
-    without = f" Not drawn, for want of a KL: {', '.join(missing)}." if missing else ""
+    note = f" Not drawn, because the KL is missing: {', '.join(missing)}." if missing else ""
     charts = [(forest, f"Gold reward with its 95 % interval, best first. Dashed line: {report['baseline']}.")]
-    text = f"Gold reward against KL, with 95 % intervals; up and left is better. Lines: one method's settings.{without}"
+    text = f"Gold reward against KL, with 95 % intervals; up and left is better. Lines: one method's settings.{note}"
     families = [s.get("family", "") for s in systems]
     charts += [(plots.scatter(spread, families), text)] if len(missing) < len(spread) else []
     charts += _against_proxy(report, systems)
@@ -84,31 +87,29 @@ def compared(report: Report) -> list[Block]:
 
 def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str, str]]:
     """Chart gold against proxy reward, unless they are the same scorer."""
-    known = [s for s in systems if s["proxy"]["mean"] is not None]
-    if report["gold_is_proxy"] or not known:
+    scored = [s for s in systems if s["proxy"]["mean"] is not None]
+    if report["gold_is_proxy"] or not scored:
         return []
-    points = [(s["name"], s["proxy"], s["gold"]) for s in known]
-    chart = plots.scatter(points, [s.get("family", "") for s in known], plots.REWARDS)
-    return [
-        (chart, "Gold against proxy reward: on the dashed line both say the same, below it the proxy was flattered.")
-    ]
+    points = [(s["name"], s["proxy"], s["gold"]) for s in scored]
+    chart = plots.scatter(points, [s.get("family", "") for s in scored], plots.REWARDS)
+    return [(chart, "Gold against proxy reward: equal on the dashed line; below it the proxy overrates the system.")]
 
 
 def _frontiers(report: Report) -> list[Block]:
     """Tabulate the frontier of each method over all its settings."""
-    found = sorted(report.get("frontiers") or [], key=lambda f: -(f["volume"]["mean"] or 0.0))
-    if not found:
+    frontiers = sorted(report.get("frontiers") or [], key=lambda f: -(f["volume"]["mean"] or 0.0))
+    if not frontiers:
         return []
     caption = (
         f"Frontiers: the gold reward, in sd above the logs' mean, that some setting of a method reaches within a KL, "
-        f"averaged over KLs up to {number(found[0]['most'])} nats (hypervolume). More settings reach more."
+        f"averaged over KLs up to {number(frontiers[0]['most'])} nats (hypervolume). More settings reach more."
     )
-    rows = [[f["name"], str(f["points"]), cell(f["volume"]), percent(f.get("cut_off"))] for f in found]
+    rows = [[f["name"], str(f["points"]), cell(f["volume"]), percent(f.get("cut_off"))] for f in frontiers]
     return [Table(caption, ("Method", "Settings", "Mean gold reward, sd", "Cut off, %"), rows)]
 
 
 def _texture(systems: Sequence[Report]) -> Table:
-    """Diversity and degeneration."""
+    """Tabulate diversity and degeneration."""
     keys = ("distinct_1", "distinct_2", "unique", "repeated_3")
     rows = [
         [s["name"], *(number(s.get(k)) for k in keys), percent(s["finished"]), percent(s["leaked"])] for s in systems
@@ -122,10 +123,9 @@ def _texture(systems: Sequence[Report]) -> Table:
 
 
 def comparison(report: Report) -> Table:
-    """One row per system, best gold reward first."""
-    first = report["baseline"]
+    """Tabulate all systems, one a row, best gold reward first."""
+    first, systems, mark = report["baseline"], ranked(report), baseline(report)
     head = f"System|Gold reward, sd|Less {first or 'nothing'}|Proxy, sd|KL, nats|Words|Distinct-2|Finished, %|Leaked, %"
-    systems, mark = ranked(report), baseline(report)
     bounds = plots.domain([0.0, mark, *(s["gold"][f] for s in systems for f in ("mean", "low", "high"))])
     rows = []
     for s in systems:
@@ -134,7 +134,7 @@ def comparison(report: Report) -> Table:
         row += [percent(s[f]) for f in ("finished", "leaked", "ess")]
         rows.append([*row, count(s["train_tokens"]), count(_seconds(report, s)), count(s["generated"])])
     return Table(
-        f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} leaves out 0, "
+        f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} excludes 0, "
         "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of all "
         "responses as they were drawn, from the reference at the same temperature without a condition; one that was "
         "cut off counts with the tokens that it has, and their share stands beside the KL.",
@@ -147,9 +147,9 @@ def comparison(report: Report) -> Table:
 
 
 def _cut(s: Report) -> str:
-    """The share of responses that were cut off, where a KL counts some."""
-    cut = None if s["kl"] is None or s["finished"] is None else 1 - s["finished"]
-    return f", {percent(cut)} % cut off" if cut else ""
+    """Format the share of responses that were cut off, where the KL counts any."""
+    share = None if s["kl"] is None or s["finished"] is None else 1 - s["finished"]
+    return f", {percent(share)} % cut off" if share else ""
 
 
 def budget(report: Report) -> Table:
@@ -169,7 +169,7 @@ def budget(report: Report) -> Table:
         "Machine": report["machine"],
         "Commit, date": f"{report['commit']}, {report['created']}",
     }
-    return Table("Every method had the same.", ("What", "How much"), list(facts.items()), prose=True)
+    return Table("Every method had the same.", ("Resource", "Amount"), list(facts.items()), prose=True)
 
 
 def _seconds(report: Report, system: Report) -> float:
@@ -189,8 +189,8 @@ def taken(report: Report) -> list[Block]:
         [s["name"], *(count(s.get(k) or 0) for k in keys), count(_seconds(report, s)), count(s["generated"])]
         for s in report["systems"]
     ]
-    hashes = [(name, value) for name, value in (report.get("hashes") or {}).items()]
     blocks: list[Block] = [
-        Table("What each took, a mean over its seeds; answers: for this report.", head.split("|"), rows)
+        Table("Cost of each system, mean over seeds; answers: for this report.", head.split("|"), rows)
     ]
-    return blocks + ([Table("Hashes.", ("What", "Hash"), hashes, prose=True)] if hashes else [])
+    hashes = list((report.get("hashes") or {}).items())
+    return blocks + ([Table("Hashes.", ("Input or policy", "Hash"), hashes, prose=True)] if hashes else [])

@@ -1,4 +1,4 @@
-"""Charts and table of guidance by strength: the curve that `steer.evaluation.guidance` measures."""
+"""Charts and table of the guidance curve that `steer.evaluation.guidance` measures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from steer.report import page, plots
 from steer.report.cells import UNDEFINED, Report, cell, number
 from steer.report.page import Block, Table
 
-SHOWN = {  # figure -> what it is called
+NAMES = {  # figure -> its name in the report
     "slope": "Slope on target",
     "distance": "Distance, levels",
     "fluency": "Base log p a token",
@@ -19,34 +19,34 @@ CHARTS = ("slope", "distance", "fluency", "distinct_2")
 
 
 def guided(curve: Report) -> list[Block]:
-    """Return the strength with the largest slope, the charts and the table."""
-    known = [p for p in curve["points"] if p["slope"]["mean"] is not None]
-    charts = page.figures([(_chart(curve, name), f"{SHOWN[name]}\n") for name in CHARTS])
-    if not known:
+    """Sentence on the strength with the largest slope, charts and table."""
+    measured = [p for p in curve["points"] if p["slope"]["mean"] is not None]
+    charts = page.figures([(_chart(curve, name), f"{NAMES[name]}\n") for name in CHARTS])
+    if not measured:
         return [charts, table(curve)]
-    best = max(known, key=lambda p: p["slope"]["mean"])
-    plain = next((p for p in known if p["guidance"] == 1), best)
-    said = (
+    best = max(measured, key=lambda p: p["slope"]["mean"])
+    plain = next((p for p in measured if p["guidance"] == 1), best)
+    sentence = (
         f"The slope of the obtained level on the target is highest at S = {best['guidance']:g}, {cell(best['slope'])}; "
         f"without guidance (S = 1) it is {cell(plain['slope'])}."
     )
-    return [said, charts, table(curve)]
+    return [sentence, charts, table(curve)]
 
 
 def table(curve: Report) -> Table:
-    """One row a strength."""
+    """Tabulate the figures, one strength a row."""
     rows = [
-        [f"{p['guidance']:g}", *(cell(v) if isinstance(v := p[name], dict) else number(v) for name in SHOWN)]
+        [f"{p['guidance']:g}", *(cell(v) if isinstance(v := p[name], dict) else number(v) for name in NAMES)]
         for p in curve["points"]
     ]
-    said = (
+    caption = (
         f"{curve['responses']} responses at {curve['targets']} targets to {curve['prompts']} prompts for each S, "
         f"away from {curve['against']}, scored by {curve['scorer']}."
     )
-    return Table(said, ("S", *SHOWN.values()), rows)
+    return Table(caption, ("S", *NAMES.values()), rows)
 
 
 def _chart(curve: Report, name: str) -> str:
     values = [p[name] if isinstance(p[name], dict) else UNDEFINED | {"mean": p[name]} for p in curve["points"]]
     points = [(p["guidance"], value) for p, value in zip(curve["points"], values)]
-    return plots.curve(f"{SHOWN[name]} per strength of guidance", [plots.Series(name, "gold", points)], "S", "")
+    return plots.curve(f"{NAMES[name]} per strength of guidance", [plots.Series(name, "gold", points)], "S", "")

@@ -5,48 +5,43 @@ from __future__ import annotations
 from steer.report.cells import Report, cell, excludes, number, percent
 from steer.report.page import Block, Table
 
-ENOUGH = 0.9  # of the comparisons: an annotator who answered fewer is not believed
+ENOUGH = 0.9  # share of the comparisons that an annotator must answer for its win-rates to be claimed
 
 
 def preferred(report: Report) -> list[Block]:
     """Rankings and win-rates of every annotator, and how far they agree."""
-    found = report.get("win_rates")
-    if not found:
+    result = report.get("win_rates")
+    if not result:
         return []
-    first = found["baseline"]
     blocks: list[Block] = [
-        f"Win-rate against {first} in per cent: wins and half of the ties, with its interval over prompts and seeds "
-        "and its standard error. At equal length: read off a logistic fit where both are equally long; it says nothing "
-        "where length is itself asked for, and is a guess where it is marked: hardly an answer there is as short, or "
-        "as long, as the other. Strength: Bradley-Terry over all pairs, in logits, mean 0. These two have "
-        "intervals over prompts only."
+        f"Win-rate against {result['baseline']} in per cent: wins and half of the ties, with its interval over prompts "
+        "and seeds and its standard error. At equal length: read off a logistic fit where both are equally long; it "
+        "means nothing where length is itself asked for, and is an extrapolation where it is marked: hardly an answer "
+        "there is as short, or as long, as the other. Strength: Bradley-Terry over all pairs, in logits, mean 0. These "
+        "two have intervals over prompts only."
     ]
-    for one in found["annotators"]:
-        ranked = sorted(one["systems"], key=lambda s: -((s["strength"] or {}).get("mean") or 0.0))
+    for annotator in result["annotators"]:
+        enough = answered(annotator) >= ENOUGH
+        ranked = sorted(annotator["systems"], key=lambda s: -((s["strength"] or {}).get("mean") or 0.0))
         rows, strong = [], set()
         for i, s in enumerate(ranked):
             rate, level = (_hundred(s.get(key)) for key in ("win_rate", "length_controlled"))
             error = number(100 * s["standard_error"], 1) if s.get("standard_error") is not None else "-"
             tally = f"{s['wins']}/{s['ties']}/{s['losses']}" if "wins" in s else "-"
-            beyond = " (outside the data)" if s.get("outside") else ""
-            row = [s["name"], _place(s["place"]), cell(s["strength"]), cell(rate, 1), error, cell(level, 1) + beyond]
-            rows.append([*row, tally])
-            if (
-                answered(one) >= ENOUGH
-                and rate
-                and rate["low"] is not None
-                and excludes(rate["low"] - 50, rate["high"] - 50)
-            ):
+            row = [s["name"], _place(s["place"]), cell(s["strength"]), cell(rate, 1), error]
+            rows.append([*row, cell(level, 1) + _outside(s), tally])
+            if enough and excludes(rate, 50):
                 strong.add((i, 3))
-        turned = "" if one["turned"] is None else f", {percent(one['turned'])} % of them changed with the order"
-        silent = f", {one['unanswered']:,} {_unanswered(one)} and left out" if one["unanswered"] else ""
+        turned, missing = annotator["turned"], annotator["unanswered"]
+        order = "" if turned is None else f", {percent(turned)} % of them changed with the order"
+        skipped = f", {missing:,} {_unanswered(annotator)} and excluded" if missing else ""
         head = ("System", "Place", "Strength", "Win-rate, %", "Standard error", "At equal length, %", "Won/tied/lost")
-        caption = f"{one['annotator']}: {one['comparisons']:,} comparisons{turned}{silent}. "
-        caption += "Bold: leaves out 50 %." if answered(one) >= ENOUGH else "Too few answered for anything to be bold."
+        caption = f"{annotator['annotator']}: {annotator['comparisons']:,} comparisons{order}{skipped}. "
+        caption += "Bold: excludes 50 %." if enough else "Too few answered for anything to be bold."
         blocks.append(Table(caption, head, rows, frozenset(strong)))
-    agreed = [[" and ".join(a["annotators"]), cell(a["agreement"]), number(a["kappa"])] for a in found["agreement"]]
+    agreed = [[" and ".join(a["annotators"]), cell(a["agreement"]), number(a["kappa"])] for a in result["agreement"]]
     if agreed:
-        caption = "How far annotators agree on the same comparisons: 1 always, and kappa beyond chance."
+        caption = "Agreement of annotators on the same comparisons: 1 is always; kappa is beyond chance."
         blocks.append(Table(caption, ("Annotators", "Agreement", "Kappa"), agreed))
     return blocks
 
@@ -58,44 +53,47 @@ def answered(annotator: Report) -> float:
 
 
 def silent(report: Report) -> list[str]:
-    """Who left so many comparisons unanswered that what is left is a selection."""
-    found = (report.get("win_rates") or {}).get("annotators", [])
+    """Warnings about annotators who answered too few comparisons for their win-rates to be more than a selection's."""
     return [
-        f"{one['annotator']}: answered {one['comparisons']:,} of {one['comparisons'] + one['unanswered']:,} "
-        f"comparisons ({percent(answered(one))} %); the others, {_unanswered(one)}, are left out, so its win-rates are "
+        f"{a['annotator']}: answered {a['comparisons']:,} of {a['comparisons'] + a['unanswered']:,} "
+        f"comparisons ({percent(answered(a))} %); the others, {_unanswered(a)}, are excluded, so its win-rates are "
         "of a selection."
-        for one in found
-        if answered(one) < ENOUGH
+        for a in (report.get("win_rates") or {}).get("annotators", [])
+        if answered(a) < ENOUGH
     ]
 
 
 def _unanswered(annotator: Report) -> str:
-    """Say how comparisons stayed unanswered; an annotator asked in both orders must answer both."""
+    """Describe unanswered comparisons; an annotator asked in both orders must answer both."""
     return "unanswered" if annotator["turned"] is None else "unanswered in one order or in both"
 
 
 def rates(report: Report, but: str = "") -> list[str]:
     """Win-rates of every annotator but one against the baseline, a line each, for the terminal."""
-    found = report.get("win_rates") or {"annotators": []}
+    result = report.get("win_rates") or {"annotators": []}
     lines = []
-    for one in (x for x in found["annotators"] if x["annotator"] != but):
-        lines.append(f"Win-rate against {found['baseline']} by {one['annotator']}, %:")
-        for s in one["systems"][1:]:
+    for annotator in (a for a in result["annotators"] if a["annotator"] != but):
+        lines.append(f"Win-rate against {result['baseline']} by {annotator['annotator']}, %:")
+        for s in annotator["systems"][1:]:
             tally = f"{s['wins']}/{s['ties']}/{s['losses']} won/tied/lost"
-            level = f"at equal length {cell(_hundred(s['length_controlled']), 1)}"
-            beyond = " (outside the data)" if s.get("outside") else ""
-            lines.append(f"  {s['name']}: {cell(_hundred(s['win_rate']), 1)}, {level}{beyond}, {tally}")
+            level = f"at equal length {cell(_hundred(s['length_controlled']), 1)}{_outside(s)}"
+            lines.append(f"  {s['name']}: {cell(_hundred(s['win_rate']), 1)}, {level}, {tally}")
     return lines
 
 
+def _outside(system: Report) -> str:
+    return " (outside the data)" if system.get("outside") else ""
+
+
 def _place(place: Report | None) -> str:
-    """A place with the places that resamples give it."""
+    """Format a place with the interval of places over resamples."""
     if place is None or place["mean"] is None:
         return "-"
     return cell(place, 0) if place["low"] is not None else f"{place['mean']:.0f}"
 
 
 def _hundred(interval: Report | None) -> Report | None:
+    """Convert an interval of shares to per cent."""
     if interval is None:
         return None
     return {k: v if v is None or k == "n" else 100 * v for k, v in interval.items()}
@@ -104,16 +102,16 @@ def _hundred(interval: Report | None) -> Report | None:
 def scorer(report: Report) -> list[Block]:
     """The proxy against gold: on held-out logs per attribute, on fresh responses per system."""
     blocks: list[Block] = []
-    found = report.get("scorer")
-    if found:
+    if result := report.get("scorer"):
+        attributes = result["attributes"]
         head = ("Attribute", "MAE", "of mean", "RMSE", "Pearson", "Spearman", "QWK", "Pairs in order", "With length")
         keys = ("mae", "baseline_mae", "rmse", "pearson", "spearman", "qwk", "pairwise", "spearman_with_length")
-        rows = [[a["attribute"], *(number(a[k]) for k in keys)] for a in found["attributes"]]
-        blocks.append(Table(f"The proxy against gold on {found['rows']:,} logged responses, held out.", head, rows))
-        bins = max((len(a["calibration"]) for a in found["attributes"]), default=0)
+        rows = [[a["attribute"], *(number(a[k]) for k in keys)] for a in attributes]
+        blocks.append(Table(f"The proxy against gold on {result['rows']:,} logged responses, held out.", head, rows))
+        bins = max((len(a["calibration"]) for a in attributes), default=0)
         lines = [
             [a["attribute"], *(f"{number(b['predicted'])} / {number(b['truth'])}" for b in a["calibration"])]
-            for a in found["attributes"]
+            for a in attributes
         ]
         lines = [line + ["-"] * (1 + bins - len(line)) for line in lines]
         parts = ("Attribute", *(f"Fifth {i}" for i in range(1, bins + 1)))
@@ -121,18 +119,18 @@ def scorer(report: Report) -> list[Block]:
     systems = [s for s in report["systems"] if s.get("fresh")]
     if systems and not report["gold_is_proxy"]:
         rows = [[s["name"], number(s["fresh"]["spearman"]), number(s["fresh"]["too_much"])] for s in systems]
-        caption = "The proxy on what each system writes: one that was outwitted ranks badly, or thinks too much of it."
+        caption = "The proxy on what each system writes: an exploited proxy ranks badly, or overrates it."
         blocks.append(Table(caption, ("System", "Spearman with gold reward", "Proxy less gold, sd"), rows))
     return blocks
 
 
 def prompt_only(report: Report) -> list[Block]:
-    """Say how much of the reward the prompt alone predicts."""
-    found = report.get("prompt_only")
-    if not found:
+    """Sentence on how much of the reward the prompt alone predicts."""
+    result = report.get("prompt_only")
+    if not result:
         return []
-    share = max(0.0, found["pearson"]) ** 2
+    share = max(0.0, result["pearson"]) ** 2
     return [
-        f"The prompt alone, read by a ridge on its words, predicts gold reward with Pearson {number(found['pearson'])} "
-        f"({percent(share)} % of its variance, {found['rows']:,} rows, out of fold): no method can earn that part."
+        f"A ridge regression on the prompt's words alone predicts gold reward with Pearson {number(result['pearson'])} "
+        f"({percent(share)} % of its variance, {result['rows']:,} rows, out of fold): no method can earn that part."
     ]

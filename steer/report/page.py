@@ -1,4 +1,4 @@
-"""Sentences, tables and charts -> one HTML page that loads nothing, or Markdown."""
+"""Render sentences, tables and charts as self-contained HTML or as Markdown."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ section{margin-top:32px}th,td{padding:4px 7px}table{font-size:8.5pt}}
 
 
 class Table(NamedTuple):
-    """Rows of text and figures, the first column names them; `strong` cells are bold, `under` and `bars` adorn rows."""
+    """Rows of text and figures, named by the first column; `strong` holds the (row, column) of bold cells."""
 
     caption: str
     head: Sequence[str]
@@ -74,7 +74,7 @@ class Table(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A block that is more than paragraph or table, ready for the page and for Markdown."""
+    """A block rendered already, for the page and for Markdown."""
 
     html: str
     markdown: str = ""
@@ -84,15 +84,15 @@ Block = str | Table | Raw
 Section = tuple[str, Sequence[Block]]
 
 
-def html(title: str, facts: str, lead: Sequence[str], found: Sequence[Section], *, warned: bool) -> str:
-    """One page without scripts; its policy forbids the browser to load anything. `warned`: lead[0] is a warning."""
+def html(title: str, facts: str, lead: Sequence[str], sections: Sequence[Section], *, warned: bool) -> str:
+    """Render a page without scripts whose policy forbids loading anything. `warned`: lead[0] is a warning."""
     title = escape(title)
-    links = " ".join(f'<a href="#{_slug(name)}">{name}</a>' for name, _ in found)
+    links = " ".join(f'<a href="#{_slug(name)}">{name}</a>' for name, _ in sections)
     head = [f'<p class="warning">{escape(lead[0])}</p>'] if warned else []
     head += [f"<p{' class=lead' if i == 0 else ''}>{_typeset(text)}</p>" for i, text in enumerate(lead[warned:])]
     body = "".join(
         f'<section id="{_slug(name)}"><h2>{name}</h2>{"".join(map(_html_block, blocks))}</section>'
-        for name, blocks in found
+        for name, blocks in sections
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -111,7 +111,7 @@ def _html_block(block: Block) -> str:
 
 
 def html_table(t: Table) -> str:
-    """A table with a caption; figures to the right, an interval below its figure."""
+    """Render a table with a caption; figures to the right, an interval below its figure."""
     kind = " class=heat" if t.heat else " class=prose" if t.prose else ""
     head = "".join(f'<th scope="col">{escape(h).replace("-", "‑")}</th>' if h else "<td></td>" for h in t.head)
     body = []
@@ -134,38 +134,38 @@ def html_table(t: Table) -> str:
 
 
 def _typeset(text: str) -> str:
-    """Escaped text with true minus signs, its intervals and percentages kept on one line."""
+    """Escape text, set true minus signs, and keep intervals and percentages on one line."""
     text = re.sub(r"(?<=[ (\[])-(?=\d)", "−", escape(text))
     return re.sub(r"(?<=\d) (?=\[|%)|(?<=\d,) (?=[\d−]+\.?\d*\])", "\u00a0", text)
 
 
 def _html_figure(text: str) -> str:
-    """A figure with true minus signs and dashes, its interval set apart."""
+    """Render a figure with true minus signs and dashes, its interval in a smaller line."""
     text = re.sub(r"-(?=\d)", "−", escape(text)).replace("-", "–")
     mean, bracket, bounds = text.partition(" [")
     return f'{mean}<small class="bounds">[{bounds}</small>' if bracket else text
 
 
 def _heat(text: str) -> str:
-    """Style of a heat map's cell."""
+    """Class and style of a heat map's cell."""
     value = 0.0 if text == "-" else float(text)
     return f' class="{"above" if value >= 0 else "below"}" style="--heat:{min(1.0, abs(value)) * 60:.0f}%"'
 
 
 def figures(charts: Sequence[tuple[str, str]]) -> Raw:
-    """SVG with captions, side by side where there is room; a caption's first of two lines is its name."""
-    found = []
+    """Render charts, (SVG, caption) each, side by side where there is room; a caption's first of two lines is bold."""
+    parts = []
     for svg, caption in charts:
         first, *rest = map(_typeset, caption.split("\n"))
         text = f"<b>{first}</b>{''.join(f'<span>{r}</span>' for r in rest)}" if rest else first
-        found.append(f'<figure><div class="scroll">{svg}</div><figcaption>{text}</figcaption></figure>')
-    return Raw(f'<div class="figures{" small" if len(charts) > 1 else ""}">{"".join(found)}</div>')
+        parts.append(f'<figure><div class="scroll">{svg}</div><figcaption>{text}</figcaption></figure>')
+    return Raw(f'<div class="figures{" small" if len(charts) > 1 else ""}">{"".join(parts)}</div>')
 
 
-def markdown(title: str, lead: Sequence[str], found: Sequence[Section]) -> str:
-    """The sentences and tables; charts and samples are on the page."""
+def markdown(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
+    """Render sentences and tables; charts and samples are only on the page."""
     parts = [f"# {_plain(title)}", *map(_plain, lead)]
-    for title, blocks in found:
+    for title, blocks in sections:
         texts = [text for text in map(_markdown_block, blocks) if text]
         parts += [f"## {title}", *texts] if texts else []
     return "\n\n".join(parts) + "\n"
@@ -178,7 +178,7 @@ def _markdown_block(block: Block) -> str:
 
 
 def markdown_table(t: Table) -> str:
-    """Figures aligned to the right."""
+    """Render a table with figures aligned to the right."""
     names = [f"{row[0]} ({u})" if u else row[0] for row, u in zip(t.rows, t.under or [""] * len(t.rows))]
     rows = [
         [_plain(name), *(f"**{_plain(c)}**" if (i, j) in t.strong else _plain(c) for j, c in enumerate(row[1:], 1))]
@@ -190,7 +190,7 @@ def markdown_table(t: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that Markdown shows as it is."""
+    """Escape a text as one line that Markdown shows literally."""
     text = re.sub(r"([\\`*|]|\[(?![-\d])|(?<!\d)\]|\](?=\())", r"\\\1", " ".join(text.split()))
     return escape(text, quote=False)
 

@@ -1,7 +1,6 @@
-"""Small charts as SVG text: no library, no script; colours are the page's CSS variables, so dark mode needs nothing.
+"""Small charts as SVG text, without a library or script; colours are the page's CSS variables, so dark mode works.
 
-An interval is {"mean", "low", "high", "n"}, None where undefined; what is undefined is not drawn. Every chart holds its
-title. The texts that come in are plain: they are escaped here.
+An interval is {"mean", "low", "high", "n"}, None where undefined; undefined parts are not drawn. Texts are escaped.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ class Scale:
 
 
 def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, float]:
-    """Smallest range that holds all defined values, with some air on both sides."""
-    known = [v for v in values if v is not None] or [0.0]
-    low, high = min(known), max(known)
-    air = (high - low) * pad if high - low > 1e-9 * max(1.0, abs(low)) else 0.5
-    return low - air, high + air
+    """Smallest range that holds all defined values, with a margin on both sides."""
+    defined = [v for v in values if v is not None] or [0.0]
+    low, high = min(defined), max(defined)
+    margin = (high - low) * pad if high - low > 1e-9 * max(1.0, abs(low)) else 0.5
+    return low - margin, high + margin
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -63,7 +62,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def bar(interval: Interval, low: float, high: float, mark: float | None) -> str:
-    """The interval as a small bar for a table cell, on a scale that all rows share; `mark` is the baseline."""
+    """Draw an interval as a small bar for a table cell, on a scale that all rows share; `mark` is the baseline."""
     width, height, x = 96, 16, Scale(low, high, 3, 93)
     marks = [(v, look) for v, look in ((0.0, "axis"), (mark, "mark")) if v is not None and low <= v <= high]
     body = "".join(_line(x(v), 0, x(v), height, look) for v, look in marks) + _whisker(interval, x, 8, "gold")
@@ -71,7 +70,7 @@ def bar(interval: Interval, low: float, high: float, mark: float | None) -> str:
 
 
 def forest(rows: Sequence[tuple[str, Interval, Interval]], baseline: float | None, named: str = "mle") -> str:
-    """Gold reward with its interval per system, (name, gold, proxy); the proxy's as an open diamond beside it."""
+    """Draw gold reward with its interval per system, (name, gold, proxy), and the proxy's as an open diamond."""
     left = 16 + LETTER * max((len(_short(name)) for name, _, _ in rows), default=0)
     right, top, step = left + 440, 44, 26
     bottom = top + step * len(rows)
@@ -113,12 +112,12 @@ REWARDS = Axes(
 
 
 def scatter(rows: Sequence[tuple[str, Interval, Interval]], families: Sequence[str] = (), axes: Axes = KL) -> str:
-    """One point per system, (name, x, y) with both intervals; a line joins the points of a family."""
+    """Draw one point per system, (name, x, y) with both intervals; a line joins the points of a family."""
     families = families or [""] * len(rows)
-    known = [(*row, f) for row, f in zip(rows, families) if None not in (row[1]["mean"], row[2]["mean"])]
+    points = [(*row, f) for row, f in zip(rows, families) if None not in (row[1]["mean"], row[2]["mean"])]
     width, left, top, bottom, place = 760, 52, 16, 380, _root if axes.root else _same
-    bounds = [domain([*([0.0] if axes.root else []), *(place(k[f]) for _, k, _, _ in known for f in ENDS)], 0.04)]
-    bounds.append(domain([r[f] for _, _, r, _ in known for f in ENDS]))
+    bounds = [domain([*([0.0] if axes.root else []), *(place(k[f]) for _, k, _, _ in points for f in ENDS)], 0.04)]
+    bounds.append(domain([r[f] for _, _, r, _ in points for f in ENDS]))
     x, y = Scale(*bounds[0], left, width - 20), Scale(*bounds[1], bottom, top)
     parts = [_line(left, y(t), width, y(t), "axis" if t == 0 else "grid") for t in ticks(*bounds[1])]
     parts += [_line(left, bottom, width, bottom, "grid")]
@@ -129,8 +128,8 @@ def scatter(rows: Sequence[tuple[str, Interval, Interval]], families: Sequence[s
     if axes.equal:
         low, high = max(bounds[0][0], bounds[1][0]), min(bounds[0][1], bounds[1][1])
         parts += [_line(x(low), y(low), x(high), y(high), "mark")] if low < high else []
-    drawn = [({f: place(k[f]) for f in ENDS}, r) for _, k, r, _ in known]
-    parts += _joined([f for *_, f in known], [(x(k["mean"]), y(r["mean"])) for k, r in drawn])
+    drawn = [({f: place(k[f]) for f in ENDS}, r) for _, k, r, _ in points]
+    parts += _joined([f for *_, f in points], [(x(k["mean"]), y(r["mean"])) for k, r in drawn])
     taken: list[Box] = []
     for k, r in drawn:
         px, py = x(k["mean"]), y(r["mean"])
@@ -138,7 +137,7 @@ def scatter(rows: Sequence[tuple[str, Interval, Interval]], families: Sequence[s
         taken.append((px - 5, py - 5, px + 5, py + 5))
         taken += [(x(k["low"]), py - 2, x(k["high"]), py + 2)] if k["low"] is not None else []
         taken += [(px - 2, y(r["high"]), px + 2, y(r["low"]))] if r["low"] is not None else []
-    for (name, *_), (k, r) in zip(known, drawn):
+    for (name, *_), (k, r) in zip(points, drawn):
         ends = [x(k["mean"] if k[f] is None else k[f]) for f in ("low", "high")]
         parts.append(_placed(_short(name), (ends[0], ends[1]), y(r["mean"]), taken, (left, top, width, bottom)))
     parts += [_dot(x(k["mean"]), y(r["mean"]), "gold") for k, r in drawn]
@@ -148,17 +147,17 @@ def scatter(rows: Sequence[tuple[str, Interval, Interval]], families: Sequence[s
 
 
 def _joined(families: Sequence[str], points: Sequence[tuple[float, float]]) -> list[str]:
-    """A line through the points of each family, from left to right."""
+    """Lines through the points of each family, from left to right."""
     lines = []
     for family in dict.fromkeys(f for f in families if f):
-        found = sorted(p for f, p in zip(families, points) if f == family)
-        path = "L".join(f"{px:g} {py:g}" for px, py in found)
-        lines += [f'<path class="family" d="M{path}"/>'] if len(found) > 1 else []
+        members = sorted(p for f, p in zip(families, points) if f == family)
+        path = "L".join(f"{px:g} {py:g}" for px, py in members)
+        lines += [f'<path class="family" d="M{path}"/>'] if len(members) > 1 else []
     return lines
 
 
 def curve(title: str, series: Sequence[Series], x_label: str, y_label: str, *, identity: bool = False) -> str:
-    """Means with their interval bands over whole numbers on x; `identity` draws y = x, both axes on one range."""
+    """Draw means with interval bands over whole numbers on x; `identity` draws y = x, both axes on one range."""
     kept = [s._replace(points=[p for p in s.points if p[1]["mean"] is not None]) for s in series]
     xs = sorted({px for s in kept for px, _ in s.points})
     width, height, left, top, bottom = 236, 214, 36, 34, 174
@@ -193,7 +192,7 @@ def _words(x: float, y: float, text: str, anchor: str, look: str = "") -> str:
 
 
 def _dot(x: float, y: float, look: str) -> str:
-    """A disc for gold, an open diamond for the proxy: told apart without colour."""
+    """A disc for gold, an open diamond for the proxy: distinguishable without colour."""
     disc, diamond = f'<circle class="dot gold" cx="{x:g}" cy="{y:g}" r="4"/>', f"M{x:g} {y - 5:g}l5 5l-5 5l-5-5z"
     return disc if look == "gold" else f'<path class="dot proxy" d="{diamond}"/>'
 
@@ -231,7 +230,7 @@ def _legend(x: float, y: float, items: Sequence[tuple[str, str]]) -> str:
 
 
 def _placed(text: str, x: tuple[float, float], y: float, taken: list[Box], frame: Box) -> str:
-    """A label beside its point with ends x, where it covers least of what is drawn; its box is added to `taken`."""
+    """Place a label beside its point with ends x where it overlaps least; its box is added to `taken`."""
     width = LETTER * len(text)
     spots = [
         (at + reach, y + dy, anchor, at + reach - share * width)
@@ -264,7 +263,7 @@ def _same(value: Any) -> Any:
 
 
 def _root_ticks(x: Scale) -> list[float]:
-    """Round numbers whose square roots lie far enough apart to be read."""
+    """Round numbers whose square roots lie far enough apart to be legible."""
     kept = [0.0]
     for value in (m * 10.0**power for power in range(-2, 7) for m in (1, 2, 5)):
         kept += [value] if _root(value) <= x.high and x(_root(value)) - x(_root(kept[-1])) > 32 else []

@@ -9,11 +9,11 @@ from steer.report import page, plots
 from steer.report.cells import UNDEFINED, Report, cell, number, percent
 from steer.report.page import Block, Raw, Table
 
-SAMPLES, LETTERS = 12, 60_000  # prompts and letters of answers on the page; report.json holds them all
+SAMPLES, LETTERS = 12, 60_000  # prompts, and letters of all answers, on the page; report.json holds them all
 
 
 def side_by_side(samples: Sequence[Report]) -> list[Block]:
-    """Answers to one prompt side by side, cut so that the page stays small."""
+    """Answers to each prompt side by side, cut so that the page stays small."""
     more, samples = len(samples) - SAMPLES, samples[:SAMPLES]
     limit = max(200, min(2000, LETTERS // max(1, sum(len(s["answers"]) for s in samples))))
     blocks: list[Block] = []
@@ -29,14 +29,14 @@ def side_by_side(samples: Sequence[Report]) -> list[Block]:
 
 
 def _cut(text: str, limit: int) -> str:
-    """Escaped text, cut at the limit in plain sight."""
+    """Escape a text and cut it at the limit, with a visible note."""
     more = len(text) - limit
     rest = f'<span class="soft"> … {more:,} more letters in report.json</span>' if more > 0 else ""
     return escape(text[:limit]) + rest
 
 
 def over_rounds(loop: Report) -> list[Block]:
-    """Reward, KL and diversity over the rounds; which one is kept."""
+    """Charts and table of reward, KL and diversity per round; the kept round is bold."""
     rounds, kept = loop["rounds"], loop["kept"]
 
     def curve(title: str, *series: tuple[str, str, str]) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def over_rounds(loop: Report) -> list[Block]:
     return [
         page.figures([curve("reward, sd", ("gold", "gold", "gold"), ("proxy", "proxy", "reward")),
                   curve("KL, nats", ("KL", "gold", "kl")), curve("distinct-2", ("distinct-2", "gold", "distinct_2"))]),
-        Table("Rounds; bold: the one that is kept.",
+        Table("Rounds; bold: the kept one.",
               ("Round", "Rows", "Gold, sd", "Proxy, sd", "KL, nats", "Cut off, %", "Distinct-2"), rows,
               frozenset((i, j) for i, r in enumerate(rounds) if r["round"] == kept for j in range(1, 7)),
               [f"asked {r['target']}" if r["target"] else "" for r in rounds]),
