@@ -48,5 +48,5 @@ def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Pat
 def test_a_policy_without_condition_has_no_curve(base: Path, labels: Path) -> None:
     plain = load_policy(str(base))
     rows = held_out_prompts(str(labels), 0.1, 0, 2)
-    with pytest.raises(SteerError, match="guidance has nothing to pull at"):
+    with pytest.raises(SteerError, match="there is nothing to guide"):
         Trial(plain, plain, load_scorer("data_recipes.world_text:Gold"), rows).curve()

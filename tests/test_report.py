@@ -447,5 +447,5 @@ def test_a_loop_says_why_it_ended_and_which_round_is_kept(example: dict[str, Any
     path = report.write_loop({**alone, "iterate": example["iterate"], "title": HOSTILE}, tmp_path / "alone")
     assert "<script" not in path.read_text()
     found = Page(path.read_text())
-    assert [a["id"] for tag, a in found.tags if tag == "section"] == ["rounds", "made-of", "repeat-it"]
+    assert [a["id"] for tag, a in found.tags if tag == "section"] == ["rounds", "inputs", "repeat-it"]
     assert all(said in found.text for said in example["iterate"]["ended"])

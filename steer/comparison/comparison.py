@@ -165,14 +165,16 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
 
 
 def spread(seeds: int, bases: int) -> str:
-    """Say what the intervals of so many repetitions cover."""
+    """Sentence on what the intervals of so many repetitions cover."""
     if seeds == 1:
         return (
-            "Intervals are 95 %, bootstrapped over prompts only, and what is claimed holds for these policies: one "
-            "repetition says nothing of other seeds or bases."
+            "Intervals are 95 %, bootstrapped over prompts only, so claims hold for these policies alone: one "
+            "repetition does not show how seeds or bases differ."
         )
-    over = f"{seeds} repetitions, each a seed on one of {bases} bases" if bases > 1 else f"{seeds} seeds on one base"
-    return f"Intervals are 95 %, bootstrapped over prompts and {over}."
+    repetitions = (
+        f"{seeds} repetitions, each a seed on one of {bases} bases" if bases > 1 else f"{seeds} seeds on one base"
+    )
+    return f"Intervals are 95 %, bootstrapped over prompts and {repetitions}."
 
 
 def named(target: str) -> list[str]:

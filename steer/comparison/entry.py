@@ -1,4 +1,4 @@
-"""One method of a comparison as the user wrote it, `rwr:beta=3/1/0.5`, and what it may take."""
+"""Entries of a comparison, parsed from specs such as `rwr:beta=3/1/0.5`, and their cost."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from steer.settings import check, did_you_mean, overridden
 from steer.training.prepare import chosen
 
 PERMUTED = "conditional, permuted labels"
-DECODING = ("guidance", "best_of")  # knobs that are turned when a policy answers; the same policy serves all of them
+DECODING = ("guidance", "best_of")  # knobs of answering: one policy serves all their values
 OF_ROUNDS = ("rounds", "n", "prompts_per_round", "start_from")  # knobs that are settings of `steer iterate`
 CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method with its settings; `training` differs from the others', `decodings` are how its policy answers."""
+    """One method with its settings, training settings of its own, and the decodings that its policy answers with."""
 
     spec: str
     method: str
@@ -67,7 +67,7 @@ class Entry:
             else:
                 settings.append(part)
         method, _ = chosen(name, settings)
-        if method.importance:  # it weighs what a conditioned policy drew, so there is a first policy, and a round
+        if method.importance:  # it weighs draws of a conditioned policy, so it needs a first policy and a round
             after, rounds = after or "conditional", ["rounds=1", *rounds]
         if after:
             _first(spec, method, after)
@@ -125,7 +125,7 @@ class Entry:
 
 
 def _first(spec: str, method: Method, after: str) -> None:
-    """Refuse a stage in front that is no likelihood on the logs, or whose policy reads other conditions."""
+    """Raise SteerError for a stage in front that is no likelihood on the logs, or that reads other conditions."""
     stage, _ = chosen(after, ())
     plain = not (stage.still or stage.reframes) and stage.conditioned == method.conditioned
     if not plain:
@@ -151,18 +151,18 @@ def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
 
 
 def swept(spec: str) -> list[Entry]:
-    """An entry for every combination of the values that a slash separates; those of DECODING share one policy."""
+    """Make an entry for every combination of values separated by slashes; values of DECODING share one policy."""
     name, _, rest = spec.partition(":")
     knobs = [part.partition("=")[::2] for part in filter(None, rest.split(","))]
     trained = [[f"{k}={v}" for v in values.split("/")] for k, values in knobs if k not in DECODING]
-    asked = {k: [_number(spec, k, v) for v in values.split("/")] for k, values in knobs if k in DECODING}
-    decodings = tuple(Decoding(g, int(n)) for g, n in product(*(asked.get(k, [1.0]) for k in DECODING)))
+    decoded = {k: [_number(spec, k, v) for v in values.split("/")] for k, values in knobs if k in DECODING}
+    decodings = tuple(Decoding(g, int(n)) for g, n in product(*(decoded.get(k, [1.0]) for k in DECODING)))
     if any(d.best_of < 1 or d.guidance < 0 for d in decodings):
         raise SteerError(f"{spec}: wanted guidance of 0 or more and best_of of 1 or more.")
     if any(d.guidance != 1 for d in decodings) and name in METHODS and not METHODS[name].conditioned:
         raise SteerError(f"{spec}: guidance wants a method with a condition.")
-    found = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
-    return [replace(e, decodings=decodings) for e in found]
+    entries = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
+    return [replace(e, decodings=decodings) for e in entries]
 
 
 def _number(spec: str, key: str, text: str) -> float:
@@ -183,8 +183,8 @@ class Cost(NamedTuple):
 def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     """Compute the cost before training: offline methods draw nothing, on-policy ones K (and a greedy one) per prompt.
 
-    `prompts`: to train on, which on-policy methods go through again and again, the last draw of an epoch smaller.
-    Rounds draw for all their own, of which the logs may have fewer.
+    `prompts`: number of prompts in an epoch of on-policy methods, whose last batch may be smaller. Rounds are counted
+    with all their prompts, though the logs may have fewer.
     """
     if i := entry.iterate:
         responses = i.rounds * i.n * i.prompts_per_round
@@ -194,29 +194,28 @@ def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
         return Cost()
     _, own = chosen(entry.method, entry.settings)
     draws = math.ceil(settings.max_steps / getattr(own, "epochs", 1))
-    epochs, more = divmod(draws, max(1, math.ceil(prompts / settings.batch_size)))
-    responses = (epochs * prompts + more * settings.batch_size) * (own.k + ("greedy" in method.needs))
+    epochs, rest = divmod(draws, max(1, math.ceil(prompts / settings.batch_size)))
+    responses = (epochs * prompts + rest * settings.batch_size) * (own.k + ("greedy" in method.needs))
     return Cost(responses, responses * settings.max_new_tokens, responses)
 
 
 def over_budget(taken: Cost, config: CompareConfig) -> str:
     """Return why a run exceeds the budget of the comparison; empty if it does not."""
-    for what, used, most in (
+    for unit, used, most in (
         ("generated tokens", taken.tokens, config.budget_tokens),
         ("scorer calls", taken.scored, config.budget_calls),
     ):
         if most and used > most:
-            return f"over budget: training takes up to {used:,} {what}, and {most:,} are allowed."
+            return f"over budget: training takes up to {used:,} {unit}, and {most:,} are allowed."
     return ""
 
 
 def unique(specs: Sequence[str]) -> list[Entry]:
-    """All entries of a comparison; a policy that two specs share is trained once and answers in all their ways."""
-    found: dict[str, Entry] = {}
+    """Parse all specs; a policy that two of them share is trained once and answers with the decodings of both."""
+    entries: dict[str, Entry] = {}
     for entry in (e for spec in specs for e in swept(spec)):
-        held = found.get(entry.spec)
-        if held and set(held.decodings) & set(entry.decodings):
+        before = entries[entry.spec].decodings if entry.spec in entries else ()
+        if set(before) & set(entry.decodings):
             raise SteerError(f"--method: the same method is given twice, {entry.spec}.")
-        ways = (*held.decodings, *entry.decodings) if held else entry.decodings
-        found[entry.spec] = replace(entry, decodings=ways)
-    return list(found.values())
+        entries[entry.spec] = replace(entry, decodings=(*before, *entry.decodings))
+    return list(entries.values())

@@ -11,17 +11,20 @@ from steer.report.cells import count, counted
 
 
 def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
-    """A line an entry, of one seed, and what all of them come to; an entry's text says why it may not run."""
+    """Format the plan: a line per entry, for one seed, and totals; the text of an entry says why it may not run."""
     config, lines, seeds = comparison.config, [], len(comparison.seeds)
     steps = answers = 0
     for entry, over in entries.items():
-        name, (more, drawn) = PERMUTED if entry.permuted else entry.spec, _of(comparison, entry)
+        name, (planned_steps, drawn) = PERMUTED if entry.permuted else entry.spec, _of(comparison, entry)
         taken = comparison.cost(entry)
         draws = f", draws and has scored up to {taken.responses:,} responses" if taken.responses else ""
-        lines.append(f"  {name}: " + (over or f"{counted(more, 'step')}{draws}, {counted(drawn, 'answer')}"))
-        steps, answers = (steps, answers) if over else (steps + more, answers + drawn)
-    rows, asked = counted(len(comparison.logs), "row"), counted(len(comparison.examination.prompts), "held-out prompt")
-    first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {asked}; each, with one seed:"
+        lines.append(f"  {name}: " + (over or f"{counted(planned_steps, 'step')}{draws}, {counted(drawn, 'answer')}"))
+        steps, answers = (steps, answers) if over else (steps + planned_steps, answers + drawn)
+    rows, prompts = (
+        counted(len(comparison.logs), "row"),
+        counted(len(comparison.examination.prompts), "held-out prompt"),
+    )
+    first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {prompts}; each, with one seed:"
     last = (
         f"With {counted(seeds, 'seed')} at most {count(steps * seeds)} steps of "
         f"{comparison.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
@@ -31,10 +34,10 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
 
 
 def _of(comparison: Comparison, entry: Entry) -> tuple[int, int]:
-    """Optimizer steps and answers of one seed; rounds that another entry does too are counted twice."""
+    """Optimizer steps and answers of one seed; rounds shared with another entry are counted twice."""
     config, conditioned = comparison.config, METHODS[entry.method].conditioned
     trainings = (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
-    ways = 0 if entry.permuted else sum(how.best_of for how in entry.decodings)
+    draws = 0 if entry.permuted else sum(decoding.best_of for decoding in entry.decodings)
     aims = len(config.target) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0
-    return trainings * comparison.settings.max_steps, ways * aims * len(comparison.examination.prompts) + grid
+    return trainings * comparison.settings.max_steps, draws * aims * len(comparison.examination.prompts) + grid

@@ -25,9 +25,9 @@ SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
 
 def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple[Path, dict[str, Any]]:
-    """The policy of an entry, and what it took: done.json of its training with responses `drawn` and `scored`.
+    """Train the policy of an entry; return its path and done.json with the responses `drawn` and `scored`.
 
-    What trains before it, on the logs, is trained once for all entries, and counted for each.
+    A policy in front is trained once for all entries, and its cost counted for each.
     """
     settings = replace(
         entry.settings_from(comparison.settings),
@@ -101,7 +101,7 @@ def _looped(
 
 
 def _turned(rounds: Rounds, number: int) -> dict[str, Any]:
-    """Do a round; done.json of its training, with all its time and what it drew and had scored."""
+    """Do a round; return done.json of its training with its whole time and the responses drawn and scored."""
     folder = rounds.folder(number)
     if not (folder / "took.json").is_file():
         began = time.monotonic()
@@ -110,7 +110,7 @@ def _turned(rounds: Rounds, number: int) -> dict[str, Any]:
             min(rounds.settings.prompts_per_round, len({prompt_key(row) for row in rounds.logs})) * rounds.settings.n
         )
         scored = sum(1 for _ in read(folder / "fresh.jsonl"))
-        # A round that was killed after its training is done at once, but took no less than the training.
+        # A round killed after its training ends at once now, but took at least as long as the training.
         seconds = max(time.monotonic() - began, read_done(folder / "policy")["seconds"])
         write_json(folder / "took.json", {"drawn": drawn, "scored": scored, "seconds": seconds})
     return {**read_done(folder / "policy"), **read_json(folder / "took.json")}

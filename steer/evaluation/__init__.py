@@ -1,1 +1,1 @@
-"""Evaluation: what was obtained against what was asked, and how sure one can be of it."""
+"""Evaluation: levels obtained against levels asked for, rewards and win-rates, with intervals."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -39,14 +40,14 @@ class Annotator:
     name: str
     prefer: Prefer
     ordered: bool  # whether the order could matter, so that both are asked
-    equal: bool = True  # whether equal responses are a tie without asking; where others voted, silence is none
+    equal: bool = True  # whether equal responses are a tie without asking; a file of votes must list them
 
 
 def annotator(spec: str, schema: Schema | None = None) -> Annotator:
     """Load an annotator: a simulated pool, a judge, a file of votes, or a scorer, which prefers the higher reward.
 
     `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
-    All weigh attributes as `schema` does, or as the scorer's own or its names tell; see `_weighing`.
+    Attributes are weighed as in `_weighing`.
     """
     if spec.startswith(VOTES):
         return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False, equal=False)
@@ -97,8 +98,8 @@ def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
 
 
 def _weighing(scorer: Scorer, schema: Schema | None) -> Schema:
-    """Direction and weight of every attribute, for whoever prefers: those of `schema` where the scorer knows all that
-    counts there, else of the scorer's own schema, else what the names tell. Refused where nothing has a better end."""
+    """Choose directions and weights of attributes: those of `schema` if the scorer scores every attribute that counts
+    there, else of the scorer's own schema, else guessed from names. SteerError where none has a better end."""
     own = scorer.schema or _plain(scorer)
     weighing = schema if schema is not None and _covered(schema, scorer) else own
     if not _covered(weighing, scorer):
@@ -132,14 +133,14 @@ def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> lis
 
     Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th.
     """
-    found = []
+    met = []
     for i, j in pairs(len(systems), kind):
         for run, (left, right) in enumerate(paired_seeds(systems[i], systems[j])):
             others = _numbered(systems[j][right])
             for key, row in _numbered(systems[i][left]).items():
                 if key in others:
-                    found.append(Meeting(i, j, key[0], run, row, others[key]))
-    return found
+                    met.append(Meeting(i, j, key[0], run, row, others[key]))
+    return met
 
 
 def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
@@ -151,55 +152,55 @@ def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
 
 
 def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
-    """Shares of the left, and whether the other order changed the answer; equal responses are a tie unasked.
+    """Shares of the left response, and whether the other order changed the answer; equal responses tie without asking.
 
-    Where both orders are asked and only one is answered the share is unknown: it would be what the order makes of it.
+    Where only one of two orders is answered the share is unknown: it would depend on the order.
     """
     share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
-    at = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
-    if not at:
+    asked = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
+    if not asked:
         return share, turned
-    first, second = [left[i] for i in at], [right[i] for i in at]
-    share[at] = found = who.prefer(first, second)
+    first, second = [left[i] for i in asked], [right[i] for i in asked]
+    share[asked] = forward = who.prefer(first, second)
     if who.ordered:
         back = 1 - who.prefer(second, first)
-        turned[at] = np.where(np.isnan(found + back), np.nan, (found != back).astype(float))
-        share[at] = (found + back) / 2
+        turned[asked] = np.where(np.isnan(forward + back), np.nan, (forward != back).astype(float))
+        share[asked] = (forward + back) / 2
     return share, turned
 
 
 def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
     """Rows by their prompt and their number among its answers."""
-    found: dict[tuple[str, int], Row] = {}
-    seen: dict[str, int] = {}
+    rows: dict[tuple[str, int], Row] = {}
+    count = Counter[str]()
     for key, row in zip(answers.prompts.tolist(), answers.rows):
-        found[key, seen.get(key, 0)] = row
-        seen[key] = seen.get(key, 0) + 1
-    return found
+        rows[key, count[key]] = row
+        count[key] += 1
+    return rows
 
 
 def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Votes], resamples: int) -> dict[str, Any]:
-    """Return, per annotator, the ranking and the win-rates against the first system, and how far annotators agree."""
-    found = []
-    for one, votes in zip(who, every):
+    """Return, per annotator, the ranking and the win-rates against the first system, and the annotators' agreement."""
+    results = []
+    for annotator, votes in zip(who, every):
         against = [votes.between(i, 0) for i in range(len(names))]
-        known = difficulties([v for v in against[1:] if len(v.share)])
+        easiness = difficulties([v for v in against[1:] if len(v.share)])
         ranked = ranking(votes, len(names), resamples=resamples)
         rows = []
         for i, name in enumerate(names):
             row: dict[str, Any] = {"name": name, **(ranked[i] or {"strength": None, "place": None})}
             if i:
                 pair = against[i]
-                hard = [known[key] for key in pair.prompts.tolist()] if known else None
+                hard = [easiness[key] for key in pair.prompts.tolist()] if easiness else None
                 level = length_controlled(pair.share, pair.longer, pair.prompts, difficulty=hard, resamples=resamples)
                 row |= {**win_rate(pair, resamples=resamples), "length_controlled": level.json()}
                 row["outside"] = outside(pair.longer)
             rows.append(row)
         unknown = int(np.isnan(votes.share).sum())
         turned = votes.turned[~np.isnan(votes.turned)]
-        found.append(
+        results.append(
             {
-                "annotator": one.name,
+                "annotator": annotator.name,
                 "comparisons": len(votes.share) - unknown,
                 "unanswered": unknown,
                 "turned": float(turned.mean()) if len(turned) else None,
@@ -210,4 +211,4 @@ def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Vo
         {"annotators": [who[i].name, who[j].name], **agreement(every[i].share, every[j].share, every[i].prompts)}
         for i, j in pairs(len(who), "all")
     ]
-    return {"baseline": names[0], "annotators": found, "agreement": agreed}
+    return {"baseline": names[0], "annotators": results, "agreement": agreed}

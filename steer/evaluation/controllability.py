@@ -1,7 +1,7 @@
-"""Was the requested level obtained? Each attribute's dial, and what turning it does to the other attributes.
+"""Controllability: levels obtained for the levels asked for, per attribute, and leakage to the other attributes.
 
-Targets are levels; what was obtained is a continuous score on the same axis, in level units (2.4 lies between levels 2
-and 3). The design should be factorial: every combination of targets, for every prompt.
+Targets are levels; obtained levels are continuous scores on the same axis (2.4 lies between levels 2 and 3). The design
+should be factorial: every combination of targets, for every prompt.
 """
 
 import math
@@ -37,12 +37,11 @@ def controllability(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Obtained against target, with 95 % intervals clustered by prompt; JSON holds the result as it is.
+    """Obtained levels against targets, with 95 % intervals clustered by prompt, as plain JSON; None is undefined.
 
     `target` [n, A] whole levels, NaN where an attribute was not asked; `obtained` [n, A] in level units, NaN where it
-    is undefined; `prompts` [n] cluster ids; `levels` [A] how many levels an attribute has; `data_span` [A] the span of
-    the attribute in the data (5 to 95 %, level units); `labels` [n, A] the levels that labelling gives to what was
-    obtained, else the nearest ones. None in the result means undefined: a slope on one target.
+    is undefined; `prompts` [n] cluster ids; `levels` [A] number of levels; `data_span` [A] span of the attribute in the
+    data (5 to 95 %, level units); `labels` [n, A] obtained levels as labelling bins them, by default the nearest ones.
 
     `attributes` holds per attribute, over the rows where it was asked and obtained:
     `n`, `undefined` (asked, but no score); `means`, per target level the mean obtained; `spearman_means`, of target
@@ -61,11 +60,11 @@ def controllability(
     hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
     _check(target, obtained, prompts, attributes, np.asarray(levels), span)
     effects = [_effects(target, column, prompts, resamples, seed) for column in obtained.T]
-    found = {}
+    dials = {}
     for k, name in enumerate(attributes):
         columns = target[:, k], obtained[:, k], hit[:, k], prompts
-        found[name] = _dial(*columns, span[k], resamples=resamples, seed=seed)
-        found[name]["partial_slope"] = effects[k][k].json()
+        dials[name] = _dial(*columns, span[k], resamples=resamples, seed=seed)
+        dials[name]["partial_slope"] = effects[k][k].json()
     leakage = [[cell.json() for cell in row] for row in effects]
     known = np.where(span > 0, span, np.nan)
     scale = known[None, :] / known[:, None]  # [j, k]: span_k / span_j
@@ -74,7 +73,7 @@ def controllability(
         "n": len(prompts),
         "prompts": len(np.unique(prompts)),
         "resamples": resamples,
-        "attributes": found,
+        "attributes": dials,
         "leakage": [[cell["mean"] for cell in row] for row in leakage],
         "leakage_low": [[cell["low"] for cell in row] for row in leakage],
         "leakage_high": [[cell["high"] for cell in row] for row in leakage],
@@ -83,21 +82,21 @@ def controllability(
 
 
 def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result of all seeds together, its intervals as wide as the seeds' own figures differ.
+    """Widen the intervals of the pooled result by the disagreement of the seeds.
 
-    Every interval over prompts is joined with the t interval over the seeds' figures, around the pooled mean, so that
-    seeds that disagree are not averaged away. One seed says nothing of others, and leaves all as it is.
+    Every interval over prompts is joined with the t interval over the seeds' figures, around the pooled mean. One seed
+    changes nothing.
     """
     if len(each) < 2:
         return pooled
-    found = {name: dict(dial) for name, dial in pooled["attributes"].items()}
-    for name, dial in found.items():
+    dials = {name: dict(dial) for name, dial in pooled["attributes"].items()}
+    for name, dial in dials.items():
         seeds = [one["attributes"][name] for one in each]
         for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
             dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
         means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
         dial["means"] = [_joined(m, [known.get(m["target"]) for known in means]) for m in dial["means"]]
-    result = {**pooled, "attributes": found}
+    result = {**pooled, "attributes": dials}
     for j, row in enumerate(pooled["leakage"]):
         for k, mean in enumerate(row):
             low, high = (pooled[f"leakage_{side}"][j][k] for side in ("low", "high"))
@@ -109,7 +108,7 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
 
 
 def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
-    """An interval that also holds the t interval over the seeds' figures, within what the figure can be."""
+    """Extend an interval to include the t interval over the seeds' figures, within the range of the figure."""
     known = [x for x in seeds if x is not None]
     if len(known) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
         return figure
@@ -144,17 +143,17 @@ def _dial(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything about one attribute but its partial slope: target, obtained, level obtained and prompts, [n] each."""
+    """Figures of one attribute except its partial slope, from target, obtained, binned level and prompts, [n] each."""
     asked = ~np.isnan(target)
     kept = asked & ~np.isnan(obtained)
     t, y, clusters = target[kept], obtained[kept], prompts[kept]
-    found = _figures(t, y, hit[kept], clusters, span, resamples=resamples, seed=seed)
+    intervals = _figures(t, y, hit[kept], clusters, span, resamples=resamples, seed=seed)
     rank = resampled(spearman(t, y), clusters, resamples=resamples, seed=seed)
     tau = interval(*_taus(t, y, clusters), resamples=resamples, seed=seed)
-    figures = dict(zip((*FIGURES, "spearman", "tau"), (*found[: len(FIGURES)], *rank, tau)))
+    figures = dict(zip((*FIGURES, "spearman", "tau"), (*intervals[: len(FIGURES)], *rank, tau)))
     means = [
         {"target": int(level), **mean._replace(n=int((t == level).sum())).json()}
-        for level, mean in zip(np.unique(t), found[len(FIGURES) :])
+        for level, mean in zip(np.unique(t), intervals[len(FIGURES) :])
     ]
     counts = {"n": len(t), "undefined": int(asked.sum() - kept.sum())}
     shown = {name: figure.within(*LIMITS.get(name, ANY)).json() for name, figure in figures.items()}
@@ -164,7 +163,7 @@ def _dial(
 def _figures(
     t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int, seed: int
 ) -> list[Interval]:
-    """The FIGURES of one attribute, then its mean obtained per asked level: target, obtained, its level: [n]."""
+    """FIGURES of one attribute, then its mean obtained per target, from target, obtained and binned level, [n] each."""
     asked, codes = np.unique(t, return_inverse=True)
     size = len(asked)
     at = np.eye(size)[codes]  # [n, asked levels]
@@ -241,7 +240,7 @@ def _check(
     levels: NDArray[Any],
     span: FloatArray,
 ) -> None:
-    """Refuse arrays that do not fit together."""
+    """Raise SteerError for arrays whose shapes do not match, or targets that are no levels."""
     shape = (len(prompts), len(attributes))
     if target.shape != shape or obtained.shape != shape:
         raise SteerError(

@@ -1,4 +1,4 @@
-"""Who judges: gold and proxy scorers, the unit that their rewards are in, and the logs that they are compared with."""
+"""Gold and proxy scorers, the unit of their rewards, and the logs that they are compared on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steer.rows.schema import Schema
 
 @dataclass
 class Court:
-    """`rows` give the unit of the reward (their sd under each scorer), their correlation and their spans."""
+    """Scorers that judge; `rows` give the unit of the reward (their sd under each scorer), correlation and spans."""
 
     schema: Schema
     gold: Scorer
@@ -24,14 +24,14 @@ class Court:
     rows: Sequence[Row]
 
     def scored(self, rows: Sequence[Row]) -> Answers:
-        """Both scorers on responses."""
+        """Score responses with both scorers."""
         own = self.schema.own
         gold = self.gold.score(rows, own)
         return Answers(rows, gold, gold if self.proxy is self.gold else self.proxy.score(rows, own))
 
     @cached_property
     def logs(self) -> Answers:
-        """Both scorers on the rows."""
+        """The rows with their scores by both scorers."""
         return self.scored(self.rows)
 
     @cached_property
@@ -51,7 +51,7 @@ class Court:
 
 
 def fitting(spec: str, schema: Schema) -> Scorer:
-    """A scorer that can judge new responses on all attributes of the schema."""
+    """Load a scorer; SteerError if it cannot judge new responses on all attributes of the schema."""
     scorer = load_scorer(spec)
     if scorer.model is None:
         raise SteerError(f"scorer {spec}: nobody has rated new responses. Name one that can judge them.")

@@ -1,7 +1,7 @@
-"""Do responses still differ, end, and read as text? Surface measures, in which degeneration shows first.
+"""Surface measures of responses, in which degeneration shows first: diversity, repetition, length, truncation.
 
-Words are what stands between white space. Every measure depends on length or on the number of candidates, so methods
-are comparable only on the same prompts with the same number of candidates each.
+Words are separated by white space. Every measure depends on length or on the number of candidates, so methods are
+comparable only on the same prompts with the same number of candidates each.
 """
 
 import re
@@ -72,7 +72,7 @@ def distinct(texts: Iterable[Sequence[str]], n: int) -> float:
 
 
 def repeated(words: Sequence[str], n: int = 3) -> float:
-    """Share of n-grams that stood in the same text before (Welleck et al. 1908.04319, seq-rep-n); NaN if too short.
+    """Share of n-grams that occurred in the same text before (Welleck et al. 1908.04319, seq-rep-n); NaN if too short.
 
     >>> repeated("a b c a b c".split())
     0.25
@@ -81,7 +81,7 @@ def repeated(words: Sequence[str], n: int = 3) -> float:
 
 
 def leaked(responses: Sequence[str], pattern: re.Pattern[str]) -> float:
-    """Share of responses [n] in which `pattern`, the look of condition text, occurs; NaN for none."""
+    """Share of responses [n] that match `pattern`, the form of condition text; NaN without responses."""
     return sum(bool(pattern.search(text)) for text in responses) / len(responses) if responses else float("nan")
 
 

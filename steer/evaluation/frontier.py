@@ -1,4 +1,4 @@
-"""Trade-offs: the volume that points reach beyond a reference."""
+"""Hypervolume of a trade-off: the volume that points dominate beyond a reference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from steer.errors import SteerError
-from steer.evaluation.statistics import Clusters, FloatArray, Interval, resampled_sums
+from steer.evaluation.statistics import Clusters, FloatArray, Interval, ratio, resampled_sums
 
-MOST = 14  # points of one frontier: the volume sums over all of their subsets
+MOST = 14  # points of one frontier, for the volume sums over all of their subsets
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:
@@ -24,7 +24,7 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:
     """
     x = np.maximum(np.asarray(points, float) - np.asarray(reference, float), 0.0)
     if x.shape[1] > MOST:
-        raise SteerError(f"a frontier of {x.shape[1]} points is too long to measure. Sweep {MOST} at most.")
+        raise SteerError(f"a frontier of {x.shape[1]} points is too long to measure. Sweep at most {MOST} settings.")
     total = np.zeros(len(x))
     subsets: list[tuple[float, FloatArray]] = []  # sign and the corner that all of a subset dominate
     for point in x.swapaxes(0, 1):
@@ -43,24 +43,20 @@ def frontier(
     """Hypervolume of the mean points of systems that answered the same prompts, with its interval over prompts.
 
     Each system: values [n, D] with NaN = unknown, and clusters [n]. All are resampled together. The best of several
-    noisy means is too high on average, and more so with more points: compare frontiers of as many points.
+    noisy means is too high on average, and more so with more points: compare frontiers with equally many points.
     """
     size = len(reference)
-    parts, clusters = [], []
-    for number, (values, names) in enumerate(systems):
+    blocks = []
+    for number, (values, _) in enumerate(systems):
         known = ~np.isnan(values)
-        block = np.zeros((len(values), 2 * size * len(systems)))
-        at = 2 * size * number
-        block[:, at : at + size] = np.where(known, values, 0.0)
-        block[:, at + size : at + 2 * size] = known
-        parts.append(block)
-        clusters.append(np.asarray(names))
+        block = np.zeros((len(values), len(systems), 2, size))
+        block[:, number, 0], block[:, number, 1] = np.where(known, values, 0.0), known
+        blocks.append(block.reshape(len(values), -1))
+    clusters = np.concatenate([np.asarray(names) for _, names in systems])
 
     def volume(sums: FloatArray) -> FloatArray:
-        both = sums.reshape(len(sums), len(systems), 2, size)
-        counts = both[:, :, 1]
-        means = np.divide(both[:, :, 0], counts, out=np.full_like(counts, np.nan), where=counts > 0)
-        return hypervolume(means, reference)[:, None]
+        totals, counts = sums.reshape(len(sums), len(systems), 2, size).swapaxes(0, 2).swapaxes(1, 2)
+        return hypervolume(ratio(totals, counts), reference)[:, None]
 
-    (found,) = resampled_sums(volume, np.concatenate(parts), np.concatenate(clusters), resamples=resamples)
-    return found
+    (interval,) = resampled_sums(volume, np.concatenate(blocks), clusters, resamples=resamples)
+    return interval

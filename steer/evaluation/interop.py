@@ -1,4 +1,4 @@
-"""Answers, votes and prompts in the form of other tools: AlpacaEval's outputs and annotations, a task for lm-eval."""
+"""Export answers, votes and prompts for other tools: AlpacaEval's outputs and annotations, a task for lm-eval."""
 
 from __future__ import annotations
 

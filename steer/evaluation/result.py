@@ -1,4 +1,4 @@
-"""Answers of all systems -> the comparison as JSON, which `steer.report` turns into pages."""
+"""Result of an evaluation as JSON, from the answers of all systems; `steer.report` renders it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
 from steer.rows import prompt_key
-from steer.rows.schema import Schema
 
 
 @dataclass
 class Case:
-    """Answers to be judged and how. `baseline`: the system that the others are compared with, empty for none."""
+    """Answers to judge, and how. `baseline`: the system that the others are compared with, empty for none."""
 
     court: Court
     systems: Sequence[System]
@@ -36,7 +35,7 @@ class Case:
     annotators: Sequence[Annotator] = ()
     pairs: str = "all"
     controls: bool = False
-    blind: bool = False  # nobody said which scorer training saw: gold stands alone
+    blind: bool = False  # the scorer that training saw is unknown: there is gold alone
 
     @cached_property
     def ordered(self) -> list[System]:
@@ -66,12 +65,12 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     first = next((s for s in case.systems if s.name == case.baseline), None)
     alike = max((_candidates(s) for s in case.systems), default=0)
     systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
-    for one, found in zip(everything, systems):
-        if first and one.name not in (first.name, "logs") and _comparable(one, first):
+    for system, figures in zip(everything, systems):
+        if first and system.name not in (first.name, "logs") and _comparable(system, first):
             draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
-            found["difference"] = difference(one.answers, first.answers, gold, draws)
-            several = len(paired_seeds(one.answers, first.answers)) > 1
-            found["difference"]["over"] = "prompts and seeds" if several else "prompts only"
+            figures["difference"] = difference(system.answers, first.answers, gold, draws)
+            several = len(paired_seeds(system.answers, first.answers)) > 1
+            figures["difference"]["over"] = "prompts and seeds" if several else "prompts only"
     _corrected(systems)
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
@@ -99,11 +98,11 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "dials": [
             {
                 "name": name,
-                "targets": len({str(sorted(r["target"].items())) for r in found[0].rows}),
-                "result": dial(found, gold, _asked(schema, found), court.spans, case.resamples),
+                "targets": len({str(sorted(r["target"].items())) for r in seeds[0].rows}),
+                "result": dial(seeds, gold, names, court.spans, case.resamples),
             }
-            for name, found in case.grids.items()
-            if _asked(schema, found)
+            for name, seeds in case.grids.items()
+            if (names := [n for n in schema.own if any(n in row["target"] for row in seeds[0].rows)])
         ],
         "samples": _samples(case),
         "iterate": None,
@@ -111,7 +110,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _candidates(s: System) -> int:
-    """The most answers to one prompt, of one seed."""
+    """Most answers to one prompt under one seed."""
     return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
 
 
@@ -129,41 +128,42 @@ def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, r
 
 
 def _comparable(a: System, b: System) -> bool:
-    """Whether two systems answered a prompt that is the same, in all seeds that stand against each other."""
-    both = paired_seeds(a.answers, b.answers)
-    shared = [set(a.answers[i].prompts.tolist()) & set(b.answers[j].prompts.tolist()) for i, j in both]
-    return bool(shared) and all(shared)
+    """Whether two systems answered a common prompt in all seeds that are paired."""
+    pairs = paired_seeds(a.answers, b.answers)
+    common = [set(a.answers[i].prompts.tolist()) & set(b.answers[j].prompts.tolist()) for i, j in pairs]
+    return bool(common) and all(common)
 
 
 def _corrected(systems: Sequence[dict[str, Any]]) -> None:
-    """Holm's correction over all differences from the baseline; over prompts alone where `over` says so."""
+    """Add Holm's correction over all differences from the baseline."""
     pairs = [s["difference"] for s in systems if s["difference"]]
     for pair, p in zip(pairs, holm([np.nan if d["p_prompts"] is None else d["p_prompts"] for d in pairs])):
         pair["p_holm"] = None if np.isnan(p) else p
 
 
 def _frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> list[dict[str, Any]]:
-    """Families of two settings or more: the gold reward that they reach within a KL, averaged over KLs up to `most`."""
+    """Gold reward that each family of two settings or more reaches within a KL, averaged over KLs up to `most`."""
     points: dict[str, list[tuple[Any, Any]]] = {}
-    cut: dict[str, list[bool]] = {}  # whether each response of a family was
+    cut: dict[str, list[bool]] = {}  # whether each response of a family was cut off
     for s in systems:
         rows = [row for a in s.answers.values() for row in a.rows]
         keys = np.concatenate([a.prompts for a in s.answers.values()])
         reward = np.concatenate([gold.reward(a.gold) for a in s.answers.values()])
-        away = np.array([kl(row) for row in rows])
-        if not np.isnan(away).all():
-            points.setdefault(s.family or s.name, []).append((np.column_stack([-away, reward]), keys))
+        kls = np.array([kl(row) for row in rows])
+        if not np.isnan(kls).all():
+            points.setdefault(s.family or s.name, []).append((np.column_stack([-kls, reward]), keys))
             cut.setdefault(s.family or s.name, []).extend(row.get("finished") is False for row in rows)
-    most = max((-float(np.nanmean(x[:, 0])) for found in points.values() for x, _ in found), default=0.0)
-    kept = {name: found[:MOST] for name, found in points.items() if len(found) > 1}
+    most = max((-float(np.nanmean(x[:, 0])) for family in points.values() for x, _ in family), default=0.0)
     if most <= 0:
         return []
-    out = []
-    for name, found in kept.items():
-        volume = frontier([(x / np.array([most, 1.0]), keys) for x, keys in found], (-1.0, 0.0), resamples=resamples)
-        share = float(np.mean(cut[name]))
-        out.append({"name": name, "points": len(found), "most": most, "volume": volume.json(), "cut_off": share})
-    return out
+    frontiers = []
+    for name, family in points.items():
+        if len(family) > 1:
+            scaled = [(x / np.array([most, 1.0]), keys) for x, keys in family[:MOST]]
+            volume = frontier(scaled, (-1.0, 0.0), resamples=resamples).json()
+            figures = {"points": len(scaled), "most": most, "volume": volume, "cut_off": float(np.mean(cut[name]))}
+            frontiers.append({"name": name, **figures})
+    return frontiers
 
 
 def _win_rates(case: Case) -> dict[str, Any] | None:
@@ -186,27 +186,23 @@ def _prompt_only(court: Court) -> dict[str, Any]:
     reward = court.by_gold.reward(court.logs.gold)
     known = np.flatnonzero(~np.isnan(reward))
     rows = [{**row, "reward": float(r)} for row, r in zip(court.rows, reward) if not np.isnan(r)]
-    told = np.array(by_prompt(rows), dtype=float)
-    r = float(np.corrcoef(told, reward[known])[0, 1]) if np.ptp(told) and np.ptp(reward[known]) else 0.0
+    predicted = np.array(by_prompt(rows), dtype=float)
+    r = float(np.corrcoef(predicted, reward[known])[0, 1]) if np.ptp(predicted) and np.ptp(reward[known]) else 0.0
     return {"rows": len(known), "pearson": r}
 
 
-def _asked(schema: Schema, found: Sequence[Answers]) -> list[str]:
-    return [n for n in schema.own if any(n in row["target"] for row in found[0].rows)]
-
-
 def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
-    """The first prompts as every system answered them."""
-    out: dict[str, dict[str, Any]] = {}
+    """Answers of every system to the first prompts."""
+    samples: dict[str, dict[str, Any]] = {}
     for s in case.systems:
         answers = next(iter(s.answers.values()))
         seen = set()
         for row, scores in zip(answers.rows, answers.gold):
             key = prompt_key(row)
-            if key in seen or (key not in out and len(out) >= count):
+            if key in seen or (key not in samples and len(samples) >= count):
                 continue
             seen.add(key)
-            sample = out.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})
+            sample = samples.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})
             known = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
             sample["answers"].append({"name": s.name, "text": row["response"], "scores": known})
-    return list(out.values())
+    return list(samples.values())

@@ -1,4 +1,4 @@
-"""How far one scorer can stand for another: the proxy against gold, per attribute and on what each system writes."""
+"""Agreement of the proxy with gold, per attribute on logs and per system on its responses."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ BINS = 5  # of the calibration: equal counts
 
 
 def report(logs: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Proxy against gold on responses, one dict per attribute: what `attribute_models.metrics.report` says, and
+    """Compare the proxy with gold on responses, one dict per attribute.
 
-    `pairwise`, the share of pairs of a prompt's responses that the proxy puts in gold's order (ties of gold left out,
-    of the proxy half), and `calibration`, mean gold score in fifths of the proxy's score.
+    Figures of `attribute_models.metrics.report`; `pairwise`, the share of pairs of a prompt's responses that the proxy
+    orders as gold does (ties of gold skipped, of the proxy half); `calibration`, mean gold in fifths of the proxy.
     """
     lengths = [length(row["response"]) for row in logs.rows]
-    found = metrics.report(logs.gold, logs.proxy, names, lengths, groups=logs.prompts)
-    for j, line in enumerate(found):
+    lines = metrics.report(logs.gold, logs.proxy, names, lengths, groups=logs.prompts)
+    for j, line in enumerate(lines):
         line["pairwise"] = pairwise(logs.gold[:, j], logs.proxy[:, j], logs.prompts)
         line["calibration"] = calibration(logs.gold[:, j], logs.proxy[:, j])
-    return found
+    return lines
 
 
 def pairwise(truth: Any, predicted: Any, prompts: Any) -> float | None:
@@ -34,10 +34,10 @@ def pairwise(truth: Any, predicted: Any, prompts: Any) -> float | None:
     for key in np.unique(prompts):
         at = np.flatnonzero((prompts == key) & ~np.isnan(truth) & ~np.isnan(predicted))
         i, j = np.triu_indices(len(at), 1)
-        want, got = (np.sign(x[at[i]] - x[at[j]]) for x in (truth, predicted))
-        kept = want != 0
-        right += float((0.5 + 0.5 * (want * got)[kept]).sum())
-        count += int(kept.sum())
+        true, other = (np.sign(x[at[i]] - x[at[j]]) for x in (truth, predicted))
+        untied = true != 0
+        right += float((0.5 + 0.5 * (true * other)[untied]).sum())
+        count += int(untied.sum())
     return right / count if count else None
 
 
@@ -53,9 +53,9 @@ def calibration(truth: Any, predicted: Any) -> list[dict[str, float | int]]:
 
 
 def fresh(seeds: Sequence[Answers], gold: RewardScale, proxy: RewardScale) -> dict[str, float | None]:
-    """The proxy on what one system writes: Spearman with gold reward, and how much too much it thinks of it, in sd."""
-    true = np.concatenate([gold.reward(a.gold) for a in seeds])
-    seen = np.concatenate([proxy.reward(a.proxy) for a in seeds])
-    known = ~(np.isnan(true) | np.isnan(seen))
-    gap = float((seen - true)[known].mean()) if known.any() else None
-    return {"spearman": metrics.spearman(true[known], seen[known]), "too_much": gap}
+    """Spearman of proxy with gold reward on the responses of a system, and `too_much`: mean proxy less gold, in sd."""
+    truth = np.concatenate([gold.reward(a.gold) for a in seeds])
+    predicted = np.concatenate([proxy.reward(a.proxy) for a in seeds])
+    known = ~(np.isnan(truth) | np.isnan(predicted))
+    excess = float((predicted - truth)[known].mean()) if known.any() else None
+    return {"spearman": metrics.spearman(truth[known], predicted[known]), "too_much": excess}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Contestant:
 
     @property
     def identity(self) -> str:
-        """Fingerprint of what is evaluated; the name of a model on the hub."""
+        """Fingerprint of the policy or responses; the name of a model on the hub."""
         if self.path:
             return fingerprint(self.path) if Path(self.path).exists() else self.path
         return content_hash(self.rows) if self.rows is not None else self.policy.name if self.policy else ""
@@ -52,13 +53,13 @@ def contestants(systems: Entrant | Mapping[str, Entrant] | Iterable[tuple[str, E
 
     Rows of several generators are as many systems.
     """
-    seeds: dict[str, int] = {}
-    every = []
+    count = Counter[str]()
+    numbered = []
     for name, system in _pairs(systems):
         for part in _parts(name, system):
-            seeds[part["name"]] = seeds.get(part["name"], -1) + 1
-            every.append(Contestant(seed=seeds[part["name"]], **part))
-    return every
+            numbered.append(Contestant(seed=count[part["name"]], **part))
+            count[part["name"]] += 1
+    return numbered
 
 
 def _pairs(systems: Any) -> Iterable[tuple[str, Entrant]]:
@@ -71,23 +72,24 @@ def _pairs(systems: Any) -> Iterable[tuple[str, Entrant]]:
 
 
 def _parts(name: str, system: Any) -> Iterator[dict[str, Any]]:
+    """Fields of the contestants that a system consists of; responses of several generators are several."""
     if isinstance(system, Policy):
         yield {"name": name or Path(system.name).name or "policy", "policy": system}
         return
     path = str(system) if isinstance(system, str | Path) else ""
-    plain = Path(path).name.split(".")[0] if path else "responses"
+    stem = Path(path).name.split(".")[0] if path else "responses"
     if path and _is_policy(path):
-        yield {"name": name or plain, "path": path}
+        yield {"name": name or stem, "path": path}
         return
     rows = list(read(system, reading=Reading(blank=True)))
     by_generator: dict[str, list[Row]] = {}
     for row in rows:
         by_generator.setdefault(str(row.get("generator") or ""), []).append(row)
-    if len(by_generator) > 1:
-        for generator, part in by_generator.items():
-            yield {"name": f"{name} {generator}".strip() or plain, "rows": part, "path": path}
-    else:
-        yield {"name": name or next(iter(by_generator), "") or plain, "rows": rows, "path": path}
+    if len(by_generator) < 2:
+        yield {"name": name or next(iter(by_generator), "") or stem, "rows": rows, "path": path}
+        return
+    for generator, part in by_generator.items():
+        yield {"name": f"{name} {generator}".strip() or stem, "rows": part, "path": path}
 
 
 def _is_policy(path: str) -> bool:

@@ -25,7 +25,7 @@ BLOCK = 2**18  # weights held at once: 2 MB stay in the cache
 
 
 class Interval(NamedTuple):
-    """An estimate (a mean unless said otherwise), its bounds, and the number of values behind it; NaN = undefined."""
+    """An estimate (by default a mean), its bounds, and the number of values that it is based on; NaN = undefined."""
 
     mean: float
     low: float
@@ -33,18 +33,18 @@ class Interval(NamedTuple):
     n: int
 
     def within(self, low: float, high: float) -> "Interval":
-        """With bounds that the figure can have."""
+        """Clip the bounds to the range of the figure."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
 
     def json(self) -> dict[str, float | int | None]:
-        """The four fields as strict JSON holds them: null where undefined."""
+        """The four fields as strict JSON: null where undefined."""
         return {name: None if math.isnan(value) else value for name, value in self._asdict().items()}
 
 
 def interval(values: ArrayLike, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of values [n] with its bootstrap interval over clusters [n].
 
-    The mean is over values, so a cluster counts by its size: each resample is a ratio of sums. NaN values are left out;
+    The mean is over values, so a cluster counts by its size: each resample is a ratio of sums. NaN values are skipped;
     `n` counts the rest. Fewer than two clusters leave the bounds undefined, and few give wide ones.
     """
     parts, clusters = _known(values, clusters)
@@ -68,10 +68,10 @@ class Seeds:
     def __init__(
         self, values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = 2000, seed: int = 0
     ) -> None:
-        """(values [n], clusters [n]) per seed, NaN left out; a mean over seeds of the mean over values."""
+        """Take (values [n], clusters [n]) per seed, NaN skipped, for the mean over seeds of the mean over values."""
         seeds = [_known(values, clusters) for values, clusters in values_by_seed]
         if not seeds or not all(len(parts) for parts, _ in seeds):
-            raise SteerError("a seed has no values to average. Evaluate every seed, or leave it out.")
+            raise SteerError("a seed has no values to average. Evaluate every seed, or drop it.")
         names = np.unique(np.concatenate([clusters for _, clusters in seeds]))
         sums = [_cluster_sums(parts, np.searchsorted(names, clusters), len(names)) for parts, clusters in seeds]
         total, count = np.stack(sums, axis=2).swapaxes(0, 1)  # [C, S] each
@@ -81,34 +81,34 @@ class Seeds:
         draws = _draws(self.size, resamples, np.random.default_rng(seed), self.size)
         self.drawn = [ratio(w @ total, w @ count).mean(1, keepdims=True) for w in draws]
         if self.size > 1:
-            away = (total - point * count) * self.size / count.sum(0)  # [C, S], what a prompt adds to a seed's mean
-            row = away.mean(1, keepdims=True)
+            effects = (total - point * count) * self.size / count.sum(0)  # [C, S], of a prompt on a seed's mean
+            row = effects.mean(1, keepdims=True)
             self.prompts = float((row**2).sum()) / (self.size * (self.size - 1))
-            self.rest = float(((away - row) ** 2).sum()) / (self.size * (self.size - 1) * self.seeds)
+            self.rest = float(((effects - row) ** 2).sum()) / (self.size * (self.size - 1) * self.seeds)
             self.rest /= max(1, self.seeds - 1)
         self.between = float(point.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
 
     def interval(self, level: float = 0.95) -> Interval:
         """The mean with its bounds."""
-        (found,) = _intervals(np.array([self.mean]), self.drawn, self.size, level, self.n)
-        more = self._more((1 + level) / 2)
-        return found._replace(low=found.low - more, high=found.high + more)
+        (over_prompts,) = _intervals(np.array([self.mean]), self.drawn, self.size, level, self.n)
+        margin = self._margin((1 + level) / 2)
+        return over_prompts._replace(low=over_prompts.low - margin, high=over_prompts.high + margin)
 
     def p_value(self) -> float:
-        """1 less the highest level at which the interval leaves out 0; at least 2 / (resamples + 1), NaN if unknown."""
+        """1 less the highest level at which the interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
         if math.isnan(self.interval().low):
             return math.nan
         least = 2 / (sum(map(len, self.drawn)) + 1)
-        low, high = 0.0, 1.0  # levels that leave out 0, and that hold it
+        low, high = 0.0, 1.0  # levels whose intervals exclude 0, and include it
         for _ in range(20):
             level = (low + high) / 2
-            found = self.interval(level)
-            out = found.low > 0 or found.high < 0  # not where a bound is unknown
-            low, high = (level, high) if out else (low, level)
+            bounds = self.interval(level)
+            excluded = bounds.low > 0 or bounds.high < 0  # False where a bound is unknown
+            low, high = (level, high) if excluded else (low, level)
         return max(least, 1 - low)
 
-    def _more(self, upper: float) -> float:
-        """How much wider than over prompts alone the interval is, on each side."""
+    def _margin(self, upper: float) -> float:
+        """Width that seeds add on each side to the interval over prompts."""
         if self.seeds < 2 or self.size < 2:
             return 0.0
         over, df = float(stdtrit(self.size - 1, upper)) * math.sqrt(self.prompts), self.seeds - 1
@@ -131,24 +131,24 @@ def across_seeds(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979): below .05 of m comparisons, all is right in 95 of 100 tables; NaN stays.
+    """Holm's adjusted p-values (1979): those below .05 are all right in 95 of 100 tables; NaN stays.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    found, highest = [math.nan] * len(p_values), 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        found[i] = highest
-    return found
+    ordered = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, highest = [math.nan] * len(p_values), 0.0
+    for rank, (p, i) in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - rank)))
+        adjusted[i] = highest
+    return adjusted
 
 
 def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> list[Interval]:
     """Each of the S figures of a statistic on all rows, with its bootstrap interval over clusters [n].
 
-    The statistic sees blocks of resamples, so that numpy works on them together. Resamples that leave a figure
-    undefined (NaN) are left out of its percentiles; if more than 5 % of them do, the bounds are undefined.
+    The statistic gets blocks of resamples, for speed. Resamples in which a figure is undefined (NaN) do not count in
+    its percentiles; if they are more than 5 %, the bounds are undefined.
     """
     numbers, size = _numbered(clusters)
     drawn = [
@@ -168,12 +168,12 @@ def resampled_sums(
 ) -> list[Interval]:
     """`resampled` for figures that are a function of sums over rows of parts [n, M]: [R, M] -> [R, S].
 
-    The same draws at a fraction of the work, because clusters are summed once.
+    Faster, because clusters are summed once; the draws are the same.
     """
     numbers, size = _numbered(clusters)
     sums = _cluster_sums(np.asarray(parts, float), numbers, size)
-    found = resampled(lambda weights: figures(weights @ sums), np.arange(size), resamples=resamples, seed=seed)
-    return [figure._replace(n=len(numbers)) for figure in found]
+    intervals = resampled(lambda weights: figures(weights @ sums), np.arange(size), resamples=resamples, seed=seed)
+    return [interval._replace(n=len(numbers)) for interval in intervals]
 
 
 def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
@@ -188,13 +188,13 @@ def best_of_n_kl(n: int) -> float:
 
 
 def _numbered(clusters: ArrayLike) -> tuple[NDArray[np.intp], int]:
-    """Clusters as numbers [n] from 0, in sorted order so that the order of rows does not matter; and how many."""
+    """Number clusters [n] from 0, sorted so that the order of rows does not matter; return their count too."""
     names, numbers = np.unique(np.asarray(clusters), return_inverse=True)
     return numbers, len(names)
 
 
 def _known(values: ArrayLike, clusters: ArrayLike) -> tuple[FloatArray, Clusters]:
-    """The parts of a mean (the value, and 1 to count it) of the values [n] that are not NaN: [n', 2], clusters [n']."""
+    """Parts of a mean (each value that is not NaN, and 1 to count it): [n', 2], with their clusters [n']."""
     values, clusters = np.asarray(values, float), np.asarray(clusters)
     if values.ndim != 1 or values.shape != clusters.shape:
         raise SteerError(f"values {values.shape} and clusters {clusters.shape} must be two columns of the same rows.")
@@ -209,7 +209,7 @@ def _cluster_sums(parts: FloatArray, numbers: NDArray[np.intp], size: int) -> Fl
 
 
 def _draws(size: int, resamples: int, rng: np.random.Generator, width: int) -> Iterator[FloatArray]:
-    """How often each of `size` clusters is drawn, in blocks [R, C] small enough for R x width to fit `BLOCK`."""
+    """Yield how often each of `size` clusters is drawn, in blocks [R, C] for which R x width fits `BLOCK`."""
     block = max(1, BLOCK // max(1, width))
     for start in range(0, resamples if size > 1 else 0, block):
         rows = min(block, resamples - start)
@@ -220,13 +220,13 @@ def _draws(size: int, resamples: int, rng: np.random.Generator, width: int) -> I
 def _intervals(point: FloatArray, drawn: list[FloatArray], size: int, level: float, n: int) -> list[Interval]:
     """Expanded percentile intervals of the figures [S] from their resamples, blocks of [R, S], over `size` clusters.
 
-    Of FEW clusters or fewer no percentile lies far enough out: theirs hold the t interval of the resamples' spread too.
+    With FEW clusters or fewer no percentile lies far enough out, so the intervals include the t interval too.
     """
     if not drawn:
         return [Interval(float(mean), math.nan, math.nan, n) for mean in point]
     t = float(stdtrit(size - 1, (1 + level) / 2)) * math.sqrt(size / (size - 1))
     tail = float(ndtr(-t))  # (1 - level) / 2 for many clusters
-    found = []
+    intervals = []
     for mean, column in zip(point, np.concatenate(drawn).T):
         known = column[~np.isnan(column)]
         enough = len(known) >= level * len(column) and not math.isnan(mean)
@@ -234,5 +234,5 @@ def _intervals(point: FloatArray, drawn: list[FloatArray], size: int, level: flo
         if size <= FEW and enough:
             half = t * float(known.std())
             low, high = min(low, mean - half), max(high, mean + half)
-        found.append(Interval(float(mean), float(low), float(high), n))
-    return found
+        intervals.append(Interval(float(mean), float(low), float(high), n))
+    return intervals

@@ -17,12 +17,12 @@ from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 
-UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # of a seed in which the scorer knows nothing
+UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # where a scorer gives a seed no score
 
 
 @dataclass(frozen=True)
 class RewardScale:
-    """A scorer's view of the world: its reward, standardised so that the logs have mean 0 and standard deviation 1."""
+    """Reward of a scorer, standardised so that the logs have mean 0 and standard deviation 1."""
 
     schema: Schema
     mean: float
@@ -30,7 +30,7 @@ class RewardScale:
 
     @staticmethod
     def of(schema: Schema, scores: Array) -> RewardScale:
-        """Make the scale from scores [n, A] of the logs."""
+        """Fit the scale to scores [n, A] of the logs."""
         raw = raw_reward(schema, scores)
         if np.isnan(raw).all():
             return RewardScale(schema, 0.0, 1.0)
@@ -49,8 +49,8 @@ class RewardScale:
     def labels(self, scores: Array) -> Array:
         """Scores [n, A] as the levels that labelling gives them; NaN stays."""
         edges = [np.asarray(self.schema[n].edges) for n in self.schema.own]
-        found = [np.searchsorted(e, scores[:, j], side="right").astype(float) for j, e in enumerate(edges)]
-        return np.where(np.isnan(scores), np.nan, np.column_stack(found))
+        levels = [np.searchsorted(e, scores[:, j], side="right").astype(float) for j, e in enumerate(edges)]
+        return np.where(np.isnan(scores), np.nan, np.column_stack(levels))
 
     def spans(self, scores: Array) -> Array:
         """5 to 95 % span of each attribute in the logs, level units [A]."""
@@ -69,7 +69,7 @@ def raw_reward(schema: Schema, scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class Answers:
-    """Responses of one system under one seed, with what both scorers say of them [n, A]."""
+    """Responses of one system under one seed, with scores by gold and proxy [n, A]."""
 
     rows: Sequence[Row]
     gold: Array
@@ -85,7 +85,7 @@ class Answers:
 class System:
     """System under comparison: answers by seed, method, and the family (one knob's settings) that it belongs to.
 
-    `facts` may hold what it took: ess, train_tokens, steps, seconds, drawn (responses to train on), scored (calls).
+    `facts` may hold costs: ess, train_tokens, steps, seconds, drawn (responses to train on), scored (scorer calls).
     """
 
     name: str
@@ -107,8 +107,8 @@ def summary(
 ) -> dict[str, Any]:
     """Rewards, attributes, KL and surface figures of one system, over all its seeds.
 
-    How distinct the text is falls with its amount: it is that of a seed, of the first `candidates` answers to each
-    prompt (0: all), averaged over seeds.
+    Distinctness falls with the amount of text, so it is computed per seed, on the first `candidates` answers to each
+    prompt (0: all), and averaged over seeds.
     """
 
     def over(values: Sequence[Array]) -> dict[str, Any]:
@@ -149,16 +149,16 @@ def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
         count[key] += 1
         if not candidates or count[key] <= candidates:
             kept.append((row["response"], key))
-    found = diversity(*zip(*kept), resamples=0)
+    texture = diversity(*zip(*kept), resamples=0)
     return {
-        "distinct_1": found["distinct_1_all"],
-        "distinct_2": found["distinct_2_all"],
-        "unique": found["unique"]["mean"],
+        "distinct_1": texture["distinct_1_all"],
+        "distinct_2": texture["distinct_2_all"],
+        "unique": texture["unique"]["mean"],
     }
 
 
 def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:
-    """Which seeds of two systems stand against each other: equal ones; the only one of either against all."""
+    """Pairs of seeds of two systems that are compared: equal ones; the only one of either system with all."""
     if 1 in (len(a), len(b)):
         return [(i, j) for i in a for j in b]
     return [(seed, seed) for seed in a if seed in b]
@@ -167,8 +167,8 @@ def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tup
 def kl(row: Row) -> float:
     """log p(y | x, condition) - log ref(y | x): one Monte-Carlo sample of the KL, nats; NaN where it was not measured.
 
-    The KL is the mean over everything that was drawn. A response that was cut off counts with the tokens that it has,
-    without an end: to leave it out would choose those that ended, which is a selection and can be below 0.
+    The KL is the mean over all draws. A response that was cut off counts with the tokens that it has: a mean over
+    finished ones only would be over a selection, and could be below 0.
     """
     if row.get("logp") is None:
         return float("nan")
@@ -176,10 +176,10 @@ def kl(row: Row) -> float:
 
 
 def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardScale, resamples: int) -> dict[str, Any]:
-    """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of its being 0.
+    """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of no difference.
 
-    One seed tells nothing of the spread between training runs: its interval is over prompts only, and there is no `p`.
-    `p_prompts` is then of the prompts alone, for Holm's correction of what is bold.
+    One seed has no spread between training runs, so its interval is over prompts only and `p` is None; `p_prompts` is
+    then over prompts alone, for Holm's correction.
     """
     pairs = []
     for x, y in ((a[i], b[j]) for i, j in paired_seeds(a, b)):
@@ -195,23 +195,23 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
 
 
 def _known(values: Array) -> bool:
-    """Whether any of the values is known."""
+    """Whether any value is not NaN."""
     return bool((~np.isnan(values)).any())
 
 
 def _by_prompt(answers: Answers, values: Array) -> dict[str, float]:
-    """Mean known value of a prompt's answers."""
-    found: dict[str, list[float]] = {}
+    """Mean of the values that are not NaN, per prompt."""
+    by_prompt: dict[str, list[float]] = {}
     for key, value in zip(answers.prompts.tolist(), values.tolist()):
         if value == value:
-            found.setdefault(key, []).append(value)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+            by_prompt.setdefault(key, []).append(value)
+    return {key: float(np.mean(values)) for key, values in by_prompt.items()}
 
 
 def dial(
     seeds: Sequence[Answers], gold: RewardScale, names: Sequence[str], spans: Array, resamples: int
 ) -> dict[str, Any]:
-    """Controllability over the attributes that were conditioned on: of all seeds, as sure as they agree."""
+    """Controllability of the attributes that were conditioned on, over all seeds."""
     at = [gold.schema.own.index(n) for n in names]
     levels = [len(gold.schema[n].shown) for n in names]
 

@@ -1,4 +1,4 @@
-"""Slope and correlations as functions of how often each row was drawn, for `statistics.resampled`."""
+"""Slope and rank correlation as functions of how often each row was drawn, for `statistics.resampled`."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,14 +21,14 @@ def slope(x: ArrayLike, y: ArrayLike) -> Statistic:
 def spearman(x: ArrayLike, y: ArrayLike) -> Statistic:
     """Spearman correlation of x [n] and y [n], as a statistic of weights: [R, n] -> [R, 1].
 
-    Exact, ties included: the rows are ranked anew in every resample, not once.
+    Exact, ties included: every resample ranks its own rows.
     """
     x, y = _columns(x, y)
     return lambda weights: _cosine(weights, _midranks(weights, x), _midranks(weights, y))
 
 
 def _columns(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Two columns [n] of the same rows, none unknown."""
+    """Check two columns [n]: the same rows, no NaN."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or np.isnan(x).any() or np.isnan(y).any():
         raise SteerError(f"columns {x.shape} and {y.shape} must have the same rows, without NaN. Select them first.")
@@ -43,9 +43,9 @@ def _weighted(weights: FloatArray, values: FloatArray) -> FloatArray:
 def _centred(weights: FloatArray, values: FloatArray) -> FloatArray:
     """Values [n] less their weighted mean in each resample: [R, n]; exactly 0 where they do not vary."""
     mean = ratio(weights @ values, weights.sum(1))[:, None]
-    away = values - mean
+    centred = values - mean
     rounding = 1e-13 * np.abs(values).max(initial=0.0)
-    return np.where(np.abs(away) <= rounding, 0.0, away)
+    return np.where(np.abs(centred) <= rounding, 0.0, centred)
 
 
 def _midranks(weights: FloatArray, values: FloatArray) -> FloatArray:
@@ -61,6 +61,6 @@ def _midranks(weights: FloatArray, values: FloatArray) -> FloatArray:
 
 
 def _cosine(weights: FloatArray, dx: FloatArray, dy: FloatArray) -> FloatArray:
-    """Correlation of two columns that are centred already: [R, n] -> [R, 1]."""
+    """Correlation of two centred columns: [R, n] -> [R, 1]."""
     scale = np.sqrt(_weighted(weights, dx * dx) * _weighted(weights, dy * dy))
     return ratio(_weighted(weights, dx * dy), scale)[:, None]

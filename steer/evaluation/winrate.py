@@ -1,7 +1,7 @@
-"""Who is preferred: win-rates with ties half, the same at equal length, rankings of N systems, agreement.
+"""Win-rates with ties half, also at equal length; rankings of N systems; agreement of annotators.
 
-A vote is the share of a comparison that goes to its first system: 1, 0, or .5 for a tie. An annotator who is asked in
-both orders gives the mean of the two answers, so whoever prefers what stands first says .5.
+A vote is the share of a comparison that goes to its first system: 1, 0, or .5 for a tie. An annotator asked in both
+orders gives the mean of the two answers, so one that always prefers the first response gives .5.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from steer.evaluation.statistics import (
     resampled_sums,
 )
 
-PRIOR = 0.1  # of logits, as a penalty PRIOR / 2 * logit^2: keeps them finite where one side always wins
-LENGTH_PRIOR = 1.0  # the same on the length term: published AlpacaEval fits have coefficients of one to two logits
-LENGTH_VOTES = 80  # votes that add one more to it, see `length_controlled`
-LENGTH_MOST = 10.0  # where 805 votes a system, AlpacaEval's, follow the published figures best
-MANY = 20  # systems against one baseline from which on the difficulty of instructions is told from their votes
-TAIL = 0.05  # of the comparisons: fewer on one side of equal length, and it lies outside the data
-STEPS = 12  # of Newton's method; both problems are convex and start near their solution
+PRIOR = 0.1  # penalty PRIOR / 2 * logit^2 that keeps logits finite where one side always wins
+LENGTH_PRIOR = 1.0  # penalty on the length term: published AlpacaEval fits have coefficients of one to two logits
+LENGTH_VOTES = 80  # votes that add 1 to LENGTH_PRIOR, see `length_controlled`
+LENGTH_MOST = 10.0  # most of it: fits the published figures best at AlpacaEval's 805 votes a system
+MANY = 20  # systems with a baseline that are needed to estimate the difficulty of instructions
+TAIL = 0.05  # share of comparisons on one side of equal length, below which it lies outside the data
+STEPS = 12  # of Newton's method: both problems are convex and start near their solution
 
 
 class Votes(NamedTuple):
@@ -135,17 +135,17 @@ def length_controlled(
 
 
 def outside(longer: ArrayLike) -> bool:
-    """Whether equal length lies outside the data: hardly any comparison on one side of it, so its win-rate is guessed.
+    """Whether equal length lies outside the data, so that its win-rate is an extrapolation.
 
     >>> outside([120, 90, 210]), outside([120, -90, 210])
     (True, False)
     """
-    away = np.asarray(longer, float)
-    return bool(len(away)) and min(float(np.mean(away <= 0)), float(np.mean(away >= 0))) < TAIL
+    lengths = np.asarray(longer, float)
+    return bool(len(lengths)) and min(float(np.mean(lengths <= 0)), float(np.mean(lengths >= 0))) < TAIL
 
 
 def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
-    """How much easier than others an instruction is to win, in logits, from the votes on MANY systems or more.
+    """How much easier than others each instruction is to win, in logits, from the votes on MANY systems or more.
 
     AlpacaEval's joint fit: a level and a length term of every system, and one term of each instruction; the last two
     with a prior of sd 1. Empty for fewer systems, whose votes cannot tell an instruction from chance. Win-rates
@@ -173,7 +173,7 @@ def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
 
 
 def _scaled(longer: FloatArray) -> FloatArray:
-    """tanh of the differences over their sd; 0 where they are all alike."""
+    """tanh of the differences over their sd; 0 where all are equal."""
     spread = longer.std(ddof=1) if len(longer) > 1 else 0.0
     return np.asarray(np.tanh(longer / spread) if spread > 0 else 0 * longer)
 
@@ -184,11 +184,11 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
     P(i beats j) = sigmoid(strength_i - strength_j); a tie counts half for both (Bradley and Terry 1952). `place` is 1
     for the best. Empty for a system that no chain of comparisons connects with the first one that was compared.
     """
-    seen = _connected(votes, systems)
-    if not seen:
+    connected = _connected(votes, systems)
+    if not connected:
         return [{} for _ in range(systems)]
-    size, number = len(seen), np.full(systems, -1)
-    number[seen] = range(size)
+    size, number = len(connected), np.full(systems, -1)
+    number[connected] = range(size)
     known = ~np.isnan(votes.share) & (number[votes.first] >= 0)
     i, j, share = number[votes.first[known]], number[votes.second[known]], votes.share[known]
     parts = np.zeros((len(share), size * size))
@@ -200,58 +200,55 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
         above = (strength[:, None, :] > strength[:, :, None] + 1e-9).sum(2)
         return np.hstack([strength, 1.0 + above])
 
-    found = resampled_sums(places, parts, votes.prompts[known], resamples=resamples)
-    return [{"strength": found[s].json(), "place": found[size + s].json()} if s >= 0 else {} for s in number.tolist()]
+    figures = resampled_sums(places, parts, votes.prompts[known], resamples=resamples)
+    return [
+        {"strength": figures[s].json(), "place": figures[size + s].json()} if s >= 0 else {} for s in number.tolist()
+    ]
 
 
 def _connected(votes: Votes, systems: int) -> list[int]:
-    """The systems that chains of answered comparisons connect with the lowest-numbered one that was compared."""
+    """Systems that chains of answered comparisons connect with the lowest-numbered one that was compared."""
     known = ~np.isnan(votes.share)
-    met = np.eye(systems, dtype=bool)
-    met[votes.first[known], votes.second[known]] = met[votes.second[known], votes.first[known]] = True
-    compared = np.flatnonzero(met.sum(1) > 1)
+    links = np.eye(systems, dtype=bool)
+    links[votes.first[known], votes.second[known]] = links[votes.second[known], votes.first[known]] = True
+    compared = np.flatnonzero(links.sum(1) > 1)
     if not len(compared):
         return []
-    _, part = connected_components(met)
+    _, part = connected_components(links)
     return [int(s) for s in np.flatnonzero(part == part[compared[0]])]
 
 
 def strengths(wins: FloatArray) -> FloatArray:
-    """Strengths [R, N] from how much of their comparisons i won against j: [R, N, N]; mean 0 in each."""
+    """Strengths [R, N], mean 0, from the share of comparisons that i won against j, summed: [R, N, N]."""
     size = wins.shape[1]
     played, won = wins + wins.swapaxes(1, 2), wins.sum(2)
-    found = np.zeros((len(wins), size))
+    logits = np.zeros((len(wins), size))
     for _ in range(STEPS):
-        p = 1 / (1 + np.exp(found[:, None, :] - found[:, :, None]))  # [R, i, j]: i beats j
-        slope = won - (played * p).sum(2) - PRIOR * found
+        p = 1 / (1 + np.exp(logits[:, None, :] - logits[:, :, None]))  # [R, i, j]: i beats j
+        slope = won - (played * p).sum(2) - PRIOR * logits
         bend = -played * p * (1 - p)
         bend = bend + (PRIOR - bend.sum(2))[:, :, None] * np.eye(size)
-        found = found + np.linalg.solve(bend, slope[:, :, None])[:, :, 0]
-    return np.asarray(found - found.mean(1, keepdims=True))
+        logits = logits + np.linalg.solve(bend, slope[:, :, None])[:, :, 0]
+    return np.asarray(logits - logits.mean(1, keepdims=True))
 
 
 def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike, *, resamples: int = 2000) -> dict[str, Any]:
-    """How far two annotators agree on the same comparisons [n]: the mean of 1 - |a - b|, and Cohen's kappa.
+    """Agreement of two annotators on the same comparisons [n]: the mean of 1 - |a - b|, and Cohen's kappa.
 
-    Kappa compares that mean with what two annotators reach who only share how often they say win, tie and loss.
+    Kappa compares that mean with that of independent annotators with the same shares of wins, ties and losses.
     """
     x, y, names = np.asarray(a, float), np.asarray(b, float), np.asarray(prompts)
     if not x.shape == y.shape == names.shape:
-        raise SteerError("annotators can only be compared on the same comparisons.")
+        raise SteerError("annotators can be compared on the same comparisons only.")
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[kept], y[kept], names[kept]
     same = interval(1 - np.abs(x - y), names, resamples=resamples).within(0.0, 1.0)
-    chance = float((1 - np.abs(x[:, None] - np.unique(y))).mean(0) @ _shares(y)) if len(y) else np.nan
+    values, counts = np.unique(y, return_counts=True)
+    chance = float((1 - np.abs(x[:, None] - values)).mean(0) @ (counts / len(y))) if len(y) else np.nan
     kappa = ratio(np.array(same.mean - chance), np.array(1 - chance))
     return {"agreement": same.json(), "kappa": None if np.isnan(kappa) else float(kappa)}
 
 
-def _shares(values: FloatArray) -> FloatArray:
-    """How often each distinct value occurs, in their order."""
-    return np.asarray(np.unique(values, return_counts=True)[1] / len(values))
-
-
 def pairs(count: int, kind: str) -> list[tuple[int, int]]:
-    """Which of `count` systems are compared: `all` with each other, or each with the first (`baseline`)."""
-    numbers: Sequence[int] = range(count)
-    return [(i, j) for i in numbers for j in numbers if j < i and (kind == "all" or j == 0)]
+    """Pairs of `count` systems to compare: `all` with each other, or each with the first (`baseline`)."""
+    return [(i, j) for i in range(count) for j in range(i) if kind == "all" or j == 0]
