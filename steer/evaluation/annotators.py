@@ -78,7 +78,7 @@ def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotato
     if specs or not gold:
         return [annotator(spec, schema) for spec in specs]
     scorer = load_scorer(gold)
-    known = [s for s in (schema, scorer.schema or _plain(scorer)) if _covered(s, scorer)]
+    known = [s for s in (schema, scorer.schema or guessed(scorer)) if _covered(s, scorer)]
     return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if known else []
 
 
@@ -100,14 +100,14 @@ def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
 def _weighing(scorer: Scorer, schema: Schema | None) -> Schema:
     """Choose directions and weights of attributes: those of `schema` if the scorer scores every attribute that counts
     there, else of the scorer's own schema, else guessed from names. SteerError where none has a better end."""
-    own = scorer.schema or _plain(scorer)
+    own = scorer.schema or guessed(scorer)
     weighing = schema if schema is not None and _covered(schema, scorer) else own
     if not _covered(weighing, scorer):
         raise SteerError(f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing.")
     return weighing
 
 
-def _plain(scorer: Scorer) -> Schema:
+def guessed(scorer: Scorer) -> Schema:
     """Guess a schema from the names of a scorer's attributes."""
     return described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
 

@@ -96,15 +96,16 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
             dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
         means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
         dial["means"] = [_joined(m, [known.get(m["target"]) for known in means]) for m in dial["means"]]
-    result = {**pooled, "attributes": dials}
-    for j, row in enumerate(pooled["leakage"]):
-        for k, mean in enumerate(row):
-            low, high = (pooled[f"leakage_{side}"][j][k] for side in ("low", "high"))
-            cell = _joined({"mean": mean, "low": low, "high": high}, [one["leakage"][j][k] for one in each])
-            for side in ("low", "high"):
-                result[f"leakage_{side}"] = [list(line) for line in result[f"leakage_{side}"]]
-                result[f"leakage_{side}"][j][k] = cell[side]
-    return result
+    low, high = pooled["leakage_low"], pooled["leakage_high"]
+    leakage = [
+        [
+            _joined({"mean": mean, "low": low[j][k], "high": high[j][k]}, [one["leakage"][j][k] for one in each])
+            for k, mean in enumerate(row)
+        ]
+        for j, row in enumerate(pooled["leakage"])
+    ]
+    bounds = {f"leakage_{end}": [[cell[end] for cell in row] for row in leakage] for end in ("low", "high")}
+    return {**pooled, "attributes": dials, **bounds}
 
 
 def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:

@@ -78,40 +78,35 @@ def drawn(
     log-probability is log n - (n - 1) / n above the policy's. answers.jsonl in the folder is read back if it is there.
     """
     path = folder / "answers.jsonl"
-    if not path.is_file():
-        write_rows(_drawn(policy, requests, sampling, folder, reference, choice), path)
-    return read_back(path)
-
-
-def _drawn(
-    policy: Policy,
-    requests: Sequence[Request],
-    sampling: Sampling,
-    folder: Path,
-    reference: Reference | None,
-    choice: Choice | None,
-) -> list[Row]:
+    if path.is_file():
+        return read_back(path)
     n = choice.n if choice else 1
     rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, ids=True)
     if choice:
         rows = best_of(rows, n, choice.reward(rows))
-    if reference is None or sampling.temperature == 0:
-        return [_without_ids(row) for row in rows]
-    budget = reference.micro_batch
-    if sampling.guidance == sampling.temperature == 1:
+    answers = [_without_ids(row) for row in rows]
+    if reference is not None and sampling.temperature > 0:
+        own, ref = _both_log_probs(policy, rows, sampling, reference)
+        gain = best_of_n_kl(n)
+        for answer, row, logp, ref_logp in zip(answers, rows, own, ref):
+            answer |= {"tokens": len(row["ids"]), "logp": logp + gain, "ref_logp": ref_logp}
+    write_rows(answers, path)
+    return read_back(path)
+
+
+def _both_log_probs(
+    policy: Policy, rows: Sequence[Row], sampling: Sampling, reference: Reference
+) -> tuple[list[float], list[float]]:
+    """Log-probabilities of drawn rows under the policy, as they were drawn, and under the reference."""
+    budget, temperature = reference.micro_batch, sampling.temperature
+    if sampling.guidance == temperature == 1:
         own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
     else:
-        own = drawn_from(policy, rows, sampling.guidance, sampling.temperature)
+        own = drawn_from(policy, rows, sampling.guidance, temperature)
     readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
-    if sampling.temperature == 1:
-        ref = log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
-    else:
-        ref = drawn_from(reference.policy, readable, 0.0, sampling.temperature)
-    gain = best_of_n_kl(n)
-    return [
-        {**_without_ids(row), "tokens": len(row["ids"]), "logp": a + gain, "ref_logp": b}
-        for row, a, b in zip(rows, own, ref)
-    ]
+    if temperature == 1:
+        return own, log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
+    return own, drawn_from(reference.policy, readable, 0.0, temperature)
 
 
 def _without_ids(row: Row) -> Row:

@@ -9,11 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
-import numpy as np
-
 from steer.conditioning.targets import Target, drawn_targets
 from steer.errors import SteerError
-from steer.evaluation.annotators import Annotator, annotators
+from steer.evaluation.annotators import Annotator, annotators, guessed
 from steer.evaluation.court import Court, fitting
 from steer.evaluation.drawn import Choice, Decoding, Reference, drawn, over_grid
 from steer.evaluation.result import Case
@@ -26,7 +24,6 @@ from steer.labelling.scorer import Scorer, load_scorer, rewarder
 from steer.models.policy import Policy
 from steer.progress import note
 from steer.rows import Reading, Row, Source, prompt_key, read, split_of
-from steer.rows.binning import described
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import slug
@@ -93,9 +90,7 @@ class Examination(Generic[S]):
             if card and card.schema:
                 return card.schema
         scorer = load_scorer(self.judge)
-        if scorer.schema or not scorer.attributes:
-            return scorer.schema or Schema(())
-        return described(scorer.attributes, np.array([[0.0] * len(scorer.attributes), [1.0] * len(scorer.attributes)]))
+        return scorer.schema or (guessed(scorer) if scorer.attributes else Schema(()))
 
     @cached_property
     def court(self) -> Court:

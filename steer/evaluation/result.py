@@ -21,6 +21,8 @@ from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
 from steer.rows import prompt_key
 
+SAMPLES = 3  # prompts whose answers the report shows
+
 
 @dataclass
 class Case:
@@ -191,7 +193,7 @@ def _prompt_only(court: Court) -> dict[str, Any]:
     return {"rows": len(known), "pearson": r}
 
 
-def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
+def _samples(case: Case) -> list[dict[str, Any]]:
     """Answers of every system to the first prompts."""
     samples: dict[str, dict[str, Any]] = {}
     for s in case.systems:
@@ -199,7 +201,7 @@ def _samples(case: Case, count: int = 3) -> list[dict[str, Any]]:
         seen = set()
         for row, scores in zip(answers.rows, answers.gold):
             key = prompt_key(row)
-            if key in seen or (key not in samples and len(samples) >= count):
+            if key in seen or (key not in samples and len(samples) >= SAMPLES):
                 continue
             seen.add(key)
             sample = samples.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})

@@ -232,7 +232,7 @@ def strengths(wins: FloatArray) -> FloatArray:
     return np.asarray(logits - logits.mean(1, keepdims=True))
 
 
-def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike, *, resamples: int = 2000) -> dict[str, Any]:
+def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike) -> dict[str, Any]:
     """Agreement of two annotators on the same comparisons [n]: the mean of 1 - |a - b|, and Cohen's kappa.
 
     Kappa compares that mean with that of independent annotators with the same shares of wins, ties and losses.
@@ -242,7 +242,7 @@ def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike, *, resamples: int 
         raise SteerError("annotators can be compared on the same comparisons only.")
     kept = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[kept], y[kept], names[kept]
-    same = interval(1 - np.abs(x - y), names, resamples=resamples).within(0.0, 1.0)
+    same = interval(1 - np.abs(x - y), names).within(0.0, 1.0)
     values, counts = np.unique(y, return_counts=True)
     chance = float((1 - np.abs(x[:, None] - values)).mean(0) @ (counts / len(y))) if len(y) else np.nan
     kappa = ratio(np.array(same.mean - chance), np.array(1 - chance))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from steer.report import page, plots
-from steer.report.cells import UNDEFINED, Report, cell, number
+from steer.report.cells import Report, cell, number
 from steer.report.page import Block, Table
 
 NAMES = {  # figure -> its name in the report
@@ -47,6 +47,5 @@ def table(curve: Report) -> Table:
 
 
 def _chart(curve: Report, name: str) -> str:
-    values = [p[name] if isinstance(p[name], dict) else UNDEFINED | {"mean": p[name]} for p in curve["points"]]
-    points = [(p["guidance"], value) for p, value in zip(curve["points"], values)]
-    return plots.curve(f"{NAMES[name]} per strength of guidance", [plots.Series(name, "gold", points)], "S", "")
+    series = plots.Series.of(name, "gold", ((p["guidance"], p[name]) for p in curve["points"]))
+    return plots.curve(f"{NAMES[name]} per strength of guidance", [series], "S", "")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
+from steer.report.cells import UNDEFINED
+
 Interval = Mapping[str, Any]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 ENDS = ("mean", "low", "high")
@@ -23,6 +25,11 @@ class Series(NamedTuple):
     name: str
     look: str
     points: Sequence[tuple[float, Interval]]
+
+    @staticmethod
+    def of(name: str, look: str, points: Iterable[tuple[float, Any]]) -> Series:
+        """Make a series of intervals or plain figures, which have no bounds."""
+        return Series(name, look, [(x, y if isinstance(y, dict) else UNDEFINED | {"mean": y}) for x, y in points])
 
 
 @dataclass(frozen=True)
@@ -284,5 +291,5 @@ def _text(interval: Interval) -> str:
     return mean if interval["mean"] is None else f"{mean} [{low}, {high}]".replace("-", "−")
 
 
-def _short(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+def _short(name: str) -> str:
+    return name if len(name) <= 34 else name[:33] + "…"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from steer.report import page, plots
-from steer.report.cells import UNDEFINED, Report, cell, number, percent
+from steer.report.cells import Report, cell, number, percent
 from steer.report.page import Block, Raw, Table
 
 SAMPLES, LETTERS = 12, 60_000  # prompts, and letters of all answers, on the page; report.json holds them all
@@ -40,10 +40,7 @@ def over_rounds(loop: Report) -> list[Block]:
     rounds, kept = loop["rounds"], loop["kept"]
 
     def curve(title: str, *series: tuple[str, str, str]) -> tuple[str, str]:
-        lines = []
-        for name, look, key in series:
-            values = [r[key] if isinstance(r[key], dict) else UNDEFINED | {"mean": r[key]} for r in rounds]
-            lines.append(plots.Series(name, look, [(r["round"], v) for r, v in zip(rounds, values)]))
+        lines = [plots.Series.of(name, look, ((r["round"], r[key]) for r in rounds)) for name, look, key in series]
         return plots.curve(f"{title} per round", lines, "round", ""), f"{title}\n"
 
     rows = [
