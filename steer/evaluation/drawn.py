@@ -20,7 +20,7 @@ from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema, factorial
-from steer.training.memory import pieces
+from steer.training.memory import micro_batch
 from steer.training.references import response_sums
 
 
@@ -35,7 +35,7 @@ class Reference(NamedTuple):
     def load(model: str, dtype: str, trust_remote_code: bool, micro_batch_tokens: int) -> Reference:
         """Load the model; 0 tokens leave the size of a forward pass to the device."""
         policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code)
-        return Reference(policy, ResponseLogps(policy.model.eval()), pieces(micro_batch_tokens))
+        return Reference(policy, ResponseLogps(policy.model.eval()), micro_batch(micro_batch_tokens))
 
 
 class Decoding(NamedTuple):

@@ -75,9 +75,7 @@ class Examination(Generic[S]):
     @cached_property
     def stored(self) -> Labelled:
         """The schema and scorer that are stored with the rows, if any."""
-        if isinstance(self.source, Labelled):
-            return self.source
-        return Labelled.without_rows(self.path) if self.path else Labelled([])
+        return Labelled.without_rows(self.source or ())
 
     @cached_property
     def schema(self) -> Schema:
