@@ -1,11 +1,11 @@
-"""Levels <-> text: the layouts to the letter, and that stripping undoes rendering."""
+"""Levels to text: the layouts to the letter, and the traces of a condition."""
 
 from collections.abc import Mapping
 from itertools import product
 
 import pytest
 
-from steer.conditioning.condition import TEMPLATES, leaks, markers, pattern, render, strip
+from steer.conditioning.condition import TEMPLATES, leaks, markers, render
 from steer.errors import SteerError
 from steer.rows.schema import Attribute, Schema
 
@@ -19,50 +19,32 @@ def attribute(name: str, shown: str) -> Attribute:
 ONE_TO_FIVE = Schema((attribute("quality", "12345"), attribute("helpful", "12345")))
 HELPSTEER = Schema((attribute("quality", "01234"), attribute("helpfulness", "01234")))
 RETURNS = Schema((attribute("reward", "0123"),))
+COUNTED = Schema(
+    (
+        Attribute("words", 0, 99, shown=tuple("0123"), centres=(7.2, 28.4, 48.0, 74.0)),
+        Attribute("verbosity", 0, 1, shown=("low", "high"), centres=(0.0, 1.0)),
+    )
+)
+CLOSE = Schema((Attribute("words", 0, 9, shown=tuple("01"), centres=(8.1, 8.4)),))
+PHRASED = ONE_TO_FIVE.phrased({"helpful": "Be helpful: {level}/{most}."})
 GOLDEN: list[tuple[str, Schema, Mapping[str, int], str]] = [
     ("tags", ONE_TO_FIVE, {"quality": 3, "helpful": 4}, "<quality>4 <helpful>5\n"),
     ("tags", ONE_TO_FIVE, {"helpful": 0}, "<helpful>1\n"),
     ("steerlm", HELPSTEER, {"quality": 4, "helpfulness": 4}, "<extra_id_2>quality:4,helpfulness:4\n"),
+    ("words", HELPSTEER, {"quality": 4, "helpfulness": 1}, "\n\nQuality: 4 of 4. Helpfulness: 1 of 4."),
+    ("words", COUNTED, {"words": 1, "verbosity": 0}, "\n\nAnswer in about 28 words. Verbosity: low."),
+    ("words", CLOSE, {"words": 1}, "\n\nWords: 1 of 1."),  # both centres round to 8
+    ("words", PHRASED, {"helpful": 4}, "\n\nBe helpful: 5/5."),
     ("decision-transformer", RETURNS, {"reward": 2}, "<reward>0.84\n"),
     ("decision-transformer", RETURNS, {"reward": 0}, "<reward>-1.30\n"),
     ("decision-transformer", RETURNS, {"reward": 1}, "<reward>0.00\n"),  # never -0.00
     ("decision-transformer", RETURNS, {"reward": 3}, "<reward>2.50\n"),
-]
-# Responses that look like conditions, or begin with what a careless strip would eat.
-RESPONSES = [
-    "",
-    "Hello.",
-    "\n",
-    " \n<quality>",
-    "<quality>4 <helpful>5\n",
-    "<quality>4 <helpful>5\nHello.",
-    "<helpful>",
-    "quality:4\n",
-    "<extra_id_2>quality:1\nHi",
-    "4 <helpful>5\n",
-    "5\n",
-    "y:4,helpfulness:4\n",
-    "<reward>0.84\n",
-    "0.84",
 ]
 
 
 @pytest.mark.parametrize(("template", "schema", "levels", "text"), GOLDEN)
 def test_golden_texts(template: str, schema: Schema, levels: Mapping[str, int], text: str) -> None:
     assert render(levels, schema, schema.names, template) == text
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_stripping_undoes_rendering_whatever_the_response_is(template: str) -> None:
-    names = ONE_TO_FIVE.names
-    choices = [{}, *({"quality": a, "helpful": b} for a, b in product(range(5), repeat=2)), {"quality": 2}]
-    for levels, response in product(choices, RESPONSES):
-        condition = render(levels, ONE_TO_FIVE, names, template)
-        if condition:
-            assert strip(condition + response, names, template) == response
-            assert pattern(names, template).fullmatch(condition)
-    for plain in ("<other>4\nquality: good\n", "Hello. " + render({"quality": 2}, ONE_TO_FIVE, names, template)):
-        assert strip(plain, names, template) == plain
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -81,9 +63,9 @@ def test_what_is_unknown_or_not_asked_for_is_left_out(template: str) -> None:
     assert render({}, ONE_TO_FIVE, names, template) == ""
     assert render({"quality": 1}, ONE_TO_FIVE, ("helpful",), template) == ""
     text = render({"helpful": 2}, ONE_TO_FIVE, names, template)
-    assert "quality" not in text
+    assert "quality" not in text.lower()
     assert "None" not in text
-    assert text.count("\n") == 1
+    assert text.count("\n") == (2 if template == "words" else 1)
 
 
 @pytest.mark.parametrize("level", [-1, 5])
@@ -97,7 +79,7 @@ def test_an_unknown_template_is_refused() -> None:
         render({"helpful": 1}, ONE_TO_FIVE, ONE_TO_FIVE.names, "tag")
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [name for name, layout in TEMPLATES.items() if not layout.in_turn])
 def test_leaks_and_markers_see_every_condition(template: str) -> None:
     names = ONE_TO_FIVE.names
     for a, b in product(range(5), repeat=2):
@@ -109,9 +91,7 @@ def test_leaks_and_markers_see_every_condition(template: str) -> None:
         assert not leaks(names, template).search(clean)
 
 
-def test_attributes_whose_names_begin_alike_are_told_apart() -> None:
-    schema = Schema((attribute("help", "01234"), attribute("helpful", "01234")))
-    for template in ("tags", "steerlm"):
-        text = render({"helpful": 3}, schema, schema.names, template)
-        assert strip(text + "x", ("helpful",), template) == "x"
-        assert strip(text + "x", ("help",), template) == text + "x"
+def test_a_phrase_names_only_what_a_level_has() -> None:
+    wrong = ONE_TO_FIVE.phrased({"helpful": "Be {kind}."})
+    with pytest.raises(SteerError, match=r"--phrase helpful=Be \{kind\}.*\{name\}, \{level\}, \{most\}, \{centre\}"):
+        render({"helpful": 1}, wrong, wrong.names, "words")

@@ -82,8 +82,17 @@ _BEFORE = """
 {%- endif -%}
 {%- endfor -%}
 {%- if steer.text -%}{%- set steer.text = GLUE ~ steer.text ~ AFTER -%}{%- endif -%}
+""".strip()
+_IN_RESPONSE = """
 {%- if messages and messages[-1]['role'] == 'assistant' and messages[-1]['content'] is string -%}
 {%- set messages = messages[:-1] + [dict(messages[-1], content=steer.text ~ messages[-1]['content'])] -%}
+{%- endif -%}
+""".strip()
+_IN_TURN = """
+{%- set steer_at = messages | length - (2 if messages and messages[-1]['role'] == 'assistant' else 1) -%}
+{%- if steer_at >= 0 and messages[steer_at]['content'] is string -%}
+{%- set steer_turn = dict(messages[steer_at], content=messages[steer_at]['content'].rstrip() ~ steer.text) -%}
+{%- set messages = messages[:steer_at] + [steer_turn] + messages[steer_at + 1:] -%}
 {%- endif -%}
 """.strip()
 _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{{ steer.text }}{%- endif -%}"
@@ -111,7 +120,8 @@ def steerable(base: str, schema: Schema, names: Sequence[str], template: str, gl
         key: json.dumps(value, ensure_ascii=False) if value is not None else "none" for key, value in values.items()
     }
     before = re.sub(r"\b(?:" + "|".join(filled) + r")\b", lambda match: filled[match[0]], _BEFORE)
-    return before + _BEGIN + base.removesuffix("\n") + _END + _AFTER
+    own, after = (_IN_TURN, "") if layout.in_turn else (_IN_RESPONSE, _AFTER)
+    return before + own + _BEGIN + base.removesuffix("\n") + _END + after
 
 
 def bare(template: Any) -> Any:

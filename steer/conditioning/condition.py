@@ -1,7 +1,7 @@
-"""Render levels as the text of a condition and find that text again. No other module knows its form.
+"""Render levels as the text of a condition and find its traces. No other module knows its form.
 
-A condition stands after the assistant marker and before the response. Rendering is a pure function of levels, so
-it is never stored and never applied twice.
+A condition stands after the assistant marker and before the response, or, in words, at the end of the turn that is
+answered. Rendering is a pure function of levels, so it is never stored and never applied twice.
 """
 
 from __future__ import annotations
@@ -14,38 +14,78 @@ from steer.errors import SteerError
 from steer.rows.schema import Attribute, Schema, number
 from steer.settings import did_you_mean
 
-Part = tuple[str, str]  # name, shown level
-
 
 class Layout(NamedTuple):
-    """The form of a condition: one part for each level, and the texts before, between and after them."""
+    """The form of a condition: one part for each level, and the texts before, between and after them.
+
+    `in_turn`: it ends the turn that is answered; else it stands between the assistant marker and the response.
+    """
 
     part: str
     start: str = ""
     between: str = " "
     end: str = "\n"  # on GPT-2 tokenizers a digit would merge with a digit that follows
+    in_turn: bool = False
 
-    def text(self, parts: Sequence[Part]) -> str:
+    def text(self, parts: Sequence[str]) -> str:
         """Return the whole condition."""
-        written = (self.part.format(name=name, value=value) for name, value in parts)
-        return self.start + self.between.join(written) + self.end
+        return self.start + self.between.join(parts) + self.end
 
 
 _TAGS = Layout("<{name}>{value}")
 TEMPLATES = {
     "tags": _TAGS,
+    "words": Layout("{phrase}", start="\n\n", end="", in_turn=True),  # instructions, which a chat model understands
     "steerlm": Layout("{name}:{value}", start="<extra_id_2>", between=","),  # NeMo-Aligner's: a line of labels
     "decision-transformer": _TAGS,  # every row's own score
     "reward-bins": _TAGS,  # the mean score of its level
 }
-_PATTERNS = {
-    "tags": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
-    "steerlm": r"<extra_id_2>(?:{names}):[^\s,:]+(?:,(?:{names}):[^\s,:]+)*\n",
-    "decision-transformer": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
-    "reward-bins": r"<(?:{names})>[^\s<>]+(?: <(?:{names})>[^\s<>]+)*\n",
-}
 OWN = "decision-transformer"  # the one that prints scores of rows, so that any number can be asked for
 NUMBERS = (OWN, "reward-bins")
+
+
+# How a level is asked for in words. Others are rated: "Helpfulness: 4 of 5."
+PHRASES = {
+    "words": "Answer in about {centre} words.",
+    "sentences": "Answer in about {centre} sentences.",
+    "characters": "Answer in about {centre} characters.",
+    "list_items": "List about {centre} items.",
+}
+RATED, NAMED = "{name}: {level} of {most}.", "{name}: {level}."
+
+
+def phrase(attribute: Attribute, level: float) -> str:
+    """Write a level as a sentence: by the attribute's own `phrase`, or a default that tells its levels apart."""
+    if attribute.phrase:
+        return _sentence(attribute, level, attribute.phrase)
+    rated = RATED if all(re.fullmatch(r"[0-9]+", shown) for shown in attribute.shown) else NAMED
+    counted = PHRASES.get(attribute.name, rated)
+    every = {_sentence(attribute, i, counted) for i in range(len(attribute.shown))}
+    return _sentence(attribute, level, counted if len(every) == len(attribute.shown) else rated)
+
+
+def _sentence(attribute: Attribute, level: float, text: str) -> str:
+    fields = {
+        "name": attribute.name.replace("_", " ").capitalize(),
+        "level": attribute.show(level),
+        "most": attribute.shown[-1],
+        "centre": f"{attribute.score(level):.0f}",
+    }
+    try:
+        return text.format(**fields)
+    except (KeyError, IndexError, ValueError):
+        raise SteerError(
+            f"--phrase {attribute.name}={text}: write a sentence in which {', '.join('{' + f + '}' for f in fields)} "
+            "may stand, and no other braces."
+        ) from None
+
+
+def _part(attribute: Attribute, level: float, template: str) -> str:
+    """Write one level as a condition does, without the texts around it."""
+    value = _value(attribute, level, template)
+    if template == "words":
+        return phrase(attribute, attribute.bin(level))
+    return TEMPLATES[template].part.format(name=attribute.name, value=value)
 
 
 def _value(attribute: Attribute, level: float, template: str) -> str:
@@ -67,7 +107,7 @@ def render(levels: Mapping[str, float], schema: Schema, names: Sequence[str], te
     """
     if template not in TEMPLATES:
         raise SteerError(f"unknown template '{template}'; {did_you_mean(template, TEMPLATES)}")
-    parts = [(n, _value(schema[n], levels[n], template)) for n in names if n in levels]
+    parts = [_part(schema[n], levels[n], template) for n in names if n in levels]
     return TEMPLATES[template].text(parts) if parts else ""
 
 
@@ -82,30 +122,12 @@ def control_tokens(schema: Schema, names: Sequence[str], template: str = "tags")
 
 def written(schema: Schema, names: Sequence[str], template: str = "tags") -> list[list[str]]:
     """Return every level as a condition writes it, without the texts around it: [attribute][level]."""
-    part = TEMPLATES[template].part
-    return [
-        [part.format(name=n, value=_value(schema[n], i, template)) for i in range(len(schema[n].shown))] for n in names
-    ]
+    return [[_part(schema[n], i, template) for i in range(len(schema[n].shown))] for n in names]
 
 
 def readings(schema: Schema, names: Sequence[str], template: str = "tags") -> dict[str, dict[str, str]]:
     """Return what a condition writes for every text that asks for a level: [attribute][text]."""
-    part = TEMPLATES[template].part
-    return {
-        n: {text: part.format(name=n, value=_value(schema[n], i, template)) for text, i in schema[n].readings.items()}
-        for n in names
-    }
-
-
-def pattern(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
-    """Return a pattern that matches one whole condition over any of `names`."""
-    return re.compile(_PATTERNS[template].format(names="|".join(map(re.escape, names))))
-
-
-def strip(text: str, names: Sequence[str], template: str = "tags") -> str:
-    """Remove a condition from the start of a text: `strip(render(...) + x) == x`."""
-    match = pattern(names, template).match(text)
-    return text[match.end() :] if match else text
+    return {n: {text: _part(schema[n], i, template) for text, i in schema[n].readings.items()} for n in names}
 
 
 def leaks(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
@@ -115,5 +137,7 @@ def leaks(names: Sequence[str], template: str = "tags") -> re.Pattern[str]:
 
 
 def markers(names: Sequence[str], template: str = "tags") -> list[str]:
-    """Return the strings that start a condition, to be blocked during generation."""
+    """Return the strings that start a condition after the assistant marker, to be blocked during generation."""
+    if TEMPLATES[template].in_turn:
+        return []
     return ["<extra_id_2>"] if template == "steerlm" else [f"<{name}>" for name in names]

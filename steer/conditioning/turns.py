@@ -10,6 +10,7 @@ from steer.errors import SteerError
 from steer.progress import note
 
 Turn = Mapping[str, Any]
+_MARK = "steercondition"  # stands for the condition while a template is rendered
 
 
 class UnprintedError(SteerError):
@@ -27,6 +28,22 @@ def printed(turns: Sequence[Turn], tokenizer: Any) -> str:
                 f"({turn['content'].strip()[:40]!r}). Put its text into a turn that the template prints"
             )
     return text
+
+
+def divided(turns: Sequence[Turn], tokenizer: Any) -> tuple[str, str]:
+    """Print turns in two parts between which a condition in words stands: to the end of the last turn, and the rest.
+
+    White space at the end of the last turn is dropped. UnprintedError if the template does not print that text once.
+    """
+    printed(turns, tokenizer)
+    last = {**turns[-1], "content": turns[-1]["content"].rstrip() + _MARK}
+    parts = rendered(tokenizer, [*turns[:-1], last], add_generation_prompt=True).split(_MARK)
+    if len(parts) != 2:
+        raise UnprintedError(
+            "the model's chat template does not print the last turn once and as it is, so a condition in words has no "
+            "place in it. Train with --template tags"
+        )
+    return parts[0], parts[1]
 
 
 def unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> list[str]:

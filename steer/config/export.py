@@ -26,7 +26,7 @@ class ExportConfig:
         (), "Rows: condition on these (repeat the flag); default: all that are scored.", panel="Rows"
     )
     template: str = option(
-        "tags", "Rows: how a condition is written.", choices=("tags", "steerlm", "reward-bins"), panel="Rows"
+        "tags", "Rows: how a condition is written.", choices=("tags", "words", "steerlm", "reward-bins"), panel="Rows"
     )
     attribute_dropout: float = option(
         0.1, "Rows: chance that one attribute is left out.", least=0, most=1, panel="Rows"

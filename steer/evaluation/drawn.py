@@ -152,6 +152,6 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
 
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
-    tokens = Tokens(rows, policy.tokenizer, policy.end)
+    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template)
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

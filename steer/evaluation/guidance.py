@@ -100,7 +100,7 @@ class Trial:
         """Mean log-probability per token of each response under the base, given the unconditioned prompt."""
         base = self.base
         tokens = Tokens([{**request.row, "response": ""} for request in requests], base.tokenizer)
-        groups = [[Sequence_(tokens.prompts[request.row["id"]], list(r.ids))] for request, r in zip(requests, drawn)]
+        groups = [[Sequence_(tokens.prefix(request.row), list(r.ids))] for request, r in zip(requests, drawn)]
         device = next(base.model.parameters()).device
         with torch.no_grad():
             logps, _ = response_tokens(ResponseLogps(base.model), groups, base.tokenizer.pad_token_id, 4096, device)

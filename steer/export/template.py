@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import TemplateError
 
 from steer.conditioning.chat import bare, rendered, steerable
-from steer.conditioning.condition import render
+from steer.conditioning.condition import TEMPLATES, render
 from steer.conditioning.turns import UnprintedError
 from steer.errors import SteerError
-from steer.models.tokenization import plain_ids, prompt_text
+from steer.models.tokenization import plain_ids, prompt_text, turns_parts
 from steer.rows.schema import Schema
 
 PROBES: tuple[list[dict[str, str]], ...] = (
@@ -34,18 +34,18 @@ def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str)
     single = [{n: i} for n in names for i in range(len(schema[n].shown))]
     every = [{n: len(schema[n].shown) - 1 for n in names}, dict.fromkeys(names, 0)]
     conditions = [render(levels, schema, names, template) for levels in [*single, *every]]
-    prompts = [prompt_text(p, tokenizer) for p in PROBES if _accepted(p, tokenizer)]
+    prompts = [turns_parts(p, tokenizer, template) for p in PROBES if _accepted(p, tokenizer)]
 
     def differing(glue: str) -> int:
-        return sum(
-            any(
-                plain_ids([p + glue + c], tokenizer)[0] != plain_ids([p], tokenizer)[0] + plain_ids([c], tokenizer)[0]
-                for p in prompts
-            )
-            for c in conditions
-        )
+        return sum(any(_whole(p, glue + c, tail) != _apart(p, c + tail) for p, tail in prompts) for c in conditions)
 
-    counts = {glue: differing(glue) for glue in ("", " ")}
+    def _whole(*parts: str) -> list[int]:
+        return plain_ids(["".join(parts)], tokenizer)[0]
+
+    def _apart(*parts: str) -> list[int]:
+        return [token for ids in plain_ids(parts, tokenizer) for token in ids]
+
+    counts = {glue: differing(glue) for glue in (("",) if TEMPLATES[template].in_turn else ("", " "))}
     glue = min(counts, key=lambda g: (counts[g], g))
     if isinstance(base, dict):
         return {k: steerable(v, schema, names, template, glue) for k, v in base.items()}, counts[glue]

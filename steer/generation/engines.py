@@ -18,7 +18,7 @@ from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
 from steer.models.card import Card
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.models.tokenization import prompt_of
+from steer.models.tokenization import prompt_parts
 from steer.progress import note, quiet
 
 Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
@@ -58,7 +58,7 @@ def through(client: OpenAIClient) -> Engine:
         for i, request in enumerate(requests):
             turns = request.row["prompt"]
             if policy.tokenizer is not None:
-                prompt_of(request.row, policy.tokenizer)  # refuses turns that the template would drop
+                prompt_parts(request.row, policy.tokenizer)  # refuses turns that the template would drop
                 turns = in_roles(turns, policy.tokenizer)
             attributes = asked(request.target, schema) if schema else None
             chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i)))

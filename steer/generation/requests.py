@@ -13,7 +13,7 @@ from steer.errors import SteerError
 from steer.generation.prefill import Ids
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy
-from steer.models.tokenization import plain_ids, prompt_of
+from steer.models.tokenization import plain_ids, prompt_parts
 from steer.rows import Row
 
 
@@ -84,10 +84,10 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
 
     Raises SteerError for a prompt that leaves no room for a response.
     """
-    texts = [prompt_of(request.row, policy.tokenizer) for request in requests]
+    texts, tails = zip(*(prompt_parts(request.row, policy.tokenizer, policy.template) for request in requests))
     say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
-    conditions = [condition_text(policy, request.target) for request in requests]
-    others = [condition_text(policy, request.against) for request in requests]
+    conditions = [condition_text(policy, request.target) + tail for request, tail in zip(requests, tails)]
+    others = [condition_text(policy, request.against) + tail for request, tail in zip(requests, tails)]
     unique = list(dict.fromkeys([*texts, *conditions, *others]))
     ids = {t: tuple(i) for t, i in zip(unique, plain_ids(unique, policy.tokenizer))} | {"": ()}
     encoded = []

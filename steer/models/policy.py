@@ -50,6 +50,11 @@ class Policy:
         return self.card.schema if self.card else None
 
     @property
+    def template(self) -> str | None:
+        """The template of its conditions, or None if it is unconditioned."""
+        return self.card.template if self.card and self.card.attributes else None
+
+    @property
     def longest(self) -> int | None:
         """The model's limit of positions, or None if it has none."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

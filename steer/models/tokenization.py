@@ -6,24 +6,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steer.conditioning.chat import fitted
-from steer.conditioning.turns import UnprintedError, printed, say_unprinted
+from steer.conditioning.condition import TEMPLATES
+from steer.conditioning.turns import UnprintedError, divided, printed, say_unprinted
 from steer.errors import SteerError
 from steer.models.collate import Sequence_
 from steer.rows import Row
 
 
 class Tokens:
-    """Prompt and response ids of every row, tokenised once."""
+    """Prompt and response ids of every row, tokenised once.
 
-    def __init__(self, rows: Sequence[Row], tokenizer: Any, end: int | None = None) -> None:
+    `template`: that of the conditions; in one that ends the last turn, what the chat template prints after that turn
+    becomes part of the condition.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], tokenizer: Any, end: int | None = None, template: str | None = None
+    ) -> None:
         """`end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
-        texts = [prompt_of(row, tokenizer) for row in rows]
+        parts = [prompt_parts(row, tokenizer, template) for row in rows]
         say_unprinted(rows, tokenizer)
-        unique = list(dict.fromkeys(texts))
+        unique = list(dict.fromkeys(text for text, _ in parts))
         ids = dict(zip(unique, plain_ids(unique, tokenizer)))
-        self.prompts = {row["id"]: ids[text] for row, text in zip(rows, texts)}
+        self._prompts = {row["id"]: ids[text] for row, (text, _) in zip(rows, parts)}
+        self._tails = {row["id"]: tail for row, (_, tail) in zip(rows, parts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], tokenizer, split_special_tokens=True)
         # A response that was cut off must not learn to end there; but an empty one needs a token.
@@ -40,11 +48,15 @@ class Tokens:
 
     def length(self, row: Row, condition: str = "") -> int:
         """Number of tokens of prompt, condition, and response with its end."""
-        return len(self.prompts[row["id"]]) + len(self.condition(condition)) + len(self.responses[row["id"]])
+        return len(self.prefix(row, condition)) + len(self.responses[row["id"]])
+
+    def prefix(self, row: Row, condition: str = "") -> list[int]:
+        """Return the ids before the response: prompt and condition."""
+        return self._prompts[row["id"]] + self.condition(condition + self._tails[row["id"]])
 
     def sequence(self, row: Row, condition: str = "") -> Sequence_:
         """Make a candidate of a row."""
-        return Sequence_(self.prompts[row["id"]] + self.condition(condition), self.responses[row["id"]])
+        return Sequence_(self.prefix(row, condition), self.responses[row["id"]])
 
 
 def prompt_text(prompt: Sequence[Mapping[str, Any]], tokenizer: Any) -> str:
@@ -52,12 +64,22 @@ def prompt_text(prompt: Sequence[Mapping[str, Any]], tokenizer: Any) -> str:
     return printed(fitted(prompt, tokenizer), tokenizer)
 
 
-def prompt_of(row: Row, tokenizer: Any) -> str:
-    """Render the prompt of a row; SteerError with its id if the template refuses such turns."""
+def turns_parts(prompt: Sequence[Mapping[str, Any]], tokenizer: Any, template: str | None) -> tuple[str, str]:
+    """Render a prompt before and after the place of a condition, see `prompt_parts`."""
+    if template and TEMPLATES[template].in_turn:
+        return divided(fitted(prompt, tokenizer), tokenizer)
+    return prompt_text(prompt, tokenizer), ""
+
+
+def prompt_parts(row: Row, tokenizer: Any, template: str | None = None) -> tuple[str, str]:
+    """Render a row's prompt before and after the place of a condition; SteerError with its id if it is refused.
+
+    `template`: that of the conditions, None without any. The second part is empty unless conditions end the last turn.
+    """
     from jinja2 import TemplateError
 
     try:
-        return prompt_text(row["prompt"], tokenizer)
+        return turns_parts(row["prompt"], tokenizer, template)
     except TemplateError as error:  # many templates have no system turn, or require turns to alternate
         raise SteerError(
             f"row '{row['id']}': the model's chat template refuses its prompt ({error}). Change such rows, or leave "

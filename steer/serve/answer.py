@@ -76,8 +76,13 @@ class Choices:
     stops: list[str]
 
 
-def expanded(service: Service, request: GenerationRequest, prompts: Sequence[Ids], most: int | None) -> Choices:
-    """Expand a request into prompts x targets x n; ApiError for an unknown name, no support or too little room."""
+def expanded(
+    service: Service, request: GenerationRequest, prompts: Sequence[Ids], most: int | None, tail: str = ""
+) -> Choices:
+    """Expand a request into prompts x targets x n; ApiError for an unknown name, no support or too little room.
+
+    `tail`: what the chat template prints after a condition.
+    """
     name, named = asked(request, service.names)
     texts: Sequence[str | None] = named or [None]
     if name != service.name:
@@ -105,8 +110,8 @@ def expanded(service: Service, request: GenerationRequest, prompts: Sequence[Ids
         min_p=request.min_p or 0.0,
         guidance=1.0 if request.guidance is None else request.guidance,
     )
-    conditions = [_condition(service, aim) for aim in aims]
-    others = [_condition(service, aim) for aim in away]
+    conditions = [_condition(service, aim, tail) for aim in aims]
+    others = [_condition(service, aim, tail) for aim in away]
     requests: list[EncodedRequest] = []
     shown = []
     for prompt in prompts:
@@ -120,8 +125,8 @@ def expanded(service: Service, request: GenerationRequest, prompts: Sequence[Ids
     return Choices(requests, shown, sum(map(len, prompts)), request.stops())
 
 
-def _condition(service: Service, target: Target) -> Ids:
-    text = condition_text(service.policy, target)
+def _condition(service: Service, target: Target, tail: str) -> Ids:
+    text = condition_text(service.policy, target) + tail
     return tuple(plain_ids([text], service.policy.tokenizer)[0]) if text else ()
 
 

@@ -17,8 +17,9 @@ from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from steer.conditioning.condition import TEMPLATES
 from steer.conditioning.turns import UnprintedError
-from steer.models.tokenization import plain_ids, prompt_text, text_ids
+from steer.models.tokenization import plain_ids, text_ids, turns_parts
 from steer.serve.answer import Choices, Service, answered, expanded
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
 
@@ -107,13 +108,13 @@ def metrics(service: Service) -> str:
 def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
     request = read(ChatRequest, body)
     try:
-        text = prompt_text(turns(request.messages), service.policy.tokenizer)
+        text, tail = turns_parts(turns(request.messages), service.policy.tokenizer, service.policy.template)
     except TemplateError as error:
         raise ApiError(400, f"the model's chat template refuses this: {error}", param="messages") from None
     except UnprintedError as error:
         raise ApiError(400, f"{error}.", param="messages") from None
     prompt = tuple(plain_ids([text], service.policy.tokenizer)[0])
-    return request, expanded(service, request, [prompt], request.max_completion_tokens or request.max_tokens)
+    return request, expanded(service, request, [prompt], request.max_completion_tokens or request.max_tokens, tail)
 
 
 def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choices]:
@@ -123,6 +124,10 @@ def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choic
     prompts = [tuple(text_ids([each], tokenizer)[0] if isinstance(each, str) else each) for each in asked]
     if not all(prompts):
         raise ApiError(400, "a prompt has no token that the model knows.", param="prompt")
+    if service.policy.template and TEMPLATES[service.policy.template].in_turn:
+        raise ApiError(
+            400, "the policy reads its target at the end of a turn, which a bare prompt has not. Use chat completions."
+        )
     return request, expanded(service, request, prompts, request.max_tokens)
 
 

@@ -118,7 +118,7 @@ class FreshPlan(Plan):
         endless = np.array([not r.finished for r in drawn])
         self.state["facts"] = {"reward": scores[: len(sampled)].mean(), "unfinished": endless[: len(sampled)].mean()}
         scores = scores - self.settings.missing_end * endless
-        flat = [Sequence_(self.tokens.prompts[x.row["id"]], list(r.ids)) for x, r in zip(sampled, drawn)]
+        flat = [Sequence_(self.tokens.prefix(x.row), list(r.ids)) for x, r in zip(sampled, drawn)]
         groups = [flat[i : i + k] for i in range(0, len(flat), k)]
         return groups, scores[: len(flat)].reshape(-1, k), scores[len(flat) :] if greedy else None
 

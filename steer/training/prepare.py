@@ -26,7 +26,7 @@ from steer.progress import note
 from steer.rows import Row
 from steer.rows.binning import exact
 from steer.rows.labelled import Labelled
-from steer.rows.schema import REWARD
+from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
 from steer.settings import did_you_mean, overridden
 from steer.training.batches import Conditioning, Plan
@@ -119,13 +119,25 @@ def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> C
     """Return how a conditioned method conditions responses, or None for an unconditioned one."""
     if not method.conditioned:
         return None
-    schema = labelled.require_levels()
+    schema = phrased(labelled.require_levels(), options)
     names = options.attribute or ((REWARD,) if options.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
     ordered = tuple(n for n in schema.names if n in names)
     whole = "whole condition" in method.needs
     dropout = (0.0, 0.0) if whole else (options.attribute_dropout, options.condition_dropout)
     return Conditioning(schema, ordered, options.template, *dropout)
+
+
+def phrased(schema: Schema, options: TrainSettings) -> Schema:
+    """Return the schema with the sentences of --phrase."""
+    if options.phrase and options.template != "words":
+        raise SteerError("--phrase says how levels are asked for in words. Add --template words.")
+    phrases = dict(text.partition("=")[::2] for text in options.phrase)
+    for name, text in phrases.items():
+        if not text.strip():
+            raise SteerError(f"--phrase {name}: write NAME=SENTENCE.")
+        _ = schema[name]
+    return schema.phrased(phrases)
 
 
 def effective_share(groups: Sequence[Group]) -> float:
@@ -241,7 +253,7 @@ def short_enough(
 
 def prompts_with_room(groups: Sequence[Group], tokens: Tokens, longest: int, new: int) -> list[Group]:
     """Keep the groups whose prompt leaves room for a response of `new` tokens."""
-    short = [g for g in groups if len(tokens.prompts[g.rows[0]["id"]]) + new <= longest]
+    short = [g for g in groups if len(tokens.prefix(g.rows[0])) + new <= longest]
     if not short:
         raise SteerError(f"no prompt leaves {new} of {longest} tokens free. Raise --max-length.")
     return short
@@ -266,7 +278,7 @@ def held_out_of(
         raise SteerError(f"--eval-steps: {labelled.name} has no held-out rows. Give --held-out, or label with one.")
     where = f"--eval-steps: the held-out rows of {labelled.name}: {name}"
     rows, groups, _ = grouped(rows, method, own, conditioning, where)
-    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end)
+    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, conditioning and conditioning.template)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = short_enough(groups, tokens, whole, longest)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}

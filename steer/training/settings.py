@@ -22,9 +22,15 @@ class TrainSettings:
     )
     template: str = option(
         "tags",
-        "How a condition is written; `decision-transformer` prints every row's own reward, `reward-bins` the mean one "
-        "of its level.",
-        choices=("tags", "steerlm", "decision-transformer", "reward-bins"),
+        "How a condition is written: as tags, in words at the end of the turn that is answered, as SteerLM does; "
+        "`decision-transformer` prints every row's own reward, `reward-bins` the mean one of its level.",
+        choices=("tags", "words", "steerlm", "decision-transformer", "reward-bins"),
+        panel=CONDITION,
+    )
+    phrase: tuple[str, ...] = option(
+        (),
+        "With --template words: how an attribute is asked for, such as `words=Answer in about {centre} words.`; "
+        "{level}, {most} and {name} can stand in it too (repeat the flag).",
         panel=CONDITION,
     )
     condition_tokens: str = option(

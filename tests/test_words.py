@@ -1,0 +1,116 @@
+"""Conditions in words, at the end of the turn that is answered: training, generation and servers read one text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import serving
+
+from steer.conditioning.chat import asked, rendered, steerable
+from steer.conditioning.condition import render
+from steer.conditioning.turns import UnprintedError, divided
+from steer.config.training import TrainConfig
+from steer.errors import SteerError
+from steer.generation.requests import Request, encode
+from steer.generation.settings import Sampling
+from steer.models.policy import Policy, load_policy
+from steer.models.tokenization import Tokens, plain_ids
+from steer.rows.schema import Attribute, Schema
+from steer.training.command import train_command
+
+CHATML = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] | trim + '<|im_end|>' + '\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+SCHEMA = Schema((Attribute("words", 0, 99, shown=("0", "1"), centres=(7.2, 28.4), counts=(9, 9)),), {(0,): 9, (1,): 9})
+TURNS = [
+    {"role": "user", "content": "Hello."},
+    {"role": "assistant", "content": "Hi."},
+    {"role": "user", "content": "Tell me about bees. \n"},
+]
+
+
+@pytest.fixture(scope="module")
+def policy(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    folder = tmp_path_factory.mktemp("words")
+    settings: dict[str, Any] = {"template": "words", "phrase": ("warmth=be warm: {level}.",), "max_steps": 2}
+    train_command(TrainConfig(str(labels), str(base), str(folder), **settings))
+    return load_policy(str(folder))
+
+
+def tokenizer(policy: Policy, template: str) -> Any:
+    policy.tokenizer.chat_template = template
+    return policy.tokenizer
+
+
+@pytest.fixture
+def chat(policy: Policy) -> Any:
+    original = policy.tokenizer.chat_template
+    yield tokenizer(policy, CHATML)
+    policy.tokenizer.chat_template = original
+
+
+def test_the_condition_stands_at_the_end_of_the_last_turn(chat: Any) -> None:
+    condition = render({"words": 1}, SCHEMA, ("words",), "words")
+    head, tail = divided(TURNS, chat)
+    assert head + condition + tail == (
+        "<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
+        "<|im_start|>user\nTell me about bees.\n\nAnswer in about 28 words.<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("level", [None, 0, 1])
+def test_an_exported_template_prints_the_same_text(chat: Any, level: int | None) -> None:
+    levels = {} if level is None else {"words": level}
+    head, tail = divided(TURNS, chat)
+    whole = head + render(levels, SCHEMA, ("words",), "words") + tail
+    chat.chat_template = steerable(CHATML, SCHEMA, ("words",), "words")
+    attributes = asked(levels, SCHEMA)
+    assert rendered(chat, TURNS, add_generation_prompt=True, attributes=attributes) == whole
+    answered = [*TURNS, {"role": "assistant", "content": "Bees fly."}]
+    assert rendered(chat, answered, attributes=attributes) == whole + "Bees fly.<|im_end|>\n"
+
+
+def test_a_template_that_changes_the_last_turn_is_refused(chat: Any) -> None:
+    chat.chat_template = "{{ messages[-1].content | upper }}"
+    with pytest.raises(UnprintedError, match="Train with --template tags"):
+        divided([{"role": "user", "content": "?"}], chat)
+
+
+def test_generation_reads_what_training_read(policy: Policy) -> None:
+    card = policy.card
+    assert card is not None
+    assert card.schema is not None
+    row = {"id": "a", "prompt": [{"role": "user", "content": "tell me about bees."}], "response": "bees fly."}
+    tokens = Tokens([row], policy.tokenizer, policy.end, policy.template)
+    for aim in ({}, {"warmth": 1}, {"helpfulness": 2, "warmth": 3}):
+        condition = render(aim, card.schema, card.attributes, "words")
+        assert ("be warm: 1." if aim.get("warmth") == 1 else "") in condition
+        [request] = encode(policy, [Request(row, aim)], Sampling())
+        assert [*request.prompt, *request.condition] == tokens.prefix(row, condition)
+        head, tail = divided(row["prompt"], policy.tokenizer)
+        expected = plain_ids([head], policy.tokenizer)[0] + plain_ids([condition + tail], policy.tokenizer)[0]
+        assert tokens.prefix(row, condition) == expected
+
+
+def test_a_server_answers_chats_and_refuses_bare_prompts(policy: Policy) -> None:
+    import httpx
+
+    with serving(policy) as served:
+        chat = {
+            "messages": [{"role": "user", "content": "tell me about bees."}],
+            "attributes": "warmth=1",
+            "max_tokens": 3,
+        }
+        assert httpx.post(f"{served.url}/v1/chat/completions", json=chat).status_code == 200
+        bare = httpx.post(f"{served.url}/v1/completions", json={"prompt": "bees", "max_tokens": 3})
+        assert bare.status_code == 400
+        assert "Use chat completions" in bare.text
+
+
+def test_phrases_without_words_are_refused(labels: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="Add --template words"):
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path), phrase=("warmth=x",)))
