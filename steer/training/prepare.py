@@ -278,7 +278,7 @@ def held_out_of(
         raise SteerError(f"--eval-steps: {labelled.name} has no held-out rows. Give --held-out, or label with one.")
     where = f"--eval-steps: the held-out rows of {labelled.name}: {name}"
     rows, groups, _ = grouped(rows, method, own, conditioning, where)
-    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, conditioning and conditioning.template)
+    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, conditioning.template if conditioning else None)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = short_enough(groups, tokens, whole, longest)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}

@@ -133,7 +133,7 @@ def prepare(
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
         start = starting_point(model, policy, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
-        tokens = Tokens(rows, policy.tokenizer, policy.end, conditioning and conditioning.template)
+        tokens = Tokens(rows, policy.tokenizer, policy.end, conditioning.template if conditioning else None)
         longest = min(options.max_length, policy.longest or options.max_length)
         if reward:
             short = prompts_with_room(groups, tokens, longest, options.max_new_tokens)
