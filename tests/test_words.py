@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import serving
+from conftest import ASK, send, serving
 
 from steer.conditioning.chat import asked, rendered, steerable
 from steer.conditioning.condition import render
@@ -97,18 +97,12 @@ def test_generation_reads_what_training_read(policy: Policy) -> None:
 
 
 def test_a_server_answers_chats_and_refuses_bare_prompts(policy: Policy) -> None:
-    import httpx
-
     with serving(policy) as served:
-        chat = {
-            "messages": [{"role": "user", "content": "tell me about bees."}],
-            "attributes": "warmth=1",
-            "max_tokens": 3,
-        }
-        assert httpx.post(f"{served.url}/v1/chat/completions", json=chat).status_code == 200
-        bare = httpx.post(f"{served.url}/v1/completions", json={"prompt": "bees", "max_tokens": 3})
-        assert bare.status_code == 400
-        assert "Use chat completions" in bare.text
+        body = {"model": "policy", "messages": ASK, "attributes": "warmth=1", "max_tokens": 3}
+        assert send(served, "/v1/chat/completions", body)[0] == 200
+        status, answer = send(served, "/v1/completions", {"model": "policy", "prompt": "bees", "max_tokens": 3})
+        assert status == 400
+        assert "Use chat completions" in answer["error"]["message"]
 
 
 def test_phrases_without_words_are_refused(labels: Path, base: Path, tmp_path: Path) -> None:
