@@ -98,7 +98,7 @@ def test_generation_reads_what_training_read(policy: Policy) -> None:
 
 def test_a_server_answers_chats_and_refuses_bare_prompts(policy: Policy) -> None:
     with serving(policy) as served:
-        body = {"model": "policy", "messages": ASK, "attributes": "warmth=1", "max_tokens": 3}
+        body = {"model": "policy", "messages": ASK, "targets": ["warmth=1"], "max_tokens": 3}
         assert send(served, "/v1/chat/completions", body)[0] == 200
         status, answer = send(served, "/v1/completions", {"model": "policy", "prompt": "bees", "max_tokens": 3})
         assert status == 400
