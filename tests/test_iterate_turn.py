@@ -118,9 +118,9 @@ def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     gold, policy = load_scorer(GOLD), load_policy(str(tiny))
     plan = planned(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
 
-    def drawn(policy: Any, asked: Any, folder: Path, *_: Any) -> list[Row]:
+    def drawn(policy: Any, requests: Any, sampling: Any, folder: Path, *_: Any) -> list[Row]:
         others = plan.logs if folder.parent == plan.folder(1) else plan.logs[5:]
-        rows = [{**job.row, "response": other["response"], "finished": True} for job, other in zip(asked.jobs, others)]
+        rows = [{**r.row, "response": other["response"], "finished": True} for r, other in zip(requests, others)]
         write_rows(rows, folder / "answers.jsonl")
         return rows
 

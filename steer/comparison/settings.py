@@ -46,7 +46,7 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What is trained, how often and on how much."""
+    """Settings of the trainings of `compare`."""
 
     method: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),

@@ -78,8 +78,8 @@ def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotato
     if specs or not gold:
         return [annotator(spec, schema) for spec in specs]
     scorer = load_scorer(gold)
-    known = [s for s in (schema, scorer.schema or guessed(scorer)) if _covered(s, scorer)]
-    return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if known else []
+    weighings = [s for s in (schema, scorer.schema or guessed(scorer)) if _covered(s, scorer)]
+    return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if weighings else []
 
 
 def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
@@ -88,8 +88,8 @@ def by_reward(scorer: Scorer, schema: Schema | None = None) -> Prefer:
 
     def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
         unique = {id(row): row for row in (*first, *second)}  # an answer stands in many pairs and is scored once
-        known = dict(zip(unique, raw_reward(weighing, scorer.score(list(unique.values()), weighing.own)).tolist()))
-        rewards = np.array([known[id(row)] for row in (*first, *second)], dtype=float)
+        reward_of = dict(zip(unique, raw_reward(weighing, scorer.score(list(unique.values()), weighing.own)).tolist()))
+        rewards = np.array([reward_of[id(row)] for row in (*first, *second)], dtype=float)
         gain = rewards[: len(first)] - rewards[len(first) :]
         near = 1e-9 * np.maximum(1.0, np.abs(rewards[: len(first)]))
         return np.where(np.isnan(gain), np.nan, np.where(np.abs(gain) <= near, 0.5, (gain > 0).astype(float)))
@@ -147,8 +147,8 @@ def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
     """Collect an annotator's vote on each meeting, in both orders if the order can matter."""
     share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
     longer = np.array([len(m.left["response"]) - len(m.right["response"]) for m in met], dtype=float)
-    one, other, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
-    return Votes(one, other, share, np.array([m.prompt for m in met]), longer, turned, runs)
+    first, second, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
+    return Votes(first, second, share, np.array([m.prompt for m in met]), longer, turned, runs)
 
 
 def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:

@@ -35,7 +35,6 @@ def controllability(
     labels: ArrayLike | None = None,
     data_span: ArrayLike,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Obtained levels against targets, with 95 % intervals clustered by prompt, as plain JSON; None is undefined.
 
@@ -59,15 +58,15 @@ def controllability(
     top = np.asarray(levels) - 1
     hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
     _check(target, obtained, prompts, attributes, np.asarray(levels), span)
-    effects = [_effects(target, column, prompts, resamples, seed) for column in obtained.T]
+    effects = [_effects(target, column, prompts, resamples) for column in obtained.T]
     dials = {}
     for k, name in enumerate(attributes):
         columns = target[:, k], obtained[:, k], hit[:, k], prompts
-        dials[name] = _dial(*columns, span[k], resamples=resamples, seed=seed)
+        dials[name] = _dial(*columns, span[k], resamples=resamples)
         dials[name]["partial_slope"] = effects[k][k].json()
     leakage = [[cell.json() for cell in row] for row in effects]
-    known = np.where(span > 0, span, np.nan)
-    scale = known[None, :] / known[:, None]  # [j, k]: span_k / span_j
+    defined = np.where(span > 0, span, np.nan)
+    scale = defined[None, :] / defined[:, None]  # [j, k]: span_k / span_j
     scaled = scale * np.array([[cell.mean for cell in row] for row in effects])
     return {
         "n": len(prompts),
@@ -95,7 +94,7 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
         for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
             dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
         means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
-        dial["means"] = [_joined(m, [known.get(m["target"]) for known in means]) for m in dial["means"]]
+        dial["means"] = [_joined(m, [by_target.get(m["target"]) for by_target in means]) for m in dial["means"]]
     low, high = pooled["leakage_low"], pooled["leakage_high"]
     leakage = [
         [
@@ -110,10 +109,10 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
 
 def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
     """Extend an interval to include the t interval over the seeds' figures, within the range of the figure."""
-    known = [x for x in seeds if x is not None]
-    if len(known) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
+    defined = [x for x in seeds if x is not None]
+    if len(defined) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
         return figure
-    half = float(stdtrit(len(known) - 1, 0.975)) * float(np.std(known, ddof=1)) / math.sqrt(len(known))
+    half = float(stdtrit(len(defined) - 1, 0.975)) * float(np.std(defined, ddof=1)) / math.sqrt(len(defined))
     low, high = min(figure["low"], figure["mean"] - half), max(figure["high"], figure["mean"] + half)
     return {**figure, "low": max(limits[0], low), "high": min(limits[1], high)}
 
@@ -124,11 +123,11 @@ def correlation(scores: ArrayLike) -> FloatArray:
     NaN where an attribute does not vary, or fewer than two rows know both.
     """
     scores = np.asarray(scores, float)
-    known = ~np.isnan(scores)
-    here = known.astype(float)
-    middle = ratio(np.where(known, scores, 0).sum(0), here.sum(0))
-    x = np.where(known, scores - middle, 0)  # centred once, so that the sums below do not cancel
-    n, sums, squares = here.T @ here, x.T @ here, (x * x).T @ here  # [j, k]: of j, over the rows that know both
+    defined = ~np.isnan(scores)
+    count = defined.astype(float)
+    middle = ratio(np.where(defined, scores, 0).sum(0), count.sum(0))
+    x = np.where(defined, scores - middle, 0)  # centred once, so that the sums below do not cancel
+    n, sums, squares = count.T @ count, x.T @ count, (x * x).T @ count  # [j, k]: of j, over the rows that know both
     variance = n * squares - sums * sums
     variance = np.where(variance <= 1e-13 * n * squares, 0, variance)
     return ratio(n * (x.T @ x) - sums * sums.T, np.sqrt(variance * variance.T))
@@ -142,31 +141,30 @@ def _dial(
     span: float,
     *,
     resamples: int,
-    seed: int,
 ) -> dict[str, Any]:
     """Figures of one attribute except its partial slope, from target, obtained, binned level and prompts, [n] each."""
     asked = ~np.isnan(target)
-    kept = asked & ~np.isnan(obtained)
-    t, y, clusters = target[kept], obtained[kept], prompts[kept]
-    intervals = _figures(t, y, hit[kept], clusters, span, resamples=resamples, seed=seed)
-    rank = resampled(spearman(t, y), clusters, resamples=resamples, seed=seed)
-    tau = interval(*_taus(t, y, clusters), resamples=resamples, seed=seed)
+    used = asked & ~np.isnan(obtained)
+    t, y, clusters = target[used], obtained[used], prompts[used]
+    intervals = _figures(t, y, hit[used], clusters, span, resamples=resamples)
+    rank = resampled(spearman(t, y), clusters, resamples=resamples)
+    tau = interval(*_taus(t, y, clusters), resamples=resamples)
     figures = dict(zip((*FIGURES, "spearman", "tau"), (*intervals[: len(FIGURES)], *rank, tau)))
     means = [
         {"target": int(level), **mean._replace(n=int((t == level).sum())).json()}
         for level, mean in zip(np.unique(t), intervals[len(FIGURES) :])
     ]
-    counts = {"n": len(t), "undefined": int(asked.sum() - kept.sum())}
+    counts = {"n": len(t), "undefined": int(asked.sum() - used.sum())}
     shown = {name: figure.within(*LIMITS.get(name, ANY)).json() for name, figure in figures.items()}
     return counts | {"means": means} | shown
 
 
 def _figures(
-    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int, seed: int
+    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int
 ) -> list[Interval]:
     """FIGURES of one attribute, then its mean obtained per target, from target, obtained and binned level, [n] each."""
-    asked, codes = np.unique(t, return_inverse=True)
-    size = len(asked)
+    targets, codes = np.unique(t, return_inverse=True)
+    size = len(targets)
     at = np.eye(size)[codes]  # [n, asked levels]
     parts = np.column_stack([at, at * y[:, None], np.abs(y - t), hit == t, np.abs(hit - t) <= 1])
 
@@ -175,12 +173,12 @@ def _figures(
         n = counts.sum(1, keepdims=True)
         means = ratio(totals, counts)
         gain = means[:, -1:] - means[:, :1] if size > 1 else np.full_like(n, np.nan)
-        away = asked - ratio(counts @ asked[:, None], n)  # [R, asked levels]
+        away = targets - ratio(counts @ targets[:, None], n)  # [R, asked levels]
         slope = ratio((away * totals).sum(1, keepdims=True), (away**2 * counts).sum(1, keepdims=True))
         spanned, shares = ratio(gain, np.full_like(gain, span)), ratio(sums[:, 2 * size :], n)
         return np.hstack([_monotone(means), slope, spanned, shares, means])
 
-    return resampled_sums(figures, parts, clusters, resamples=resamples, seed=seed)
+    return resampled_sums(figures, parts, clusters, resamples=resamples)
 
 
 def _monotone(means: FloatArray) -> FloatArray:
@@ -209,15 +207,15 @@ def _taus(t: FloatArray, y: FloatArray, prompts: Clusters) -> tuple[FloatArray, 
     return np.where(untied_y > 0, tau, 0.0)[asked], names[asked]
 
 
-def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int, seed: int) -> list[Interval]:
+def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int) -> list[Interval]:
     """d obtained / d target_k for each k, other targets held: least squares of obtained [n] on targets [n, A] -> A.
 
     A row that did not ask for k takes no part in the slope of k: an indicator takes up what asking itself changes. An
     effect that the design cannot tell from others (never asked, always the same, or moved together with another
     target) is NaN.
     """
-    kept = ~np.isnan(obtained)
-    t, y, clusters = target[kept], obtained[kept], prompts[kept]
+    used = ~np.isnan(obtained)
+    t, y, clusters = target[used], obtained[used], prompts[used]
     asked = ~np.isnan(t)
     x = np.hstack([np.where(asked, t, 0), asked, np.ones((len(y), 1))])  # [n, P = 2A + 1]
     p, a = x.shape[1], t.shape[1]
@@ -226,11 +224,11 @@ def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamp
     def slopes(sums: FloatArray) -> FloatArray:
         gram = sums[:, : p * p].reshape(-1, p, p)
         inverse = np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
-        found = (inverse @ sums[:, p * p :, None])[:, :a, 0]
+        effects = (inverse @ sums[:, p * p :, None])[:, :a, 0]
         own = np.diagonal(inverse @ gram, axis1=1, axis2=2)[:, :a]  # 1 where the design determines the slope
-        return np.where(np.abs(own - 1) < 1e-6, found, np.nan)
+        return np.where(np.abs(own - 1) < 1e-6, effects, np.nan)
 
-    return resampled_sums(slopes, parts, clusters, resamples=resamples, seed=seed)
+    return resampled_sums(slopes, parts, clusters, resamples=resamples)
 
 
 def _check(
@@ -249,6 +247,6 @@ def _check(
         )
     if levels.shape != shape[1:] or span.shape != shape[1:]:
         raise SteerError(f"give one number of levels and one data span for each of {', '.join(attributes)}.")
-    known = target[~np.isnan(target)]
-    if (known != np.floor(known)).any():
+    defined = target[~np.isnan(target)]
+    if (defined != np.floor(defined)).any():
         raise SteerError("targets are levels: whole numbers, NaN where an attribute was not asked.")

@@ -39,7 +39,7 @@ class Reference(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """How responses are drawn beyond sampling: guidance, and the best of several by a reward."""
+    """Decoding beyond sampling: guidance, and the best of several responses by a reward."""
 
     guidance: float = 1.0
     best_of: int = 1
@@ -113,10 +113,10 @@ def _without_ids(row: Row) -> Row:
     return {column: value for column, value in row.items() if column != "ids"}
 
 
-def _alike(one: Policy, other: Policy, rows: Sequence[Row]) -> bool:
-    """Whether two models read the drawn ids alike; a reference with another vocabulary reads the text."""
+def _alike(policy: Policy, reference: Policy, rows: Sequence[Row]) -> bool:
+    """Whether two models give the drawn ids the same tokens; otherwise the reference reads the text."""
     ids = sorted({i for row in rows for i in row["ids"]})
-    first, second = (p.tokenizer.convert_ids_to_tokens(ids) for p in (one, other))
+    first, second = (p.tokenizer.convert_ids_to_tokens(ids) for p in (policy, reference))
     return bool(first == second)
 
 

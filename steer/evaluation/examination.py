@@ -1,4 +1,4 @@
-"""What all systems under evaluation share: prompts, scorers, annotators, and how policies answer."""
+"""Examination: prompts, scorers and annotators that all systems under evaluation share, and their answers."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Examination(Generic[S]):
 
     @cached_property
     def annotators(self) -> list[Annotator]:
-        """Who says which response is better."""
+        """Annotators, by default the gold scorer, who prefer one of two responses."""
         return annotators(self.settings.annotator, self.gold, self.schema)
 
     @property

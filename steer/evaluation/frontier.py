@@ -48,9 +48,9 @@ def frontier(
     size = len(reference)
     blocks = []
     for number, (values, _) in enumerate(systems):
-        known = ~np.isnan(values)
+        defined = ~np.isnan(values)
         block = np.zeros((len(values), len(systems), 2, size))
-        block[:, number, 0], block[:, number, 1] = np.where(known, values, 0.0), known
+        block[:, number, 0], block[:, number, 1] = np.where(defined, values, 0.0), defined
         blocks.append(block.reshape(len(values), -1))
     clusters = np.concatenate([np.asarray(names) for _, names in systems])
 

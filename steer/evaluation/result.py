@@ -32,7 +32,7 @@ class Case:
     systems: Sequence[System]
     baseline: str
     resamples: int
-    held: Answers | None = None  # logged responses to the prompts that the systems answered
+    logged: Answers | None = None  # logged responses to the prompts that the systems answered
     grids: Mapping[str, Sequence[Answers]] = field(default_factory=dict)  # answers over a grid of targets
     annotators: Sequence[Annotator] = ()
     pairs: str = "all"
@@ -63,7 +63,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result that `steer.report` writes; `about` describes how it was made."""
     court = case.court
     schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
-    everything = [*([System("logs", "logged responses", {0: case.held})] if case.held else []), *case.systems]
+    everything = [*([System("logs", "logged responses", {0: case.logged})] if case.logged else []), *case.systems]
     first = next((s for s in case.systems if s.name == case.baseline), None)
     alike = max((_candidates(s) for s in case.systems), default=0)
     systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
@@ -178,19 +178,19 @@ def _win_rates(case: Case) -> dict[str, Any] | None:
 def _scorer(case: Case) -> dict[str, Any] | None:
     """The proxy against gold on logged responses that no training saw."""
     court = case.court
-    if case.held is None or court.gold.id == court.proxy.id:
+    if case.logged is None or court.gold.id == court.proxy.id:
         return None
-    return {"rows": len(case.held.rows), "attributes": report(case.held, court.schema.own)}
+    return {"rows": len(case.logged.rows), "attributes": report(case.logged, court.schema.own)}
 
 
 def _prompt_only(court: Court) -> dict[str, Any]:
     """Correlation of the reward with its prediction from the prompt's words alone (ridge, out of fold)."""
     reward = court.by_gold.reward(court.logs.gold)
-    known = np.flatnonzero(~np.isnan(reward))
+    defined = np.flatnonzero(~np.isnan(reward))
     rows = [{**row, "reward": float(r)} for row, r in zip(court.rows, reward) if not np.isnan(r)]
     predicted = np.array(by_prompt(rows), dtype=float)
-    r = float(np.corrcoef(predicted, reward[known])[0, 1]) if np.ptp(predicted) and np.ptp(reward[known]) else 0.0
-    return {"rows": len(known), "pearson": r}
+    r = float(np.corrcoef(predicted, reward[defined])[0, 1]) if np.ptp(predicted) and np.ptp(reward[defined]) else 0.0
+    return {"rows": len(defined), "pearson": r}
 
 
 def _samples(case: Case) -> list[dict[str, Any]]:
@@ -198,13 +198,13 @@ def _samples(case: Case) -> list[dict[str, Any]]:
     samples: dict[str, dict[str, Any]] = {}
     for s in case.systems:
         answers = next(iter(s.answers.values()))
-        seen = set()
+        prompts = set()
         for row, scores in zip(answers.rows, answers.gold):
             key = prompt_key(row)
-            if key in seen or (key not in samples and len(samples) >= SAMPLES):
+            if key in prompts or (key not in samples and len(samples) >= SAMPLES):
                 continue
-            seen.add(key)
+            prompts.add(key)
             sample = samples.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})
-            known = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
-            sample["answers"].append({"name": s.name, "text": row["response"], "scores": known})
+            rounded = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
+            sample["answers"].append({"name": s.name, "text": row["response"], "scores": rounded})
     return list(samples.values())

@@ -43,8 +43,8 @@ def pairwise(truth: Any, predicted: Any, prompts: Any) -> float | None:
 
 def calibration(truth: Any, predicted: Any) -> list[dict[str, float | int]]:
     """Per bin of the prediction (equal counts): mean prediction, mean truth, rows."""
-    known = ~(np.isnan(truth) | np.isnan(predicted))
-    order = np.flatnonzero(known)[np.argsort(predicted[known], kind="stable")]
+    defined = ~(np.isnan(truth) | np.isnan(predicted))
+    order = np.flatnonzero(defined)[np.argsort(predicted[defined], kind="stable")]
     return [
         {"predicted": float(predicted[part].mean()), "truth": float(truth[part].mean()), "n": len(part)}
         for part in np.array_split(order, BINS)
@@ -56,6 +56,6 @@ def fresh(seeds: Sequence[Answers], gold: RewardScale, proxy: RewardScale) -> di
     """Spearman of proxy with gold reward on the responses of a system, and `too_much`: mean proxy less gold, in sd."""
     truth = np.concatenate([gold.reward(a.gold) for a in seeds])
     predicted = np.concatenate([proxy.reward(a.proxy) for a in seeds])
-    known = ~(np.isnan(truth) | np.isnan(predicted))
-    excess = float((predicted - truth)[known].mean()) if known.any() else None
-    return {"spearman": metrics.spearman(truth[known], predicted[known]), "too_much": excess}
+    defined = ~(np.isnan(truth) | np.isnan(predicted))
+    excess = float((predicted - truth)[defined].mean()) if defined.any() else None
+    return {"spearman": metrics.spearman(truth[defined], predicted[defined]), "too_much": excess}

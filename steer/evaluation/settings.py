@@ -11,7 +11,7 @@ JUDGING, ANSWERS, MODELS = "Who judges", "What policies answer", "Models and spe
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerSettings:
-    """What policies answer and who judges, in `evaluate` and `compare`."""
+    """Settings of answering and judging, shared by `evaluate` and `compare`."""
 
     annotator: tuple[str, ...] = option(
         (),

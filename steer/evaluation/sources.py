@@ -93,7 +93,7 @@ def _parts(name: str, system: Any) -> Iterator[dict[str, Any]]:
 
 
 def _is_policy(path: str) -> bool:
-    """Whether a path is a folder of `steer train` or Hugging Face, or no path at all but a name on the hub."""
+    """Whether a path is a folder of `steer train` or Hugging Face, or else a name on the hub."""
     folder = Path(path)
     if folder.is_dir():
         config = folder / "config.json"

@@ -48,10 +48,10 @@ def interval(values: ArrayLike, clusters: ArrayLike, *, resamples: int = 2000, s
     `n` counts the rest. Fewer than two clusters leave the bounds undefined, and few give wide ones.
     """
     parts, clusters = _known(values, clusters)
-    (found,) = resampled_sums(
+    (mean,) = resampled_sums(
         lambda sums: ratio(sums[:, :1], sums[:, 1:]), parts, clusters, resamples=resamples, seed=seed
     )
-    return found
+    return mean
 
 
 class Seeds:
@@ -198,8 +198,8 @@ def _known(values: ArrayLike, clusters: ArrayLike) -> tuple[FloatArray, Clusters
     values, clusters = np.asarray(values, float), np.asarray(clusters)
     if values.ndim != 1 or values.shape != clusters.shape:
         raise SteerError(f"values {values.shape} and clusters {clusters.shape} must be two columns of the same rows.")
-    known = ~np.isnan(values)
-    return np.column_stack([values, np.ones_like(values)])[known], clusters[known]
+    defined = ~np.isnan(values)
+    return np.column_stack([values, np.ones_like(values)])[defined], clusters[defined]
 
 
 def _cluster_sums(parts: FloatArray, numbers: NDArray[np.intp], size: int) -> FloatArray:
@@ -228,11 +228,11 @@ def _intervals(point: FloatArray, drawn: list[FloatArray], size: int, level: flo
     tail = float(ndtr(-t))  # (1 - level) / 2 for many clusters
     intervals = []
     for mean, column in zip(point, np.concatenate(drawn).T):
-        known = column[~np.isnan(column)]
-        enough = len(known) >= level * len(column) and not math.isnan(mean)
-        low, high = np.quantile(known, [tail, 1 - tail]) if enough else (math.nan, math.nan)
+        defined = column[~np.isnan(column)]
+        enough = len(defined) >= level * len(column) and not math.isnan(mean)
+        low, high = np.quantile(defined, [tail, 1 - tail]) if enough else (math.nan, math.nan)
         if size <= FEW and enough:
-            half = t * float(known.std())
+            half = t * float(defined.std())
             low, high = min(low, mean - half), max(high, mean + half)
         intervals.append(Interval(float(mean), float(low), float(high), n))
     return intervals

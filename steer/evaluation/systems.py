@@ -120,7 +120,7 @@ def summary(
     keys = [key for a in seeds for key in a.prompts.tolist()]
     finished = [np.nan if row.get("finished") is None else float(row["finished"]) for row in rows]
     texture = diversity([r["response"] for r in rows], keys, finished, resamples=200)
-    each = [_distinct(a, candidates) for a in seeds]
+    distinctness = [_distinct(a, candidates) for a in seeds]
     kls = [np.array([kl(row) for row in a.rows]) for a in seeds]
     own = gold.schema.own
     return {
@@ -128,7 +128,7 @@ def summary(
         "proxy": over([proxy.reward(a.proxy) for a in seeds]),
         "kl": over(kls) if all(map(_known, kls)) else None,
         "words": texture["words"],
-        **{name: _mean([e[name] for e in each]) for name in each[0]},
+        **{name: _mean([e[name] for e in distinctness]) for name in distinctness[0]},
         "repeated_3": texture["repeated_3"]["mean"],
         "finished": texture["finished"]["mean"],
         "leaked": max(leaked([r["response"] for r in rows], leaks(names, t)) for t in ("tags", "steerlm")),
@@ -138,8 +138,8 @@ def summary(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+    defined = [v for v in values if v is not None]
+    return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
 def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
@@ -216,8 +216,8 @@ def dial(
     levels = [len(gold.schema[n].shown) for n in names]
 
     def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
-        each = [row["target"] for a in some for row in a.rows]
-        target = np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in each], dtype=float)
+        aims = [row["target"] for a in some for row in a.rows]
+        target = np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in aims], dtype=float)
         obtained, labels = (np.concatenate([read(a.gold) for a in some])[:, at] for read in (gold.levels, gold.labels))
         prompts = np.concatenate([a.prompts for a in some])
         return controllability(
@@ -231,5 +231,5 @@ def dial(
             resamples=draws,
         )
 
-    each = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []
-    return over_seeds(measured(seeds, resamples), each)
+    by_seed = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []
+    return over_seeds(measured(seeds, resamples), by_seed)

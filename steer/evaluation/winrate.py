@@ -50,29 +50,29 @@ class Votes(NamedTuple):
         """The answered votes on two systems, as shares of `first`."""
         straight = (self.first == first) & (self.second == second)
         crossed = (self.first == second) & (self.second == first)
-        kept = (straight | crossed) & ~np.isnan(self.share)
-        back = crossed[kept]
-        share, longer = self.share[kept], self.longer[kept]
+        voted = (straight | crossed) & ~np.isnan(self.share)
+        back = crossed[voted]
+        share, longer = self.share[voted], self.longer[voted]
         return Votes(
             np.full(len(share), first),
             np.full(len(share), second),
             np.where(back, 1 - share, share),
-            self.prompts[kept],
+            self.prompts[voted],
             np.where(back, -longer, longer),
-            self.turned[kept],
-            self.seeds[kept],
+            self.turned[voted],
+            self.seeds[voted],
         )
 
 
 def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
     """(wins + ties / 2) / n, its 95 % interval over prompts and seeds, and AlpacaEval's standard error; counts."""
-    known = ~np.isnan(votes.share)
-    share, n = votes.share[known], int(known.sum())
-    runs = [known & (votes.seeds == s) for s in np.unique(votes.seeds[known])]
+    defined = ~np.isnan(votes.share)
+    share, n = votes.share[defined], int(defined.sum())
+    runs = [defined & (votes.seeds == s) for s in np.unique(votes.seeds[defined])]
     parts = [(votes.share[run], votes.prompts[run]) for run in runs]
-    found = across_seeds(parts, resamples=resamples) if parts else Interval(math.nan, math.nan, math.nan, 0)
+    rate = across_seeds(parts, resamples=resamples) if parts else Interval(math.nan, math.nan, math.nan, 0)
     return {
-        "win_rate": found.within(0.0, 1.0).json(),
+        "win_rate": rate.within(0.0, 1.0).json(),
         "standard_error": float(share.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
         "wins": int((share > 0.5).sum()),
         "ties": int((share == 0.5).sum()),
@@ -130,8 +130,8 @@ def length_controlled(
         p = 1 / (1 + np.exp(-fitted(weights, whole, STEPS // 3) @ equal.T))
         return np.asarray((weights * p).sum(1, keepdims=True) / weights.sum(1, keepdims=True))
 
-    (found,) = resampled(rate, np.asarray(prompts), resamples=resamples)
-    return found.within(0.0, 1.0)
+    (controlled,) = resampled(rate, np.asarray(prompts), resamples=resamples)
+    return controlled.within(0.0, 1.0)
 
 
 def outside(longer: ArrayLike) -> bool:
@@ -156,20 +156,20 @@ def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
     names = np.unique(np.concatenate([v.prompts for v in systems]))
     at = [np.searchsorted(names, v.prompts) for v in systems]
     term = [_scaled(v.longer) for v in systems]
-    level, slope, found = np.zeros(len(systems)), np.zeros(len(systems)), np.zeros(len(names))
+    level, slope, easiness = np.zeros(len(systems)), np.zeros(len(systems)), np.zeros(len(names))
     for _ in range(5 * STEPS):  # systems and instructions by turns
         sums = np.zeros((2, len(names)))
         for k, v in enumerate(systems):
             x = np.column_stack([np.ones(len(v.share)), term[k]])
-            p = 1 / (1 + np.exp(-(level[k] + slope[k] * term[k] + found[at[k]])))
+            p = 1 / (1 + np.exp(-(level[k] + slope[k] * term[k] + easiness[at[k]])))
             bend = (x.T * (p * (1 - p))) @ x + np.diag([PRIOR, LENGTH_PRIOR])
             step = np.linalg.solve(bend, x.T @ (v.share - p) - np.array([PRIOR * level[k], LENGTH_PRIOR * slope[k]]))
             level[k], slope[k] = level[k] + step[0], slope[k] + step[1]
-            p = 1 / (1 + np.exp(-(level[k] + slope[k] * term[k] + found[at[k]])))
+            p = 1 / (1 + np.exp(-(level[k] + slope[k] * term[k] + easiness[at[k]])))
             np.add.at(sums[0], at[k], v.share - p)
             np.add.at(sums[1], at[k], p * (1 - p))
-        found = found + (sums[0] - found) / (sums[1] + 1.0)
-    return dict(zip(names.tolist(), found.tolist()))
+        easiness = easiness + (sums[0] - easiness) / (sums[1] + 1.0)
+    return dict(zip(names.tolist(), easiness.tolist()))
 
 
 def _scaled(longer: FloatArray) -> FloatArray:
@@ -189,8 +189,8 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
         return [{} for _ in range(systems)]
     size, number = len(connected), np.full(systems, -1)
     number[connected] = range(size)
-    known = ~np.isnan(votes.share) & (number[votes.first] >= 0)
-    i, j, share = number[votes.first[known]], number[votes.second[known]], votes.share[known]
+    defined = ~np.isnan(votes.share) & (number[votes.first] >= 0)
+    i, j, share = number[votes.first[defined]], number[votes.second[defined]], votes.share[defined]
     parts = np.zeros((len(share), size * size))
     parts[np.arange(len(share)), i * size + j] += share
     parts[np.arange(len(share)), j * size + i] += 1 - share
@@ -200,7 +200,7 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
         above = (strength[:, None, :] > strength[:, :, None] + 1e-9).sum(2)
         return np.hstack([strength, 1.0 + above])
 
-    figures = resampled_sums(places, parts, votes.prompts[known], resamples=resamples)
+    figures = resampled_sums(places, parts, votes.prompts[defined], resamples=resamples)
     return [
         {"strength": figures[s].json(), "place": figures[size + s].json()} if s >= 0 else {} for s in number.tolist()
     ]
@@ -208,9 +208,9 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
 
 def _connected(votes: Votes, systems: int) -> list[int]:
     """Systems that chains of answered comparisons connect with the lowest-numbered one that was compared."""
-    known = ~np.isnan(votes.share)
+    defined = ~np.isnan(votes.share)
     links = np.eye(systems, dtype=bool)
-    links[votes.first[known], votes.second[known]] = links[votes.second[known], votes.first[known]] = True
+    links[votes.first[defined], votes.second[defined]] = links[votes.second[defined], votes.first[defined]] = True
     compared = np.flatnonzero(links.sum(1) > 1)
     if not len(compared):
         return []
@@ -240,8 +240,8 @@ def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike) -> dict[str, Any]:
     x, y, names = np.asarray(a, float), np.asarray(b, float), np.asarray(prompts)
     if not x.shape == y.shape == names.shape:
         raise SteerError("annotators can be compared on the same comparisons only.")
-    kept = ~(np.isnan(x) | np.isnan(y))
-    x, y, names = x[kept], y[kept], names[kept]
+    both = ~(np.isnan(x) | np.isnan(y))
+    x, y, names = x[both], y[both], names[both]
     same = interval(1 - np.abs(x - y), names).within(0.0, 1.0)
     values, counts = np.unique(y, return_counts=True)
     chance = float((1 - np.abs(x[:, None] - values)).mean(0) @ (counts / len(y))) if len(y) else np.nan

@@ -124,17 +124,17 @@ def run_rounds(rounds: Rounds) -> Iteration:
     }
     words = [len(row["response"].split()) for row in rounds.logs]
     facts: list[dict[str, Any]] = []
-    seen: list[Figures] = []
+    history: list[Figures] = []
     stopped = ""
     for number in range(settings.rounds + 1):
         if number:
             run_round(rounds, number)
         facts.append(measured(rounds, number, judges))
-        seen.append(figures(facts[-1]))
+        history.append(figures(facts[-1]))
         note(line(facts[-1]))
-        if stopped := alarm(seen, bounds, settings.rounds, words):
+        if stopped := alarm(history, bounds, settings.rounds, words):
             break
-    kept = best(seen[:-1] if stopped else seen)  # a round that a guard stopped is not kept, whatever its reward
+    kept = best(history[:-1] if stopped else history)  # a round that a guard stopped is not kept, whatever its reward
     short = [{key: value for key, value in fact.items() if key != "rewards"} for fact in facts]
     return Iteration(short, kept, stopped, rounds)
 

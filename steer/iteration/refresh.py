@@ -32,9 +32,9 @@ def drift(scores: Array, rated: Array, names: Sequence[str]) -> dict[str, dict[s
     """Mean absolute error, mean error and Spearman correlation of scores with ratings, [n, A] each, per attribute."""
     drifts = {}
     for j, name in enumerate(names):
-        known = ~np.isnan(scores[:, j]) & ~np.isnan(rated[:, j])
-        error = scores[known, j] - rated[known, j]
-        rank = float(spearman(scores[known, j], rated[known, j])(np.ones((1, int(known.sum()))))[0, 0])
+        defined = ~np.isnan(scores[:, j]) & ~np.isnan(rated[:, j])
+        error = scores[defined, j] - rated[defined, j]
+        rank = float(spearman(scores[defined, j], rated[defined, j])(np.ones((1, int(defined.sum()))))[0, 0])
         figures = {"mae": float(np.abs(error).mean()), "bias": float(error.mean()), "spearman": rank}
         drifts[name] = {key: None if np.isnan(x) else round(x, 4) for key, x in figures.items()}
     return drifts
@@ -53,8 +53,8 @@ def refreshed(
         picked = np.sort(np.random.default_rng(seed).permutation(len(fresh))[:count])
         rows = [fresh[i] for i in picked]
         ratings = annotator.score(rows, names)
-        known = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, row)} for row in ratings]
-        write_rows(({**row, "scores": s, "split": "train"} for row, s in zip(rows, known)), folder / "rated.jsonl")
+        scores = [{n: None if np.isnan(x) else float(x) for n, x in zip(names, row)} for row in ratings]
+        write_rows(({**row, "scores": s, "split": "train"} for row, s in zip(rows, scores)), folder / "rated.jsonl")
         write_json(folder / "drift.json", drift(before.score(rows, names), ratings, names))
     first = read_json(Path(source) / "config.json")
     data = folder / "ratings"

@@ -98,7 +98,7 @@ class Rounds:
         return (policy.card.schema if policy.card and own else None) or self.schema
 
     def sampling(self, seed: int) -> Sampling:
-        """How responses are drawn."""
+        """Sampling settings of fresh and held-out responses."""
         s = self.settings
         return Sampling(temperature=s.temperature, max_new_tokens=s.max_new_tokens, batch_size=s.batch_size, seed=seed)
 

@@ -118,8 +118,8 @@ def _rounded(rewards: Array) -> list[float | None]:
 
 def _agreement(proxy: Array, gold: Array) -> float | None:
     """Spearman correlation of the two rewards over responses."""
-    known = ~np.isnan(proxy) & ~np.isnan(gold)
-    value = float(spearman(proxy[known], gold[known])(np.ones((1, int(known.sum()))))[0, 0])
+    defined = ~np.isnan(proxy) & ~np.isnan(gold)
+    value = float(spearman(proxy[defined], gold[defined])(np.ones((1, int(defined.sum()))))[0, 0])
     return None if np.isnan(value) else round(value, 4)
 
 
@@ -130,11 +130,11 @@ def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
     finished = [bool(row["finished"]) for row in rows]
     texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
     kls = np.array([kl(row) for row in rows])
-    known = ~np.isnan(kls)
-    tokens = sum(row["tokens"] for row, measured in zip(rows, known) if measured)
+    with_kl = ~np.isnan(kls)
+    tokens = sum(row["tokens"] for row, measurable in zip(rows, with_kl) if measurable)
     return {
-        "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if known.any() else None,
-        "kl_token": float(kls[known].sum() / tokens) if known.any() else None,
+        "kl": interval(kls, np.arange(len(rows)), seed=seed).json() if with_kl.any() else None,
+        "kl_token": float(kls[with_kl].sum() / tokens) if with_kl.any() else None,
         "words": texture["words"]["mean"],
         "distinct_2": texture["distinct_2_all"],
         "repeated": texture["repeated_3"]["mean"] or 0.0,
