@@ -131,7 +131,7 @@ def test_a_judge_is_told_which_end_is_better(tmp_path: Path) -> None:
     schema = Schema((Attribute("helpfulness", 0, 4), Attribute("toxicity", 0, 4, -1, 0.5)))
     judge = load_scorer(f"judge:{file}").model
     weights = {n: schema[n].direction * schema[n].weight for n in schema.own}
-    told = judge.weighing(weights)._pair({"prompt": [], "response": "x"}, {"prompt": [], "response": "y"})[0]["content"]
+    told = "\n".join(judge.weighing(weights)._compared())
     assert "- helpfulness (more is better, weight 1): " in told
     assert "- toxicity (less is better, weight 0.5): " in told
     assert "- verbosity" not in told  # neither end is better: it does not count
