@@ -34,7 +34,7 @@ from steer.models.policy import Policy, load_policy
 from steer.rows.command import data_command
 from steer.serve.answer import Service
 from steer.serve.engine import DecoderThread
-from steer.serve.server import opened
+from steer.serve.server import open_server
 from steer.serve.settings import ServeSettings
 from steer.training.command import train_command
 
@@ -130,7 +130,7 @@ class Served(NamedTuple):
 def serving(policy: Policy, **more: Any) -> Iterator[Served]:
     """Serve a policy over loopback while the block runs; `more` are settings of `steer serve`."""
     key = more.pop("api_key", "")
-    with opened(policy, ServeSettings(name="policy", **more), port=0, key=key) as server:
+    with open_server(policy, ServeSettings(name="policy", **more), port=0, key=key) as server:
         thread = threading.Thread(target=server.run)
         thread.start()
         try:

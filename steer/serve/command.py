@@ -16,11 +16,11 @@ def serve_command(config: ServeConfig) -> str:
     """Serve until interrupted; return the summary line."""
     check(config)
     try:
-        from steer.serve.server import opened
+        from steer.serve.server import open_server
     except ImportError as error:
         raise SteerError(f'serving needs more packages ({error.name}). Run: pip install "steer-lm[serve]"') from None
     key = config.api_key or os.environ.get("STEER_API_KEY", "")
-    with opened(config.policy, config, host=config.host, port=config.port, key=key) as server:
+    with open_server(config.policy, config, host=config.host, port=config.port, key=key) as server:
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it is done: print the last line
         url, service = server.url, server.service
         click.echo(f"steer serve: {service.name} at {url} (page: {url}/, API: {url}/v1). Stop with Ctrl-C.")

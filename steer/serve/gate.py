@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping, Set
 from typing import Any
 
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from steer.serve.answer import Service
@@ -49,7 +50,7 @@ class Gate:
         try:
             headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
             self._admitted(scope, headers)
-            body = await self._body(headers, receive) if scope["method"] == "POST" else None
+            body = await self._body(scope, headers, receive) if scope["method"] == "POST" else None
         except ApiError as error:
             await JSONResponse(error.body, error.status)(scope, receive, counted)
             return
@@ -69,24 +70,21 @@ class Gate:
             if not hmac.compare_digest(sent, self.key.encode()):
                 raise ApiError(401, "the API key is missing or wrong.", code="invalid_api_key")
 
-    async def _body(self, headers: dict[str, str], receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # Keeps forms of other sites out too: a browser asks before it sends JSON across sites.
             raise ApiError(415, "send JSON with the header 'Content-Type: application/json'.", code="content_type")
-        body = bytearray()
-        size = 0
+        body, size = bytearray(), 0
         try:
             async with asyncio.timeout(ARRIVAL):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ApiError(400, "the request ended early.", code="disconnected")
-                    part = message.get("body", b"")
+                async for part in Request(scope, receive).stream():
                     size += len(part)
                     if size <= self.most:
                         body += part
-                    if not message.get("more_body") or size > DRAINED:
+                    if size > DRAINED:
                         break
+        except ClientDisconnect:
+            raise ApiError(400, "the request ended early.", code="disconnected") from None
         except TimeoutError:
             raise ApiError(408, f"the body did not arrive within {ARRIVAL:g} seconds.", code="timeout") from None
         if size > self.most:

@@ -26,7 +26,7 @@ GRACE = 10  # seconds that running requests have when the server stops
 
 
 class Server:
-    """A policy behind an open port: requests wait there until `run` answers them."""
+    """A policy with an open port, where requests wait until `run` answers them."""
 
     def __init__(self, service: Service, listening: socket.socket, key: str, host: str) -> None:
         self.service = service
@@ -53,7 +53,7 @@ class Server:
 
 
 @contextmanager
-def opened(
+def open_server(
     policy: Policy | str, settings: ServeSettings, *, host: str = "127.0.0.1", port: int = 8000, key: str = ""
 ) -> Iterator[Server]:
     """Open a port, then load a policy and its scorer; yield the server, whose `run` answers OpenAI's API.
