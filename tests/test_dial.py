@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_recipes.world_text import Gold
+from steer.conditioning.targets import factorial
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
 from steer.config.training import TrainConfig
@@ -26,7 +27,6 @@ from steer.labelling.command import fit_command, label_command
 from steer.models.policy import Policy, load_policy
 from steer.rows import Row, prompt_key, read_rows, write_rows
 from steer.rows.command import data_command
-from steer.rows.schema import factorial
 from steer.training.command import train_command
 
 NAMES = ("verbosity",)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer.conditioning.targets import factorial
 from steer.errors import SteerError
 from steer.evaluation.guidance import Trial
 from steer.generation.engines import respond
@@ -17,7 +18,6 @@ from steer.labelling.scorer import load_scorer
 from steer.models.policy import Policy, load_policy
 from steer.report import page
 from steer.report.guided import guided
-from steer.rows.schema import factorial
 
 
 def test_the_curve_is_measured_and_shown(policy: Policy, base: Path, labels: Path) -> None:

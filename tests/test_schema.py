@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steer.conditioning.targets import parse_target
+from steer.conditioning.targets import factorial, parse_target
 from steer.errors import SteerError
 from steer.rows.binning import described, fitted
-from steer.rows.schema import REWARD, Attribute, Schema, factorial
+from steer.rows.schema import REWARD, Attribute, Schema
 
 NAN = float("nan")
 

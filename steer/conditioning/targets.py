@@ -78,13 +78,38 @@ def _best_within(asked: Mapping[str, Sequence[float]], schema: Schema) -> Target
 
 def drawn_targets(schema: Schema, names: Sequence[str], count: int, seed: int) -> list[Target]:
     """Draw targets as often as they occur among the supported ones: the control to chosen targets."""
-    cells = schema.supported(names)
-    if not cells:
-        schema.best(names)  # says what to do about it
+    cells = _cells(schema, names)
     share = np.array(list(cells.values()), dtype=float)
     picks = np.random.default_rng(seed).choice(len(cells), count, p=share / share.sum())
     levels = list(cells)
     return [dict(zip(names, levels[i])) for i in picks]
+
+
+def factorial(schema: Schema, names: Sequence[str], size: int, seed: int) -> list[Target]:
+    """Draw `size` targets from the supported cells of the full factorial over `names`, each level alike.
+
+    Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to
+    uniform (iterative proportional fitting of the cell weights); that breaks the correlation of the logs.
+    """
+    array = np.array(list(_cells(schema, names)))  # [C, A]
+    weights = np.ones(len(array))
+    for _, j in product(range(50), range(len(names))):
+        margin = np.bincount(array[:, j], weights=weights, minlength=array[:, j].max() + 1)
+        weights /= margin[array[:, j]]
+        weights /= weights.sum()
+    rng = np.random.default_rng(seed)
+    # Systematic sampling keeps the drawn margins near the weights.
+    order = rng.permutation(len(array))
+    points = (np.arange(size) + rng.random()) / size
+    picked = order[np.searchsorted(np.cumsum(weights[order]), points).clip(max=len(array) - 1)]
+    return [dict(zip(names, (int(x) for x in array[i]))) for i in rng.permutation(picked)]
+
+
+def _cells(schema: Schema, names: Sequence[str]) -> dict[tuple[int, ...], int]:
+    """Return the supported combinations with their rows; SteerError if there are none."""
+    if not (cells := schema.supported(names)):
+        schema.best(names)  # raises an error with the remedy
+    return cells
 
 
 def opposite(target: Target, schema: Schema) -> Target:

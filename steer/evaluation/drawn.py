@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.generate import generate_rows
 from steer.generation.requests import Request, condition_text
@@ -19,7 +20,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write_rows
-from steer.rows.schema import Schema, factorial
+from steer.rows.schema import Schema
 from steer.training.memory import micro_batch
 from steer.training.references import response_sums
 

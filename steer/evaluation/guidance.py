@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from steer.conditioning.targets import factorial
 from steer.errors import SteerError
 from steer.evaluation.diversity import diversity
 from steer.evaluation.statistics import interval, resampled
@@ -23,7 +24,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row
-from steer.rows.schema import Scores, factorial
+from steer.rows.schema import Scores
 from steer.training.references import response_tokens
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -434,26 +434,3 @@ def _cell(value: Any, attributes: Sequence[Attribute]) -> tuple[tuple[int | None
         if level is not None and not (_whole(level) and level < len(a.shown)):
             raise ValueError(f"cells name the level {level!r:.40} of '{a.name}', which does not exist")
     return tuple(levels), int(rows)
-
-
-def factorial(schema: Schema, names: Sequence[str], size: int, seed: int) -> list[dict[str, float]]:
-    """Draw `size` targets from the supported cells of the full factorial over `names`, each level alike.
-
-    Cells are drawn without replacement as long as they last, weighted so that the margins of the draw come near to
-    uniform (iterative proportional fitting of the cell weights); that breaks the correlation of the logs.
-    """
-    cells = list(schema.supported(names))
-    if not cells:
-        schema.best(names)
-    array = np.array(cells)  # [C, A]
-    weights = np.ones(len(cells))
-    for _, j in product(range(50), range(len(names))):
-        margin = np.bincount(array[:, j], weights=weights, minlength=array[:, j].max() + 1)
-        weights /= margin[array[:, j]]
-        weights /= weights.sum()
-    rng = np.random.default_rng(seed)
-    # Systematic sampling keeps the drawn margins near the weights.
-    order = rng.permutation(len(cells))
-    points = (np.arange(size) + rng.random()) / size
-    picked = order[np.searchsorted(np.cumsum(weights[order]), points).clip(max=len(cells) - 1)]
-    return [dict(zip(names, (int(x) for x in array[i]))) for i in rng.permutation(picked)]
