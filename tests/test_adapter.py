@@ -99,7 +99,9 @@ def test_a_policy_with_control_tokens_survives_saving(adapter: str, labels: Path
     if adapter == "lora":
         saved = load_file(folder / "adapter_model.safetensors")
         assert not any(name.endswith("embed_tokens.weight") for name in saved), "only the trained rows are saved"
-        assert read_json(folder / "adapter_config.json")["trainable_token_indices"] == ids
+        written = read_json(folder / "adapter_config.json")
+        assert written["trainable_token_indices"] == ids
+        assert written["target_modules"] == sorted(written["target_modules"])  # the same in every process
         assert [v.shape[0] for n, v in saved.items() if "trainable_tokens" in n] == [len(ids)]
     rows = held_out_prompts(str(labels), 0.1, 0, 4, "train")
     drawn = respond(policy, [Request(r, {"warmth": 4}) for r in rows for _ in range(8)], Sampling(max_new_tokens=30))

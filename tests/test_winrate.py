@@ -14,9 +14,11 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from steer.conditioning.targets import unbeaten
+from steer.errors import SteerError
 from steer.evaluation.frontier import frontier, hypervolume
 from steer.evaluation.winrate import (
     MANY,
+    Anchors,
     Votes,
     agreement,
     difficulties,
@@ -138,6 +140,31 @@ def test_with_difficulty_it_is_a_ridge_regression_read_at_equal_length() -> None
     expected = float(np.mean(1 / (1 + np.exp(-(best[0] + best[2] * hard)))))
     found = length_controlled(share, longer, np.arange(400), difficulty=hard, resamples=50)
     assert found.mean == pytest.approx(expected, abs=1e-5)
+
+
+def test_with_difficulty_and_anchors_it_is_alpaca_evals_estimator() -> None:
+    """The optimum of sum_i w_i [y log p + (1 - y) log(1 - p)], logit p = phi + theta tanh(d / sd) + psi difficulty.
+
+    Anchors, versions of the baseline itself, have no phi and a weight of .2 / 2; read at d = 0, averaged over votes.
+    """
+    rng = np.random.default_rng(0)
+    hard, longer = rng.normal(size=400), rng.normal(-60, 100, size=400)
+    share = (rng.random(400) < 1 / (1 + np.exp(-(-1.0 + 1.5 * np.tanh(longer / 100) + hard)))).astype(float)
+    away = rng.normal(size=300)
+    told = Anchors((rng.random(300) < 1 / (1 + np.exp(-1.5 * np.tanh(away)))).astype(float), away, rng.normal(size=300))
+    x = np.column_stack([np.ones(400), np.tanh(longer / longer.std(ddof=1)), hard])
+    more = np.column_stack([np.zeros(300), np.tanh(away), told.difficulty])
+
+    def loss(b: np.ndarray) -> float:
+        sums = [np.logaddexp(0, z @ b).sum() - y @ (z @ b) for z, y in ((x, share), (more, told.share))]
+        return float(sums[0] + 0.1 * sums[1] + 0.05 * b @ b)
+
+    best = minimize(loss, np.zeros(3), tol=1e-10).x
+    wanted = float(np.mean(1 / (1 + np.exp(-(best[0] + best[2] * hard)))))
+    found = length_controlled(share, longer, np.arange(400), difficulty=hard, anchors=told, resamples=50)
+    assert found.mean == pytest.approx(wanted, abs=1e-5)
+    with pytest.raises(SteerError, match="Give both"):
+        length_controlled(share, longer, np.arange(400), anchors=told)
 
 
 def test_many_systems_tell_how_difficult_an_instruction_is() -> None:

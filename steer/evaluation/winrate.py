@@ -30,6 +30,7 @@ PRIOR = 0.1  # penalty PRIOR / 2 * logit^2 that keeps logits finite where one si
 LENGTH_PRIOR = 1.0  # penalty on the length term: published AlpacaEval fits have coefficients of one to two logits
 LENGTH_VOTES = 80  # votes that add 1 to LENGTH_PRIOR, see `length_controlled`
 LENGTH_MOST = 10.0  # most of it: fits the published figures best at AlpacaEval's 805 votes a system
+ANCHORED = 0.2  # weight of all anchors together, a vote each: AlpacaEval's `regularize_to_baseline_lambda`
 MANY = 20  # systems with a baseline that are needed to estimate the difficulty of instructions
 TAIL = 0.05  # share of comparisons on one side of equal length, below which it lies outside the data
 STEPS = 12  # of Newton's method: both problems are convex and start near their solution
@@ -80,27 +81,36 @@ def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
     }
 
 
+class Anchors(NamedTuple):
+    """Votes on versions of the baseline that were only told to be short or long: the effect of length alone."""
+
+    share: FloatArray
+    longer: FloatArray  # of each version, in units of the sd of its differences
+    difficulty: FloatArray
+
+
 def length_controlled(
     share: ArrayLike,
     longer: ArrayLike,
     prompts: ArrayLike,
     *,
     difficulty: ArrayLike | None = None,
+    anchors: Anchors | None = None,
     resamples: int = 2000,
 ) -> Interval:
     """Win-rate had both responses been equally long (Dubois et al. 2404.04475): votes [n], difference of lengths [n].
 
     A logistic fit of the vote on 1, tanh(difference / its sd) and, where it is known, `difficulty` [n] of the
-    instruction; evaluated where the difference is 0, and averaged over instructions. NaN without votes.
+    instruction; evaluated where the difference is 0, and averaged over instructions. NaN without votes. With
+    difficulty and `anchors` it is AlpacaEval's own estimator, but for a ridge in place of cross-validated L1.
 
-    AlpacaEval's own estimator also fits votes on short and long versions of the baseline, and always knows the
-    difficulty; both constrain the length term. A weak system loses its short answers because they are bad, which looks
-    like a liking for length, and where few votes are won nothing else in its own votes separates the two: the fit then
-    says that it would win much more at equal length. So the prior on the term is strong, and because this is bias and
-    not noise it grows with the votes: 1 + n / 80, at most 10. Over 56 published AlpacaEval 2 systems (805 votes each)
-    10 is .5 points above the published figure on average and 4.8 at most (Spearman .982); .1 would be 6.4 and 23.8
-    (.932), and the raw win-rate is 4.6 below (.959). That is where 10 was chosen: trust its order of magnitude.
-    Meaningless where length is itself a target, and an extrapolation where `outside` says so.
+    Without these two the length term is less constrained. A weak system loses its short answers because they are bad,
+    which looks like a liking for length, and where few votes are won nothing else in its own votes separates the two:
+    the fit then says that it would win much more at equal length. So the prior on the term is strong, and because this
+    is bias and not noise it grows with the votes: 1 + n / 80, at most 10. Over 56 published AlpacaEval 2 systems (805
+    votes each) 10 is .5 points above the published figure on average and 4.8 at most (Spearman .982); .1 would be 6.4
+    and 23.8 (.932), and the raw win-rate is 4.6 below (.959). That is where 10 was chosen: trust its order of
+    magnitude. Meaningless where length is itself a target, and an extrapolation where `outside` says so.
     """
     truth, lengths = np.asarray(share, float), np.asarray(longer, float)
     if not len(truth):
@@ -109,22 +119,29 @@ def length_controlled(
     ridge = [PRIOR, min(LENGTH_MOST, LENGTH_PRIOR + len(truth) / LENGTH_VOTES)]
     if difficulty is not None:
         columns.append(np.asarray(difficulty, float))
-        ridge = [PRIOR, LENGTH_PRIOR, PRIOR]
+        ridge = [PRIOR, PRIOR if anchors else LENGTH_PRIOR, PRIOR]
     x = np.column_stack(columns)  # [n, P]
     equal = x * np.array([1.0, 0.0, 1.0][: len(columns)])  # at equal length
+    every, held = x, np.zeros(0)
+    if anchors is not None:
+        if difficulty is None:
+            raise SteerError("anchors need the difficulty of the instructions. Give both.")
+        every = np.vstack([x, np.column_stack([0 * anchors.share, np.tanh(anchors.longer), anchors.difficulty])])
+        truth, held = np.concatenate([truth, anchors.share]), np.full(len(anchors.share), ANCHORED / 2)
     size = x.shape[1]
-    products = (x[:, :, None] * x[:, None, :]).reshape(-1, size * size)
+    products = (every[:, :, None] * every[:, None, :]).reshape(-1, size * size)
 
     def fitted(weights: FloatArray, start: FloatArray, steps: int) -> FloatArray:
+        weights = np.hstack([weights, np.broadcast_to(held, (len(weights), len(held)))])
         logits = np.repeat(start, len(weights), axis=0)
         for _ in range(steps):
-            p = 1 / (1 + np.exp(-logits @ x.T))  # [R, n]
-            slope = (weights * (truth - p)) @ x - np.array(ridge) * logits
+            p = 1 / (1 + np.exp(-logits @ every.T))  # [R, n]
+            slope = (weights * (truth - p)) @ every - np.array(ridge) * logits
             bend = ((weights * p * (1 - p)) @ products).reshape(-1, size, size) + np.diag(ridge)
             logits = logits + np.linalg.solve(bend, slope[:, :, None])[:, :, 0]
         return logits
 
-    whole = fitted(np.ones((1, len(truth))), np.zeros((1, size)), STEPS)
+    whole = fitted(np.ones((1, len(x))), np.zeros((1, size)), STEPS)
 
     def rate(weights: FloatArray) -> FloatArray:
         p = 1 / (1 + np.exp(-fitted(weights, whole, STEPS // 3) @ equal.T))

@@ -38,7 +38,10 @@ def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -
             trainable_token_indices=list(token_ids) or None,
         )
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    for written in adapted.peft_config.values():  # peft keeps a set, whose order differs between processes
+        written.target_modules = sorted(written.target_modules)
+    return adapted
 
 
 def start_from(model: Any, folder: str) -> None:
