@@ -55,15 +55,12 @@ def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
         def call(**values: Any) -> None:
             command(resolve(config, values, values.pop("config_file")))
 
-        taken = [
-            f"{flag_of(f)}: {f.metadata['help']}" for f in dataclasses.fields(config) if f.metadata.get("argument")
-        ]
-        call.__name__, call.__doc__ = command.__name__, "\n\n".join([command.__doc__ or "", *taken])
-        wrapped: Callable[..., None] = call
-        wrapped = click.option("--config", "config_file", metavar="FILE", help="YAML or JSON with these settings.")(
-            wrapped
-        )
-        for field in reversed(dataclasses.fields(config)):
+        fields = dataclasses.fields(config)
+        inputs = [f"{flag_of(f)}: {f.metadata['help']}" for f in fields if f.metadata.get("argument")]
+        call.__name__, call.__doc__ = command.__name__, "\n\n".join([command.__doc__ or "", *inputs])
+        file = click.option("--config", "config_file", metavar="FILE", help="YAML or JSON with these settings.")
+        wrapped: Callable[..., None] = file(call)
+        for field in reversed(fields):
             wrapped = _parameter(field, hints[field.name])(wrapped)
         return wrapped
 
@@ -94,13 +91,10 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
 
 
 def _plain(value: Any) -> str:
-    return (
-        " ".join(map(str, value))
-        if isinstance(value, tuple)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    """Show a default as a user would write it."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def resolve(
@@ -108,21 +102,21 @@ def resolve(
 ) -> T:
     """Build the dataclass: a flag wins over the file, the file over a preset, a preset over the default.
 
-    Names, types, choices and ranges are checked alike for flags and files. `defaults` stand before those of the fields.
+    Names, types, choices and ranges are checked alike for flags and files. `defaults` override those of the fields.
     """
-    given = _from_file(config, file) if file else {}
-    given |= {k: v for k, v in flags.items() if v is not None and v != ()}
-    values = dict(defaults or {})
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
+    chosen = _from_file(config, file) if file else {}
+    chosen |= {k: v for k, v in flags.items() if v is not None and v != ()}
+    values, fields = dict(defaults or {}), dataclasses.fields(config)  # type: ignore[arg-type]  # always a dataclass
+    for field in fields:
         if presets := field.metadata.get("presets"):
-            values |= presets.get(given.get(field.name), {})
-    values |= given
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # T is always a dataclass
+            values |= presets.get(chosen.get(field.name), {})
+    values |= chosen
+    for field in fields:
         if field.name not in values and field.default is dataclasses.MISSING:
             raise SteerError(f"{flag_of(field)} is missing: {field.metadata['help']}")
-    made = config(**values)
-    check(made)
-    return made
+    result = config(**values)
+    check(result)
+    return result
 
 
 def _from_file(config: type[Any], file: str) -> dict[str, Any]:
@@ -142,7 +136,7 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
 
 
 def _converted(where: str, value: Any, hint: Any) -> Any:
-    """A file's value in the field's type, or one clear sentence."""
+    """Convert a file's value to the field's type; `where` begins the message if it cannot be."""
     kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list) or not all(map(_simple, value)):
@@ -166,10 +160,10 @@ def _converted(where: str, value: Any, hint: Any) -> Any:
 
 
 def _simple(value: Any) -> bool:
-    """Whether a member of a list of texts is one, or a number that was meant as one."""
+    """Whether a member of a list is a text, or a number that can be written as one."""
     return isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() < 64)
 
 
 def _brief(value: Any) -> str:
-    """A value of a file as Python shows it, cut: aliases of YAML make huge ones of small files."""
+    """Show a value of a file, shortened: aliases of YAML make huge ones of small files."""
     return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else reprlib.repr(value)

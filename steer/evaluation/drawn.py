@@ -22,7 +22,7 @@ from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema
 from steer.training.memory import micro_batch
-from steer.training.references import response_sums
+from steer.training.references import response_tokens
 
 
 class Reference(NamedTuple):
@@ -127,7 +127,8 @@ def log_probs(
     """Log-probability of every response with its end token, conditioned on its target or unconditioned."""
     sequences = _sequences(policy, rows, conditioned=conditioned)
     device = next(policy.model.parameters()).device
-    return response_sums(module, [[s] for s in sequences], policy.tokenizer.pad_token_id, budget, device)
+    logps, _ = response_tokens(module, [[s] for s in sequences], policy.tokenizer.pad_token_id, budget, device)
+    return [float(x.sum()) for x in logps]
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ METHODS: dict[str, Method] = {
     "steerlm2": steerlm2.METHOD,
 }
 
-# Peak learning rates that suit likelihood methods, by what is trained; other methods take a share of it, `Method.rate`.
+# Peak learning rates of likelihood methods, by what is trained; other methods take a share of it, `Method.rate`.
 LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "none": 2e-5}
 
 
@@ -66,11 +66,11 @@ def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: f
 
 
 def table() -> str:
-    """Every method with what it needs, one a line, as `steer methods` prints it."""
+    """Table of the methods and what they need, one a line, as `steer methods` prints it."""
     head = ("method", "condition", "reference", "fresh responses", "rate", "settings", "what it is")
     lines: list[tuple[str, ...]] = [head]
     for name, method in METHODS.items():
-        # The file of a method from outside is that of its settings.
+        # A method from outside is described by the file of its settings.
         own = f"{__name__}.{name.replace('-', '_')}"
         module = sys.modules.get(own, sys.modules[method.settings.__module__])
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"

@@ -31,7 +31,7 @@ class Settings(Checked):
 
 
 def values(rows: Sequence[Row]) -> list[float]:
-    """V(x) of every row's prompt, from a fit without it; the mean reward where there are fewer prompts than folds."""
+    """V(x) of every row's prompt, from a fit without it; the mean reward if there are fewer prompts than folds."""
     rewards = [float(row["reward"]) for row in rows]
     keys = [prompt_key(row) for row in rows]
     if len(set(keys)) < FOLDS:
@@ -48,7 +48,7 @@ def values(rows: Sequence[Row]) -> list[float]:
         counts[key] += 1.0
     means, weight = np.array([sums[k] / counts[k] for k in first]), np.array(list(counts.values()))
     # Single characters are words too: a prompt may be nothing but a question mark. No norm: a rare word in the fits
-    # would weigh the others of its prompt down, and be missing where V is asked for.
+    # would weigh the others of its prompt down, and be missing when V is predicted.
     words = TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", binary=True, norm=None, max_features=WORDS)
     predicted = np.zeros(len(texts))
     for fit, rest in KFold(FOLDS, shuffle=True, random_state=0).split(texts):

@@ -1,4 +1,4 @@
-"""What a loss reads (Candidates), what a method is (Method), and the sums that losses are made of."""
+"""Candidates, which a loss reads; Method; and the sums that losses are made of."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Candidates(NamedTuple):
     greedy: Tensor | None = None  # [B] reward of a greedy response
 
 
-# What training and rounds give to a method that needs it.
+# What training and rounds provide for a method that needs it.
 NEEDS = {
     "ref": "log-probabilities of the responses under the starting policy, without a condition",
     "old": "log-probability of every token under the policy that drew the responses",
@@ -68,16 +68,16 @@ class Method:
     per: Literal["token", "response", "prompt"]
     # names in NEEDS
     needs: Set[str] = frozenset()
-    # condition(rows, schema, settings): rows and schema of the text before the response; None: unconditioned
+    # condition(rows, schema, settings): rows and schema of the conditions; None: unconditioned
     condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
     # when new responses are drawn
     fresh: Literal["never", "rounds", "step"] = "never"
-    # what a round of `steer iterate` trains on: logs and all fresh responses, those of all rounds, or of the last one
+    # what a round of `steer iterate` trains on: logs and all fresh responses, all fresh ones, or those of the last round
     pool: Literal["all", "rounds", "last"] = "all"
     # weigh(candidates, settings): drawn candidates with their weights in the loss, or advantages and returns of tokens;
-    # at every step, or once before training where the starting policy drew them
+    # at every step, or once before training if the starting policy drew them
     weigh: Callable[[Candidates, Any], Candidates] | None = None
-    # share of the learning rate of likelihood methods at which it trains where the user gives none
+    # learning rate if the user gives none, as a share of that of likelihood methods
     rate: float = 1.0
 
     def __post_init__(self) -> None:
@@ -86,12 +86,12 @@ class Method:
 
     @property
     def conditioned(self) -> bool:
-        """Whether a condition stands before the response."""
+        """Whether it conditions responses."""
         return self.condition is not None
 
     @property
     def reframes(self) -> bool:
-        """Whether it conditions on something other than levels that a response can obtain."""
+        """Whether it conditions on something else than obtained levels."""
         return self.conditioned and self.condition is not levels
 
     @property
@@ -101,24 +101,24 @@ class Method:
 
     @property
     def importance(self) -> bool:
-        """Whether the starting policy drew its responses, before training, and log-probs weigh them."""
+        """Whether it weighs responses that the starting policy drew before training."""
         return self.weigh is not None and not self.on_policy
 
     @property
     def still(self) -> bool:
-        """Whether the loss compares with a frozen policy: dropout would count as a difference, so there is none."""
+        """Whether the loss compares with a frozen policy: then dropout is off, for it would count as a difference."""
         return bool(self.needs & {"ref", "kl"})
 
     def counted(self, mask: Tensor) -> Tensor:
-        """Which terms of the loss count: [B, K, T] -> tokens [B, K, T], responses [B, K] or prompts [B].
+        """Mask of the terms that count: [B, K, T] -> tokens [B, K, T], responses [B, K] or prompts [B].
 
-        A prompt counts where it has two responses to compare.
+        A prompt counts if it has two responses to compare.
         """
         responses = existing(mask)
         return {"token": mask, "response": responses, "prompt": responses.sum(-1) > 1}[self.per]
 
     def total(self, logps: Tensor, c: Candidates, settings: Any) -> Tensor:
-        """Sum of the terms of the loss that count; training divides it by their number in the whole step."""
+        """Sum the terms of the loss that count; training divides by their number in the whole step."""
         terms, counted = self.loss(logps, c, settings), self.counted(c.mask)
         if terms.shape != counted.shape:
             wanted, shape = (list(x.shape) for x in (counted, terms))
@@ -149,14 +149,14 @@ def gains(logps: Tensor, c: Candidates) -> Tensor:
 
 
 def drift(c: Candidates) -> Tensor:
-    """Log-probability of drawn responses less that of the reference, whose mean is the KL: [B, K]; 0 where unknown."""
+    """Log-probability of drawn responses less that of the reference, whose mean is the KL: [B, K]; 0 if unknown."""
     if c.old is None or c.ref is None:
         return c.reward.new_zeros(c.reward.shape)
     return summed(c.old - c.ref, c.mask)
 
 
 def existing(mask: Tensor) -> Tensor:
-    """Which candidates are more than padding: [B, K, T] -> [B, K]."""
+    """Mask of candidates that are more than padding: [B, K, T] -> [B, K]."""
     return mask.any(-1)
 
 

@@ -33,7 +33,7 @@ class Settings(Checked):
 
 
 def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
-    """Each prompt's best response under each of its directions, weights in place of levels; and their schema."""
+    """Take each prompt's best response under each of its directions, weights in place of levels; and their schema."""
     names = [n for n in schema.own if schema[n].direction]
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
     scored = [r for r, scores in zip(rows, every) if np.isfinite(scores).all()]
@@ -61,14 +61,14 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
 
 
 def _score(row: Row, name: str) -> float:
-    """The scorer's score, else that of people; NaN where neither is known."""
+    """Predicted score of a row, else the human one; NaN if it has neither."""
     value: Any = (row.get("predicted") or {}).get(name)
     value = (row.get("scores") or {}).get(name) if value is None else value
     return math.nan if value is None else float(value)
 
 
 def _weights(schema: Schema, names: Sequence[str]) -> Schema:
-    """Attributes whose levels are weights: more of one is more of its good end."""
+    """Schema of attributes whose levels are weights: more of one is more of its good end."""
     grid = tuple(range(WEIGHTS))
     attributes = tuple(
         replace(

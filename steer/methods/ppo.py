@@ -37,7 +37,7 @@ class Settings(Checked):
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """With advantages and returns of every token."""
+    """Add advantages and returns of every token."""
     assert c.old is not None
     assert c.ref is not None
     assert c.value is not None

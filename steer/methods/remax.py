@@ -29,7 +29,7 @@ class Settings(Checked):
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """With advantages: clip(r(y) - r(greedy)) less the KL."""
+    """Weigh by advantages: clip(r(y) - r(greedy)) less the KL."""
     assert c.greedy is not None
     return c._replace(weight=(c.reward - c.greedy[:, None]).clamp(-s.clip, s.clip) - s.kl * drift(c))
 

@@ -31,7 +31,7 @@ class Settings(Checked):
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """With advantages: r_i less the mean of the others, clipped, less the same of the KL."""
+    """Weigh by advantages: r_i less the mean of the others, clipped, less the same of the KL."""
     return c._replace(weight=_beyond_others(c.reward).clamp(-s.clip, s.clip) - _beyond_others(s.kl * drift(c)))
 
 

@@ -37,7 +37,7 @@ class Settings:
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """The responses drawn for a prompt at one target, conditioned on that target; weights ~ P(a | x, y)."""
+    """Group responses drawn for a prompt at one target, conditioned on that target; weights ~ P(a | x, y)."""
     levelled(rows)  # refuses rows that were never labelled
     draws: dict[tuple[str, tuple[tuple[str, int], ...]], list[Row]] = {}
     for row in rows:
@@ -62,11 +62,11 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
 
 
 def _check_draw(row: Row) -> None:
-    """Refuse a row whose draw is not known to be from Q' as it is: log Q' would be that of another policy."""
+    """Refuse a row that Q' itself did not draw, or may not have: log Q' would be that of another policy."""
     missing = [name for name in ("temperature", "top_p") if row.get(name) is None]
     if missing:
         raise SteerError(
-            f"row '{row['id']}': has no {' and no '.join(missing)}, so nobody knows how likely its draw was. Draw the "
+            f"row '{row['id']}': has no {' and no '.join(missing)}, so it is unknown how likely its draw was. Draw the "
             'responses with "steer generate", whose rows say so, or add the columns.'
         )
     other = [f"{name} {row[name]:g}" for name in PLAIN if row.get(name, 1) != 1]
@@ -78,7 +78,7 @@ def _check_draw(row: Row) -> None:
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """With w, which adds up to 1 over the candidates of a prompt, in place of P(a | x, y)."""
+    """Replace P(a | x, y) by w, which adds up to 1 over the candidates of a prompt."""
     if c.old is None or c.ref is None or c.weight is None:
         raise ValueError("steerlm2 needs the log-probabilities of the policy that drew, of it without a condition")
     ratio = c.ref - summed(c.old, c.mask)

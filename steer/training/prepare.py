@@ -140,12 +140,6 @@ def phrased(schema: Schema, options: TrainSettings) -> Schema:
     return schema.phrased(phrases)
 
 
-def effective_share(groups: Sequence[Group]) -> float:
-    """Effective sample size over the number of weights, (sum |w|)^2 / (n sum w^2): 1 if all weights are alike."""
-    w = np.abs([x for g in groups for x in g.weights])
-    return float(w.sum() ** 2 / (len(w) * (w**2).sum()))
-
-
 def grouped(
     rows: list[Row], method: Method, settings: Any, conditioning: Conditioning | None, where: str
 ) -> tuple[list[Row], list[Group], Conditioning | None]:
@@ -205,11 +199,11 @@ def _twins(policy: Policy) -> int:
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
-def starting_point(model: str, policy: Policy, options: TrainSettings, device: str, hashes: Hashes) -> str:
+def starting_point(policy: Policy, options: TrainSettings, device: str, hashes: Hashes) -> str:
     """Identify the starting policy (weights, precision, device) for cached reference log-probs; empty: do not cache."""
     weights = hashes.model or policy.revision
     numbers = f"{policy.model.dtype} {device} {options.adapter == 'qlora'} {hashes.init}"
-    return f"{'' if hashes.model else model} {weights} {numbers}" if weights else ""
+    return f"{'' if hashes.model else policy.name} {weights} {numbers}" if weights else ""
 
 
 def add_trained(policy: Policy, conditioning: Conditioning | None, options: TrainSettings) -> None:
@@ -283,6 +277,29 @@ def held_out_of(
     groups = short_enough(groups, tokens, whole, longest)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
     return HeldOut(dataclasses.replace(plan, **changed), method, own)
+
+
+def counts(
+    labelled: Labelled,
+    rows: Sequence[Row],
+    groups: Sequence[Group],
+    short: Sequence[Group],
+    method: Method,
+    options: TrainSettings,
+) -> dict[str, Any]:
+    """Count what is trained on, too long, held out and unused.
+
+    `ess`: effective sample size as a share, (sum |w|)^2 / (n sum w^2); 1 if all weights are alike.
+    """
+    used = {row["id"] for g in groups for row in g.rows}
+    w = np.abs([x for g in short for x in g.weights])
+    return {
+        "rows": len(short),
+        "too_long": len(groups) - len(short),
+        "held_out": len(labelled.held_out(options.held_out, options.seed)),
+        "unused": 0 if method.on_policy else len({row["id"] for row in rows} - used),
+        "ess": float(w.sum() ** 2 / (len(w) * (w**2).sum())),
+    }
 
 
 def card_of(

@@ -33,7 +33,8 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, a
 
     def compute() -> list[float]:
         share = (accelerator.process_index, accelerator.num_processes)
-        return [sum(x) for x in zip(*gather_object([response_sums(module, groups, *batching, share=share)]))]
+        own = response_tokens(module, groups, *batching, share=share)[0]
+        return [sum(x) for x in zip(*gather_object([[float(logps.sum()) for logps in own]]))]
 
     refs = cached(content_hash(start, groups), groups, compute)
     if method.weigh is None:
@@ -68,19 +69,6 @@ def base_states(module: Any, plan: Plan, indices: Sequence[int], batch: Batch, a
         states: torch.Tensor = inner(*plain.inputs, bare=True)
     inner.train(training)
     return states[: len(batch.targets)]  # an emptied batch has none
-
-
-def response_sums(
-    module: ResponseLogps,
-    groups: Sequence[Sequence[Sequence_]],
-    pad: int,
-    budget: int,
-    device: torch.device,
-    shared: bool = False,
-    share: tuple[int, int] = (0, 1),
-) -> list[float]:
-    """Log-prob of each response, in order; 0 for those that other processes compute, see `response_tokens`."""
-    return [float(x.sum()) for x in response_tokens(module, groups, pad, budget, device, shared, share)[0]]
 
 
 @torch.no_grad()

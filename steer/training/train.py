@@ -28,7 +28,7 @@ from steer.training.prepare import (
     check_start,
     chosen,
     conditioned,
-    effective_share,
+    counts,
     grouped,
     held_out_of,
     prompts_with_room,
@@ -131,7 +131,7 @@ def prepare(
         given = labelled.training(options.held_out, options.seed, options.limit)
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
-        start = starting_point(model, policy, options, accelerator.device.type, hashes)
+        start = starting_point(policy, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
         tokens = Tokens(rows, policy.tokenizer, policy.end, conditioning.template if conditioning else None)
         longest = min(options.max_length, policy.longest or options.max_length)
@@ -150,13 +150,6 @@ def prepare(
         loop = Loop(options, method, own, plan, accelerator, held_out, start)
         if "curriculum" in method.needs:
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
-    used = {row["id"] for g in groups for row in g.rows}
-    policy.facts = {
-        "rows": len(short),
-        "too_long": len(groups) - len(short),
-        "held_out": len(labelled.held_out(options.held_out, options.seed)),
-        "unused": 0 if method.on_policy else len({row["id"] for row in given} - used),
-        "ess": effective_share(short),
-    }
+    policy.facts = counts(labelled, given, groups, short, method, options)
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled.scorer)
     return Training(policy, loop, why)
