@@ -72,7 +72,7 @@ class Method:
     condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
     # when new responses are drawn
     fresh: Literal["never", "rounds", "step"] = "never"
-    # what a round of `steer iterate` trains on: logs and all fresh responses, all fresh ones, or those of the last round
+    # what a round of `steer iterate` trains on: logs and all fresh responses, all fresh ones, or the last ones
     pool: Literal["all", "rounds", "last"] = "all"
     # weigh(candidates, settings): drawn candidates with their weights in the loss, or advantages and returns of tokens;
     # at every step, or once before training if the starting policy drew them
