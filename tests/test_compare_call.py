@@ -31,6 +31,10 @@ def test_the_command_is_a_doorway_on_compare(labels: Path, tiny: Path, tmp_path:
     assert by_call["budget"]["steps"] == 1
     assert "conditional" in found.table
     assert found.dial == by_call["dials"][0]["result"]
+    done = (tmp_path / "out/done.json").read_bytes()
+    again = compare(str(labels), model=str(tiny), methods=methods, folder=tmp_path / "out", **settings)
+    assert again.table == found.table
+    assert (tmp_path / "out/done.json").read_bytes() == done  # a finished comparison stays finished
 
 
 def test_an_unknown_setting_is_named(labels: Path, tmp_path: Path) -> None:

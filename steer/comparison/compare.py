@@ -37,7 +37,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import Run, stage
 from steer.settings import named_values
 
-FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # what ends a run and no other
+FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # end one run; the others go on
 
 
 def compare(
@@ -77,14 +77,15 @@ def _saved(config: CompareConfig) -> Evaluation:
     comparison = Comparison(config, Path(config.output))
     run = Run(config.output, config, comparison.inputs)
     over = checked(comparison)
-    run.start()
-    evaluation = compared(comparison, over)
+    if not run.done:
+        run.start()
+    evaluation = compared(comparison, over)  # of a finished one, from the answers that it kept
     evaluation.save(run.folder)
     return evaluation
 
 
 def checked(comparison: Comparison) -> dict[Entry, str]:
-    """Map each method, and the control, to why it may not run (empty: it may); raise now for what will be refused."""
+    """Check all inputs before anything is written; map each entry to the reason that it may not run (empty: it may)."""
     config, schema = comparison.config, comparison.labelled.schema
     entries = unique(config.method)
     for target in config.target:
@@ -109,36 +110,36 @@ def compared(comparison: Comparison, over: Mapping[Entry, str]) -> Evaluation:
 
 def _outcomes(comparison: Comparison, entries: Sequence[Entry]) -> dict[Entry, dict[int, Outcome]]:
     """Do every run; return those that did not fail, by seed."""
-    entries = sorted(entries, key=lambda e: e.iterate.rounds if e.iterate else 0)  # fewer are on the way to more
+    entries = sorted(entries, key=lambda e: e.iterate.rounds if e.iterate else 0)  # longer runs continue shorter ones
     jobs = [(entry, seed) for seed in comparison.seeds for entry in entries]
-    _ahead(comparison, jobs)
+    _in_processes(comparison, jobs)
     outcomes: dict[Entry, dict[int, Outcome]] = {}
     for entry, seed in jobs:
-        outcome = _attempt(comparison, entry.run(seed), partial(_one, comparison, entry, seed))
+        outcome = _attempt(comparison, entry.run(seed), partial(_run, comparison, entry, seed))
         if outcome is not None:
             outcomes.setdefault(entry, {})[seed] = outcome
     return outcomes
 
 
-def _ahead(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
+def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     """Do all runs in several processes; what they write is read back later, and what failed is tried again."""
     config, folder = comparison.config, comparison.folder
     if config.num_proc < 2 or not jobs:
         return
     if any(entry.permuted for entry, _ in jobs):
         permuted(comparison)
-    together: dict[tuple[str, int], list[Entry]] = {}  # what trains in one folder does so one after the other
+    together: dict[tuple[str, int], list[Entry]] = {}  # entries that share a folder run in sequence
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
     # A policy that several runs continue from is trained first; its failure is reported when they need it.
     fronts = dict.fromkeys((e.front, s) for e, s in jobs if e.front and e.front.slug != e.start.slug)
     if fronts:
         with processes(min(config.num_proc, len(fronts))) as workers:
-            wait([workers.submit(_stage, config, folder, front, seed) for front, seed in fronts if front])
+            wait([workers.submit(_train_front, config, folder, front, seed) for front, seed in fronts if front])
     with processes(min(config.num_proc, len(together))) as workers:
         # Runs with rounds, or with answers over the grid, take longest, so they go first.
         order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
-        futures = [workers.submit(_work, config, folder, entries, seed) for (_, seed), entries in order]
+        futures = [workers.submit(_runs_in_process, config, folder, entries, seed) for (_, seed), entries in order]
         with progress(total=len(jobs), what="compare", unit="runs") as bar:
             for future in as_completed(futures):
                 try:
@@ -150,17 +151,17 @@ def _ahead(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
                 bar.write("\n".join(lines), sys.stderr)
 
 
-def _stage(config: CompareConfig, folder: Path, front: Entry, seed: int) -> None:
+def _train_front(config: CompareConfig, folder: Path, front: Entry, seed: int) -> None:
     """Train a policy that other runs continue from; called in a process of its own."""
     trained(Comparison(config, folder), front, seed, config.rows)
 
 
-def _work(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
+def _runs_in_process(config: CompareConfig, folder: Path, entries: Sequence[Entry], seed: int) -> list[str]:
     """Do the runs of one policy or its rounds, in a process of its own; return one line per run: how it ended."""
     comparison, lines = Comparison(config, folder), []
     for entry in entries:
         try:
-            lines.append(f"[{entry.run(seed)}] {_one(comparison, entry, seed).facts['summary']}")
+            lines.append(f"[{entry.run(seed)}] {_run(comparison, entry, seed).facts['summary']}")
         except FAILED as error:
             lines.append(f"[{entry.run(seed)}] {error}")
     return lines
@@ -175,7 +176,7 @@ def _attempt(comparison: Comparison, name: str, work: Callable[[], Any]) -> Any:
         return None
 
 
-def _one(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
+def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     """Train one method with one seed and let its policy answer."""
     examination, settings = comparison.examination, comparison.settings
     rows = permuted(comparison) if entry.permuted else comparison.config.rows
@@ -184,15 +185,15 @@ def _one(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     assert policy.card is not None
     folder = comparison.folder / "runs" / f"{entry.slug}-seed{seed}"
     examinee = Examinee(policy, folder, seed, comparison.base(seed))
-    names, weights = set(policy.card.attributes), METHODS[entry.method].reframes
+    names, reframes = set(policy.card.attributes), METHODS[entry.method].reframes
     answers = examination.at_targets(
         examinee,
-        # Where levels are weights of attributes, a target that names levels means nothing.
-        [t for t in comparison.config.target if set(named(t)) <= names and not (weights and named(t))],
+        # If levels are weights of attributes, a target that names levels means nothing.
+        [t for t in comparison.config.target if set(named(t)) <= names and not (reframes and named(t))],
         decodings=() if entry.permuted else entry.decodings,
-        control=policy.card.schema if weights else comparison.labelled.schema,
+        control=policy.card.schema if reframes else comparison.labelled.schema,
     )
-    return Outcome(facts, answers, None if weights else examination.over_grid(examinee))
+    return Outcome(facts, answers, None if reframes else examination.over_grid(examinee))
 
 
 def _base(comparison: Comparison, seed: int) -> Answers:

@@ -1,4 +1,4 @@
-"""Render levels as the text of a condition and find its traces. No other module knows its form.
+"""Render levels as the text of a condition and find its traces. chat.py writes the same form in Jinja.
 
 A condition stands after the assistant marker and before the response, or, in words, at the end of the turn that is
 answered. Rendering is a pure function of levels, so it is never stored and never applied twice.

@@ -116,7 +116,7 @@ class Examination(Generic[S]):
         if not judge and (not self.settings.annotator or self.needs_gold or self.settings.controls):
             raise SteerError(
                 '--gold is missing: name the scorer that judges, such as a folder of "steer fit", or who says which '
-                "response is better (--annotator) for win-rates alone."
+                "response is better (--annotator) for win-rates alone. In Python: gold=, annotator=."
             )
         return judge
 

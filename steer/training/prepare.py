@@ -57,7 +57,10 @@ class Hashes(NamedTuple):
 def scorer_for(name: str, spec: str) -> Scorer:
     """Load the scorer that an on-policy method gets rewards from."""
     if not spec or spec == "human":
-        raise SteerError(f"{name}: needs --scorer, for people do not score fresh responses.")
+        raise SteerError(
+            f"{name}: needs a scorer of fresh responses, and these rows name none that can be loaded again. Give "
+            "--scorer (scorer=)."
+        )
     return load_scorer(spec)
 
 
