@@ -73,7 +73,7 @@ class Asker:
         return answers
 
     def _asked(self, questions: Mapping[str, Question]) -> Iterator[tuple[str, dict[str, float] | str]]:
-        """(Key, scores or why there are none), as they come; scores are on disk before they are yielded."""
+        """Yield (key, scores or why there are none) as they come; scores are on disk before they are yielded."""
         if not questions:
             return
         folder = Path(self.settings.cache)

@@ -167,7 +167,7 @@ class Backbone:
     def map(
         self, rows: Sequence[Row], compute: Callable[[Batch], Tensor], budget: int = 0, *, share: bool = False
     ) -> tuple[NDArray[np.float32], Mask]:
-        """compute(batch) [B, D] of all rows, in their order [n, D], and which of them were truncated [n].
+        """Apply compute(batch) [B, D] to all rows, in their order [n, D]; also say which were truncated [n].
 
         Rows are sorted by length and cut into batches of at most `budget` padded tokens (0: BUDGET of the device);
         the next READ_AT_ONCE rows are tokenised while the model works. `share`: a prompt is computed once for all its

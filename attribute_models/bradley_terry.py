@@ -233,7 +233,7 @@ SIMILAR = 1.2  # word counts of a pair whose ratio is at most this are similar
 
 
 def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: str) -> dict[str, Any]:
-    """How often the better row has the higher reward (a tie counts half), with 95 % intervals clustered by prompt.
+    """Share of pairs whose better row has the higher reward (ties: half), with 95 % intervals clustered by prompt.
 
     longer: how often the longer row is the better one; length_alone: the accuracy of always saying the longer or always
     the shorter; similar: accuracy in pairs of similar length. given_length: the mean of the accuracy where the longer

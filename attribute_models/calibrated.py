@@ -124,7 +124,7 @@ class Calibrated(Learned):
         return Scored(self.debias_(out, self._verbosity(rows, out)) if self.debias_ else out, raw.truncated)
 
     def _calibrated(self, raw: Array) -> Array:
-        """[n, A] -> [n, A]: through the curves, then clipped."""
+        """Map scores through the curves, then clip: [n, A] -> [n, A]."""
         return self._clip(np.column_stack([curve(raw[:, a]) for a, curve in enumerate(self.curves_)]))
 
     def save(self, folder: str | Path) -> None:

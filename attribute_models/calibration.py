@@ -60,7 +60,7 @@ def fit(kind: str, predicted: Array, truth: Array) -> Curve:
 
 
 def _line(predicted: Array, truth: Array, spread: bool) -> Curve:
-    """Through the means; slope sd(truth) / sd(predicted), by least squares times the correlation, and never falling."""
+    """Line through the means; slope sd(truth) / sd(predicted), by least squares times correlation, never falling."""
     p, t = predicted - predicted.mean(), truth - truth.mean()
     variance = float(np.einsum("i,i", p, p))
     slope = np.sqrt(np.einsum("i,i", t, t) / variance) if spread else max(0.0, float(np.einsum("i,i", p, t)) / variance)

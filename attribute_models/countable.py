@@ -90,7 +90,7 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, and 0 of nothing."""
+    """Divide part by whole; 0 of nothing."""
     return part / whole if whole else 0.0
 
 

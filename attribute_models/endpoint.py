@@ -24,7 +24,7 @@ NEVER = (401, 403, 404)  # the key or the address is wrong: nothing will be answ
 
 
 class RefusedError(Exception):
-    """This request will not be answered; others may be."""
+    """Refusal of one request; others may be answered."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

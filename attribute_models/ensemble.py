@@ -57,7 +57,7 @@ class Ensemble(Learned):
         return Scored(self._pessimistic(np.stack([one.scores for one in results])), truncated)
 
     def _pessimistic(self, scores: Array) -> Array:
-        """[m, n, A] -> [n, A]."""
+        """Combine members' scores pessimistically: [m, n, A] -> [n, A]."""
         worse = np.asarray([1.0 if name in self.settings.lower else -1.0 for name in self.attributes])
         return np.asarray(scores.mean(0) + worse * self.settings.k * scores.std(0))
 

@@ -54,7 +54,7 @@ def grams(text: str) -> list[str]:
 
 
 def pairs(prompt: str, response: str, rank: Mapping[str, int]) -> list[str]:
-    """ "asked<tab>said" for each content word of the response and the first ASKED_AT_ONCE of the prompt by rank.
+    """Pairs "asked<tab>said" for each content word of the response and the prompt's first ASKED_AT_ONCE by rank.
 
     >>> pairs("Tell me about capitals", "Rome!", {"capitals": 0})
     ['capitals\\trome']
@@ -180,7 +180,7 @@ def _occurrences(terms: Sequence[Sequence[str]], columns: Sequence[str]) -> spar
 
 
 def _weighted(counts: sparse.csr_matrix, idf: Array) -> sparse.csr_matrix:
-    """(1 + log count) * idf (Salton and Buckley 1988)."""
+    """Weight counts: (1 + log count) * idf (Salton and Buckley 1988)."""
     weighted = counts.copy()
     weighted.data = (1 + np.log(counts.data)) * idf[counts.indices]
     return weighted

@@ -64,7 +64,7 @@ class Judge:
     """Scores rows by asking; there is nothing to fit. A row whose question stays unanswered is NaN, and counted."""
 
     def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
-        """`weights`: direction x weight of attributes when two responses are compared; None: as the rubrics read."""
+        """Set up a judge; `weights`: direction x weight of attributes in comparisons; None: as the rubrics read."""
         self.settings = settings
         self.weights = weights
         self.rubrics = rubrics(settings.attributes, settings.rubrics)
@@ -86,7 +86,7 @@ class Judge:
         return f"judge:{s.model}:{hashed([SCORING, s.model, lines, s.together, s.temperature, s.max_tokens])}"
 
     def weighing(self, weights: Mapping[str, float]) -> Judge:
-        """The same judge with weights for comparisons; attributes without a weight do not count."""
+        """Copy the judge, with weights for comparisons; attributes without a weight do not count."""
         return Judge(self.settings, weights)
 
     def score(self, rows: Sequence[Row]) -> Array:
@@ -111,7 +111,7 @@ class Judge:
         return np.array(values, dtype=np.float64).reshape(len(rows), len(self.attributes))
 
     def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Array:
-        """Which of each pair [n] is better, shown in this order: 1 the first, 0 the second, .5 neither, NaN unanswered.
+        """Winner of each pair [n], shown in this order: 1 the first, 0 the second, .5 neither, NaN unanswered.
 
         One question a pair; ask again with the two exchanged to see the effect of the order.
         """

@@ -63,7 +63,7 @@ class Simulated:
     order_matters = False  # of the two responses in `prefer`
 
     def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
-        """`weights`: direction x weight of attributes in a preference; None: those of the truth, else 1 each."""
+        """Set up a pool; `weights`: direction x weight of attributes in preferences; None: the truth's, else 1 each."""
         if not settings.low < settings.high or settings.annotators < 1 or not 0 <= settings.flips <= 1:
             raise ValueError("simulated annotators want low below high, 1 annotator or more, and flips from 0 to 1.")
         self.settings = settings
@@ -82,11 +82,11 @@ class Simulated:
         return f"simulated:{self.settings.gold}:{hashed(dataclasses.asdict(self.settings))}"
 
     def evaluating(self) -> Simulated:
-        """The same people without flipped labels: an evaluation must not use what trained."""
+        """Copy the pool without flipped labels: an evaluation must not use what trained."""
         return Simulated(dataclasses.replace(self.settings, training=False), self.weights)
 
     def weighing(self, weights: Mapping[str, float]) -> Simulated:
-        """The same people, who prefer by these weights (direction x weight); attributes without one do not count."""
+        """Copy the pool, preferring by these weights (direction x weight); attributes without one do not count."""
         return Simulated(self.settings, weights)
 
     def score(self, rows: Sequence[Row]) -> Array:

@@ -116,7 +116,7 @@ def lost(turns: Sequence[Turn], tokenizer: Any) -> tuple[tuple[int, str], ...]:
 
 @lru_cache(maxsize=10_000)
 def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tuple[int, str], ...]:
-    """`lost` for the shapes of turns; `template` is part of the cache key."""
+    """Compute `lost` for the shapes of turns; `template` is part of the cache key."""
     marks: list[tuple[int, str, str]] = []
 
     def mark(i: int, part: str) -> str:

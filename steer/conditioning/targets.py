@@ -61,12 +61,15 @@ def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
 
 
 def _nearest(attribute: Attribute, first: float, last: float) -> float:
-    """Return the place between two that is nearest to the best, or to the middle if neither end is better."""
+    """Clamp the best score (medium, if no end is better) to first..last."""
     return min(max(attribute.parse("best" if attribute.direction else "medium"), first), last)
 
 
 def _best_within(asked: Mapping[str, Sequence[float]], schema: Schema) -> Target:
-    """Return the supported combination with the highest value (ties: most rows), or the highest if none is."""
+    """Return the supported combination with the highest value (ties: most rows).
+
+    If none is supported, it is the unsupported one with the highest value.
+    """
     names = tuple(asked)
     whole = [[schema[n].bin(level) for level in levels] for n, levels in asked.items()]
     cells = {c: n for c, n in schema.supported(names).items() if all(x in r for x, r in zip(c, whole))}

@@ -58,6 +58,6 @@ def unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> list[str]:
 
 
 def say_unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> None:
-    """Note on stderr what of the prompts the model does not see."""
+    """Note on stderr which parts of prompts the template drops."""
     for line in unprinted(rows, tokenizer):
         note(line)

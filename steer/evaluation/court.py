@@ -46,7 +46,7 @@ class Court:
 
     @cached_property
     def spans(self) -> Array:
-        """5 to 95 % of each attribute in the rows, level units [A]."""
+        """Span from 5 to 95 % of each attribute in the rows, in levels [A]."""
         return self.by_gold.spans(self.logs.gold)
 
 

@@ -112,7 +112,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _candidates(s: System) -> int:
-    """Most answers to one prompt under one seed."""
+    """Largest number of answers to one prompt under one seed."""
     return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
 
 

@@ -42,7 +42,7 @@ def pairwise(truth: Any, predicted: Any, prompts: Any) -> float | None:
 
 
 def calibration(truth: Any, predicted: Any) -> list[dict[str, float | int]]:
-    """Per bin of the prediction (equal counts): mean prediction, mean truth, rows."""
+    """Calibration by bins of the prediction (equal counts): mean prediction, mean truth, rows."""
     defined = ~(np.isnan(truth) | np.isnan(predicted))
     order = np.flatnonzero(defined)[np.argsort(predicted[defined], kind="stable")]
     return [

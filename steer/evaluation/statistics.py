@@ -95,7 +95,7 @@ class Seeds:
         return over_prompts._replace(low=over_prompts.low - margin, high=over_prompts.high + margin)
 
     def p_value(self) -> float:
-        """1 less the highest level at which the interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
+        """P-value: 1 less the highest level whose interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
         if math.isnan(self.interval().low):
             return math.nan
         least = 2 / (sum(map(len, self.drawn)) + 1)
@@ -145,7 +145,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> list[Interval]:
-    """Each of the S figures of a statistic on all rows, with its bootstrap interval over clusters [n].
+    """Estimate S figures, each with its bootstrap interval over clusters [n], by a statistic of all rows.
 
     The statistic gets blocks of resamples, for speed. Resamples in which a figure is undefined (NaN) do not count in
     its percentiles; if they are more than 5 %, the bounds are undefined.
@@ -166,9 +166,9 @@ def resampled_sums(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval]:
-    """`resampled` for figures that are a function of sums over rows of parts [n, M]: [R, M] -> [R, S].
+    """Estimate figures that are functions of sums over rows of parts [n, M]: [R, M] -> [R, S].
 
-    Faster, because clusters are summed once; the draws are the same.
+    Faster than `resampled`, because clusters are summed once; the draws are the same.
     """
     numbers, size = _numbered(clusters)
     sums = _cluster_sums(np.asarray(parts, float), numbers, size)
@@ -177,7 +177,7 @@ def resampled_sums(
 
 
 def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    """above / below, element by element; NaN where below is 0 or either is NaN."""
+    """Divide above by below, element by element; NaN where below is 0 or either is NaN."""
     result: FloatArray = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
     return np.divide(above, below, out=result, where=below != 0)
 

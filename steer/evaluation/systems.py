@@ -53,7 +53,7 @@ class RewardScale:
         return np.where(np.isnan(scores), np.nan, np.column_stack(levels))
 
     def spans(self, scores: Array) -> Array:
-        """5 to 95 % span of each attribute in the logs, level units [A]."""
+        """Span from 5 to 95 % of each attribute in the logs, in levels [A]."""
         low, high = np.nanpercentile(self.levels(scores), [5, 95], axis=0)
         return np.asarray(high - low)
 
@@ -165,7 +165,7 @@ def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tup
 
 
 def kl(row: Row) -> float:
-    """log p(y | x, condition) - log ref(y | x): one Monte-Carlo sample of the KL, nats; NaN where it was not measured.
+    """Monte-Carlo sample of the KL, log p(y | x, condition) - log ref(y | x), nats; NaN if it was not measured.
 
     The KL is the mean over all draws. A response that was cut off counts with the tokens that it has: a mean over
     finished ones only would be over a selection, and could be below 0.

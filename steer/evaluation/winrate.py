@@ -66,7 +66,7 @@ class Votes(NamedTuple):
 
 
 def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
-    """(wins + ties / 2) / n, its 95 % interval over prompts and seeds, and AlpacaEval's standard error; counts."""
+    """Win-rate (wins + ties / 2) / n, its 95 % interval over prompts and seeds, AlpacaEval's standard error, counts."""
     defined = ~np.isnan(votes.share)
     share, n = votes.share[defined], int(defined.sum())
     runs = [defined & (votes.seeds == s) for s in np.unique(votes.seeds[defined])]
@@ -162,7 +162,7 @@ def outside(longer: ArrayLike) -> bool:
 
 
 def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
-    """How much easier than others each instruction is to win, in logits, from the votes on MANY systems or more.
+    """Easiness of each instruction, in logits, from the votes on MANY systems or more: higher is easier to win.
 
     AlpacaEval's joint fit: a level and a length term of every system, and one term of each instruction; the last two
     with a prior of sd 1. Empty for fewer systems, whose votes cannot tell an instruction from chance. Win-rates
@@ -190,7 +190,7 @@ def difficulties(systems: Sequence[Votes]) -> dict[Any, float]:
 
 
 def _scaled(longer: FloatArray) -> FloatArray:
-    """tanh of the differences over their sd; 0 where all are equal."""
+    """Squash differences: tanh of them over their sd; 0 where all are equal."""
     spread = longer.std(ddof=1) if len(longer) > 1 else 0.0
     return np.asarray(np.tanh(longer / spread) if spread > 0 else 0 * longer)
 

@@ -96,7 +96,7 @@ def _replacing(target: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True, exist_ok=True)
         with locked(temporary), quiet():
             try:
-                for file in temporary.iterdir():  # of a process that was killed: files only
+                for file in temporary.iterdir():  # left by a killed process; an export holds no folders
                     file.unlink()
                 yield temporary
                 if target.is_dir():

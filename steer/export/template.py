@@ -27,8 +27,9 @@ PROBES: tuple[list[dict[str, str]], ...] = (
 def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str) -> tuple[Any, int]:
     """Return a steerable chat template for a tokenizer, and the number of conditions that it tokenises differently.
 
-    Training tokenises prompt and condition apart, a server the whole text. Where a tokenizer begins every text with a
-    space, the whole text needs that space before the condition to give the same tokens.
+    It sets `tokenizer.chat_template` back to the base's. Training tokenises prompt and condition apart, a server the
+    whole text. If a tokenizer begins every text with a space, the whole text needs that space before the condition to
+    give the same tokens.
     """
     base = tokenizer.chat_template = bare(tokenizer.chat_template)
     single = [{n: i} for n in names for i in range(len(schema[n].shown))]

@@ -72,7 +72,7 @@ class _Blocked:
         self.markers, self.start = blocked, 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
-        """[N, L], [N, V] -> [N, V]."""
+        """Block markers in the logits: [N, L], [N, V] -> [N, V]."""
         reach = 2 * self.markers.window  # some tokens have no text
         tails = [
             "".join(self.markers.pieces[t] for t in row) for row in input_ids[:, self.start :][:, -reach:].tolist()

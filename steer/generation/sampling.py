@@ -1,4 +1,4 @@
-"""From logits to the next token, row by row: guidance, blocked condition markers, temperature, nucleus."""
+"""Draw the next token from logits, row by row: guidance, blocked condition markers, temperature, nucleus."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def guided(logits: Tensor, against: Tensor, strength: Tensor) -> Tensor:
-    """log p(against) + S (log p(target) - log p(against)), so S = 1 is no guidance: [N, V], [N, V], [N] -> [N, V].
+    """Mix two branches: log p(against) + S (log p(target) - log p(against)): [N, V], [N, V], [N] -> [N, V].
 
-    With s = S - 1 this is log p(c) + s (log p(c) - log p(none)), classifier-free guidance of text (Sanchez et al.
-    2306.17806, equation 7, with gamma = S); with an opposite target in place of none it is contrastive.
+    S = 1 is no guidance. With s = S - 1 this is log p(c) + s (log p(c) - log p(none)), classifier-free guidance of text
+    (Sanchez et al. 2306.17806, equation 7, with gamma = S); with an opposite target in place of none it is contrastive.
     """
     wanted, other = logits.log_softmax(-1), against.log_softmax(-1)
     return other + strength[:, None] * (wanted - other)
 
 
 class Cuts(NamedTuple):
-    """What each row excludes from its distribution, [N] each; applied in this order, as in transformers."""
+    """Exclusions from each row's distribution, [N] each; applied in this order, as in transformers."""
 
     top_k: Tensor  # all but the k most likely tokens and their ties (0: nothing)
     top_p: Tensor  # beyond the smallest set whose probability reaches it (1: nothing)
@@ -66,7 +66,7 @@ class Markers:
     """Blocks every token that would complete a condition marker, however its text is cut into tokens."""
 
     def __init__(self, markers: Sequence[str], pieces: Sequence[str]) -> None:
-        """`pieces`: the text of every token."""
+        """Set up the blocking; `pieces`: the text of every token."""
         self.markers, self.pieces = markers, pieces
         self.whole = torch.tensor([i for i, p in enumerate(pieces) if any(m in p for m in markers)], dtype=torch.long)
         self.window = max(map(len, markers), default=0)

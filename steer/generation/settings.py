@@ -1,4 +1,4 @@
-"""What a caller may choose about generation, with defaults, bounds and help."""
+"""Settings of generation, with defaults, bounds and help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENGINE, PROMPTS, SAMPLING, TARGETS = "Engine", "Prompts", "Sampling", "Targets a
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn. By default nothing biases what is sampled: top_k, min_p and guidance are off."""
+    """Settings of drawing tokens. By default nothing biases what is sampled: top_k, min_p and guidance are off."""
 
     temperature: float = option(1.0, "0 is greedy.", least=0, panel=SAMPLING)
     top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1, panel=SAMPLING)
@@ -34,7 +34,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings(Sampling):
-    """How prompts are answered: at which targets, how often, by which engine, and which responses are kept."""
+    """Settings of answering prompts: at which targets, how often, by which engine, and which responses are kept."""
 
     target: tuple[str, ...] = option(
         (),

@@ -43,7 +43,7 @@ def drift(scores: Array, rated: Array, names: Sequence[str]) -> dict[str, dict[s
 def refreshed(
     source: str, before: Scorer, annotator: Scorer, fresh: Sequence[Row], count: int, seed: int, folders: Sequence[Path]
 ) -> Scorer:
-    """Have `count` fresh responses rated, write the errors of the scorer `before` on them, then refit it.
+    """Rate `count` fresh responses, write the errors of the scorer `before` on them, then refit it.
 
     `source`: folder of the first scorer, whose rows are joined by the ratings of all rounds; `folders`: those of the
     rounds so far, this one last. drift.json holds the errors.

@@ -61,7 +61,8 @@ class Method:
 
     # groups(rows, settings): which responses the loss sees together
     groups: Callable[[Rows, Any], list[Group]]
-    # loss(logps [B, K, T], candidates, settings): one term per token [B, K, T], response [B, K] or prompt [B]
+    # loss(logps [B, K, T], candidates, settings): one term per token [B, K, T], response [B, K] or prompt [B]; a term
+    # may depend only on its own prompt's candidates, for a loss sees no more than a micro-batch of one process
     loss: Callable[[Tensor, Candidates, Any], Tensor]
     settings: type[Any]
     # what the terms of a whole optimizer step are averaged over
@@ -70,12 +71,13 @@ class Method:
     needs: Set[str] = frozenset()
     # condition(rows, schema, settings): rows and schema of the conditions; None: unconditioned
     condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
-    # when new responses are drawn
+    # when new responses are drawn; a method with "step" has `weigh`, and settings with k, kl and missing_end
     fresh: Literal["never", "rounds", "step"] = "never"
-    # what a round of `steer iterate` trains on: logs and all fresh responses, all fresh ones, or the last ones
+    # responses a round of `steer iterate` trains on. all: logs and all fresh; rounds: fresh of all rounds; last: fresh
+    # of the last round
     pool: Literal["all", "rounds", "last"] = "all"
-    # weigh(candidates, settings): drawn candidates with their weights in the loss, or advantages and returns of tokens;
-    # at every step, or once before training if the starting policy drew them
+    # weigh(candidates, settings): candidates with weights, or advantages and returns. Called at every step if fresh is
+    # "step", else once before training.
     weigh: Callable[[Candidates, Any], Candidates] | None = None
     # learning rate if the user gives none, as a share of that of likelihood methods
     rate: float = 1.0

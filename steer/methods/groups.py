@@ -103,7 +103,7 @@ def compared(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _comparable(row: Row) -> str:
-    """What rows share to be compared if they do not say: the group if only people gave the preference."""
+    """Scope of comparison for rows that name none: the group if only people gave the preference, else the prompt."""
     rated, predicted = ((row.get(column) or {}).get(PREFERENCE) for column in ("scores", "predicted"))
     return "group" if rated is not None and predicted is None else "prompt"
 

@@ -26,7 +26,7 @@ class Settings(Checked):
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
-    """(delta - 1 / (2 beta))^2: [B, 2, T] -> [B]."""
+    """Squared error (delta - 1 / (2 beta))^2: [B, 2, T] -> [B]."""
     gain = gains(logps, c)
     return (gain[:, 0] - gain[:, 1] - 1 / (2 * s.beta)) ** 2
 

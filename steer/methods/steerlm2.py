@@ -31,7 +31,10 @@ PLAIN = ("temperature", "top_p", "guidance", "best_of")  # columns of a draw; ea
 
 @dataclass(frozen=True)
 class Settings:
-    """`tempered`: 1 divides the log-ratio of the two policies by the number of tokens, 0 leaves the paper's weights."""
+    """Settings of steerlm2.
+
+    `tempered`: 1 divides the log-ratio of the two policies by the number of tokens, 0 leaves the paper's weights.
+    """
 
     tempered: int = 0
 

@@ -15,7 +15,7 @@ PART = 128  # queries; smaller ones save more and cost more calls
 
 
 def in_parts(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **more: Any) -> tuple[Tensor, None]:
-    """`sdpa` of transformers, [N, H, L, D] -> [N, L, H, D]: PART queries at a time, with the keys up to the last one.
+    """Run `sdpa` PART queries at a time, with the keys up to the last one: [N, H, L, D] -> [N, L, H, D].
 
     For causal masks only: a token sees no later one.
     """

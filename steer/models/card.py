@@ -21,7 +21,7 @@ ADAPTERS = ("lora", "qlora", "none", MERGED)
 
 @dataclass(frozen=True)
 class Card:
-    """All that a policy needs to be steered on another machine.
+    """Card: all that a policy needs to be steered on another machine.
 
     `attributes` are the ones it was conditioned on (empty: not conditioned); with `condition_tokens` "special" every
     level of them is a token.

@@ -22,7 +22,7 @@ from steer.progress import note, quiet
 
 @dataclass(frozen=True)
 class Loading:
-    """How weights are loaded: `quantised` in 4 bits (None: as a policy was trained); `base`: another than recorded.
+    """Options of loading weights: `quantised` in 4 bits (None: as the policy was trained); `base`: not the recorded.
 
     `revision`: the commit of a model on the hub; empty means the newest. On the device "meta" no weights are loaded:
     such a model knows its end tokens and how many positions it has.
@@ -119,12 +119,12 @@ def _online() -> bool:
 
 
 def _device() -> str:
-    """This process's GPU, else the CPU."""
+    """Device of this process: its GPU, else the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def _dtype(name: str) -> Any:
-    """`auto`: bfloat16 on a GPU that has it, else float32; `stored`: as on disk."""
+    """Choose the dtype: `auto`: bfloat16 on a GPU that has it, else float32; `stored`: as on disk."""
     if name == "auto":
         good = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if good else torch.float32

@@ -44,7 +44,7 @@ class FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, sizes: Any) -> Tensor:
-        """`sizes`: factor of the logits, and rows of a chunk."""
+        """Compute in chunks; `sizes`: factor of the logits, and rows of a chunk."""
         scale, size = sizes
         logps, slope = [], []
         for h, y in zip(hidden.split(size), targets.split(size)):
@@ -63,7 +63,7 @@ class FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """[M] -> [M, D]."""
+        """Propagate gradients: [M] -> [M, D]."""
         (slope,) = ctx.saved_tensors
         return (grad[0][:, None] * slope).to(slope.dtype), None, None, None, None
 
@@ -128,7 +128,7 @@ class ResponseLogps(nn.Module):
 
     @contextmanager
     def started(self) -> Iterator[None]:
-        """Be the model that training started from: with the remembered weights, else without the fresh adapter."""
+        """Act as the starting policy: with the remembered weights, else without the fresh adapter."""
         if not self._start:
             with self.model.disable_adapter():
                 yield
@@ -156,7 +156,7 @@ class ResponseLogps(nn.Module):
         base: Tensor | None = None,
         bare: bool = False,
     ) -> Tensor:
-        """[N, L], [N, L], and for M response tokens the flat position that predicts it and its id -> [M].
+        """Log-probabilities of M response tokens: [N, L], [N, L], the flat positions that predict them, ids -> [M].
 
         `shared`: the attention mask separates candidates, see `visible`. With a value head [2, M], values second; with
         the base model's states `base` [M, D] it is [3, M]: log-probs, KL(base || policy), entropy. `bare`: return the

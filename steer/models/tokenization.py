@@ -23,7 +23,7 @@ class Tokens:
     def __init__(
         self, rows: Sequence[Row], tokenizer: Any, end: int | None = None, template: str | None = None
     ) -> None:
-        """`end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
+        """Tokenise rows; `end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
         parts = [prompt_parts(row, tokenizer, template) for row in rows]

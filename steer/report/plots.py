@@ -56,7 +56,7 @@ def domain(values: Iterable[float | None], pad: float = 0.06) -> tuple[float, fl
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers between low and high.
+    """Round numbers between low and high, about `count`.
 
     >>> ticks(-0.3, 2.1)
     [0.0, 0.5, 1.0, 1.5, 2.0]

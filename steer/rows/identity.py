@@ -1,4 +1,4 @@
-"""What tells rows apart: their prompt, their side of the split, and their content."""
+"""Identity of rows: their prompt, their side of the split, and their content."""
 
 from __future__ import annotations
 

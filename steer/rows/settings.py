@@ -1,4 +1,4 @@
-"""How `steer data` reads, splits, mixes and writes rows: settings with their defaults and help."""
+"""Settings of `steer data`: reading, splitting, mixing and writing rows, with defaults and help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checked request to responses: prompts x targets x n, answered whole or as a stream of events."""
+"""Turn a checked request into responses: prompts x targets x n, answered whole or as a stream of events."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _condition(service: Service, target: Target, tail: str) -> Ids:
 
 
 def _room(service: Service, prefix: int, most: int | None) -> int:
-    """How many new tokens may follow a prefix; ApiError if the request asks for more than fits."""
+    """Number of new tokens that may follow a prefix; ApiError if the request asks for more than fits."""
     wanted = service.settings.max_new_tokens if most is None else most
     longest = service.policy.longest
     if longest is None or prefix + (most or 1) <= longest:

@@ -1,4 +1,4 @@
-"""What a caller may choose about a server, with defaults, bounds and help."""
+"""Settings of the server, with defaults, bounds and help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ADDRESS, PAGE, LIMITS, WEIGHTS = "Address", "Names and page", "Limits", "Weights
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """How requests are answered."""
+    """Settings of answering requests."""
 
     name: str = option("", "What clients call the model; default: the name of the policy's folder.", panel=PAGE)
     scorer: str = option("", "Scores responses for the page's bars: as in `steer label`.", panel=PAGE)

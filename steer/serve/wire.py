@@ -148,7 +148,7 @@ class GenerationRequest(_Strict):
         return stops
 
     def likeliest(self) -> int | None:
-        """How many tokens to report at each position with log-probabilities; None: no log-probabilities."""
+        """Number of tokens to report at each position with log-probabilities; None: no log-probabilities."""
         raise NotImplementedError
 
 

@@ -1,1 +1,1 @@
-"""What `steer train` is made of."""
+"""Parts of `steer train`."""

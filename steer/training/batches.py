@@ -19,7 +19,7 @@ from steer.rows.schema import Schema
 
 @dataclass(frozen=True)
 class Conditioning:
-    """How responses are conditioned: attributes, template, and how often parts of a condition are dropped."""
+    """Conditioning of responses: attributes, template, and how often parts of a condition are dropped."""
 
     schema: Schema
     names: tuple[str, ...]

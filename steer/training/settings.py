@@ -1,4 +1,4 @@
-"""How a policy is trained: what a caller may choose, with defaults and help."""
+"""Settings of training: everything a caller may choose, with defaults and help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training records while it runs: metrics.jsonl, a progress bar, trackers, and the loss on held-out rows."""
+"""Records of a training: metrics.jsonl, a progress bar, trackers, and the loss on held-out rows."""
 
 from __future__ import annotations
 

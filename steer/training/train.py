@@ -100,7 +100,7 @@ class Training:
 
     @property
     def _undropped(self) -> str:
-        """Sentence about a dropout that is off because the method cannot have it; empty if it can."""
+        """Say that --lora-dropout is ignored, if the method forbids dropout; else empty."""
         dropout = self.loop.options.lora_dropout
         if not (dropout and self.loop.method.still and self.policy.card):
             return ""
