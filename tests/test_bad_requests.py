@@ -122,15 +122,15 @@ def test_bodies_that_are_no_request(served: Served) -> None:
 def test_a_request_that_takes_long_to_read_holds_up_nobody(
     served: Served, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reading, go_on, really = threading.Event(), threading.Event(), api.prompt_text
+    reading, go_on, really = threading.Event(), threading.Event(), api.turns_parts
 
-    def slowly(turns: Any, tokenizer: Any) -> str:
+    def slowly(turns: Any, *rest: Any) -> Any:
         if turns[0]["content"] == "slow":
             reading.set()
             assert go_on.wait(HANG)
-        return really(turns, tokenizer)
+        return really(turns, *rest)
 
-    monkeypatch.setattr(api, "prompt_text", slowly)
+    monkeypatch.setattr(api, "turns_parts", slowly)
     with ThreadPoolExecutor(1) as pool:
         body = {"model": "policy", "messages": [{"role": "user", "content": "slow"}], "max_tokens": 2}
         slow = pool.submit(send, served, "/v1/chat/completions", body)

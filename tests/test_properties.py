@@ -17,7 +17,7 @@ from data_recipes import duplicates, exports, layouts
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from steer.conditioning.condition import TEMPLATES, render, strip
+from steer.conditioning.condition import TEMPLATES, render
 from steer.conditioning.targets import parse_target
 from steer.errors import SteerError
 from steer.rows import check, prompt_key, read, split_of, write_rows
@@ -203,18 +203,13 @@ def test_a_schema_reads_back_and_gives_levels_in_order(schema: Schema, scores: l
 
 @pytest.mark.parametrize("template", TEMPLATES)
 @some
-@given(schema=schemas(), text=st.text(), data=st.data())
-def test_a_condition_is_taken_off_as_it_was_put_on(
-    template: str, schema: Schema, text: str, data: st.DataObject
-) -> None:
+@given(schema=schemas(), data=st.data())
+def test_a_condition_is_empty_only_without_levels(template: str, schema: Schema, data: st.DataObject) -> None:
     levels = {
         a.name: data.draw(st.integers(0, len(a.shown) - 1)) for a in schema.attributes if data.draw(st.booleans())
     }
     told = render(levels, schema, schema.names, template)
     assert (told == "") == (not levels)
-    if told:
-        assert strip(told + text, schema.names, template) == text
-        assert strip(told, schema.names, template) == ""
     if template == "tags":
         asked = " ".join(f"{n}={schema[n].shown[level]}" for n, level in levels.items())
         if asked:

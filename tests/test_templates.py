@@ -11,7 +11,7 @@ from transformers.utils import chat_template_utils
 
 from steer.conditioning.chat import PLAIN, rendered
 from steer.errors import SteerError
-from steer.models.tokenization import prompt_of
+from steer.models.tokenization import prompt_parts
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -99,7 +99,7 @@ def test_a_template_that_spins_or_eats_memory_is_refused(tokenizer: Any, kind: s
 def test_whatever_a_template_raises_is_one_sentence_that_names_the_row(tokenizer: Any, kind: str) -> None:
     tokenizer.chat_template = (FAILING | ENDLESS)[kind]
     with pytest.raises(SteerError, match=r"row 'r7': the model's chat template refuses its prompt \(.+\)\."):
-        prompt_of({"id": "r7", "prompt": TURNS}, tokenizer)
+        prompt_parts({"id": "r7", "prompt": TURNS}, tokenizer)
 
 
 @pytest.mark.parametrize("kind", NORMAL)

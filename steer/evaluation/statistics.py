@@ -32,6 +32,14 @@ class Interval(NamedTuple):
     high: float
     n: int
 
+    def text(self, digits: int = 2) -> str:
+        """Write it for a table.
+
+        >>> Interval(1.234, 1.1, 1.36, 40).text()
+        '1.23 [1.10, 1.36]'
+        """
+        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
     def within(self, low: float, high: float) -> "Interval":
         """Clip the bounds to the range of the figure."""
         return self._replace(low=max(self.low, low), high=min(self.high, high))
