@@ -83,9 +83,9 @@ def _sentence(attribute: Attribute, level: float, text: str) -> str:
 def _part(attribute: Attribute, level: float, template: str) -> str:
     """Write one level as a condition does, without the texts around it."""
     value = _value(attribute, level, template)
-    if template == "words":
-        return phrase(attribute, attribute.bin(level))
-    return TEMPLATES[template].part.format(name=attribute.name, value=value)
+    part = TEMPLATES[template].part
+    words = phrase(attribute, attribute.bin(level)) if "{phrase}" in part else ""
+    return part.format(name=attribute.name, value=value, phrase=words)
 
 
 def _value(attribute: Attribute, level: float, template: str) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.conditioning.condition import markers
 from steer.generation.prefill import Prefixes
 from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Cuts, Markers, choose, guided
@@ -69,9 +68,7 @@ class Decoder:
         self.most, self.patience = most, patience
         self.ends = end_tokens(policy)
         self.prefixes = Prefixes(policy)
-        card = policy.card
-        names = markers(card.attributes, card.template) if card and card.attributes else []
-        self.markers = Markers(names, policy.pieces if names else [])
+        self.markers = Markers(policy.markers, policy.pieces if policy.markers else [])
         self.waiting: deque[_Draft] = deque()
         self.running: list[_Draft] = []
         self.steps = 0

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steer.conditioning.condition import markers
 from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Markers
 from steer.models.policy import Policy, end_tokens
@@ -32,8 +31,7 @@ def plainly(
     )
     order.sort(key=lambda i: requests[i].temperature)  # stable; a batch has one
     out: list[list[int]] = [[] for _ in requests]
-    names = markers(policy.card.attributes, policy.card.template) if policy.card and policy.card.attributes else []
-    blocked = _Blocked(Markers(names, policy.pieces)) if names else None
+    blocked = _Blocked(Markers(policy.markers, policy.pieces)) if policy.markers else None
     start = 0
     while start < len(order):
         warm = requests[order[start]].temperature

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steer.conditioning.condition import markers
 from steer.errors import SteerError
 from steer.generation.requests import EncodedRequest
 from steer.models.card import FULL, MERGED, Card
@@ -44,8 +43,7 @@ class Vllm:
 
     def draw(self, requests: Sequence[EncodedRequest]) -> list[list[int]]:
         """Draw the new tokens of each response, with the end token, in order."""
-        card = self.policy.card
-        names = markers(card.attributes, card.template) if card and card.attributes else []
+        names = self.policy.markers
         ends = sorted(end_tokens(self.policy))
         params = [
             self.params(

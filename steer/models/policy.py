@@ -55,6 +55,11 @@ class Policy:
         return self.card.template if self.card and self.card.attributes else None
 
     @property
+    def markers(self) -> list[str]:
+        """The strings that start a condition in a response, to be blocked there; none if it is unconditioned."""
+        return markers(self.card.attributes, self.card.template) if self.card and self.card.attributes else []
+
+    @property
     def longest(self) -> int | None:
         """The model's limit of positions, or None if it has none."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -135,8 +140,7 @@ class Policy:
 
     def leaks(self, text: str) -> bool:
         """Whether a condition begins in a response: only the engine `hf` blocks all of them."""
-        card = self.card
-        return card is not None and any(m in text for m in card.attributes and markers(card.attributes, card.template))
+        return any(marker in text for marker in self.markers)
 
     def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write adapter or full weights, tokenizer and, last, the card. `weights`: those of a sharded model.
