@@ -187,7 +187,7 @@ def test_edges_can_be_given(own: Path) -> None:
     write_rows(rows_of(40, lambda i: "word " * (i % 8 + 1)), own / "rows.jsonl")
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", edges=("words=3,6.5",), min_support=1)
     said = label_command(config)
-    assert "words  0: 10  1: 20  2: 10" in said
+    assert "words  0 = below 3: 10  1 = 3 to below 6.5: 20  2 = 6.5 or more: 10" in said
     assert [row["levels"]["words"] for row in read_rows("out")][:8] == [0, 0, 1, 1, 1, 1, 2, 2]
     for edges, message in (
         ("word=3", "did you mean 'words'"),

@@ -56,8 +56,9 @@ def _levels(schema: Schema, names: Sequence[str], target: Target) -> Iterator[st
     }
     width, end_width = max(map(len, names)), max(map(len, ends.values()))
     for name in names:
-        rows = [schema.count({**target, name: level}) for level in range(len(schema[name].shown))]
-        cells = (f"{s}: {n}" if n >= schema.minimum else f"[{s}: {n}]" for s, n in zip(schema[name].shown, rows))
+        counts = [schema.count({**target, name: level}) for level in range(len(schema[name].shown))]
+        tallies = [(schema[name].tally(level, rows), rows) for level, rows in enumerate(counts)]
+        cells = (text if rows >= schema.minimum else f"[{text}]" for text, rows in tallies)
         yield f"{name:<{width}}  {ends[name]:<{end_width}}  " + "  ".join(cells)
 
 

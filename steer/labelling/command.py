@@ -113,10 +113,11 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
 
 
 def histogram(schema: Schema) -> str:
-    """Show rows per level of each attribute, the commonest joint levels, and empty levels and pairs of levels."""
+    """Show the scores and rows of each level, the commonest joint levels, and empty levels and pairs of levels."""
     width = max(len(n) for n in schema.names)
     lines = [
-        f"{a.name:<{width}}  " + "  ".join(f"{s}: {c}" for s, c in zip(a.shown, a.counts)) for a in schema.attributes
+        f"{a.name:<{width}}  " + "  ".join(a.tally(i, count) for i, count in enumerate(a.counts))
+        for a in schema.attributes
     ]
     own = [schema[n] for n in schema.own]
     empty = [f"{a.name}={s}" for a in schema.attributes for s, c in zip(a.shown, a.counts) if not c]

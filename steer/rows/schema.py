@@ -62,12 +62,17 @@ class Attribute:
         """
         return bisect_right(self.edges, score)
 
+    @property
+    def _native(self) -> bool:
+        """Whether there is a level for every whole score of the range."""
+        return self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges)))
+
     def position(self, scores: Scores) -> Scores:
         """Return the continuous levels of scores; NaN stays.
 
         On a native grid the distance from its low end, else linear between the centres and beyond them alike.
         """
-        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+        if self._native:
             return np.asarray(scores - self.low)
         x, y = np.asarray(self.centres), np.arange(len(self.centres), dtype=float)
         if len(x) < 2:
@@ -81,7 +86,7 @@ class Attribute:
         """Return the score of a level: the centre of a whole one, else the score whose `position` it is."""
         if isinstance(level, int):
             return self.centres[level]
-        if self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges))):  # a native grid
+        if self._native:
             return self.low + level
         first = min(max(int(level), 0), len(self.centres) - 2)  # beyond the ends as next to them
         return self.centres[first] + (level - first) * (self.centres[first + 1] - self.centres[first])
@@ -93,6 +98,24 @@ class Attribute:
     def show(self, level: float) -> str:
         """Return what users read for a level."""
         return self.shown[level] if isinstance(level, int) else number(self.score(level))
+
+    def span(self, level: int) -> str:
+        """Return the scores that have a level, in the attribute's unit; empty if the level shows its own score.
+
+        >>> Attribute("words", 1, 90, edges=(13.5, 40), shown=("0", "1", "2")).span(1)
+        '13.5 to below 40'
+        """
+        if self._native or not self.edges:
+            return ""
+        edges, last = [f"{edge:.4g}" for edge in self.edges], len(self.edges)
+        if level in (0, last):
+            return f"{edges[-1]} or more" if level else f"below {edges[0]}"
+        return f"{edges[level - 1]} to below {edges[level]}"
+
+    def tally(self, level: int, rows: int) -> str:
+        """Return a level, its scores and its number of rows: `1: 20`, or `1 = 14 to below 40: 20`."""
+        span = self.span(level)
+        return f"{self.shown[level]}{f' = {span}' if span else ''}: {rows}"
 
     def at(self, share: float) -> float:
         """Return the place of a quantile of the data's scores."""
