@@ -25,10 +25,13 @@ def compare_command(config: CompareConfig) -> str:
     run.start()
     evaluation = compared(comparison, over)
     page = evaluation.save(run.folder)
-    failed, final = len(comparison.failures), sum(map(bool, over.values()))  # no repetition helps what is over budget
-    lost = f" {counted(failed, 'run')} failed; the report says why." if failed else ""
-    again = failed > final
-    lost += " The same command tries again." if again else ""
+    skipped = sum(map(bool, over.values()))  # what may not run; no repetition helps
+    failed = len(comparison.failures) - skipped
+    counts = [counted(failed, "run") + " failed"] * bool(failed) + [counted(skipped, "method") + " skipped"] * bool(
+        skipped
+    )
+    lost = f" {' and '.join(counts)}; the report says why." if counts else ""
+    lost += " The same command tries again." if failed else ""
     bases = f" on {counted(len(comparison.bases), 'base')}" if config.base else ""
     prompts = len(comparison.examination.prompts)
     text = (
@@ -36,4 +39,4 @@ def compare_command(config: CompareConfig) -> str:
         f"{counted(len(comparison.seeds), 'seed')}{bases}, {prompts} held-out prompts.{lost} "
         f"Report: {page}"
     )
-    return text if again else run.finish(text, failures=final)
+    return text if failed else run.finish(text, failures=skipped)

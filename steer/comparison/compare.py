@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from steer.comparison.comparison import Comparison, Outcome, about, case, named
-from steer.comparison.entry import Entry, over_budget, unique
+from steer.comparison.entry import Entry, unique
 from steer.comparison.settings import CompareSettings
 from steer.comparison.trained import trained
 from steer.conditioning.targets import parse_target
@@ -28,15 +28,15 @@ from steer.evaluation.result import result
 from steer.evaluation.systems import Answers
 from steer.generation.requests import Request
 from steer.labelling.shards import processes
-from steer.methods import METHODS
-from steer.models.policy import load_policy
+from steer.models.policy import Policy, load_policy
 from steer.options import resolve
 from steer.progress import progress
 from steer.rows import Source, write_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, stage
-from steer.settings import named_values
+from steer.settings import named_values, overridden
 
+UNTRAINED = "nothing to train."
 FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # end one run; the others go on
 
 
@@ -92,13 +92,13 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
         if named(target):
             schema.check(parse_target(target, schema, schema.names))
     comparison.examination.check()
-    _ = [comparison.base(i) for i in range(len(comparison.bases))]
-    over = {entry: over_budget(comparison.cost(entry), config) for entry in entries}
+    _ = comparison.speechless  # loads every base
+    over = {entry: comparison.refusal(entry) for entry in entries}
     return over | ({replace(Entry.of("conditional"), permuted=True): ""} if config.controls else {})
 
 
 def compared(comparison: Comparison, over: Mapping[Entry, str]) -> Evaluation:
-    """Run what is missing and judge everything; runs that fail, or are over budget, are in comparison.failures."""
+    """Run what is missing and judge everything; runs that fail or may not run are in comparison.failures."""
     for entry, reason in over.items():
         if reason:
             comparison.fail(entry.spec, reason)
@@ -138,7 +138,7 @@ def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> 
             wait([workers.submit(_train_front, config, folder, front, seed) for front, seed in fronts if front])
     with processes(min(config.num_proc, len(together))) as workers:
         # Runs with rounds, or with answers over the grid, take longest, so they go first.
-        order = sorted(together.items(), key=lambda x: (-len(x[1]), not METHODS[x[1][0].method].conditioned))
+        order = sorted(together.items(), key=lambda x: (-len(x[1]), not x[1][0].conditioned))
         futures = [workers.submit(_runs_in_process, config, folder, entries, seed) for (_, seed), entries in order]
         with progress(total=len(jobs), what="compare", unit="runs") as bar:
             for future in as_completed(futures):
@@ -161,7 +161,8 @@ def _runs_in_process(config: CompareConfig, folder: Path, entries: Sequence[Entr
     comparison, lines = Comparison(config, folder), []
     for entry in entries:
         try:
-            lines.append(f"[{entry.run(seed)}] {_run(comparison, entry, seed).facts['summary']}")
+            facts = _run(comparison, entry, seed).facts
+            lines.append(f"[{entry.run(seed)}] {facts.get('summary', UNTRAINED)}")
         except FAILED as error:
             lines.append(f"[{entry.run(seed)}] {error}")
     return lines
@@ -177,15 +178,13 @@ def _attempt(comparison: Comparison, name: str, work: Callable[[], Any]) -> Any:
 
 
 def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
-    """Train one method with one seed and let its policy answer."""
-    examination, settings = comparison.examination, comparison.settings
-    rows = permuted(comparison) if entry.permuted else comparison.config.rows
-    path, facts = trained(comparison, entry, seed, rows)
-    policy = load_policy(str(path), dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+    """Train one method with one seed, if it needs training, and let its policy answer."""
+    examination = comparison.examination
+    policy, facts = _policy(comparison, entry, seed)
     assert policy.card is not None
     folder = comparison.folder / "runs" / f"{entry.slug}-seed{seed}"
     examinee = Examinee(policy, folder, seed, comparison.base(seed))
-    names, reframes = set(policy.card.attributes), METHODS[entry.method].reframes
+    names, reframes = set(policy.card.attributes), entry.reframes
     answers = examination.at_targets(
         examinee,
         # If levels are weights of attributes, a target that names levels means nothing.
@@ -194,6 +193,16 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
         control=policy.card.schema if reframes else comparison.labelled.schema,
     )
     return Outcome(facts, answers, None if reframes else examination.over_grid(examinee))
+
+
+def _policy(comparison: Comparison, entry: Entry, seed: int) -> tuple[Policy, dict[str, Any]]:
+    """Return the policy of an entry and done.json of its training; empty for a system without."""
+    if entry.untrained:
+        settings = overridden(entry.untrained.settings, entry.settings, entry.spec)
+        return entry.untrained.policy(comparison.base(seed).policy, comparison.words, settings), {}
+    rows, s = permuted(comparison) if entry.permuted else comparison.config.rows, comparison.settings
+    path, facts = trained(comparison, entry, seed, rows)
+    return load_policy(str(path), dtype=s.dtype, trust_remote_code=s.trust_remote_code), facts
 
 
 def _base(comparison: Comparison, seed: int) -> Answers:

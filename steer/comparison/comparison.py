@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from steer.comparison.entry import PERMUTED, Cost, Entry, cost
+from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget
 from steer.comparison.settings import CompareSettings
+from steer.comparison.untrained import chats
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -27,6 +28,8 @@ from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
+from steer.training.batches import Conditioning
+from steer.training.prepare import conditioned
 
 ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
@@ -111,7 +114,30 @@ class Comparison:
 
     def cost(self, entry: Entry) -> Cost:
         """Return what the training of an entry generates, if no prompt is too long to be trained on."""
+        if entry.untrained:
+            return Cost()
         return cost(entry, entry.settings_from(self.settings), len({prompt_key(row) for row in self.logs}))
+
+    def refusal(self, entry: Entry) -> str:
+        """Return why an entry may not run; empty if it may."""
+        if entry.untrained and entry.untrained.told and self.speechless:
+            return (
+                f"skipped: the base {self.speechless[0]} has no chat template, so it cannot be told in words what is "
+                "wanted."
+            )
+        return over_budget(self.cost(entry), self.config)
+
+    @cached_property
+    def speechless(self) -> list[str]:
+        """The bases without a chat template."""
+        return [name for i, name in enumerate(self.bases) if not chats(self.base(i).policy)]
+
+    @cached_property
+    def words(self) -> Conditioning:
+        """Conditions in words, as training with `--template words` would have them."""
+        words = conditioned(self.labelled, METHODS["conditional"], replace(self.training, template="words"))
+        assert words is not None
+        return words
 
     @property
     def caveats(self) -> list[str]:
@@ -134,7 +160,10 @@ class Comparison:
 
 
 class Outcome(NamedTuple):
-    """Outcome of one run: done.json of its training, answers per target and decoding, answers over the grid."""
+    """Outcome of one run: done.json of its training, answers per target and decoding, answers over the grid.
+
+    `facts` are empty where nothing was trained.
+    """
 
     facts: dict[str, Any]
     answers: dict[tuple[str, Decoding], Answers]
@@ -192,15 +221,15 @@ def _family(entry: Entry, target: str) -> str:
 
 
 def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: Decoding) -> dict[str, Any]:
-    """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds."""
+    """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds; 0 for what was not trained."""
     done = [o.facts for o in outcomes.values()]
     best_of = decoding.best_of if decoding.best_of > 1 else 0
 
     def mean(key: str) -> float:
-        return sum(float(d[key]) for d in done) / len(done)
+        return sum(float(d[key]) for d in done) / len(done) if all(done) else 0.0
 
     return {
-        "ess": mean("ess"),
+        "ess": mean("ess") if all(done) else None,
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),
         "seconds": round(mean("seconds"), 1),
@@ -213,7 +242,9 @@ def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: De
 def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
     """Describe how the comparison was made, for the report."""
     config, settings = comparison.config, comparison.settings
-    policies = {f"{e.spec}, seed {s}": o.facts["hash"] for e, outcomes in runs.items() for s, o in outcomes.items()}
+    policies = {
+        f"{e.spec}, seed {s}": o.facts["hash"] for e, outcomes in runs.items() for s, o in outcomes.items() if o.facts
+    }
     return {
         "title": "Steering compared with its alternatives",
         **circumstances("compare"),
@@ -224,7 +255,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             spread(len(comparison.seeds), len(comparison.bases)),
             *comparison.caveats,
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
-            *([WEIGHTS] if any(METHODS[entry.method].reframes for entry in runs) else []),
+            *([WEIGHTS] if any(entry.reframes for entry in runs) else []),
         ],
         "budget": {
             "rows": len(comparison.logs),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
 
+from steer.comparison.untrained import UNTRAINED, Untrained
 from steer.conditioning.condition import TEMPLATES
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
@@ -29,7 +30,10 @@ CHOICES = 8  # responses a prompt and round for a method that chooses among them
 
 @dataclass(frozen=True)
 class Entry:
-    """One method with its settings, training settings of its own, and the decodings that its policy answers with."""
+    """One method, or system without training, with its settings and the decodings that its policy answers with.
+
+    `training`: settings of training that are its own.
+    """
 
     spec: str
     method: str
@@ -48,6 +52,12 @@ class Entry:
         trains on the logs first, and whose policy training continues from.
         """
         name, _, rest = spec.partition(":")
+        if name in UNTRAINED:
+            own = tuple(filter(None, rest.split(",")))
+            overridden(UNTRAINED[name].settings, own, spec)
+            return Entry(spec, name, own)
+        if name not in METHODS:
+            raise SteerError(f"unknown method '{name}'; {did_you_mean(name, [*METHODS, *UNTRAINED])}")
         settings: list[str] = []
         training: dict[str, Any] = {}
         rounds: list[str] = []
@@ -75,6 +85,21 @@ class Entry:
         return Entry(spec, name, tuple(settings), tuple(training.items()), iterate=iterate, after=after)
 
     @property
+    def untrained(self) -> Untrained | None:
+        """The system that the entry is, if it needs no training."""
+        return UNTRAINED.get(self.method)
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it can be asked for targets."""
+        return self.untrained is not None or METHODS[self.method].conditioned
+
+    @property
+    def reframes(self) -> bool:
+        """Whether its targets are no levels of the attributes."""
+        return self.untrained is None and METHODS[self.method].reframes
+
+    @property
     def start(self) -> Entry:
         """The entry without its rounds."""
         if not self.iterate:
@@ -91,7 +116,7 @@ class Entry:
         if self.after:
             text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
             return Entry.of(":".join(filter(None, (self.after, text))))
-        return self.start if self.iterate and METHODS[self.method].conditioned else None
+        return self.start if self.iterate and self.conditioned else None
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.

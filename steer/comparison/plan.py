@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import PERMUTED, Entry
-from steer.methods import METHODS
 from steer.report.cells import count, counted
 
 
@@ -18,7 +17,8 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
         name, (planned_steps, drawn) = PERMUTED if entry.permuted else entry.spec, _of(comparison, entry)
         taken = comparison.cost(entry)
         draws = f", draws and has scored up to {taken.responses:,} responses" if taken.responses else ""
-        lines.append(f"  {name}: " + (over or f"{counted(planned_steps, 'step')}{draws}, {counted(drawn, 'answer')}"))
+        training = "no training" if entry.untrained else f"{counted(planned_steps, 'step')}{draws}"
+        lines.append(f"  {name}: " + (over or f"{training}, {counted(drawn, 'answer')}"))
         steps, answers = (steps, answers) if over else (steps + planned_steps, answers + drawn)
     rows, prompts = (
         counted(len(comparison.logs), "row"),
@@ -35,8 +35,8 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
 
 def _of(comparison: Comparison, entry: Entry) -> tuple[int, int]:
     """Optimizer steps and answers of one seed; rounds shared with another entry are counted twice."""
-    config, conditioned = comparison.config, METHODS[entry.method].conditioned
-    trainings = (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
+    config, conditioned = comparison.config, entry.conditioned
+    trainings = 0 if entry.untrained else (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
     draws = 0 if entry.permuted else sum(decoding.best_of for decoding in entry.decodings)
     aims = len(config.target) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0

@@ -11,9 +11,14 @@ from steer.settings import option
 RUNS = "What is trained"
 
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
-    "quick": {"method": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional"), "num_prompts": 100, "grid": 300},
+    "quick": {
+        "method": ("prompted", "mle", "filtered", "rwr:beta=3/1/0.5", "conditional"),
+        "num_prompts": 100,
+        "grid": 300,
+    },
     "full": {
         "method": (
+            "prompted",
             "mle",
             "filtered:keep=0.5/0.2/0.1",
             "rwr:beta=3/1/0.5",

@@ -100,7 +100,10 @@ def _sections(report: Report) -> list[Section]:
     controls = [block for d in report["dials"] if is_control(d) for block in dials.control(d)]
     controls += judges.prompt_only(report)
     failed = Table(
-        "Runs that failed.", ("Run", "Error"), [(f["name"], f["error"]) for f in report["failures"]], prose=True
+        "Runs that failed or may not run.",
+        ("Run", "Error"),
+        [(f["name"], f["error"]) for f in report["failures"]],
+        prose=True,
     )
     loop = report["iterate"]
     sections: list[Section] = [
