@@ -34,6 +34,7 @@ HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run")
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 # What a run writes about itself; no stage reads any of it as input.
 NOTES = ("config.json", "done.json", "metrics.jsonl", "report.txt", "README.md")
+POINT = "checkpoint-"  # what the names of resume points begin with; a step follows
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -200,7 +201,15 @@ def read_of(folder: Path) -> list[Path]:
     files = [file for file in files_in(folder) if file not in notes]
     if (folder / "steer.json").is_file():  # resume points and the files of trackers may lie beside a policy
         files = [file for file in files if file.parent == folder or folder / "model" in file.parents]
+    elif point := resume_point(folder):
+        files = [file for file in files if file.parent == point and file.name != "optimizer.safetensors"]
     return files
+
+
+def resume_point(folder: Path) -> Path | None:
+    """Find the last resume point of a training in its folder; None if there is none."""
+    points = {int(p.name.removeprefix(POINT)): p for p in folder.glob(f"{POINT}*") if p.name[len(POINT) :].isdecimal()}
+    return points[max(points)] if points else None
 
 
 def is_run(folder: Path) -> bool:

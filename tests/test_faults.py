@@ -249,7 +249,8 @@ def test_a_run_that_is_not_finished_is_no_model_and_the_sentence_says_how_to_fin
     for finished in (False, True):
         if finished:
             (tmp_path / "run" / "done.json").write_text('{"summary": ""}')
-        wanted = "holds no policy" if finished else r"is not finished\. Finish its training: \"steer train --config .+"
+        unfinished = r"is not finished and has no resume point .* Finish its training: \"steer train --config .+"
+        wanted = "holds no policy" if finished else unfinished
         with pytest.raises(SteerError, match=rf"model '.*run': is a run of steer that {wanted}"):
             generate_command(GenerateConfig(str(tmp_path / "run"), prompt=("Hello.",)))
 

@@ -97,5 +97,5 @@ def _is_policy(path: str) -> bool:
     folder = Path(path)
     if folder.is_dir():
         config = folder / "config.json"
-        return (folder / "steer.json").is_file() or (config.is_file() and "model_type" in read_json(config))
+        return bool(Card.place(folder)) or (config.is_file() and "model_type" in read_json(config))
     return not folder.exists() and not folder.suffix and not path.startswith("hf:")

@@ -11,6 +11,7 @@ from steer.config.export import ExportConfig
 from steer.errors import SteerError
 from steer.export.policy import Exported, export_policy
 from steer.export.trl import TrlRows, rows_for_trl
+from steer.models.card import Card
 from steer.rows.schema import Schema
 from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training.settings import TrainSettings
@@ -20,7 +21,7 @@ from steer.training.settings import TrainSettings
 def export_command(config: ExportConfig) -> str:
     """Write a policy or labelled rows for programs other than steer; return the summary line."""
     source = Path(config.source)
-    if (source / "steer.json").is_file():
+    if Card.place(source):
         exported = export_policy(
             source,
             config.output,

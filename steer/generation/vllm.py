@@ -82,6 +82,9 @@ def _paths(name: str) -> tuple[str, str]:
     card = Card.find(folder)
     if card is None or card.adapter == MERGED:
         return name, ""
+    if Card.place(folder) != folder:
+        obstacle = "its training is not finished, and vLLM reads no resume points"
+        raise SteerError(f'--engine vllm: {name}: {obstacle}. "steer export {name} --output MERGED", then give MERGED.')
     if card.adapter == "none":
         return str(folder / FULL), ""
     if card.adapter != "lora" or card.condition_tokens != "text":

@@ -12,7 +12,7 @@ from steer import __version__
 from steer.conditioning.condition import TEMPLATES, control_tokens
 from steer.errors import SteerError
 from steer.rows.schema import Schema
-from steer.run_folder import read_json, write_json
+from steer.run_folder import read_json, resume_point, write_json
 
 FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's
 MERGED = "merged"  # adapter of an exported policy: its weights are in the folder itself
@@ -53,9 +53,18 @@ class Card:
         return control_tokens(self.schema, self.attributes, self.template)
 
     @staticmethod
+    def place(folder: Path) -> Path | None:
+        """Find where the card of a policy's folder is: there, or in the last resume point of an unfinished training."""
+        if (folder / "steer.json").is_file():
+            return folder
+        point = None if (folder / "done.json").is_file() else resume_point(folder)
+        return point if point and (point / "steer.json").is_file() else None
+
+    @staticmethod
     def find(name: str | Path) -> Card | None:
         """Read the card of a policy's folder; None for a plain model, in a folder or by its name on the hub."""
-        return Card.load(Path(name)) if (Path(name) / "steer.json").is_file() else None
+        place = Card.place(Path(name))
+        return Card.load(place) if place else None
 
     @staticmethod
     def load(folder: Path) -> Card:

@@ -18,7 +18,8 @@ from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, refuse_nan
 from steer.models.tokenization import plain_ids
-from steer.progress import quiet
+from steer.models.unfinished import facts_of, with_weights
+from steer.progress import note, quiet
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, is_run, read_done
 
@@ -185,22 +186,28 @@ def load_policy(
 
 def _load(name: str, loading: Loading) -> Policy:
     folder = Path(name)
-    if (folder / "steer.json").is_file():
-        return _load_trained(folder, loading)
+    if place := Card.place(folder):
+        return _load_trained(folder, place, loading)
     if (folder / "adapter_config.json").is_file():
         raise SteerError(f"model '{name}': is an adapter without its base. Merge it into the base and save that first.")
     if is_run(folder):
         if (folder / "done.json").is_file():
             raise SteerError(f"model '{name}': is a run of steer that holds no policy. Give the folder of a training.")
         again = f"steer train --config {folder / 'config.json'} --output {folder}"
-        raise SteerError(f"model '{name}': is a run of steer that is not finished. Finish its training: \"{again}\".")
+        raise SteerError(
+            f"model '{name}': is a run of steer that is not finished and has no resume point that can be used. Finish "
+            f'its training: "{again}".'
+        )
     return Policy(*pretrained(name, loading), None, name, loading.revision or hub_commit(name))
 
 
-def _load_trained(folder: Path, loading: Loading) -> Policy:
-    card, name = Card.load(folder), str(folder)
-    facts = {k: v for k, v in read_done(folder).items() if k != "summary"}
-    if card.adapter in ("none", MERGED):
+def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
+    """Load a policy whose card is in `place`: its folder, or a resume point there if its training is not finished."""
+    card, name, unfinished = Card.load(place), str(folder), place != folder
+    facts = facts_of(place) if unfinished else {k: v for k, v in read_done(folder).items() if k != "summary"}
+    if unfinished:
+        note(f"{folder}: step {facts['steps']} of {facts['of']}, training is unfinished.")
+    elif card.adapter in ("none", MERGED):
         model, tokenizer = pretrained(str(folder / FULL if card.adapter == "none" else folder), loading)
         tokenizer.chat_template = bare(tokenizer.chat_template)
         return Policy(model, tokenizer, card, name, facts=facts)
@@ -214,6 +221,6 @@ def _load_trained(folder: Path, loading: Loading) -> Policy:
     if loading.device == "meta":
         return Policy(base.model, base.tokenizer, card, name, facts=facts)
     token_ids = add_control_tokens(base.model, base.tokenizer, card.control_tokens(), 0)
-    model = adapted(base.model, folder, token_ids)
+    model = (with_weights if unfinished else adapted)(base.model, place, token_ids)
     refuse_nan(model.named_parameters(), f"model '{folder}'")
     return Policy(model, base.tokenizer, card, name, facts=facts)

@@ -15,36 +15,47 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from steer.errors import SteerError
-from steer.run_folder import folder_errors, read_json, write_json
+from steer.models.policy import Policy
+from steer.models.unfinished import WEIGHTS, describe
+from steer.run_folder import POINT, folder_errors, read_json, resume_point, write_json
 from steer.training import zero
 
 BEST = "best.safetensors"  # trained weights at the lowest held-out loss
 
 
 def save(
-    folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any, state: dict[str, Any], main: bool
+    folder: Path,
+    policy: Policy,
+    named: Sequence[tuple[str, nn.Parameter]],
+    optimizer: Any,
+    state: dict[str, Any],
+    main: bool,
 ) -> None:
-    """Write trainable weights and optimizer state in the main process; remove older resume points."""
+    """Write trainable weights and optimizer state in the main process; remove older resume points.
+
+    Weights and the policy's card make the point a policy, see `models.unfinished`.
+    """
     weights = gathered(dict(named), main)
     inner = zero.state(named, optimizer) if zero.shards(optimizer) else optimizer.state_dict()["state"]
     inner = {i: _unwrapped(s) for i, s in inner.items()}
     tensors = gathered({f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if torch.is_tensor(v)}, main)
     if not main:
         return
-    final = folder / f"checkpoint-{state['step']}"
-    temporary = folder / f".checkpoint-{state['step']}.tmp"
+    final = folder / f"{POINT}{state['step']}"
+    temporary = folder / f".{POINT}{state['step']}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     with folder_errors(folder):
         try:
             temporary.mkdir(parents=True)
-            save_file(weights, temporary / "weights.safetensors")
+            save_file(weights, temporary / WEIGHTS)
             save_file(tensors, temporary / "optimizer.safetensors")
             others = {f"{i}.{k}": v for i, s in inner.items() for k, v in s.items() if not torch.is_tensor(v)}
             write_json(temporary / "state.json", {**state, "optimizer": others})
+            describe(policy, temporary)
             os.replace(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    for old in folder.glob("checkpoint-*"):
+    for old in folder.glob(f"{POINT}*"):
         if old != final:
             shutil.rmtree(old)
 
@@ -57,11 +68,11 @@ def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
 
 def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[str, Any] | None:
     """Load the newest resume point into weights and optimizer; return its state, or None if there is none."""
-    newest = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), default=None)
+    newest = resume_point(folder)
     if not newest:
         return None
     try:
-        weights = load_file(newest / "weights.safetensors")
+        weights = load_file(newest / WEIGHTS)
         tensors = load_file(newest / "optimizer.safetensors")
     except (OSError, SafetensorError) as error:
         raise SteerError(f"{newest}: cannot be read ({error}). Remove it, and run the same command again.") from None
@@ -110,7 +121,7 @@ def _fill(named: Sequence[tuple[str, nn.Parameter]], weights: dict[str, torch.Te
 def clear(folder: Path) -> None:
     """Remove all resume points and the best weights of early stopping, which the policy now has."""
     (folder / BEST).unlink(missing_ok=True)
-    for old in (*folder.glob("checkpoint-*"), *folder.glob(".checkpoint-*")):
+    for old in (*folder.glob(f"{POINT}*"), *folder.glob(f".{POINT}*")):
         shutil.rmtree(old)
 
 

@@ -89,8 +89,9 @@ class Loop:
             if last:
                 break
             if self.plan.resume_point(step + 1, options.save_steps):
-                state = {k: facts[k] for k in ("step", "tokens", "seconds")} | {"patience": vars(patience)}
-                checkpoint.save(folder, named, optimizer, state, main)
+                state = {k: facts[k] for k in ("step", "tokens", "seconds")}
+                state |= {"steps": steps, "patience": vars(patience)}
+                checkpoint.save(folder, policy, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()
         if options.early_stopping:

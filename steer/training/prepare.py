@@ -177,6 +177,8 @@ def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
     card = Card.find(model)
     if card and card.adapter not in ("none", MERGED):
         raise SteerError(f"--model {model}: is itself an adapter; train from its base {card.base}.")
+    if card and Card.place(Path(model)) != Path(model):
+        raise SteerError(f'--model {model}: its training is not finished. Finish it, or "steer export" it first.')
     policy = load_policy(
         model,
         dtype=options.dtype,
