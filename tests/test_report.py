@@ -422,6 +422,27 @@ def test_permuted_labels_must_not_move(example: dict[str, Any], tmp_path: Path) 
     assert "excludes 0 for helpfulness, verbosity, toxicity" in found.text
 
 
+def test_dials_stand_beside_that_of_prompting(example: dict[str, Any], tmp_path: Path) -> None:
+    conditional, control = example["dials"]
+    gains = dict(zip(NAMES, map(around, (0.41, 0.05, -0.3))))
+    dials = [
+        {**conditional, "name": "prompted", "less": None},
+        {**conditional, "less": {"name": "prompted", "slopes": gains}},
+        control,
+    ]
+    value = changed(example, dials=dials)
+    report.write(value, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    lines = [line.split(" | ")[-1].strip(" |") for line in text.splitlines() if line.startswith("| conditional | ")]
+    assert lines == ["**+0.41 [0.29, 0.53]**", "+0.05 [-0.07, 0.17]", "**-0.30 [-0.42, -0.18]**"]
+    assert report.headline(value)[-4].startswith("Asked for one level more, conditional obtains")
+    assert report.headline(value)[-3:] == [
+        "Slopes above those of prompted, paired by prompt and target: conditional on helpfulness (+0.41 [0.29, 0.53]).",
+        "Slopes below those of prompted: conditional on toxicity (-0.30 [-0.42, -0.18]).",
+        "Slopes not distinguished from those of prompted: conditional on verbosity (+0.05 [-0.07, 0.17]).",
+    ]
+
+
 def test_long_answers_are_cut_in_plain_sight(example: dict[str, Any], tmp_path: Path) -> None:
     answers = [{"name": f"system {i}", "text": "<b>" * 3000, "scores": {}} for i in range(10)]
     text, found = page(changed(example, samples=[{"prompt": "p" * 9000, "answers": answers}] * 40), tmp_path)

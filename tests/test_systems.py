@@ -20,6 +20,7 @@ from steer.evaluation.systems import (
     kl,
     paired_seeds,
     raw_reward,
+    slope_gains,
     summary,
 )
 from steer.labelling.scorer import Scorer
@@ -50,6 +51,46 @@ def test_the_only_seed_of_one_system_stands_against_all_of_the_other() -> None:
     assert paired_seeds({0: 0, 2: 0}, {0: 0, 1: 0}) == [(0, 0)]  # type: ignore[dict-item]  # only the keys are read
     different = [{s: Answers(a.rows, a.gold, a.proxy) for s, a in x.items()} for x in (base, many)]
     assert len({m.seed for m in meetings(different)}) == 3
+
+
+def asked(obtained: np.ndarray) -> Answers:
+    """Answers to every prompt at every level, from scores [prompts, 5] of one attribute."""
+    rows = [
+        {"prompt": [{"role": "user", "content": str(i)}], "response": "x", "target": {"good": level}}
+        for i in range(len(obtained))
+        for level in range(5)
+    ]
+    return Answers(rows, obtained.reshape(-1, 1), obtained.reshape(-1, 1))
+
+
+def test_the_gain_of_a_slope_is_the_difference_of_both_and_what_they_share_cancels() -> None:
+    rng = np.random.default_rng(0)
+    levels = np.arange(5.0)
+    common = rng.normal(0, 1, (20, 1)) * levels  # each prompt has a slope of its own
+    a, b = (asked(slope * levels + common + rng.normal(0, 0.1, (20, 5))) for slope in (0.8, 0.3))
+    found = slope_gains([a], [b], JUDGE, ("good",), 300)
+    assert found is not None
+    design = np.column_stack([np.tile(levels, 20), np.ones(100)])
+    slopes = [np.linalg.lstsq(design, x.gold[:, 0], rcond=None)[0][0] for x in (a, b)]
+    assert found["good"]["mean"] == pytest.approx(slopes[0] - slopes[1])
+    width = {
+        name: figure["high"] - figure["low"]
+        for name, figure in (
+            ("paired", found["good"]),
+            ("alone", dial([a], JUDGE, ("good",), np.array([4.0]), 300)["attributes"]["good"]["partial_slope"]),
+        )
+    }
+    assert width["paired"] < width["alone"] / 4
+
+
+def test_slopes_of_seeds_that_were_asked_alike_are_paired_and_others_are_not() -> None:
+    levels = np.tile(np.arange(5.0), (6, 1))
+    first, second = asked(levels), asked(levels[:3])
+    found = slope_gains([first, second], [asked(0 * levels), asked(levels[:3])], JUDGE, ("good",), 50)
+    assert found is not None
+    assert found["good"]["mean"] == pytest.approx((6 * 1 + 3 * 0) / 9)  # all rows together
+    assert found["good"]["low"] < 0 < found["good"]["high"], "seeds disagree"
+    assert slope_gains([first], [second], JUDGE, ("good",), 50) is None
 
 
 def test_one_seed_has_an_interval_over_prompts_and_no_p_value() -> None:

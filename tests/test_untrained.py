@@ -85,6 +85,18 @@ def test_it_stands_in_the_report_as_the_others_do_and_costs_no_training(done: Pa
     assert not (done / "runs" / "prompted-seed0" / "policy").exists()
 
 
+def test_slopes_are_compared_with_those_of_prompting_by_prompt_and_target(done: Path) -> None:
+    prompted, conditional = read_json(done / "report.json")["dials"]
+    assert prompted["less"] is None
+    assert conditional["less"]["name"] == "prompted"
+    for name, gain in conditional["less"]["slopes"].items():
+        slopes = [d["result"]["attributes"][name]["partial_slope"]["mean"] for d in (conditional, prompted)]
+        assert gain["mean"] == pytest.approx(slopes[0] - slopes[1], abs=1e-9), name
+    text = (done / "report.md").read_text()
+    assert "Slope less prompted" in text
+    assert "conditional on warmth (" in text
+
+
 def test_it_answers_the_prompts_and_targets_of_the_others(done: Path) -> None:
     for name in ("answers-best", "answers-warmth=0", "grid"):
         asked = [

@@ -13,7 +13,7 @@ import click
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget
 from steer.comparison.settings import CompareSettings
-from steer.comparison.untrained import chats
+from steer.comparison.untrained import PROMPTED, chats
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -190,7 +190,7 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
         raise SteerError(f"every run failed; the first said: {comparison.failures[0]['error']}")
     names = {s.name for s in systems}
     baseline = "mle" if "mle" in names else "base" if "base" in names else ""
-    return comparison.examination.case(systems, baseline, grids)
+    return comparison.examination.case(systems, baseline, grids, PROMPTED)
 
 
 def spread(seeds: int, bases: int) -> str:

@@ -12,13 +12,12 @@ RUNS = "What is trained"
 
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
     "quick": {
-        "method": ("prompted", "mle", "filtered", "rwr:beta=3/1/0.5", "conditional"),
+        "method": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional", "prompted"),
         "num_prompts": 100,
         "grid": 300,
     },
     "full": {
         "method": (
-            "prompted",
             "mle",
             "filtered:keep=0.5/0.2/0.1",
             "rwr:beta=3/1/0.5",
@@ -34,6 +33,7 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "rso:after=mle",
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
+            "prompted:guidance=1/1.5/2",
             "conditional:rounds=1/2,prompts_per_round=500",
             "raft:rounds=1/2/3,prompts_per_round=500",
             "steerlm2:prompts_per_round=500",

@@ -12,6 +12,8 @@ from steer.models.card import MERGED, Card
 from steer.models.policy import Policy
 from steer.training.batches import Conditioning
 
+PROMPTED = "prompted"  # the system whose dial those of the others are compared with
+
 
 class Untrained(NamedTuple):
     """A system without training: how it makes a policy of the base, and its settings.
@@ -26,7 +28,7 @@ class Untrained(NamedTuple):
 
 def prompted(base: Policy, words: Conditioning, settings: NoSettings) -> Policy:
     """Let the base answer prompts that end with the same sentences as those of `--template words`."""
-    return replace(base, card=card_of(base, words, "prompted"))
+    return replace(base, card=card_of(base, words, PROMPTED))
 
 
 def card_of(base: Policy, words: Conditioning, name: str) -> Card:
@@ -39,4 +41,4 @@ def chats(base: Policy) -> bool:
     return bool(base.tokenizer.chat_template != PLAIN)
 
 
-UNTRAINED = {"prompted": Untrained(prompted)}
+UNTRAINED = {PROMPTED: Untrained(prompted)}

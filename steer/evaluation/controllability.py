@@ -80,6 +80,15 @@ def controllability(
     }
 
 
+def partial_slopes(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int) -> list[Interval]:
+    """d obtained_k / d target_k of each attribute with the other targets held: [n, A], [n, A], [n] -> A.
+
+    Slopes are linear in what was obtained: of the difference of two systems, at the same targets and prompts, they are
+    the difference of their slopes.
+    """
+    return [_effects(target, column, prompts, resamples)[k] for k, column in enumerate(obtained.T)]
+
+
 def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Widen the intervals of the pooled result by the disagreement of the seeds.
 
@@ -92,13 +101,13 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
     for name, dial in dials.items():
         seeds = [one["attributes"][name] for one in each]
         for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
-            dial[figure] = _joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
+            dial[figure] = joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
         means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
-        dial["means"] = [_joined(m, [by_target.get(m["target"]) for by_target in means]) for m in dial["means"]]
+        dial["means"] = [joined(m, [by_target.get(m["target"]) for by_target in means]) for m in dial["means"]]
     low, high = pooled["leakage_low"], pooled["leakage_high"]
     leakage = [
         [
-            _joined({"mean": mean, "low": low[j][k], "high": high[j][k]}, [one["leakage"][j][k] for one in each])
+            joined({"mean": mean, "low": low[j][k], "high": high[j][k]}, [one["leakage"][j][k] for one in each])
             for k, mean in enumerate(row)
         ]
         for j, row in enumerate(pooled["leakage"])
@@ -107,7 +116,7 @@ def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[s
     return {**pooled, "attributes": dials, **bounds}
 
 
-def _joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
+def joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
     """Extend an interval to include the t interval over the seeds' figures, within the range of the figure."""
     defined = [x for x in seeds if x is not None]
     if len(defined) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):

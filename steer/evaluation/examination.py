@@ -207,8 +207,13 @@ class Examination(Generic[S]):
         requests = over_grid(self.prompts, self.schema, names, size, examinee.seed)
         return self.answers(examinee, requests, "grid")
 
-    def case(self, systems: Sequence[System], baseline: str, grids: Mapping[str, Sequence[Answers]]) -> Case:
-        """Gather what is judged: the systems' answers beside the logged responses to the same prompts."""
+    def case(
+        self, systems: Sequence[System], baseline: str, grids: Mapping[str, Sequence[Answers]], dial: str = ""
+    ) -> Case:
+        """Gather what is judged: the systems' answers beside the logged responses to the same prompts.
+
+        `baseline`: the system, and `dial` the name in `grids`, that the others are compared with.
+        """
         keys = {prompt_key(row) for row in self.prompts}
         logged = [row for row in self.held_out or self.rows if prompt_key(row) in keys and _answered(row)]
         return Case(
@@ -221,6 +226,7 @@ class Examination(Generic[S]):
             self.annotators,
             self.settings.pairs,
             self.settings.controls,
+            dial,
             blind=not self.proxy,
         )
 

@@ -15,7 +15,18 @@ from steer.evaluation.court import Court
 from steer.evaluation.frontier import MOST, frontier
 from steer.evaluation.scorer import fresh, report
 from steer.evaluation.statistics import holm
-from steer.evaluation.systems import UNKNOWN, Answers, RewardScale, System, dial, difference, kl, paired_seeds, summary
+from steer.evaluation.systems import (
+    UNKNOWN,
+    Answers,
+    RewardScale,
+    System,
+    dial,
+    difference,
+    kl,
+    paired_seeds,
+    slope_gains,
+    summary,
+)
 from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
@@ -26,7 +37,10 @@ SAMPLES = 3  # prompts whose answers the report shows
 
 @dataclass
 class Case:
-    """Answers to judge, and how. `baseline`: the system that the others are compared with, empty for none."""
+    """Answers to judge, and how. `baseline`: the system that the others are compared with, empty for none.
+
+    `dial`: the name in `grids` whose dial those of the others are compared with, empty for none.
+    """
 
     court: Court
     systems: Sequence[System]
@@ -37,6 +51,7 @@ class Case:
     annotators: Sequence[Annotator] = ()
     pairs: str = "all"
     controls: bool = False
+    dial: str = ""
     blind: bool = False  # the scorer that training saw is unknown: there is gold alone
 
     @cached_property
@@ -97,18 +112,25 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "win_rates": _win_rates(case),
         "scorer": _scorer(case),
         "prompt_only": _prompt_only(court) if case.controls else None,
-        "dials": [
-            {
-                "name": name,
-                "targets": len({str(sorted(r["target"].items())) for r in seeds[0].rows}),
-                "result": dial(seeds, gold, names, court.spans, case.resamples),
-            }
-            for name, seeds in case.grids.items()
-            if (names := [n for n in schema.own if any(n in row["target"] for row in seeds[0].rows)])
-        ],
+        "dials": _dials(case),
         "samples": _samples(case),
         "iterate": None,
     }
+
+
+def _dials(case: Case) -> list[dict[str, Any]]:
+    """Dials of all systems that answered a grid, and the slopes of each less those of the one to compare with."""
+    gold, spans, dials = case.court.by_gold, case.court.spans, []
+    first = case.grids.get(case.dial)
+    for name, seeds in case.grids.items():
+        names = [n for n in gold.schema.own if any(n in row["target"] for row in seeds[0].rows)]
+        if names:
+            targets = len({str(sorted(row["target"].items())) for row in seeds[0].rows})
+            measured = dial(seeds, gold, names, spans, case.resamples)
+            slopes = slope_gains(seeds, first, gold, names, case.resamples) if first and name != case.dial else None
+            less = {"name": case.dial, "slopes": slopes} if slopes else None
+            dials.append({"name": name, "targets": targets, "result": measured, "less": less})
+    return dials
 
 
 def _candidates(s: System) -> int:

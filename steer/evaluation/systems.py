@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steer.conditioning.condition import leaks
-from steer.evaluation.controllability import controllability, over_seeds
+from steer.evaluation.controllability import controllability, joined, over_seeds, partial_slopes
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
 from steer.methods.base import Array
@@ -216,15 +216,11 @@ def dial(
     levels = [len(gold.schema[n].shown) for n in names]
 
     def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
-        aims = [row["target"] for a in some for row in a.rows]
-        target = np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in aims], dtype=float)
-        obtained, labels = (np.concatenate([read(a.gold) for a in some])[:, at] for read in (gold.levels, gold.labels))
-        prompts = np.concatenate([a.prompts for a in some])
         return controllability(
-            target,
-            obtained,
-            prompts,
-            labels=labels,
+            _asked(some, gold, names),
+            np.concatenate([gold.levels(a.gold) for a in some])[:, at],
+            np.concatenate([a.prompts for a in some]),
+            labels=np.concatenate([gold.labels(a.gold) for a in some])[:, at],
             attributes=names,
             levels=levels,
             data_span=spans[at],
@@ -233,3 +229,36 @@ def dial(
 
     by_seed = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []
     return over_seeds(measured(seeds, resamples), by_seed)
+
+
+def _asked(some: Sequence[Answers], gold: RewardScale, names: Sequence[str]) -> Array:
+    """Levels that were asked for, NaN where none was: [n, A]."""
+    targets = [row["target"] for a in some for row in a.rows]
+    return np.array([[gold.schema[n].bin(t[n]) if n in t else np.nan for n in names] for t in targets], dtype=float)
+
+
+def slope_gains(
+    a: Sequence[Answers], b: Sequence[Answers], gold: RewardScale, names: Sequence[str], resamples: int
+) -> dict[str, Any] | None:
+    """Partial slope of each attribute's dial in `a` less that in `b`, paired by prompt and target, over all seeds.
+
+    Rows that either has no score for do not count. None if no seeds of the two were asked alike.
+    """
+    at = [gold.schema.own.index(n) for n in names]
+    pairs = [(x, y) for x in a for y in b if _requests(x) == _requests(y)]
+    if not pairs:
+        return None
+
+    def gains(some: Sequence[tuple[Answers, Answers]], draws: int) -> list[Interval]:
+        gained = np.concatenate([gold.levels(x.gold) - gold.levels(y.gold) for x, y in some])[:, at]
+        first = [x for x, _ in some]
+        return partial_slopes(_asked(first, gold, names), gained, np.concatenate([x.prompts for x in first]), draws)
+
+    pooled = gains(pairs, resamples)
+    by_seed = [gains([pair], 0) for pair in pairs] if len(pairs) > 1 else []
+    means = [[one[k].json()["mean"] for one in by_seed] for k in range(len(names))]
+    return {n: joined(g.json(), m) if m else g.json() for n, g, m in zip(names, pooled, means)}
+
+
+def _requests(answers: Answers) -> list[tuple[str, Mapping[str, float]]]:
+    return [(prompt_key(row), row["target"]) for row in answers.rows]

@@ -11,7 +11,8 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
               difference: interval of the paired gold reward less mle's, or null;  kl: interval in nats, or null;
               distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
     seconds: {name of a system: seconds of its training};  nothing else differs between equal runs of one day
-    dials: [name;  result of `controllability`;  targets: int], "permuted" in the name marks a negative control
+    dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
+            partial slopes less those of the dial with this name], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.evaluation.guidance`
     iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target];
@@ -109,7 +110,7 @@ def _sections(report: Report) -> list[Section]:
     sections: list[Section] = [
         ("Comparison", compared(report)),
         ("Win-rates", judges.preferred(report)),
-        ("Dial", [block for d in steered for block in dials.blocks(d)]),
+        ("Dial", [*dials.side_by_side(steered), *(block for d in steered for block in dials.blocks(d))]),
         ("Leakage", [block for d in steered for block in dials.leakage(d, report["behaviour"])]),
         ("Scorer", judges.scorer(report)),
         ("Negative controls", controls or ["No control was run."]),

@@ -19,7 +19,7 @@ from steer.report.cells import (
     ranked,
     signed,
 )
-from steer.report.dials import sentence
+from steer.report.dials import gained, sentence
 from steer.report.page import Block, Table
 
 
@@ -55,7 +55,9 @@ def headline(report: Report) -> list[str]:
         f"Without an interval for the difference from {baseline}": ", ".join(unpaired) if pairs else "",
     }
     sentences += [f"{text}: {names}." for text, names in lists.items() if names]
-    return sentences + [sentence(d) for d in report["dials"] if not is_control(d)][:1]
+    steered = [d for d in report["dials"] if not is_control(d)]
+    steered.sort(key=lambda d: not d.get("less"))  # what the others are compared with is no news
+    return sentences + [sentence(d) for d in steered[:1]] + gained(steered)
 
 
 def compared(report: Report) -> list[Block]:

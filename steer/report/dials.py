@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from steer.report import page, plots
-from steer.report.cells import Report, cell, excludes, number
+from steer.report.cells import Report, cell, excludes, listed, number, signed
 from steer.report.page import Block, Raw, Table
 
 DIAL = {
@@ -27,6 +29,42 @@ def sentence(dial: Report) -> str:
     parts = [f"Asked for one level more, {name} obtains, in levels: {', '.join(moved)}"] if moved else []
     parts += [f"{name} is not shown to move: {', '.join(still)}"] if still else []
     return "; ".join(parts) + "."
+
+
+def gained(dials: Sequence[Report]) -> list[str]:
+    """Summarise whose slopes are above, below, or not distinguished from those of the dial to compare with."""
+    compared = [d for d in dials if d.get("less")]
+    slopes = [(f"{d['name']} on {n}", slope) for d in compared for n, slope in d["less"]["slopes"].items()]
+    slopes = [(name, slope) for name, slope in slopes if slope["low"] is not None]
+    first = compared[0]["less"]["name"] if compared else ""
+    lists = {
+        f"Slopes above those of {first}, paired by prompt and target": [x for x in slopes if x[1]["low"] > 0],
+        f"Slopes below those of {first}": [x for x in slopes if x[1]["high"] < 0],
+        f"Slopes not distinguished from those of {first}": [x for x in slopes if not excludes(x[1])],
+    }
+    return [f"{text}: {listed(some)}." for text, some in lists.items() if some]
+
+
+def side_by_side(dials: Sequence[Report]) -> list[Block]:
+    """Tabulate the slopes of several dials, a row per system and attribute, and their differences from one of them."""
+    if len(dials) < 2:
+        return []
+    first = next((d["less"]["name"] for d in dials if d.get("less")), "")
+    rows: list[list[str]] = []
+    strong: set[tuple[int, int]] = set()
+    for d in dials:
+        gains = (d.get("less") or {}).get("slopes", {})
+        for name, a in d["result"]["attributes"].items():
+            strong |= {(len(rows), 4)} if excludes(gains.get(name)) else set()
+            less = [signed(gains[name]) if name in gains else "-"] if first else []
+            rows.append([d["name"], name, *(cell(a[f]) for f in ("partial_slope", "spearman")), *less])
+    text = (
+        f" Bold: the interval of the slope less that of {first}, paired by prompt and target, excludes 0; an interval "
+        "holds for its own row, not for the best of many."
+    )
+    head = ["System", "Attribute", DIAL["partial_slope"], DIAL["spearman"], *([f"Slope less {first}"] if first else [])]
+    caption = f"Dials side by side: levels obtained per level asked.{text if first else ''}"
+    return [Table(caption, head, rows, frozenset(strong))]
 
 
 def blocks(dial: Report) -> list[Block]:
