@@ -120,13 +120,12 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dials(case: Case) -> list[dict[str, Any]]:
     """Dials of all systems that answered a grid, and the slopes of each less those of the one to compare with."""
-    gold, spans, dials = case.court.by_gold, case.court.spans, []
-    first = case.grids.get(case.dial)
+    gold, first, dials = case.court.by_gold, case.grids.get(case.dial), []
     for name, seeds in case.grids.items():
         names = [n for n in gold.schema.own if any(n in row["target"] for row in seeds[0].rows)]
         if names:
             targets = len({str(sorted(row["target"].items())) for row in seeds[0].rows})
-            measured = dial(seeds, gold, names, spans, case.resamples)
+            measured = dial(seeds, gold, names, case.court.spans, case.resamples)
             slopes = slope_gains(seeds, first, gold, names, case.resamples) if first and name != case.dial else None
             less = {"name": case.dial, "slopes": slopes} if slopes else None
             dials.append({"name": name, "targets": targets, "result": measured, "less": less})
