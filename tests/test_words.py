@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from conftest import ASK, send, serving
 
-from steer.conditioning.chat import asked, rendered, steerable
-from steer.conditioning.condition import render
-from steer.conditioning.turns import UnprintedError, divided
+from steer.conditioning.chat import PLAIN, asked, rendered, steerable
+from steer.conditioning.condition import phrase, render
+from steer.conditioning.turns import UnprintedError, divided, unreadable
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
+from steer.models.card import Card
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens, plain_ids
 from steer.rows.schema import Attribute, Schema
@@ -58,7 +59,8 @@ def test_the_condition_stands_at_the_end_of_the_last_turn(chat: Any) -> None:
     head, tail = divided(TURNS, chat)
     assert head + condition + tail == (
         "<|im_start|>user\nHello.<|im_end|>\n<|im_start|>assistant\nHi.<|im_end|>\n"
-        "<|im_start|>user\nTell me about bees.\n\nAnswer in about 28 words.<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>user\nTell me about bees.\n\nAnswer in one sentence, about 28 words.<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
 
 
@@ -108,3 +110,56 @@ def test_a_server_answers_chats_and_refuses_bare_prompts(policy: Policy) -> None
 def test_phrases_without_words_are_refused(labels: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(SteerError, match="Add --template words"):
         train_command(TrainConfig(str(labels), str(base), str(tmp_path), phrase=("warmth=x",)))
+
+
+def test_a_phrase_says_the_form_of_a_text_and_a_degree() -> None:
+    words = Attribute("words", 0, 500, shown=("0", "1", "2"), centres=(3.4, 12.0, 400.0), counts=(9, 9, 9))
+    assert [phrase(words, i) for i in range(3)] == [
+        "Answer in a word or two, about 3 words.",
+        "Answer in a few words, about 12 words.",
+        "Answer in detail, in several paragraphs, about 400 words.",
+    ]
+    rated = Attribute("story_depth", 1, 5, shown=tuple("12345"), centres=(1.0, 2.0, 3.0, 4.0, 5.0), counts=(9,) * 5)
+    assert [phrase(rated, i) for i in (0, 2, 4)] == [
+        "Story depth: very low, 1 of 5.",
+        "Story depth: medium, 3 of 5.",
+        "Story depth: very high, 5 of 5.",
+    ]
+
+
+def test_auto_takes_words_where_the_base_reads_them(
+    policy: Policy, labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert unreadable(policy.tokenizer) == "the base's tokenizer spells words in pieces"  # 36 tokens for 8 words
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "auto"), max_steps=1))
+    assert "--template tags: the base's tokenizer spells words in pieces" in capsys.readouterr().err
+    assert Card.load(tmp_path / "auto").template == "tags"
+    # Training that goes on from a policy writes conditions as that one does.
+    first, more = str(tmp_path / "words"), str(tmp_path / "more")
+    train_command(TrainConfig(str(labels), str(base), first, template="words", max_steps=1))
+    train_command(TrainConfig(str(labels), str(base), more, init=first, max_steps=1))
+    assert Card.load(Path(more)).template == "words"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML, ""),
+        (PLAIN, "the base has no chat template"),
+        ("{{ messages[-1].content | upper }}", "the base's chat template does not print the last turn as it is"),
+    ],
+)
+def test_what_a_tokenizer_and_its_template_can_read(template: str, expected: str) -> None:
+    class English:
+        chat_template = template
+        bos_token = eos_token = ""
+
+        def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": list(range(len(text.split())))}
+
+        def apply_chat_template(self, turns: Any, **settings: Any) -> str:
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+            return ImmutableSandboxedEnvironment().from_string(template).render(messages=turns, **settings)
+
+    assert unreadable(English()) == expected

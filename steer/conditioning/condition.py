@@ -6,6 +6,7 @@ answered. Rendering is a pure function of levels, so it is never stored and neve
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -44,14 +45,25 @@ OWN = "decision-transformer"  # the one that prints scores of rows, so that any 
 NUMBERS = (OWN, "reward-bins")
 
 
-# How a level is asked for in words. Others are rated: "Helpfulness: 4 of 5."
+# How a level is asked for in words. Others are rated: "Helpfulness: high, 4 of 5."
 PHRASES = {
-    "words": "Answer in about {centre} words.",
-    "sentences": "Answer in about {centre} sentences.",
+    "words": "Answer {extent}, about {centre} words.",
+    "length": "Answer {extent}, about {centre} words.",
     "characters": "Answer in about {centre} characters.",
+    "sentences": "Answer in about {centre} sentences.",
     "list_items": "List about {centre} items.",
 }
-RATED, NAMED = "{name}: {level} of {most}.", "{name}: {level}."
+# A number alone means little to a small model, the form of a text much: words at most, and what has about so many.
+EXTENTS = (
+    (4, "in a word or two"),
+    (12, "in a few words"),
+    (30, "in one sentence"),
+    (65, "in a few sentences"),
+    (120, "in a short paragraph"),
+    (math.inf, "in detail, in several paragraphs"),
+)
+DEGREES = ("very low", "low", "medium", "high", "very high")
+RATED, NAMED = "{name}: {degree}, {level} of {most}.", "{name}: {level}."
 
 
 def phrase(attribute: Attribute, level: float) -> str:
@@ -69,7 +81,9 @@ def _sentence(attribute: Attribute, level: float, text: str) -> str:
         "name": attribute.name.replace("_", " ").capitalize(),
         "level": attribute.show(level),
         "most": attribute.shown[-1],
+        "degree": DEGREES[round((len(DEGREES) - 1) * attribute.bin(level) / max(1, len(attribute.shown) - 1))],
         "centre": f"{attribute.score(level):.0f}",
+        "extent": next(extent for most, extent in EXTENTS if attribute.score(level) <= most),
     }
     try:
         return text.format(**fields)

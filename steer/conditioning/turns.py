@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steer.conditioning.chat import fitted, lost, rendered
+from steer.conditioning.chat import PLAIN, fitted, lost, rendered
 from steer.errors import SteerError
 from steer.progress import note
 
 Turn = Mapping[str, Any]
+SENTENCE = "Answer in a few sentences, about 40 words."  # such as a condition in words
+READABLE = 2.5  # tokens a word at most, in a language that the tokenizer was made for; letter by letter it takes 5
 _MARK = "steercondition"  # stands for the condition while a template is rendered
 
 
@@ -44,6 +46,19 @@ def divided(turns: Sequence[Turn], tokenizer: Any) -> tuple[str, str]:
             "place in it. Train with --template tags"
         )
     return parts[0], parts[1]
+
+
+def unreadable(tokenizer: Any) -> str:
+    """Return why a model would make nothing of a condition in words, judged by its tokenizer; empty if it may."""
+    if tokenizer.chat_template == PLAIN:
+        return "the base has no chat template"
+    if len(tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]) > READABLE * len(SENTENCE.split()):
+        return "the base's tokenizer spells words in pieces"
+    try:
+        divided([{"role": "user", "content": "x"}], tokenizer)
+    except UnprintedError:
+        return "the base's chat template does not print the last turn as it is"
+    return ""
 
 
 def unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> list[str]:

@@ -20,7 +20,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import write_text
 from steer.settings import settings_of
 from steer.training.batches import Conditioning
-from steer.training.prepare import conditioned
+from steer.training.prepare import conditioned, templated
 from steer.training.settings import TrainSettings
 
 
@@ -56,6 +56,7 @@ def rows_for_trl(rows: Source | Labelled, *, model: str, **settings: Any) -> Trl
         raise SteerError(f"{labelled.name}: rows are exported for a model. Name it: --model FOLDER.")
     if s.template == OWN:
         raise SteerError(f"--template {OWN}: prints scores of rows, which a server cannot. Use reward-bins.")
+    s, _ = templated(model, METHODS["conditional"], s)
     conditioning = conditioned(labelled, METHODS["conditional"], s)
     assert conditioning is not None
     tokenizer = load_policy(model, dtype="stored", trust_remote_code=s.trust_remote_code, device="cpu").tokenizer

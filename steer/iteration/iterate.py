@@ -152,6 +152,8 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
     flags = {"rows": rows, "model": model, "output": "."}
     before = resolve(TrainConfig, flags, file)
     training = replace(before, method=settings.method or before.method, init="", seed=settings.seed)
+    if training.template == "auto" and trained and (card := Card.load(Path(policy))).attributes:
+        training = replace(training, template=card.template)
     if settings.set or training.method != before.method:  # the settings of another method mean nothing here
         training = replace(training, set=settings.set)
     method, _ = chosen(training.method, training.set)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from steer.conditioning.condition import NUMBERS, OWN
+from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
@@ -116,6 +117,21 @@ def rated(name: str, method: Method, options: TrainSettings) -> tuple[TrainSetti
         f"learning rate {rate:g}: likelihood methods train {trained} at {whole:g}{share} (--learning-rate sets another)"
     )
     return dataclasses.replace(options, learning_rate=rate), why
+
+
+def templated(model: str, method: Method, options: TrainSettings) -> tuple[TrainSettings, str]:
+    """Choose how conditions are written if the user left it open; return the settings and why (empty: given)."""
+    if options.template != "auto":
+        return options, ""
+    name, why = "tags", ""
+    if options.init and method.conditioned and (card := Card.find(options.init)) and card.attributes:
+        name = card.template
+    elif options.condition_tokens == "special":
+        why = "special tokens stand for them"
+    elif method.conditioned:
+        why = unreadable(load_policy(model, trust_remote_code=options.trust_remote_code, device="meta").tokenizer)
+        name, why = ("tags", why) if why else ("words", "the base is a chat model")
+    return dataclasses.replace(options, template=name), f"--template {name}: {why}" if why else ""
 
 
 def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> Conditioning | None:

@@ -21,10 +21,11 @@ class TrainSettings:
         (), "Condition on these (repeat the flag); default: all that are scored.", panel=CONDITION
     )
     template: str = option(
-        "tags",
-        "How a condition is written: as tags, in words at the end of the turn that is answered, as SteerLM does; "
+        "auto",
+        "How a condition is written: `words` at the end of the turn that is answered, `tags` before the response, or "
+        "as SteerLM does; `auto` takes words where the base is a chat model, else tags; "
         "`decision-transformer` prints every row's own reward, `reward-bins` the mean one of its level.",
-        choices=("tags", "words", "steerlm", "decision-transformer", "reward-bins"),
+        choices=("auto", "tags", "words", "steerlm", "decision-transformer", "reward-bins"),
         panel=CONDITION,
     )
     phrase: tuple[str, ...] = option(

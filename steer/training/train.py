@@ -37,6 +37,7 @@ from steer.training.prepare import (
     shares_prompts,
     short_enough,
     starting_point,
+    templated,
 )
 from steer.training.processes import accelerated
 from steer.training.settings import TrainSettings
@@ -78,12 +79,13 @@ class Training:
     policy: Policy
     loop: Loop
     rate: str = ""  # why the learning rate was chosen; empty if the user gave one
+    template: str = ""  # and why the template was
 
     def run(self, folder: Path) -> Policy:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        for text in (self.rate, self._undropped) if main else ():
+        for text in (self.template, self.rate, self._undropped) if main else ():
             if text:
                 note(f"{text}.")
         with enough_memory(options):
@@ -122,6 +124,7 @@ def prepare(
     """Load and check everything that the training needs; `name`: the method's, `scorer`: for on-policy methods."""
     installed(options.track)
     method, own = chosen(name, options.set)
+    options, template = templated(model, method, options)
     conditions = conditioned(labelled, method, options)
     check_start(name, method, conditions, options, hashes.model or model)
     reward = reward_for(name, labelled, options, scorer) if method.on_policy else None
@@ -152,4 +155,4 @@ def prepare(
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
     policy.facts = counts(labelled, given, groups, short, method, options)
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled.scorer)
-    return Training(policy, loop, why)
+    return Training(policy, loop, why, template)
