@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique
-from steer.comparison.untrained import UNTRAINED
+from steer.comparison.examples import Examples
+from steer.comparison.untrained import UNTRAINED, Given
 from steer.conditioning.condition import render
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
@@ -19,10 +21,11 @@ from steer.evaluation.drawn import Decoding
 from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load_policy
-from steer.rows import read_rows
+from steer.rows import Row, read_rows
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
+METHODS = ("mle", "prompted:guidance=1/2", "few-shot:shots=2", "conditional")
 TRAIN = "max_steps: 2\nlora_r: 2\nbatch_size: 4\ntemplate: words\nphrase: ['warmth=Be warm: {level}.']\n"
 
 
@@ -37,7 +40,7 @@ def config(labels: Path, base: Path, folder: Path, **more: Any) -> CompareConfig
 @pytest.fixture(scope="module")
 def done(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untrained")
-    compare_command(config(labels, base, folder, method=("mle", "prompted:guidance=1/2", "conditional")))
+    compare_command(config(labels, base, folder, method=METHODS))
     return folder / "out"
 
 
@@ -47,9 +50,18 @@ def shared(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -
     return Comparison(config(labels, base, folder), folder / "out")
 
 
-def policy_of(shared: Comparison, name: str) -> Policy:
+def policy_of(shared: Comparison, name: str, seed: int = 0, **settings: Any) -> Policy:
+    """The policy of a system without training, on the base of a comparison."""
     system = UNTRAINED[name]
-    return system.policy(shared.base(0).policy, shared.words, system.settings())
+    given = Given(shared.base(0).policy, shared.words, shared.logs, seed, settings.pop("longest", 6))
+    return system.policy(given, system.settings(**settings))
+
+
+def examples(policy: Policy, row: Row, target: dict[str, float]) -> list[tuple[str, str]]:
+    """Questions and answers in front of a row's prompt."""
+    turns = policy.reading(row, target)["prompt"][: -len(row["prompt"])]
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * (len(turns) // 2)
+    return [(question["content"], answer["content"]) for question, answer in zip(turns[::2], turns[1::2])]
 
 
 def test_a_prompted_base_reads_what_a_policy_trained_on_words_reads(shared: Comparison, done: Path) -> None:
@@ -74,19 +86,20 @@ def test_it_stands_in_the_report_as_the_others_do_and_costs_no_training(done: Pa
     report = read_json(done / "report.json")
     assert report["failures"] == []
     systems = {s["name"]: s for s in report["systems"]}
-    names = ["prompted @ best", "prompted @ warmth=0", "prompted:guidance=2 @ best", "prompted:guidance=2 @ warmth=0"]
+    entries = ["prompted", "prompted:guidance=2", "few-shot:shots=2"]
+    names = [f"{entry} @ {target}" for entry in entries for target in ("best", "warmth=0")]
     for name in names:
         assert [systems[name][key] for key in ("steps", "train_tokens", "drawn", "scored")] == [0, 0, 0, 0], name
         assert systems[name]["ess"] is None
         assert systems[name]["difference"]["mean"] is not None, "paired with mle on the same prompts"
         assert systems[name]["kl"]["mean"] is not None
     assert systems["mle"]["steps"] == 2
-    assert [d["name"] for d in report["dials"]] == ["prompted", "conditional"]
+    assert [d["name"] for d in report["dials"]] == ["prompted", "few-shot:shots=2", "conditional"]
     assert not (done / "runs" / "prompted-seed0" / "policy").exists()
 
 
 def test_slopes_are_compared_with_those_of_prompting_by_prompt_and_target(done: Path) -> None:
-    prompted, conditional = read_json(done / "report.json")["dials"]
+    prompted, _, conditional = read_json(done / "report.json")["dials"]
     assert prompted["less"] is None
     assert conditional["less"]["name"] == "prompted"
     for name, gain in conditional["less"]["slopes"].items():
@@ -101,20 +114,107 @@ def test_it_answers_the_prompts_and_targets_of_the_others(done: Path) -> None:
     for name in ("answers-best", "answers-warmth=0", "grid"):
         asked = [
             [(row["prompt"], row["target"]) for row in read_rows(done / "runs" / run / name / "answers.jsonl")]
-            for run in ("prompted-seed0", "conditional-seed0")
+            for run in ("prompted-seed0", "few-shot-shots=2-seed0", "conditional-seed0")
         ]
-        assert asked[0] == asked[1], name
+        assert asked[0] == asked[1] == asked[2], name
 
 
 def test_a_stopped_comparison_goes_on_with_what_was_answered(done: Path, labels: Path, base: Path) -> None:
     before = read_json(done / "report.json")
-    kept, lost = (done / "runs" / "prompted-seed0" / name / "answers.jsonl" for name in ("grid", "answers-best"))
+    kept = done / "runs" / "prompted-seed0" / "grid" / "answers.jsonl"
     (done / "done.json").unlink()
-    lost.unlink()
+    for name in ("prompted", "few-shot-shots=2"):
+        (done / "runs" / f"{name}-seed0" / "answers-best" / "answers.jsonl").unlink()
     time = kept.stat().st_mtime_ns
-    compare_command(config(labels, base, done.parent, method=("mle", "prompted:guidance=1/2", "conditional")))
+    compare_command(config(labels, base, done.parent, method=METHODS))
     assert kept.stat().st_mtime_ns == time
     assert read_json(done / "report.json")["systems"] == before["systems"]
+
+
+def test_examples_are_the_nearest_training_rows_with_what_they_obtained_in_words(shared: Comparison) -> None:
+    policy = policy_of(shared, "few-shot", shots=3)
+    schema, names = shared.words.schema, shared.words.names
+    train = {(row["prompt"][0]["content"], row["response"]): row for row in shared.logs}
+    held_out = {row["prompt"][-1]["content"] for row in shared.examination.prompts}
+    for row in shared.examination.prompts:
+        target: dict[str, float] = {"warmth": 0, "helpfulness": 4}
+        pairs = examples(policy, row, target)
+        distances = []
+        for question, answer in pairs:
+            text, _, sentences = question.partition("\n\n")
+            levels = train[text, answer]["levels"]
+            assert "\n\n" + sentences == render({n: levels[n] for n in target}, schema, names, "words")
+            assert text not in held_out
+            distances.append(sum(abs(levels[n] - level) for n, level in target.items()))
+        assert len({question for question, _ in pairs}) == 3
+        nearest = sorted(sum(abs(r["levels"][n] - level) for n, level in target.items()) for r in shared.logs)
+        assert distances == sorted(distances, reverse=True), "the nearest stands last"
+        assert max(distances) <= nearest[10 * 3], "but for rows of one prompt, the nearest of all"
+        assert all("\n\n" not in question for question, _ in examples(policy, row, {})), "nothing is asked"
+
+
+def test_examples_follow_from_the_seed_and_differ_between_prompts(shared: Comparison) -> None:
+    first, second = shared.examination.prompts[:2]
+    target: dict[str, float] = {"warmth": 3}
+    found = [examples(policy_of(shared, "few-shot", seed), first, target) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+    assert examples(policy_of(shared, "few-shot"), second, target) != found[0]
+
+
+def test_examples_stand_after_the_turn_of_the_system_and_the_condition_ends_the_last_turn(shared: Comparison) -> None:
+    policy = policy_of(shared, "few-shot", shots=1)
+    row = shared.examination.prompts[0]
+    row = {**row, "prompt": [{"role": "system", "content": "be brief."}, *row["prompt"]]}
+    assert [t["role"] for t in policy.reading(row, {"warmth": 3})["prompt"]] == ["system", "user", "assistant", "user"]
+    [encoded] = encode(policy, [Request(row, {"warmth": 3})], Sampling())
+    text = " ".join(policy.tokenizer.decode(encoded.prompt + encoded.condition).split())
+    assert text.endswith(f"{row['prompt'][-1]['content']} Be warm: 3.<|assistant|>")
+
+
+def test_examples_that_do_not_fit_are_dropped_and_counted(shared: Comparison) -> None:
+    prompts = [{**row, "target": {"warmth": 3.0}} for row in shared.examination.prompts]
+    positions = shared.base(0).policy.longest
+    assert positions == 512
+    for longest in (6, 512 - 60, 512 - 30):
+        policy = policy_of(shared, "few-shot", longest=longest)
+        before = policy.before
+        assert isinstance(before, Examples)
+        numbers = [len(before(row, row["target"])) // 2 for row in prompts]
+        encoded = encode(policy, [Request(row, row["target"]) for row in prompts], Sampling(max_new_tokens=longest))
+        assert all(e.prefix + longest <= positions for e, number in zip(encoded, numbers) if number)
+        if longest == 6:
+            assert numbers == [4] * 6
+            assert before.remark(prompts).endswith("questions of one turn, answered. 4 stand before every prompt.")
+        else:
+            assert min(numbers) < 4
+            mean, room = sum(numbers) / 6, 512 - longest
+            told = f"stand fewer than 4 ({mean:.1f} on average): the model holds {room} tokens of prompt and examples."
+            assert before.remark(prompts).endswith(told)
+
+
+def test_the_report_says_what_examples_cost_and_where_they_come_from(done: Path) -> None:
+    report = read_json(done / "report.json")
+    read = {s["name"]: s["prompt_tokens"] for s in report["systems"]}
+    assert read["mle"] < read["prompted @ best"] < read["few-shot:shots=2 @ best"]
+    assert read["prompted @ best"] == read["conditional @ best"]
+    assert read["logs"] is None
+    (note,) = [note for note in report["notes"] if note.startswith("few-shot:shots=2: examples are ")]
+    assert note.endswith("2 stand before every prompt.")
+
+
+def test_log_probabilities_are_those_of_what_was_read(shared: Comparison, done: Path) -> None:
+    """KL counts the examples: log-probs of an answer follow from the tokens that the decoder saw."""
+    policy = policy_of(shared, "few-shot", shots=2)
+    rows = read_rows(done / "runs" / "few-shot-shots=2-seed0" / "grid" / "answers.jsonl")
+    parts = read_rows(next((done / "runs" / "few-shot-shots=2-seed0" / "grid" / "parts").iterdir()))
+    for row, part in list(zip(rows, parts))[:3]:
+        [e] = encode(policy, [Request(row, row["target"])], Sampling())
+        ids = [*e.prompt, *e.condition, *part["ids"]]
+        assert row["prompt_tokens"] == e.prefix
+        with torch.no_grad():
+            logps = policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        total = sum(float(logps[e.prefix - 1 + k, token]) for k, token in enumerate(part["ids"]))
+        assert row["logp"] == pytest.approx(total, abs=1e-3)
 
 
 def test_a_base_without_a_chat_template_is_skipped_in_one_sentence(labels: Path, base: Path, tmp_path: Path) -> None:
@@ -143,6 +243,8 @@ def test_knobs_of_training_are_refused() -> None:
         ("prompted:rounds=2", "unknown setting 'rounds'"),
         ("prompted:learning_rate=1", "unknown setting 'learning_rate'"),
         ("prompted:after=mle", "unknown setting 'after'"),
+        ("few-shot:shots=0", "wanted 1 or more"),
+        ("few-shot:k=3", "unknown setting 'k'"),
         ("prompt", "did you mean 'prompted'"),
         ("dpo:after=prompted", "unknown method 'prompted'"),
     ):

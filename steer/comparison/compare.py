@@ -17,8 +17,10 @@ import numpy as np
 
 from steer.comparison.comparison import Comparison, Outcome, about, case, named
 from steer.comparison.entry import Entry, unique
+from steer.comparison.examples import Examples
 from steer.comparison.settings import CompareSettings
 from steer.comparison.trained import trained
+from steer.comparison.untrained import Given
 from steer.conditioning.targets import parse_target
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
@@ -192,14 +194,19 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
         decodings=() if entry.permuted else entry.decodings,
         control=policy.card.schema if reframes else comparison.labelled.schema,
     )
-    return Outcome(facts, answers, None if reframes else examination.over_grid(examinee))
+    grid = None if reframes else examination.over_grid(examinee)
+    rows = [row for each in (*answers.values(), *filter(None, [grid])) for row in each.rows]
+    remark = policy.before.remark(rows) if isinstance(policy.before, Examples) else ""
+    return Outcome(facts, answers, grid, remark)
 
 
 def _policy(comparison: Comparison, entry: Entry, seed: int) -> tuple[Policy, dict[str, Any]]:
     """Return the policy of an entry and done.json of its training; empty for a system without."""
     if entry.untrained:
         settings = overridden(entry.untrained.settings, entry.settings, entry.spec)
-        return entry.untrained.policy(comparison.base(seed).policy, comparison.words, settings), {}
+        base, longest = comparison.base(seed).policy, comparison.config.max_new_tokens
+        given = Given(base, comparison.words, comparison.logs, seed, longest)
+        return entry.untrained.policy(given, settings), {}
     rows, s = permuted(comparison) if entry.permuted else comparison.config.rows, comparison.settings
     path, facts = trained(comparison, entry, seed, rows)
     return load_policy(str(path), dtype=s.dtype, trust_remote_code=s.trust_remote_code), facts

@@ -162,12 +162,13 @@ class Comparison:
 class Outcome(NamedTuple):
     """Outcome of one run: done.json of its training, answers per target and decoding, answers over the grid.
 
-    `facts` are empty where nothing was trained.
+    `facts` are empty where nothing was trained; `remark`: what the report says of how it answered.
     """
 
     facts: dict[str, Any]
     answers: dict[tuple[str, Decoding], Answers]
     grid: Answers | None
+    remark: str = ""
 
 
 Runs = Mapping[Entry, Mapping[int, Outcome]]  # every run that did not fail, by seed
@@ -253,6 +254,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
             spread(len(comparison.seeds), len(comparison.bases)),
+            *dict.fromkeys(f"{e.spec}: {o.remark}" for e, seeds in runs.items() for o in seeds.values() if o.remark),
             *comparison.caveats,
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *([WEIGHTS] if any(entry.reframes for entry in runs) else []),

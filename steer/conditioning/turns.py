@@ -19,6 +19,12 @@ class UnprintedError(SteerError):
     """A turn whose text does not come out of the chat template."""
 
 
+def preceded(turns: Sequence[Turn], before: Sequence[Turn]) -> list[Turn]:
+    """Put other turns in front, but after the system's."""
+    first = int(bool(turns) and turns[0]["role"] == "system")
+    return [*turns[:first], *before, *turns[first:]]
+
+
 def printed(turns: Sequence[Turn], tokenizer: Any) -> str:
     """Return the turns as the template prints them, up to the assistant marker; UnprintedError if it drops a text."""
     text: str = rendered(tokenizer, turns, add_generation_prompt=True)

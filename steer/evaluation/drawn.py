@@ -76,7 +76,8 @@ def drawn(
 
     Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
-    log-probability is log n - (n - 1) / n above the policy's. answers.jsonl in the folder is read back if it is there.
+    log-probability is log n - (n - 1) / n above the policy's. `prompt_tokens` counts what the policy read before the
+    response. answers.jsonl in the folder is read back if it is there.
     """
     path = folder / "answers.jsonl"
     if path.is_file():
@@ -85,7 +86,8 @@ def drawn(
     rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, ids=True)
     if choice:
         rows = best_of(rows, n, choice.reward(rows))
-    answers = [_without_ids(row) for row in rows]
+    read = _sequences(policy, rows, conditioned=True)
+    answers = [{**_without_ids(row), "prompt_tokens": len(s.prefix)} for row, s in zip(rows, read)]
     if reference is not None and sampling.temperature > 0:
         own, ref = _both_log_probs(policy, rows, sampling, reference)
         gain = best_of_n_kl(n)
@@ -154,6 +156,7 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
 
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
+    rows = [policy.reading(row, row["target"]) for row in rows]
     tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template)
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

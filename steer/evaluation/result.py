@@ -144,10 +144,17 @@ def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, r
     return {
         "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
+        "prompt_tokens": _prompt_tokens(seeds),
         **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
         "fresh": fresh(seeds, gold, proxy),
     }  # fmt: skip
+
+
+def _prompt_tokens(seeds: Sequence[Answers]) -> float | None:
+    """Mean of the tokens that a policy read before its answers; None where it is unknown."""
+    numbers = [row.get("prompt_tokens", np.nan) for answers in seeds for row in answers.rows]
+    return None if np.isnan(numbers).any() else float(np.mean(numbers))
 
 
 def _comparable(a: System, b: System) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from steer.conditioning.chat import bare, rendered
 from steer.conditioning.condition import markers
 from steer.conditioning.targets import Target, opposite, parse_target
+from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
 from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import Loading, hub_commit, pretrained
@@ -35,7 +36,8 @@ class Policy:
     """A loaded model with its tokenizer; `card` is None for a plain Hugging Face model.
 
     `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: rows,
-    steps, loss and more of its training, empty for a model that steer did not train.
+    steps, loss and more of its training, empty for a model that steer did not train. `before`: turns that it reads in
+    front of a row's prompt at a target, such as examples.
     """
 
     model: Any
@@ -44,6 +46,7 @@ class Policy:
     name: str = ""
     revision: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    before: Callable[[Row, Target], Sequence[Turn]] | None = None
 
     @property
     def schema(self) -> Schema | None:
@@ -132,6 +135,10 @@ class Policy:
         rows = generate(self, prompts, targets=target, n=n, **settings)
         one = isinstance(prompts, str) and (isinstance(target, str) or not target) and n == 1
         return str(rows[0]["response"]) if one else rows
+
+    def reading(self, row: Row, target: Target) -> Row:
+        """Return the row with the prompt that the policy reads at a target, but for the condition."""
+        return {**row, "prompt": preceded(row["prompt"], self.before(row, target))} if self.before else row
 
     def against(self, text: str, aim: Target) -> Target:
         """Return the target that guidance moves away from: `none`, `opposite`, or one as users write it."""

@@ -185,14 +185,19 @@ def _most(limit: int | None, unit: str) -> str:
 
 def taken(report: Report) -> list[Block]:
     """Tabulate the cost of each system."""
-    head = "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers"
+    head = (
+        "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers|"
+        "Tokens read, an answer"
+    )
     keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored")
     rows = [
-        [s["name"], *(count(s.get(k) or 0) for k in keys), count(_seconds(report, s)), count(s["generated"])]
+        [s["name"], *(count(s.get(k) or 0) for k in keys), count(_seconds(report, s)), count(s["generated"]), tokens]
         for s in report["systems"]
+        for tokens in [number(s.get("prompt_tokens"), 0)]
     ]
-    blocks: list[Block] = [
-        Table("Cost of each system, mean over seeds; answers: for this report.", head.split("|"), rows)
-    ]
+    caption = (
+        "Cost of each system, mean over seeds; answers: for this report. Tokens read: prompt, condition and examples."
+    )
+    blocks: list[Block] = [Table(caption, head.split("|"), rows)]
     hashes = list((report.get("hashes") or {}).items())
     return blocks + ([Table("Hashes.", ("Input or policy", "Hash"), hashes, prose=True)] if hashes else [])
