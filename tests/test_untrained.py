@@ -192,14 +192,17 @@ def test_examples_that_do_not_fit_are_dropped_and_counted(shared: Comparison) ->
             assert before.remark(prompts).endswith(told)
 
 
-def test_the_report_says_what_examples_cost_and_where_they_come_from(done: Path) -> None:
+def test_the_report_says_what_examples_cost_and_where_they_come_from(shared: Comparison, done: Path) -> None:
     report = read_json(done / "report.json")
     read = {s["name"]: s["prompt_tokens"] for s in report["systems"]}
     assert read["mle"] < read["prompted @ best"] < read["few-shot:shots=2 @ best"]
     assert read["prompted @ best"] == read["conditional @ best"]
     assert read["logs"] is None
-    (note,) = [note for note in report["notes"] if note.startswith("few-shot:shots=2: examples are ")]
-    assert note.endswith("2 stand before every prompt.")
+    before = policy_of(shared, "few-shot", shots=2).before
+    assert isinstance(before, Examples)
+    answers = (done / "runs" / "few-shot-shots=2-seed0").glob("*/answers.jsonl")
+    remark = before.remark(row for path in answers for row in read_rows(path))
+    assert f"few-shot:shots=2: {remark}" in report["notes"]
 
 
 def test_log_probabilities_are_those_of_what_was_read(shared: Comparison, done: Path) -> None:
