@@ -5,7 +5,7 @@ set -euo pipefail
 demo=${1:?the folder of make demo}
 policy=$demo/compare/runs/conditional-seed0/policy
 gold=data_recipes.world_text:Gold
-steer generate "$policy" --input "$demo/labels" --split train --limit 300 --n 8 --output drawn --allow-unsupported \
+steer generate "$policy" --input "$demo/labels" --split train --limit 300 --n 8 --sampling own --output drawn --allow-unsupported \
   --target best --target "warmth=4 helpfulness=4" --target verbosity=1 --max-new-tokens 120 --batch-size 128
 steer label drawn --scorer "$demo/scorer" --schema "$demo/labels/schema.json" --held-out 0 --output rows
 for tempered in 0 1; do
@@ -15,7 +15,7 @@ done
 for name in start tempered-0 tempered-1; do
   from=$name; [ $name = start ] && from=$policy
   steer generate "$from" --input "$demo/labels" --split test --limit 245 --target best --output answers-$name \
-    --max-new-tokens 120 --batch-size 128
+    --sampling own --max-new-tokens 120 --batch-size 128
   steer label answers-$name --scorer $gold --schema "$demo/labels/schema.json" --held-out 0 --output gold-$name
 done
 python - <<'END'

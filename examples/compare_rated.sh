@@ -24,7 +24,8 @@ if [ "$domain" != 0 ]; then
 fi
 rows=logs
 if [ "$draw" = 1 ]; then
-  steer generate "$model" --input logs --split train --max-new-tokens "$new" --batch-size 128 --output drawn
+  steer generate "$model" --input logs --split train --sampling own --max-new-tokens "$new" --batch-size 128 \
+    --output drawn
   cat logs/rows.jsonl drawn/rows.jsonl > both.jsonl && rows=both.jsonl
 fi
 steer label "$rows" --scorer proxy --bins quantile --levels 3 --output labels

@@ -19,7 +19,8 @@ steer label stories.jsonl --scorer countable:words,dialogue_share --bins quantil
 steer train labels --model "$model" --output policy --condition-tokens special --max-length 200 \
   --learning-rate 1e-2 --batch-size 32 --max-steps 500 --micro-batch-tokens 2048
 for target in words=0 words=1 words=2 dialogue_share=low dialogue_share=high; do
-  steer generate policy --input labels --split test --limit 200 --target "$target" --max-new-tokens 200 --output "$target"
+  steer generate policy --input labels --split test --limit 200 --target "$target" --sampling own --max-new-tokens 200 \
+    --output "$target"
   steer label "$target" --scorer countable:words,dialogue_share --schema labels/schema.json --held-out 0 \
     --output "$target-obtained"
 done

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from attribute_models.noise import quiet
@@ -36,3 +37,9 @@ def progress(items: Iterable[Any] | None = None, *, total: int | None = None, wh
 def note(text: str) -> None:
     """Say one line to the user on standard error: what was dropped, guessed or chosen."""
     print(f"steer: {text}", file=sys.stderr)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Say one line unless this process has said it: for what every call would repeat."""
+    note(text)

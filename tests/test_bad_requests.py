@@ -56,7 +56,7 @@ from steer.serve.wire import MOST
         ({"top_k": -2}, 400, "greater than or equal to -1", "top_k"),
         ({"min_p": 1.5}, 400, "less than or equal to 1", "min_p"),
         ({"presence_penalty": 0.5}, 400, "'presence_penalty' is not supported here. Leave it out", "presence_penalty"),
-        ({"repetition_penalty": 1.1}, 400, "'repetition_penalty' is not supported", "repetition_penalty"),
+        ({"repetition_penalty": 0}, 400, "greater than 0", "repetition_penalty"),
         ({"response_format": {"type": "json_object"}}, 400, "'response_format' is not supp", "response_format"),
         ({"reasoning_effort": "low"}, 400, "'reasoning_effort' is not supported", "reasoning_effort"),
         ({"stop": [1] * 20_000}, 400, "should be a valid string", "stop"),

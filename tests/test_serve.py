@@ -218,7 +218,10 @@ def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.Op
                 ended += sum(c.finish_reason is not None for c in chunk.choices)
         assert ended == 8
         out, err = process.communicate(timeout=HANG)
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0
+    assert re.fullmatch(
+        r"steer: .* is sampled with temperature 0\.7, top_p 0\.95 \(the default for chat models, .*\)\.\n", err
+    )
     assert out.startswith("serve: 2 requests answered, ")
 
 

@@ -126,6 +126,7 @@ def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
         ({"temperature": 1.0, "top_p": 1.0, "best_of": 4}, "drawn at best_of 4"),
         ({"temperature": 1.0, "top_p": 1.0, "top_k": 1}, "drawn at top_k 1"),
         ({"temperature": 1.0, "top_p": 1.0, "min_p": 0.1}, "drawn at min_p 0.1"),
+        ({"temperature": 1.0, "top_p": 1.0, "repetition_penalty": 1.1}, "repetition_penalty 1.1.* --sampling own"),
     ],
 )
 def test_steerlm2_weighs_only_what_the_policy_itself_drew(how: dict[str, float], told: str) -> None:
@@ -141,7 +142,7 @@ def test_rows_say_how_they_were_drawn(base: Path, drawn: tuple[Path, Path], labe
     assert {(r["temperature"], r["top_p"]) for r in read_rows(tmp_path / "plain")} == {(0.7, 0.9)}
     generate_command(GenerateConfig(str(base), output=str(tmp_path / "cut"), top_k=5, min_p=0.1, **asked))
     assert {(r["top_k"], r["min_p"]) for r in read_rows(tmp_path / "cut")} == {(5, 0.1)}
-    best = {"best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
+    best = {"sampling": "own", "best_of": 2, "scorer": "data_recipes.world_text:Gold", "score": True}
     generate_command(GenerateConfig(str(drawn[0]), output=str(tmp_path / "best"), **asked, **best))
     found = read_rows(tmp_path / "best")
     assert {(r["temperature"], r["top_p"], r["best_of"]) for r in found} == {(1.0, 1.0, 2)}
@@ -251,7 +252,15 @@ def drawn(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     policy = folder / "policy"
     train_command(TrainConfig(str(labels), str(base), str(policy), max_steps=4, learning_rate=3e-3, lora_r=4))
     generate_command(
-        GenerateConfig(str(policy), input=str(labels), output=str(folder / "more"), n=3, limit=12, max_new_tokens=24)
+        GenerateConfig(
+            str(policy),
+            input=str(labels),
+            output=str(folder / "more"),
+            n=3,
+            limit=12,
+            max_new_tokens=24,
+            sampling="own",
+        )
     )
     scorer, schema = "data_recipes.world_text:Gold", str(labels / "schema.json")
     label_command(LabelConfig(str(folder / "more"), str(folder / "labels"), scorer=scorer, schema=schema, held_out=0.0))

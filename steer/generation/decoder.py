@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steer.generation.prefill import Prefixes
 from steer.generation.requests import EncodedRequest
-from steer.generation.sampling import Cuts, Markers, choose, guided
+from steer.generation.sampling import Cuts, Markers, choose, guided, penalise
 from steer.generation.slots import Slots
 from steer.models.policy import Policy, end_tokens
 
@@ -28,7 +28,7 @@ CELLS = 1 << 18  # most rows x columns of keys and values in a batch
 class TokenLogps(NamedTuple):
     """Log-probabilities of a drawn token and of the likeliest ones, at the target and with guidance.
 
-    At temperature 1, before any token is blocked or excluded.
+    At temperature 1, before any token is penalised for repetition, blocked or excluded.
     """
 
     drawn: float
@@ -55,6 +55,16 @@ class _Draft:
     drawn: int = 0
     last: int = 0
     tail: str = ""  # the end of its text, as long as an unfinished condition marker can be
+    seen: Tensor | None = None  # the tokens that a repetition penalty makes less likely
+
+    def occurring(self, device: torch.device) -> Tensor:
+        """Return the tokens of prompt, condition and response so far [n]; call once for every token that is drawn."""
+        if self.seen is None:
+            ids = sorted({*self.request.prompt, *self.request.condition})
+            self.seen = torch.tensor(ids, dtype=torch.long, device=device)
+        else:
+            self.seen = torch.cat([self.seen, self.seen.new_tensor([self.last])])
+        return self.seen
 
 
 class Decoder:
@@ -153,6 +163,9 @@ class Decoder:
             strength = torch.tensor([requests[i].guidance for i in at], device=logits.device)
             logits[at] = guided(logits[at], other.float(), strength)
         logps = {i: logits[i].log_softmax(-1) for i, request in enumerate(requests) if request.likeliest is not None}
+        for i, s in enumerate(sequences):
+            if s.request.repetition_penalty != 1:
+                penalise(logits[i], s.occurring(logits.device), s.request.repetition_penalty)
         logits = self.markers.block(logits, [s.tail for s in sequences])
         settings = [
             [a.temperature, min(a.top_k, logits.shape[-1]), a.top_p, a.min_p, s.rng.random()]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from steer.conditioning.chat import asked, in_roles
 from steer.conditioning.turns import say_unprinted
@@ -17,6 +16,7 @@ from steer.generation.requests import Request, Response, encode, seed_of
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
 from steer.models.card import Card
+from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import prompt_parts
 from steer.progress import note, quiet
@@ -64,12 +64,22 @@ def through(client: OpenAIClient) -> Engine:
             chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
-        settings = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
-        settings |= {"top_k": sampling.top_k} if sampling.top_k else {}  # neither is part of OpenAI's own API
-        settings |= {"min_p": sampling.min_p} if sampling.min_p else {}
+        settings = {"max_tokens": sampling.max_new_tokens, **_sent(policy, sampling)}
         return [Response(*reply) for reply in client.complete(chats, sampling.batch_size, **settings)]
 
     return engine
+
+
+def _sent(policy: Policy, sampling: Sampling) -> dict[str, float]:
+    """Return the values of sampling that a server is told.
+
+    Only temperature and top_p are part of OpenAI's own API: of the others those that the server would not choose by
+    itself, for it reads the policy's generation_config.json too.
+    """
+    values = {name: getattr(sampling, name) for name in SAMPLED if name not in sampling.left}
+    by_itself = {name: policy.recommended.get(name, getattr(Sampling(), name)) for name in SAMPLED}
+    told = ("temperature", "top_p") if policy.model is not None else SAMPLED
+    return {name: value for name, value in values.items() if name in told or value != by_itself[name]}
 
 
 def _response(policy: Policy, ids: Sequence[int]) -> Response:
@@ -95,16 +105,15 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
         vllm = Vllm(policy, settings.dtype, trust_remote_code=settings.trust_remote_code)
         return vllm.policy, lambda p, requests, s: [_response(p, ids) for ids in vllm.draw(encode(p, requests, s))]
     client = OpenAIClient(settings.server, settings.server_model)
-    tokenizer = _tokenizer(policy, settings.trust_remote_code)
-    return Policy(None, tokenizer, Card.find(policy), policy), through(client)
+    return _without_weights(policy, settings.trust_remote_code), through(client)
 
 
-def _tokenizer(policy: str, trust_remote_code: bool) -> Any:
-    """The tokenizer of the policy that a server draws from; None, with a note, where it is not here."""
+def _without_weights(policy: str, trust_remote_code: bool) -> Policy:
+    """The policy that a server draws from; with its card only, and a note, where it is not here."""
     try:
         if not Path(policy).is_dir():
             raise SteerError(f"{policy} is no folder here.")
-        return load_policy(policy, trust_remote_code=trust_remote_code, device="meta").tokenizer
+        return load_policy(policy, trust_remote_code=trust_remote_code, device="meta")
     except SteerError as error:
         note(f"turns that the server's chat template drops are not noticed: {error}")
-        return None
+        return Policy(None, None, Card.find(policy), policy)

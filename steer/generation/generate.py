@@ -10,11 +10,12 @@ from typing import Any
 
 from steer.errors import SteerError
 from steer.generation.engines import Engine, open_engine, respond
+from steer.generation.recommended import chosen
 from steer.generation.requests import Request, Response, seed_of
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.obtained import Selection
 from steer.models.policy import Policy
-from steer.progress import progress
+from steer.progress import note_once, progress
 from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write_rows
 from steer.rows.schema import Schema
 from steer.run_folder import identity, workplace
@@ -69,6 +70,7 @@ class Generation:
     engine: Engine
     requests: Sequence[Request]
     settings: GenerateSettings
+    sampling: Sampling
     selection: Selection | None = None
 
     @classmethod
@@ -77,11 +79,16 @@ class Generation:
     ) -> Generation:
         """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
         policy, engine = open_engine(policy, settings)
+        sampling, values = chosen(policy, settings)
+        if values:
+            note_once(f"{values}.")
+        if settings.best_of > 1 and sampling.temperature == 0:
+            raise SteerError("--best-of: greedy responses are all alike. Raise --temperature.")
         aims = policy.targets(settings.target, settings.allow_unsupported)
         away = [policy.against(settings.against, aim) if settings.guidance != 1 else {} for aim in aims]
         times = range(settings.n * settings.best_of)
         requests = [Request(row, aim, other) for row in rows for aim, other in zip(aims, away) for _ in times]
-        return cls(policy, engine, requests, settings, selection and selection.knowing(policy.card))
+        return cls(policy, engine, requests, settings, sampling, selection and selection.knowing(policy.card))
 
     @property
     def schema(self) -> Schema | None:
@@ -92,10 +99,10 @@ class Generation:
     def rows(self, folder: Path | None = None) -> list[Row]:
         """Draw all responses, keep the best of several and label them if asked; with a folder also write rows.jsonl."""
         if folder is None:
-            responses = self.engine(self.policy, self.requests, self.settings)
-            rows = list(_rows(self.policy, self.requests, responses, self.settings))
+            responses = self.engine(self.policy, self.requests, self.sampling)
+            rows = list(_rows(self.policy, self.requests, responses, self.sampling))
         else:
-            rows = generate_rows(self.policy, self.requests, self.settings, folder, engine=self.engine)
+            rows = generate_rows(self.policy, self.requests, self.sampling, folder, engine=self.engine)
         if self.selection:
             rows = self.selection.kept(rows)
             rows = self.selection.labelled(rows) if self.settings.score else rows
@@ -153,18 +160,23 @@ def _rows(
             "group": request.row.get("group") or request.row["id"],
             "source": source,
             "finished": response.finished,
-            "temperature": sampling.temperature if request.temperature is None else request.temperature,
-            "top_p": sampling.top_p,
+            **drawn_with(sampling),
         }
-        if sampling.guidance != 1:
-            row["guidance"] = sampling.guidance
-        row |= {"top_k": sampling.top_k} if sampling.top_k else {}
-        row |= {"min_p": sampling.min_p} if sampling.min_p else {}
+        if request.temperature is not None:
+            row["temperature"] = request.temperature
         if schema is not None and request.target:
             row["asked"] = schema.text(request.target)
         if request.row.get("split"):
             row["split"] = request.row["split"]
         yield row
+
+
+def drawn_with(sampling: Sampling) -> Row:
+    """Return the columns that say how a response was drawn: temperature and top_p if known, others if they are on."""
+    plain = Sampling()
+    always = {n: getattr(sampling, n) for n in ("temperature", "top_p") if n not in sampling.left}
+    others = ("guidance", "top_k", "min_p", "repetition_penalty")
+    return always | {n: x for n in others if (x := getattr(sampling, n)) != getattr(plain, n)}
 
 
 def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
@@ -176,8 +188,7 @@ def selection_of(settings: GenerateSettings) -> Selection | None:
     """Load the scorer that chooses among several responses or labels them; None where nothing needs one."""
     if not settings.score and settings.best_of == 1:
         return None
-    n, temperature = settings.best_of, settings.temperature
-    return Selection.of(settings.scorer, n=n, rerank=settings.rerank, temperature=temperature)
+    return Selection.of(settings.scorer, n=settings.best_of, rerank=settings.rerank)
 
 
 def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steer.generation.requests import EncodedRequest
-from steer.generation.sampling import Markers
+from steer.generation.sampling import Markers, penalise
 from steer.models.policy import Policy, end_tokens
 from steer.progress import quiet
 
@@ -20,7 +20,10 @@ from steer.progress import quiet
 def plainly(
     policy: Policy, requests: Sequence[EncodedRequest], batch_size: int, seed: int, *, bucketed: bool = True
 ) -> list[list[int]]:
-    """Draw the token ids of each response, with the end token; all use the first one's top_k, top_p and min_p."""
+    """Draw the token ids of each response, with the end token; all use the first one's top_k, top_p and min_p.
+
+    Every value is given to `model.generate`: it would take those that are not from what the model recommends.
+    """
     from transformers import GenerationConfig, LogitsProcessorList
 
     tokenizer, model = policy.tokenizer, policy.model.eval()
@@ -31,7 +34,7 @@ def plainly(
     )
     order.sort(key=lambda i: requests[i].temperature)  # stable; a batch has one
     out: list[list[int]] = [[] for _ in requests]
-    blocked = _Blocked(Markers(policy.markers, policy.pieces)) if policy.markers else None
+    markers = Markers(policy.markers, policy.pieces if policy.markers else [])
     start = 0
     while start < len(order):
         warm = requests[order[start]].temperature
@@ -40,21 +43,20 @@ def plainly(
         config = GenerationConfig(
             max_new_tokens=max(requests[i].max_new_tokens for i in part),
             do_sample=warm > 0,
-            temperature=warm or None,
-            top_p=requests[part[0]].top_p if warm else None,
-            top_k=requests[part[0]].top_k if warm else None,
-            min_p=(requests[part[0]].min_p or None) if warm else None,
+            temperature=warm or 1.0,
+            top_p=requests[part[0]].top_p,
+            top_k=requests[part[0]].top_k,
+            min_p=requests[part[0]].min_p,
+            repetition_penalty=1.0,  # _Rules knows padding from tokens
             eos_token_id=sorted(ends),
             pad_token_id=pad,
         )
         ids = torch.tensor([[pad] * (width - len(prefixes[i])) + prefixes[i] for i in part], device=device)
         mask = torch.tensor([[0] * (width - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part], device=device)
-        if blocked:
-            blocked.start = width
         torch.manual_seed(seed + start)
         with torch.no_grad(), quiet():
-            processors = LogitsProcessorList([blocked] if blocked else [])
-            drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=processors)
+            rules = LogitsProcessorList([_Rules(markers, [requests[i] for i in part], width)])
+            drawn = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=rules)
         for i, tokens in zip(part, drawn[:, width:].tolist()):
             tokens = tokens[: requests[i].max_new_tokens]
             end = next((k for k, token in enumerate(tokens) if token in ends), len(tokens))
@@ -63,16 +65,21 @@ def plainly(
     return out
 
 
-class _Blocked:
-    """A logits processor that blocks markers; `start`: the column where responses begin."""
+class _Rules:
+    """A logits processor that penalises repetition and blocks markers; `start`: the column where responses begin."""
 
-    def __init__(self, blocked: Markers) -> None:
-        self.markers, self.start = blocked, 0
+    def __init__(self, markers: Markers, requests: Sequence[EncodedRequest], start: int) -> None:
+        self.markers, self.requests, self.start = markers, requests, start
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
-        """Block markers in the logits: [N, L], [N, V] -> [N, V]."""
+        """Change the logits: [N, L], [N, V] -> [N, V]."""
+        responses = input_ids[:, self.start :].tolist()
+        for logits, request, response in zip(scores, self.requests, responses):
+            if request.repetition_penalty != 1:
+                seen = {*request.prompt, *request.condition, *response}
+                penalise(logits, torch.tensor(sorted(seen), device=scores.device), request.repetition_penalty)
+        if not self.markers.window:
+            return scores
         reach = 2 * self.markers.window  # some tokens have no text
-        tails = [
-            "".join(self.markers.pieces[t] for t in row) for row in input_ids[:, self.start :][:, -reach:].tolist()
-        ]
+        tails = ["".join(self.markers.pieces[t] for t in response[-reach:]) for response in responses]
         return self.markers.block(scores, [text[-self.markers.window :] for text in tails])

@@ -46,6 +46,7 @@ class EncodedRequest(NamedTuple):
     seed: int = 0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     likeliest: int | None = None
 
     @staticmethod
@@ -53,7 +54,8 @@ class EncodedRequest(NamedTuple):
         """Combine token ids with settings; `other`: the condition that guidance moves away from."""
         against = other if sampling.guidance != 1 and other != condition else None
         drawing = (sampling.guidance, sampling.temperature, sampling.top_p, sampling.max_new_tokens)
-        return EncodedRequest(prompt, condition, against, *drawing, top_k=sampling.top_k, min_p=sampling.min_p)
+        cuts = {name: getattr(sampling, name) for name in ("top_k", "min_p", "repetition_penalty")}
+        return EncodedRequest(prompt, condition, against, *drawing, **cuts)
 
     @property
     def branches(self) -> list[Ids]:

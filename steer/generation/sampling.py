@@ -1,4 +1,4 @@
-"""Draw the next token from logits, row by row: guidance, blocked condition markers, temperature, nucleus."""
+"""Draw the next token from logits, row by row: guidance, penalty, blocked condition markers, temperature, nucleus."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def guided(logits: Tensor, against: Tensor, strength: Tensor) -> Tensor:
     """
     wanted, other = logits.log_softmax(-1), against.log_softmax(-1)
     return other + strength[:, None] * (wanted - other)
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> None:
+    """Make tokens that occur already less likely, in place: [V], [n]; CTRL (1909.05858), as in transformers.
+
+    Differs from the paper, as transformers does: a negative logit is multiplied, for dividing would raise it.
+    """
+    score = logits[seen]
+    logits[seen] = torch.where(score < 0, score * penalty, score / penalty)
 
 
 class Cuts(NamedTuple):

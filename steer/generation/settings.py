@@ -10,15 +10,35 @@ ENGINE, PROMPTS, SAMPLING, TARGETS = "Engine", "Prompts", "Sampling", "Targets a
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Settings of drawing tokens. By default nothing biases what is sampled: top_k, min_p and guidance are off."""
+class AskedSampling:
+    """What a user asks of sampling; None: as the policy is best sampled, see `generation.recommended`."""
 
-    temperature: float = option(1.0, "0 is greedy.", least=0, panel=SAMPLING)
-    top_p: float = option(1.0, "Nucleus sampling.", above=0, most=1, panel=SAMPLING)
-    top_k: int = option(0, "Draw from this many of the likeliest tokens (0: all).", least=0, panel=SAMPLING)
-    min_p: float = option(
-        0.0, "Exclude tokens less likely than this fraction of the likeliest.", least=0, most=1, panel=SAMPLING
+    sampling: str = option(
+        "recommended",
+        "Values for what is not asked for below: `recommended` by the model's generation_config.json (else temperature "
+        "0.7 and top_p 0.95 for a chat model), or `own`, the model's own distribution.",
+        choices=("recommended", "own"),
+        panel=SAMPLING,
     )
+    temperature: float | None = option(None, "0 is greedy.", least=0, panel=SAMPLING)
+    top_p: float | None = option(None, "Nucleus sampling (1: off).", above=0, most=1, panel=SAMPLING)
+    top_k: int | None = option(None, "Draw from this many of the likeliest tokens (0: all).", least=0, panel=SAMPLING)
+    min_p: float | None = option(
+        None, "Exclude tokens less likely than this fraction of the likeliest.", least=0, most=1, panel=SAMPLING
+    )
+    repetition_penalty: float | None = option(
+        None,
+        "Divide the positive logits of tokens that occur in prompt or response by this, multiply negative ones "
+        "(1: off).",
+        above=0,
+        panel=SAMPLING,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Settings of drawing responses, whatever tokens are drawn with."""
+
     max_new_tokens: int = option(256, "Longest response.", least=1, panel=SAMPLING)
     guidance: float = option(
         1.0,
@@ -33,7 +53,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSettings(Sampling):
+class Sampling(Drawing):
+    """Values that tokens are drawn with; `left`: those that a server chooses, unknown here.
+
+    By default the model's own distribution, without guidance: what is measured, or learned from, is drawn so.
+    """
+
+    temperature: float = option(1.0, "", least=0)
+    top_p: float = option(1.0, "", above=0, most=1)
+    top_k: int = option(0, "", least=0)
+    min_p: float = option(0.0, "", least=0, most=1)
+    repetition_penalty: float = option(1.0, "", above=0)
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings(Drawing, AskedSampling):
     """Settings of answering prompts: at which targets, how often, by which engine, and which responses are kept."""
 
     target: tuple[str, ...] = option(

@@ -51,6 +51,7 @@ class Vllm:
                 top_p=request.top_p,
                 top_k=request.top_k or -1,  # off
                 min_p=request.min_p,
+                repetition_penalty=request.repetition_penalty,
                 max_tokens=request.max_new_tokens,
                 seed=request.seed,
                 stop_token_ids=ends,

@@ -38,10 +38,8 @@ class Selection:
     weighs: bool = False
 
     @staticmethod
-    def of(scorer: str, *, n: int = 1, rerank: str = "reward", temperature: float = 1.0) -> Selection:
-        """Load the scorer; SteerError where it cannot score, or where the responses to choose from are all alike."""
-        if n > 1 and temperature == 0:
-            raise SteerError("--best-of: greedy responses are all alike. Raise --temperature.")
+    def of(scorer: str, *, n: int = 1, rerank: str = "reward") -> Selection:
+        """Load the scorer; SteerError where it cannot score."""
         if not scorer:
             flag = "--best-of" if n > 1 else "--score"
             raise SteerError(f'{flag} needs --scorer, such as a folder of "steer fit".')

@@ -55,7 +55,7 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     if not chosen:
         raise SteerError(
             f"each of the {len({prompt_key(r) for r in scored})} prompts has one scored response only. Draw more with "
-            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
         )
     return chosen, _weights(schema, names).recounted(chosen)
 

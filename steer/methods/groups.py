@@ -125,7 +125,7 @@ def ranked(rows: Sequence[Row], settings: Any = None) -> list[Group]:
         raise SteerError(
             f"no prompt has two responses with different rewards ({alone} of {len(prompts)} have one "
             f"response, {len(prompts) - alone} have ties only). Draw more of them with "
-            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
         )
     return groups
 

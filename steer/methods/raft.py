@@ -29,7 +29,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     if all(len(c) == 1 for c in prompts):
         raise SteerError(
             f"each of the {len(prompts)} prompts has one response only, so there is no best one. Draw more with "
-            '"steer generate POLICY --input ROWS --n 4 --output MORE", then run "steer label MORE".'
+            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
         )
     place = {row["id"]: i for i, row in enumerate(rows)}
     first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in prompts]

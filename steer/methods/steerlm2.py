@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-PLAIN = ("temperature", "top_p", "guidance", "best_of")  # columns of a draw; each is 1 where Q' itself drew
+# Columns of a draw; each is 1 where Q' itself drew.
+PLAIN = ("temperature", "top_p", "repetition_penalty", "guidance", "best_of")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
         raise SteerError(
             f"no prompt has two responses to one target ({sum(map(len, draws.values()))} of {len(rows)} rows "
             'were drawn at a target and scored). Draw them: "steer generate POLICY --input ROWS --target best --n 8 '
-            '--output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json".'
+            '--sampling own --output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json".'
         )
     return result
 
@@ -76,7 +77,7 @@ def _check_draw(row: Row) -> None:
     if other := other + [f"{name} {row[name]:g}" for name in ("top_k", "min_p") if row.get(name)]:
         raise SteerError(
             f"row '{row['id']}': was drawn at {', '.join(other)}, and its weight would be that of another draw. Draw "
-            "the responses at --temperature 1 and --top-p 1, without --top-k, --min-p, --guidance and --best-of."
+            "the responses with --sampling own, and without --guidance and --best-of."
         )
 
 

@@ -19,6 +19,9 @@ from steer.models.lora import refuse_nan
 from steer.models.quantization import keep_unpacked, left_whole, nf4
 from steer.progress import note, quiet
 
+# What a model's generation_config.json recommends of sampling.
+SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -39,7 +42,7 @@ class Loading:
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
     with quiet():
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(name).is_dir()
         online = not folder and _online()
@@ -74,13 +77,24 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
                 note(f"{name}: {whole:,} parameters of its experts stay in full precision.")
         else:
             model.to(device)
-        # A temperature or repetition penalty that the model recommends would bias what is sampled.
-        ends = model.generation_config.eos_token_id if model.generation_config else None
-        if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
-            raise SteerError(f"model '{name}': generation_config.json has the eos_token_id {ends!r:.40}. Restore it.")
-        model.generation_config = GenerationConfig(eos_token_id=ends)
+        model.generation_config = _generation_config(model, name)
     _complete(tokenizer, model, name)
     return model, tokenizer
+
+
+def _generation_config(model: Any, name: str) -> Any:
+    """Keep of a model's generation config what ends responses and what sampling it recommends; nothing else."""
+    from transformers import GenerationConfig
+
+    written = model.generation_config.to_diff_dict() if model.generation_config else {}
+    ends, advice = written.get("eos_token_id"), {n: x for n in SAMPLED if (x := written.get(n)) is not None}
+    odd = {n: x for n, x in advice.items() if type(x) not in (int, float)}
+    if not all(end is None or type(end) is int for end in (ends if isinstance(ends, list) else [ends])):
+        odd["eos_token_id"] = ends
+    for key, value in odd.items():
+        raise SteerError(f"model '{name}': generation_config.json has the {key} {value!r:.40}. Restore it.")
+    sampled = written.get("do_sample") or set(advice) - {"repetition_penalty"}
+    return GenerationConfig(eos_token_id=ends, do_sample=True if sampled else None, **advice)
 
 
 def hub_commit(name: str) -> str:

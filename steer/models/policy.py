@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
-from steer.conditioning.chat import bare, rendered
+from steer.conditioning.chat import PLAIN, bare, rendered
 from steer.conditioning.condition import markers
 from steer.conditioning.targets import Target, opposite, parse_target
 from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
 from steer.models.card import FULL, MERGED, Card
-from steer.models.loading import Loading, hub_commit, pretrained
+from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, refuse_nan
 from steer.models.tokenization import plain_ids
 from steer.models.unfinished import facts_of, with_weights
@@ -62,6 +62,17 @@ class Policy:
     def markers(self) -> list[str]:
         """The strings that start a condition in a response, to be blocked there; none if it is unconditioned."""
         return markers(self.card.attributes, self.card.template) if self.card and self.card.attributes else []
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """What the model's generation_config.json recommends of sampling: do_sample, temperature, top_p and more."""
+        config = getattr(self.model, "generation_config", None)
+        return {n: x for n in ("do_sample", *SAMPLED) if (x := getattr(config, n, None)) is not None}
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat template of its own."""
+        return bool(self.tokenizer.chat_template != PLAIN)
 
     @property
     def longest(self) -> int | None:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -40,6 +40,7 @@ class Service:
     engine: DecoderThread
     settings: ServeSettings
     name: str
+    sampling: Sampling  # of requests that do not say
     scorer: Scorer | None = None
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)  # by path and status
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))  # by path
@@ -103,13 +104,7 @@ def expanded(
     if likeliest is not None:
         _ = service.policy.pieces  # computed once, which takes a while
     seed = secrets.randbits(31) if request.seed is None else request.seed
-    sampling = Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=request.top_p or 1.0,
-        top_k=max(request.top_k or 0, 0),  # vLLM's clients write -1 where OpenAI's write nothing
-        min_p=request.min_p or 0.0,
-        guidance=1.0 if request.guidance is None else request.guidance,
-    )
+    sampling = replace(service.sampling, **request.sampling())
     conditions = [_condition(service, aim, tail) for aim in aims]
     others = [_condition(service, aim, tail) for aim in away]
     requests: list[EncodedRequest] = []

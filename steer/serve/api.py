@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from steer.conditioning.condition import TEMPLATES
 from steer.conditioning.turns import UnprintedError
+from steer.models.loading import SAMPLED
 from steer.models.tokenization import plain_ids, text_ids, turns_parts
 from steer.serve.answer import Choices, Service, answered, expanded
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
@@ -32,6 +33,7 @@ def described(service: Service) -> dict[str, Any]:
         "model": service.name,
         "positions": service.policy.longest,
         "max_new_tokens": service.settings.max_new_tokens,
+        "sampling": {name: getattr(service.sampling, name) for name in SAMPLED},
         "scorer": scorer,
         "attributes": [],
     }

@@ -13,9 +13,11 @@ import uvicorn
 
 from steer.errors import SteerError
 from steer.generation.prefill import shareable
+from steer.generation.recommended import chosen
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.card import Card
 from steer.models.policy import Policy, load_policy
+from steer.progress import note_once
 from steer.serve.answer import Service
 from steer.serve.api import application
 from steer.serve.engine import DecoderThread
@@ -73,8 +75,11 @@ def open_server(
             policy = load_policy(policy, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
         if not shareable(policy):
             raise SteerError(f"{policy.name}: keeps more than keys and values, so requests cannot share a batch.")
+        sampling, values = chosen(policy, settings)
+        if values:
+            note_once(f"{values}.")
         policy = replace(policy, name=name)  # errors that clients read do not name folders of this machine
-        service = Service(policy, DecoderThread(policy, settings.batch_size), settings, name, scorer)
+        service = Service(policy, DecoderThread(policy, settings.batch_size), settings, name, sampling, scorer)
         yield Server(service, listening, key, host)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steer.generation.settings import AskedSampling
 from steer.settings import DTYPE, DTYPES, TRUST_REMOTE_CODE, option
 
 ADDRESS, PAGE, LIMITS, WEIGHTS = "Address", "Names and page", "Limits", "Weights"  # panels of --help
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class ServeSettings(AskedSampling):
     """Settings of answering requests."""
 
     name: str = option("", "What clients call the model; default: the name of the policy's folder.", panel=PAGE)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError, from_json
 
 from steer.errors import SteerError
+from steer.models.loading import SAMPLED
 from steer.rows.schema import number_text
 from steer.settings import did_you_mean
 
@@ -24,7 +25,7 @@ ANY = object()
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 NEUTRAL: dict[str, Any] = dict.fromkeys((*IGNORED, "prompt_cache_options", "prompt_cache_retention"), ANY)
 NEUTRAL |= dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens"), (0,))
-NEUTRAL |= dict.fromkeys(("repetition_penalty", "length_penalty", "best_of"), (1,))
+NEUTRAL |= dict.fromkeys(("length_penalty", "best_of"), (1,))
 NEUTRAL |= dict.fromkeys(("logit_bias", "stop_token_ids"), ())
 NEUTRAL |= dict.fromkeys(("ignore_eos", "include_stop_str_in_output"), (False,)) | {"skip_special_tokens": (True,)}
 CHAT_NEUTRAL: dict[str, Any] = dict.fromkeys(("tools", "functions", "audio", "prediction", "moderation"), ())
@@ -134,11 +135,17 @@ class GenerationRequest(_Strict):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1)
     min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=100)
     max_tokens: int | None = Field(default=None, ge=1)
     seed: int | None = None
     stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Return what the request says of sampling."""
+        named = {n: x for n in ("guidance", *SAMPLED) if (x := getattr(self, n)) is not None}
+        return named | ({"top_k": 0} if named.get("top_k") == -1 else {})  # as vLLM's clients write it
 
     def stops(self) -> list[str]:
         """Return the texts that end a response."""

@@ -80,8 +80,8 @@ def check_start(
         raise SteerError(f"{name}: its reference is the model without its adapter. Use --adapter lora.")
     if method.importance and not options.init:
         raise SteerError(
-            f"{name}: needs --init, the policy that drew the responses at their targets. "
-            'Train one with --method conditional; "steer generate POLICY --input ROWS --n 8" draws from it.'
+            f"{name}: needs --init, the policy that drew the responses at their targets. Train one with --method "
+            'conditional; "steer generate POLICY --input ROWS --n 8 --sampling own" draws from it.'
         )
 
 
