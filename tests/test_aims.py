@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
 from steer.models.policy import Policy
+from steer.progress import note_once
 from steer.rows.schema import Attribute, Schema
 
 NAMES = ("help", "words", "harm")
@@ -118,6 +120,27 @@ def test_a_policy_without_condition_has_no_targets(schema: Schema) -> None:
     assert plain.targets([]) == plain.targets(["none"]) == plain.targets(["best"]) == [{}]
     with pytest.raises(SteerError, match="cannot aim at 'help=3'"):
         plain.targets(["help=3"])
+
+
+def test_best_asks_for_nothing_where_no_attribute_has_a_better_end(
+    schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
+    card = Card("base", "", "none", "conditional", attributes=("words",), schema=schema)
+    policy = Policy(None, None, card, "lengths")
+    assert policy.targets([]) == policy.targets(["best"]) == policy.targets(["none"]) == [{}]
+    line = (
+        "steer: lengths: 'best' asks for nothing, for neither end of words is better: no condition. Name a level, such"
+    )
+    assert capsys.readouterr().err == f"{line} as words=1.\n"
+    assert policy.targets(["words=2", "best"]) == [{"words": 1}, {}]
+    card.save(tmp_path / "policy")
+    assert "best: no condition, for no attribute has a better end" in targets_command(
+        TargetsConfig(str(tmp_path / "policy"))
+    )
+    directed = Policy(None, None, replace(card, attributes=NAMES), "all")
+    assert directed.targets(["best"]) == [schema.best(NAMES)] != [{}]
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Schema, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from steer.conditioning.condition import leaks
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
+from steer.evaluation.statistics import interval
 from steer.generation.command import generate_command
 from steer.generation.engines import respond
 from steer.generation.generate import generate, held_out_prompts
@@ -26,7 +28,8 @@ from steer.labelling.obtained import side_by_side
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
-from steer.rows import read_rows
+from steer.progress import note_once
+from steer.rows import prompt_key, read_rows
 from steer.rows.schema import Schema
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=40, batch_size=16)
@@ -295,17 +298,24 @@ def test_the_best_of_several_is_kept(trained: Path, tmp_path: Path) -> None:
     assert ask(trained, best_of=3, scorer=gold, target=("none",), n=2).count("\n") >= 2
 
 
-def test_the_best_of_several_needs_something_to_judge_by(trained: Path) -> None:
+def test_the_best_of_several_needs_something_to_judge_by(trained: Path, base: Path) -> None:
+    more: dict[str, Any]
     for more, told in (
-        ({"best_of": 2}, "--best-of needs --scorer"),
         ({"best_of": 2, "temperature": 0.0}, "greedy responses are all alike"),
         ({"best_of": 2, "scorer": "countable:words"}, "does not score"),
+        ({"best_of": 2, "scorer": "human"}, "nobody has rated fresh responses"),
     ):
         with pytest.raises(SteerError, match=told):
             ask(trained, **more)
+    for more in ({"best_of": 2}, {"score": True}):
+        with pytest.raises(SteerError, match=r"^--.*: the policy names no scorer\. Name one with --scorer"):
+            ask(base, **more)
 
 
-def test_what_was_obtained_is_shown_beside_the_target(trained: Path, labels: Path, tmp_path: Path) -> None:
+def test_what_was_obtained_is_shown_beside_the_target(
+    trained: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
     gold = "data_recipes.world_text:Gold"
     shown = ask(trained, target=("verbosity=0", "none"), score=True, scorer=gold, max_new_tokens=30)
     lines = [line for line in shown.splitlines() if line.startswith("  obtained ")]
@@ -313,16 +323,23 @@ def test_what_was_obtained_is_shown_beside_the_target(trained: Path, labels: Pat
     assert re.fullmatch(r"  obtained verbosity=\d( \(asked 0\))?( \w+=\d)+", lines[0])
     assert "asked" not in lines[1]
     more = {"input": str(labels), "prompt": (), "output": str(tmp_path / "run"), "limit": 12, "n": 2}
-    said = ask(trained, target=("verbosity=0",), score=True, scorer=gold, max_new_tokens=30, **more)
-    assert said.startswith("asked for | obtained, mean score")
-    rows = read_rows(tmp_path / "run")
+    said = ask(trained, target=("verbosity=0", "none"), score=True, max_new_tokens=30, **more)
+    assert said.startswith("asked for | attribute | the level means | mean score [95 % over prompts] | ")
+    assert capsys.readouterr().err.count(f"--score uses {gold}, which labelled the rows that the policy") == 1
+    every = read_rows(tmp_path / "run")
+    assert all(row["scorer"] == gold for row in every)
+    rows = [row for row in every if row["target"]]
     scorer, schema = load_scorer(gold), Schema.load(labels / "schema.json")
     exact = scorer.score(rows, ["verbosity"])[:, 0]
     assert [r["predicted"]["verbosity"] for r in rows] == pytest.approx(exact.tolist(), abs=1e-4)
     assert [r["levels"]["verbosity"] for r in rows] == [schema["verbosity"].level(x) for x in exact]
-    assert f"verbosity=0 | {exact.mean():.2f} | " in said
-    with pytest.raises(SteerError, match="--score needs --scorer"):
-        ask(trained, score=True)
+    prompts = [prompt_key(row) for row in rows]
+    met = interval(np.array([row["levels"]["verbosity"] == 0 for row in rows]), prompts)
+    shares = f"{met.mean:.0%} [{max(0.0, met.low):.0%}, {min(1.0, met.high):.0%}]"
+    assert f"\nverbosity=0 | verbosity | - | {interval(exact, prompts).text()} | {shares} | " in said
+    assert [line.split(" | ")[1] for line in said.splitlines() if line.startswith("none | ")] == list(schema.own)
+    two = ask(trained, prompt=("one?", "two?"), target=("verbosity=0",), score=True, max_new_tokens=8)
+    assert two.splitlines()[-1].startswith("verbosity=0 | verbosity | - | ")
 
 
 def test_the_nearest_to_the_target_of_several_is_kept(trained: Path, tmp_path: Path) -> None:

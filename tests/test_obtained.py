@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from steer.errors import SteerError
+from steer.evaluation.obtained import table
+from steer.evaluation.statistics import interval
 from steer.labelling.obtained import Selection, side_by_side
 from steer.labelling.scorer import Scorer
 from steer.methods import directional
@@ -64,7 +68,7 @@ def test_a_policy_of_weights_is_scored_by_the_scorers_schema(weighing: Card) -> 
     assert found["levels"] == SCHEMA.levels({"help": 3.0, "harm": 0.0, "reward": found["reward"]})
     assert found["reward"] == SCHEMA.reward({"help": 3.0, "harm": 0.0})
     assert side_by_side([found], selection.schema) == "> q\n[help=0 harm=4]\n3 0\n  obtained help=3 harm=0"
-    assert selection.table([found]) == "no level was asked for that has a score."
+    assert table([found], selection.schema or SCHEMA) == "no level was asked for that has a score."
     with pytest.raises(SteerError, match=r"^--rerank target: the policy's targets are weights, not levels\. Use --rer"):
         Selection(SCORER, n=2, by_target=True).knowing(weighing)
 
@@ -87,4 +91,40 @@ def test_a_reward_that_was_asked_for_is_told() -> None:
     selection = Selection(SCORER).knowing(card("conditional", SCHEMA, ("reward",)))
     rows = selection.labelled([row("4 0", {"reward": 4}), row("0 4", {"reward": 4})])
     mean = sum(r["reward"] for r in rows) / 2
-    assert selection.table(rows).splitlines()[1] == f"reward={SCHEMA['reward'].shown[4]} | {mean:.2f} | 50% | 50% | 2"
+    head = f"reward={SCHEMA['reward'].shown[4]} | reward | {SCHEMA['reward'].span(4)}"
+    assert table(rows, SCHEMA).splitlines()[1] == f"{head} | {mean:.2f} | 50% | 50% | 2", "one prompt has no interval"
+
+
+def test_the_table_has_intervals_over_prompts_what_levels_mean_and_none() -> None:
+    words = Attribute("words", 1.0, 90.0, 0, edges=(13.5, 40.0), shown=("0", "1", "2"), centres=(8.0, 20.0, 60.0))
+    lengths = Schema((words,))
+    rows = [
+        {"prompt": [{"role": "user", "content": f"q{i // 2}"}], "target": target, "predicted": {"words": score}}
+        | {"levels": lengths.levels({"words": score})}
+        for target, scores in (({"words": 1}, (10.0, 20.0, 30.0, 60.0, 14.0, 15.0)), ({}, (7.0, 8.0)))
+        for i, score in enumerate(scores)
+    ]
+    asked, prompts = rows[:6], [row["prompt"][0]["content"] for row in rows[:6]]
+    mean = interval([row["predicted"]["words"] for row in asked], prompts).text()
+    met = interval([row["levels"]["words"] == 1 for row in asked], prompts)
+    share = f"{4 / 6:.0%} [{max(0.0, met.low):.0%}, {min(1.0, met.high):.0%}]"
+    assert table(rows, lengths).splitlines()[1:] == [
+        f"words=1 | words | 13.5 to below 40 | {mean} | {share} | 100% [100%, 100%] | 6",
+        "none | words | - | 7.50 | - | - | 2",
+    ]
+
+
+def test_the_scorer_of_a_policys_rows_is_found_or_said_to_be_gone(tmp_path: Path) -> None:
+    known = replace(card("conditional", SCHEMA), scorer="countable:words", scorer_spec="countable:words")
+    assert Selection.of("", known).scorer.id == "countable:words"
+    assert Selection.of("countable:sentences", known).scorer.id == "countable:sentences"
+    gone = str(tmp_path / "gone")
+    for other, message in (
+        (None, "--score: the policy names no scorer. Name one with --scorer"),
+        (replace(known, scorer_spec=""), "--score: the policy names no scorer"),
+        (replace(known, scorer_spec="human"), "--score: people scored the policy's rows"),
+        (replace(known, scorer_spec=gone), f"cannot be loaded: scorer '{gone}': no such folder"),
+        (replace(known, scorer="linear:0123"), "countable:words is countable:words now, .* labelled by linear:0123"),
+    ):
+        with pytest.raises(SteerError, match=message):
+            Selection.of("", other)

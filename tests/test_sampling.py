@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ASK, serving
-from transformers import RepetitionPenaltyLogitsProcessor
+from transformers import GenerationConfig, RepetitionPenaltyLogitsProcessor
 
 from steer.config.generation import GenerateConfig
 from steer.config.training import TrainConfig
@@ -219,24 +219,27 @@ def test_what_a_model_recommends_is_not_used_where_tokens_are_drawn_by_transform
         assert plainly(biased, asks, 8, 5) == plainly(plain, asks, 8, 5)
 
 
-def test_a_server_takes_its_defaults_from_the_model_and_a_request_wins(advised: Advised) -> None:
-    policy = load_policy(str(advised({**ADVICE, "top_k": 1, "repetition_penalty": 30})))
-    body: dict[str, Any] = {"model": "policy", "messages": ASK, "max_tokens": 20, "n": 2, "seed": 4}
+def test_a_server_takes_its_defaults_from_the_model_and_a_request_wins(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = GenerationConfig(eos_token_id=policy.tokenizer.eos_token_id, **{**ADVICE, "top_k": 1})
+    monkeypatch.setattr(policy.model, "generation_config", advice)
+    body: dict[str, Any] = {"model": "policy@none", "messages": ASK, "max_tokens": 20, "n": 2, "seed": 4}
     [job] = [Request({"id": "0", "prompt": ASK}, {})]
     with serving(policy) as served:
         client = openai_client.OpenAIClient(f"{served.url}/v1")
-        assert served.service.sampling == Sampling(temperature=0.6, top_k=1, repetition_penalty=30)
+        assert served.service.sampling == Sampling(temperature=0.6, top_k=1, repetition_penalty=1.3)
 
         def ask(**more: Any) -> list[str]:
             return [c["message"]["content"] for c in client._call("chat/completions", body | more)["choices"]]
 
-        expected = respond(policy, [job], replace(GREEDY, max_new_tokens=20, repetition_penalty=30.0))[0].text
+        expected = respond(policy, [job], replace(GREEDY, max_new_tokens=20, repetition_penalty=1.3))[0].text
         assert ask() == [expected] * 2, "top_k 1"
         greedy = respond(policy, [job], replace(GREEDY, max_new_tokens=20))[0].text
         assert ask(repetition_penalty=1.0) == [greedy] * 2 != [expected] * 2
         assert len(set(ask(top_k=-1, temperature=2.0))) == 2
         sampling = client._call("steer/schema")["sampling"]
-        assert sampling == {"temperature": 0.6, "top_p": 1.0, "top_k": 1, "min_p": 0.0, "repetition_penalty": 30}
+        assert sampling == {"temperature": 0.6, "top_p": 1.0, "top_k": 1, "min_p": 0.0, "repetition_penalty": 1.3}
     with serving(policy, temperature=0.0, repetition_penalty=1.0) as served:
         assert values(served.service.sampling) == {**OWN, "temperature": 0.0, "top_k": 1}
 

@@ -248,3 +248,4 @@ def test_nothing_is_asked_of_attributes_without_a_better_end() -> None:
     schema = schema_of([4.0] * 5 + [1.0] * 9, [3.0, 1.0, 1.0, 1.0, 4.0] + [4.0] * 9).turned({"b": (0, 0.0)})
     assert schema.unasked(("a", "b")) == {"a": 4}
     assert schema.unasked(("b",)) == {}
+    assert schema.best(("b",)) == parse_target("best", schema, ("b",)) == {}, "no end is better: no condition"

@@ -22,7 +22,8 @@ def targets_command(config: TargetsConfig) -> str:
     target = parse_target(config.target, schema, names) if config.target else {}
     lines = [*_levels(schema, names, target), "", *_combinations(schema, names, target, config.top)]
     if schema.supported(names):
-        lines += ["", f"best: {schema.text(schema.best(names))}"]
+        best = schema.text(schema.best(names)) or "no condition, for no attribute has a better end"
+        lines += ["", f"best: {best}"]
     if config.weights:
         front = pareto(schema, parse_weights(config.weights, schema, names))
         if not front:

@@ -8,6 +8,7 @@ import click
 
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
+from steer.evaluation.obtained import table
 from steer.generation.generate import Generation, prompt_rows, prompts_in, selection_of, usable
 from steer.generation.prefill import shareable
 from steer.generation.requests import encode
@@ -25,7 +26,7 @@ def generate_command(config: GenerateConfig) -> str:
     elsewhere = config.engine != "hf" or config.server
     if config.stream and (config.output or config.score or config.best_of > 1 or elsewhere):
         raise SteerError("--stream: only prints. Leave out --output, --score, --best-of, --engine and --server.")
-    selection = selection_of(config)
+    selection = selection_of(config, config.policy)
     run = _run(config, selection) if config.output else None
     if run and run.done:
         return str(run.done["summary"])
@@ -34,7 +35,9 @@ def generate_command(config: GenerateConfig) -> str:
     if config.stream:
         return _stream(generation)
     if run is None:
-        return side_by_side(generation.rows(), generation.schema)
+        responses = generation.rows()
+        shown = side_by_side(responses, generation.schema)
+        return f"{shown}\n\n{_table(generation, responses)}" if config.score and len(rows) > 1 else shown
     run.start()
     responses = generation.rows(run.folder)
     good = usable(generation.policy, responses)
@@ -61,7 +64,12 @@ def _summary(generation: Generation, prompts: int, rows: Sequence[Row], good: Se
         f"{f'{leaking} with a condition in them skipped, ' if leaking else ''}"
         f"{sum(not row['finished'] for row in rows)} cut off at {s.max_new_tokens} tokens."
     )
-    return f"{generation.selection.table(good)}\n{summary}" if generation.selection and s.score else summary
+    return f"{_table(generation, good)}\n{summary}" if s.score else summary
+
+
+def _table(generation: Generation, rows: Sequence[Row]) -> str:
+    assert generation.schema is not None
+    return table(rows, generation.schema)
 
 
 def _stream(generation: Generation) -> str:

@@ -14,6 +14,7 @@ from steer.generation.recommended import chosen
 from steer.generation.requests import Request, Response, seed_of
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.obtained import Selection
+from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.progress import note_once, progress
 from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write_rows
@@ -53,7 +54,7 @@ def generate(
         GenerateSettings, {**settings, "target": (targets,) if isinstance(targets, str) else tuple(targets), "n": n}
     )
     rows = prompt_rows(prompts, chosen)
-    generation = Generation.of(policy, rows, chosen, selection_of(chosen))
+    generation = Generation.of(policy, rows, chosen, selection_of(chosen, policy))
     if folder is None:
         return generation.rows()
     scorer = generation.selection.scorer.id if generation.selection else ""
@@ -184,11 +185,12 @@ def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row["response"].strip() and not policy.leaks(row["response"])]
 
 
-def selection_of(settings: GenerateSettings) -> Selection | None:
+def selection_of(settings: GenerateSettings, policy: Policy | str) -> Selection | None:
     """Load the scorer that chooses among several responses or labels them; None where nothing needs one."""
     if not settings.score and settings.best_of == 1:
         return None
-    return Selection.of(settings.scorer, n=settings.best_of, rerank=settings.rerank)
+    card = Card.find(policy) if isinstance(policy, str) else policy.card
+    return Selection.of(settings.scorer, card, n=settings.best_of, rerank=settings.rerank)
 
 
 def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:

@@ -87,7 +87,11 @@ class GenerateSettings(Drawing, AskedSampling):
         choices=("reward", "target"),
         panel=TARGETS,
     )
-    scorer: str = option("", "With --best-of and --score: scores the responses, as in `steer label`.", panel=TARGETS)
+    scorer: str = option(
+        "",
+        "With --best-of and --score: scores the responses, as in `steer label`; default: what labelled the policy.",
+        panel=TARGETS,
+    )
     score: bool = option(
         False, "Show what each response obtained beside its target; rows are labelled with it.", panel=TARGETS
     )

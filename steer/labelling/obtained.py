@@ -12,6 +12,7 @@ from steer.labelling.label import levelled
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import METHODS
 from steer.models.card import Card
+from steer.progress import note_once
 from steer.rows import Row
 from steer.rows.schema import REWARD, Schema
 
@@ -38,12 +39,9 @@ class Selection:
     weighs: bool = False
 
     @staticmethod
-    def of(scorer: str, *, n: int = 1, rerank: str = "reward") -> Selection:
-        """Load the scorer; SteerError where it cannot score."""
-        if not scorer:
-            flag = "--best-of" if n > 1 else "--score"
-            raise SteerError(f'{flag} needs --scorer, such as a folder of "steer fit".')
-        loaded = load_scorer(scorer)
+    def of(scorer: str, card: Card | None = None, *, n: int = 1, rerank: str = "reward") -> Selection:
+        """Load a scorer, by default the one that labelled a policy's rows; SteerError where it cannot score."""
+        loaded = load_scorer(scorer) if scorer else labeller(card, "--best-of" if n > 1 else "--score")
         if loaded.model is None:
             raise SteerError(f"--scorer {scorer}: nobody has rated fresh responses. Use a fitted scorer.")
         return Selection(loaded, n, rerank == "target")
@@ -85,23 +83,26 @@ class Selection:
             for row, line in zip(rows, levels)
         ]
 
-    def table(self, rows: Sequence[Row]) -> str:
-        """Show a line per target and attribute: the level asked for, the mean score obtained, how often it was met."""
-        assert self.schema is not None
-        groups: dict[tuple[tuple[str, float], ...], list[Row]] = {}
-        for row in rows:
-            groups.setdefault(tuple(row["target"].items()), []).append(row)
-        lines = ["asked for | obtained, mean score | share at the level | within one | responses"]
-        for target, members in groups.items():
-            for name, level in target:
-                scored = [r for r in members if name in r["levels"]]
-                if scored:
-                    gaps = [abs(r["levels"][name] - self.schema[name].bin(level)) for r in scored]
-                    mean = sum(r["reward"] if name == REWARD else r["predicted"][name] for r in scored) / len(scored)
-                    hit, near = (sum(g <= most for g in gaps) / len(gaps) for most in (0, 1))
-                    head = f"{name}={self.schema[name].show(level)}"
-                    lines.append(f"{head} | {mean:.2f} | {hit:.0%} | {near:.0%} | {len(scored)}")
-        return "\n".join(lines) if len(lines) > 1 else "no level was asked for that has a score."
+
+def labeller(card: Card | None, flag: str) -> Scorer:
+    """Load the scorer that labelled a policy's rows, and say so; SteerError if there is none, or another one now."""
+    remedy = 'Name one with --scorer, such as a folder of "steer fit".'
+    if card is None or not card.scorer_spec:
+        raise SteerError(f"{flag}: the policy names no scorer. {remedy}")
+    spec = card.scorer_spec
+    if spec == "human":
+        raise SteerError(f"{flag}: people scored the policy's rows, and nobody has rated fresh responses. {remedy}")
+    try:
+        scorer = load_scorer(spec)
+    except SteerError as error:
+        raise SteerError(f"{flag}: what labelled the policy's rows cannot be loaded: {error} {remedy}") from None
+    if scorer.id != card.scorer:
+        raise SteerError(
+            f"{flag}: {spec} is {scorer.id} now, and the policy's rows were labelled by {card.scorer}. If it will do, "
+            f"name it: --scorer {spec}."
+        )
+    note_once(f"{flag} uses {spec}, which labelled the rows that the policy was trained on; --scorer names another.")
+    return scorer
 
 
 def obtained_text(row: Row, schema: Schema) -> str:

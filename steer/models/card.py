@@ -35,7 +35,8 @@ class Card:
     template: str = "tags"
     attributes: tuple[str, ...] = ()
     schema: Schema | None = None
-    scorer: str = ""
+    scorer: str = ""  # identity of what labelled the rows
+    scorer_spec: str = ""  # what `load_scorer` finds it by; "human" for people, "" if unknown
     condition_tokens: str = "text"
     base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
     version: str = __version__

@@ -20,7 +20,7 @@ from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, refuse_nan
 from steer.models.tokenization import plain_ids
 from steer.models.unfinished import facts_of, with_weights
-from steer.progress import note, quiet
+from steer.progress import note, note_once, quiet
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, is_run, read_done
 
@@ -120,6 +120,14 @@ class Policy:
         parsed = [parse_target(t, card.schema, card.attributes) for t in texts]
         if not texts:
             parsed = [card.schema.unasked(card.attributes)]
+        if not any(card.schema[n].direction for n in card.attributes) and (
+            not texts or "best" in map(str.strip, texts)
+        ):
+            names, example = ", ".join(card.attributes), card.schema.text({card.attributes[0]: 0})
+            note_once(
+                f"{self.name}: 'best' asks for nothing, for neither end of {names} is better: no condition. Name a "
+                f"level, such as {example}."
+            )
         for target in parsed:
             if target and not allow_unsupported:
                 card.schema.check(target)

@@ -311,8 +311,9 @@ class Schema:
     def best(self, names: Sequence[str]) -> dict[str, float]:
         """Return the jointly supported combination with the highest reward (level centres); ties: most rows.
 
-        Attributes without a direction take the level that is most common with the others. The reward by itself is at
-        its highest supported level. Where scores are printed it is their HIGH quantile, if that lies in this level.
+        Empty, so no condition, where no attribute has a better end; beside one that has, the others take the level that
+        is most common with it. The reward by itself is at its highest supported level. Where scores are printed it is
+        their HIGH quantile, if that lies in this level.
         """
         cells = self.supported(names)
         if not cells:
@@ -320,6 +321,8 @@ class Schema:
                 f"no combination of {', '.join(names)} occurs in {self.minimum} rows. Condition on fewer attributes "
                 'or lower --min-support in "steer label".'
             )
+        if not any(self[n].direction for n in names):
+            return {}
         highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
         return {n: self._high(self[n], level) for n, level in zip(names, highest[0])}
 

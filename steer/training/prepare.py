@@ -324,9 +324,14 @@ def counts(
 
 
 def card_of(
-    policy: Policy, name: str, options: TrainSettings, conditioning: Conditioning | None, base_hash: str, scorer: str
+    policy: Policy,
+    name: str,
+    options: TrainSettings,
+    conditioning: Conditioning | None,
+    base_hash: str,
+    labelled: Labelled,
 ) -> Card:
-    """Return the card of what will be trained from `policy` by the method `name`; `scorer`: what labelled the rows."""
+    """Return the card of what will be trained from `policy` by the method `name` on labelled rows."""
     return Card(
         base=str(Path(policy.name).resolve()) if Path(policy.name).is_dir() else policy.name,
         base_hash=base_hash,
@@ -337,6 +342,7 @@ def card_of(
         template=options.template,
         attributes=conditioning.names if conditioning else (),
         schema=conditioning.schema if conditioning else None,
-        scorer=scorer,
+        scorer=labelled.scorer,
+        scorer_spec=labelled.spec,
         condition_tokens=options.condition_tokens if conditioning else "text",
     )

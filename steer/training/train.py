@@ -154,5 +154,5 @@ def prepare(
         if "curriculum" in method.needs:
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
     policy.facts = counts(labelled, given, groups, short, method, options)
-    policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled.scorer)
+    policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled)
     return Training(policy, loop, why, template)
