@@ -20,20 +20,17 @@ from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, averaged, levels, summed
 from steer.methods.groups import Group, levelled
 from steer.rows import Row
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`weight`: how much telling levels apart counts beside the likelihood."""
+class Settings(Checked):
+    """Settings of gedi."""
 
-    weight: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise SteerError(f"weight is not negative, not {self.weight}.")
+    weight: float = option(0.3, "How much telling levels apart counts beside the likelihood.", least=0)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
