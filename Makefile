@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 # OpenMP threads that spin for long while they wait collapse where anything else runs on the cores.
 export GOMP_SPINCOUNT ?= 1000
 
-.PHONY: demo test slow tables docs lint wheel clean
+.PHONY: demo world test slow tables docs lint wheel clean
 
 demo: $(VENV)/ready
 	$(BIN)/steer demo --output demo
+
+# The whole pipeline on a simulated world, where what a response is worth is known: the ground truth of the tests.
+world: $(VENV)/ready
+	$(BIN)/steer world --output world
 
 test: $(VENV)/ready lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -48,4 +52,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo tables
+	rm -rf $(VENV) build dist demo world tables

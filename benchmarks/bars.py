@@ -1,6 +1,6 @@
 """What a comparison reached against the project's bars, as Markdown: `python benchmarks/bars.py bench`.
 
-Reads the report.json that `steer demo` or `steer compare` wrote; computes nothing anew.
+Reads the report.json that `steer world` or `steer compare` wrote; computes nothing anew.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Claims of the field about its methods, tested on the demo's world.
+# Claims of the field about its methods, tested on the embedded world.
 #   bash benchmarks/claims.sh WORLD [TRAIN [OUTPUT]]      (as for methods.sh)
 set -euo pipefail
-world=${1:?the folder of steer demo}
+world=${1:?the folder of steer world}
 train=${2:-$world/train.json}
 output=${3:-claims}
 bases=()

@@ -1,7 +1,7 @@
 """Tokens per second against plain `model.generate`: `python benchmarks/generate.py POLICY ROWS`.
 
-POLICY is a conditioned policy, ROWS a file with prompts (`demo/compare/runs/conditional-seed0/policy` and `demo/labels`
-of `make demo`). Prompts of mixed length, four targets and four samples each, in the order in which they arrive. The
+POLICY is a conditioned policy, ROWS a file with prompts (of `make world`: `world/compare/runs/conditional-seed0/policy`
+and `world/labels`). Prompts of mixed length, four targets and four samples each, in the order in which they arrive. The
 peer pads batches of the same size in that order and calls `model.generate`. Both run in turn, several times; greedy
 outputs are compared token by token first. In the end the continuous batching of transformers (`generate_batch`, paged
 attention) answers the same greedily, beside ours: it takes no guidance, no blocked markers and no seed a response, so

@@ -1,7 +1,7 @@
 """The guidance curve of a policy: `python benchmarks/guidance.py POLICY ROWS`.
 
 What is obtained, how fluent and how varied, against S. POLICY is a conditioned policy, ROWS labelled rows with held-out
-prompts (of `make demo`: `compare/runs/conditional-seed0/policy` and `labels`). Targets are a factorial draw from the
+prompts (of `make world`: `compare/runs/conditional-seed0/policy` and `labels`). Targets are a factorial draw from the
 supported combinations. Per S: the slope of the obtained level on the target, averaged over attributes (1 is perfect);
 the mean distance in levels; log-probability per token under the unconditioned base, for fluency; distinct-2 and the
 share of repeated trigrams, for diversity. Intervals are 95 %, over prompts.

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Offline and on-policy methods on the same bases, one split and one number of optimizer steps.
 #   bash benchmarks/methods.sh WORLD [TRAIN [OUTPUT]]
-# WORLD: the folder of `steer demo --bases N`; TRAIN: settings of training, WORLD/train.json; OUTPUT: methods.
+# WORLD: the folder of `steer world --bases N`; TRAIN: settings of training, WORLD/train.json; OUTPUT: methods.
 # Every method takes its own share of the learning rate. Methods that compare the policy with where it starts, or draw
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it.
 set -euo pipefail
-world=${1:?the folder of steer demo}
+world=${1:?the folder of steer world}
 train=${2:-$world/train.json}
 output=${3:-methods}
 bases=()

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# SteerLM 2 on top of a conditional policy of the demo, and what gold says of both on held-out prompts at `best`.
-#   bash benchmarks/steerlm2.sh demo        (the folder of `make demo`; ten minutes on two cores)
+# SteerLM 2 on top of a conditional policy of the world, and what gold says of both on held-out prompts at `best`.
+#   bash benchmarks/steerlm2.sh world        (the folder of `make world`; ten minutes on two cores)
 set -euo pipefail
-demo=${1:?the folder of make demo}
-policy=$demo/compare/runs/conditional-seed0/policy
+world=${1:?the folder of make world}
+policy=$world/compare/runs/conditional-seed0/policy
 gold=data_recipes.world_text:Gold
-steer generate "$policy" --input "$demo/labels" --split train --limit 300 --n 8 --sampling own --output drawn --allow-unsupported \
+steer generate "$policy" --input "$world/labels" --split train --limit 300 --n 8 --sampling own --output drawn --allow-unsupported \
   --target best --target "warmth=4 helpfulness=4" --target verbosity=1 --max-new-tokens 120 --batch-size 128
-steer label drawn --scorer "$demo/scorer" --schema "$demo/labels/schema.json" --held-out 0 --output rows
+steer label drawn --scorer "$world/scorer" --schema "$world/labels/schema.json" --held-out 0 --output rows
 for tempered in 0 1; do
-  steer train rows --model "$demo/base" --config "$demo/train.json" --init "$policy" --method steerlm2 \
+  steer train rows --model "$world/base" --config "$world/train.json" --init "$policy" --method steerlm2 \
     --set tempered=$tempered --learning-rate 5e-4 --max-steps 120 --held-out 0 --output tempered-$tempered
 done
 for name in start tempered-0 tempered-1; do
   from=$name; [ $name = start ] && from=$policy
-  steer generate "$from" --input "$demo/labels" --split test --limit 245 --target best --output answers-$name \
+  steer generate "$from" --input "$world/labels" --split test --limit 245 --target best --output answers-$name \
     --sampling own --max-new-tokens 120 --batch-size 128
-  steer label answers-$name --scorer $gold --schema "$demo/labels/schema.json" --held-out 0 --output gold-$name
+  steer label answers-$name --scorer $gold --schema "$world/labels/schema.json" --held-out 0 --output gold-$name
 done
 python - <<'END'
 import numpy as np

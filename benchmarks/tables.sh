@@ -22,9 +22,9 @@ stage() {  # a table is replaced when it is whole
   "${@:2}" > "$out/$1.md"
   cp "$out/$1.md" "$here/results/$1.md"
 }
-steer demo --full --bases 3 --size 8000 --output "$out/world" >&2
+steer world --full --bases 3 --size 8000 --output "$out/world" >&2
 for steps in 240 170; do  # of every run in methods, and in claims
-  python -c "import json; from steer.demo import LORA; print(json.dumps(LORA | {'max_steps': $steps}))" > "$out/$steps.json"
+  python -c "import json; from steer.world import LORA; print(json.dumps(LORA | {'max_steps': $steps}))" > "$out/$steps.json"
 done
 stage world python "$here/bars.py" "$out/world"
 stage methods bash "$here/methods.sh" "$out/world" "$out/240.json" "$out/methods"

@@ -9,7 +9,7 @@ import click
 from steer import __version__
 from steer.config.comparison import CompareConfig
 from steer.config.conditioning import TargetsConfig
-from steer.config.demo import DemoConfig
+from steer.config.demo import DemoConfig, WorldConfig
 from steer.config.evaluation import EvaluateConfig
 from steer.config.export import ExportConfig
 from steer.config.generation import GenerateConfig
@@ -130,8 +130,17 @@ def compare(config: CompareConfig) -> None:
 @cli.command()
 @options(DemoConfig)
 def demo(config: DemoConfig) -> None:
-    """Run the whole pipeline on the embedded world."""
+    """Make a real chat model steerable: log its answers, label, train, and measure what asking obtains."""
     from steer.demo import demo as run
+
+    click.echo(run(config))
+
+
+@cli.command()
+@options(WorldConfig)
+def world(config: WorldConfig) -> None:
+    """Run the whole pipeline on the embedded world, where ground truth is known."""
+    from steer.world import world as run
 
     click.echo(run(config))
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on the embedded world: `demo` runs each stage as its own command would."""
+"""The whole pipeline on the embedded world: `world` runs each stage as its own command would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from steer import report
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
-from steer.config.demo import DemoConfig
+from steer.config.demo import WorldConfig
 from steer.config.generation import GenerateConfig
 from steer.config.iteration import IterateConfig
 from steer.config.labelling import FitConfig, LabelConfig
@@ -27,6 +27,7 @@ from steer.iteration.command import iterate_command
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import load_policy
+from steer.report import dials
 from steer.report.circumstances import circumstances
 from steer.rows.command import data_command
 from steer.run_folder import read_json, write_json
@@ -59,7 +60,7 @@ SAMPLING = {"max_new_tokens": 120, "batch_size": 128}
 GUIDED, GUIDES = 200, (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)  # responses at each strength of guidance
 
 
-def demo(config: DemoConfig) -> str:
+def world(config: WorldConfig) -> str:
     """Run every stage that is not done yet; return what it shows, the report's path and the time it took."""
     began = time.monotonic()
     out = Path(config.output)
@@ -95,7 +96,7 @@ def demo(config: DemoConfig) -> str:
         table,
     ]
     minutes = (time.monotonic() - began) / 60
-    return "\n\n".join([*parts, f"demo: all stages done in {minutes:.1f} minutes. Report: {page}"])
+    return "\n\n".join([*parts, f"world: all stages done in {minutes:.1f} minutes. Report: {page}"])
 
 
 def _base(out: Path, number: int) -> str:
@@ -107,7 +108,7 @@ def _base(out: Path, number: int) -> str:
     return model
 
 
-def _comparison(config: DemoConfig, labels: str, models: Sequence[str]) -> CompareConfig:
+def _comparison(config: WorldConfig, labels: str, models: Sequence[str]) -> CompareConfig:
     """Settings of the comparison; writes the file with those of training."""
     out = Path(config.output)
     write_json(out / "train.json", LORA | ({"num_train_epochs": 3.0} if config.full else {}))
@@ -150,22 +151,14 @@ def _report(out: Path, guidance: dict[str, Any]) -> Path:
     """Write the comparison's report with the rounds of iterate and the guidance curve added."""
     result = read_json(out / "compare" / "report.json")
     result |= {"iterate": read_json(out / "iterate" / "report.json")["iterate"], "guidance": guidance}
-    result |= {"command": circumstances("demo")["command"], "commands": ["make demo", "steer demo"]}
+    result |= {"command": circumstances("world")["command"], "commands": ["make world", "steer world"]}
     return report.write(result, out)
 
 
 def _dial(out: Path) -> str:
     """Table of targets beside what was obtained, a line for each attribute."""
-    dials = read_json(out / "compare" / "report.json")["dials"]
-    dial = next(d["result"] for d in dials if d["name"] == "conditional")
-    heads = "".join(f"{f'asked {i}':>20}" for i in range(5))
-    lines = [f"attribute      {heads}   Spearman, means / single   span"]
-    for name, result in dial["attributes"].items():
-        cells = [f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" for m in result["means"]]
-        means = "".join(f"{cell:>20}" for cell in cells)
-        figures = [result[key]["mean"] for key in ("spearman_means", "spearman", "span_ratio")]
-        lines.append(f"{name:<15}{means}" + "{:>16.2f} / {:.2f} {:>12.2f}".format(*figures))
-    return "\n".join(lines)
+    reports = read_json(out / "compare" / "report.json")["dials"]
+    return dials.text(next(d["result"] for d in reports if d["name"] == "conditional"))
 
 
 def _opposites(policy: Path) -> str:

@@ -275,7 +275,9 @@ def test_usage(steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ar
     refused(steer(*arguments.split()), tmp_path / "run", message)
 
 
-@pytest.mark.parametrize("command", ["data", "fit", "label", "train", "generate", "compare", "iterate", "demo"])
+@pytest.mark.parametrize(
+    "command", ["data", "fit", "label", "train", "generate", "compare", "iterate", "demo", "world"]
+)
 def test_a_folder_that_cannot_be_written(
     steer: Steer, labels: Path, tiny: Path, policy: Path, scorer: Path, tmp_path: Path, command: str
 ) -> None:
@@ -289,6 +291,7 @@ def test_a_folder_that_cannot_be_written(
         "compare": [labels, "--model", tiny, "--scorer", scorer],
         "iterate": [labels, "--model", tiny, "--policy", policy, "--scorer", scorer],
         "demo": [],
+        "world": [],
     }
     said = steer(command, *flags[command], "--output", output)
     refused(said, output, f"{output}", "cannot be written (Not a directory). Choose another --output.")

@@ -16,7 +16,6 @@ from steer.conditioning.targets import factorial
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
 from steer.config.training import TrainConfig
-from steer.demo import BASE, LORA
 from steer.evaluation.controllability import controllability
 from steer.evaluation.statistics import interval
 from steer.generation.engines import respond
@@ -28,6 +27,7 @@ from steer.models.policy import Policy, load_policy
 from steer.rows import Row, prompt_key, read_rows, write_rows
 from steer.rows.command import data_command
 from steer.training.command import train_command
+from steer.world import BASE, LORA
 
 NAMES = ("verbosity",)
 

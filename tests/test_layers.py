@@ -15,7 +15,7 @@ generation training export serve report evaluation
 iteration comparison
 """
 ORDER = TABLE.split()
-DOORWAYS = {"cli", "__main__", "demo"}  # as every command.py: may import all rooms, and no room imports them
+DOORWAYS = {"cli", "__main__", "demo", "world"}  # as every command.py: may import all rooms, and no room imports them
 UPWARD = {  # exceptions, each with its reason
     ("steer.models.policy", "steer.generation.generate"),  # inside Policy.generate: what users do with a policy
 }

@@ -53,6 +53,7 @@ PHRASES = {
     "sentences": "Answer in about {centre} sentences.",
     "list_items": "List about {centre} items.",
 }
+NONE = {"list_items": "Use no list."}  # how a level whose centre is 0 is
 # A number alone means little to a small model, the form of a text much: words at most, and what has about so many.
 EXTENTS = (
     (4, "in a word or two"),
@@ -72,6 +73,8 @@ def phrase(attribute: Attribute, level: float) -> str:
         return _sentence(attribute, level, attribute.phrase)
     rated = RATED if all(re.fullmatch(r"[0-9]+", shown) for shown in attribute.shown) else NAMED
     counted = PHRASES.get(attribute.name, rated)
+    if attribute.name in NONE and round(attribute.score(level)) == 0:
+        return NONE[attribute.name]
     every = {_sentence(attribute, i, counted) for i in range(len(attribute.shown))}
     return _sentence(attribute, level, counted if len(every) == len(attribute.shown) else rated)
 

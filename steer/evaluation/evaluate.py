@@ -108,7 +108,8 @@ def evaluated(
         System(f"{name} @ {target}" if target else name, name, each, "" if target == RANDOM else name, "", target)
         for (name, target), each in by_seed.items()
     ]
-    case = examination.case(systems, systems[0].name, grids)
+    first = examination.contestants[0].name  # the baseline, also of dials
+    case = examination.case(systems, systems[0].name, grids, first if first in grids else "")
     about = {**_about(examination), "commands": [command] if command else [], "hashes": hashes}
     return Evaluation(result(case, about), case)
 

@@ -45,8 +45,8 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(name).is_dir()
-        online = not folder and _online()
-        source: dict[str, Any] = {"trust_remote_code": loading.trust_remote_code, "local_files_only": not online}
+        connected = not folder and online()
+        source: dict[str, Any] = {"trust_remote_code": loading.trust_remote_code, "local_files_only": not connected}
         source |= {"revision": loading.revision} if loading.revision else {}
         device, dtype = loading.device or _device(), _dtype(loading.dtype)
         try:
@@ -63,7 +63,7 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
             if folder:
                 problem = f"the folder holds no model that can be read ({reason})"
-            elif online:
+            elif connected:
                 problem = f"is no folder here, and the hub does not give it ({reason})"
             else:
                 problem = "is no folder here, nor in the hub's cache, and the hub cannot be reached"
@@ -117,7 +117,7 @@ def _weightless(name: str, dtype: Any, source: Mapping[str, Any]) -> Any:
     return model
 
 
-def _online() -> bool:
+def online() -> bool:
     """Whether the model hub answers. Ask first: the hub's own client would retry for a minute."""
     from huggingface_hub import constants
 

@@ -45,6 +45,18 @@ def gained(dials: Sequence[Report]) -> list[str]:
     return [f"{text}: {listed(some)}." for text, some in lists.items() if some]
 
 
+def text(dial: Report) -> str:
+    """Format a dial for the terminal: a line an attribute, with what each level obtained and 95 % intervals."""
+    columns = max(len(a["means"]) for a in dial["attributes"].values())
+    width = max(len(name) for name in dial["attributes"])
+    lines = [" " * width + "".join(f"{f'asked {i}':>20}" for i in range(columns)) + "   Spearman, single answers"]
+    for name, result in dial["attributes"].items():
+        cells = [f"{m['mean']:.2f} [{m['low']:.2f}, {m['high']:.2f}]" for m in result["means"]]
+        means = "".join(f"{each:>20}" for each in [*cells, *[""] * (columns - len(cells))])
+        lines.append(f"{name:<{width}}{means}   {cell(result['spearman'])}")
+    return "\n".join(lines)
+
+
 def side_by_side(dials: Sequence[Report]) -> list[Block]:
     """Tabulate the slopes of several dials, a row per system and attribute, and their differences from one of them."""
     if len(dials) < 2:
