@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,10 +41,19 @@ ASSISTANTS = (
     "Answer in detail.",
 )
 SCORER = "countable:words,list_items"
-LABELLED = {"edges": ("list_items=1",), "neither": ("list_items",)}
-DRAWN = {"temperature": 0.8, "top_p": 0.95, "batch_size": 64}
-ANSWERED = DRAWN | {"max_new_tokens": 140, "allow_unsupported": True}  # rows are few, so some targets are rare
-TRAINED = {"lora_r": 32, "lora_alpha": 64, "learning_rate": 1e-3, "batch_size": 8, "num_train_epochs": 1.0}
+LABELLED: dict[str, Any] = {"edges": ("list_items=1",), "neither": ("list_items",)}
+DRAWN: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "batch_size": 64}
+ANSWERED: dict[str, Any] = DRAWN | {
+    "max_new_tokens": 140,
+    "allow_unsupported": True,
+}  # rows are few, so some targets are rare
+TRAINED: dict[str, Any] = {
+    "lora_r": 32,
+    "lora_alpha": 64,
+    "learning_rate": 1e-3,
+    "batch_size": 8,
+    "num_train_epochs": 1.0,
+}
 TARGETS = (*(f"words={i}" for i in range(5)), "list_items=0", "list_items=1", "none")
 OPPOSITE = ("words=0", "words=4", "list_items=1")
 SYSTEMS = ("prompted", "conditional")  # the untrained model told the same in words, and the policy
@@ -58,12 +68,12 @@ def demo(config: DemoConfig) -> str:
     note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about two minutes on two cores.")
     logs = _logs(model, config)
     note("2 of 4: labels with counted words and list items: seconds.")
-    click.echo(label_command(LabelConfig(str(logs), labels, SCORER, bins="quantile", **LABELLED)))  # type: ignore[arg-type]
+    click.echo(label_command(LabelConfig(str(logs), labels, SCORER, bins="quantile", **LABELLED)))
     note("3 of 4: trains a LoRA that is conditioned on these labels: about four minutes on two cores.")
-    click.echo(train_command(TrainConfig(labels, model, policy, **TRAINED)))  # type: ignore[arg-type]
+    click.echo(train_command(TrainConfig(labels, model, policy, **TRAINED)))
     note(f"4 of 4: asks for every level on {config.asked} prompts it has not seen: about two minutes on two cores.")
     measured = _measured(model, policy, labels, config)
-    shown = generate_command(GenerateConfig(policy, prompt=(_questions()[-1],), target=OPPOSITE, **ANSWERED))  # type: ignore[arg-type]
+    shown = generate_command(GenerateConfig(policy, prompt=(_questions()[-1],), target=OPPOSITE, **ANSWERED))
     minutes = (time.monotonic() - began) / 60
     return "\n\n".join(
         [
