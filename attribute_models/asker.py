@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from attribute_models.endpoint import Endpoint, RefusedError
+from attribute_models.progress import progress
 
 if TYPE_CHECKING:
     from attribute_models.judge import Settings
@@ -95,7 +96,8 @@ class Asker:
             pool = ThreadPoolExecutor(self.settings.concurrency)
             try:
                 keys: dict[Future[Any], str] = {pool.submit(ask_and_keep, k, q): k for k, q in questions.items()}
-                for future in as_completed(keys):
+                what = f"ask {self.settings.model}"
+                for future in progress(as_completed(keys), total=len(keys), what=what, unit="questions"):
                     yield keys[future], future.result()
             finally:
                 pool.shutdown(cancel_futures=True)

@@ -25,6 +25,7 @@ from attribute_models import Row, prefix
 from attribute_models.arrays import Mask
 from attribute_models.bases import digest, nf4, trainable
 from attribute_models.noise import quiet
+from attribute_models.progress import progress
 from attribute_models.templates import fitted, lost, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
@@ -181,9 +182,11 @@ class Backbone:
         def work(chosen: list[Tokens], shared: bool) -> NDArray[np.float32]:
             with torch.inference_mode():
                 values = compute(prefix.batch(self, chosen) if shared else self.batch(chosen))
+                bar.update(len(chosen))
                 return np.asarray(values.float().cpu().numpy())
 
-        with ThreadPoolExecutor(1) as ahead, one_core_each(self.threads) as pool:
+        bar = progress(total=len(rows), what="score")
+        with bar, ThreadPoolExecutor(1) as ahead, one_core_each(self.threads) as pool:
             chunks = [rows[start : start + READ_AT_ONCE] for start in range(0, len(rows), READ_AT_ONCE)]
             waiting = [ahead.submit(self.read, chunk) for chunk in chunks[:1]]
             for n in range(len(chunks)):

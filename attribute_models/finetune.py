@@ -19,6 +19,7 @@ from attribute_models.backbone import Backbone, Tokens, buckets
 from attribute_models.folds import folds_by_prompt, known_scores
 from attribute_models.learned import Learned
 from attribute_models.noise import quiet
+from attribute_models.progress import progress
 
 ADAPTERS = ("lora", "qlora", "none")
 
@@ -174,7 +175,8 @@ def finetune(backbone: Backbone, tokens: Sequence[Tokens], new: Mask, loss: Loss
     for epoch in range(1, s.num_train_epochs + 1):
         model.train()
         order = np.random.default_rng([s.seed, epoch]).permutation(train)
-        for start in range(0, len(order), s.batch_size):
+        starts = range(0, len(order), s.batch_size)
+        for start in progress(starts, what=f"epoch {epoch} of at most {s.num_train_epochs}", unit="steps"):
             step = order[start : start + s.batch_size].tolist()
             count = 0.0
             for part in buckets([len(tokens[i].ids) for i in step], budget):

@@ -22,6 +22,7 @@ from attribute_models.arrays import Array
 from attribute_models.features import MEASURES, Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, check_penalties, folds_by_prompt, known_alike, known_scores
 from attribute_models.learned import Learned
+from attribute_models.progress import progress
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 PAIRS_GAIN = 0.01  # share of the squared error that pairs of words must save to be used
@@ -158,10 +159,12 @@ class Linear(Learned):
     def _score(self, rows: Sequence[Row]) -> Scored:
         """Predictions [n, A], never NaN; those of a row do not depend on the other rows."""
         scores = []
-        for start in range(0, len(rows), CHUNK):
-            part = texts(rows[i] for i in range(start, min(start + CHUNK, len(rows))))
-            features = self.scaling_.apply(self.vocabulary_.count(part), paired=True)
-            scores.append(features @ self.coefficients_ + self.intercept_)
+        with progress(total=len(rows), what="score") as bar:
+            for start in range(0, len(rows), CHUNK):
+                part = texts(rows[i] for i in range(start, min(start + CHUNK, len(rows))))
+                features = self.scaling_.apply(self.vocabulary_.count(part), paired=True)
+                scores.append(features @ self.coefficients_ + self.intercept_)
+                bar.update(len(part))
         return Scored(np.concatenate(scores), None)
 
     def save(self, folder: str | Path) -> None:

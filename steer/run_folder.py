@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 import attribute_models
 from steer.errors import SteerError
+from steer.progress import progress
 from steer.settings import check
 
 C = TypeVar("C")
@@ -166,11 +167,14 @@ def fingerprint(path: str | Path) -> str:
     try:
         if not path.exists():
             raise SteerError(f"{path}: no such file or folder. Check the path.")
-        for file in [path] if path.is_file() else read_of(path):
-            digest.update(file.name.encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+        files = [path] if path.is_file() else read_of(path)
+        with progress(total=sum(f.stat().st_size for f in files) >> 20, what=f"hash {path}", unit="MiB") as bar:
+            for file in files:
+                digest.update(file.name.encode())
+                with file.open("rb") as stream:
+                    while block := stream.read(1 << 20):
+                        digest.update(block)
+                        bar.update()
     except OSError as error:
         raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     if (path / "rows.jsonl").is_file() and (path / "done.json").is_file():

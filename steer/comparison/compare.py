@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +31,7 @@ from steer.generation.requests import Request
 from steer.labelling.shards import processes
 from steer.models.policy import Policy, load_policy
 from steer.options import resolve
-from steer.progress import progress
+from steer.progress import progress, write
 from steer.rows import Source, write_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, stage
@@ -116,7 +115,7 @@ def _outcomes(comparison: Comparison, entries: Sequence[Entry]) -> dict[Entry, d
     jobs = [(entry, seed) for seed in comparison.seeds for entry in entries]
     _in_processes(comparison, jobs)
     outcomes: dict[Entry, dict[int, Outcome]] = {}
-    for entry, seed in jobs:
+    for entry, seed in progress(jobs, what="compare", unit="runs"):
         outcome = _attempt(comparison, entry.run(seed), partial(_run, comparison, entry, seed))
         if outcome is not None:
             outcomes.setdefault(entry, {})[seed] = outcome
@@ -147,10 +146,10 @@ def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> 
                 try:
                     lines = future.result()
                 except BrokenProcessPool:  # one was killed, usually for want of memory, and ended the pool
-                    bar.write("compare: a process died; what is missing is done one run after the other.", sys.stderr)
+                    write("compare: a process died; what is missing is done one run after the other.")
                     return
                 bar.update(len(lines))
-                bar.write("\n".join(lines), sys.stderr)
+                write("\n".join(lines))
 
 
 def _train_front(config: CompareConfig, folder: Path, front: Entry, seed: int) -> None:

@@ -19,6 +19,7 @@ from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
+from steer.progress import progress
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema
 from steer.training.memory import micro_batch
@@ -143,7 +144,8 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
     model = policy.model.eval()
     device = next(model.parameters()).device
     sums = []
-    for pair in zip(*(_sequences(policy, rows, conditioned=c) for c in (True, False))):
+    pairs = list(zip(*(_sequences(policy, rows, conditioned=c) for c in (True, False))))
+    for pair in progress(pairs, what="log-probs of responses", unit="responses"):
         conditioned, plain = (
             model(torch.tensor([[*s.prefix, *s.response]], device=device)).logits[0, len(s.prefix) - 1 : -1].float()
             for s in pair

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtrit
 
 from steer.errors import SteerError
+from steer.progress import progress
 
 FloatArray = NDArray[np.float64]
 Clusters = NDArray[Any]
@@ -159,10 +160,12 @@ def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 200
     its percentiles; if they are more than 5 %, the bounds are undefined.
     """
     numbers, size = _numbered(clusters)
-    drawn = [
-        statistic(weights[:, numbers])
-        for weights in _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
-    ]
+    draws = _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
+    drawn = []
+    with progress(total=resamples, what="bootstrap", unit="resamples") as bar:
+        for weights in draws:
+            drawn.append(statistic(weights[:, numbers]))
+            bar.update(len(weights))
     return _intervals(statistic(np.ones((1, len(numbers))))[0], drawn, size, 0.95, len(numbers))
 
 

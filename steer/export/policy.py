@@ -16,7 +16,7 @@ from steer.export.template import fitting
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import plain_ids
-from steer.progress import quiet
+from steer.progress import progress, quiet
 from steer.run_folder import fingerprint, folder_errors, locked, read_json, write_json
 
 MARK = "export.json"  # inputs and facts of the export; a folder that has it is complete
@@ -116,7 +116,7 @@ def _merged(source: str, base: str, dtype: str, trust_remote_code: bool) -> tupl
     if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
         raise SteerError(f"{source}: its base is stored quantised. Name the whole one: --model FOLDER.")
     if hasattr(model, "merge_and_unload"):
-        with quiet():
+        with quiet(), progress(what=f"merge {source}", unit=""):
             model = model.merge_and_unload()
     model.generation_config.eos_token_id = sorted(end_tokens(policy))
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -19,7 +19,7 @@ from steer.models.card import Card
 from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import prompt_parts
-from steer.progress import note, quiet
+from steer.progress import note, progress, quiet
 
 Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
 
@@ -42,10 +42,12 @@ def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> 
     )
     place = {decoder.add(encoded[i]): i for i in order}
     tokens: list[list[int]] = [[] for _ in encoded]
-    with quiet():
+    with quiet(), progress(what="generate", unit="responses", total=len(requests)) as bar:
         while decoder.busy:
             for event in decoder.step():
                 tokens[place[event.key]].append(event.token)
+                if event.ended:
+                    bar.update()
     return [_response(policy, ids) for ids in tokens]
 
 

@@ -136,8 +136,10 @@ def generate_rows(
                 responses = engine(policy, shard, replace(sampling, seed=seed_of(sampling.seed, -1 - index)))
                 drawn = _rows(policy, shard, responses, sampling, source or folder.name, start)
                 write_rows(({**row, "ids": r.ids} for row, r in zip(drawn, responses)) if ids else drawn, path)
+            else:
+                bar.resume(len(shard))
+            bar.reach(start + len(shard))  # not every engine counts
             rows += read_back(path)
-            bar.update(len(shard))
     return rows
 
 

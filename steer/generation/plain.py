@@ -5,7 +5,7 @@ What is drawn depends on the batch here, unless it is greedy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Markers, penalise
 from steer.models.policy import Policy, end_tokens
-from steer.progress import quiet
+from steer.progress import progress, quiet
 
 
 def plainly(
@@ -35,10 +35,8 @@ def plainly(
     order.sort(key=lambda i: requests[i].temperature)  # stable; a batch has one
     out: list[list[int]] = [[] for _ in requests]
     markers = Markers(policy.markers, policy.pieces if policy.markers else [])
-    start = 0
-    while start < len(order):
-        warm = requests[order[start]].temperature
-        part = [i for i in order[start : start + batch_size] if requests[i].temperature == warm]
+    for start, part in _parts(order, [r.temperature for r in requests], batch_size):
+        warm = requests[part[0]].temperature
         width = max(len(prefixes[i]) for i in part)
         config = GenerationConfig(
             max_new_tokens=max(requests[i].max_new_tokens for i in part),
@@ -61,8 +59,19 @@ def plainly(
             tokens = tokens[: requests[i].max_new_tokens]
             end = next((k for k, token in enumerate(tokens) if token in ends), len(tokens))
             out[i] = tokens[: end + 1]
-        start += len(part)
     return out
+
+
+def _parts(order: Sequence[int], temperatures: Sequence[float], size: int) -> Iterator[tuple[int, list[int]]]:
+    """Yield batches of one temperature, each with its start in the order."""
+    start = 0
+    with progress(total=len(order), what="generate", unit="responses") as bar:
+        while start < len(order):
+            warm = temperatures[order[start]]
+            part = [i for i in order[start : start + size] if temperatures[i] == warm]
+            yield start, part
+            start += len(part)
+            bar.update(len(part))
 
 
 class _Rules:

@@ -26,7 +26,7 @@ from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.options import resolve
-from steer.progress import note
+from steer.progress import note, progress
 from steer.rows import Source, content_hash
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
@@ -126,7 +126,7 @@ def run_rounds(rounds: Rounds) -> Iteration:
     facts: list[dict[str, Any]] = []
     history: list[Figures] = []
     stopped = ""
-    for number in range(settings.rounds + 1):
+    for number in progress(range(settings.rounds + 1), what="iterate", unit="rounds"):
         if number:
             run_round(rounds, number)
         facts.append(measured(rounds, number, judges))

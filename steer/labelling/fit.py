@@ -82,12 +82,11 @@ class Fitted:
         scores = matrix(rated, names)
         schema = turned(description(attributes, names, matrix(train, names)), s.lower, s.neither)
         model = _unfitted(kind, s, schema)
-        with progress(total=len(rated), what=f"fit {s.kind}") as bar:
+        with progress(what=f"fit {s.kind} on {len(rated)} rows", unit=""):
             try:
                 model.fit(rated, scores)
             except (ValueError, OSError) as error:
                 raise SteerError(f"{name}: {error}") from None
-            bar.update(len(rated))
         if own_scale(kind):
             schema = _ranged(schema, model.held_out_)
         reports = {"out of fold, split by prompt": model.report_}

@@ -65,7 +65,7 @@ class Parts:
             if index % shards == shard and not self.path(index).is_file():
                 yield index, part
             else:
-                bar.update(len(part))
+                bar.resume(len(part))
 
     def write(self, index: int, scores: Scores) -> None:
         """Write the scores and flags [n, A + 1] of a part, whole or not at all."""
@@ -94,7 +94,7 @@ def score_parts(
         raise SteerError(
             f"scorer {scorer.id}: other processes cannot load it. Name a saved one, or use one process (num_proc=1)."
         )
-    with progress(total=parts.total, what="label") as bar:
+    with progress(total=parts.total, what="score") as bar:
         todo = parts.unscored(rows, bar)
         if ray:
             scored = _by_ray(scorer.spec, names, todo, workers)
@@ -102,9 +102,11 @@ def score_parts(
             scored = _by_processes(scorer.spec, names, todo, workers)
         else:
             scored = ((index, scorer.score_and_flag(part, names)) for index, part in todo)
+        done = 0
         for index, scores in scored:
             parts.write(index, scores)
-            bar.update(len(scores))
+            done += len(scores)
+            bar.reach(bar.start + done)  # not every scorer counts
 
 
 def _by_processes(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:

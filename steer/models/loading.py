@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
 from steer.models.quantization import keep_unpacked, left_whole, nf4
-from steer.progress import note, quiet
+from steer.progress import note, progress, quiet
 
 # What a model's generation_config.json recommends of sampling.
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -41,7 +42,7 @@ class Loading:
 
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
-    with quiet():
+    with progress(what=f"load {name}", unit="") as bar, quiet(), _counted(bar):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = Path(name).is_dir()
@@ -95,6 +96,27 @@ def _generation_config(model: Any, name: str) -> Any:
         raise SteerError(f"model '{name}': generation_config.json has the {key} {value!r:.40}. Restore it.")
     sampled = written.get("do_sample") or set(advice) - {"repetition_penalty"}
     return GenerationConfig(eos_token_id=ends, do_sample=True if sampled else None, **advice)
+
+
+@contextmanager
+def _counted(bar: Any) -> Iterator[None]:
+    """Count the weights that transformers loads, and on a terminal let the hub's client show its downloads."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    def hook(factory: Any, items: Any, options: Mapping[str, Any]) -> Any:
+        return bar.over(items[0], "weights") if items else factory(*items, **options)
+
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    if not hasattr(logging, "set_tqdm_hook"):  # an earlier transformers
+        yield
+        return
+    before = logging.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
 
 
 def hub_commit(name: str) -> str:

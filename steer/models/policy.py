@@ -20,7 +20,7 @@ from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, refuse_nan
 from steer.models.tokenization import plain_ids
 from steer.models.unfinished import facts_of, with_weights
-from steer.progress import note, note_once, quiet
+from steer.progress import note, note_once, progress, quiet
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, is_run, read_done
 
@@ -178,7 +178,7 @@ class Policy:
         target = Path(folder) / FULL if kind == "none" else Path(folder)
         # PEFT would add the whole embedding matrix because the vocabulary grew; the trained rows are in the adapter.
         more: dict[str, Any] = {"save_embedding_layers": False} if kind in ("lora", "qlora") else {}
-        with quiet():
+        with quiet(), progress(what=f"save {folder}", unit=""):
             self.model.save_pretrained(target, **more, **({"state_dict": weights} if weights else {}))
             self.tokenizer.save_pretrained(target)
         if self.card:

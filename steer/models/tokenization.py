@@ -10,7 +10,10 @@ from steer.conditioning.condition import TEMPLATES
 from steer.conditioning.turns import UnprintedError, divided, printed, say_unprinted
 from steer.errors import SteerError
 from steer.models.collate import Sequence_
+from steer.progress import progress
 from steer.rows import Row
+
+AT_ONCE = 1000  # rows between two counts of the progress
 
 
 class Tokens:
@@ -26,19 +29,29 @@ class Tokens:
         """Tokenise rows; `end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
-        parts = [prompt_parts(row, tokenizer, template) for row in rows]
+        self.responses: dict[str, list[int]] = {}
+        self._prompts: dict[str, list[int]] = {}
+        self._tails: dict[str, str] = {}
+        self._conditions: dict[str, list[int]] = {"": []}
+        with progress(total=len(rows), what="tokenize") as bar:
+            for start in range(0, len(rows), AT_ONCE):
+                self._add(rows[start : start + AT_ONCE], template)
+                bar.update(min(AT_ONCE, len(rows) - start))
         say_unprinted(rows, tokenizer)
+
+    def _add(self, rows: Sequence[Row], template: str | None) -> None:
+        """Tokenise some rows."""
+        parts = [prompt_parts(row, self.tokenizer, template) for row in rows]
         unique = list(dict.fromkeys(text for text, _ in parts))
-        ids = dict(zip(unique, plain_ids(unique, tokenizer)))
-        self._prompts = {row["id"]: ids[text] for row, (text, _) in zip(rows, parts)}
-        self._tails = {row["id"]: tail for row, (_, tail) in zip(rows, parts)}
+        ids = dict(zip(unique, plain_ids(unique, self.tokenizer)))
+        self._prompts |= {row["id"]: ids[text] for row, (text, _) in zip(rows, parts)}
+        self._tails |= {row["id"]: tail for row, (_, tail) in zip(rows, parts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
-        responses = plain_ids([row["response"] for row in rows], tokenizer, split_special_tokens=True)
+        responses = plain_ids([row["response"] for row in rows], self.tokenizer, split_special_tokens=True)
         # A response that was cut off must not learn to end there; but an empty one needs a token.
-        self.responses = {
+        self.responses |= {
             row["id"]: r if r and row.get("finished") is False else [*r, self.end] for row, r in zip(rows, responses)
         }
-        self._conditions: dict[str, list[int]] = {"": []}
 
     def condition(self, text: str) -> list[int]:
         """Tokenise a condition, once per distinct text."""

@@ -18,7 +18,7 @@ from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, written
 from steer.errors import SteerError
-from steer.progress import note
+from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.ratings import Ratings
@@ -72,7 +72,8 @@ def read_rows(
     names.
     """
     reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted))
-    return list(islice(read(source, reading=reading), limit or None))
+    where = source if isinstance(source, str | Path) else "rows"
+    return list(progress(islice(read(source, reading=reading), limit or None), what=f"read {where}"))
 
 
 def read(

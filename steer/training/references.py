@@ -16,7 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from steer.methods.base import Array, Method
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.log_probs import ResponseLogps
-from steer.progress import note
+from steer.progress import note, progress
 from steer.training.batches import Known, Plan
 
 
@@ -92,7 +92,7 @@ def response_tokens(
     training = module.training
     module.eval()
     parts = list(micro_batches([cost(g, shared=shared) for g in groups], budget, share[1], shared=shared))
-    for part, own in dealt(parts, *share):
+    for part, own in progress(list(dealt(parts, *share)), what="log-probs of responses", unit="batches"):
         some = [groups[i] for i in part]
         ones = [[1.0] * len(g) for g in some]
         batch = collate(some, pad=pad, rewards=ones, weights=ones, shared=shared).to(device)

@@ -39,15 +39,15 @@ class Log:
             accelerator.project_configuration.logging_dir = str(folder)
             flat = {k: v if isinstance(v, int | float | bool) else str(v) for k, v in vars(options).items()}
             accelerator.init_trackers("steer", config=flat)
-        self.bar = progress(total=steps, what="train", unit="steps")
-        self.bar.update(step)
+        self.bar = progress(total=steps, what="train", unit="steps").open()
+        self.bar.resume(step)
 
     def step(self, facts: dict[str, Any]) -> None:
         """Move the bar, with the loss and tokens per second."""
         self.bar.update()
         rate = facts["tokens"] / max(facts["seconds"], 1e-9)
         held = f", held out {facts['held_out_loss']:.3f}" if "held_out_loss" in facts else ""
-        self.bar.set_postfix_str(f"loss {facts['loss']:.3f}{held}, {rate:.0f} tokens/s", refresh=False)
+        self.bar.tell(f"loss {facts['loss']:.3f}{held}, {rate:.0f} tokens/s")
 
     def write(self, step: int, **values: Any) -> None:
         """Append a line to metrics.jsonl, and send the same to the tracker."""
