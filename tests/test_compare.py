@@ -18,6 +18,7 @@ from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
+from steer.evaluation.statistics import best_of_n_kl
 from steer.evaluation.systems import Answers, RewardScale, difference, raw_reward, summary
 from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
@@ -242,12 +243,33 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
     assert {"mle", "mle:best_of=3", "rwr:beta=1", "rwr:beta=0.5", "conditional:guidance=2 @ best"} <= set(systems)
     assert systems["mle:best_of=3"]["proxy"]["mean"] >= systems["mle"]["proxy"]["mean"]
     assert systems["mle:best_of=3"]["scored"] == 6 * 3
+    one_at_random_of_the_same(tmp_path / "out", systems, report)
     assert systems["conditional @ verbosity=0"]["family"] == systems["conditional @ verbosity=4"]["family"]
     assert systems["conditional @ best"]["family"] != systems["conditional @ verbosity=0"]["family"]
     (lost,) = report["failures"]
     assert lost["name"] == "remax"
     assert lost["error"] == "over budget: training takes up to 16 scorer calls, and 10 are allowed."
     assert report["budget"]["scorer_calls"] == 10
+
+
+def one_at_random_of_the_same(folder: Path, systems: dict[str, Any], report: dict[str, Any]) -> None:
+    """Beside the best of n stands one of the same n at random: what choosing gains is paired."""
+    place = folder / "runs" / "mle-seed0" / "answers-best_of=3"
+    drawn = [row["response"] for path in sorted((place / "parts").iterdir()) for row in read_rows(path)]
+    best, chance = (read_rows(place / f"{name}.jsonl") for name in ("answers", "random"))
+    assert len(drawn) == 3 * len(best) == 3 * len(chance) == 18
+    assert all(row["response"] in drawn[3 * i : 3 * i + 3] for i, row in enumerate(chance))
+    assert [row["prompt"] for row in best] == [row["prompt"] for row in chance]
+    assert systems["mle:random_of=3"]["scored"] == 0
+    assert systems["mle:random_of=3"]["family"] == "", "no setting of the method: no point of its frontier"
+    [choice] = report["choices"]
+    assert choice["name"] == "mle:best_of=3"
+    gold = [systems[f"mle:{name}_of=3"]["gold"]["mean"] for name in ("best", "random")]
+    assert choice["gain"]["mean"] == pytest.approx(gold[0] - gold[1])
+    same = [(a["logp"], b["logp"]) for a, b in zip(best, chance) if a["response"] == b["response"]]
+    assert all(a - b == pytest.approx(best_of_n_kl(3)) for a, b in same), "only choosing makes an answer likelier"
+    assert same
+    assert "What choosing gains" in (folder / "report.md").read_text()
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: Path, tmp_path: Path) -> None:
@@ -283,8 +305,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
 def test_a_slash_is_a_sweep() -> None:
     assert [e.spec for e in swept("rwr:beta=3/1,clip=5")] == ["rwr:beta=3,clip=5", "rwr:beta=1,clip=5"]
     (entry,) = swept("conditional:guidance=1/2,best_of=4")
-    assert entry.decodings == (Decoding(1.0, 4), Decoding(2.0, 4))
-    assert entry.name("best", entry.decodings[1]) == "conditional:guidance=2,best_of=4 @ best"
+    assert entry.decodings == tuple(Decoding(g, 4, r) for g in (1.0, 2.0) for r in (False, True))
+    assert entry.name("best", entry.decodings[3]) == "conditional:guidance=2,random_of=4 @ best"
+    assert entry.name("best", entry.decodings[2]) == "conditional:guidance=2,best_of=4 @ best"
     for spec, told in (("mle:guidance=2", "condition"), ("mle:best_of=0", "best_of of 1"), ("mle:best_of=x", "number")):
         with pytest.raises(SteerError, match=told):
             swept(spec)

@@ -183,8 +183,10 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
         for target, decoding in first.answers:
             answers = {seed: o.answers[target, decoding] for seed, o in outcomes.items()}
             facts = _facts(comparison, outcomes, decoding)
-            name, family = entry.name(target, decoding), _family(entry, target)
-            systems.append(System(name, entry.method, answers, family, ", ".join(entry.settings), target, facts))
+            name, family = entry.name(target, decoding), _family(entry, target, decoding)
+            chosen = decoding.best_of > 1 and not decoding.at_random
+            twin = entry.name(target, decoding._replace(at_random=True)) if chosen else ""
+            systems.append(System(name, entry.method, answers, family, ", ".join(entry.settings), target, facts, twin))
         if first.grid is not None:
             grids[PERMUTED if entry.permuted else entry.spec] = [o.grid for o in outcomes.values() if o.grid]
     if not systems:
@@ -213,9 +215,9 @@ def named(target: str) -> list[str]:
     return [] if parts in (["best"], ["none"]) else [re.split("[<>=]", part)[0] for part in parts]
 
 
-def _family(entry: Entry, target: str) -> str:
+def _family(entry: Entry, target: str, decoding: Decoding) -> str:
     """Name the frontier that a system is a point of: one method, at one target or at levels of the same attributes."""
-    if target == RANDOM:
+    if target == RANDOM or decoding.at_random:
         return ""
     asked = "+".join(named(target)) or target
     return f"{entry.family} @ {asked}" if asked else entry.family
@@ -224,7 +226,7 @@ def _family(entry: Entry, target: str) -> str:
 def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: Decoding) -> dict[str, Any]:
     """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds; 0 for what was not trained."""
     done = [o.facts for o in outcomes.values()]
-    best_of = decoding.best_of if decoding.best_of > 1 else 0
+    best_of = decoding.best_of if decoding.best_of > 1 and not decoding.at_random else 0
 
     def mean(key: str) -> float:
         return sum(float(d[key]) for d in done) / len(done) if all(done) else 0.0

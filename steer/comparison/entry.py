@@ -176,12 +176,16 @@ def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
 
 
 def swept(spec: str) -> list[Entry]:
-    """Make an entry for every combination of values separated by slashes; values of DECODING share one policy."""
+    """Make an entry for every combination of values separated by slashes; values of DECODING share one policy.
+
+    Beside the best of n stands one of the same n at random.
+    """
     name, _, rest = spec.partition(":")
     knobs = [part.partition("=")[::2] for part in filter(None, rest.split(","))]
     trained = [[f"{k}={v}" for v in values.split("/")] for k, values in knobs if k not in DECODING]
     decoded = {k: [_number(spec, k, v) for v in values.split("/")] for k, values in knobs if k in DECODING}
-    decodings = tuple(Decoding(g, int(n)) for g, n in product(*(decoded.get(k, [1.0]) for k in DECODING)))
+    best = [Decoding(g, int(n)) for g, n in product(*(decoded.get(k, [1.0]) for k in DECODING))]
+    decodings = tuple(d for one in best for d in (one, *([one._replace(at_random=True)] if one.best_of > 1 else [])))
     if any(d.best_of < 1 or d.guidance < 0 for d in decodings):
         raise SteerError(f"{spec}: wanted guidance of 0 or more and best_of of 1 or more.")
     if any(d.guidance != 1 for d in decodings) and name in METHODS and not METHODS[name].conditioned:

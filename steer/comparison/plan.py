@@ -37,7 +37,7 @@ def _of(comparison: Comparison, entry: Entry) -> tuple[int, int]:
     """Optimizer steps and answers of one seed; rounds shared with another entry are counted twice."""
     config, conditioned = comparison.config, entry.conditioned
     trainings = 0 if entry.untrained else (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
-    draws = 0 if entry.permuted else sum(decoding.best_of for decoding in entry.decodings)
+    draws = 0 if entry.permuted else sum(d.best_of for d in entry.decodings if not d.at_random)  # it draws nothing
     aims = len(config.target) + config.controls if conditioned else 1
     grid = config.grid if conditioned else 0
     return trainings * comparison.settings.max_steps, draws * aims * len(comparison.examination.prompts) + grid

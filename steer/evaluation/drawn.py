@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from steer.conditioning.targets import factorial
@@ -41,23 +42,33 @@ class Reference(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """Decoding beyond sampling: guidance, and the best of several responses by a reward."""
+    """Decoding beyond sampling: guidance, and the best of several responses by a reward.
+
+    `at_random`: of the same responses one is kept at random, which shows what choosing gains.
+    """
 
     guidance: float = 1.0
     best_of: int = 1
+    at_random: bool = False
 
     @property
     def text(self) -> str:
         """Text of the decoding in the name of a system."""
         parts = [f"guidance={self.guidance:g}"] if self.guidance != 1 else []
-        return ",".join(parts + ([f"best_of={self.best_of}"] if self.best_of > 1 else []))
+        parts += [f"{'random_of' if self.at_random else 'best_of'}={self.best_of}"] if self.best_of > 1 else []
+        return ",".join(parts)
+
+    @property
+    def best(self) -> Decoding:
+        """The decoding that keeps the best of the same responses."""
+        return self._replace(at_random=False)
 
 
 class Choice(NamedTuple):
-    """Draw `n` responses to a request and keep the one with the highest reward."""
+    """Draw `n` responses to a request and keep the one with the highest reward; without a reward, one at random."""
 
     n: int
-    reward: Reward
+    reward: Reward | None
 
 
 def over_grid(prompts: Sequence[Row], schema: Schema, names: Sequence[str], size: int, seed: int) -> list[Request]:
@@ -78,20 +89,24 @@ def drawn(
     Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
     log-probability is log n - (n - 1) / n above the policy's. `prompt_tokens` counts what the policy read before the
-    response. answers.jsonl in the folder is read back if it is there.
+    response. answers.jsonl in the folder (random.jsonl for one at random) is read back if it is there.
     """
-    path = folder / "answers.jsonl"
+    at_random = choice is not None and choice.reward is None
+    path = folder / ("random.jsonl" if at_random else "answers.jsonl")
     if path.is_file():
         return read_back(path)
     n = choice.n if choice else 1
     rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, ids=True)
-    if choice:
+    if choice and choice.reward:
         rows = best_of(rows, n, choice.reward(rows))
+    elif choice:
+        kept = np.random.default_rng(sampling.seed).integers(0, n, len(requests))
+        rows = [rows[i * n + k] for i, k in enumerate(kept.tolist())]
     read = _sequences(policy, rows, conditioned=True)
     answers = [{**_without_ids(row), "prompt_tokens": len(s.prefix)} for row, s in zip(rows, read)]
     if reference is not None and sampling.temperature > 0:
         own, ref = _both_log_probs(policy, rows, sampling, reference)
-        gain = best_of_n_kl(n)
+        gain = 0.0 if at_random else best_of_n_kl(n)
         for answer, row, logp, ref_logp in zip(answers, rows, own, ref):
             answer |= {"tokens": len(row["ids"]), "logp": logp + gain, "ref_logp": ref_logp}
     write_rows(answers, path)

@@ -163,7 +163,8 @@ class Examination(Generic[S]):
         )
         choice = None
         if decoding.best_of > 1:
-            choice = Choice(decoding.best_of, rewarder(self.court.proxy, self.schema))
+            reward = None if decoding.at_random else rewarder(self.court.proxy, self.schema)
+            choice = Choice(decoding.best_of, reward)
         folder = examinee.folder / name
         return self.court.scored(drawn(examinee.policy, requests, sampling, folder, examinee.reference, choice))
 
@@ -183,7 +184,7 @@ class Examination(Generic[S]):
         aims = self._aims(examinee, targets, control)
         answers = {}
         for (target, levels), decoding in product(aims.items(), decodings):
-            name = slug(",".join(filter(None, (target, decoding.text)))) or "plain"
+            name = slug(",".join(filter(None, (target, decoding.best.text)))) or "plain"  # one folder for both choices
             requests = [Request(prompt, aim) for prompt, aim in zip(self.prompts, levels) for _ in range(n)]
             answers[target, decoding] = self.answers(examinee, requests, f"answers-{name}", decoding)
         return answers

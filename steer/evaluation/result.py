@@ -112,10 +112,22 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "win_rates": _win_rates(case),
         "scorer": _scorer(case),
         "prompt_only": _prompt_only(court) if case.controls else None,
+        "choices": _choices(case),
         "dials": _dials(case),
         "samples": _samples(case),
         "iterate": None,
     }
+
+
+def _choices(case: Case) -> list[dict[str, Any]]:
+    """Gold reward that choosing the best of n gains over one of the same n at random."""
+    answers = {s.name: s.answers for s in case.systems}
+    gold, resamples = case.court.by_gold, case.resamples
+    return [
+        {"name": s.name, "gain": difference(s.answers, answers[s.twin], gold, resamples)}
+        for s in case.systems
+        if s.twin in answers
+    ]
 
 
 def _dials(case: Case) -> list[dict[str, Any]]:

@@ -95,6 +95,7 @@ class System:
     settings: str = ""
     target: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    twin: str = ""  # of the best of n: the system that keeps one of the same n at random
 
 
 def summary(

@@ -11,6 +11,7 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
               difference: interval of the paired gold reward less mle's, or null;  kl: interval in nats, or null;
               distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
     seconds: {name of a system: seconds of its training};  nothing else differs between equal runs of one day
+    choices: absent, or [name;  gain: interval], the best of n less one of the same n at random
     dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
             partial slopes less those of the dial with this name], "permuted" in the name marks a negative control
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]

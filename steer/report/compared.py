@@ -12,6 +12,7 @@ from steer.report.cells import (
     cell,
     claimed,
     count,
+    excludes,
     is_control,
     listed,
     number,
@@ -79,12 +80,27 @@ def compared(report: Report) -> list[Block]:
     caption = "Gold score per attribute, in the attribute's own unit."
     return [
         comparison(report),
+        *_choices(report),
         " ".join(report["notes"]),
         *(page.figures([chart]) for chart in charts),
         *_frontiers(report),
         _texture(systems),
         Table(caption, ("System", *behaviour["attributes"]), scores + logs),
     ]
+
+
+def _choices(report: Report) -> list[Block]:
+    """Tabulate what choosing the best of several responses gains."""
+    choices = report.get("choices") or []
+    if not choices:
+        return []
+    rows = [[c["name"], signed(c["gain"])] for c in choices]
+    strong = frozenset((i, 1) for i, c in enumerate(choices) if excludes(c["gain"]))
+    caption = (
+        "What choosing gains: gold reward of the best of n by the proxy, less that of one of the same n at random. "
+        "Bold: the interval excludes 0."
+    )
+    return [Table(caption, ("System", "Gold reward, sd"), rows, strong)]
 
 
 def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str, str]]:
