@@ -183,8 +183,7 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     examination = comparison.examination
     policy, facts = _policy(comparison, entry, seed)
     assert policy.card is not None
-    folder = comparison.folder / "runs" / f"{entry.slug}-seed{seed}"
-    examinee = Examinee(policy, folder, seed, comparison.base(seed))
+    examinee = Examinee(policy, comparison.run_folder(entry, seed), seed, comparison.base(seed))
     names, reframes = set(policy.card.attributes), entry.reframes
     answers = examination.at_targets(
         examinee,
@@ -195,17 +194,18 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     )
     grid = None if reframes else examination.over_grid(examinee)
     rows = [row for each in (*answers.values(), *filter(None, [grid])) for row in each.rows]
-    remark = policy.before.remark(rows) if isinstance(policy.before, Examples) else ""
+    remark = policy.before.remark(rows) if isinstance(policy.before, Examples) else facts.get("remark", "")
     return Outcome(facts, answers, grid, remark)
 
 
 def _policy(comparison: Comparison, entry: Entry, seed: int) -> tuple[Policy, dict[str, Any]]:
-    """Return the policy of an entry and done.json of its training; empty for a system without."""
+    """Return the policy of an entry and what it took: done.json of its training, or what a system without one says."""
     if entry.untrained:
         settings = overridden(entry.untrained.settings, entry.settings, entry.spec)
         base, longest = comparison.base(seed).policy, comparison.config.max_new_tokens
-        given = Given(base, comparison.words, comparison.logs, seed, longest)
-        return entry.untrained.policy(given, settings), {}
+        given = Given(base, comparison.words, comparison.logs, seed, longest, comparison.run_folder(entry, seed))
+        policy = entry.untrained.policy(given, settings)
+        return policy, policy.facts
     rows, s = permuted(comparison) if entry.permuted else comparison.config.rows, comparison.settings
     path, facts = trained(comparison, entry, seed, rows)
     return load_policy(str(path), dtype=s.dtype, trust_remote_code=s.trust_remote_code), facts

@@ -118,6 +118,10 @@ class Comparison:
             return Cost()
         return cost(entry, entry.settings_from(self.settings), len({prompt_key(row) for row in self.logs}))
 
+    def run_folder(self, entry: Entry, seed: int) -> Path:
+        """Return the folder of a run."""
+        return self.folder / "runs" / f"{entry.slug}-seed{seed}"
+
     def refusal(self, entry: Entry) -> str:
         """Return why an entry may not run; empty if it may."""
         if entry.untrained and entry.untrained.told and self.speechless:
@@ -162,7 +166,7 @@ class Comparison:
 class Outcome(NamedTuple):
     """Outcome of one run: done.json of its training, answers per target and decoding, answers over the grid.
 
-    `facts` are empty where nothing was trained; `remark`: what the report says of how it answered.
+    `facts` hold no more than `seconds` where nothing was trained; `remark`: what the report says of how it answered.
     """
 
     facts: dict[str, Any]
@@ -229,10 +233,10 @@ def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: De
     best_of = decoding.best_of if decoding.best_of > 1 and not decoding.at_random else 0
 
     def mean(key: str) -> float:
-        return sum(float(d[key]) for d in done) / len(done) if all(done) else 0.0
+        return sum(float(d.get(key, 0)) for d in done) / len(done)
 
     return {
-        "ess": mean("ess") if all(done) else None,
+        "ess": mean("ess") if all("ess" in d for d in done) else None,
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),
         "seconds": round(mean("seconds"), 1),
@@ -245,9 +249,8 @@ def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: De
 def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
     """Describe how the comparison was made, for the report."""
     config, settings = comparison.config, comparison.settings
-    policies = {
-        f"{e.spec}, seed {s}": o.facts["hash"] for e, outcomes in runs.items() for s, o in outcomes.items() if o.facts
-    }
+    done = {f"{e.spec}, seed {s}": o.facts for e, outcomes in runs.items() for s, o in outcomes.items()}
+    policies = {name: facts["hash"] for name, facts in done.items() if "hash" in facts}
     return {
         "title": "Steering compared with its alternatives",
         **circumstances("compare"),

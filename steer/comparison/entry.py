@@ -95,6 +95,11 @@ class Entry:
         return self.untrained is not None or METHODS[self.method].conditioned
 
     @property
+    def reads_conditions(self) -> bool:
+        """Whether it is asked in text, so that there is guidance."""
+        return self.untrained.told if self.untrained else METHODS[self.method].conditioned
+
+    @property
     def reframes(self) -> bool:
         """Whether its targets are no levels of the attributes."""
         return self.untrained is None and METHODS[self.method].reframes
@@ -188,9 +193,9 @@ def swept(spec: str) -> list[Entry]:
     decodings = tuple(d for one in best for d in (one, *([one._replace(at_random=True)] if one.best_of > 1 else [])))
     if any(d.best_of < 1 or d.guidance < 0 for d in decodings):
         raise SteerError(f"{spec}: wanted guidance of 0 or more and best_of of 1 or more.")
-    if any(d.guidance != 1 for d in decodings) and name in METHODS and not METHODS[name].conditioned:
-        raise SteerError(f"{spec}: guidance wants a method with a condition.")
     entries = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
+    if any(d.guidance != 1 for d in decodings) and not entries[0].reads_conditions:
+        raise SteerError(f"{spec}: guidance wants a method with a condition.")
     return [replace(e, decodings=decodings) for e in entries]
 
 

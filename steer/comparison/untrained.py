@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from steer.comparison.examples import Examples
+from steer.comparison.vectors import Vectors, VectorSettings
 from steer.conditioning.chat import PLAIN
 from steer.methods.base import NoSettings
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy
+from steer.models.steering import Steering
 from steer.rows import Row
 from steer.settings import Checked, option
 from steer.training.batches import Conditioning
@@ -19,13 +22,14 @@ PROMPTED = "prompted"  # the system whose dial those of the others are compared 
 
 
 class Given(NamedTuple):
-    """What a system is made of: the base, conditions in words, the training rows, its seed, and the longest answer."""
+    """What a system is made of; `folder`: its own, where it may keep what takes long."""
 
     base: Policy
     words: Conditioning
     rows: Sequence[Row]
     seed: int
     max_new_tokens: int
+    folder: Path
 
     def card(self, name: str) -> Card:
         """Make the card of a policy whose weights are the base's."""
@@ -36,7 +40,7 @@ class Given(NamedTuple):
 class Untrained(NamedTuple):
     """A system without training: how it makes a policy, and its settings.
 
-    `told`: it is told in words what is wanted, so the base needs a chat template.
+    `told`: it is told in words what is wanted, so the base needs a chat template, and there is guidance.
     """
 
     policy: Callable[[Given, Any], Policy]
@@ -64,9 +68,21 @@ def few_shot(given: Given, settings: FewShot) -> Policy:
     return replace(base, card=given.card("few-shot"), before=before)
 
 
+def steering(given: Given, settings: VectorSettings) -> Policy:
+    """Let the base answer the bare prompts while a vector for each attribute is added to its activations."""
+    base, words = given.base, given.words
+    vectors = Vectors.of(base, words, given.rows, settings, given.folder)
+    added = Steering(words.schema, words.names, vectors.layer - 1, vectors.values, settings.strength)
+    return replace(base, card=given.card("steering"), steering=added, facts=vectors.facts)
+
+
 def chats(base: Policy) -> bool:
     """Whether a model has a chat template of its own, so that it can be told what is wanted."""
     return bool(base.tokenizer.chat_template != PLAIN)
 
 
-UNTRAINED = {PROMPTED: Untrained(prompted), "few-shot": Untrained(few_shot, FewShot)}
+UNTRAINED = {
+    PROMPTED: Untrained(prompted),
+    "few-shot": Untrained(few_shot, FewShot),
+    "steering": Untrained(steering, VectorSettings, told=False),
+}

@@ -19,6 +19,7 @@ from steer.labelling.scorer import Reward
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
+from steer.models.steering import Weights
 from steer.models.tokenization import Tokens
 from steer.progress import progress
 from steer.rows import Row, read_back, write_rows
@@ -118,7 +119,7 @@ def _both_log_probs(
 ) -> tuple[list[float], list[float]]:
     """Log-probabilities of drawn rows under the policy, as they were drawn, and under the reference."""
     budget, temperature = reference.micro_batch, sampling.temperature
-    if sampling.guidance == temperature == 1:
+    if sampling.guidance == temperature == 1 and not policy.steering:
         own = log_probs(policy, ResponseLogps(policy.model.eval()), rows, budget, conditioned=True)
     else:
         own = drawn_from(policy, rows, sampling.guidance, temperature)
@@ -159,15 +160,20 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
     model = policy.model.eval()
     device = next(model.parameters()).device
     sums = []
-    pairs = list(zip(*(_sequences(policy, rows, conditioned=c) for c in (True, False))))
-    for pair in progress(pairs, what="log-probs of responses", unit="responses"):
-        conditioned, plain = (
-            model(torch.tensor([[*s.prefix, *s.response]], device=device)).logits[0, len(s.prefix) - 1 : -1].float()
-            for s in pair
-        )
-        mixed = torch.lerp(plain.log_softmax(-1), conditioned.log_softmax(-1), strength)  # [T, V]
+
+    def logps(s: Sequence_, weights: Weights) -> torch.Tensor:
+        ids, first = torch.tensor([[*s.prefix, *s.response]], device=device), len(s.prefix) - 1
+        with policy.steered([weights], first):
+            logits: torch.Tensor = model(ids).logits[0, first:-1]
+        return logits.float().log_softmax(-1)  # [T, V]
+
+    read = list(zip(rows, *(_sequences(policy, rows, conditioned=c) for c in (True, False))))
+    for row, wanted, plain in progress(read, what="log-probs of responses", unit="responses"):
+        mixed = logps(wanted, policy.weights(row["target"])) if strength else logps(plain, ())
+        if strength not in (0, 1):
+            mixed = torch.lerp(logps(plain, ()), mixed, strength)
         mixed = torch.log_softmax(mixed / temperature, -1)
-        sums.append(float(mixed.gather(1, torch.tensor(pair[0].response, device=device)[:, None]).sum()))
+        sums.append(float(mixed.gather(1, torch.tensor(wanted.response, device=device)[:, None]).sum()))
     return sums
 
 

@@ -21,6 +21,7 @@ from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Cuts, Markers, choose, guided, penalise
 from steer.generation.slots import Slots
 from steer.models.policy import Policy, end_tokens
+from steer.models.steering import Weights
 
 CELLS = 1 << 18  # most rows x columns of keys and values in a batch
 
@@ -74,7 +75,7 @@ class Decoder:
     """
 
     def __init__(self, policy: Policy, most: int = 64, patience: int = 1) -> None:
-        self.model = policy.model.eval()
+        self.model, self.policy = policy.model.eval(), policy
         self.most, self.patience = most, patience
         self.ends = end_tokens(policy)
         self.prefixes = Prefixes(policy)
@@ -112,7 +113,8 @@ class Decoder:
         wave = self._wave()
         if not wave:
             return []
-        computed = iter(self.prefixes.find([(s.request.prompt, c) for s in wave for c in s.request.branches]))
+        wanted = [(s.request.prompt, c, s.request.weights) for s in wave for c in s.request.branches]
+        computed = iter(self.prefixes.find(wanted))
         prefixes = [[next(computed) for _ in s.request.branches] for s in wave]
         other = [p[1].logits for p in prefixes if len(p) > 1]
         events = self._draw(wave, torch.stack([p[0].logits for p in prefixes]), torch.stack(other) if other else None)
@@ -142,10 +144,12 @@ class Decoder:
     def _advance(self) -> list[TokenEvent]:
         """Draw one token for every response, with one forward pass over all rows."""
         tokens = [0] * len(self._slots)
+        weights: list[Weights] = [()] * len(self._slots)
         for s in self.running:
             for row in s.rows:
-                tokens[row] = s.last
-        logits = self._slots.forward(self.model, tokens)
+                tokens[row], weights[row] = s.last, s.request.weights
+        with self.policy.steered(weights):
+            logits = self._slots.forward(self.model, tokens)
         self.steps += 1
         other = [s.rows[1] for s in self.running if len(s.rows) > 1]
         main = logits[[s.rows[0] for s in self.running]]

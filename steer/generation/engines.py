@@ -35,6 +35,8 @@ def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> 
     if not shareable(policy):
         if sampling.guidance != 1:
             raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --guidance.")
+        if policy.steering:
+            raise SteerError(f"{policy.name}: keeps more than keys and values, so no vectors can steer it.")
         return [_response(policy, ids) for ids in plainly(policy, encoded, sampling.batch_size, sampling.seed)]
     decoder = Decoder(policy, sampling.batch_size, patience=max(1, sampling.batch_size // 4))
     order = sorted(

@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from steer.models.policy import Policy
+from steer.models.steering import Weights
 
 AT_ONCE = 8192  # padded tokens in one forward pass
 REMEMBERED = 16384  # tokens kept for later requests with the same prompt
 
 Ids = tuple[int, ...]
-Wanted = tuple[Ids, Ids]  # prompt, condition
+Wanted = tuple[Ids, Ids, Weights]  # prompt, condition, weights of steering vectors at the condition
 
 
 class Prefix(NamedTuple):
@@ -47,10 +48,10 @@ def shareable(policy: Policy) -> bool:
 
 
 class Prefixes:
-    """A cache of prefixes by prompt and condition; the least recently used are dropped first."""
+    """A cache of prefixes by prompt, condition and steering; the least recently used are dropped first."""
 
     def __init__(self, policy: Policy) -> None:
-        self.model = policy.model
+        self.model, self.policy = policy.model, policy
         self.device = next(policy.model.parameters()).device
         takes = inspect.signature(inner(policy).forward).parameters
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -61,19 +62,20 @@ class Prefixes:
         """Return the prefixes in order; compute the missing ones in batches, prompts first, then their conditions."""
         cache = self._cache
         missing = [w for w in dict.fromkeys(wanted) if w not in cache]
-        prompts = [p for p in dict.fromkeys(p for p, _ in missing) if (p, ()) not in cache]
+        prompts = [p for p in dict.fromkeys(p for p, *_ in missing) if (p, (), ()) not in cache]
         for part in _parts(prompts, len):
             for prompt, prefix in zip(part, self._forward(part, [])):
-                cache[prompt, ()] = prefix
+                cache[prompt, (), ()] = prefix
         missing = [w for w in missing if w[1]]
-        for length in sorted({len(condition) for _, condition in missing}):
+        for length in sorted({len(condition) for _, condition, _ in missing}):
             same = [w for w in missing if len(w[1]) == length]
             for part in _parts(same, lambda w: len(w[0]) + len(w[1])):
-                before = [cache[prompt, ()] for prompt, _ in part]
-                cache.update(zip(part, self._forward([condition for _, condition in part], before)))
+                before = [cache[prompt, (), ()] for prompt, *_ in part]
+                with self.policy.steered([weights for *_, weights in part]):
+                    cache.update(zip(part, self._forward([condition for _, condition, _ in part], before)))
         prefixes = [cache[w] for w in wanted]
-        for prompt, condition in wanted:
-            for key in {(prompt, ()), (prompt, condition)} & cache.keys():
+        for one in wanted:
+            for key in {(one[0], (), ()), one} & cache.keys():
                 cache.move_to_end(key)
         total = sum(prefix.tokens for prefix in cache.values())
         while total > REMEMBERED and cache:

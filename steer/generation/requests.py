@@ -13,6 +13,7 @@ from steer.errors import SteerError
 from steer.generation.prefill import Ids
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy
+from steer.models.steering import Weights
 from steer.models.tokenization import plain_ids, prompt_parts
 from steer.rows import Row
 
@@ -33,7 +34,8 @@ class EncodedRequest(NamedTuple):
     """A request in token ids. `against`: the condition that guidance moves away from; None without guidance.
 
     `likeliest`: how many of the likeliest tokens to report at each position with their log-probabilities; None reports
-    none, not even the drawn one's.
+    none, not even the drawn one's. `weights`: those of the policy's steering vectors, added from the last token before
+    the response on; that token is then the condition, and the others the prompt.
     """
 
     prompt: Ids
@@ -48,6 +50,7 @@ class EncodedRequest(NamedTuple):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     likeliest: int | None = None
+    weights: Weights = ()
 
     @staticmethod
     def of(prompt: Ids, condition: Ids, other: Ids, sampling: Sampling) -> EncodedRequest:
@@ -96,6 +99,10 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
     encoded = []
     for i, (request, text, condition, other) in enumerate(zip(requests, texts, conditions, others)):
         draft = EncodedRequest.of(ids[text], ids[condition], ids[other], sampling)
+        if policy.steering:
+            last = len(draft.prompt) - 1
+            weights = policy.weights(request.target)
+            draft = draft._replace(prompt=draft.prompt[:last], condition=draft.prompt[last:], weights=weights)
         room = sampling.max_new_tokens if policy.longest is None else policy.longest - draft.prefix
         if room < 1:
             raise SteerError(
@@ -116,6 +123,6 @@ def seed_of(seed: int, number: int) -> int:
 def condition_text(policy: Policy, target: Mapping[str, float]) -> str:
     """Render the condition that this policy was trained to read for a target; empty if it has none."""
     card = policy.card
-    if not target or card is None or card.schema is None:
+    if not target or card is None or card.schema is None or policy.template is None:
         return ""
     return render(target, card.schema, card.attributes, card.template)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from steer.errors import SteerError
 from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, refuse_nan
+from steer.models.steering import Steering, Weights
 from steer.models.tokenization import plain_ids
 from steer.models.unfinished import facts_of, with_weights
 from steer.progress import note, note_once, progress, quiet
@@ -37,7 +39,7 @@ class Policy:
 
     `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: rows,
     steps, loss and more of its training, empty for a model that steer did not train. `before`: turns that it reads in
-    front of a row's prompt at a target, such as examples.
+    front of a row's prompt at a target, such as examples. `steering`: vectors that take the place of a condition.
     """
 
     model: Any
@@ -47,6 +49,7 @@ class Policy:
     revision: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     before: Callable[[Row, Target], Sequence[Turn]] | None = None
+    steering: Steering | None = None
 
     @property
     def schema(self) -> Schema | None:
@@ -55,13 +58,13 @@ class Policy:
 
     @property
     def template(self) -> str | None:
-        """The template of its conditions, or None if it is unconditioned."""
-        return self.card.template if self.card and self.card.attributes else None
+        """The template of its conditions, or None if it has none."""
+        return self.card.template if self.card and self.card.attributes and not self.steering else None
 
     @property
     def markers(self) -> list[str]:
         """The strings that start a condition in a response, to be blocked there; none if it is unconditioned."""
-        return markers(self.card.attributes, self.card.template) if self.card and self.card.attributes else []
+        return markers(self.card.attributes, self.template) if self.card and self.template else []
 
     @property
     def recommended(self) -> dict[str, Any]:
@@ -132,6 +135,14 @@ class Policy:
             if target and not allow_unsupported:
                 card.schema.check(target)
         return parsed
+
+    def weights(self, target: Mapping[str, float]) -> Weights:
+        """Return the weights of its steering vectors at a target; empty if it has none."""
+        return self.steering.weights(target) if self.steering else ()
+
+    def steered(self, weights: Sequence[Weights], first: int = 0) -> AbstractContextManager[None]:
+        """Add its steering vectors to each row of a batch, from position `first` on, while the block runs: [N][A]."""
+        return self.steering.added(self.model, weights, first) if self.steering else nullcontext()
 
     @overload
     def generate(self, prompts: str, *, target: str = ..., **settings: Any) -> str: ...
