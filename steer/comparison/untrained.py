@@ -29,7 +29,7 @@ class Given(NamedTuple):
     rows: Sequence[Row]
     seed: int
     max_new_tokens: int
-    folder: Path
+    folder: Path = Path()
 
     def card(self, name: str) -> Card:
         """Make the card of a policy whose weights are the base's."""
