@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attribute_models import Row, prefix
 from attribute_models.arrays import Mask
-from attribute_models.bases import digest, nf4, trainable
+from attribute_models.bases import digest, gguf, nf4, trainable
 from attribute_models.noise import quiet
 from attribute_models.progress import progress
 from attribute_models.templates import fitted, lost, rendered
@@ -254,6 +254,8 @@ def load(
     """
     if not name:
         raise ValueError("No base model is named. Give one with --model FOLDER_OR_NAME.")
+    if advice := gguf(name):
+        raise ValueError(advice)
     with quiet():
         import transformers
 

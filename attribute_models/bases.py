@@ -1,4 +1,4 @@
-"""Weights of language models on disk: their digests, whether they have changed, and loading them in 4 bits."""
+"""Weights of language models on disk: digests, whether they have changed, what to do with GGUF, loading in 4 bits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 import torch
 
+CONVERT = (
+    "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; a = {folder!r}; f = {file!r}; "
+    "m = M.from_pretrained(a, gguf_file=f); m.hf_quantizer = None; vars(m.config).pop('quantization_config', None); "
+    "m.save_pretrained('OUT'); T.from_pretrained(a, gguf_file=f).save_pretrained('OUT')"
+)
 HEADS = ["lm_head", "score", "classifier", "pre_classifier"]  # not quantised: they are new, or small
 
 
@@ -31,6 +36,24 @@ def unchanged(name: str, saved: str) -> None:
         raise ValueError(f"base model {name} is gone. Put it back there or fit again.")
     if Path(name).is_dir() and digest(name) != saved:
         raise ValueError(f"base model {name} has changed since the fit. Restore it or fit again.")
+
+
+def gguf(name: str) -> str:
+    """Say what to do with a file of GGUF weights, or a folder that holds no others; empty for any other model."""
+    path = Path(name)
+    if path.is_file() and path.suffix == ".gguf":
+        folder, file = path.parent, path
+    elif path.is_dir() and (files := sorted(path.glob("*.gguf"))):
+        if any(p.suffix in (".safetensors", ".bin") for p in path.iterdir()):
+            return ""
+        folder, file = path, files[0]
+    else:
+        return ""
+    code = CONVERT.format(folder=str(folder), file=file.name)
+    return (
+        f"model '{name}': its weights are GGUF, which cannot be trained or steered. Give the original weights, or the "
+        f'folder OUT that this writes (it needs "pip install gguf"): python -c "{code}"'
+    )
 
 
 def placed(name: str) -> str:

@@ -28,6 +28,7 @@ LEAVES = {  # leaf -> the only parts of steer that may import it
         "labelling",
         "evaluation",
         "conditioning",
+        "models",
         "generation",
     },
     "data_recipes": {"rows", "comparison", "cli"},

@@ -43,7 +43,8 @@ def generate(
     conversations or rows (of rows, each distinct prompt once); a `Path` is a file of any known layout. `targets`: as
     in `steer generate --target`; none asks for the best. `folder`: where finished responses are kept for the same call
     to resume from, and those that later stages can use are written as rows.jsonl. `settings`: fields of
-    `GenerateSettings`, such as `temperature`, `max_new_tokens`, `guidance`, `best_of`, `scorer`, `score`.
+    `GenerateSettings`, such as `temperature` (default: as the model recommends, said once), `max_new_tokens`,
+    `guidance`, `best_of`, `scorer`, `score`.
 
     A row has `prompt`, `response` (without condition and end token; it may be empty), `target` (levels), `finished`
     (false if cut off at `max_new_tokens` tokens) and how it was drawn. What is drawn follows from the seed and the

@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import torch
 
+from attribute_models.bases import gguf
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
@@ -42,6 +43,8 @@ class Loading:
 
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
+    if obstacle := gguf(name):
+        raise SteerError(obstacle)
     with progress(what=f"load {name}", unit="") as bar, quiet(), _counted(bar):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
