@@ -1,12 +1,14 @@
 """Tokens per second and memory of `steer train` against TRL on the same rows, model, adapter and optimizer steps.
 
     python benchmarks/train.py --trl-python TRL_ENVIRONMENT/bin/python [--repeats 3] [--threads 2] [--quick]
+    python benchmarks/train.py ... --model FOLDER --rows FILE     (a real model on real rows)
 
 Every run is a process of its own; the systems take turns, and ratios are those of neighbours, of which the median is
 shown with the range. With --threads 1 the ratio by CPU time holds on a machine that does other work too. Only steps of
 the optimizer are timed: loading, tokenising and reference log-probs are not. Losses of the systems that take the same
-steps must agree. "plain layout" is steer without shared prompts and packing, with padding only. Prints Markdown. Shared
-prompts: see `pairs` here and `layout.py`.
+steps must agree. "plain layout" is steer without shared prompts and packing, with padding only. With --model also what
+the arithmetic allows: the operations of LoRA training for a token, at the speed of a matrix product of the model's own
+size, measured between the runs. Prints Markdown. Shared prompts: see `pairs` here and `layout.py`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ class Case:
     steps: int
     target: float
     adapter: str = "lora"
+    model: str = ""  # a folder in place of a random model
+    rows: str = ""  # real rows, of which the first are taken
 
 
 CASES = (
@@ -96,6 +100,43 @@ def make_rows(path: Path, case: Case) -> None:
             length = rng.integers(25, 75) if case.kind == "dpo" else rng.lognormal(4.2, 0.8)
             made.append({"id": f"{i}:{j}", "prompt": prompt, "response": text(length), "reward": float(-j), **common})
     write_rows(made, path)
+
+
+def take_rows(path: Path, case: Case) -> None:
+    """Copy the first rows of a file, as many as the steps take."""
+    from steer.rows import read_rows, write_rows
+
+    rows = read_rows(case.rows, limit=BATCH * case.steps)
+    write_rows([{**row, "split": "train"} for row in rows], path)
+
+
+def limit(folder: Path, threads: int) -> float:
+    """Tokens/s at which the arithmetic of LoRA training would be all there is to do.
+
+    Each weight takes two operations forward and two backward for a token (it is frozen, so it has no gradient), one of
+    an adapter six, and the output layer only where a response is; at the speed of the products of an MLP layer.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    lines = [json.loads(line) for line in (folder / "trl.jsonl").read_text().splitlines()]
+    counted = sum(label >= 0 for line in lines for label in line["labels"]) / sum(len(x["input_ids"]) for x in lines)
+    head = model.get_output_embeddings()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    rank = 16
+    operations = sum(4 * m.weight.numel() + 6 * rank * sum(m.weight.shape) for m in layers)
+    operations += 4 * counted * head.weight.numel()
+    widest = max(layers, key=lambda m: m.weight.numel()).weight.detach()
+    x = torch.randn(1024, widest.shape[1])
+    rates = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(10):
+            x @ widest.T
+        rates.append(10 * 2 * x.shape[0] * widest.numel() / (time.perf_counter() - began))
+    return float(max(rates) / operations)
 
 
 def settings(folder: Path, case: Case, output: str, **more: Any) -> Any:
@@ -171,8 +212,7 @@ def ours(spec: dict[str, Any]) -> None:
 
     Loop._step = watched  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as place:
-        case = next(c for c in CASES if c.name == spec["case"])
-        case = Case(**vars(case) | {"steps": spec["steps"], "adapter": spec["how"]})
+        case = Case(spec["case"], spec["kind"], 0, spec["steps"], 0.0, spec["how"])
         train_command(settings(Path(spec["folder"]), case, place, plain_layout=spec["setting"] == "plain layout"))
         facts = read_json(Path(place) / "done.json")
         lines = [json.loads(x) for x in (Path(place) / "metrics.jsonl").read_text().splitlines()]
@@ -203,8 +243,12 @@ def compare(case: Case, options: argparse.Namespace) -> None:
     """Print the table of one case."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        make_model(folder / "model", case.vocabulary)
-        make_rows(folder / "rows.jsonl", case)
+        if case.model:
+            (folder / "model").symlink_to(Path(case.model).resolve())
+            take_rows(folder / "rows.jsonl", case)
+        else:
+            make_model(folder / "model", case.vocabulary)
+            make_rows(folder / "rows.jsonl", case)
         tokens = hand_over(folder, case)
         common = {"case": case.name, "kind": case.kind, "folder": place, "model": str(folder / "model")}
         common |= {"data": str(folder / "trl.jsonl"), "steps": case.steps, "batch_size": BATCH, "learning_rate": RATE}
@@ -215,9 +259,12 @@ def compare(case: Case, options: argparse.Namespace) -> None:
             names = ["padded"] if case.kind == "dpo" else options.setting or list(SETTINGS)
             systems += [(options.trl_python, HERE.with_name("train_trl.py"), name) for name in names]
         found: dict[str, list[dict[str, Any]]] = {name: [] for _, _, name in systems}
+        limits: list[float] = []
         for repeat in range(options.repeats):
             for python, script, name in systems if repeat % 2 == 0 else systems[::-1]:
                 found[name].append(timed(python, script, {**common, "setting": name}, folder))
+                if case.model and name == "steer":
+                    limits.append(limit(folder, options.threads))
     print(f"\n**{case.name}**: {case.kind}, {case.adapter}, {case.steps} steps of {BATCH}, {tokens:,} tokens.\n")
     print(
         "| system | tokens/s | steer is faster by | by CPU time | memory above start | last loss | largest difference |"
@@ -234,6 +281,13 @@ def compare(case: Case, options: argparse.Namespace) -> None:
         gap = max(abs(a - b) for a, b in zip(us[0]["losses"], runs[0]["losses"]))
         print(row(name, runs, ratios, thrift, "other steps" if name == "packed" else f"{gap:.1e}"), flush=True)
     print(f"\nTarget: {case.target:g} times the fastest peer.")
+    if limits:
+        shares = [run["rate"] / most for run, most in zip(us, limits)]
+        most = f"{statistics.median(limits):,.0f} tokens/s"
+        print(
+            f"The arithmetic allows {most} ({statistics.median(shares):.0%} reached, {min(shares):.0%} to "
+            f"{max(shares):.0%}; target 85 %)."
+        )
 
 
 def row(name: str, runs: list[dict[str, Any]], ratios: list[float], thrift: float, gap: str) -> str:
@@ -257,6 +311,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="Two steps, once: only whether it works.")
     parser.add_argument("--only", default="", help="Cases whose name holds this.")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--model", default="", help="A real model in place of the random ones, with --rows.")
+    parser.add_argument("--rows", default="", help="Real rows for --model: the first 32 a step.")
     options = parser.parse_args()
     if options.worker:
         ours(json.loads(Path(options.worker).read_text(encoding="utf-8")))
@@ -265,7 +321,8 @@ def main() -> None:
     print(
         f"{platform.machine()}, {options.threads} threads, medians of {options.repeats}; [least, most] of the ratios."
     )
-    for case in CASES:
+    real = Case(Path(options.model).name, "sft", 0, 3, 1.3, model=options.model, rows=options.rows)
+    for case in (real,) if options.model else CASES:
         if options.only in case.name:
             steps = 2 if options.quick else options.steps or case.steps
             compare(Case(**vars(case) | {"steps": steps, "adapter": options.adapter}), options)
