@@ -13,6 +13,7 @@ import pytest
 
 import steer
 from steer.cli import cli
+from steer.comparison.untrained import UNTRAINED
 from steer.conditioning.condition import TEMPLATES
 from steer.methods import METHODS
 from steer.rows import Row
@@ -63,6 +64,14 @@ def test_the_table_of_stages_equals_the_commands() -> None:
 
 def test_the_table_of_templates_equals_the_code() -> None:
     assert list(table("docs/conditions.md", "| template | what the model reads |")) == list(TEMPLATES)
+
+
+def test_the_table_of_systems_without_training_equals_the_code() -> None:
+    rows = table("docs/comparing.md", "| entry | what it is |")
+    assert list(rows) == ["base", *UNTRAINED]
+    for name, system in UNTRAINED.items():
+        for field in fields(system.settings):
+            assert f"`{field.name}={field.default}`" in rows[name][0]
 
 
 def test_the_columns_of_a_labelled_row_have_a_meaning(labelled_row: Row) -> None:

@@ -158,6 +158,12 @@ def test_nothing_is_asked_in_text_and_nothing_stays_in_the_model(shared: Compari
     assert steered.prompt + steered.condition == plain.prompt + plain.condition
 
 
+def test_what_no_folder_can_hold_is_not_saved(policy: Policy, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="no folder can hold these"):
+        policy.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_it_is_compared_as_the_others_are_and_resumes(labels: Path, base: Path, tmp_path: Path) -> None:
     settings = config(labels, base, tmp_path)
     compare_command(settings)

@@ -53,7 +53,8 @@ def compare(
 ) -> Evaluation:
     """Train every method on the same rows, base and budget, and judge their answers to the held-out prompts.
 
-    `model`: the base. `methods`: each as NAME or NAME:SETTING=VALUE,... (default: those of CompareSettings). `gold`:
+    `model`: the base. `methods`: each as NAME or NAME:SETTING=VALUE,... (default: those of CompareSettings); systems
+    without training, such as `prompted`, count as methods. `gold`:
     scorer that only evaluation sees, `scorer`: the one that training sees (default: the one that labelled the rows).
     `settings` are those of CompareSettings. Every run is a run of "steer train" or "steer iterate" in a folder of its
     own below `folder`, so a stopped comparison resumes; without a folder all of it is temporary. A run that fails is

@@ -34,6 +34,8 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "mle:best_of=4/16",
             "conditional:guidance=1/1.5/2",
             "prompted:guidance=1/1.5/2",
+            "few-shot",
+            "steering",
             "conditional:rounds=1/2,prompts_per_round=500",
             "raft:rounds=1/2/3,prompts_per_round=500",
             "steerlm2:prompts_per_round=500",
@@ -55,7 +57,8 @@ class RunSettings:
 
     method: tuple[str, ...] = option(
         ("mle", "filtered", "rwr:beta=3", "rwr:beta=1", "rwr:beta=0.5", "conditional"),
-        "NAME or NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
+        "A name of `steer methods`, or `prompted`, `few-shot`, `steering`, which need no training; NAME or "
+        "NAME:SETTING=VALUE,...; `template`, `learning_rate` and `rate` are its own too (`rate`: its share of "
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "

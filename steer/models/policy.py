@@ -183,8 +183,11 @@ class Policy:
     def save(self, folder: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write adapter or full weights, tokenizer and, last, the card. `weights`: those of a sharded model.
 
-        A plain model is saved as Hugging Face does; `load_policy` reads either.
+        A plain model is saved as Hugging Face does; `load_policy` reads either. Examples and steering vectors have no
+        place in a folder: SteerError.
         """
+        if self.before or self.steering:
+            raise SteerError(f"{self.name}: examples or steering vectors are part of it, and no folder can hold these.")
         kind = self.card.adapter if self.card else MERGED
         target = Path(folder) / FULL if kind == "none" else Path(folder)
         # PEFT would add the whole embedding matrix because the vocabulary grew; the trained rows are in the adapter.
