@@ -35,7 +35,7 @@ class VectorSettings(Checked):
 
     strength: float = option(1.0, "Weight of a vector at the highest level; its negative at the lowest.", least=0)
     layer: int = option(0, "Layer after which vectors are added, from 1 (0: the middle one).", least=0)
-    rows: int = option(250, "Rows with high levels of an attribute that are read, and as many with low ones.", least=1)
+    rows: int = option(100, "Rows with high levels of an attribute that are read, and as many with low ones.", least=1)
 
     def layer_of(self, base: Policy) -> int:
         """Return the number of the layer, from 1."""
