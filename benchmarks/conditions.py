@@ -20,6 +20,7 @@ from steer.evaluation.evaluate import evaluate
 from steer.generation.generate import generate
 from steer.methods.base import NoSettings
 from steer.models.policy import Policy, load_policy
+from steer.report import dials
 from steer.report.cells import cell
 from steer.rows.labelled import Labelled
 from steer.training.batches import Conditioning
@@ -54,20 +55,27 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     prompts = list({str(row["prompt"]): row["prompt"] for row in labelled.held_out(0.1, 0)}.values())[
         : options["prompts"]
     ]
+    answers: dict[str, Any] = {}
     print("| condition | rows | attribute | slope | Spearman of single answers | obtained at each level |")
     print("| --- " * 6 + "|")
     for condition in options["condition"]:
         for count in options["rows"]:
             if count or condition == "words":
-                place = Path(output) / f"{condition}-{options['method']}-{count}"
+                name, place = f"{condition}, {count}", Path(output) / f"{condition}-{options['method']}-{count}"
                 policy = _policy(labelled, model, condition, count, options, place)
                 limit = {"max_new_tokens": options["max_new_tokens"]}
-                answers = generate(policy, prompts, targets=targets, folder=place / "answers", **SAMPLING, **limit)
-                dial = evaluate({condition: answers}, prompts=labels, gold=labelled.spec, resamples=1000).dial
-                for name, result in dial["attributes"].items():
+                answers[name] = generate(
+                    policy, prompts, targets=targets, folder=place / "answers", **SAMPLING, **limit
+                )
+                dial = evaluate({name: answers[name]}, prompts=labels, gold=labelled.spec, resamples=1000).dial
+                for attribute, result in dial["attributes"].items():
                     means = " ".join(f"{m['mean']:.1f}" for m in result["means"])
                     figures = f"{cell(result['slope'])} | {cell(result['spearman'])} | {means}"
-                    print(f"| {condition} | {count} | {name} | {figures} |", flush=True)
+                    print(f"| {condition} | {count} | {attribute} | {figures} |", flush=True)
+    if (first := "words, 0") in answers:
+        ordered = {first: answers.pop(first), **answers}
+        every = evaluate(ordered, prompts=labels, gold=labelled.spec, resamples=1000).result["dials"]
+        print("\n" + "\n".join(dials.gained(every)))
 
 
 def _policy(labelled: Labelled, model: str, condition: str, count: int, o: dict[str, Any], place: Path) -> Policy:

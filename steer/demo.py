@@ -44,7 +44,7 @@ SCORER = "countable:words,list_items"
 LABELLED: dict[str, Any] = {"edges": ("list_items=1",), "neither": ("list_items",)}
 DRAWN: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "batch_size": 64}
 ANSWERED: dict[str, Any] = DRAWN | {
-    "max_new_tokens": 140,
+    "max_new_tokens": 110,
     "allow_unsupported": True,
 }  # rows are few, so some targets are rare
 TRAINED: dict[str, Any] = {
@@ -52,7 +52,7 @@ TRAINED: dict[str, Any] = {
     "lora_alpha": 64,
     "learning_rate": 1e-3,
     "batch_size": 8,
-    "num_train_epochs": 1.0,
+    "num_train_epochs": 1.5,
 }
 TARGETS = (*(f"words={i}" for i in range(5)), "list_items=0", "list_items=1", "none")
 OPPOSITE = ("words=0", "words=4", "list_items=1")
