@@ -46,6 +46,7 @@ SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "allow_unsupporte
 @click.option("--learning-rate", default=1e-3)
 @click.option("--lora-r", default=32)
 @click.option("--batch-size", default=8)
+@click.option("--attribute-dropout", default=0.1)
 @click.option("--max-new-tokens", default=220)
 def main(labels: str, model: str, output: str, **options: Any) -> None:
     """Train, ask and print."""
@@ -84,7 +85,7 @@ def _policy(labelled: Labelled, model: str, condition: str, count: int, o: dict[
         schema = labelled.require_levels()
         words = Conditioning(schema, schema.own, "words", 0.0, 0.0)
         return prompted(Given(load_policy(model), words, (), 0, o["max_new_tokens"]), NoSettings())
-    settings = {key: o[key] for key in ("learning_rate", "lora_r", "batch_size")}
+    settings = {key: o[key] for key in ("learning_rate", "lora_r", "batch_size", "attribute_dropout")}
     return train(
         labelled,
         model=model,
