@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from steer.conditioning.condition import TEMPLATES, leaks, markers, render
+from steer.conditioning.condition import TEMPLATES, leaks, markers, render, worded
 from steer.errors import SteerError
 from steer.rows.schema import Attribute, Schema
 
@@ -26,14 +26,14 @@ COUNTED = Schema(
     )
 )
 CLOSE = Schema((Attribute("words", 0, 9, shown=tuple("01"), centres=(8.1, 8.4)),))
-PHRASED = ONE_TO_FIVE.phrased({"helpful": "Be helpful: {level}/{most}."})
+PHRASED = worded(ONE_TO_FIVE, {"helpful": "Be helpful: {level}/{most}."})
 GOLDEN: list[tuple[str, Schema, Mapping[str, int], str]] = [
     ("tags", ONE_TO_FIVE, {"quality": 3, "helpful": 4}, "<quality>4 <helpful>5\n"),
     ("tags", ONE_TO_FIVE, {"helpful": 0}, "<helpful>1\n"),
     ("steerlm", HELPSTEER, {"quality": 4, "helpfulness": 4}, "<extra_id_2>quality:4,helpfulness:4\n"),
-    ("words", HELPSTEER, {"quality": 4, "helpfulness": 1}, "\n\nQuality: 4 of 4. Helpfulness: 1 of 4."),
-    ("words", COUNTED, {"words": 1, "verbosity": 0}, "\n\nAnswer in about 28 words. Verbosity: low."),
-    ("words", CLOSE, {"words": 1}, "\n\nWords: 1 of 1."),  # both centres round to 8
+    ("words", HELPSTEER, {"quality": 4, "helpfulness": 1}, "\n\nQuality: very high, 4 of 4. Helpfulness: low, 1 of 4."),
+    ("words", COUNTED, {"words": 1, "verbosity": 0}, "\n\nAnswer in one sentence, about 28 words. Verbosity: low."),
+    ("words", CLOSE, {"words": 1}, "\n\nWords: very high, 1 of 1."),  # both centres round to 8
     ("words", PHRASED, {"helpful": 4}, "\n\nBe helpful: 5/5."),
     ("decision-transformer", RETURNS, {"reward": 2}, "<reward>0.84\n"),
     ("decision-transformer", RETURNS, {"reward": 0}, "<reward>-1.30\n"),
@@ -92,6 +92,5 @@ def test_leaks_and_markers_see_every_condition(template: str) -> None:
 
 
 def test_a_phrase_names_only_what_a_level_has() -> None:
-    wrong = ONE_TO_FIVE.phrased({"helpful": "Be {kind}."})
-    with pytest.raises(SteerError, match=r"--phrase helpful=Be \{kind\}.*\{name\}, \{level\}, \{most\}, \{centre\}"):
-        render({"helpful": 1}, wrong, wrong.names, "words")
+    with pytest.raises(SteerError, match=r"--phrase helpful=Be \{kind\}.*\{name\}, \{level\}, \{most\}, \{degree\}"):
+        worded(ONE_TO_FIVE, {"helpful": "Be {kind}."})

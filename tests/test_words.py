@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from conftest import ASK, send, serving
 
+from steer.conditioning import condition
 from steer.conditioning.chat import PLAIN, asked, rendered, steerable
-from steer.conditioning.condition import phrase, render
+from steer.conditioning.condition import render, sentences
 from steer.conditioning.turns import UnprintedError, divided, unreadable
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -114,17 +115,32 @@ def test_phrases_without_words_are_refused(labels: Path, base: Path, tmp_path: P
 
 def test_a_phrase_says_the_form_of_a_text_and_a_degree() -> None:
     words = Attribute("words", 0, 500, shown=("0", "1", "2"), centres=(3.4, 12.0, 400.0), counts=(9, 9, 9))
-    assert [phrase(words, i) for i in range(3)] == [
+    assert sentences(words) == (
         "Answer in a word or two, about 3 words.",
         "Answer in a few words, about 12 words.",
         "Answer in detail, in several paragraphs, about 400 words.",
-    ]
+    )
     rated = Attribute("story_depth", 1, 5, shown=tuple("12345"), centres=(1.0, 2.0, 3.0, 4.0, 5.0), counts=(9,) * 5)
-    assert [phrase(rated, i) for i in (0, 2, 4)] == [
+    assert sentences(rated)[::2] == (
         "Story depth: very low, 1 of 5.",
         "Story depth: medium, 3 of 5.",
         "Story depth: very high, 5 of 5.",
-    ]
+    )
+    lists = Attribute("list_items", 0, 9, shown=("0", "1"), centres=(0.0, 4.2), counts=(9, 9))
+    assert sentences(lists) == ("Use no list.", "List about 4 items.")
+    # Centres that round to one number: a sentence must not ask for two levels.
+    near = Attribute("words", 0, 9, shown=("0", "1"), centres=(7.1, 7.4), counts=(9, 9))
+    assert sentences(near) == ("Words: very low, 0 of 1.", "Words: very high, 1 of 1.")
+
+
+def test_a_policy_keeps_the_sentences_it_was_trained_on(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert policy.card is not None
+    schema, names = policy.card.schema, policy.card.attributes
+    assert schema is not None
+    before = render({"helpfulness": 2, "warmth": 3}, schema, names, "words")
+    monkeypatch.setattr(condition, "RATED", "Of {name}, {level}.")  # another version of steer has other defaults
+    assert render({"helpfulness": 2, "warmth": 3}, schema, names, "words") == before
+    assert "be warm: 3." in before
 
 
 def test_auto_takes_words_where_the_base_reads_them(

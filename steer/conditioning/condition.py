@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from steer.errors import SteerError
@@ -36,7 +37,7 @@ class Layout(NamedTuple):
 _TAGS = Layout("<{name}>{value}")
 TEMPLATES = {
     "tags": _TAGS,
-    "words": Layout("{phrase}", start="\n\n", end="", in_turn=True),  # instructions, which a chat model understands
+    "words": Layout("{sentence}", start="\n\n", end="", in_turn=True),  # instructions, which a chat model understands
     "steerlm": Layout("{name}:{value}", start="<extra_id_2>", between=","),  # NeMo-Aligner's: a line of labels
     "decision-transformer": _TAGS,  # every row's own score
     "reward-bins": _TAGS,  # the mean score of its level
@@ -67,24 +68,36 @@ DEGREES = ("very low", "low", "medium", "high", "very high")
 RATED, NAMED = "{name}: {degree}, {level} of {most}.", "{name}: {level}."
 
 
-def phrase(attribute: Attribute, level: float) -> str:
-    """Write a level as a sentence: by the attribute's own `phrase`, or a default that tells its levels apart."""
-    if attribute.phrase:
-        return _sentence(attribute, level, attribute.phrase)
+def worded(schema: Schema, phrases: Mapping[str, str] | None = None) -> Schema:
+    """Write the sentence of every level into the schema, by `phrases` (attribute: text with fields) or by default.
+
+    A policy keeps the sentences that it was trained on, whatever the defaults become.
+    """
+    phrases = phrases or {}
+    changed = (replace(a, sentences=sentences(a, phrases.get(a.name, ""))) for a in schema.attributes)
+    return replace(schema, attributes=tuple(changed))
+
+
+def sentences(attribute: Attribute, text: str = "") -> tuple[str, ...]:
+    """Ask for each level in words: by a text with fields, or by a default that tells the levels apart."""
+    levels = range(len(attribute.shown))
+    if text:
+        return tuple(_sentence(attribute, i, text) for i in levels)
     rated = RATED if all(re.fullmatch(r"[0-9]+", shown) for shown in attribute.shown) else NAMED
-    counted = PHRASES.get(attribute.name, rated)
-    if attribute.name in NONE and round(attribute.score(level)) == 0:
-        return NONE[attribute.name]
-    every = {_sentence(attribute, i, counted) for i in range(len(attribute.shown))}
-    return _sentence(attribute, level, counted if len(every) == len(attribute.shown) else rated)
+    counted = tuple(_sentence(attribute, i, PHRASES.get(attribute.name, rated)) for i in levels)
+    if len(set(counted)) < len(counted):
+        counted = tuple(_sentence(attribute, i, rated) for i in levels)
+    if attribute.name in NONE and round(attribute.score(0)) == 0:
+        counted = (NONE[attribute.name], *counted[1:])
+    return counted
 
 
-def _sentence(attribute: Attribute, level: float, text: str) -> str:
+def _sentence(attribute: Attribute, level: int, text: str) -> str:
     fields = {
         "name": attribute.name.replace("_", " ").capitalize(),
         "level": attribute.show(level),
         "most": attribute.shown[-1],
-        "degree": DEGREES[round((len(DEGREES) - 1) * attribute.bin(level) / max(1, len(attribute.shown) - 1))],
+        "degree": DEGREES[round((len(DEGREES) - 1) * level / max(1, len(attribute.shown) - 1))],
         "centre": f"{attribute.score(level):.0f}",
         "extent": next(extent for most, extent in EXTENTS if attribute.score(level) <= most),
     }
@@ -101,8 +114,10 @@ def _part(attribute: Attribute, level: float, template: str) -> str:
     """Write one level as a condition does, without the texts around it."""
     value = _value(attribute, level, template)
     part = TEMPLATES[template].part
-    words = phrase(attribute, attribute.bin(level)) if "{phrase}" in part else ""
-    return part.format(name=attribute.name, value=value, phrase=words)
+    sentence = ""
+    if "{sentence}" in part:
+        sentence = (attribute.sentences or sentences(attribute))[attribute.bin(level)]
+    return part.format(name=attribute.name, value=value, sentence=sentence)
 
 
 def _value(attribute: Attribute, level: float, template: str) -> str:

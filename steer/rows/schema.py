@@ -35,7 +35,7 @@ class Attribute:
     of the data per level, `counts` how many rows have it. `direction`: 1 higher is better, -1 lower, 0 neither.
     `quantiles`: of the data's scores, every twentieth from the lowest to the highest, where a condition prints each
     row's own score and not its level; then any score between them can be asked for, and `shown` are the centres.
-    `phrase`: the sentence that asks for a level in words, see `condition.phrase`; empty for a default.
+    `sentences`: what a policy in words reads for each level, see `condition.sentences`; empty before it is trained.
 
     A level is a whole number (int), or a place between levels (float) that stands for one score; see `position`.
     """
@@ -52,7 +52,7 @@ class Attribute:
     quantiles: tuple[float, ...] = ()
     origin: str = "given"  # of the direction: given by a person, known from the name, or guessed
     continuous: bool = False  # scores between two neighbouring whole numbers: quantiles, and not these two as levels
-    phrase: str = ""
+    sentences: tuple[str, ...] = ()
 
     def level(self, score: float) -> int:
         """Return the level of a score.
@@ -221,11 +221,6 @@ class Schema:
             replace(a, direction=turns[a.name][0], weight=turns[a.name][1], origin="given") if a.name in turns else a
             for a in self.attributes
         )
-        return replace(self, attributes=tuple(changed))
-
-    def phrased(self, phrases: Mapping[str, str]) -> Schema:
-        """Return the schema with the sentences that ask for these attributes' levels in words."""
-        changed = (replace(a, phrase=phrases.get(a.name, a.phrase)) for a in self.attributes)
         return replace(self, attributes=tuple(changed))
 
     def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
@@ -430,8 +425,8 @@ def _attribute(value: Any) -> Attribute:
             raise ValueError(f"{name} of '{attribute.name}' is no list of what belongs there")
     if any(a >= b for a, b in pairwise(attribute.edges)) or any(a > b for a, b in pairwise(attribute.quantiles)):
         raise ValueError(f"edges or quantiles of '{attribute.name}' do not rise")
-    if not isinstance(attribute.phrase, str):
-        raise ValueError(f"phrase of '{attribute.name}' is no text")
+    if attribute.sentences and len(attribute.sentences) != len(attribute.shown):
+        raise ValueError(f"'{attribute.name}' wants as many sentences as levels that are shown")
     lengths = {len(attribute.edges) + 1, len(attribute.shown), len(attribute.centres), len(attribute.counts)}
     if (attribute.edges or attribute.centres or attribute.counts) and len(lengths) > 1:
         raise ValueError(f"'{attribute.name}' wants one edge less than levels that are shown, centres and counts")
@@ -448,6 +443,7 @@ LISTS: Mapping[str, Callable[[Any], bool]] = {
     "centres": _finite,
     "counts": _whole,
     "quantiles": _finite,
+    "sentences": _text,
 }  # what each list of an attribute holds
 
 

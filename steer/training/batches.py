@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.conditioning.condition import control_tokens, render
+from steer.conditioning.condition import TEMPLATES, control_tokens, render, worded
 from steer.methods.base import Array
 from steer.methods.groups import Group
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
@@ -33,6 +33,7 @@ class Conditioning:
 
     def reframed(self, schema: Schema) -> Conditioning:
         """Take another schema; condition on its attributes that were conditioned on before."""
+        schema = worded(schema) if TEMPLATES[self.template].in_turn else schema
         return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names))
 
     def control_tokens(self) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from steer.conditioning.condition import NUMBERS, OWN
+from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
@@ -148,7 +148,7 @@ def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> C
 
 
 def phrased(schema: Schema, options: TrainSettings) -> Schema:
-    """Return the schema with the sentences of --phrase."""
+    """Return the schema with the sentences of conditions in words, by --phrase where it is given."""
     if options.phrase and options.template != "words":
         raise SteerError("--phrase says how levels are asked for in words. Add --template words.")
     phrases = dict(text.partition("=")[::2] for text in options.phrase)
@@ -156,7 +156,7 @@ def phrased(schema: Schema, options: TrainSettings) -> Schema:
         if not text.strip():
             raise SteerError(f"--phrase {name}: write NAME=SENTENCE.")
         _ = schema[name]
-    return schema.phrased(phrases)
+    return worded(schema, phrases) if TEMPLATES[options.template].in_turn else schema
 
 
 def grouped(
