@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from attribute_models.noise import quiet
 from data_recipes import smollm2
 from steer.comparison.untrained import Given, prompted
 from steer.config.demo import DemoConfig
@@ -23,7 +22,7 @@ from steer.labelling.command import label_command
 from steer.methods.base import NoSettings
 from steer.models.loading import online
 from steer.models.policy import load_policy
-from steer.progress import note
+from steer.progress import note, quiet
 from steer.report import dials
 from steer.rows import Row, write_rows
 from steer.rows.labelled import Labelled

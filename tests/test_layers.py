@@ -31,7 +31,7 @@ LEAVES = {  # leaf -> the only parts of steer that may import it
         "models",
         "generation",
     },
-    "data_recipes": {"rows", "comparison", "cli"},
+    "data_recipes": {"rows", "comparison", "cli", "demo"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes"}
 HEAVY |= {"fastapi", "uvicorn", "pydantic", "vllm"}
