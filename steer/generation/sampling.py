@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FIRST = 1024  # tokens among which a nucleus is looked for first
+
 
 def guided(logits: Tensor, against: Tensor, strength: Tensor) -> Tensor:
     """Mix two branches: log p(against) + S (log p(target) - log p(against)): [N, V], [N, V], [N] -> [N, V].
@@ -58,17 +60,29 @@ def _cut(p: Tensor, cuts: Cuts) -> Tensor:
     """Set the probability of excluded tokens to 0: [N, V] -> [N, V]; rows then no longer sum to 1."""
     top_k, top_p, min_p = cuts
     if (top_k > 0).any():
-        size = p.shape[-1]
-        last = top_k.long().where(top_k > 0, size).clamp(max=size) - 1
-        p = p.masked_fill(p < p.sort(-1, descending=True).values.gather(-1, last[:, None]), 0.0)
-    if (top_p < 1).any():  # Holtzman et al. 1904.09751
-        ordered, at = p.sort(-1, descending=True)
-        total = ordered.cumsum(-1, dtype=torch.float64)
-        kept = ordered.masked_fill(total - ordered >= top_p.double()[:, None] * total[:, -1:], 0.0)
-        p = torch.zeros_like(p).scatter(-1, at, kept)
+        ordered = p.topk(min(int(top_k.max()), p.shape[-1])).values
+        last = ordered.gather(-1, top_k.long().clamp(1, ordered.shape[-1])[:, None] - 1)
+        p = p.masked_fill((p < last) & (top_k > 0)[:, None], 0.0)
+    if (top_p < 1).any():
+        p = _nucleus(p, top_p).where((top_p < 1)[:, None], p)
     if (min_p > 0).any():  # Nguyen et al. 2407.01082
         p = p.masked_fill(p < min_p.to(p)[:, None] * p.amax(-1, keepdim=True), 0.0)
     return p
+
+
+def _nucleus(p: Tensor, top_p: Tensor) -> Tensor:
+    """Keep the likeliest tokens, as many as reach this part of the whole: [N, V], [N] -> [N, V].
+
+    Nucleus sampling (1904.09751). It is looked for among the FIRST likeliest tokens: to sort all takes longer than all
+    else in a step of a small model.
+    """
+    limit = top_p.double()[:, None] * p.sum(-1, keepdim=True, dtype=torch.float64)
+    for size in (min(FIRST, p.shape[-1]), p.shape[-1]):
+        ordered, at = p.topk(size)
+        total = ordered.cumsum(-1, dtype=torch.float64)
+        if bool(((total[:, -1:] >= limit)[top_p < 1]).all()):
+            break
+    return torch.zeros_like(p).scatter(-1, at, ordered.masked_fill(total - ordered >= limit, 0.0))
 
 
 class Markers:
