@@ -12,13 +12,14 @@ from steer.models.precision import keep_masters
 from steer.training.batches import Plan
 from steer.training.loop import Loop
 from steer.training.memory import GIB, enough_memory, estimate
+from steer.training.pace import foreseen
 from steer.training.train import Training
 
 OPEN, CLOSE = "⟦", "⟧"
 
 
 def described(training: Training) -> str:
-    """Describe rows, tokens, steps, parameters, memory, and the first sample."""
+    """Describe rows, tokens, steps, parameters, memory, time, and the first sample."""
     with enough_memory(training.loop.options):
         return "\n".join(_lines(training))
 
@@ -53,6 +54,7 @@ def _lines(training: Training) -> list[str]:
         training.rate or f"learning rate {options.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
+        f"time        {foreseen(policy, loop, lengths)}.",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",
         shown(policy.tokenizer, plan, fresh=fresh),
     ]

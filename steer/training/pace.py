@@ -1,0 +1,96 @@
+"""Speed of a training before it starts: one micro-batch of its own, forward and backward, on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from steer.methods.groups import Group
+from steer.models.log_probs import ResponseLogps, seen
+from steer.models.policy import Policy
+from steer.progress import duration
+from steer.training.batches import Known, Plan
+from steer.training.loop import Loop
+from steer.training.references import base_states
+
+TOKENS = 512  # measured on a CPU, where a whole micro-batch could take a minute
+
+
+class Pace(NamedTuple):
+    """Seconds of a forward pass, and of forward and backward together, over so many tokens."""
+
+    tokens: int
+    forward: float
+    both: float
+
+
+def measured(policy: Policy, loop: Loop) -> Pace:
+    """Time a pass over the first groups of the first step; on a GPU the second time, when it has warmed up."""
+    module = loop.module(policy)
+    device = next(module.parameters()).device
+    budget = loop.plan.micro_batch_tokens if device.type == "cuda" else min(TOKENS, loop.plan.micro_batch_tokens)
+    part, tokens = first_groups(loop.plan, budget)
+    for _ in range(2 if device.type == "cuda" else 1):
+        forward, both = _timed(module, part, loop, device)
+    return Pace(tokens, forward, both)
+
+
+def first_groups(plan: Plan, budget: int) -> tuple[Plan, int]:
+    """Return a plan of the first step's groups that fit the budget, at least one, and their tokens."""
+    _, indices = plan.step(0)
+    chosen: list[Group] = []
+    tokens = 0
+    for i in indices:
+        more = sum(len(s.prefix) + len(s.response) for s in plan.sequences(0, i))
+        if chosen and tokens + more > budget:
+            break
+        chosen.append(plan.groups[i])
+        tokens += more
+    return replace(plan, groups=chosen, batch_size=len(chosen), curriculum=0), tokens
+
+
+def _timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[float, float]:
+    """Seconds until the log-probs are computed, and until their gradients are."""
+    known = Known(refs=[[0.0] * len(g.rows) for g in plan.groups])
+    module.train()
+    forward = both = 0.0
+    for indices, batch in plan.batches(0, known=known):
+        began = _now(device)
+        batch = batch.to(device)
+        kl = "kl" in loop.method.needs
+        logps, _ = seen(module, batch, base_states(module, plan, indices, batch, loop.accelerator) if kl else None)
+        middle = _now(device)
+        logps.sum().backward()
+        forward, both = forward + middle - began, both + _now(device) - began
+    module.zero_grad(set_to_none=True)
+    return forward, both
+
+
+def _now(device: Any) -> float:
+    """Time on the clock once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
+
+
+def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
+    """Describe how long the steps will take, and what that rests on; `lengths`: tokens of every candidate."""
+    if loop.method.on_policy:
+        return "not estimated: fresh responses end where the policy ends them"
+    if loop.accelerator.is_fsdp2:
+        return "not estimated where weights are sharded; after some steps the progress shows it"
+    pace, processes = measured(policy, loop), loop.accelerator.num_processes
+    tokens = sum(lengths) / len(loop.plan.groups) * loop.options.batch_size * loop.steps
+    seconds = tokens * pace.both / pace.tokens / processes
+    reference = sum(lengths) * pace.forward / pace.tokens / processes if "ref" in loop.method.needs else 0.0
+    before = f", {duration(reference)} before them for log-probs of the starting policy" if reference else ""
+    shared = f" on each of {processes} processes" if processes > 1 else ""
+    rate = pace.tokens / pace.both
+    return (
+        f"about {duration(seconds)} for the steps{before}, at {rate:,.0f} tokens/s{shared}: measured on one forward "
+        f"and backward pass of {pace.tokens} tokens here; held-out losses and saving come on top"
+    )
