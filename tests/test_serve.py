@@ -219,8 +219,10 @@ def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.Op
         assert ended == 8
         out, err = process.communicate(timeout=HANG)
     assert process.returncode == 0
+    lines = [line for line in err.splitlines() if not line.startswith("load ")]  # progress, on a slow machine
+    assert len(lines) == 1
     assert re.fullmatch(
-        r"steer: .* is sampled with temperature 0\.7, top_p 0\.95 \(the default for chat models, .*\)\.\n", err
+        r"steer: .* is sampled with temperature 0\.7, top_p 0\.95 \(the default for chat models, .*\)\.", lines[0]
     )
     assert out.startswith("serve: 2 requests answered, ")
 
