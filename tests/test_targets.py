@@ -194,7 +194,9 @@ def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Pa
 
 def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path, base: Path, tmp_path: Path) -> None:
     """The worse response wins under its own levels only: no attribute and no whole condition is dropped."""
-    config = TrainConfig(str(labels), str(base), str(tmp_path), "reward-augmented", attribute=("verbosity",))
+    config = TrainConfig(
+        str(labels), str(base), str(tmp_path), "reward-augmented", attribute=("verbosity",), template="tags"
+    )
     method, settings = chosen(config.method, ())
     made = conditioned(Labelled.of(config.rows), method, config)
     rows = [r for r in read_rows(labels) if r["split"] == "train"]
