@@ -26,7 +26,7 @@ from steer.progress import note, quiet
 from steer.report import dials
 from steer.rows import Row, write_rows
 from steer.rows.labelled import Labelled
-from steer.run_folder import read_json
+from steer.run_folder import folder_errors, read_json
 from steer.training.batches import Conditioning
 from steer.training.command import train_command
 
@@ -62,6 +62,8 @@ def demo(config: DemoConfig) -> str:
     """Run every stage that is not done yet; return the dial, answers at opposite targets and where everything is."""
     began = time.monotonic()
     out = Path(config.output)
+    with folder_errors(out):  # before anything is downloaded
+        out.mkdir(parents=True, exist_ok=True)
     labels, policy = str(out / "labels"), str(out / "policy")
     model = config.model or chat_model()
     note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about two minutes on two cores.")

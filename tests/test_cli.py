@@ -216,7 +216,7 @@ def test_names_that_nothing_has(steer: Steer, labels: Path, tiny: Path, tmp_path
         "--method rwr --set beta=-1": "rwr: beta -1.0: wanted above 0.",
         "--method mle --set beta=1": "mle: unknown setting 'beta'; it has none.",
         "--attribute verbosty": "unknown attribute 'verbosty'; did you mean 'verbosity'?",
-        "--template tag": "'tag' is not one of 'tags', ",
+        "--template tag": "'tag' is not one of 'auto', 'tags', ",
     }.items():
         refused(steer("train", *flags, *more.split()), output, message)
     for more, message in {

@@ -25,8 +25,10 @@ def test_a_session(
         "data world --size 60 --rated 1 --output logs",
         "fit logs --output scorer",
         "label logs --scorer scorer --min-support 2 --output labels",
-        f"train labels --model {tiny} --attribute verbosity --learning-rate 2e-4 --max-steps 2 --output policy",
-        "generate policy --input labels --split test --target none --max-new-tokens 8 --output answers",
+        f"train labels --model {tiny} --attribute verbosity --template tags --learning-rate 2e-4 --max-steps 2 "
+        "--output policy",
+        "generate policy --input labels --split test --target none --temperature 1 --top-p 1 --max-new-tokens 8 "
+        "--output answers",
     ]
     first = [steer(command) for command in commands]
     for command, said in zip(commands, first):
@@ -39,8 +41,8 @@ def test_a_session(
     assert [steer(command) for command in commands] == first
     assert {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()} == times
     # The policy steers, and its config can be passed back.
-    assert steer("generate policy --prompt hi --target verbosity=2 --max-new-tokens 4").startswith(
-        "> hi\n[verbosity=2]"
-    )
+    assert steer(
+        "generate policy --prompt hi --target verbosity=2 --temperature 1 --top-p 1 --max-new-tokens 4"
+    ).startswith("> hi\n[verbosity=2]")
     steer("train --config policy/config.json --output again")
     assert Path("again/config.json").read_text() == Path("policy/config.json").read_text()

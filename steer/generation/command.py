@@ -77,6 +77,7 @@ def _stream(generation: Generation) -> str:
     policy, requests, schema = generation.policy, generation.requests, generation.schema
     if not shareable(policy):
         raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --stream.")
+    generation.say_values()
     for request, encoded in zip(requests, encode(policy, requests, generation.sampling)):
         aim = f" [{schema.text(request.target)}]" if schema and request.target else ""
         click.echo(f"> {request.row['prompt'][-1]['content']}{aim}")

@@ -74,6 +74,7 @@ class Generation:
     settings: GenerateSettings
     sampling: Sampling
     selection: Selection | None = None
+    values: str = ""  # which values of sampling come from where
 
     @classmethod
     def of(
@@ -82,15 +83,19 @@ class Generation:
         """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
         policy, engine = open_engine(policy, settings)
         sampling, values = chosen(policy, settings)
-        if values:
-            note_once(f"{values}.")
         if settings.best_of > 1 and sampling.temperature == 0:
             raise SteerError("--best-of: greedy responses are all alike. Raise --temperature.")
         aims = policy.targets(settings.target, settings.allow_unsupported)
         away = [policy.against(settings.against, aim) if settings.guidance != 1 else {} for aim in aims]
         times = range(settings.n * settings.best_of)
         requests = [Request(row, aim, other) for row in rows for aim, other in zip(aims, away) for _ in times]
-        return cls(policy, engine, requests, settings, sampling, selection and selection.knowing(policy.card))
+        selection = selection and selection.knowing(policy.card)
+        return cls(policy, engine, requests, settings, sampling, selection, values)
+
+    def say_values(self) -> None:
+        """Note which values tokens are drawn with, unless the user asked for all of them."""
+        if self.values:
+            note_once(f"{self.values}.")
 
     @property
     def schema(self) -> Schema | None:
@@ -100,6 +105,7 @@ class Generation:
 
     def rows(self, folder: Path | None = None) -> list[Row]:
         """Draw all responses, keep the best of several and label them if asked; with a folder also write rows.jsonl."""
+        self.say_values()
         if folder is None:
             responses = self.engine(self.policy, self.requests, self.sampling)
             rows = list(_rows(self.policy, self.requests, responses, self.sampling))

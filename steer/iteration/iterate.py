@@ -152,11 +152,13 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
     flags = {"rows": rows, "model": model, "output": "."}
     before = resolve(TrainConfig, flags, file)
     training = replace(before, method=settings.method or before.method, init="", seed=settings.seed)
-    if training.template == "auto" and trained and (card := Card.load(Path(policy))).attributes:
-        training = replace(training, template=card.template)
     if settings.set or training.method != before.method:  # the settings of another method mean nothing here
         training = replace(training, set=settings.set)
     method, _ = chosen(training.method, training.set)
+    if (
+        training.template == "auto" and method.conditioned and trained
+    ):  # conditions are written as the policy reads them
+        training = replace(training, template=Card.load(Path(policy)).template)
     if training.learning_rate and training.method != before.method and method.rate < 1:
         note(
             f"learning rate {training.learning_rate:g} is what {file} says for {before.method}; {training.method} "
