@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from steer.comparison.untrained import Given, prompted
+from steer.comparison.untrained import Given, in_words, prompted
 from steer.evaluation.evaluate import evaluate
 from steer.generation.generate import generate
 from steer.methods.base import NoSettings
@@ -23,7 +23,7 @@ from steer.models.policy import Policy, load_policy
 from steer.report import dials
 from steer.report.cells import cell
 from steer.rows.labelled import Labelled
-from steer.training.batches import Conditioning
+from steer.training.settings import TrainSettings
 from steer.training.train import train
 
 CONDITIONS: dict[str, dict[str, str]] = {
@@ -82,8 +82,7 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
 def _policy(labelled: Labelled, model: str, condition: str, count: int, o: dict[str, Any], place: Path) -> Policy:
     """Train on so many rows; on none return the model told in words."""
     if not count:
-        schema = labelled.require_levels()
-        words = Conditioning(schema, schema.own, "words", 0.0, 0.0)
+        words = in_words(labelled, TrainSettings())
         return prompted(Given(load_policy(model), words, (), 0, o["max_new_tokens"]), NoSettings())
     settings = {key: o[key] for key in ("learning_rate", "lora_r", "batch_size", "attribute_dropout")}
     return train(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from data_recipes import smollm2
-from steer.comparison.untrained import Given, prompted
+from steer.comparison.untrained import Given, in_words, prompted
 from steer.config.demo import DemoConfig
 from steer.config.generation import GenerateConfig
 from steer.config.labelling import LabelConfig
@@ -24,11 +24,11 @@ from steer.models.loading import online
 from steer.models.policy import load_policy
 from steer.progress import note, quiet
 from steer.report import dials
-from steer.rows import Row, write_rows
+from steer.rows import write_rows
 from steer.rows.labelled import Labelled
-from steer.run_folder import folder_errors, read_json
-from steer.training.batches import Conditioning
+from steer.run_folder import folder_errors
 from steer.training.command import train_command
+from steer.training.settings import TrainSettings
 
 QUESTIONS = Path(smollm2.__file__).with_name("questions.txt")
 # What logs are like: assistants that were told different things answered the same prompts, and nobody wrote it down.
@@ -42,10 +42,6 @@ ASSISTANTS = (
 SCORER = "countable:words,list_items"
 LABELLED: dict[str, Any] = {"edges": ("list_items=1",), "neither": ("list_items",)}
 DRAWN: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "batch_size": 64}
-ANSWERED: dict[str, Any] = DRAWN | {
-    "max_new_tokens": 110,
-    "allow_unsupported": True,
-}  # rows are few, so some targets are rare
 TRAINED: dict[str, Any] = {
     "lora_r": 32,
     "lora_alpha": 64,
@@ -66,15 +62,17 @@ def demo(config: DemoConfig) -> str:
         out.mkdir(parents=True, exist_ok=True)
     labels, policy = str(out / "labels"), str(out / "policy")
     model = config.model or chat_model()
-    note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about two minutes on two cores.")
+    note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about four minutes on two cores.")
     logs = _logs(model, config)
     note("2 of 4: labels with counted words and list items: seconds.")
     click.echo(label_command(LabelConfig(str(logs), labels, SCORER, bins="quantile", **LABELLED)))
-    note("3 of 4: trains a LoRA that is conditioned on these labels: about four minutes on two cores.")
+    note("3 of 4: trains a LoRA that is conditioned on these labels: about six minutes on two cores.")
     click.echo(train_command(TrainConfig(labels, model, policy, **TRAINED)))
     note(f"4 of 4: asks for every level on {config.asked} prompts it has not seen: about two minutes on two cores.")
-    measured = _measured(model, policy, labels, config)
-    shown = generate_command(GenerateConfig(policy, prompt=(_questions()[-1],), target=OPPOSITE, **ANSWERED))
+    # Rows are few, so some targets are rare.
+    answered = DRAWN | {"max_new_tokens": config.max_new_tokens, "allow_unsupported": True}
+    measured = _measured(model, policy, labels, config, answered)
+    shown = generate_command(GenerateConfig(policy, prompt=(_questions()[-1],), target=OPPOSITE, **answered))
     minutes = (time.monotonic() - began) / 60
     return "\n\n".join(
         [
@@ -119,37 +117,24 @@ def _logs(model: str, config: DemoConfig) -> Path:
     place = Path(config.output) / "drawn"
     drawn = generate(model, asked, folder=place, max_new_tokens=config.max_new_tokens, **DRAWN)
     rows = [
-        {**_plain(row), "prompt": question, "split": "test" if question in held_out else "train"}
+        {key: row[key] for key in ("id", "response", "finished")}
+        | {"prompt": question, "split": "test" if question in held_out else "train"}
         for row, (question, _) in zip(drawn, pairs)
     ]
     write_rows(rows, path)
     return path
 
 
-def _plain(row: Row) -> Row:
-    return {key: row[key] for key in ("id", "response", "finished")}
-
-
-def _measured(model: str, policy: str, labels: str, config: DemoConfig) -> str:
+def _measured(model: str, policy: str, labels: str, config: DemoConfig, answered: dict[str, Any]) -> str:
     """Ask the policy, and the untrained model in words, for every level; return both dials and write the report."""
     out, labelled = Path(config.output), Labelled.read(labels)
-    base, names = load_policy(model), labelled.require_levels().own
-    words = Conditioning(labelled.require_levels(), names, "words", 0.0, 0.0)
-    told = prompted(Given(base, words, (), 0, config.max_new_tokens), NoSettings())
+    words = in_words(labelled, TrainSettings())
+    told = prompted(Given(load_policy(model), words, (), 0, config.max_new_tokens), NoSettings())
     prompts = _questions()[-config.asked :]
     answers = {
-        name: generate(
-            system,
-            prompts,
-            targets=TARGETS,
-            folder=out / f"answers-{name}",
-            max_new_tokens=config.max_new_tokens,
-            allow_unsupported=True,
-            **DRAWN,
-        )
+        name: generate(system, prompts, targets=TARGETS, folder=out / f"answers-{name}", **answered)
         for name, system in zip(SYSTEMS, (told, load_policy(policy)))
     }
-    evaluate(answers, prompts=labels, gold=SCORER, folder=out / "report", resamples=1000)
-    result = read_json(out / "report" / "report.json")
-    blocks = [f"{d['name']}, asked for and obtained, in levels:\n{dials.text(d['result'])}" for d in result["dials"]]
-    return "\n\n".join([*blocks, *dials.gained(result["dials"])])
+    measured = evaluate(answers, prompts=labels, gold=SCORER, folder=out / "report", resamples=1000).result["dials"]
+    blocks = [f"{d['name']}, asked for and obtained, in levels:\n{dials.text(d['result'])}" for d in measured]
+    return "\n\n".join([*blocks, *dials.gained(measured)])

@@ -27,9 +27,8 @@ def compare_command(config: CompareConfig) -> str:
     page = evaluation.save(run.folder)
     skipped = sum(map(bool, over.values()))  # what may not run; no repetition helps
     failed = len(comparison.failures) - skipped
-    counts = [counted(failed, "run") + " failed"] * bool(failed) + [counted(skipped, "method") + " skipped"] * bool(
-        skipped
-    )
+    kinds = ((failed, "run", "failed"), (skipped, "method", "skipped"))
+    counts = [f"{counted(number, unit)} {what}" for number, unit, what in kinds if number]
     lost = f" {' and '.join(counts)}; the report says why." if counts else ""
     lost += " The same command tries again." if failed else ""
     bases = f" on {counted(len(comparison.bases), 'base')}" if config.base else ""

@@ -13,7 +13,7 @@ import click
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget
 from steer.comparison.settings import CompareSettings
-from steer.comparison.untrained import PROMPTED, chats
+from steer.comparison.untrained import PROMPTED, in_words
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -22,14 +22,12 @@ from steer.evaluation.drawn import Decoding, Reference
 from steer.evaluation.examination import RANDOM, Examination
 from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
-from steer.methods import METHODS
 from steer.options import resolve
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
 from steer.training.batches import Conditioning
-from steer.training.prepare import conditioned
 
 ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
@@ -134,14 +132,12 @@ class Comparison:
     @cached_property
     def speechless(self) -> list[str]:
         """The bases without a chat template."""
-        return [name for i, name in enumerate(self.bases) if not chats(self.base(i).policy)]
+        return [name for i, name in enumerate(self.bases) if not self.base(i).policy.chats]
 
     @cached_property
     def words(self) -> Conditioning:
         """Conditions in words, as training with `--template words` would have them."""
-        words = conditioned(self.labelled, METHODS["conditional"], replace(self.training, template="words"))
-        assert words is not None
-        return words
+        return in_words(self.labelled, self.training)
 
     @property
     def caveats(self) -> list[str]:

@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 from steer.comparison.examples import Examples
 from steer.comparison.vectors import Vectors, VectorSettings
-from steer.conditioning.chat import PLAIN
+from steer.methods import METHODS
 from steer.methods.base import NoSettings
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy
 from steer.models.steering import Steering
 from steer.rows import Row
+from steer.rows.labelled import Labelled
 from steer.settings import Checked, option
 from steer.training.batches import Conditioning
+from steer.training.prepare import conditioned
+from steer.training.settings import TrainSettings
 
 PROMPTED = "prompted"  # the system whose dial those of the others are compared with
 
@@ -48,6 +51,13 @@ class Untrained(NamedTuple):
     told: bool = True
 
 
+def in_words(labelled: Labelled, settings: TrainSettings) -> Conditioning:
+    """Return conditions in words, as training with `--template words` and these settings would have them."""
+    words = conditioned(labelled, METHODS["conditional"], replace(settings, template="words"))
+    assert words is not None
+    return words
+
+
 def prompted(given: Given, settings: NoSettings) -> Policy:
     """Let the base answer prompts that end with the same sentences as those of `--template words`."""
     return replace(given.base, card=given.card(PROMPTED))
@@ -74,11 +84,6 @@ def steering(given: Given, settings: VectorSettings) -> Policy:
     vectors = Vectors.of(base, words, given.rows, settings, given.folder)
     added = Steering(words.schema, words.names, vectors.layer - 1, vectors.values, settings.strength)
     return replace(base, card=given.card("steering"), steering=added, facts=vectors.facts)
-
-
-def chats(base: Policy) -> bool:
-    """Whether a model has a chat template of its own, so that it can be told what is wanted."""
-    return bool(base.tokenizer.chat_template != PLAIN)
 
 
 UNTRAINED = {
