@@ -47,7 +47,7 @@ TRAINED: dict[str, Any] = {
     "lora_alpha": 64,
     "learning_rate": 1e-3,
     "batch_size": 8,
-    "num_train_epochs": 1.5,
+    "num_train_epochs": 1.25,
 }
 TARGETS = (*(f"words={i}" for i in range(5)), "list_items=0", "list_items=1", "none")
 OPPOSITE = ("words=0", "words=4", "list_items=1")
@@ -62,11 +62,11 @@ def demo(config: DemoConfig) -> str:
         out.mkdir(parents=True, exist_ok=True)
     labels, policy = str(out / "labels"), str(out / "policy")
     model = config.model or chat_model()
-    note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about four minutes on two cores.")
+    note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about three minutes on two cores.")
     logs = _logs(model, config)
     note("2 of 4: labels with counted words and list items: seconds.")
     click.echo(label_command(LabelConfig(str(logs), labels, SCORER, bins="quantile", **LABELLED)))
-    note("3 of 4: trains a LoRA that is conditioned on these labels: about six minutes on two cores.")
+    note("3 of 4: trains a LoRA that is conditioned on these labels: about four minutes on two cores.")
     click.echo(train_command(TrainConfig(labels, model, policy, **TRAINED)))
     note(f"4 of 4: asks for every level on {config.asked} prompts it has not seen: about two minutes on two cores.")
     # Rows are few, so some targets are rare.

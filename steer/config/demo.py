@@ -15,7 +15,7 @@ class DemoConfig:
     model: str = option(
         "", "A chat model, Hugging Face name or folder; default: SmolLM2-135M-Instruct, which is downloaded once."
     )
-    prompts: int = option(40, "Prompts that get logged answers, from several assistants each.", least=8, most=80)
+    prompts: int = option(32, "Prompts that get logged answers, from several assistants each.", least=8, most=80)
     asked: int = option(12, "Other prompts, which the policy is measured on.", least=2, most=16)
     max_new_tokens: int = option(110, "Longest answer.", least=1)
 
