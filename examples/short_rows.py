@@ -1,6 +1,6 @@
 """Write short rows of logs as JSONL, all answers of prompts that are drawn at random: small data for small machines.
 
-python examples/short_rows.py LOGS OUTPUT [--rows 1100] [--words 80] [--characters 480] [--prompt-characters 240]
+python examples/short_rows.py LOGS OUTPUT [--rows 600] [--words 80] [--characters 480] [--prompt-characters 240]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("logs")
     parser.add_argument("output")
-    for name, number in {"rows": 1100, "words": 80, "characters": 480, "prompt-characters": 240}.items():
+    for name, number in {"rows": 600, "words": 80, "characters": 480, "prompt-characters": 240}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     most = parser.parse_args()
     everything = steer.read_rows(most.logs)
