@@ -62,7 +62,9 @@ def demo(config: DemoConfig) -> str:
         out.mkdir(parents=True, exist_ok=True)
     labels, policy = str(out / "labels"), str(out / "policy")
     model = config.model or chat_model()
-    note(f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about three minutes on two cores.")
+    note(
+        f"1 of 4: {model} answers {config.prompts} prompts as five assistants would: about three minutes on two cores."
+    )
     logs = _logs(model, config)
     note("2 of 4: labels with counted words and list items: seconds.")
     click.echo(label_command(LabelConfig(str(logs), labels, SCORER, bins="quantile", **LABELLED)))
