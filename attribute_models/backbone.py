@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from attribute_models import Row, prefix
+from attribute_models import Row, device, prefix
 from attribute_models.arrays import Mask
 from attribute_models.bases import digest, gguf, nf4, trainable
 from attribute_models.noise import quiet
@@ -29,7 +29,7 @@ from attribute_models.progress import progress
 from attribute_models.templates import fitted, lost, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
-BUDGET = {"cpu": 1024, "cuda": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
+BUDGET = {"cpu": 1024, "gpu": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
 
 
 class Tokens(NamedTuple):
@@ -174,7 +174,7 @@ class Backbone:
         the next READ_AT_ONCE rows are tokenised while the model works. `share`: a prompt is computed once for all its
         rows, if the model can; `compute` then gets batches of responses.
         """
-        budget = budget or BUDGET.get(self.device.type, BUDGET["cuda"])
+        budget = budget or BUDGET["cpu" if self.device.type == "cpu" else "gpu"]
         outputs: list[NDArray[np.float32]] = []
         flags: list[bool] = []
         self.model.eval()
@@ -250,7 +250,7 @@ def load(
 ) -> Backbone:
     """Load a model by folder or hub name through the class `auto` of transformers (`AutoModel`, ...), with tokenizer.
 
-    ValueError if there is none; float32 on a CPU, bfloat16 on a GPU, or `four_bit` for adapters.
+    ValueError if there is none; bfloat16 on a GPU that has it, else float32, or `four_bit` for adapters.
     """
     if not name:
         raise ValueError("No base model is named. Give one with --model FOLDER_OR_NAME.")
@@ -259,13 +259,12 @@ def load(
     with quiet():
         import transformers
 
-        gpu = torch.cuda.is_available()
         trust = {"trust_remote_code": trust_remote_code}
-        more |= nf4(gpu) if four_bit else {}
+        more |= nf4() if four_bit else {}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
             kind = getattr(transformers, auto)
-            dtype = torch.bfloat16 if gpu else torch.float32
+            dtype = torch.bfloat16 if device.has_bfloat16() else torch.float32
             model, loaded = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **trust, **more)
             _whole(model, loaded["missing_keys"], fresh="num_labels" in more)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -275,7 +274,7 @@ def load(
     longest = getattr(model.config, "max_position_embeddings", None) or max_length
     if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
         longest -= 2  # their positions begin at 2
-    model = trainable(model) if four_bit else model.to("cuda" if gpu else "cpu")
+    model = trainable(model) if four_bit else model.to(device.own())
     return Backbone(model, tokenizer, name, digest(name, model), min(max_length, longest), four_bit)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from attribute_models import device
+
 CONVERT = (
     "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; a = {folder!r}; f = {file!r}; "
     "m = M.from_pretrained(a, gguf_file=f); m.hf_quantizer = None; vars(m.config).pop('quantization_config', None); "
@@ -61,7 +63,7 @@ def placed(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def nf4(gpu: bool) -> dict[str, Any]:
+def nf4() -> dict[str, Any]:
     """Arguments of `from_pretrained` that load linear layers in 4 bits: NF4, twice quantised (QLoRA, 2305.14314)."""
     from transformers import BitsAndBytesConfig
 
@@ -69,10 +71,10 @@ def nf4(gpu: bool) -> dict[str, Any]:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if gpu else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if device.has_bfloat16() else torch.float32,
         llm_int8_skip_modules=HEADS,
     )
-    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device() if gpu else "cpu"}}
+    return {"quantization_config": config, "device_map": {"": device.own()}}
 
 
 def trainable(model: Any) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from steer import device
 from steer.generation.decoder import end_tokens
 from steer.generation.engines import respond
 from steer.generation.plain import plainly
@@ -64,7 +65,7 @@ def continuously(policy: Policy, asks: list[EncodedRequest]) -> list[list[int]]:
         pad_token_id=policy.tokenizer.pad_token_id,
     )
     # On a CPU it does not find out by itself how much room there is.
-    room = {} if torch.cuda.is_available() else {"num_blocks": 512, "max_batch_tokens": 512, "page_size": 32}
+    room = {} if device.kind() != "cpu" else {"num_blocks": 512, "max_batch_tokens": 512, "page_size": 32}
     with quiet():
         found = inner(policy).generate_batch(
             [[*ask.prompt, *ask.condition] for ask in asks],
@@ -138,8 +139,8 @@ def main() -> None:
         f"ratio {statistics.median(ratios):.2f}, from {ratios[0]:.2f} to {ratios[-1]:.2f} over {args.repeats} pairs"
     )
     beside(policy, jobs, greedy)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}")
+    machine = f"{device.name()}, {platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"{machine}, torch {torch.__version__}, Python {platform.python_version()}")
 
 
 if __name__ == "__main__":

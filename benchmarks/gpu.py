@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steer import device
+
 LENGTH, PROMPT = 2048, 512
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bfloat16
 
@@ -52,14 +54,14 @@ SHAPES = {
 CASES = ("1b-lora", "8b-lora", "8b-qlora", "70b-qlora")  # and tiny-lora, tiny-qlora
 
 
-def build(shape: Shape, device: str, *, four_bit: bool) -> Any:
+def build(shape: Shape, place: str, *, four_bit: bool) -> Any:
     """A random Llama in bfloat16 (float32 on a CPU), its inner linear layers in NF4 if asked for."""
     import bitsandbytes
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from steer.models.quantization import keep_unpacked
 
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = device.dtype_of("auto")
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -74,10 +76,10 @@ def build(shape: Shape, device: str, *, four_bit: bool) -> Any:
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    draw = torch.Generator(device).manual_seed(0)
+    draw = torch.Generator(place).manual_seed(0)
 
     def random(shape: torch.Size) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=device).normal_(0, 0.02, generator=draw)
+        return torch.empty(shape, dtype=dtype, device=place).normal_(0, 0.02, generator=draw)
 
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -87,13 +89,13 @@ def build(shape: Shape, device: str, *, four_bit: bool) -> Any:
                 )
                 made.weight = bitsandbytes.nn.Params4bit(
                     random(child.weight.shape), requires_grad=False, compress_statistics=True, quant_type="nf4"
-                ).to(device)
+                ).to(place)
                 setattr(parent, name, made)
             elif isinstance(child, nn.Linear | nn.Embedding):
                 child.weight = nn.Parameter(random(child.weight.shape))
             elif isinstance(getattr(child, "weight", None), Tensor):  # norms
-                child.weight = nn.Parameter(torch.ones(child.weight.shape, dtype=dtype, device=device))
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
+                child.weight = nn.Parameter(torch.ones(child.weight.shape, dtype=dtype, device=place))
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(place)
     if four_bit:
         model.is_loaded_in_4bit = True
         keep_unpacked(model)
@@ -147,7 +149,7 @@ def plain(model: Any, ids: Tensor) -> Any:
     labels[:, :PROMPT] = -100
 
     def step() -> Tensor:
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type == "cuda"):
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=ids.device.type != "cpu"):
             loss: Tensor = model(input_ids=ids, labels=labels).loss
         loss.backward()
         return loss
@@ -172,14 +174,13 @@ def by_trl(model: Any, ids: Tensor, steps: int) -> tuple[list[float], float]:
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *args: Any, **more: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            device.wait(torch.device(device.own()))
             times.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as place:
         settings = SFTConfig(
             place, per_device_train_batch_size=len(ids), max_steps=steps, max_length=LENGTH, report_to=[],
-            gradient_checkpointing=True, bf16=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
+            gradient_checkpointing=True, bf16=device.dtype_of("auto") == torch.bfloat16, use_cpu=device.kind() == "cpu",
             save_strategy="no", logging_steps=1, disable_tqdm=True, learning_rate=1e-4,
             dataset_kwargs={"skip_prepare_dataset": True},
         )  # fmt: skip
@@ -193,12 +194,12 @@ def worker(spec: dict[str, Any]) -> None:
     """Train a few steps and print what they took."""
     from steer.models.precision import optimizer_for
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = device.own()
     size, adapter = spec["case"].split("-")
     shape = SHAPES[size]
-    model = adapted(build(shape, device, four_bit=adapter == "qlora"))
+    model = adapted(build(shape, place, four_bit=adapter == "qlora"))
     draw = torch.Generator().manual_seed(1)
-    ids = torch.randint(2, shape.vocabulary, (spec["batch_size"], LENGTH), generator=draw).to(device)
+    ids = torch.randint(2, shape.vocabulary, (spec["batch_size"], LENGTH), generator=draw).to(place)
     if spec["system"] == "trl":
         times, loss = by_trl(model, ids, spec["steps"] + 1)
     else:
@@ -210,12 +211,11 @@ def worker(spec: dict[str, Any]) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss = float(step())
             optimizer.step()
-            if device == "cuda":
-                torch.cuda.synchronize()
+            device.wait(ids.device)
             times.append(time.perf_counter() - began)
         times = times[1:]
     rate = ids.numel() / statistics.median(times)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    peak = torch.cuda.max_memory_allocated() if device.kind() == "cuda" else 0
     print(json.dumps({"rate": rate, "loss": loss, "peak": peak, "flops": rate * flops(model, shape)}))
 
 
@@ -232,7 +232,7 @@ def main() -> None:
     if options.worker:
         worker(json.loads(options.worker))
         return
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    name = device.name()
     peak = options.peak or next((v for k, v in PEAK.items() if k in name), 0.0)
     print(f"{name}, torch {torch.__version__}, sequences of {LENGTH}, {options.batch_size} a step.\n")
     print("| case | system | tokens/s | MFU | peak memory | loss |\n" + "| --- " * 6 + "|")

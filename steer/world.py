@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from steer import report
+from steer import device, report
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.config.demo import WorldConfig
@@ -124,7 +123,7 @@ def _comparison(config: WorldConfig, labels: str, models: Sequence[str]) -> Comp
         num_prompts=500 if config.full else 250,
         grid=2000 if config.full else 1000,
         controls=config.full,
-        num_proc=1 if torch.cuda.is_available() else min(8, os.cpu_count() or 1),
+        num_proc=min(8, os.cpu_count() or 1) if device.kind() == "cpu" else 1,
         train=str(out / "train.json"),
         resamples=2000 if config.full else 1000,
         **SAMPLING,  # type: ignore[arg-type]  # a dict of ints

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room may import what stands before it: in a row above, or further left in its own. A folder is one room.
 TABLE = """
-errors progress settings options config run_folder
+errors progress device settings options config run_folder
 rows conditioning methods models labelling
 generation training export serve report evaluation
 iteration comparison
@@ -22,6 +22,7 @@ UPWARD = {  # exceptions, each with its reason
 LEAVES = {  # leaf -> the only parts of steer that may import it
     "attribute_models": {
         "progress",
+        "device",
         "options",
         "run_folder",
         "rows",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steer.device import widest
 from steer.generation.prefill import Prefixes
 from steer.generation.requests import EncodedRequest
 from steer.generation.sampling import Cuts, Markers, choose, guided, penalise
@@ -175,7 +176,7 @@ class Decoder:
             [a.temperature, min(a.top_k, logits.shape[-1]), a.top_p, a.min_p, s.rng.random()]
             for a, s in zip(requests, sequences)
         ]
-        temperature, *cuts, points = torch.tensor(settings, dtype=torch.float64, device=logits.device).unbind(1)
+        temperature, *cuts, points = torch.tensor(settings, dtype=widest(logits.device), device=logits.device).unbind(1)
         events = []
         for i, token in enumerate(choose(logits, temperature, Cuts(*cuts), points).tolist()):
             s = sequences[i]

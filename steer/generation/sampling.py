@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from steer.device import widest
+
 FIRST = 1024  # tokens among which a nucleus is looked for first
 
 
@@ -51,8 +53,8 @@ def choose(logits: Tensor, temperature: Tensor, cuts: Cuts, points: Tensor) -> T
     p = (above / temperature.where(temperature > 0, 1.0).clamp(min=1e-30)[:, None].to(logits)).softmax(-1)
     p = _cut(p, cuts)
     # In float64: the float32 sum of a large vocabulary would be off by more than rare tokens are likely.
-    total = p.cumsum(-1, dtype=torch.float64)
-    drawn = torch.searchsorted(total, points.double()[:, None] * total[:, -1:], right=True).squeeze(-1)
+    total = p.cumsum(-1, dtype=widest(p.device))
+    drawn = torch.searchsorted(total, points.to(total)[:, None] * total[:, -1:], right=True).squeeze(-1)
     return best.where(temperature == 0, drawn.clamp(max=logits.shape[-1] - 1))
 
 
@@ -76,10 +78,11 @@ def _nucleus(p: Tensor, top_p: Tensor) -> Tensor:
     Nucleus sampling (1904.09751). It is looked for among the FIRST likeliest tokens: to sort all takes longer than all
     else in a step of a small model.
     """
-    limit = top_p.double()[:, None] * p.sum(-1, keepdim=True, dtype=torch.float64)
+    wide = widest(p.device)
+    limit = top_p.to(wide)[:, None] * p.sum(-1, keepdim=True, dtype=wide)
     for size in (min(FIRST, p.shape[-1]), p.shape[-1]):
         ordered, at = p.topk(size)
-        total = ordered.cumsum(-1, dtype=torch.float64)
+        total = ordered.cumsum(-1, dtype=wide)
         if bool(((total[:, -1:] >= limit)[top_p < 1]).all()):
             break
     return torch.zeros_like(p).scatter(-1, at, ordered.masked_fill(total - ordered >= limit, 0.0))

@@ -112,8 +112,8 @@ def score_parts(
 def _by_processes(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
     context = multiprocessing.get_context("spawn")
     torch = sys.modules.get("torch")  # the scorer is loaded in this process too: if torch is not, it needs none
-    threads, devices = (torch.get_num_threads(), torch.cuda.device_count()) if torch else (0, 0)
-    start = (spec, names, context.Value("i", 0), max(1, threads // workers) if threads else 0, devices)
+    threads = max(1, torch.get_num_threads() // workers) if torch else 0
+    start = (spec, names, context.Value("i", 0), threads)
     try:
         with ProcessPoolExecutor(workers, context, _start, start) as pool:
             waiting: set[Future[tuple[int, Scores]]] = set()
@@ -142,7 +142,7 @@ class _Worker:
 WORKER: list[_Worker] = []  # the only one of a process that scores
 
 
-def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: int) -> None:
+def _start(spec: str, names: Sequence[str], number: Any, threads: int) -> None:
     """Load the scorer in a new process: on its share of the cores, and on the next of several GPUs."""
     follow()
     with number.get_lock():
@@ -150,9 +150,10 @@ def _start(spec: str, names: Sequence[str], number: Any, threads: int, devices: 
     if threads:
         import torch
 
+        from steer import device
+
         torch.set_num_threads(threads)
-        if devices:
-            torch.cuda.set_device(own % devices)
+        device.take(own)
     WORKER.append(_Worker(spec, names))
 
 
@@ -166,7 +167,9 @@ def _share(count: int) -> None:
     follow()
     import torch
 
-    if not torch.cuda.is_available():
+    from steer import device
+
+    if device.kind() == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
 
 

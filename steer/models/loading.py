@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from attribute_models.bases import gguf
+from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
@@ -52,13 +52,13 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         connected = not folder and online()
         source: dict[str, Any] = {"trust_remote_code": loading.trust_remote_code, "local_files_only": not connected}
         source |= {"revision": loading.revision} if loading.revision else {}
-        device, dtype = loading.device or _device(), _dtype(loading.dtype)
+        place, dtype = loading.device or device.own(), device.dtype_of(loading.dtype)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, **source)
-            if device == "meta":
+            if place == "meta":
                 model = _weightless(name, dtype, source)
             else:
-                four_bit = nf4(dtype, device) if loading.quantised else {}
+                four_bit = nf4(dtype, place) if loading.quantised else {}
                 settings = {"dtype": dtype, "output_loading_info": True, **source, **four_bit}
                 model, info = AutoModelForCausalLM.from_pretrained(name, **settings)
                 if missing := sorted(info["missing_keys"]):  # they would be drawn at random
@@ -80,7 +80,7 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             if loading.quantised and (whole := left_whole(model)):
                 note(f"{name}: {whole:,} parameters of its experts stay in full precision.")
         else:
-            model.to(device)
+            model.to(place)
         model.generation_config = _generation_config(model, name)
     _complete(tokenizer, model, name)
     return model, tokenizer
@@ -155,19 +155,6 @@ def online() -> bool:
     except OSError:
         return False
     return True
-
-
-def _device() -> str:
-    """Device of this process: its GPU, else the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _dtype(name: str) -> Any:
-    """Choose the dtype: `auto`: bfloat16 on a GPU that has it, else float32; `stored`: as on disk."""
-    if name == "auto":
-        good = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if good else torch.float32
-    return "auto" if name == "stored" else getattr(torch, name)
 
 
 def _complete(tokenizer: Any, model: Any, name: str) -> None:

@@ -27,8 +27,8 @@ def compute_in(module: nn.Module, dtype: torch.dtype, device: str) -> None:
 
 
 def optimizer_for(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW: torch's fused one, or bitsandbytes' with 8-bit state, or paged (on a CPU there is nothing to page)."""
-    if parameters[0].device.type == "cpu":
+    """AdamW: torch's fused one, or bitsandbytes' with 8-bit state, or paged where a GPU has memory of its own."""
+    if parameters[0].device.type not in ("cuda", "xpu"):
         name = name.removeprefix("paged_")
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)

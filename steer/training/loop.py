@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from steer.device import widest
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
@@ -165,7 +166,7 @@ class Loop:
             if not torch.isfinite(loss):
                 lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
                 bad += [index for index, isnan in zip(indices, lost) if isnan] or indices
-        total, tokens = accelerator.reduce(sums.to(accelerator.device), "sum").tolist()
+        total, tokens = accelerator.reduce(sums.to(accelerator.device, widest(accelerator.device)), "sum").tolist()
         parameters = [p for p in module.parameters() if p.requires_grad]
         norm = float(accelerator.clip_grad_norm_(parameters, options.max_grad_norm or math.inf))
         if not (math.isfinite(total) and math.isfinite(norm)):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from steer import device
 from steer.errors import SteerError
 from steer.training.settings import TrainSettings
 
@@ -16,7 +17,7 @@ GIB = 1 << 30
 
 def micro_batch(tokens: int) -> int:
     """Padded tokens in one forward pass: `tokens`, or if 0 few on a CPU, which is faster where they fit its cache."""
-    return tokens or (8192 if torch.cuda.is_available() else 2048)
+    return tokens or (2048 if device.kind() == "cpu" else 8192)
 
 
 @contextmanager

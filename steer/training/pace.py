@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
-
+from steer.device import wait
 from steer.methods.groups import Group
 from steer.models.log_probs import ResponseLogps, seen
 from steer.models.policy import Policy
@@ -32,9 +31,9 @@ def measured(policy: Policy, loop: Loop) -> Pace:
     """Time a pass over the first groups of the first step; on a GPU the second time, when it has warmed up."""
     module = loop.module(policy)
     device = next(module.parameters()).device
-    budget = loop.plan.micro_batch_tokens if device.type == "cuda" else min(TOKENS, loop.plan.micro_batch_tokens)
+    budget = loop.plan.micro_batch_tokens if device.type != "cpu" else min(TOKENS, loop.plan.micro_batch_tokens)
     part, tokens = first_groups(loop.plan, budget)
-    for _ in range(2 if device.type == "cuda" else 1):
+    for _ in range(1 if device.type == "cpu" else 2):
         forward, both = _timed(module, part, loop, device)
     return Pace(tokens, forward, both)
 
@@ -72,8 +71,7 @@ def _timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[
 
 def _now(device: Any) -> float:
     """Time on the clock once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return time.monotonic()
 
 

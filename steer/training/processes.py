@@ -6,8 +6,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-import torch
-
+from steer import device
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.training import zero
@@ -38,7 +37,7 @@ def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
         disable_fsdp_ram_efficient_loading()  # every process checks the weights before they are sharded
     if asked("DEEPSPEED") and not find_spec("deepspeed"):
         raise SteerError('DeepSpeed was asked for, and it is not installed. pip install "steer-lm[deepspeed]".')
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no", **track)  # --dtype says it
+    accelerator = Accelerator(cpu=device.kind() == "cpu", mixed_precision="no", **track)  # --dtype says it
     shardable(name, method, options, accelerator)
     wanted = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != wanted:

@@ -100,7 +100,7 @@ def response_tokens(
         at = [starts[i] + j for i in part for j in range(len(groups[i])) if own]
         ends = np.cumsum([len(s.response) for g in some for s in g])
         for arrays, row in zip((logps, values), out[None] if out.ndim == 1 else out):
-            for i, piece in zip(at, np.split(row.double().cpu().numpy(), ends[:-1])):
+            for i, piece in zip(at, np.split(row.cpu().double().numpy(), ends[:-1])):
                 arrays[i] = piece
     module.train(training)
     return logps, values

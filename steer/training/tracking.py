@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from steer.device import widest
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
@@ -76,7 +77,7 @@ class HeldOut:
     def loss(self, module: ResponseLogps, accelerator: Any, known: Known | None) -> float:
         """The method's loss over all held-out groups, with the weights as they are."""
         rank, world = accelerator.process_index, accelerator.num_processes
-        sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        sums = torch.zeros(2, dtype=widest(accelerator.device), device=accelerator.device)
         module.eval()
         for indices, batch in self.plan.batches(0, rank, world, known or UNKNOWN):
             batch = batch.to(accelerator.device)
