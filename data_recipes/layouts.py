@@ -14,26 +14,19 @@ The named sets and logs (preferences.py, rated.py, oasst.py, logs.py) say themse
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled
+from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled, talks
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
 from data_recipes.turns import (
     LEFT_OUT,
-    NEMO_TURN,
     NOTED,
-    NUMBER,
     OURS,
     Row,
-    Turn,
     answered,
-    attribute,
     content_id,
-    conversation,
-    cut,
     fields,
     make_row,
     number,
@@ -43,21 +36,22 @@ from data_recipes.turns import (
     turns,
 )
 
-LABEL = re.compile(rf"([^:,]+):({NUMBER.pattern})")
 
-
-def rows(record: Row) -> list[Row]:
+def rows(record: Row, *, every: bool = False) -> list[Row]:
     """Return the rows of one record: prompt (turns), response (if it has one), scores (floats), id, extra columns.
 
     A pair gives two, the chosen one first; a turn of a tree that is asked gives none of its own. A system prompt in a
-    column of its own is the first turn, and a response that was cut off is not `finished`. A row to be left out and
-    counted says why in LEFT_OUT. A record that fits no layout, or whose columns hold something else than the layout
-    wants, is a DataError that names the column and not the place.
+    column of its own is the first turn, and a response that was cut off is not `finished`. `every` assistant turn of a
+    whole conversation becomes a row. A row to be left out and counted says why in LEFT_OUT. A record that fits no
+    layout, or whose columns hold something else than the layout wants, is a DataError that names the column and not
+    the place.
     """
     record = spelled_out(record)
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
     system_turns, used = asked.system(record)
-    results = LAYOUTS[recognise(record)][1]({c: v for c, v in record.items() if c not in used})
+    name = recognise(record)
+    read = partial(talks.read, column=name, every=every) if name in talks.COLUMNS else LAYOUTS[name][1]
+    results = read({c: v for c, v in record.items() if c not in used})
     results = [rated.corrected(row) for row in results]
     results = [
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
@@ -188,47 +182,6 @@ def _prompt(record: Row) -> list[Row]:
     return [{**{c: v for c, v in record.items() if c not in used}, "prompt": prompt}]
 
 
-def _messages(record: Row) -> list[Row]:
-    """Take the last assistant turn as the response; in OpenAI's fine-tuning files turns of weight 0 do not count."""
-    return [make_row(record, {"messages"}, *cut(conversation(record["messages"], "messages")))]
-
-
-def _conversations(record: Row) -> list[Row]:
-    """Read ShareGPT and SteerLM: a row for every assistant turn with a label, or for the last if none has one."""
-    talk: list[Turn] = []
-    labels: dict[int, str] = {}
-    for turn in conversation(record["conversations"], "conversations", ("label",)):
-        label = turn.pop("label", None)
-        first, *more = NEMO_TURN.split(turn["content"])
-        talk.append({**turn, "content": first})
-        talk.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
-        if label and talk[-1]["role"] == "assistant":
-            labels[len(talk) - 1] = label
-    used = {"conversations", "mask"}
-    if "mask" in record:  # NeMo's own: numbers next to the labels are no scores
-        record = {"scores": {}, **record}
-    if not labels:
-        return [make_row(record, used, *cut(talk))]
-    results = []
-    for i, (at, label) in enumerate(labels.items()):
-        row = make_row(record, used, *cut(talk, at))
-        row["scores"] = {**row["scores"], **_label(label)}
-        several = len(labels) > 1 and record.get("id") not in (None, "")
-        results.append({**row, "id": f"{record['id']}:{i}"} if several else row)
-    return results
-
-
-def _label(label: str) -> dict[str, float]:
-    """Parse SteerLM's label: "quality:4,toxicity:0"."""
-    parts = [LABEL.fullmatch(part.strip()) for part in str(label).split(",")]
-    if not all(parts):
-        raise DataError(f"column 'conversations': label '{label}' does not read name:number,name:number. Correct it.")
-    names = [attribute(part[1].strip()) for part in parts if part]
-    if len({*names}) < len(names):
-        raise DataError(f"column 'conversations': label '{label}' names an attribute twice. Correct it.")
-    return {name: float(part[2]) for name, part in zip(names, parts) if part}
-
-
 def _alpaca(record: Row) -> list[Row]:
     prompt, used = asked.question({**record, "prompt": None})
     return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
@@ -286,8 +239,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
         if (ask, say) not in OTHERS
     },
     **{f"{ask}, {say}": ((ask, say), partial(_answer, column=say)) for ask in ASKED for say in SAID},
-    "messages": (("messages",), _messages),
-    "conversations": (("conversations",), _conversations),
+    **{column: ((column,), partial(talks.read, column=column)) for column in talks.COLUMNS},
     "instruction, output": (("instruction", "output"), _alpaca),
     "instruction": (("instruction",), _alpaca),
     "prompt": (("prompt",), _prompt),

@@ -31,8 +31,9 @@ TAUGHT = words("""
 """)  # 0 or false: not to be learned
 UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
+OWN_SCORES = "_own_scores"  # names of the scores that a turn has of its own, where others are its conversation's
 NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
-OURS = ("id", "group", "source", "split", "levels", "target", "predicted", "after_response", "raters")
+OURS = ("id", "group", "conversation", "source", "split", "levels", "target", "predicted", "after_response", "raters")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
 MOST_RATERS = 20  # a longer list of numbers is something else
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -216,8 +217,9 @@ def cut(talk: list[Turn], last: int | None = None) -> tuple[list[Turn], str | No
     learned = [i for i in answers if talk[i].get("weight") != 0]
     last = (learned or answers)[-1] if last is None else last
     after: Row = {key: talk[last][key] for key in ("reasoning_content", "tool_calls", "finished") if key in talk[last]}
-    if not learned:
-        after[LEFT_OUT] = "none of its assistant turns is to be learned (weight 0 or train false)"
+    if last not in learned:
+        which = "none of its assistant turns is" if not learned else f"turn {last + 1} is not"
+        after[LEFT_OUT] = f"{which} to be learned (weight 0 or train false)"
     if talk[last + 1 :]:
         after["after_response"] = talk[last + 1 :]
     return talk[:last], talk[last]["content"], after

@@ -18,7 +18,7 @@ from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import Parts, score_parts
 from steer.progress import note
-from steer.rows import PREFERENCE, Row, Source, content_hash, read, read_rows, split_of
+from steer.rows import PREFERENCE, Reading, Row, Source, content_hash, read, read_rows, split_of
 from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Attribute, Schema
@@ -34,9 +34,10 @@ class StoredRows:
 
     path: str
     limit: int = 0
+    turns: str = "last"
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(read(self.path), self.limit or None)
+        return islice(read(self.path, reading=Reading(turns=self.turns)), self.limit or None)
 
 
 def label(
@@ -50,7 +51,8 @@ def label(
     """
     options = settings_of(LabelSettings, settings)
     name, attributes = origin(rows)
-    listed = read_rows(rows.rows if isinstance(rows, Labelled) else rows, limit=options.limit)
+    source = rows.rows if isinstance(rows, Labelled) else rows
+    listed = read_rows(source, limit=options.limit, turns=options.turns)
     scored_by = load_scorer(scorer or "human")
     task = Task.of(listed, scored_by, options, name, attributes)
     inputs = {"rows": content_hash(listed), "scorer": scored_by.id, "schema": file_fingerprint(options.schema)}

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steer.errors import SteerError
-from steer.rows import PREFERENCE, Row, prompt_key
+from steer.rows import PREFERENCE, Row, conversation_of, prompt_key
 from steer.settings import did_you_mean
 
 
 class Group(NamedTuple):
-    """Candidates of one prompt, better first, and their weights in the loss."""
+    """Candidates of one prompt, better first, and their weights in the loss; or the turns of one conversation."""
 
     rows: tuple[Row, ...]
     weights: tuple[float, ...]
@@ -23,6 +23,19 @@ class Group(NamedTuple):
 def singles(rows: Sequence[Row], settings: Any = None) -> list[Group]:
     """Put every row in a group of its own, with weight 1."""
     return [Group((row,), (1.0,)) for row in rows]
+
+
+def conversations(groups: Sequence[Group]) -> list[Group]:
+    """Join the rows of one `conversation`, for losses that see every row by itself: they share what stands before them.
+
+    Groups of several rows stay as they are.
+    """
+    if any(len(group.rows) > 1 for group in groups):
+        return list(groups)
+    parts: dict[str | int, list[Group]] = {}
+    for number, group in enumerate(groups):
+        parts.setdefault(conversation_of(group.rows[0]) or number, []).append(group)
+    return [Group(tuple(g.rows[0] for g in p), tuple(g.weights[0] for g in p)) for p in parts.values()]
 
 
 def prompts(rows: Sequence[Row], settings: Any = None) -> list[Group]:

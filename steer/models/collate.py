@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from steer.methods.base import Array, Candidates
 
 SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a row
+DEPTH = 1 << 32  # between those of two parts of a trunk; the last part, which all that sees it sees whole, has depth 0
 
 
 class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standard library
@@ -25,8 +27,8 @@ class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standar
 class Batch(NamedTuple):
     """N right-padded rows, and the flat positions that predict the M response tokens of B x K candidates.
 
-    A row holds one candidate; or with `shared` several groups, each a prompt and all its candidates, kept apart by the
-    attention mask (`log_probs.visible`).
+    A row holds one candidate; or with `shared` several groups, each a prompt or conversation and all its candidates,
+    kept apart by the attention mask (`log_probs.visible`).
     """
 
     input_ids: Tensor  # [N, L]
@@ -70,23 +72,39 @@ class Line(NamedTuple):
 
 
 def line(group: Sequence[Sequence_]) -> Line:
-    """Lay out candidates after what their prefixes have in common: a prompt, or a prompt and a condition."""
-    common = _common([s.prefix for s in group])
-    ids, mask, positions = group[0].prefix[:common], [1] * common, []
-    for j, s in enumerate(group):
-        start = len(ids)
-        ids = ids + s.prefix[common:] + s.response
-        mask += [j + 2 if len(group) > 1 else 1] * (len(ids) - start)
-        first = len(ids) - len(s.response)
-        # A token is predicted at the position before it; the first after the common part at the end of that.
-        positions += [first - 1 if first > start else common - 1, *range(first, len(ids) - 1)]
+    """Lay out candidates as branches of a trunk, the longest part of a prefix that another candidate has too.
+
+    A branch leaves the trunk where its ids do: at its end, or earlier for an earlier turn of the conversation. What the
+    trunk has already, be it an answer, is not computed again.
+    """
+    trunk, leaves = _trunk(group)
+    depths = {at: depth for depth, at in enumerate(sorted({*leaves, len(trunk)}, reverse=True))}
+    ids, mask, positions = list(trunk), [1] * len(trunk), []
+    for at, depth in depths.items():
+        mask[:at] = [1 + depth * DEPTH] * at
+    for j, (s, at) in enumerate(zip(group, leaves)):
+        branch, start = (s.prefix + s.response)[at:], len(ids)
+        ids += branch
+        mask += [(j + 2 if len(group) > 1 else 1) + depths[at] * DEPTH] * len(branch)
+        # A token is predicted at the one before it: on the trunk up to where the branch leaves, then on the branch.
+        before = range(len(s.prefix) - 1, len(s.prefix) + len(s.response) - 1)
+        positions += [i if i < at else start + i - at for i in before]
     return Line(ids, mask, positions)
 
 
-def _common(prefixes: Sequence[Sequence[int]]) -> int:
-    """Length of the common beginning."""
-    columns = enumerate(zip(*prefixes))
-    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, prefixes)))
+def _trunk(group: Sequence[Sequence_]) -> tuple[list[int], list[int]]:
+    """Ids of the trunk, and for each candidate how much of it is its own beginning."""
+    longest = max((s.prefix for s in group), key=len)
+    others = list(group)
+    others.pop(next(j for j, s in enumerate(group) if s.prefix is longest))
+    length = max((_common(longest, s) for s in others), default=len(longest))
+    return longest[:length], [min(length, _common(longest, s)) for s in group]
+
+
+def _common(prefix: Sequence[int], s: Sequence_) -> int:
+    """Length of the common beginning of a prefix and a candidate."""
+    pairs = enumerate(zip(prefix, chain(s.prefix, s.response)))
+    return next((i for i, (a, b) in pairs if a != b), min(len(prefix), len(s.prefix) + len(s.response)))
 
 
 def collate(
@@ -144,7 +162,8 @@ def cost(group: Sequence[Sequence_], *, shared: bool) -> int:
     """Number of tokens of a group in a batch, incl. padding among its candidates."""
     lengths = [len(s.prefix) + len(s.response) for s in group]
     if shared and len(group) > 1:
-        return sum(lengths) - (len(group) - 1) * _common([s.prefix for s in group])
+        trunk, leaves = _trunk(group)
+        return len(trunk) + sum(lengths) - sum(leaves)
     return len(group) * max(lengths)
 
 

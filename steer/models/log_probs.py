@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from steer.errors import SteerError
 from steer.methods.base import Candidates
 from steer.models import attention
-from steer.models.collate import SPAN, Batch
+from steer.models.collate import DEPTH, SPAN, Batch
 
 # Logits (positions x vocabulary) in memory at once: few enough for the cache of a CPU; enough to keep a GPU busy.
 HEAD_CHUNK = {"cpu": 1 << 23, "mps": 1 << 24}
@@ -27,14 +27,17 @@ _ROUNDING = {torch.float32: 2e-4}
 def visible(attention_mask: Tensor) -> Tensor:
     """Mask of the tokens that each token sees, itself included: [N, L] -> [N, L, L] (query, key).
 
-    `attention_mask` is 0 on padding, 1 on the tokens that all candidates of a row's first group share, j + 2 on those
-    of its candidate j, and SPAN more in each following group. The position of a token is the number of tokens that it
-    sees, less one.
+    `attention_mask` is 0 on padding, 1 on the trunk that all candidates of a row's first group share, j + 2 on the
+    branch of its candidate j, and SPAN more in each following group. Candidates that leave the trunk before its end see
+    the parts of it that have DEPTH times as many or more (`collate.line`). The position of a token is the number of
+    tokens that it sees, less one.
     """
-    query, key = attention_mask[:, :, None], attention_mask[:, None, :]
+    depth, number = attention_mask // DEPTH, attention_mask % DEPTH
+    query, key = number[:, :, None], number[:, None, :]
     length = attention_mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-    return causal & ((key == query - query % SPAN + 1) | (key == query))
+    trunk = (key == query - query % SPAN + 1) & (depth[:, None, :] >= depth[:, :, None])
+    return causal & (trunk | (key == query))
 
 
 class FrozenHead(torch.autograd.Function):

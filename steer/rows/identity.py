@@ -17,17 +17,34 @@ def prompt_key(row: Row) -> str:
     return hashlib.blake2b(json.dumps(turns).encode(), digest_size=8).hexdigest()
 
 
+def conversation_of(row: Row) -> str:
+    """Return what the row names its conversation, whose turns are rows of their own; empty if it names none."""
+    name = row.get("conversation")
+    return str(name) if isinstance(name, str | int) else ""
+
+
+def split_key(row: Row) -> str:
+    """Return the `prompt_key` of what is split as one: the prompt, or of a turn the opening of its conversation.
+
+    The opening ends with the first turn of a user, so rows with the same prompt have the same one.
+    """
+    if not conversation_of(row):
+        return prompt_key(row)
+    first = next((i for i, turn in enumerate(row["prompt"]) if turn["role"] == "user"), len(row["prompt"]))
+    return prompt_key({"prompt": row["prompt"][: first + 1]})
+
+
 def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
     """Return the side of a row: that of its column `split`, else one drawn by the hash of its prompt.
 
-    All rows of a prompt are on one side. `held_out` is the share of prompts, 0 to 1, that become "test". A split named
-    as in HELD_OUT is "test" too.
+    All rows of a prompt are on one side, and all turns of a conversation. `held_out` is the share of prompts, 0 to 1,
+    that become "test". A split named as in HELD_OUT is "test" too.
     """
     split = (row.get("split") or "").lower()
     if split:
         side = SIDE.search(split)
         return "train" if side and side[1] == "train" else "test"
-    drawn = hashlib.blake2b(f"{seed}:{prompt_key(row)}".encode(), digest_size=8).digest()
+    drawn = hashlib.blake2b(f"{seed}:{split_key(row)}".encode(), digest_size=8).digest()
     return "test" if int.from_bytes(drawn) < held_out * 2**64 else "train"
 
 

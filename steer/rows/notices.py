@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ def reasons(messages: Iterable[str], label: str) -> Iterator[str]:
 
 
 def noted(tally: Tally) -> Iterator[str]:
-    """Yield a line on the columns that look like scores and hold none, and one for each note "done: with what"."""
+    """Yield lines on turns and on columns that look like scores and hold none, and one a note "done: with what"."""
+    yield from _turns(tally.turns)
     kinds: dict[str, list[str]] = {}
     for column, reason in tally.not_scores.items():
         kinds.setdefault(reason, []).append(column)
@@ -33,3 +35,17 @@ def noted(tally: Tally) -> Iterator[str]:
         shown = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in kinds.items())
         yield f"no scores: {shown}. --map NAME=COLUMN makes one a score."
     yield from (note.replace(": ", f": {rows} x ", 1) + "." for note, rows in tally.notes.items())
+
+
+def _turns(counts: Counter[str]) -> Iterator[str]:
+    """Yield lines on what became of the assistant turns of conversations, where all of them become rows."""
+    if counts["conversations"] or counts["left out"]:
+        unlearned = f"; {counts['left out']} assistant turns are not learned" if counts["left out"] else ""
+        yield f"turns: {counts['conversations']} conversations gave {counts['rows']} rows{unlearned}."
+    if counts["scored as a whole"]:
+        yield f"turns: {counts['scored as a whole']} rows have scores of their whole conversation, not of their turn."
+    if counts["asked"]:
+        yield (
+            f"turns: {counts['asked']} rows are of layouts with a response of their own: that is learned, and not the "
+            "answers in their prompts."
+        )

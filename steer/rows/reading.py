@@ -16,16 +16,18 @@ from data_recipes.asked import system_columns
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED, WORDS, attribute, content_id, written
+from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, WORDS, attribute, content_id, written
 from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.ratings import Ratings
 from steer.run_folder import is_run
+from steer.settings import did_you_mean
 
 Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
 
+TURNS = ("last", "all")
 OURS = "prompt, response, scores"  # the layout of the rows that steer writes
 UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
 
@@ -39,6 +41,7 @@ class Reading:
     requests: str = ""  # file of the requests that the source's batch results answer
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # attribute -> (lowest, highest)
     wanted: tuple[str, ...] = ()  # numeric columns that are scores, whatever they look like
+    turns: str = "last"  # assistant turns of a whole conversation that become rows: "last", or "all"
     blank: bool = False  # accept empty responses: where answers are judged and not trained on
 
 
@@ -52,6 +55,7 @@ class Tally:
     dropped: Counter[str] = field(default_factory=Counter)  # "place: reason" of rows whose record is not at fault
     votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (meaning of the votes, side that is better)
     notes: Counter[str] = field(default_factory=Counter)  # "what was done: with what" -> rows
+    turns: Counter[str] = field(default_factory=Counter)  # where every assistant turn is a row: what became of them
     not_scores: dict[str, str] = field(default_factory=dict)  # numeric column without scores -> reason
 
 
@@ -63,15 +67,18 @@ def read_rows(
     prompt: str = "",
     ranges: Mapping[str, tuple[float, float]] | None = None,
     wanted: Sequence[str] = (),
+    turns: str = "last",
 ) -> list[Row]:
     """Read rows in any known layout from a path, dicts, a datasets.Dataset or `hf:OWNER/NAME`; every row is checked.
 
     `limit`: the first rows only (0: all). `columns`: our name -> name or dotted path in the records. `prompt`: of rows
     that have a response and no prompt. `ranges`: attribute -> (lowest, highest) score; others raise SteerError, as
     does every row that breaks the contract, with its place. `wanted`: numeric columns that are scores, whatever their
-    names.
+    names. `turns`: "all" makes a row of every assistant turn of a conversation, not of the last one only.
     """
-    reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted))
+    if turns not in TURNS:
+        raise SteerError(f"turns: unknown '{turns}'; {did_you_mean(turns, TURNS)}")
+    reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted), turns=turns)
     where = source if isinstance(source, str | Path) else "rows"
     return list(progress(islice(read(source, reading=reading), limit or None), what=f"read {where}"))
 
@@ -201,7 +208,8 @@ class _Reader:
         if self.answered and votes.figure(record) is not None:
             record = self.vote_coding().read(record)
         layout = layouts.recognise(record)
-        rows = [{**rest, **row} for row in layouts.rows(record)]
+        rows = [{**rest, **row} for row in layouts.rows(record, every=self.reading.turns == "all")]
+        self.tally.turns["left out"] += sum(LEFT_OUT in row and OWN_SCORES in row for row in rows)
         self.tally.dropped.update(f"{place}: {row[LEFT_OUT]}" for row in rows if LEFT_OUT in row)
         rows = [row for row in rows if LEFT_OUT not in row]
         return record, layout, [self.ratings.sift(layout, record, row) for row in rows] if self.answered else rows
@@ -223,10 +231,23 @@ class _Reader:
         tally.notes.update(note for row in rows for note in row.pop(NOTED, ()))
         tally.records[layout] += 1
         tally.rows[layout] += len(rows)
+        if self.reading.turns == "all":
+            self.count_turns(rows)
         if rows and (layout in votes.MEANINGS or votes.compares(record)):
             coded = self.coding.meaning if isinstance(self.coding, votes.Coding) else ""
             side = votes.side(rows[0]["scores"].get("preference"))
             tally.votes[votes.MEANINGS.get(layout) or coded, side] += 1
+
+    def count_turns(self, rows: list[Row]) -> None:
+        """Count what became of the assistant turns of a record, and which rows have scores of their conversation."""
+        tally = self.tally
+        tally.turns["conversations"] += any(OWN_SCORES in row for row in rows)
+        for row in rows:
+            if OWN_SCORES in row:
+                tally.turns["rows"] += 1
+                tally.turns["scored as a whole"] += not row["scores"].keys() <= {*row.pop(OWN_SCORES)}
+            elif "conversation" not in row:
+                tally.turns["asked"] += any(turn["role"] == "assistant" for turn in row["prompt"])
 
     def check_kinds(self, record: Row, row: Row, place: str) -> None:
         """Refuse a column that is a score in one row and not in another, or is written in two ways.

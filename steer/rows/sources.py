@@ -50,7 +50,11 @@ class Sources:
     def __init__(self, names: Sequence[str], settings: DataSettings) -> None:
         self.names, self.settings = names, settings
         self.reading = Reading(
-            columns_of(settings.map), settings.default_prompt, settings.requests, score_ranges(settings.range)
+            columns_of(settings.map),
+            settings.default_prompt,
+            settings.requests,
+            score_ranges(settings.range),
+            turns=settings.turns,
         )
         self.skipped: list[str] = []
         self.tally = Tally()

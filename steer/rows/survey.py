@@ -15,7 +15,7 @@ from data_recipes.turns import content_id
 from steer.errors import SteerError
 from steer.rows import directions
 from steer.rows.contract import PREFERENCE, Row
-from steer.rows.identity import prompt_key
+from steer.rows.identity import prompt_key, split_key
 from steer.rows.reading import Tally
 from steer.rows.settings import EXPORTS, DataSettings
 from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
@@ -77,7 +77,7 @@ class Survey:
         if isinstance(row.get("system"), str):
             self.system_name = self.system_name or row["system"]
         if self.settings.weight:
-            self.sizes.setdefault(source, Counter())[prompt_key(row)] += 1
+            self.sizes.setdefault(source, Counter())[split_key(row)] += 1
         if self.settings.merge_raters:
             self.ratings.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
         text = self.comparable(row)
@@ -124,7 +124,7 @@ class Survey:
                 self.counts["merged"] += 1
                 continue
             kind, reason = "", ""
-            if self.mixture is not None and prompt_key(row) not in self.mixture[source]:
+            if self.mixture is not None and split_key(row) not in self.mixture[source]:
                 kind, reason = "mixture", "beyond the weight of its source"
             elif self.settings.duplicates != "keep":
                 kind, reason = self._duplicate(row, seen, alike)

@@ -14,6 +14,7 @@ from steer.methods.base import Array
 from steer.methods.groups import Group
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.tokenization import Tokens
+from steer.rows import Row
 from steer.rows.schema import Schema
 
 
@@ -114,10 +115,11 @@ class Plan:
         if c is None:
             return [self.tokens.sequence(row) for row in rows]
 
-        def random() -> np.random.Generator:  # the same for every candidate: a group loses the same parts
-            return np.random.default_rng([self.seed, epoch, index])
+        def random(row: Row) -> np.random.Generator:  # all candidates of a prompt lose the same parts
+            turn = next(i for i, other in enumerate(rows) if other["prompt"] == row["prompt"])
+            return np.random.default_rng([self.seed, epoch, index, *([turn] if turn else [])])
 
-        return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], random()))) for row in rows]
+        return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], random(row)))) for row in rows]
 
     def batches(
         self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN

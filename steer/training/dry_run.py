@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steer.models.collate import collate
+from steer.models.collate import collate, cost
 from steer.models.precision import keep_masters
 from steer.training.batches import Plan
 from steer.training.loop import Loop
@@ -30,8 +30,11 @@ def _lines(training: Training) -> list[str]:
     keep_masters(policy.model)  # as in training
     options, plan, model = loop.options, loop.plan, policy.model
     fresh = bool(loop.method.on_policy)
-    every = [s for i in range(len(plan.groups)) for s in plan.sequences(0, i)]
-    lengths = [len(s.prefix) + (0 if fresh else len(s.response)) for s in every]
+    sequences = [plan.sequences(0, i) for i in range(len(plan.groups))]
+    lengths = [len(s.prefix) + (0 if fresh else len(s.response)) for group in sequences for s in group]
+    computed = sum(lengths) if fresh or not plan.shared else sum(cost(group, shared=True) for group in sequences)
+    once = f", {computed:,} of them computed" if computed < sum(lengths) else ""
+    rows = f"{facts['rows']} rows in " if facts["groups"] < facts["rows"] else ""
     if hasattr(model, "get_nb_trainable_parameters"):  # counts what lies in 4 bits right
         trained, total = model.get_nb_trainable_parameters()
     else:
@@ -44,9 +47,9 @@ def _lines(training: Training) -> list[str]:
     layout = ", a prompt once for all its candidates, short ones in one row" if plan.shared else ""
     return [
         f"Plan: {policy.card.method} from {policy.name}, {_adapter(loop)}, {options.optimizer}; nothing is written.",
-        f"rows        {facts['rows']} groups to train on, {facts['held_out']} rows held out, "
+        f"rows        {rows}{facts['groups']} groups to train on, {facts['held_out']} rows held out, "
         f"{facts['unused']} left out by the method, {facts['too_long']} groups too long",
-        f"tokens      {sum(lengths):,} in {epoch}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
+        f"tokens      {sum(lengths):,} in {epoch}{once}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
         f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",

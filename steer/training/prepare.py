@@ -16,7 +16,7 @@ from steer.errors import SteerError
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.methods.base import Method
-from steer.methods.groups import Group
+from steer.methods.groups import Group, conversations
 from steer.models import attention
 from steer.models.card import MERGED, Card
 from steer.models.log_probs import ResponseLogps
@@ -266,6 +266,11 @@ def short_enough(
     return short
 
 
+def joined(groups: Sequence[Group], method: Method) -> list[Group]:
+    """Join the turns of a conversation, for methods whose loss sees every row by itself and draws none."""
+    return conversations(groups) if method.per != "prompt" and not method.on_policy else list(groups)
+
+
 def prompts_with_room(groups: Sequence[Group], tokens: Tokens, longest: int, new: int) -> list[Group]:
     """Keep the groups whose prompt leaves room for a response of `new` tokens."""
     short = [g for g in groups if len(tokens.prefix(g.rows[0])) + new <= longest]
@@ -295,7 +300,7 @@ def held_out_of(
     rows, groups, _ = grouped(rows, method, own, conditioning, where)
     tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, conditioning.template if conditioning else None)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
-    groups = short_enough(groups, tokens, whole, longest)
+    groups = joined(short_enough(groups, tokens, whole, longest), method)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
     return HeldOut(dataclasses.replace(plan, **changed), method, own)
 

@@ -87,7 +87,12 @@ class TrainSettings:
     max_grad_norm: float = option(1.0, "Gradients are clipped to it.", least=0, panel=OPTIMIZER)
     num_train_epochs: float = option(2.0, "Passes over the groups.", above=0, panel=OPTIMIZER)
     max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0, panel=OPTIMIZER)
-    batch_size: int = option(32, "Prompts per optimizer step, over all processes.", least=1, panel=OPTIMIZER)
+    batch_size: int = option(
+        32,
+        "Prompts, or conversations of which every turn is a row, per optimizer step, over all processes.",
+        least=1,
+        panel=OPTIMIZER,
+    )
     micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0, panel=SPEED)
     max_length: int = option(1024, "Longer rows are left out and counted.", least=1, panel=ROWS)
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)

@@ -31,6 +31,7 @@ from steer.training.prepare import (
     counts,
     grouped,
     held_out_of,
+    joined,
     prompts_with_room,
     rated,
     reward_for,
@@ -143,7 +144,7 @@ def prepare(
         else:
             short = short_enough(groups, tokens, conditioning, longest)
         budget, shared = micro_batch(options.micro_batch_tokens), shares_prompts(policy, options)
-        plan = Plan(short, tokens, conditioning, options.batch_size, budget, options.seed, shared)
+        plan = Plan(joined(short, method), tokens, conditioning, options.batch_size, budget, options.seed, shared)
         held_out = held_out_of(labelled, name, conditions, options, plan, longest)
         if reward:
             from steer.training.onpolicy import FreshPlan  # generation is loaded for methods that draw
@@ -153,6 +154,6 @@ def prepare(
         loop = Loop(options, method, own, plan, accelerator, held_out, start)
         if "curriculum" in method.needs:
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
-    policy.facts = counts(labelled, given, groups, short, method, options)
+    policy.facts = counts(labelled, given, groups, short, method, options) | {"groups": len(plan.groups)}
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled)
     return Training(policy, loop, why, template)

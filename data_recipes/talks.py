@@ -1,0 +1,118 @@
+"""Read whole conversations, `messages` and the `conversations` of ShareGPT and SteerLM: the last answer, or every one.
+
+Scores of the record are those of the conversation, and go to every answer that is a row. A turn may have scores of its
+own, which come first: SteerLM's `label`, objects `scores` or `attributes`, or what feedback is called in logs.
+"""
+
+from __future__ import annotations
+
+import re
+
+from data_recipes.logs import FEEDBACK
+from data_recipes.streams import DataError
+from data_recipes.turns import (
+    LEFT_OUT,
+    NEMO_TURN,
+    NUMBER,
+    OWN_SCORES,
+    Row,
+    Turn,
+    attribute,
+    content_id,
+    conversation,
+    cut,
+    make_row,
+    scored,
+    thumbs,
+)
+
+COLUMNS = ("messages", "conversations")
+NAMED = ("scores", "attributes")
+LABEL = re.compile(rf"([^:,]+):({NUMBER.pattern})")
+
+
+def read(record: Row, column: str, *, every: bool = False) -> list[Row]:
+    """Return a row for the last assistant turn that may be learned, for each that SteerLM labelled, or for `every` one.
+
+    Rows of every turn share a `conversation`; those that cannot be learned say why in LEFT_OUT. In OpenAI's fine-tuning
+    files turns of weight 0 are not learned.
+    """
+    talk, scores, labelled = _talk(record, column)
+    used = {column}
+    if "mask" in record and column == "conversations":  # NeMo's own: numbers next to the labels are no scores
+        record, used = {"scores": {}, **record}, {column, "mask"}
+    answers = [i for i, turn in enumerate(talk) if turn["role"] == "assistant"]
+    places: list[int | None] = [*(answers if every else labelled)] or [None]
+    name = "" if record.get("id") in (None, "") else str(record["id"])
+    rows = []
+    for number, at in enumerate(places):
+        prompt, response, after = cut(talk, at)
+        row = make_row(record, used, prompt, response, after)
+        own = scores.get(len(prompt), {}) if response is not None else {}
+        row["scores"] = {**row["scores"], **own}
+        if name and (len(places) > 1 or every):
+            row["id"] = f"{name}:{number}"
+        if every:
+            row = {"conversation": name or content_id({"prompt": talk}), **row, OWN_SCORES: [*own]}
+            row = _of_turn(row, len(prompt) + 1, last=number + 1 == len(places))
+        rows.append(row)
+    return rows
+
+
+def _of_turn(row: Row, number: int, *, last: bool) -> Row:
+    """Return the row of a turn as one of several; say why it cannot be learned.
+
+    What follows it is in the rows of later turns, and what the record says about the end is so of the last one.
+    """
+    if not last:
+        row = {**row, "finished": row.get("finished") is not False}
+        row.pop("after_response", None)
+    before = row["prompt"][-1]["role"] if row["prompt"] else ""
+    why = ""
+    if LEFT_OUT in row or "response" not in row:
+        return row
+    if row.get("tool_calls"):
+        why = "calls a tool, which cannot be trained on"
+    elif not row["response"].strip():
+        why = "is blank"
+    elif before not in ("user", "tool"):
+        why = "answers no turn of the user"
+    return {**row, LEFT_OUT: f"turn {number} {why}"} if why else row
+
+
+def _talk(record: Row, column: str) -> tuple[list[Turn], dict[int, Row], list[int]]:
+    """Return the turns, the scores that answers have of their own, and the places of answers that SteerLM labelled."""
+    talk: list[Turn] = []
+    scores: dict[int, Row] = {}
+    labelled: list[int] = []
+    for turn in conversation(record[column], column, ("label", *NAMED, *FEEDBACK)):
+        given = {name: turn.pop(name) for name in ("label", *NAMED, *FEEDBACK) if name in turn}
+        first, *more = NEMO_TURN.split(turn["content"]) if column == "conversations" else [turn["content"]]
+        talk.append({**turn, "content": first})
+        talk.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
+        if talk[-1]["role"] != "assistant":
+            continue
+        label = given.pop("label", None) if column == "conversations" else None
+        if label:
+            labelled.append(len(talk) - 1)
+        if own := {**_scores(given), **(_label(label) if label else {})}:
+            scores[len(talk) - 1] = own
+    return talk, scores, labelled
+
+
+def _scores(given: Row) -> Row:
+    """Return the scores among what is said about one turn."""
+    objects = [given[name] for name in (*NAMED, *FEEDBACK) if isinstance(given.get(name), dict)]
+    single = {name: value for name, value in given.items() if name in FEEDBACK and not isinstance(value, dict)}
+    return {name: score for part in (*objects, single) for name, score in scored(thumbs(part))[0].items()}
+
+
+def _label(label: str) -> dict[str, float]:
+    """Parse SteerLM's label: "quality:4,toxicity:0"."""
+    parts = [LABEL.fullmatch(part.strip()) for part in str(label).split(",")]
+    if not all(parts):
+        raise DataError(f"column 'conversations': label '{label}' does not read name:number,name:number. Correct it.")
+    names = [attribute(part[1].strip()) for part in parts if part]
+    if len({*names}) < len(names):
+        raise DataError(f"column 'conversations': label '{label}' names an attribute twice. Correct it.")
+    return {name: float(part[2]) for name, part in zip(names, parts) if part}
