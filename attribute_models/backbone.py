@@ -26,7 +26,7 @@ from attribute_models.arrays import Mask
 from attribute_models.bases import digest, gguf, nf4, trainable
 from attribute_models.noise import quiet
 from attribute_models.progress import progress
-from attribute_models.templates import fitted, lost, rendered
+from attribute_models.templates import fitted, lost, options_of, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
 BUDGET = {"cpu": 1024, "gpu": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
@@ -103,12 +103,12 @@ class Backbone:
     def _prompt(self, row: Row) -> str:
         turns = row["prompt"]
         if self.tokenizer.chat_template and not self.encoder:
-            turns = fitted(turns, self.tokenizer)
+            turns, options = fitted(turns, self.tokenizer), options_of(row)
             try:
-                text = rendered(self.tokenizer, turns, add_generation_prompt=True)
+                text = rendered(self.tokenizer, turns, add_generation_prompt=True, **options)
             except TemplateError as error:
                 raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
-            for i, part in lost(turns, self.tokenizer):
+            for i, part in lost(turns, self.tokenizer, options):
                 if part == "text" and turns[i]["content"].strip() not in text:
                     raise ValueError(
                         f"row '{row.get('id')}': the scorer's chat template drops turn {i + 1}, which is of the "

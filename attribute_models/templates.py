@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, wraps
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from jinja2 import Template, TemplateError, nodes
@@ -27,7 +29,16 @@ PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs", "indent", "batch",
 TEXT = ("string", "pprint", "tojson", "urlencode", "xmlattr")  # they write everything inside their input
 SIZED = (str, bytes, list, tuple, dict, set, frozenset, range)
 
+THOUGHT = "reasoning_content"  # of a turn: what was thought before its text
+# Arguments of `apply_chat_template` that are not the template's, and the variable of a condition.
+RESERVED = frozenset({
+    "conversation", "messages", "chat_template", "tools", "add_generation_prompt", "continue_final_message", "tokenize",
+    "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "processor_kwargs", "add_special_tokens", "sanitize_control_tokens", "attributes",
+})  # fmt: skip
+
 Turn = Mapping[str, Any]
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
@@ -35,7 +46,8 @@ _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
     """Render turns by the tokenizer's chat template; TemplateError if it fails or breaks its limits."""
     _limit_transformers()
-    allowance = _left.set([ALLOWANCE + PER_CHARACTER * sum(len(str(turn)) for turn in turns)])
+    size = sum(len(str(turn)) for turn in turns) + len(str(options))
+    allowance = _left.set([ALLOWANCE + PER_CHARACTER * size])
     try:
         text: str = tokenizer.apply_chat_template(list(turns), tokenize=False, **options)
     except (RecursionError, MemoryError) as error:
@@ -50,12 +62,57 @@ def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any)
 
 
 def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
-    """Convert turns to what the template expects: its roles, and the arguments of a call as an object."""
-    turns = in_roles(prompt, tokenizer)
+    """Convert turns to what the template expects: its roles, its name of a thought, and objects as arguments."""
+    turns, thought = in_roles(prompt, tokenizer), thought_key(tokenizer)
     for turn in turns:
         if turn.get("tool_calls"):
             turn["tool_calls"] = [_with_object(call) for call in turn["tool_calls"]]
+        if thought != THOUGHT and turn.get(THOUGHT):
+            turn[thought] = turn.pop(THOUGHT)
     return turns
+
+
+def thought_key(tokenizer: Any) -> str:
+    """Return the name by which the template reads what was thought before an answer."""
+    template = str(tokenizer.chat_template)
+    names = (THOUGHT, "thinking", "reasoning")
+    return next((name for name in names if re.search(rf"""\.{name}\b|["']{name}["']""", template)), THOUGHT)
+
+
+def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row gives the chat template besides its turns: `tools`, and its `chat_template_kwargs`.
+
+    What other parts of a program decide (`add_generation_prompt`) stays theirs. ValueError if the latter is no object.
+    """
+    kwargs = _parsed(row.get("chat_template_kwargs") or {})
+    if not isinstance(kwargs, Mapping):
+        raise ValueError("column 'chat_template_kwargs': wanted an object such as {\"enable_thinking\": false}")
+    options = {name: value for name, value in kwargs.items() if name not in RESERVED}
+    tools = declared(row.get("tools"))
+    return {**options, "tools": tools} if tools else options
+
+
+def declared(tools: Any) -> list[dict[str, Any]]:
+    """Return declarations of functions as templates read them; empty if there are none that can be read."""
+    tools = _parsed(tools)
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        return []
+    tools = [tool if isinstance(tool.get("function"), dict) else _declaration(tool) for tool in tools]
+    return tools if all(tool["function"].get("name") for tool in tools) else []
+
+
+def _declaration(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Wrap the declaration of a function, as OpenAI's Responses API and Anthropic write it."""
+    function = {"parameters" if key == "input_schema" else key: x for key, x in tool.items() if key != "type"}
+    return {"type": "function", "function": function}
+
+
+def _parsed(value: Any) -> Any:
+    """Return what a text holds as JSON; other values, and other texts, as they are."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
@@ -90,52 +147,81 @@ class Shape(NamedTuple):
 
     role: str
     text: bool
-    reasoning: bool
+    thought: bool
     calls: int
     answers: bool  # it answers a call, by its id
 
 
-def lost(turns: Sequence[Turn], tokenizer: Any) -> tuple[tuple[int, str], ...]:
-    """Parts that the chat template would not print, as (index of a turn, "text", "reasoning" or "calls").
+class Shapes(NamedTuple):
+    """A conversation without its texts, and what else the template is given; it can be a key of a cache."""
+
+    turns: tuple[Shape, ...]
+    tools: bool
+    options: str  # JSON
+
+    @staticmethod
+    def of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> Shapes:
+        """Return the shapes of turns that are `fitted`."""
+        thought = thought_key(tokenizer)
+        shapes = (
+            Shape(
+                turn["role"],
+                bool(turn["content"].strip()),
+                bool(turn.get(thought)),
+                len(turn.get("tool_calls") or ()),
+                "tool_call_id" in turn,
+            )
+            for turn in turns
+        )
+        others = {name: value for name, value in options.items() if name != "tools"}
+        return Shapes(tuple(shapes), bool(options.get("tools")), json.dumps(others, sort_keys=True, default=str))
+
+    def marked(self, tokenizer: Any) -> tuple[list[dict[str, Any]], dict[str, Any], list[tuple[int, str, str]]]:
+        """Return turns and options with marks in place of texts, and each mark as (index of a turn, part, mark)."""
+        marks: list[tuple[int, str, str]] = []
+        thought = thought_key(tokenizer)
+
+        def mark(i: int, part: str) -> str:
+            marks.append((i, part, f"mark{len(marks)}of"))
+            return marks[-1][2]
+
+        options = json.loads(self.options)
+        if self.tools:
+            function = {
+                "name": mark(-1, "tools"),
+                "description": "",
+                "parameters": {"type": "object", "properties": {}},
+            }
+            options["tools"] = [{"type": "function", "function": function}]
+        turns: list[dict[str, Any]] = []
+        for i, shape in enumerate(self.turns):
+            turn: dict[str, Any] = {"role": shape.role, "content": mark(i, "text") if shape.text else ""}
+            if shape.thought:
+                turn[thought] = mark(i, "reasoning")
+            if shape.calls:
+                calls = [{"name": mark(i, "calls"), "arguments": {}} for _ in range(shape.calls)]
+                turn["tool_calls"] = [{"id": "000000000", "type": "function", "function": call} for call in calls]
+            if shape.answers:
+                turn["tool_call_id"] = "000000000"
+            turns.append(turn)
+        return turns, options, marks
+
+
+def lost(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any] = NONE) -> tuple[tuple[int, str], ...]:
+    """Parts that the chat template would not print, as (index of a turn, "text", "reasoning", "calls" or "tools").
 
     It renders marks in place of the texts, once for every sequence of roles: a mark that is not in the result is a text
     that would be lost, whatever the template does to the texts that it prints.
     """
-    shapes = tuple(
-        Shape(
-            turn["role"],
-            bool(turn["content"].strip()),
-            bool(turn.get("reasoning_content")),
-            len(turn.get("tool_calls") or ()),
-            "tool_call_id" in turn,
-        )
-        for turn in turns
-    )
-    return _lost_of(tokenizer, str(tokenizer.chat_template), shapes)
+    return _lost_of(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options))
 
 
 @lru_cache(maxsize=10_000)
-def _lost_of(tokenizer: Any, template: str, shapes: Sequence[Shape]) -> tuple[tuple[int, str], ...]:
+def _lost_of(tokenizer: Any, template: str, shapes: Shapes) -> tuple[tuple[int, str], ...]:
     """Compute `lost` for the shapes of turns; `template` is part of the cache key."""
-    marks: list[tuple[int, str, str]] = []
-
-    def mark(i: int, part: str) -> str:
-        marks.append((i, part, f"mark{len(marks)}of"))
-        return marks[-1][2]
-
-    turns: list[dict[str, Any]] = []
-    for i, shape in enumerate(shapes):
-        turn: dict[str, Any] = {"role": shape.role, "content": mark(i, "text") if shape.text else ""}
-        if shape.reasoning:
-            turn["reasoning_content"] = mark(i, "reasoning")
-        if shape.calls:
-            calls = [{"name": mark(i, "calls"), "arguments": {}} for _ in range(shape.calls)]
-            turn["tool_calls"] = [{"id": "000000000", "type": "function", "function": call} for call in calls]
-        if shape.answers:
-            turn["tool_call_id"] = "000000000"
-        turns.append(turn)
+    turns, options, marks = shapes.marked(tokenizer)
     try:
-        text = rendered(tokenizer, turns, add_generation_prompt=True)
+        text = rendered(tokenizer, turns, add_generation_prompt=True, **options)
     except TemplateError:  # a template that refuses the marks refuses the texts, where the error is reported
         return ()
     return tuple((i, part) for i, part, name in marks if name not in text)

@@ -16,9 +16,10 @@ from typing import Any
 
 from attribute_models.templates import fitted, in_roles, lost, rendered
 from steer.conditioning.condition import TEMPLATES, readings
+from steer.conditioning.finished import ANSWER, CLOSING, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
-__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "rendered", "steerable"]
+__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "opened", "rendered", "steerable"]
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (
@@ -96,10 +97,46 @@ _IN_TURN = """
 {%- endif -%}
 """.strip()
 _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{{ steer.text }}{%- endif -%}"
+_FINISHED = """
+{%- if add_generation_prompt is defined and add_generation_prompt -%}
+{%- set messages = messages + [ANSWER] -%}
+{%- set add_generation_prompt = false -%}
+{%- set steer_out -%}BASE{%- endset -%}
+{{- steer_out.rpartition(MARK)[0].replace(THOUGHT, '') ~ TEXT -}}
+{%- else -%}BASE{%- endif -%}
+""".strip()
+_CLOSED = """
+{%- if add_generation_prompt is defined and add_generation_prompt -%}
+{%- set steer_out -%}BASE{%- endset -%}
+{{- steer_out ~ (CLOSING if (steer_out | trim).endswith(OPENING) else '') ~ TEXT -}}
+{%- else -%}BASE{%- endif -%}
+""".strip()
 
 
-def steerable(base: str, schema: Schema, names: Sequence[str], template: str, glue: str = "") -> str:
-    """Return the base's chat template with the condition over `names` in it; `glue` precedes every condition."""
+def opened(base: str, place: Place, text: str = "''") -> str:
+    """Return the base's chat template with a generation prompt that ends at the place of an answer.
+
+    `text`: what follows there, an expression of the template.
+    """
+    values = {
+        "ANSWER": json.dumps({"role": "assistant", **dict(place.answer or ())}),
+        "MARK": json.dumps(ANSWER),
+        "THOUGHT": json.dumps(THOUGHT),
+        "OPENING": json.dumps(OPENING),
+        "CLOSING": json.dumps(CLOSING),
+        "TEXT": text,
+        "BASE": _BEGIN + base.removesuffix("\n") + _END,
+    }
+    return _filled(_FINISHED if place.answer else _CLOSED, values)
+
+
+def steerable(
+    base: str, schema: Schema, names: Sequence[str], template: str, glue: str = "", place: Place | None = None
+) -> str:
+    """Return the base's chat template with the condition over `names` in it; `glue` precedes every condition.
+
+    `place`: where answers stand, if it is not after the base's own generation prompt.
+    """
     layout = TEMPLATES[template]
     part = layout.part
     supported = schema.supported(names)
@@ -119,9 +156,15 @@ def steerable(base: str, schema: Schema, names: Sequence[str], template: str, gl
     filled = {
         key: json.dumps(value, ensure_ascii=False) if value is not None else "none" for key, value in values.items()
     }
-    before = re.sub(r"\b(?:" + "|".join(filled) + r")\b", lambda match: filled[match[0]], _BEFORE)
-    own, after = (_IN_TURN, "") if layout.in_turn else (_IN_RESPONSE, _AFTER)
-    return before + own + _BEGIN + base.removesuffix("\n") + _END + after
+    before = _filled(_BEFORE, filled) + (_IN_TURN if layout.in_turn else _IN_RESPONSE)
+    if place is not None:
+        return before + opened(base, place, "''" if layout.in_turn else "steer.text")
+    return before + _BEGIN + base.removesuffix("\n") + _END + ("" if layout.in_turn else _AFTER)
+
+
+def _filled(part: str, values: Mapping[str, str]) -> str:
+    """Put values in the places of their names."""
+    return re.sub(r"\b(?:" + "|".join(values) + r")\b", lambda match: values[match[0]], part)
 
 
 def bare(template: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from steer.conditioning.chat import PLAIN, fitted, lost, rendered
+from attribute_models.templates import NONE, options_of
+from steer.conditioning.chat import PLAIN, fitted, lost
+from steer.conditioning.finished import divided_at_thought, place_of
 from steer.errors import SteerError
 from steer.progress import note
 
@@ -25,33 +27,59 @@ def preceded(turns: Sequence[Turn], before: Sequence[Turn]) -> list[Turn]:
     return [*turns[:first], *before, *turns[first:]]
 
 
-def printed(turns: Sequence[Turn], tokenizer: Any) -> str:
-    """Return the turns as the template prints them, up to the assistant marker; UnprintedError if it drops a text."""
-    text: str = rendered(tokenizer, turns, add_generation_prompt=True)
-    for i, part in lost(turns, tokenizer):
-        turn = turns[i]
-        if part == "text" and turn["content"].strip() not in text:
+def printed(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any] = NONE, thinking: str = "drop") -> str:
+    """Return the turns as the template prints them, up to where an answer begins; UnprintedError if it drops a text.
+
+    `options`: what else the template is given. `thinking`: what training did with thoughts, see `place_of`.
+    """
+    text = begun(turns, tokenizer, options, thinking)
+    check_printed(turns, tokenizer, options, text)
+    return text
+
+
+def begun(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], thinking: str) -> str:
+    """Render turns up to where generation begins, see `place_of`."""
+    place = place_of(turns, tokenizer, options, thinking)
+    return "".join(divided_at_thought(turns, tokenizer, options, place))
+
+
+def check_printed(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], text: str) -> None:
+    """Raise UnprintedError if `text`, which the template made of the turns, lacks that of one of them."""
+    for i, part in lost(turns, tokenizer, options):
+        if part == "text" and turns[i]["content"].strip() not in text:
+            turn = turns[i]
             raise UnprintedError(
                 f"the model's chat template drops turn {i + 1}, which is of the {turn['role']} "
                 f"({turn['content'].strip()[:40]!r}). Put its text into a turn that the template prints"
             )
-    return text
 
 
-def divided(turns: Sequence[Turn], tokenizer: Any) -> tuple[str, str]:
-    """Print turns in two parts between which a condition in words stands: to the end of the last turn, and the rest.
+def asking(turns: Sequence[Turn]) -> list[Turn]:
+    """Put a mark at the end of the last turn, where a condition in words stands; white space there is dropped."""
+    return [*turns[:-1], {**turns[-1], "content": turns[-1]["content"].rstrip() + _MARK}]
 
-    White space at the end of the last turn is dropped. UnprintedError if the template does not print that text once.
-    """
-    printed(turns, tokenizer)
-    last = {**turns[-1], "content": turns[-1]["content"].rstrip() + _MARK}
-    parts = rendered(tokenizer, [*turns[:-1], last], add_generation_prompt=True).split(_MARK)
+
+def at_mark(text: str) -> tuple[str, str]:
+    """Divide what a template made of `asking` at the mark; UnprintedError if it does not print the mark once."""
+    parts = text.split(_MARK)
     if len(parts) != 2:
         raise UnprintedError(
             "the model's chat template does not print the last turn once and as it is, so a condition in words has no "
             "place in it. Train with --template tags"
         )
     return parts[0], parts[1]
+
+
+def divided(
+    turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any] = NONE, thinking: str = "drop"
+) -> tuple[str, str]:
+    """Print turns in two parts between which a condition in words stands: to the end of the last turn, and the rest.
+
+    White space at the end of the last turn is dropped. UnprintedError if the template does not print that text once.
+    """
+    text = begun(asking(turns), tokenizer, options, thinking)
+    check_printed(turns, tokenizer, options, text.replace(_MARK, ""))
+    return at_mark(text)
 
 
 def unreadable(tokenizer: Any) -> str:
@@ -72,8 +100,10 @@ def unprinted(rows: Iterable[Mapping[str, Any]], tokenizer: Any) -> list[str]:
     counts = dict.fromkeys(("reasoning of earlier turns", "calls of tools", "declarations of tools"), 0)
     kinds = dict(zip(("reasoning", "calls", "tools"), counts))
     for row in rows:
-        dropped = {part for _, part in lost(fitted(row["prompt"], tokenizer), tokenizer)}
-        for part in (dropped | ({"tools"} if row.get("tools") else set())) & kinds.keys():
+        options = options_of(row)
+        dropped = {part for _, part in lost(fitted(row["prompt"], tokenizer), tokenizer, options)}
+        dropped |= {"tools"} if row.get("tools") and "tools" not in options else set()
+        for part in dropped & kinds.keys():
             counts[kinds[part]] += 1
     return [f"{number} prompts hold {kind} that the model does not see." for kind, number in counts.items() if number]
 

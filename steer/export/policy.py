@@ -12,7 +12,7 @@ from typing import Any
 
 from steer.conditioning.condition import markers
 from steer.errors import SteerError
-from steer.export.template import fitting
+from steer.export.template import finishing, fitting
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import plain_ids
@@ -64,8 +64,12 @@ def export_policy(
     facts = {"adapter": adapter, "dtype": str(policy.model.dtype).removeprefix("torch."), "differing": 0}
     facts["parameters"] = sum(p.numel() for p in policy.model.parameters())
     if policy.card.attributes and (schema := policy.card.schema):
-        template, facts["differing"] = fitting(policy.tokenizer, schema, policy.card.attributes, policy.card.template)
+        template, facts["differing"] = fitting(
+            policy.tokenizer, schema, policy.card.attributes, policy.card.template, policy.thinking
+        )
         policy.tokenizer.chat_template = template
+    elif policy.chats:
+        policy.tokenizer.chat_template = finishing(policy.tokenizer, policy.thinking)
     with _replacing(target) as temporary:
         policy.save(temporary)
         write_json(temporary / MARK, {**inputs, "facts": facts})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
-from steer.conditioning.chat import bare, rendered, steerable
+from steer.conditioning.chat import bare, lost, opened, rendered, steerable
 from steer.conditioning.condition import TEMPLATES, render
-from steer.conditioning.turns import UnprintedError
+from steer.conditioning.finished import Place, generation_prompt, place_of
+from steer.conditioning.turns import begun
 from steer.errors import SteerError
-from steer.models.tokenization import plain_ids, prompt_text, turns_parts
+from steer.models.tokenization import plain_ids, turns_parts
 from steer.rows.schema import Schema
 
 PROBES: tuple[list[dict[str, str]], ...] = (
@@ -24,18 +25,20 @@ PROBES: tuple[list[dict[str, str]], ...] = (
 )
 
 
-def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str) -> tuple[Any, int]:
+def fitting(
+    tokenizer: Any, schema: Schema, names: Sequence[str], template: str, thinking: str = "drop"
+) -> tuple[Any, int]:
     """Return a steerable chat template for a tokenizer, and the number of conditions that it tokenises differently.
 
     It sets `tokenizer.chat_template` back to the base's. Training tokenises prompt and condition apart, a server the
     whole text. If a tokenizer begins every text with a space, the whole text needs that space before the condition to
-    give the same tokens.
+    give the same tokens. `thinking`: what training did with thoughts.
     """
     base = tokenizer.chat_template = bare(tokenizer.chat_template)
     single = [{n: i} for n in names for i in range(len(schema[n].shown))]
     every = [{n: len(schema[n].shown) - 1 for n in names}, dict.fromkeys(names, 0)]
     conditions = [render(levels, schema, names, template) for levels in [*single, *every]]
-    prompts = [turns_parts(p, tokenizer, template) for p in PROBES if _accepted(p, tokenizer)]
+    prompts = [turns_parts(p, tokenizer, template, thinking=thinking) for p in PROBES if _accepted(p, tokenizer)]
 
     def differing(glue: str) -> int:
         return sum(any(_whole(p, glue + c, tail) != _apart(p, c + tail) for p, tail in prompts) for c in conditions)
@@ -47,26 +50,43 @@ def fitting(tokenizer: Any, schema: Schema, names: Sequence[str], template: str)
         return [token for ids in plain_ids(parts, tokenizer) for token in ids]
 
     counts = {glue: differing(glue) for glue in (("",) if TEMPLATES[template].in_turn else ("", " "))}
-    glue = min(counts, key=lambda g: (counts[g], g))
-    if isinstance(base, dict):
-        return {k: steerable(v, schema, names, template, glue) for k, v in base.items()}, counts[glue]
-    return steerable(base, schema, names, template, glue), counts[glue]
+    glue, place = min(counts, key=lambda g: (counts[g], g)), late_place(tokenizer, thinking)
+    return _each(base, lambda text: steerable(text, schema, names, template, glue, place)), counts[glue]
+
+
+def finishing(tokenizer: Any, thinking: str) -> Any:
+    """Return a chat template whose generation prompt ends where answers of a policy without conditions stand."""
+    base, place = bare(tokenizer.chat_template), late_place(tokenizer, thinking)
+    return _each(base, lambda text: opened(text, place) if place else text)
+
+
+def _each(base: Any, change: Callable[[str], str]) -> Any:
+    """Change a template, or each of several by name."""
+    return {name: change(text) for name, text in base.items()} if isinstance(base, dict) else change(base)
+
+
+def late_place(tokenizer: Any, thinking: str) -> Place | None:
+    """Return where answers stand, if the base's generation prompt ends elsewhere; else None."""
+    for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
+        if begun(prompt, tokenizer, {}, thinking) != generation_prompt(prompt, tokenizer, {}):
+            return place_of(prompt, tokenizer, {}, thinking)
+    return None
 
 
 def _accepted(prompt: list[dict[str, str]], tokenizer: Any) -> bool:
     try:
-        prompt_text(prompt, tokenizer)
-    except (TemplateError, UnprintedError):  # some templates accept no earlier turns
+        generation_prompt(prompt, tokenizer, {})
+    except TemplateError:  # some templates accept no earlier turns
         return False
-    return True
+    return not lost(prompt, tokenizer)
 
 
 def refuse_late_text(tokenizer: Any, model: str, attributes: Mapping[str, int | str]) -> None:
     """Refuse a template that writes more before the last answer than its generation prompt, by which trl masks."""
     for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
-        begun: str = rendered(tokenizer, prompt, add_generation_prompt=True, attributes=attributes)
+        before: str = rendered(tokenizer, prompt, add_generation_prompt=True, attributes=attributes)
         whole: str = rendered(tokenizer, [*prompt, {"role": "assistant", "content": "Four."}], attributes=attributes)
-        if not whole.startswith(begun):
+        if not whole.startswith(before):
             raise SteerError(
                 f"{model}: its chat template writes something before the last answer that its generation prompt lacks, "
                 "so `trl sft` would mask the wrong tokens. Take it out of the template, or use steer train."

@@ -89,7 +89,8 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
 
     Raises SteerError for a prompt that leaves no room for a response.
     """
-    parts = [prompt_parts(policy.reading(r.row, dict(r.target)), policy.tokenizer, policy.template) for r in requests]
+    read = [policy.reading(r.row, dict(r.target)) for r in requests]
+    parts = [prompt_parts(row, policy.tokenizer, policy.template, policy.thinking) for row in read]
     texts, tails = [text for text, _ in parts], [tail for _, tail in parts]
     say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
     conditions = [condition_text(policy, request.target) + tail for request, tail in zip(requests, tails)]

@@ -10,13 +10,19 @@ from typing import Any
 
 from steer import __version__
 from steer.conditioning.condition import TEMPLATES, control_tokens
+from steer.conditioning.finished import THINKING
 from steer.errors import SteerError
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, resume_point, write_json
 
 FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's
 MERGED = "merged"  # adapter of an exported policy: its weights are in the folder itself
-ADAPTERS = ("lora", "qlora", "none", MERGED)
+KNOWN = {
+    "adapter": ("lora", "qlora", "none", MERGED),
+    "template": tuple(TEMPLATES),
+    "condition_tokens": ("text", "special"),
+    "thinking": THINKING,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Card:
     scorer: str = ""  # identity of what labelled the rows
     scorer_spec: str = ""  # what `load_scorer` finds it by; "human" for people, "" if unknown
     condition_tokens: str = "text"
+    thinking: str = "drop"  # what training did with thoughts before answers
     base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
     version: str = __version__
 
@@ -92,7 +99,7 @@ def _card(value: Any) -> Card:
         raise TypeError("settings is no object")
     schema = Schema.from_json(value["schema"]) if value["schema"] is not None else None
     card = Card(**{**value, "attributes": tuple(names), "schema": schema})
-    for name, known in (("adapter", ADAPTERS), ("template", TEMPLATES), ("condition_tokens", ("text", "special"))):
+    for name, known in KNOWN.items():
         if getattr(card, name) not in known:
             raise ValueError(f"{name} '{getattr(card, name)}' is none of {', '.join(known)}")
     if (names and schema is None) or (schema and not set(names) <= {a.name for a in schema.attributes if a.shown}):

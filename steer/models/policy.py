@@ -62,6 +62,11 @@ class Policy:
         return self.card.template if self.card and self.card.attributes and not self.steering else None
 
     @property
+    def thinking(self) -> str:
+        """What training did with thoughts, which says where its answers begin: see `finished.place_of`."""
+        return self.card.thinking if self.card else "drop"
+
+    @property
     def markers(self) -> list[str]:
         """The strings that start a condition in a response, to be blocked there; none if it is unconditioned."""
         return markers(self.card.attributes, self.template) if self.card and self.template else []

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from attribute_models.templates import NONE, options_of
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import TEMPLATES
 from steer.conditioning.turns import UnprintedError, divided, printed, say_unprinted
@@ -41,7 +44,13 @@ class Tokens:
 
     def _add(self, rows: Sequence[Row], template: str | None) -> None:
         """Tokenise some rows."""
-        parts = [prompt_parts(row, self.tokenizer, template) for row in rows]
+        rendered: dict[str, tuple[str, str]] = {}  # candidates of a prompt follow each other
+        parts = []
+        for row in rows:
+            key = json.dumps([row["prompt"], row.get("tools"), row.get("chat_template_kwargs")])
+            if key not in rendered:
+                rendered[key] = prompt_parts(row, self.tokenizer, template)
+            parts.append(rendered[key])
         unique = list(dict.fromkeys(text for text, _ in parts))
         ids = dict(zip(unique, plain_ids(unique, self.tokenizer)))
         self._prompts |= {row["id"]: ids[text] for row, (text, _) in zip(rows, parts)}
@@ -72,27 +81,50 @@ class Tokens:
         return Sequence_(self.prefix(row, condition), self.responses[row["id"]])
 
 
-def prompt_text(prompt: Sequence[Mapping[str, Any]], tokenizer: Any) -> str:
-    """Render a prompt in the model's chat template, up to and including the assistant marker; nothing is dropped."""
-    return printed(fitted(prompt, tokenizer), tokenizer)
+def prompt_text(
+    prompt: Sequence[Mapping[str, Any]], tokenizer: Any, options: Mapping[str, Any] = NONE, thinking: str = "drop"
+) -> str:
+    """Render a prompt in the model's chat template, up to where an answer begins; nothing is dropped.
+
+    `options`: what else the template is given, `options_of` a row. `thinking`: that of the policy, see `place_of`.
+    """
+    return printed(fitted(prompt, tokenizer), tokenizer, options, thinking)
 
 
-def turns_parts(prompt: Sequence[Mapping[str, Any]], tokenizer: Any, template: str | None) -> tuple[str, str]:
+def turns_parts(
+    prompt: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    template: str | None,
+    options: Mapping[str, Any] = NONE,
+    thinking: str = "drop",
+) -> tuple[str, str]:
     """Render a prompt before and after the place of a condition, see `prompt_parts`."""
-    if template and TEMPLATES[template].in_turn:
-        return divided(fitted(prompt, tokenizer), tokenizer)
-    return prompt_text(prompt, tokenizer), ""
+    if in_turn(template):
+        return divided(fitted(prompt, tokenizer), tokenizer, options, thinking)
+    return prompt_text(prompt, tokenizer, options, thinking), ""
 
 
-def prompt_parts(row: Row, tokenizer: Any, template: str | None = None) -> tuple[str, str]:
+def in_turn(template: str | None) -> bool:
+    """Whether conditions of this template end the last turn."""
+    return template is not None and TEMPLATES[template].in_turn
+
+
+def prompt_parts(row: Row, tokenizer: Any, template: str | None = None, thinking: str = "drop") -> tuple[str, str]:
     """Render a row's prompt before and after the place of a condition; SteerError with its id if it is refused.
 
     `template`: that of the conditions, None without any. The second part is empty unless conditions end the last turn.
     """
+    with named(row):
+        return turns_parts(row["prompt"], tokenizer, template, options_of(row), thinking)
+
+
+@contextmanager
+def named(row: Row) -> Iterator[None]:
+    """Raise what a chat template refuses as a SteerError with the id of the row."""
     from jinja2 import TemplateError
 
     try:
-        return turns_parts(row["prompt"], tokenizer, template)
+        yield
     except TemplateError as error:  # many templates have no system turn, or require turns to alternate
         raise SteerError(
             f"row '{row['id']}': the model's chat template refuses its prompt ({error}). Change such rows, or leave "
@@ -100,6 +132,8 @@ def prompt_parts(row: Row, tokenizer: Any, template: str | None = None) -> tuple
         ) from None
     except UnprintedError as error:
         raise SteerError(f"row '{row['id']}': {error}, or leave such rows out.") from None
+    except ValueError as error:  # of `options_of`
+        raise SteerError(f"row '{row['id']}': {error}.") from None
 
 
 def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:

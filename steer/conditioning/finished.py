@@ -1,0 +1,110 @@
+"""Where an answer stands: after what the chat template writes before it in a finished conversation.
+
+A generation prompt may stop earlier, inside of a thinking block that a finished turn closes, or before the name of a
+channel. So the finished turn is rendered with a mark in place of its answer, and what stands before the mark is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from attribute_models.templates import Shapes, rendered, thought_key
+from steer.progress import note_once
+
+Turn = Mapping[str, Any]
+ANSWER, THOUGHT = "steeranswer", "steerthought"  # stand for them while a template is rendered
+OPENING, CLOSING = "<think>", "\n</think>\n\n"  # of a thinking block that only the generation prompt opens
+PLAIN_ANSWER = (("content", ANSWER),)
+INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
+THINKING = ("drop", "empty", "keep", "learn")  # what becomes of thoughts in training
+THINKS = THINKING[2:]  # with these a policy thinks before it answers
+
+
+class Place(NamedTuple):
+    """Where answers stand in what a template writes: at the mark in a finished turn, or after the generation prompt.
+
+    `answer`: the items of that turn, with a mark for the answer and perhaps one for the thought before it; None: after
+    the generation prompt. `closes`: a thinking block that this one has opened is closed.
+    """
+
+    answer: tuple[tuple[str, str], ...] | None
+    closes: bool
+
+
+def place_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], thinking: str) -> Place:
+    """Find where generation begins after turns like these, for a policy that was trained with `--thinking`.
+
+    With "drop" it is where the template has an answer without a thought; with "empty" after an empty thinking block;
+    else the policy thinks first, from the generation prompt on.
+    """
+    if thinking in THINKS:
+        return Place(None, closes=False)
+    return _place(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options), thinking == "empty")
+
+
+def divided_at_thought(
+    turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], place: Place
+) -> tuple[str, str]:
+    """Render turns up to the place of their answer, before and after that of a thought; the latter may be empty."""
+    if place.answer:
+        before, mark, _ = _marked(turns, tokenizer, options, place.answer).rpartition(ANSWER)
+        if mark:
+            text, _, closing = before.partition(THOUGHT)
+            return text, closing
+    begun = generation_prompt(turns, tokenizer, options)
+    return begun, CLOSING if place.closes and begun.rstrip().endswith(OPENING) else ""
+
+
+def generation_prompt(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> str:
+    """Render turns up to where a model begins to write, perhaps inside of a thinking block."""
+    return rendered(tokenizer, turns, add_generation_prompt=True, **options)
+
+
+@lru_cache(maxsize=10_000)
+def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Place:
+    """Compute `place_of` for the shapes of turns; `template` is part of the cache key."""
+    turns, options, _ = shapes.marked(tokenizer)
+    after_prompt = Place(None, closes=True)
+    try:
+        begun = generation_prompt(turns, tokenizer, options)
+    except TemplateError:  # it refuses the marks or the turns; the latter is reported where they are rendered
+        begun = ""
+    if thought:
+        for answer in ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), INSIDE):
+            text = _marked(turns, tokenizer, options, answer)
+            if -1 < text.find(THOUGHT) < text.find(ANSWER):
+                return Place(answer, closes=False)
+        if begun.rstrip().endswith(OPENING):
+            return after_prompt
+    before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
+    return Place(PLAIN_ANSWER, closes=False) if mark and _goes_on(before, begun) else after_prompt
+
+
+def _goes_on(before: str, begun: str) -> bool:
+    """Whether a finished answer stands elsewhere than where the generation prompt ends.
+
+    A space between them belongs to the answer's first token, and a generation prompt that goes further than the
+    finished turn (it opens a thinking block that is not kept) is the model's own.
+    """
+    if begun.startswith(before) or before.removeprefix(begun).strip(" ") == "":
+        return False
+    if not before.startswith(begun):
+        same = next(i for i, (a, b) in enumerate(zip(before + "\0", begun + "\1")) if a != b)
+        note_once(
+            f"the chat template begins an answer with {begun[same:][:40]!r} and writes finished ones after "
+            f"{before[same:][:40]!r}: answers are trained and drawn where finished ones stand."
+        )
+    return True
+
+
+def _marked(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], answer: Any) -> str:
+    """Render turns with an answer that holds marks, each of them once; empty if the template does not do that."""
+    try:
+        text = rendered(tokenizer, [*turns, {"role": "assistant", **dict(answer)}], **options)
+    except TemplateError:  # it refuses the mark: the turns by themselves are rendered instead
+        return ""
+    return text if text.count(ANSWER) == 1 and text.count(THOUGHT) <= 1 else ""

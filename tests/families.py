@@ -1,0 +1,121 @@
+"""Toys with the traits of families of chat models: templates of our own, tokenizers, and what becomes of an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import AutoTokenizer
+
+
+class Family(NamedTuple):
+    """A template with the trait of a family; `before`: what stands before an answer to ASK, `end`: what ends it.
+
+    `thought`: what stands before it with the thought "hm"; None: the template prints none.
+    """
+
+    template: str
+    before: str
+    end: str
+    thought: str | None
+    tools: bool = True  # declarations and calls are printed
+
+
+ASK: list[dict[str, Any]] = [{"role": "user", "content": "Describe apples."}]
+TOOLS = [{"type": "function", "function": {"name": "weigh", "description": "", "parameters": {"type": "object"}}}]
+CALL = {"id": "123456789", "type": "function", "function": {"name": "weigh", "arguments": '{"what": "moss"}'}}
+
+_DECLARED = "{% if tools %}<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}</tools>{% endif %}"
+_CALLS = (
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% for name, value in c.function.arguments.items() %} "
+    "{{ name }}={{ value }}{% endfor %}</call>{% endfor %}"
+)
+_TURN = "<|im_start|>{{ m.role }}\n"
+_THOUGHT = "<think>\n{{ (m.reasoning_content or '') | trim }}\n</think>\n\n"
+_LAST = "{% if m.role == 'assistant' and (loop.last or m.reasoning_content) %}"
+
+
+def _chatml(before_content: str, prompt: str, content: str = "{{ m.content }}" + _CALLS) -> str:
+    return (
+        f"{_DECLARED}{{% for m in messages %}}{_TURN}{before_content}{content}<|im_end|>\n{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}<|im_start|>assistant\n{prompt}{{% endif %}}"
+    )
+
+
+_ASKED = "<|im_start|>user\nDescribe apples.<|im_end|>\n<|im_start|>assistant\n"
+_OFF = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+FAMILIES = {
+    "plain": Family(_chatml("", ""), _ASKED, "<|im_end|>", f"{_ASKED}<think>\nhm\n</think>\n\n"),
+    "thinking, optional": Family(
+        _chatml(_LAST + _THOUGHT + "{% endif %}", _OFF),
+        f"{_ASKED}<think>\n\n</think>\n\n",
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
+    "thinking, prefilled": Family(
+        _chatml(_LAST + _THOUGHT + "{% endif %}", "<think>\n"),
+        f"{_ASKED}<think>\n\n</think>\n\n",
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
+    "thinking, prefilled and not kept": Family(
+        _chatml("", "<think>\n", "{{ m.content.split('</think>')[-1] | trim }}" + _CALLS),
+        f"{_ASKED}<think>\n\n</think>\n\n",
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
+    "thinking, closed where there is none": Family(
+        _chatml(
+            "{% if m.role == 'assistant' %}{% if m.reasoning_content %}<think>{{ m.reasoning_content }}{% endif %}"
+            "</think>{% endif %}",
+            "<think>",
+        ),
+        f"{_ASKED}</think>",
+        "<|im_end|>",
+        f"{_ASKED}<think>hm</think>",
+    ),
+    "channels": Family(
+        _DECLARED + "{% for m in messages %}{% if m.role == 'assistant' and m.thinking %}<|start|>assistant<|channel|>"
+        "analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>{{ m.role }}"
+        "{% for c in m.tool_calls or [] %} to={{ c.function.name }}<|channel|>commentary<|message|>"
+        "{{ c.function.arguments | tojson }}<|call|>{% else %}"
+        "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}"
+        "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}",
+        "<|start|>user<|message|>Describe apples.<|end|><|start|>assistant<|channel|>final<|message|>",
+        "<|return|>",
+        "<|start|>user<|message|>Describe apples.<|end|><|start|>assistant<|channel|>analysis<|message|>hm<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>",
+    ),
+    "alternation, no system": Family(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns must alternate') }}{% endif %}"
+        "<|im_start|>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}",
+        _ASKED.replace("assistant", "model"),
+        "<|im_end|>",
+        _ASKED.replace("assistant", "model") + "<think>\nhm\n</think>\n\n",
+        tools=False,
+    ),
+    "system merged": Family(
+        "{% if messages[0].role == 'system' %}{% set first = messages[0].content ~ '\n\n' %}"
+        "{% set messages = messages[1:] %}{% else %}{% set first = '' %}{% endif %}{% for m in messages %}"
+        "{% if m.role == 'user' %}[INST] {{ (first if loop.first else '') ~ m.content }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}",
+        "[INST] Describe apples. [/INST]",
+        "</s>",
+        "[INST] Describe apples. [/INST] <think>\nhm\n</think>\n\n",
+        tools=False,
+    ),
+}
+SPECIAL = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>", "</s>"]
+
+
+def tokenizer_of(name: str, folder: Path) -> Any:
+    """Return the tokenizer of a family: that of a model in a folder, with the family's tokens and template."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    tokenizer.add_tokens(["<think>", "</think>", "<call>", "</call>"])
+    tokenizer.chat_template = FAMILIES[name].template
+    tokenizer.eos_token = FAMILIES[name].end
+    return tokenizer
