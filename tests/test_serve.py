@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from steer.models.tokenization import plain_ids, text_ids
 from steer.rows import read_rows
 from steer.serve.api import page_policy
 from steer.serve.command import serve_command
-from steer.serve.server import bound
+from steer.serve.server import bound, open_server
+from steer.serve.settings import ServeSettings
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
@@ -197,6 +199,20 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(trained: P
         serve_command(ServeConfig(str(trained), port=0, scorer="human"))
     with pytest.raises(SteerError, match=r"scores words, none of helpfulness, .* Use the scorer that labelled"):
         serve_command(ServeConfig(str(trained), port=0, scorer="countable:words"))
+
+
+def test_the_page_scores_with_what_counted_the_rows(trained: Path, tmp_path: Path) -> None:
+    policy = load_policy(str(trained))
+    assert policy.card
+    for spec, found in (("countable:words", "countable:words"), ("scorer", None), ("human", None), ("", None)):
+        card = replace(policy.card, scorer_spec=spec, scorer="countable:words")
+        with open_server(replace(policy, card=card), ServeSettings(), port=0) as server:
+            scorer = server.service.scorer
+            assert (scorer.id if scorer else None) == found
+    other = replace(policy, card=replace(policy.card, scorer_spec="countable:words", scorer="countable:lines"))
+    with open_server(other, ServeSettings(), port=0) as server:
+        assert server.service.scorer is None  # another one now: said, not refused
+
 
 
 def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.OpenAI) -> None:

@@ -93,7 +93,8 @@ def table(report: Report) -> str:
 
 def _warning(report: Report) -> list[str]:
     text = f"This report judges with the scorer that trained ({report['gold']}): name another gold scorer to trust it."
-    return [text] if report["gold_is_proxy"] else []
+    counted = report["gold"].startswith("countable:")  # a count is the same whoever counts
+    return [text] if report["gold_is_proxy"] and not counted else []
 
 
 def _sections(report: Report) -> list[Section]:

@@ -14,7 +14,8 @@ import uvicorn
 from steer.errors import SteerError
 from steer.generation.prefill import shareable
 from steer.generation.recommended import chosen
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.obtained import labeller
+from steer.labelling.scorer import COUNTABLE, Scorer, load_scorer
 from steer.models.card import Card
 from steer.models.policy import Policy, load_policy
 from steer.progress import note_once
@@ -70,7 +71,7 @@ def open_server(
     if "@" in name:
         raise SteerError(f"--name {name}: what follows an '@' is a target. Choose another name.")
     with bound(host, port) as listening:
-        scorer = _scorer(policy, settings.scorer) if settings.scorer else None
+        scorer = _scorer(policy, settings.scorer)
         if isinstance(policy, str):
             policy = load_policy(policy, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
         if not shareable(policy):
@@ -83,12 +84,21 @@ def open_server(
         yield Server(service, listening, key, host)
 
 
-def _scorer(policy: Policy | str, name: str) -> Scorer:
-    """Load a scorer of fresh responses; SteerError if it scores none of the policy's attributes."""
+def _scorer(policy: Policy | str, name: str) -> Scorer | None:
+    """Load a scorer of fresh responses; SteerError if it scores none of the policy's attributes.
+
+    Without a name it is the one that labelled the policy's rows, if that only counts, which costs nothing; else None.
+    """
+    card = policy.card if isinstance(policy, Policy) else Card.find(policy)
+    if not name:
+        try:
+            return labeller(card, "the page") if card and card.scorer_spec.startswith(COUNTABLE) else None
+        except SteerError as error:  # a policy of another version
+            note_once(str(error))
+            return None
     scorer = load_scorer(name)
     if scorer.model is None:
         raise SteerError(f"--scorer {name}: nobody has rated fresh responses. Use a fitted scorer.")
-    card = policy.card if isinstance(policy, Policy) else Card.find(policy)
     if card and card.attributes and not {*card.attributes} & {*scorer.attributes}:
         raise SteerError(
             f"--scorer {name}: scores {', '.join(scorer.attributes)}, none of {', '.join(card.attributes)}, "

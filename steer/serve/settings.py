@@ -15,7 +15,12 @@ class ServeSettings(AskedSampling):
     """Settings of answering requests."""
 
     name: str = option("", "What clients call the model; default: the name of the policy's folder.", panel=PAGE)
-    scorer: str = option("", "Scores responses for the page's bars: as in `steer label`.", panel=PAGE)
+    scorer: str = option(
+        "",
+        "Scores responses for the page's bars: as in `steer label`; default: what labelled the policy's rows, if that "
+        "only counts.",
+        panel=PAGE,
+    )
     batch_size: int = option(
         64, "Responses drawn at the same time (with guidance one takes two places).", least=1, panel=LIMITS
     )
