@@ -214,7 +214,6 @@ def test_the_page_scores_with_what_counted_the_rows(trained: Path, tmp_path: Pat
         assert server.service.scorer is None  # another one now: said, not refused
 
 
-
 def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.OpenAI) -> None:
     """It answers as the library's server does, finishes a running answer after SIGTERM, and counts."""
     command = [sys.executable, "-m", "steer", "serve", str(trained), "--port", "0", "--name", "toy"]
