@@ -1,8 +1,9 @@
 """Read rows with Hugging Face models: the tokens of a row, and batches that waste little on padding.
 
-A causal model reads its chat template with the response and an end-of-sequence token after it (without a template: the
-turns and the response, a newline between them); an encoder reads the prompt and the response as a pair. Rows that are
-longer than a model can read lose the beginning of the prompt first, then the end of the response, and are flagged.
+A causal model reads the chat as its template writes it with the response as the last turn, so the last token is the
+one that ends a turn there (without a template: the turns, the response and an end-of-sequence token, a newline between
+them); an encoder reads the prompt and the response as a pair. Rows that are longer than a model can read lose the
+beginning of the prompt first, then the end of the response, and are flagged.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,9 @@ from attribute_models.templates import fitted, lost, options_of, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
 BUDGET = {"cpu": 1024, "gpu": 32768}  # padded tokens in one batch; a core is fastest where they stay in its cache
+
+
+TAILS = ("template", "eos")
 
 
 class Tokens(NamedTuple):
@@ -69,16 +73,19 @@ class Backbone:
     digest: str  # `bases.digest` of its files
     max_length: int
     four_bit: bool = False
+    tail: str = "template"  # what follows the response: the template's end of a turn; "eos": the EOS token
+    fresh: bool = False  # whether its head is new
 
     def __post_init__(self) -> None:
         """Find where the tokenizer puts special tokens."""
         t = self.tokenizer
         named = " ".join(getattr(self.model.config, "architectures", None) or [])
         self.encoder = t.cls_token_id is not None and "CausalLM" not in named
+        self.chats = bool(t.chat_template) and not self.encoder and self.tail == "template"
         if t.pad_token_id is None:
             t.pad_token = t.eos_token or t.unk_token
-        self.pad = int(t.pad_token_id)
-        self.model.config.pad_token_id = self.pad
+        self.pad = int(t.pad_token_id) if self.encoder or self.tail == "eos" else self._filler()
+        self.model.config.pad_token_id = self.model.config.get_text_config().pad_token_id = self.pad
         self.types = self.encoder and "token_type_ids" in t.model_input_names
         if self.encoder:
             self.alone, self.paired = _around(t, "a"), _around(t, "a", "b")
@@ -93,30 +100,93 @@ class Backbone:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    def _filler(self) -> int:
+        """The token that rows are padded with: the model's, else one that ends no row.
+
+        A classifier of transformers reads the last token that is not its pad token.
+        """
+        t, words = self.tokenizer, self.model.get_input_embeddings().weight.shape[0]
+        theirs = self.model.config.get_text_config().pad_token_id
+        last = self._last()
+        if theirs is not None and 0 <= theirs < words and not (self.fresh and theirs == last):
+            return int(theirs)
+        others = (t.pad_token_id, t.unk_token_id, t.bos_token_id, len(t) - 1, len(t) - 2)
+        pad = next(i for i in others if i is not None and i != last)
+        if self.fresh:  # saved with the model: others pad with the tokenizer's
+            t.pad_token = t.convert_ids_to_tokens(pad)
+        return int(pad)
+
+    def _last(self) -> int | None:
+        """The token that ends a row."""
+        if self.chats and (tail := self._ids([ending(self.tokenizer)])[0]):
+            return tail[-1]
+        return None if self.tokenizer.eos_token_id is None else int(self.tokenizer.eos_token_id)
+
     def read(self, rows: Sequence[Row]) -> list[Tokens]:
-        """Tokens of the rows; every distinct prompt is tokenised once."""
-        texts = [self._prompt(row) for row in rows]
-        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        prompts, responses = self._ids(list(distinct)), self._ids([str(row["response"]) for row in rows])
-        return [self._joined(prompts[distinct[text]], response) for text, response in zip(texts, responses)]
+        """Tokens of the rows; what several rows have in common is tokenised once."""
+        if self.chats:
+            return self._read_chats(rows)
+        prompts = self._once([self._prompt(row) for row in rows])
+        responses = self._ids([str(row["response"]) for row in rows])
+        return [self._pair(prompt, response) for prompt, response in zip(prompts, responses)]
+
+    def _pair(self, prompt: list[int], response: list[int]) -> Tokens:
+        if self.encoder:
+            before, between, after = self.paired if prompt else ([], *self.alone)
+        else:
+            before, between, after = self.first, [], self.final
+        return self._joined(before, prompt, between, response, after)
+
+    def _read_chats(self, rows: Sequence[Row]) -> list[Tokens]:
+        """Tokens of whole texts, as transformers would make them, divided where the response begins and ends."""
+        parts = [self._chat(row) for row in rows]
+        whole = self._ids(["".join(part) for part in parts])
+        before, after = (self._once([part[i] for part in parts]) for i in (0, 2))
+        begin = [self.tokenizer.bos_token_id]
+        tokens = []
+        for ids, one, other in zip(whole, before, after):
+            start = _alike(ids, one)
+            end = len(ids) - _alike(ids[start:][::-1], other[::-1])
+            first = int(ids[:1] == begin and start > 0)
+            tokens.append(self._joined(ids[:first], ids[first:start], [], ids[start:end], ids[end:]))
+        return tokens
+
+    def _chat(self, row: Row) -> tuple[str, str, str]:
+        """Texts before the response, of it and after it, as the template writes the finished chat."""
+        response = str(row["response"])
+        text, tail = self._rendered(row, {"role": "assistant", "content": response}), ending(self.tokenizer)
+        body, end = response.strip(), len(text) - len(tail) if text.endswith(tail) else len(text)
+        start = text.rfind(body, 0, end)
+        if start < 0:  # a template that rewrites it
+            start, body = 0, text[:end]
+        return text[:start], body, text[start + len(body) :]
 
     def _prompt(self, row: Row) -> str:
-        turns = row["prompt"]
         if self.tokenizer.chat_template and not self.encoder:
-            turns, options = fitted(turns, self.tokenizer), options_of(row)
-            try:
-                text = rendered(self.tokenizer, turns, add_generation_prompt=True, **options)
-            except TemplateError as error:
-                raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
-            for i, part in lost(turns, self.tokenizer, options):
-                if part == "text" and turns[i]["content"].strip() not in text:
-                    raise ValueError(
-                        f"row '{row.get('id')}': the scorer's chat template drops turn {i + 1}, which is of the "
-                        f"{turns[i]['role']}. Put its text into a turn that it prints, or leave such rows out."
-                    )
-            return text
-        text = "\n".join(turn["content"] for turn in turns)
+            return self._rendered(row)
+        text = "\n".join(turn["content"] for turn in row["prompt"])
         return text if self.encoder or not text else text + "\n"
+
+    def _rendered(self, row: Row, *answer: Row) -> str:
+        """Render a row's prompt with an answer, or up to where one begins; ValueError if the template drops a turn."""
+        turns, options = fitted(row["prompt"], self.tokenizer), options_of(row)
+        try:
+            text = rendered(self.tokenizer, [*turns, *answer], add_generation_prompt=not answer, **options)
+        except TemplateError as error:
+            raise ValueError(f"row '{row.get('id')}': the scorer's chat template refuses it ({error}).") from None
+        for i, part in lost(turns, self.tokenizer, options):
+            if part == "text" and turns[i]["content"].strip() not in text:
+                raise ValueError(
+                    f"row '{row.get('id')}': the scorer's chat template drops turn {i + 1}, which is of the "
+                    f"{turns[i]['role']}. Put its text into a turn that it prints, or leave such rows out."
+                )
+        return text
+
+    def _once(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts; every distinct one is tokenised once."""
+        distinct = list(dict.fromkeys(texts))
+        ids = dict(zip(distinct, self._ids(distinct)))
+        return [ids[text] for text in texts]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -124,11 +194,10 @@ class Backbone:
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
-    def _joined(self, prompt: list[int], response: list[int]) -> Tokens:
-        if self.encoder:
-            before, between, after = self.paired if prompt else ([], *self.alone)
-        else:
-            before, between, after = self.first, [], self.final
+    def _joined(
+        self, before: list[int], prompt: list[int], between: list[int], response: list[int], after: list[int]
+    ) -> Tokens:
+        """Tokens of a row; prompt and response are cut where it is too long."""
         room = max(1, self.max_length - len(before) - len(between) - len(after))
         kept = response[:room]
         asked = prompt[max(0, len(prompt) - (room - len(kept))) :]
@@ -246,11 +315,13 @@ def load(
     max_length: int = 1024,
     trust_remote_code: bool = False,
     four_bit: bool = False,
+    tail: str = "template",
     **more: Any,
 ) -> Backbone:
     """Load a model by folder or hub name through the class `auto` of transformers (`AutoModel`, ...), with tokenizer.
 
-    ValueError if there is none; bfloat16 on a GPU that has it, else float32, or `four_bit` for adapters.
+    ValueError if there is none; bfloat16 on a GPU that has it, else float32, or `four_bit` for adapters. `tail`: of
+    `Backbone`. `more`: arguments of the model; with `num_labels` its head is new.
     """
     if not name:
         raise ValueError("No base model is named. Give one with --model FOLDER_OR_NAME.")
@@ -265,9 +336,17 @@ def load(
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
             kind = getattr(transformers, auto)
             dtype = torch.bfloat16 if device.has_bfloat16() else torch.float32
-            model, loaded = kind.from_pretrained(name, dtype=dtype, output_loading_info=True, **trust, **more)
-            _whole(model, loaded["missing_keys"], fresh="num_labels" in more)
+            fresh = "num_labels" in more
+            more |= {"output_loading_info": True, "ignore_mismatched_sizes": fresh}  # a base may have another head
+            model, loaded = kind.from_pretrained(name, dtype=dtype, **trust, **more)
+            others = {key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]}
+            _whole(model, {*loaded["missing_keys"], *others}, fresh=fresh)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            if "trust_remote_code" in str(error):
+                advice = (
+                    "Read it, and give --trust-remote-code if you trust it (in a fit: --set trust_remote_code=true)"
+                )
+                raise ValueError(f"model '{name}': comes with code of its own, which is not run. {advice}.") from None
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(" :.")
             wanted = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub"
             raise ValueError(f"model '{name}': cannot be read ({reason}). {wanted}.") from None
@@ -275,7 +354,7 @@ def load(
     if getattr(model.config, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
         longest -= 2  # their positions begin at 2
     model = trainable(model) if four_bit else model.to(device.own())
-    return Backbone(model, tokenizer, name, digest(name, model), min(max_length, longest), four_bit)
+    return Backbone(model, tokenizer, name, digest(name, model), min(max_length, longest), four_bit, tail, fresh)
 
 
 def _whole(model: Any, missing: Collection[str], *, fresh: bool) -> None:
@@ -286,6 +365,32 @@ def _whole(model: Any, missing: Collection[str], *, fresh: bool) -> None:
     for part, weights in model.named_parameters():
         if weights.is_floating_point() and part not in missing and not torch.isfinite(weights).all():
             raise ValueError(f"its weights hold NaN or infinity, in {part}")
+
+
+def check_tail(tail: str) -> None:
+    """ValueError for an unknown `tail` of `Backbone`."""
+    if tail not in TAILS:
+        raise ValueError(f"tail is {tail!r}. Choose one of {', '.join(TAILS)}.")
+
+
+def ending(tokenizer: Any) -> str:
+    """Return what the chat template writes after the last turn of an assistant; empty if it refuses a plain chat."""
+    return _ending(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=100)
+def _ending(tokenizer: Any, template: str) -> str:
+    """Compute `ending`; `template` is part of the cache key."""
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "mark0of"}]
+    try:
+        return rendered(tokenizer, turns).rpartition("mark0of")[2]
+    except TemplateError:
+        return ""
+
+
+def _alike(a: list[int], b: list[int]) -> int:
+    """Length of the common beginning of two lists."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _around(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:

@@ -46,6 +46,7 @@ class BradleyTerrySettings:
     min_df: int = 2  # rows that must have a term
     max_features: int = 50_000
     max_length: int = 1024
+    tail: str = "template"  # as for `embeddings`
     cache: str = "auto"  # as for `embeddings`
     trust_remote_code: bool = False
 

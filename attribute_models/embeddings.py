@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class EmbeddingsSettings:
     alphas: tuple[float, ...] = tuple(10.0**k for k in range(-4, 5))
     folds: int = 5
     max_length: int = 1024
+    tail: str = "template"  # what is read after the response: the template's end of a turn; eos: the EOS token
     batch_tokens: int = 0  # padded tokens in one batch; 0: by device
     cache: str = "auto"  # folder of the embeddings of training rows; auto: the user's cache folder; none: no cache
     trust_remote_code: bool = False
@@ -60,13 +61,15 @@ class Embeddings(Learned):
     def _check(self) -> None:
         if self.settings.pooling not in POOLING:
             raise ValueError(f"pooling is {self.settings.pooling!r}. Choose one of {', '.join(POOLING)}.")
+        backbone.check_tail(self.settings.tail)
         check_penalties(self.settings.folds, self.settings.alphas)
 
     @cached_property
     def backbone(self) -> Backbone:
         """The frozen model, loaded on first use."""
         s = self.settings
-        return backbone.load(s.model, "AutoModel", max_length=s.max_length, trust_remote_code=s.trust_remote_code)
+        more: dict[str, Any] = {"trust_remote_code": s.trust_remote_code, "tail": s.tail}
+        return backbone.load(s.model, "AutoModel", max_length=s.max_length, **more)
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
         """Learn from rows and scores [n, A], NaN = unknown."""
@@ -147,7 +150,7 @@ class Embeddings(Learned):
     def _key(self, rows: Sequence[Row]) -> str:
         """Cache key over the model, its precision and settings, and the texts."""
         s, b = self.settings, self.backbone
-        model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype)]
+        model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype), s.tail]
         texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"]] for row in rows]
         return hashed([model, texts], 16)
 

@@ -1,4 +1,4 @@
-"""A client of chat-completions endpoints with retries, backoff and timeouts, which counts requests and tokens.
+"""A client of JSON endpoints with retries, backoff and timeouts, which counts requests and tokens.
 
 The openai client would not shorten it: it retries no half answers, follows redirects with the key, and does not count
 its retries, so this loop would stand around it all the same.
@@ -12,15 +12,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 MOST_BYTES = 16 * 2**20  # of an answer
-LATER = (408, 409, 425, 429)  # and every 5xx: worth another try
+LATER = (408, 409, 425, 429)  # and every 5xx but one: worth another try
+NOT_IMPLEMENTED = 501
 COUNTED = ("requests", "retries", "nonsense", "prompt_tokens", "completion_tokens")
 NEVER = (401, 403, 404)  # the key or the address is wrong: nothing will be answered
+
+
+T = TypeVar("T")
 
 
 class RefusedError(Exception):
@@ -47,7 +52,7 @@ def exchange(address: str, body: dict[str, Any] | None, *, key: str, timeout: fl
 
 @dataclass
 class Endpoint:
-    """POSTs to `url`/chat/completions; safe to share between threads. `counts` adds up over its life."""
+    """POSTs below `url`; safe to share between threads. `counts` adds up over its life."""
 
     url: str
     key: str = field(default="", repr=False)
@@ -62,22 +67,28 @@ class Endpoint:
         self._lock = threading.Lock()
 
     def ask(self, body: dict[str, Any]) -> str:
-        """Text of the first choice. RefusedError after the last retry; ValueError if no request would be answered."""
+        """Text of the first choice of a chat completion; errors are those of `post`."""
+        return self.post("chat/completions", body, self._text)
+
+    def post(self, path: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
+        """Answer to a JSON body as `read` reads it, which raises ValueError for half an answer, asked for again.
+
+        RefusedError after the last retry; ValueError if no request would be answered.
+        """
         why = ""
         for attempt in range(self.retries + 1):
             if attempt:
                 self.count(retries=1)
             self.count(requests=1)
             try:
-                address = self.url.rstrip("/") + "/chat/completions"
-                return self._text(exchange(address, body, key=self.key, timeout=self.timeout))
+                return read(exchange(f"{self.url.rstrip('/')}/{path}", body, key=self.key, timeout=self.timeout))
             except urllib.error.HTTPError as error:
                 with error:
                     text = error.read(500).decode("utf-8", "replace")
                 why, wait = f"status {error.code}: {' '.join(text.split())[:200]}", error.headers.get("Retry-After")
                 if error.code in NEVER:
                     raise ValueError(f"{self.url}: {why}. Check the address, the model and the key.") from None
-                if error.code not in LATER and error.code < 500:
+                if error.code not in LATER and (error.code < 500 or error.code == NOT_IMPLEMENTED):
                     raise RefusedError(why) from None
                 self._wait(attempt, wait)
             except (OSError, HTTPException, ValueError) as error:  # no connection, a timeout, half an answer, no JSON

@@ -41,6 +41,7 @@ class TuningSettings:
     batch_size: int = 16  # rows per optimizer step
     held_out: float = 0.1  # share of prompts that choose the epoch
     max_length: int = 1024
+    tail: str = "template"  # what is read after the response: the template's end of a turn; eos: the EOS token
     batch_tokens: int = 0  # padded tokens in one forward pass; 0: by device
     seed: int = 0
     trust_remote_code: bool = False
@@ -78,6 +79,7 @@ class FineTuned(Learned):
             raise ValueError(f"held_out is {s.held_out}. Give a share between 0 and 1.")
         if s.adapter not in ADAPTERS:
             raise ValueError(f"adapter is {s.adapter!r}. Choose one of {', '.join(ADAPTERS)}.")
+        backbone.check_tail(s.tail)
 
     def _measure(self, y: Array, new: Mask) -> dict[str, Any]:
         """Learn what `learned_` holds, as JSON, from known scores [n, A], of which `new` are held out."""
@@ -87,10 +89,14 @@ class FineTuned(Learned):
         """Examples and their loss, from the tokens of rows and scores [n, A]."""
         raise NotImplementedError
 
+    def _end(self, tokens: Sequence[Tokens], new: Mask) -> str:
+        """Change the model that was trained on rows, of which `new` are held out; return what is to be noted of it."""
+        return ""
+
     def _load(self, name: str, **more: Any) -> None:
         """Set the model from a folder or hub name."""
         s = self.settings
-        more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora"}
+        more |= {"trust_remote_code": s.trust_remote_code, "four_bit": s.adapter == "qlora", "tail": s.tail}
         self.backbone = backbone.load(name, self.auto, max_length=s.max_length, **more)
 
     def fit(self, rows: Sequence[Row], scores: ArrayLike) -> Self:
@@ -108,11 +114,12 @@ class FineTuned(Learned):
             tokens = self.backbone.read(rated)
             examples, loss = self._objective(tokens, y)
             self.tuned_ = finetune(self.backbone, examples, new, loss, s)
+            note = self._end(tokens, new)
         self.held_out_ = np.full((len(rows), len(self.attributes)), np.nan)
         self.held_out_[at[new]] = self.score([rows[i] for i in at[new].tolist()])
         losses = ", ".join(f"{x:.3f}" for x in self.tuned_.losses)
         truncated = sum(row.truncated for row in tokens)
-        self.note_ = f"{truncated} truncated, epoch {self.tuned_.epoch} kept by held-out losses {losses}"
+        self.note_ = f"{truncated} truncated, epoch {self.tuned_.epoch} kept by held-out losses {losses}{note}"
         return self
 
     def save(self, folder: str | Path) -> None:
@@ -132,7 +139,7 @@ class FineTuned(Learned):
             raise ValueError(f"{weights}: does not belong to model.json. Fit and save the model again.")
         loaded = cls.of(state)
         loaded.base_ = tuple(state["base"])
-        loaded.learned_ = {name: state[name] for name in cls.measured}
+        loaded.learned_ = {name: state[name] for name in cls.measured if name in state}
         if loaded.settings.adapter == "none":
             loaded._load(str(weights))
         else:

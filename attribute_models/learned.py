@@ -50,5 +50,6 @@ class Learned:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Self:
-        """Make an unfitted model from its `state`."""
-        return cls(state["attributes"], cls.Settings(**tupled(state["settings"])))
+        """Make an unfitted model from its `state`; one without `tail` was saved when rows ended with the EOS token."""
+        earlier = {"tail": "eos"} if hasattr(cls.Settings, "tail") else {}
+        return cls(state["attributes"], cls.Settings(**earlier | tupled(state["settings"])))

@@ -1,13 +1,16 @@
 """A language model with one linear head for all attributes, fine-tuned on squared error over the known scores.
 
 The head is that of transformers' sequence classification, on the last token of a causal model or the pooled first token
-of an encoder, so `pipeline("text-classification")` and other servers read the saved folder too.
+of an encoder. Its outputs are scores in the attributes' own units, so that other programs that load the model give the
+same scores.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,29 +19,34 @@ import torch
 from torch import Tensor
 
 from attribute_models import Row, Scored, backbone, first
-from attribute_models.arrays import Array, Mask, Standard
-from attribute_models.backbone import Backbone, Batch, Tokens
-from attribute_models.finetune import FineTuned, Loss, TuningSettings
+from attribute_models.arrays import Array, Indices, Mask, Standard
+from attribute_models.backbone import Backbone, Batch, Tokens, buckets
+from attribute_models.finetune import FineTuned, Loss, TuningSettings, finetune
 
 CLASSIFIER = "AutoModelForSequenceClassification"
+SAMPLE = 1024  # rows on which a head without a bias is given the mean
+RIDGE = 1e-3
+OFF = 0.1  # deviations by which the mean may be off where it is carried by weights: 1 % of the variance
 
 
 class Regression(FineTuned):
-    """Scores by a fine-tuned model; targets are standardised per attribute."""
+    """Scores by a fine-tuned model.
+
+    It learns on targets that are standardised per attribute; then the head takes over mean and deviation. Where the
+    head has no bias, as in causal models, weights that give 1 at every row are trained beside it and carry the mean.
+    Where that is off by more than OFF deviations on held-out rows, the whole model is trained on at a lower rate.
+    """
 
     name = "regression"
     Settings = TuningSettings
     auto, task = CLASSIFIER, "SEQ_CLS"
-    measured = ("mean", "deviation")
+    measured = ("mean", "deviation")  # only in folders of before the head took them over
 
     def _measure(self, y: Array, new: Mask) -> dict[str, Any]:
         if np.isnan(y[~new]).all(0).any() or np.isnan(y[new]).all(0).any():
             raise ValueError("An attribute is known on one side of the held-out split only. Rate more prompts.")
-        return {name: value.tolist() for name, value in vars(Standard.of(y[~new])).items()}
-
-    @property
-    def _scaling(self) -> Standard:
-        return Standard(np.asarray(self.learned_["mean"]), np.asarray(self.learned_["deviation"]))
+        self._scaling = Standard.of(y[~new])
+        return {}
 
     def _load(self, name: str, **more: Any) -> None:
         super()._load(name, num_labels=len(self.attributes), problem_type="regression", **more)
@@ -48,33 +56,135 @@ class Regression(FineTuned):
         config.label2id = {name: a for a, name in enumerate(self.attributes)}
 
     def _objective(self, tokens: Sequence[Tokens], y: Array) -> tuple[Sequence[Tokens], Loss]:
-        target = torch.from_numpy(self._scaling.apply(y)).float().to(self.backbone.device)
+        head = head_of(self.backbone.model, len(self.attributes))
+        self._known, self._one = y, One(head) if head.bias is None else None
+        return tokens, self._loss(tokens, self._scaling.apply(y), np.ones(len(self.attributes)))
+
+    def _loss(self, tokens: Sequence[Tokens], target: Array, unit: Array) -> Loss:
+        """Squared error of logits [n, A] in units of targets [n, A]: how many logits make one of them [A]."""
+        wanted, units = (torch.from_numpy(x).float().to(self.backbone.device) for x in (target, unit))
 
         def loss(examples: Sequence[int]) -> tuple[Tensor, float]:
             """Squared errors of the known scores of some rows, and how many there are."""
             batch = self.backbone.batch([tokens[i] for i in examples])
-            error = logits_of(self.backbone, batch).float() - target[list(examples)]
+            error = logits_of(self.backbone, batch).float() / units - wanted[list(examples)]
             known = ~torch.isnan(error)
-            return error.masked_fill(~known, 0.0).square().sum(), float(known.sum())
+            total = error.masked_fill(~known, 0.0).square().sum()
+            if self._one and torch.is_grad_enabled():
+                total = total + self._one.error(batch).square().sum()
+            return total, float(known.sum())
 
-        return tokens, loss
+        return loss
+
+    def _end(self, tokens: Sequence[Tokens], new: Mask) -> str:
+        """Give the head mean and deviation of the scores."""
+        head = head_of(self.backbone.model, len(self.attributes))
+        mean, deviation = self._scaling.mean, self._scaling.deviation
+        with torch.no_grad():
+            head.weight.mul_(torch.from_numpy(deviation).to(head.weight)[:, None])
+            if head.bias is not None:
+                head.bias.mul_(torch.from_numpy(deviation).to(head.bias)).add_(torch.from_numpy(mean).to(head.bias))
+            if self._one is None:
+                return ""
+            one, error = self._one.solved(self.backbone, tokens, new)
+            head.weight.add_(torch.outer(torch.from_numpy(mean), one).to(head.weight))
+        self._one, far = None, float(np.abs(mean / deviation).max())
+        if far * error <= OFF:
+            return ""
+        s = replace(self.settings, learning_rate=self.settings.learning_rate / (1 + far))
+        tuned = finetune(self.backbone, tokens, new, self._loss(tokens, self._known / deviation, deviation), s)
+        losses = ", ".join(f"{x:.3f}" for x in tuned.losses)
+        return f", its head has no bias: trained on with the means in it, epoch {tuned.epoch} kept by {losses}"
 
     def _score(self, rows: Sequence[Row]) -> Scored:
-        raw, scaling = logits(self.backbone, rows, self.settings.batch_tokens), self._scaling
-        return Scored(raw.scores * scaling.deviation + scaling.mean, raw.truncated)
+        raw = logits(self.backbone, rows, self.settings.batch_tokens)
+        if not self.learned_:
+            return raw
+        mean, deviation = (np.asarray(self.learned_[name]) for name in self.measured)
+        return Scored(raw.scores * deviation + mean, raw.truncated)
+
+
+def head_of(model: Any, outputs: int) -> Any:
+    """Find the last linear layer, which has so many outputs; within an adapter the layer that is trained."""
+    linear = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == outputs
+        if "lora_" not in name and "original_module" not in name
+    ]
+    if not linear:
+        raise ValueError(f"the model has no linear head of {outputs} outputs. Take another model, or another --kind.")
+    return linear[-1]
+
+
+class One:
+    """Weights that learn to give 1 at the states that a head without a bias reads, to carry the mean of its outputs.
+
+    They are a parameter of the head, so that they are trained with the model, until `solved` takes them out.
+    """
+
+    def __init__(self, head: Any) -> None:
+        self.head, self.read = head, torch.zeros(0)
+        head.one = torch.nn.Parameter(torch.zeros_like(head.weight[0]))
+        self.hook = head.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: Any, given: tuple[Tensor]) -> None:
+        self.read = given[0]
+
+    def states(self, batch: Batch) -> Tensor:
+        """Hidden states [B, D] at the last tokens of the batch that the model has just computed."""
+        return self.read[
+            torch.arange(len(batch.last), device=self.read.device), batch.last.to(self.read.device)
+        ].float()
+
+    def error(self, batch: Batch) -> Tensor:
+        """What is missing from 1: [B]."""
+        missing: Tensor = 1 - self.states(batch) @ self.head.one.float()
+        return missing
+
+    def solved(self, backbone: Backbone, tokens: Sequence[Tokens], new: Mask) -> tuple[Tensor, float]:
+        """Finish the weights [D] by least squares on at most SAMPLE training rows; also their deviation from 1 on new.
+
+        A ridge of RIDGE mean squares keeps them near what training has found.
+        """
+        rows, held_out = (
+            torch.cat([states.cpu() for states in self._states(backbone, [tokens[i] for i in part.tolist()])]).double()
+            for part in (_some(np.flatnonzero(~new)), _some(np.flatnonzero(new)))
+        )
+        one = self.head.one.detach().cpu().double()
+        self.hook.remove()
+        del self.head.one
+        gram = rows.T @ rows
+        ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        one = one + torch.linalg.solve(gram + ridge, rows.T @ (1 - rows @ one))
+        return one, float((held_out @ one - 1).square().mean().sqrt())
+
+    def _states(self, backbone: Backbone, rows: Sequence[Tokens]) -> Iterator[Tensor]:
+        for part in buckets([len(row.ids) for row in rows], 4096):
+            batch = backbone.batch([rows[i] for i in part])
+            logits_of(backbone, batch)
+            yield self.states(batch)
+
+
+def _some(places: Indices) -> Indices:
+    """At most SAMPLE of the places, evenly."""
+    return places[:: -(-len(places) // SAMPLE)]
 
 
 class Classifier:
     """Any sequence-classification model, such as a reward model of the hub, unchanged: its logits are the scores."""
 
-    def __init__(self, name: str, *, max_length: int = 1024, batch_tokens: int = 0) -> None:
-        self.backbone = backbone.load(name, CLASSIFIER, max_length=max_length)
+    def __init__(
+        self, name: str, *, max_length: int = 4096, batch_tokens: int = 0, trust_remote_code: bool = False
+    ) -> None:
+        self.backbone = backbone.load(name, CLASSIFIER, max_length=max_length, trust_remote_code=trust_remote_code)
         first.shorten(self.backbone)
-        named = self.backbone.model.config.id2label
-        labels = [str(named[i]).lower().replace(" ", "_") for i in sorted(named)]
-        self.attributes = ("score",) if labels == ["label_0"] else tuple(labels)
+        self.attributes = labels_of(self.backbone.model.config)
         self.batch_tokens = batch_tokens
-        self.id = hashlib.blake2b((name + self.backbone.digest).encode(), digest_size=8).hexdigest()
+        reading = (
+            "" if self.backbone.encoder else ", finished chats"
+        )  # what is read has changed since the first version
+        self.id = hashlib.blake2b((name + self.backbone.digest + reading).encode(), digest_size=8).hexdigest()
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Logits [n, A]."""
@@ -82,12 +192,29 @@ class Classifier:
 
     def score_and_flag(self, rows: Sequence[Row]) -> Scored:
         """Logits [n, A], and which rows were longer than the model reads."""
-        return logits(self.backbone, rows, self.batch_tokens)
+        scored = logits(self.backbone, rows, self.batch_tokens)
+        if len(rows) and scored.scores.shape[1:] != (len(self.attributes),):
+            raise ValueError(
+                f"model '{self.backbone.name}': gives outputs of shape {list(scored.scores.shape)} for "
+                f"{len(self.attributes)} labels. Take a model with one logit a label, or wrap it: module:NAME."
+            )
+        return scored
+
+
+def labels_of(config: Any) -> tuple[str, ...]:
+    """Name the outputs of a classifier as attributes: its labels, or `score` for a single one without a name."""
+    named = [str(config.id2label[i]) for i in sorted(config.id2label)]
+    if [name.lower() for name in named] == ["label_0"]:
+        return ("score",)
+    labels = [re.sub(r"[^a-z0-9_-]", "_", name.strip().lower()) for name in named]
+    labels = [name if name[:1].isalpha() else f"label_{name}" for name in labels]
+    return tuple(labels) if len({*labels}) == len(labels) else tuple(f"label_{i}" for i in range(len(labels)))
 
 
 def logits(backbone: Backbone, rows: Sequence[Row], budget: int) -> Scored:
     """Logits [n, A], and which rows were longer than the model reads."""
-    values, truncated = backbone.map(rows, partial(logits_of, backbone), budget, share=True)
+    own = type(backbone.model).__module__.startswith("transformers_modules")  # it may read states of a prompt wrongly
+    values, truncated = backbone.map(rows, partial(logits_of, backbone), budget, share=not own)
     return Scored(values.astype(np.float64), truncated)
 
 

@@ -250,6 +250,11 @@ def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str
         yield run.folder
 
 
+def _is_server(name: str, value: Any) -> bool:
+    """Whether a setting is the address of a server, which may be another when a stage goes on."""
+    return name == "engine" and "://" in str(value)
+
+
 class Run:
     """One stage in one folder."""
 
@@ -265,7 +270,7 @@ class Run:
         self.folder = Path(folder)
         self.overwrite = getattr(config, "overwrite", False)
         self.shared = bool(getattr(config, "shard", ""))  # shards of one run write to one folder
-        fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW}
+        fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW and not _is_server(k, v)}
         self.config: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
         before = self._config_before()
         changed = sorted(k for k in {*before, *self.config} - {*FREE, *HOW} if before.get(k) != self.config.get(k))

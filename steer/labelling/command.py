@@ -58,7 +58,7 @@ def label_command(config: LabelConfig) -> str:
     Rows are streamed: to check them, to score them part by part (each part is a resume point), and to write them. With
     `shard` only that share of the parts is scored, and the run that finds all parts writes the rows.
     """
-    scorer = load_scorer(config.scorer)
+    scorer = load_scorer(config.scorer, trust_remote_code=config.trust_remote_code, engine=config.engine)
     inputs = {"rows": rows_fingerprint(config.rows), "scorer": scorer.id, "schema": file_fingerprint(config.schema)}
     run = Run(config.output, config, inputs)
     if run.done:

@@ -53,7 +53,8 @@ def label(
     name, attributes = origin(rows)
     source = rows.rows if isinstance(rows, Labelled) else rows
     listed = read_rows(source, limit=options.limit, turns=options.turns)
-    scored_by = load_scorer(scorer or "human")
+    access: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "engine": options.engine}
+    scored_by = load_scorer(scorer or "human", **access)
     task = Task.of(listed, scored_by, options, name, attributes)
     inputs = {"rows": content_hash(listed), "scorer": scored_by.id, "schema": file_fingerprint(options.schema)}
     with workplace(folder, options, inputs) as place:

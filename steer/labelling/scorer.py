@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Scorer:
     schema: Schema | None = None
     own: bool = False  # the user's code
     spec: str = ""  # what `load_scorer` finds it by in another process; "" if it is only in memory
+    access: Mapping[str, Any] = field(default_factory=dict)  # and with which settings
 
     @property
     def report(self) -> Sequence[Mapping[str, Any]]:
@@ -97,11 +98,12 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
     return reward
 
 
-def load_scorer(spec: str | Scorer | Any) -> Scorer:
+def load_scorer(spec: str | Scorer | Any, *, trust_remote_code: bool = False, engine: str = "") -> Scorer:
     """Load what `spec` names: a folder of "steer fit", `countable:words`, `judge:FILE`, `MODULE:CLASS`, ... or "human".
 
     Also takes a scorer as it is, a function of a row, and an object with `attributes` and `score(rows) -> [n, A]`.
-    SteerError if there is no such scorer, naming all kinds, or if its files changed after the fit.
+    `trust_remote_code`: run code that comes with the model of a `classifier:`; `engine`: the address of a vLLM server
+    that has this model. SteerError if there is no such scorer, naming all kinds, or if its files changed after the fit.
     """
     if isinstance(spec, Scorer):
         return spec
@@ -109,10 +111,13 @@ def load_scorer(spec: str | Scorer | Any) -> Scorer:
         name = getattr(spec, "__name__", type(spec).__name__)
         model = own.model_of(spec, name)
         return Scorer(f"python:{name}", tuple(model.attributes), model, own=True)
-    return replace(_named(str(spec)), spec=str(spec))
+    if engine and not str(spec).startswith(CLASSIFIER):
+        raise SteerError(f"--engine {engine}: scores with classifier:MODEL. Leave it out for the scorer '{spec}'.")
+    access: dict[str, Any] = {"trust_remote_code": trust_remote_code, "engine": engine}
+    return replace(_named(str(spec), **access), spec=str(spec), access=access)
 
 
-def _named(spec: str) -> Scorer:
+def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
     if spec == "human":
         return Scorer("human", ())
     try:
@@ -125,9 +130,7 @@ def _named(spec: str) -> Scorer:
             counted = Countable([n.strip() for n in name.split(",")])
             return Scorer(spec, counted.attributes, counted)
         if spec.startswith(CLASSIFIER):
-            from attribute_models.regression import Classifier
-
-            classifier = Classifier(name)
+            classifier = _classifier(name, trust_remote_code, engine)
             return Scorer(f"classifier:{classifier.id}", classifier.attributes, classifier)
         if kind in FILED:
             model: Any = attribute_models.model_class(kind).of(name)  # type: ignore[attr-defined]  # both have it
@@ -141,6 +144,17 @@ def _named(spec: str) -> Scorer:
         f"scorer '{spec}': no such folder. Use human, a folder of \"steer fit\", countable:NAME,..., "
         "classifier:FOLDER_OR_NAME of a sequence-classification model, judge:FILE, simulated:FILE or module:NAME."
     )
+
+
+def _classifier(name: str, trust_remote_code: bool, engine: str) -> Any:
+    """Load a sequence-classification model here, or find it on a server."""
+    if engine:
+        from attribute_models.served import Served
+
+        return Served(name, engine)
+    from attribute_models.regression import Classifier
+
+    return Classifier(name, trust_remote_code=trust_remote_code)
 
 
 def _saved(folder: Path) -> Scorer:

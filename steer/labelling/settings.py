@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import HELD_OUT, LIMIT, SEED, TURNS, option
+from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TURNS, option
 
 LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
@@ -81,6 +81,13 @@ class LabelSettings:
     min_support: int = option(
         5, "Rows that a combination of levels needs to count as supported.", least=1, panel=LEVELS
     )
+    engine: str = option(
+        "",
+        "Address of a vLLM server, http://HOST:PORT, that scores with the model of `classifier:` "
+        "(`vllm serve MODEL --runner pooling`).",
+        panel=INPUTS,
+    )
+    trust_remote_code: bool = option(False, "Run code that comes with the model of `classifier:`.", panel=INPUTS)
     schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.", panel=DIRECTIONS)
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)

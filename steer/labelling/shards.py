@@ -10,10 +10,11 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from steer.run_folder import folder_errors
 
 Part = tuple[int, list[Row]]
 Scored = Iterator[tuple[int, Scores]]
+Load = Callable[[], Scorer]
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,13 @@ def score_parts(
         raise SteerError(
             f"scorer {scorer.id}: other processes cannot load it. Name a saved one, or use one process (num_proc=1)."
         )
+    again = partial(load_scorer, scorer.spec, **scorer.access)
     with progress(total=parts.total, what="score") as bar:
         todo = parts.unscored(rows, bar)
         if ray:
-            scored = _by_ray(scorer.spec, names, todo, workers)
+            scored = _by_ray(again, names, todo, workers)
         elif workers > 1:
-            scored = _by_processes(scorer.spec, names, todo, workers)
+            scored = _by_processes(again, names, todo, workers)
         else:
             scored = ((index, scorer.score_and_flag(part, names)) for index, part in todo)
         done = 0
@@ -109,11 +112,11 @@ def score_parts(
             bar.reach(bar.start + done)  # not every scorer counts
 
 
-def _by_processes(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
+def _by_processes(load: Load, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
     context = multiprocessing.get_context("spawn")
     torch = sys.modules.get("torch")  # the scorer is loaded in this process too: if torch is not, it needs none
     threads = max(1, torch.get_num_threads() // workers) if torch else 0
-    start = (spec, names, context.Value("i", 0), threads)
+    start = (load, names, context.Value("i", 0), threads)
     try:
         with ProcessPoolExecutor(workers, context, _start, start) as pool:
             waiting: set[Future[tuple[int, Scores]]] = set()
@@ -132,8 +135,8 @@ def _by_processes(spec: str, names: Sequence[str], todo: Iterator[Part], workers
 class _Worker:
     """A scorer in another process, of this machine or of a Ray cluster."""
 
-    def __init__(self, spec: str, names: Sequence[str]) -> None:
-        self.scorer, self.names = load_scorer(spec), names
+    def __init__(self, load: Load, names: Sequence[str]) -> None:
+        self.scorer, self.names = load(), names
 
     def score(self, part: Part) -> tuple[int, Scores]:
         return part[0], self.scorer.score_and_flag(part[1], self.names)
@@ -142,7 +145,7 @@ class _Worker:
 WORKER: list[_Worker] = []  # the only one of a process that scores
 
 
-def _start(spec: str, names: Sequence[str], number: Any, threads: int) -> None:
+def _start(load: Load, names: Sequence[str], number: Any, threads: int) -> None:
     """Load the scorer in a new process: on its share of the cores, and on the next of several GPUs."""
     follow()
     with number.get_lock():
@@ -154,7 +157,7 @@ def _start(spec: str, names: Sequence[str], number: Any, threads: int) -> None:
 
         torch.set_num_threads(threads)
         device.take(own)
-    WORKER.append(_Worker(spec, names))
+    WORKER.append(_Worker(load, names))
 
 
 def processes(count: int) -> ProcessPoolExecutor:
@@ -189,7 +192,7 @@ def _score(part: Part) -> tuple[int, Scores]:
     return WORKER[0].score(part)
 
 
-def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
+def _by_ray(load: Load, names: Sequence[str], todo: Iterator[Part], workers: int) -> Scored:
     """Score with actors of a Ray cluster, each on a GPU if there are any.
 
     Ray Data is not used: it would read on the CPUs that its actors hold, and wait for ever if they hold all.
@@ -209,7 +212,7 @@ def _by_ray(spec: str, names: Sequence[str], todo: Iterator[Part], workers: int)
     if workers > (most := int(resources.get(unit, 0))):
         raise SteerError(f"--workers ray: --num-proc {workers}, but the cluster has {most} {unit}s. Lower --num-proc.")
     actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
-    pool = ActorPool([actor.remote(spec, names) for _ in range(workers)])
+    pool = ActorPool([actor.remote(load, names) for _ in range(workers)])
     try:
         for part in todo:
             if not pool.has_free():
