@@ -24,9 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attribute_models import Row, device, prefix
 from attribute_models.arrays import Mask
-from attribute_models.bases import digest, gguf, nf4, trainable
+from attribute_models.bases import Weights, digest, nf4, trainable
 from attribute_models.noise import quiet
-from attribute_models.progress import progress
+from attribute_models.progress import progress, write
 from attribute_models.templates import fitted, lost, options_of, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
@@ -325,20 +325,25 @@ def load(
     """
     if not name:
         raise ValueError("No base model is named. Give one with --model FOLDER_OR_NAME.")
-    if advice := gguf(name):
-        raise ValueError(advice)
+    weights = Weights.of(name)
+    if weights.file and four_bit:
+        raise ValueError(
+            f"model '{name}': GGUF weights cannot be loaded in 4 bits. Take adapter=lora, or other weights."
+        )
+    if weights.file:
+        write(f"steer: {weights.note(name)}")
     with quiet():
         import transformers
 
         trust = {"trust_remote_code": trust_remote_code}
         more |= nf4() if four_bit else {}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **trust)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**weights.source, **trust)
             kind = getattr(transformers, auto)
             dtype = torch.bfloat16 if device.has_bfloat16() else torch.float32
             fresh = "num_labels" in more
             more |= {"output_loading_info": True, "ignore_mismatched_sizes": fresh}  # a base may have another head
-            model, loaded = kind.from_pretrained(name, dtype=dtype, **trust, **more)
+            model, loaded = kind.from_pretrained(dtype=dtype, **weights.whole, **trust, **more)
             others = {key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"]}
             _whole(model, {*loaded["missing_keys"], *others}, fresh=fresh)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

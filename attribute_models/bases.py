@@ -1,30 +1,27 @@
-"""Weights of language models on disk: digests, whether they have changed, what to do with GGUF, loading in 4 bits."""
+"""Weights of language models on disk: where they are, digests, whether they have changed, loading in 4 bits."""
 
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from attribute_models import device
 
-CONVERT = (
-    "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; a = {folder!r}; f = {file!r}; "
-    "m = M.from_pretrained(a, gguf_file=f); m.hf_quantizer = None; vars(m.config).pop('quantization_config', None); "
-    "m.save_pretrained('OUT'); T.from_pretrained(a, gguf_file=f).save_pretrained('OUT')"
-)
 HEADS = ["lm_head", "score", "classifier", "pre_classifier"]  # not quantised: they are new, or small
 
 
 def digest(name: str, model: Any = None) -> str:
-    """Digest of the files in a folder, or the commit of a model from the hub."""
+    """Digest of the files in a folder, of a GGUF file, or the commit of a model from the hub."""
     folder = Path(name)
-    if not folder.is_dir():
+    if not folder.exists():
         return str(getattr(model.config, "_commit_hash", None) or "") if model is not None else ""
     hashed = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".model", ".txt", ".bin")):
+    kinds = (".json", ".safetensors", ".model", ".txt", ".bin", ".gguf")
+    for path in sorted(p for p in folder.iterdir() if p.suffix in kinds) if folder.is_dir() else [folder]:
         hashed.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):
@@ -34,33 +31,60 @@ def digest(name: str, model: Any = None) -> str:
 
 def unchanged(name: str, saved: str) -> None:
     """ValueError if the folder of a base model is gone, or its digest is another than `saved`."""
-    if saved and Path(name).is_absolute() and not Path(name).is_dir():
+    if saved and Path(name).is_absolute() and not Path(name).exists():
         raise ValueError(f"base model {name} is gone. Put it back there or fit again.")
-    if Path(name).is_dir() and digest(name) != saved:
+    if Path(name).exists() and digest(name) != saved:
         raise ValueError(f"base model {name} has changed since the fit. Restore it or fit again.")
 
 
-def gguf(name: str) -> str:
-    """Say what to do with a file of GGUF weights, or a folder that holds no others; empty for any other model."""
-    path = Path(name)
-    if path.is_file() and path.suffix == ".gguf":
-        folder, file = path.parent, path
-    elif path.is_dir() and (files := sorted(path.glob("*.gguf"))):
-        if any(p.suffix in (".safetensors", ".bin") for p in path.iterdir()):
-            return ""
-        folder, file = path, files[0]
-    else:
-        return ""
-    code = CONVERT.format(folder=str(folder), file=file.name)
-    return (
-        f"model '{name}': its weights are GGUF, which cannot be trained or steered. Give the original weights, or the "
-        f'folder OUT that this writes (it needs "pip install gguf"): python -c "{code}"'
-    )
+class Weights(NamedTuple):
+    """Where a model is: a folder or a name on the hub, and in it the GGUF file that holds weights and tokenizer."""
+
+    place: str
+    file: str = ""
+
+    @staticmethod
+    def of(name: str) -> Weights:
+        """Find a model by a folder, a name on the hub, or a GGUF file in either; ValueError if several may be meant."""
+        path, parts = Path(name), name.split("/")
+        if path.suffix == ".gguf" and path.is_file():
+            return Weights(str(path.parent), path.name)
+        if path.suffix == ".gguf" and not path.is_absolute() and len(parts) > 2 and not path.parent.is_dir():
+            return Weights("/".join(parts[:2]), "/".join(parts[2:]))
+        files = sorted(path.glob("*.gguf")) if path.is_dir() else []
+        if not files or any(p.suffix in (".safetensors", ".bin") for p in path.iterdir()):
+            return Weights(name)
+        if len(files) > 1:
+            listed = ", ".join(file.name for file in files[:5]) + ", ..." * (len(files) > 5)
+            raise ValueError(f"model '{name}': holds several GGUF files ({listed}). Name one of them: {files[0]}.")
+        return Weights(name, files[0].name)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for tokenizer and config; ValueError if what reads GGUF is not installed."""
+        if not self.file:
+            return {"pretrained_model_name_or_path": self.place}
+        if find_spec("gguf") is None:
+            raise ValueError(f"model '{self.place}/{self.file}': reading GGUF needs a package: pip install gguf.")
+        return {"pretrained_model_name_or_path": self.place, "gguf_file": self.file}
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` for a model, whose weights are dequantised."""
+        import transformers
+
+        if not self.file or not hasattr(transformers, "GgufConfig"):  # an earlier one dequantises always
+            return self.source
+        return self.source | {"quantization_config": transformers.GgufConfig(dequantize=True)}
+
+    def note(self, name: str) -> str:
+        """Say what is done to GGUF weights."""
+        return f"{name}: its weights are GGUF; they are dequantised to full size, and stay as exact as in the file."
 
 
 def placed(name: str) -> str:
-    """Make a folder's path absolute, so that a saved model finds it from anywhere; a name on the hub stays."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    """Make the path of a folder or file absolute, so that it is found from anywhere; a name on the hub stays."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def nf4() -> dict[str, Any]:

@@ -53,16 +53,9 @@ def from_package(folder: Path) -> None:
 def convert(path: Path, folder: Path) -> None:
     """Write the model in a GGUF file as a plain Hugging Face folder, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    settings = quantised.config.to_dict()
-    settings.pop("quantization_config", None)  # the weights are whole by now
-    model = type(quantised)(type(quantised.config)(**settings)).float()
-    model.load_state_dict(quantised.state_dict())
-    model.tie_weights()
-    model.generation_config = quantised.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    whole = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
+    AutoModelForCausalLM.from_pretrained(**source, **whole).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)

@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from attribute_models.bases import CONVERT
 from steer.config.generation import GenerateConfig
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
@@ -383,33 +382,6 @@ def test_an_end_token_that_is_no_number_is_refused(trained: Path, tmp_path: Path
     (tmp_path / "policy" / "model" / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     with pytest.raises(SteerError, match=r"holds no model that can be read|has the eos_token_id .*Restore it"):
         load_policy(str(tmp_path / "policy"))
-
-
-@pytest.mark.parametrize("name", ["", "model.Q4_1.gguf"])
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda model, rows: load_policy(model),
-        lambda model, rows: generate_command(GenerateConfig(model, prompt=("one?",))),
-        lambda model, rows: train_command(TrainConfig(rows, model, "out")),
-        lambda model, rows: load_scorer(f"classifier:{model}"),
-        lambda model, rows: fit_command(FitConfig(rows, "fit", kind="embeddings", model=model)),
-    ],
-    ids=["load", "generate", "train", "classifier", "fit"],
-)
-def test_gguf_weights_are_named_with_what_to_do(
-    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[str, str], Any], name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.Q4_1.gguf").write_bytes(b"GGUF")
-    model = str(tmp_path / name)
-    with pytest.raises(SteerError, match="its weights are GGUF") as error:
-        read(model, str(labels))
-    text = str(error.value)
-    assert f"model '{model}': its weights are GGUF" in text
-    assert text.endswith(f'python -c "{CONVERT.format(folder=str(tmp_path), file="model.Q4_1.gguf")}"')
-    compile(text.split('"')[-2], "advice", "exec")
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_gguf_file_beside_other_weights_is_no_matter(base: Path, tmp_path: Path) -> None:

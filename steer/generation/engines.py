@@ -115,7 +115,7 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
 def _without_weights(policy: str, trust_remote_code: bool) -> Policy:
     """The policy that a server draws from; with its card only, and a note, where it is not here."""
     try:
-        if not Path(policy).is_dir():
+        if not Path(policy).exists():
             raise SteerError(f"{policy} is no folder here.")
         return load_policy(policy, trust_remote_code=trust_remote_code, device="meta")
     except SteerError as error:

@@ -13,13 +13,13 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from attribute_models.bases import gguf
+from attribute_models.bases import Weights
 from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
 from steer.models.quantization import keep_unpacked, left_whole, nf4
-from steer.progress import note, progress, quiet
+from steer.progress import note, note_once, progress, quiet
 
 # What a model's generation_config.json recommends of sampling.
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -43,24 +43,23 @@ class Loading:
 
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
-    if obstacle := gguf(name):
-        raise SteerError(obstacle)
+    weights = _weights(name, loading)
     with progress(what=f"load {name}", unit="") as bar, quiet(), _counted(bar):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        folder = Path(name).is_dir()
+        folder = Path(weights.place).is_dir()
         connected = not folder and online()
         source: dict[str, Any] = {"trust_remote_code": loading.trust_remote_code, "local_files_only": not connected}
         source |= {"revision": loading.revision} if loading.revision else {}
         place, dtype = loading.device or device.own(), device.dtype_of(loading.dtype)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **source)
+            tokenizer = AutoTokenizer.from_pretrained(**weights.source, **source)
             if place == "meta":
-                model = _weightless(name, dtype, source)
+                model = _weightless(weights, dtype, source)
             else:
                 four_bit = nf4(dtype, place) if loading.quantised else {}
                 settings = {"dtype": dtype, "output_loading_info": True, **source, **four_bit}
-                model, info = AutoModelForCausalLM.from_pretrained(name, **settings)
+                model, info = AutoModelForCausalLM.from_pretrained(**weights.whole, **settings)
                 if missing := sorted(info["missing_keys"]):  # they would be drawn at random
                     raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
@@ -84,6 +83,22 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         model.generation_config = _generation_config(model, name)
     _complete(tokenizer, model, name)
     return model, tokenizer
+
+
+def _weights(name: str, loading: Loading) -> Weights:
+    """Find a model's weights, and say if they are dequantised; SteerError for GGUF that is to be loaded in 4 bits."""
+    try:
+        weights = Weights.of(name)
+        _ = weights.source
+    except ValueError as error:
+        raise SteerError(str(error)) from None
+    if weights.file and loading.quantised:
+        raise SteerError(
+            f"model '{name}': GGUF weights cannot be loaded in 4 bits. Take --adapter lora, or other weights."
+        )
+    if weights.file and loading.device != "meta":
+        note_once(weights.note(name))
+    return weights
 
 
 def _generation_config(model: Any, name: str) -> Any:
@@ -126,19 +141,22 @@ def hub_commit(name: str) -> str:
     """Return the commit of a model that was loaded from the hub; empty for a folder."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = None if Path(name).is_dir() else try_to_load_from_cache(name, "config.json")
+    weights = Weights.of(name)
+    path = (
+        None if Path(weights.place).is_dir() else try_to_load_from_cache(weights.place, weights.file or "config.json")
+    )
     return Path(path).parent.name if isinstance(path, str) else ""
 
 
-def _weightless(name: str, dtype: Any, source: Mapping[str, Any]) -> Any:
+def _weightless(weights: Weights, dtype: Any, source: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    config = AutoConfig.from_pretrained(name, **source)
+    config = AutoConfig.from_pretrained(**weights.source, **source)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source["trust_remote_code"])
     files = {k: v for k, v in source.items() if k != "trust_remote_code"}
     with suppress(OSError):  # not every model has one
-        model.generation_config = GenerationConfig.from_pretrained(name, **files)
+        model.generation_config = GenerationConfig.from_pretrained(weights.place, **files)
     return model
 
 

@@ -256,7 +256,7 @@ def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
         model, tokenizer = pretrained(str(folder / FULL if card.adapter == "none" else folder), loading)
         tokenizer.chat_template = bare(tokenizer.chat_template)
         return Policy(model, tokenizer, card, name, facts=facts)
-    if not loading.base and card.base_hash and not Path(card.base).is_dir():  # only a local base has a hash
+    if not loading.base and card.base_hash and not Path(card.base).exists():  # only a local base has a hash
         raise SteerError(f"{folder}: its base model {card.base} is gone. Put it back there or train again.")
     if not loading.base and card.base_hash and fingerprint(card.base) != card.base_hash:
         raise SteerError(f"{folder}: its base model {card.base} has changed since training. Restore it or train again.")

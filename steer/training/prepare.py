@@ -338,7 +338,7 @@ def card_of(
 ) -> Card:
     """Return the card of what will be trained from `policy` by the method `name` on labelled rows."""
     return Card(
-        base=str(Path(policy.name).resolve()) if Path(policy.name).is_dir() else policy.name,
+        base=str(Path(policy.name).resolve()) if Path(policy.name).exists() else policy.name,
         base_hash=base_hash,
         base_revision=policy.revision,
         adapter=options.adapter,
