@@ -40,6 +40,8 @@ SAMPLING: dict[str, Any] = {"temperature": 0.7, "top_p": 0.95, "allow_unsupporte
 @click.argument("output")
 @click.option("--condition", multiple=True, type=click.Choice(list(CONDITIONS)), default=list(CONDITIONS))
 @click.option("--rows", multiple=True, type=int, default=(0, 60, 125, 250, 500, 1000))
+@click.option("--attribute", multiple=True)
+@click.option("--phrase", multiple=True)
 @click.option("--method", default="conditional")
 @click.option("--prompts", default=24)
 @click.option("--epochs", default=1.0)
@@ -52,7 +54,8 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     """Train, ask and print."""
     labelled = Labelled.read(labels)
     schema = labelled.require_levels()
-    targets = [f"{name}={i}" for name in schema.own for i in range(len(schema[name].shown))]
+    names = options["attribute"] or schema.own
+    targets = [f"{name}={i}" for name in names for i in range(len(schema[name].shown))]
     prompts = list({str(row["prompt"]): row["prompt"] for row in labelled.held_out(0.1, 0)}.values())[
         : options["prompts"]
     ]
@@ -82,9 +85,11 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
 def _policy(labelled: Labelled, model: str, condition: str, count: int, o: dict[str, Any], place: Path) -> Policy:
     """Train on so many rows; on none return the model told in words."""
     if not count:
-        words = in_words(labelled, TrainSettings())
+        asked: dict[str, Any] = {"template": "words", "attribute": o["attribute"], "phrase": o["phrase"]}
+        words = in_words(labelled, TrainSettings(**asked))
         return prompted(Given(load_policy(model), words, (), 0, o["max_new_tokens"]), NoSettings())
-    settings = {key: o[key] for key in ("learning_rate", "lora_r", "batch_size", "attribute_dropout")}
+    named = ("learning_rate", "lora_r", "batch_size", "attribute_dropout", "attribute", "phrase")
+    settings = {key: o[key] for key in named}
     return train(
         labelled,
         model=model,

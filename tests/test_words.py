@@ -128,6 +128,10 @@ def test_a_phrase_says_the_form_of_a_text_and_a_degree() -> None:
     )
     lists = Attribute("list_items", 0, 9, shown=("0", "1"), centres=(0.0, 4.2), counts=(9, 9))
     assert sentences(lists) == ("Use no list.", "List about 4 items.")
+    spelled = sentences(words, "Be brief.|Take {centre} words.| Go on for long. ")
+    assert spelled == ("Be brief.", "Take 12 words.", "Go on for long.")  # one for each level
+    with pytest.raises(SteerError, match=r"--phrase words: 2 sentences for 3 levels\. Write one for all"):
+        sentences(words, "Be brief.|Go on for long.")
     # Centres that round to one number: a sentence must not ask for two levels.
     near = Attribute("words", 0, 9, shown=("0", "1"), centres=(7.1, 7.4), counts=(9, 9))
     assert sentences(near) == ("Words: very low, 0 of 1.", "Words: very high, 1 of 1.")

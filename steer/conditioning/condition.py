@@ -79,10 +79,19 @@ def worded(schema: Schema, phrases: Mapping[str, str] | None = None) -> Schema:
 
 
 def sentences(attribute: Attribute, text: str = "") -> tuple[str, ...]:
-    """Ask for each level in words: by a text with fields, or by a default that tells the levels apart."""
+    """Ask for each level in words: by a text with fields, or by a default that tells the levels apart.
+
+    `text`: one for all levels, or one for each, the lowest first, with "|" between them.
+    """
     levels = range(len(attribute.shown))
     if text:
-        return tuple(_sentence(attribute, i, text) for i in levels)
+        each = [part.strip() for part in text.split("|")]
+        if len(each) not in (1, len(levels)):
+            raise SteerError(
+                f"--phrase {attribute.name}: {len(each)} sentences for {len(levels)} levels. Write one for all, or one "
+                "for each, the lowest first."
+            )
+        return tuple(_sentence(attribute, i, each[i % len(each)]) for i in levels)
     rated = RATED if all(re.fullmatch(r"[0-9]+", shown) for shown in attribute.shown) else NAMED
     counted = tuple(_sentence(attribute, i, PHRASES.get(attribute.name, rated)) for i in levels)
     if len(set(counted)) < len(counted):

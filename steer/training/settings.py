@@ -31,7 +31,8 @@ class TrainSettings:
     phrase: tuple[str, ...] = option(
         (),
         "With --template words: how an attribute is asked for, such as `words=Answer in about {centre} words.`; "
-        "{level}, {most} and {name} can stand in it too (repeat the flag).",
+        "{level}, {most} and {name} can stand in it too; or a sentence for each level, the lowest first, with `|` "
+        "between them (repeat the flag).",
         panel=CONDITION,
     )
     condition_tokens: str = option(
