@@ -225,19 +225,23 @@ def test_real_conversations(name: str, tmp_path: Path) -> None:
 # Layout.
 
 
-def test_turns_leave_the_trunk_where_their_conditions_stand() -> None:
+def test_turns_branch_off_where_their_conditions_stand() -> None:
     one, two, three = (
         Sequence_([5, 6, 9], [7, 2]),
         Sequence_([5, 6, 7, 2, 8, 10], [3, 2]),
         Sequence_([5, 6, 7, 2, 8, 3, 2, 4, 11], [1]),
     )
     made = line([one, two, three])
-    assert made.ids == [5, 6, 7, 2, 8, *(9, 7, 2), *(10, 3, 2), *(3, 2, 4, 11, 1)]
-    assert made.mask == [*[1 + DEPTH] * 2, *[1] * 3, *[2 + DEPTH] * 3, *[3] * 3, *[4] * 5]
-    assert made.positions == [5, 6, 8, 9, 14]
+    assert made.ids == [5, 6, *(9, 7, 2), *(7, 2, 8), *(10, 3, 2), *(3, 2, 4, 11, 1)]
+    assert made.mask == [*[1 + 4 * DEPTH] * 2, *[2] * 3, *[3 + 2 * DEPTH] * 3, *[4] * 3, *[5] * 5]
+    assert made.positions == [2, 3, 8, 9, 14]
     seen = visible(torch.tensor([made.mask]))[0]
     paths = [row.nonzero().flatten().tolist() for row in seen]
-    assert [paths[i] for i in (7, 10, 15)] == [[0, 1, 5, 6, 7], [0, 1, 2, 3, 4, 8, 9, 10], [*range(5), *range(11, 16)]]
+    assert [paths[i] for i in (4, 10, 15)] == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 5, 6, 7, 8, 9, 10],
+        [0, 1, 5, 6, 7, *range(11, 16)],
+    ]
     assert cost([one, two, three], shared=True) == 16
     assert cost([one, two, three], shared=False) == 3 * 10
 
@@ -248,6 +252,14 @@ def test_an_answer_without_a_condition_is_computed_once() -> None:
     assert made.ids == [5, 6, 7, 2, 8, 3, 2], "the conversation itself"
     assert made.positions == [1, 2, 4, 5]
     assert visible(torch.tensor([made.mask]))[0].sum(-1).tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_steps_of_a_loop_share_what_a_later_prompt_has_dropped() -> None:
+    one, two = Sequence_([5, 6], [7, 8, 2]), Sequence_([5, 6, 7, 8, 2, 9], [7, 4, 2])
+    three, later = Sequence_([5, 6, 7, 8, 2, 9, 7, 4, 2, 10], [3]), Sequence_([5, 6, 8, 2, 9, 4, 2, 10, 3, 11], [3])
+    made = line([one, two, three, later])
+    assert made.ids == [5, 6, *(7, 8, 2, 9, 7, 4, 2, 10, 3), *(8, 2, 9, 4, 2, 10, 3, 11, 3)]
+    assert cost([one, two, three, later], shared=True) == 20
 
 
 def conversation(answers: int, start: int, condition: bool = True) -> tuple[list[Sequence_], dict[str, list[int]]]:

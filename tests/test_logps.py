@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from steer.models import attention
-from steer.models.collate import SPAN, Batch, Sequence_, collate, cost, line
+from steer.models.collate import DEPTH, SPAN, Batch, Sequence_, collate, cost, line
 from steer.models.log_probs import ResponseLogps, flat, visible
 from steer.training.references import response_tokens
 from tests.test_policy import ARCHITECTURES, model_of
@@ -94,12 +94,12 @@ def test_a_row_holds_a_prompt_once_and_says_who_sees_what() -> None:
     a, b = Sequence_([5, 6, 7], [8, 2]), Sequence_([5, 6], [9, 2])
     made = line([a, b])
     assert made.ids == [5, 6, 7, 8, 2, 9, 2]
-    assert made.mask == [1, 1, 2, 2, 2, 3, 3]
+    assert made.mask == [1 + 2 * DEPTH, 1 + 2 * DEPTH, 2, 2, 2, 3, 3]  # two parts are below the first
     assert made.positions == [2, 3, 1, 5]  # 7 predicts 8; the last shared token predicts 9
     seen = visible(torch.tensor([[*made.mask, 0]]))[0]
     assert [row.nonzero().flatten().tolist() for row in seen] == [
         *([0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4]),
-        *([0, 1, 5], [0, 1, 5, 6], [0, 1, 7]),
+        *([0, 1, 5], [0, 1, 5, 6], [7]),
     ]
     assert (seen.sum(-1) - 1)[:7].tolist() == [0, 1, 2, 3, 4, 2, 3]
     assert cost([a, b], shared=True) == 7
@@ -129,7 +129,7 @@ def test_short_groups_stand_in_one_row_and_see_nothing_of_each_other() -> None:
     assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [3], [3, 4]]
     two = Sequence_([5], [3, 2])
     pair = collate([[a], [b, two]], pad=0, rewards=[[1.0], [1.0, 1.0]], weights=[[1.0], [1.0, 1.0]], shared=True)
-    assert pair.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 2, 3, 3, 0]]
+    assert pair.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1 + 2 * DEPTH, 2, 3, 3, 0]]
 
 
 def test_references_are_the_same_in_the_order_given() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from steer.methods.base import Array, Candidates
 
 SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a row
-DEPTH = 1 << 32  # between those of two parts of a trunk; the last part, which all that sees it sees whole, has depth 0
+DEPTH = 1 << 32  # times the number of parts below one in the tree of a group: what is added to the number of the part
 
 
 class Sequence_(NamedTuple):  # noqa: N801  # `Sequence` is taken by the standard library
@@ -71,40 +70,70 @@ class Line(NamedTuple):
     positions: list[int]
 
 
+class Part(NamedTuple):
+    """Tokens that candidates have in common, computed once: `start` to `end` of each, after the part `parent`."""
+
+    members: list[int]
+    start: int
+    end: int
+    parent: int  # -1: none
+
+
 def line(group: Sequence[Sequence_]) -> Line:
-    """Lay out candidates as branches of a trunk, the longest part of a prefix that another candidate has too.
+    """Lay out candidates as a tree: what their prefixes have in common, be it an earlier answer, stands there once.
 
-    A branch leaves the trunk where its ids do: at its end, or earlier for an earlier turn of the conversation. What the
-    trunk has already, be it an answer, is not computed again.
+    The mask numbers the parts of the tree from 1, parents first, and adds DEPTH times how many parts are below.
     """
-    trunk, leaves = _trunk(group)
-    depths = {at: depth for depth, at in enumerate(sorted({*leaves, len(trunk)}, reverse=True))}
-    ids, mask, positions = list(trunk), [1] * len(trunk), []
-    for at, depth in depths.items():
-        mask[:at] = [1 + depth * DEPTH] * at
-    for j, (s, at) in enumerate(zip(group, leaves)):
-        branch, start = (s.prefix + s.response)[at:], len(ids)
-        ids += branch
-        mask += [(j + 2 if len(group) > 1 else 1) + depths[at] * DEPTH] * len(branch)
-        # A token is predicted at the one before it: on the trunk up to where the branch leaves, then on the branch.
-        before = range(len(s.prefix) - 1, len(s.prefix) + len(s.response) - 1)
-        positions += [i if i < at else start + i - at for i in before]
-    return Line(ids, mask, positions)
+    parts = _tree(group)
+    below = [0] * len(parts)
+    for number in reversed(range(len(parts))):
+        if (parent := parts[number].parent) >= 0:
+            below[parent] += 1 + below[number]
+    ids: list[int] = []
+    mask: list[int] = []
+    places: list[list[int]] = [[] for _ in group]  # of the tokens of each candidate
+    for number, part in enumerate(parts):
+        s, size = group[part.members[0]], part.end - part.start
+        for j in part.members:
+            places[j] += range(len(ids), len(ids) + size)
+        ids += (s.prefix + s.response)[part.start : part.end]
+        mask += [number + 1 + below[number] * DEPTH] * size
+    # A token is predicted at the one before it.
+    return Line(ids, mask, [at for s, its in zip(group, places) for at in its[len(s.prefix) - 1 : -1]])
 
 
-def _trunk(group: Sequence[Sequence_]) -> tuple[list[int], list[int]]:
-    """Ids of the trunk, and for each candidate how much of it is its own beginning."""
-    longest = max((s.prefix for s in group), key=len)
-    others = list(group)
-    others.pop(next(j for j, s in enumerate(group) if s.prefix is longest))
-    length = max((_common(longest, s) for s in others), default=len(longest))
-    return longest[:length], [min(length, _common(longest, s)) for s in group]
+def _tree(group: Sequence[Sequence_]) -> list[Part]:
+    """Parts of the tree in the order of their candidates, parents first."""
+    whole = [s.prefix + s.response for s in group]
+
+    def alike(members: Sequence[int], at: int) -> list[list[int]]:
+        """Candidates that go on alike from `at`, in a token of a prefix; responses stay apart from each other."""
+        by_token: dict[int, list[int]] = {}
+        for j in members:
+            if at < len(whole[j]):
+                by_token.setdefault(whole[j][at], []).append(j)
+        sets: list[list[int]] = []
+        for js in by_token.values():
+            sets += [js] if any(at < len(group[j].prefix) for j in js) else [[j] for j in js]
+        return sorted(sets)
+
+    parts: list[Part] = []
+    waiting = [(members, 0, -1) for members in reversed(alike(range(len(group)), 0))]
+    while waiting:
+        members, start, parent = waiting.pop()
+        end = len(whole[members[0]])
+        if len(members) > 1:
+            longest = max(len(group[j].prefix) for j in members)
+            end = start + _common([whole[j][start:longest] for j in members])
+        parts.append(Part(members, start, end, parent))
+        waiting += [(more, end, len(parts) - 1) for more in reversed(alike(members, end))]
+    return parts
 
 
-def _common(prefix: Sequence[int], s: Sequence_) -> int:
-    """Length of the common beginning of a prefix and a candidate."""
-    pairs = enumerate(zip(prefix, chain(s.prefix, s.response)))
-    return next((i for i, (a, b) in pairs if a != b), min(len(prefix), len(s.prefix) + len(s.response)))
+def _common(sequences: Sequence[Sequence[int]]) -> int:
+    """Length of the common beginning."""
+    columns = enumerate(zip(*sequences))
+    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, sequences)))
 
 
 def collate(
@@ -161,9 +190,8 @@ def collate(
 def cost(group: Sequence[Sequence_], *, shared: bool) -> int:
     """Number of tokens of a group in a batch, incl. padding among its candidates."""
     lengths = [len(s.prefix) + len(s.response) for s in group]
-    if shared and len(group) > 1:
-        trunk, leaves = _trunk(group)
-        return len(trunk) + sum(lengths) - sum(leaves)
+    if shared:
+        return sum(part.end - part.start for part in _tree(group))
     return len(group) * max(lengths)
 
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from steer.errors import SteerError
 from steer.methods.base import Candidates
 from steer.models import attention
-from steer.models.collate import DEPTH, SPAN, Batch
+from steer.models.collate import DEPTH, Batch, Sequence_, line
 
 # Logits (positions x vocabulary) in memory at once: few enough for the cache of a CPU; enough to keep a GPU busy.
 HEAD_CHUNK = {"cpu": 1 << 23, "mps": 1 << 24}
@@ -27,17 +27,15 @@ _ROUNDING = {torch.float32: 2e-4}
 def visible(attention_mask: Tensor) -> Tensor:
     """Mask of the tokens that each token sees, itself included: [N, L] -> [N, L, L] (query, key).
 
-    `attention_mask` is 0 on padding, 1 on the trunk that all candidates of a row's first group share, j + 2 on the
-    branch of its candidate j, and SPAN more in each following group. Candidates that leave the trunk before its end see
-    the parts of it that have DEPTH times as many or more (`collate.line`). The position of a token is the number of
+    `attention_mask` is 0 on padding, else as `collate.line` numbers the parts of a group, and SPAN more in each
+    following group: a token sees its own part and those that it is below. The position of a token is the number of
     tokens that it sees, less one.
     """
-    depth, number = attention_mask // DEPTH, attention_mask % DEPTH
-    query, key = number[:, :, None], number[:, None, :]
+    number, below = attention_mask % DEPTH, attention_mask // DEPTH
+    query, first, last = number[:, :, None], number[:, None, :], (number + below)[:, None, :]
     length = attention_mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-    trunk = (key == query - query % SPAN + 1) & (depth[:, None, :] >= depth[:, :, None])
-    return causal & (trunk | (key == query))
+    return causal & (first <= query) & (query <= last)
 
 
 class FrozenHead(torch.autograd.Function):
@@ -271,19 +269,19 @@ class ResponseLogps(nn.Module):
             return False
         device, training = next(inner.parameters()).device, inner.training
         vocabulary = inner.get_input_embeddings().weight.shape[0]
-        prompt, first, second = (torch.arange(a, b, device=device).remainder(vocabulary) for a, b in _TRIAL)
+        prompt, first, second = ([i % vocabulary for i in range(a, b)] for a, b in _TRIAL)
         n, m = len(prompt), len(first)
-        at = torch.tensor([*range(n - 1, n + m - 1), n - 1, *range(n + m, n + 2 * m - 1)], device=device)
-        mask = torch.cat([x.new_full((len(x),), j) for j, x in enumerate((prompt, first, second), 1)])[None]
+        row = line([Sequence_(prompt, first), Sequence_(prompt, second)])
+        ids, mask, at = (torch.tensor(x, device=device) for x in row)
         inner.eval()
         try:
-            together = self.states(torch.cat([prompt, first, second])[None], mask, at, shared=True)
+            together = self.states(ids[None], mask[None], at, shared=True)
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError):  # a model without such arguments
             return False
         finally:
             inner.train(training)
         inner.eval()
-        ids = torch.stack([torch.cat([prompt, x]) for x in (first, second)])
+        ids = torch.tensor([prompt + first, prompt + second], device=device)
         own = torch.arange(n - 1, n + m - 1, device=device)
         plain = self.states(ids, torch.ones_like(ids), torch.cat([own, own + n + m]))
         inner.train(training)
