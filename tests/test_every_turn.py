@@ -222,6 +222,17 @@ def test_real_conversations(name: str, tmp_path: Path) -> None:
     assert {json.dumps(row["prompt"]) for row in last.values()} <= {json.dumps(row["prompt"]) for row in once}
 
 
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="no shared data beside the repository")
+def test_a_log_with_a_row_for_each_turn_names_its_conversations(tmp_path: Path) -> None:
+    source, named = str(SHARED / "data" / "topical_chat_turns.jsonl.gz"), ("conversation=group",)
+    data_command(DataConfig(source, str(tmp_path / "rows"), map=named, limit=2000, held_out=0.3, resplit=True))
+    rows = read_rows(tmp_path / "rows")
+    groups = conversations(singles(rows))
+    assert len(groups) == len({row["conversation"] for row in rows}) < 110
+    assert all(len({row["split"] for row in group.rows}) == 1 for group in groups), "its prompts are one text each"
+    assert Counter(row["split"] for row in rows).keys() == {"train", "test"}
+
+
 # Layout.
 
 

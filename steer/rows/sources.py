@@ -12,7 +12,7 @@ from data_recipes.streams import STDIN, DataError
 from data_recipes.turns import NUMBER
 from steer.errors import SteerError
 from steer.rows.contract import Row
-from steer.rows.identity import content_hash, split_of
+from steer.rows.identity import content_hash, conversation_of, split_of
 from steer.rows.reading import Reading, Tally, read
 from steer.rows.settings import DataSettings
 from steer.run_folder import fingerprint
@@ -87,7 +87,9 @@ class Sources:
                 yield name, {**row, "split": self._side(row)}
 
     def _side(self, row: Row) -> str:
-        """Return the split of a row; one prompt for all rows is on both sides, so their responses are split."""
+        """Return the split of a row: by conversation where --map names it, by response if all share a prompt."""
+        if "conversation" in self.reading.columns and (name := conversation_of(row)):
+            row = {**row, "prompt": [{"role": "user", "content": name}]}
         if has_shared_prompt(row, self.settings.default_prompt):
             row = {**row, "prompt": [*row["prompt"], {"role": "assistant", "content": row["response"]}]}
         return split_of(row, self.settings.held_out, self.settings.seed)
