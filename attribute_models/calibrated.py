@@ -144,6 +144,18 @@ class Calibrated(Learned):
         }
         write_settings(folder, state)
 
+    def save_plain(self, folder: str | Path) -> list[str]:
+        """Write a plain sequence classifier; return what its outputs lack of the scores. Only for a `regression`."""
+        if not hasattr(self.model, "save_plain"):
+            raise ValueError(
+                f"is a scorer of the kind {self.model.name}, which no other program reads. Take regression."
+            )
+        remarks = []
+        if self.debias_ or not self.model.calibrate(self.curves_):
+            remarks.append(f"before calibration ({self.calibration}), which its head cannot hold")
+        self.model.save_plain(folder)
+        return [*remarks, *(["not clipped to their ranges"] if self.ranges else [])]
+
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read the model that `save` wrote; `held_out_` is not saved."""

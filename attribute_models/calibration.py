@@ -39,6 +39,14 @@ class Curve:
             return np.asarray(y[0] + (scores - x[0]) * ((y[1] - y[0]) / (x[1] - x[0])))
         return np.asarray(np.interp(scores, x, y))
 
+    @property
+    def line(self) -> tuple[float, float] | None:
+        """Slope and offset of a straight curve, else None."""
+        if not self.straight:
+            return None
+        slope = (self.y[1] - self.y[0]) / (self.x[1] - self.x[0])
+        return slope, self.y[0] - slope * self.x[0]
+
 
 IDENTITY = Curve((0.0, 1.0), (0.0, 1.0), straight=True)
 

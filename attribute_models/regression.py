@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from torch import Tensor
 from attribute_models import Row, Scored, backbone, first
 from attribute_models.arrays import Array, Indices, Mask, Standard
 from attribute_models.backbone import Backbone, Batch, Tokens, buckets
+from attribute_models.calibration import Curve
 from attribute_models.finetune import FineTuned, Loss, TuningSettings, finetune
+from attribute_models.noise import quiet
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 SAMPLE = 1024  # rows on which a head without a bias is given the mean
@@ -102,6 +105,32 @@ class Regression(FineTuned):
             return raw
         mean, deviation = (np.asarray(self.learned_[name]) for name in self.measured)
         return Scored(raw.scores * deviation + mean, raw.truncated)
+
+    def calibrate(self, curves: Sequence[Curve]) -> bool:
+        """Put calibration curves into the head; False where it cannot hold them, and nothing is changed."""
+        head = head_of(self.backbone.model, len(self.attributes))
+        lines = [curve.line for curve in curves]
+        moved = any(line is not None and line[1] for line in lines)
+        if self.learned_ or any(line is None for line in lines) or (moved and head.bias is None):
+            return False
+        slope, offset = np.asarray(lines, dtype=np.float64).T
+        with torch.no_grad():
+            head.weight.mul_(torch.from_numpy(slope).to(head.weight)[:, None])
+            if head.bias is not None:
+                head.bias.mul_(torch.from_numpy(slope).to(head.bias)).add_(torch.from_numpy(offset).to(head.bias))
+        return True
+
+    def save_plain(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged as a folder for AutoModelForSequenceClassification."""
+        if self.learned_:
+            raise ValueError("an earlier version fitted it, whose head has not the scores' unit. Fit it again.")
+        if self.settings.adapter == "qlora":
+            raise ValueError("its adapter was trained on a base in 4 bits, into which none is merged. Fit with lora.")
+        model = self.backbone.model
+        with quiet():
+            model = model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+            model.save_pretrained(folder)
+            self.backbone.tokenizer.save_pretrained(folder)
 
 
 def head_of(model: Any, outputs: int) -> Any:

@@ -71,6 +71,7 @@ MEANINGS = {
     "--controls": "also what must show no steering",
     "--dry-run": "print what would be done, and write nothing",
     "--dtype": "precision of the weights",
+    "--engine": "what computes instead of transformers here: vLLM",
     "--export": "also write for other tools",
     "--gold": "scorer that only evaluation may see",
     "--grid": "responses over the factorial grid of targets",

@@ -11,7 +11,9 @@ from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, arg
 class ExportConfig:
     """`steer export`."""
 
-    source: str = argument("Policy of `steer train`; or labelled rows, to be trained on by `trl sft`.")
+    source: str = argument(
+        "Policy of `steer train`; a regression of `steer fit`; or labelled rows, to be trained on by `trl sft`."
+    )
     output: str = option(..., "Folder to write; it must not hold anything else.")
     _: KW_ONLY
     model: str = option(
@@ -22,6 +24,23 @@ class ExportConfig:
     dtype: str = option(
         "auto", "auto: as the base is stored.", choices=("auto", "float32", "bfloat16", "float16"), panel=INPUTS
     )
+    format: str = option(
+        "hf",
+        "Policies: a Hugging Face folder; gguf: with a file for llama.cpp and Ollama's Modelfile in it.",
+        choices=("hf", "gguf"),
+        panel="Policies",
+    )
+    converter: str = option("", "llama.cpp's convert_hf_to_gguf.py; default: that on PATH.", panel="Policies")
+    target: str = option(
+        "", "The target of Ollama's Modelfile, such as `helpful=5`; default: the one nobody asks for.", panel="Policies"
+    )
+    push_to_hub: str = option(
+        "",
+        "Upload the export to the Hugging Face hub as OWNER/NAME, with a card; rows without --model as they are.",
+        panel="Hub",
+    )
+    private: bool = option(False, "Make a new repository private; default: as the account has it.", panel="Hub")
+    evaluation: str = option("", "Folder of `steer evaluate` whose dial the card of a policy shows.", panel="Hub")
     attribute: tuple[str, ...] = option(
         (), "Rows: condition on these (repeat the flag); default: all that are scored.", panel="Rows"
     )

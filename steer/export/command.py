@@ -1,49 +1,134 @@
-"""`steer export`: a policy as a plain Hugging Face folder that any server steers, or rows for plain `trl sft`."""
+"""`steer export`: policies, scorers and labelled rows for other programs, and for the hub."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from steer.conditioning.chat import asked
+from steer.conditioning.targets import parse_target
 from steer.config.export import ExportConfig
 from steer.errors import SteerError
+from steer.export import gguf, hub, ollama
 from steer.export.policy import Exported, export_policy
+from steer.export.scorer import export_scorer, is_scorer
 from steer.export.trl import TrlRows, rows_for_trl
 from steer.models.card import Card
+from steer.models.policy import end_tokens, load_policy
+from steer.rows import write_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import Run, rows_fingerprint, stage
+from steer.run_folder import Run, read_done, rows_fingerprint, stage, write_text
 from steer.training.settings import TrainSettings
 
 
 @stage
 def export_command(config: ExportConfig) -> str:
-    """Write a policy or labelled rows for programs other than steer; return the summary line."""
+    """Write a policy, a scorer or labelled rows for programs other than steer; return the summary line."""
     source = Path(config.source)
     if Card.place(source):
-        exported = export_policy(
-            source,
-            config.output,
-            base=config.model,
-            dtype=config.dtype,
-            trust_remote_code=config.trust_remote_code,
-            overwrite=config.overwrite,
-        )
-        return _policy_summary(config, exported)
+        return _policy(config, source)
     if not source.exists():
         raise SteerError(f"{source}: no such file or folder. Give a policy of `steer train`, or labelled rows.")
+    if config.format != "hf":
+        raise SteerError(f"--format {config.format}: is for policies. Leave it out for {source}.")
+    if is_scorer(source):
+        return _scorer(config, source)
     if (source / "adapter_config.json").is_file() or (source / "model.safetensors").is_file():
         raise SteerError(f"{source}: is a model without steer.json, so there is no condition to export.")
+    return _rows(config)
+
+
+def _policy(config: ExportConfig, source: Path) -> str:
+    script = gguf.converter(config.converter) if config.format == "gguf" else None
+    exported = export_policy(
+        source,
+        config.output,
+        base=config.model,
+        dtype=config.dtype,
+        trust_remote_code=config.trust_remote_code,
+        overwrite=config.overwrite,
+    )
+    summary, folder = _policy_summary(config, exported), Path(config.output)
+    if script:
+        gguf.convert(folder, script)
+        summary += f" {gguf.FILE} is for llama.cpp. {_for_ollama(folder, exported.card, config.target)}"
+    card = hub.policy_card(exported.card, source, config.evaluation, plain=True) if config.push_to_hub else ""
+    return summary + _pushed(config, folder, card)
+
+
+def _for_ollama(folder: Path, card: Card, target: str) -> str:
+    """Write the Modelfile, and say what it does."""
+    from transformers import AutoTokenizer
+
+    policy = load_policy(str(folder), device="meta")
+    tokenizer, levels = AutoTokenizer.from_pretrained(folder), {}
+    attributes = None
+    if card.attributes and card.schema:
+        levels = parse_target(target, card.schema, card.attributes) if target else card.schema.unasked(card.attributes)
+        attributes = asked(levels, card.schema) if target else None
+    elif target:
+        raise SteerError(f"--target {target}: the policy takes none. Leave it out.")
+    turns = ollama.Turns.of(tokenizer, attributes)
+    if turns is None:
+        return (
+            "There is no Modelfile: its chat template is more than turns one after the other. Write TEMPLATE by hand."
+        )
+    generation = policy.model.generation_config.to_diff_dict()
+    ends = tokenizer.convert_ids_to_tokens(sorted(end_tokens(policy)))
+    write_text(folder / "Modelfile", ollama.modelfile(turns, gguf.FILE, ends, generation))
+    aim = card.schema.text(levels) if card.schema and levels else "no condition"
+    return (
+        f'Modelfile always asks for {aim} (another: --target) and has no tools: "ollama create NAME -f '
+        f'{folder / "Modelfile"}". Neither blocks condition markers in answers.'
+    )
+
+
+def _scorer(config: ExportConfig, source: Path) -> str:
+    folder = Path(config.output)
+    exported = export_scorer(source, folder, overwrite=config.overwrite)
+    scores = f"the scores of {', '.join(exported.attributes)}" + "".join(f", {text}" for text in exported.remarks)
+    card = ""
+    if config.push_to_hub:
+        readme = source / "README.md"
+        card = readme.read_text(encoding="utf-8") if readme.is_file() else f"# {folder.name}\n"
+        card += f"\nAs `AutoModelForSequenceClassification` its logits are {scores}.\n"
+    return (
+        f"export: {source} as a sequence classifier in {folder}; its logits are {scores}. It reads the finished chat: "
+        f"steer label ROWS --scorer classifier:{folder}.{_pushed(config, folder, card)}"
+    )
+
+
+def _rows(config: ExportConfig) -> str:
     run = Run(config.output, config, {"source": rows_fingerprint(config.source)})
-    if run.done:
-        return str(run.done["summary"])
-    settings = {n: value for n, value in vars(config).items() if n in vars(TrainSettings()) and n != "dtype"}
-    rows = rows_for_trl(config.source, model=config.model, **settings)
-    run.start()
-    rows.save(run.folder)
-    counts = {split: len(each) for split, each in rows.splits.items()}
-    return run.finish(_rows_summary(config.model, run.folder, rows), **counts)
+    if not run.done and config.push_to_hub and not config.model:
+        labelled = Labelled.read(config.source)
+        run.start()
+        write_rows(labelled.rows, run.folder / "data.jsonl")
+        labelled.schema.save(run.folder / "schema.json")
+        run.finish(f"export: {len(labelled.rows)} labelled rows in {run.folder}.")
+    elif not run.done:
+        settings = {n: value for n, value in vars(config).items() if n in vars(TrainSettings()) and n != "dtype"}
+        rows = rows_for_trl(config.source, model=config.model, **settings)
+        run.start()
+        rows.save(run.folder)
+        counts = {split: len(each) for split, each in rows.splits.items()}
+        run.finish(_rows_summary(config.model, run.folder, rows), **counts)
+    summary, card = str(read_done(run.folder)["summary"]), ""
+    if config.push_to_hub:
+        labelled = Labelled.read(config.source)
+        splits = Counter(str(row["split"]) for row in labelled.rows)
+        card = hub.rows_card(Path(config.push_to_hub).name, labelled.require_levels(), splits, labelled.scorer)
+    return summary + _pushed(config, run.folder, card, dataset=True)
+
+
+def _pushed(config: ExportConfig, folder: Path, card: str, *, dataset: bool = False) -> str:
+    """Upload the folder if that is asked for; return a sentence with its address."""
+    if not config.push_to_hub:
+        return ""
+    return f" Uploaded to {hub.push(folder, config.push_to_hub, card, dataset=dataset, private=config.private)}."
 
 
 def _policy_summary(config: ExportConfig, exported: Exported) -> str:

@@ -54,7 +54,7 @@ def export_policy(
     """
     origin, target = Path(source), Path(folder)
     inputs = {"source": fingerprint(origin), "model": base, "dtype": dtype}
-    if facts := _finished(target, inputs, overwrite=overwrite):
+    if facts := finished(target, inputs, overwrite=overwrite):
         return Exported(Card.load(target), **facts)
     if origin.resolve().is_relative_to(target.resolve()):
         raise SteerError(f"{target}: holds the policy itself. Choose another folder.")
@@ -70,13 +70,13 @@ def export_policy(
         policy.tokenizer.chat_template = template
     elif policy.chats:
         policy.tokenizer.chat_template = finishing(policy.tokenizer, policy.thinking)
-    with _replacing(target) as temporary:
+    with replacing(target) as temporary:
         policy.save(temporary)
         write_json(temporary / MARK, {**inputs, "facts": facts})
     return Exported(policy.card, **facts)
 
 
-def _finished(target: Path, inputs: Mapping[str, str], *, overwrite: bool) -> dict[str, Any]:
+def finished(target: Path, inputs: Mapping[str, str], *, overwrite: bool) -> dict[str, Any]:
     """Return the facts of the same export if it is done; SteerError for a folder that holds anything else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return {}
@@ -93,7 +93,7 @@ def _finished(target: Path, inputs: Mapping[str, str], *, overwrite: bool) -> di
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def replacing(target: Path) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of `target` at the end, or is removed after an error."""
     temporary = target.with_name(f".{target.name}.tmp")
     with folder_errors(target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TURNS, option
+from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, TURNS, option
 
 LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
@@ -87,7 +87,7 @@ class LabelSettings:
         "(`vllm serve MODEL --runner pooling`).",
         panel=INPUTS,
     )
-    trust_remote_code: bool = option(False, "Run code that comes with the model of `classifier:`.", panel=INPUTS)
+    trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)
     schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.", panel=DIRECTIONS)
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
