@@ -192,6 +192,10 @@ class Backbone:
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
+            token = self.tokenizer.convert_ids_to_tokens(odd)
+            raise ValueError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
         return ids
 
     def _joined(

@@ -192,7 +192,7 @@ def by_trl(model: Any, ids: Tensor, steps: int) -> tuple[list[float], float]:
 
 def worker(spec: dict[str, Any]) -> None:
     """Train a few steps and print what they took."""
-    from steer.models.precision import optimizer_for
+    from steer.models.precision import optimizer_for, trainable
 
     place = device.own()
     size, adapter = spec["case"].split("-")
@@ -204,7 +204,7 @@ def worker(spec: dict[str, Any]) -> None:
         times, loss = by_trl(model, ids, spec["steps"] + 1)
     else:
         step = (ours if spec["system"] == "steer" else plain)(model, ids)
-        optimizer = optimizer_for("adamw", [p for p in model.parameters() if p.requires_grad], 1e-4, 0.0)
+        optimizer = optimizer_for("adamw", trainable(model), 1e-4, 0.0)
         times = []
         for _ in range(spec["steps"] + 1):  # the first warms up
             began = time.perf_counter()

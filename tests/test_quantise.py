@@ -48,7 +48,7 @@ def gradients(policy: Policy) -> Tensor:
 
 
 def four_bit(folder: Path) -> Policy:
-    policy = load_policy(str(folder), quantised=True)
+    policy = load_policy(str(folder), quantised="nf4")
     policy.model = add_lora(policy.model, Lora(r=4, alpha=8), 0)
     with torch.no_grad():
         for n, p in policy.model.named_parameters():
@@ -64,7 +64,7 @@ def evaluate(policy: Policy) -> None:
 
 def test_the_base_is_nf4_with_double_quantisation(base: Path) -> None:
     layers = [
-        m for m in load_policy(str(base), quantised=True).model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)
+        m for m in load_policy(str(base), quantised="nf4").model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)
     ]
     assert len(layers) == 14
     for layer in layers:

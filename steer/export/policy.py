@@ -15,10 +15,12 @@ from steer.errors import SteerError
 from steer.export.template import finishing, fitting
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy, end_tokens, load_policy
+from steer.models.quantization import is_quantised
 from steer.models.tokenization import plain_ids
 from steer.progress import progress, quiet
 from steer.run_folder import fingerprint, folder_errors, locked, read_json, write_json
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 MARK = "export.json"  # inputs and facts of the export; a folder that has it is complete
 
 
@@ -72,6 +74,7 @@ def export_policy(
         policy.tokenizer.chat_template = finishing(policy.tokenizer, policy.thinking)
     with replacing(target) as temporary:
         policy.save(temporary)
+        _copy_processor(policy.card.base, temporary)
         write_json(temporary / MARK, {**inputs, "facts": facts})
     return Exported(policy.card, **facts)
 
@@ -113,11 +116,16 @@ def replacing(target: Path) -> Iterator[Path]:
 def _merged(source: str, base: str, dtype: str, trust_remote_code: bool) -> tuple[Policy, str]:
     """Load a policy on the CPU with its adapter merged into the unquantised base; also return which adapter it was."""
     policy = load_policy(
-        source, dtype=dtype, trust_remote_code=trust_remote_code, quantised=False, base=base, device="cpu"
+        source, dtype=dtype, trust_remote_code=trust_remote_code, quantised="", base=base, device="cpu"
     )
     model, tokenizer, card = policy.model, policy.tokenizer, policy.card
     assert card is not None
-    if getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False):
+    if card.init_lora_weights == "loftq":
+        raise SteerError(
+            f"{source}: its adapter corrects the 4-bit base that it was trained on (LoftQ), so it cannot be merged "
+            "into the whole one. Use it with that base, or train without --init-lora-weights loftq."
+        )
+    if is_quantised(model):
         raise SteerError(f"{source}: its base is stored quantised. Name the whole one: --model FOLDER.")
     if hasattr(model, "merge_and_unload"):
         with quiet(), progress(what=f"merge {source}", unit=""):
@@ -127,6 +135,15 @@ def _merged(source: str, base: str, dtype: str, trust_remote_code: bool) -> tupl
     if card.attributes:
         _block(model.generation_config, card, tokenizer)
     return replace(policy, model=model, card=replace(card, adapter=MERGED)), card.adapter
+
+
+def _copy_processor(base: str, folder: Path) -> None:
+    """Copy what a multimodal base says of images, sound and video: a server reads it beside the tokenizer."""
+    from transformers.utils.hub import cached_file
+
+    for name in PROCESSORS:
+        if file := cached_file(base, name, local_files_only=True, _raise_exceptions_for_missing_entries=False):
+            shutil.copyfile(file, folder / name)
 
 
 def _block(generation: Any, card: Card, tokenizer: Any) -> None:

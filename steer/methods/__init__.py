@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
 }
 
 # Peak learning rates of likelihood methods, by what is trained; other methods take a share of it, `Method.rate`.
-LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "none": 2e-5}
+LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "qlora8": 2e-4, "none": 2e-5}
 
 
 def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: float | None = None) -> float:

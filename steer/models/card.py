@@ -18,7 +18,7 @@ from steer.run_folder import read_json, resume_point, write_json
 FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's
 MERGED = "merged"  # adapter of an exported policy: its weights are in the folder itself
 KNOWN = {
-    "adapter": ("lora", "qlora", "none", MERGED),
+    "adapter": ("lora", "qlora", "qlora8", "none", MERGED),
     "template": tuple(TEMPLATES),
     "condition_tokens": ("text", "special"),
     "thinking": THINKING,
@@ -46,6 +46,7 @@ class Card:
     condition_tokens: str = "text"
     thinking: str = "drop"  # what training did with thoughts before answers
     base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
+    init_lora_weights: str = ""  # how the adapter began, where it matters for a merge: "loftq"
     version: str = __version__
 
     def save(self, folder: Path) -> None:

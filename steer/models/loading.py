@@ -18,7 +18,8 @@ from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
-from steer.models.quantization import keep_unpacked, left_whole, nf4
+from steer.models.quantization import is_quantised, keep_unpacked, left_whole, quantised
+from steer.models.tokenization import limit_tokens
 from steer.progress import note, note_once, progress, quiet
 
 # What a model's generation_config.json recommends of sampling.
@@ -27,25 +28,27 @@ SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class Loading:
-    """Options of loading weights: `quantised` in 4 bits (None: as the policy was trained); `base`: not the recorded.
+    """Options of loading weights.
 
+    `quantised`: "nf4", "int8" or "" (None: as the policy was trained). `base`: another than the recorded one.
     `revision`: the commit of a model on the hub; empty means the newest. On the device "meta" no weights are loaded:
     such a model knows its end tokens and how many positions it has.
     """
 
     dtype: str = "auto"
     trust_remote_code: bool = False
-    quantised: bool | None = None
+    quantised: str | None = None
     base: str = ""
     device: str = ""
     revision: str = ""
+    attn_implementation: str = ""
 
 
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
     weights = _weights(name, loading)
     with progress(what=f"load {name}", unit="") as bar, quiet(), _counted(bar):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
         folder = Path(weights.place).is_dir()
         connected = not folder and online()
@@ -54,12 +57,13 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         place, dtype = loading.device or device.own(), device.dtype_of(loading.dtype)
         try:
             tokenizer = AutoTokenizer.from_pretrained(**weights.source, **source)
+            config = AutoConfig.from_pretrained(**weights.source, **source)
             if place == "meta":
-                model = _weightless(weights, dtype, source)
+                model = _weightless(weights, config, dtype, source)
             else:
-                four_bit = nf4(dtype, place) if loading.quantised else {}
-                settings = {"dtype": dtype, "output_loading_info": True, **source, **four_bit}
-                model, info = AutoModelForCausalLM.from_pretrained(**weights.whole, **settings)
+                fewer_bits = quantised(loading.quantised, dtype, place) if loading.quantised else {}
+                settings = {"dtype": dtype, "output_loading_info": True, **source, **fewer_bits}
+                model, info = _kind(config).from_pretrained(**weights.whole, **settings)
                 if missing := sorted(info["missing_keys"]):  # they would be drawn at random
                     raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
@@ -74,12 +78,18 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             commit = f" at commit {loading.revision}, which its policy was trained on" if loading.revision else ""
             raise SteerError(f"model '{name}'{commit}: {problem}. {advice}") from None
         refuse_nan(model.named_parameters(), f"model '{name}'")
-        if getattr(model, "is_loaded_in_4bit", False):  # also a base that is stored so
+        if is_quantised(model):  # also a base that is stored so
             keep_unpacked(model)
             if loading.quantised and (whole := left_whole(model)):
                 note(f"{name}: {whole:,} parameters of its experts stay in full precision.")
         else:
             model.to(place)
+        if loading.attn_implementation:
+            try:
+                model.set_attn_implementation(loading.attn_implementation)
+            except (ValueError, ImportError) as error:
+                reason = str(error).splitlines()[0]
+                raise SteerError(f"--attn-implementation {loading.attn_implementation}: {reason}") from None
         model.generation_config = _generation_config(model, name)
     _complete(tokenizer, model, name)
     return model, tokenizer
@@ -94,7 +104,7 @@ def _weights(name: str, loading: Loading) -> Weights:
         raise SteerError(str(error)) from None
     if weights.file and loading.quantised:
         raise SteerError(
-            f"model '{name}': GGUF weights cannot be loaded in 4 bits. Take --adapter lora, or other weights."
+            f"model '{name}': GGUF weights cannot be quantised again. Take --adapter lora, or other weights."
         )
     if weights.file and loading.device != "meta":
         note_once(weights.note(name))
@@ -148,12 +158,22 @@ def hub_commit(name: str) -> str:
     return Path(path).parent.name if isinstance(path, str) else ""
 
 
-def _weightless(weights: Weights, dtype: Any, source: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+def _kind(config: Any) -> Any:
+    """Return the class of transformers that loads a model whole: a multimodal one with what reads images."""
+    import transformers
 
-    config = AutoConfig.from_pretrained(**weights.source, **source)
+    whole = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    text = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if whole and (text is None or whole.__name__ in (config.architectures or ())):
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
+
+
+def _weightless(weights: Weights, config: Any, dtype: Any, source: Mapping[str, Any]) -> Any:
+    from transformers import GenerationConfig
+
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=source["trust_remote_code"])
+        model = _kind(config).from_config(config, dtype=dtype, trust_remote_code=source["trust_remote_code"])
     files = {k: v for k, v in source.items() if k != "trust_remote_code"}
     with suppress(OSError):  # not every model has one
         model.generation_config = GenerationConfig.from_pretrained(weights.place, **files)
@@ -185,7 +205,4 @@ def _complete(tokenizer: Any, model: Any, name: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     if not tokenizer.chat_template:
         tokenizer.chat_template = PLAIN
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        raise SteerError(
-            f"model '{name}': its tokenizer has {len(tokenizer)} tokens, more than the model's embeddings."
-        )
+    limit_tokens(tokenizer, model)

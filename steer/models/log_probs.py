@@ -16,6 +16,8 @@ from steer.errors import SteerError
 from steer.methods.base import Candidates
 from steer.models import attention
 from steer.models.collate import DEPTH, Batch, Sequence_, line
+from steer.models.parts import decoder_of
+from steer.models.quantization import is_quantised
 
 # Logits (positions x vocabulary) in memory at once: few enough for the cache of a CPU; enough to keep a GPU busy.
 HEAD_CHUNK = {"cpu": 1 << 23, "mps": 1 << 24}
@@ -110,12 +112,12 @@ class ResponseLogps(nn.Module):
         self._start: dict[str, Tensor] = {}
         self.critic: nn.Linear | None = None
         inner = self._inner()
-        self.decoder_name = inner.base_model_prefix
         kinds = {type(part).__name__ for part in inner.modules()}
         self._no_split_modules = kinds.intersection(inner._no_split_modules or ())  # the blocks that accelerate shards
-        self.softcap: float | None = getattr(inner.config, "final_logit_softcapping", None)  # Gemma 2
+        config = inner.config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)  # Gemma 2
         # Cohere multiplies its logits, Granite divides them.
-        self.scale: float = getattr(inner.config, "logit_scale", 1.0) / getattr(inner.config, "logits_scaling", 1.0)
+        self.scale: float = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; a still model trains in evaluation mode, the only one without any dropout."""
@@ -180,7 +182,7 @@ class ResponseLogps(nn.Module):
     def states(self, input_ids: Tensor, attention_mask: Tensor, positions: Tensor, shared: bool = False) -> Tensor:
         """Hidden states at positions: [M, D]."""
         inner = self._inner()
-        decoder = getattr(inner, self.decoder_name)
+        decoder = decoder_of(inner)
         masks: dict[str, Any] = {"attention_mask": attention_mask}
         if shared:
             sees = visible(attention_mask)
@@ -285,7 +287,7 @@ class ResponseLogps(nn.Module):
         own = torch.arange(n - 1, n + m - 1, device=device)
         plain = self.states(ids, torch.ones_like(ids), torch.cat([own, own + n + m]))
         inner.train(training)
-        return _apart(together, plain) < _ROUNDING.get(plain.dtype, 2e-2)
+        return _apart(together, plain) < (2e-2 if is_quantised(inner) else _ROUNDING.get(plain.dtype, 2e-2))
 
     @torch.no_grad()
     def check(self) -> None:

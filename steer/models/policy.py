@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,9 @@ from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
 from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
-from steer.models.lora import adapted, add_control_tokens, refuse_nan
+from steer.models.lora import adapted, add_control_tokens, beside_the_base, refuse_nan
+from steer.models.precision import trainable
+from steer.models.quantization import BASES
 from steer.models.steering import Steering, Weights
 from steer.models.tokenization import plain_ids
 from steer.models.unfinished import facts_of, with_weights
@@ -40,6 +43,7 @@ class Policy:
     `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: rows,
     steps, loss and more of its training, empty for a model that steer did not train. `before`: turns that it reads in
     front of a row's prompt at a target, such as examples. `steering`: vectors that take the place of a condition.
+    `start`: weights of the fresh adapter, if it took them out of the base.
     """
 
     model: Any
@@ -50,6 +54,7 @@ class Policy:
     facts: dict[str, Any] = field(default_factory=dict)
     before: Callable[[Row, Target], Sequence[Turn]] | None = None
     steering: Steering | None = None
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def schema(self) -> Schema | None:
@@ -196,10 +201,18 @@ class Policy:
         kind = self.card.adapter if self.card else MERGED
         target = Path(folder) / FULL if kind == "none" else Path(folder)
         # PEFT would add the whole embedding matrix because the vocabulary grew; the trained rows are in the adapter.
-        more: dict[str, Any] = {"save_embedding_layers": False} if kind in ("lora", "qlora") else {}
-        with quiet(), progress(what=f"save {folder}", unit=""):
-            self.model.save_pretrained(target, **more, **({"state_dict": weights} if weights else {}))
-            self.tokenizer.save_pretrained(target)
+        adapters = getattr(self.model, "peft_config", {})
+        more: dict[str, Any] = {"save_embedding_layers": False} if adapters else {}
+        own = dict(adapters)
+        if self.start:
+            adapters["default"] = copy.deepcopy(own["default"])
+            weights = beside_the_base(weights or dict(trainable(self.model)), self.start, adapters["default"])
+        try:
+            with quiet(), progress(what=f"save {folder}", unit=""):
+                self.model.save_pretrained(target, **more, **({"state_dict": weights} if weights else {}))
+                self.tokenizer.save_pretrained(target)
+        finally:
+            adapters |= own
         if self.card:
             self.card.save(Path(folder))
 
@@ -215,18 +228,21 @@ def load_policy(
     *,
     dtype: str = "auto",
     trust_remote_code: bool = False,
-    quantised: bool | None = None,
+    quantised: str | None = None,
     base: str = "",
     device: str = "",
+    attn_implementation: str = "",
 ) -> Policy:
     """Load a Hugging Face model by name or folder, or a policy folder that `train` or `export` wrote.
 
     `dtype`: "auto" (bfloat16 on a GPU that has it, else float32), "float32", "bfloat16". `trust_remote_code`: run code
-    that comes with the model. `quantised`: load a plain model in 4 bits; a policy loads its base as it was trained on.
-    `base`: another base than the recorded one. `device`: default this process's GPU, else the CPU; "meta" loads no
-    weights, only tokenizer and configuration. Raises SteerError for a folder that holds no model, or the wrong base.
+    that comes with the model. `quantised`: load a plain model in 4 bits ("nf4") or 8 ("int8"); a policy loads its base
+    as it was trained on. `base`: another base than the recorded one. `device`: default this process's GPU, else the
+    CPU; "meta" loads no weights, only tokenizer and configuration. `attn_implementation`: attention of transformers,
+    such as "flash_attention_2"; default the model's own. Raises SteerError for a folder that holds no model, or the
+    wrong base.
     """
-    return _load(name, Loading(dtype, trust_remote_code, quantised, base, device))
+    return _load(name, Loading(dtype, trust_remote_code, quantised, base, device, "", attn_implementation))
 
 
 def _load(name: str, loading: Loading) -> Policy:
@@ -260,9 +276,9 @@ def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
         raise SteerError(f"{folder}: its base model {card.base} is gone. Put it back there or train again.")
     if not loading.base and card.base_hash and fingerprint(card.base) != card.base_hash:
         raise SteerError(f"{folder}: its base model {card.base} has changed since training. Restore it or train again.")
-    four_bit = card.adapter == "qlora" if loading.quantised is None else loading.quantised
+    kind = BASES.get(card.adapter, "") if loading.quantised is None else loading.quantised
     revision = "" if loading.base else card.base_revision
-    base = _load(loading.base or card.base, replace(loading, quantised=four_bit, base="", revision=revision))
+    base = _load(loading.base or card.base, replace(loading, quantised=kind, base="", revision=revision))
     if loading.device == "meta":
         return Policy(base.model, base.tokenizer, card, name, facts=facts)
     token_ids = add_control_tokens(base.model, base.tokenizer, card.control_tokens(), 0)

@@ -26,12 +26,19 @@ def compute_in(module: nn.Module, dtype: torch.dtype, device: str) -> None:
         module.forward = torch.autocast(device, dtype)(module.forward)
 
 
-def optimizer_for(name: str, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW: torch's fused one, or bitsandbytes' with 8-bit state, or paged where a GPU has memory of its own."""
-    if parameters[0].device.type not in ("cuda", "xpu"):
+def optimizer_for(
+    name: str, named: Sequence[tuple[str, nn.Parameter]], lr: float, weight_decay: float, ratio: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW: torch's fused one, or bitsandbytes' with 8-bit state, or paged where a GPU has memory of its own.
+
+    `ratio`: the B matrices of adapters learn at this multiple of the rate (LoRA+, 2402.12354).
+    """
+    split = [[p for n, p in named if ("lora_B" in n and ratio != 1) is fast] for fast in (False, True)]
+    groups = [{"params": part, "ratio": factor} for part, factor in zip(split, (1.0, ratio)) if part]
+    if named[0][1].device.type not in ("cuda", "xpu"):
         name = name.removeprefix("paged_")
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
     import bitsandbytes
 
     kinds = {
@@ -39,5 +46,5 @@ def optimizer_for(name: str, parameters: list[nn.Parameter], lr: float, weight_d
         "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
         "paged_adamw_8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
-    optimizer: torch.optim.Optimizer = kinds[name](parameters, lr=lr, weight_decay=weight_decay)
+    optimizer: torch.optim.Optimizer = kinds[name](groups, lr=lr, weight_decay=weight_decay)
     return optimizer

@@ -1,28 +1,40 @@
-"""A base model in 4 bits: NF4 with double quantisation (QLoRA, 2305.14314)."""
+"""A quantised base: 4 bits (NF4 with double quantisation, QLoRA, 2305.14314) or 8 (LLM.int8(), 2208.07339)."""
 
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 import torch
 
 # On import bitsandbytes says that an optional package is missing, in every process.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "MatMul8bitLt: inputs will be cast")  # said at every product
+
+BASES = {"qlora": "nf4", "qlora8": "int8"}  # adapters -> how their base is quantised
 
 
-def nf4(dtype: torch.dtype, device: str) -> dict[str, Any]:
-    """Make arguments of `from_pretrained` that load linear layers in NF4 and compute in `dtype`, on one device."""
+def quantised(kind: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Make arguments of `from_pretrained` that load linear layers in "nf4" or "int8", on one device."""
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    if kind == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     # Without a map every process of several would quantise on the first GPU.
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def is_quantised(model: Any) -> bool:
+    """Whether bitsandbytes holds the layers of a model in 4 or 8 bits."""
+    return any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
 
 
 def keep_unpacked(model: Any) -> None:

@@ -146,7 +146,17 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: boo
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens)[
         "input_ids"
     ]
+    rows = getattr(tokenizer, "embedded", None)
+    if rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
+        token = tokenizer.convert_ids_to_tokens(odd)
+        raise SteerError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
     return ids
+
+
+def limit_tokens(tokenizer: Any, model: Any) -> None:
+    """Let the tokenizer know how many rows the model's embeddings have, if it has more tokens (Gemma 3: one)."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokenizer.embedded = rows if len(tokenizer) > rows else None
 
 
 def text_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from steer.errors import SteerError
+from steer.models.parts import freeze_towers
 from steer.models.precision import trainable
 from steer.progress import quiet
 from steer.run_folder import read_json
@@ -53,6 +54,8 @@ def with_weights(model: Any, point: Path, token_ids: Sequence[int]) -> Any:
             config = LoraConfig.from_pretrained(point)
             config.trainable_token_indices = list(token_ids) or None
             model = get_peft_model(model, config)
+    else:
+        freeze_towers(model)
     named = {f"model.{name}": p for name, p in trainable(model)}  # a training may also have a critic
     if wrong := [n for n, p in named.items() if n not in weights or weights[n].shape != p.shape]:
         raise SteerError(f"{point}: does not fit the base model (such as {wrong[0]}). Restore it or train again.")

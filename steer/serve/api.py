@@ -122,7 +122,7 @@ def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
 def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choices]:
     request = read(CompletionRequest, body)
     tokenizer = service.policy.tokenizer
-    asked = request.prompts(len(tokenizer))
+    asked = request.prompts(getattr(tokenizer, "embedded", None) or len(tokenizer))
     prompts = [tuple(text_ids([each], tokenizer)[0] if isinstance(each, str) else each) for each in asked]
     if not all(prompts):
         raise ApiError(400, "a prompt has no token that the model knows.", param="prompt")

@@ -55,7 +55,7 @@ def _lines(training: Training) -> list[str]:
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
         *filter(None, [training.template]),
         training.rate or f"learning rate {options.learning_rate:g}, as given",
-        f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%})",
+        f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%}); {training.trained}",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",
         f"time        {foreseen(policy, loop, lengths)}.",
         f"First sample (between {OPEN} and {CLOSE}: what the loss counts):",

@@ -15,6 +15,7 @@ from steer.device import widest
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
+from steer.models.lora import Lora
 from steer.models.policy import Policy
 from steer.models.precision import compute_in, keep_masters, optimizer_for, trainable
 from steer.progress import quiet
@@ -117,7 +118,8 @@ class Loop:
         if not self.accelerator.is_fsdp2:  # FSDP moves the shards itself
             module.to(self.accelerator.device)
         module.check()
-        if self.options.init and (self.method.on_policy or "kl" in self.method.needs):
+        zero = Lora(init_lora_weights=self.options.init_lora_weights).starts_at_zero and not self.options.init
+        if not zero and (self.method.on_policy or "kl" in self.method.needs):
             module.remember()
         compute_in(module, dtype, self.accelerator.device.type)
         if "value" in self.method.needs:
@@ -127,10 +129,8 @@ class Loop:
     def _spread(self, plain: ResponseLogps) -> tuple[Any, Any]:
         """Prepare module and optimizer for all processes; FSDP replaces the parameters with shards."""
         options = self.options
-        parameters = [p for _, p in trainable(plain)]
-        optimizer = optimizer_for(
-            options.optimizer, parameters, learning_rate(0, self.steps, options), options.weight_decay
-        )
+        rate, ratio = learning_rate(0, self.steps, options), options.loraplus_lr_ratio
+        optimizer = optimizer_for(options.optimizer, trainable(plain), rate, options.weight_decay, ratio)
         module, optimizer = self.accelerator.prepare(plain, optimizer)
         if self.accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
             module.set_reshard_after_forward(True, recurse=False)
@@ -141,7 +141,7 @@ class Loop:
         accelerator, options = self.accelerator, self.options
         rank, world = accelerator.process_index, accelerator.num_processes
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.steps, options)
+            group["lr"] = learning_rate(step, self.steps, options) * group.get("ratio", 1.0)  # DeepSpeed has none
         # Dropout follows from seed, step and rank, so a resumed run draws what the whole one would have drawn.
         torch.manual_seed(hash((options.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)

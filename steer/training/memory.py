@@ -31,7 +31,8 @@ def enough_memory(options: TrainSettings) -> Iterator[None]:
         tokens = micro_batch(options.micro_batch_tokens)
         lower = [f"--micro-batch-tokens (now {tokens})", f"--max-length (now {options.max_length})"]
         more = [] if options.gradient_checkpointing else ["--gradient-checkpointing"]
-        more += {"lora": ["--adapter qlora"], "none": ["--adapter lora"]}.get(options.adapter, [])
+        smaller = {"none": "lora", "lora": "qlora", "qlora8": "qlora"}.get(options.adapter)
+        more += [f"--adapter {smaller}"] if smaller else []
         more += [] if "8bit" in options.optimizer else ["--optimizer adamw_8bit"]
         raise SteerError(
             f"out of memory. Lower {' or '.join(lower)}" + (f", or use {', '.join(more)}." if more else ".")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from steer import device
 from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
@@ -20,8 +21,10 @@ from steer.methods.groups import Group, conversations
 from steer.models import attention
 from steer.models.card import MERGED, Card
 from steer.models.log_probs import ResponseLogps
-from steer.models.lora import Lora, adapter_rank, add_control_tokens, add_lora, start_from
+from steer.models.lora import Lora, adapter_rank, add_control_tokens, add_lora, lora_weights, start_from
+from steer.models.parts import freeze_towers
 from steer.models.policy import Policy, load_policy
+from steer.models.quantization import BASES
 from steer.models.tokenization import Tokens
 from steer.progress import note
 from steer.rows import Row
@@ -74,6 +77,7 @@ def check_start(
     name: str, method: Method, conditioning: Conditioning | None, options: TrainSettings, base: str
 ) -> None:
     """Refuse a start that does not fit the method or `base`, a fingerprint or hub name."""
+    lora_of(options)
     if options.init:
         _check_init(base, conditioning, options)
     if (method.on_policy or "kl" in method.needs) and options.adapter == "none":
@@ -199,7 +203,8 @@ def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
         model,
         dtype=options.dtype,
         trust_remote_code=options.trust_remote_code,
-        quantised=options.adapter == "qlora",
+        quantised=BASES.get(options.adapter, ""),
+        attn_implementation=options.attn_implementation,
         device="cpu" if on_cpu else "",
     )
     if options.adapter != "none" and (same := _twins(policy)):
@@ -223,17 +228,48 @@ def _twins(policy: Policy) -> int:
 def starting_point(policy: Policy, options: TrainSettings, device: str, hashes: Hashes) -> str:
     """Identify the starting policy (weights, precision, device) for cached reference log-probs; empty: do not cache."""
     weights = hashes.model or policy.revision
-    numbers = f"{policy.model.dtype} {device} {options.adapter == 'qlora'} {hashes.init}"
+    numbers = f"{policy.model.dtype} {device} {BASES.get(options.adapter, '')} {hashes.init}"
+    if not lora_of(options).starts_at_zero:
+        numbers += f" {options.init_lora_weights} {options.lora_r}"
     return f"{'' if hashes.model else policy.name} {weights} {numbers}" if weights else ""
+
+
+def lora_of(options: TrainSettings) -> Lora:
+    """Return the settings of the adapter; SteerError for those that do not go together."""
+    fields = dataclasses.fields(Lora)
+    if options.adapter == "none":
+        given = [f.name for f in fields if getattr(options, f.name, f.default) != f.default]
+        if given:
+            flag = "--" + given[0].replace("_", "-")
+            raise SteerError(f"{flag}: --adapter none trains all weights, without an adapter. Leave one of them out.")
+    else:
+        init, quantised = options.init_lora_weights, options.adapter in BASES
+        if options.init and init != "default":
+            raise SteerError(f"--init-lora-weights {init}: --init says where the adapter starts. Leave one out.")
+        if init == "loftq" and options.adapter != "qlora":
+            raise SteerError("--init-lora-weights loftq: corrects a base in 4 bits. Add --adapter qlora.")
+        if init == "loftq" and device.kind() not in ("cuda", "xpu"):
+            raise SteerError("--init-lora-weights loftq: PEFT computes it on a GPU of NVIDIA, AMD or Intel only.")
+        if init.startswith(("pissa", "olora")) and quantised:
+            raise SteerError(f"--init-lora-weights {init}: changes the base, which must be whole. Use --adapter lora.")
+    return Lora(
+        r=options.lora_r,
+        alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        **{f.name: getattr(options, f.name) for f in fields if hasattr(options, f.name)},
+    )
 
 
 def add_trained(policy: Policy, conditioning: Conditioning | None, options: TrainSettings) -> None:
     """Add to the base what is trained: tokens of the levels, and an adapter, fresh or the one of --init."""
     levels = conditioning.control_tokens() if conditioning and options.condition_tokens == "special" else []
     token_ids = add_control_tokens(policy.model, policy.tokenizer, levels, options.seed)
-    if options.adapter != "none":
-        lora = Lora(options.lora_r, options.lora_alpha, options.lora_dropout)
+    lora = lora_of(options)
+    if options.adapter == "none":
+        freeze_towers(policy.model)
+    else:
         policy.model = add_lora(policy.model, lora, options.seed, token_ids)
+        policy.start = lora_weights(policy.model) if lora.changes_base else {}
     if options.init:
         start_from(policy.model, options.init)
 
@@ -350,4 +386,5 @@ def card_of(
         scorer=labelled.scorer,
         scorer_spec=labelled.spec,
         condition_tokens=options.condition_tokens if conditioning else "text",
+        init_lora_weights=options.init_lora_weights if options.init_lora_weights == "loftq" else "",
     )

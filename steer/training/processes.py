@@ -9,6 +9,7 @@ from typing import Any
 from steer import device
 from steer.errors import SteerError
 from steer.methods.base import Method
+from steer.models.quantization import BASES
 from steer.training import zero
 from steer.training.settings import TrainSettings
 
@@ -73,7 +74,9 @@ def shardable(name: str, method: Method, options: TrainSettings, accelerator: An
             f"{name}: draws responses while it trains, which it cannot where FSDP or DeepSpeed shards. Use "
             'torchrun without them, or a method that learns from rounds: "steer iterate --method raft".'
         )
-    if options.adapter == "qlora":
-        raise SteerError("--adapter qlora: 4-bit weights are not sharded here. Use --adapter lora.")
+    if options.adapter in BASES:
+        raise SteerError(f"--adapter {options.adapter}: a quantised base is not sharded here. Use --adapter lora.")
+    if options.loraplus_lr_ratio != 1 and asked("DEEPSPEED"):
+        raise SteerError("--loraplus-lr-ratio: has no place where DeepSpeed shards. Leave it out, or use FSDP2.")
     if options.optimizer != "adamw":
         raise SteerError(f"--optimizer {options.optimizer}: its state is not sharded here. Use --optimizer adamw.")

@@ -55,8 +55,8 @@ class TrainSettings:
     max_new_tokens: int = option(256, "On-policy methods: longest fresh response.", least=1, panel=METHOD)
     adapter: str = option(
         "lora",
-        "What is trained: adapters, adapters on a base in 4 bits (NF4), or all weights.",
-        choices=("lora", "qlora", "none"),
+        "What is trained: adapters, adapters on a base in 4 bits (NF4) or in 8 (int8), or all weights.",
+        choices=("lora", "qlora", "qlora8", "none"),
         panel=WEIGHTS,
     )
     lora_r: int = option(32, "Rank of the adapters.", least=1, panel=WEIGHTS)
@@ -67,6 +67,35 @@ class TrainSettings:
         least=0,
         most=1,
         panel=WEIGHTS,
+    )
+    target_modules: tuple[str, ...] = option(
+        (),
+        "Layers that get adapters, by the end of their names, as in PEFT (repeat the flag); default: all linear ones "
+        "of the text model but the head.",
+        panel=WEIGHTS,
+    )
+    target_parameters: tuple[str, ...] = option(
+        (),
+        "Parameters that get adapters without being a layer, such as stacked experts: `experts.gate_up_proj` (repeat "
+        "the flag).",
+        panel=WEIGHTS,
+    )
+    modules_to_save: tuple[str, ...] = option(
+        (), "Modules that are trained whole beside the adapters, such as `lm_head` (repeat the flag).", panel=WEIGHTS
+    )
+    use_dora: bool = option(False, "DoRA: the length of every weight row is trained by itself.", panel=WEIGHTS)
+    use_rslora: bool = option(
+        False, "rsLoRA: adapters are scaled by alpha / sqrt(rank), not alpha / rank.", panel=WEIGHTS
+    )
+    init_lora_weights: str = option(
+        "default",
+        "How adapters start. `pissa` and `olora` take the main directions out of the base; they are saved for the "
+        "whole base, with twice the rank. `loftq` corrects the 4 bits of `--adapter qlora`, and cannot be merged.",
+        choices=("default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "loftq"),
+        panel=WEIGHTS,
+    )
+    loraplus_lr_ratio: float = option(
+        1.0, "LoRA+: learning rate of the adapters' B matrices, as a multiple of A's.", above=0, panel=OPTIMIZER
     )
     learning_rate: float | None = option(
         None,
@@ -97,6 +126,9 @@ class TrainSettings:
     micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0, panel=SPEED)
     max_length: int = option(1024, "Longer rows are left out and counted.", least=1, panel=ROWS)
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
+    attn_implementation: str = option(
+        "", "Attention of transformers: sdpa, eager, flash_attention_2, ...; default: the model's own.", panel=SPEED
+    )
     gradient_checkpointing: bool = option(False, "Less memory, more time.", panel=SPEED)
     plain_layout: bool = option(
         False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.labelling.scorer import Scorer
+from steer.models.parts import coverage
 from steer.models.policy import Policy, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
@@ -86,7 +87,7 @@ class Training:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        for text in (self.template, self.rate, self._undropped) if main else ():
+        for text in (self.template, self.rate, self.trained, self._undropped) if main else ():
             if text:
                 note(f"{text}.")
         with enough_memory(options):
@@ -100,6 +101,11 @@ class Training:
             with folder_errors(folder):
                 policy.save(folder, weights)
         return policy
+
+    @property
+    def trained(self) -> str:
+        """Say which weights are trained, and which parts of the model have no adapter."""
+        return coverage(self.policy.model)
 
     @property
     def _undropped(self) -> str:
