@@ -126,6 +126,14 @@ def test_a_phrase_says_the_form_of_a_text_and_a_degree() -> None:
         "Story depth: medium, 3 of 5.",
         "Story depth: very high, 5 of 5.",
     )
+    depth = Attribute("depth", 1, 5, shown=("1", "3", "5"), centres=(1.0, 3.0, 5.0), counts=(9,) * 3)
+    assert sentences(depth) == (
+        "Answer in a few words, without any explanation.",
+        "Answer with some detail.",
+        "Answer in great depth, with reasons, details and examples.",
+    )
+    many = Attribute("depth", 0, 9, shown=tuple("0123456"), centres=(*map(float, range(7)),), counts=(9,) * 7)
+    assert sentences(many)[0] == "Depth: very low, 0 of 6."  # five sentences do not tell seven levels apart
     lists = Attribute("list_items", 0, 9, shown=("0", "1"), centres=(0.0, 4.2), counts=(9, 9))
     assert sentences(lists) == ("Use no list.", "List about 4 items.")
     spelled = sentences(words, "Be brief.|Take {centre} words.| Go on for long. ")

@@ -65,6 +65,16 @@ EXTENTS = (
     (math.inf, "in detail, in several paragraphs"),
 )
 DEGREES = ("very low", "low", "medium", "high", "very high")
+# What a chat model makes nothing of as "Depth: high, 4 of 5." it does understand when told: docs/results.md.
+GRADED = {
+    "depth": (
+        "Answer in a few words, without any explanation.",
+        "Answer shortly, with little detail.",
+        "Answer with some detail.",
+        "Answer in detail, and explain why.",
+        "Answer in great depth, with reasons, details and examples.",
+    )
+}
 RATED, NAMED = "{name}: {degree}, {level} of {most}.", "{name}: {level}."
 
 
@@ -93,7 +103,9 @@ def sentences(attribute: Attribute, text: str = "") -> tuple[str, ...]:
             )
         return tuple(_sentence(attribute, i, each[i % len(each)]) for i in levels)
     rated = RATED if all(re.fullmatch(r"[0-9]+", shown) for shown in attribute.shown) else NAMED
-    counted = tuple(_sentence(attribute, i, PHRASES.get(attribute.name, rated)) for i in levels)
+    graded = GRADED.get(attribute.name)
+    default = PHRASES.get(attribute.name, rated)
+    counted = tuple(_sentence(attribute, i, graded[_degree(attribute, i)] if graded else default) for i in levels)
     if len(set(counted)) < len(counted):
         counted = tuple(_sentence(attribute, i, rated) for i in levels)
     if attribute.name in NONE and round(attribute.score(0)) == 0:
@@ -101,12 +113,17 @@ def sentences(attribute: Attribute, text: str = "") -> tuple[str, ...]:
     return counted
 
 
+def _degree(attribute: Attribute, level: int) -> int:
+    """Place a level between 0, the lowest, and 4, the highest."""
+    return round((len(DEGREES) - 1) * level / max(1, len(attribute.shown) - 1))
+
+
 def _sentence(attribute: Attribute, level: int, text: str) -> str:
     fields = {
         "name": attribute.name.replace("_", " ").capitalize(),
         "level": attribute.show(level),
         "most": attribute.shown[-1],
-        "degree": DEGREES[round((len(DEGREES) - 1) * level / max(1, len(attribute.shown) - 1))],
+        "degree": DEGREES[_degree(attribute, level)],
         "centre": f"{attribute.score(level):.0f}",
         "extent": next(extent for most, extent in EXTENTS if attribute.score(level) <= most),
     }
