@@ -410,11 +410,12 @@ def test_rows_for_trl_leave_out_what_was_cut_off(labels: Path, base: Path, tmp_p
     assert len(lines) == len(rows) - 1
 
 
-def test_a_template_that_thinks_before_the_last_answer_is_refused(labels: Path, base: Path, tmp_path: Path) -> None:
+def test_a_template_that_drops_the_thought_of_its_generation_prompt_is_refused(
+    labels: Path, base: Path, tmp_path: Path
+) -> None:
     shutil.copytree(base, tmp_path / "model")
     template = tmp_path / "model" / "chat_template.jinja"
-    thought = "{% if loop.last and m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}"
-    template.write_text(template.read_text().replace("{{ m.content }}", thought))
+    template.write_text(template.read_text().replace("<|assistant|>{% endif", "<|assistant|><think>{% endif"))
     with pytest.raises(SteerError, match=r"before the last answer that its generation prompt lacks, .* use steer"):
         export_command(ExportConfig(str(labels), str(tmp_path / "out"), model=str(tmp_path / "model")))
     assert not (tmp_path / "out").exists()
