@@ -88,8 +88,8 @@ def test_a_policy_is_trained_on_a_file_and_used_and_exported(
     moved = shutil.copy(whole, tmp_path / "moved.gguf")
     with Path(moved).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(SteerError, match="4 bits"):
-        load_policy(str(whole), quantised=True)
+    with pytest.raises(SteerError, match="cannot be quantised again"):
+        load_policy(str(whole), quantised="nf4")
 
 
 def test_a_scorer_reads_with_a_file(whole: Path, plain: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _copy_processor(base: str, folder: Path) -> None:
     """Copy what a multimodal base says of images, sound and video: a server reads it beside the tokenizer."""
     from transformers.utils.hub import cached_file
 
-    for name in PROCESSORS:
+    for name in PROCESSORS if not base.endswith(".gguf") else ():  # those hold text models
         if file := cached_file(base, name, local_files_only=True, _raise_exceptions_for_missing_entries=False):
             shutil.copyfile(file, folder / name)
 
