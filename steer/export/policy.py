@@ -74,7 +74,7 @@ def export_policy(
         policy.tokenizer.chat_template = finishing(policy.tokenizer, policy.thinking)
     with replacing(target) as temporary:
         policy.save(temporary)
-        _copy_processor(policy.card.base, temporary)
+        _copy_processor(base or policy.card.base, temporary)
         write_json(temporary / MARK, {**inputs, "facts": facts})
     return Exported(policy.card, **facts)
 
