@@ -37,6 +37,7 @@ from steer.serve.engine import DecoderThread
 from steer.serve.server import open_server
 from steer.serve.settings import ServeSettings
 from steer.training.command import train_command
+from steer.training.loop import Loop
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -116,6 +117,21 @@ def trained(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) 
 def policy(trained: Path) -> Policy:
     """The same, loaded; tests leave it as it is."""
     return load_policy(str(trained))
+
+
+def stopped(asked: TrainConfig, at: int) -> None:
+    """Train until the step `at`, counted from 0, begins."""
+
+    def step(self: Loop, *inputs: Any) -> Any:
+        if inputs[2] == at:
+            raise KeyboardInterrupt
+        return whole(self, *inputs)
+
+    whole = Loop._step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train_command(asked)
 
 
 class Served(NamedTuple):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import stopped
 from safetensors.torch import load_file
 
-import steer.training.loop
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.engines import respond
@@ -109,24 +109,11 @@ def test_a_policy_with_control_tokens_survives_saving(adapter: str, labels: Path
     assert [policy.pieces[i] for i in ids] == tokens, "the text that generation rules out"
 
 
-def test_resuming_with_control_tokens_gives_the_same_weights(
-    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_with_control_tokens_gives_the_same_weights(labels: Path, base: Path, tmp_path: Path) -> None:
     more = {"condition_tokens": "special", "max_steps": 6, "learning_rate": 1e-2, "batch_size": 8, "save_steps": 3}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_command(TrainConfig(str(labels), str(base), str(whole), **more))  # type: ignore[arg-type]
-    step, calls = steer.training.loop.Loop._step, []
-
-    def killed(self, *args):  # type: ignore[no-untyped-def]
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steer.training.loop.Loop, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_command(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
+    stopped(TrainConfig(str(labels), str(base), str(cut), **more), 4)  # type: ignore[arg-type]
     train_command(TrainConfig(str(labels), str(base), str(cut), **more))  # type: ignore[arg-type]
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)

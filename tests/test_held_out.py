@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import stopped
 from safetensors.torch import load_file
 
-import steer.training.loop
 from steer.conditioning.condition import render
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -64,9 +64,7 @@ def test_watching_does_not_change_what_is_learned(labels: Path, base: Path, tmp_
     assert all(torch.equal(one[n], two[n]) for n in one)
 
 
-def test_early_stopping_keeps_the_best_weights_also_after_a_kill(
-    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_early_stopping_keeps_the_best_weights_also_after_a_kill(labels: Path, base: Path, tmp_path: Path) -> None:
     # Four rows are learned by heart, so the loss on others soon rises.
     more = {"limit": 4, "batch_size": 4, "adapter": "none", "learning_rate": 1e-2, "max_steps": 60}
     more |= {
@@ -82,18 +80,7 @@ def test_early_stopping_keeps_the_best_weights_also_after_a_kill(
     assert facts["steps"] == max(found) == best + 6 < 60
     assert f"at its best in step {best}, whose weights are kept" in summary
     train_command(config(labels, base, tmp_path / "short", **more | {"max_steps": best, "early_stopping": 0}))
-    step, calls = steer.training.loop.Loop._step, []
-
-    def killed(self: Any, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == best + 4:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steer.training.loop.Loop, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_command(config(labels, base, tmp_path / "cut", **more))
+    stopped(config(labels, base, tmp_path / "cut", **more), best + 3)
     train_command(config(labels, base, tmp_path / "cut", **more))
     whole, short, cut = (load_file(tmp_path / x / "model" / "model.safetensors") for x in ("whole", "short", "cut"))
     assert all(torch.equal(whole[n], short[n]) and torch.equal(whole[n], cut[n]) for n in whole)

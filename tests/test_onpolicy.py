@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import steer.training.loop
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -23,7 +22,7 @@ from steer.methods import ppo, remax, rloo
 from steer.methods.base import Candidates
 from steer.rows.schema import Schema
 from steer.training.command import train_command
-from tests.conftest import Golden, mean
+from tests.conftest import Golden, mean, stopped
 
 
 def drawn(
@@ -172,23 +171,10 @@ def test_a_response_without_an_end_loses_reward_and_is_counted(
 
 
 @pytest.mark.parametrize("method", ["rloo", "ppo"])
-def test_a_killed_run_ends_with_the_same_weights(
-    method: str, short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_ends_with_the_same_weights(method: str, short: Path, base: Path, tmp_path: Path) -> None:
     whole, cut = (config(short, base, tmp_path / n, method, max_steps=5, save_steps=2) for n in ("whole", "cut"))
     train_command(whole)
-    step, calls = steer.training.loop.Loop._step, []
-
-    def killed(self, *args):  # type: ignore[no-untyped-def]
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steer.training.loop.Loop, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_command(cut)
+    stopped(cut, 3)
     train_command(cut)
     one, two = (load_file(Path(c.output) / "adapter_model.safetensors") for c in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -8,6 +8,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from conftest import stopped
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,7 +23,6 @@ from steer.models.policy import Policy, load_policy
 from steer.models.precision import optimizer_for, trainable
 from steer.run_folder import read_json, write_json
 from steer.training.command import train_command
-from steer.training.loop import Loop
 from steer.training.settings import TrainSettings
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -69,23 +69,12 @@ def logps(policy: Policy) -> Tensor:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_it_trains_resumes_exactly_loads_as_it_was_and_exports(
-    name: str, labels: Path, untied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, labels: Path, untied: Path, tmp_path: Path
 ) -> None:
     more = {"save_steps": 2, **OPTIONS[name]}
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_command(config(labels, untied, whole, **more))
-    step, calls = Loop._step, []
-
-    def killed(self: Any, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(steer.training.loop.Loop, "_step", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train_command(config(labels, untied, cut, **more))
+    stopped(config(labels, untied, cut, **more), 3)
     halfway = logps(load_policy(str(cut)))
     train_command(config(labels, untied, cut, **more))
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, cut))

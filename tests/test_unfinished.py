@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import stopped
 from safetensors.torch import load_file
 
 from steer.conditioning.command import targets_command
@@ -22,28 +23,12 @@ from steer.generation.command import generate_command
 from steer.models.policy import Policy, load_policy
 from steer.run_folder import fingerprint
 from steer.training.command import train_command
-from steer.training.loop import Loop
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"lora_dropout": 0.2},
     "tokens": {"condition_tokens": "special"},
     "all weights": {"adapter": "none"},
 }
-
-
-def stopped(asked: TrainConfig, at: int) -> None:
-    """Train until the step `at`, counted from 0, begins."""
-
-    def step(self: Loop, *inputs: Any) -> Any:
-        if inputs[2] == at:
-            raise KeyboardInterrupt
-        return whole(self, *inputs)
-
-    whole = Loop._step
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            train_command(asked)
 
 
 def weights(policy: Policy) -> dict[str, torch.Tensor]:
