@@ -84,9 +84,7 @@ class Regression(FineTuned):
         head = head_of(self.backbone.model, len(self.attributes))
         mean, deviation = self._scaling.mean, self._scaling.deviation
         with torch.no_grad():
-            head.weight.mul_(torch.from_numpy(deviation).to(head.weight)[:, None])
-            if head.bias is not None:
-                head.bias.mul_(torch.from_numpy(deviation).to(head.bias)).add_(torch.from_numpy(mean).to(head.bias))
+            rescale(head, deviation, mean)
             if self._one is None:
                 return ""
             one, error = self._one.solved(self.backbone, tokens, new)
@@ -114,10 +112,7 @@ class Regression(FineTuned):
         if self.learned_ or any(line is None for line in lines) or (moved and head.bias is None):
             return False
         slope, offset = np.asarray(lines, dtype=np.float64).T
-        with torch.no_grad():
-            head.weight.mul_(torch.from_numpy(slope).to(head.weight)[:, None])
-            if head.bias is not None:
-                head.bias.mul_(torch.from_numpy(slope).to(head.bias)).add_(torch.from_numpy(offset).to(head.bias))
+        rescale(head, slope, offset)
         return True
 
     def save_plain(self, folder: str | Path) -> None:
@@ -144,6 +139,14 @@ def head_of(model: Any, outputs: int) -> Any:
     if not linear:
         raise ValueError(f"the model has no linear head of {outputs} outputs. Take another model, or another --kind.")
     return linear[-1]
+
+
+@torch.no_grad()
+def rescale(head: Any, factor: Array, offset: Array) -> None:
+    """Multiply the outputs of a head [A], and add to them where it has a bias."""
+    head.weight.mul_(torch.from_numpy(factor).to(head.weight)[:, None])
+    if head.bias is not None:
+        head.bias.mul_(torch.from_numpy(factor).to(head.bias)).add_(torch.from_numpy(offset).to(head.bias))
 
 
 class One:

@@ -24,6 +24,7 @@ MICRO_BATCH_TOKENS = "Padded tokens in one forward pass (0: 2048 on a CPU, 8192 
 DTYPE = "bfloat16 on a GPU that has it, else float32."
 DTYPES = ("auto", "float32", "bfloat16")
 TURNS = "Answers of a whole conversation (`messages`, `conversations`) that become rows: the last one, or all."
+WHICH_TURNS = ("last", "all")
 INPUTS = "Inputs"  # the first panel of a long --help
 
 LARGEST = sys.float_info.max

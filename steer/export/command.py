@@ -103,8 +103,8 @@ def _scorer(config: ExportConfig, source: Path) -> str:
 
 def _rows(config: ExportConfig) -> str:
     run = Run(config.output, config, {"source": rows_fingerprint(config.source)})
-    if not run.done and config.push_to_hub and not config.model:
-        labelled = Labelled.read(config.source)
+    labelled = Labelled.read(config.source) if config.push_to_hub else None
+    if not run.done and labelled is not None and not config.model:
         run.start()
         write_rows(labelled.rows, run.folder / "data.jsonl")
         labelled.schema.save(run.folder / "schema.json")
@@ -117,8 +117,7 @@ def _rows(config: ExportConfig) -> str:
         counts = {split: len(each) for split, each in rows.splits.items()}
         run.finish(_rows_summary(config.model, run.folder, rows), **counts)
     summary, card = str(read_done(run.folder)["summary"]), ""
-    if config.push_to_hub:
-        labelled = Labelled.read(config.source)
+    if labelled is not None:
         splits = Counter(str(row["split"]) for row in labelled.rows)
         card = hub.rows_card(Path(config.push_to_hub).name, labelled.require_levels(), splits, labelled.scorer)
     return summary + _pushed(config, run.folder, card, dataset=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steer.errors import SteerError
-from steer.export.policy import finished, replacing
+from steer.export.policy import MARK, finished, replacing
 from steer.labelling.scorer import load_scorer
 from steer.run_folder import fingerprint, write_json
 
@@ -38,5 +38,5 @@ def export_scorer(source: Path, folder: Path, *, overwrite: bool = False) -> Exp
         with scorer.errors(str(source)):
             remarks = scorer.model.save_plain(temporary)
         facts = {"attributes": scorer.attributes, "remarks": remarks}
-        write_json(temporary / "export.json", {**inputs, "facts": facts})
+        write_json(temporary / MARK, {**inputs, "facts": facts})
     return ExportedScorer(scorer.attributes, tuple(remarks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, TURNS, option
+from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, TURNS, WHICH_TURNS, option
 
 LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
@@ -91,7 +91,7 @@ class LabelSettings:
     schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.", panel=DIRECTIONS)
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
-    turns: str = option("last", TURNS, choices=("last", "all"), panel=ROWS)
+    turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=ROWS)
     held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
     shard_size: int = option(2000, "Rows scored between two resume points.", least=1, panel=SPEED)
     num_proc: int = option(1, "Processes that score at the same time.", least=1, panel=SPEED)

@@ -242,7 +242,8 @@ def load_policy(
     such as "flash_attention_2"; default the model's own. Raises SteerError for a folder that holds no model, or the
     wrong base.
     """
-    return _load(name, Loading(dtype, trust_remote_code, quantised, base, device, "", attn_implementation))
+    loading = Loading(dtype, trust_remote_code, quantised, base, device, attn_implementation=attn_implementation)
+    return _load(name, loading)
 
 
 def _load(name: str, loading: Loading) -> Policy:

@@ -23,11 +23,10 @@ from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.ratings import Ratings
 from steer.run_folder import is_run
-from steer.settings import did_you_mean
+from steer.settings import WHICH_TURNS, did_you_mean
 
 Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
 
-TURNS = ("last", "all")
 OURS = "prompt, response, scores"  # the layout of the rows that steer writes
 UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
 
@@ -76,8 +75,8 @@ def read_rows(
     does every row that breaks the contract, with its place. `wanted`: numeric columns that are scores, whatever their
     names. `turns`: "all" makes a row of every assistant turn of a conversation, not of the last one only.
     """
-    if turns not in TURNS:
-        raise SteerError(f"turns: unknown '{turns}'; {did_you_mean(turns, TURNS)}")
+    if turns not in WHICH_TURNS:
+        raise SteerError(f"turns: unknown '{turns}'; {did_you_mean(turns, WHICH_TURNS)}")
     reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted), turns=turns)
     where = source if isinstance(source, str | Path) else "rows"
     return list(progress(islice(read(source, reading=reading), limit or None), what=f"read {where}"))
