@@ -11,14 +11,20 @@ from data_recipes.streams import DataError, Record
 from data_recipes.turns import Row
 
 NEMO_COLUMNS = ("system", "mask", "conversations")
+IN_TURN = ("reasoning_content", "tool_calls")  # columns that belong to the turn of the response
 NEMO_ROLES = {"user": "User", "assistant": "Assistant"}
 
 
 def prompt_completion(row: Row) -> Record:
     """Convert a row for TRL: prompt and completion as messages, with scores and other columns."""
-    completion = [{"role": "assistant", "content": row["response"]}]
-    rest = {column: value for column, value in row.items() if column not in ("prompt", "response")}
+    completion = [_answer(row)]
+    rest = {column: value for column, value in row.items() if column not in ("prompt", "response", *IN_TURN)}
     return {"prompt": row["prompt"], "completion": completion, **rest}
+
+
+def _answer(row: Row) -> Record:
+    """Return the turn of a response, with what was thought before it and the tools that it calls."""
+    return {"role": "assistant", "content": row["response"]} | {c: row[c] for c in IN_TURN if row.get(c)}
 
 
 def steerlm(row: Row) -> Record:
@@ -26,6 +32,8 @@ def steerlm(row: Row) -> Record:
 
     A column of the row that is called like one of NeMo's gets an underscore at its end.
     """
+    if row.get("tool_calls"):
+        raise DataError("a call of a tool has no place in SteerLM's conversations")
     first, *others = row["prompt"]
     system = first["content"] if first["role"] == "system" else ""
     prompt = others if first["role"] == "system" else row["prompt"]
@@ -73,8 +81,8 @@ def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: 
 
 def _pair(chosen: Row, rejected: Row) -> Record:
     sides = {"chosen": chosen, "rejected": rejected}
-    answers = {side: [{"role": "assistant", "content": row["response"]}] for side, row in sides.items()}
-    apart = ("id", "prompt", "response", "scores")
+    answers = {side: [_answer(row)] for side, row in sides.items()}
+    apart = ("id", "prompt", "response", "scores", *IN_TURN)
     shared = {c: v for c, v in chosen.items() if c not in apart and rejected.get(c) == v}
     own = {
         f"{column}_{side}": value

@@ -87,9 +87,7 @@ def _items(value: Any, column: str) -> list[Turn]:
     for item in value:
         name = item.get("type") if isinstance(item, dict) else None
         if name == "function_call":
-            call = {"name": item.get("name", ""), "arguments": item.get("arguments", "")}
-            part = {"id": item.get("call_id"), "type": "function", "function": call}
-            result.append({"role": "assistant", "content": "", "tool_calls": [part]})
+            result.append({"role": "assistant", "content": "", "tool_calls": [_called(item)]})
         elif name == "function_call_output":
             output = text(item.get("output"), column) or ""
             result.append({"role": "tool", "content": output, "tool_call_id": item.get("call_id")})
@@ -98,6 +96,12 @@ def _items(value: Any, column: str) -> list[Turn]:
         elif name != "reasoning":
             result += conversation([item], column)
     return result
+
+
+def _called(item: Row) -> Row:
+    """Return a call as the Responses API writes it as an entry of `tool_calls`."""
+    call = {"name": item.get("name", ""), "arguments": item.get("arguments", item.get("input", ""))}
+    return {"id": item.get("call_id"), "type": "function", "function": call}
 
 
 def _answers(response: Any) -> list[Row]:
@@ -135,7 +139,7 @@ def _spoken(output: list[Any], body: Row) -> Row:
         c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in messages
     ]
     content = [part for parts in texts for part in parts]
-    calls = [item for item in output if isinstance(item, dict) and item.get("type") in CALLS]
+    calls = [_called(item) for item in output if isinstance(item, dict) and item.get("type") in CALLS]
     thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
     message = {"role": "assistant", "content": [*thoughts, *content]}
     return _answer({"message": message, "tool_calls": calls}, body)

@@ -71,9 +71,7 @@ def _of_turn(row: Row, number: int, *, last: bool) -> Row:
     why = ""
     if LEFT_OUT in row or "response" not in row:
         return row
-    if row.get("tool_calls"):
-        why = "calls a tool, which cannot be trained on"
-    elif not row["response"].strip():
+    if not row["response"].strip() and not row.get("tool_calls"):
         why = "is blank"
     elif before not in ("user", "tool"):
         why = "answers no turn of the user"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,19 @@ import pytest
 from families import ASK, CALL, FAMILIES, TOOLS, tokenizer_of
 
 from attribute_models.templates import options_of
+from data_recipes import layouts
 from steer.conditioning.chat import bare
 from steer.conditioning.condition import render
 from steer.errors import SteerError
 from steer.export.template import finishing, fitting, refuse_late_text
+from steer.labelling.scorer import load_scorer
+from steer.models.card import Card
+from steer.models.policy import Policy
 from steer.models.tokenization import Tokens, prompt_text, turns_parts
+from steer.rows import read_rows
+from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
+from steer.training.train import train
 
 SCHEMA = Schema((Attribute("quality", 1, 3, 1, 1.0, (1.5, 2.5), ("1", "2", "3"), (1.0, 2.0, 3.0)),), {(2,): 9})
 CONDITION = render({"quality": 2}, SCHEMA, ("quality",))
@@ -105,3 +113,133 @@ def test_a_call_in_the_history_is_printed_as_an_object(name: str, tokenizer: Any
     Tokens([row(prompt=called)], tokenizer)
     assert ("moss" in text) == FAMILIES[name].tools
     assert ("calls of tools that the model does not see" in capsys.readouterr().err) != FAMILIES[name].tools
+
+
+THOUGHT = {"reasoning_content": " hm\n"}
+
+
+def texts(tokens: Tokens, of: dict[str, Any], condition: str = "") -> tuple[str, str]:
+    prefix, response = tokens.sequence(of, condition)
+    return tokens.tokenizer.decode(prefix), tokens.tokenizer.decode(response)
+
+
+def close(text: str) -> str:
+    """The world's tokenizer begins every piece with a space."""
+    return text.replace(" ", "")
+
+
+def test_a_thought_is_dropped_kept_or_learned(name: str, tokenizer: Any) -> None:
+    family, asked = FAMILIES[name], row(**THOUGHT)
+    begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    for thinking, before in (("drop", family.before), ("keep", family.thought), ("learn", begun)):
+        tokens = Tokens([asked], tokenizer, template="words", thinking=thinking)
+        prefix, response = texts(tokens, asked)
+        assert close(prefix) == close(before), thinking
+        whole = family.before if thinking == "drop" else family.thought
+        assert close(prefix + response) == close(f"{whole}Red.{family.end}")
+        assert not tokens.untold
+    head, tail = turns_parts(ASK, tokenizer, "words", thinking="learn")
+    assert head + tail == begun, "generation begins where learning did"
+
+
+def test_an_empty_block_is_the_thinking_block_without_a_thought(name: str, tokenizer: Any) -> None:
+    family = FAMILIES[name]
+    wanted = family.thought.replace("hm", "")
+    assert prompt_text(ASK, tokenizer, thinking="empty") == wanted
+    tokens = Tokens([row(**THOUGHT)], tokenizer, thinking="empty")
+    assert close(texts(tokens, row())[0]) == close(wanted)
+    tokenizer.chat_template = finishing(tokenizer, "empty")
+    assert tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True) == wanted
+
+
+def test_what_was_drawn_is_parted_at_the_end_of_the_thought(name: str, tokenizer: Any) -> None:
+    family = FAMILIES[name]
+    policy = Policy(None, tokenizer, Card("b", "", "none", "mle", thinking="learn"))
+    begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    drawn = tokenizer(family.thought.removeprefix(begun) + "Red.", add_special_tokens=False)["input_ids"]
+    thought, answer = policy.thought_apart(drawn)
+    assert (thought, tokenizer.decode(answer).strip()) == ("hm", "Red.")
+    opening = family.thought.removeprefix(begun).partition("hm")[0]
+    endless = tokenizer(opening + "hm hm", add_special_tokens=False)["input_ids"]
+    assert policy.thought_apart(endless) == ("hm hm", ())
+    plain = Policy(None, tokenizer, Card("b", "", "none", "mle"))
+    assert plain.thought_apart(drawn) == ("", drawn)
+
+
+def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(name: str, tokenizer: Any) -> None:
+    called = row(response="", tool_calls=[CALL], **THOUGHT)
+    if not FAMILIES[name].tools or name == "channels":  # a call has a channel of its own, where no answer stands
+        with pytest.raises(
+            SteerError, match="row 'a': its response calls a tool, which the model's chat template does"
+        ):
+            Tokens([called], tokenizer)
+        return
+    for thinking in ("drop", "keep"):
+        tokens = Tokens([called], tokenizer, thinking=thinking)
+        before = FAMILIES[name].before if thinking == "drop" else FAMILIES[name].thought
+        prefix, response = texts(tokens, called)
+        assert close(prefix) == close(before)
+        assert close(response) == close(f"<call>weigh what=moss</call>{FAMILIES[name].end}")
+
+
+def test_a_scorer_sees_a_call_as_text() -> None:
+    seen: list[str] = []
+
+    def words(of: dict[str, Any]) -> float:
+        seen.append(of["response"])
+        return float(len(of["response"]))
+
+    load_scorer(words).score([row(tool_calls=[CALL]), row(response="", tool_calls=[CALL]), row()], ["words"])
+    assert seen == ['Red.\nweigh({"what": "moss"})', 'weigh({"what": "moss"})', "Red."]
+
+
+@pytest.mark.parametrize(
+    ("response", "thought", "answer"),
+    [
+        ("<think>\nhm\n</think>\n\nRed.", "hm", "Red."),
+        ("hm\n</think>\n\nRed.", "hm", "Red."),
+        ("<thinking>hm</thinking>Red.", "hm", "Red."),
+        ("<think>\n\n</think>\n\nRed.", None, "Red."),
+        ("I think so.", None, "I think so."),
+        (
+            "Write <think> for a thought and </think> after it.",
+            None,
+            "Write <think> for a thought and </think> after it.",
+        ),
+    ],
+)
+def test_a_thinking_block_is_parted_from_its_answer_in_every_layout(
+    response: str, thought: str | None, answer: str
+) -> None:
+    records: list[dict[str, Any]] = [
+        {"prompt": "Hi", "response": response},
+        {"messages": [*ASK, {"role": "assistant", "content": response}]},
+        {"prompt": "Hi", "chosen": response, "rejected": "No."},
+    ]
+    for record in records:
+        found = layouts.rows(record)[0]
+        assert (found.get("reasoning_content"), found["response"]) == (thought, answer)
+
+
+@pytest.mark.parametrize("response", ["<think>hm", "<think>hm</think>\n"])
+def test_a_thought_without_an_answer_is_left_out_and_counted(response: str, capsys: Any) -> None:
+    rows = [{"prompt": "Hi", "response": response}, {"prompt": "Hi", "response": "Hello"}]
+    assert [found["response"] for found in read_rows(rows)] == ["Hello"]
+    assert "thought" in capsys.readouterr().err
+
+
+def test_thoughts_stand_before_words_and_not_before_tags(base: Path, labels: Path, capsys: Any) -> None:
+    labelled = Labelled.of(labels)
+    for row_ in labelled.rows:
+        row_.update(THOUGHT)
+    settings: dict[str, Any] = {"model": str(base), "max_steps": 1, "batch_size": 4, "limit": 40}
+    with pytest.raises(SteerError, match="stands directly before the answer, where generation cannot"):
+        train(labelled, template="tags", thinking="keep", **settings)
+    with pytest.raises(SteerError, match="ppo draws its own responses, without thoughts"):
+        train(labelled, method="ppo", thinking="learn", scorer="countable:words", **settings)
+    train(labelled, template="tags", **settings)
+    assert re.search(r"\d+ of \d+ responses have a thought that is not trained on", capsys.readouterr().err)
+    policy = train(labelled, template="words", thinking="learn", **settings)
+    assert policy.thinking == "learn"
+    (found,) = policy.generate(["tell me about bees."], max_new_tokens=8)
+    assert found["response"] == "" or "reasoning_content" not in found

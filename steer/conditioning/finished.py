@@ -59,6 +59,19 @@ def divided_at_thought(
     return begun, CLOSING if place.closes and begun.rstrip().endswith(OPENING) else ""
 
 
+def called(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], answer: Turn) -> str:
+    """Return an answer that calls tools as the template writes it in place of a text; empty if it writes it elsewhere.
+
+    What the template writes before and after every answer is not part of it.
+    """
+    before, _, end = _marked(turns, tokenizer, options, PLAIN_ANSWER).rpartition(ANSWER)
+    before = before.rstrip(" ")  # a space before an answer belongs to its first token
+    text = rendered(tokenizer, [*turns, answer], **options)
+    if not before or not text.startswith(before) or not text.endswith(end):
+        return ""
+    return text[len(before) : len(text) - len(end)]
+
+
 def generation_prompt(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> str:
     """Render turns up to where a model begins to write, perhaps inside of a thinking block."""
     return rendered(tokenizer, turns, add_generation_prompt=True, **options)

@@ -14,7 +14,7 @@ from steer.progress import note
 Turn = Mapping[str, Any]
 SENTENCE = "Answer in a few sentences, about 40 words."  # such as a condition in words
 READABLE = 2.5  # tokens a word at most, in a language that the tokenizer was made for; letter by letter it takes 5
-_MARK = "steercondition"  # stands for the condition while a template is rendered
+MARK = "steercondition"  # stands for the condition while a template is rendered
 
 
 class UnprintedError(SteerError):
@@ -56,12 +56,12 @@ def check_printed(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, A
 
 def asking(turns: Sequence[Turn]) -> list[Turn]:
     """Put a mark at the end of the last turn, where a condition in words stands; white space there is dropped."""
-    return [*turns[:-1], {**turns[-1], "content": turns[-1]["content"].rstrip() + _MARK}]
+    return [*turns[:-1], {**turns[-1], "content": turns[-1]["content"].rstrip() + MARK}]
 
 
 def at_mark(text: str) -> tuple[str, str]:
     """Divide what a template made of `asking` at the mark; UnprintedError if it does not print the mark once."""
-    parts = text.split(_MARK)
+    parts = text.split(MARK)
     if len(parts) != 2:
         raise UnprintedError(
             "the model's chat template does not print the last turn once and as it is, so a condition in words has no "
@@ -78,7 +78,7 @@ def divided(
     White space at the end of the last turn is dropped. UnprintedError if the template does not print that text once.
     """
     text = begun(asking(turns), tokenizer, options, thinking)
-    check_printed(turns, tokenizer, options, text.replace(_MARK, ""))
+    check_printed(turns, tokenizer, options, text.replace(MARK, ""))
     return at_mark(text)
 
 

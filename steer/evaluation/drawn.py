@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from steer.conditioning.finished import THINKS
 from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.generate import generate_rows
@@ -180,6 +181,7 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
     rows = [policy.reading(row, row["target"]) for row in rows]
-    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template)
+    thinking = "learn" if policy.thinking in THINKS else policy.thinking  # what was drawn begins with a thought
+    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template, thinking)
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

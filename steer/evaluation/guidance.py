@@ -93,14 +93,16 @@ class Trial:
         assert card is not None
         assert card.schema is not None
         names, schema = card.attributes, card.schema
-        scores = self.scorer.score([{**request.row, "response": r.text} for request, r in zip(requests, drawn)], names)
+        scores = self.scorer.score(
+            [{**request.row, "response": r.text, "tool_calls": None} for request, r in zip(requests, drawn)], names
+        )
         asked = np.array([[request.target[n] for n in names] for request in requests], float)
         return asked, np.column_stack([schema[n].position(scores[:, j]) for j, n in enumerate(names)])
 
     def _fluency(self, requests: Sequence[Request], drawn: Sequence[Response]) -> list[float]:
         """Mean log-probability per token of each response under the base, given the unconditioned prompt."""
         base = self.base
-        tokens = Tokens([{**request.row, "response": ""} for request in requests], base.tokenizer)
+        tokens = Tokens([{**request.row, "response": "", "tool_calls": None} for request in requests], base.tokenizer)
         groups = [[Sequence_(tokens.prefix(request.row), list(r.ids))] for request, r in zip(requests, drawn)]
         device = next(base.model.parameters()).device
         with torch.no_grad():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from attribute_models.templates import options_of
 from steer.conditioning.chat import asked
 from steer.conditioning.condition import OWN
 from steer.errors import SteerError
@@ -62,6 +63,8 @@ def rows_for_trl(rows: Source | Labelled, *, model: str, **settings: Any) -> Trl
     tokenizer = load_policy(model, dtype="stored", trust_remote_code=s.trust_remote_code, device="cpu").tokenizer
     template, differing = fitting(tokenizer, conditioning.schema, conditioning.names, conditioning.template)
     tokenizer.chat_template = template = template["default"] if isinstance(template, dict) else template
+    if s.thinking != "drop":
+        raise SteerError(f"--thinking {s.thinking}: rows for `trl sft` have no thoughts. Leave it out, or steer train.")
     for levels in ({}, dict.fromkeys(conditioning.names, 0)):
         refuse_late_text(tokenizer, model, asked(levels, conditioning.schema))
     first = labelled.rows[: s.limit or None]
@@ -78,8 +81,12 @@ def for_trl(rows: Sequence[Row], conditioning: Conditioning, seed: int) -> Itera
     """Yield rows in TRL's columns prompt, completion and chat_template_kwargs, with the dropout of a first epoch."""
     for index, row in enumerate(rows):
         levels = conditioning.dropped(row["levels"], np.random.default_rng([seed, 0, index]))
+        options = options_of(row)
+        tools = options.pop("tools", None)
+        calls = {"tool_calls": row["tool_calls"]} if row.get("tool_calls") else {}
         yield {
             "prompt": row["prompt"],
-            "completion": [{"role": "assistant", "content": row["response"]}],
-            "chat_template_kwargs": {"attributes": asked(levels, conditioning.schema)},
+            "completion": [{"role": "assistant", "content": row["response"], **calls}],
+            "chat_template_kwargs": {**options, "attributes": asked(levels, conditioning.schema)},
+            **({"tools": tools} if tools else {}),
         }

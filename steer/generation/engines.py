@@ -88,8 +88,9 @@ def _sent(policy: Policy, sampling: Sampling) -> dict[str, float]:
 
 def _response(policy: Policy, ids: Sequence[int]) -> Response:
     finished = bool(ids) and ids[-1] in end_tokens(policy)
-    text = policy.tokenizer.decode(ids[: len(ids) - finished], skip_special_tokens=True)
-    return Response(text, finished, tuple(ids))
+    thought, answer = policy.thought_apart(ids[: len(ids) - finished])
+    text = policy.tokenizer.decode(answer, skip_special_tokens=True)
+    return Response(text.lstrip() if thought else text, finished, tuple(ids), thought)
 
 
 def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Policy, Engine]:

@@ -172,6 +172,9 @@ def _rows(
             "finished": response.finished,
             **drawn_with(sampling),
         }
+        row |= {name: request.row[name] for name in ("tools", "chat_template_kwargs") if request.row.get(name)}
+        if response.thought:
+            row["reasoning_content"] = response.thought
         if request.temperature is not None:
             row["temperature"] = request.temperature
         if schema is not None and request.target:

@@ -77,11 +77,15 @@ class EncodedRequest(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Text without condition and EOS; `finished` is false if cut off; `ids` as drawn, with the end token."""
+    """Text without condition and EOS; `finished` is false if cut off; `ids` as drawn, with the end token.
+
+    `thought`: what the policy thought before it answered; it is among the ids and not in the text.
+    """
 
     text: str
     finished: bool
     ids: tuple[int, ...] = ()
+    thought: str = ""
 
 
 def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[EncodedRequest]:

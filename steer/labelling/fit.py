@@ -14,7 +14,7 @@ from attribute_models import metrics
 from attribute_models.calibrated import Calibrated
 from steer.errors import SteerError
 from steer.labelling.label import description, file_fingerprint, matrix, origin, scored_names, turned
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, load_scorer, readable
 from steer.labelling.settings import FitSettings
 from steer.progress import progress
 from steer.rows import Row, Source, content_hash, read_rows, split_of
@@ -74,6 +74,7 @@ class Fitted:
         `name`: what messages call the rows; `attributes`: those whose ranges and directions are known.
         """
         s, kind = settings, attribute_model(settings.kind)
+        rows = [readable(row) for row in rows]
         train = [r for r in rows if split_of(r, s.held_out, s.seed) == "train"]
         names = _names(s, rows, name)
         rated = _rated(train, names)

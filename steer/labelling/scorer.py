@@ -55,7 +55,7 @@ class Scorer:
         if self.model is None or not len(rows):
             return out
         with self.errors(f"scorer {self.id}"):
-            scores, truncated = attribute_models.scored(self.model, rows)
+            scores, truncated = attribute_models.scored(self.model, [readable(row) for row in rows])
         if (np.abs(np.nan_to_num(scores, nan=0.0)) > MOST).any():
             raise SteerError(f"scorer {self.id}: gives a score beyond {MOST:g}. Give NaN where it is unknown.")
         for j, name in enumerate(names):
@@ -76,6 +76,19 @@ class Scorer:
             if not self.own:
                 raise
             raise SteerError(f"{name}: raised {type(error).__name__} ({error}). Fix it.") from error
+
+
+def readable(row: Row) -> Row:
+    """Return the row as a reader sees it: the tools that a response calls are part of its text."""
+    calls = [call.get("function", {}) for call in row.get("tool_calls") or ()]
+    if not calls:
+        return row
+    texts = [f"{call.get('name', '')}({_written(call.get('arguments'))})" for call in calls]
+    return {**row, "response": "\n".join(filter(None, [row["response"], *texts]))}
+
+
+def _written(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
 
 
 Reward = Callable[[Sequence[Row]], list[float]]

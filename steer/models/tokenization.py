@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from attribute_models.templates import NONE, options_of
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import TEMPLATES
-from steer.conditioning.turns import UnprintedError, divided, printed, say_unprinted
+from steer.conditioning.finished import THINKS, called, divided_at_thought, generation_prompt, place_of
+from steer.conditioning.turns import (
+    MARK,
+    UnprintedError,
+    asking,
+    at_mark,
+    check_printed,
+    divided,
+    printed,
+    say_unprinted,
+)
 from steer.errors import SteerError
 from steer.models.collate import Sequence_
 from steer.progress import progress
@@ -23,44 +33,59 @@ class Tokens:
     """Prompt and response ids of every row, tokenised once.
 
     `template`: that of the conditions; in one that ends the last turn, what the chat template prints after that turn
-    becomes part of the condition.
+    becomes part of the condition. `thinking`: what becomes of thoughts, see `answer_parts`; `untold` counts those that
+    the chat template has no place for.
     """
 
     def __init__(
-        self, rows: Sequence[Row], tokenizer: Any, end: int | None = None, template: str | None = None
+        self,
+        rows: Sequence[Row],
+        tokenizer: Any,
+        end: int | None = None,
+        template: str | None = None,
+        thinking: str = "drop",
     ) -> None:
         """Tokenise rows; `end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
         self.responses: dict[str, list[int]] = {}
+        self.untold = 0
         self._prompts: dict[str, list[int]] = {}
         self._tails: dict[str, str] = {}
         self._conditions: dict[str, list[int]] = {"": []}
         with progress(total=len(rows), what="tokenize") as bar:
             for start in range(0, len(rows), AT_ONCE):
-                self._add(rows[start : start + AT_ONCE], template)
+                self._add(rows[start : start + AT_ONCE], template, thinking)
                 bar.update(min(AT_ONCE, len(rows) - start))
         say_unprinted(rows, tokenizer)
 
-    def _add(self, rows: Sequence[Row], template: str | None) -> None:
+    def _add(self, rows: Sequence[Row], template: str | None, thinking: str) -> None:
         """Tokenise some rows."""
-        rendered: dict[str, tuple[str, str]] = {}  # candidates of a prompt follow each other
+        rendered: dict[str, Parts] = {}  # candidates of a prompt follow each other
         parts = []
         for row in rows:
-            key = json.dumps([row["prompt"], row.get("tools"), row.get("chat_template_kwargs")])
+            own = (row["response"], row["tool_calls"]) if row.get("tool_calls") else ()
+            own = (*own, row.get("reasoning_content")) if thinking in THINKS else own
+            key = json.dumps([row["prompt"], row.get("tools"), row.get("chat_template_kwargs"), own])
             if key not in rendered:
-                rendered[key] = prompt_parts(row, self.tokenizer, template)
+                rendered[key] = answer_parts(row, self.tokenizer, template, thinking)
             parts.append(rendered[key])
-        unique = list(dict.fromkeys(text for text, _ in parts))
+        self.untold += sum(each.untold for each in parts)
+        unique = list(dict.fromkeys(text for each in parts for text in (each.head, *each.learned[::2], each.call)))
         ids = dict(zip(unique, plain_ids(unique, self.tokenizer)))
-        self._prompts |= {row["id"]: ids[text] for row, (text, _) in zip(rows, parts)}
-        self._tails |= {row["id"]: tail for row, (_, tail) in zip(rows, parts)}
+        self._prompts |= {row["id"]: ids[each.head] for row, each in zip(rows, parts)}
+        self._tails |= {row["id"]: each.tail for row, each in zip(rows, parts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], self.tokenizer, split_special_tokens=True)
-        # A response that was cut off must not learn to end there; but an empty one needs a token.
-        self.responses |= {
-            row["id"]: r if r and row.get("finished") is False else [*r, self.end] for row, r in zip(rows, responses)
-        }
+        thoughts = plain_ids([each.learned[1] for each in parts], self.tokenizer, split_special_tokens=True)
+        for row, each, response, thought in zip(rows, parts, responses, thoughts):
+            if each.call:  # the marks around a call are tokens
+                response = ids[each.call]
+            opening, _, closing = each.learned
+            response = [*ids[opening], *thought, *ids[closing], *response]
+            # A response that was cut off must not learn to end there; but an empty one needs a token.
+            cut = response and row.get("finished") is False
+            self.responses[row["id"]] = response if cut else [*response, self.end]
 
     def condition(self, text: str) -> list[int]:
         """Tokenise a condition, once per distinct text."""
@@ -116,6 +141,64 @@ def prompt_parts(row: Row, tokenizer: Any, template: str | None = None, thinking
     """
     with named(row):
         return turns_parts(row["prompt"], tokenizer, template, options_of(row), thinking)
+
+
+class Parts(NamedTuple):
+    """The texts of a row: before and after the place of a condition, and what is learned before the response.
+
+    `learned`: what the template writes before a thought, the thought, and what it writes after it. `call`: the response
+    as the template writes it, if it calls tools. `untold`: its thought has no place in the template.
+    """
+
+    head: str
+    tail: str
+    learned: tuple[str, str, str] = ("", "", "")
+    call: str = ""
+    untold: bool = False
+
+
+def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str) -> Parts:
+    """Render what stands before a row's response; SteerError with its id if the chat template refuses it.
+
+    `thinking`: with "drop" nothing is left of a thought; with "empty" its block is, as an empty one; with "keep" it
+    stands before the response, and with "learn" it is learned like it, from where generation begins.
+    """
+    with named(row):
+        asked, options = fitted(row["prompt"], tokenizer), options_of(row)
+        turns = asking(asked) if in_turn(template) else asked
+        thought = str(row.get("reasoning_content") or "").strip() if thinking in THINKS else ""
+        place = place_of(turns, tokenizer, options, "empty" if thought or thinking == "empty" else "drop")
+        opened, closing = divided_at_thought(turns, tokenizer, options, place)
+        untold, thought = bool(thought and not closing), thought if closing else ""
+        before = opened + thought + closing
+        check_printed(asked, tokenizer, options, before.replace(MARK, ""))
+        call = _call(row, turns, tokenizer, options) if row.get("tool_calls") else ""
+        learned = ("", "", "")
+        if thinking == "learn":
+            begun = generation_prompt(turns, tokenizer, options)
+            if opened.startswith(begun):
+                before, learned = begun, (opened.removeprefix(begun), thought, closing)
+            elif thought:
+                raise SteerError(
+                    f"row '{row['id']}': the model's chat template has thoughts elsewhere than where its generation "
+                    "prompt ends, so they cannot be learned. Use --thinking keep."
+                )
+        head, tail = at_mark(before) if in_turn(template) else (before, "")
+        return Parts(head, tail, learned, call, untold)
+
+
+def _call(row: Row, turns: Sequence[Any], tokenizer: Any, options: Mapping[str, Any]) -> str:
+    """Return a response that calls tools as the template writes it; SteerError if it has no place there."""
+    answer = {"role": "assistant", "content": row["response"], "tool_calls": row["tool_calls"]}
+    (turn,) = fitted([answer], tokenizer)
+    text = called(turns, tokenizer, options, turn)
+    names = [str((call.get("function") or {}).get("name")) for call in turn["tool_calls"]]
+    if not text or not all(name in text for name in names):
+        raise SteerError(
+            f"row '{row['id']}': its response calls a tool, which the model's chat template does not print where an "
+            "answer stands. Leave such rows out."
+        )
+    return text
 
 
 @contextmanager

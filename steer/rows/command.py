@@ -92,7 +92,7 @@ def _scales(survey: Survey, layouts: Mapping[str, int]) -> Iterator[str]:
 def _warnings(config: DataConfig, survey: Survey) -> Iterator[str]:
     """Yield notes and warnings about the rows."""
     if survey.thoughts:
-        yield f"note: {survey.thoughts} responses have reasoning, kept in 'reasoning_content': not trained on yet."
+        yield f"note: {survey.thoughts} responses have reasoning, kept in 'reasoning_content' (steer train --thinking)."
     if name := survey.system_name:
         yield f"note: 'system' stays a column: a word such as '{name}' names a system and is no system prompt."
     if survey.leaks and config.duplicates == "keep":

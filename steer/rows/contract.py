@@ -73,10 +73,7 @@ def _response_faults(row: Row, answered: bool, blank: bool) -> Iterator[tuple[st
     if response is None:
         yield "response", f"is missing (there are: {', '.join(row)}). Add it, or use the file for prompts only"
     yield from _text_faults(response, "response")
-    if answered and row.get("tool_calls"):
-        why = "its text alone would teach to stop before the call"
-        yield "response", f"is a call of a tool, which cannot be trained on, and {why}. Remove the row"
-    if not response.strip() and not blank:
+    if not response.strip() and not blank and not row.get("tool_calls"):
         yield "response", "is blank. Write what was answered, or remove the row"
 
 

@@ -12,6 +12,7 @@ import torch
 
 from steer import device
 from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
+from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
@@ -80,6 +81,7 @@ def check_start(
     lora_of(options)
     if options.init:
         _check_init(base, conditioning, options)
+    _check_thinking(name, method, conditioning, options.thinking)
     if (method.on_policy or "kl" in method.needs) and options.adapter == "none":
         raise SteerError(f"{name}: its reference is the model without its adapter. Use --adapter lora.")
     if method.importance and not options.init:
@@ -87,6 +89,28 @@ def check_start(
             f"{name}: needs --init, the policy that drew the responses at their targets. Train one with --method "
             'conditional; "steer generate POLICY --input ROWS --n 8 --sampling own" draws from it.'
         )
+
+
+def _check_thinking(name: str, method: Method, conditioning: Conditioning | None, thinking: str) -> None:
+    """Refuse a policy that thinks where its condition or its responses would have no place."""
+    if thinking not in THINKS:
+        return
+    if method.on_policy:
+        raise SteerError(f"--thinking {thinking}: {name} draws its own responses, without thoughts. Use drop.")
+    if conditioning and not TEMPLATES[conditioning.template].in_turn:
+        raise SteerError(
+            f"--thinking {thinking}: a condition in {conditioning.template} stands directly before the answer, where "
+            "generation cannot put it after a thought. Use --template words, or --thinking drop."
+        )
+
+
+def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
+    """Note how many thoughts are not trained on."""
+    count = sum(bool(row.get("reasoning_content")) for row in rows)
+    if count and thinking not in THINKS:
+        note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
+    if tokens.untold:
+        note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
 
 
 def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
@@ -334,7 +358,8 @@ def held_out_of(
         raise SteerError(f"--eval-steps: {labelled.name} has no held-out rows. Give --held-out, or label with one.")
     where = f"--eval-steps: the held-out rows of {labelled.name}: {name}"
     rows, groups, _ = grouped(rows, method, own, conditioning, where)
-    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, conditioning.template if conditioning else None)
+    template = conditioning.template if conditioning else None
+    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, template, options.thinking)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = joined(short_enough(groups, tokens, whole, longest), method)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
@@ -381,6 +406,7 @@ def card_of(
         method=name,
         settings=dataclasses.asdict(chosen(name, options.set)[1]),
         template=options.template,
+        thinking=options.thinking,
         attributes=conditioning.names if conditioning else (),
         schema=conditioning.schema if conditioning else None,
         scorer=labelled.scorer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steer.conditioning.finished import THINKING
 from steer.settings import DTYPE, DTYPES, HELD_OUT, LIMIT, MICRO_BATCH_TOKENS, SEED, TRUST_REMOTE_CODE, option
 
 # Panels of --help.
@@ -39,6 +40,14 @@ class TrainSettings:
         "text",
         "`special`: every level becomes a token whose row is trained; for models that never saw tags.",
         choices=("text", "special"),
+        panel=CONDITION,
+    )
+    thinking: str = option(
+        "drop",
+        "What becomes of thoughts before logged answers (`reasoning_content`): `drop`, and the answer stands where the "
+        "chat template has one without a thought; `empty`, behind an empty thinking block; `keep`, the answer is "
+        "learned after its thought; `learn`, both are. With the last two the policy thinks before it answers.",
+        choices=THINKING,
         panel=CONDITION,
     )
     attribute_dropout: float = option(

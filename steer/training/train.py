@@ -36,6 +36,7 @@ from steer.training.prepare import (
     prompts_with_room,
     rated,
     reward_for,
+    say_thoughts,
     shares_prompts,
     short_enough,
     starting_point,
@@ -143,7 +144,9 @@ def prepare(
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
         start = starting_point(policy, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
-        tokens = Tokens(rows, policy.tokenizer, policy.end, conditioning.template if conditioning else None)
+        written = conditioning.template if conditioning else None
+        tokens = Tokens(rows, policy.tokenizer, policy.end, written, options.thinking)
+        say_thoughts(rows, options.thinking, tokens)
         longest = min(options.max_length, policy.longest or options.max_length)
         if reward:
             short = prompts_with_room(groups, tokens, longest, options.max_new_tokens)
