@@ -14,6 +14,7 @@ The named sets and logs (preferences.py, rated.py, oasst.py, logs.py) say themse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -76,11 +77,14 @@ def _ending(row: Row) -> Row:
 
 
 def _noted(row: Row) -> Row:
-    """Drop a row of weight 0, and note what else a row holds that means nothing here."""
-    weight = number(row.get("weight")) if "response" in row else None
-    notes = list(row.get(NOTED, ()))
-    if weight not in (None, 0.0, 1.0):
-        notes.append("ignored: a weight other than 0 and 1 (all rows count the same)")
+    """Drop a row of weight 0, read another weight, and note what else a row holds that means nothing here."""
+    given = row.get("weight") if "response" in row else None
+    weight, notes = number(given), list(row.get(NOTED, ()))
+    if given is not None and (weight is None or not 0 <= weight < math.inf):
+        notes.append("ignored: a weight that is no number of 0 or more")
+        weight = None
+    if given is not None:
+        row = {**row, "weight": weight}
     if any(MARK in (part or "") for part in (row.get("response"), *(turn["content"] for turn in row["prompt"]))):
         notes.append(f"kept as text: {MARK} in a prompt or response (give each turn on its own)")
     if any(turn.get("name") and turn["role"] != "tool" for turn in row["prompt"]):

@@ -130,13 +130,14 @@ def test_a_weight_marks_of_a_template_and_a_turns_name_are_noted_with_their_numb
         {"prompt": "Hi", "response": "c", "weight": 0.5},
         {"prompt": "<|im_start|>user\nHi<|im_end|>", "response": "d"},
         {"prompt": ask, "response": "e"},
-        {"prompt": ask, "response": "f", "weight": 2},
+        {"prompt": ask, "response": "f", "weight": "heavy"},
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, records)))
     summary = data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "run"), held_out=0))
     assert [row["response"] for row in read_rows(tmp_path / "run")] == ["b", "c", "d", "e", "f"]
     assert f"left out: 1 like {tmp_path}/log.jsonl:1: its weight is 0" in summary
-    assert "ignored: 2 x a weight other than 0 and 1" in summary
+    assert "ignored: 1 x a weight that is no number of 0 or more" in summary
+    assert [row.get("weight") for row in read_rows(tmp_path / "run")] == [1.0, 0.5, None, None, None]
     assert "kept as text: 1 x <|im_start|> in a prompt or response" in summary
     assert "kept: 2 x the name of a turn" in summary
 

@@ -32,6 +32,7 @@ class Candidates(NamedTuple):
     kl: Tensor | None = None  # [B, K, T] KL(starting policy || policy) over the vocabulary
     entropy: Tensor | None = None  # [B, K, T]
     greedy: Tensor | None = None  # [B] reward of a greedy response
+    share: Tensor | None = None  # [B, K] weight that each row has by itself, of mean 1; None: all 1
 
 
 # What training and rounds provide for a method that needs it.
@@ -125,7 +126,16 @@ class Method:
         if terms.shape != counted.shape:
             wanted, shape = (list(x.shape) for x in (counted, terms))
             raise ValueError(f"a loss per {self.per} returns {wanted} here, one term for each, not {shape}")
-        return terms.masked_fill(~counted, 0.0).sum()
+        terms = terms.masked_fill(~counted, 0.0)
+        if c.share is not None:
+            terms = terms * self._shares(c.share, c.mask)
+        return terms.sum()
+
+    def _shares(self, share: Tensor, mask: Tensor) -> Tensor:
+        """Weight of every term: [B, K] -> [B, K, 1], [B, K] or [B]; a prompt has the mean one of its responses."""
+        here = existing(mask)
+        mean = share.masked_fill(~here, 0.0).sum(-1) / here.sum(-1).clamp(min=1)
+        return {"token": share[..., None], "response": share, "prompt": mean}[self.per]
 
 
 @dataclass(frozen=True)

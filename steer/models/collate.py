@@ -143,6 +143,7 @@ def collate(
     rewards: Sequence[Sequence[float]],
     weights: Sequence[Sequence[float]],
     refs: Sequence[Sequence[float]] | None = None,
+    shares: Sequence[Sequence[float]] | None = None,
     shared: bool = False,
 ) -> Batch:
     """Make a batch of groups of candidates; shorter groups and responses are padded under the mask.
@@ -175,6 +176,7 @@ def collate(
         _padded(rewards, b, k),
         _padded(refs, b, k) if refs is not None else None,
         _padded(weights, b, k),
+        share=_padded(shares, b, k) if shares is not None else None,
     )
     return Batch(
         torch.from_numpy(ids),

@@ -33,8 +33,8 @@ class Tokens:
     """Prompt and response ids of every row, tokenised once.
 
     `template`: that of the conditions; in one that ends the last turn, what the chat template prints after that turn
-    becomes part of the condition. `thinking`: what becomes of thoughts, see `answer_parts`; `untold` counts those that
-    the chat template has no place for.
+    becomes part of the condition. `thinking`: what becomes of thoughts, see `answer_parts`; `untold`: ids of rows whose
+    thought the chat template has no place for.
     """
 
     def __init__(
@@ -49,28 +49,29 @@ class Tokens:
         self.tokenizer = tokenizer
         self.end: int = tokenizer.eos_token_id if end is None else end
         self.responses: dict[str, list[int]] = {}
-        self.untold = 0
+        self.untold: set[str] = set()
         self._prompts: dict[str, list[int]] = {}
         self._tails: dict[str, str] = {}
         self._conditions: dict[str, list[int]] = {"": []}
+        self._template, self._thinking = template, thinking
         with progress(total=len(rows), what="tokenize") as bar:
             for start in range(0, len(rows), AT_ONCE):
-                self._add(rows[start : start + AT_ONCE], template, thinking)
+                self._add(rows[start : start + AT_ONCE])
                 bar.update(min(AT_ONCE, len(rows) - start))
         say_unprinted(rows, tokenizer)
 
-    def _add(self, rows: Sequence[Row], template: str | None, thinking: str) -> None:
+    def _add(self, rows: Sequence[Row]) -> None:
         """Tokenise some rows."""
         rendered: dict[str, Parts] = {}  # candidates of a prompt follow each other
         parts = []
         for row in rows:
             own = (row["response"], row["tool_calls"]) if row.get("tool_calls") else ()
-            own = (*own, row.get("reasoning_content")) if thinking in THINKS else own
+            own = (*own, row.get("reasoning_content")) if self._thinking in THINKS else own
             key = json.dumps([row["prompt"], row.get("tools"), row.get("chat_template_kwargs"), own])
             if key not in rendered:
-                rendered[key] = answer_parts(row, self.tokenizer, template, thinking)
+                rendered[key] = answer_parts(row, self.tokenizer, self._template, self._thinking)
             parts.append(rendered[key])
-        self.untold += sum(each.untold for each in parts)
+        self.untold |= {row["id"] for row, each in zip(rows, parts) if each.untold}
         unique = list(dict.fromkeys(text for each in parts for text in (each.head, *each.learned[::2], each.call)))
         ids = dict(zip(unique, plain_ids(unique, self.tokenizer)))
         self._prompts |= {row["id"]: ids[each.head] for row, each in zip(rows, parts)}
@@ -86,6 +87,10 @@ class Tokens:
             # A response that was cut off must not learn to end there; but an empty one needs a token.
             cut = response and row.get("finished") is False
             self.responses[row["id"]] = response if cut else [*response, self.end]
+
+    def replace_prompts(self, rows: Sequence[Row], turns: Sequence[Mapping[str, Any]]) -> None:
+        """Tokenise rows again, with these turns as their prompt."""
+        self._add([{**row, "prompt": list(turns)} for row in rows])
 
     def condition(self, text: str) -> list[int]:
         """Tokenise a condition, once per distinct text."""

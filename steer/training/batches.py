@@ -70,6 +70,7 @@ class Plan:
     micro_batch_tokens: int
     seed: int
     shared: bool = False  # a prompt is computed once for all its candidates, and short groups share a row
+    mean_weight: float = 0.0  # of the rows, by which each one's own weight is divided; 0: rows have none
     curriculum: int = 0  # steps in which the groups go from easy to hard; 0: in random order
 
     def start(self, module: Any) -> None:
@@ -121,6 +122,12 @@ class Plan:
 
         return [self.tokens.sequence(row, c.text(c.dropped(row["levels"], random(row)))) for row in rows]
 
+    def _shares(self, indices: Sequence[int]) -> list[list[float]] | None:
+        """Weights of the rows in groups as shares of the mean; None if rows have none."""
+        if not self.mean_weight:
+            return None
+        return [[weight_of(row) / self.mean_weight for row in self.groups[i].rows] for i in indices]
+
     def batches(
         self, step: int, rank: int = 0, world: int = 1, known: Known = UNKNOWN
     ) -> Iterator[tuple[list[int], Batch]]:
@@ -137,11 +144,18 @@ class Plan:
                 rewards=[[float(r.get("reward") or 0.0) for r in self.groups[i].rows] for i in at],
                 weights=[known.weights[i] if known.weights else self.groups[i].weights for i in at],
                 refs=[known.refs[i] for i in at] if known.refs else None,
+                shares=self._shares(at),
                 shared=self.shared,
             )
             if known.old:
                 batch = batch.with_tokens(old=[known.old[i] for i in at])
             yield at, batch if own else batch.emptied()
+
+
+def weight_of(row: Mapping[str, Any]) -> float:
+    """Return the weight that a row has in the loss; 1 if it names none."""
+    weight = row.get("weight")
+    return 1.0 if weight is None else float(weight)
 
 
 def _cycled(size: int, start: int, count: int, seed: int) -> list[int]:

@@ -56,13 +56,14 @@ def _summary(config: TrainConfig, facts: dict[str, Any]) -> str:
     unit = "prompts" if METHODS[config.method].on_policy else "rows"
     unit += f" in {facts['groups']} groups" if facts["groups"] < facts["rows"] else ""
     unused = f"{facts['unused']} left out by the method, " if facts["unused"] else ""
+    cut = f", {facts['truncated']} cut in the {config.truncate}" if facts["truncated"] else ""
     watched = ""
     if "best_step" in facts:
         kept = ", whose weights are kept" if config.early_stopping else f" (last {facts['held_out_loss']:.4f})"
         watched = f", held-out loss {facts['best_held_out_loss']:.4f} at its best in step {facts['best_step']}{kept}"
     return (
         f"{config.method}: trained on {facts['rows']} {unit} ({facts['held_out']} held out, {unused}"
-        f"{facts['too_long']} too long{ess}), {facts['steps']} steps, {facts['tokens']} tokens, "
+        f"{facts['too_long']} too long{cut}{ess}), {facts['steps']} steps, {facts['tokens']} tokens, "
         f"loss {facts['loss']:.4f}{watched}, {facts['trainable']} trainable parameters, {facts['processes']} "
         f"process{'es' if facts['processes'] > 1 else ''}, {facts['seconds']:.0f} s "
         f"({facts['tokens'] / max(facts['seconds'], 1e-9):.0f} tokens/s)."

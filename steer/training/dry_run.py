@@ -48,12 +48,12 @@ def _lines(training: Training) -> list[str]:
     return [
         f"Plan: {policy.card.method} from {policy.name}, {_adapter(loop)}, {options.optimizer}; nothing is written.",
         f"rows        {rows}{facts['groups']} groups to train on, {facts['held_out']} rows held out, "
-        f"{facts['unused']} left out by the method, {facts['too_long']} groups too long",
+        f"{facts['unused']} left out by the method, {facts['too_long']} groups too long, {facts['truncated']} rows cut",
         f"tokens      {sum(lengths):,} in {epoch}{once}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
         f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
-        *filter(None, [training.template]),
+        *filter(None, [training.template, training.weighted]),
         training.rate or f"learning rate {options.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%}); {training.trained}",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",

@@ -34,7 +34,8 @@ from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
 from steer.settings import did_you_mean, overridden
-from steer.training.batches import Conditioning, Plan
+from steer.training.batches import Conditioning, Plan, weight_of
+from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
 from steer.training.tracking import HeldOut
 
@@ -110,7 +111,7 @@ def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
     if count and thinking not in THINKS:
         note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
     if tokens.untold:
-        note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
+        note(f"{len(tokens.untold)} thoughts are not trained on: the model's chat template prints none.")
 
 
 def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
@@ -310,33 +311,25 @@ def shares_prompts(policy: Policy, options: TrainSettings) -> bool:
     return True
 
 
-def short_enough(
-    groups: Sequence[Group], tokens: Tokens, conditioning: Conditioning | None, longest: int
-) -> list[Group]:
-    """Keep the groups whose sequences, under their whole condition, are not longer than `longest` tokens; cut none."""
-    texts = [[conditioning.text(row["levels"]) if conditioning else "" for row in g.rows] for g in groups]
-    unique = {text for each in texts for text in each}
-    if conditioning and not any(unique):
-        raise SteerError(f"none of the {len(groups)} rows has a level of {', '.join(conditioning.names)}.")
-    if len({tuple(tokens.condition(text)) for text in unique}) < len(unique):
-        raise SteerError(f"the model's tokenizer reads different conditions as one, such as {min(unique)!r}.")
-    short = [g for g, each in zip(groups, texts) if all(tokens.length(r, t) <= longest for r, t in zip(g.rows, each))]
-    if not short:
-        raise SteerError(f"all {len(groups)} rows are longer than {longest} tokens (--max-length, or the model's own).")
-    return short
-
-
 def joined(groups: Sequence[Group], method: Method) -> list[Group]:
     """Join the turns of a conversation, for methods whose loss sees every row by itself and draws none."""
     return conversations(groups) if method.per != "prompt" and not method.on_policy else list(groups)
 
 
-def prompts_with_room(groups: Sequence[Group], tokens: Tokens, longest: int, new: int) -> list[Group]:
-    """Keep the groups whose prompt leaves room for a response of `new` tokens."""
-    short = [g for g in groups if len(tokens.prefix(g.rows[0])) + new <= longest]
-    if not short:
-        raise SteerError(f"no prompt leaves {new} of {longest} tokens free. Raise --max-length.")
-    return short
+def weighed(plan: Plan, method: Method) -> tuple[Plan, str]:
+    """Let the weights of rows multiply their loss, as shares of the mean; also say so (empty: no row has one)."""
+    rows = {row["id"]: row for group in plan.groups for row in group.rows}
+    given = [float(row["weight"]) for row in rows.values() if row.get("weight") is not None]
+    if not given or {*given} == {1.0}:
+        return plan, ""
+    some = f"{len(given)} of {len(rows)} rows have one, from {min(given):g} to {max(given):g}"
+    if method.on_policy:
+        return plan, f"the column weight is not used: responses are drawn ({some})"
+    mean = float(np.mean([weight_of(row) for row in rows.values()]))
+    if not mean:
+        raise SteerError("the weight of every row is 0, so there is nothing to learn. Change the column weight.")
+    told = f"the loss of every row is multiplied by its weight: {some}, divided by their mean {mean:.3g}"
+    return dataclasses.replace(plan, mean_weight=mean), told
 
 
 def held_out_of(
@@ -361,7 +354,7 @@ def held_out_of(
     template = conditioning.template if conditioning else None
     tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, template, options.thinking)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
-    groups = joined(short_enough(groups, tokens, whole, longest), method)
+    groups = joined(short_enough(groups, tokens, whole, longest, options.truncate)[0], method)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
     return HeldOut(dataclasses.replace(plan, **changed), method, own)
 

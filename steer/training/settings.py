@@ -134,6 +134,13 @@ class TrainSettings:
     )
     micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0, panel=SPEED)
     max_length: int = option(1024, "Longer rows are left out and counted.", least=1, panel=ROWS)
+    truncate: str = option(
+        "none",
+        "Cut rows that are longer, and count them: `prompt` drops its earliest turns but the system's, `response` cuts "
+        "it, so that its end is not learned.",
+        choices=("none", "prompt", "response"),
+        panel=ROWS,
+    )
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
     attn_implementation: str = option(
         "", "Attention of transformers: sdpa, eager, flash_attention_2, ...; default: the model's own.", panel=SPEED

@@ -19,6 +19,7 @@ from steer.run_folder import folder_errors, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
 from steer.training.batches import Plan
+from steer.training.lengths import prompts_with_room, short_enough
 from steer.training.loop import Loop
 from steer.training.memory import enough_memory, micro_batch
 from steer.training.prepare import (
@@ -33,14 +34,13 @@ from steer.training.prepare import (
     grouped,
     held_out_of,
     joined,
-    prompts_with_room,
     rated,
     reward_for,
     say_thoughts,
     shares_prompts,
-    short_enough,
     starting_point,
     templated,
+    weighed,
 )
 from steer.training.processes import accelerated
 from steer.training.settings import TrainSettings
@@ -83,12 +83,13 @@ class Training:
     loop: Loop
     rate: str = ""  # why the learning rate was chosen; empty if the user gave one
     template: str = ""  # and why the template was
+    weighted: str = ""  # what rows' own weights do; empty if they have none
 
     def run(self, folder: Path) -> Policy:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        for text in (self.template, self.rate, self.trained, self._undropped) if main else ():
+        for text in (self.template, self.rate, self.trained, self.weighted, self._undropped) if main else ():
             if text:
                 note(f"{text}.")
         with enough_memory(options):
@@ -149,11 +150,12 @@ def prepare(
         say_thoughts(rows, options.thinking, tokens)
         longest = min(options.max_length, policy.longest or options.max_length)
         if reward:
-            short = prompts_with_room(groups, tokens, longest, options.max_new_tokens)
+            short, cut = prompts_with_room(groups, tokens, longest, options.max_new_tokens, options.truncate)
         else:
-            short = short_enough(groups, tokens, conditioning, longest)
+            short, cut = short_enough(groups, tokens, conditioning, longest, options.truncate)
         budget, shared = micro_batch(options.micro_batch_tokens), shares_prompts(policy, options)
         plan = Plan(joined(short, method), tokens, conditioning, options.batch_size, budget, options.seed, shared)
+        plan, weighted = weighed(plan, method)
         held_out = held_out_of(labelled, name, conditions, options, plan, longest)
         if reward:
             from steer.training.onpolicy import FreshPlan  # generation is loaded for methods that draw
@@ -163,6 +165,9 @@ def prepare(
         loop = Loop(options, method, own, plan, accelerator, held_out, start)
         if "curriculum" in method.needs:
             loop = dataclasses.replace(loop, plan=dataclasses.replace(plan, curriculum=loop.steps))
-    policy.facts = counts(labelled, given, groups, short, method, options) | {"groups": len(plan.groups)}
+    policy.facts = counts(labelled, given, groups, short, method, options) | {
+        "groups": len(plan.groups),
+        "truncated": cut,
+    }
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled)
-    return Training(policy, loop, why, template)
+    return Training(policy, loop, why, template, weighted)
