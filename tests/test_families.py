@@ -18,6 +18,7 @@ from steer.errors import SteerError
 from steer.export.template import finishing, fitting, refuse_late_text
 from steer.labelling.scorer import load_scorer
 from steer.models.card import Card
+from steer.models.collate import line
 from steer.models.policy import Policy
 from steer.models.tokenization import Tokens, prompt_text, turns_parts
 from steer.rows import read_rows
@@ -243,3 +244,13 @@ def test_thoughts_stand_before_words_and_not_before_tags(base: Path, labels: Pat
     assert policy.thinking == "learn"
     (found,) = policy.generate(["tell me about bees."], max_new_tokens=8)
     assert found["response"] == "" or "reasoning_content" not in found
+
+
+def test_all_turns_of_a_conversation_share_its_history(name: str, tokenizer: Any) -> None:
+    said = ["bees", "honey", "trees", "shade", "apples", "red"]
+    talk = [{"role": ("user", "assistant")[i % 2], "content": word} for i, word in enumerate(said)]
+    rows = [row(id=str(i), prompt=talk[:i], response=word) for i, word in enumerate(said) if i % 2]
+    tokens = Tokens(rows, tokenizer)
+    text = tokenizer.decode(line([tokens.sequence(r, CONDITION) for r in rows]).ids)
+    assert [text.count(word) for word in said] == [1, 2, 1, 2, 1, 1], "an answer once in the history, once as a branch"
+    assert text.count(CONDITION.strip()) == 3
