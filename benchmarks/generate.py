@@ -1,11 +1,12 @@
 """Tokens per second against plain `model.generate`: `python benchmarks/generate.py POLICY ROWS`.
 
 POLICY is a conditioned policy, ROWS a file with prompts (of `make world`: `world/compare/runs/conditional-seed0/policy`
-and `world/labels`). Prompts of mixed length, four targets and four samples each, in the order in which they arrive. The
-peer pads batches of the same size in that order and calls `model.generate`. Both run in turn, several times; greedy
-outputs are compared token by token first. In the end the continuous batching of transformers (`generate_batch`, paged
-attention) answers the same greedily, beside ours: it takes no guidance, no blocked markers and no seed a response, so
-it is an engine only where it is faster. Options: --prompts 24 --repeats 5 --batch-size 64 --max-new-tokens 96.
+and `world/labels`). Prompts of mixed length, four targets and four samples each, in the order in which they come;
+with --targets 1 --samples 1 every prompt is different. The peer pads batches of the same size in that order and calls
+`model.generate`. Both run in turn, several times; greedy outputs are compared token by token first. In the end the
+continuous batching of transformers (`generate_batch`, paged attention) answers the same greedily, beside ours: it takes
+no guidance, no blocked markers and no seed a response, so it is an engine only where it is faster. Options:
+--prompts 24 --targets 4 --samples 4 --repeats 5 --batch-size 64 --max-new-tokens 96.
 """
 
 from __future__ import annotations
@@ -31,8 +32,6 @@ from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load_policy
 from steer.progress import quiet
 from steer.rows import Row, prompts
-
-SAMPLES = 4
 
 
 def mixed(rows: list[Row], count: int, longest: int) -> list[Row]:
@@ -103,19 +102,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("policy")
     parser.add_argument("rows")
-    for name, default in (("prompts", 24), ("repeats", 5), ("batch-size", 64), ("max-new-tokens", 96)):
+    for name, default in (
+        ("prompts", 24),
+        ("targets", 4),
+        ("samples", 4),
+        ("repeats", 5),
+        ("batch-size", 64),
+        ("max-new-tokens", 96),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     policy = load_policy(args.policy)
     rows = mixed(list(prompts(args.rows))[:400], args.prompts, 60)
-    jobs = [Request(row, aim) for row in rows for aim in aims(policy) for _ in range(SAMPLES)]
+    asked = aims(policy)[: args.targets]
+    jobs = [Request(row, aim) for row in rows for aim in asked for _ in range(args.samples)]
     sampling = Sampling(max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)
 
     def peer(asks: list[EncodedRequest], seed: int = 0) -> list[list[int]]:
         return plainly(policy, asks, args.batch_size, seed, bucketed=False)
 
     greedy = replace(sampling, temperature=0.0)
-    alone = jobs[::SAMPLES]  # greedy samples are alike
+    alone = jobs[:: args.samples]  # greedy samples are alike
     ours = [list(r.ids) for r in respond(policy, alone, greedy)]
     same = sum(a == b for a, b in zip(ours, peer(encode(policy, alone, greedy))))
     single = respond(policy, alone[:8], replace(greedy, batch_size=1))
@@ -123,8 +130,11 @@ def main() -> None:
     print(
         f"greedy: {same} of {len(alone)} responses equal to model.generate, {equal} of {len(single)} to batches of one"
     )
-    lengths = [len(a.prompt) for a in encode(policy, jobs[:: 4 * SAMPLES], sampling)]
-    print(f"{len(rows)} prompts of {min(lengths)} to {max(lengths)} tokens x 4 targets x {SAMPLES} samples")
+    lengths = [len(a.prompt) for a in encode(policy, jobs[:: len(asked) * args.samples], sampling)]
+    print(
+        f"{len(rows)} prompts of {min(lengths)} to {max(lengths)} tokens x {len(asked)} targets "
+        f"x {args.samples} samples"
+    )
     fast, slow = [], []
     for repeat in range(args.repeats):
         s = replace(sampling, seed=repeat)
