@@ -110,7 +110,9 @@ class Step:
             done = f"the first of {self.total - self.n:,}{units} is running" if self.total > self.n else "ending"
             return f"{self.what}: {done}, {spent} so far{facts}"
         left = (self.updated - self.began) / (self.n - self.start) * (self.total - self.n) - (now - self.updated)
-        return f"{self.what}: {self.n:,} of {self.total:,}{units} in {spent}, {duration(left)} left{facts}"
+        late = left < 0 < self.total - self.n
+        then = "the one that runs takes longer than those before it" if late else f"{duration(left)} left"
+        return f"{self.what}: {self.n:,} of {self.total:,}{units} in {spent}, {then}{facts}"
 
     def show(self, now: float, steps: list[Step]) -> None:
         """Draw the bar, or write a line if it is time; `steps`: all that run, the outermost first."""

@@ -35,6 +35,11 @@ def test_a_line_says_what_is_done_and_how_long_the_rest_takes_at_this_rate() -> 
     step.updated = 1100.0  # 2 s a step, 250 steps left
     step.tell("loss 2.100")
     assert step.line(1110) == "train: 150 of 400 steps in 1 min 50 s, 8 min 10 s left, loss 2.100"
+    late = step.line(1700)
+    assert (
+        late
+        == "train: 150 of 400 steps in 11 min 40 s, the one that runs takes longer than those before it, loss 2.100"
+    )
     assert 2.0 * 250 - 10 == 8 * 60 + 10
 
 
