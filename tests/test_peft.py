@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from data_recipes import world_model
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.policy import export_policy
+from steer.models.card import Card
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora, beside_the_base, lora_weights
 from steer.models.policy import Policy, load_policy
 from steer.models.precision import optimizer_for, trainable
 from steer.run_folder import read_json, write_json
 from steer.training.command import train_command
+from steer.training.prepare import started_from
 from steer.training.settings import TrainSettings
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -38,6 +41,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "int8": {"adapter": "qlora8"},
     "head": {"modules_to_save": ("lm_head",)},
     "embeddings": {"modules_to_save": ("embed_tokens",)},
+    "pissa-embeddings": {"init_lora_weights": "pissa", "target_modules": ("embed_tokens", "q_proj")},
     "eager": {"attn_implementation": "eager"},
 }
 IDS = torch.randint(5, 200, (2, 24), generator=torch.Generator().manual_seed(3))
@@ -102,8 +106,12 @@ def test_what_loftq_trained_is_not_merged_into_the_whole_base(labels: Path, unti
     train_command(config(labels, untied, tmp_path / "policy", adapter="qlora", max_steps=1))
     card = tmp_path / "policy" / "steer.json"
     write_json(card, {**read_json(card), "init_lora_weights": "loftq"})
-    with pytest.raises(SteerError, match=r"corrects the 4-bit base .* \(LoftQ\), so it cannot be merged"):
-        export_policy(tmp_path / "policy", tmp_path / "export")
+    train_command(
+        config(labels, untied, tmp_path / "more", adapter="qlora", max_steps=1, init=str(tmp_path / "policy"))
+    )
+    for name in ("policy", "more"):
+        with pytest.raises(SteerError, match=r"corrects the 4-bit base .* \(LoftQ\), so it cannot be merged"):
+            export_policy(tmp_path / name, tmp_path / "export")
 
 
 def test_the_policy_in_memory_is_the_one_on_disk(labels: Path, untied: Path, tmp_path: Path) -> None:
@@ -115,6 +123,34 @@ def test_the_policy_in_memory_is_the_one_on_disk(labels: Path, untied: Path, tmp
     assert (saved["r"], saved["lora_alpha"], saved["init_lora_weights"]) == (16, 128, True)
     torch.testing.assert_close(logps(policy), before, atol=0.0, rtol=0.0)
     torch.testing.assert_close(logps(load_policy(str(tmp_path))), before, atol=1e-4, rtol=0.0)
+
+
+def test_a_training_that_is_not_finished_is_one_policy(labels: Path, untied: Path, tmp_path: Path) -> None:
+    """What PiSSA takes out of the base is the same whenever the resume point is loaded, and is saved with it."""
+    more = {"save_steps": 2, "init_lora_weights": "pissa_niter_16", "condition_tokens": "special"}
+    stopped(config(labels, untied, tmp_path / "run", **more), 3)
+    torch.manual_seed(1)
+    halfway = load_policy(str(tmp_path / "run"))
+    halfway.save(tmp_path / "saved")
+    torch.manual_seed(2)
+    again = load_policy(str(tmp_path / "run"))
+    torch.testing.assert_close(logps(again), logps(halfway), atol=0.0, rtol=0.0)
+    torch.testing.assert_close(logps(load_policy(str(tmp_path / "saved"))), logps(halfway), atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize("more", [{"init_lora_weights": "pissa", "use_rslora": True}, {"use_dora": True}])
+def test_a_round_goes_on_from_the_policy_before(
+    more: dict[str, Any], labels: Path, untied: Path, tmp_path: Path
+) -> None:
+    first = config(labels, untied, tmp_path / "first", **more)
+    train_command(first)
+    with pytest.raises(SteerError, match="--init says where the adapter starts|reads|its adapter has"):
+        train_command(config(labels, untied, tmp_path / "plain", init=first.output, init_lora_weights="pissa"))
+    again = replace(started_from(first, first.output), output=str(tmp_path / "second"), learning_rate=1e-12)
+    train_command(again)
+    one, two = (logps(load_policy(str(tmp_path / name))) for name in ("first", "second"))
+    torch.testing.assert_close(two, one, atol=1e-5, rtol=0.0)
+    assert Card.load(tmp_path / "second").init_lora_weights == ""
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -293,7 +293,11 @@ def test_init_wants_the_same_base_rank_and_conditions(
     policy, _ = drawn
     for wrong, message in (
         ({"model": str(tiny), "lora_r": 4}, "has another base, adapter or template"),
-        ({"lora_r": 8}, "has rank 4, this run 8"),
+        ({"lora_r": 8}, "its adapter has lora_r 4, this run lora_r 8"),
+        (
+            {"lora_r": 4, "lora_alpha": 8, "use_rslora": True},
+            "has lora_alpha 64, use_rslora False, this run lora_alpha 8, ",
+        ),
         ({"lora_r": 4, "attribute": ("warmth",)}, "reads conditions of helpfulness, correctness"),
     ):
         how: dict[str, Any] = {"model": str(base), "init": str(policy), "max_steps": 1} | wrong

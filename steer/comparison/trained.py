@@ -20,6 +20,7 @@ from steer.report.cells import counted
 from steer.rows import prompt_key, read
 from steer.run_folder import fingerprint, read_done, read_json, write_json
 from steer.training.command import train_command
+from steer.training.prepare import started_from
 
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
@@ -46,7 +47,7 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
     if entry.iterate:
         policy, more = _looped(comparison, entry, entry.iterate, settings, first)
     else:
-        policy, more = Path(settings.output), [_logged(entry, replace(settings, init=first or settings.init))]
+        policy, more = Path(settings.output), [_logged(entry, started_from(settings, first) if first else settings)]
     spent += more
     summary = spent[-1]["summary"]
     if entry.iterate:

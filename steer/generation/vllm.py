@@ -13,7 +13,7 @@ from typing import Any
 from steer.errors import SteerError
 from steer.generation.requests import EncodedRequest
 from steer.models.card import FULL, MERGED, Card
-from steer.models.lora import adapter_rank
+from steer.models.lora import adapter_settings
 from steer.models.policy import end_tokens, load_policy
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can allocate
@@ -31,7 +31,7 @@ class Vllm:
         room: dict[str, Any] = {"revision": commit, "tokenizer_revision": commit} if commit else {}
         vllm = _imported()
         if lora:
-            rank = adapter_rank(Path(lora))
+            rank = adapter_settings(Path(lora))["lora_r"]
             room |= {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
             self.lora = vllm.lora.request.LoRARequest("policy", 1, lora)
         self.params = vllm.SamplingParams

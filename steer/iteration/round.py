@@ -16,6 +16,7 @@ from steer.iteration.pool import mixed, pooled
 from steer.iteration.rounds import Rounds
 from steer.rows import read
 from steer.training.command import train_command
+from steer.training.prepare import started_from
 
 
 def run_round(rounds: Rounds, number: int) -> None:
@@ -45,7 +46,7 @@ def _training(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
     config = replace(rounds.training, rows=str(rows), output=output, limit=0)
     before = rounds.policy_of(number - 1)
     if rounds.method.importance:  # its weights compare with the policy that drew
-        return replace(config, init=before)
+        return started_from(config, before)
     if rounds.settings.start_from == "last" and (Path(before) / "steer.json").is_file():
-        return replace(config, model=before) if config.adapter == "none" else replace(config, init=before)
+        return replace(config, model=before) if config.adapter == "none" else started_from(config, before)
     return config

@@ -79,7 +79,7 @@ def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -
             task_type="CAUSAL_LM",
             trainable_token_indices=list(token_ids) or None,
         )
-        torch.manual_seed(seed)
+        torch.manual_seed(0 if lora.changes_base else seed)  # what is taken out of the base is the same for all
         try:
             adapted = get_peft_model(model, config)
             if lora.init_lora_weights == "loftq":
@@ -97,16 +97,18 @@ def add_lora(model: Any, lora: Lora, seed: int, token_ids: Sequence[int] = ()) -
 def beside_the_base(weights: Mapping[str, Tensor], start: Mapping[str, Tensor], config: Any) -> dict[str, Tensor]:
     """Turn an adapter that took its start out of the base into one of twice the rank beside the whole base.
 
-    s B A + (W - s B0 A0) = W + s [B, -B0] [A; A0]: the scale s of `config` is kept, its rank and alpha change.
+    s B A + (W - s B0 A0) = W + s [B, -B0] [A; A0], with twice the rank and alpha in `config`; of rsLoRA B is divided
+    by the square root of 2, for its scale s is alpha / sqrt(rank).
     """
-    config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2
+    config.lora_alpha *= 2
     config.r *= 2
     config.init_lora_weights = True
-    signs = {"lora_A": 1, "lora_B": -1}
+    shrink = math.sqrt(2) if config.use_rslora else 1.0
     joined = dict(weights)
     for name in start:
-        part = next(part for part in signs if part in name)
-        joined[name] = torch.cat([weights[name], signs[part] * start[name].to(weights[name])], int(part == "lora_B"))
+        now, begun = weights[name], start[name].to(weights[name])
+        is_a = "lora_A" in name or "lora_embedding_A" in name
+        joined[name] = torch.cat([now, begun]) if is_a else torch.cat([now, -begun], 1) / shrink
     return joined
 
 
@@ -148,13 +150,14 @@ def refuse_nan(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
             raise SteerError(f"{where}: its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
-def adapter_rank(folder: Path) -> int:
-    """Rank of the adapter in a folder."""
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of training that the weights of the adapter in a folder belong to: rank, scale and kind."""
     config = read_json(folder / "adapter_config.json")
     rank = config.get("r") if isinstance(config, dict) else None
     if type(rank) is not int:
         raise _unfit(folder, "adapter_config.json names no rank r")
-    return rank
+    kinds = {name: bool(config.get(name)) for name in ("use_rslora", "use_dora")}
+    return {"lora_r": rank, "lora_alpha": config.get("lora_alpha", 8), **kinds}  # 8: PEFT's default
 
 
 def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:

@@ -22,7 +22,6 @@ from steer.errors import SteerError
 from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, beside_the_base, refuse_nan
-from steer.models.precision import trainable
 from steer.models.quantization import BASES
 from steer.models.steering import Steering, Weights
 from steer.models.tokenization import plain_ids
@@ -230,7 +229,7 @@ class Policy:
         own = dict(adapters)
         if self.start:
             adapters["default"] = copy.deepcopy(own["default"])
-            weights = beside_the_base(weights or dict(trainable(self.model)), self.start, adapters["default"])
+            weights = beside_the_base(weights or self.model.state_dict(), self.start, adapters["default"])
         try:
             with quiet(), progress(what=f"save {folder}", unit=""):
                 self.model.save_pretrained(target, **more, **({"state_dict": weights} if weights else {}))
@@ -307,6 +306,10 @@ def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
     if loading.device == "meta":
         return Policy(base.model, base.tokenizer, card, name, facts=facts)
     token_ids = add_control_tokens(base.model, base.tokenizer, card.control_tokens(), 0)
-    model = (with_weights if unfinished else adapted)(base.model, place, token_ids)
+    start: dict[str, Tensor] = {}
+    if unfinished:
+        model, start = with_weights(base.model, place, token_ids)
+    else:
+        model = adapted(base.model, place, token_ids)
     refuse_nan(model.named_parameters(), f"model '{folder}'")
-    return Policy(model, base.tokenizer, card, name, facts=facts)
+    return Policy(model, base.tokenizer, card, name, facts=facts, start=start)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from steer.errors import SteerError
+from steer.models.lora import Lora, lora_weights
 from steer.models.parts import freeze_towers
 from steer.models.precision import trainable
 from steer.progress import quiet
@@ -36,11 +38,13 @@ def facts_of(point: Path) -> dict[str, Any]:
     return {"steps": state["step"], "of": state["steps"], "tokens": state["tokens"], "seconds": state["seconds"]}
 
 
-def with_weights(model: Any, point: Path, token_ids: Sequence[int]) -> Any:
+def with_weights(model: Any, point: Path, token_ids: Sequence[int]) -> tuple[Any, dict[str, Tensor]]:
     """Give a base model the weights of a resume point, adapters or all of its own; SteerError if they do not fit.
 
-    `token_ids`: of the tokens that levels have, added to the model already.
+    Also return the weights of the fresh adapter if it took them out of the base (`Policy.start`). `token_ids`: of the
+    tokens that levels have, added to the model already.
     """
+    start: dict[str, Tensor] = {}
     try:
         weights = load_file(point / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -48,12 +52,15 @@ def with_weights(model: Any, point: Path, token_ids: Sequence[int]) -> Any:
             f"{point}: cannot be read ({error}). If the training goes on, a newer one has replaced it: try again."
         ) from None
     if (point / "adapter_config.json").is_file():
-        with quiet():
+        with quiet(), torch.random.fork_rng():
             from peft import LoraConfig, get_peft_model
 
             config = LoraConfig.from_pretrained(point)
             config.trainable_token_indices = list(token_ids) or None
+            torch.manual_seed(0)  # as `add_lora`
             model = get_peft_model(model, config)
+        if isinstance(config.init_lora_weights, str) and Lora(init_lora_weights=config.init_lora_weights).changes_base:
+            start = lora_weights(model)
     else:
         freeze_towers(model)
     named = {f"model.{name}": p for name, p in trainable(model)}  # a training may also have a critic
@@ -62,4 +69,4 @@ def with_weights(model: Any, point: Path, token_ids: Sequence[int]) -> Any:
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(weights[name])
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False), start

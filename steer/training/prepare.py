@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from steer.methods.groups import Group, conversations
 from steer.models import attention
 from steer.models.card import MERGED, Card
 from steer.models.log_probs import ResponseLogps
-from steer.models.lora import Lora, adapter_rank, add_control_tokens, add_lora, lora_weights, start_from
+from steer.models.lora import Lora, adapter_settings, add_control_tokens, add_lora, lora_weights, start_from
 from steer.models.parts import freeze_towers
 from steer.models.policy import Policy, load_policy
 from steer.models.quantization import BASES
@@ -38,6 +38,8 @@ from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
 from steer.training.tracking import HeldOut
+
+S = TypeVar("S", bound=TrainSettings)
 
 
 def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
@@ -130,9 +132,17 @@ def _check_init(base: str, conditioning: Conditioning | None, options: TrainSett
             f"--init {folder}: reads conditions of {', '.join(card.attributes) or 'nothing'} as "
             f"{card.condition_tokens}; this run would have {', '.join(names) or 'nothing'} as {tokens}."
         )
-    rank = adapter_rank(folder)
-    if rank != options.lora_r:
-        raise SteerError(f"--init {folder}: has rank {rank}, this run {options.lora_r}. Use --lora-r {rank}.")
+    saved = adapter_settings(folder)
+    if other := [name for name, value in saved.items() if value != getattr(options, name)]:
+        said = ", ".join(f"{name} {saved[name]}" for name in other)
+        own = ", ".join(f"{name} {getattr(options, name)}" for name in other)
+        raise SteerError(f"--init {folder}: its adapter has {said}, this run {own}. Use the same.")
+
+
+def started_from(config: S, policy: str) -> S:
+    """Return settings that start from a policy's adapter, and take over its rank, scale and kind."""
+    saved = adapter_settings(Path(policy)) if (Path(policy) / "adapter_config.json").is_file() else {}
+    return dataclasses.replace(config, init=policy, init_lora_weights="default", **saved)
 
 
 def rated(name: str, method: Method, options: TrainSettings) -> tuple[TrainSettings, str]:
@@ -382,6 +392,12 @@ def counts(
     }
 
 
+def _loftq(options: TrainSettings) -> str:
+    """Return "loftq" if the adapter began as a correction of its 4-bit base, in this training or the one before."""
+    before = Card.load(Path(options.init)).init_lora_weights if options.init else ""
+    return before or ("loftq" if options.init_lora_weights == "loftq" else "")
+
+
 def card_of(
     policy: Policy,
     name: str,
@@ -405,5 +421,5 @@ def card_of(
         scorer=labelled.scorer,
         scorer_spec=labelled.spec,
         condition_tokens=options.condition_tokens if conditioning else "text",
-        init_lora_weights=options.init_lora_weights if options.init_lora_weights == "loftq" else "",
+        init_lora_weights=_loftq(options),
     )
