@@ -74,7 +74,11 @@ def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
 
 def thought_key(tokenizer: Any) -> str:
     """Return the name by which the template reads what was thought before an answer."""
-    template = str(tokenizer.chat_template)
+    return _thought_key(str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=100)
+def _thought_key(template: str) -> str:
     names = (THOUGHT, "thinking", "reasoning")
     return next((name for name in names if re.search(rf"""\.{name}\b|["']{name}["']""", template)), THOUGHT)
 

@@ -144,7 +144,7 @@ def test_a_round_goes_on_from_the_policy_before(
 ) -> None:
     first = config(labels, untied, tmp_path / "first", **more)
     train_command(first)
-    with pytest.raises(SteerError, match="--init says where the adapter starts|reads|its adapter has"):
+    with pytest.raises(SteerError, match="--init says where the adapter starts"):
         train_command(config(labels, untied, tmp_path / "plain", init=first.output, init_lora_weights="pissa"))
     again = replace(started_from(first, first.output), output=str(tmp_path / "second"), learning_rate=1e-12)
     train_command(again)

@@ -78,12 +78,13 @@ class Tokens:
         self._tails |= {row["id"]: each.tail for row, each in zip(rows, parts)}
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], self.tokenizer, split_special_tokens=True)
-        thoughts = plain_ids([each.learned[1] for each in parts], self.tokenizer, split_special_tokens=True)
-        for row, each, response, thought in zip(rows, parts, responses, thoughts):
+        thoughts = list(dict.fromkeys(each.learned[1] for each in parts))
+        thought = dict(zip(thoughts, plain_ids(thoughts, self.tokenizer, split_special_tokens=True)))
+        for row, each, response in zip(rows, parts, responses):
             if each.call:  # the marks around a call are tokens
                 response = ids[each.call]
-            opening, _, closing = each.learned
-            response = [*ids[opening], *thought, *ids[closing], *response]
+            opening, learned, closing = each.learned
+            response = [*ids[opening], *thought[learned], *ids[closing], *response]
             # A response that was cut off must not learn to end there; but an empty one needs a token.
             cut = response and row.get("finished") is False
             self.responses[row["id"]] = response if cut else [*response, self.end]
