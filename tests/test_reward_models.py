@@ -20,8 +20,17 @@ from attribute_models.regression import Classifier, Regression
 from attribute_models.served import Served
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
+from steer.evaluation.annotators import annotator
+from steer.evaluation.court import fitting
+from steer.evaluation.evaluate import evaluate
+from steer.generation.generate import selection_of
+from steer.generation.settings import GenerateSettings
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
+from steer.models.policy import Policy
+from steer.rows.schema import Attribute, Schema
+from steer.serve.server import _scorer
+from steer.training.prepare import scorer_for
 
 # The tail of a turn is "<|end|>\n", as in ChatML: a reward model reads the newline.
 TAILED = (
@@ -234,13 +243,45 @@ class Reward(LlamaPreTrainedModel):
 """
 
 
-def test_code_of_a_model_runs_only_where_it_is_trusted(tiny: Path, tmp_path: Path) -> None:
-    folder = classifier(tmp_path / "m", tiny, ENDED, None, num_labels=1)
+@pytest.fixture(scope="module")
+def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model with code of its own."""
+    folder = classifier(tmp_path_factory.mktemp("coded") / "m", tiny, ENDED, None, num_labels=1)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     own = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Reward"}
     path.write_text(json.dumps(config | {"model_type": "own-reward", "auto_map": own}))
     (folder / "own.py").write_text(OWN)
+    return folder
+
+
+SCHEMA = Schema((Attribute("score", 0, 1, 1),))
+DOORS: dict[str, Any] = {
+    "annotator": lambda spec, trust: annotator(spec, SCHEMA, trust_remote_code=trust),
+    "gold": lambda spec, trust: fitting(spec, SCHEMA, trust_remote_code=trust),
+    "evaluate": lambda spec, trust: evaluate(
+        {"a": [{**row, "id": str(i)} for i, row in enumerate(ROWS[:3])]},
+        gold=spec,
+        trust_remote_code=trust,
+        annotator=(spec,),
+    ),
+    "generate": lambda spec, trust: selection_of(
+        GenerateSettings(score=True, scorer=spec, trust_remote_code=trust), Policy(None, None)
+    ),
+    "serve": lambda spec, trust: _scorer(Policy(None, None), spec, trust),
+    "train": lambda spec, trust: scorer_for("ppo", spec, trust_remote_code=trust),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_command_that_scores_takes_the_flag(door: str, coded: Path) -> None:
+    with pytest.raises(SteerError, match="give --trust-remote-code"):
+        DOORS[door](f"classifier:{coded}", False)
+    assert DOORS[door](f"classifier:{coded}", True)
+
+
+def test_code_of_a_model_runs_only_where_it_is_trusted(coded: Path, tiny: Path, tmp_path: Path) -> None:
+    folder = coded
     with pytest.raises(SteerError) as error:
         load_scorer(f"classifier:{folder}")
     assert "comes with code of its own, which is not run. Read it, and give --trust-remote-code" in str(error.value)

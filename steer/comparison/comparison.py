@@ -72,7 +72,8 @@ class Comparison:
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}
-        return hashes | {name: identified(spec) for name, spec in scorers.items()}
+        trust = {"trust_remote_code": self.training.trust_remote_code}
+        return hashes | {name: identified(spec, **trust) for name, spec in scorers.items()}
 
     @cached_property
     def labelled(self) -> Labelled:
@@ -92,7 +93,8 @@ class Comparison:
     @cached_property
     def examination(self) -> Examination[CompareSettings]:
         """Prompts that every system answers, the scorers that judge, and the annotators."""
-        return Examination(self.config, self.labelled, self.config.gold, self.proxy)
+        trust = self.training.trust_remote_code
+        return Examination(self.config, self.labelled, self.config.gold, self.proxy, trust_remote_code=trust)
 
     @cached_property
     def training(self) -> TrainConfig:

@@ -43,7 +43,7 @@ class Annotator:
     equal: bool = True  # whether equal responses are a tie without asking; a file of votes must list them
 
 
-def annotator(spec: str, schema: Schema | None = None) -> Annotator:
+def annotator(spec: str, schema: Schema | None = None, *, trust_remote_code: bool = False) -> Annotator:
     """Load an annotator: a simulated pool, a judge, a file of votes, or a scorer, which prefers the higher reward.
 
     `simulated:FILE` (without the flips of its training labels), `judge:FILE`, `votes:FILE`, else as in `steer label`.
@@ -51,7 +51,7 @@ def annotator(spec: str, schema: Schema | None = None) -> Annotator:
     """
     if spec.startswith(VOTES):
         return Annotator(spec, cast(spec.removeprefix(VOTES)), ordered=False, equal=False)
-    scorer = load_scorer(spec)
+    scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
     if scorer.model is None:
         raise SteerError("--annotator human: nobody has compared these responses. Name a scorer, a pool or a judge.")
     model = scorer.model.evaluating() if hasattr(scorer.model, "evaluating") else scorer.model
@@ -68,16 +68,18 @@ def annotator(spec: str, schema: Schema | None = None) -> Annotator:
     return Annotator(spec, by_reward(scorer, schema), ordered=False)
 
 
-def identified(spec: str) -> str:
+def identified(spec: str, *, trust_remote_code: bool = False) -> str:
     """Return the identity of a scorer or annotator, which changes with it; empty for none."""
-    return fingerprint(spec.removeprefix(VOTES)) if spec.startswith(VOTES) else spec and load_scorer(spec).id
+    if spec.startswith(VOTES):
+        return fingerprint(spec.removeprefix(VOTES))
+    return spec and load_scorer(spec, trust_remote_code=trust_remote_code).id
 
 
-def annotators(specs: Sequence[str], gold: str, schema: Schema) -> list[Annotator]:
+def annotators(specs: Sequence[str], gold: str, schema: Schema, *, trust_remote_code: bool = False) -> list[Annotator]:
     """Load the named annotators; if none is named, the gold scorer if an attribute of it has a better end."""
     if specs or not gold:
-        return [annotator(spec, schema) for spec in specs]
-    scorer = load_scorer(gold)
+        return [annotator(spec, schema, trust_remote_code=trust_remote_code) for spec in specs]
+    scorer = load_scorer(gold, trust_remote_code=trust_remote_code)
     weighings = [s for s in (schema, scorer.schema or guessed(scorer)) if _covered(s, scorer)]
     return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if weighings else []
 

@@ -23,6 +23,7 @@ def evaluate_command(config: EvaluateConfig) -> str:
         contestants(list(named(config.systems))),
         config.seed,
         needs_gold="lm-eval" in config.export,
+        trust_remote_code=config.trust_remote_code,
     )
     hashes = inputs(examination)
     run = Run(config.output, config, hashes)

@@ -50,9 +50,9 @@ class Court:
         return self.by_gold.spans(self.logs.gold)
 
 
-def fitting(spec: str, schema: Schema) -> Scorer:
+def fitting(spec: str, schema: Schema, *, trust_remote_code: bool = False) -> Scorer:
     """Load a scorer; SteerError if it cannot judge new responses on all attributes of the schema."""
-    scorer = load_scorer(spec)
+    scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
     if scorer.model is None:
         raise SteerError(f"scorer {spec}: nobody has rated new responses. Name one that can judge them.")
     missing = [n for n in schema.own if n not in scorer.attributes]

@@ -67,7 +67,15 @@ def evaluate(
     report is saved there too. Raises SteerError where nothing can judge, or no prompt is held out.
     """
     chosen = settings_of(EvaluateSettings, settings)
-    examination = Examination(chosen, prompts, gold, scorer, contestants(systems), first_seed=chosen.seed)
+    examination = Examination(
+        chosen,
+        prompts,
+        gold,
+        scorer,
+        contestants(systems),
+        first_seed=chosen.seed,
+        trust_remote_code=chosen.trust_remote_code,
+    )
     examination.check()
     hashes = inputs(examination)
     with workplace(folder, chosen, hashes) as place:
@@ -83,7 +91,8 @@ def inputs(examination: Examination[EvaluateSettings]) -> dict[str, str]:
     if examination.source is not None:
         hashes["rows"] = rows_fingerprint(examination.path) if examination.path else content_hash(examination.rows)
     specs = (examination.judge, examination.proxy, *examination.settings.annotator)
-    return hashes | {spec: identified(spec) for spec in specs if spec}
+    trust = {"trust_remote_code": examination.trust_remote_code}
+    return hashes | {spec: identified(spec, **trust) for spec in specs if spec}
 
 
 def evaluated(

@@ -57,6 +57,7 @@ class Examination(Generic[S]):
     contestants: Sequence[Contestant] = ()
     first_seed: int = 0
     needs_gold: bool = False  # even where annotators judge
+    trust_remote_code: bool = False  # of scorers and annotators
 
     @property
     def path(self) -> str:
@@ -87,14 +88,15 @@ class Examination(Generic[S]):
         for card in (contestant.card for contestant in self.contestants):
             if card and card.schema:
                 return card.schema
-        scorer = load_scorer(self.judge)
+        scorer = load_scorer(self.judge, trust_remote_code=self.trust_remote_code)
         return scorer.schema or (guessed(scorer) if scorer.attributes else Schema(()))
 
     @cached_property
     def court(self) -> Court:
         """Gold beside the proxy; without rows, the unit of the reward is that of all responses together."""
-        gold = fitting(self.judge, self.schema) if self.judge else Scorer("", ())
-        proxy = gold if self.proxy in ("", self.judge) else fitting(self.proxy, self.schema)
+        trust = {"trust_remote_code": self.trust_remote_code}
+        gold = fitting(self.judge, self.schema, **trust) if self.judge else Scorer("", ())
+        proxy = gold if self.proxy in ("", self.judge) else fitting(self.proxy, self.schema, **trust)
         answered = [row for row in self.rows if _answered(row)]
         train = [row for row in answered if split_of(row, 0.0, 0) == "train"] or answered
         return Court(self.schema, gold, proxy, train or [row for c in self.contestants for row in c.rows or ()])
@@ -102,7 +104,7 @@ class Examination(Generic[S]):
     @cached_property
     def annotators(self) -> list[Annotator]:
         """Annotators, by default the gold scorer, who prefer one of two responses."""
-        return annotators(self.settings.annotator, self.gold, self.schema)
+        return annotators(self.settings.annotator, self.gold, self.schema, trust_remote_code=self.trust_remote_code)
 
     @property
     def proxy(self) -> str:

@@ -50,7 +50,7 @@ NAMES = {names!r}
 
 @cache
 def scorer():
-    return load_scorer({gold!r})
+    return load_scorer({gold!r}, trust_remote_code={trust})
 
 
 def process_results(doc, results):
@@ -118,7 +118,9 @@ def lm_eval(folder: Path, case: Case, gold: str, settings: EvaluateSettings) -> 
     write_text(folder / "prompts.jsonl", "\n".join(lines) + "\n")
     names = list(court.schema.own)
     metrics = [METRIC.format(name=n, higher=str(court.schema[n].direction >= 0).lower()) for n in names]
-    write_text(folder / "steer_scores.py", SCORES.format(names=names, gold=placed(gold)))
+    write_text(
+        folder / "steer_scores.py", SCORES.format(names=names, gold=placed(gold), trust=settings.trust_remote_code)
+    )
     task = TASK.format(
         folder=folder.resolve(),
         name="steer",

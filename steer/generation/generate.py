@@ -202,7 +202,13 @@ def selection_of(settings: GenerateSettings, policy: Policy | str) -> Selection 
     if not settings.score and settings.best_of == 1:
         return None
     card = Card.find(policy) if isinstance(policy, str) else policy.card
-    return Selection.of(settings.scorer, card, n=settings.best_of, rerank=settings.rerank)
+    return Selection.of(
+        settings.scorer,
+        card,
+        n=settings.best_of,
+        rerank=settings.rerank,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
 def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:

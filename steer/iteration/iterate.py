@@ -90,8 +90,9 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     """Load the scorers and check that the settings fit the rows; nothing is written, and no model is loaded."""
     limits(settings.guard)
     specs = {"scorer": scorer, "gold": settings.gold, "annotator": settings.annotator}
-    scorers = {name: load_scorer(spec) for name, spec in specs.items() if spec}
     training = training_of(rows, model, policy, settings)
+    trust = training.trust_remote_code
+    scorers = {name: load_scorer(spec, trust_remote_code=trust) for name, spec in specs.items() if spec}
     inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
     inputs |= {name: scorer.id for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}

@@ -39,9 +39,14 @@ class Selection:
     weighs: bool = False
 
     @staticmethod
-    def of(scorer: str, card: Card | None = None, *, n: int = 1, rerank: str = "reward") -> Selection:
+    def of(
+        scorer: str, card: Card | None = None, *, n: int = 1, rerank: str = "reward", trust_remote_code: bool = False
+    ) -> Selection:
         """Load a scorer, by default the one that labelled a policy's rows; SteerError where it cannot score."""
-        loaded = load_scorer(scorer) if scorer else labeller(card, "--best-of" if n > 1 else "--score")
+        if scorer:
+            loaded = load_scorer(scorer, trust_remote_code=trust_remote_code)
+        else:
+            loaded = labeller(card, "--best-of" if n > 1 else "--score", trust_remote_code=trust_remote_code)
         if loaded.model is None:
             raise SteerError(f"--scorer {scorer}: nobody has rated fresh responses. Use a fitted scorer.")
         return Selection(loaded, n, rerank == "target")
@@ -84,7 +89,7 @@ class Selection:
         ]
 
 
-def labeller(card: Card | None, flag: str) -> Scorer:
+def labeller(card: Card | None, flag: str, *, trust_remote_code: bool = False) -> Scorer:
     """Load the scorer that labelled a policy's rows, and say so; SteerError if there is none, or another one now."""
     remedy = 'Name one with --scorer, such as a folder of "steer fit".'
     if card is None or not card.scorer_spec:
@@ -93,7 +98,7 @@ def labeller(card: Card | None, flag: str) -> Scorer:
     if spec == "human":
         raise SteerError(f"{flag}: people scored the policy's rows, and nobody has rated fresh responses. {remedy}")
     try:
-        scorer = load_scorer(spec)
+        scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
     except SteerError as error:
         raise SteerError(f"{flag}: what labelled the policy's rows cannot be loaded: {error} {remedy}") from None
     if scorer.id != card.scorer:

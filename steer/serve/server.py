@@ -71,7 +71,7 @@ def open_server(
     if "@" in name:
         raise SteerError(f"--name {name}: what follows an '@' is a target. Choose another name.")
     with bound(host, port) as listening:
-        scorer = _scorer(policy, settings.scorer)
+        scorer = _scorer(policy, settings.scorer, settings.trust_remote_code)
         if isinstance(policy, str):
             policy = load_policy(policy, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
         if not shareable(policy):
@@ -84,7 +84,7 @@ def open_server(
         yield Server(service, listening, key, host)
 
 
-def _scorer(policy: Policy | str, name: str) -> Scorer | None:
+def _scorer(policy: Policy | str, name: str, trust_remote_code: bool) -> Scorer | None:
     """Load a scorer of fresh responses; SteerError if it scores none of the policy's attributes.
 
     Without a name it is the one that labelled the policy's rows, if that only counts, which costs nothing; else None.
@@ -96,7 +96,7 @@ def _scorer(policy: Policy | str, name: str) -> Scorer | None:
         except SteerError as error:  # a policy of another version
             note_once(str(error))
             return None
-    scorer = load_scorer(name)
+    scorer = load_scorer(name, trust_remote_code=trust_remote_code)
     if scorer.model is None:
         raise SteerError(f"--scorer {name}: nobody has rated fresh responses. Use a fitted scorer.")
     if card and card.attributes and not {*card.attributes} & {*scorer.attributes}:

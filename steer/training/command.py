@@ -25,7 +25,11 @@ def train_command(config: TrainConfig) -> str:
     if config.init:
         inputs["init"] = hashes.init
     scorer = (
-        scorer_for(config.method, config.scorer or Labelled.without_rows(config.rows).spec)
+        scorer_for(
+            config.method,
+            config.scorer or Labelled.without_rows(config.rows).spec,
+            trust_remote_code=config.trust_remote_code,
+        )
         if method.on_policy
         else None
     )

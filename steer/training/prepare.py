@@ -62,19 +62,22 @@ class Hashes(NamedTuple):
         return Hashes(identity(model), identity(init) if init else "")
 
 
-def scorer_for(name: str, spec: str) -> Scorer:
+def scorer_for(name: str, spec: str, *, trust_remote_code: bool = False) -> Scorer:
     """Load the scorer that an on-policy method gets rewards from."""
     if not spec or spec == "human":
         raise SteerError(
             f"{name}: needs a scorer of fresh responses, and these rows name none that can be loaded again. Give "
             "--scorer (scorer=)."
         )
-    return load_scorer(spec)
+    return load_scorer(spec, trust_remote_code=trust_remote_code)
 
 
 def reward_for(name: str, labelled: Labelled, options: TrainSettings, scorer: Scorer | None) -> Reward:
     """Return the reward of fresh responses, by `scorer` or else the one that the settings or the rows name."""
-    return rewarder(scorer or scorer_for(name, options.scorer or labelled.spec), labelled.require_levels())
+    if scorer is None:
+        spec = options.scorer or labelled.spec
+        scorer = scorer_for(name, spec, trust_remote_code=options.trust_remote_code)
+    return rewarder(scorer, labelled.require_levels())
 
 
 def check_start(
@@ -133,10 +136,10 @@ def _check_init(base: str, conditioning: Conditioning | None, options: TrainSett
             f"{card.condition_tokens}; this run would have {', '.join(names) or 'nothing'} as {tokens}."
         )
     saved = adapter_settings(folder)
-    if other := [name for name, value in saved.items() if value != getattr(options, name)]:
-        said = ", ".join(f"{name} {saved[name]}" for name in other)
-        own = ", ".join(f"{name} {getattr(options, name)}" for name in other)
-        raise SteerError(f"--init {folder}: its adapter has {said}, this run {own}. Use the same.")
+    if other := [setting for setting, value in saved.items() if value != getattr(options, setting)]:
+        said = ", ".join(f"{setting} {saved[setting]}" for setting in other)
+        this = ", ".join(f"{setting} {getattr(options, setting)}" for setting in other)
+        raise SteerError(f"--init {folder}: its adapter has {said}, this run {this}. Use the same.")
 
 
 def started_from(config: S, policy: str) -> S:
