@@ -87,6 +87,8 @@ def test_which_methods_compare_with_a_frozen_policy() -> None:
     assert {
         "dpo",
         "ipo",
+        "kto",
+        "bco",
         "rso",
         "contrastive",
         "reward-augmented",

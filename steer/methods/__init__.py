@@ -5,6 +5,7 @@ from dataclasses import fields
 
 from steer.methods import (
     awr,
+    bco,
     conditional,
     contrastive,
     directional,
@@ -13,6 +14,7 @@ from steer.methods import (
     filtered,
     gedi,
     ipo,
+    kto,
     mle,
     ppo,
     pro,
@@ -45,6 +47,8 @@ METHODS: dict[str, Method] = {
     "ipo": ipo.METHOD,
     "slic": slic.METHOD,
     "rso": rso.METHOD,
+    "kto": kto.METHOD,
+    "bco": bco.METHOD,
     "rrhf": rrhf.METHOD,
     "pro": pro.METHOD,
     "remax": remax.METHOD,

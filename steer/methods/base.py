@@ -33,6 +33,7 @@ class Candidates(NamedTuple):
     entropy: Tensor | None = None  # [B, K, T]
     greedy: Tensor | None = None  # [B] reward of a greedy response
     share: Tensor | None = None  # [B, K] weight that each row has by itself, of mean 1; None: all 1
+    baseline: Tensor | None = None  # [B] figure of the whole step that gains are compared with; None: 0
 
 
 # What training and rounds provide for a method that needs it.
@@ -45,6 +46,8 @@ NEEDS = {
     "entropy": "entropy of the policy at every token",
     "whole condition": "conditions of which no part is dropped at random",
     "curriculum": "steps that go through the groups from the first, the easiest, to the last",
+    "mismatched": "mean gain of responses to other prompts of the step, over the whole step",
+    "middle": "middle of the mean gains of good and of bad responses, over the steps so far",
     "quantiles": "rounds that cut the pool into quantiles and ask for the best one",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from steer.models.policy import Policy
 from steer.models.precision import compute_in, keep_masters, optimizer_for, trainable
 from steer.progress import quiet
 from steer.training import checkpoint
+from steer.training.baselines import Baseline, compared
 from steer.training.batches import Known, Plan
 from steer.training.references import base_states, importance_share, known_of
 from steer.training.settings import TrainSettings
@@ -65,15 +66,20 @@ class Loop:
         named = trainable(plain)
         source = (self.method, self.settings, accelerator, self.start)
         known = known_of(plain, self.plan, *source)
-        watched = known_of(plain, self.held_out.plan, *source) if self.held_out else None
+        baseline = Baseline.of(self.method, self.plan, steps, plain, accelerator, self.start)
+        if self.held_out:
+            watched = known_of(plain, self.held_out.plan, *source)
+            own = Baseline.of(self.method, self.held_out.plan, 1, plain, accelerator, self.start)
+            own = replace(own, middle=baseline.middle)
         resumed = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         patience = Patience(**resumed.pop("patience", {}))
+        baseline.restore(resumed.pop("baseline", {}))
         self.plan.start(plain)
         log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)
         facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed}
         began = time.monotonic() - resumed["seconds"]
         for step in range(resumed["step"], steps):
-            loss, norm, count = self._step(module, optimizer, step, known)
+            loss, norm, count = self._step(module, optimizer, step, known, baseline)
             facts |= {"step": step + 1, "loss": loss, "tokens": facts["tokens"] + count}
             facts["seconds"] = time.monotonic() - began
             last = step + 1 == steps
@@ -82,7 +88,8 @@ class Loop:
                 more = {"grad_norm": norm, "learning_rate": lr, "tokens": facts["tokens"], "seconds": seconds}
                 log.write(step + 1, loss=loss, **more, **self.plan.facts())
             if self.held_out and ((step + 1) % options.eval_steps == 0 or last):
-                facts["held_out_loss"] = self.held_out.loss(plain, accelerator, watched)
+                figure = own.at(plain, 0, accelerator)
+                facts["held_out_loss"] = self.held_out.loss(plain, accelerator, watched, figure)
                 log.write(step + 1, held_out_loss=facts["held_out_loss"])
                 if patience.see(facts["held_out_loss"], step + 1) and options.early_stopping:
                     checkpoint.keep_best(folder, named, main)
@@ -92,7 +99,7 @@ class Loop:
                 break
             if self.plan.resume_point(step + 1, options.save_steps):
                 state = {k: facts[k] for k in ("step", "tokens", "seconds")}
-                state |= {"steps": steps, "patience": vars(patience)}
+                state |= {"steps": steps, "patience": vars(patience), "baseline": baseline.state}
                 checkpoint.save(folder, policy, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()
@@ -136,7 +143,9 @@ class Loop:
             module.set_reshard_after_forward(True, recurse=False)
         return module, optimizer
 
-    def _step(self, module: Any, optimizer: Any, step: int, known: Known) -> tuple[float, float, int]:
+    def _step(
+        self, module: Any, optimizer: Any, step: int, known: Known, baseline: Baseline
+    ) -> tuple[float, float, int]:
         """Make one optimizer step, a sum over micro-batches and processes divided once: loss, gradient norm, tokens."""
         accelerator, options = self.accelerator, self.options
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -146,6 +155,7 @@ class Loop:
         torch.manual_seed(hash((options.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
+        figure = baseline.at(accelerator.unwrap_model(module), step, accelerator)
         module.train()  # a plan may have asked the policy for responses
         own = torch.tensor(sum(int(self.method.counted(b.candidates.mask).sum()) for _, b in batches))
         count = max(int(accelerator.reduce(own.to(accelerator.device), "sum")), 1)
@@ -160,12 +170,15 @@ class Loop:
                 kl = "kl" in self.method.needs
                 base = base_states(module, self.plan, indices, batch, accelerator) if kl else None
                 logps, c = seen(module, batch, base)
+                c = compared(c, figure)
+                baseline.see(logps, c)
                 loss = self.method.total(logps, c, self.settings)
                 accelerator.backward(loss * (world / count))  # processes are averaged
             sums += torch.tensor([float(loss.detach()), batch.tokens], dtype=torch.float64)
             if not torch.isfinite(loss):
                 lost = (~torch.isfinite(logps.detach().sum((1, 2)))).tolist()
                 bad += [index for index, isnan in zip(indices, lost) if isnan] or indices
+        baseline.move(accelerator)
         total, tokens = accelerator.reduce(sums.to(accelerator.device, widest(accelerator.device)), "sum").tolist()
         parameters = [p for p in module.parameters() if p.requires_grad]
         norm = float(accelerator.clip_grad_norm_(parameters, options.max_grad_norm or math.inf))

@@ -16,6 +16,7 @@ from steer.methods.base import Method
 from steer.models.log_probs import ResponseLogps, seen
 from steer.progress import progress
 from steer.run_folder import folder_errors, write_text
+from steer.training.baselines import compared
 from steer.training.batches import UNKNOWN, Known, Plan
 from steer.training.references import base_states
 from steer.training.settings import TrainSettings
@@ -74,15 +75,16 @@ class HeldOut:
     settings: Any
 
     @torch.no_grad()
-    def loss(self, module: ResponseLogps, accelerator: Any, known: Known | None) -> float:
-        """The method's loss over all held-out groups, with the weights as they are."""
+    def loss(self, module: ResponseLogps, accelerator: Any, known: Known | None, figure: float | None = None) -> float:
+        """The method's loss over all held-out groups, with the weights as they are; `figure`: see `Baseline.at`."""
         rank, world = accelerator.process_index, accelerator.num_processes
         sums = torch.zeros(2, dtype=widest(accelerator.device), device=accelerator.device)
         module.eval()
         for indices, batch in self.plan.batches(0, rank, world, known or UNKNOWN):
             batch = batch.to(accelerator.device)
             base = base_states(module, self.plan, indices, batch, accelerator) if "kl" in self.method.needs else None
-            sums[0] += self.method.total(*seen(module, batch, base), self.settings)
+            logps, c = seen(module, batch, base)
+            sums[0] += self.method.total(logps, compared(c, figure), self.settings)
             sums[1] += self.method.counted(batch.candidates.mask).sum()
         module.train()
         total, count = accelerator.reduce(sums, "sum").tolist()

@@ -1,0 +1,41 @@
+"""Binary classifier optimisation (BCO, 2404.04656): a classifier of thumbs up and down whose logit is the gain.
+
+-log sigmoid(beta (gain - m)) for a good response, -log sigmoid(beta (m - gain)) for a bad one, averaged over responses;
+gain = lp - ref. m, the reward shift, lies in the middle of the mean gains of good and of bad responses, and moves over
+the steps so far. Good is as in kto, and so is `ratio`.
+Differs from the official code: none by the authors; the paper's matching of the prompts of good and bad responses by a
+second classifier is left out; the shift is of the steps before this one, so that it does not depend on how a step is
+cut; TRL's is the mean over all responses so far, which the commoner kind decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.methods import kto
+from steer.methods.base import Candidates, Method, gains
+from steer.settings import Checked, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """Settings of bco."""
+
+    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
+    threshold: float = option(0.0, "As in kto.")
+    ratio: float = option(1.0, "As in kto.", least=0)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """-w log sigmoid(beta (gain - m)), the sign turned for bad responses: [B, K, T] -> [B, K]."""
+    from torch.nn.functional import logsigmoid
+
+    margin, weight = kto.signed(c, gains(logps, c))
+    return -weight * logsigmoid(s.beta * margin)
+
+
+METHOD = Method(groups=kto.groups, loss=loss, settings=Settings, per="response", needs={"ref", "middle"}, rate=0.05)
