@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def test_neither_resuming_nor_micro_batches_change_a_step(
     train_command(whole)
     stopped(cut, 3)
     train_command(cut)
-    small = replace(whole, output=str(tmp_path / "small"), micro_batch_tokens=64, save_steps=0)
+    small = replace(whole, output=str(tmp_path / "small"), micro_batch_tokens=64, save_steps=50)
     train_command(small)
     one, two, three = (weights(tmp_path / n) for n in ("whole", "cut", "small"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -133,12 +134,10 @@ def test_neither_resuming_nor_micro_batches_change_a_step(
 def test_the_loss_goes_down_from_where_the_policy_is_its_reference(
     method: str, labels: Path, base: Path, tmp_path: Path
 ) -> None:
-    import json
-
     train_command(config(labels, base, tmp_path / "run", method, max_steps=12, eval_steps=12, set=("ratio=0",)))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     first = {"kto": 0.5, "bco": math.log(2)}[method]
     assert losses[0] == pytest.approx(first, rel=1e-5)
-    assert losses[-1] < first
+    assert sum(losses[-4:]) / 4 < first
     assert "ref" in METHODS[method].needs

@@ -204,7 +204,7 @@ def test_rows_that_make_no_pair_are_refused_with_the_command_that_draws_more() -
         with pytest.raises(SteerError, match=wanted):
             method.METHOD.groups(some, method.Settings())  # type: ignore[attr-defined]
     with pytest.raises(SteerError, match=f"unknown pairing 'best'.*Known: {', '.join(sorted(PAIRINGS))}"):
-        dpo.groups(some, dpo.Settings(pairing="best"))
+        dpo.METHOD.groups(some, dpo.Settings(pairing="best"))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from steer.methods import dpo, ipo, rso
+from steer.methods import apo, dpo, ipo, rso
 from steer.methods.base import Candidates
 
 LENGTHS = ((4, 2), (1, 5), (3, 3))
 BETA = 0.3
+FLIPS = 0.25
 
 
 def example(lengths: tuple[tuple[int, int], ...] = LENGTHS) -> tuple[Tensor, Candidates]:
@@ -48,6 +49,7 @@ def theirs(loss_type: str, logps: Tensor, c: Candidates) -> float:
         loss_types=[loss_type],
         loss_weights=[1.0],
         beta=BETA,
+        label_smoothing=FLIPS,
         use_weighting=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
         _total_train_tokens=0,
@@ -58,7 +60,7 @@ def theirs(loss_type: str, logps: Tensor, c: Candidates) -> float:
     return float(trl.DPOTrainer._compute_loss(trainer, model, inputs, return_outputs=False))
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "hinge", "ipo"])
+@pytest.mark.parametrize("name", ["sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"])
 def test_pair_losses_are_those_of_trl(name: str) -> None:
     # TRL divides ipo's margins by length, the paper does not: of one token both are the same
     logps, c = example(((1, 1), (1, 1)) if name == "ipo" else LENGTHS)
@@ -67,6 +69,9 @@ def test_pair_losses_are_those_of_trl(name: str) -> None:
         "sigmoid": lambda: dpo.loss(logps, c, dpo.Settings(beta=BETA)),
         "hinge": lambda: rso.loss(logps, c, rso.Settings(gamma=BETA, loss="hinge-norm")),
         "ipo": lambda: ipo.loss(logps, c, ipo.Settings(beta=BETA)),
+        "robust": lambda: dpo.loss(logps, c, dpo.Settings(beta=BETA, flips=FLIPS, robust=True)),
+        "apo_zero": lambda: apo.loss(logps, c, apo.Settings(beta=BETA)),
+        "apo_down": lambda: apo.loss(logps, c, apo.Settings(beta=BETA, anchor="down")),
     }[name]()
     assert float(found.mean()) == pytest.approx(expected, rel=1e-6)
 

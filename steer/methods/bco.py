@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from steer.methods import kto
 from steer.methods.base import Candidates, Method, gains
-from steer.settings import Checked, option
+from steer.methods.preferences import FlipSettings, unsure
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(FlipSettings):
     """Settings of bco."""
 
     beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
@@ -35,7 +36,8 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     from torch.nn.functional import logsigmoid
 
     margin, weight = kto.signed(c, gains(logps, c))
-    return -weight * logsigmoid(s.beta * margin)
+    margin = s.beta * margin
+    return weight * unsure(-logsigmoid(margin), -logsigmoid(-margin), s)
 
 
 METHOD = Method(groups=kto.groups, loss=loss, settings=Settings, per="response", needs={"ref", "middle"}, rate=0.05)

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from steer.methods import dpo
 from steer.methods.groups import Group, pairs
 from steer.rows import Row
-from steer.settings import Checked, option
+from steer.settings import option
 
 
-@dataclass(frozen=True)
-class Settings(Checked):
+@dataclass(frozen=True, kw_only=True)
+class Settings(dpo.Settings):
     """Settings of contrastive: all pairs of a prompt include easy and hard ones."""
 
-    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
     pairing: str = option("all", "As in dpo.")
 
 

@@ -1,48 +1,44 @@
 """Direct preference optimisation (2305.18290, equation 7); with scored groups also Zephyr's (2310.16944).
 
--log sigmoid(beta [(lp_w - ref_w) - (lp_l - ref_l)]), averaged over pairs.
+-log sigmoid(beta [(lp_w - ref_w) - (lp_l - ref_l)]), averaged over pairs; plus sft times -log p of a token of the
+chosen response: sft = 1 is iterative reasoning preference optimisation (2404.19733, equation 1).
 Differs from the official code: pairs are made from rewards; of responses that people compared, only the pairs that they
 compared. Ties and pairs of equal texts are dropped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method, gains
-from steer.methods.groups import Group, pairs
-from steer.rows import Row
-from steer.settings import Checked, option
+from steer.methods import preferences
+from steer.methods.base import Candidates, Method, averaged, gains
+from steer.methods.preferences import PairSettings, unsure
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(PairSettings):
     """Settings of dpo."""
 
     beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
-    pairing: str = option("best-random", "Pairs of a prompt: best-worst, best-random (Zephyr) or all.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Pairs of a prompt's candidates."""
-    return pairs(rows, settings.pairing)
+    sft: float = option(0.0, "Weight of the likelihood of the chosen response, by token.", least=0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
-    """-log sigmoid(beta * the margin of the better response over the worse): [B, 2, T] -> [B]."""
+    """-log sigmoid(beta * the margin of the better response over the worse), and its likelihood: [B, 2, T] -> [B]."""
     from torch.nn.functional import logsigmoid
 
     gain = gains(logps, c)
-    return -logsigmoid(s.beta * (gain[:, 0] - gain[:, 1]))
+    margin = s.beta * (gain[:, 0] - gain[:, 1])
+    return unsure(-logsigmoid(margin), -logsigmoid(-margin), s) - s.sft * averaged(logps, c.mask)[:, 0]
 
 
 METHOD = Method(
-    groups=groups,
+    groups=preferences.groups,
     loss=loss,
     settings=Settings,
     per="prompt",

@@ -9,26 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods import dpo
+from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
-from steer.settings import Checked, option
+from steer.methods.preferences import PairSettings, unsure
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(PairSettings):
     """Settings of ipo."""
 
     beta: float = option(0.1, "The margin aimed at is 1 / (2 beta).", above=0)
-    pairing: str = option("best-random", "As in dpo.")
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """Squared error (delta - 1 / (2 beta))^2: [B, 2, T] -> [B]."""
     gain = gains(logps, c)
-    return (gain[:, 0] - gain[:, 1] - 1 / (2 * s.beta)) ** 2
+    margin, aim = gain[:, 0] - gain[:, 1], 1 / (2 * s.beta)
+    return unsure((margin - aim) ** 2, (-margin - aim) ** 2, s)
 
 
-METHOD = Method(groups=dpo.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)
+METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)

@@ -21,8 +21,9 @@ import numpy as np
 from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import Group, random_of, ranked
+from steer.methods.preferences import FlipSettings, unsure
 from steer.rows import Row
-from steer.settings import Checked, option
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +32,7 @@ LOSSES = ("sigmoid-norm", "hinge-norm", "hinge")
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(FlipSettings):
     """Settings of rso."""
 
     beta: float = option(0.5, "Temperature of the sampler in sd of the reward (0: the best).", least=0, most=math.inf)
@@ -85,7 +86,9 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
     gain = summed(logps, c.mask) if s.loss == "hinge" else gains(logps, c)
     margin = s.gamma * (gain[:, 0] - gain[:, 1])
-    return -logsigmoid(margin) if s.loss == "sigmoid-norm" else (1 - margin).clamp(min=0)
+    if s.loss == "sigmoid-norm":
+        return unsure(-logsigmoid(margin), -logsigmoid(-margin), s)
+    return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s)
 
 
 METHOD = Method(

@@ -11,27 +11,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods import dpo
+from steer.methods import preferences
 from steer.methods.base import Candidates, Method, summed
-from steer.settings import Checked, option
+from steer.methods.preferences import PairSettings, unsure
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(PairSettings):
     """Settings of slic."""
 
     gamma: float = option(0.05, "Slope of the loss: 1 / gamma is the margin.", above=0)
     reg: float = option(0.05, "Weight of the likelihood.", least=0)
-    pairing: str = option("best-random", "As in dpo.")
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w: [B, 2, T] -> [B]."""
     logp = summed(logps, c.mask)
-    return (1 - s.gamma * (logp[:, 0] - logp[:, 1])).clamp(min=0) - s.reg * logp[:, 0]
+    margin = s.gamma * (logp[:, 0] - logp[:, 1])
+    return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s) - s.reg * logp[:, 0]
 
 
-METHOD = Method(groups=dpo.groups, loss=loss, settings=Settings, per="prompt", rate=0.25)
+METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", rate=0.25)

@@ -1,0 +1,44 @@
+"""Regression to relative rewards (REBEL, 2404.16767, algorithm 1): margins of log-probabilities equal gaps of reward.
+
+(delta / eta - (r_w - r_l))^2, delta as in dpo and r the reward, averaged over pairs of the last round's responses; the
+reference is the policy that training starts from, so a round after the paper goes on from the last (`--from last`).
+Differs from the official code: pairs of equal rewards are dropped; rewards are the standardised ones of `steer label`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.methods.base import Candidates, Method, gains
+from steer.methods.groups import Group, pairs
+from steer.rows import Row
+from steer.settings import Checked, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """Settings of rebel."""
+
+    eta: float = option(1.0, "Change of log-probability for one standard deviation of the reward.", above=0)
+    pairing: str = option("all", "As in dpo.")
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Pairs of a prompt's candidates."""
+    return pairs(rows, settings.pairing)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """Squared error (delta / eta - (r_w - r_l))^2: [B, 2, T] -> [B]."""
+    gain = gains(logps, c)
+    return ((gain[:, 0] - gain[:, 1]) / s.eta - (c.reward[:, 0] - c.reward[:, 1])) ** 2
+
+
+METHOD = Method(
+    groups=groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", pool="last", rate=0.05
+)
