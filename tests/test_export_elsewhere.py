@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import gettempdir
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +23,11 @@ from steer.export import gguf, ollama
 from steer.export.command import export_command
 from steer.labelling.command import fit_command
 from steer.labelling.scorer import load_scorer
+from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
+from steer.run_folder import read_json
 from steer.training.command import train_command
 
 CHAT = [
@@ -224,7 +228,13 @@ class Hub:
     def upload_folder(self, **options: Any) -> None:
         files = {path.name for path in Path(options["folder_path"]).rglob("*") if path.is_file()}
         readme = (Path(options["folder_path"]) / "README.md").read_text()
+        for path in Path(options["folder_path"]).glob("*.json*"):
+            if not any(fnmatch(path.name, pattern) for pattern in options["ignore_patterns"]):
+                assert gettempdir() not in path.read_text(), f"{path.name} names a folder of this machine"
         self.calls.append(("upload", {**options, "files": files, "readme": readme}))
+
+    def upload_file(self, **options: Any) -> None:
+        self.calls.append(("file", options))
 
 
 @pytest.fixture
@@ -247,7 +257,7 @@ def test_a_policy_is_uploaded_with_what_was_measured(trained: Path, tmp_path: Pa
     )
     said = export_command(config)
     assert said.endswith("Uploaded to https://huggingface.co/me/policy.")
-    (name, created), (_, sent) = hub
+    (name, created), (_, sent), (_, file) = hub
     assert name == "me/policy"
     assert created == {"repo_type": "model", "private": None, "exist_ok": True}
     assert {"steer.json", "model.safetensors", "README.md"} <= sent["files"]
@@ -256,9 +266,21 @@ def test_a_policy_is_uploaded_with_what_was_measured(trained: Path, tmp_path: Pa
     assert "Trained by `conditional`" in readme
     assert "| training rows | " in readme
     assert "| warmth | higher | 0: " in readme
-    assert "| warmth | 0.50 [0.40, 0.60] | undefined |" in readme
+    assert "| warmth | 0.50 [0.40, 0.60] | - |" in readme
     assert str(tmp_path) not in readme
     assert str(trained) not in readme
+    card, sent_card = read_json(tmp_path / "out" / "steer.json"), json.loads(file["path_or_fileobj"])
+    assert file["path_in_repo"] == "steer.json"
+    assert Path(card["base"]).is_absolute()
+    assert sent_card == {**card, "base": Path(card["base"]).name}
+    folder = str(tmp_path / "fit")
+    for spec, kept in (
+        (folder, ""),
+        (f"judge:{folder}", ""),
+        ("countable:words", "countable:words"),
+        ("human", "human"),
+    ):
+        assert Card(folder, "", "lora", "mle", scorer_spec=spec).without_paths().scorer_spec == kept
     hub.clear()
     export_command(ExportConfig(str(trained), str(tmp_path / "out"), push_to_hub="me/policy", private=True))
     assert hub[0][1]["private"] is True

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = """
 errors progress device settings options config run_folder
 rows conditioning methods models labelling
-generation training export serve report evaluation
+generation training report export serve evaluation
 iteration comparison
 """
 ORDER = TABLE.split()

@@ -14,12 +14,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attribute_models.templates import fitted, in_roles, lost, rendered
+from attribute_models.templates import fitted, in_roles, lost, options_of, rendered
 from steer.conditioning.condition import TEMPLATES, readings
 from steer.conditioning.finished import ANSWER, CLOSING, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
-__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "opened", "rendered", "steerable"]
+__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "opened", "options_of", "rendered", "steerable"]
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (

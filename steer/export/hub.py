@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from steer.errors import SteerError
-from steer.models.card import Card
+from steer.models.card import CARD, Card
 from steer.progress import progress, quiet
+from steer.report.cells import cell
 from steer.rows.directions import BETTER
 from steer.rows.schema import Schema
 from steer.run_folder import read_done, read_json, write_text
 
-LEFT = (".*", "export.json")  # files that say where things are on this machine; those of a data set's run do, too
+# Files that say where things are on this machine; those of a data set's run do, too.
+LEFT = (".*", "export.json", CARD)
 
 
 def push(folder: Path, name: str, card: str, *, dataset: bool = False, private: bool = False) -> str:
     """Write the card as README.md and upload a folder as a repository; return its address.
 
-    A new repository is public or private as the account has it, or `private`. SteerError if the hub refuses.
+    A new repository is public or private as the account has it, or `private`. Of a policy's steer.json the names of
+    folders are left out. SteerError if the hub refuses.
     """
     from huggingface_hub import HfApi, errors
 
@@ -33,6 +37,15 @@ def push(folder: Path, name: str, card: str, *, dataset: bool = False, private: 
             api.upload_folder(
                 repo_id=name, folder_path=folder, repo_type=kind, commit_message="steer export", ignore_patterns=left
             )
+            if (folder / CARD).is_file():
+                text = json.dumps(Card.load(folder).without_paths().to_json(), indent=1)
+                api.upload_file(
+                    repo_id=name,
+                    path_or_fileobj=text.encode(),
+                    path_in_repo=CARD,
+                    repo_type=kind,
+                    commit_message="steer export",
+                )
     except errors.LocalTokenNotFoundError:
         raise SteerError(
             f'--push-to-hub {name}: nobody is logged in to the hub. Run "hf auth login", or set HF_TOKEN.'
@@ -48,7 +61,7 @@ def push(folder: Path, name: str, card: str, *, dataset: bool = False, private: 
 
 def policy_card(card: Card, source: Path, evaluation: str, *, plain: bool) -> str:
     """Return the README of a policy; `plain`: exported for any server."""
-    facts, base = read_done(source), Path(card.base).name if Path(card.base).is_absolute() else card.base
+    facts, base = read_done(source), card.without_paths().base
     head = {"library_name": "transformers" if plain else "steer", "tags": ["steer", card.method]}
     if base == card.base and "/" in base:
         head["base_model"] = base
@@ -113,14 +126,6 @@ def _measured(evaluation: str) -> list[str]:
         ]
         lines += ["| attribute | levels | Spearman |", "|---|---|---|"]
         figures = dial["result"]["attributes"].items()
-        lines += [f"| {n} | {_interval(a['partial_slope'])} | {_interval(a['spearman'])} |" for n, a in figures]
+        lines += [f"| {n} | {cell(a['partial_slope'])} | {cell(a['spearman'])} |" for n, a in figures]
         lines.append("")
     return lines
-
-
-def _interval(value: Mapping[str, Any]) -> str:
-    if value.get("mean") is None:
-        return "undefined"
-    if value.get("low") is None:
-        return f"{value['mean']:.2f}"
-    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attribute_models.templates import options_of
-from steer.conditioning.chat import asked
+from steer.conditioning.chat import asked, options_of
 from steer.conditioning.condition import OWN
 from steer.errors import SteerError
 from steer.export.template import fitting, refuse_late_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from steer.errors import SteerError
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, resume_point, write_json
 
+CARD = "steer.json"
 FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's
 MERGED = "merged"  # adapter of an exported policy: its weights are in the folder itself
 KNOWN = {
@@ -51,9 +52,19 @@ class Card:
 
     def save(self, folder: Path) -> None:
         """Write steer.json."""
+        write_json(folder / CARD, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of steer.json."""
         value = {k: v for k, v in asdict(self).items() if k != "schema"}
         value["settings"] = {k: str(v) if v in (math.inf, -math.inf) else v for k, v in self.settings.items()}
-        write_json(folder / "steer.json", {**value, "schema": self.schema.to_json() if self.schema else None})
+        return {**value, "schema": self.schema.to_json() if self.schema else None}
+
+    def without_paths(self) -> Card:
+        """Return the card without folders of this machine: of a base its name stays, of a scorer its identity."""
+        base = Path(self.base).name if Path(self.base).is_absolute() else self.base
+        local = Path(self.scorer_spec.rpartition(":")[2]).is_absolute()
+        return replace(self, base=base, scorer_spec="" if local else self.scorer_spec)
 
     def control_tokens(self) -> list[list[str]]:
         """Tokens added to the base's [attribute][level]; none if conditions are text."""
@@ -64,10 +75,10 @@ class Card:
     @staticmethod
     def place(folder: Path) -> Path | None:
         """Find where the card of a policy's folder is: there, or in the last resume point of an unfinished training."""
-        if (folder / "steer.json").is_file():
+        if (folder / CARD).is_file():
             return folder
         point = None if (folder / "done.json").is_file() else resume_point(folder)
-        return point if point and (point / "steer.json").is_file() else None
+        return point if point and (point / CARD).is_file() else None
 
     @staticmethod
     def find(name: str | Path) -> Card | None:
@@ -78,11 +89,11 @@ class Card:
     @staticmethod
     def load(folder: Path) -> Card:
         """Read steer.json."""
-        value = read_json(folder / "steer.json")
+        value = read_json(folder / CARD)
         try:
             return _card(value)
         except (KeyError, TypeError, ValueError, SteerError) as error:
-            path = folder / "steer.json"
+            path = folder / CARD
             raise SteerError(f'{path}: not what "steer train" writes ({error}). Train again.') from None
 
 
