@@ -101,7 +101,7 @@ def _undecided(pair: list[Row]) -> bool:
     """Whether one of two equal responses is said to be better."""
     if len(pair) != 2:
         return False
-    texts = [str(row.get("response")).strip() for row in pair]
+    texts = [(str(row.get("response")).strip(), row.get("tool_calls")) for row in pair]
     preferred = [row.get("scores", {}).get("preference") for row in pair]
     return texts[0] == texts[1] and preferred[0] != preferred[1]
 

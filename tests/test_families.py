@@ -12,14 +12,22 @@ from families import ASK, CALL, FAMILIES, TOOLS, tokenizer_of
 
 from attribute_models.templates import options_of
 from data_recipes import layouts
+from data_recipes.turns import LEFT_OUT
 from steer.conditioning.chat import bare
 from steer.conditioning.condition import render
 from steer.errors import SteerError
+from steer.evaluation.drawn import Reference, _both_log_probs
 from steer.export.template import finishing, fitting, refuse_late_text
+from steer.generation.engines import through
+from steer.generation.openai_client import OpenAIClient
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
 from steer.labelling.scorer import load_scorer
+from steer.methods.groups import pairs
 from steer.models.card import Card
 from steer.models.collate import line
-from steer.models.policy import Policy
+from steer.models.log_probs import ResponseLogps
+from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens, prompt_text, turns_parts
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
@@ -165,6 +173,48 @@ def test_what_was_drawn_is_parted_at_the_end_of_the_thought(name: str, tokenizer
     assert policy.thought_apart(endless) == ("hm hm", ())
     plain = Policy(None, tokenizer, Card("b", "", "none", "mle"))
     assert plain.thought_apart(drawn) == ("", drawn)
+
+
+def test_a_policy_that_thinks_and_its_base_read_the_same_tokens(tokenizer: Any, tiny: Path) -> None:
+    """The policy is the base, so the KL between them is 0: the reference reads thoughts where the policy wrote them."""
+    model = load_policy(str(tiny)).model
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    policy = Policy(model, tokenizer, Card("b", "", "none", "mle", thinking="learn"))
+    base = Policy(model, tokenizer)
+    ids = tokenizer("<think>hm</think>Red.", add_special_tokens=False)["input_ids"]
+    drawn_row = row(target={}, ids=ids)
+    own, ref = _both_log_probs(policy, [drawn_row], Sampling(), Reference(base, ResponseLogps(model.eval())))
+    assert own == ref
+    cooler = Sampling(temperature=0.5)
+    assert len({*map(tuple, _both_log_probs(policy, [drawn_row], cooler, Reference(base, ResponseLogps(model))))}) == 1
+
+
+def test_a_server_gets_what_a_row_gives_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    def call(self: Any, path: str, body: Any = None, tries: int = 0) -> Any:
+        sent.append(body)
+        return {"choices": [{"message": {"content": "Red."}, "finish_reason": "stop"}]}
+
+    monkeypatch.setattr(OpenAIClient, "_call", call)
+    asked = row(tools=json.dumps(TOOLS), chat_template_kwargs={"enable_thinking": False})
+    server: Any = through(OpenAIClient("http://localhost", "m"))
+    server(Policy(None, None), [Request(asked, {}), Request(row(), {})], Sampling(batch_size=1))
+    assert (sent[0]["tools"], sent[0]["chat_template_kwargs"]) == (TOOLS, {"enable_thinking": False})
+    assert not {"tools", "chat_template_kwargs"} & sent[1].keys()
+
+
+def test_responses_that_call_different_tools_are_different() -> None:
+    other = {**CALL, "function": {**CALL["function"], "name": "measure"}}
+    answers = [{"role": "assistant", "content": "", "tool_calls": [call]} for call in (CALL, other)]
+    chosen, rejected = layouts.rows({"prompt": ASK, "chosen": [answers[0]], "rejected": [answers[1]]})
+    assert not {LEFT_OUT} & (chosen.keys() | rejected.keys())
+    for each, reward in ((chosen, 1.0), (rejected, 0.0)):
+        each.update(reward=reward)
+    [group] = pairs([chosen, rejected, {**chosen, "reward": 0.5}], "best-worst")
+    assert [r["tool_calls"] for r in group.rows] == [[CALL], [other]]
+    same = layouts.rows({"prompt": ASK, "chosen": [answers[0]], "rejected": [answers[0]]})
+    assert all("the same text" in r[LEFT_OUT] for r in same)
 
 
 def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(name: str, tokenizer: Any) -> None:

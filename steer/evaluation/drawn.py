@@ -125,9 +125,12 @@ def _both_log_probs(
     else:
         own = drawn_from(policy, rows, sampling.guidance, temperature)
     readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
+    thinking = policy.thinking  # the reference reads thoughts where the policy wrote them
     if temperature == 1:
-        return own, log_probs(reference.policy, reference.module, readable, budget, conditioned=False)
-    return own, drawn_from(reference.policy, readable, 0.0, temperature)
+        return own, log_probs(
+            reference.policy, reference.module, readable, budget, conditioned=False, thinking=thinking
+        )
+    return own, drawn_from(reference.policy, readable, 0.0, temperature, thinking)
 
 
 def _without_ids(row: Row) -> Row:
@@ -142,17 +145,22 @@ def _alike(policy: Policy, reference: Policy, rows: Sequence[Row]) -> bool:
 
 
 def log_probs(
-    policy: Policy, module: ResponseLogps, rows: Sequence[Row], budget: int, *, conditioned: bool
+    policy: Policy, module: ResponseLogps, rows: Sequence[Row], budget: int, *, conditioned: bool, thinking: str = ""
 ) -> list[float]:
-    """Log-probability of every response with its end token, conditioned on its target or unconditioned."""
-    sequences = _sequences(policy, rows, conditioned=conditioned)
+    """Log-probability of every response with its end token, conditioned on its target or unconditioned.
+
+    `thinking`: that of the policy that drew the responses (default: of this one).
+    """
+    sequences = _sequences(policy, rows, conditioned=conditioned, thinking=thinking)
     device = next(policy.model.parameters()).device
     logps, _ = response_tokens(module, [[s] for s in sequences], policy.tokenizer.pad_token_id, budget, device)
     return [float(x.sum()) for x in logps]
 
 
 @torch.no_grad()
-def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0) -> list[float]:
+def drawn_from(
+    policy: Policy, rows: Sequence[Row], strength: float, temperature: float = 1.0, thinking: str = ""
+) -> list[float]:
     """Log-probability of every response under the guided distribution at a temperature.
 
     Each token's log p(none) + S (log p(target) - log p(none)), divided by the temperature and normalised. One row at a
@@ -168,7 +176,7 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
             logits: torch.Tensor = model(ids).logits[0, first:-1]
         return logits.float().log_softmax(-1)  # [T, V]
 
-    read = list(zip(rows, *(_sequences(policy, rows, conditioned=c) for c in (True, False))))
+    read = list(zip(rows, *(_sequences(policy, rows, conditioned=c, thinking=thinking) for c in (True, False))))
     for row, wanted, plain in progress(read, what="log-probs of responses", unit="responses"):
         mixed = logps(wanted, policy.weights(row["target"])) if strength else logps(plain, ())
         if strength not in (0, 1):
@@ -178,10 +186,11 @@ def drawn_from(policy: Policy, rows: Sequence[Row], strength: float, temperature
     return sums
 
 
-def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool) -> list[Sequence_]:
+def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool, thinking: str = "") -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
     rows = [policy.reading(row, row["target"]) for row in rows]
-    thinking = "learn" if policy.thinking in THINKS else policy.thinking  # what was drawn begins with a thought
+    thinking = thinking or policy.thinking
+    thinking = "learn" if thinking in THINKS else thinking  # what was drawn begins with a thought
     tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template, thinking)
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

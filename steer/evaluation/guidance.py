@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from steer.conditioning.finished import THINKS
 from steer.conditioning.targets import factorial
 from steer.errors import SteerError
 from steer.evaluation.diversity import diversity
@@ -102,7 +103,9 @@ class Trial:
     def _fluency(self, requests: Sequence[Request], drawn: Sequence[Response]) -> list[float]:
         """Mean log-probability per token of each response under the base, given the unconditioned prompt."""
         base = self.base
-        tokens = Tokens([{**request.row, "response": "", "tool_calls": None} for request in requests], base.tokenizer)
+        rows = [{**request.row, "response": "", "tool_calls": None, "reasoning_content": None} for request in requests]
+        thinking = "learn" if self.policy.thinking in THINKS else self.policy.thinking  # ids begin with the thought
+        tokens = Tokens(rows, base.tokenizer, thinking=thinking)
         groups = [[Sequence_(tokens.prefix(request.row), list(r.ids))] for request, r in zip(requests, drawn)]
         device = next(base.model.parameters()).device
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from steer.conditioning.chat import asked, in_roles
+from steer.conditioning.chat import asked, in_roles, options_of
 from steer.conditioning.turns import say_unprinted
 from steer.errors import SteerError
 from steer.generation.decoder import Decoder
@@ -65,7 +65,7 @@ def through(client: OpenAIClient) -> Engine:
                 prompt_parts(request.row, policy.tokenizer)  # refuses turns that the template would drop
                 turns = in_roles(turns, policy.tokenizer)
             attributes = asked(request.target, schema) if schema else None
-            chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i)))
+            chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i), options_of(request.row)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
         settings = {"max_tokens": sampling.max_new_tokens, **_sent(policy, sampling)}

@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from attribute_models.endpoint import exchange
+from attribute_models.templates import NONE
 from steer.errors import SteerError
 
 TIMEOUT = 600  # seconds for one response
@@ -26,11 +27,15 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 
 
 class ChatCall(NamedTuple):
-    """One request: the turns, and the target for the chat template (None: the policy has no attributes)."""
+    """One request: the turns, and the target for the chat template (None: the policy has no attributes).
 
-    messages: Sequence[Mapping[str, str]]
+    `options`: what a row gives the template besides, `options_of`.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
     attributes: Mapping[str, int | str] | None
     seed: int
+    options: Mapping[str, Any] = NONE
 
 
 class OpenAIClient:
@@ -47,8 +52,11 @@ class OpenAIClient:
 
         def reply(chat: ChatCall) -> tuple[str, bool]:
             body = {"model": self.model, "messages": chat.messages, "seed": chat.seed, **settings}
+            kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
             if chat.attributes is not None:
-                body["chat_template_kwargs"] = {"attributes": chat.attributes}
+                kwargs["attributes"] = chat.attributes
+            body |= {"chat_template_kwargs": kwargs} if kwargs else {}
+            body |= {"tools": chat.options["tools"]} if "tools" in chat.options else {}
             with self._valid_replies():
                 choice = self._call("chat/completions", body)["choices"][0]
                 return choice["message"]["content"] or "", choice["finish_reason"] == "stop"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -122,10 +123,11 @@ def _comparable(row: Row) -> str:
 
 
 def _distinct(candidates: Sequence[Row]) -> list[Row]:
-    """Keep the first of equal texts: none is better than itself."""
+    """Keep the first of equal responses, their calls of tools included: none is better than itself."""
     first: dict[str, Row] = {}
     for row in candidates:
-        first.setdefault(str(row.get("response", row["id"])).strip(), row)
+        text = str(row.get("response", row["id"])).strip()
+        first.setdefault(json.dumps([text, row.get("tool_calls") or []], sort_keys=True), row)
     return list(first.values())
 
 
