@@ -108,7 +108,36 @@ FAMILIES = {
         tools=False,
     ),
 }
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|channel|>", "<|message|>", "<|return|>", "<|call|>", "</s>"]
+CALLS = {  # how families write a call
+    "values": "{{ ' ' if not loop.first or m.content }}<call>{{ c.function.name }}{% for name, value in "
+    "c.function.arguments.items() %} {{ name }}={{ value if value is string else value | tojson }}{% endfor %}</call>",
+    "object": "{{ '\n' if not loop.first or m.content }}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>',
+    "list with ids": "{{ '[TOOL_CALLS][' if loop.first else ', ' }}"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}, "id": "{{ c.id }}"}'
+    "{{ ']' if loop.last }}",
+    "elements": "{{ '\n' if not loop.first or m.content }}<tool_call>\n<function={{ c.function.name }}>\n{% for name, "
+    "value in c.function.arguments.items() %}<parameter={{ name }}>\n{{ value if value is string else value | tojson }}"
+    "\n</parameter>\n{% endfor %}</function>\n</tool_call>",
+}
+
+
+def with_calls(name: str) -> str:
+    """Return the template of "plain" whose calls are written in one of CALLS."""
+    return _chatml("", "", "{{ m.content }}{% for c in m.tool_calls or [] %}" + CALLS[name] + "{% endfor %}")
+
+
+SPECIAL = [
+    "[TOOL_CALLS]",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|return|>",
+    "<|call|>",
+    "</s>",
+]
 
 
 def tokenizer_of(name: str, folder: Path) -> Any:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import ASK, CALL, FAMILIES, TOOLS, tokenizer_of
+from families import ASK, CALL, CALLS, FAMILIES, TOOLS, tokenizer_of, with_calls
 
 from attribute_models.templates import options_of
 from data_recipes import layouts
 from data_recipes.turns import LEFT_OUT
 from steer.conditioning.chat import bare
 from steer.conditioning.condition import render
+from steer.conditioning.finished import called
 from steer.errors import SteerError
 from steer.evaluation.drawn import Reference, _both_log_probs
 from steer.export.template import finishing, fitting, refuse_late_text
@@ -22,6 +23,7 @@ from steer.generation.engines import through
 from steer.generation.openai_client import OpenAIClient
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
+from steer.generation.reply import Form, Reply, parted, written_as
 from steer.labelling.scorer import load_scorer
 from steer.methods.groups import pairs
 from steer.models.card import Card
@@ -161,18 +163,98 @@ def test_an_empty_block_is_the_thinking_block_without_a_thought(name: str, token
     assert tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True) == wanted
 
 
+def policy_of(tokenizer: Any, thinking: str = "drop") -> Policy:
+    return Policy(None, tokenizer, Card("b", "", "none", "mle", thinking=thinking))
+
+
+def ids_of(text: str, tokenizer: Any) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def told(form: Form, ids: list[int], tokenizer: Any) -> tuple[str, str, list[Any]]:
+    """What a reply says, whole; its pieces never take anything back."""
+    reply, seen = Reply(tokenizer, form), ["", ""]
+    for token in ids:
+        piece = reply.push(token)
+        seen = [seen[0] + piece.thought, seen[1] + piece.text]
+        assert not piece.calls
+    last = reply.finish(whole=True)
+    whole = parted(tokenizer, form, ids, whole=True)
+    assert whole[:2] == (seen[0] + last.thought, seen[1] + last.text)
+    return whole.thought, whole.text, list(whole.calls)
+
+
 def test_what_was_drawn_is_parted_at_the_end_of_the_thought(name: str, tokenizer: Any) -> None:
     family = FAMILIES[name]
-    policy = Policy(None, tokenizer, Card("b", "", "none", "mle", thinking="learn"))
+    form = Form.of(policy_of(tokenizer, "learn"), row())
     begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
-    drawn = tokenizer(family.thought.removeprefix(begun) + "Red.", add_special_tokens=False)["input_ids"]
-    thought, answer = policy.thought_apart(drawn)
-    assert (thought, tokenizer.decode(answer).strip()) == ("hm", "Red.")
+    drawn = ids_of(family.thought.removeprefix(begun) + "Red.", tokenizer)
+    assert told(form, drawn, tokenizer) == ("hm", "Red.", [])
     opening = family.thought.removeprefix(begun).partition("hm")[0]
-    endless = tokenizer(opening + "hm hm", add_special_tokens=False)["input_ids"]
-    assert policy.thought_apart(endless) == ("hm hm", ())
-    plain = Policy(None, tokenizer, Card("b", "", "none", "mle"))
-    assert plain.thought_apart(drawn) == ("", drawn)
+    assert told(form, ids_of(opening + "hm hm", tokenizer), tokenizer) == ("hm hm", "", [])
+    if family.before.startswith(begun):  # without a thought
+        at_once = ids_of(family.before.removeprefix(begun) + "Red.", tokenizer)
+        assert told(form, at_once, tokenizer) == ("", "Red.", [])
+    plain = parted(tokenizer, Form.of(policy_of(tokenizer), row()), drawn, whole=True)
+    assert plain.thought == ""
+    assert plain.text == tokenizer.decode(drawn, skip_special_tokens=True)
+
+
+def test_a_template_that_has_closed_the_thinking_block_asks_for_no_thought(tiny: Path) -> None:
+    tokenizer = tokenizer_of("thinking, optional", tiny)
+    policy = policy_of(tokenizer, "learn")
+    assert Form.of(policy, row()).block
+    assert Form.of(policy, row(chat_template_kwargs={"enable_thinking": False})).plain
+
+
+WEIGHED = {"what": {"type": "string"}, "grams": {"type": "integer"}}
+DECLARED = [
+    {"type": "function", "function": {"name": "weigh", "parameters": {"type": "object", "properties": WEIGHED}}}
+]
+
+
+def calls_of(*arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": "weigh", "arguments": each}} for each in arguments]
+
+
+@pytest.mark.parametrize("calls", CALLS)
+@pytest.mark.parametrize(
+    "arguments", [[{"what": 'moss "x"\n}', "grams": 3}], [{"what": "3"}], [{"grams": 3}, {"what": "a b"}], [{}]]
+)
+def test_calls_are_read_as_the_template_writes_them(calls: str, arguments: list[Any], tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = with_calls(calls)
+    asked = row(tools=DECLARED)
+    form = Form.of(policy_of(tokenizer), asked)
+    wanted = [{"id": f"00000000{i}", **call} for i, call in enumerate(calls_of(*arguments))]
+    turn = {"role": "assistant", "content": "Let me see.", "tool_calls": wanted}
+    drawn = ids_of(called(ASK, tokenizer, options_of(asked), turn), tokenizer)
+    thought, text, found = told(form, drawn, tokenizer)
+    assert (thought, text) == ("", "Let me see.")
+    assert [call["function"] for call in found] == [call["function"] for call in wanted]
+    assert all(call["id"] == want["id"] for call, want in zip(found, wanted) if "id" in call)
+    assert written_as(parted(tokenizer, form, drawn, whole=True), drawn, tokenizer, asked)
+    assert told(form, drawn[:-3], tokenizer)[2] == []
+    assert parted(tokenizer, form, drawn, whole=False).calls == ()
+
+
+@pytest.mark.parametrize(
+    ("calls", "text"),
+    [
+        ("values", "<call>fly what=moss</call>"),  # not declared
+        ("values", "<call>weigh where=moss</call>"),
+        ("values", "<call>weigh grams=many</call>"),
+        ("object", '<tool_call>\n{"name": "weigh", "arguments": {"what": }}\n</tool_call>'),
+        ("object", '<tool_call>\n{"name": "weigh", "arguments": {}}\n</tool_call> and so on'),
+    ],
+)
+def test_a_call_that_cannot_be_read_for_certain_is_text(calls: str, text: str, tiny: Path, capsys: Any) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = with_calls(calls)
+    form, drawn = Form.of(policy_of(tokenizer), row(tools=DECLARED)), ids_of(f"Well. {text}", tokenizer)
+    assert told(form, drawn, tokenizer) == ("", tokenizer.decode(drawn, skip_special_tokens=True), [])
+    assert Form.of(policy_of(tokenizer), row()).plain, "nobody declared a tool"
 
 
 def test_a_policy_that_thinks_and_its_base_read_the_same_tokens(tokenizer: Any, tiny: Path) -> None:

@@ -59,6 +59,19 @@ def divided_at_thought(
     return begun, CLOSING if place.closes and begun.rstrip().endswith(OPENING) else ""
 
 
+class Block(NamedTuple):
+    """What a model writes before and after its thought; `plain`: before an answer without even an empty one."""
+
+    opening: str
+    closing: str
+    plain: str
+
+
+def block_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> Block | None:
+    """Return what stands around a thought that is drawn after turns like these; None if the template asks for none."""
+    return _block(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options))
+
+
 def called(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], answer: Turn) -> str:
     """Return an answer that calls tools as the template writes it in place of a text; empty if it writes it elsewhere.
 
@@ -95,6 +108,22 @@ def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Plac
             return after_prompt
     before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
     return Place(PLAIN_ANSWER, closes=False) if mark and _goes_on(before, begun) else after_prompt
+
+
+@lru_cache(maxsize=10_000)
+def _block(tokenizer: Any, template: str, shapes: Shapes) -> Block | None:
+    """Compute `block_of` for the shapes of turns; `template` is part of the cache key."""
+    turns, options, _ = shapes.marked(tokenizer)
+    try:
+        begun = generation_prompt(turns, tokenizer, options)
+    except TemplateError:
+        return None
+    opened, closing = divided_at_thought(turns, tokenizer, options, _place(tokenizer, template, shapes, thought=True))
+    plain = "".join(divided_at_thought(turns, tokenizer, options, _place(tokenizer, template, shapes, thought=False)))
+    if not closing.strip() or not opened.startswith(begun):  # such as a block that the generation prompt has closed
+        return None
+    opening, plain = opened.removeprefix(begun), plain.removeprefix(begun) if plain.startswith(begun) else ""
+    return Block(opening, closing, "" if plain.startswith(opening) else plain)
 
 
 def _goes_on(before: str, begun: str) -> bool:

@@ -95,7 +95,7 @@ class Trial:
         assert card.schema is not None
         names, schema = card.attributes, card.schema
         scores = self.scorer.score(
-            [{**request.row, "response": r.text, "tool_calls": None} for request, r in zip(requests, drawn)], names
+            [r.answering(request.row) for request, r in zip(requests, drawn)], names
         )
         asked = np.array([[request.target[n] for n in names] for request in requests], float)
         return asked, np.column_stack([schema[n].position(scores[:, j]) for j, n in enumerate(names)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from steer.conditioning.chat import asked, in_roles, options_of
@@ -12,6 +13,7 @@ from steer.generation.decoder import Decoder
 from steer.generation.openai_client import ChatCall, OpenAIClient
 from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
+from steer.generation.reply import Form, parted, written_as
 from steer.generation.requests import Request, Response, encode, seed_of
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
@@ -37,7 +39,8 @@ def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> 
             raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --guidance.")
         if policy.steering:
             raise SteerError(f"{policy.name}: keeps more than keys and values, so no vectors can steer it.")
-        return [_response(policy, ids) for ids in plainly(policy, encoded, sampling.batch_size, sampling.seed)]
+        drawn = plainly(policy, encoded, sampling.batch_size, sampling.seed)
+        return list(map(partial(_response, policy), requests, drawn))
     decoder = Decoder(policy, sampling.batch_size, patience=max(1, sampling.batch_size // 4))
     order = sorted(
         range(len(encoded)), key=lambda i: (len(encoded[i].prompt), encoded[i].prompt, len(encoded[i].condition), i)
@@ -50,7 +53,7 @@ def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> 
                 tokens[place[event.key]].append(event.token)
                 if event.ended:
                     bar.update()
-    return [_response(policy, ids) for ids in tokens]
+    return list(map(partial(_response, policy), requests, tokens))
 
 
 def through(client: OpenAIClient) -> Engine:
@@ -86,11 +89,16 @@ def _sent(policy: Policy, sampling: Sampling) -> dict[str, float]:
     return {name: value for name, value in values.items() if name in told or value != by_itself[name]}
 
 
-def _response(policy: Policy, ids: Sequence[int]) -> Response:
+def _response(policy: Policy, request: Request, ids: Sequence[int]) -> Response:
+    """Part what was drawn; calls of tools are text unless the chat template writes them exactly so."""
     finished = bool(ids) and ids[-1] in end_tokens(policy)
-    thought, answer = policy.thought_apart(ids[: len(ids) - finished])
-    text = policy.tokenizer.decode(answer, skip_special_tokens=True)
-    return Response(text.lstrip() if thought else text, finished, tuple(ids), thought)
+    form, drawn = Form.of(policy, request.row), ids[: len(ids) - finished]
+    if form.plain:
+        return Response(policy.tokenizer.decode(drawn, skip_special_tokens=True), finished, tuple(ids))
+    parts = parted(policy.tokenizer, form, drawn, whole=finished)
+    if parts.calls and not written_as(parts, drawn, policy.tokenizer, request.row):
+        parts = parted(policy.tokenizer, form._replace(syntax=None), drawn, whole=finished)
+    return Response(parts.text, finished, tuple(ids), parts.thought, tuple(parts.calls))
 
 
 def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Policy, Engine]:
@@ -108,7 +116,9 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
         raise SteerError(f"--engine {settings.engine}: is not used with --server. Leave one of them out.")
     if settings.engine == "vllm":
         vllm = Vllm(policy, settings.dtype, trust_remote_code=settings.trust_remote_code)
-        return vllm.policy, lambda p, requests, s: [_response(p, ids) for ids in vllm.draw(encode(p, requests, s))]
+        return vllm.policy, lambda p, requests, s: list(
+            map(partial(_response, p), requests, vllm.draw(encode(p, requests, s)))
+        )
     client = OpenAIClient(settings.server, settings.server_model)
     return _without_weights(policy, settings.trust_remote_code), through(client)
 

@@ -175,6 +175,8 @@ def _rows(
         row |= {name: request.row[name] for name in ("tools", "chat_template_kwargs") if request.row.get(name)}
         if response.thought:
             row["reasoning_content"] = response.thought
+        if response.calls:
+            row["tool_calls"] = list(response.calls)
         if request.temperature is not None:
             row["temperature"] = request.temperature
         if schema is not None and request.target:
@@ -194,7 +196,8 @@ def drawn_with(sampling: Sampling) -> Row:
 
 def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
     """Keep the rows that later stages can use: not empty, and no condition written in the response."""
-    return [row for row in rows if row["response"].strip() and not policy.leaks(row["response"])]
+    said = (row for row in rows if row["response"].strip() or row.get("tool_calls"))
+    return [row for row in said if not policy.leaks(row["response"])]
 
 
 def selection_of(settings: GenerateSettings, policy: Policy | str) -> Selection | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from steer.conditioning.condition import render
 from steer.conditioning.turns import say_unprinted
 from steer.errors import SteerError
+from steer.generation.calls import Call
 from steer.generation.prefill import Ids
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy
@@ -79,13 +80,20 @@ class EncodedRequest(NamedTuple):
 class Response(NamedTuple):
     """Text without condition and EOS; `finished` is false if cut off; `ids` as drawn, with the end token.
 
-    `thought`: what the policy thought before it answered; it is among the ids and not in the text.
+    `thought`: what the policy thought before it answered, and `calls`: of tools, as OpenAI has them; these are among
+    the ids and not in the text.
     """
 
     text: str
     finished: bool
     ids: tuple[int, ...] = ()
     thought: str = ""
+    calls: tuple[Call, ...] = ()
+
+    def answering(self, row: Row) -> Row:
+        """Return the row with this response in place of its own."""
+        own = {"response": self.text, "tool_calls": list(self.calls), "reasoning_content": self.thought}
+        return {name: x for name, x in {**row, **own}.items() if x or name not in own or name == "response"}
 
 
 def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[EncodedRequest]:

@@ -14,10 +14,13 @@ LOST = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for half a charact
 
 
 class Text:
-    """The text of a growing response: whole characters only, and nothing from a stop text on."""
+    """The text of a growing response: whole characters only, and nothing from a stop text on.
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stops = tokenizer, stops
+    `special`: with the names of special tokens, which are left out otherwise.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, special: bool = False) -> None:
+        self.tokenizer, self.stops, self.special = tokenizer, stops, special
         self.stopped = False
         self.begun = 0  # characters before the last token, emitted or pending
         self.emitted = 0  # characters returned so far
@@ -25,10 +28,15 @@ class Text:
         self._start = self._read = 0  # ids from `_start` are decoded again, those before `_read` are in the text
         self._pending = ""
 
+    @property
+    def length(self) -> int:
+        """Characters so far, returned or pending."""
+        return self.emitted + len(self._pending)
+
     def push(self, token: int) -> str:
         """Add a token and return the text that is certain now."""
         self._ids.append(token)
-        self.begun = self.emitted + len(self._pending)
+        self.begun = self.length
         before, now = self._decoded(self._read), self._decoded(len(self._ids))
         if now.endswith(LOST) or len(now) <= len(before):
             return ""
@@ -46,7 +54,7 @@ class Text:
         return text
 
     def _decoded(self, end: int) -> str:
-        text: str = self.tokenizer.decode(self._ids[self._start : end], skip_special_tokens=True)
+        text: str = self.tokenizer.decode(self._ids[self._start : end], skip_special_tokens=not self.special)
         return text
 
     def _checked(self, new: str) -> str:

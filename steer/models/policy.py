@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from steer.conditioning.chat import PLAIN, bare, rendered
 from steer.conditioning.condition import markers
-from steer.conditioning.finished import THINKS, divided_at_thought, generation_prompt, place_of
 from steer.conditioning.targets import Target, opposite, parse_target
 from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
@@ -71,28 +69,6 @@ class Policy:
     def thinking(self) -> str:
         """What training did with thoughts, which says where its answers begin: see `finished.place_of`."""
         return self.card.thinking if self.card else "drop"
-
-    @cached_property
-    def _block(self) -> tuple[str, str]:
-        """What the policy writes before a thought and after it, as it is decoded; both empty if it does not think."""
-        turns = [{"role": "user", "content": "Hello."}]
-        if self.thinking not in THINKS:
-            return "", ""
-        before, closing = divided_at_thought(turns, self.tokenizer, {}, place_of(turns, self.tokenizer, {}, "empty"))
-        opening = before.removeprefix(generation_prompt(turns, self.tokenizer, {}))
-        first, last = plain_ids([opening.strip(), closing.strip()], self.tokenizer)
-        return self.tokenizer.decode(first).strip(), self.tokenizer.decode(last).strip()
-
-    def thought_apart(self, ids: Sequence[int]) -> tuple[str, Sequence[int]]:
-        """Return what was thought, as text, and the token ids of the answer; a thought without an end has none."""
-        opening, closing = self._block
-        text: str = self.tokenizer.decode(ids) if closing else ""
-        if closing not in text or not closing:
-            thinks = bool(closing) and text.lstrip().startswith(opening)
-            return (text.lstrip().removeprefix(opening).strip(), ()) if thinks else ("", ids)
-        end = bisect_left(range(len(ids)), True, key=lambda n: closing in self.tokenizer.decode(ids[:n]))
-        thought = text.partition(closing)[0].lstrip().removeprefix(opening)
-        return thought.strip(), ids[end:]
 
     @property
     def markers(self) -> list[str]:

@@ -114,9 +114,7 @@ class FreshPlan(Plan):
         requests = [*sampled, *greedy]
         sampling = Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
         drawn = respond(self.policy, requests, sampling)
-        scores = np.array(
-            self.reward([{**x.row, "response": r.text, "tool_calls": None} for x, r in zip(requests, drawn)])
-        )
+        scores = np.array(self.reward([r.answering(x.row) for x, r in zip(requests, drawn)]))
         endless = np.array([not r.finished for r in drawn])
         self.state["facts"] = {"reward": scores[: len(sampled)].mean(), "unfinished": endless[: len(sampled)].mean()}
         scores = scores - self.settings.missing_end * endless

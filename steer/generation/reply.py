@@ -1,0 +1,207 @@
+"""Part a reply, while it is drawn, into what was thought, what was answered, and the tools that are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+
+from attribute_models.templates import options_of
+from steer.conditioning.chat import fitted
+from steer.conditioning.finished import THINKS, Block, block_of, called
+from steer.generation.calls import Call, Syntax, syntax_of
+from steer.generation.text import Text
+from steer.models.policy import Policy
+from steer.models.tokenization import plain_ids
+from steer.progress import note_once
+from steer.rows import Row
+
+Token = tuple[int, Any]  # its id, and what is kept beside it
+
+
+class Form(NamedTuple):
+    """What a reply may hold besides its text: a thinking block, and calls of declared tools."""
+
+    block: Block | None = None
+    syntax: Syntax | None = None
+    tools: Sequence[Any] = ()
+
+    @staticmethod
+    def of(policy: Policy, row: Row) -> Form:
+        """Return the form of the policy's replies to the prompt of a row."""
+        tokenizer, options = policy.tokenizer, options_of(row)
+        tools, thinks = options.get("tools") or (), policy.thinking in THINKS
+        block = block_of(fitted(row["prompt"], tokenizer), tokenizer, options) if thinks else None
+        if block:
+            block = Block(*(_decoded(text, tokenizer) for text in block))
+        return Form(block, syntax_of(tokenizer, options) if tools else None, tools)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a reply is nothing but its text."""
+        return self.block is None and self.syntax is None
+
+
+class Piece(NamedTuple):
+    """What is new in a reply. `tokens`: those of the text, as (where it begins, its id, what is kept beside it)."""
+
+    thought: str = ""
+    text: str = ""
+    calls: Sequence[Call] = ()
+    tokens: Sequence[tuple[int, int, Any]] = ()
+
+
+class Reply:
+    """A growing reply: first what was thought, then the answer, then the calls that end it.
+
+    `text`: that of the answer, cut off at the first stop text. A thought without an end has no answer. Calls are read
+    when the reply has ended; what cannot be read is text.
+    """
+
+    def __init__(self, tokenizer: Any, form: Form, stops: Sequence[str] = ()) -> None:
+        self.text = Text(tokenizer, stops)
+        self._thought = _Thought(tokenizer, form.block) if form.block else None
+        self._calls = _Calls(tokenizer, form.syntax, form.tools) if form.syntax else None
+        self._space, self._begun = "", not form.block
+
+    def push(self, token: int, beside: Any = None) -> Piece:
+        """Add a token and return what is certain now."""
+        new: Token = token, beside
+        thought, tokens = self._thought.push(new) if self._thought else ("", [new])
+        if self._calls:
+            tokens = [each for token_ in tokens for each in self._calls.push(token_)]
+        return self._answered(tokens, thought)
+
+    def finish(self, *, whole: bool) -> Piece:
+        """Return the rest; `whole`: the model ended the reply, so that calls in it are complete."""
+        thought, tokens = self._thought.finish() if self._thought else ("", [])
+        before, calls = "", []
+        if self._calls:
+            tokens = [each for token in tokens for each in self._calls.push(token)]
+            before, calls, later = self._calls.finish(whole=whole and not self.text.stopped)
+            tokens += later
+        piece = self._answered(tokens, thought)
+        text = piece.text + self._led(self.text.finish() + before) + self._space
+        return piece._replace(text=text.rstrip() if calls else text, calls=calls)
+
+    def _answered(self, tokens: Sequence[Token], thought: str) -> Piece:
+        text, places = "", []
+        for token, beside in tokens:
+            text += self.text.push(token)
+            places.append((self.text.begun, token, beside))
+        return Piece(thought, self._led(text), tokens=places)
+
+    def _led(self, text: str) -> str:
+        """Leave out white space after a thought, and keep back that which may stand before a call."""
+        text = self._space + text if self._begun else (self._space + text).lstrip()
+        self._begun = self._begun or bool(text)
+        kept = text.rstrip() if self._calls else text
+        self._space = text[len(kept) :]
+        return kept
+
+
+def parted(tokenizer: Any, form: Form, ids: Sequence[int], *, whole: bool) -> Piece:
+    """Part a reply that was drawn, without its end token; `whole`: the model ended it."""
+    reply = Reply(tokenizer, form)
+    pieces = [*map(reply.push, ids), reply.finish(whole=whole)]
+    return Piece("".join(p.thought for p in pieces), "".join(p.text for p in pieces), pieces[-1].calls)
+
+
+def written_as(parts: Piece, ids: Sequence[int], tokenizer: Any, row: Row) -> bool:
+    """Whether the chat template writes text and calls of a reply as they were drawn, after what else is in `ids`."""
+    answer = {"role": "assistant", "content": parts.text, "tool_calls": list(parts.calls)}
+    turns = fitted([*row["prompt"], answer], tokenizer)
+    try:
+        text = called(turns[:-1], tokenizer, options_of(row), turns[-1])
+    except TemplateError:
+        return False
+    [again] = plain_ids([text], tokenizer)
+    drawn: str = tokenizer.decode(ids)
+    return bool(text) and drawn.rstrip().endswith(tokenizer.decode(again).strip())
+
+
+class _Thought:
+    """Tells the tokens of a thought from those of the answer after it."""
+
+    def __init__(self, tokenizer: Any, block: Block) -> None:
+        self.tokenizer, self.block = tokenizer, block
+        self._ended, self._opened = False, not block.opening
+        self._first: list[Token] = []  # tokens before it is certain how the reply begins
+        self._text, self._space = Text(tokenizer, [block.closing], special=True), ""
+        self._begun = False
+
+    def push(self, token: Token) -> tuple[str, list[Token]]:
+        """Add a token; return what is certain of the thought, and the tokens that belong to the answer."""
+        if self._ended:
+            return "", [token]
+        if self._opened:
+            return self._thinking(self._text.push(token[0])), []
+        self._first.append(token)
+        begins = self.tokenizer.decode([id for id, _ in self._first]).lstrip()
+        opening, _, plain = self.block
+        if begins.startswith(opening):
+            self._opened = True
+            return self._thinking(begins[len(opening) :]), []
+        if plain and begins.startswith(plain):
+            self._ended = True
+            return "", []
+        if opening.startswith(begins) or plain.startswith(begins):
+            return "", []
+        self._ended = True
+        return "", self._first
+
+    def finish(self) -> tuple[str, list[Token]]:
+        """Return the rest of both; a thought without an end has no answer."""
+        if self._ended or not self._opened:
+            return "", [] if self._ended else self._first
+        return self._thinking(self._text.finish()), []
+
+    def _thinking(self, text: str) -> str:
+        """Leave out white space around the thought."""
+        self._ended = self._text.stopped
+        text = self._space + text if self._begun else text.lstrip()
+        self._begun = self._begun or bool(text)
+        kept = text.rstrip()
+        self._space = text[len(kept) :]
+        return kept
+
+
+class _Calls:
+    """Keeps tokens back that may begin a call."""
+
+    def __init__(self, tokenizer: Any, syntax: Syntax, tools: Sequence[Any]) -> None:
+        self.tokenizer, self.syntax, self.tools = tokenizer, syntax, tools
+        self._text = Text(tokenizer, [syntax.first.strip()], special=True)
+        self._back: list[tuple[Token, int]] = []  # each with the place where it ends
+
+    def push(self, token: Token) -> list[Token]:
+        """Add a token; return those that begin no call."""
+        if self._text.stopped:
+            self._back.append((token, 0))
+            return []
+        self._text.push(token[0])
+        self._back.append((token, self._text.length))
+        if self._text.stopped:
+            return []
+        certain = sum(end <= self._text.emitted for _, end in self._back)
+        free, self._back = [each for each, _ in self._back[:certain]], self._back[certain:]
+        return free
+
+    def finish(self, *, whole: bool) -> tuple[str, list[Call], list[Token]]:
+        """Return the text before the calls and the calls, if they can be read; else the tokens as what is left."""
+        back = [token for token, _ in self._back]
+        self._text.finish()
+        if self._text.stopped and whole:
+            first = self.syntax.first.strip()
+            before, _, rest = self.tokenizer.decode([id for id, _ in back]).partition(first)
+            if calls := self.syntax.read(first + rest, self.tools):
+                return before, calls, []
+            note_once("a response calls a tool in a way that cannot be read for certain: the call stays in its text.")
+        return "", [], back
+
+
+def _decoded(text: str, tokenizer: Any) -> str:
+    """Return a text as it comes back from its tokens, without white space around it."""
+    decoded: str = tokenizer.decode(plain_ids([text.strip()], tokenizer)[0])
+    return decoded.strip()
