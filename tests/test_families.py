@@ -21,9 +21,9 @@ from steer.evaluation.drawn import Reference, _both_log_probs
 from steer.export.template import finishing, fitting, refuse_late_text
 from steer.generation.engines import through
 from steer.generation.openai_client import OpenAIClient
+from steer.generation.reply import Form, Reply, parted, written_as
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
-from steer.generation.reply import Form, Reply, parted, written_as
 from steer.labelling.scorer import load_scorer
 from steer.methods.groups import pairs
 from steer.models.card import Card

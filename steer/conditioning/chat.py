@@ -14,12 +14,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attribute_models.templates import fitted, in_roles, lost, options_of, rendered
+from attribute_models.templates import RESERVED, declared, fitted, in_roles, lost, options_of, rendered
 from steer.conditioning.condition import TEMPLATES, readings
 from steer.conditioning.finished import ANSWER, CLOSING, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
-__all__ = ["PLAIN", "asked", "bare", "fitted", "in_roles", "lost", "opened", "options_of", "rendered", "steerable"]
+__all__ = ["PLAIN", "asked", "bare", "opened", "steerable"]
+__all__ += ["RESERVED", "declared", "fitted", "in_roles", "lost", "options_of", "rendered"]  # of attribute_models
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
 PLAIN = (

@@ -94,9 +94,7 @@ class Trial:
         assert card is not None
         assert card.schema is not None
         names, schema = card.attributes, card.schema
-        scores = self.scorer.score(
-            [r.answering(request.row) for request, r in zip(requests, drawn)], names
-        )
+        scores = self.scorer.score([r.answering(request.row) for request, r in zip(requests, drawn)], names)
         asked = np.array([[request.target[n] for n in names] for request in requests], float)
         return asked, np.column_stack([schema[n].position(scores[:, j]) for j, n in enumerate(names)])
 

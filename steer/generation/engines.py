@@ -98,7 +98,7 @@ def _response(policy: Policy, request: Request, ids: Sequence[int]) -> Response:
     parts = parted(policy.tokenizer, form, drawn, whole=finished)
     if parts.calls and not written_as(parts, drawn, policy.tokenizer, request.row):
         parts = parted(policy.tokenizer, form._replace(syntax=None), drawn, whole=finished)
-    return Response(parts.text, finished, tuple(ids), parts.thought, tuple(parts.calls))
+    return Response(parts.text, finished, tuple(ids), parts.thought, parts.calls)
 
 
 def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Policy, Engine]:

@@ -35,7 +35,10 @@ class Form(NamedTuple):
         block = block_of(fitted(row["prompt"], tokenizer), tokenizer, options) if thinks else None
         if block:
             block = Block(*(_decoded(text, tokenizer) for text in block))
-        return Form(block, syntax_of(tokenizer, options) if tools else None, tools)
+        syntax = syntax_of(tokenizer, options) if tools else None
+        if tools and not syntax:
+            note_once("the chat template writes calls of tools in a way that is not read here: they stay in the text.")
+        return Form(block, syntax, tools)
 
     @property
     def plain(self) -> bool:
@@ -48,8 +51,12 @@ class Piece(NamedTuple):
 
     thought: str = ""
     text: str = ""
-    calls: Sequence[Call] = ()
-    tokens: Sequence[tuple[int, int, Any]] = ()
+    calls: tuple[Call, ...] = ()
+    tokens: tuple[tuple[int, int, Any], ...] = ()
+
+    def with_rest(self, rest: Piece) -> Piece:
+        """Return this with what comes after it."""
+        return Piece(*(a + b for a, b in zip(self, rest)))
 
 
 class Reply:
@@ -83,14 +90,14 @@ class Reply:
             tokens += later
         piece = self._answered(tokens, thought)
         text = piece.text + self._led(self.text.finish() + before) + self._space
-        return piece._replace(text=text.rstrip() if calls else text, calls=calls)
+        return piece._replace(text=text.rstrip() if calls else text, calls=tuple(calls))
 
     def _answered(self, tokens: Sequence[Token], thought: str) -> Piece:
         text, places = "", []
         for token, beside in tokens:
             text += self.text.push(token)
             places.append((self.text.begun, token, beside))
-        return Piece(thought, self._led(text), tokens=places)
+        return Piece(thought, self._led(text), tokens=tuple(places))
 
     def _led(self, text: str) -> str:
         """Leave out white space after a thought, and keep back that which may stand before a call."""

@@ -19,9 +19,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from steer.conditioning.targets import Target
 from steer.errors import SteerError
 from steer.generation.prefill import Ids
+from steer.generation.reply import Form, Piece, Reply
 from steer.generation.requests import EncodedRequest, condition_text, seed_of
 from steer.generation.settings import Sampling
-from steer.generation.text import Text
 from steer.labelling.scorer import Scorer
 from steer.models.policy import Policy
 from steer.models.tokenization import plain_ids
@@ -69,12 +69,14 @@ class Service:
 
 @dataclass
 class Choices:
-    """The responses that one request asks for, each to a prompt at a target."""
+    """The responses that one request asks for, each to a prompt at a target; `one_call`: each may call one tool."""
 
     requests: list[EncodedRequest]
     targets: list[dict[str, str]]
     prompt_tokens: int
     stops: list[str]
+    form: Form = field(default_factory=Form)
+    one_call: bool = False
 
 
 def expanded(
@@ -148,28 +150,28 @@ class Answer:
         self.service, self.choices, self.chat = service, choices, chat
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.tokens = int(time.time()), 0
-        self.texts = [Text(service.policy.tokenizer, choices.stops) for _ in choices.requests]
+        self.replies = [Reply(service.policy.tokenizer, choices.form, choices.stops) for _ in choices.requests]
         self.waiting: list[list[Place]] = [[] for _ in choices.requests]  # log-probabilities of text to be sent
         self.stream: Stream | None = None
 
-    async def parts(self) -> AsyncIterator[tuple[int, str, str, list[Place]]]:
-        """Yield index, new text, why the choice ended (empty if it goes on), and the new text's log-probabilities."""
+    async def parts(self) -> AsyncIterator[tuple[int, Piece, str, list[Place]]]:
+        """Yield index, what is new, why the choice ended (empty: it goes on), and log-probabilities of the text."""
         self.stream = self.service.engine.draw(self.choices.requests)
-        async for piece in self.stream.pieces(self.service.settings.timeout):
+        async for event in self.stream.pieces(self.service.settings.timeout):
             self.tokens += 1
-            text = self.texts[piece.key]
-            new = "" if piece.ended == "stop" else text.push(piece.token)
-            ended, waiting = piece.ended, self.waiting[piece.key]
-            if piece.logps and ended != "stop":
-                waiting.append(Place(text.begun, piece.token, piece.logps))
-            if ended:
-                new += text.finish()
-            if text.stopped:
+            reply, waiting, ended = self.replies[event.key], self.waiting[event.key], event.ended
+            piece = Piece() if ended == "stop" else reply.push(event.token, event.logps)
+            if ended or reply.text.stopped:
+                piece = piece.with_rest(reply.finish(whole=ended == "stop"))
+            waiting += [Place(begins, token, logps) for begins, token, logps in piece.tokens if logps]
+            if reply.text.stopped:
                 if not ended:
-                    self.stream.free({piece.key})
+                    self.stream.free({event.key})
                 ended = "stop"
-            if new or ended:
-                yield piece.key, new, ended, take_ready(waiting, text, ended=bool(ended))
+            if piece.calls:
+                ended = "tool_calls"
+            if piece.thought or piece.text or ended:
+                yield event.key, piece, ended, take_ready(waiting, reply.text, ended=bool(ended))
 
     def _logprobs(self, places: Sequence[Place]) -> dict[str, Any] | None:
         """Log-probabilities in the shape of the endpoint; None if the request did not ask for them."""
@@ -188,28 +190,55 @@ class Answer:
 
     async def whole(self) -> dict[str, Any]:
         """Wait for all responses and return the body of an answer that is not streamed."""
-        texts = [""] * len(self.choices.requests)
-        reasons = [""] * len(texts)
-        places: list[list[Place]] = [[] for _ in texts]
+        wholes = [Piece() for _ in self.choices.requests]
+        reasons = [""] * len(wholes)
+        places: list[list[Place]] = [[] for _ in wholes]
         async for index, new, ended, more in self.parts():
             places[index] += more
-            texts[index] += new
+            wholes[index] = wholes[index].with_rest(new)
             reasons[index] = ended or reasons[index]
         out = []
-        for i, (text, reason, target) in enumerate(zip(texts, reasons, self.choices.targets)):
-            body = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+        for i, (whole, reason, target) in enumerate(zip(wholes, reasons, self.choices.targets)):
+            body = {"message": self._message(whole)} if self.chat else {"text": whole.text}
             logprobs = self._logprobs(places[i])
             out.append({"index": i, **body, "finish_reason": reason, "logprobs": logprobs, "target": target})
         kind = "chat.completion" if self.chat else "text_completion"
         return {**self._head(kind), "choices": out, "usage": self.usage}
 
+    def _message(self, whole: Piece) -> dict[str, Any]:
+        """Return a whole reply as a message; its text is null beside calls if there is none."""
+        message = {"role": "assistant", "content": whole.text or (None if whole.calls else ""), "refusal": None}
+        message |= {"reasoning_content": whole.thought} if whole.thought else {}
+        return message | ({"tool_calls": self._tool_calls(whole)} if whole.calls else {})
+
+    def _tool_calls(self, piece: Piece) -> list[dict[str, Any]]:
+        """Return calls in OpenAI's shape: each with an id, that all chat templates take, and arguments as text."""
+        return [
+            {
+                "id": call.get("id") or uuid.uuid4().hex[:9],
+                "type": "function",
+                "function": {
+                    "name": call["function"]["name"],
+                    "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+                },
+            }
+            for call in (piece.calls[:1] if self.choices.one_call else piece.calls)
+        ]
+
+    def _deltas(self, piece: Piece, ended: str) -> list[dict[str, Any]]:
+        """Return what is new as deltas, the thought before the text; an empty one where a choice only ends."""
+        deltas: list[dict[str, Any]] = [{"reasoning_content": piece.thought}] if piece.thought else []
+        deltas += [{"content": piece.text}] if piece.text else []
+        if piece.calls:
+            deltas.append({"tool_calls": [{"index": i, **call} for i, call in enumerate(self._tool_calls(piece))]})
+        return deltas if deltas or not ended else [{}]
+
     async def events(self, usage: bool) -> AsyncIterator[str]:
         """Yield server-sent events; an error after the first of them is an event too."""
         head = self._head("chat.completion.chunk" if self.chat else "text_completion")
 
-        def chunk(index: int, new: str, ended: str, places: Sequence[Place] = (), **more: Any) -> str:
-            delta: dict[str, Any] = {**more, "content": new} if new or more else {}
-            body = {"delta": delta} if self.chat else {"text": new}
+        def chunk(index: int, delta: Mapping[str, Any], ended: str, places: Sequence[Place] = ()) -> str:
+            body = {"delta": delta} if self.chat else {"text": delta.get("content", "")}
             logprobs = self._logprobs(places) if places else None
             choice = {"index": index, **body, "finish_reason": ended or None, "logprobs": logprobs}
             choice["target"] = self.choices.targets[index]
@@ -218,9 +247,12 @@ class Answer:
         try:
             if self.chat:
                 for index in range(len(self.choices.requests)):
-                    yield chunk(index, "", "", role="assistant")
-            async for index, new, ended, places in self.parts():
-                yield chunk(index, new, ended, places)
+                    yield chunk(index, {"role": "assistant", "content": ""}, "")
+            async for index, piece, ended, places in self.parts():
+                *before, last = self._deltas(piece, ended)
+                for delta in before:
+                    yield chunk(index, delta, "")
+                yield chunk(index, last, ended, places)
             if usage:
                 yield _event({**head, "choices": [], "usage": self.usage})
             yield "data: [DONE]\n\n"

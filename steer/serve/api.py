@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -17,12 +18,17 @@ from jinja2 import TemplateError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from steer.conditioning.chat import fitted, lost, options_of
 from steer.conditioning.condition import TEMPLATES
+from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import UnprintedError
+from steer.generation.reply import Form
 from steer.models.loading import SAMPLED
 from steer.models.tokenization import plain_ids, text_ids, turns_parts
+from steer.progress import note_once
+from steer.rows import Row
 from steer.serve.answer import Choices, Service, answered, expanded
-from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, read, turns
+from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, asked_row, read, turns
 
 
 def described(service: Service) -> dict[str, Any]:
@@ -108,19 +114,37 @@ def metrics(service: Service) -> str:
 
 
 def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
-    request = read(ChatRequest, body)
+    request, policy = read(ChatRequest, body), service.policy
+    row = asked_row(request, str(policy.tokenizer.chat_template), policy.thinking in THINKS)
+    options = options_of(row)
     try:
-        text, tail = turns_parts(turns(request.messages), service.policy.tokenizer, service.policy.template)
+        text, tail = turns_parts(row["prompt"], policy.tokenizer, policy.template, options, policy.thinking)
     except TemplateError as error:
         raise ApiError(400, f"the model's chat template refuses this: {error}", param="messages") from None
     except UnprintedError as error:
         raise ApiError(400, f"{error}.", param="messages") from None
-    prompt = tuple(plain_ids([text], service.policy.tokenizer)[0])
-    return request, expanded(service, request, [prompt], request.max_completion_tokens or request.max_tokens, tail)
+    _refuse_unprinted(row, policy.tokenizer, options)
+    prompt = tuple(plain_ids([text], policy.tokenizer)[0])
+    choices = expanded(service, request, [prompt], request.max_completion_tokens or request.max_tokens, tail)
+    choices.form, choices.one_call = Form.of(policy, row), request.parallel_tool_calls is False
+    return request, choices
+
+
+def _refuse_unprinted(row: Row, tokenizer: Any, options: Mapping[str, Any]) -> None:
+    """Refuse tools and calls that the chat template would drop; note once that it drops earlier thoughts."""
+    for turn, part in lost(fitted(row["prompt"], tokenizer), tokenizer, options):
+        if part in ("tools", "calls"):
+            param = part if part == "tools" else f"messages.{turn}.tool_calls"
+            obstacle = f"'{param}' is not supported: the model's chat template prints none"
+            raise ApiError(400, f"{obstacle}.", param=param, code="unsupported")
+        if part == "reasoning":
+            note_once("the chat template drops thoughts of earlier turns (reasoning_content): the model sees none.")
 
 
 def _of_prompts(service: Service, body: bytes) -> tuple[CompletionRequest, Choices]:
     request = read(CompletionRequest, body)
+    if first := next(iter(request.options()), None):
+        raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     tokenizer = service.policy.tokenizer
     asked = request.prompts(getattr(tokenizer, "embedded", None) or len(tokenizer))
     prompts = [tuple(text_ids([each], tokenizer)[0] if isinstance(each, str) else each) for each in asked]

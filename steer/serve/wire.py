@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, from_json
 
+from steer.conditioning.chat import RESERVED, declared
 from steer.errors import SteerError
 from steer.models.loading import SAMPLED
+from steer.rows.contract import ROLES
 from steer.rows.schema import number_text
 from steer.settings import did_you_mean
 
@@ -28,14 +30,12 @@ NEUTRAL |= dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens")
 NEUTRAL |= dict.fromkeys(("length_penalty", "best_of"), (1,))
 NEUTRAL |= dict.fromkeys(("logit_bias", "stop_token_ids"), ())
 NEUTRAL |= dict.fromkeys(("ignore_eos", "include_stop_str_in_output"), (False,)) | {"skip_special_tokens": (True,)}
-CHAT_NEUTRAL: dict[str, Any] = dict.fromkeys(("tools", "functions", "audio", "prediction", "moderation"), ())
-CHAT_NEUTRAL |= dict.fromkeys(("tool_choice", "function_call"), ("none", "auto"))
+CHAT_NEUTRAL: dict[str, Any] = dict.fromkeys(("functions", "audio", "prediction", "moderation"), ())
+CHAT_NEUTRAL |= {"function_call": ("none", "auto")}
 CHAT_NEUTRAL |= {
     "web_search_options": (),
-    "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
@@ -96,15 +96,35 @@ def _empty(value: Any) -> bool:
     return value is None or value in ("", [], {}) or (isinstance(value, dict) and all(map(_empty, value.values())))
 
 
+class Function(_Strict):
+    """What a call calls; arguments as the text of an object, or as an object."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(_Strict):
+    """A call in an earlier answer; `index`: as streams number it."""
+
+    neutral = {"index": ANY}
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: Function
+
+
 class Message(_Strict):
     """One turn; content as text or a list of text parts. Other fields of servers' answers may be sent back, empty."""
 
-    neutral = dict.fromkeys(("refusal", "audio", "tool_calls", "tool_call_id", "function_call", "annotations"), ())
-    neutral |= dict.fromkeys(("reasoning", "reasoning_content", "reasoning_details"), ())
+    neutral = dict.fromkeys(("refusal", "audio", "function_call", "annotations", "reasoning_details"), ())
 
     role: str
     content: str | Annotated[list[Any], Field(max_length=TURNS)] | None = None
     name: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # the same, as other servers name it
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=TURNS)] | None = None
+    tool_call_id: str | None = None
 
 
 Messages = Annotated[list[Message], Field(fail_fast=True, max_length=TURNS)]
@@ -147,6 +167,10 @@ class GenerationRequest(_Strict):
         named = {n: x for n in ("guidance", *SAMPLED) if (x := getattr(self, n)) is not None}
         return named | ({"top_k": 0} if named.get("top_k") == -1 else {})  # as vLLM's clients write it
 
+    def options(self) -> dict[str, Any]:
+        """Return what else than a target the request gives the chat template."""
+        return {k: v for k, v in (self.chat_template_kwargs or {}).items() if k != "attributes" and v is not None}
+
     def stops(self) -> list[str]:
         """Return the texts that end a response."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -165,6 +189,11 @@ class ChatRequest(GenerationRequest):
     neutral = NEUTRAL | CHAT_NEUTRAL
 
     messages: Messages
+    tools: Annotated[list[Any], Field(max_length=TURNS)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
     max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
@@ -235,18 +264,81 @@ def read(kind: type[Kind], body: bytes) -> Kind:
     raise ApiError(400, f"'{param}': {first['msg']}.", param=param)
 
 
-def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return the conversation as the chat template takes it."""
-    if not messages or messages[-1].role != "user":
-        raise ApiError(400, "'messages' has to end with a turn of the user.", param="messages")
-    conversation = []
-    for i, message in enumerate(messages):
-        role = message.role
-        if role not in ("system", "developer", "user", "assistant"):
-            raise ApiError(400, f"'role' is system, user or assistant, not '{role}'.", param=f"messages.{i}.role")
-        content = "" if message.content is None and role == "assistant" else message.content  # an empty answer
-        conversation.append({"role": role, "content": _text(content, f"messages.{i}.content")})
-    return conversation
+def turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return the conversation as a row has it."""
+    if not messages or messages[-1].role not in ("user", "tool"):
+        raise ApiError(400, "'messages' has to end with a turn of the user or of a tool.", param="messages")
+    return [_turn(message, f"messages.{i}") for i, message in enumerate(messages)]
+
+
+def _turn(message: Message, place: str) -> dict[str, Any]:
+    role = message.role
+    if role not in ROLES:
+        raise ApiError(400, f"'role' is one of {', '.join(ROLES)}, not '{role}'.", param=f"{place}.role")
+    content = "" if message.content is None and role == "assistant" else message.content  # an empty answer
+    turn: dict[str, Any] = {"role": role, "content": _text(content, f"{place}.content")}
+    calls = [_call(call, f"{place}.tool_calls.{i}") for i, call in enumerate(message.tool_calls or ())]
+    own = {
+        "reasoning_content": ("assistant", message.reasoning_content or message.reasoning),
+        "tool_calls": ("assistant", calls),
+        "tool_call_id": ("tool", message.tool_call_id),
+    }
+    for name, (owner, value) in own.items():
+        if value and owner != role:
+            param = f"{place}.{name}"
+            raise ApiError(400, f"'{param}': only turns of the role {owner} have it.", param=param, code="unsupported")
+    turn |= {name: value for name, (_, value) in own.items() if value}
+    return turn | ({"name": message.name} if message.name and role == "tool" else {})
+
+
+def _call(call: ToolCall, place: str) -> dict[str, Any]:
+    """Return a call as a row has it; ApiError if its arguments are no object."""
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str):
+        param = f"{place}.function.arguments"
+        try:
+            arguments = from_json(arguments or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ApiError(400, f"'{param}' is not the text of a JSON object.", param=param)
+    named = {"id": call.id} if call.id else {}
+    return {**named, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def asked_row(request: ChatRequest, template: str, thinks: bool) -> dict[str, Any]:
+    """Return the row that a request asks to answer; ApiError for what the chat template would not see.
+
+    `thinks`: whether the policy thinks before it answers.
+    """
+    row: dict[str, Any] = {"prompt": turns(request.messages), "chat_template_kwargs": {}}
+    if request.tools and not declared(request.tools):
+        raise ApiError(400, "'tools' is not supported but for functions with names.", param="tools", code="unsupported")
+    if request.tools and request.tool_choice != "none":
+        row["tools"] = request.tools
+    row["chat_template_kwargs"] = _options(request, template, thinks)
+    return row
+
+
+def _options(request: ChatRequest, template: str, thinks: bool) -> dict[str, Any]:
+    """Return the values that a request gives the chat template; ApiError for those that would change nothing."""
+    options, kept = request.options(), {}
+    for name in ("enable_thinking", "reasoning_effort"):
+        value = getattr(request, name)
+        if value is not None and options.setdefault(name, value) != value:
+            raise ApiError(400, f"'{name}' is given twice, with different values.", param=name)
+    for name, value in options.items():
+        param = name if getattr(request, name, None) is not None else "chat_template_kwargs"
+        thought = name in ("enable_thinking", "thinking")
+        if thought and value and not thinks:
+            obstacle = "the policy answers without a thought. Policies think that were trained with --thinking learn"
+            raise ApiError(400, f"'{name}': {obstacle}.", param=param, code="unsupported")
+        if name not in RESERVED and re.search(rf"\b{re.escape(name)}\b", template):
+            kept[name] = value
+        elif value != "none" if name == "reasoning_effort" else not thought or thinks:
+            obstacle = f"'{name}' is not supported: the model's chat template does not read it. Leave it out"
+            raise ApiError(400, f"{obstacle}.", param=param, code="unsupported")
+    return kept
 
 
 def _text(content: str | Sequence[Any] | None, param: str) -> str:
@@ -279,8 +371,6 @@ def asked(request: GenerationRequest, known: Sequence[str]) -> tuple[str, list[s
     if kwargs.get("attributes") is not None:
         place = "chat_template_kwargs.attributes"
         places[place] = [_target(kwargs["attributes"], place, known)]
-    if first := next((k for k, v in kwargs.items() if k != "attributes" and v is not None), None):
-        raise ApiError(400, f"'{first}' is not known here; only 'attributes' is.", param="chat_template_kwargs")
     if len(places) > 1:
         raise ApiError(400, f"targets are given twice, in {' and '.join(places)}.", param="targets")
     targets = next(iter(places.values()), None)
