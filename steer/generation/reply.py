@@ -56,7 +56,8 @@ class Piece(NamedTuple):
 
     def with_rest(self, rest: Piece) -> Piece:
         """Return this with what comes after it."""
-        return Piece(*(a + b for a, b in zip(self, rest)))
+        parts = (self.thought + rest.thought, self.text + rest.text)
+        return Piece(*parts, (*self.calls, *rest.calls), (*self.tokens, *rest.tokens))
 
 
 class Reply:
@@ -83,7 +84,8 @@ class Reply:
     def finish(self, *, whole: bool) -> Piece:
         """Return the rest; `whole`: the model ended the reply, so that calls in it are complete."""
         thought, tokens = self._thought.finish() if self._thought else ("", [])
-        before, calls = "", []
+        before: str = ""
+        calls: list[Call] = []
         if self._calls:
             tokens = [each for token in tokens for each in self._calls.push(token)]
             before, calls, later = self._calls.finish(whole=whole and not self.text.stopped)
@@ -184,10 +186,7 @@ class _Calls:
 
     def push(self, token: Token) -> list[Token]:
         """Add a token; return those that begin no call."""
-        if self._text.stopped:
-            self._back.append((token, 0))
-            return []
-        self._text.push(token[0])
+        self._text.push(token[0])  # after its stop text it stays as it is
         self._back.append((token, self._text.length))
         if self._text.stopped:
             return []
