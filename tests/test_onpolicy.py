@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer, rewarder
-from steer.methods import ppo, remax, rloo
+from steer.methods import grpo, ppo, remax, rloo
 from steer.methods.base import Candidates
 from steer.rows.schema import Schema
 from steer.training.command import train_command
@@ -103,6 +104,40 @@ def test_ppo_clips_what_would_go_further_and_learns_values() -> None:
     assert gradient[0, 0].tolist() == pytest.approx([0.0, 2.0 * up, 0.0, 0.0])  # the first and third are clipped
 
 
+def test_grpo_scales_rewards_by_their_prompt_and_dr_grpo_does_not() -> None:
+    rewards = [[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]]
+    sd = (((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3) ** 0.5
+    found = grpo.weigh(drawn(rewards), grpo.Settings(k=3)).advantage
+    assert found is not None
+    assert found[0, :, 0].tolist() == pytest.approx([-2 / sd, -1 / sd, 3 / sd], rel=1e-5)
+    assert found[1, :, 0].tolist() == [0.0, 0.0, 0.0]
+    plain = grpo.weigh(drawn(rewards), grpo.Settings(k=3, sd=False)).advantage
+    assert plain is not None
+    assert plain[0, :, 0].tolist() == [-2.0, -1.0, 3.0]
+
+
+def test_grpo_clips_higher_up_than_down_and_has_a_kl_that_is_never_negative() -> None:
+    logps = torch.tensor([[[-1.0, -1.0], [-1.0, 9.0]]], requires_grad=True)
+    mask = torch.tensor([[[True, True], [True, False]]])
+    old = torch.tensor([[[-1.25, -0.5], [-1.0, 0.0]]])
+    ref = torch.tensor([[[-1.5, -1.0], [-0.5, 0.0]]])
+    advantage = torch.tensor([[[2.0, -1.0], [-3.0, 7.0]]])
+    up, down = math.exp(0.25), math.exp(-0.5)
+    surrogate = [-2.0 * min(up, 1.28), max(down, 0.8), 3.0]
+    kl = [math.exp(gap) - gap - 1 for gap in (-0.5, 0.0, 0.5)]
+    assert min(kl) == 0.0
+    c = Candidates(mask, torch.zeros(1, 2), ref, old=old, advantage=advantage)
+    for average, lengths in (("token", [1.0, 1.0, 1.0]), ("response", [1.5 / 2, 1.5 / 2, 1.5])):
+        s = grpo.Settings(k=2, clip_high=0.28, kl=0.1, average=average)
+        weighed = c._replace(weight=grpo.weigh(c, s).weight)
+        terms = [w * (a + 0.1 * b) for w, a, b in zip(lengths, surrogate, kl)]
+        found = grpo.METHOD.total(logps, weighed, s).detach() / 3
+        assert float(found) == pytest.approx(sum(terms) / 3, rel=1e-5)
+    # of each response the mean over its own tokens, and of these the mean
+    by_hand = ((surrogate[0] + surrogate[1] + 0.1 * (kl[0] + kl[1])) / 2 + surrogate[2] + 0.1 * kl[2]) / 2
+    assert sum(terms) / 3 == pytest.approx(by_hand)
+
+
 @pytest.fixture(scope="module")
 def short(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The world's rows, where a good response has few words."""
@@ -131,7 +166,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
+@pytest.mark.parametrize("method", ["remax", "rloo", "grpo", "ppo"])
 def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent: Path, tmp_path: Path) -> None:
     train_command(config(short, fluent, tmp_path / "run", method, max_steps=25, set=("k=4",), max_new_tokens=60))
     found = metrics(tmp_path / "run")
@@ -170,7 +205,7 @@ def test_a_response_without_an_end_loses_reward_and_is_counted(
     assert abs(lines[0]["loss"] - lines[3]["loss"]) > 1e-3
 
 
-@pytest.mark.parametrize("method", ["rloo", "ppo"])
+@pytest.mark.parametrize("method", ["rloo", "grpo", "ppo"])
 def test_a_killed_run_ends_with_the_same_weights(method: str, short: Path, base: Path, tmp_path: Path) -> None:
     whole, cut = (config(short, base, tmp_path / n, method, max_steps=5, save_steps=2) for n in ("whole", "cut"))
     train_command(whole)

@@ -34,7 +34,7 @@ def test_a_run_without_a_rate_takes_the_share_of_its_method(method: str, adapter
 def test_preference_and_on_policy_methods_train_slower_than_likelihood() -> None:
     slow = {name for name, m in METHODS.items() if m.rate < 1}
     likelihood = {"mle", "filtered", "rwr", "awr", "raft", "rejection", "expert-iteration", "conditional"}
-    assert {"dpo", "ipo", "rso", "slic", "contrastive", "reward-augmented", "remax", "rloo", "ppo"} <= slow
+    assert {"dpo", "ipo", "rso", "slic", "contrastive", "reward-augmented", "remax", "rloo", "ppo", "grpo"} <= slow
     assert not slow & likelihood
 
 

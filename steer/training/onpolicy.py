@@ -98,7 +98,7 @@ class FreshPlan(Plan):
         s, k = self.settings, self.settings.k
         ones = np.ones_like(rewards).tolist()
         batch = collate(sequences, pad=self.tokens.tokenizer.pad_token_id, rewards=rewards.tolist(), weights=ones)
-        if s.kl or "value" in self.method.needs:
+        if s.kl or "value" in self.method.needs or ("old" in self.method.needs and self.repeats > 1):
             tokens = zip(("old", "value", "ref"), self._log_probs(sequences))
             batch = batch.with_tokens(**{n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in tokens})
             self.state["facts"]["kl"] = drift(batch.candidates).mean()
