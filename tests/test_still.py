@@ -90,6 +90,8 @@ def test_which_methods_compare_with_a_frozen_policy() -> None:
         "kto",
         "bco",
         "odpo",
+        "spin",
+        "bond",
         "rpo",
         "rebel",
         "apo",

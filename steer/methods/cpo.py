@@ -1,4 +1,4 @@
-"""Contrastive preference optimisation (CPO, 2401.08417, equation 4): dpo under a uniform reference, and likelihood.
+"""Contrastive preference optimisation (CPO, 2401.08417): dpo under a uniform reference, and likelihood.
 
 -log sigmoid(beta (lp_w - lp_l)) - sft p_w, lp the log-probability of a response and p its mean over tokens, averaged
 over pairs.

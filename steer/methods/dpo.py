@@ -1,7 +1,7 @@
 """Direct preference optimisation (2305.18290, equation 7); with scored groups also Zephyr's (2310.16944).
 
 -log sigmoid(beta [(lp_w - ref_w) - (lp_l - ref_l)]), averaged over pairs; plus sft times -log p of a token of the
-chosen response: sft = 1 is iterative reasoning preference optimisation (2404.19733, equation 1).
+chosen response: sft = 1 is iterative reasoning preference optimisation (2404.19733).
 Differs from the official code: pairs are made from rewards; of responses that people compared, only the pairs that they
 compared. Ties and pairs of equal texts are dropped.
 """

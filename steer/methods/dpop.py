@@ -1,4 +1,4 @@
-"""DPO-positive (DPOP, Smaug, 2402.13228, equation 3): dpo that does not let the chosen response become less likely.
+"""DPO-positive (DPOP, Smaug, 2402.13228): dpo that does not let the chosen response become less likely.
 
 -log sigmoid(beta (g_w - g_l - penalty max(0, -g_w))), g = lp - ref, averaged over pairs.
 Differs from the official code: none was released.

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation (GRPO, 2402.03300, equations 3-4), also as Dr. GRPO (2503.20783) or DAPO (2503.14476).
+"""Group relative policy optimisation (GRPO, 2402.03300, equations 3-4); also Dr. GRPO (2503.20783), DAPO (2503.14476).
 
 max(-A rho, -A clip(rho, 1 - clip, 1 + clip_high)) + kl k on every token, rho = p / p_old and k = ref / p - log(ref / p)
 - 1. A = (r - mean) / sd over a prompt's K responses. The mean over tokens is each response's own, and then that over

@@ -213,6 +213,8 @@ def grouped(
             rows, schema = exact(rows, conditioning.schema, conditioning.names)
             conditioning = conditioning.reframed(schema)
         groups = method.groups(rows, settings)
+        known = {row["id"] for row in rows}
+        rows = [*rows, *(row for group in groups for row in group.rows if row["id"] not in known)]
         return rows, agreeing(groups, conditioning) if conditioning else groups, conditioning
     except SteerError as error:
         raise SteerError(f"{where}: {error}") from None

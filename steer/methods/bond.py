@@ -1,0 +1,62 @@
+"""Best-of-N distillation (BOND, 2407.14622, theorem 1): a policy that draws what the best of n would be.
+
+(1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
+prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
+the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
+Differs from the official code: none was released; the paper's estimates draw anew at every step, and its J-BOND moves
+the reference along with the policy: here rounds do (`--from last`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steer.methods.base import Candidates, Method, existing, gains
+from steer.methods.groups import ranked
+from steer.settings import Checked, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST = 1e-30  # the smallest chance to be the best that counts
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """Settings of bond."""
+
+    n: int = option(16, "The best of how many draws is aimed at.", least=2)
+    backward: float = option(0.5, "Share of the backward KL, which seeks modes (0.5: Jeffreys).", least=0, most=1)
+
+
+def best_of(reward: Tensor, real: Tensor, n: int) -> Tensor:
+    """Chance of each response to be the best of n draws, with replacement, from those of its prompt: [B, K] -> [B, K].
+
+    Ties share theirs.
+    """
+    import torch
+
+    other, own, count = reward[:, None, :], reward[:, :, None], real.sum(-1, keepdim=True).clamp(min=1)
+    below, ties = (((test) & real[:, None, :]).sum(-1) for test in (other < own, other == own))
+    high, low = ((below + ties) / count) ** n, (below / count) ** n
+    return torch.where(real, (high - low) / ties.clamp(min=1), 0.0)
+
+
+def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
+    """The two divergences of the policy from the best of n: [B, K, T] -> [B]."""
+    real = existing(c.mask)
+    gain = gains(logps, c).masked_fill(~real, -math.inf)
+    gain = gain.masked_fill(~real.any(-1, keepdim=True), 0.0)
+    q = gain.log_softmax(-1).masked_fill(~real, 0.0)
+    t = best_of(c.reward, real, s.n).to(q.dtype)
+    log_t = t.clamp(min=LEAST).log()
+    forward = (t * (log_t - q)).sum(-1)
+    backward = (q.exp() * (q - log_t)).masked_fill(~real, 0.0).sum(-1)
+    return (1 - s.backward) * forward + s.backward * backward
+
+
+METHOD = Method(
+    groups=ranked, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", pool="last", rate=0.05
+)

@@ -1,0 +1,43 @@
+"""Chain of hindsight (2302.02676): an answer, then another one to the same prompt, each conditioned on its own levels.
+
+-log p of both answers, averaged over the tokens of a step. Pairs of responses with different rewards make a chain in
+either order: the second answer reads the first one and `AGAIN` as turns before it.
+Differs from the official code: feedback is the condition, not a sentence; chains have two answers; no words of the
+first answer are hidden at random, and there is no likelihood of other text beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from steer.methods import conditional
+from steer.methods.groups import Group, levelled, pairs, singles
+from steer.rows import Row
+from steer.settings import Checked, option
+
+AGAIN = "Answer again."  # the turn between two answers
+
+
+@dataclass(frozen=True)
+class Settings(Checked):
+    """Settings of coh."""
+
+    pairing: str = option("best-random", "As in dpo.")
+
+
+def chain(first: Row, second: Row) -> list[Row]:
+    """Rows of a chain: the first answer as it is, and the second one to a prompt that holds the first."""
+    name = f"{first['id']} {second['id']}"
+    turns = [{"role": "assistant", "content": first["response"]}, {"role": "user", "content": AGAIN}]
+    after = {**second, "id": name, "prompt": [*second["prompt"], *turns]}
+    return [{**row, "conversation": name} for row in (first, after)]
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """Chains of every pair in both orders, a row for each answer."""
+    formed = pairs(levelled(rows), settings.pairing)
+    return singles([row for g in formed for two in (g.rows, g.rows[::-1]) for row in chain(*two)])
+
+
+METHOD = replace(conditional.METHOD, groups=groups, settings=Settings, fresh="never")

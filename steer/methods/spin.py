@@ -1,0 +1,47 @@
+"""Self-play fine-tuning (SPIN, 2401.01335, equation 4.7): logged responses above the policy's own.
+
+-log sigmoid(beta delta), delta as in dpo, w a logged response and l one that the last round drew, averaged over pairs.
+The reference is the policy that training starts from, so a round after the paper goes on from the last (`--from last`).
+Differs from the official code: a prompt's best logged response is taken where it has several with rewards; from the
+second round on the official code mixes in the draws of the round before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from steer.errors import SteerError
+from steer.methods import dpo
+from steer.methods.groups import Group
+from steer.rows import Row, prompt_key
+
+Settings = dpo.Settings
+
+
+def round_of(row: Row) -> int:
+    """Number of the round of `steer iterate` that drew a row; 0 if it is logged."""
+    drawn = re.fullmatch(r"round-(\d+)", str(row.get("source") or ""))
+    return int(drawn[1]) if drawn else 0
+
+
+def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
+    """Each response of the last round, below the best logged one to its prompt."""
+    last = max(map(round_of, rows), default=0)
+    if not last:
+        raise SteerError('no response was drawn by the policy itself. Run "steer iterate --method spin".')
+    logged: dict[str, Row] = {}
+    for row in rows:
+        if not round_of(row):
+            before = logged.setdefault(prompt_key(row), row)
+            if (row.get("reward") or 0.0) > (before.get("reward") or 0.0):
+                logged[prompt_key(row)] = row
+    drawn = [(logged.get(prompt_key(row)), row) for row in rows if round_of(row) == last]
+    result = [Group((w, y), (1.0, 1.0)) for w, y in drawn if w and w["response"].strip() != y["response"].strip()]
+    if not result:
+        raise SteerError(f"round {last} drew no response that differs from the logged one to its prompt.")
+    return result
+
+
+METHOD = replace(dpo.METHOD, groups=groups)

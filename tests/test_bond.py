@@ -1,0 +1,47 @@
+"""Best-of-n distillation: the chances of order statistics, and the two divergences."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from steer.methods import bond
+from steer.methods.base import Candidates
+
+REWARD = torch.tensor([[2.0, 1.0, 1.0, -1.0], [3.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+REAL = torch.tensor([[True] * 4, [True, True, False, False]])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_aim_is_what_the_best_of_n_draws_would_be(n: int) -> None:
+    found = bond.best_of(REWARD, REAL, n)
+    for rewards, real, row in zip(REWARD.tolist(), REAL.tolist(), found.tolist()):
+        k = sum(real)
+        expected = [0.0] * len(rewards)
+        for draw in product(range(k), repeat=n):  # all draws with replacement; ties share the win
+            best = [i for i in range(k) if rewards[i] == max(rewards[j] for j in draw)]
+            for i in best:
+                expected[i] += 1 / k**n / len(best)
+        assert row == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("backward", [0.0, 0.5, 1.0])
+def test_the_loss_is_what_the_paper_prints(backward: float) -> None:
+    gain = [0.5, -0.25, 0.0, 1.0]
+    c = Candidates(torch.ones(1, 4, 1, dtype=torch.bool), REWARD[:1], torch.full((1, 4), -3.0, dtype=torch.float64))
+    logps = torch.tensor(gain, dtype=torch.float64)[None, :, None] - 3.0
+    q = [math.exp(g) / sum(map(math.exp, gain)) for g in gain]
+    t = bond.best_of(REWARD[:1], REAL[:1], 4)[0].tolist()
+    forward = sum(a * math.log(a / b) for a, b in zip(t, q))
+    back = sum(b * math.log(b / a) for a, b in zip(t, q))
+    [found] = bond.loss(logps, c, bond.Settings(4, backward)).tolist()
+    assert found == pytest.approx((1 - backward) * forward + backward * back)
+
+
+def test_a_policy_that_is_the_best_of_n_has_no_loss() -> None:
+    aim = bond.best_of(REWARD[:1], REAL[:1], 4)
+    c = Candidates(torch.ones(1, 4, 1, dtype=torch.bool), REWARD[:1], torch.zeros(1, 4, dtype=torch.float64))
+    assert float(bond.loss(aim.log()[..., None], c, bond.Settings(4))) == pytest.approx(0.0, abs=1e-9)

@@ -1,0 +1,69 @@
+"""Groups of the rows of c-rlft, coh, rest-em and spin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steer.config.training import TrainConfig
+from steer.errors import SteerError
+from steer.methods import c_rlft, coh, rest_em, spin
+from steer.methods.groups import conversations
+from steer.rows import Row
+from steer.run_folder import read_json
+from steer.training.command import train_command
+
+
+def row(name: str, reward: float | None, prompt: str = "p", **more: Any) -> Row:
+    turns = [{"role": "user", "content": prompt}]
+    known = {"id": name, "prompt": turns, "response": f"text of {name}", "reward": reward, "levels": {"good": 1}}
+    return {**known, **more}
+
+
+def test_c_rlft_weighs_what_is_not_good_less() -> None:
+    rows = [row("a", 2.0), row("b", 0.0), row("c", 1.0), row("d", None), row("e", 5.0, levels={})]
+    found = c_rlft.groups(rows, c_rlft.Settings(bad=0.2))
+    assert [(g.rows[0]["id"], g.weights[0]) for g in found] == [("a", 1.0), ("b", 0.2), ("c", 1.0)]
+
+
+def test_the_second_answer_of_a_chain_reads_the_first_one_in_either_order() -> None:
+    rows = [row("a", 2.0, levels={"good": 1}), row("b", 0.0, levels={"good": 0})]
+    found = [g.rows[0] for g in coh.groups(rows, coh.Settings())]
+    assert [(r["response"], r["levels"]["good"]) for r in found] == [
+        ("text of a", 1),
+        ("text of b", 0),
+        ("text of b", 0),
+        ("text of a", 1),
+    ]
+    assert [r["id"] for r in found if r["id"] in "ab"] == ["a", "b"]
+    assert [turn["content"] for turn in found[1]["prompt"]] == ["p", "text of a", coh.AGAIN]
+    assert [len(g.rows) for g in conversations(coh.groups(rows, coh.Settings()))] == [2, 2]  # each computed together
+
+
+def test_chains_train(labels: Path, base: Path, tmp_path: Path) -> None:
+    config = {"method": "coh", "lora_r": 4, "max_steps": 2, "batch_size": 4, "learning_rate": 1e-3}
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **config))  # type: ignore[arg-type]
+    facts = read_json(tmp_path / "run" / "done.json")
+    assert facts["rows"] > 0
+    assert facts["loss"] > 0
+
+
+def test_rest_em_takes_what_is_good_enough_and_not_too_much_of_a_prompt() -> None:
+    rows = [row(f"a{i}", 1.0 + i) for i in range(5)] + [row("b", -1.0, "q"), row("c", 0.5, "q")]
+    found = [g.rows[0]["id"] for g in rest_em.groups(rows, rest_em.Settings(threshold=0.5, most=3))]
+    assert len(found) == 4
+    assert {"c"} < set(found) < {"c", *(f"a{i}" for i in range(5))}
+    with pytest.raises(SteerError, match=r"no response has a reward of 9 or more\. Lower --set threshold\."):
+        rest_em.groups(rows, rest_em.Settings(threshold=9.0))
+
+
+def test_spin_sets_the_best_logged_response_above_those_of_the_last_round() -> None:
+    logs = [row("bad", 0.0), row("good", 2.0), row("alone", 0.0, "q")]
+    drawn = [row("old", 9.0, source="round-1"), row("new", 9.0, source="round-2")]
+    same = row("same", 0.0, "q", source="round-2", response="text of alone")
+    found = spin.groups([*logs, *drawn, same], spin.Settings())
+    assert [[r["id"] for r in g.rows] for g in found] == [["good", "new"]]
+    with pytest.raises(SteerError, match="no response was drawn by the policy itself"):
+        spin.groups(logs, spin.Settings())
