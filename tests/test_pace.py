@@ -1,4 +1,4 @@
-"""The time that a dry run foresees: tokens of all steps at the speed of one pass."""
+"""The time that a dry run foresees: all tokens that are trained on or drawn, at the speed of a few."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
+from steer.comparison.command import compare_command
+from steer.config.comparison import CompareConfig
+from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
+from steer.generation import pace as drawing
+from steer.generation.command import generate_command
+from steer.generation.requests import Request, Response
+from steer.generation.settings import Sampling
+from steer.iteration.command import iterate_command
+from steer.models.policy import Policy
 from steer.progress import duration
 from steer.training import pace
 from steer.training.command import train_command
@@ -46,3 +56,125 @@ def test_one_pass_is_measured_for_every_kind_of_batch(
 def test_fresh_responses_are_not_foreseen(labels: Path, base: Path, tmp_path: Path) -> None:
     more = {"method": "remax", "scorer": "data_recipes.world_text:Gold"}
     assert "not estimated: fresh responses" in planned(labels, base, tmp_path, **more)["time"]
+
+
+def asked(count: int) -> list[Request]:
+    return [
+        Request({"id": f"p{i}", "prompt": [{"role": "user", "content": f"tell me {i}."}]}, {}) for i in range(count)
+    ]
+
+
+def test_drawing_is_measured_by_the_first_token_and_some_later_ones(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(drawing.time, "monotonic", lambda: now)
+
+    def engine(_: Policy, requests: Any, sampling: Sampling) -> list[Response]:
+        """Takes 0.5 s for each prompt and 0.25 s for each token after the first; one response ends at once."""
+        nonlocal now
+        lengths = [1, *[sampling.max_new_tokens] * (len(requests) - 1)]
+        now += sum(0.5 + 0.25 * (length - 1) for length in lengths)
+        return [Response("", False, tuple(range(length))) for length in lengths]
+
+    found = drawing.measured(policy, asked(9), Sampling(batch_size=4), engine)
+    assert found == drawing.Pace(4, 1 + 3 * (1 + drawing.LATER), 0.5, 0.25)
+    assert found.seconds(100, 41) == pytest.approx(100 * (0.5 + 40 * 0.25))
+    said = found.foreseen(100, 41)
+    assert said.startswith(f"up to about {duration(1050)} to draw 100 responses of at most 41 tokens, at 4 tokens/s: ")
+    monkeypatch.setattr(drawing, "READ", 1)  # one prompt is more than can be read quickly
+    assert drawing.measured(policy, asked(9), Sampling(batch_size=4), engine).responses == 1
+
+
+def test_generate_foresees_its_responses(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more: dict[str, Any] = {"prompt": ("tell me about bees.", "hello."), "n": 3, "best_of": 2, "max_new_tokens": 20}
+    more |= {"output": str(tmp_path / "out"), "scorer": "data_recipes.world_text:Gold"}
+    config = GenerateConfig(str(trained), dry_run=True, target=("best", "verbosity=0"), **more)
+    assert "tokens/s: measured on " in generate_command(config)
+    monkeypatch.setattr(
+        "steer.generation.command.measured", lambda *_: drawing.Pace(responses=2, tokens=18, first=1.0, later=0.5)
+    )
+    lines = generate_command(config).splitlines()
+    assert lines[0] == f"Plan: 2 prompts x 2 targets x 3, each the best of 2, from {trained}; nothing is written."
+    seconds = 2 * 2 * 3 * 2 * (1.0 + 19 * 0.5)
+    assert lines[1].startswith(f"time        up to about {duration(seconds)} to draw 24 responses of at most 20 tokens")
+    assert lines[1].endswith("; scoring comes on top.")
+    assert "tell me about bees." in "".join(lines[3:])  # as the policy reads it
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sizes"),
+    [
+        ({"pool": "last", "n": 2}, [20, 20, 20]),
+        ({"pool": "rounds"}, [10, 20, 30]),
+        ({"log_share": 0.5}, [110, 120, 130]),
+        ({"method": "raft", "n": 2}, [20, 20, 20]),  # which the logs alone, with one response a prompt, can show too
+    ],
+)
+def test_iterate_foresees_draws_and_trainings(
+    more: dict[str, Any],
+    sizes: list[int],
+    labels: Path,
+    base: Path,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "measured", lambda *_: Pace(tokens=100, forward=1.0, both=4.0))
+    monkeypatch.setattr(
+        "steer.iteration.plan.measured", lambda *_: drawing.Pace(responses=2, tokens=18, first=1.0, later=0.5)
+    )
+    train = tmp_path / "train.yaml"
+    train.write_text(
+        "limit: 200\nnum_train_epochs: 2\nbatch_size: 16\nadapter: none\nattribute_dropout: 0\ncondition_dropout: 0\n"
+    )
+    where = (str(labels), str(base), "data_recipes.world_text:Gold", str(tmp_path / "out"), str(trained))
+    config = IterateConfig(
+        *where, rounds=3, prompts_per_round=10, watch=5, max_new_tokens=20, train=str(train), dry_run=True, **more
+    )
+    lines = {line.split()[0]: line for line in iterate_command(config).splitlines()}
+    draws = (10 * config.n) * 3 + 5 * 4
+    assert f"up to about {duration(draws * (1.0 + 19 * 0.5))} to draw {draws} responses" in lines["drawing"]
+    assert lines["rows"].endswith(", ".join(map(str, sizes)))
+    alone = planned(
+        labels, base, tmp_path, limit=200, num_train_epochs=2.0, adapter="none", attribute_dropout=0.0,
+        condition_dropout=0.0, method=config.method or "conditional",
+    )  # fmt: skip
+    tokens, rows, steps = (int(alone[name].split()[1].replace(",", "")) for name in ("tokens", "rows", "steps"))
+    seconds = tokens / rows * 16 * steps * 4.0 / 100 * sum(sizes) / rows
+    assert lines["training"].startswith(f"training    up to about {duration(seconds)}: measured on")
+    assert not (tmp_path / "out").exists()
+
+
+def test_compare_foresees_every_run(labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "measured", lambda *_: Pace(tokens=100, forward=1.0, both=4.0))
+    monkeypatch.setattr(
+        "steer.generation.pace.measured", lambda *_: drawing.Pace(responses=2, tokens=18, first=1.0, later=0.5)
+    )
+    train = tmp_path / "train.yaml"
+    train.write_text("max_steps: 20\nbatch_size: 4\nlimit: 100\n")
+    methods = ("prompted", "mle", "dpo", "remax", "raft:rounds=2,n=4,prompts_per_round=10")
+    config = CompareConfig(
+        str(labels), str(base), str(tmp_path / "out"), method=methods, gold="data_recipes.world_text:Gold",
+        num_prompts=6, grid=0, seeds=2, max_new_tokens=20, train=str(train), dry_run=True,
+    )  # fmt: skip
+    lines = compare_command(config).splitlines()
+    mean = int(planned(labels, base, tmp_path, method="mle", limit=100)["tokens"].split()[1].replace(",", "")) / 100
+    answer = 1.0 + 19 * 0.5
+    times = {
+        "prompted": 6 * answer,
+        "mle": 6 * answer + 20 * 4 * mean * 4.0 / 100,
+        "dpo": 6 * answer + 20 * 4 * 2 * mean * 4.0 / 100 + 100 * mean * 1.0 / 100,
+        "remax": 6 * answer,
+        "raft:rounds=2,n=4,prompts_per_round=10": (6 + 80) * answer + 2 * 20 * 4 * 4 * mean * 4.0 / 100,
+    }
+    for line, (name, seconds) in zip(lines[1:-2], times.items()):
+        assert line.startswith(f"  {name}: ")
+        ending = "the time of its fresh responses is not estimated: they end where the policy ends them"
+        assert line.endswith(ending if name == "remax" else f"; up to about {duration(seconds)}"), line
+    whole = 2 * (6 * answer + sum(times.values()))
+    assert lines[-2].startswith(f"Time: up to about {duration(whole)} with one run at a time; remax as far as known (")
+    assert not (tmp_path / "out").exists()

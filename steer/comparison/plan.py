@@ -3,41 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import PERMUTED, Entry
+from steer.errors import SteerError
+from steer.generation import pace as drawing
+from steer.generation.requests import Request
+from steer.generation.settings import Sampling
+from steer.methods import METHODS
+from steer.progress import duration
 from steer.report.cells import count, counted
+from steer.training.pace import Forecast, forecast, lengths_of, unforeseeable
+from steer.training.prepare import Hashes, chosen
+from steer.training.train import prepare
 
 
 def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
     """Format the plan: a line per entry, for one seed, and totals; the text of an entry says why it may not run."""
     config, lines, seeds = comparison.config, [], len(comparison.seeds)
+    prompts, speed = (
+        len(comparison.examination.prompts),
+        Speed.of(comparison, [e for e, over in entries.items() if not over]),
+    )
     steps = answers = 0
+    seconds, without = speed.draws.seconds(prompts, config.max_new_tokens), []
     for entry, over in entries.items():
-        name, (planned_steps, drawn) = PERMUTED if entry.permuted else entry.spec, _of(comparison, entry)
+        name, work = PERMUTED if entry.permuted else entry.spec, Work.of(comparison, entry)
         taken = comparison.cost(entry)
         draws = f", draws and has scored up to {taken.responses:,} responses" if taken.responses else ""
-        training = "no training" if entry.untrained else f"{counted(planned_steps, 'step')}{draws}"
-        lines.append(f"  {name}: " + (over or f"{training}, {counted(drawn, 'answer')}"))
-        steps, answers = (steps, answers) if over else (steps + planned_steps, answers + drawn)
-    rows, prompts = (
-        counted(len(comparison.logs), "row"),
-        counted(len(comparison.examination.prompts), "held-out prompt"),
+        training = "no training" if entry.untrained else f"{counted(work.steps, 'step')}{draws}"
+        lines.append(f"  {name}: " + (over or f"{training}, {counted(work.answers, 'answer')}"))
+        if over:
+            continue
+        steps, answers = steps + work.steps, answers + work.answers
+        time, unknown = speed.seconds(comparison, entry, work)
+        seconds += time
+        without += [name] if unknown else []
+        lines[-1] += f"; {unknown}" if unknown else f"; up to about {duration(time)}"
+    first = (
+        f"{counted(len(entries), 'entry', 'entries')} on {counted(len(comparison.logs), 'row')}, asked about "
+        f"{counted(prompts, 'held-out prompt')}; each, with one seed:"
     )
-    first = f"{counted(len(entries), 'entry', 'entries')} on {rows}, asked about {prompts}; each, with one seed:"
     last = (
         f"With {counted(seeds, 'seed')} at most {count(steps * seeds)} steps of "
         f"{comparison.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
         f"{counted(config.num_proc, 'run')} at a time. Nothing was done or written."
     )
-    return "\n".join([first, *lines, last])
+    return "\n".join([first, *lines, speed.foreseen(seconds * seeds, without), last])
 
 
-def _of(comparison: Comparison, entry: Entry) -> tuple[int, int]:
-    """Optimizer steps and answers of one seed; rounds shared with another entry are counted twice."""
-    config, conditioned = comparison.config, entry.conditioned
-    trainings = 0 if entry.untrained else (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
-    draws = 0 if entry.permuted else sum(d.best_of for d in entry.decodings if not d.at_random)  # it draws nothing
-    aims = len(config.target) + config.controls if conditioned else 1
-    grid = config.grid if conditioned else 0
-    return trainings * comparison.settings.max_steps, draws * aims * len(comparison.examination.prompts) + grid
+class Work(NamedTuple):
+    """Optimizer steps, trainings and answers of an entry with one seed; rounds that entries share count for each."""
+
+    trainings: int
+    steps: int
+    answers: int
+
+    @staticmethod
+    def of(comparison: Comparison, entry: Entry) -> Work:
+        """Count them."""
+        config, conditioned = comparison.config, entry.conditioned
+        trainings = 0 if entry.untrained else (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
+        draws = 0 if entry.permuted else sum(d.best_of for d in entry.decodings if not d.at_random)  # it draws nothing
+        aims = len(config.target) + config.controls if conditioned else 1
+        grid = config.grid if conditioned else 0
+        answers = draws * aims * len(comparison.examination.prompts) + grid
+        return Work(trainings, trainings * comparison.settings.max_steps, answers)
+
+
+class Speed(NamedTuple):
+    """Speed of training and drawing, measured once with the first base: by likelihood on the logs, and as it answers.
+
+    `length`: mean tokens of a logged row with its prompt. `training` is None, and `unknown` says why, where nothing is
+    trained or no estimate can be made.
+    """
+
+    draws: drawing.Pace
+    training: Forecast | None = None
+    length: float = 0.0
+    unknown: str = ""
+
+    @staticmethod
+    def of(comparison: Comparison, entries: list[Entry]) -> Speed:
+        """Measure what the entries need."""
+        config, settings = comparison.config, comparison.settings
+        sampling = Sampling(
+            temperature=config.temperature, max_new_tokens=config.max_new_tokens, batch_size=config.batch_size
+        )
+        requests = [Request(prompt, {}) for prompt in comparison.examination.prompts]
+        draws = drawing.measured(comparison.base(0).policy, requests, sampling)
+        if all(entry.untrained for entry in entries):
+            return Speed(draws)
+        options = replace(settings, method="mle", set=(), init="")
+        training = prepare(comparison.labelled, config.model, "mle", options, Hashes.of(config.model, ""))
+        if reason := unforeseeable(training.loop):
+            return Speed(draws, unknown=reason)
+        lengths = lengths_of(training.loop.plan)
+        time = forecast(training.policy, training.loop, lengths)
+        return Speed(draws, time, float(np.mean(lengths)))
+
+    def seconds(self, comparison: Comparison, entry: Entry, work: Work) -> tuple[float, str]:
+        """Estimate the time of an entry with one seed, or why that of its training cannot be estimated."""
+        settings, most = comparison.settings, comparison.config.max_new_tokens
+        answers = self.draws.seconds(work.answers, most)
+        if entry.untrained:
+            return answers, ""
+        if METHODS[entry.method].on_policy:
+            return answers, "the time of its fresh responses is not estimated: they end where the policy ends them"
+        if self.training is None:
+            return answers, self.unknown
+        try:
+            size = _group_size(comparison, entry)
+        except SteerError as error:
+            return answers, f"its training would fail: {error}"
+        pace = self.training.pace
+        tokens = work.steps * settings.batch_size * size * self.length
+        reference = work.trainings * len(comparison.logs) * self.length if "ref" in METHODS[entry.method].needs else 0
+        trained = (tokens * pace.both + reference * pace.forward) / pace.tokens
+        fresh = self.draws.seconds(comparison.cost(entry).responses, settings.max_new_tokens)
+        return answers + trained + fresh, ""
+
+    def foreseen(self, seconds: float, without: list[str]) -> str:
+        """Describe the time of all runs one after the other, and what that rests on."""
+        rest = f"; {', '.join(without)} as far as known" if without else ""
+        basis = f"training as {self.training.basis}; " if self.training else ""
+        return (
+            f"Time: up to about {duration(seconds)} with one run at a time{rest} ({basis}answers as "
+            f"{self.draws.basis}); scores, log-probs of answers and judging come on top."
+        )
+
+
+def _group_size(comparison: Comparison, entry: Entry) -> float:
+    """Mean number of rows in a group: on the logs, or at most those of a prompt in a round that compares them."""
+    if entry.iterate and not entry.conditioned:
+        return float(entry.iterate.n)
+    method, own = chosen(entry.method, entry.settings)
+    return float(np.mean([len(group.rows) for group in method.groups(comparison.logs, own)]))

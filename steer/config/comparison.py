@@ -23,5 +23,7 @@ class CompareConfig(CompareSettings):
         "Scorer that only evaluation may see: as in `steer label`; default: the proxy, and the report says so.",
         panel=INPUTS,
     )
-    dry_run: bool = option(False, "Print what would be trained, drawn and answered; do and write nothing.")
+    dry_run: bool = option(
+        False, "Print what would be trained, drawn and answered, and its time; do and write nothing."
+    )
     overwrite: bool = option(False, OVERWRITE)

@@ -18,4 +18,5 @@ class GenerateConfig(GenerateSettings):
     input: str = option("", "File with prompts: rows, or text with one a line.", panel=PROMPTS)
     output: str = option("", "Folder for the responses as rows; default: print them.")
     stream: bool = option(False, "Print responses while they are drawn, one after the other.", panel=SAMPLING)
+    dry_run: bool = option(False, "Print the plan, an estimate of the time and the first prompt; write nothing.")
     overwrite: bool = option(False, OVERWRITE)

@@ -19,4 +19,5 @@ class IterateConfig(IterateSettings):
     policy: str = option(
         "", "Policy that draws the first responses (folder of `steer train`); default: the base.", panel=INPUTS
     )
+    dry_run: bool = option(False, "Print the plan and an estimate of the time; train and write nothing.")
     overwrite: bool = option(False, OVERWRITE)

@@ -10,6 +10,7 @@ from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.obtained import table
 from steer.generation.generate import Generation, prompt_rows, prompts_in, selection_of, usable
+from steer.generation.pace import measured
 from steer.generation.prefill import shareable
 from steer.generation.requests import encode
 from steer.generation.text import streamed
@@ -28,10 +29,12 @@ def generate_command(config: GenerateConfig) -> str:
         raise SteerError("--stream: only prints. Leave out --output, --score, --best-of, --engine and --server.")
     selection = selection_of(config, config.policy)
     run = _run(config, selection) if config.output else None
-    if run and run.done:
+    if run and run.done and not config.dry_run:
         return str(run.done["summary"])
     rows = prompts_in(config.input, config) if config.input else prompt_rows(config.prompt, config)
     generation = Generation.of(config.policy, rows, config, selection)
+    if config.dry_run:
+        return _planned(generation, len(rows))
     if config.stream:
         return _stream(generation)
     if run is None:
@@ -50,6 +53,27 @@ def _run(config: GenerateConfig, selection: Selection | None) -> Run:
     inputs |= {"scorer": selection.scorer.id} if selection else {}
     inputs |= {"input": fingerprint(config.input)} if config.input else {}
     return Run(config.output, config, inputs)
+
+
+def _planned(generation: Generation, prompts: int) -> str:
+    """Describe what would be drawn, how long that takes, and what the policy reads first."""
+    policy, requests, s, sampling = generation.policy, generation.requests, generation.settings, generation.sampling
+    generation.say_values()
+    aims = len(requests) // (prompts * s.n * s.best_of)
+    best = f", each the best of {s.best_of}" if s.best_of > 1 else ""
+    time = f"not estimated: {s.server} draws at a speed of its own"
+    if not s.server:
+        time = measured(policy, requests, sampling, generation.engine).foreseen(len(requests), s.max_new_tokens)
+    time += "; scoring comes on top" if generation.selection else ""
+    lines = [
+        f"Plan: {prompts} prompts x {aims} targets x {s.n}{best}, from {policy.name}; nothing is written.",
+        f"time        {time}.",
+    ]
+    if policy.tokenizer is None:
+        return "\n".join(lines)
+    first = encode(policy, requests[:1], sampling)[0]
+    text = policy.tokenizer.decode([*first.prompt, *first.condition])
+    return "\n".join([*lines, "First prompt, as the policy reads it:", text])
 
 
 def _summary(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:

@@ -9,6 +9,7 @@ from steer import report
 from steer.config.iteration import IterateConfig
 from steer.iteration.guards import limits
 from steer.iteration.iterate import FREE, Iteration, prepare_rounds, run_rounds
+from steer.iteration.plan import planned
 from steer.iteration.watch import line
 from steer.report.cells import counted
 from steer.report.circumstances import circumstances
@@ -20,9 +21,11 @@ def iterate_command(config: IterateConfig) -> str:
     """Run the rounds and report them; return a line of figures for each, why they ended, and which one is kept."""
     rounds = prepare_rounds(config.rows, config.model, config.scorer, config.policy, Path(config.output), config)
     run = Run(config.output, config, rounds.inputs, FREE)
-    if run.done:
+    if run.done and not config.dry_run:
         return str(run.done["summary"])
     rounds.check()
+    if config.dry_run:
+        return planned(rounds)
     run.start()
     iteration = run_rounds(rounds)
     link = _linked(iteration, run.folder)

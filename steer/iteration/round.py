@@ -37,11 +37,11 @@ def run_round(rounds: Rounds, number: int) -> None:
         relative=settings.relative_levels,
         relabel=rounds.refits,
     )
-    rounds.report(number, train_command(_training(rounds, number, rows)))
+    rounds.report(number, train_command(training_of_round(rounds, number, rows)))
 
 
-def _training(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
-    """Training config of a round, without a limit: the logs in the pool are limited already."""
+def training_of_round(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
+    """Return the training config of a round, without a limit: the logs in the pool are limited already."""
     output = str(rounds.folder(number) / "policy")
     config = replace(rounds.training, rows=str(rows), output=output, limit=0)
     before = rounds.policy_of(number - 1)

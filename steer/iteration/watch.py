@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steer.conditioning.condition import leaks
+from steer.conditioning.targets import Target
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.drawn import Reference, drawn
 from steer.evaluation.statistics import interval
@@ -42,16 +43,23 @@ def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
     settings, training, policy = rounds.settings, rounds.training, rounds.load(rounds.policy_of(number))
     if rounds.refits and number:
         judges = {**judges, "proxy": rounds.judge(rounds.scorer_of(number))}
-    names, schema = policy.card.attributes if policy.card else (), rounds.schema_of(policy)
-    best = schema.best(names) if names else {}
-    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, settings.watch)
-    requests = [Request(row, best) for row in prompts]
+    best, requests = watched_requests(rounds, policy)
     t = training
     reference = Reference.load(rounds.model, t.dtype, t.trust_remote_code, t.micro_batch_tokens)
     rows = drawn(policy, requests, rounds.sampling(settings.seed), rounds.folder(number) / "held-out", reference)
     earlier = range(number if rounds.refits else 0)  # otherwise all rounds have one scorer
     others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
-    return {"target": schema.text(best), **watched(policy, rows, judges, settings.seed, others)}
+    target = rounds.schema_of(policy).text(best)
+    return {"target": target, **watched(policy, rows, judges, settings.seed, others)}
+
+
+def watched_requests(rounds: Rounds, policy: Policy) -> tuple[Target, list[Request]]:
+    """Return the target that a policy is watched at (empty: it is unconditioned) and its held-out requests."""
+    training = rounds.training
+    names = policy.card.attributes if policy.card else ()
+    best = rounds.schema_of(policy).best(names) if names else {}
+    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, rounds.settings.watch)
+    return best, [Request(row, best) for row in prompts]
 
 
 def line(facts: Mapping[str, Any]) -> str:

@@ -75,20 +75,53 @@ def _now(device: Any) -> float:
     return time.monotonic()
 
 
-def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
-    """Describe how long the steps will take, and what that rests on; `lengths`: tokens of every candidate."""
+class Forecast(NamedTuple):
+    """Seconds that the steps take, and those before them for log-probs of the starting policy."""
+
+    steps: float
+    before: float
+    pace: Pace
+
+    @property
+    def basis(self) -> str:
+        """Say what the forecast rests on."""
+        pace = self.pace
+        return f"measured on one forward and backward pass of {pace.tokens} tokens here"
+
+
+def lengths_of(plan: Plan) -> list[int]:
+    """Count the tokens of every candidate, prompt and response."""
+    sequences = (s for i in range(len(plan.groups)) for s in plan.sequences(0, i))
+    return [len(s.prefix) + len(s.response) for s in sequences]
+
+
+def unforeseeable(loop: Loop) -> str:
+    """Return why the time of a training cannot be estimated; empty if it can."""
     if loop.method.on_policy:
         return "not estimated: fresh responses end where the policy ends them"
     if loop.accelerator.is_fsdp2:
         return "not estimated where weights are sharded; after some steps the progress shows it"
+    return ""
+
+
+def forecast(policy: Policy, loop: Loop, lengths: Sequence[int]) -> Forecast:
+    """Estimate the time of a training from one pass; `lengths`: tokens of every candidate."""
     pace, processes = measured(policy, loop), loop.accelerator.num_processes
     tokens = sum(lengths) / len(loop.plan.groups) * loop.options.batch_size * loop.steps
-    seconds = tokens * pace.both / pace.tokens / processes
-    reference = sum(lengths) * pace.forward / pace.tokens / processes if "ref" in loop.method.needs else 0.0
-    before = f", {duration(reference)} before them for log-probs of the starting policy" if reference else ""
+    reference = sum(lengths) if "ref" in loop.method.needs else 0
+    return Forecast(
+        tokens * pace.both / pace.tokens / processes, reference * pace.forward / pace.tokens / processes, pace
+    )
+
+
+def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
+    """Describe how long the steps will take, and what that rests on; `lengths`: tokens of every candidate."""
+    if reason := unforeseeable(loop):
+        return reason
+    time, processes = forecast(policy, loop, lengths), loop.accelerator.num_processes
+    before = f", {duration(time.before)} before them for log-probs of the starting policy" if time.before else ""
     shared = f" on each of {processes} processes" if processes > 1 else ""
-    rate = pace.tokens / pace.both
     return (
-        f"about {duration(seconds)} for the steps{before}, at {rate:,.0f} tokens/s{shared}: measured on one forward "
-        f"and backward pass of {pace.tokens} tokens here; held-out losses and saving come on top"
+        f"about {duration(time.steps)} for the steps{before}, at {time.pace.tokens / time.pace.both:,.0f} "
+        f"tokens/s{shared}: {time.basis}; held-out losses and saving come on top"
     )
