@@ -64,7 +64,7 @@ def label_command(config: LabelConfig) -> str:
     if run.done:
         return str(run.done["summary"])
     shard, shards = _shard_of(config)
-    rows, (name, known) = StoredRows(config.rows, config.limit, config.turns), origin(config.rows)
+    rows, (name, known) = StoredRows(config.rows, config.output, config.limit, config.turns), origin(config.rows)
     task = Task.of(rows, scorer, config, name, known)
     run.start()
     parts = Parts(run.folder / "parts", config.shard_size, len(task.human), (shard, shards))

@@ -22,22 +22,35 @@ from steer.rows import PREFERENCE, Reading, Row, Source, content_hash, read, rea
 from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Attribute, Schema
+from steer.rows.spool import Spool
 from steer.run_folder import fingerprint, workplace
 from steer.settings import did_you_mean, settings_of
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredRows:
-    """Rows of a file in any known layout; they are read again whenever they are iterated over, and never held."""
+    """Rows of a file in any known layout, never held in memory: checked once, then read again as they were.
+
+    `output`: where room for them is needed as long as this object lives.
+    """
 
     path: str
+    output: str
     limit: int = 0
     turns: str = "last"
+    checked: Spool | None = None
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(read(self.path, reading=Reading(turns=self.turns)), self.limit or None)
+        if self.checked is not None:
+            yield from self.checked
+            return
+        checked = Spool(self.output)
+        for row in islice(read(self.path, reading=Reading(turns=self.turns)), self.limit or None):
+            checked.add(row)
+            yield row
+        self.checked = checked
 
 
 def label(

@@ -27,9 +27,9 @@ def data_command(config: DataConfig) -> str:
     run = Run(config.output, config, sources.fingerprints())
     if run.done:
         return str(run.done["summary"])
-    survey = surveyed(sources, config)  # before anything is written
+    survey = surveyed(sources, config, config.output)  # before anything is written
     run.start()
-    rows = progress(survey.kept(sources.rows()), total=survey.total, what=f"data {config.source}")
+    rows = progress(survey.kept(), total=survey.total, what=f"data {config.source}")
     written = write_rows(rows, run.folder / "rows.jsonl")
     dropped: list[Row] = [{"why": why} for why in (*sources.skipped, *sources.tally.dropped)] + survey.dropped
     if dropped:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 
 from data_recipes import duplicates, scales
 from data_recipes.scales import Scales
@@ -19,6 +21,7 @@ from steer.rows.identity import prompt_key, split_key
 from steer.rows.reading import Tally
 from steer.rows.settings import EXPORTS, DataSettings
 from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
+from steer.rows.spool import Spool
 from steer.settings import did_you_mean
 
 DROPPED = {  # why a good row is not written
@@ -29,9 +32,9 @@ DROPPED = {  # why a good row is not written
 }
 
 
-def surveyed(sources: Sources, settings: DataSettings) -> Survey:
-    """Read all rows once and decide what follows from them; refuse what cannot be done."""
-    survey = Survey(sources.names, settings)
+def surveyed(sources: Sources, settings: DataSettings, output: str | Path) -> Survey:
+    """Read all rows once, keep them for `kept`, and decide what follows from them; refuse what cannot be done."""
+    survey = Survey(sources.names, settings, Spool(output))
     for source, row in sources.rows():
         survey.add(source, row)
     survey.close(sources.skipped, sources.tally)
@@ -44,6 +47,8 @@ class Survey:
 
     names: Sequence[str]  # of the sources
     settings: DataSettings
+    rows: Spool
+    origins: array[int] = field(default_factory=lambda: array("H"))  # of each row its source, a number in `names`
     total: int = 0
     scales: Scales = field(default_factory=Scales)
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
@@ -69,8 +74,10 @@ class Survey:
         self.near = duplicates.Near(s.similarity) if s.duplicates == "near" else None
 
     def add(self, source: str, row: Row) -> None:
-        """Look at one row."""
+        """Look at one row and keep it."""
         self.total += 1
+        self.rows.add(row)
+        self.origins.append(self.names.index(source))
         self.scales.add(row, source)
         self.columns.update(row)
         self.thoughts += bool(row.get("reasoning_content"))
@@ -114,12 +121,12 @@ class Survey:
         """Return the number of prompts that are on both sides of the split."""
         return sum(len(sides) > 1 for sides in self.sides.values())
 
-    def kept(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Row]:
+    def kept(self) -> Iterator[Row]:
         """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
         seen: set[bytes] = set()
         alike: dict[str, str] = {}
-        for source, unmerged in rows:
-            row = self._merged(unmerged)
+        for origin, unmerged in zip(self.origins, self.rows):
+            source, row = self.names[origin], self._merged(unmerged)
             if row is None:
                 self.counts["merged"] += 1
                 continue

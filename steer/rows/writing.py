@@ -31,7 +31,7 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> int:
         count = 0
         with _packed(file, packing) as out:
             for row in rows:
-                out.write(_line(row, path))
+                out.write(line_of(row, path))
                 count += 1
         return count
 
@@ -52,7 +52,7 @@ def _packed(file: BinaryIO, packing: str) -> AbstractContextManager[Any]:
     return nullcontext(file)
 
 
-def _line(row: Row, path: Path) -> bytes:
+def line_of(row: Row, path: str | Path) -> bytes:
     """Return a row as a line; a lone surrogate in an extra column becomes its JSON escape, which reads back."""
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
@@ -65,7 +65,7 @@ def _write_parquet(file: BinaryIO, path: Path, rows: list[Row]) -> int:
     import pyarrow.parquet
 
     for row in rows:
-        _line(row, path)  # the same rows are refused in either format
+        line_of(row, path)  # the same rows are refused in either format
     try:
         table = {}
         for name in dict.fromkeys(name for row in rows for name in row):

@@ -1,0 +1,80 @@
+"""Rows per second of CPU time and memory of `steer data` and `steer label`, for growing numbers of rows.
+
+    python benchmarks/rows.py [--rows 10000 100000] [--scorer countable:words,type_token_ratio] [--num-proc 1]
+
+The rows are made on the spot: one prompt of a turn, two responses of 10 to 60 random words with a rating of their own.
+`data` reads, checks and splits them; `label` counts attributes in what `data` wrote. Each command is a process of its
+own with one thread; what is printed is rows over its CPU time (user and system, its workers included, imports too), and
+the largest memory that a process of it had (RSS). CPU time, because that of a clock depends on who else is at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+SCORER = "countable:words,type_token_ratio,question_share,prompt_overlap"
+
+
+def made(count: int) -> Iterator[str]:
+    """Yield lines of JSON: two responses to each prompt, with a rating."""
+    rng = random.Random(0)
+    letters = "etaoinshrdlucmfwypvbgk"
+    words = ["".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(5000)]
+    prompt = ""
+    for i in range(count):
+        if i % 2 == 0:
+            prompt = " ".join(rng.choices(words, k=rng.randint(4, 20))) + "?"
+        sentences = [" ".join(rng.choices(words, k=rng.randint(5, 15))) for _ in range(rng.randint(2, 4))]
+        response = " ".join(f"{sentence.capitalize()}{rng.choice('...?!')}" for sentence in sentences)
+        yield json.dumps({"prompt": prompt, "response": response, "helpfulness": rng.randint(1, 5)}) + "\n"
+
+
+def measured(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command of steer; return its seconds of CPU time and its largest process in MiB."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen([sys.executable, "-m", "steer", *command], env=environment, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"steer {' '.join(command)} failed.")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000], help="numbers of rows")
+    parser.add_argument("--scorer", default=SCORER, help="what `steer label` counts")
+    parser.add_argument("--num-proc", type=int, default=1, help="processes of `steer label`")
+    parser.add_argument("--keep", default="", help="a folder to keep what is written in")
+    options = parser.parse_args()
+    print(f"`{options.scorer}`, {options.num_proc} process(es), {platform.processor() or platform.machine()}\n")
+    print("| command | rows | CPU s | rows / CPU s | peak RSS, MiB |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as temporary:
+        for count in options.rows:
+            folder = Path(options.keep or temporary) / str(count)
+            folder.mkdir(parents=True)
+            (folder / "log.jsonl").write_text("".join(made(count)))
+            label = [str(folder / "data"), "--scorer", options.scorer, "--num-proc", str(options.num_proc)]
+            commands = {
+                "data": ["data", str(folder / "log.jsonl"), "--output", str(folder / "data")],
+                "label": ["label", *label, "--output", str(folder / "labels")],
+            }
+            for name, command in commands.items():
+                seconds, memory = measured(command)
+                print(f"| {name} | {count:,} | {seconds:.1f} | {count / seconds:,.0f} | {memory:,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Rows that were read and checked, on disk until a stage has ended: reading them again is decoding JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from steer.rows.contract import Row
+from steer.rows.writing import line_of
+from steer.run_folder import folder_errors
+
+BLOCK = 1 << 20  # bytes of rows that are decoded at a time
+
+
+class Spool:
+    """Rows in a file without a name beside the output, which goes when nothing holds it, however a process ends.
+
+    They can be iterated over several times. What JSON does not tell apart is not told apart here: a tuple is a list.
+    """
+
+    def __init__(self, output: str | Path) -> None:
+        folder = next(parent for parent in Path(output).resolve().parents if parent.is_dir())
+        with folder_errors(folder):
+            self.file = TemporaryFile(dir=folder)
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self.file.write(line_of(row, "rows"))
+
+    def __iter__(self) -> Iterator[Row]:
+        place = 0
+        while True:
+            self.file.seek(place)  # another iteration may have moved it
+            lines = self.file.readlines(BLOCK)
+            place = self.file.tell()
+            if not lines:
+                return
+            yield from map(json.loads, lines)
