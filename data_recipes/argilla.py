@@ -7,6 +7,7 @@ stays in the column `suggestions` elsewhere. Answers in words stay extra columns
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from data_recipes.turns import Row, number
@@ -16,7 +17,12 @@ FLAT = re.compile(r"(.+)(?:\.(responses|suggestion)(\..+)?|-(suggestion)(-metada
 
 def is_record(record: Row) -> bool:
     """Whether a record holds answers to questions of Argilla."""
-    return any(column.endswith((".responses", ".suggestion", "-suggestion")) for column in record)
+    return _answers(tuple(record))
+
+
+@lru_cache(maxsize=1000)
+def _answers(columns: tuple[str, ...]) -> bool:
+    return any(column.endswith((".responses", ".suggestion", "-suggestion")) for column in columns)
 
 
 def plain(record: Row) -> Row:

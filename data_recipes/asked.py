@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from data_recipes.endings import plain
@@ -50,8 +51,10 @@ def system_columns(record: Row) -> list[str]:
 
     Outside of Alpaca's and ShareGPT's layouts a single word names the system that answered.
     """
+    columns = [c for c in record if _is_system(c) and isinstance(v := record[c], (str, list)) and v]
+    if not columns:
+        return []
     sure = "conversations" in record or "instruction" in record
-    columns = [c for c, v in record.items() if _is_system(c) and isinstance(v, (str, list)) and v]
     named = ("system", "sys", "developer")  # in system_prompt a single word is a prompt too
     return [
         c
@@ -60,6 +63,7 @@ def system_columns(record: Row) -> list[str]:
     ]
 
 
+@cache
 def _is_system(column: str) -> bool:
     return not column.endswith("_") and bool(SYSTEM.fullmatch(plain(column)))
 

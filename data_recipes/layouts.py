@@ -108,16 +108,15 @@ def _undecided(pair: list[Row]) -> bool:
 
 def recognise(record: Row) -> str:
     """Return the first of LAYOUTS whose columns the record has; columns that hold null count only if nothing fits."""
-    for columns in (frozenset(c for c, value in record.items() if value is not None), frozenset(record)):
-        if name := _first(columns):
-            return name
+    if name := _first(tuple([c for c in record if record[c] is not None])) or _first(tuple(record)):
+        return name
     remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {USUAL}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
 
 
 @lru_cache(maxsize=1000)
-def _first(columns: frozenset[str]) -> str:
-    return next((name for name, (required, _) in LAYOUTS.items() if columns.issuperset(required)), "")
+def _first(columns: tuple[str, ...]) -> str:
+    return next((name for name, (required, _) in LAYOUTS.items() if {*columns}.issuperset(required)), "")
 
 
 def spelled_out(record: Row) -> Row:

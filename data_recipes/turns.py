@@ -44,9 +44,12 @@ OASST_TURN = re.compile(r"(?:\A|\n+)(prompter|assistant): ")  # OpenAssistant's:
 NEMO_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")  # NeMo and HelpSteer: later turns inside the first text
 
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def content_id(row: Row) -> str:
     """Return 16 hex digits of prompt and response: the same content has the same id in every file."""
-    content = json.dumps([row.get("prompt"), row.get("response")], sort_keys=True, separators=(",", ":"))
+    content = ENCODER.encode([row.get("prompt"), row.get("response")])
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
@@ -304,6 +307,7 @@ def _thumb(column: str, value: str) -> bool | None:
     return True if UP.fullmatch(word) else False if DOWN.fullmatch(word) else None
 
 
+BEGINS = frozenset("+-.0123456789")  # of a number
 CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+)(?:[eE][+-]?\d+)?( ?%)?", re.ASCII)
 
 
@@ -315,8 +319,8 @@ def written(value: str) -> str:
     if len(value) > 400:  # the longest that a float is printed as
         return ""
     cell = value.strip()
-    if word := next((form for form, words in WORDS.items() if cell.lower() in words), ""):
-        return word
+    if cell[:1] not in BEGINS:  # most texts: nothing else needs to be looked at
+        return next((form for form, words in WORDS.items() if cell.lower() in words), "") if len(cell) <= 5 else ""
     match = CELL.fullmatch(cell)
     if not match:
         return ""
@@ -384,6 +388,7 @@ def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | No
     return row if response is None else {**row, "response": response}
 
 
+@cache
 def may_score(column: str) -> bool:
     """Whether a number in this column can be a score."""
     return column not in (*OURS, *TOKENS) and not metadata(column) and not tells_end(column)

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from data_recipes.metadata import words
@@ -123,7 +124,12 @@ def _written(record: Record) -> tuple[str, Any]:
 
 def compares(record: Record) -> bool:
     """Whether a record has two answers side by side."""
-    return any(f"{name}_a" in record and f"{name}_b" in record for name in ANSWERS)
+    return _compares(tuple(record))
+
+
+@lru_cache(maxsize=1000)
+def _compares(columns: tuple[str, ...]) -> bool:
+    return any(f"{name}_a" in columns and f"{name}_b" in columns for name in ANSWERS)
 
 
 def figure(record: Record) -> float | None:

@@ -176,12 +176,12 @@ class Labels:
 
     def rows(self) -> Iterator[Row]:
         """Read the rows again and yield them with their labels."""
-        task, s = self.task, self.task.settings
-        for row, scores, predicted, flag, preferred in zip(
-            task.rows, self.scores, self.predicted, self.flags, self._preferred()
+        task = self.task
+        for row, scores, predicted, flag, preferred, train in zip(
+            task.rows, self.scores, self.predicted, self.flags, self._preferred(), task.train
         ):
-            out = labelled(row, self.schema, scores, predicted, task.scorer.id, split_of(row, s.held_out, s.seed))
-            if not np.isnan(flag):
+            out = labelled(row, self.schema, scores, predicted, task.scorer.id, "train" if train else "test")
+            if not math.isnan(flag):
                 out["truncated"] = bool(flag)
             if preferred:
                 out["comparable"] = "group"
@@ -202,7 +202,7 @@ def levelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer
     """Add the predicted scores [A], and the levels and the reward of the `scores` [A] that count, to one row."""
     known = _known(schema, scores)
     levels = {n: level for n, level in schema.levels(known).items() if schema[n].shown}
-    rounded = {n: round(float(s), 4) for n, s in zip(schema.own, predicted) if not np.isnan(s)}
+    rounded = {n: round(s, 4) for n, s in zip(schema.own, predicted.tolist()) if not math.isnan(s)}
     return {**row, "predicted": rounded, "scorer": scorer, "levels": levels, "reward": known.get(REWARD)}
 
 
@@ -219,7 +219,7 @@ def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer
 
 def _known(schema: Schema, scores: Scores) -> dict[str, float]:
     """Return the known scores of [A] by attribute, with the reward if the schema has one and it can be computed."""
-    known = {n: float(s) for n, s in zip(schema.own, scores) if not np.isnan(s)}
+    known = {n: s for n, s in zip(schema.own, scores.tolist()) if not math.isnan(s)}
     reward = schema.reward(known) if REWARD in schema.names else None
     return known if reward is None else {**known, REWARD: reward}
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,23 +64,30 @@ def fitted(
         raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
     inner_edges = edges or {}
     binned = [_binned(a, scores[:, j], bins, levels, inner_edges.get(a.name, ())) for j, a in enumerate(own)]
-    plain = Schema(tuple(binned))
-    raw = [plain.reward(dict(zip(plain.names, _known(row)))) for row in scores]
-    reward = np.array([np.nan if r is None else r for r in raw], dtype=float)
+    reward = _summed(own, scores)
     mean, std = 0.0, 1.0
     if (~np.isnan(reward)).any() and any(a.weight and a.direction for a in own):
         mean, std = float(np.nanmean(reward)), float(np.nanstd(reward)) or 1.0
         reward = (reward - mean) / std
         binned.append(_binned(Attribute(REWARD, -5.0, 5.0), reward, "quantile", levels))
         scores = np.column_stack([scores, reward])
-    cells = Counter(
-        tuple(None if math.isnan(s) else a.level(s) for a, s in zip(binned, row)) for row in scores.tolist()
-    )
+    cells = Counter(zip(*(_levels(a, scores[:, j]) for j, a in enumerate(binned))))
     return Schema(tuple(binned), dict(cells), minimum, mean, std)
 
 
-def _known(row: Iterable[float]) -> list[float | None]:
-    return [None if math.isnan(s) else s for s in row]
+def _levels(a: Attribute, scores: Scores) -> list[int | None]:
+    """Return the level of each score; None where it is unknown."""
+    levels = np.searchsorted(a.edges, scores, side="right").tolist()
+    return [None if math.isnan(score) else level for score, level in zip(scores.tolist(), levels)]
+
+
+def _summed(attributes: Sequence[Attribute], scores: Scores) -> Scores:
+    """Return the direction-aware weighted sums of scores, [n, A] -> [n]: `Schema.reward` without its constants."""
+    total = np.zeros(len(scores))
+    for a, column in zip(attributes, scores.T):
+        if a.weight and a.direction:
+            total = total + a.direction * a.weight * column
+    return total
 
 
 def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: Sequence[float] = ()) -> Attribute:
@@ -100,7 +106,7 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: S
         else:
             edges = _quantiles(present, levels)
         shown = [str(i) for i in range(len(edges) + 1)]
-    level = np.array([bisect_right(edges, s) for s in present], dtype=int)
+    level = np.searchsorted(edges, present, side="right")
     counts = np.bincount(level, minlength=len(shown))
     outer = [a.low, *edges, a.high]
     centres = [

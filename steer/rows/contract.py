@@ -20,6 +20,7 @@ ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 NAMES = ("id", "group", "source", "split")
 HELD_OUT = ("test", "val", "dev", "eval", "held")  # how the name of a split begins that is not for training
 SIDE = re.compile(rf"(?<![a-z])(train|{'|'.join(HELD_OUT)})")  # "330k_train" and "test_sft" are sides too
+ENCODER = json.JSONEncoder(allow_nan=False)
 TOO_DEEP = "is too deep: a list in a list, hundreds of times. Remove the row."
 MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
@@ -124,7 +125,7 @@ def _rater_faults(raters: Any) -> Iterator[tuple[str, str]]:
 def check_json(row: Row, place: str) -> None:
     """Refuse a row that could not be written: infinite numbers, bytes of Parquet, lists in lists without end."""
     try:
-        json.dumps(row, allow_nan=False)
+        ENCODER.encode(row)
     except RecursionError:
         raise SteerError(f"{place}: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
@@ -135,7 +136,7 @@ def check_json(row: Row, place: str) -> None:
 
 def _is_json(value: Any) -> bool:
     try:
-        json.dumps(value, allow_nan=False)
+        ENCODER.encode(value)
     except (TypeError, ValueError):
         return False
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,12 @@ from steer.rows.reading import Source, read
 
 def prompt_key(row: Row) -> str:
     """Return 16 hex digits that all candidates of one prompt share."""
-    turns = [[turn["role"], turn["content"]] for turn in row["prompt"]]
+    return _prompt_key(tuple([(turn["role"], turn["content"]) for turn in row["prompt"]]))
+
+
+@lru_cache(maxsize=64)
+def _prompt_key(turns: tuple[tuple[str, str], ...]) -> str:
+    """Return the key of turns (role, content); what asks for a row's key several times asks in a row."""
     return hashlib.blake2b(json.dumps(turns).encode(), digest_size=8).hexdigest()
 
 

@@ -37,9 +37,9 @@ class Ratings:
         scores = dict(row.get("scores") or {})
         back: Row = {}
         for name, column in columns.items():
-            value = _value(record[column])
             if column in OURS:
                 continue
+            value = _value(record[column])
             if value is None:
                 unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
                 if unread and name not in scores and named_score(name):

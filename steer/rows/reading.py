@@ -208,8 +208,10 @@ class _Reader:
             record = self.vote_coding().read(record)
         layout = layouts.recognise(record)
         rows = [{**rest, **row} for row in layouts.rows(record, every=self.reading.turns == "all")]
-        self.tally.turns["left out"] += sum(LEFT_OUT in row and OWN_SCORES in row for row in rows)
-        self.tally.dropped.update(f"{place}: {row[LEFT_OUT]}" for row in rows if LEFT_OUT in row)
+        for row in rows:
+            if LEFT_OUT in row:
+                self.tally.turns["left out"] += OWN_SCORES in row
+                self.tally.dropped[f"{place}: {row[LEFT_OUT]}"] += 1
         rows = [row for row in rows if LEFT_OUT not in row]
         return record, layout, [self.ratings.sift(layout, record, row) for row in rows] if self.answered else rows
 
@@ -227,7 +229,9 @@ class _Reader:
     def count(self, layout: str, record: Row, rows: list[Row]) -> None:
         """Count the rows of a record, and which side its vote prefers."""
         tally = self.tally
-        tally.notes.update(note for row in rows for note in row.pop(NOTED, ()))
+        for row in rows:
+            for line in row.pop(NOTED, ()):
+                tally.notes[line] += 1
         tally.records[layout] += 1
         tally.rows[layout] += len(rows)
         if self.reading.turns == "all":

@@ -195,10 +195,13 @@ class Schema:
     reward_std: float = 1.0
 
     def __getitem__(self, name: str) -> Attribute:
-        for attribute in self.attributes:
-            if attribute.name == name:
-                return attribute
+        if (attribute := self._by_name.get(name)) is not None:
+            return attribute
         raise SteerError(f"unknown attribute '{name}'; {did_you_mean(name, self.names)}")
+
+    @cached_property
+    def _by_name(self) -> dict[str, Attribute]:
+        return {a.name: a for a in reversed(self.attributes)}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -225,8 +228,7 @@ class Schema:
 
     def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
         """Return the levels of the known scores."""
-        known = {n: s for n in self.names if (s := scores.get(n)) is not None}
-        return {n: self[n].level(s) for n, s in known.items()}
+        return {a.name: a.level(s) for a in self.attributes if (s := scores.get(a.name)) is not None}
 
     def reward(self, scores: Mapping[str, float | None]) -> float | None:
         """Return the direction-aware weighted sum of scores, standardised; None if a score that counts is unknown."""

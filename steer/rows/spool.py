@@ -11,6 +11,7 @@ from steer.rows.contract import Row
 from steer.rows.writing import line_of
 from steer.run_folder import folder_errors
 
+DECODER = json.JSONDecoder()
 BLOCK = 1 << 20  # bytes of rows that are decoded at a time
 
 
@@ -23,13 +24,17 @@ class Spool:
     def __init__(self, output: str | Path) -> None:
         folder = next(parent for parent in Path(output).resolve().parents if parent.is_dir())
         with folder_errors(folder):
-            self.file = TemporaryFile(dir=folder)
+            self.file = TemporaryFile(dir=folder)  # noqa: SIM115  # as long as this object
 
     def add(self, row: Row) -> None:
         """Keep a row."""
         self.file.write(line_of(row, "rows"))
 
     def __iter__(self) -> Iterator[Row]:
+        return (DECODER.raw_decode(str(line, "utf-8"))[0] for line in self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the rows as `write_rows` writes them."""
         place = 0
         while True:
             self.file.seek(place)  # another iteration may have moved it
@@ -37,4 +42,4 @@ class Spool:
             place = self.file.tell()
             if not lines:
                 return
-            yield from map(json.loads, lines)
+            yield from lines

@@ -49,6 +49,7 @@ class Survey:
     settings: DataSettings
     rows: Spool
     origins: array[int] = field(default_factory=lambda: array("H"))  # of each row its source, a number in `names`
+    train: array[int] = field(default_factory=lambda: array("b"))  # whether each row is for training
     total: int = 0
     scales: Scales = field(default_factory=Scales)
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
@@ -78,6 +79,7 @@ class Survey:
         self.total += 1
         self.rows.add(row)
         self.origins.append(self.names.index(source))
+        self.train.append(row["split"] == "train")
         self.scales.add(row, source)
         self.columns.update(row)
         self.thoughts += bool(row.get("reasoning_content"))
@@ -121,8 +123,14 @@ class Survey:
         """Return the number of prompts that are on both sides of the split."""
         return sum(len(sides) > 1 for sides in self.sides.values())
 
-    def kept(self) -> Iterator[Row]:
+    def kept(self) -> Iterator[Row | bytes]:
         """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
+        s = self.settings
+        if not s.merge_raters and not s.weight and s.duplicates == "keep":
+            for train, line in zip(self.train, self.rows.lines()):  # as they are
+                self.counts["train" if train else "test"] += 1
+                yield line
+            return
         seen: set[bytes] = set()
         alike: dict[str, str] = {}
         for origin, unmerged in zip(self.origins, self.rows):

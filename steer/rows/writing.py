@@ -15,11 +15,14 @@ from steer.errors import SteerError
 from steer.rows.contract import Row
 from steer.run_folder import folder_errors
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
-def write_rows(rows: Iterable[Row], path: str | Path) -> int:
+
+def write_rows(rows: Iterable[Row | bytes], path: str | Path) -> int:
     """Write rows as .jsonl (also .gz, .zst; streamed) or .parquet (from memory) and return how many.
 
-    Atomic: the file appears when it is complete, or not at all. The same rows give the same bytes.
+    Rows may be lines already, as `line_of` makes them. Atomic: the file appears when it is complete, or not at all. The
+    same rows give the same bytes.
     """
     suffix, packing = form(path := Path(path))
     lines = suffix in (".jsonl", ".ndjson") and packing != ".xz"
@@ -27,11 +30,11 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> int:
         raise SteerError(f"{path}: rows are written as .jsonl, .jsonl.gz, .jsonl.zst or .parquet. Change the suffix.")
     with folder_errors(path, "Choose another folder"), attribute_models.replacing(path) as file:
         if suffix == ".parquet":
-            return _write_parquet(file, path, list(rows))
+            return _write_parquet(file, path, [json.loads(row) if isinstance(row, bytes) else row for row in rows])
         count = 0
         with _packed(file, packing) as out:
             for row in rows:
-                out.write(line_of(row, path))
+                out.write(row if isinstance(row, bytes) else line_of(row, path))
                 count += 1
         return count
 
@@ -55,7 +58,7 @@ def _packed(file: BinaryIO, packing: str) -> AbstractContextManager[Any]:
 def line_of(row: Row, path: str | Path) -> bytes:
     """Return a row as a line; a lone surrogate in an extra column becomes its JSON escape, which reads back."""
     try:
-        return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        return ENCODER.encode(row).encode("utf-8", "backslashreplace") + b"\n"
     except (TypeError, ValueError) as error:
         remedy = "Write null for unknown numbers, and no objects of Python"
         raise SteerError(f"{path}: row '{row.get('id')}' cannot be written as JSON ({error}). {remedy}.") from None
