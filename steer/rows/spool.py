@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
+from weakref import finalize
 
 from steer.rows.contract import Row
 from steer.rows.writing import line_of
@@ -24,7 +25,8 @@ class Spool:
     def __init__(self, output: str | Path) -> None:
         folder = next(parent for parent in Path(output).resolve().parents if parent.is_dir())
         with folder_errors(folder):
-            self.file = TemporaryFile(dir=folder)  # noqa: SIM115  # as long as this object
+            self.file = TemporaryFile(dir=folder)  # noqa: SIM115
+        finalize(self, self.file.close)
 
     def add(self, row: Row) -> None:
         """Keep a row."""

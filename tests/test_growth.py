@@ -1,0 +1,133 @@
+"""Many rows: read once, never held, and the same bytes as by the longer way."""
+
+from __future__ import annotations
+
+import json
+import math
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer.config.labelling import LabelConfig
+from steer.config.rows import DataConfig
+from steer.errors import SteerError
+from steer.labelling.command import label_command
+from steer.labelling.label import StoredRows
+from steer.rows import Tally, read, write_rows
+from steer.rows.binning import described, fitted
+from steer.rows.command import data_command
+from steer.rows.schema import REWARD
+from steer.rows.sources import Sources
+
+RECORDS: list[dict[str, Any]] = [
+    {"prompt": "What is a frog?", "response": "An animal. It jumps!", "helpfulness": 4, "num_tokens": 6},
+    {"prompt": "What is a frog?", "response": "An animal. It jumps!", "helpfulness": 3, "num_tokens": 6},
+    {"prompt": "Cut emoji", "response": "whole", "helpfulness": 1.5, "note": "half \ud83d of one"},
+    {
+        "messages": [{"role": "user", "content": "Hi\u2028there"}, {"role": "assistant", "content": "Hello?"}],
+        "ok": True,
+    },
+    {"prompt": "Which?", "chosen": "This one.", "rejected": "<think>\nhm\n</think>That one."},
+    {
+        "prompt": "Which?",
+        "response": "Neither.",
+        "helpfulness": 2,
+        "system": "Be brief.",
+        "finish_reason": "length",
+    },
+]
+
+
+def put(path: Path, records: list[dict[str, Any]] = RECORDS) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+def test_data_writes_the_rows_that_reading_gives(tmp_path: Path) -> None:
+    config = DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"))
+    data_command(config)
+    write_rows((row for _, row in Sources((config.source,), config).rows()), tmp_path / "read.jsonl")
+    assert (tmp_path / "data" / "rows.jsonl").read_bytes() == (tmp_path / "read.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more", [{"merge_raters": True}, {"duplicates": "exact"}, {"mix": ("MORE",), "weight": ("1", "1")}]
+)
+def test_rows_that_are_decoded_again_are_the_same(more: dict[str, Any], tmp_path: Path) -> None:
+    other = put(tmp_path / "more.jsonl", [{"prompt": f"p{i}", "response": "r", "helpfulness": i} for i in range(9)])
+    more = {name: (other,) if value == ("MORE",) else value for name, value in more.items()}
+    config = DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"), **more)
+    data_command(config)
+    every = {row["id"]: row for _, row in Sources((config.source, *config.mix), config).rows()}
+    rows = [json.loads(line) for line in (tmp_path / "data" / "rows.jsonl").open(encoding="utf-8")]
+    assert 0 < len(rows) <= len(every)
+    for row in rows:
+        same = every[row["id"]]
+        assert list(row) == [*same, *(["raters"] if "raters" in row and "raters" not in same else [])]
+        assert all(row[name] == same[name] for name in row if name not in ("scores", "raters"))
+
+
+def test_nothing_is_left_beside_the_output(tmp_path: Path) -> None:
+    log = put(tmp_path / "log.jsonl")
+    data_command(DataConfig(log, str(tmp_path / "data")))
+    label_command(LabelConfig(str(tmp_path / "data"), str(tmp_path / "labels"), scorer="countable:words"))
+    with pytest.raises(SteerError):
+        data_command(DataConfig(put(tmp_path / "bad.jsonl", [*RECORDS, {"prompt": 1}]), str(tmp_path / "no")))
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "bad.jsonl", "data", "labels"}
+
+
+def test_stored_rows_are_read_once(tmp_path: Path) -> None:
+    path = Path(put(tmp_path / "log.jsonl"))
+    rows = StoredRows(str(path), str(tmp_path / "out"))
+    first = list(rows)
+    path.unlink()
+    one, other = iter(rows), iter(rows)  # at the same time
+    assert [next(it) for _ in first for it in (one, other)] == [row for row in first for _ in "ab"]
+
+
+def test_data_holds_no_texts(tmp_path: Path) -> None:
+    peaks = []
+    for count in (300, 3000):
+        record = {"response": "word " * 400, "helpfulness": 1}
+        log = put(tmp_path / f"{count}.jsonl", [{"prompt": f"prompt {i}", **record} for i in range(count)])
+        tracemalloc.start()
+        data_command(DataConfig(log, str(tmp_path / f"data{count}")))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 2700 * 600  # a row has 2,000 bytes of text
+
+
+def test_counted_levels_are_those_of_every_row() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.round(rng.normal(size=(500, 3)), 1)
+    scores[rng.random((500, 3)) < 0.1] = math.nan
+    schema = fitted(described(("quality", "toxicity", "words"), scores), scores)
+    cells: Counter[tuple[int | None, ...]] = Counter()
+    for line in scores.tolist():
+        known = {name: s for name, s in zip(schema.own, line) if not math.isnan(s)}
+        if (reward := schema.reward(known)) is not None:
+            known[REWARD] = reward
+        levels = schema.levels(known)
+        cells[tuple(levels.get(name) for name in schema.names)] += 1
+    assert schema.cells == cells
+
+
+def test_a_cell_that_is_no_number_is_no_score(tmp_path: Path) -> None:
+    cells = {
+        "TRUE": 1.0,
+        " no": 0.0,
+        "+.5": 0.5,
+        "-3": -3.0,
+        "4 %": 4.0,
+        "": None,
+        "four": None,
+        "nope": None,
+        "1,234": None,
+    }
+    for i, (cell, score) in enumerate(cells.items()):
+        path = put(tmp_path / f"{i}.jsonl", [{"prompt": "p", "response": "r", "rating": cell}])
+        assert next(read(path, tally=Tally()))["scores"].get("rating") == score
