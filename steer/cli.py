@@ -146,11 +146,19 @@ def world(config: WorldConfig) -> None:
 
 
 @cli.command()
-def methods() -> None:
+@click.option(
+    "--for", "rows", metavar="ROWS", help="Say of each method whether it can train on these rows, or why not."
+)
+def methods(rows: str | None) -> None:
     """Print the table of methods."""
     from steer.methods import table
 
-    click.echo(table())
+    if rows is None:
+        click.echo(table())
+        return
+    from steer.training.suited import suited_table
+
+    click.echo(suited_table(rows))
 
 
 def _fail(message: str) -> None:

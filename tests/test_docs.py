@@ -16,6 +16,7 @@ from steer.cli import cli
 from steer.comparison.untrained import UNTRAINED
 from steer.conditioning.condition import TEMPLATES
 from steer.methods import METHODS
+from steer.methods.base import ROWS
 from steer.rows import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,8 +52,8 @@ def test_the_table_of_methods_equals_the_code() -> None:
 def test_the_paper_index_names_the_papers_of_the_code() -> None:
     rows = table("docs/methods.md", "| method | paper |")
     assert list(rows) == list(METHODS)
-    for name, (paper, *_, fresh) in rows.items():
-        assert fresh == METHODS[name].fresh
+    for name, (paper, _, wanted, fresh) in rows.items():
+        assert (wanted, fresh) == (ROWS[METHODS[name].rows], METHODS[name].fresh)
         about = importlib.import_module(f"steer.methods.{name.replace('-', '_')}").__doc__ or ""
         assert set(re.findall(r"\d{4}\.\d{5}", paper)) <= set(re.findall(r"\d{4}\.\d{5}", about)), name
 

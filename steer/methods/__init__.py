@@ -45,7 +45,7 @@ from steer.methods import (
     steerlm2,
     unlikelihood,
 )
-from steer.methods.base import Method
+from steer.methods.base import ROWS, Method
 
 METHODS: dict[str, Method] = {
     "mle": mle.METHOD,
@@ -101,7 +101,7 @@ def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: f
 
 def table() -> str:
     """Table of the methods and what they need, one a line, as `steer methods` prints it."""
-    head = ("method", "condition", "reference", "fresh responses", "rate", "settings", "what it is")
+    head = ("method", "condition", "reference", "fresh responses", "rate", "rows", "settings", "what it is")
     lines: list[tuple[str, ...]] = [head]
     for name, method in METHODS.items():
         # A method from outside is described by the file of its settings.
@@ -110,6 +110,6 @@ def table() -> str:
         settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = ["yes" if x else "no" for x in (method.conditioned, "ref" in method.needs)]
-        lines.append((name, *yes, method.fresh, f"{method.rate:g}", settings, about))
+        lines.append((name, *yes, method.fresh, f"{method.rate:g}", ROWS[method.rows], settings, about))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

@@ -44,4 +44,12 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return unsure(anchored(gain, s), anchored(gain.flip(1), s), s)
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.05)
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    needs={"ref"},
+    rate=0.05,
+)

@@ -66,4 +66,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return [Group((row,), (w,)) for row, w in zip(scored, exponential(advantages, settings.beta, settings.clip))]
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")
+METHOD = Method(rows="rewards", groups=groups, loss=weighted_nll, settings=Settings, per="token")

@@ -51,6 +51,23 @@ NEEDS = {
     "quantiles": "rounds that cut the pool into quantiles and ask for the best one",
 }
 
+# Kinds of rows that methods want.
+ROWS = {
+    "any": "any",
+    "rewards": "rewards",
+    "several": "several rewarded responses a prompt",
+    "drawn": "rewarded responses that the policy drew",
+    "pairs": "pairs, or several rewarded responses a prompt",
+    "several drawn": "several rewarded responses a prompt that the policy drew",
+    "logs and draws": "logged responses, and responses that the policy drew",
+    "prompts": "prompts, and a scorer",
+    "levels": "levels",
+    "levels and rewards": "levels and rewards",
+    "levelled pairs": "pairs with levels, or several rewarded responses a prompt",
+    "scores": "several scored responses a prompt",
+    "drawn at a target": "several responses a prompt that the policy drew at a target",
+}
+
 Rows = Sequence[dict[str, Any]]
 
 
@@ -83,12 +100,16 @@ class Method:
     # weigh(candidates, settings): candidates with weights, or advantages and returns. Called at every step if fresh is
     # "step", else once before training.
     weigh: Callable[[Candidates, Any], Candidates] | None = None
+    # which rows it wants, a name in ROWS
+    rows: str = "any"
     # learning rate if the user gives none, as a share of that of likelihood methods
     rate: float = 1.0
 
     def __post_init__(self) -> None:
         if unknown := self.needs - NEEDS.keys():
             raise ValueError(f"a method needs {', '.join(sorted(unknown))}; known: {', '.join(NEEDS)}")
+        if self.rows not in ROWS:
+            raise ValueError(f"a method wants rows '{self.rows}'; known: {', '.join(ROWS)}")
 
     @property
     def conditioned(self) -> bool:

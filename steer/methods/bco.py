@@ -40,4 +40,6 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return weight * unsure(-logsigmoid(margin), -logsigmoid(-margin), s)
 
 
-METHOD = Method(groups=kto.groups, loss=loss, settings=Settings, per="response", needs={"ref", "middle"}, rate=0.05)
+METHOD = Method(
+    rows="rewards", groups=kto.groups, loss=loss, settings=Settings, per="response", needs={"ref", "middle"}, rate=0.05
+)

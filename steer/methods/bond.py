@@ -58,5 +58,13 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=ranked, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", pool="last", rate=0.05
+    rows="several drawn",
+    groups=ranked,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    needs={"ref"},
+    fresh="rounds",
+    pool="last",
+    rate=0.05,
 )

@@ -32,4 +32,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return [Group((row,), (1.0 if x >= settings.threshold else settings.bad,)) for row, x in zip(scored, z)]
 
 
-METHOD = replace(conditional.METHOD, groups=groups, settings=Settings)
+METHOD = replace(conditional.METHOD, rows="levels and rewards", groups=groups, settings=Settings)

@@ -40,4 +40,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles([row for g in formed for two in (g.rows, g.rows[::-1]) for row in chain(*two)])
 
 
-METHOD = replace(conditional.METHOD, groups=groups, settings=Settings, fresh="never")
+METHOD = replace(
+    conditional.METHOD,
+    rows="levelled pairs",
+    groups=groups,
+    settings=Settings,
+    fresh="never",
+)

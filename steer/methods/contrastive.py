@@ -28,4 +28,11 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return sorted(pairs(rows, settings.pairing), key=lambda g: g.rows[1]["reward"] - g.rows[0]["reward"])
 
 
-METHOD = replace(dpo.METHOD, groups=groups, settings=Settings, needs={"ref", "curriculum"}, fresh="never")
+METHOD = replace(
+    dpo.METHOD,
+    rows="pairs",
+    groups=groups,
+    settings=Settings,
+    needs={"ref", "curriculum"},
+    fresh="never",
+)

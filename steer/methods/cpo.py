@@ -36,4 +36,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return unsure(-logsigmoid(margin), -logsigmoid(-margin), s) - s.sft * averaged(logps, c.mask)[:, 0]
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", rate=0.5)  # 1e-4 for adapters
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    rate=0.5,
+)  # 1e-4 for adapters

@@ -86,4 +86,4 @@ def _weights(schema: Schema, names: Sequence[str]) -> Schema:
     return Schema(attributes, {}, schema.minimum)
 
 
-METHOD = replace(conditional.METHOD, settings=Settings, condition=weights)
+METHOD = replace(conditional.METHOD, rows="scores", settings=Settings, condition=weights)

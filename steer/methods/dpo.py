@@ -38,6 +38,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="pairs",
     groups=preferences.groups,
     loss=loss,
     settings=Settings,

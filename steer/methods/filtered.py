@@ -26,4 +26,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return top(rows, settings.keep)
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")
+METHOD = Method(rows="rewards", groups=groups, loss=weighted_nll, settings=Settings, per="token")

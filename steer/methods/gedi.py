@@ -61,4 +61,6 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return -averaged(logps, c.mask)[:, 0] + s.weight * softplus(whole[:, 1] - whole[:, 0])
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="prompt", condition=levels, fresh="rounds")
+METHOD = Method(
+    rows="levels", groups=groups, loss=loss, settings=Settings, per="prompt", condition=levels, fresh="rounds"
+)

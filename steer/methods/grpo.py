@@ -67,6 +67,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="prompts",
     groups=prompts,
     loss=loss,
     settings=Settings,

@@ -32,4 +32,12 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return unsure((margin - aim) ** 2, (-margin - aim) ** 2, s)
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, rate=0.25)
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    needs={"ref"},
+    rate=0.25,
+)

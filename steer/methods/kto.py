@@ -63,6 +63,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="rewards",
     groups=groups,
     loss=loss,
     settings=Settings,

@@ -39,5 +39,12 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=preferences.groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", rate=0.05
+    rows="several",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    needs={"ref"},
+    fresh="rounds",
+    rate=0.05,
 )

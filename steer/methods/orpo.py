@@ -43,4 +43,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return -p[:, 0] + s.weight * unsure(-logsigmoid(ratio), -logsigmoid(-ratio), s)
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", rate=0.4)  # 8e-6 beside 2e-5
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    rate=0.4,
+)  # 8e-6 beside 2e-5

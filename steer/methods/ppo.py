@@ -70,6 +70,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="prompts",
     groups=prompts,
     loss=loss,
     settings=Settings,

@@ -45,4 +45,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return total + best
 
 
-METHOD = Method(groups=ranked, loss=loss, settings=Settings, per="prompt")
+METHOD = Method(rows="several", groups=ranked, loss=loss, settings=Settings, per="prompt")

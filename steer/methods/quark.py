@@ -37,6 +37,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="levels",
     groups=conditional.groups,
     loss=loss,
     settings=Settings,

@@ -36,4 +36,12 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles([max(c, key=lambda row: row["reward"]) for c in first])
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", fresh="rounds", pool="last")
+METHOD = Method(
+    rows="several",
+    groups=groups,
+    loss=weighted_nll,
+    settings=Settings,
+    per="token",
+    fresh="rounds",
+    pool="last",
+)

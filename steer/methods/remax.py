@@ -35,6 +35,7 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
 
 
 METHOD = Method(
+    rows="prompts",
     groups=prompts,
     loss=weighted_nll,
     settings=Settings,

@@ -37,4 +37,12 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return singles(chosen)
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token", fresh="rounds", pool="last")
+METHOD = Method(
+    rows="drawn",
+    groups=groups,
+    loss=weighted_nll,
+    settings=Settings,
+    per="token",
+    fresh="rounds",
+    pool="last",
+)

@@ -29,6 +29,7 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
 
 
 METHOD = Method(
+    rows="levelled pairs",
     groups=groups,
     loss=dpo.loss,
     settings=dpo.Settings,

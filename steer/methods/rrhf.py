@@ -36,4 +36,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return rank - s.sft * summed(logps, c.mask)[:, 0]
 
 
-METHOD = Method(groups=ranked, loss=loss, settings=Settings, per="prompt", fresh="rounds")
+METHOD = Method(
+    rows="several",
+    groups=ranked,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    fresh="rounds",
+)

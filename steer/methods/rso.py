@@ -92,5 +92,13 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
-    groups=groups, loss=loss, settings=Settings, per="prompt", needs={"ref"}, fresh="rounds", pool="last", rate=0.05
+    rows="several drawn",
+    groups=groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    needs={"ref"},
+    fresh="rounds",
+    pool="last",
+    rate=0.05,
 )

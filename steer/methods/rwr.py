@@ -36,4 +36,4 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     return [Group((row,), (w,)) for row, w in zip(scored, weights([row["reward"] for row in scored], settings))]
 
 
-METHOD = Method(groups=groups, loss=weighted_nll, settings=Settings, per="token")
+METHOD = Method(rows="rewards", groups=groups, loss=weighted_nll, settings=Settings, per="token")

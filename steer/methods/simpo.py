@@ -38,4 +38,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return unsure(-logsigmoid(margin - s.gamma), -logsigmoid(-margin - s.gamma), s)
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", rate=0.05)  # 3e-7 to 1e-6
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    rate=0.05,
+)  # 3e-7 to 1e-6

@@ -35,4 +35,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s) - s.reg * logp[:, 0]
 
 
-METHOD = Method(groups=preferences.groups, loss=loss, settings=Settings, per="prompt", rate=0.25)
+METHOD = Method(
+    rows="pairs",
+    groups=preferences.groups,
+    loss=loss,
+    settings=Settings,
+    per="prompt",
+    rate=0.25,
+)

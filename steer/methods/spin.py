@@ -44,4 +44,4 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     return result
 
 
-METHOD = replace(dpo.METHOD, groups=groups)
+METHOD = replace(dpo.METHOD, rows="logs and draws", groups=groups)

@@ -105,6 +105,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 
 METHOD = Method(
+    rows="drawn at a target",
     groups=groups,
     loss=loss,
     settings=Settings,

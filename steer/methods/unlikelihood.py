@@ -48,4 +48,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return torch.where(weight >= 0, -weight * inside, weight * unlikely)
 
 
-METHOD = Method(groups=groups, loss=loss, settings=Settings, per="token", rate=0.25)
+METHOD = Method(rows="rewards", groups=groups, loss=loss, settings=Settings, per="token", rate=0.25)

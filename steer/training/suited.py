@@ -1,0 +1,52 @@
+"""Which methods can train on rows as they are, and what the others miss: found by forming the groups of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from steer.errors import SteerError
+from steer.methods import METHODS
+from steer.methods.base import ROWS, Method
+from steer.rows import Source
+from steer.rows.labelled import Labelled
+from steer.training.prepare import conditioned, grouped
+from steer.training.settings import TrainSettings
+
+
+class Suited(NamedTuple):
+    """What a method makes of rows: how many groups, and what is missing (empty: it can train)."""
+
+    method: str
+    groups: int
+    missing: str = ""
+
+
+def suited(source: Source | Labelled) -> list[Suited]:
+    """Try every method, with its default settings, on the training split of rows."""
+    labelled = Labelled.of(source)
+    return [_tried(name, method, labelled) for name, method in METHODS.items()]
+
+
+def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
+    options = TrainSettings(template="tags")
+    try:
+        rows = labelled.training(options.held_out, options.seed, options.limit)
+        _, groups, _ = grouped(rows, method, method.settings(), conditioned(labelled, method, options), name)
+        if method.on_policy and not any(a.direction for a in labelled.require_levels().attributes):
+            return Suited(name, len(groups), "an attribute with a better end, which a reward needs: label with one.")
+    except SteerError as error:
+        return Suited(name, 0, str(error).removeprefix(f"{name}: "))
+    if method.on_policy and labelled.spec in ("", "human"):
+        return Suited(name, len(groups), "a scorer of fresh responses: these rows name none. Give --scorer.")
+    if method.importance:
+        return Suited(name, len(groups), "--init, the policy that drew these responses at their targets.")
+    return Suited(name, len(groups))
+
+
+def suited_table(source: Source | Labelled) -> str:
+    """Table of all methods: can train, groups, the rows that it wants, what is missing."""
+    lines = [("method", "can train", "groups", "rows it wants", "missing")]
+    for name, groups, missing in suited(source):
+        lines.append((name, "no" if missing else "yes", str(groups or "-"), ROWS[METHODS[name].rows], missing or "-"))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

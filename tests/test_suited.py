@@ -1,0 +1,46 @@
+"""`steer methods --for ROWS`: which methods can train on rows, and what the others miss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steer.methods import METHODS
+from steer.rows import Row, read_rows
+from steer.rows.labelled import Labelled
+from steer.training.suited import suited, suited_table
+
+
+def row(number: int, reward: float | None) -> Row:
+    turns = [{"role": "user", "content": f"prompt {number}"}]
+    return {"id": str(number), "prompt": turns, "response": f"text {number}", "reward": reward, "split": "train"}
+
+
+def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Path) -> None:
+    found = {s.method: s for s in suited(labels)}
+    assert list(found) == list(METHODS)
+    assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2"}
+    assert found["spin"].missing.startswith("no response was drawn by the policy itself.")
+    assert found["steerlm2"].missing.startswith("no prompt has two responses to one target")
+    assert found["mle"].groups == sum(row["split"] == "train" for row in read_rows(labels))
+
+
+def test_thumbs_suit_what_needs_no_pairs() -> None:
+    found = {s.method: s.missing for s in suited(Labelled([row(i, float(i % 3 == 0)) for i in range(12)]))}
+    able = {name for name, missing in found.items() if not missing}
+    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "rest-em", "kto", "bco"}
+    assert found["dpo"].startswith("no prompt has two responses with different rewards (12 of 12 have one response")
+    assert "none of the" in found["conditional"] or "schema" in found["conditional"]
+
+
+def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
+    head, *lines = suited_table(labels).splitlines()
+    assert head.split() == ["method", "can", "train", "groups", "rows", "it", "wants", "missing"]
+    assert [line.split()[0] for line in lines] == list(METHODS)
+
+
+@pytest.mark.parametrize("reward", [None, 1.0])
+def test_rows_without_rewards_or_with_one_only_suit_likelihood_alone(reward: float | None) -> None:
+    found = suited(Labelled([row(i, reward) for i in range(4)]))
+    assert [s.method for s in found if not s.missing] == ["mle"]
