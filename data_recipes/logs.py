@@ -76,26 +76,46 @@ def _prompt(request: Any) -> list[Turn]:
     return before(system, _items(request[column], f"request.{column}"))
 
 
+CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as web_search_call, are the server's own
+OUTPUTS = ("function_call_output", "custom_tool_call_output")
 SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")  # Anthropic, OpenAI, Google
 
 
 def _items(value: Any, column: str) -> list[Turn]:
-    """Return turns in the forms of OpenAI's Responses, of Google's contents, or the usual one."""
+    """Return turns in the forms of OpenAI's Responses, of Google's contents, or the usual one.
+
+    In Responses what a model thought, said and called at once is several items, which become one turn.
+    """
     if not isinstance(value, list):
         return turns(value, column)
     result: list[Turn] = []
+    thought: Row = {}  # waits for the turn that it precedes
     for item in value:
         name = item.get("type") if isinstance(item, dict) else None
-        if name == "function_call":
-            result.append({"role": "assistant", "content": "", "tool_calls": [_called(item)]})
-        elif name == "function_call_output":
-            output = text(item.get("output"), column) or ""
-            result.append({"role": "tool", "content": output, "tool_call_id": item.get("call_id")})
-        elif isinstance(item, dict) and isinstance(item.get("parts"), list):
-            result += conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
-        elif name != "reasoning":
-            result += conversation([item], column)
+        if name == "reasoning":
+            [turn] = conversation([{"role": "assistant", "content": [item]}], column)
+            thought |= {"reasoning_content": turn["reasoning_content"]} if "reasoning_content" in turn else {}
+            continue
+        if name in CALLS and not thought and result and result[-1]["role"] == "assistant":
+            result[-1].setdefault("tool_calls", []).append(_called(item))
+            continue
+        read = _item(item, name, column)
+        if read and read[0]["role"] == "assistant":
+            read[0], thought = {**read[0], **thought}, {}
+        result += read
     return result
+
+
+def _item(item: Any, name: Any, column: str) -> list[Turn]:
+    """Return the turns of one item of a request; `name`: its type, if it has one."""
+    if name in CALLS:
+        return [{"role": "assistant", "content": "", "tool_calls": [_called(item)]}]
+    if name in OUTPUTS:
+        output = text(item.get("output"), column) or ""
+        return [{"role": "tool", "content": output, "tool_call_id": item.get("call_id")}]
+    if isinstance(item, dict) and isinstance(item.get("parts"), list):
+        return conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
+    return conversation([item], column)
 
 
 def _called(item: Row) -> Row:
@@ -128,9 +148,6 @@ def _answers(response: Any) -> list[Row]:
     if {"content", "message", "text", "response", "completion"} & body.keys():
         return [_answer(body, {})]
     raise DataError("column 'response': holds no choices. Name the text with --map response=PATH.")
-
-
-CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as web_search_call, are the server's own
 
 
 def _spoken(output: list[Any], body: Row) -> Row:

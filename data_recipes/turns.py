@@ -193,7 +193,8 @@ def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
     plain, results = [], []
     for name, part in zip(kinds, parts):
         if name in ("thinking", "reasoning"):
-            thought = text(part.get("thinking", part.get("text", part.get("summary"))), column) or ""
+            given = next((part[key] for key in ("thinking", "text", "content", "summary") if part.get(key)), None)
+            thought = text(given, column) or ""
             if thought:
                 turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
         elif name == "tool_use":

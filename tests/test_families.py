@@ -354,6 +354,38 @@ def test_a_thinking_block_is_parted_from_its_answer_in_every_layout(
         assert (found.get("reasoning_content"), found["response"]) == (thought, answer)
 
 
+def test_a_thought_in_the_history_is_parted_too() -> None:
+    said = [*ASK, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nRed."}, *ASK]
+    [found] = layouts.rows({"prompt": said, "response": "Green."})
+    assert found["prompt"][1] == {"role": "assistant", "content": "Red.", "reasoning_content": "hm"}
+    assert said[1]["content"].startswith("<think>"), "the record is left as it is"
+
+
+def test_what_responses_thought_and_called_at_once_is_one_turn() -> None:
+    def called(name: str, of: str) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": name, "name": "weigh", "arguments": json.dumps({"what": of})}
+
+    items: list[Any] = [
+        *ASK,
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        called("a", "moss"),
+        called("b", "bees"),
+        {"type": "function_call_output", "call_id": "a", "output": "1"},
+        {"type": "function_call_output", "call_id": "b", "output": "2"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "so"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Three."}]},
+        *ASK,
+    ]
+    record = {"request": {"input": items}, "response": {"output": [items[-2]]}}
+    [found] = layouts.rows(record)
+    asked, step, first, second, answer, _ = found["prompt"]
+    assert [turn["role"] for turn in found["prompt"]] == ["user", "assistant", "tool", "tool", "assistant", "user"]
+    assert step["reasoning_content"] == "hm"
+    assert [call["function"]["arguments"] for call in step["tool_calls"]] == ['{"what": "moss"}', '{"what": "bees"}']
+    assert (first["tool_call_id"], second["tool_call_id"]) == ("a", "b")
+    assert (answer["content"], answer["reasoning_content"], asked) == ("Three.", "so", ASK[0])
+
+
 @pytest.mark.parametrize("response", ["<think>hm", "<think>hm</think>\n"])
 def test_a_thought_without_an_answer_is_left_out_and_counted(response: str, capsys: Any) -> None:
     rows = [{"prompt": "Hi", "response": response}, {"prompt": "Hi", "response": "Hello"}]
@@ -372,8 +404,9 @@ def test_thoughts_stand_before_words_and_not_before_tags(base: Path, labels: Pat
         train(labelled, method="ppo", thinking="learn", scorer="countable:words", **settings)
     train(labelled, template="tags", **settings)
     assert re.search(r"\d+ of \d+ responses have a thought that is not trained on", capsys.readouterr().err)
-    policy = train(labelled, template="words", thinking="learn", **settings)
-    assert policy.thinking == "learn"
+    policy = train(labelled, thinking="learn", **settings)
+    assert (policy.thinking, policy.template) == ("learn", "words")
+    assert "--template words: with --thinking learn nothing can stand between a thought and" in capsys.readouterr().err
     (found,) = policy.generate(["tell me about bees."], max_new_tokens=8)
     assert found["response"] == "" or "reasoning_content" not in found
 

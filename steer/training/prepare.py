@@ -170,6 +170,8 @@ def templated(model: str, method: Method, options: TrainSettings) -> tuple[Train
         name = card.template
     elif options.condition_tokens == "special":
         why = "special tokens stand for them"
+    elif method.conditioned and options.thinking in THINKS:
+        name, why = "words", f"with --thinking {options.thinking} nothing can stand between a thought and its answer"
     elif method.conditioned:
         why = unreadable(load_policy(model, trust_remote_code=options.trust_remote_code, device="meta").tokenizer)
         name, why = ("tags", why) if why else ("words", "the base is a chat model")
