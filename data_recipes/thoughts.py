@@ -17,10 +17,9 @@ def parted(row: Row) -> Row:
 
     A row whose block does not end, or is all that there is, has no answer: LEFT_OUT says so.
     """
-    row = {
-        **row,
-        "prompt": [_parted(turn, "content") if turn["role"] == "assistant" else turn for turn in row["prompt"]],
-    }
+    if any(_thinks(turn) for turn in row["prompt"]):
+        prompt = [_parted(turn, "content") if _thinks(turn) else turn for turn in row["prompt"]]
+        row = {**row, "prompt": prompt}
     response = row.get("response")
     if not isinstance(response, str) or "think" not in response:
         return row
@@ -31,6 +30,10 @@ def parted(row: Row) -> Row:
     if not row["response"].strip() and not row.get("tool_calls"):
         row[LEFT_OUT] = "it ends with its thought and has no answer"
     return row
+
+
+def _thinks(turn: Turn) -> bool:
+    return turn["role"] == "assistant" and "think" in turn["content"]
 
 
 def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:

@@ -660,8 +660,8 @@ def test_calls_and_results_of_tools_in_a_log_are_turns_of_the_prompt() -> None:
     assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == wanted
     assert row["prompt"][1]["tool_calls"][0]["function"] == {"name": "weigh", "arguments": {"what": "it"}}
     (row,) = layouts.rows({"request": {"input": responses}, "response": reply})
-    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "assistant", "tool", "user"]
-    assert row["prompt"][2]["tool_calls"][0]["function"]["name"] == "weigh"
+    assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == wanted
+    assert row["prompt"][1]["tool_calls"][0]["function"]["name"] == "weigh"
 
 
 def arena(winner: Any, **more: Any) -> Record:
