@@ -213,7 +213,7 @@ def test_other_scorers_and_other_training_are_another_comparison(
         seen.append(Comparison(replace(config, annotator=(f"votes:{votes}",)), tmp_path).inputs)
     assert seen[0] != seen[1]
     with monkeypatch.context() as patch:
-        patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec: Scorer(f"{spec}, refitted", ()))
+        patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec, **_: Scorer(f"{spec}, refitted", ()))
         with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
             compare_command(config)
     assert compare_command(config) == said
