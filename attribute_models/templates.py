@@ -45,6 +45,31 @@ _left: ContextVar[list[int] | None] = ContextVar("left", default=None)
 
 def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any) -> str:
     """Render turns by the tokenizer's chat template; TemplateError if it fails or breaks its limits."""
+    if wants_parts(tokenizer, str(tokenizer.chat_template)):
+        turns = [{**turn, "content": in_parts(turn.get("content"))} for turn in turns]
+    return _rendered(tokenizer, turns, options)
+
+
+def in_parts(content: Any) -> Any:
+    """Write a text as the list of one part, as multimodal models have it; other contents as they are."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+@lru_cache(maxsize=100)
+def wants_parts(tokenizer: Any, template: str) -> bool:
+    """Whether the template, of a multimodal model, prints a content that is a list of parts and none that is a text."""
+
+    def printed(content: Any) -> bool:
+        turn = {"role": "user", "content": content}
+        try:
+            return "mark0of" in _rendered(tokenizer, [turn], {"add_generation_prompt": True})
+        except TemplateError:
+            return False
+
+    return "content" in template and not printed("mark0of") and printed(in_parts("mark0of"))
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Turn], options: Mapping[str, Any]) -> str:
     _limit_transformers()
     size = sum(len(str(turn)) for turn in turns) + len(str(options))
     allowance = _left.set([ALLOWANCE + PER_CHARACTER * size])
@@ -62,11 +87,12 @@ def rendered(tokenizer: Any, turns: Sequence[Mapping[str, Any]], **options: Any)
 
 
 def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
-    """Convert turns to what the template expects: its roles, its name of a thought, and objects as arguments."""
+    """Convert turns to what the template expects: its roles, its name of a thought, and the form of arguments."""
     turns, thought = in_roles(prompt, tokenizer), thought_key(tokenizer)
     for turn in turns:
         if turn.get("tool_calls"):
-            turn["tool_calls"] = [_with_object(call) for call in turn["tool_calls"]]
+            as_text = wants_text(tokenizer, str(tokenizer.chat_template))
+            turn["tool_calls"] = [(_with_text if as_text else _with_object)(call) for call in turn["tool_calls"]]
         if thought != THOUGHT and turn.get(THOUGHT):
             turn[thought] = turn.pop(THOUGHT)
     return turns
@@ -121,7 +147,7 @@ def _parsed(value: Any) -> Any:
 
 def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
     """Turn the developer into the system if the template has no developer, after the text of a system turn before."""
-    developer = "developer" in str(tokenizer.chat_template)
+    developer = _knows_developer(tokenizer, str(tokenizer.chat_template))
     turns: list[dict[str, Any]] = []
     for turn in prompt:
         each = {key: value for key, value in turn.items() if key != "weight"}
@@ -134,6 +160,16 @@ def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
     return turns
 
 
+@lru_cache(maxsize=100)
+def _knows_developer(tokenizer: Any, template: str) -> bool:
+    """Whether the template names the role and prints its turns; some only write the word, and drop or refuse these."""
+    turns = [{"role": "developer", "content": "mark0of"}, {"role": "user", "content": "x"}]
+    try:
+        return "developer" in template and "mark0of" in rendered(tokenizer, turns, add_generation_prompt=True)
+    except TemplateError:
+        return False
+
+
 def _with_object(call: Any) -> Any:
     """Parse the arguments of a call, which OpenAI writes as text and templates would encode a second time."""
     function = call.get("function") if isinstance(call, dict) else None
@@ -144,6 +180,31 @@ def _with_object(call: Any) -> Any:
     except ValueError:
         return call
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def _with_text(call: Any) -> Any:
+    """Write the arguments of a call as JSON, for a template that puts them between other texts."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or isinstance(function.get("arguments"), str):
+        return call
+    arguments = json.dumps(function.get("arguments") or {}, ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+@lru_cache(maxsize=100)
+def wants_text(tokenizer: Any, template: str) -> bool:
+    """Whether the template fails at a call whose arguments are an object, and prints one whose arguments are a text."""
+
+    def accepted(arguments: Any) -> bool:
+        call = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        try:
+            rendered(tokenizer, [{"role": "user", "content": "x"}, answer])
+        except TemplateError:
+            return False
+        return True
+
+    return "tool_calls" in template and not accepted({}) and accepted("{}")
 
 
 class Shape(NamedTuple):
@@ -203,7 +264,8 @@ class Shapes(NamedTuple):
             if shape.thought:
                 turn[thought] = mark(i, "reasoning")
             if shape.calls:
-                calls = [{"name": mark(i, "calls"), "arguments": {}} for _ in range(shape.calls)]
+                empty = "{}" if wants_text(tokenizer, str(tokenizer.chat_template)) else {}
+                calls = [{"name": mark(i, "calls"), "arguments": empty} for _ in range(shape.calls)]
                 turn["tool_calls"] = [{"id": "000000000", "type": "function", "function": call} for call in calls]
             if shape.answers:
                 turn["tool_call_id"] = "000000000"

@@ -86,15 +86,34 @@ _BEFORE = """
 {%- if steer.text -%}{%- set steer.text = GLUE ~ steer.text ~ AFTER -%}{%- endif -%}
 """.strip()
 _IN_RESPONSE = """
-{%- if messages and messages[-1]['role'] == 'assistant' and messages[-1]['content'] is string -%}
-{%- set messages = messages[:-1] + [dict(messages[-1], content=steer.text ~ messages[-1]['content'])] -%}
+{%- if messages and messages[-1]['role'] == 'assistant' -%}
+{%- set steer_content = messages[-1]['content'] -%}
+{%- if steer_content is string -%}
+{%- set messages = messages[:-1] + [dict(messages[-1], content=steer.text ~ steer_content)] -%}
+{%- elif steer_content is sequence and steer_content and steer_content[0]['type'] == 'text' -%}
+{%- set steer_part = dict(steer_content[0], text=steer.text ~ steer_content[0]['text']) -%}
+{%- set messages = messages[:-1] + [dict(messages[-1], content=[steer_part] + steer_content[1:])] -%}
+{%- endif -%}
 {%- endif -%}
 """.strip()
+# Servers give a turn's content as a list of parts to templates that loop over it.
 _IN_TURN = """
-{%- set steer_at = messages | length - (2 if messages and messages[-1]['role'] == 'assistant' else 1) -%}
-{%- if steer_at >= 0 and messages[steer_at]['content'] is string -%}
-{%- set steer_turn = dict(messages[steer_at], content=messages[steer_at]['content'].rstrip() ~ steer.text) -%}
-{%- set messages = messages[:steer_at] + [steer_turn] + messages[steer_at + 1:] -%}
+{%- set steer.at = -1 -%}
+{%- for turn in messages -%}
+{%- if turn['role'] not in ('assistant', 'tool') -%}{%- set steer.at = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- if steer.at >= 0 and steer.text -%}
+{%- set steer_content = messages[steer.at]['content'] -%}
+{%- if steer_content is string -%}
+{%- set steer_content = steer_content.rstrip() ~ steer.text -%}
+{%- elif steer_content and steer_content[-1]['type'] == 'text' -%}
+{%- set steer_part = dict(steer_content[-1], text=steer_content[-1]['text'].rstrip() ~ steer.text) -%}
+{%- set steer_content = steer_content[:-1] + [steer_part] -%}
+{%- else -%}
+{%- set steer_content = (steer_content or []) + [{'type': 'text', 'text': steer.text}] -%}
+{%- endif -%}
+{%- set steer_turn = dict(messages[steer.at], content=steer_content) -%}
+{%- set messages = messages[:steer.at] + [steer_turn] + messages[steer.at + 1:] -%}
 {%- endif -%}
 """.strip()
 _AFTER = "{%- if add_generation_prompt is defined and add_generation_prompt -%}{{ steer.text }}{%- endif -%}"
@@ -103,7 +122,7 @@ _FINISHED = """
 {%- set messages = messages + [ANSWER] -%}
 {%- set add_generation_prompt = false -%}
 {%- set steer_out -%}BASE{%- endset -%}
-{{- steer_out.rpartition(MARK)[0].replace(THOUGHT, '') ~ TEXT -}}
+{{- steer_out.rpartition(MARK)[0].rstrip(' ').replace(THOUGHT, '') ~ TEXT -}}
 {%- else -%}BASE{%- endif -%}
 """.strip()
 _CLOSED = """

@@ -6,6 +6,7 @@ channel. So the finished turn is rendered with a mark in place of its answer, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,6 +19,9 @@ from steer.progress import note_once
 Turn = Mapping[str, Any]
 ANSWER, THOUGHT = "steeranswer", "steerthought"  # stand for them while a template is rendered
 OPENING, CLOSING = "<think>", "\n</think>\n\n"  # of a thinking block that only the generation prompt opens
+EMPTY = re.compile(
+    rf"{OPENING}\s*(?=</think>\s*$)"
+)  # the opening of a block that a finished turn writes without a thought
 PLAIN_ANSWER = (("content", ANSWER),)
 INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
 THINKING = ("drop", "empty", "keep", "learn")  # what becomes of thoughts in training
@@ -31,7 +35,7 @@ class Place(NamedTuple):
     the generation prompt. `closes`: a thinking block that this one has opened is closed.
     """
 
-    answer: tuple[tuple[str, str], ...] | None
+    answer: tuple[tuple[str, Any], ...] | None
     closes: bool
 
 
@@ -53,7 +57,10 @@ def divided_at_thought(
     if place.answer:
         before, mark, _ = _marked(turns, tokenizer, options, place.answer).rpartition(ANSWER)
         if mark:
-            text, _, closing = before.partition(THOUGHT)
+            before = before.rstrip(" ")  # a space before an answer belongs to its first token
+            text, thought, closing = before.partition(THOUGHT)
+            if not thought and (block := EMPTY.search(before)):
+                text, closing = before[: block.end()], before[block.end() :]
             return text, closing
     begun = generation_prompt(turns, tokenizer, options)
     return begun, CLOSING if place.closes and begun.rstrip().endswith(OPENING) else ""
@@ -93,20 +100,24 @@ def generation_prompt(turns: Sequence[Turn], tokenizer: Any, options: Mapping[st
 @lru_cache(maxsize=10_000)
 def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Place:
     """Compute `place_of` for the shapes of turns; `template` is part of the cache key."""
-    turns, options, _ = shapes.marked(tokenizer)
+    turns, options, marks = shapes.marked(tokenizer)
     after_prompt = Place(None, closes=True)
     try:
         begun = generation_prompt(turns, tokenizer, options)
     except TemplateError:  # it refuses the marks or the turns; the latter is reported where they are rendered
         begun = ""
+    before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
     if thought:
         for answer in ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), INSIDE):
+            if answer is INSIDE and EMPTY.search(before):  # it would stand after the template's own block
+                return Place(PLAIN_ANSWER, closes=False)
             text = _marked(turns, tokenizer, options, answer)
             if -1 < text.find(THOUGHT) < text.find(ANSWER):
                 return Place(answer, closes=False)
         if begun.rstrip().endswith(OPENING):
             return after_prompt
-    before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
+    if any(part != "reasoning" and name in begun and name not in before for _, part, name in marks):
+        return after_prompt  # it writes the system's text into the last turn only
     return Place(PLAIN_ANSWER, closes=False) if mark and _goes_on(before, begun) else after_prompt
 
 
@@ -130,9 +141,12 @@ def _goes_on(before: str, begun: str) -> bool:
     """Whether a finished answer stands elsewhere than where the generation prompt ends.
 
     A space between them belongs to the answer's first token, and a generation prompt that goes further than the
-    finished turn (it opens a thinking block that is not kept) is the model's own.
+    finished turn (it opens a thinking block that is not kept) is the model's own. If it ends in words, these announce a
+    thought, and nobody knows how it would be closed.
     """
-    if begun.startswith(before) or before.removeprefix(begun).strip(" ") == "":
+    if before.removeprefix(begun).strip(" ") == "":
+        return False
+    if begun.startswith(before) and begun.removeprefix(before).rstrip()[-1:] in ("", ">", "]"):
         return False
     if not before.startswith(begun):
         same = next(i for i, (a, b) in enumerate(zip(before + "\0", begun + "\1")) if a != b)

@@ -55,8 +55,13 @@ def check_printed(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, A
 
 
 def asking(turns: Sequence[Turn]) -> list[Turn]:
-    """Put a mark at the end of the last turn, where a condition in words stands; white space there is dropped."""
-    return [*turns[:-1], {**turns[-1], "content": turns[-1]["content"].rstrip() + MARK}]
+    """Put a mark at the end of the turn that is answered, where a condition in words stands.
+
+    Results of tools are no such turn: they are data, which some templates write as JSON. White space there is dropped.
+    """
+    at = next((i for i in range(len(turns) - 1, -1, -1) if turns[i]["role"] not in ("assistant", "tool")), -1)
+    at %= len(turns)
+    return [*turns[:at], {**turns[at], "content": turns[at]["content"].rstrip() + MARK}, *turns[at + 1 :]]
 
 
 def at_mark(text: str) -> tuple[str, str]:
@@ -73,9 +78,9 @@ def at_mark(text: str) -> tuple[str, str]:
 def divided(
     turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any] = NONE, thinking: str = "drop"
 ) -> tuple[str, str]:
-    """Print turns in two parts between which a condition in words stands: to the end of the last turn, and the rest.
+    """Print turns in two parts between which a condition in words stands, at the end of the turn that is answered.
 
-    White space at the end of the last turn is dropped. UnprintedError if the template does not print that text once.
+    White space there is dropped. UnprintedError if the template does not print that text once.
     """
     text = begun(asking(turns), tokenizer, options, thinking)
     check_printed(turns, tokenizer, options, text.replace(MARK, ""))

@@ -7,7 +7,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from steer.conditioning.chat import bare, lost, opened, rendered, steerable
+from attribute_models.templates import NONE, in_parts, wants_parts
+from steer.conditioning.chat import bare, fitted, lost, opened, rendered, steerable
 from steer.conditioning.condition import TEMPLATES, render
 from steer.conditioning.finished import Place, generation_prompt, place_of
 from steer.conditioning.turns import begun
@@ -22,6 +23,19 @@ PROBES: tuple[list[dict[str, str]], ...] = (
         {"role": "assistant", "content": "b"},
         {"role": "user", "content": "What is 2?"},
     ],
+)
+_DECLARED = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}]
+_CALL = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": {}}}
+_CALLED: list[dict[str, Any]] = [
+    *PROBES[0],
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    {"role": "tool", "content": "x", "tool_call_id": "000000000"},
+]
+# Conversations, and what else a client gives the template, in which answers may stand in different places.
+KINDS: tuple[tuple[Sequence[dict[str, Any]], dict[str, Any]], ...] = (
+    *((probe, {}) for probe in PROBES),
+    *((probe, {"enable_thinking": on, "thinking": on}) for probe in PROBES for on in (True, False)),
+    (_CALLED, {"tools": _DECLARED}),
 )
 
 
@@ -67,18 +81,23 @@ def _each(base: Any, change: Callable[[str], str]) -> Any:
 
 def late_place(tokenizer: Any, thinking: str) -> Place | None:
     """Return where answers stand, if the base's generation prompt ends elsewhere; else None."""
-    for prompt in (p for p in PROBES if _accepted(p, tokenizer)):
-        if begun(prompt, tokenizer, {}, thinking) != generation_prompt(prompt, tokenizer, {}):
-            return place_of(prompt, tokenizer, {}, thinking)
+    for prompt, options in ((fitted(p, tokenizer), o) for p, o in KINDS):
+        if not _accepted(prompt, tokenizer, options):
+            continue
+        if begun(prompt, tokenizer, options, thinking) != generation_prompt(prompt, tokenizer, options):
+            place = place_of(prompt, tokenizer, options, thinking)
+            if place.answer and wants_parts(tokenizer, str(tokenizer.chat_template)):
+                return place._replace(answer=tuple((n, in_parts(x) if n == "content" else x) for n, x in place.answer))
+            return place
     return None
 
 
-def _accepted(prompt: list[dict[str, str]], tokenizer: Any) -> bool:
+def _accepted(prompt: Sequence[dict[str, Any]], tokenizer: Any, options: Mapping[str, Any] = NONE) -> bool:
     try:
-        generation_prompt(prompt, tokenizer, {})
+        generation_prompt(prompt, tokenizer, options)
     except TemplateError:  # some templates accept no earlier turns
         return False
-    return not lost(prompt, tokenizer)
+    return not lost(prompt, tokenizer, options)
 
 
 def refuse_late_text(tokenizer: Any, model: str, attributes: Mapping[str, int | str]) -> None:
