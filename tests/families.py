@@ -19,6 +19,8 @@ class Family(NamedTuple):
     end: str
     thought: str | None
     tools: bool = True  # declarations and calls are printed
+    call: str = "<call>weigh what=moss</call>"  # what a call becomes
+    learns: bool = True  # a thought stands where the generation prompt ends
 
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "Describe apples."}]
@@ -79,7 +81,8 @@ FAMILIES = {
         "analysis<|message|>{{ m.thinking }}<|end|>{% endif %}<|start|>{{ m.role }}"
         "{% for c in m.tool_calls or [] %} to={{ c.function.name }}<|channel|>commentary<|message|>"
         "{{ c.function.arguments | tojson }}<|call|>{% else %}"
-        "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}"
+        "{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>"
+        "{{ m.content | tojson if m.role == 'tool' else m.content }}"
         "{{ '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' }}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}<|start|>assistant{% endif %}",
         "<|start|>user<|message|>Describe apples.<|end|><|start|>assistant<|channel|>final<|message|>",
@@ -106,6 +109,57 @@ FAMILIES = {
         "</s>",
         "[INST] Describe apples. [/INST] <think>\nhm\n</think>\n\n",
         tools=False,
+    ),
+    "system in the last turn": Family(  # of the user, while it is the last of all: a finished turn has none
+        "{% set ns = namespace(system='') %}{% for m in messages %}"
+        "{% if m.role == 'system' %}{% set ns.system = m.content ~ '\n\n' %}"
+        "{% elif m.role == 'user' %}[INST]{{ (ns.system if loop.last else '') ~ m.content }}[/INST]"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}",
+        "[INST]Describe apples.[/INST]",
+        "</s>",
+        "[INST]Describe apples.[/INST]<think>\nhm\n</think>\n\n",
+        tools=False,
+    ),
+    "thinking, on demand": Family(
+        _chatml("", "{% if enable_thinking %}<think>\n{% endif %}"),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
+    "thinking, announced in words": Family(
+        _chatml("", "These are my thoughts:\n"),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+        learns=False,
+    ),
+    "thinking, an empty block in every answer": Family(
+        _chatml("{% if m.role == 'assistant' %}<think></think>{% endif %}", ""),
+        f"{_ASKED}<think></think>",
+        "<|im_end|>",
+        f"{_ASKED}<think>hm</think>",
+    ),
+    "content in parts": Family(
+        _chatml(
+            "",
+            "",
+            "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}" + _CALLS,
+        ),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
+    "arguments as text": Family(
+        _chatml(
+            "",
+            "",
+            "{{ m.content }}{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + ' ' "
+            "+ c.function.arguments + '</call>' }}{% endfor %}",
+        ),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+        call='<call>weigh {"what": "moss"}</call>',
     ),
 }
 CALLS = {  # how families write a call

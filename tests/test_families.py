@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from families import ASK, CALL, CALLS, FAMILIES, TOOLS, tokenizer_of, with_calls
+from jinja2 import TemplateError
 
-from attribute_models.templates import options_of
+from attribute_models.templates import options_of, rendered
 from data_recipes import layouts
 from data_recipes.turns import LEFT_OUT
-from steer.conditioning.chat import bare
+from steer.conditioning.chat import bare, fitted
 from steer.conditioning.condition import render
 from steer.conditioning.finished import called
 from steer.errors import SteerError
@@ -62,7 +63,7 @@ def test_an_answer_stands_where_the_template_has_a_finished_one(name: str, token
     apart = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (family.before, CONDITION)]
     assert prefix == apart[0] + apart[1]
     assert tokenizer.decode(response[-1:]) == family.end
-    whole = tokenizer.apply_chat_template([*ASK, {"role": "assistant", "content": "Red."}], tokenize=False)
+    whole = rendered(tokenizer, [*ASK, {"role": "assistant", "content": "Red."}])
     if "not kept" not in name:
         assert whole.replace(" Red.", "Red.").startswith(f"{family.before}Red.{family.end}")
 
@@ -89,10 +90,10 @@ def test_the_exported_template_asks_where_training_did(name: str, tokenizer: Any
     tokenizer.chat_template = steering
     assert bare(steering) == base
     for levels, condition in (({"quality": 3}, render({"quality": 2}, SCHEMA, ("quality",), template)), ({}, "")):
-        said = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True, attributes=levels)
+        said = rendered(tokenizer, ASK, add_generation_prompt=True, attributes=levels)
         assert said in (head + condition + tail, f"{head} {condition}{tail}")
         whole = [*ASK, {"role": "assistant", "content": "Red."}]
-        finished = tokenizer.apply_chat_template(whole, tokenize=False, attributes=levels)
+        finished = rendered(tokenizer, whole, attributes=levels)
         if "not kept" in name or (name == "system merged" and template == "tags"):  # its space would stand twice
             with pytest.raises(SteerError, match="something before the last answer"):
                 refuse_late_text(tokenizer, "m", {"quality": 3})
@@ -102,10 +103,10 @@ def test_the_exported_template_asks_where_training_did(name: str, tokenizer: Any
 
 
 def test_the_exported_template_of_a_policy_without_conditions_asks_there_too(name: str, tokenizer: Any) -> None:
-    wanted, finished = prompt_text(ASK, tokenizer), tokenizer.apply_chat_template(ASK, tokenize=False)
+    wanted, finished = prompt_text(ASK, tokenizer), rendered(tokenizer, ASK)
     tokenizer.chat_template = finishing(tokenizer, "drop")
-    assert tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True) == wanted
-    assert tokenizer.apply_chat_template(ASK, tokenize=False) == finished
+    assert rendered(tokenizer, ASK, add_generation_prompt=True) == wanted
+    assert rendered(tokenizer, ASK) == finished
 
 
 def test_what_a_row_gives_the_template_reaches_it(name: str, tokenizer: Any) -> None:
@@ -141,8 +142,12 @@ def close(text: str) -> str:
 
 def test_a_thought_is_dropped_kept_or_learned(name: str, tokenizer: Any) -> None:
     family, asked = FAMILIES[name], row(**THOUGHT)
-    begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
-    for thinking, before in (("drop", family.before), ("keep", family.thought), ("learn", begun)):
+    begun = rendered(tokenizer, ASK, add_generation_prompt=True)
+    kinds = [("drop", family.before), ("keep", family.thought), ("learn", begun)]
+    if not family.learns:
+        with pytest.raises(SteerError, match="thoughts elsewhere than where its generation prompt ends"):
+            Tokens([asked], tokenizer, template="words", thinking="learn")
+    for thinking, before in kinds if family.learns else kinds[:2]:
         tokens = Tokens([asked], tokenizer, template="words", thinking=thinking)
         prefix, response = texts(tokens, asked)
         assert close(prefix) == close(before), thinking
@@ -160,7 +165,7 @@ def test_an_empty_block_is_the_thinking_block_without_a_thought(name: str, token
     tokens = Tokens([row(**THOUGHT)], tokenizer, thinking="empty")
     assert close(texts(tokens, row())[0]) == close(wanted)
     tokenizer.chat_template = finishing(tokenizer, "empty")
-    assert tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True) == wanted
+    assert rendered(tokenizer, ASK, add_generation_prompt=True) == wanted
 
 
 def policy_of(tokenizer: Any, thinking: str = "drop") -> Policy:
@@ -187,8 +192,10 @@ def told(form: Form, ids: list[int], tokenizer: Any) -> tuple[str, str, list[Any
 
 def test_what_was_drawn_is_parted_at_the_end_of_the_thought(name: str, tokenizer: Any) -> None:
     family = FAMILIES[name]
+    if not family.learns:
+        pytest.skip("its thoughts cannot be learned")
     form = Form.of(policy_of(tokenizer, "learn"), row())
-    begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    begun = rendered(tokenizer, ASK, add_generation_prompt=True)
     drawn = ids_of(family.thought.removeprefix(begun) + "Red.", tokenizer)
     assert told(form, drawn, tokenizer) == ("hm", "Red.", [])
     opening = family.thought.removeprefix(begun).partition("hm")[0]
@@ -312,7 +319,61 @@ def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(nam
         before = FAMILIES[name].before if thinking == "drop" else FAMILIES[name].thought
         prefix, response = texts(tokens, called)
         assert close(prefix) == close(before)
-        assert close(response) == close(f"<call>weigh what=moss</call>{FAMILIES[name].end}")
+        assert close(response) == close(f"{FAMILIES[name].call}{FAMILIES[name].end}")
+
+
+SYSTEM = {"role": "system", "content": "Be a pirate."}
+CALLED = [*ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "3 kg"}]
+TALKS: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
+    ([*ASK, {"role": "assistant", "content": "Red."}, *ASK], {}),
+    ([SYSTEM, *ASK], {}),
+    ([SYSTEM, *ASK, {"role": "assistant", "content": "Red."}, *ASK], {}),
+    (ASK, {"enable_thinking": True}),
+    (ASK, {"enable_thinking": False}),
+    (CALLED, {"tools": TOOLS}),
+]
+
+
+@pytest.mark.parametrize("template", ["tags", "words"])
+def test_training_and_export_write_the_same_of_every_kind_of_conversation(
+    name: str, tokenizer: Any, template: str
+) -> None:
+    condition = render({"quality": 2}, SCHEMA, ("quality",), template)
+    base, compared = tokenizer.chat_template, 0
+    for talk, options in TALKS:
+        tokenizer.chat_template = base
+        turns = fitted(talk, tokenizer)
+        try:
+            head, tail = turns_parts(talk, tokenizer, template, options)
+        except (TemplateError, SteerError):  # the family knows no system, or no tools
+            assert name in ("alternation, no system", "system merged")
+            continue
+        assert "apples" in head
+        assert "pirate" not in str(talk) or "pirate" in head + tail, "the system's text is lost"
+        assert "3 kg" not in head or template == "tags", "words stand in the turn of the user, not in a tool's result"
+        tokenizer.chat_template, _ = fitting(tokenizer, SCHEMA, ("quality",), template)
+        said = rendered(tokenizer, turns, add_generation_prompt=True, attributes={"quality": 3}, **options)
+        assert said in (head + condition + tail, f"{head} {condition}{tail}")
+        compared += 1
+    assert compared >= 3
+
+
+@pytest.mark.parametrize("template", ["tags", "words"])
+def test_servers_that_give_contents_in_parts_steer_too(tiny: Path, template: str) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = FAMILIES["plain"].template.replace(
+        "{{ m.content }}",
+        "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}{{ part.text }}{% endfor %}"
+        "{% endif %}",
+    )
+    tokenizer.chat_template, _ = fitting(tokenizer, SCHEMA, ("quality",), template)
+    talk = [*ASK, {"role": "assistant", "content": "Red."}]
+    parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in talk]
+    for number, asks in ((1, True), (2, False)):
+        given = {"add_generation_prompt": asks, "attributes": {"quality": 3}}
+        text = rendered(tokenizer, talk[:number], **given)
+        assert rendered(tokenizer, parts[:number], **given) == text
+        assert text.count("3") == 1 + (template == "words")
 
 
 def test_a_scorer_sees_a_call_as_text() -> None:

@@ -74,6 +74,18 @@ def test_a_developer_stays_one_where_the_template_knows_it(tokenizer: Any) -> No
     assert prompt_text([turn("developer", "Be a pirate."), *ASK], tokenizer).startswith("<developer>Be a pirate.<end>")
 
 
+@pytest.mark.parametrize(
+    "habit", ["{% if m.role != 'developer' %}", "{% if m.role == 'developer' %}{{ 1 / 0 }}{% else %}"]
+)
+def test_a_template_that_only_writes_the_word_knows_no_developer(tokenizer: Any, habit: str) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}" + habit + "<{{ m.role }}>{{ m.content }}<end>{% endif %}{% endfor %}"
+        "<developer>tools are off<end><assistant>"
+    )
+    said = prompt_text([turn("developer", "Be a pirate."), *ASK], tokenizer)
+    assert said.startswith("<system>Be a pirate.<end>")
+
+
 LOST = [
     ([*ASK, turn("tool", "3 kg")], "turn 2, which is of the tool ('3 kg')"),
     ([*ASK, turn("system", "Be brief."), *ASK], "turn 2, which is of the system ('Be brief.')"),
