@@ -20,13 +20,13 @@ for name in start tempered-0 tempered-1; do
 done
 python - <<'END'
 import numpy as np
-from steer.evaluate.statistics import interval, paired
+from steer.evaluation.statistics import interval
 from steer.rows import read_rows
 
 found = {n: np.array([r["reward"] for r in read_rows(f"gold-{n}")]) for n in ("start", "tempered-0", "tempered-1")}
 each = np.arange(len(found["start"]))
 print("| policy | gold reward at best, sd | less the policy it starts from |\n| --- | --- | --- |")
 for name, rewards in found.items():
-    more = "-" if name == "start" else paired(rewards, found["start"], each).text()
+    more = "-" if name == "start" else interval(rewards - found["start"], each).text()
     print(f"| {name} | {interval(rewards, each).text()} | {more} |")
 END

@@ -60,7 +60,7 @@ def shared() -> Path:
     return SHARED
 
 
-LONGEST = ("dial", "train", "rounds", "readme", "iterate", "export", "sharded", "label", "real", "data", "world")
+LONGEST = ("dial", "train", "rounds", "readme", "iterate", "export", "label", "real", "data", "world")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ from steer.config.labelling import FitConfig
 from steer.config.training import TrainConfig
 from steer.labelling.command import fit_command
 from steer.training.command import train_command
+from steer.world import PRETRAINING
 
 ROW = {"id": "a", "prompt": "hello", "response": "hi there.", "scores": {"quality": 3}}
 
@@ -279,9 +280,17 @@ def test_usage(steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ar
     "command", ["data", "fit", "label", "train", "generate", "compare", "iterate", "demo", "world"]
 )
 def test_a_folder_that_cannot_be_written(
-    steer: Steer, labels: Path, tiny: Path, policy: Path, scorer: Path, tmp_path: Path, command: str
+    steer: Steer,
+    labels: Path,
+    tiny: Path,
+    policy: Path,
+    scorer: Path,
+    tmp_path: Path,
+    command: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = put(tmp_path / "file") / "run"
+    monkeypatch.setitem(PRETRAINING, "size", 40)  # the first thing that `world` writes
     flags: dict[str, list[Any]] = {
         "data": ["world", "--size", 4],
         "fit": [labels],

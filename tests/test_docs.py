@@ -178,3 +178,25 @@ def test_every_message_in_troubleshooting_is_one_of_the_code() -> None:
     for message in re.findall(r"^\| `([^`]+)` \|", page("docs/troubleshooting.md"), re.MULTILINE):
         for part in message.split("..."):
             assert part.strip() in source, message
+
+
+PROGRAMS = [path for name in ("tests", "benchmarks", "examples") for path in sorted((ROOT / name).rglob("*.*"))]
+IMPORT = re.compile(r"from ((?:steer|attribute_models|data_recipes)(?:\.\w+)*) import (\([^)]*\)|[\w, ]+)")
+
+
+def test_every_import_of_programs_in_strings_and_scripts_resolves() -> None:
+    """What only a worker, a benchmark or a slow test imports is found by no other test."""
+    found, lost = 0, []
+    for path in PROGRAMS:
+        if path.suffix not in (".py", ".sh"):
+            continue
+        for module, names in IMPORT.findall(path.read_text(encoding="utf-8").replace("\\n", "\n")):
+            for name in re.findall(r"(\w+)(?: as \w+)?", re.sub("#.*", "", names)):
+                found += 1
+                try:
+                    found_in = importlib.import_module(module)
+                    _ = hasattr(found_in, name) or importlib.import_module(f"{module}.{name}")
+                except ModuleNotFoundError:
+                    lost.append(f"{path.relative_to(ROOT)}: from {module} import {name}")
+    assert found > 1000
+    assert not lost

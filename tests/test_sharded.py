@@ -29,7 +29,7 @@ for line in sys.argv[1:]:
     config = json.loads(line)
     stop, killed = config.pop("stop", -1), config.pop("killed", False)
     try:
-        train(TrainConfig(**config))
+        train_command(TrainConfig(**config))
     except SystemExit:
         pass
     except SteerError as error:
@@ -42,10 +42,10 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from steer.batch import Batch
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.train import train
+from steer.models.collate import Batch
+from steer.training.command import train_command
 from steer.training.loop import Loop
 
 def state(self, *args, whole=AcceleratorState.__init__, **more):
@@ -168,7 +168,7 @@ def test_a_stopped_run_ends_bit_equal_to_a_whole_one(sharded: tuple[Path, list[d
 def test_what_sharded_weights_cannot_do_is_refused(sharded: tuple[Path, list[dict[str, Any]]]) -> None:
     said = [x["refused"] for x in sharded[1] if "refused" in x]
     for text in (
-        "4-bit weights are not sharded here. Use --adapter lora.",
+        "a quantised base is not sharded here. Use --adapter lora.",
         "Use --optimizer adamw.",
         "Use torchrun without them",
     ):

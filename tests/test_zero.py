@@ -21,7 +21,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.train import train
+from steer.training.command import train_command
 from steer.training.loop import Loop
 
 class Started(accelerate.Accelerator):
@@ -72,7 +72,7 @@ def test_two_processes_learn_what_one_learns_and_resume(stage: int, labels: Path
     [
         (3, {}, {}, "ZeRO 3 is not supported. Use stage 1 or 2, or FSDP2"),
         (2, {}, {"ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"}, "offload_optimizer is not supported"),
-        (2, {"adapter": "qlora"}, {}, "4-bit weights are not sharded here. Use --adapter lora."),
+        (2, {"adapter": "qlora"}, {}, "a quantised base is not sharded here. Use --adapter lora."),
     ],
 )
 def test_what_it_cannot_do_is_refused(
