@@ -146,13 +146,12 @@ def world(config: WorldConfig) -> None:
 
 
 @cli.command()
-@click.option(
-    "--for", "rows", metavar="ROWS", help="Say of each method whether it can train on these rows, or why not."
-)
-def methods(rows: str | None) -> None:
+@click.option("--for", metavar="ROWS", help="Say of each method whether it can train on these rows, or why not.")
+def methods(**asked: str | None) -> None:
     """Print the table of methods."""
     from steer.methods import table
 
+    rows = asked["for"]
     if rows is None:
         click.echo(table())
         return
