@@ -25,6 +25,7 @@ from attribute_models.arrays import Array, Indices, Mask, Standard
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.folds import Keys, check_penalties, folds_by_prompt, known_alike, known_scores
 from attribute_models.learned import Learned
+from attribute_models.templates import options_of
 
 CACHED_AT_ONCE = 1024  # rows in one file of the cache
 POOLING = ("auto", "last", "mean", "first")
@@ -151,7 +152,7 @@ class Embeddings(Learned):
         """Cache key over the model, its precision and settings, and the texts."""
         s, b = self.settings, self.backbone
         model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype), s.tail]
-        texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"]] for row in rows]
+        texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"], *_beside(row)] for row in rows]
         return hashed([model, texts], 16)
 
     def _score(self, rows: Sequence[Row]) -> Scored:
@@ -175,6 +176,12 @@ class Embeddings(Learned):
         for name in ARRAYS:
             setattr(model, f"{name}_", arrays[name])
         return model
+
+
+def _beside(row: Row) -> list[Any]:
+    """Return what the chat template reads beside the texts of a row; empty if there is nothing."""
+    beside = [options_of(row), [turn["tool_calls"] for turn in row["prompt"] if turn.get("tool_calls")]]
+    return beside if any(beside) else []
 
 
 def ridge(x: Array, y: Array, alphas: Sequence[float]) -> tuple[Array, Array]:

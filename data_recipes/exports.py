@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from data_recipes.streams import DataError, Record
-from data_recipes.turns import Row
+from data_recipes.turns import Row, asked_with
 
 NEMO_COLUMNS = ("system", "mask", "conversations")
 IN_TURN = ("reasoning_content", "tool_calls")  # columns that belong to the turn of the response
@@ -67,7 +67,7 @@ def preferences(rows: Iterable[Row], value: Callable[[Row], float | None], ids: 
         number = value(row)
         if number is None:
             continue
-        prompt = repr([(turn["role"], turn["content"]) for turn in row["prompt"]])
+        prompt = repr([(turn["role"], turn["content"]) for turn in row["prompt"]]) + asked_with(row)
         ranked = sorted(
             [*groups.get((str(row.get("group") or ""), prompt), []), (number, row)], key=lambda pair: -pair[0]
         )

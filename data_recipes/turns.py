@@ -24,6 +24,7 @@ ROLES = {"human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call"), "assistant")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
+ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
 THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
 TAUGHT = words("""
     weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
@@ -49,8 +50,31 @@ ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 def content_id(row: Row) -> str:
     """Return 16 hex digits of prompt and response: the same content has the same id in every file."""
-    content = ENCODER.encode([row.get("prompt"), row.get("response")])
+    others = [row.get(name) for name in (*ASKED_WITH, "tool_calls")]
+    content = ENCODER.encode([row.get("prompt"), row.get("response"), *(others if any(others) else [])])
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def asked_with(row: Row) -> str:
+    """Return as JSON what a prompt holds beside the texts of its turns: calls, tools, template options; "" for none.
+
+    JSON that is a text counts as what it holds.
+    """
+    calls = [(i, turn["tool_calls"]) for i, turn in enumerate(row["prompt"]) if turn.get("tool_calls")]
+    if not calls and not any(map(row.get, ASKED_WITH)):
+        return ""
+    parts = {"calls": calls, **{name: row.get(name) for name in ASKED_WITH}}
+    parts = {name: value for name, part in parts.items() if (value := _unpacked(part))}
+    return json.dumps(parts, sort_keys=True, default=str) if parts else ""
+
+
+def _unpacked(value: Any) -> Any:
+    """Return a value with every text in it that is a JSON object or list as that."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        return _read_json(value)
+    if isinstance(value, dict):
+        return {name: _unpacked(inner) for name, inner in value.items() if inner is not None}
+    return [_unpacked(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def text(value: Any, column: str) -> str | None:

@@ -20,11 +20,12 @@ from steer.conditioning.finished import called
 from steer.errors import SteerError
 from steer.evaluation.drawn import Reference, _both_log_probs
 from steer.export.template import finishing, fitting, refuse_late_text
-from steer.generation.engines import through
+from steer.generation.engines import _response, through
+from steer.generation.generate import _rows, prompt_rows, usable
 from steer.generation.openai_client import OpenAIClient
 from steer.generation.reply import Form, Reply, parted, written_as
 from steer.generation.requests import Request
-from steer.generation.settings import Sampling
+from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.scorer import load_scorer
 from steer.methods.groups import pairs
 from steer.models.card import Card
@@ -32,7 +33,7 @@ from steer.models.collate import line
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens, prompt_text, turns_parts
-from steer.rows import read_rows
+from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
 from steer.training.train import train
@@ -291,6 +292,73 @@ def test_a_server_gets_what_a_row_gives_the_template(monkeypatch: pytest.MonkeyP
     server(Policy(None, None), [Request(asked, {}), Request(row(), {})], Sampling(batch_size=1))
     assert (sent[0]["tools"], sent[0]["chat_template_kwargs"]) == (TOOLS, {"enable_thinking": False})
     assert not {"tools", "chat_template_kwargs"} & sent[1].keys()
+
+
+def test_what_a_server_sends_is_a_row_with_thought_and_calls(
+    tokenizer: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, sent = FAMILIES[name], []
+    begun = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    messages: list[Any] = [
+        {"content": None, "reasoning_content": " hm\n", "tool_calls": [CALL]},
+        {"content": family.thought.removeprefix(begun) + "Red."},  # the server's parser of thoughts is off
+        {"content": "Red."},
+    ]
+
+    def call(self: Any, path: str, body: Any = None, tries: int = 0) -> Any:
+        sent.append(body)
+        return {"choices": [{"message": messages[len(sent) - 1], "finish_reason": "tool_calls"}]}
+
+    monkeypatch.setattr(OpenAIClient, "_call", call)
+    as_object = {**CALL, "function": {"name": "weigh", "arguments": {"what": "moss"}}}
+    talk = [*ASK, {"role": "assistant", "content": "", "weight": 0.0, "tool_calls": [as_object]}, *ASK]
+    requests = [Request(row(prompt=talk if family.tools else ASK), {}), Request(row(), {}), Request(row(), {})]
+    server: Any = through(OpenAIClient("http://localhost", "m"))
+    policy = policy_of(tokenizer, "learn")
+    monkeypatch.setattr(Policy, "recommended", {})
+    first, second, third = server(policy, requests, Sampling(batch_size=1))
+    if family.tools:
+        assert sent[0]["messages"][1] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert (first.text, first.thought, first.finished) == ("", "hm", True)
+    assert first.calls == (as_object,)
+    assert (second.thought, second.text, third.thought, third.text) == ("hm", "Red.", "", "Red.")
+
+
+def test_prompts_that_differ_in_tools_or_options_are_different() -> None:
+    off: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
+    talk = [*ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, *ASK]
+    without = [*ASK, {"role": "assistant", "content": ""}, *ASK]
+    rows = [row(), row(tools=TOOLS), row(**off), row(tools=TOOLS, **off), row(prompt=talk), row(prompt=without)]
+    as_text = row(tools=json.dumps(TOOLS), chat_template_kwargs=json.dumps(off["chat_template_kwargs"]))
+    assert len({prompt_key(each) for each in rows}) == 6
+    assert prompt_key(as_text) == prompt_key(rows[3]) != prompt_key(rows[1])
+    assert prompt_key(row(tools=[], chat_template_kwargs={})) == prompt_key(row())
+    for n, each in enumerate(rows):
+        each.update(id=str(n), reward=float(n))
+    with pytest.raises(SteerError, match="6 of 6 have one response"):
+        pairs(rows, "best-worst")
+    assert len(prompt_rows(rows, GenerateSettings())) == 6
+    records = [{key: value for key, value in each.items() if key not in ("id", "reward")} for each in rows]
+    calling = [{**record, "response": "", "tool_calls": [CALL]} for record in records]
+    assert len({each["id"] for each in read_rows(records + calling)}) == 12
+
+
+def test_what_was_drawn_becomes_a_row(tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = with_calls("object")
+    policy, asked = policy_of(tokenizer), row(tools=DECLARED)
+    policy.model = load_policy(str(tiny)).model
+    for text, calls in (
+        ('<tool_call>\n{"name": "weigh", "arguments": {"what": "x"}}\n</tool_call>', calls_of({"what": "x"})),
+        ('<tool_call>\n{"name": "weigh", "arguments": {"what":"x"}}\n</tool_call>', []),  # not as the template does
+    ):
+        response = _response(policy, Request(asked, {}), [*ids_of(text, tokenizer), tokenizer.eos_token_id])
+        [drawn] = _rows(policy, [Request(asked, {})], [response], Sampling())
+        assert response.finished
+        assert drawn.get("tool_calls", []) == calls
+        assert drawn["response"] == ("" if calls else text)
+        assert drawn["tools"] == DECLARED
+        assert usable(policy, [drawn]) == [drawn]
 
 
 def test_responses_that_call_different_tools_are_different() -> None:

@@ -262,9 +262,9 @@ def test_a_server_is_told_what_it_would_not_choose_by_itself(
     """It reads the model's generation_config.json too; what a model that is not here recommends is unknown."""
     bodies: list[dict[str, Any]] = []
 
-    def complete(_: Any, chats: Any, at_once: int, **body: Any) -> list[tuple[str, bool]]:
+    def complete(_: Any, chats: Any, at_once: int, **body: Any) -> list[Any]:
         bodies.append(body)
-        return [("an answer", True) for _ in chats]
+        return [openai_client.ChatReply("an answer", True) for _ in chats]
 
     monkeypatch.setattr(openai_client.OpenAIClient, "complete", complete)
     name = "org/elsewhere" if advice is None else str(advised(advice))

@@ -14,6 +14,7 @@ from attribute_models.backbone import load
 from steer.conditioning.turns import unprinted
 from steer.errors import SteerError
 from steer.generation.engines import through
+from steer.generation.openai_client import ChatReply
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy
@@ -164,9 +165,9 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def complete(self, chats: Any, at_once: int, **_: Any) -> list[tuple[str, bool]]:
+    def complete(self, chats: Any, at_once: int, **_: Any) -> list[ChatReply]:
         self.asked += [chat.messages for chat in chats]
-        return [("yes", True) for _ in chats]
+        return [ChatReply("yes", True) for _ in chats]
 
 
 @pytest.mark.parametrize(("prompt", "what"), LOST)

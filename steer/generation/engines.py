@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from steer.conditioning.chat import asked, in_roles, options_of
+from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import say_unprinted
 from steer.errors import SteerError
 from steer.generation.decoder import Decoder
-from steer.generation.openai_client import ChatCall, OpenAIClient
+from steer.generation.openai_client import ChatCall, ChatReply, OpenAIClient
 from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
 from steer.generation.reply import Form, parted, written_as
@@ -20,7 +21,7 @@ from steer.generation.vllm import Vllm
 from steer.models.card import Card
 from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.models.tokenization import prompt_parts
+from steer.models.tokenization import plain_ids, prompt_parts
 from steer.progress import note, progress, quiet
 
 Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
@@ -65,16 +66,30 @@ def through(client: OpenAIClient) -> Engine:
         for i, request in enumerate(requests):
             turns = request.row["prompt"]
             if policy.tokenizer is not None:
-                prompt_parts(request.row, policy.tokenizer)  # refuses turns that the template would drop
+                # refuses turns that the template would drop
+                prompt_parts(request.row, policy.tokenizer, policy.template, policy.thinking)
                 turns = in_roles(turns, policy.tokenizer)
             attributes = asked(request.target, schema) if schema else None
             chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i), options_of(request.row)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
         settings = {"max_tokens": sampling.max_new_tokens, **_sent(policy, sampling)}
-        return [Response(*reply) for reply in client.complete(chats, sampling.batch_size, **settings)]
+        replies = client.complete(chats, sampling.batch_size, **settings)
+        return [_replied(policy, request, reply) for request, reply in zip(requests, replies)]
 
     return engine
+
+
+def _replied(policy: Policy, request: Request, reply: ChatReply) -> Response:
+    """Take what a server sent; a thought that it left in the text is parted from it where the policy is here."""
+    thought, text = reply.thought, reply.text
+    if not thought and policy.tokenizer is not None and policy.thinking in THINKS:
+        form = Form.of(policy, request.row)._replace(syntax=None)
+        [ids] = plain_ids([text], policy.tokenizer)
+        if form.block and form.block.closing in policy.tokenizer.decode(ids):
+            parts = parted(policy.tokenizer, form, ids, whole=reply.finished)
+            thought, text = parts.thought, parts.text
+    return Response(text, reply.finished, thought=thought, calls=reply.calls)
 
 
 def _sent(policy: Policy, sampling: Sampling) -> dict[str, float]:

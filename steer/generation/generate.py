@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from steer.labelling.obtained import Selection
 from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.progress import note_once, progress
-from steer.rows import Row, Source, content_hash, prompts, read, read_back, split_of, write_rows
+from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, read_back, split_of, write_rows
 from steer.rows.schema import Schema
 from steer.run_folder import identity, workplace
 from steer.settings import settings_of
@@ -255,5 +254,5 @@ def _distinct(rows: Iterable[Row], split: str, held_out: float, seed: int) -> li
     unique: dict[str, Row] = {}
     for row in rows:
         if not split or split_of(row, held_out, seed) == split:
-            unique.setdefault(json.dumps(row["prompt"]), row)
+            unique.setdefault(prompt_key(row), row)
     return list(unique.values())

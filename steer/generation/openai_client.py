@@ -9,7 +9,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -38,6 +38,41 @@ class ChatCall(NamedTuple):
     options: Mapping[str, Any] = NONE
 
 
+class ChatReply(NamedTuple):
+    """A server's answer, whether it ended by itself, what was thought before it, and the tools that it calls."""
+
+    text: str
+    finished: bool
+    thought: str = ""
+    calls: tuple[dict[str, Any], ...] = ()
+
+
+def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a turn as OpenAI has it: arguments of calls as text, and no weight of training."""
+    sent = {name: value for name, value in turn.items() if name != "weight"}
+    if turn.get("tool_calls"):
+        sent["tool_calls"] = [_arguments(call, str, json.dumps) for call in turn["tool_calls"]]
+    return sent
+
+
+def _reply(message: Mapping[str, Any], ended: str) -> ChatReply:
+    """Read a message; calls get arguments as objects, where they are objects."""
+    thought = message.get("reasoning_content") or message.get("reasoning") or ""
+    calls = [_arguments(call, dict, json.loads) for call in message.get("tool_calls") or ()]
+    return ChatReply(message["content"] or "", ended in ("stop", "tool_calls"), str(thought).strip(), tuple(calls))
+
+
+def _arguments(call: Mapping[str, Any], kind: type, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return a call whose arguments are of a kind, if they can be converted to it."""
+    function = call["function"]
+    kept = {name: call[name] for name in ("id", "type") if call.get(name)}
+    arguments = function.get("arguments") or {}
+    with suppress(ValueError):
+        converted = arguments if isinstance(arguments, kind) else convert(arguments)
+        arguments = converted if isinstance(converted, kind) else arguments
+    return {**kept, "function": {"name": function["name"], "arguments": arguments}}
+
+
 class OpenAIClient:
     """A server by its address, and one of its models (default: its only one)."""
 
@@ -47,11 +82,12 @@ class OpenAIClient:
         self.url = url.rstrip("/")
         self.model = model or self._only_model()
 
-    def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[tuple[str, bool]]:
-        """Return text and whether it ended by itself, in order; `at_once` requests run at a time."""
+    def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[ChatReply]:
+        """Return the replies in order; `at_once` requests run at a time."""
 
-        def reply(chat: ChatCall) -> tuple[str, bool]:
-            body = {"model": self.model, "messages": chat.messages, "seed": chat.seed, **settings}
+        def reply(chat: ChatCall) -> ChatReply:
+            turns = [_turn(turn) for turn in chat.messages]
+            body = {"model": self.model, "messages": turns, "seed": chat.seed, **settings}
             kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
             if chat.attributes is not None:
                 kwargs["attributes"] = chat.attributes
@@ -59,7 +95,7 @@ class OpenAIClient:
             body |= {"tools": chat.options["tools"]} if "tools" in chat.options else {}
             with self._valid_replies():
                 choice = self._call("chat/completions", body)["choices"][0]
-                return choice["message"]["content"] or "", choice["finish_reason"] == "stop"
+                return _reply(choice["message"], choice["finish_reason"])
 
         with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(reply, chats))

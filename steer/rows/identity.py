@@ -8,19 +8,23 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from data_recipes.turns import asked_with
 from steer.rows.contract import SIDE, Row
 from steer.rows.reading import Source, read
 
 
 def prompt_key(row: Row) -> str:
-    """Return 16 hex digits that all candidates of one prompt share."""
-    return _prompt_key(tuple([(turn["role"], turn["content"]) for turn in row["prompt"]]))
+    """Return 16 hex digits that all candidates of one prompt share.
+
+    Prompts that differ only in calls of tools, in `tools` or in `chat_template_kwargs` are different prompts.
+    """
+    return _prompt_key(tuple([(turn["role"], turn["content"]) for turn in row["prompt"]]), asked_with(row))
 
 
 @lru_cache(maxsize=64)
-def _prompt_key(turns: tuple[tuple[str, str], ...]) -> str:
+def _prompt_key(turns: tuple[tuple[str, str], ...], beside: str) -> str:
     """Return the key of turns (role, content); what asks for a row's key several times asks in a row."""
-    return hashlib.blake2b(json.dumps(turns).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b((json.dumps(turns) + beside).encode(), digest_size=8).hexdigest()
 
 
 def conversation_of(row: Row) -> str:

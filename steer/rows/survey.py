@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_recipes import duplicates, scales
 from data_recipes.scales import Scales
-from data_recipes.turns import content_id
+from data_recipes.turns import asked_with, content_id
 from steer.errors import SteerError
 from steer.rows import directions
 from steer.rows.contract import PREFERENCE, Row
@@ -24,6 +24,7 @@ from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ran
 from steer.rows.spool import Spool
 from steer.settings import did_you_mean
 
+BESIDE = "\0"  # between the text of a prompt and what it holds beside it
 DROPPED = {  # why a good row is not written
     "mixture": "rows beyond their source's weight",
     "repeated": "rows that repeat another's prompt, response and scores",
@@ -92,7 +93,7 @@ class Survey:
         text = self.comparable(row)
         sides = self.sides.setdefault(duplicates.key(text), set())
         if self.near and row["split"] == "test" and "test" not in sides:
-            self.near.add(text)
+            self.near.add(text.partition(BESIDE)[0])
         sides.add(row["split"])
 
     def close(self, skipped: Sequence[str], tally: Tally) -> None:
@@ -116,7 +117,10 @@ class Survey:
         """Return what must not be on both sides: the prompt, or the response if all rows share one prompt."""
         if has_shared_prompt(row, self.settings.default_prompt):
             return duplicates.normal({"prompt": [{"content": row["response"]}]})
-        return prompt_key(row) if self.settings.duplicates == "keep" else duplicates.normal(row)
+        if self.settings.duplicates == "keep":
+            return prompt_key(row)
+        beside = asked_with(row)
+        return f"{duplicates.normal(row)}{BESIDE}{beside}" if beside else duplicates.normal(row)
 
     @property
     def leaks(self) -> int:
@@ -170,7 +174,8 @@ class Survey:
     def _duplicate(self, row: Row, seen: set[bytes], alike: dict[str, str]) -> tuple[str, str]:
         """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
         text = self.comparable(row)
-        content = json.dumps([text, row["response"], row["scores"], row["split"], row.get("group")], sort_keys=True)
+        said = [row["response"], row["tool_calls"]] if row.get("tool_calls") else row["response"]
+        content = json.dumps([text, said, row["scores"], row["split"], row.get("group")], sort_keys=True)
         if (key := duplicates.key(content)) in seen:
             return "repeated", "prompt, response and scores are those of an earlier row"
         seen.add(key)
@@ -180,7 +185,7 @@ class Survey:
             return "duplicates", "its prompt is also that of a test row"
         if self.near:
             if text not in alike:
-                like = self.near.like(text)
+                like = self.near.like(text.partition(BESIDE)[0])
                 alike[text] = f"its prompt is like one of the test rows ({like[0]:.2f}): {like[1][:80]}" if like else ""
             if alike[text]:
                 return "alike", alike[text]

@@ -9,7 +9,7 @@ from typing import Any
 from steer.errors import SteerError
 from steer.methods.groups import Group
 from steer.models.tokenization import Tokens
-from steer.rows import Row
+from steer.rows import Row, prompt_key
 from steer.training.batches import Conditioning
 
 Read = tuple[Row, str]  # a row and the text of its condition
@@ -78,7 +78,7 @@ def _cut_prompts(read: Sequence[Read], tokens: Tokens, longest: int, *, prompt_o
 
     shared: dict[str, list[Read]] = {}
     for row, text in read:
-        shared.setdefault(json.dumps([row["prompt"], row.get("tools")]), []).append((row, text))
+        shared.setdefault(json.dumps([row["prompt"], prompt_key(row)]), []).append((row, text))
     cut = set()
     for rows in shared.values():
         if fits(rows):
