@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,3 +30,13 @@ class Standard:
     def apply(self, x: Array, **_: Any) -> Array:
         """Standardise x [n, D]."""
         return (x - self.mean) / self.deviation
+
+
+def common(sequences: Sequence[Any]) -> int:
+    """Length of the common beginning of texts, or of lists of numbers.
+
+    >>> common(["steer", "steel", "stem"]), common([[1, 2], [1, 2, 3]]), common(["", "a"])
+    (3, 2, 0)
+    """
+    first, last = min(sequences), max(sequences)  # what these two have in common, all in between have too
+    return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), len(first))

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from attribute_models import Row, device, prefix
-from attribute_models.arrays import Mask
-from attribute_models.bases import Weights, digest, nf4, trainable
+from attribute_models.arrays import Mask, common
+from attribute_models.bases import HEADS, Weights, digest, nf4, trainable
 from attribute_models.noise import quiet
 from attribute_models.progress import progress, write
 from attribute_models.templates import fitted, lost, options_of, rendered
@@ -145,8 +145,8 @@ class Backbone:
         begin = [self.tokenizer.bos_token_id]
         tokens = []
         for ids, one, other in zip(whole, before, after):
-            start = _alike(ids, one)
-            end = len(ids) - _alike(ids[start:][::-1], other[::-1])
+            start = common([ids, one])
+            end = len(ids) - common([ids[start:][::-1], other[::-1]])
             first = int(ids[:1] == begin and start > 0)
             tokens.append(self._joined(ids[:first], ids[first:start], [], ids[start:end], ids[end:]))
         return tokens
@@ -340,7 +340,7 @@ def load(
         import transformers
 
         trust = {"trust_remote_code": trust_remote_code}
-        more |= nf4() if four_bit else {}
+        more |= nf4(whole=HEADS) if four_bit else {}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(**weights.source, **trust)
             kind = getattr(transformers, auto)
@@ -395,11 +395,6 @@ def _ending(tokenizer: Any, template: str) -> str:
         return rendered(tokenizer, turns).rpartition("mark0of")[2]
     except TemplateError:
         return ""
-
-
-def _alike(a: list[int], b: list[int]) -> int:
-    """Length of the common beginning of two lists."""
-    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _around(tokenizer: Any, *texts: str) -> tuple[list[int], ...]:

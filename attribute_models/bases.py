@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,30 +88,42 @@ def placed(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def nf4() -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load linear layers in 4 bits: NF4, twice quantised (QLoRA, 2305.14314)."""
+def nf4(dtype: torch.dtype | None = None, place: str = "", whole: Sequence[str] | None = None) -> dict[str, Any]:
+    """Make arguments of `from_pretrained` that load linear layers in 4 bits, NF4, twice quantised (2305.14314).
+
+    `dtype`: what products are computed in, by default what the device of this process is fast in. `place`: another
+    device. `whole`: names of layers that are not quantised, by default those that transformers leaves out.
+    """
     from transformers import BitsAndBytesConfig
 
+    dtype = dtype or (torch.bfloat16 if device.has_bfloat16() else torch.float32)
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if device.has_bfloat16() else torch.float32,
-        llm_int8_skip_modules=HEADS,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(whole) if whole else None,
     )
-    return {"quantization_config": config, "device_map": {"": device.own()}}
+    # Without a map every process of several would quantise on the first GPU.
+    return {"quantization_config": config, "device_map": {"": place or device.own()}}
 
 
 def trainable(model: Any) -> Any:
-    """Prepare a model in 4 bits for adapters: frozen, the rest in float32, and no layer that repacks itself.
+    """Prepare a model in 4 bits for adapters: frozen, the rest in float32, and no layer that repacks itself."""
+    from peft import prepare_model_for_kbit_training
 
-    On a CPU with bfloat16, an evaluation forward repacks 4-bit weights in place, and packed ones have no gradient
-    (bitsandbytes 0.50).
+    keep_unpacked(model)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def keep_unpacked(model: Any) -> None:
+    """Let 4-bit layers keep their layout in evaluation.
+
+    If a CPU computes in bfloat16, an evaluation forward pass repacks the weights in place; packed layers have no
+    gradient, so all training after it would be silently wrong (bitsandbytes 0.50).
     """
     import bitsandbytes
-    from peft import prepare_model_for_kbit_training
 
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

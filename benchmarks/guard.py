@@ -3,8 +3,8 @@
 DEMO is the folder of `steer world`, OUT that of the runs. Every seed has two loops of raft, the best of 8 responses of
 100 prompts a round: against a proxy that extrapolates, fitted on a few ratings of its own, and against a clean one,
 fitted on all. Each loop runs first without guards, which tells where gold peaks on the held-out prompts, and then with
-the default ones. What the guard of gold alone makes of the same rounds is shown too, and what all make of them where a
-scorer fitted on 1000 other ratings watches instead. Run it again and it goes on where it stopped. Prints Markdown.
+the default ones. Two more verdicts on the same rounds are shown: by the guard of gold alone, and by all guards with a
+scorer fitted on 1000 other ratings in the place of gold. A second call resumes where it stopped. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ WATCHERS = (
 
 
 class Arm(NamedTuple):
-    """One loop: `few` or `clean`, its seed, and the ratings behind a proxy of few."""
+    """One loop: its proxy (`few` or `clean`), its seed, and how many ratings the proxy `few` was fitted on."""
 
     proxy: str
     seed: int
@@ -54,7 +54,7 @@ class Arm(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What the guards made of a loop whose gold means by round are known: the last round run, and the one kept."""
+    """Result of a loop: mean gold reward by round, why a guard stopped it, the last round run, and the round kept."""
 
     gold: list[float]
     stopped: str
@@ -63,12 +63,12 @@ class Verdict(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """The round with the highest gold reward."""
+        """Return the round with the highest gold reward."""
         return int(np.argmax(self.gold))
 
 
 def scorers(demo: Path, out: Path, seed: int, few: int) -> tuple[str, str]:
-    """The proxy on few ratings, and the second scorer on others: folders."""
+    """Fit the proxy on few ratings and a second scorer on other ratings; return their folders."""
     logs = read_rows(demo / "logs")
     rated = [r for r in logs if r["split"] == "train" and any(s is not None for s in r["scores"].values())]
     order = np.random.default_rng(seed).permutation(len(rated))
@@ -82,7 +82,7 @@ def scorers(demo: Path, out: Path, seed: int, few: int) -> tuple[str, str]:
 
 
 def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
-    """Run a loop without and with guards: a verdict for each of WATCHERS."""
+    """Run a loop without and with guards; return a verdict for each of WATCHERS."""
     torch.set_num_threads(1)
     few, second = scorers(demo, out, arm.seed, arm.ratings)
     lora = {"lora_r": 16, "lora_alpha": 32, "learning_rate": 4e-3, "batch_size": 16, "micro_batch_tokens": 1024}
@@ -132,7 +132,7 @@ def loop(demo: Path, out: Path, arm: Arm) -> list[Verdict]:
 
 
 def verdict(gold: list[float], seen: list[Figures], bounds: Limits, words: list[int]) -> Verdict:
-    """What guards would have made of the same rounds."""
+    """Apply guards to rounds that have been run; return where they would have stopped."""
     for last in range(1, len(seen)):
         if stopped := alarm(seen[: last + 1], bounds, ROUNDS, words):
             return Verdict(gold, stopped, last, best(seen[:last]))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import steer.training.loop
+from attribute_models.bases import keep_unpacked
 from data_recipes import world_model
 from steer.config.training import TrainConfig
 from steer.generation.engines import respond
@@ -24,7 +25,7 @@ from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
 from steer.models.policy import Policy, load_policy
-from steer.models.quantization import keep_unpacked, left_whole
+from steer.models.quantization import left_whole
 from steer.training.command import train_command
 
 IDS = torch.randint(5, 200, (4, 24), generator=torch.Generator().manual_seed(3))

@@ -32,7 +32,7 @@ CHOICES = 8  # responses a prompt and round for a method that chooses among them
 class Entry:
     """One method, or system without training, with its settings and the decodings that its policy answers with.
 
-    `training`: settings of training that are its own.
+    `training`: training settings that differ from those of the comparison.
     """
 
     spec: str
@@ -86,7 +86,7 @@ class Entry:
 
     @property
     def untrained(self) -> Untrained | None:
-        """The system that the entry is, if it needs no training."""
+        """Return the system that needs no training and that this entry names, or None."""
         return UNTRAINED.get(self.method)
 
     @property
@@ -96,17 +96,17 @@ class Entry:
 
     @property
     def reads_conditions(self) -> bool:
-        """Whether it is asked in text, so that there is guidance."""
+        """Whether it reads targets as text, so that guidance is possible."""
         return self.untrained.told if self.untrained else METHODS[self.method].conditioned
 
     @property
     def reframes(self) -> bool:
-        """Whether its targets are no levels of the attributes."""
+        """Whether its targets are something else than levels of the attributes."""
         return self.untrained is None and METHODS[self.method].reframes
 
     @property
     def start(self) -> Entry:
-        """The entry without its rounds."""
+        """Return the entry without its rounds."""
         if not self.iterate:
             return self
         name, _, rest = self.spec.partition(":")
@@ -117,7 +117,7 @@ class Entry:
 
     @property
     def front(self) -> Entry | None:
-        """The entry that trains on the logs first; a conditioned method does so itself before its first round."""
+        """Return the entry that trains on the logs first; a conditioned method does so before its first round."""
         if self.after:
             text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
             return Entry.of(":".join(filter(None, (self.after, text))))
@@ -155,7 +155,7 @@ class Entry:
 
 
 def _first(spec: str, method: Method, after: str) -> None:
-    """Raise SteerError for a stage in front that is no likelihood on the logs, or that reads other conditions."""
+    """Refuse a first stage that is no likelihood method on the logs, or that reads other conditions."""
     stage, _ = chosen(after, ())
     plain = not (stage.still or stage.reframes) and stage.conditioned == method.conditioned
     if not plain:
@@ -166,7 +166,7 @@ def _first(spec: str, method: Method, after: str) -> None:
 
 
 def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
-    """Read the rounds of an entry; a method that compares, chooses or weighs responses draws CHOICES to a prompt."""
+    """Parse the settings of an entry's rounds; a method that compares or chooses responses draws CHOICES per prompt."""
     if not any(knob.startswith("rounds=") for knob in knobs):
         raise SteerError(f"{spec}: {', '.join(OF_ROUNDS[1:])} are of rounds, and there is no rounds=.")
     m = METHODS[method]
@@ -183,7 +183,7 @@ def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
 def swept(spec: str) -> list[Entry]:
     """Make an entry for every combination of values separated by slashes; values of DECODING share one policy.
 
-    Beside the best of n stands one of the same n at random.
+    For each best of n, a random one of the same n responses is evaluated too.
     """
     name, _, rest = spec.partition(":")
     knobs = [part.partition("=")[::2] for part in filter(None, rest.split(","))]

@@ -1,4 +1,4 @@
-"""Where an answer stands: after what the chat template writes before it in a finished conversation.
+"""Find where an answer stands: after what the chat template writes before it in a finished conversation.
 
 A generation prompt may stop earlier, inside of a thinking block that a finished turn closes, or before the name of a
 channel. So the finished turn is rendered with a mark in place of its answer, and what stands before the mark is taken.
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from attribute_models.arrays import common
 from attribute_models.templates import Shapes, rendered, thought_key
 from steer.progress import note_once
 
@@ -29,10 +30,10 @@ THINKS = THINKING[2:]  # with these a policy thinks before it answers
 
 
 class Place(NamedTuple):
-    """Where answers stand in what a template writes: at the mark in a finished turn, or after the generation prompt.
+    """Place of answers in a rendered conversation: at the mark in a finished turn, or after the generation prompt.
 
     `answer`: the items of that turn, with a mark for the answer and perhaps one for the thought before it; None: after
-    the generation prompt. `closes`: a thinking block that this one has opened is closed.
+    the generation prompt. `closes`: close a thinking block that the generation prompt has opened.
     """
 
     answer: tuple[tuple[str, Any], ...] | None
@@ -149,7 +150,7 @@ def _goes_on(before: str, begun: str) -> bool:
     if begun.startswith(before) and begun.removeprefix(before).rstrip()[-1:] in ("", ">", "]"):
         return False
     if not before.startswith(begun):
-        same = next(i for i, (a, b) in enumerate(zip(before + "\0", begun + "\1")) if a != b)
+        same = common([before, begun])
         note_once(
             f"the chat template begins an answer with {begun[same:][:40]!r} and writes finished ones after "
             f"{before[same:][:40]!r}: answers are trained and drawn where finished ones stand."

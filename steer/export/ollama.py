@@ -21,7 +21,7 @@ S, U, A, V = (f"mark{i}of" for i in range(4))  # in place of texts
 
 @dataclass(frozen=True)
 class Turns:
-    """What a chat template writes around the texts of turns."""
+    """The texts that a chat template writes before and after each turn."""
 
     begin: str  # a begin token before all turns, which Ollama adds by itself
     default: str  # where there is no system turn, instead of one
@@ -32,7 +32,7 @@ class Turns:
 
     @staticmethod
     def of(tokenizer: Any, attributes: Mapping[str, Any] | None) -> Turns | None:
-        """Take a steerable chat template apart, at a target; None if it is more than turns one after the other."""
+        """Split a chat template into these texts, at a target; None if it is more than turns one after the other."""
         try:
             turns = _divided(tokenizer, attributes)
             same = all(turns.written(probe) == _text(tokenizer, probe, attributes) for probe in turns.probes)
@@ -43,12 +43,12 @@ class Turns:
 
     @property
     def probes(self) -> list[list[Turn]]:
-        """Conversations that must be written as the chat template writes them."""
+        """Return conversations that `written` must render as the chat template does."""
         chat = [_turn("user", "Hello."), _turn("assistant", "Yes?"), _turn("user", "What is 2?")]
         return [chat[:1], chat, *([[_turn("system", "Be kind."), *chat]] if self.system else [])]
 
     def written(self, chat: Sequence[Turn]) -> str:
-        """Write a conversation that ends with a user's turn, as `go` does."""
+        """Render a conversation that ends with a user's turn, as `go` does."""
         around = {"system": self.system or ("", ""), "user": self.user, "assistant": self.assistant}
         text = self.begin + ("" if chat[0]["role"] == "system" else self.default)
         for turn in chat:
@@ -58,7 +58,7 @@ class Turns:
 
     @property
     def go(self) -> str:
-        """The Go template."""
+        """Return the Go template."""
         default, last = _literal(self.default), _literal(self.last)
         (u, user), (a, assistant) = (tuple(map(_literal, pair)) for pair in (self.user, self.assistant))
         s, system = map(_literal, self.system or ("", ""))
@@ -80,7 +80,7 @@ def modelfile(turns: Turns, file: str, ends: Sequence[str], sampling: Mapping[st
 
 
 def _divided(tokenizer: Any, attributes: Mapping[str, Any] | None) -> Turns:
-    """Find what stands around marks; ValueError if some part is not where it should be."""
+    """Render marks as turns and cut the result at them; ValueError if a part is not where it should be."""
     steerable = tokenizer.chat_template
     last = _text(tokenizer, [_turn("user", U)], attributes).partition(U)[2]
     try:
@@ -102,7 +102,7 @@ def _divided(tokenizer: Any, attributes: Mapping[str, Any] | None) -> Turns:
 
 
 def _system(tokenizer: Any, chat: Sequence[Turn], begin: str, user: str) -> tuple[str, str] | None:
-    """What stands around a system turn; None if the template refuses one, ValueError if it is no turn of its own."""
+    """Return the texts around a system turn; None if the template refuses it, ValueError if it is no separate turn."""
     try:
         text = rendered(tokenizer, [_turn("system", S), *chat])
     except TemplateError:

@@ -1,4 +1,4 @@
-"""Candidates, which a loss reads; Method; and the sums that losses are made of."""
+"""Define Candidates (the input of a loss), Method, and the sums that losses are built from."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def levels(rows: Rows, schema: Schema, settings: Any) -> tuple[list[dict[str, An
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Groups, a loss on log-probabilities, and what they need."""
+    """A training method: how rows are grouped, its loss on log-probabilities, and what both need."""
 
     # groups(rows, settings): which responses the loss sees together
     groups: Callable[[Rows, Any], list[Group]]
@@ -118,7 +118,7 @@ class Method:
 
     @property
     def reframes(self) -> bool:
-        """Whether it conditions on something else than obtained levels."""
+        """Whether it conditions on something other than obtained levels."""
         return self.conditioned and self.condition is not levels
 
     @property
@@ -133,7 +133,7 @@ class Method:
 
     @property
     def still(self) -> bool:
-        """Whether the loss compares with a frozen policy: then dropout is off, for it would count as a difference."""
+        """Whether the loss compares with a frozen policy: dropout is then off, because it would look like a change."""
         return bool(self.needs & {"ref", "kl"})
 
     def counted(self, mask: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Method:
         return terms.sum()
 
     def _shares(self, share: Tensor, mask: Tensor) -> Tensor:
-        """Weight of every term: [B, K] -> [B, K, 1], [B, K] or [B]; a prompt has the mean one of its responses."""
+        """Weight of every term: [B, K] -> [B, K, 1], [B, K] or [B]; that of a prompt is the mean of its responses'."""
         here = existing(mask)
         mean = share.masked_fill(~here, 0.0).sum(-1) / here.sum(-1).clamp(min=1)
         return {"token": share[..., None], "response": share, "prompt": mean}[self.per]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribute_models.arrays import common
 from steer.methods.base import Array, Candidates
 
 SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a row
@@ -124,16 +125,10 @@ def _tree(group: Sequence[Sequence_]) -> list[Part]:
         end = len(whole[members[0]])
         if len(members) > 1:
             longest = max(len(group[j].prefix) for j in members)
-            end = start + _common([whole[j][start:longest] for j in members])
+            end = start + common([whole[j][start:longest] for j in members])
         parts.append(Part(members, start, end, parent))
         waiting += [(more, end, len(parts) - 1) for more in reversed(alike(members, end))]
     return parts
-
-
-def _common(sequences: Sequence[Sequence[int]]) -> int:
-    """Length of the common beginning."""
-    columns = enumerate(zip(*sequences))
-    return next((i for i, column in columns if len(set(column)) > 1), min(map(len, sequences)))
 
 
 def collate(

@@ -13,12 +13,12 @@ from urllib.request import Request, urlopen
 
 import torch
 
-from attribute_models.bases import Weights
+from attribute_models.bases import Weights, keep_unpacked
 from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
 from steer.models.lora import refuse_nan
-from steer.models.quantization import is_quantised, keep_unpacked, left_whole, quantised
+from steer.models.quantization import is_quantised, left_whole, quantised
 from steer.models.tokenization import limit_tokens
 from steer.progress import note, note_once, progress, quiet
 

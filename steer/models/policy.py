@@ -67,7 +67,7 @@ class Policy:
 
     @property
     def thinking(self) -> str:
-        """What training did with thoughts, which says where its answers begin: see `finished.place_of`."""
+        """How training handled thoughts, which decides where answers begin: see `finished.place_of`."""
         return self.card.thinking if self.card else "drop"
 
     @property
@@ -77,7 +77,7 @@ class Policy:
 
     @property
     def recommended(self) -> dict[str, Any]:
-        """What the model's generation_config.json recommends of sampling: do_sample, temperature, top_p and more."""
+        """Return the sampling values that generation_config.json recommends: do_sample, temperature, top_p and more."""
         config = getattr(self.model, "generation_config", None)
         return {n: x for n in ("do_sample", *SAMPLED) if (x := getattr(config, n, None)) is not None}
 
@@ -88,7 +88,7 @@ class Policy:
 
     @property
     def longest(self) -> int | None:
-        """The model's limit of positions, or None if it has none."""
+        """Return the number of positions that the model has, or None if it is unlimited."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit if limit and limit > 0 else None
 
@@ -111,7 +111,7 @@ class Policy:
 
     @cached_property
     def pieces(self) -> list[str]:
-        """The text of every token by itself; empty for special ones."""
+        """Return the text of every token by itself; empty for special ones."""
         ids = [[i] for i in range(self.model.get_input_embeddings().weight.shape[0])]
         pieces: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         for token in (t for level in self.card.control_tokens() for t in level) if self.card else ():

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from attribute_models.bases import nf4
+
 # On import bitsandbytes says that an optional package is missing, in every process.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", "MatMul8bitLt: inputs will be cast")  # said at every product
@@ -20,34 +22,13 @@ def quantised(kind: str, dtype: torch.dtype, device: str) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     if kind == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-    # Without a map every process of several would quantise on the first GPU.
-    return {"quantization_config": config, "device_map": {"": device}}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": device}}
+    return nf4(dtype, device)
 
 
 def is_quantised(model: Any) -> bool:
     """Whether bitsandbytes holds the layers of a model in 4 or 8 bits."""
     return any(getattr(model, f"is_loaded_in_{bits}bit", False) for bits in (4, 8))
-
-
-def keep_unpacked(model: Any) -> None:
-    """Let 4-bit layers keep their layout in evaluation.
-
-    If a CPU computes in bfloat16, an evaluation forward pass repacks the weights in place; packed layers have no
-    gradient, so all training after it would be silently wrong (bitsandbytes 0.50).
-    """
-    import bitsandbytes
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def left_whole(model: Any) -> int:

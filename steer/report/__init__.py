@@ -26,6 +26,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from steer.labelling.scorer import COUNTABLE
 from steer.report import dials, judges, page, samples
 from steer.report.cells import Report, counted, finite, is_control
 from steer.report.compared import budget, compared, comparison, headline, taken
@@ -93,7 +94,7 @@ def table(report: Report) -> str:
 
 def _warning(report: Report) -> list[str]:
     text = f"This report judges with the scorer that trained ({report['gold']}): name another gold scorer to trust it."
-    counted = report["gold"].startswith("countable:")  # a count is the same whoever counts
+    counted = report["gold"].startswith(COUNTABLE)  # a count is the same whoever counts
     return [text] if report["gold_is_proxy"] and not counted else []
 
 
