@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache, lru_cache, wraps
+from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ RESERVED = frozenset({
     "tokenizer_kwargs", "processor_kwargs", "add_special_tokens", "sanitize_control_tokens", "attributes",
 })  # fmt: skip
 
+IDS = re.compile(r"""tool_call_id|\.id\b|["']id["']""")  # how a template reads the id of a call
+NINE = re.compile("[A-Za-z0-9]{9}")
 Turn = Mapping[str, Any]
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -87,7 +90,7 @@ def _rendered(tokenizer: Any, turns: Sequence[Turn], options: Mapping[str, Any])
 
 
 def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
-    """Convert turns to what the template expects: its roles, its name of a thought, and the form of arguments."""
+    """Convert turns to what the template expects: roles, the name of a thought, the form of arguments, ids of calls."""
     turns, thought = in_roles(prompt, tokenizer), thought_key(tokenizer)
     for turn in turns:
         if turn.get("tool_calls"):
@@ -95,7 +98,55 @@ def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
             turn["tool_calls"] = [(_with_text if as_text else _with_object)(call) for call in turn["tool_calls"]]
         if thought != THOUGHT and turn.get(THOUGHT):
             turn[thought] = turn.pop(THOUGHT)
+    if any(turn.get("tool_calls") for turn in turns) and IDS.search(str(tokenizer.chat_template)):
+        _identify(turns, _demands_nine(tokenizer, str(tokenizer.chat_template)))
     return turns
+
+
+def _identify(turns: Sequence[dict[str, Any]], nine: bool) -> None:
+    """Give calls the ids that they lack, by their number in the conversation, and results those of their calls.
+
+    `nine`: the template takes ids of nine letters and digits only, so others are replaced. A result without an id
+    belongs to the first call that has none yet.
+    """
+    known = {str(call.get("id")) for turn in turns for call in turn.get("tool_calls") or ()}
+    fresh = (name for number in count() if (name := f"{number:09d}") not in known)
+    renamed: dict[str, str] = {}
+    waiting: list[str] = []
+    for turn in turns:
+        if turn.get("tool_calls"):
+            named = []
+            for call in turn["tool_calls"]:
+                own = str(call.get("id") or "")
+                renamed[own] = own if own and (not nine or NINE.fullmatch(own)) else next(fresh)
+                named.append({**call, "id": renamed[own]})
+                waiting.append(renamed[own])
+            turn["tool_calls"] = named
+        elif turn["role"] == "tool":
+            own = str(turn.get("tool_call_id") or "")
+            if found := renamed.get(own) if own else next(iter(waiting), None):
+                turn["tool_call_id"] = found
+                waiting = [other for other in waiting if other != found]
+
+
+@lru_cache(maxsize=100)
+def _demands_nine(tokenizer: Any, template: str) -> bool:
+    """Whether the template refuses ids of calls unless they have nine letters and digits, as Mistral's do."""
+
+    def refused(name: str) -> bool:
+        call = {"id": name, "type": "function", "function": {"name": "f", "arguments": {}}}
+        turns: list[Turn] = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "x", "tool_call_id": name, "name": "f"},
+        ]
+        try:
+            rendered(tokenizer, turns)
+        except TemplateError:
+            return True
+        return False
+
+    return refused("call_0") and not refused("000000000")
 
 
 def thought_key(tokenizer: Any) -> str:

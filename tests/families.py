@@ -181,6 +181,14 @@ def with_calls(name: str) -> str:
     return _chatml("", "", "{{ m.content }}{% for c in m.tool_calls or [] %}" + CALLS[name] + "{% endfor %}")
 
 
+# Mistral's: calls and results have ids of nine letters and digits.
+_CHECKED = "id is not defined or {0}id | length != 9 %}}{{{{ raise_exception('nine characters') }}}}{{% endif %}}"
+NINE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{% if m.tool_call_" + _CHECKED.format("m.tool_call_") + "[RESULT "
+    "{{ m.tool_call_id }}]{{ m.content }}{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{% if c." + _CHECKED.format("c.") + CALLS["list with ids"] + "{% endfor %}"
+    "<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 SPECIAL = [
     "[TOOL_CALLS]",
     "<|im_start|>",

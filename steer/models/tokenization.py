@@ -196,7 +196,7 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str) 
 def _call(row: Row, turns: Sequence[Any], tokenizer: Any, options: Mapping[str, Any]) -> str:
     """Return a response that calls tools as the template writes it; SteerError if it has no place there."""
     answer = {"role": "assistant", "content": row["response"], "tool_calls": row["tool_calls"]}
-    (turn,) = fitted([answer], tokenizer)
+    turn = fitted([*row["prompt"], answer], tokenizer)[-1]  # ids of calls go on through the conversation
     text = called(turns, tokenizer, options, turn)
     names = [str((call.get("function") or {}).get("name")) for call in turn["tool_calls"]]
     if not text or not all(name in text for name in names):
