@@ -11,14 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes import hub, streams
-from data_recipes.streams import STDIN, DataError, Record, form, kind, lines, numbered_lines, place_of, refuse
+from data_recipes.streams import (
+    STDIN,
+    DataError,
+    Record,
+    form,
+    kind,
+    lines,
+    numbered_lines,
+    place_of,
+    refuse,
+    rows_files,
+)
 
 __all__ = ["KNOWN", "STDIN", "DataError", "Record", "form", "kind", "lines", "records"]
 
 CELLS = {".csv": ",", ".tsv": "\t"}
 KNOWN = (
-    ".jsonl, .ndjson, .json, .csv, .tsv (each also with .gz, .zst or .xz), .parquet, a folder with rows.jsonl, "
-    "a saved datasets folder, a folder of data files, hf:OWNER/NAME, - for JSON lines on stdin"
+    ".jsonl, .ndjson, .json, .csv, .tsv (each also with .gz, .zst or .xz), .parquet, a folder with rows.jsonl "
+    "or its parts, a saved datasets folder, a folder of data files, hf:OWNER/NAME, - for JSON lines on stdin"
 )
 GAP = re.compile(r"[ \t\r\n]*")
 
@@ -83,9 +94,8 @@ def _records(path: str | Path, place: str, bad: list[str] | None) -> Iterator[tu
 
 
 def _folder(folder: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
-    if (folder / "rows.jsonl").is_file():
-        rows = str(folder / "rows.jsonl")
-        return _json_lines(rows, numbered_lines(rows, rows, bad), bad)
+    if parts := list(map(str, rows_files(folder))):
+        return chain.from_iterable(_json_lines(part, numbered_lines(part, part, bad), bad) for part in parts)
     return hub.folder_records(folder)
 
 

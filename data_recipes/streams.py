@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +13,8 @@ from typing import Any
 
 Record = dict[str, Any]
 
+ROWS = "rows.jsonl"  # the file of a folder that holds rows
+PART = re.compile(r"rows-(\d{5})-of-(\d{5})\.jsonl")  # or the files that it is split into
 PACKED = (".gz", ".zst", ".xz")
 STDIN = "-"
 MAX_LINE = 256 * 2**20  # bytes; a longer line is a file that is not what its suffix says, or a runaway log
@@ -42,6 +45,26 @@ def form(path: str | Path) -> tuple[str, str]:
     name = Path(path).name.lower()
     packing = next((suffix for suffix in PACKED if name.endswith(suffix)), "")
     return Path(name.removesuffix(packing)).suffix, packing
+
+
+def part_names(count: int) -> list[str]:
+    """Return the names of the files that hold rows in so many parts; one part is `rows.jsonl`."""
+    return [ROWS] if count == 1 else [f"rows-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
+
+
+def rows_files(folder: Path) -> list[Path]:
+    """Return the files that hold the rows of a folder, in order, none if it has none; DataError if one is missing."""
+    if (folder / ROWS).is_file():
+        return [folder / ROWS]
+    numbers = {int(match[2]) for path in folder.glob("rows-*-of-*.jsonl") if (match := PART.fullmatch(path.name))}
+    if len(numbers) > 1:
+        raise DataError(
+            f"{folder}: holds rows in {' and in '.join(map(str, sorted(numbers)))} parts. Remove the old ones."
+        )
+    parts = [folder / name for count in numbers for name in part_names(count)]
+    if missing := [path.name for path in parts if not path.is_file()]:
+        raise DataError(f"{folder}: has no {missing[0]}. Run what wrote it again, or copy the file.")
+    return parts
 
 
 def kind(value: Any) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 from safetensors import SafetensorError
 
 import attribute_models
+from data_recipes import streams
 from steer.errors import SteerError
 from steer.progress import progress
 from steer.settings import check
@@ -177,7 +178,7 @@ def fingerprint(path: str | Path) -> str:
                         bar.update()
     except OSError as error:
         raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
-    if (path / "rows.jsonl").is_file() and (path / "done.json").is_file():
+    if path.is_dir() and row_files(path) and (path / "done.json").is_file():
         done = read_done(path)
         digest.update(json.dumps([done.get("scorer"), done.get("spec")]).encode())  # who scored the rows
     return digest.hexdigest()
@@ -199,8 +200,8 @@ def read_of(folder: Path) -> list[Path]:
     """List what a stage reads from a run folder: rows and schema, a policy or a scorer; all files of another folder."""
     if not is_run(folder):
         return files_in(folder)
-    if (folder / "rows.jsonl").is_file():
-        return [file for name in ("rows.jsonl", "schema.json") if (file := folder / name).is_file()]
+    if rows := row_files(folder):
+        return [*rows, *(file for file in (folder / "schema.json",) if file.is_file())]
     notes = {folder / name for name in NOTES}
     files = [file for file in files_in(folder) if file not in notes]
     if (folder / "steer.json").is_file():  # resume points and the files of trackers may lie beside a policy
@@ -208,6 +209,14 @@ def read_of(folder: Path) -> list[Path]:
     elif point := resume_point(folder):
         files = [file for file in files if file.parent == point and file.name != "optimizer.safetensors"]
     return files
+
+
+def row_files(folder: Path) -> list[Path]:
+    """List the files that hold the rows of a folder: rows.jsonl or its parts; SteerError if a part is missing."""
+    try:
+        return streams.rows_files(folder)
+    except streams.DataError as error:
+        raise SteerError(str(error)) from None
 
 
 def resume_point(folder: Path) -> Path | None:

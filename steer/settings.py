@@ -16,6 +16,8 @@ T = TypeVar("T")
 # Help that several commands share.
 OUTPUT = "Folder of this run; run the same command again to resume it."
 OVERWRITE = "Empty the folder of an earlier run first."
+OUTPUT_SHARDS = "Files of about as many rows each that the rows are written to; every command reads them by the folder."
+MOST_SHARDS = 99_999
 SEED = "Everything random follows from it."
 HELD_OUT = "Share of prompts kept for evaluation, where the rows have no split."
 LIMIT = "Use the first so many rows only (0: all)."

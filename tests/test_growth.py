@@ -17,11 +17,13 @@ from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.label import StoredRows
-from steer.rows import Tally, read, write_rows
+from steer.rows import Tally, read, read_rows, write_rows
 from steer.rows.binning import described, fitted
 from steer.rows.command import data_command
+from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD
 from steer.rows.sources import Sources
+from steer.run_folder import fingerprint
 
 RECORDS: list[dict[str, Any]] = [
     {"prompt": "What is a frog?", "response": "An animal. It jumps!", "helpfulness": 4, "num_tokens": 6},
@@ -131,3 +133,39 @@ def test_a_cell_that_is_no_number_is_no_score(tmp_path: Path) -> None:
     for i, (cell, score) in enumerate(cells.items()):
         path = put(tmp_path / f"{i}.jsonl", [{"prompt": "p", "response": "r", "rating": cell}])
         assert next(read(path, tally=Tally()))["scores"].get("rating") == score
+
+
+def test_parts_hold_the_rows_of_one_file(tmp_path: Path) -> None:
+    log = put(tmp_path / "log.jsonl", [{"prompt": f"p{i}", "response": "a b " * i + "."} for i in range(1, 11)])
+    made: list[list[Any]] = []
+    for parts in (1, 4):
+        data, labels = str(tmp_path / f"data{parts}"), tmp_path / f"labels{parts}"
+        data_command(DataConfig(log, data, output_shards=parts, export=("trl-prompt-completion",)))
+        label_command(LabelConfig(data, str(labels), scorer="countable:words", output_shards=parts))
+        names = ["rows.jsonl"] if parts == 1 else [f"rows-0000{i}-of-00004.jsonl" for i in range(4)]
+        assert sorted(path.name for path in labels.glob("rows*")) == names
+        made.append([b"".join((Path(folder) / name).read_bytes() for name in names) for folder in (data, labels)])
+        exported = Path(data) / "trl-prompt-completion" / "train.jsonl"
+        made[-1] += [read_rows(labels), Labelled.of(labels), exported.read_bytes()]
+    assert made[0][:3] == made[1][:3]
+    assert made[0][3].rows == made[1][3].rows
+    assert made[0][3].schema == made[1][3].schema
+    assert made[0][4] == made[1][4]
+    sizes = [(tmp_path / "labels4" / f"rows-0000{i}-of-00004.jsonl").read_bytes().count(b"\n") for i in range(4)]
+    assert sizes == [3, 3, 3, 1]
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    data_command(DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"), output_shards=3))
+    (tmp_path / "data" / "rows-00001-of-00003.jsonl").unlink()
+    for read_it in (lambda: read_rows(tmp_path / "data"), lambda: fingerprint(tmp_path / "data")):
+        with pytest.raises(SteerError, match="has no rows-00001-of-00003"):
+            read_it()
+
+
+def test_other_rows_change_the_fingerprint_of_parts(tmp_path: Path) -> None:
+    data_command(DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"), output_shards=3))
+    before = fingerprint(tmp_path / "data")
+    last = tmp_path / "data" / "rows-00002-of-00003.jsonl"
+    last.write_bytes(last.read_bytes().replace(b"Neither", b"No"))
+    assert fingerprint(tmp_path / "data") != before

@@ -32,7 +32,7 @@ LEAVES = {  # leaf -> the only parts of steer that may import it
         "models",
         "generation",
     },
-    "data_recipes": {"rows", "comparison", "cli", "demo"},
+    "data_recipes": {"run_folder", "rows", "comparison", "cli", "demo"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes"}
 HEAVY |= {"fastapi", "uvicorn", "pydantic", "vllm"}

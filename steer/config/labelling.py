@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.labelling.settings import SPEED, FitSettings, LabelSettings
-from steer.settings import INPUTS, OUTPUT, OVERWRITE, argument, option
+from steer.settings import INPUTS, MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, argument, option
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,5 @@ class LabelConfig(LabelSettings):
     shard: str = option(
         "", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.", panel=SPEED
     )
+    output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
     overwrite: bool = option(False, OVERWRITE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.rows.settings import DataSettings
-from steer.settings import OUTPUT, OVERWRITE, argument, option
+from steer.settings import MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, argument, option
 
 
 @dataclass(frozen=True)
@@ -16,4 +16,5 @@ class DataConfig(DataSettings):
         "`world`, a file or folder with rows in any known layout, `hf:OWNER/NAME[/FOLDER][:CONFIG][@REVISION][#SPLIT]`."
     )
     output: str = option(..., OUTPUT)
+    output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
     overwrite: bool = option(False, OVERWRITE)

@@ -16,9 +16,10 @@ from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
 from steer.labelling.shards import Parts, score_parts
-from steer.rows import directions, read_rows, write_rows
+from steer.rows import directions, read_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
+from steer.rows.writing import write_parts
 from steer.run_folder import Run, rows_fingerprint, stage, write_text
 
 SHOWN = 5  # joint levels that a histogram names
@@ -75,7 +76,7 @@ def label_command(config: LabelConfig) -> str:
             f'When all shards are done, the same command without --shard writes the rows to "{config.output}".'
         )
     labels = task.labels(parts.read())
-    written = write_rows(labels.rows(), run.folder / "rows.jsonl")
+    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.human))
     labels.schema.save(run.folder / "schema.json")
     cut = int(np.nansum(labels.flags))
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}

@@ -16,7 +16,7 @@ from steer.rows.notices import noted, reasons
 from steer.rows.schema import Schema
 from steer.rows.sources import WORLD, Sources
 from steer.rows.survey import DROPPED, Survey, surveyed
-from steer.rows.writing import write_rows
+from steer.rows.writing import write_parts, write_rows
 from steer.run_folder import Run, stage
 
 
@@ -30,7 +30,7 @@ def data_command(config: DataConfig) -> str:
     survey = surveyed(sources, config, config.output)  # before anything is written
     run.start()
     rows = progress(survey.kept(), total=survey.total, what=f"data {config.source}")
-    written = write_rows(rows, run.folder / "rows.jsonl")
+    written = write_parts(rows, run.folder, config.output_shards, survey.total)
     dropped: list[Row] = [{"why": why} for why in (*sources.skipped, *sources.tally.dropped)] + survey.dropped
     if dropped:
         write_rows(dropped, run.folder / "left_out.jsonl")

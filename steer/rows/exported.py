@@ -13,13 +13,13 @@ from steer.rows.writing import write_rows
 
 
 def exported(folder: Path, name: str, value: Callable[[Row], float | None]) -> dict[str, tuple[int, int]]:
-    """Write rows.jsonl of a run in the form `name`, by side: (records, rows that are in none of them).
+    """Write the rows of a run in the form `name`, by side: (records, rows that are in none of them).
 
     `value` orders the candidates of a prompt for trl-preference.
     """
     counts = {}
     for side in ("train", "test"):
-        rows = (row for row in read(folder / "rows.jsonl", unique=False) if row["split"] == side)
+        rows = (row for row in read(folder, unique=False) if row["split"] == side)
         unused: set[str] = set()
         if name == "trl-preference":
             records: Iterable[Row] = exports.preferences(rows, value, unused)

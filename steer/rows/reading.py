@@ -22,7 +22,7 @@ from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.ratings import Ratings
-from steer.run_folder import is_run
+from steer.run_folder import is_run, row_files
 from steer.settings import WHICH_TURNS, did_you_mean
 
 Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
@@ -303,10 +303,11 @@ _NUMBERS = {_WHOLE, "a decimal point", "a decimal comma", "a number"}
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether steer wrote the rows: rows.jsonl with a config.json of ours or a done.json beside it."""
+    """Whether steer wrote the rows: rows.jsonl, or its parts, with a config.json of ours or a done.json beside it."""
     folder = path if path.is_dir() else path.parent
-    named = path.is_dir() or path.name == "rows.jsonl"
-    return named and (folder / "rows.jsonl").is_file() and (is_run(folder) or (folder / "done.json").is_file())
+    rows = row_files(folder) if folder.is_dir() else []
+    named = bool(rows) and (path.is_dir() or path in rows)
+    return named and (is_run(folder) or (folder / "done.json").is_file())
 
 
 def _is_row(record: Row) -> bool:

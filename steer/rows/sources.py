@@ -74,14 +74,14 @@ class Sources:
         self.skipped, self.tally = list(self.piped_skipped), Tally()
         for counts, piped in zip(vars(self.tally).values(), vars(self.piped_tally).values()):
             counts.update(piped)
-        seen: set[str] = set()
+        seen: set[int] = set()  # numbers: the ids of many rows would not fit in memory
         for number, name in enumerate(self.names, start=1):
             for row in islice(self._source(name), self.settings.limit or None):
                 if len(self.names) > 1:
                     row = {"source": name, **row}
-                    while row["id"] in seen:
+                    while hash(row["id"]) in seen:
                         row["id"] = f"{row['id']}@{number}"
-                    seen.add(row["id"])
+                    seen.add(hash(row["id"]))
                 if self.settings.resplit:
                     row = {column: value for column, value in row.items() if column != "split"}
                 yield name, {**row, "split": self._side(row)}

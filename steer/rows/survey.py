@@ -32,6 +32,8 @@ DROPPED = {  # why a good row is not written
     "alike": "training rows whose prompt is like that of a test row ({:g} or more)",
 }
 
+SIDES = {"train": 1, "test": 2}
+
 
 def surveyed(sources: Sources, settings: DataSettings, output: str | Path) -> Survey:
     """Read all rows once, keep them for `kept`, and decide what follows from them; refuse what cannot be done."""
@@ -54,7 +56,7 @@ class Survey:
     total: int = 0
     scales: Scales = field(default_factory=Scales)
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
-    sides: dict[bytes, set[str]] = field(default_factory=dict)  # normalised prompt -> sides that it is on
+    sides: dict[bytes, int] = field(default_factory=dict)  # normalised prompt -> sides that it is on, of SIDES
     columns: set[str] = field(default_factory=set)
     thoughts: int = 0  # rows whose response has reasoning of its own
     system_name: str = ""  # a single word in a column `system`
@@ -91,10 +93,10 @@ class Survey:
         if self.settings.merge_raters:
             self.ratings.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
         text = self.comparable(row)
-        sides = self.sides.setdefault(duplicates.key(text), set())
-        if self.near and row["split"] == "test" and "test" not in sides:
+        sides = self.sides.get(key := duplicates.key(text), 0)
+        if self.near and row["split"] == "test" and not sides & SIDES["test"]:
             self.near.add(text.partition(BESIDE)[0])
-        sides.add(row["split"])
+        self.sides[key] = sides | SIDES[row["split"]]
 
     def close(self, skipped: Sequence[str], tally: Tally) -> None:
         """Refuse what cannot be done, and choose the prompts of a mixture."""
@@ -125,7 +127,7 @@ class Survey:
     @property
     def leaks(self) -> int:
         """Return the number of prompts that are on both sides of the split."""
-        return sum(len(sides) > 1 for sides in self.sides.values())
+        return sum(sides == sum(SIDES.values()) for sides in self.sides.values())
 
     def kept(self) -> Iterator[Row | bytes]:
         """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
@@ -136,7 +138,7 @@ class Survey:
                 yield line
             return
         seen: set[bytes] = set()
-        alike: dict[str, str] = {}
+        alike: dict[bytes, str] = {}
         for origin, unmerged in zip(self.origins, self.rows):
             source, row = self.names[origin], self._merged(unmerged)
             if row is None:
@@ -171,24 +173,24 @@ class Survey:
                 raters[name], scores[name] = values, sum(numbers) / len(numbers)
         return {**row, "scores": scores, "raters": raters}
 
-    def _duplicate(self, row: Row, seen: set[bytes], alike: dict[str, str]) -> tuple[str, str]:
+    def _duplicate(self, row: Row, seen: set[bytes], alike: dict[bytes, str]) -> tuple[str, str]:
         """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
         text = self.comparable(row)
         said = [row["response"], row["tool_calls"]] if row.get("tool_calls") else row["response"]
         content = json.dumps([text, said, row["scores"], row["split"], row.get("group")], sort_keys=True)
-        if (key := duplicates.key(content)) in seen:
+        if (same := duplicates.key(content)) in seen:
             return "repeated", "prompt, response and scores are those of an earlier row"
-        seen.add(key)
+        seen.add(same)
         if row["split"] == "test":
             return "", ""
-        if "test" in self.sides[duplicates.key(text)]:
+        if self.sides[key := duplicates.key(text)] & SIDES["test"]:
             return "duplicates", "its prompt is also that of a test row"
         if self.near:
-            if text not in alike:
+            if key not in alike:
                 like = self.near.like(text.partition(BESIDE)[0])
-                alike[text] = f"its prompt is like one of the test rows ({like[0]:.2f}): {like[1][:80]}" if like else ""
-            if alike[text]:
-                return "alike", alike[text]
+                alike[key] = f"its prompt is like one of the test rows ({like[0]:.2f}): {like[1][:80]}" if like else ""
+            if alike[key]:
+                return "alike", alike[key]
         return "", ""
 
     def order(self) -> tuple[str, bool]:

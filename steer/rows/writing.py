@@ -6,11 +6,12 @@ import gzip
 import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attribute_models
-from data_recipes.streams import form
+from data_recipes.streams import form, part_names
 from steer.errors import SteerError
 from steer.rows.contract import Row
 from steer.run_folder import folder_errors
@@ -37,6 +38,12 @@ def write_rows(rows: Iterable[Row | bytes], path: str | Path) -> int:
                 out.write(row if isinstance(row, bytes) else line_of(row, path))
                 count += 1
         return count
+
+
+def write_parts(rows: Iterable[Row | bytes], folder: Path, parts: int, total: int) -> int:
+    """Write rows.jsonl, or its parts with equal shares of at most `total` rows in their order; return how many."""
+    size, reader = -(-total // parts), iter(rows)
+    return sum(write_rows(islice(reader, size), folder / name) for name in part_names(parts))
 
 
 def read_back(path: str | Path) -> list[Row]:
