@@ -11,7 +11,7 @@ from steer.config.comparison import CompareConfig
 from steer.config.conditioning import TargetsConfig
 from steer.config.demo import DemoConfig, WorldConfig
 from steer.config.evaluation import EvaluateConfig
-from steer.config.export import ExportConfig
+from steer.config.export import ExportConfig, SoupConfig
 from steer.config.generation import GenerateConfig
 from steer.config.iteration import IterateConfig
 from steer.config.labelling import FitConfig, LabelConfig
@@ -143,6 +143,15 @@ def world(config: WorldConfig) -> None:
     from steer.world import world as run
 
     click.echo(run(config))
+
+
+@cli.command()
+@options(SoupConfig)
+def soup(config: SoupConfig) -> None:
+    """Average the adapters of policies that were trained for different rewards, by a preference over these."""
+    from steer.export.command import soup_command
+
+    click.echo(soup_command(config))
 
 
 @cli.command()

@@ -58,3 +58,16 @@ class ExportConfig:
     limit: int = option(0, LIMIT, least=0, panel="Rows")
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)
     overwrite: bool = option(False, "Replace an earlier export.")
+
+
+@dataclass(frozen=True)
+class SoupConfig:
+    """`steer soup`."""
+
+    policies: tuple[str, ...] = argument(
+        "Policies of `steer train` with adapters on one base, each for another reward."
+    )
+    _: KW_ONLY
+    output: str = option(..., "Folder to write; it must not hold anything else.")
+    share: tuple[str, ...] = option((), "Weight of a policy, in their order (repeat the flag); default: equal.")
+    overwrite: bool = option(False, "Replace an earlier soup.")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from steer.conditioning.chat import asked
 from steer.conditioning.targets import parse_target
-from steer.config.export import ExportConfig
+from steer.config.export import ExportConfig, SoupConfig
 from steer.errors import SteerError
 from steer.export import gguf, hub, ollama
 from steer.export.policy import Exported, export_policy
 from steer.export.scorer import export_scorer, is_scorer
+from steer.export.soup import soup
 from steer.export.trl import TrlRows, rows_for_trl
 from steer.models.card import Card
 from steer.models.policy import end_tokens, load_policy
@@ -39,6 +40,18 @@ def export_command(config: ExportConfig) -> str:
     if (source / "adapter_config.json").is_file() or (source / "model.safetensors").is_file():
         raise SteerError(f"{source}: is a model without steer.json, so there is no condition to export.")
     return _rows(config)
+
+
+@stage
+def soup_command(config: SoupConfig) -> str:
+    """Write the weighted mean of policies; return the summary line."""
+    try:
+        shares = [float(text) for text in config.share]
+    except ValueError:
+        raise SteerError(f"--share {' '.join(config.share)}: wanted numbers, one for each policy.") from None
+    card = soup(config.policies, config.output, shares=shares, overwrite=config.overwrite)
+    parts = ", ".join(f"{share:.3g} of {name}" for name, share in card.settings.items())
+    return f"soup of {parts} -> {config.output}"
 
 
 def _policy(config: ExportConfig, source: Path) -> str:

@@ -1,0 +1,69 @@
+"""Rewarded soups: the mean of what adapters add to one base, and what has no mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steer.config.export import SoupConfig
+from steer.config.training import TrainConfig
+from steer.errors import SteerError
+from steer.export.command import soup_command
+from steer.export.soup import soup
+from steer.models.policy import load_policy
+from steer.run_folder import read_json
+from steer.training.command import train_command
+
+
+@pytest.fixture(scope="module")
+def two(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Adapters of different methods, ranks and scales."""
+    folder, folders = tmp_path_factory.mktemp("soups"), []
+    for name, more in (("mle", {"lora_r": 4}), ("filtered", {"lora_r": 2, "lora_alpha": 16, "use_rslora": True})):
+        config: dict[str, Any] = {"method": name, "max_steps": 3, "learning_rate": 1e-2, **more}
+        train_command(TrainConfig(str(labels), str(base), str(folder / name), **config))
+        folders.append(folder / name)
+    return folders
+
+
+def deltas(folder: Path) -> dict[str, torch.Tensor]:
+    """What the adapter adds to the weights of each layer."""
+    model = load_policy(str(folder), device="cpu").model
+    return {n: m.get_delta_weight("default").detach() for n, m in model.named_modules() if hasattr(m, "lora_A")}
+
+
+@pytest.mark.parametrize("shares", [(), (3.0, 1.0), (1.0, 0.0)])
+def test_what_is_added_to_the_base_is_the_weighted_mean(
+    two: list[Path], tmp_path: Path, shares: tuple[float, ...]
+) -> None:
+    soup(two, tmp_path / "soup", shares=shares)
+    w = [x / sum(shares or (1.0, 1.0)) for x in shares or (1.0, 1.0)]
+    one, other, both = (deltas(f) for f in (*two, tmp_path / "soup"))
+    assert max(float(x.abs().max()) for x in one.values()) > 1e-3
+    for name, found in both.items():
+        assert torch.allclose(found, w[0] * one[name] + w[1] * other[name], atol=1e-6)
+
+
+def test_the_command_says_what_is_in_it_and_answers(two: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "soup"
+    told = soup_command(SoupConfig(tuple(map(str, two)), output=str(out), share=("3", "1")))
+    assert told == f"soup of 0.75 of mle, 0.25 of filtered -> {out}"
+    assert read_json(out / "steer.json")["settings"] == {"mle": 0.75, "filtered": 0.25}
+    assert isinstance(load_policy(str(out)).generate("Hello.", max_new_tokens=4), str)
+    with pytest.raises(SteerError, match="holds another export"):
+        soup(two, out)
+
+
+def test_what_has_no_mean_is_refused(two: list[Path], trained: Path, tmp_path: Path) -> None:
+    for policies, shares, told in (
+        (two[:1], (), "a soup is made of two policies or more"),
+        (two, (1.0,), "1 shares for 2 policies"),
+        (two, (0.0, 0.0), "shares 0, 0: wanted 0 or more"),
+        ([two[0], trained], (), "is no finished policy with an adapter"),
+    ):
+        with pytest.raises(SteerError, match=told):
+            soup(policies, tmp_path / "soup", shares=shares)
+    assert not (tmp_path / "soup").exists()
