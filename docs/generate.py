@@ -1,4 +1,4 @@
-"""Write cli.md from the click commands and python.md from the docstrings: `python docs/generate.py` (`make docs`).
+"""Write cli.md from the commands, python.md from docstrings, families.md from toys: `python docs/generate.py`.
 
 tests/test_docs.py holds the pages equal to what this prints.
 """
@@ -35,6 +35,29 @@ Every command takes `--config FILE` with the same settings as YAML or JSON, `nam
 the file over the default. Where a flag may be repeated, the file holds a list. What each command reads and writes
 stands in [the stages](quickstart.md#the-stages).
 """
+FAMILIES = """# Families of chat models
+
+{generated}
+
+Templates of chat models have habits. Each row is a toy of the tests (`tests/families.py`) with the habit of a family,
+and every cell is measured on it when this page is written.
+
+{table}
+| column | measured |
+|---|---|
+| condition placed | [templates of conditions](conditions.md) with which an answer stands where finished ones do |
+| thinking | values of `--thinking` that do to a thought what they say; a struck one is refused with a message |
+| tools | what reaches the model; a struck one is refused by the row's name, the rest is counted in a message |
+| turns | with `--turns all` a conversation's history is computed once: `shared` |
+| end trained | the token after an answer in the loss |
+| export steers | conversations, with tags and with words, that an exported template writes exactly as training did |
+| generate stops | decoding ends at that token |
+
+The conversations are questions, second questions, system turns, results of tools, and thinking switched on and off. A
+condition in words ends the turn that is answered, and never the result of a tool, which is data. A developer's turn
+becomes the system's where a template prints none. Templates of multimodal models get texts as parts, and exported ones
+steer servers that send parts.
+"""
 PYTHON = """# Python API
 
 {generated}
@@ -62,6 +85,14 @@ def commands() -> str:
         for title, lines in panels.items() if command.params else ():
             parts += [f"\n**{title}**\n" if title else "", HEAD, *lines]
     return "".join(parts)
+
+
+def families() -> str:
+    """The page of families of chat templates, measured on the toys of the tests."""
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    from measured import table
+
+    return FAMILIES.format(generated=GENERATED, table=table())
 
 
 def panel_of(p: click.Parameter) -> str:
@@ -169,3 +200,4 @@ def a_class(name: str, kind: type) -> str:
 if __name__ == "__main__":
     (DOCS / "cli.md").write_text(commands(), encoding="utf-8")
     (DOCS / "python.md").write_text(python(), encoding="utf-8")
+    (DOCS / "families.md").write_text(families(), encoding="utf-8")

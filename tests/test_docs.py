@@ -93,7 +93,9 @@ def labelled_row(tmp_path: Path) -> Row:
     return next(read(tmp_path / "labels"))
 
 
-@pytest.mark.parametrize(("name", "function"), [("cli.md", "commands"), ("python.md", "python")])
+@pytest.mark.parametrize(
+    ("name", "function"), [("cli.md", "commands"), ("python.md", "python"), ("families.md", "families")]
+)
 def test_a_generated_page_equals_the_code(name: str, function: str) -> None:
     write: Any = runpy.run_path(str(ROOT / "docs" / "generate.py"))[function]
     assert page(f"docs/{name}") == write(), 'run "make docs"'
