@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data_recipes import world_model
 from steer.config.training import TrainConfig
@@ -17,7 +18,7 @@ from steer.errors import SteerError
 from steer.export.policy import export_policy
 from steer.labelling.fit import fit
 from steer.models.log_probs import ResponseLogps
-from steer.models.parts import is_multimodal, towers
+from steer.models.parts import is_multimodal, text_layers, towers
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_rows
@@ -132,6 +133,20 @@ def trained_on(labels: Path, base: Path, output: Path, **more: Any) -> tuple[Pol
     text = policy.generate("tell me about bees.", target="warmth=4", max_new_tokens=8, allow_unsupported=True)
     assert isinstance(text, str)
     return policy, str(policy.name)
+
+
+def test_a_router_that_is_a_linear_layer_has_no_adapter() -> None:
+    """That of Phi MoE: adapters on it would choose other experts."""
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "pad_token_id": 0}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phimoe", **small))
+    routers = [name for name, part in model.named_modules() if name.endswith("router")]
+    assert routers
+    assert isinstance(model.get_submodule(routers[0]), nn.Linear)
+    targets = text_layers(model)
+    assert "router" not in targets
+    assert {"q_proj", "v_proj"} <= {*targets}
 
 
 @pytest.mark.parametrize(

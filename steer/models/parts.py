@@ -37,7 +37,7 @@ def text_layers(model: Any) -> str | list[str]:
     decoder = decoder_of(model)
     kinds = {name.rpartition(".")[2] for name, part in decoder.named_modules() if isinstance(part, nn.Linear)}
     if any(_is_stacked(name, p) for name, p in decoder.named_parameters()):
-        kinds -= {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+        kinds -= {*ROUTERS, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
         if not is_multimodal(model):
             return sorted(kinds)
     if not is_multimodal(model):
