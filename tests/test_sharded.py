@@ -54,12 +54,12 @@ def state(self, *args, whole=AcceleratorState.__init__, **more):
         self.fsdp_plugin = more["fsdp_plugin"]
         self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
-def step(self, module, optimizer, number, known, whole=Loop._step):
+def step(self, module, optimizer, number, *rest, whole=Loop._step):
     assert all(isinstance(p, DTensor) for p in module.parameters())
     assert sum(isinstance(m, FSDPModule) for m in module.modules()) == 1 + 2  # the module, and its two blocks
     if number == stop:
         os.kill(os.getpid(), signal.SIGKILL) if killed else sys.exit()
-    return whole(self, module, optimizer, number, known)
+    return whole(self, module, optimizer, number, *rest)
 
 def emptied(self, whole=Batch.emptied):
     print(json.dumps({"emptied": True}), flush=True)

@@ -132,10 +132,10 @@ from accelerate.state import PartialState
 from steer.cli import cli
 from steer.training import checkpoint, loop
 
-def step(self, module, optimizer, number, known, whole=loop.Loop._step):
+def step(self, module, optimizer, number, *rest, whole=loop.Loop._step):
     if number == 4 and "KILLED" in os.environ:
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, module, optimizer, number, known)
+    return whole(self, module, optimizer, number, *rest)
 
 def take_best(*given, whole=checkpoint.take_best):
     time.sleep(PartialState().process_index)  # the first is done by then

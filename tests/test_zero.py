@@ -28,12 +28,12 @@ class Started(accelerate.Accelerator):
     def __init__(self, cpu, **more):
         super().__init__(kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")], **more)
 
-def step(self, module, optimizer, number, known, whole=Loop._step):
+def step(self, module, optimizer, number, *rest, whole=Loop._step):
     zero = optimizer.optimizer
     assert isinstance(zero, DeepSpeedZeroOptimizer) and zero.dp_process_group.size() == 2
     if number == stop:
         sys.exit()
-    return whole(self, module, optimizer, number, known)
+    return whole(self, module, optimizer, number, *rest)
 
 accelerate.Accelerator, Loop._step = Started, step
 """
