@@ -170,6 +170,7 @@ CALLS = {  # how families write a call
     "list with ids": "{{ '[TOOL_CALLS][' if loop.first else ', ' }}"
     '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}, "id": "{{ c.id }}"}'
     "{{ ']' if loop.last }}",
+    "id before": "[TOOL_CALLS]{{ c.function.name }}[CALL_ID]{{ c.id }}[ARGS]{{ c.function.arguments | tojson }}",
     "elements": "{{ '\n' if not loop.first or m.content }}<tool_call>\n<function={{ c.function.name }}>\n{% for name, "
     "value in c.function.arguments.items() %}<parameter={{ name }}>\n{{ value if value is string else value | tojson }}"
     "\n</parameter>\n{% endfor %}</function>\n</tool_call>",
@@ -191,6 +192,8 @@ NINE = (
 )
 SPECIAL = [
     "[TOOL_CALLS]",
+    "[CALL_ID]",
+    "[ARGS]",
     "<|im_start|>",
     "<|im_end|>",
     "<|start|>",

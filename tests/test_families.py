@@ -247,6 +247,13 @@ def test_calls_are_read_as_the_template_writes_them(calls: str, arguments: list[
     assert parted(tokenizer, form, drawn, whole=False).calls == ()
 
 
+def test_calls_are_not_read_where_a_template_marks_types_in_its_own_way(tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    typed = CALLS["values"].replace(" {{ name }}=", " {{ name }} {{ value is string }}=")
+    tokenizer.chat_template = with_calls("values").replace(CALLS["values"], typed)
+    assert Form.of(policy_of(tokenizer), row(tools=DECLARED)).syntax is None
+
+
 @pytest.mark.parametrize(
     ("calls", "text"),
     [

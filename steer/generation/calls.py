@@ -56,15 +56,19 @@ class Syntax(NamedTuple):
             if not word or word[0] not in functions:
                 return None
             declared = functions[word[0]].get("properties") or {}
-            found = self._arguments(text[word.end() :], declared) if self.value else _object(text[word.end() :], self)
+            then = _pattern(self.then).match(text, word.end())
+            if self.value:
+                found = self._arguments(text[word.end() :], declared)
+            else:
+                found = _object(text[then.end() :]) if then else None
             if found is None:
                 return None
             arguments, text = found
             calls.append({"type": "function", "function": {"name": word[0], "arguments": arguments}})
             end = _pattern(self.none if self.value and not arguments else self.end).fullmatch(text)
             link = end or (_pattern(self.next).match(text) if self.next else None)
-            if link and link.groupdict().get("id"):
-                calls[-1] = {"id": link["id"], **calls[-1]}
+            own = next((m["id"] for m in (then, link) if m and m.groupdict().get("id")), None)
+            calls[-1] = {"id": own, **calls[-1]} if own else calls[-1]
             if end:
                 return calls
             before = self.next or "\0"
@@ -89,12 +93,10 @@ class Syntax(NamedTuple):
         return (arguments, text) if arguments else None
 
 
-def _object(text: str, syntax: Syntax) -> tuple[dict[str, Any], str] | None:
+def _object(text: str) -> tuple[dict[str, Any], str] | None:
     """Read arguments that are a JSON object; return them and the text that follows."""
-    if not text.startswith(syntax.then):
-        return None
     try:
-        value, end = JSON.raw_decode(text, len(syntax.then))
+        value, end = JSON.raw_decode(text)
     except ValueError:
         return None
     return (value, text[end:]) if isinstance(value, dict) else None
@@ -132,7 +134,7 @@ def _syntax(tokenizer: Any, template: str, others: str) -> Syntax | None:
     declared = {"type": "function", "function": {"name": NAME, "description": "", "parameters": {"type": "object"}}}
     options = {**json.loads(others), "tools": [declared]}
 
-    def parts(*arguments: Mapping[str, str]) -> list[str]:
+    def parts(*arguments: Mapping[str, Any]) -> list[str]:
         """Write calls with these arguments; return the texts between the marks, and the marks."""
         calls = [{"id": ID, "type": "function", "function": {"name": NAME, "arguments": a}} for a in arguments]
         answer = {"role": "assistant", "content": "", "tool_calls": calls}
@@ -152,6 +154,8 @@ def _syntax(tokenizer: Any, template: str, others: str) -> Syntax | None:
         return Syntax(one[0], one[2], one[4], link)
     more, none = parts({KEY: VALUE, f"{KEY}2": VALUE}), parts({})
     if one[1::2] != [NAME, KEY, VALUE] or more[1::2] != [NAME, KEY, VALUE, KEY, VALUE] or none[1::2] != [NAME]:
+        return None
+    if "".join(parts({KEY: 7})) != "".join([*one[:5], "7", one[6]]):  # it marks the types of values in its own way
         return None
     return Syntax(one[0], one[2], one[6], link, one[4], more[6], none[2]) if one[4] else None
 
