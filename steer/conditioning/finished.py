@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from attribute_models.arrays import common
 from attribute_models.templates import Shapes, rendered, thought_key
 from steer.progress import note_once
+from steer.settings import THINKS
 
 Turn = Mapping[str, Any]
 ANSWER, THOUGHT = "steeranswer", "steerthought"  # stand for them while a template is rendered
@@ -25,8 +26,6 @@ EMPTY = re.compile(
 )  # the opening of a block that a finished turn writes without a thought
 PLAIN_ANSWER = (("content", ANSWER),)
 INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
-THINKING = ("drop", "empty", "keep", "learn")  # what becomes of thoughts in training
-THINKS = THINKING[2:]  # with these a policy thinks before it answers
 
 
 class Place(NamedTuple):

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from steer.conditioning.finished import THINKS
 from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.generate import generate_rows
@@ -25,6 +24,7 @@ from steer.models.tokenization import Tokens
 from steer.progress import progress
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema
+from steer.settings import THINKS
 from steer.training.memory import micro_batch
 from steer.training.references import response_tokens
 

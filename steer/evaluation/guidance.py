@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from steer.conditioning.finished import THINKS
 from steer.conditioning.targets import factorial
 from steer.errors import SteerError
 from steer.evaluation.diversity import diversity
@@ -26,6 +25,7 @@ from steer.models.policy import Policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row
 from steer.rows.schema import Scores
+from steer.settings import THINKS
 from steer.training.references import response_tokens
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from steer.conditioning.chat import asked, in_roles, options_of
-from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import say_unprinted
 from steer.errors import SteerError
 from steer.generation.decoder import Decoder
@@ -23,6 +22,7 @@ from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import plain_ids, prompt_parts
 from steer.progress import note, progress, quiet
+from steer.settings import THINKS
 
 Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
 

@@ -9,13 +9,14 @@ from jinja2 import TemplateError
 
 from attribute_models.templates import options_of
 from steer.conditioning.chat import fitted
-from steer.conditioning.finished import THINKS, Block, block_of, called
+from steer.conditioning.finished import Block, block_of, called
 from steer.generation.calls import Call, Syntax, syntax_of
 from steer.generation.text import Text
 from steer.models.policy import Policy
 from steer.models.tokenization import plain_ids
 from steer.progress import note_once
 from steer.rows import Row
+from steer.settings import THINKS
 
 Token = tuple[int, Any]  # its id, and what is kept beside it
 

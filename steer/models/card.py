@@ -10,10 +10,10 @@ from typing import Any
 
 from steer import __version__
 from steer.conditioning.condition import TEMPLATES, control_tokens
-from steer.conditioning.finished import THINKING
 from steer.errors import SteerError
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, resume_point, write_json
+from steer.settings import THINKING
 
 CARD = "steer.json"
 FULL = "model"  # folder of full weights inside the run: a model's config.json must not replace the run's

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from attribute_models.templates import NONE, options_of
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import TEMPLATES
-from steer.conditioning.finished import THINKS, called, divided_at_thought, generation_prompt, place_of
+from steer.conditioning.finished import called, divided_at_thought, generation_prompt, place_of
 from steer.conditioning.turns import (
     MARK,
     UnprintedError,
@@ -25,6 +25,7 @@ from steer.errors import SteerError
 from steer.models.collate import Sequence_
 from steer.progress import progress
 from steer.rows import Row
+from steer.settings import THINKS
 
 AT_ONCE = 1000  # rows between two counts of the progress
 

@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 
 from steer.conditioning.chat import fitted, lost, options_of
 from steer.conditioning.condition import TEMPLATES
-from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import UnprintedError
 from steer.generation.reply import Form
 from steer.models.loading import SAMPLED
@@ -29,6 +28,7 @@ from steer.progress import note_once
 from steer.rows import Row
 from steer.serve.answer import Choices, Service, answered, expanded
 from steer.serve.wire import ApiError, ChatRequest, CompletionRequest, ScoreRequest, asked_row, read, turns
+from steer.settings import THINKS
 
 
 def described(service: Service) -> dict[str, Any]:

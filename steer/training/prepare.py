@@ -12,7 +12,6 @@ import torch
 
 from steer import device
 from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
-from steer.conditioning.finished import THINKS
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
@@ -33,7 +32,7 @@ from steer.rows.binning import exact
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
-from steer.settings import did_you_mean, overridden
+from steer.settings import THINKS, did_you_mean, overridden
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.conditioning.finished import THINKING
-from steer.settings import DTYPE, DTYPES, HELD_OUT, LIMIT, MICRO_BATCH_TOKENS, SEED, TRUST_REMOTE_CODE, option
+from steer.settings import DTYPE, DTYPES, HELD_OUT, LIMIT, MICRO_BATCH_TOKENS, SEED, THINKING, TRUST_REMOTE_CODE, option
 
 # Panels of --help.
 METHOD, CONDITION, WEIGHTS = "Method", "Condition", "Weights that are trained"
