@@ -17,7 +17,6 @@ from attribute_models.templates import rendered
 from data_recipes import world_model
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import render
-from steer.conditioning.finished import THINKING
 from steer.errors import SteerError
 from steer.export.template import fitting
 from steer.models.collate import line
@@ -25,6 +24,7 @@ from steer.models.policy import Policy
 from steer.models.tokenization import Tokens, turns_parts
 from steer.progress import quiet
 from steer.rows.schema import Attribute, Schema
+from steer.settings import THINKING
 
 SCHEMA = Schema((Attribute("quality", 1, 3, 1, 1.0, (1.5, 2.5), ("1", "2", "3"), (1.0, 2.0, 3.0)),), {(2,): 9})
 TEMPLATES = ("tags", "words")
