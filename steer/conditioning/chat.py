@@ -14,12 +14,23 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attribute_models.templates import RESERVED, declared, fitted, in_roles, lost, options_of, rendered
+from attribute_models.templates import (
+    NONE,
+    RESERVED,
+    declared,
+    fitted,
+    in_parts,
+    in_roles,
+    lost,
+    options_of,
+    rendered,
+    wants_parts,
+)
 from steer.conditioning.condition import TEMPLATES, readings
 from steer.conditioning.finished import ANSWER, CLOSING, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
-__all__ = ["PLAIN", "asked", "bare", "opened", "steerable"]
+__all__ = ["NONE", "PLAIN", "asked", "bare", "in_parts", "opened", "steerable", "wants_parts"]
 __all__ += ["RESERVED", "declared", "fitted", "in_roles", "lost", "options_of", "rendered"]  # of attribute_models
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.

@@ -7,8 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from attribute_models.templates import NONE, in_parts, wants_parts
-from steer.conditioning.chat import bare, fitted, lost, opened, rendered, steerable
+from steer.conditioning.chat import NONE, bare, fitted, in_parts, lost, opened, rendered, steerable, wants_parts
 from steer.conditioning.condition import TEMPLATES, render
 from steer.conditioning.finished import Place, generation_prompt, place_of
 from steer.conditioning.turns import begun
