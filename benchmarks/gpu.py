@@ -59,7 +59,7 @@ def build(shape: Shape, place: str, *, four_bit: bool) -> Any:
     import bitsandbytes
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from steer.models.quantization import keep_unpacked
+    from attribute_models.bases import keep_unpacked
 
     dtype = device.dtype_of("auto")
     config = LlamaConfig(
