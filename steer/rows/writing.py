@@ -19,12 +19,16 @@ from steer.run_folder import folder_errors
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
-def write_rows(rows: Iterable[Row | bytes], path: str | Path) -> int:
+def write_rows(rows: Iterable[Row], path: str | Path) -> int:
     """Write rows as .jsonl (also .gz, .zst; streamed) or .parquet (from memory) and return how many.
 
-    Rows may be lines already, as `line_of` makes them. Atomic: the file appears when it is complete, or not at all. The
-    same rows give the same bytes.
+    Atomic: the file appears when it is complete, or not at all. The same rows give the same bytes.
     """
+    return _write(rows, path)
+
+
+def _write(rows: Iterable[Row | bytes], path: str | Path) -> int:
+    """Do what `write_rows` does; rows may be lines already, as `line_of` makes them."""
     suffix, packing = form(path := Path(path))
     lines = suffix in (".jsonl", ".ndjson") and packing != ".xz"
     if not lines and (suffix, packing) != (".parquet", ""):
@@ -43,7 +47,7 @@ def write_rows(rows: Iterable[Row | bytes], path: str | Path) -> int:
 def write_parts(rows: Iterable[Row | bytes], folder: Path, parts: int, total: int) -> int:
     """Write rows.jsonl, or its parts with equal shares of at most `total` rows in their order; return how many."""
     size, reader = -(-total // parts), iter(rows)
-    return sum(write_rows(islice(reader, size), folder / name) for name in part_names(parts))
+    return sum(_write(islice(reader, size), folder / name) for name in part_names(parts))
 
 
 def read_back(path: str | Path) -> list[Row]:
