@@ -7,9 +7,13 @@ from typing import Any
 
 from data_recipes.turns import LEFT_OUT, Row, Turn
 
-BLOCK = re.compile(r"\s*<(think|thinking)>(.*?)</\1>(.*)", re.DOTALL)
+# Families write <think>, <thinking>, <thought>, <reasoning>, <seed:think> or [THINK].
+BLOCK = re.compile(
+    r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>(.*?)</\1>|\[THINK\](.*?)\[/THINK\])(.*)", re.DOTALL
+)
 LATE = re.compile(r"(.*?)</think>(.*)", re.DOTALL)  # the prompt of a server has opened the block
-OPEN = re.compile(r"\s*<think(ing)?>")
+OPEN = re.compile(r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>|\[THINK\])")
+HINT = re.compile("think|thought|reasoning", re.IGNORECASE)  # no other text can hold a block
 
 
 def parted(row: Row) -> Row:
@@ -21,7 +25,7 @@ def parted(row: Row) -> Row:
         prompt = [_parted(turn, "content") if _thinks(turn) else turn for turn in row["prompt"]]
         row = {**row, "prompt": prompt}
     response = row.get("response")
-    if not isinstance(response, str) or "think" not in response:
+    if not isinstance(response, str) or not HINT.search(response):
         return row
     changed = _parted(row, "response")
     if changed is row:
@@ -33,7 +37,7 @@ def parted(row: Row) -> Row:
 
 
 def _thinks(turn: Turn) -> bool:
-    return turn["role"] == "assistant" and "think" in turn["content"]
+    return turn["role"] == "assistant" and HINT.search(turn["content"]) is not None
 
 
 def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:
     late = None if block or "<think>" in text else LATE.fullmatch(text)
     if not block and not late:
         return holder
-    thought, answer = block.groups()[1:] if block else late.groups() if late else ("", text)
+    thought, answer = late.groups() if late else ("", text)
+    if block:
+        thought, answer = block[2] or block[3] or "", block[4]
     thoughts = [part.strip() for part in (holder.get("reasoning_content"), thought) if part and part.strip()]
     return {**holder, column: answer.lstrip()} | ({"reasoning_content": "\n".join(thoughts)} if thoughts else {})

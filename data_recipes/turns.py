@@ -178,6 +178,10 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
         kept |= {} if _taught(raw) else {"weight": 0.0}
         if thought := next((raw[key] for key in THOUGHT if isinstance(raw.get(key), str) and raw[key].strip()), ""):
             kept["reasoning_content"] = thought
+        elif isinstance(details := raw.get("reasoning_details"), list):  # of OpenRouter
+            texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
+            thought = "\n".join(x for x in texts if isinstance(x, str))
+            kept |= {"reasoning_content": thought} if thought else {}
         content = raw.get("content", raw.get("value"))
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
             kept.setdefault("tool_calls", [_call(raw["function_call"])])

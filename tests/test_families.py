@@ -496,6 +496,11 @@ def test_a_scorer_sees_a_call_as_text() -> None:
         ("<think>\nhm\n</think>\n\nRed.", "hm", "Red."),
         ("hm\n</think>\n\nRed.", "hm", "Red."),
         ("<thinking>hm</thinking>Red.", "hm", "Red."),
+        ("<thought>hm</thought>Red.", "hm", "Red."),
+        ("<reasoning>\nhm\n</reasoning>\nRed.", "hm", "Red."),
+        ("<seed:think>hm</seed:think>Red.", "hm", "Red."),
+        ("[THINK]hm[/THINK]Red.", "hm", "Red."),
+        ("A thought: <b>hm</b>", None, "A thought: <b>hm</b>"),
         ("<think>\n\n</think>\n\nRed.", None, "Red."),
         ("I think so.", None, "I think so."),
         (
@@ -548,6 +553,13 @@ def test_what_responses_thought_and_called_at_once_is_one_turn() -> None:
     assert [call["function"]["arguments"] for call in step["tool_calls"]] == ['{"what": "moss"}', '{"what": "bees"}']
     assert (first["tool_call_id"], second["tool_call_id"]) == ("a", "b")
     assert (answer["content"], answer["reasoning_content"], asked) == ("Three.", "so", ASK[0])
+
+
+def test_details_of_reasoning_are_a_thought() -> None:
+    details = [{"type": "reasoning.text", "text": "hm"}, {"type": "reasoning.encrypted", "data": "x"}]
+    answer = {"role": "assistant", "content": "Red.", "reasoning_details": details}
+    (row_,) = layouts.rows({"messages": [*ASK, answer]})
+    assert (row_["reasoning_content"], row_["response"]) == ("hm", "Red.")
 
 
 @pytest.mark.parametrize("response", ["<think>hm", "<think>hm</think>\n"])
