@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import HANG, TORCHRUN
+from conftest import HANG
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -147,21 +148,40 @@ for words in map(json.loads, sys.argv[1:]):
 """
 
 
-def launched(
-    launcher: list[str], folder: Path, *setups: TrainConfig, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """`steer train`, one run after the other, in the processes that a launcher starts."""
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., list[str]]]:
+    """Run `steer train` for setups, one after the other, in processes of their own; return the lines they print.
+
+    The last line is `ended` and the worst exit code. See forked.py.
+    """
+    folder, here = tmp_path_factory.mktemp("launched"), Path(__file__).parent
     (folder / "worker.py").write_text(WORKER)
-    words = [*launcher, str(folder / "worker.py"), *(json.dumps(command(x)) for x in setups)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=HANG)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])}
+    streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(here / "forked.py")], env=environment, **streams) as server:
+
+        def launch(*setups: TrainConfig, count: int, **variables: str) -> list[str]:
+            assert server.stdin
+            assert server.stdout
+            words = [json.dumps(command(setup)) for setup in setups]
+            asked = {"script": str(folder / "worker.py"), "words": words, "variables": variables, "count": count}
+            print(json.dumps(asked), file=server.stdin, flush=True)
+            printed: list[str] = []
+            while not printed or not printed[-1].startswith("ended "):
+                line = server.stdout.readline()
+                assert line, printed
+                printed += [line.strip()] if line.strip() else []
+            return printed
+
+        yield launch
 
 
-def test_a_killed_run_ends_bit_equal_to_a_whole_one(labels: Path, base: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_bit_equal_to_a_whole_one(
+    labels: Path, base: Path, launched: Callable[..., list[str]], tmp_path: Path
+) -> None:
     more = {"max_steps": 9, "save_steps": 3, "logging_steps": 2, "lora_dropout": 0.1, "micro_batch_tokens": 500}
     setup = config(labels, base, tmp_path / "killed", **more)
-    killed = launched([sys.executable], tmp_path, setup, KILLED="1")
-    assert killed.returncode == -signal.SIGKILL
+    assert launched(setup, count=1, KILLED="1")[-1] == f"ended {signal.SIGKILL:d}"
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
     assert not (tmp_path / "killed" / "done.json").exists()
     train_command(setup)
@@ -184,19 +204,20 @@ def test_a_finished_run_is_not_run_again(labels: Path, base: Path, tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def two(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+def two(
+    labels: Path, base: Path, launched: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> TrainConfig:
     """Runs of two processes beside each other: two, killed (and taken up again), best. The setup of the first."""
     folder = tmp_path_factory.mktemp("processes")
     setup = config(labels, base, folder / "two", save_steps=2, logging_steps=1, micro_batch_tokens=300)
     killed = replace(setup, output=str(folder / "killed"))
     more: dict[str, Any] = {"held_out": 0.2, "eval_steps": 1, "early_stopping": 2, "max_steps": 2}
     best = config(labels, base, folder / "best", **more)
-    assert launched(TORCHRUN, folder, killed, KILLED="1").returncode != 0
+    assert launched(killed, count=2, KILLED="1")[-1] == f"ended {signal.SIGKILL:d}"
     assert [path.name for path in (folder / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
-    ran = launched(TORCHRUN, folder, setup, killed, best)
-    assert ran.returncode == 0, ran.stderr
+    *printed, ended = launched(setup, killed, best, count=2)
+    assert ended == "ended 0"
     summaries = [done(folder / name)["summary"] for name in ("two", "killed", "best")]
-    printed = [line for line in ran.stdout.splitlines() if line]
     assert sorted(printed) == sorted("\n".join(summaries).splitlines())  # each once
     return setup
 
