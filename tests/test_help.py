@@ -44,6 +44,7 @@ def test_every_command_says_what_it_does_and_what_it_takes() -> None:
 LONG = 12  # flags; commands with more show them in panels
 OF_THIS_RUN = {
     "--output",
+    "--output-shards",
     "--overwrite",
     "--dry-run",
     "--stream",
