@@ -134,19 +134,24 @@ def _demands_nine(tokenizer: Any, template: str) -> bool:
     """Whether the template refuses ids of calls unless they have nine letters and digits, as Mistral's do."""
 
     def refused(name: str) -> bool:
-        call = {"id": name, "type": "function", "function": {"name": "f", "arguments": {}}}
-        turns: list[Turn] = [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "content": "", "tool_calls": [call]},
-            {"role": "tool", "content": "x", "tool_call_id": name, "name": "f"},
-        ]
-        try:
-            rendered(tokenizer, turns)
-        except TemplateError:
-            return True
-        return False
+        answered = {"role": "tool", "content": "x", "tool_call_id": name, "name": "f"}
+        return _tried(tokenizer, [*_calling({}, name), answered]) is None
 
     return refused("call_0") and not refused("000000000")
+
+
+def _calling(arguments: Any, name: str = "000000000") -> list[Turn]:
+    """Return turns that end in a call with these arguments and this id, to try a template with."""
+    call = {"id": name, "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+
+def _tried(tokenizer: Any, turns: Sequence[Turn], **options: Any) -> str | None:
+    """Render turns that try what a template does; None if it refuses them."""
+    try:
+        return rendered(tokenizer, turns, **options)
+    except TemplateError:
+        return None
 
 
 def thought_key(tokenizer: Any) -> str:
@@ -215,10 +220,7 @@ def in_roles(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
 def _knows_developer(tokenizer: Any, template: str) -> bool:
     """Whether the template names the role and prints its turns; some only write the word, and drop or refuse these."""
     turns = [{"role": "developer", "content": "mark0of"}, {"role": "user", "content": "x"}]
-    try:
-        return "developer" in template and "mark0of" in rendered(tokenizer, turns, add_generation_prompt=True)
-    except TemplateError:
-        return False
+    return "developer" in template and "mark0of" in (_tried(tokenizer, turns, add_generation_prompt=True) or "")
 
 
 def _with_object(call: Any) -> Any:
@@ -247,13 +249,7 @@ def wants_text(tokenizer: Any, template: str) -> bool:
     """Whether the template fails at a call whose arguments are an object, and prints one whose arguments are a text."""
 
     def accepted(arguments: Any) -> bool:
-        call = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
-        try:
-            rendered(tokenizer, [{"role": "user", "content": "x"}, answer])
-        except TemplateError:
-            return False
-        return True
+        return _tried(tokenizer, _calling(arguments)) is not None
 
     return "tool_calls" in template and not accepted({}) and accepted("{}")
 

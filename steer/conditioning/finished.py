@@ -21,9 +21,7 @@ from steer.settings import THINKS
 Turn = Mapping[str, Any]
 ANSWER, THOUGHT = "steeranswer", "steerthought"  # stand for them while a template is rendered
 OPENING, CLOSING = "<think>", "\n</think>\n\n"  # of a thinking block that only the generation prompt opens
-EMPTY = re.compile(
-    rf"{OPENING}\s*(?=</think>\s*$)"
-)  # the opening of a block that a finished turn writes without a thought
+EMPTY = re.compile(rf"{OPENING}\s*(?=</think>\s*$)")  # opens a block that a finished turn writes without a thought
 PLAIN_ANSWER = (("content", ANSWER),)
 INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
 

@@ -1,6 +1,7 @@
 """Every method by name. Adding one: a file here, a line in METHODS, a test file, a row in docs/methods.md."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 
 from steer.methods import (
@@ -111,5 +112,10 @@ def table() -> str:
         about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
         yes = ["yes" if x else "no" for x in (method.conditioned, "ref" in method.needs)]
         lines.append((name, *yes, method.fresh, f"{method.rate:g}", ROWS[method.rows], settings, about))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Write lines of cells with each column as wide as its widest cell."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)

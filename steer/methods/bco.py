@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import kto
 from steer.methods.base import Candidates, Method, gains
-from steer.methods.preferences import FlipSettings, unsure
+from steer.methods.preferences import FlipSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -33,11 +33,8 @@ class Settings(FlipSettings):
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-w log sigmoid(beta (gain - m)), the sign turned for bad responses: [B, K, T] -> [B, K]."""
-    from torch.nn.functional import logsigmoid
-
     margin, weight = kto.signed(c, gains(logps, c))
-    margin = s.beta * margin
-    return weight * unsure(-logsigmoid(margin), -logsigmoid(-margin), s)
+    return weight * logistic(s.beta * margin, s)
 
 
 METHOD = Method(

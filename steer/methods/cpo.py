@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, averaged, summed
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -29,11 +29,9 @@ class Settings(PairSettings):
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-log sigmoid(beta (lp_w - lp_l)) - sft p_w: [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     logp = summed(logps, c.mask)
     margin = s.beta * (logp[:, 0] - logp[:, 1])
-    return unsure(-logsigmoid(margin), -logsigmoid(-margin), s) - s.sft * averaged(logps, c.mask)[:, 0]
+    return logistic(margin, s) - s.sft * averaged(logps, c.mask)[:, 0]
 
 
 METHOD = Method(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, averaged, gains
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ class Settings(PairSettings):
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-log sigmoid(beta * the margin of the better response over the worse), and its likelihood: [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     gain = gains(logps, c)
     margin = s.beta * (gain[:, 0] - gain[:, 1])
-    return unsure(-logsigmoid(margin), -logsigmoid(-margin), s) - s.sft * averaged(logps, c.mask)[:, 0]
+    return logistic(margin, s) - s.sft * averaged(logps, c.mask)[:, 0]
 
 
 METHOD = Method(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ class Settings(PairSettings):
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-log sigmoid(beta delta - alpha log(r_w - r_l)): [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     gain = gains(logps, c)
     margin = s.beta * (gain[:, 0] - gain[:, 1])
     offset = s.alpha * (c.reward[:, 0] - c.reward[:, 1]).clamp(min=LEAST).log()
-    return unsure(-logsigmoid(margin - offset), -logsigmoid(-margin - offset), s)
+    return logistic(margin, s, offset)
 
 
 METHOD = Method(

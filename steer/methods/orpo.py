@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, averaged
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -35,12 +35,10 @@ def log_odds(p: Tensor) -> Tensor:
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-p_w - weight log sigmoid(log odds_w - log odds_l): [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     p = averaged(logps, c.mask)
     odds = log_odds(p)
     ratio = odds[:, 0] - odds[:, 1]
-    return -p[:, 0] + s.weight * unsure(-logsigmoid(ratio), -logsigmoid(-ratio), s)
+    return -p[:, 0] + s.weight * logistic(ratio, s)
 
 
 METHOD = Method(

@@ -23,13 +23,18 @@ class FlipSettings(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSettings(FlipSettings):
-    """Settings that every loss on pairs has."""
+class Pairing(Checked):
+    """Settings of methods that make pairs."""
 
     pairing: str = option("best-random", "Pairs of a prompt: best-worst, best-random (Zephyr) or all.")
 
 
-def groups(rows: Sequence[Row], settings: PairSettings) -> list[Group]:
+@dataclass(frozen=True, kw_only=True)
+class PairSettings(Pairing, FlipSettings):
+    """Settings of losses on pairs of which some may be the wrong way round."""
+
+
+def groups(rows: Sequence[Row], settings: Pairing) -> list[Group]:
     """Pairs of a prompt's candidates."""
     return pairs(rows, settings.pairing)
 
@@ -45,3 +50,10 @@ def unsure(right: Tensor, wrong: Tensor, s: FlipSettings) -> Tensor:
     if s.robust:
         return ((1 - s.flips) * right - s.flips * wrong) / (1 - 2 * s.flips)
     return (1 - s.flips) * right + s.flips * wrong
+
+
+def logistic(margin: Tensor, s: FlipSettings, offset: Tensor | float = 0.0) -> Tensor:
+    """-log sigmoid of how far a margin is above the offset, with a share of labels that may be wrong."""
+    from torch.nn.functional import logsigmoid
+
+    return unsure(-logsigmoid(margin - offset), -logsigmoid(-margin - offset), s)

@@ -7,30 +7,25 @@ Differs from the official code: pairs of equal rewards are dropped; rewards are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
+from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
-from steer.methods.groups import Group, pairs
-from steer.rows import Row
-from steer.settings import Checked, option
+from steer.methods.preferences import Pairing
+from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(Checked):
+class Settings(Pairing):
     """Settings of rebel."""
 
     eta: float = option(1.0, "Change of log-probability for one standard deviation of the reward.", above=0)
+    _: KW_ONLY
     pairing: str = option("all", "As in dpo.")
-
-
-def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Pairs of a prompt's candidates."""
-    return pairs(rows, settings.pairing)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
@@ -41,7 +36,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 METHOD = Method(
     rows="several drawn",
-    groups=groups,
+    groups=preferences.groups,
     loss=loss,
     settings=Settings,
     per="prompt",

@@ -21,7 +21,7 @@ import numpy as np
 from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import Group, random_of, ranked
-from steer.methods.preferences import FlipSettings, unsure
+from steer.methods.preferences import FlipSettings, logistic, unsure
 from steer.rows import Row
 from steer.settings import option
 
@@ -82,12 +82,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """The loss that the settings name, of the margin between the two responses: [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     gain = summed(logps, c.mask) if s.loss == "hinge" else gains(logps, c)
     margin = s.gamma * (gain[:, 0] - gain[:, 1])
     if s.loss == "sigmoid-norm":
-        return unsure(-logsigmoid(margin), -logsigmoid(-margin), s)
+        return logistic(margin, s)
     return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s)
 
 

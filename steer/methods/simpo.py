@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, averaged
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ class Settings(PairSettings):
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-log sigmoid(beta (p_w - p_l) - gamma): [B, 2, T] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
     p = averaged(logps, c.mask)
     margin = s.beta * (p[:, 0] - p[:, 1])
-    return unsure(-logsigmoid(margin - s.gamma), -logsigmoid(-margin - s.gamma), s)
+    return logistic(margin, s, s.gamma)
 
 
 METHOD = Method(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from steer.errors import SteerError
-from steer.methods import METHODS
+from steer.methods import METHODS, aligned
 from steer.methods.base import ROWS, Method
 from steer.rows import Source
 from steer.rows.labelled import Labelled
@@ -48,5 +48,4 @@ def suited_table(source: Source | Labelled) -> str:
     lines = [("method", "can train", "groups", "rows it wants", "missing")]
     for name, groups, missing in suited(source):
         lines.append((name, "no" if missing else "yes", str(groups or "-"), ROWS[METHODS[name].rows], missing or "-"))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
+    return aligned(lines)
