@@ -20,11 +20,10 @@ from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, load_policy
 from steer.models.steering import Weights
-from steer.models.tokenization import Tokens
+from steer.models.tokenization import Tokens, as_drawn
 from steer.progress import progress
 from steer.rows import Row, read_back, write_rows
 from steer.rows.schema import Schema
-from steer.settings import THINKS
 from steer.training.memory import micro_batch
 from steer.training.references import response_tokens
 
@@ -189,8 +188,6 @@ def drawn_from(
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool, thinking: str = "") -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
     rows = [policy.reading(row, row["target"]) for row in rows]
-    thinking = thinking or policy.thinking
-    thinking = "learn" if thinking in THINKS else thinking  # what was drawn begins with a thought
-    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template, thinking)
+    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template, as_drawn(thinking or policy.thinking))
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

@@ -22,10 +22,9 @@ from steer.labelling.scorer import Scorer
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
-from steer.models.tokenization import Tokens
+from steer.models.tokenization import Tokens, as_drawn
 from steer.rows import Row
 from steer.rows.schema import Scores
-from steer.settings import THINKS
 from steer.training.references import response_tokens
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -102,8 +101,7 @@ class Trial:
         """Mean log-probability per token of each response under the base, given the unconditioned prompt."""
         base = self.base
         rows = [{**request.row, "response": "", "tool_calls": None, "reasoning_content": None} for request in requests]
-        thinking = "learn" if self.policy.thinking in THINKS else self.policy.thinking  # ids begin with the thought
-        tokens = Tokens(rows, base.tokenizer, thinking=thinking)
+        tokens = Tokens(rows, base.tokenizer, thinking=as_drawn(self.policy.thinking))
         groups = [[Sequence_(tokens.prefix(request.row), list(r.ids))] for request, r in zip(requests, drawn)]
         device = next(base.model.parameters()).device
         with torch.no_grad():

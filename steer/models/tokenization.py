@@ -113,6 +113,11 @@ class Tokens:
         return Sequence_(self.prefix(row, condition), self.responses[row["id"]])
 
 
+def as_drawn(thinking: str) -> str:
+    """Return the `thinking` of rows that a policy drew: of one that thinks they begin with the thought."""
+    return "learn" if thinking in THINKS else thinking
+
+
 def prompt_text(
     prompt: Sequence[Mapping[str, Any]], tokenizer: Any, options: Mapping[str, Any] = NONE, thinking: str = "drop"
 ) -> str:
