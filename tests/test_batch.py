@@ -174,15 +174,22 @@ def test_packed_micro_batches_hold_every_index_once_within_the_budget(budget: in
     assert len(parts) >= least
     padded = []
     for part in parts:
-        rows = list(packed([lengths[i] for i in part]))
+        rows, width = packed([lengths[i] for i in part])
         assert sorted(i for row in rows for i in row) == list(range(len(part)))
-        width = max(lengths[i] for i in part)
-        assert all(sum(lengths[part[i]] for i in row) <= width for row in rows)
+        assert max(sum(lengths[part[i]] for i in row) for row in rows) == width
         assert len(rows) == 1 or width * len(rows) <= budget
         padded.append(width * len(rows))
     if budget >= 1000 and least == 1:
         plain = sum(max(lengths[i] for i in p) * len(p) for p in micro_batches(lengths, budget))
         assert sum(lengths) < sum(padded) < 0.9 * plain
+
+
+def test_packed_rows_are_wider_than_the_longest_where_that_wastes_less() -> None:
+    assert packed([6, 5, 5, 4]) == ([[0, 3], [2, 1]], 10)  # rows of 6 would hold one each: 24 tokens, not 20
+    assert packed([1000, 900, 500]) == ([[0], [1], [2]], 1000)  # a row of 1,400 would cost more in attention
+    lengths = np.random.default_rng(0).integers(60, 200, 30).tolist()
+    rows, width = packed(lengths)
+    assert sum(lengths) <= width * len(rows) < 1.06 * sum(lengths)
 
 
 def plan(tokenizer: Any, rows: list[dict[str, Any]], conditioned: bool = True, seed: int = 3, **sizes: int) -> Plan:

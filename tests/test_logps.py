@@ -111,7 +111,7 @@ def test_what_is_counted_does_not_depend_on_the_layout() -> None:
     plain, shared = batch(shared=False), batch(shared=True)
     assert plain.tokens == shared.tokens
     assert plain.targets.equal(shared.targets)
-    assert (plain.input_ids.shape[0], shared.input_ids.shape[0]) == (6, 2), "the two short groups stand in one row"
+    assert (plain.input_ids.shape[0], shared.input_ids.shape[0]) == (6, 1), "all groups stand in one row"
     assert shared.input_ids.numel() < plain.input_ids.numel()
     assert not collate([groups()[2]], pad=0, rewards=[[1.0]], weights=[[1.0]], shared=True).shared
 
@@ -129,7 +129,7 @@ def test_short_groups_stand_in_one_row_and_see_nothing_of_each_other() -> None:
     assert [row.nonzero().flatten().tolist() for row in seen] == [[0], [0, 1], [0, 1, 2], [3], [3, 4]]
     two = Sequence_([5], [3, 2])
     pair = collate([[a], [b, two]], pad=0, rewards=[[1.0], [1.0, 1.0]], weights=[[1.0], [1.0, 1.0]], shared=True)
-    assert pair.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1 + 2 * DEPTH, 2, 3, 3, 0]]
+    assert pair.attention_mask.tolist() == [[1, 1, 1, 1, 1, SPAN + 1 + 2 * DEPTH, SPAN + 2, SPAN + 3, SPAN + 3]]
 
 
 def test_references_are_the_same_in_the_order_given() -> None:

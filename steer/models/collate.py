@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 from attribute_models.arrays import common
 from steer.methods.base import Array, Candidates
 
+WIDE = 2000  # tokens of a row at which attention costs about as much as all other layers of a small model
+SPARE = (1.0, 1.02, 1.05, 1.1)  # widths of a row that are tried, as shares of what its number of rows needs
 SPAN = 1 << 16  # between the numbers of two groups in the attention mask of a row
 DEPTH = 1 << 32  # times the number of parts below one in the tree of a group: what is added to the number of the part
 
@@ -149,9 +152,8 @@ def collate(
     t = max(len(s.response) for g in groups for s in g)
     lines = [line(g) for g in groups] if shared else [line([s]) for g in groups for s in g]
     lengths = [len(x.ids) for x in lines]
-    rows = list(packed(lengths)) if shared else [[n] for n in range(len(lines))]
+    rows, length = packed(lengths) if shared else ([[n] for n in range(len(lines))], max(lengths))
     shared = len(rows) < sum(map(len, groups))
-    length = max(lengths)
     ids = np.full((len(rows), length), pad, dtype=np.int64)
     attention = np.zeros((len(rows), length), dtype=np.int64)
     starts = [0] * len(lines)  # flat
@@ -236,12 +238,31 @@ def dealt(parts: Sequence[list[int]], rank: int, world: int) -> list[tuple[list[
     return [(parts[i + rank], True) if i + rank < len(parts) else (parts[0], False) for i in starts]
 
 
-def packed(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Pack indices into rows, none longer than the longest: first fit, longest first."""
-    left = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    width = lengths[left[-1]]
+def packed(lengths: Sequence[int]) -> tuple[list[list[int]], int]:
+    """Pack indices into rows of one width; return the rows, and the width with the least work.
+
+    Rows as wide as the longest leave gaps that wider rows fill, but attention costs more in a wide row.
+    """
+
+    def work(choice: tuple[list[list[int]], int]) -> float:
+        rows, width = choice
+        return len(rows) * width * (1 + width / WIDE)
+
+    order, longest, total = sorted(range(len(lengths)), key=lambda i: (lengths[i], i)), max(lengths), sum(lengths)
+    most = len(_filled(order, lengths, longest))
+    widths = {longest} | {
+        max(longest, ceil(total / count * spare)) for count in range((most + 1) // 2, most + 1) for spare in SPARE
+    }
+    packings = (_filled(order, lengths, width) for width in sorted(widths))
+    return min(((rows, max(sum(lengths[i] for i in row) for row in rows)) for rows in packings), key=work)
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Rows of at most `width`: first fit, longest first."""
+    left, rows = list(order), []
     while left:
-        yield _row(left, lengths, width, len(left))
+        rows.append(_row(left, lengths, width, len(left)))
+    return rows
 
 
 def _row(left: list[int], lengths: Sequence[int], room: int, most: int) -> list[int]:
