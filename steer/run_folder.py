@@ -264,6 +264,12 @@ def _is_server(name: str, value: Any) -> bool:
     return name == "engine" and "://" in str(value)
 
 
+def _defaults(config: Any) -> dict[str, Any]:
+    """Return the settings that have a default, at it."""
+    fields = dataclasses.fields(config)
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in HOW}
+
+
 class Run:
     """One stage in one folder."""
 
@@ -282,6 +288,7 @@ class Run:
         fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW and not _is_server(k, v)}
         self.config: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
         before = self._config_before()
+        before = {**json.loads(json.dumps(_defaults(config))), **before}  # settings that there were not yet
         changed = sorted(k for k in {*before, *self.config} - {*FREE, *HOW} if before.get(k) != self.config.get(k))
         self.renewed = bool(changed)
         if self.overwrite:

@@ -8,7 +8,7 @@ from conftest import HANG, alive, until
 
 START = f"""
 import os, time
-from steer.labelling.shards import processes
+from steer.parts import processes
 with processes(1) as workers:
     print(workers.submit(os.getpid).result(), flush=True)
     workers.submit(time.sleep, {HANG})

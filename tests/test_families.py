@@ -20,8 +20,9 @@ from steer.conditioning.finished import called
 from steer.errors import SteerError
 from steer.evaluation.drawn import Reference, _both_log_probs
 from steer.export.template import finishing, fitting, refuse_late_text
+from steer.generation.drawing import rows_of
 from steer.generation.engines import _response, through
-from steer.generation.generate import _rows, prompt_rows, usable
+from steer.generation.generate import prompt_rows, usable
 from steer.generation.openai_client import OpenAIClient
 from steer.generation.reply import Form, Reply, parted, written_as
 from steer.generation.requests import Request
@@ -388,7 +389,7 @@ def test_what_was_drawn_becomes_a_row(tiny: Path) -> None:
         ('<tool_call>\n{"name": "weigh", "arguments": {"what":"x"}}\n</tool_call>', []),  # not as the template does
     ):
         response = _response(policy, Request(asked, {}), [*ids_of(text, tokenizer), tokenizer.eos_token_id])
-        [drawn] = _rows(policy, [Request(asked, {})], [response], Sampling())
+        [drawn] = rows_of(policy, [Request(asked, {})], [response], Sampling())
         assert response.finished
         assert drawn.get("tool_calls", []) == calls
         assert drawn["response"] == ("" if calls else text)

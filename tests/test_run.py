@@ -55,6 +55,15 @@ def test_a_run_resumes_under_the_same_settings_wherever_it_lies(tmp_path: Path) 
     assert moved.done == {"summary": "done"}
 
 
+def test_a_run_goes_on_though_a_setting_was_not_there_yet_when_it_began(tmp_path: Path) -> None:
+    config = Config(str(tmp_path / "run"))
+    started(config).finish("done")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "rate"}))
+    assert Run(config.output, config).done == {"summary": "done"}
+    assert "other settings (rate)" in refusal(replace(config, rate=0.2))
+
+
 def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path: Path) -> None:
     config = Config(str(tmp_path / "run"))
     started(config, rows="0123")

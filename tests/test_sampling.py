@@ -20,8 +20,9 @@ from steer.errors import SteerError
 from steer.export.policy import export_policy
 from steer.generation import openai_client
 from steer.generation.command import generate_command
+from steer.generation.drawing import drawn_with
 from steer.generation.engines import respond
-from steer.generation.generate import drawn_with, generate
+from steer.generation.generate import generate
 from steer.generation.plain import plainly
 from steer.generation.recommended import CHAT, chosen
 from steer.generation.requests import Request, encode

@@ -19,7 +19,7 @@ from steer.config.iteration import IterateConfig
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.training import TrainConfig
 from steer.generation.command import generate_command
-from steer.generation.generate import generate_rows
+from steer.generation.drawing import generate_rows
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command

@@ -37,7 +37,7 @@ from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale
 from steer.labelling.scorer import Scorer, load_scorer
-from steer.labelling.shards import processes
+from steer.parts import processes
 from steer.progress import progress
 from steer.report.circumstances import circumstances
 from steer.rows import read_back

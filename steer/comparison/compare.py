@@ -28,9 +28,9 @@ from steer.evaluation.examination import Examinee
 from steer.evaluation.result import result
 from steer.evaluation.systems import Answers
 from steer.generation.requests import Request
-from steer.labelling.shards import processes
 from steer.models.policy import Policy, load_policy
 from steer.options import resolve
+from steer.parts import processes
 from steer.progress import progress, write
 from steer.rows import Source, write_rows
 from steer.rows.labelled import Labelled

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from steer.generation.settings import PROMPTS, SAMPLING, GenerateSettings
-from steer.settings import OVERWRITE, argument, option
+from steer.generation.settings import PROMPTS, SAMPLING, SPEED, GenerateSettings
+from steer.settings import MOST_SHARDS, OUTPUT_SHARDS, OVERWRITE, SHARD, argument, option
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class GenerateConfig(GenerateSettings):
     prompt: tuple[str, ...] = option((), "A prompt to answer (repeat the flag).", panel=PROMPTS)
     input: str = option("", "File with prompts: rows, or text with one a line.", panel=PROMPTS)
     output: str = option("", "Folder for the responses as rows; default: print them.")
+    shard: str = option("", SHARD, panel=SPEED)
+    output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
     stream: bool = option(False, "Print responses while they are drawn, one after the other.", panel=SAMPLING)
     dry_run: bool = option(False, "Print the plan, an estimate of the time and the first prompt; write nothing.")
     overwrite: bool = option(False, OVERWRITE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.labelling.settings import SPEED, FitSettings, LabelSettings
-from steer.settings import INPUTS, MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, argument, option
+from steer.settings import INPUTS, MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, SHARD, argument, option
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,6 @@ class LabelConfig(LabelSettings):
         "`judge:FILE`, `module:NAME` (a class or function of yours), or `human` for the scores in the rows.",
         panel=INPUTS,
     )
-    shard: str = option(
-        "", "Score only share i of n, `i/n`, of the resume points: for several machines on one folder.", panel=SPEED
-    )
+    shard: str = option("", SHARD, panel=SPEED)
     output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
     overwrite: bool = option(False, OVERWRITE)

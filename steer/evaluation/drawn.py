@@ -11,7 +11,7 @@ import torch
 
 from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
-from steer.generation.generate import generate_rows
+from steer.generation.drawing import generate_rows
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
 from steer.labelling.obtained import best_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
@@ -15,6 +16,7 @@ from steer.generation.prefill import shareable
 from steer.generation.requests import encode
 from steer.generation.text import streamed
 from steer.labelling.obtained import Selection, side_by_side
+from steer.parts import shard_of
 from steer.rows import Row
 from steer.run_folder import Run, fingerprint, identity, stage
 
@@ -27,12 +29,15 @@ def generate_command(config: GenerateConfig) -> str:
     elsewhere = config.engine != "hf" or config.server
     if config.stream and (config.output or config.score or config.best_of > 1 or elsewhere):
         raise SteerError("--stream: only prints. Leave out --output, --score, --best-of, --engine and --server.")
+    if not config.output and (config.shard or config.num_proc > 1 or config.workers == "ray"):
+        raise SteerError("--shard, --num-proc and --workers ray: need an --output folder for what they draw.")
+    shard = shard_of(config.shard, overwrite=config.overwrite)
     selection = selection_of(config, config.policy)
     run = _run(config, selection) if config.output else None
     if run and run.done and not config.dry_run:
         return str(run.done["summary"])
     rows = prompts_in(config.input, config) if config.input else prompt_rows(config.prompt, config)
-    generation = Generation.of(config.policy, rows, config, selection)
+    generation = Generation.of(config.policy, rows, _here(config) if config.dry_run else config, selection)
     if config.dry_run:
         return _planned(generation, len(rows))
     if config.stream:
@@ -42,9 +47,19 @@ def generate_command(config: GenerateConfig) -> str:
         shown = side_by_side(responses, generation.schema)
         return f"{shown}\n\n{_table(generation, responses)}" if config.score and len(rows) > 1 else shown
     run.start()
-    responses = generation.rows(run.folder)
+    if config.shard:
+        parts = generation.draw(run.folder, shard)
+        parts.note_done()
+        if parts.missing:
+            return parts.pending("generate", config.output, done="drawn")
+    responses = generation.rows(run.folder, config.output_shards)
     good = usable(generation.policy, responses)
     return run.finish(_summary(generation, len(rows), responses, good), rows=len(good))
+
+
+def _here(config: GenerateConfig) -> GenerateConfig:
+    """Draw in this process: a plan measures the speed of one."""
+    return replace(config, num_proc=1, workers="processes")
 
 
 def _run(config: GenerateConfig, selection: Selection | None) -> Run:

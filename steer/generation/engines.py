@@ -14,7 +14,7 @@ from steer.generation.openai_client import ChatCall, ChatReply, OpenAIClient
 from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
 from steer.generation.reply import Form, parted, written_as
-from steer.generation.requests import Request, Response, encode, seed_of
+from steer.generation.requests import Request, Response, encode
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
 from steer.models.card import Card
@@ -70,7 +70,7 @@ def through(client: OpenAIClient) -> Engine:
                 prompt_parts(request.row, policy.tokenizer, policy.template, policy.thinking)
                 turns = in_roles(turns, policy.tokenizer)
             attributes = asked(request.target, schema) if schema else None
-            chats.append(ChatCall(turns, attributes, seed_of(sampling.seed, i), options_of(request.row)))
+            chats.append(ChatCall(turns, attributes, request.seeded(sampling.seed, i), options_of(request.row)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
         settings = {"max_tokens": sampling.max_new_tokens, **_sent(policy, sampling)}
@@ -135,15 +135,27 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
             map(partial(_response, p), requests, vllm.draw(encode(p, requests, s)))
         )
     client = OpenAIClient(settings.server, settings.server_model)
-    return _without_weights(policy, settings.trust_remote_code), through(client)
+    return _of_a_server(policy, settings), through(client)
 
 
-def _without_weights(policy: str, trust_remote_code: bool) -> Policy:
+def without_weights(policy: str, settings: GenerateSettings) -> Policy:
+    """Load what checks requests, where others draw: tokenizer, configuration and card."""
+    if settings.server:
+        return _of_a_server(policy, settings)
+    if settings.engine == "vllm":
+        raise SteerError(
+            "--engine vllm: takes a GPU for one process. Start one for each GPU instead of --num-proc, such as "
+            "CUDA_VISIBLE_DEVICES=0 steer generate ... --engine vllm --shard 1/2."
+        )
+    return load_policy(policy, trust_remote_code=settings.trust_remote_code, device="meta")
+
+
+def _of_a_server(policy: str, settings: GenerateSettings) -> Policy:
     """The policy that a server draws from; with its card only, and a note, where it is not here."""
     try:
         if not Path(policy).exists():
             raise SteerError(f"{policy} is no folder here.")
-        return load_policy(policy, trust_remote_code=trust_remote_code, device="meta")
+        return load_policy(policy, trust_remote_code=settings.trust_remote_code, device="meta")
     except SteerError as error:
         note(f"turns that the server's chat template drops are not noticed: {error}")
         return Policy(None, None, Card.find(policy), policy)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steer.errors import SteerError
-from steer.generation.engines import Engine, open_engine, respond
+from steer.generation.drawing import WHOLE, Split, draw_parts, read_parts, rows_of
+from steer.generation.engines import Engine, open_engine, respond, without_weights
 from steer.generation.recommended import chosen
-from steer.generation.requests import Request, Response, seed_of
+from steer.generation.requests import Request
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.obtained import Selection
 from steer.models.card import Card
 from steer.models.policy import Policy
-from steer.progress import note_once, progress
-from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, read_back, split_of, write_rows
+from steer.parts import Parts, Workers
+from steer.progress import note_once
+from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, split_of
 from steer.rows.schema import Schema
+from steer.rows.writing import write_parts
 from steer.run_folder import identity, workplace
 from steer.settings import settings_of
-
-SHARD = 512  # responses between two resume points
 
 # One prompt's text; or several prompts as texts, conversations (lists of turns) or rows; a Path is a file of them.
 Prompts = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
@@ -55,6 +57,8 @@ def generate(
     )
     rows = prompt_rows(prompts, chosen)
     generation = Generation.of(policy, rows, chosen, selection_of(chosen, policy))
+    if folder is None and generation.split.opens:
+        raise SteerError("num_proc, workers: several processes need a folder for what they draw. Give one.")
     if folder is None:
         return generation.rows()
     scorer = generation.selection.scorer.id if generation.selection else ""
@@ -74,13 +78,22 @@ class Generation:
     sampling: Sampling
     selection: Selection | None = None
     values: str = ""  # which values of sampling come from where
+    split: Split = WHOLE
 
     @classmethod
     def of(
         cls, policy: Policy | str, rows: Sequence[Row], settings: GenerateSettings, selection: Selection | None
     ) -> Generation:
         """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
-        policy, engine = open_engine(policy, settings)
+        split = Split(settings.shard_size, workers=Workers(settings.num_proc, settings.workers == "ray"))
+        engine: Engine = respond
+        if not split.workers.elsewhere:
+            policy, engine = open_engine(policy, settings)
+        elif isinstance(policy, str):
+            split = replace(split, opens=partial(open_engine, policy, settings))
+            policy = without_weights(policy, settings)
+        else:
+            raise SteerError("num_proc, workers: other processes load the policy. Give its name or folder.")
         sampling, values = chosen(policy, settings)
         if settings.best_of > 1 and sampling.temperature == 0:
             raise SteerError("--best-of: greedy responses are all alike. Raise --temperature.")
@@ -89,7 +102,7 @@ class Generation:
         times = range(settings.n * settings.best_of)
         requests = [Request(row, aim, other) for row in rows for aim, other in zip(aims, away) for _ in times]
         selection = selection and selection.knowing(policy.card)
-        return cls(policy, engine, requests, settings, sampling, selection, values)
+        return cls(policy, engine, requests, settings, sampling, selection, values, split)
 
     def say_values(self) -> None:
         """Note which values tokens are drawn with, unless the user asked for all of them."""
@@ -102,95 +115,30 @@ class Generation:
         card = self.policy.card
         return self.selection.schema if self.selection else card.schema if card else None
 
-    def rows(self, folder: Path | None = None) -> list[Row]:
-        """Draw all responses, keep the best of several and label them if asked; with a folder also write rows.jsonl."""
+    def draw(self, folder: Path, shard: tuple[int, int] = (0, 1)) -> Parts:
+        """Draw what is missing of a shard, `shard[0]` of `shard[1]` from 0, into the folder."""
         self.say_values()
+        split = replace(self.split, shard=shard)
+        return draw_parts(self.policy, self.requests, self.sampling, folder, split, engine=self.engine)
+
+    def rows(self, folder: Path | None = None, files: int = 1) -> list[Row]:
+        """Draw all responses, keep the best of several and label them if asked.
+
+        With a folder, those that later stages can use are written there as rows.jsonl, or as so many `files`.
+        """
         if folder is None:
+            self.say_values()
             responses = self.engine(self.policy, self.requests, self.sampling)
-            rows = list(_rows(self.policy, self.requests, responses, self.sampling))
+            rows = list(rows_of(self.policy, self.requests, responses, self.sampling))
         else:
-            rows = generate_rows(self.policy, self.requests, self.sampling, folder, engine=self.engine)
+            rows = read_parts(self.draw(folder))
         if self.selection:
             rows = self.selection.kept(rows)
             rows = self.selection.labelled(rows) if self.settings.score else rows
         if folder is not None:
-            write_rows(usable(self.policy, rows), folder / "rows.jsonl")
+            good = usable(self.policy, rows)
+            write_parts(good, folder, files, len(good))
         return rows
-
-
-def generate_rows(
-    policy: Policy,
-    requests: Sequence[Request],
-    sampling: Sampling,
-    folder: Path,
-    *,
-    source: str = "",
-    engine: Engine = respond,
-    ids: bool = False,
-) -> list[Row]:
-    """Draw responses shard by shard into `folder`, reading back finished shards; return them as rows, in order.
-
-    `source` stands in the rows and their ids (default: the folder's name). `ids` adds the token ids as they were drawn,
-    which tokenizing the text again need not give.
-    """
-    rows: list[Row] = []
-    with progress(total=len(requests), what="generate", unit="responses") as bar:
-        for index, start in enumerate(range(0, len(requests), SHARD)):
-            path = folder / "parts" / f"{index:05d}.jsonl"
-            shard = requests[start : start + SHARD]
-            if not path.is_file():
-                responses = engine(policy, shard, replace(sampling, seed=seed_of(sampling.seed, -1 - index)))
-                drawn = _rows(policy, shard, responses, sampling, source or folder.name, start)
-                write_rows(({**row, "ids": r.ids} for row, r in zip(drawn, responses)) if ids else drawn, path)
-            else:
-                bar.resume(len(shard))
-            bar.reach(start + len(shard))  # not every engine counts
-            rows += read_back(path)
-    return rows
-
-
-def _rows(
-    policy: Policy,
-    requests: Sequence[Request],
-    responses: Sequence[Response],
-    sampling: Sampling,
-    source: str = "",
-    start: int = 0,
-) -> Iterator[Row]:
-    """Yield rows that record how they were drawn, for methods that need to know how likely that was."""
-    schema = policy.card.schema if policy.card else None
-    for k, (request, response) in enumerate(zip(requests, responses), start):
-        row: Row = {
-            "id": f"{source}:{request.row['id']}:{k}",
-            "prompt": request.row["prompt"],
-            "response": response.text,
-            "scores": {},
-            "target": dict(request.target),
-            "group": request.row.get("group") or request.row["id"],
-            "source": source,
-            "finished": response.finished,
-            **drawn_with(sampling),
-        }
-        row |= {name: request.row[name] for name in ("tools", "chat_template_kwargs") if request.row.get(name)}
-        if response.thought:
-            row["reasoning_content"] = response.thought
-        if response.calls:
-            row["tool_calls"] = list(response.calls)
-        if request.temperature is not None:
-            row["temperature"] = request.temperature
-        if schema is not None and request.target:
-            row["asked"] = schema.text(request.target)
-        if request.row.get("split"):
-            row["split"] = request.row["split"]
-        yield row
-
-
-def drawn_with(sampling: Sampling) -> Row:
-    """Return the columns that say how a response was drawn: temperature and top_p if known, others if they are on."""
-    plain = Sampling()
-    always = {n: getattr(sampling, n) for n in ("temperature", "top_p") if n not in sampling.left}
-    others = ("guidance", "top_k", "min_p", "repetition_penalty")
-    return always | {n: x for n in others if (x := getattr(sampling, n)) != getattr(plain, n)}
 
 
 def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:

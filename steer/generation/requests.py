@@ -18,17 +18,25 @@ from steer.models.steering import Weights
 from steer.models.tokenization import plain_ids, prompt_parts
 from steer.rows import Row
 
+BLOCK = 512  # responses whose seeds follow from one; also how many there are between two resume points by default
+
 
 class Request(NamedTuple):
     """One response to draw: a row whose prompt is answered, the levels asked for, those guidance moves away from.
 
-    `temperature` replaces that of the sampling for this request; None keeps it. A server takes one for all.
+    `temperature` replaces that of the sampling for this request; None keeps it. A server takes one for all. `seed`: by
+    default it follows from the seed of the sampling and the place in the list.
     """
 
     row: Row
     target: Mapping[str, float]
     against: Mapping[str, float] = MappingProxyType({})
     temperature: float | None = None
+    seed: int | None = None
+
+    def seeded(self, seed: int, number: int) -> int:
+        """Return its own seed, or the one that follows from its number in a list."""
+        return seed_of(seed, number) if self.seed is None else self.seed
 
 
 class EncodedRequest(NamedTuple):
@@ -124,13 +132,26 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
             )
         temperature = sampling.temperature if request.temperature is None else request.temperature
         most = min(sampling.max_new_tokens, room)
-        encoded.append(draft._replace(temperature=temperature, max_new_tokens=most, seed=seed_of(sampling.seed, i)))
+        seed = request.seeded(sampling.seed, i)
+        encoded.append(draft._replace(temperature=temperature, max_new_tokens=most, seed=seed))
     return encoded
 
 
 def seed_of(seed: int, number: int) -> int:
     """Derive the seed of the response (or shard) with this number."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
+
+
+def seed_at(seed: int, place: int) -> int:
+    """Derive the seed of the response at this place of a long list, however the list is cut into parts."""
+    return seed_of(seed_of(seed, -1 - place // BLOCK), place % BLOCK)
+
+
+def block_seed(seed: int, start: int) -> int:
+    """Derive the seed of a part that starts at this place, for engines that draw whole batches from one seed."""
+    block, rest = divmod(start, BLOCK)
+    own = seed_of(seed, -1 - block)
+    return seed_of(own, -1 - rest) if rest else own
 
 
 def condition_text(policy: Policy, target: Mapping[str, float]) -> str:

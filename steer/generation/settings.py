@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import DTYPE, DTYPES, SEED, TRUST_REMOTE_CODE, option
+from steer.settings import DTYPE, DTYPES, SEED, TRUST_REMOTE_CODE, WHICH_WORKERS, WORKERS, option
 
-ENGINE, PROMPTS, SAMPLING, TARGETS = "Engine", "Prompts", "Sampling", "Targets and selection"  # panels of --help
+# Panels of --help.
+ENGINE, PROMPTS, SAMPLING, SPEED, TARGETS = "Engine", "Prompts", "Sampling", "Speed", "Targets and selection"
+SHARD_SIZE = "Responses drawn between two resume points; processes share these out."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,3 +114,8 @@ class GenerateSettings(Drawing, AskedSampling):
         0.1, "Share of prompts in the test split, where the rows have no split.", least=0, most=1, panel=PROMPTS
     )
     limit: int = option(0, "Use only this many prompts of rows, the first ones (0: all).", least=0, panel=PROMPTS)
+    shard_size: int = option(512, SHARD_SIZE, least=1, panel=SPEED)
+    num_proc: int = option(
+        1, "Processes that draw at the same time, each with the policy on its GPU; with --output.", least=1, panel=SPEED
+    )
+    workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=SPEED)

@@ -14,7 +14,8 @@ import numpy as np
 
 from steer.conditioning.targets import Target, parse_weights
 from steer.errors import SteerError
-from steer.generation.generate import generate_rows, held_out_prompts
+from steer.generation.drawing import generate_rows
+from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.iteration.fresh import above, distinct, usable
 from steer.iteration.goals import goals

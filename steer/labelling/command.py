@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 
 from attribute_models.calibration import KINDS
 from steer.config.labelling import FitConfig, LabelConfig
-from steer.errors import SteerError
 from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
-from steer.labelling.shards import Parts, score_parts
+from steer.labelling.shards import read_scores, score_parts
+from steer.parts import Parts, Workers, shard_of
 from steer.rows import directions, read_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
@@ -64,34 +63,22 @@ def label_command(config: LabelConfig) -> str:
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])
-    shard, shards = _shard_of(config)
+    shard = shard_of(config.shard, overwrite=config.overwrite)
     rows, (name, known) = StoredRows(config.rows, config.output, config.limit, config.turns), origin(config.rows)
     task = Task.of(rows, scorer, config, name, known)
     run.start()
-    parts = Parts(run.folder / "parts", config.shard_size, len(task.human), (shard, shards))
-    score_parts(parts, rows, scorer, task.names, num_proc=config.num_proc, ray=config.workers == "ray")
+    parts = Parts(run.folder / "parts", config.shard_size, len(task.human), ".npy", shard)
+    score_parts(parts, rows, scorer, task.names, Workers(config.num_proc, config.workers == "ray"))
+    if config.shard:
+        parts.note_done()
     if parts.missing:
-        return (
-            f"label: shard {shard + 1} of {shards} is scored; {parts.missing} of {len(parts)} parts are still to come. "
-            f'When all shards are done, the same command without --shard writes the rows to "{config.output}".'
-        )
-    labels = task.labels(parts.read())
+        return parts.pending("label", config.output, done="scored")
+    labels = task.labels(read_scores(parts))
     written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.human))
     labels.schema.save(run.folder / "schema.json")
     cut = int(np.nansum(labels.flags))
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
     return run.finish(_label_summary(labels, known), **facts)
-
-
-def _shard_of(config: LabelConfig) -> tuple[int, int]:
-    """ "2/4" -> (1, 4)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", config.shard or "1/1")
-    shard, shards = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= shard <= shards:
-        raise SteerError(f"--shard {config.shard}: wanted i/n with i from 1 to n, such as 1/4.")
-    if config.shard and config.overwrite:
-        raise SteerError("--shard with --overwrite would remove the other shards. Remove the folder yourself first.")
-    return shard - 1, shards
 
 
 def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:

@@ -16,7 +16,8 @@ from steer.errors import SteerError
 from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
-from steer.labelling.shards import Parts, score_parts
+from steer.labelling.shards import read_scores, score_parts
+from steer.parts import Parts, Workers
 from steer.progress import note
 from steer.rows import PREFERENCE, Reading, Row, Source, content_hash, read, read_rows, split_of
 from steer.rows.binning import described, fitted, graded
@@ -71,9 +72,9 @@ def label(
     task = Task.of(listed, scored_by, options, name, attributes)
     inputs = {"rows": content_hash(listed), "scorer": scored_by.id, "schema": file_fingerprint(options.schema)}
     with workplace(folder, options, inputs) as place:
-        parts = Parts(place / "parts", options.shard_size, len(listed))
-        score_parts(parts, listed, scored_by, task.names, num_proc=options.num_proc, ray=options.workers == "ray")
-        labels = task.labels(parts.read())
+        parts = Parts(place / "parts", options.shard_size, len(listed), ".npy")
+        score_parts(parts, listed, scored_by, task.names, Workers(options.num_proc, options.workers == "ray"))
+        labels = task.labels(read_scores(parts))
         result = Labelled(list(labels.rows()), labels.schema, scored_by.id, placed(scored_by.spec), name)
         if folder:
             result.save(place)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, TURNS, WHICH_TURNS, option
+from steer.settings import (
+    HELD_OUT,
+    INPUTS,
+    LIMIT,
+    SEED,
+    TRUST_REMOTE_CODE,
+    TURNS,
+    WHICH_TURNS,
+    WHICH_WORKERS,
+    WORKERS,
+    option,
+)
 
 LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
@@ -95,11 +106,6 @@ class LabelSettings:
     held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
     shard_size: int = option(2000, "Rows scored between two resume points.", least=1, panel=SPEED)
     num_proc: int = option(1, "Processes that score at the same time.", least=1, panel=SPEED)
-    workers: str = option(
-        "processes",
-        "Where --num-proc counts: processes of this machine, or actors of a Ray cluster.",
-        choices=("processes", "ray"),
-        panel=SPEED,
-    )
+    workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=SPEED)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0, panel=ROWS)

@@ -1,0 +1,235 @@
+"""Work part by part: each part is a file, so what was killed goes on where it stopped, in any number of processes.
+
+One process reads the items and hands parts to the processes that work: no more parts are in memory than workers, and
+two. One worker does a whole part, so the bytes do not depend on how many workers there are, nor where.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steer.errors import SteerError
+from steer.run_folder import write_json
+
+Part = tuple[int, list[Any]]  # its number, and its items
+Work = Callable[[int, list[Any]], Any]  # what becomes of a part
+Open = Callable[[], Work]  # sets up the work in the process that does it; other processes unpickle it
+
+
+class Workers(NamedTuple):
+    """How many work at the same time: processes of this machine, or actors of a Ray cluster."""
+
+    number: int = 1
+    ray: bool = False
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the work is done in other processes than this one."""
+        return self.ray or self.number > 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files that hold what became of `total` items, `size` items each.
+
+    `shard` (i, n): this process does every n-th part from the i-th, counted from 0.
+    """
+
+    folder: Path
+    size: int
+    total: int
+    suffix: str
+    shard: tuple[int, int] = (0, 1)
+
+    def __len__(self) -> int:
+        return -(-self.total // self.size)
+
+    def path(self, index: int) -> Path:
+        """Return the file of a part."""
+        return self.folder / f"{index:05d}{self.suffix}"
+
+    @property
+    def paths(self) -> list[Path]:
+        """Return the files of all parts, in their order."""
+        return [self.path(i) for i in range(len(self))]
+
+    @property
+    def missing(self) -> int:
+        """Count the parts that are not done yet, by whatever process."""
+        return sum(not path.is_file() for path in self.paths)
+
+    def undone(self, items: Iterable[Any], bar: Any) -> Iterator[Part]:
+        """Yield the parts of this shard that are not on disk; move the bar past the others."""
+        reader, (shard, shards) = iter(items), self.shard
+        for index in count():
+            part = list(islice(reader, self.size))
+            if not part:
+                return
+            if index % shards == shard and not self.path(index).is_file():
+                yield index, part
+            else:
+                bar.resume(len(part))
+
+    def note_done(self) -> None:
+        """Write that this shard is done, in a file of its own beside its parts."""
+        shard, shards = self.shard
+        facts = {"parts": len(range(shard, len(self), shards)), "of": len(self)}
+        write_json(self.folder / f"done-{shard + 1}-of-{shards}.json", facts)
+
+    def pending(self, stage: str, output: str, *, done: str) -> str:
+        """Return the summary of a shard when others are still to come; `done`: what became of its parts."""
+        shard, shards = self.shard
+        return (
+            f"{stage}: shard {shard + 1} of {shards} is {done}; {self.missing} of {len(self)} parts are still to come. "
+            f'When all shards are done, the same command without --shard writes the rows to "{output}".'
+        )
+
+
+def shard_of(text: str, *, overwrite: bool = False) -> tuple[int, int]:
+    """Parse --shard: "2/4" -> (1, 4); empty is all."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    shard, shards = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= shard <= shards:
+        raise SteerError(f"--shard {text}: wanted i/n with i from 1 to n, such as 1/4.")
+    if text and overwrite:
+        raise SteerError("--shard with --overwrite would remove the other shards. Remove the folder yourself first.")
+    return shard - 1, shards
+
+
+def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> Iterator[tuple[int, Any]]:
+    """Yield what became of each part, with its number, in any order; `done` is what workers did, for messages."""
+    if workers.ray:
+        return _by_ray(start, todo, workers.number)
+    if workers.elsewhere:
+        return _by_processes(start, todo, workers.number, done)
+    work = start()
+    return ((index, work(index, part)) for index, part in todo)
+
+
+def _by_processes(start: Open, todo: Iterator[Part], workers: int, done: str) -> Iterator[tuple[int, Any]]:
+    context = multiprocessing.get_context("spawn")
+    torch = sys.modules.get("torch")  # if this process needed none to check the work, the others need none
+    threads = max(1, torch.get_num_threads() // workers) if torch else 0
+    try:
+        with ProcessPoolExecutor(workers, context, _start, (start, context.Value("i", 0), threads)) as pool:
+            waiting: set[Future[tuple[int, Any]]] = set()
+            for part in todo:
+                if len(waiting) > workers:
+                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ready)
+                waiting.add(pool.submit(_do, part))
+            yield from (future.result() for future in as_completed(waiting))
+    except BrokenProcessPool:
+        raise SteerError(
+            f"a process that {done} has died. Lower --num-proc if memory ran out, and run the same command again."
+        ) from None
+
+
+class _Worker:
+    """The work in another process, of this machine or of a Ray cluster."""
+
+    def __init__(self, start: Open) -> None:
+        self.work = start()
+
+    def do(self, part: Part) -> tuple[int, Any]:
+        return part[0], self.work(*part)
+
+
+WORKER: list[_Worker] = []  # the only one of a process that works
+FAILED: list[SteerError] = []  # why it has none
+
+
+def _start(start: Open, number: Any, threads: int) -> None:
+    """Set the work up in a new process: on its share of the cores, and on the next of several GPUs."""
+    follow()
+    with number.get_lock():
+        own, number.value = number.value, number.value + 1
+    if threads:
+        import torch
+
+        from steer import device
+
+        torch.set_num_threads(threads)
+        device.take(own)
+    try:
+        WORKER.append(_Worker(start))
+    except SteerError as error:  # a pool would only say that a process has died
+        FAILED.append(error)
+
+
+def _do(part: Part) -> tuple[int, Any]:
+    for error in FAILED:
+        raise error
+    return WORKER[0].do(part)
+
+
+def processes(count: int) -> ProcessPoolExecutor:
+    """Start processes for whole runs, each on its share of the cores; they end with this one."""
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _share, (count,))
+
+
+def _share(count: int) -> None:
+    """Use this process's share of the cores only."""
+    follow()
+    import torch
+
+    from steer import device
+
+    if device.kind() == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+
+
+def follow() -> None:
+    """End with the process that started this one: if it is killed, nothing else ends this one."""
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _by_ray(start: Open, todo: Iterator[Part], workers: int) -> Iterator[tuple[int, Any]]:
+    """Work with actors of a Ray cluster, each on a GPU if there are any.
+
+    Ray Data is not used: it would read on the CPUs that its actors hold, and wait for ever if they hold all.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray.exceptions import RayError
+        from ray.util import ActorPool
+    except ImportError:
+        raise SteerError('--workers ray: Ray is not installed. pip install "steer-lm[ray]".') from None
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    resources = ray.cluster_resources()
+    gpus = int("GPU" in resources)
+    unit = "GPU" if gpus else "CPU"
+    if workers > (most := int(resources.get(unit, 0))):
+        raise SteerError(f"--workers ray: --num-proc {workers}, but the cluster has {most} {unit}s. Lower --num-proc.")
+    actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+    pool = ActorPool([actor.remote(start) for _ in range(workers)])
+    try:
+        for part in todo:
+            if not pool.has_free():
+                yield pool.get_next_unordered()
+            pool.submit(lambda one, part: one.do.remote(part), part)
+        while pool.has_next():
+            yield pool.get_next_unordered()
+    except RayError as error:
+        reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
+        raise SteerError(f"--workers ray: {reason}. Run the same command again to go on.") from None
