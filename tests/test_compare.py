@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import steer.comparison.compare as package
+import steer.comparison.runs as package
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steer.comparison.compare import permuted
 from steer.comparison.comparison import Comparison
+from steer.comparison.runs import permuted
 from steer.config.comparison import CompareConfig
 from steer.config.generation import GenerateConfig
 from steer.config.iteration import IterateConfig

@@ -31,8 +31,8 @@ from benchmarks.claims.runs import (
     seeds_of,
 )
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
-from steer.comparison.compare import FAILED
 from steer.comparison.comparison import Comparison, spread
+from steer.comparison.runs import FAILED
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale

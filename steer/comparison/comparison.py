@@ -46,6 +46,7 @@ class Comparison:
     folder: Path
     failures: list[dict[str, str]] = field(default_factory=list)
     loaded: dict[str, Reference] = field(default_factory=dict)  # the base that was used last
+    tuning: dict[str, Any] | None = None  # how the learning rates were chosen, for the report
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
         first = next(iter(outcomes.values()))
         for target, decoding in first.answers:
             answers = {seed: o.answers[target, decoding] for seed, o in outcomes.items()}
-            facts = _facts(comparison, outcomes, decoding)
+            facts = _facts(comparison, entry, outcomes, decoding)
             name, family = entry.name(target, decoding), _family(entry, target, decoding)
             chosen = decoding.best_of > 1 and not decoding.at_random
             twin = entry.name(target, decoding._replace(at_random=True)) if chosen else ""
@@ -225,7 +226,7 @@ def _family(entry: Entry, target: str, decoding: Decoding) -> str:
     return f"{entry.family} @ {asked}" if asked else entry.family
 
 
-def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: Decoding) -> dict[str, Any]:
+def _facts(comparison: Comparison, entry: Entry, outcomes: Mapping[int, Outcome], decoding: Decoding) -> dict[str, Any]:
     """Cost of a system (tokens, steps, seconds, ...), averaged over its seeds; 0 for what was not trained."""
     done = [o.facts for o in outcomes.values()]
     best_of = decoding.best_of if decoding.best_of > 1 and not decoding.at_random else 0
@@ -233,7 +234,9 @@ def _facts(comparison: Comparison, outcomes: Mapping[int, Outcome], decoding: De
     def mean(key: str) -> float:
         return sum(float(d.get(key, 0)) for d in done) / len(done)
 
+    rate = None if entry.untrained else entry.settings_from(comparison.settings).learning_rate
     return {
+        "learning_rate": rate,
         "ess": mean("ess") if all("ess" in d for d in done) else None,
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),
@@ -272,6 +275,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             "scorer_calls": config.budget_calls,
         },
         "commands": [f"steer compare --config {config.output}/config.json --output NEW"],
+        "tuning": comparison.tuning,
         "hashes": {**{k: v for k, v in comparison.inputs.items() if v}, **policies},
         "failures": comparison.failures,
     }

@@ -32,7 +32,8 @@ CHOICES = 8  # responses a prompt and round for a method that chooses among them
 class Entry:
     """One method, or system without training, with its settings and the decodings that its policy answers with.
 
-    `training`: training settings that differ from those of the comparison.
+    `training`: training settings that differ from those of the comparison. `rate` and `front_rate`: the shares of the
+    learning rate of likelihood methods that tuning chose for it, and for the method in front; None: their own.
     """
 
     spec: str
@@ -43,6 +44,8 @@ class Entry:
     decodings: tuple[Decoding, ...] = (Decoding(),)
     iterate: IterateSettings | None = None  # the rounds that the policy goes through, if any
     after: str = ""
+    rate: float | None = None
+    front_rate: float | None = None
 
     @staticmethod
     def of(spec: str) -> Entry:
@@ -120,16 +123,16 @@ class Entry:
         """Return the entry that trains on the logs first; a conditioned method does so before its first round."""
         if self.after:
             text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
-            return Entry.of(":".join(filter(None, (self.after, text))))
+            return replace(Entry.of(":".join(filter(None, (self.after, text)))), rate=self.front_rate)
         return self.start if self.iterate and self.conditioned else None
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.
 
-        A method takes its own share of that rate, or `rate` of it where the entry says so.
+        A method takes its own share of that rate, or `rate` of it where the entry or its tuning says so.
         """
         own = dict(self.training)
-        share = own.pop("rate", 1.0 if "learning_rate" in own else None)
+        share = own.pop("rate", 1.0 if "learning_rate" in own else self.rate)
         likelihood = own.pop("learning_rate", shared.learning_rate)
         return replace(shared, learning_rate=peak_rate(self.method, shared.adapter, likelihood, share), **own)
 
@@ -137,7 +140,9 @@ class Entry:
     def slug(self) -> str:
         """Folder name of the training."""
         text = PERMUTED if self.permuted else self.spec
-        return slug(text.replace(", ", "-"))
+        shares = (("rate", self.rate), ("front-rate", self.front_rate if self.after else None))
+        tuned = "".join(f"-{name}={share:g}" for name, share in shares if share is not None)
+        return slug(text.replace(", ", "-")) + tuned
 
     def run(self, seed: int) -> str:
         """Name one run, for failures and progress."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import PERMUTED, Entry
+from steer.comparison.tuning import held_out, phases
 from steer.errors import SteerError
 from steer.generation import pace as drawing
 from steer.generation.requests import Request
@@ -44,6 +45,7 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
         seconds += time
         without += [name] if unknown else []
         lines[-1] += f"; {unknown}" if unknown else f"; up to about {duration(time)}"
+    tuning, once = _tuning(comparison, speed, [e for e, over in entries.items() if not over])
     first = (
         f"{counted(len(entries), 'entry', 'entries')} on {counted(len(comparison.logs), 'row')}, asked about "
         f"{counted(prompts, 'held-out prompt')}; each, with one seed:"
@@ -53,7 +55,23 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
         f"{comparison.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
         f"{counted(config.num_proc, 'run')} at a time. Nothing was done or written."
     )
-    return "\n".join([first, *lines, speed.foreseen(seconds * seeds, without), last])
+    return "\n".join([first, *lines, *tuning, speed.foreseen(seconds * seeds + once, without), last])
+
+
+def _tuning(comparison: Comparison, speed: Speed, entries: Sequence[Entry]) -> tuple[list[str], float]:
+    """Describe what tuning takes beside the repetitions, in a line; return its seconds too."""
+    rates, prompts = comparison.config.tune, len(held_out(comparison))
+    tried = [entry for phase in phases(entries) for entry in phase]
+    if not rates or not tried:
+        return [], 0.0
+    steps = sum(Work.of(comparison, replace(entry, after="")).steps for entry in tried) * rates
+    each = [speed.seconds(comparison, e, Work(1, comparison.settings.max_steps, prompts))[0] for e in tried]
+    text = (
+        f"Tuning, once: {rates} learning rates for {counted(len(tried), 'method')}, {count(steps)} steps and "
+        f"{count(len(tried) * rates * prompts)} answers to {counted(prompts, 'training prompt')} held out; up to about "
+        f"{duration(sum(each) * rates)}."
+    )
+    return [text], sum(each) * rates
 
 
 class Work(NamedTuple):

@@ -81,6 +81,17 @@ class RunSettings:
     )
     seeds: int = option(1, "Repetitions with seeds 0, 1, ..., on each base.", least=1, panel=RUNS)
     train: str = option("", "Config file for training, the same for every method.", panel=RUNS)
+    tune: int = option(
+        0,
+        "Learning rates tried for every method that names none, each three times the one before, with its own among "
+        "them (3: a third, one and three times its own; 0: none is tried). The proxy chooses, by answers to "
+        "training prompts that are held out from these runs; neither gold nor the prompts of the report are asked.",
+        least=0,
+        panel=RUNS,
+    )
+    tune_prompts: int = option(
+        100, "Training prompts that tuning holds out, at most a fifth of all.", least=2, panel=RUNS
+    )
     max_steps: int = option(0, "Optimizer steps of every run (0: as --train says).", least=0, panel=RUNS)
     budget_tokens: int = option(
         0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS

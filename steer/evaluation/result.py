@@ -156,6 +156,7 @@ def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, r
     return {
         "name": s.name, "method": s.method, "settings": s.settings, "target": target, "family": s.family,
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
+        "learning_rate": s.facts.get("learning_rate"),
         "prompt_tokens": _prompt_tokens(seeds),
         **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),

@@ -14,6 +14,9 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
     choices: absent, or [name;  gain: interval], the best of n less one of the same n at random
     dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
             partial slopes less those of the dial with this name], "permuted" in the name marks a negative control
+    tuning: absent or null, or prompts, rows: int;  proxy;  entries: [name;  tries: [learning_rate, proxy: interval or
+            null where the run failed, chosen, own: bool];  gain: interval of the chosen over the method's own rate, or
+            null;  edge: bool;  runs, failed, answers, steps, tokens, drawn, scored, seconds]
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.evaluation.guidance`
     iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target];
@@ -32,6 +35,7 @@ from steer.report.cells import Report, counted, finite, is_control
 from steer.report.compared import budget, compared, comparison, headline, taken
 from steer.report.guided import guided
 from steer.report.page import Raw, Section, Table
+from steer.report.tuned import tuned
 from steer.run_folder import write_json, write_text
 
 __all__ = ["Report", "headline", "table", "write", "write_loop"]
@@ -120,6 +124,7 @@ def _sections(report: Report) -> list[Section]:
         ("Guidance", guided(report["guidance"]) if report.get("guidance") else []),
         ("Samples", samples.side_by_side(report["samples"])),
         ("Iterate", [*loop["ended"], *samples.over_rounds(loop)] if loop else []),
+        ("Learning rates", tuned(report["tuning"]) if report.get("tuning") else []),
         ("Budget", [*([budget(report)] if report["budget"] else []), *taken(report)]),
         ("Failures", [failed if report["failures"] else "No run failed."]),
         _commands(report),

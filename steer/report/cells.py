@@ -63,6 +63,15 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:z.{digits}f}"
 
 
+def rate(value: float | None) -> str:
+    """Format a learning rate; a dash where nothing was trained.
+
+    >>> rate(0.0002)
+    '2e-4'
+    """
+    return "-" if not value else f"{value:.2g}".replace("e-0", "e-") if value < 1e-3 else f"{value:.2g}"
+
+
 def percent(value: float | None) -> str:
     """Format a share in per cent, without the sign."""
     return "-" if value is None else f"{100 * value:z.1f}"

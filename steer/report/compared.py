@@ -18,6 +18,7 @@ from steer.report.cells import (
     number,
     percent,
     ranked,
+    rate,
     signed,
 )
 from steer.report.dials import gained, sentence
@@ -202,14 +203,14 @@ def _most(limit: int | None, unit: str) -> str:
 def taken(report: Report) -> list[Block]:
     """Tabulate the cost of each system."""
     head = (
-        "System|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|Seconds|Answers|"
-        "Tokens read, an answer"
+        "System|Learning rate|Optimizer steps|Tokens trained on|Responses drawn|Tokens drawn, at most|Scorer calls|"
+        "Seconds|Answers|Tokens read, an answer"
     )
     keys = ("steps", "train_tokens", "drawn", "drawn_tokens", "scored")
     rows = [
-        [s["name"], *(count(s.get(k) or 0) for k in keys), count(_seconds(report, s)), count(s["generated"]), tokens]
+        [s["name"], rate(s.get("learning_rate")), *(count(s.get(k) or 0) for k in keys), count(seconds), answers, read]
         for s in report["systems"]
-        for tokens in [number(s.get("prompt_tokens"), 0)]
+        for seconds, answers, read in [(_seconds(report, s), count(s["generated"]), number(s.get("prompt_tokens"), 0))]
     ]
     caption = (
         "Cost of each system, mean over seeds; answers: for this report. Tokens read: prompt, condition and examples."

@@ -1,0 +1,188 @@
+"""Learning rates of a comparison: every method is tried at several on training rows, and the proxy chooses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from steer.comparison.comparison import Comparison, Outcome
+from steer.comparison.entry import Entry
+from steer.comparison.runs import outcomes_of
+from steer.comparison.trained import SUMMED
+from steer.errors import SteerError
+from steer.evaluation.statistics import Interval, interval
+from steer.evaluation.systems import difference
+from steer.methods import METHODS, peak_rate
+from steer.rows import prompt_key
+
+STEP = 3.0  # ratio of neighbouring rates: half a decade
+SHARE = 5  # tuning holds out at most one training prompt in so many
+
+
+def check_tuning(comparison: Comparison) -> None:
+    """Raise SteerError if a tuning is asked for that cannot choose; nothing is written."""
+    config = comparison.config
+    if config.tune == 1:
+        raise SteerError("--tune 1: one learning rate leaves nothing to choose. Try 3, or 0 for each method's own.")
+    if config.tune and len(held_out(comparison)) < 2:
+        raise SteerError("--tune: the rows have too few training prompts to hold out two. Leave it out, or add rows.")
+
+
+def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
+    """Choose the learning rate of every entry that names none; return the entries that can run, with their rates.
+
+    Entries of the same training share a choice: a method with rounds takes what was chosen for it on the logs. What
+    stands in front (after=) is tuned first, and trained at its own choice. The base is the first, the seed one that no
+    repetition has. `comparison.tuning` gets what the report says of it.
+    """
+    if not comparison.config.tune:
+        return list(entries)
+    inner, seed = on_training_rows(comparison), len(comparison.seeds)
+    choices: dict[Entry, Choice] = {}
+    for phase in phases(entries):
+        ready = {entry: _with_front(entry, choices) for entry in phase}
+        trials = {entry: _trials(e, comparison.config.tune) if e else {} for entry, e in ready.items()}
+        outcomes = outcomes_of(inner, [trial for some in trials.values() for trial in some.values()], [seed])
+        for entry, some in trials.items():
+            runs = {share: outcomes.get(trial, {}).get(seed) for share, trial in some.items()}
+            choices[entry] = Choice.of(inner, entry, runs)
+    comparison.failures += [{**lost, "name": f"tuning, {lost['name']}"} for lost in inner.failures]
+    comparison.tuning = _report(comparison, inner, choices)
+    able = []
+    for entry in entries:
+        choice, complete = choices.get(tried(entry)) if tunable(entry) else None, _with_front(entry, choices)
+        if complete is None or (choice and choice.share is None):
+            lost = entry.spec if complete else f"after={entry.after}"
+            comparison.fail(entry.spec, f"{lost} did not run at any learning rate that was tried.")
+        else:
+            able.append(replace(complete, rate=choice.share if choice else entry.rate))
+    return able
+
+
+def on_training_rows(comparison: Comparison) -> Comparison:
+    """The comparison that tunes: trained and judged on training rows alone, the proxy as the only judge."""
+    config, folder = comparison.config, comparison.folder / "tuning"
+    held, rows = set(held_out(comparison)), folder / "rows"
+    if not (rows / "done.json").is_file():
+        ours = [row for row in comparison.labelled.rows if row["split"] == "train"]
+        parted = [{**row, "split": "test" if prompt_key(row) in held else "train"} for row in ours]
+        replace(comparison.labelled, rows=parted).save(rows)
+    alone = replace(
+        config,
+        rows=str(rows),
+        base=(),
+        gold="",
+        scorer=comparison.proxy,
+        annotator=(),
+        target=("best",),
+        num_prompts=0,
+        grid=0,
+        controls=False,
+        max_steps=comparison.settings.max_steps,
+    )
+    return Comparison(alone, folder, loaded=comparison.loaded)
+
+
+def held_out(comparison: Comparison) -> list[str]:
+    """Keys of the training prompts that tuning holds out; they follow from the prompts alone."""
+    keys = dict.fromkeys(prompt_key(row) for row in comparison.logs)
+    order = sorted(keys, key=lambda key: hashlib.blake2b(f"tuning:{key}".encode()).hexdigest())
+    return order[: min(comparison.config.tune_prompts, len(order) // SHARE)]
+
+
+def tunable(entry: Entry) -> bool:
+    """Whether an entry trains at a rate that it does not name itself."""
+    return not entry.untrained and not {"rate", "learning_rate"} & dict(entry.training).keys()
+
+
+def tried(entry: Entry) -> Entry:
+    """The entry whose tuning serves an entry: without rounds (with one, where it weighs draws), one plain decoding."""
+    if not entry.iterate or not METHODS[entry.method].importance:
+        return Entry.of(entry.start.spec)
+    name, _, rest = entry.spec.partition(":")
+    return Entry.of(f"{name}:{','.join(part for part in rest.split(',') if not part.startswith('rounds='))}")
+
+
+def phases(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries to tune: those that train on the logs, with what stands in front of others, then the others."""
+    keys = dict.fromkeys(tried(entry) for entry in entries if tunable(entry) and not entry.permuted)
+    fronts = [tried(entry.front) for entry in entries if entry.after and entry.front]
+    first = dict.fromkeys([*filter(tunable, fronts), *(entry for entry in keys if not entry.after)])
+    return [phase for phase in (list(first), [entry for entry in keys if entry.after]) if phase]
+
+
+def shares(method: str, count: int) -> list[float]:
+    """Shares of the learning rate of likelihood methods that are tried, the method's own among them.
+
+    >>> shares("mle", 3)
+    [0.333, 1.0, 3.0]
+    """
+    return [float(f"{METHODS[method].rate * STEP ** (i - count // 2):.3g}") for i in range(count)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the proxy made of an entry at several shares of the learning rate.
+
+    `share`: the one that was chosen, with the highest mean proxy reward; None if no run succeeded.
+    """
+
+    share: float | None
+    runs: Mapping[float, Outcome]
+    rewards: Mapping[float, Interval]  # over the prompts held out
+    gain: dict[str, Any] | None  # of the chosen share over the method's own, paired; None if they are the same
+
+    @staticmethod
+    def of(inner: Comparison, entry: Entry, runs: Mapping[float, Outcome | None]) -> Choice:
+        """Choose; a run that failed, or whose answers the proxy cannot score, is not chosen."""
+        done, by_proxy = {s: run for s, run in runs.items() if run}, inner.examination.court.by_proxy
+        answers = {share: next(iter(run.answers.values())) for share, run in done.items()}
+        rewards = {share: interval(by_proxy.reward(a.proxy), a.prompts) for share, a in answers.items()}
+        scored = [share for share, reward in rewards.items() if not np.isnan(reward.mean)]
+        own = METHODS[entry.method].rate
+        best = max(scored, key=lambda s: (rewards[s].mean, -abs(np.log(s / own)))) if scored else None
+        compared = best is not None and best != own and own in scored
+        judged = {share: replace(a, gold=a.proxy) for share, a in answers.items()}
+        gain = difference({0: judged[best]}, {0: judged[own]}, by_proxy, 2000) if compared and best else None
+        return Choice(best, done, rewards, gain)
+
+
+def _with_front(entry: Entry, choices: Mapping[Entry, Choice]) -> Entry | None:
+    """Return the entry with the rate of what stands in front of it; None if that ran at none."""
+    front = entry.front if entry.after else None
+    if front is None or not tunable(front):
+        return entry
+    share = choices[tried(front)].share
+    return None if share is None else replace(entry, front_rate=share)
+
+
+def _trials(entry: Entry, count: int) -> dict[float, Entry]:
+    """The entry at each share of the learning rate."""
+    specs = {s: f"{entry.spec}{',' if ':' in entry.spec else ':'}rate={s:g}" for s in shares(entry.method, count)}
+    return {share: replace(Entry.of(spec), front_rate=entry.front_rate) for share, spec in specs.items()}
+
+
+def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, Choice]) -> dict[str, Any]:
+    """Describe what was tried, what was chosen, and what it took, for the report."""
+    count, prompts = comparison.config.tune, len(inner.examination.prompts)
+    entries = []
+    for entry, choice in choices.items():
+        shared = inner.settings
+        tries = [
+            {
+                "learning_rate": peak_rate(entry.method, shared.adapter, shared.learning_rate, share),
+                "proxy": choice.rewards[share].json() if share in choice.rewards else None,
+                "chosen": share == choice.share,
+                "own": share == METHODS[entry.method].rate,
+            }
+            for share in shares(entry.method, count)
+        ]
+        taken = {key: sum(run.facts[key] for run in choice.runs.values()) for key in SUMMED}
+        edge = choice.share in (min(shares(entry.method, count)), max(shares(entry.method, count)))
+        facts = {"runs": len(tries), "failed": len(tries) - len(choice.runs), "answers": prompts * len(choice.runs)}
+        entries.append({"name": entry.spec, "tries": tries, "gain": choice.gain, "edge": edge, **facts, **taken})
+    return {"prompts": prompts, "rows": len(inner.logs), "proxy": inner.examination.court.proxy.id, "entries": entries}

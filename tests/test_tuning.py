@@ -1,0 +1,177 @@
+"""Learning rates of a comparison: as many tries for all, judged by the proxy on prompts held out of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steer.comparison.command import compare_command
+from steer.comparison.comparison import Comparison, Outcome
+from steer.comparison.entry import Entry
+from steer.comparison.tuning import Choice, held_out, on_training_rows, phases, shares
+from steer.config.comparison import CompareConfig
+from steer.errors import SteerError
+from steer.evaluation.systems import Answers
+from steer.methods import METHODS
+from steer.rows import prompt_key, read_rows
+from steer.run_folder import read_json
+from tests.test_compare import held
+
+GOLD = "data_recipes.world_text:Gold"
+METHOD = ("mle", "dpo:after=mle", "rwr:rate=0.5", "raft:rounds=1,prompts_per_round=4,n=2")
+
+
+@pytest.fixture(scope="module")
+def tuned(labels: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    (folder / "train.yaml").write_text("max_steps: 2\nlora_r: 2\nbatch_size: 4\nlearning_rate: 1e-3\n")
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 5, "grid": 0, "max_new_tokens": 40, "resamples": 30}
+    how |= {"train": str(folder / "train.yaml"), "tune": 3, "tune_prompts": 6, "method": METHOD}
+    compare_command(CompareConfig(str(labels), str(trained), str(folder / "out"), **how))
+    return folder / "out"
+
+
+def test_shares_are_three_times_the_one_before_with_the_methods_own_among_them() -> None:
+    assert shares("mle", 3) == pytest.approx([1 / 3, 1, 3], rel=3e-3)
+    assert shares("dpo", 3) == pytest.approx([0.05 / 3, 0.05, 0.15], rel=3e-3)
+    assert shares("dpo", 2) == pytest.approx([0.05 / 3, 0.05], rel=3e-3)
+    assert all(method.rate in shares(name, n) for name, method in METHODS.items() for n in (2, 3, 4))
+
+
+def test_what_stands_in_front_is_tuned_first_and_given_rates_are_not_tuned() -> None:
+    specs = ("dpo:after=mle", "rwr:rate=0.5", "ipo:learning_rate=1e-3", "prompted", "raft:rounds=1", "raft:rounds=2")
+    first, second = phases([Entry.of(spec) for spec in specs])
+    assert [e.spec for e in first] == ["mle", "raft"], "rounds take what was chosen on the logs"
+    assert [e.spec for e in second] == ["dpo:after=mle"]
+    weighing = phases([Entry.of("steerlm2:rounds=2,n=4")])
+    assert [e.spec for phase in weighing for e in phase] == ["conditional", "steerlm2:n=4"], "one round, as others"
+
+
+def answers(proxy: float, prompts: int = 4) -> Outcome:
+    rows = [{"prompt": [{"role": "user", "content": str(i)}], "response": "x"} for i in range(prompts)]
+    scores = np.full((prompts, 1), proxy) + np.arange(prompts)[:, None]
+    return Outcome({}, {("", None): Answers(rows, -scores, scores)}, None)  # type: ignore[dict-item]
+
+
+def test_the_highest_proxy_reward_is_chosen_and_never_what_gold_prefers() -> None:
+    court = SimpleNamespace(by_proxy=SimpleNamespace(reward=lambda scores: scores[:, 0]))
+    inner: Any = SimpleNamespace(examination=SimpleNamespace(court=court))
+
+    def choice(*proxies: float | None) -> Choice:
+        runs = {s: None if p is None else answers(p) for s, p in zip(shares("dpo", 3), proxies)}
+        return Choice.of(inner, Entry.of("dpo"), runs)
+
+    low, own, high = shares("dpo", 3)
+    assert choice(0.0, 1.0, 2.0).share == high
+    assert choice(2.0, 1.0, 0.0).share == low
+    assert choice(1.0, 1.0, 1.0).share == own, "of equals the one that is nearest to the method's own"
+    assert choice(None, 0.0, np.nan).share == own, "what failed or has no score is not chosen"
+    assert choice(None, None, np.nan).share is None
+    gain = choice(0.0, 1.0, 2.5).gain
+    assert gain is not None
+    assert gain["mean"] == pytest.approx(1.5)
+    assert choice(0.0, 1.0, 0.5).gain is None
+
+
+def test_tuning_sees_neither_gold_nor_a_prompt_of_the_report(tuned: Path, labels: Path) -> None:
+    rows = read_rows(labels)
+    test = {prompt_key(row) for row in rows if row["split"] == "test"}
+    train = {prompt_key(row) for row in rows if row["split"] == "train"}
+    inside = read_rows(tuned / "tuning" / "rows")
+    ours, kept = ({prompt_key(r) for r in inside if r["split"] == split} for split in ("test", "train"))
+    assert len(ours) == 6
+    assert not test & (ours | kept)
+    assert not ours & kept
+    assert ours | kept == train
+    asked = [read_rows(path) for path in (tuned / "tuning").glob("runs/*/answers-*/answers.jsonl")]
+    assert asked
+    assert all({prompt_key(row) for row in some} == ours for some in asked)
+    other = Comparison(replace(held(tuned), gold="nothing:Nowhere", scorer=GOLD), tuned)
+    alone = on_training_rows(other)
+    assert alone.examination.court.gold is alone.examination.court.proxy, "gold is not even loaded"
+    assert held_out(other) == held_out(Comparison(held(tuned), tuned)), "nothing but prompts decides"
+
+
+def test_every_method_has_the_same_tries_and_trains_at_its_chosen_rate(tuned: Path) -> None:
+    report = read_json(tuned / "report.json")
+    assert report["failures"] == []
+    entries = {e["name"]: e for e in report["tuning"]["entries"]}
+    assert list(entries) == ["mle", "raft", "dpo:after=mle"]
+    assert {e["runs"] for e in entries.values()} == {3}
+    assert {len(e["tries"]) for e in entries.values()} == {3}
+    assert {n: e["steps"] for n, e in entries.items()} == {"mle": 6, "raft": 6, "dpo:after=mle": 12}
+    assert {e["answers"] for e in entries.values()} == {18}
+    for entry in entries.values():
+        means = [one["proxy"]["mean"] for one in entry["tries"]]
+        (chosen,) = (one for one in entry["tries"] if one["chosen"])
+        assert chosen["proxy"]["mean"] == max(means)
+    rates = {s["name"]: s["learning_rate"] for s in report["systems"] if s["learning_rate"]}
+    chosen_of = {n: next(t["learning_rate"] for t in e["tries"] if t["chosen"]) for n, e in entries.items()}
+    assert rates == pytest.approx(
+        {
+            "mle": chosen_of["mle"],
+            "dpo:after=mle": chosen_of["dpo:after=mle"],
+            "rwr:rate=0.5": 5e-4,
+            METHOD[3]: chosen_of["raft"],
+        }
+    )
+    trained = {read_json(p)["learning_rate"] for p in tuned.glob("runs/*/policy/config.json")}
+    assert trained == {r for n, r in rates.items() if n != METHOD[3]}, "mle once, also in front of dpo"
+    assert "Learning rates" in (tuned / "report.md").read_text()
+
+
+def test_a_tuning_that_was_stopped_goes_on_to_the_same_choice(tuned: Path) -> None:
+    before = read_json(tuned / "report.json")
+    policies = {p: p.stat().st_mtime_ns for p in tuned.rglob("policy/done.json")}
+    assert len(policies) == 9 + 4  # three tries of three methods; mle, dpo, rwr, and the round of raft
+    (tuned / "done.json").unlink()
+    compare_command(held(tuned))
+    assert {p: p.stat().st_mtime_ns for p in tuned.rglob("policy/done.json")} == policies
+    after = read_json(tuned / "report.json")
+    assert [after[key] for key in ("tuning", "systems")] == [before[key] for key in ("tuning", "systems")]
+
+
+def test_a_dry_run_counts_the_tuning(tuned: Path, tmp_path: Path) -> None:
+    said = compare_command(replace(held(tuned), output=str(tmp_path / "new"), dry_run=True))
+    assert (
+        "Tuning, once: 3 learning rates for 3 methods, 18 steps and 54 answers to 6 training prompts held out" in said
+    )
+
+
+def test_a_rate_that_fails_is_said_and_another_is_chosen(tuned: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    import steer.comparison.runs as package
+
+    whole = package.trained
+
+    def broken(shared: Comparison, entry: Entry, seed: int, rows: str) -> Any:
+        if "rate=0.333" in entry.spec or entry.method == "awr":
+            raise SteerError("diverged")
+        return whole(shared, entry, seed, rows)
+
+    monkeypatch.setattr(package, "trained", broken)
+    out = tmp_path / "out"
+    compare_command(replace(held(tuned), output=str(out), method=("mle", "awr")))
+    report = read_json(out / "report.json")
+    tries = {e["name"]: e for e in report["tuning"]["entries"]}
+    assert (tries["mle"]["failed"], tries["awr"]["failed"]) == (1, 3)
+    assert not tries["mle"]["tries"][0]["chosen"]
+    names = [f["name"] for f in report["failures"]]
+    assert "tuning, mle:rate=0.333, seed 1" in names
+    assert names[-1] == "awr"
+    assert "1, failed" not in (out / "report.md").read_text()
+    assert "3, 1 failed" in (out / "report.md").read_text()
+
+
+def test_one_rate_or_too_few_prompts_are_refused(tuned: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match="--tune 1: one learning rate leaves nothing to choose"):
+        compare_command(replace(held(tuned), output=str(tmp_path / "new"), tune=1))
+    few = tmp_path / "train.yaml"
+    few.write_text("max_steps: 2\nlimit: 4\n")
+    with pytest.raises(SteerError, match="too few training prompts"):
+        compare_command(replace(held(tuned), output=str(tmp_path / "new"), train=str(few)))
+    assert not (tmp_path / "new").exists()
