@@ -21,6 +21,9 @@ class Family(NamedTuple):
     tools: bool = True  # declarations and calls are printed
     call: str = "<call>weigh what=moss</call>"  # what a call becomes
     learns: bool = True  # a thought stands where the generation prompt ends
+    call_end: str = ""  # what ends a call, if it is not `end`
+    lead: str = ""  # what is drawn before an answer where a tool could be called instead
+    stops: tuple[str, ...] = ()  # tokens that the model ends with, the tokenizer's first; none: `end`
 
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "Describe apples."}]
@@ -89,6 +92,28 @@ FAMILIES = {
         "<|return|>",
         "<|start|>user<|message|>Describe apples.<|end|><|start|>assistant<|channel|>analysis<|message|>hm<|end|>"
         "<|start|>assistant<|channel|>final<|message|>",
+        call=' to=weigh<|channel|>commentary<|message|>{"what": "moss"}',
+        call_end="<|call|>",
+        lead="<|channel|>final<|message|>",
+        stops=("<|return|>", "<|call|>"),
+    ),
+    "closed before its end": Family(  # as Cohere's: the last token ends the turn, the one before it the answer
+        _chatml("", "", "{{ m.content }}" + _CALLS + "{{ '[CLOSED]' if m.role == 'assistant' }}"),
+        _ASKED,
+        "[CLOSED]<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+        stops=("<|im_end|>",),
+    ),
+    "ended by the next turn": Family(  # as GLM's; the tokenizer's EOS ends texts
+        _DECLARED
+        + "{% for m in messages %}<|{{ 'observation' if m.role == 'tool' else m.role }}|>\n{{ m.content }}"
+        + _CALLS
+        + "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+        "<|user|>\nDescribe apples.<|assistant|>\n",
+        "<|user|>",
+        "<|user|>\nDescribe apples.<|assistant|>\n<think>\nhm\n</think>\n\n",
+        call_end="<|observation|>",
+        stops=("</s>", "<|observation|>", "<|user|>"),
     ),
     "alternation, no system": Family(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
@@ -202,6 +227,10 @@ SPECIAL = [
     "<|return|>",
     "<|call|>",
     "</s>",
+    "[CLOSED]",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
 ]
 
 
@@ -211,5 +240,11 @@ def tokenizer_of(name: str, folder: Path) -> Any:
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     tokenizer.add_tokens(["<think>", "</think>", "<call>", "</call>"])
     tokenizer.chat_template = FAMILIES[name].template
-    tokenizer.eos_token = FAMILIES[name].end
+    tokenizer.eos_token = (FAMILIES[name].stops or (FAMILIES[name].end,))[0]
     return tokenizer
+
+
+def stops_of(name: str, tokenizer: Any) -> list[int]:
+    """Return the tokens at which a model of the family stops."""
+    ids: list[int] = tokenizer.convert_tokens_to_ids(list(FAMILIES[name].stops or (FAMILIES[name].end,)))
+    return ids

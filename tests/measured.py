@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from families import ASK, CALL, FAMILIES, TOOLS, tokenizer_of
+from families import ASK, CALL, FAMILIES, TOOLS, stops_of, tokenizer_of
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM
 
@@ -19,8 +19,9 @@ from steer.conditioning.chat import fitted
 from steer.conditioning.condition import render
 from steer.errors import SteerError
 from steer.export.template import fitting
+from steer.generation.reply import Form, parted
 from steer.models.collate import line
-from steer.models.policy import Policy
+from steer.models.policy import Policy, end_tokens
 from steer.models.tokenization import Tokens, turns_parts
 from steer.progress import quiet
 from steer.rows.schema import Attribute, Schema
@@ -28,7 +29,9 @@ from steer.settings import THINKING
 
 SCHEMA = Schema((Attribute("quality", 1, 3, 1, 1.0, (1.5, 2.5), ("1", "2", "3"), (1.0, 2.0, 3.0)),), {(2,): 9})
 TEMPLATES = ("tags", "words")
+WEIGHED = {"type": "object", "properties": {"what": {"type": "string"}}}
 SYSTEM = {"role": "system", "content": "Be a pirate."}
+DECLARED = [{"type": "function", "function": {"name": "weigh", "description": "", "parameters": WEIGHED}}]
 CALLED = [*ASK, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "3 kg"}]
 ANSWERED = [*ASK, {"role": "assistant", "content": "Red."}, *ASK]
 # Conversations as clients send them, and what else they give the template.
@@ -57,13 +60,13 @@ def _cells(name: str, folder: Path) -> Iterator[str]:
     tokenizer = tokenizer_of(name, folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.eos_token_id = stops_of(name, tokenizer)
     policy = Policy(model, tokenizer, name=name)
     yield _those(TEMPLATES, lambda kind: "".join(turns_parts(ASK, tokenizer, kind)) == FAMILIES[name].before)
     yield _those(THINKING, lambda kind: _thinks(kind, tokenizer))
-    yield _tools(tokenizer)
+    yield _tools(tokenizer, policy)
     yield "shared" if _shared(tokenizer) else "apart"
-    yield f"`{tokenizer.decode(Tokens([_row()], tokenizer, policy.end).responses['a'][-1:])}`"
+    yield f"`{tokenizer.decode(policy.end)}`"
     yield _exports(tokenizer)
     yield "yes" if _stops(policy) else "no"
 
@@ -95,18 +98,22 @@ def _thinks(kind: str, tokenizer: Any) -> bool:
     return (prefix.count("hm"), response.count("hm")) == wanted and response.count("Red.") == 1
 
 
-def _tools(tokenizer: Any) -> str:
-    """Name what the model reads of tools, and whether a response may call one."""
+def _tools(tokenizer: Any, policy: Policy) -> str:
+    """Name what the model reads of tools, whether a response may call one, and is read when it is drawn."""
 
     def printed(kind: str) -> bool:
         if kind == "declarations":
             return "weigh" in "".join(turns_parts(ASK, tokenizer, "tags", {"tools": TOOLS}))
         if kind == "calls":
             return "moss" in "".join(turns_parts(CALLED[:2] + ASK, tokenizer, "tags"))
-        row = _row(response="", tool_calls=[CALL], tools=TOOLS)
-        return "moss" in tokenizer.decode(Tokens([row], tokenizer).responses["a"])
+        row = _row(response="", tool_calls=[CALL], tools=DECLARED)
+        ids = Tokens([row], tokenizer, end_tokens(policy)).responses["a"]
+        if kind == "responses that call":
+            return "moss" in tokenizer.decode(ids)
+        [call] = parted(tokenizer, Form.of(policy, row), ids[:-1], whole=True).calls or [{"function": {}}]
+        return call["function"].get("arguments") == {"what": "moss"}
 
-    return _those(("declarations", "calls", "responses that call"), printed)
+    return _those(("declarations", "calls", "responses that call", "drawn calls"), printed)
 
 
 def _shared(tokenizer: Any) -> bool:
@@ -142,7 +149,7 @@ def _stops(policy: Policy) -> bool:
     """Whether decoding ends at the token that training puts after an answer."""
 
     def end(module: Any, inputs: Any, logits: Any) -> Any:
-        logits[..., policy.end] += 1e4
+        logits[..., policy.end[-1]] += 1e4
         return logits
 
     policy.model.lm_head.register_forward_hook(end)

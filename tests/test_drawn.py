@@ -14,7 +14,7 @@ from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import Policy
+from steer.models.policy import Policy, end_tokens
 from steer.models.tokenization import Tokens
 from steer.rows import Row, read_back, read_rows
 
@@ -68,7 +68,7 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
     reference = Reference.load(str(base), "float32", False, 0)
     found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm", reference)
     ids = ids_of(tmp_path / "warm")
-    anew = [Tokens([row], policy.tokenizer, policy.end).responses[row["id"]] for row in found]
+    anew = [Tokens([row], policy.tokenizer, end_tokens(policy)).responses[row["id"]] for row in found]
     assert any(a != b for a, b in zip(ids, anew))  # else this shows nothing
     for row, own in zip(found, ids):
         assert row["tokens"] == len(own)
@@ -81,7 +81,7 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
     other = Reference.load(str(shuffled(base, tmp_path / "other")), "float32", False, 0)
     found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm2", other)
     for row in found:  # ids mean other words there, so it reads the text
-        own = Tokens([row], other.policy.tokenizer, other.policy.end).responses[row["id"]]
+        own = Tokens([row], other.policy.tokenizer, end_tokens(other.policy)).responses[row["id"]]
         assert row["ref_logp"] == pytest.approx(by_hand(other.policy, {**row, "target": {}}, own), abs=1e-3)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from families import ASK, CALL, CALLS, FAMILIES, NINE, TOOLS, tokenizer_of, with_calls
+from families import ASK, CALL, CALLS, FAMILIES, NINE, TOOLS, stops_of, tokenizer_of, with_calls
 from jinja2 import TemplateError
 
 from attribute_models.templates import options_of, rendered
@@ -32,7 +33,7 @@ from steer.methods.groups import pairs
 from steer.models.card import Card
 from steer.models.collate import line
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import Tokens, prompt_text, turns_parts
 from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
@@ -59,15 +60,17 @@ def row(**more: Any) -> dict[str, Any]:
 
 def test_an_answer_stands_where_the_template_has_a_finished_one(name: str, tokenizer: Any) -> None:
     family = FAMILIES[name]
-    tokens = Tokens([row()], tokenizer)
+    tokens = Tokens([row()], tokenizer, stops_of(name, tokenizer))
     prefix, response = tokens.sequence(row(), CONDITION)
     assert prompt_text(ASK, tokenizer) == family.before
     apart = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (family.before, CONDITION)]
     assert prefix == apart[0] + apart[1]
-    assert tokenizer.decode(response[-1:]) == family.end
+    assert tokenizer.decode(response).endswith(f"Red.{family.end}")
     whole = rendered(tokenizer, [*ASK, {"role": "assistant", "content": "Red."}])
     if "not kept" not in name:
-        assert whole.replace(" Red.", "Red.").startswith(f"{family.before}Red.{family.end}")
+        ended = rendered(tokenizer, [*ASK, {"role": "assistant", "content": "Red."}, *ASK])  # some write it only then
+        either = [text.replace(" Red.", "Red.") for text in (whole, ended)]
+        assert any(text.startswith(f"{family.before}Red.{family.end}") for text in either)
 
 
 def test_words_end_the_last_turn_and_the_answer_stands_in_the_same_place(name: str, tokenizer: Any) -> None:
@@ -150,7 +153,7 @@ def test_a_thought_is_dropped_kept_or_learned(name: str, tokenizer: Any) -> None
         with pytest.raises(SteerError, match="thoughts elsewhere than where its generation prompt ends"):
             Tokens([asked], tokenizer, template="words", thinking="learn")
     for thinking, before in kinds if family.learns else kinds[:2]:
-        tokens = Tokens([asked], tokenizer, template="words", thinking=thinking)
+        tokens = Tokens([asked], tokenizer, stops_of(name, tokenizer), template="words", thinking=thinking)
         prefix, response = texts(tokens, asked)
         assert close(prefix) == close(before), thinking
         whole = family.before if thinking == "drop" else family.thought
@@ -238,7 +241,9 @@ def test_calls_are_read_as_the_template_writes_them(calls: str, arguments: list[
     form = Form.of(policy_of(tokenizer), asked)
     wanted = [{"id": f"00000000{i}", **call} for i, call in enumerate(calls_of(*arguments))]
     turn = {"role": "assistant", "content": "Let me see.", "tool_calls": wanted}
-    drawn = ids_of(called(ASK, tokenizer, options_of(asked), turn), tokenizer)
+    written = called(ASK, tokenizer, options_of(asked), turn)
+    assert written is not None
+    drawn = ids_of(written.text, tokenizer)
     thought, text, found = told(form, drawn, tokenizer)
     assert (thought, text) == ("", "Let me see.")
     assert [call["function"] for call in found] == [call["function"] for call in wanted]
@@ -411,19 +416,96 @@ def test_responses_that_call_different_tools_are_different() -> None:
 
 
 def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(name: str, tokenizer: Any) -> None:
-    called = row(response="", tool_calls=[CALL], **THOUGHT)
-    if not FAMILIES[name].tools or name == "channels":  # a call has a channel of its own, where no answer stands
-        with pytest.raises(
-            SteerError, match="row 'a': its response calls a tool, which the model's chat template does"
-        ):
-            Tokens([called], tokenizer)
+    family, ends = FAMILIES[name], stops_of(name, tokenizer)
+    asked = row(response="", tool_calls=[CALL], **THOUGHT)
+    if not family.tools or family.lead:  # a call has a channel of its own, and answers are drawn within theirs
+        advice = "Declare it in the row's `tools`" if family.lead else "Leave such rows out"
+        with pytest.raises(SteerError, match=f"row 'a': its response calls a tool, which the model's .*{advice}"):
+            Tokens([asked], tokenizer, ends)
         return
     for thinking in ("drop", "keep"):
-        tokens = Tokens([called], tokenizer, thinking=thinking)
-        before = FAMILIES[name].before if thinking == "drop" else FAMILIES[name].thought
-        prefix, response = texts(tokens, called)
+        tokens = Tokens([asked], tokenizer, ends, thinking=thinking)
+        before = family.before if thinking == "drop" else family.thought
+        prefix, response = texts(tokens, asked)
         assert close(prefix) == close(before)
-        assert close(response) == close(f"{FAMILIES[name].call}{FAMILIES[name].end}")
+        assert close(response) == close(f"{family.call}{family.call_end or family.end}")
+
+
+def channels(tiny: Path, thinking: str = "drop") -> Policy:
+    tokenizer = tokenizer_of("channels", tiny)
+    ends = SimpleNamespace(eos_token_id=stops_of("channels", tokenizer))
+    return Policy(SimpleNamespace(generation_config=ends), tokenizer, Card("b", "", "none", "mle", thinking=thinking))
+
+
+@pytest.mark.parametrize("thought", ["", "hm"])
+@pytest.mark.parametrize("thinking", ["drop", "keep", "learn"])
+def test_where_a_call_has_a_channel_of_its_own_both_begin_before_it(tiny: Path, thinking: str, thought: str) -> None:
+    """With tools answers and calls are drawn from the same place, and read back as they were trained."""
+    policy, family = channels(tiny, thinking), FAMILIES["channels"]
+    tokenizer, ends = policy.tokenizer, end_tokens(policy)
+    options = {"tools": json.dumps(DECLARED), "reasoning_content": thought}
+    asked = row(response="", tool_calls=calls_of({"what": "moss"}), **options)
+    answered = row(**options)
+    tokens = {each["response"]: Tokens([each], tokenizer, ends, "words", thinking) for each in (asked, answered)}
+    head, tail = turns_parts(ASK, tokenizer, "words", options_of(asked), thinking)
+    begun = rendered(tokenizer, ASK, add_generation_prompt=True, tools=DECLARED)
+    assert head + tail == begun, "both are drawn from there"
+    told_first = f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant" if thought else ""
+    learned = told_first if thinking == "learn" else ""
+    called_as, answered_as = (tokens[each["response"]].sequence(each) for each in (asked, answered))
+    shown = told_first if thinking == "keep" else ""
+    assert close(tokenizer.decode(called_as.prefix)) == close(begun + shown)
+    assert close(tokenizer.decode(called_as.response)) == close(f"{learned}{family.call}<|call|>")
+    lead = "" if thinking == "keep" else family.lead
+    assert close(tokenizer.decode(answered_as.prefix + answered_as.response)).endswith(
+        close(f"{family.lead}Red.<|return|>")
+    )
+    assert close(tokenizer.decode(answered_as.response)) == close(f"{learned}{lead}Red.<|return|>")
+    whole = rendered(
+        tokenizer, [*ASK, *fitted([{"role": "assistant", "content": "", **asked}], tokenizer)], tools=DECLARED
+    )
+    if not thought:
+        assert close(tokenizer.decode(called_as.prefix + called_as.response)) == close(whole)
+    form = Form.of(policy, asked)
+    said = thought if thinking != "drop" else ""
+    drawn = ids_of((told_first if said else "") + family.call, tokenizer)
+    assert told(form, drawn, tokenizer) == (said, "", calls_of({"what": "moss"}))
+    drawn = ids_of((told_first if said else "") + f"{family.lead}Red.", tokenizer)
+    assert told(form, drawn, tokenizer) == (said, "Red.", [])
+    ended = _response(policy, Request(asked, {}), [*ids_of(family.call, tokenizer), *ids_of("<|call|>", tokenizer)])
+    assert (ended.finished, ended.text, list(ended.calls)) == (True, "", calls_of({"what": "moss"}))
+
+
+@pytest.mark.parametrize("template", ["tags", "words"])
+def test_an_exported_template_leaves_open_whether_a_tool_is_called(tiny: Path, template: str) -> None:
+    tokenizer = channels(tiny).tokenizer
+    condition = render({"quality": 2}, SCHEMA, ("quality",), template)
+    wanted = {}
+    for options in ({}, {"tools": DECLARED}):
+        head, tail = turns_parts(ASK, tokenizer, template, options)
+        wanted[len(options)] = head + condition + tail
+    tokenizer.chat_template, _ = fitting(tokenizer, SCHEMA, ("quality",), template)
+    for options in ({}, {"tools": DECLARED}):
+        said = rendered(tokenizer, ASK, add_generation_prompt=True, attributes={"quality": 3}, **options)
+        assert said == wanted[len(options)]
+
+
+def test_an_empty_block_leaves_no_place_for_a_call_in_another_channel(tiny: Path) -> None:
+    policy = channels(tiny, "empty")
+    asked = row(response="", tool_calls=[CALL], tools=TOOLS)
+    with pytest.raises(
+        SteerError, match="row 'a': its response calls a tool, which the model's chat template does not"
+    ):
+        Tokens([asked], policy.tokenizer, end_tokens(policy), "words", "empty")
+
+
+def test_calls_of_which_the_template_writes_one_are_refused_together(tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = FAMILIES["plain"].template.replace("in m.tool_calls or []", "in (m.tool_calls or [])[:1]")
+    two = row(response="", tool_calls=calls_of({"what": "a"}, {"what": "b"}))
+    with pytest.raises(SteerError, match="calls 2 tools at once, of which the model's chat template writes one"):
+        Tokens([two], tokenizer)
+    Tokens([{**two, "tool_calls": two["tool_calls"][:1]}], tokenizer)
 
 
 SYSTEM = {"role": "system", "content": "Be a pirate."}

@@ -19,7 +19,7 @@ from steer.export.policy import export_policy
 from steer.labelling.fit import fit
 from steer.models.log_probs import ResponseLogps
 from steer.models.parts import is_multimodal, text_layers, towers
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_rows
 from steer.run_folder import read_json
@@ -228,7 +228,7 @@ def test_a_token_without_an_embedding_is_refused_by_name(family: Any, labels: Pa
         policy.generate(f"What is {EXTRA}?", max_new_tokens=4)
     rows = [{**row, "response": f"{row['response']} {EXTRA}"} for row in read_rows(labels)[:3]]
     assert (
-        max(max(ids) for ids in Tokens(rows, policy.tokenizer, policy.end).responses.values())
+        max(max(ids) for ids in Tokens(rows, policy.tokenizer, end_tokens(policy)).responses.values())
         < policy.tokenizer.embedded
     )
 

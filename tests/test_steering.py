@@ -21,7 +21,7 @@ from steer.evaluation.drawn import drawn_from
 from steer.generation.engines import respond
 from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
-from steer.models.policy import Policy
+from steer.models.policy import Policy, end_tokens
 from steer.models.steering import layers
 from steer.models.tokenization import Tokens
 from steer.rows import read_rows
@@ -89,7 +89,7 @@ def test_vectors_are_differences_of_means_over_the_positions_that_predict_respon
 ) -> None:
     base, every = shared.base(0).policy, policy_of(shared, tmp_path, rows=10_000).steering
     assert every is not None
-    tokens = Tokens(shared.logs, base.tokenizer, base.end)
+    tokens = Tokens(shared.logs, base.tokenizer, end_tokens(base))
     for name, found in zip(every.names, every.vectors):
         means: dict[bool, list[Tensor]] = {False: [], True: []}
         middle = (len(every.schema[name].shown) - 1) / 2

@@ -65,16 +65,18 @@ def stopping(tokenizer: Any, *names: str) -> Policy:
 
 def test_a_response_ends_as_the_template_ends_a_turn_where_decoding_stops_there(tokenizer: Any) -> None:
     end, eos = tokenizer.convert_tokens_to_ids(["<|end|>", "<|pad|>"])
-    assert stopping(tokenizer, "<|end|>").end == end == tokenizer.eos_token_id
+    user = tokenizer.convert_tokens_to_ids("<|user|>")
+    assert stopping(tokenizer, "<|end|>").end == [end] == [tokenizer.eos_token_id]
     tokenizer.eos_token = "<|pad|>"  # as Gemma's, which ends a text and no turn
-    assert stopping(tokenizer, "<|pad|>", "<|end|>").end == end
-    assert stopping(tokenizer, "<|pad|>").end == eos, "decoding would not stop at the other"
+    assert stopping(tokenizer, "<|pad|>", "<|end|>").end == [end]
+    assert stopping(tokenizer, "<|pad|>").end == [eos], "decoding would not stop at the other"
     plain = tokenizer.chat_template
     for template, wanted in (
-        (plain.replace("<|end|>", " \n<|end|>\n<|pad|>"), end),
-        (plain.replace("<|end|>", "<|user|><|end|>"), eos),  # what follows the response is another one
-        (plain.replace("<|end|>", ""), eos),
-        ("{% for m in messages %}{{ raise_exception('no') if m.role == 'assistant' }}{% endfor %}", eos),
+        (plain.replace("<|end|>", " \n<|end|>\n<|pad|>"), [end]),
+        (plain.replace("<|end|>", "<|user|><|end|>"), [user, end]),  # a token that closes the response before its end
+        (plain.replace("<|end|>", "words<|end|>"), [eos]),  # nobody has drawn these
+        (plain.replace("<|end|>", ""), [eos]),
+        ("{% for m in messages %}{{ raise_exception('no') if m.role == 'assistant' }}{% endfor %}", [eos]),
     ):
         tokenizer.chat_template = template
         assert stopping(tokenizer, "<|pad|>", "<|end|>").end == wanted

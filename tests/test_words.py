@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
 from steer.models.card import Card
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.tokenization import Tokens, plain_ids
 from steer.rows.schema import Attribute, Schema
 from steer.training.command import train_command
@@ -88,7 +88,7 @@ def test_generation_reads_what_training_read(policy: Policy) -> None:
     assert card is not None
     assert card.schema is not None
     row = {"id": "a", "prompt": [{"role": "user", "content": "tell me about bees."}], "response": "bees fly."}
-    tokens = Tokens([row], policy.tokenizer, policy.end, policy.template)
+    tokens = Tokens([row], policy.tokenizer, end_tokens(policy), policy.template)
     for aim in ({}, {"warmth": 1}, {"helpfulness": 2, "warmth": 3}):
         condition = render(aim, card.schema, card.attributes, "words")
         assert ("be warm: 1." if aim.get("warmth") == 1 else "") in condition

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steer.errors import SteerError
-from steer.models.policy import Policy
+from steer.models.policy import Policy, end_tokens
 from steer.models.steering import activations, layers
 from steer.models.tokenization import Tokens
 from steer.report.cells import counted
@@ -59,7 +59,7 @@ class Vectors:
         layer = settings.layer_of(base)
         if not (folder / TOOK).is_file():
             began = time.monotonic()
-            tokens = Tokens(rows, base.tokenizer, base.end)
+            tokens = Tokens(rows, base.tokenizer, end_tokens(base))
             short = [row for row in rows if tokens.length(row) <= (base.longest or tokens.length(row))]
             ends = {name: _ends(short, words.schema, name, settings.rows) for name in words.names}
             values = differences(base, list(ends.values()), tokens, layer)

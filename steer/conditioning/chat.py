@@ -136,6 +136,12 @@ _FINISHED = """
 {{- steer_out.rpartition(MARK)[0].rstrip(' ').replace(THOUGHT, '') ~ TEXT -}}
 {%- else -%}BASE{%- endif -%}
 """.strip()
+# Where answers are drawn from before it is certain that no tool is called, the generation prompt stays.
+_APART = """
+{%- if tools is defined and tools -%}BASE
+{{- TEXT if add_generation_prompt is defined and add_generation_prompt else '' -}}
+{%- else -%}OTHERWISE{%- endif -%}
+""".strip()
 _CLOSED = """
 {%- if add_generation_prompt is defined and add_generation_prompt -%}
 {%- set steer_out -%}BASE{%- endset -%}
@@ -158,7 +164,8 @@ def opened(base: str, place: Place, text: str = "''") -> str:
         "TEXT": text,
         "BASE": _BEGIN + base.removesuffix("\n") + _END,
     }
-    return _filled(_FINISHED if place.answer else _CLOSED, values)
+    part = _FINISHED if place.answer else _CLOSED
+    return _filled(_APART.replace("OTHERWISE", part) if place.apart else part, values)
 
 
 def steerable(

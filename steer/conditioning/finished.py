@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from attribute_models.arrays import common
-from attribute_models.templates import Shapes, rendered, thought_key
+from attribute_models.templates import Shapes, rendered, thought_key, wants_text
 from steer.progress import note_once
 from steer.settings import THINKS
 
@@ -30,21 +30,28 @@ class Place(NamedTuple):
     """Place of answers in a rendered conversation: at the mark in a finished turn, or after the generation prompt.
 
     `answer`: the items of that turn, with a mark for the answer and perhaps one for the thought before it; None: after
-    the generation prompt. `closes`: close a thinking block that the generation prompt has opened.
+    the generation prompt. `closes`: close a thinking block that the generation prompt has opened. `apart`: answers with
+    tools begin after the generation prompt instead, see `calls_apart`.
     """
 
     answer: tuple[tuple[str, Any], ...] | None
     closes: bool
+    apart: bool = False
 
 
 def place_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], thinking: str) -> Place:
     """Find where generation begins after turns like these, for a policy that was trained with `--thinking`.
 
     With "drop" it is where the template has an answer without a thought; with "empty" after an empty thinking block;
-    else the policy thinks first, from the generation prompt on.
+    else the policy thinks first, from the generation prompt on. So it is where the policy may call a tool instead.
     """
-    if thinking in THINKS:
+    if thinking in THINKS or (thinking == "drop" and calls_apart(turns, tokenizer, options)):
         return Place(None, closes=False)
+    return answered_at(turns, tokenizer, options, thinking)
+
+
+def answered_at(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], thinking: str) -> Place:
+    """Find the place of an answer's text with "drop" or "empty", though what is drawn may begin before it."""
     return _place(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options), thinking == "empty")
 
 
@@ -77,17 +84,75 @@ def block_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) 
     return _block(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options))
 
 
-def called(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], answer: Turn) -> str:
-    """Return an answer that calls tools as the template writes it in place of a text; empty if it writes it elsewhere.
+def lead_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> str:
+    """Return what is drawn before an answer's text, and not before a call: the rest of what the template has there."""
+    if not calls_apart(turns, tokenizer, options):
+        return ""
+    place = answered_at(turns, tokenizer, options, "drop")
+    before = "".join(divided_at_thought(turns, tokenizer, options, place))
+    return before.removeprefix(generation_prompt(turns, tokenizer, options))
 
-    What the template writes before and after every answer is not part of it.
+
+class Called(NamedTuple):
+    """An answer that calls tools, as the template writes it.
+
+    `before`: the text that it follows; `text`: what stands there in place of an answer's; `end`: the token after it, ""
+    if it is the one after every answer.
+    """
+
+    before: str
+    text: str
+    end: str
+
+
+def called(
+    turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], answer: Turn, stops: Sequence[str] = ()
+) -> Called | None:
+    """Write an answer that calls tools as the template does; None if it has no place there.
+
+    That is where answers stand, or where they are drawn from, see `calls_apart`. `stops`: tokens that end an answer.
     """
     before, _, end = _marked(turns, tokenizer, options, PLAIN_ANSWER).rpartition(ANSWER)
     before = before.rstrip(" ")  # a space before an answer belongs to its first token
     text = rendered(tokenizer, [*turns, answer], **options)
-    if not before or not text.startswith(before) or not text.endswith(end):
-        return ""
-    return text[len(before) : len(text) - len(end)]
+    if calls_apart(turns, tokenizer, options):
+        before = generation_prompt(turns, tokenizer, options)
+    if not before or not text.startswith(before):
+        return None
+    own = ending([*turns, answer], tokenizer, options, stops)
+    if own and text.endswith(own.tail):
+        return Called(before, text[len(before) : len(text) - len(own.tail)], own.end)
+    return Called(before, text[len(before) : len(text) - len(end)], "") if text.endswith(end) else None
+
+
+def calls_apart(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> bool:
+    """Whether tools are declared whose calls the template does not write where an answer's text stands.
+
+    Some write the channel of an answer after the generation prompt, and that of a call in its place.
+    """
+    if not options.get("tools"):
+        return False
+    return _calls_apart(tokenizer, str(tokenizer.chat_template), Shapes.of(turns, tokenizer, options))
+
+
+class Ending(NamedTuple):
+    """What the template writes after an answer.
+
+    `closing`: up to the token that ends it; `end`: that token, perhaps the first of the next turn; `tail`: from it on.
+    """
+
+    closing: str
+    end: str
+    tail: str
+
+
+def ending(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], stops: Sequence[str]) -> Ending | None:
+    """Find what ends the last of these turns, an answer: a token that decoding stops at, or None.
+
+    Some templates write none until the next turn, whose first token it is.
+    """
+    shapes = Shapes.of(turns, tokenizer, options)
+    return _ending(tokenizer, str(tokenizer.chat_template), shapes, tuple(stops))
 
 
 def generation_prompt(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> str:
@@ -133,6 +198,47 @@ def _block(tokenizer: Any, template: str, shapes: Shapes) -> Block | None:
         return None
     opening, plain = opened.removeprefix(begun), plain.removeprefix(begun) if plain.startswith(begun) else ""
     return Block(opening, closing, "" if plain.startswith(opening) else plain)
+
+
+@lru_cache(maxsize=10_000)
+def _calls_apart(tokenizer: Any, template: str, shapes: Shapes) -> bool:
+    """Compute `calls_apart` for the shapes of turns; `template` is part of the cache key."""
+    turns, options, _ = shapes.marked(tokenizer)
+    empty = "{}" if wants_text(tokenizer, template) else {}
+    call = {"id": "000000000", "type": "function", "function": {"name": ANSWER, "arguments": empty}}
+    try:
+        text = rendered(tokenizer, [*turns, {"role": "assistant", "content": "", "tool_calls": [call]}], **options)
+        begun = generation_prompt(turns, tokenizer, options)
+    except TemplateError:
+        return False
+    before = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)[0].rstrip(" ")
+    return not text.startswith(before) and text.startswith(begun) and before.startswith(begun) and ANSWER in text
+
+
+@lru_cache(maxsize=10_000)
+def _ending(tokenizer: Any, template: str, shapes: Shapes, stops: tuple[str, ...]) -> Ending | None:
+    """Compute `ending` for the shapes of turns; `template` is part of the cache key."""
+    turns, options, marks = shapes.marked(tokenizer)
+    result = {"role": "tool", "content": "x", "tool_call_id": "000000000", "name": "f"}
+    following = result if turns[-1].get("tool_calls") else {"role": "user", "content": "x"}
+    try:
+        text = rendered(tokenizer, turns, **options)
+        last = max(text.rindex(name) + len(name) for i, _, name in marks if i == len(turns) - 1)
+        after = text[last:]
+        if found := _first(after, stops):
+            at, end = found
+            return Ending(after[:at], end, after[at:])
+        more = rendered(tokenizer, [*turns, following], **options)
+    except (TemplateError, ValueError):  # the latter: it does not print the marks
+        return None
+    after = more.removeprefix(text).lstrip()
+    end = next((stop for stop in stops if after.startswith(stop)), "")
+    return Ending("", end, "") if end and more.startswith(text) else None
+
+
+def _first(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Return where the first of some tokens stands in a text, and which it is."""
+    return min(((text.index(stop), stop) for stop in stops if stop in text), default=None)
 
 
 def _goes_on(before: str, begun: str) -> bool:

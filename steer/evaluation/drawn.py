@@ -18,7 +18,7 @@ from steer.labelling.obtained import best_of
 from steer.labelling.scorer import Reward
 from steer.models.collate import Sequence_
 from steer.models.log_probs import ResponseLogps
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.steering import Weights
 from steer.models.tokenization import Tokens, as_drawn
 from steer.progress import progress
@@ -188,6 +188,6 @@ def drawn_from(
 def _sequences(policy: Policy, rows: Sequence[Row], *, conditioned: bool, thinking: str = "") -> list[Sequence_]:
     """Prompt with its condition of each row, and the response: its `ids`, else its text with its end."""
     rows = [policy.reading(row, row["target"]) for row in rows]
-    tokens = Tokens(rows, policy.tokenizer, policy.end, policy.template, as_drawn(thinking or policy.thinking))
+    tokens = Tokens(rows, policy.tokenizer, end_tokens(policy), policy.template, as_drawn(thinking or policy.thinking))
     read = [tokens.sequence(row, condition_text(policy, row["target"]) if conditioned else "") for row in rows]
     return [s._replace(response=list(row.get("ids") or s.response)) for s, row in zip(read, rows)]

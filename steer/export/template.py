@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 
 from steer.conditioning.chat import NONE, bare, fitted, in_parts, lost, opened, rendered, steerable, wants_parts
 from steer.conditioning.condition import TEMPLATES, render
-from steer.conditioning.finished import Place, generation_prompt, place_of
+from steer.conditioning.finished import Place, calls_apart, generation_prompt, place_of
 from steer.conditioning.turns import begun
 from steer.errors import SteerError
 from steer.models.tokenization import plain_ids, turns_parts
@@ -85,6 +85,8 @@ def late_place(tokenizer: Any, thinking: str) -> Place | None:
             continue
         if begun(prompt, tokenizer, options, thinking) != generation_prompt(prompt, tokenizer, options):
             place = place_of(prompt, tokenizer, options, thinking)
+            apart = thinking == "drop" and calls_apart(PROBES[0], tokenizer, {"tools": _DECLARED})
+            place = place._replace(apart=apart)
             if place.answer and wants_parts(tokenizer, str(tokenizer.chat_template)):
                 return place._replace(answer=tuple((n, in_parts(x) if n == "content" else x) for n, x in place.answer))
             return place

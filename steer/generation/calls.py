@@ -122,14 +122,18 @@ def _pattern(literal: str) -> re.Pattern[str]:
     return re.compile(whole + (r"\s*" if tail else ""))
 
 
-def syntax_of(tokenizer: Any, options: Mapping[str, Any]) -> Syntax | None:
-    """Return how the tokenizer's chat template writes calls, as they are decoded; None if they cannot be told apart."""
+def syntax_of(tokenizer: Any, options: Mapping[str, Any], stops: Sequence[str] = ()) -> Syntax | None:
+    """Return how the tokenizer's chat template writes calls, as they are decoded; None if they cannot be told apart.
+
+    `stops`: the tokens that end a reply.
+    """
     others = {name: value for name, value in options.items() if name != "tools"}
-    return _syntax(tokenizer, str(tokenizer.chat_template), json.dumps(others, sort_keys=True, default=str))
+    template, key = str(tokenizer.chat_template), json.dumps(others, sort_keys=True, default=str)
+    return _syntax(tokenizer, template, key, tuple(stops))
 
 
 @lru_cache(maxsize=100)
-def _syntax(tokenizer: Any, template: str, others: str) -> Syntax | None:
+def _syntax(tokenizer: Any, template: str, others: str, stops: tuple[str, ...]) -> Syntax | None:
     """Compute `syntax_of`; `template` is part of the cache key."""
     declared = {"type": "function", "function": {"name": NAME, "description": "", "parameters": {"type": "object"}}}
     options = {**json.loads(others), "tools": [declared]}
@@ -139,9 +143,10 @@ def _syntax(tokenizer: Any, template: str, others: str) -> Syntax | None:
         calls = [{"id": ID, "type": "function", "function": {"name": NAME, "arguments": a}} for a in arguments]
         answer = {"role": "assistant", "content": "", "tool_calls": calls}
         try:
-            text = called(ASK, tokenizer, options, *fitted([answer], tokenizer))
+            call = called(ASK, tokenizer, options, fitted([answer], tokenizer)[0], stops)
         except TemplateError:
             return [""]
+        text = call.text if call else ""
         text = _with_objects(tokenizer.decode(plain_ids([text], tokenizer)[0]) if text else "")
         return re.split(f"({MARKS.pattern})", text)
 

@@ -106,12 +106,14 @@ def _sent(policy: Policy, sampling: Sampling) -> dict[str, float]:
 
 def _response(policy: Policy, request: Request, ids: Sequence[int]) -> Response:
     """Part what was drawn; calls of tools are text unless the chat template writes them exactly so."""
-    finished = bool(ids) and ids[-1] in end_tokens(policy)
+    ends = end_tokens(policy)
+    finished = bool(ids) and ids[-1] in ends
     form, drawn = Form.of(policy, request.row), ids[: len(ids) - finished]
     if form.plain:
         return Response(policy.tokenizer.decode(drawn, skip_special_tokens=True), finished, tuple(ids))
     parts = parted(policy.tokenizer, form, drawn, whole=finished)
-    if parts.calls and not written_as(parts, drawn, policy.tokenizer, request.row):
+    stops = policy.tokenizer.convert_ids_to_tokens(sorted(ends))
+    if parts.calls and not written_as(parts, drawn, policy.tokenizer, request.row, stops):
         parts = parted(policy.tokenizer, form._replace(syntax=None), drawn, whole=finished)
     return Response(parts.text, finished, tuple(ids), parts.thought, parts.calls)
 

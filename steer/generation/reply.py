@@ -9,10 +9,10 @@ from jinja2 import TemplateError
 
 from attribute_models.templates import options_of
 from steer.conditioning.chat import fitted
-from steer.conditioning.finished import Block, block_of, called
+from steer.conditioning.finished import Block, block_of, called, lead_of
 from steer.generation.calls import Call, Syntax, syntax_of
 from steer.generation.text import Text
-from steer.models.policy import Policy
+from steer.models.policy import Policy, end_tokens
 from steer.models.tokenization import plain_ids
 from steer.progress import note_once
 from steer.rows import Row
@@ -22,29 +22,35 @@ Token = tuple[int, Any]  # its id, and what is kept beside it
 
 
 class Form(NamedTuple):
-    """What a reply may hold besides its text: a thinking block, and calls of declared tools."""
+    """What a reply may hold besides its text: a thinking block, calls of declared tools, `lead` before its text."""
 
     block: Block | None = None
     syntax: Syntax | None = None
     tools: Sequence[Any] = ()
+    lead: str = ""
 
     @staticmethod
     def of(policy: Policy, row: Row) -> Form:
         """Return the form of the policy's replies to the prompt of a row."""
         tokenizer, options = policy.tokenizer, options_of(row)
         tools, thinks = options.get("tools") or (), policy.thinking in THINKS
-        block = block_of(fitted(row["prompt"], tokenizer), tokenizer, options) if thinks else None
+        turns = fitted(row["prompt"], tokenizer)
+        lead = lead_of(turns, tokenizer, options)
+        block = block_of(turns, tokenizer, options) if thinks else None
+        if block and lead:  # it does not stand between a thought and a call
+            block = Block(block.opening, block.closing.removesuffix(lead), "")
         if block:
             block = Block(*(_decoded(text, tokenizer) for text in block))
-        syntax = syntax_of(tokenizer, options) if tools else None
+        stops = tokenizer.convert_ids_to_tokens(sorted(end_tokens(policy))) if tools else ()
+        syntax = syntax_of(tokenizer, options, stops) if tools else None
         if tools and not syntax:
             note_once("the chat template writes calls of tools in a way that is not read here: they stay in the text.")
-        return Form(block, syntax, tools)
+        return Form(block, syntax, tools, _decoded(lead, tokenizer))
 
     @property
     def plain(self) -> bool:
         """Whether a reply is nothing but its text."""
-        return self.block is None and self.syntax is None
+        return self.block is None and self.syntax is None and not self.lead
 
 
 class Piece(NamedTuple):
@@ -71,6 +77,7 @@ class Reply:
     def __init__(self, tokenizer: Any, form: Form, stops: Sequence[str] = ()) -> None:
         self.text = Text(tokenizer, stops)
         self._thought = _Thought(tokenizer, form.block) if form.block else None
+        self._lead = _Lead(tokenizer, form.lead) if form.lead else None
         self._calls = _Calls(tokenizer, form.syntax, form.tools) if form.syntax else None
         self._space, self._begun = "", not form.block
 
@@ -78,6 +85,8 @@ class Reply:
         """Add a token and return what is certain now."""
         new: Token = token, beside
         thought, tokens = self._thought.push(new) if self._thought else ("", [new])
+        if self._lead:
+            tokens = [each for token_ in tokens for each in self._lead.push(token_)]
         if self._calls:
             tokens = [each for token_ in tokens for each in self._calls.push(token_)]
         return self._answered(tokens, thought)
@@ -85,6 +94,8 @@ class Reply:
     def finish(self, *, whole: bool) -> Piece:
         """Return the rest; `whole`: the model ended the reply, so that calls in it are complete."""
         thought, tokens = self._thought.finish() if self._thought else ("", [])
+        if self._lead:
+            tokens = [each for token in tokens for each in self._lead.push(token)] + self._lead.finish()
         before: str = ""
         calls: list[Call] = []
         if self._calls:
@@ -118,17 +129,20 @@ def parted(tokenizer: Any, form: Form, ids: Sequence[int], *, whole: bool) -> Pi
     return Piece("".join(p.thought for p in pieces), "".join(p.text for p in pieces), pieces[-1].calls)
 
 
-def written_as(parts: Piece, ids: Sequence[int], tokenizer: Any, row: Row) -> bool:
-    """Whether the chat template writes text and calls of a reply as they were drawn, after what else is in `ids`."""
+def written_as(parts: Piece, ids: Sequence[int], tokenizer: Any, row: Row, stops: Sequence[str] = ()) -> bool:
+    """Whether the chat template writes text and calls of a reply as they were drawn, after what else is in `ids`.
+
+    `stops`: the tokens that end a reply.
+    """
     answer = {"role": "assistant", "content": parts.text, "tool_calls": list(parts.calls)}
     turns = fitted([*row["prompt"], answer], tokenizer)
     try:
-        text = called(turns[:-1], tokenizer, options_of(row), turns[-1])
+        call = called(turns[:-1], tokenizer, options_of(row), turns[-1], stops)
     except TemplateError:
         return False
-    [again] = plain_ids([text], tokenizer)
+    [again] = plain_ids([call.text if call else ""], tokenizer)
     drawn: str = tokenizer.decode(ids)
-    return bool(text) and drawn.rstrip().endswith(tokenizer.decode(again).strip())
+    return call is not None and drawn.rstrip().endswith(tokenizer.decode(again).strip())
 
 
 class _Thought:
@@ -177,6 +191,30 @@ class _Thought:
         return kept
 
 
+class _Lead:
+    """Leaves out what is drawn before the text of an answer."""
+
+    def __init__(self, tokenizer: Any, lead: str) -> None:
+        self.tokenizer, self.lead = tokenizer, lead
+        self._first: list[Token] = []
+        self._ended = False
+
+    def push(self, token: Token) -> list[Token]:
+        """Add a token; return those that are no part of it."""
+        if self._ended:
+            return [token]
+        self._first.append(token)
+        begins = self.tokenizer.decode([id for id, _ in self._first]).strip()
+        self._ended = begins.startswith(self.lead) or not self.lead.startswith(begins)
+        if not self._ended or begins.startswith(self.lead):
+            return []
+        return self._first
+
+    def finish(self) -> list[Token]:
+        """Return the rest of a reply that ended in it."""
+        return [] if self._ended else self._first
+
+
 class _Calls:
     """Keeps tokens back that may begin a call."""
 
@@ -210,5 +248,7 @@ class _Calls:
 
 def _decoded(text: str, tokenizer: Any) -> str:
     """Return a text as it comes back from its tokens, without white space around it."""
+    if not text.strip():
+        return ""
     decoded: str = tokenizer.decode(plain_ids([text.strip()], tokenizer)[0])
     return decoded.strip()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
-from steer.conditioning.chat import PLAIN, bare, rendered
+from steer.conditioning.chat import PLAIN, bare
 from steer.conditioning.condition import markers
 from steer.conditioning.targets import Target, opposite, parse_target
 from steer.conditioning.turns import Turn, preceded
@@ -22,7 +22,7 @@ from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, beside_the_base, refuse_nan
 from steer.models.quantization import BASES
 from steer.models.steering import Steering, Weights
-from steer.models.tokenization import plain_ids
+from steer.models.tokenization import end_ids
 from steer.models.unfinished import facts_of, with_weights
 from steer.progress import note, note_once, progress, quiet
 from steer.rows.schema import Schema
@@ -31,8 +31,6 @@ from steer.run_folder import fingerprint, is_run, read_done
 if TYPE_CHECKING:
     from steer.generation.generate import Prompts
     from steer.rows import Row
-
-PROBE = "Certainly."  # an answer that no chat template writes by itself
 
 
 @dataclass
@@ -93,21 +91,9 @@ class Policy:
         return limit if limit and limit > 0 else None
 
     @property
-    def end(self) -> int:
-        """The token that ends a response in training: the one that the chat template writes, if decoding stops at it.
-
-        The EOS of some tokenizers ends a text (Gemma: <eos>), while the model ends a turn (<end_of_turn>).
-        """
-        from jinja2 import TemplateError
-
-        eos: int = self.tokenizer.eos_token_id
-        turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": PROBE}]
-        try:
-            text = rendered(self.tokenizer, turns)
-        except TemplateError:
-            return eos
-        following = plain_ids([text.rpartition(PROBE)[2].lstrip()], self.tokenizer)[0][:1]
-        return following[0] if following and following[0] in end_tokens(self) else eos
+    def end(self) -> list[int]:
+        """The tokens that end a response in training, the last of which stops decoding; see `end_ids`."""
+        return end_ids(self.tokenizer, end_tokens(self))
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -218,7 +204,7 @@ class Policy:
 
 def end_tokens(policy: Policy) -> set[int]:
     """Return the tokens that end a response when it is drawn: the tokenizer's and those that the model names."""
-    theirs = getattr(policy.model.generation_config, "eos_token_id", None)
+    theirs = getattr(getattr(policy.model, "generation_config", None), "eos_token_id", None)
     return {policy.tokenizer.eos_token_id, *(theirs if isinstance(theirs, list) else [theirs])} - {None}
 
 

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from attribute_models.templates import NONE, options_of
+from attribute_models.arrays import common
+from attribute_models.templates import NONE, options_of, thought_key
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import TEMPLATES
-from steer.conditioning.finished import called, divided_at_thought, generation_prompt, place_of
+from steer.conditioning.finished import (
+    Called,
+    answered_at,
+    called,
+    calls_apart,
+    divided_at_thought,
+    ending,
+    generation_prompt,
+)
 from steer.conditioning.turns import (
     MARK,
     UnprintedError,
@@ -28,6 +38,7 @@ from steer.rows import Row
 from steer.settings import THINKS
 
 AT_ONCE = 1000  # rows between two counts of the progress
+Around = tuple[str, str, str]  # what stands before, in and after a thought
 
 
 class Tokens:
@@ -42,13 +53,15 @@ class Tokens:
         self,
         rows: Sequence[Row],
         tokenizer: Any,
-        end: int | None = None,
+        ends: Collection[int] | None = None,
         template: str | None = None,
         thinking: str = "drop",
     ) -> None:
-        """Tokenise rows; `end`: the token that ends a response, `Policy.end`; None: the tokenizer's EOS."""
+        """Tokenise rows; `ends`: tokens at which decoding stops, see `end_ids`; None: the tokenizer's EOS."""
         self.tokenizer = tokenizer
-        self.end: int = tokenizer.eos_token_id if end is None else end
+        self.ends = {tokenizer.eos_token_id} if ends is None else {*ends}
+        self.end = end_ids(tokenizer, self.ends)
+        self._stops: list[str] = tokenizer.convert_ids_to_tokens(sorted(self.ends))
         self.responses: dict[str, list[int]] = {}
         self.untold: set[str] = set()
         self._prompts: dict[str, list[int]] = {}
@@ -70,7 +83,7 @@ class Tokens:
             own = (*own, row.get("reasoning_content")) if self._thinking in THINKS else own
             key = json.dumps([row["prompt"], row.get("tools"), row.get("chat_template_kwargs"), own])
             if key not in rendered:
-                rendered[key] = answer_parts(row, self.tokenizer, self._template, self._thinking)
+                rendered[key] = answer_parts(row, self.tokenizer, self._template, self._thinking, self._stops)
             parts.append(rendered[key])
         self.untold |= {row["id"] for row, each in zip(rows, parts) if each.untold}
         unique = list(dict.fromkeys(text for each in parts for text in (each.head, *each.learned[::2], each.call)))
@@ -88,7 +101,8 @@ class Tokens:
             response = [*ids[opening], *thought[learned], *ids[closing], *response]
             # A response that was cut off must not learn to end there; but an empty one needs a token.
             cut = response and row.get("finished") is False
-            self.responses[row["id"]] = response if cut else [*response, self.end]
+            end = self.tokenizer.convert_tokens_to_ids([each.end]) if each.end else self.end
+            self.responses[row["id"]] = response if cut else [*response, *end]
 
     def replace_prompts(self, rows: Sequence[Row], turns: Sequence[Mapping[str, Any]]) -> None:
         """Tokenise rows again, with these turns as their prompt."""
@@ -159,7 +173,8 @@ class Parts(NamedTuple):
     """The texts of a row: before and after the place of a condition, and what is learned before the response.
 
     `learned`: what the template writes before a thought, the thought, and what it writes after it. `call`: the response
-    as the template writes it, if it calls tools. `untold`: its thought has no place in the template.
+    as the template writes it, if it calls tools. `untold`: its thought has no place in the template. `end`: the token
+    that ends it, "" for that of every answer.
     """
 
     head: str
@@ -167,26 +182,32 @@ class Parts(NamedTuple):
     learned: tuple[str, str, str] = ("", "", "")
     call: str = ""
     untold: bool = False
+    end: str = ""
 
 
-def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str) -> Parts:
+def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str, stops: Sequence[str] = ()) -> Parts:
     """Render what stands before a row's response; SteerError with its id if the chat template refuses it.
 
     `thinking`: with "drop" nothing is left of a thought; with "empty" its block is, as an empty one; with "keep" it
-    stands before the response, and with "learn" it is learned like it, from where generation begins.
+    stands before the response, and with "learn" it is learned like it, from where generation begins. `stops`: those
+    tokens at which decoding stops.
     """
     with named(row):
         asked, options = fitted(row["prompt"], tokenizer), options_of(row)
         turns = asking(asked) if in_turn(template) else asked
         thought = str(row.get("reasoning_content") or "").strip() if thinking in THINKS else ""
-        place = place_of(turns, tokenizer, options, "empty" if thought or thinking == "empty" else "drop")
+        place = answered_at(turns, tokenizer, options, "empty" if thought or thinking == "empty" else "drop")
         opened, closing = divided_at_thought(turns, tokenizer, options, place)
         untold, thought = bool(thought and not closing), thought if closing else ""
+        call = Called("", "", "")
+        if row.get("tool_calls"):
+            call, opened, thought, closing = _call(row, turns, tokenizer, options, stops, (opened, thought, closing))
+            if thinking == "empty" and call.before:  # policies of that kind answer after the empty block
+                raise _nowhere(row)
         before = opened + thought + closing
         check_printed(asked, tokenizer, options, before.replace(MARK, ""))
-        call = _call(row, turns, tokenizer, options) if row.get("tool_calls") else ""
         learned = ("", "", "")
-        if thinking == "learn":
+        if thinking == "learn" or (thinking == "drop" and calls_apart(turns, tokenizer, options)):
             begun = generation_prompt(turns, tokenizer, options)
             if opened.startswith(begun):
                 before, learned = begun, (opened.removeprefix(begun), thought, closing)
@@ -196,21 +217,70 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str) 
                     "prompt ends, so they cannot be learned. Use --thinking keep."
                 )
         head, tail = at_mark(before) if in_turn(template) else (before, "")
-        return Parts(head, tail, learned, call, untold)
+        return Parts(head, tail, learned, call.text, untold, call.end)
 
 
-def _call(row: Row, turns: Sequence[Any], tokenizer: Any, options: Mapping[str, Any]) -> str:
-    """Return a response that calls tools as the template writes it; SteerError if it has no place there."""
+def _call(
+    row: Row, turns: Sequence[Any], tokenizer: Any, options: Mapping[str, Any], stops: Sequence[str], around: Around
+) -> tuple[Called, str, str, str]:
+    """Return a response that calls tools as the template writes it, and what stands before it.
+
+    The latter is before, in and after its thought, as in `around` of an answer's text; the call's `before` is empty if
+    that is the same. SteerError if it has no place there, or not all of its calls are written.
+    """
     answer = {"role": "assistant", "content": row["response"], "tool_calls": row["tool_calls"]}
     turn = fitted([*row["prompt"], answer], tokenizer)[-1]  # ids of calls go on through the conversation
-    text = called(turns, tokenizer, options, turn)
-    names = [str((call.get("function") or {}).get("name")) for call in turn["tool_calls"]]
-    if not text or not all(name in text for name in names):
-        raise SteerError(
-            f"row '{row['id']}': its response calls a tool, which the model's chat template does not print where an "
-            "answer stands. Leave such rows out."
-        )
-    return text
+    call = called(turns, tokenizer, options, turn, stops)
+    names = [str((each.get("function") or {}).get("name")) for each in turn["tool_calls"]]
+    for some in (turn["tool_calls"][1:], turn["tool_calls"][:-1]):
+        other = called(turns, tokenizer, options, {**turn, "tool_calls": some}, stops) if some else None
+        if other and (not call or other.text == call.text):
+            raise SteerError(
+                f"row '{row['id']}': its response calls {len(names)} tools at once, of which the model's chat template "
+                "writes one. Leave such rows out."
+            )
+    if not call or not all(name in call.text for name in names):
+        raise _nowhere(row, declare=calls_apart(turns, tokenizer, {**options, "tools": row["tool_calls"]}))
+    if not calls_apart(turns, tokenizer, options):
+        return call._replace(before=""), *around
+    opened, thought, closing = around
+    if thought:  # it is followed by a call where that of an answer is by the answer's text
+        thinker = called(turns, tokenizer, options, {**turn, thought_key(tokenizer): thought}, stops)
+        if thinker and (thinker.before + thinker.text).startswith(opened + thought):
+            rest = (thinker.before + thinker.text)[len(opened + thought) :]
+            both = re.sub(r"<[^>]*$", "", rest[: common([rest, closing])])  # whole tokens
+            return call._replace(text=rest[len(both) :]), opened, thought, both
+    return call, call.before, "", ""
+
+
+def _nowhere(row: Row, *, declare: bool = False) -> SteerError:
+    advice = "Declare it in the row's `tools`, from where both are drawn" if declare else "Leave such rows out"
+    return SteerError(
+        f"row '{row['id']}': its response calls a tool, which the model's chat template does not print where an "
+        f"answer stands. {advice}."
+    )
+
+
+def end_ids(tokenizer: Any, ends: Collection[int]) -> list[int]:
+    """Return the tokens that end a response in training: those that the chat template writes up to one of `ends`.
+
+    It is the EOS where the template writes none of these, or after a text. The EOS of some tokenizers ends a text
+    (Gemma: <eos>), while the model ends a turn (<end_of_turn>); Cohere's closes the response first, GLM begins the next
+    turn.
+    """
+    from jinja2 import TemplateError
+
+    stops: list[str] = tokenizer.convert_ids_to_tokens(sorted(ends))
+    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Certainly."}]
+    try:
+        found = ending(turns, tokenizer, NONE, stops)
+    except TemplateError:
+        found = None
+    if found:
+        [closing] = plain_ids([found.closing.strip()], tokenizer)
+        if not tokenizer.decode(closing, skip_special_tokens=True).strip():
+            return [*closing, tokenizer.convert_tokens_to_ids(found.end)]
+    return [tokenizer.eos_token_id]
 
 
 @contextmanager

@@ -249,7 +249,7 @@ def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
         device="cpu" if on_cpu else "",
     )
     if options.adapter != "none" and (same := _twins(policy)):
-        end = policy.tokenizer.convert_ids_to_tokens(policy.end)
+        end = policy.tokenizer.convert_ids_to_tokens(policy.end[-1])
         raise SteerError(
             f"--model {model}: its end token '{end}' was never trained ({same} other tokens have the same "
             "output row), so LoRA cannot learn to end a response. Name the token that ends its texts as eos_token in "
@@ -261,7 +261,7 @@ def base_policy(model: str, options: TrainSettings, *, on_cpu: bool) -> Policy:
 def _twins(policy: Policy) -> int:
     """Count other tokens with the output row of the end token: LoRA trains no rows, so it cannot tell them apart."""
     rows = policy.model.get_output_embeddings().weight.detach()
-    end = rows[policy.end].float()
+    end = rows[policy.end[-1]].float()
     far = torch.cat([(part.float() - end).norm(dim=1) for part in rows.split(4096)])
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
@@ -368,7 +368,7 @@ def held_out_of(
     where = f"--eval-steps: the held-out rows of {labelled.name}: {name}"
     rows, groups, _ = grouped(rows, method, own, conditioning, where)
     template = conditioning.template if conditioning else None
-    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.end, template, options.thinking)
+    tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.ends, template, options.thinking)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = joined(short_enough(groups, tokens, whole, longest, options.truncate)[0], method)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}

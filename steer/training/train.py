@@ -9,7 +9,7 @@ from typing import Any
 
 from steer.labelling.scorer import Scorer
 from steer.models.parts import coverage
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
 from steer.progress import note
@@ -146,7 +146,7 @@ def prepare(
         start = starting_point(policy, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
         written = conditioning.template if conditioning else None
-        tokens = Tokens(rows, policy.tokenizer, policy.end, written, options.thinking)
+        tokens = Tokens(rows, policy.tokenizer, end_tokens(policy), written, options.thinking)
         say_thoughts(rows, options.thinking, tokens)
         longest = min(options.max_length, policy.longest or options.max_length)
         if reward:
