@@ -22,6 +22,7 @@ SHARD = "Only do share i of n, `i/n`, of the resume points: for several machines
 WORKERS = "Where --num-proc counts: processes of this machine, or actors of a Ray cluster."
 WHICH_WORKERS = ("processes", "ray")
 SEED = "Everything random follows from it."
+SHARE = 0.1  # of the prompts that is held out, where nobody says another
 HELD_OUT = "Share of prompts kept for evaluation, where the rows have no split."
 LIMIT = "Use the first so many rows only (0: all)."
 TRUST_REMOTE_CODE = "Run code that comes with the model."

@@ -40,7 +40,8 @@ def just_eval(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scorer and labels of the recipe on some real rows."""
     out = tmp_path_factory.mktemp("just_eval")
     rated, logs = (shared / "data" / f"just_eval_{name}.jsonl.gz" for name in ("rated", "outputs"))
-    data_command(DataConfig(str(logs), str(out / "logs"), bad="skip"))
+    data = {"source": str(logs), "output": str(out / "logs")}
+    data_command(resolve(DataConfig, data, str(EXAMPLES / "just_eval" / "data.yaml")))
     short = [sys.executable, str(EXAMPLES / "short_rows.py"), str(out / "logs"), str(out / "logs.jsonl"), "--rows=300"]
     assert " rows in, 30" in subprocess.run(short, check=True, capture_output=True, text=True).stdout
     fit = {"rows": str(rated), "output": str(out / "scorer")}

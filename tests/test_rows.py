@@ -15,6 +15,8 @@ import pytest
 
 from steer import rows
 from steer.errors import SteerError
+from steer.progress import note_once
+from steer.rows import split_of
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
@@ -412,3 +414,13 @@ def test_what_was_written_is_read_back_blank_responses_and_strange_line_ends_inc
     said = [{"prompt": [{"role": "user", "content": "a"}], "response": x} for x in ("", "a\u2028b\nc", "é")]
     rows.write_rows(said, tmp_path / "rows.jsonl")
     assert rows.read_back(tmp_path / "rows.jsonl") == said
+
+
+def test_a_share_of_prompts_that_cannot_have_an_effect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    note_once.cache_clear()
+    row = {"id": "1", "prompt": [{"role": "user", "content": "Hi"}], "response": "Ho"}
+    for held_out, split in ((0.4, ""), (0.1, "train"), (0.4, "train")):
+        assert capsys.readouterr().err == ""
+        split_of({**row, "split": split} if split else row, held_out, 0)
+    said = capsys.readouterr().err
+    assert said.count("--held-out 0.4 has no effect on rows that name their split") == 1

@@ -10,10 +10,10 @@ model=${MODEL:-$(sed -n 's/^model: //p' "$machine/train.yaml")}
 train="steer train"
 if [ "$2" = gpus8 ]; then train="torchrun --nproc_per_node 8 -m steer train"; fi
 mkdir -p "$out/short"
-steer data "$logs" --bad skip --output "$out/logs"
+steer data "$logs" --config "$data/data.yaml" --output "$out/logs"
 logs=$out/logs
 if [ "$2" = laptop ]; then
-  [ -e "$out/short/rows.jsonl" ] || python "$here/../short_rows.py" "$logs" "$out/short/rows.jsonl"
+  [ -e "$out/short/rows.jsonl" ] || python "$here/../short_rows.py" "$logs" "$out/short/rows.jsonl" --rows 750
   logs=$out/short/rows.jsonl
 fi
 steer fit ${rated:+"$rated"} --config "$data/fit.yaml" --output "$out/scorer"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 
-from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, TRUST_REMOTE_CODE, argument, option
+from steer.settings import HELD_OUT, INPUTS, LIMIT, SEED, SHARE, TRUST_REMOTE_CODE, argument, option
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ExportConfig:
     condition_dropout: float = option(
         0.05, "Rows: chance that the whole condition is left out.", least=0, most=1, panel="Rows"
     )
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel="Rows")
+    held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel="Rows")
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0, panel="Rows")
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)

@@ -23,7 +23,7 @@ from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
 from steer.models.policy import Policy
 from steer.progress import note
-from steer.rows import Reading, Row, Source, prompt_key, read, split_of
+from steer.rows import Reading, Row, Source, named_side, prompt_key, read
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import slug
@@ -98,7 +98,7 @@ class Examination(Generic[S]):
         gold = fitting(self.judge, self.schema, **trust) if self.judge else Scorer("", ())
         proxy = gold if self.proxy in ("", self.judge) else fitting(self.proxy, self.schema, **trust)
         answered = [row for row in self.rows if _answered(row)]
-        train = [row for row in answered if split_of(row, 0.0, 0) == "train"] or answered
+        train = [row for row in answered if named_side(row) != "test"] or answered
         return Court(self.schema, gold, proxy, train or [row for c in self.contestants for row in c.rows or ()])
 
     @cached_property
@@ -125,7 +125,7 @@ class Examination(Generic[S]):
     @cached_property
     def held_out(self) -> list[Row]:
         """Rows of held-out prompts."""
-        return [row for row in self.rows if split_of(row, 0.0, 0) == "test"]
+        return [row for row in self.rows if named_side(row) == "test"]
 
     @cached_property
     def prompts(self) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import DTYPE, DTYPES, SEED, TRUST_REMOTE_CODE, WHICH_WORKERS, WORKERS, option
+from steer.settings import DTYPE, DTYPES, SEED, SHARE, TRUST_REMOTE_CODE, WHICH_WORKERS, WORKERS, option
 
 # Panels of --help.
 ENGINE, PROMPTS, SAMPLING, SPEED, TARGETS = "Engine", "Prompts", "Sampling", "Speed", "Targets and selection"
@@ -111,7 +111,7 @@ class GenerateSettings(Drawing, AskedSampling):
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=ENGINE)
     split: str = option("", "Take only prompts of this split from rows.", choices=("", "train", "test"), panel=PROMPTS)
     held_out: float = option(
-        0.1, "Share of prompts in the test split, where the rows have no split.", least=0, most=1, panel=PROMPTS
+        SHARE, "Share of prompts in the test split, where the rows have no split.", least=0, most=1, panel=PROMPTS
     )
     limit: int = option(0, "Use only this many prompts of rows, the first ones (0: all).", least=0, panel=PROMPTS)
     shard_size: int = option(512, SHARD_SIZE, least=1, panel=SPEED)

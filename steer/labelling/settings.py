@@ -9,6 +9,7 @@ from steer.settings import (
     INPUTS,
     LIMIT,
     SEED,
+    SHARE,
     TRUST_REMOTE_CODE,
     TURNS,
     WHICH_TURNS,
@@ -65,7 +66,7 @@ class FitSettings:
     )
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
+    held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=ROWS)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0, panel=ROWS)
 
@@ -103,7 +104,7 @@ class LabelSettings:
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
     turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=ROWS)
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
+    held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=ROWS)
     shard_size: int = option(2000, "Rows scored between two resume points.", least=1, panel=SPEED)
     num_proc: int = option(1, "Processes that score at the same time.", least=1, panel=SPEED)
     workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=SPEED)

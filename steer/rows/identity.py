@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_recipes.turns import asked_with
+from steer.progress import note_once
 from steer.rows.contract import SIDE, Row
 from steer.rows.reading import Source, read
+from steer.settings import SHARE
 
 
 def prompt_key(row: Row) -> str:
@@ -44,16 +46,27 @@ def split_key(row: Row) -> str:
     return prompt_key({"prompt": row["prompt"][: first + 1]})
 
 
+def named_side(row: Row) -> Literal["train", "test", ""]:
+    """Return the side that the column `split` of a row names, any but training is "test"; empty if it names none."""
+    if not (split := (row.get("split") or "").lower()):
+        return ""
+    side = SIDE.search(split)
+    return "train" if side and side[1] == "train" else "test"
+
+
 def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
     """Return the side of a row: that of its column `split`, else one drawn by the hash of its prompt.
 
     All rows of a prompt are on one side, and all turns of a conversation. `held_out` is the share of prompts, 0 to 1,
     that become "test". A split named as in HELD_OUT is "test" too.
     """
-    split = (row.get("split") or "").lower()
-    if split:
-        side = SIDE.search(split)
-        return "train" if side and side[1] == "train" else "test"
+    if side := named_side(row):
+        if held_out != SHARE:
+            note_once(
+                f"--held-out {held_out:g} has no effect on rows that name their split. "
+                '"steer data --resplit" splits them again.'
+            )
+        return side
     drawn = hashlib.blake2b(f"{seed}:{split_key(row)}".encode(), digest_size=8).digest()
     return "test" if int.from_bytes(drawn) < held_out * 2**64 else "train"
 

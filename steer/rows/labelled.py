@@ -10,6 +10,7 @@ from steer.errors import SteerError
 from steer.rows import Row, Source, read_rows, split_of, write_rows
 from steer.rows.schema import Schema
 from steer.run_folder import read_done, write_json
+from steer.settings import SHARE
 
 if TYPE_CHECKING:
     import datasets
@@ -90,7 +91,7 @@ class Labelled:
         names = dict.fromkeys(name for row in self.rows for name in row)
         return Dataset.from_dict({name: [row.get(name) for row in self.rows] for name in names})
 
-    def training(self, held_out: float = 0.1, seed: int = 0, limit: int = 0) -> list[Row]:
+    def training(self, held_out: float = SHARE, seed: int = 0, limit: int = 0) -> list[Row]:
         """Return the rows of the training split, the first `limit` of them (0: all).
 
         `held_out` is the share of prompts kept for evaluation among rows that name no split.
@@ -100,7 +101,7 @@ class Labelled:
             raise SteerError(f"{self.name}: all {len(self.rows)} rows are held out; nothing is left to train on.")
         return rows[: limit or None]
 
-    def held_out(self, held_out: float = 0.1, seed: int = 0) -> list[Row]:
+    def held_out(self, held_out: float = SHARE, seed: int = 0) -> list[Row]:
         """Return the rows that `training` leaves for evaluation."""
         return [row for row in self.rows if split_of(row, held_out, seed) != "train"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import LIMIT, SEED, TURNS, WHICH_TURNS, option
+from steer.settings import LIMIT, SEED, SHARE, TURNS, WHICH_TURNS, option
 
 READING, SPLIT = "Reading records", "Split and duplicates"
 MIXING, EXPORT, WORLD = "Several sources", "Other trainers", "The embedded world"
@@ -36,7 +36,7 @@ class DataSettings:
     )
     turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=READING)
     limit: int = option(0, LIMIT, least=0, panel=READING)
-    held_out: float = option(0.1, "Share of prompts kept for evaluation.", least=0, most=1, panel=SPLIT)
+    held_out: float = option(SHARE, "Share of prompts kept for evaluation.", least=0, most=1, panel=SPLIT)
     resplit: bool = option(False, "Split by prompt again, whatever the rows say.", panel=SPLIT)
     duplicates: str = option(
         "keep",

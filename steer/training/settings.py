@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import DTYPE, DTYPES, HELD_OUT, LIMIT, MICRO_BATCH_TOKENS, SEED, THINKING, TRUST_REMOTE_CODE, option
+from steer.settings import (
+    DTYPE,
+    DTYPES,
+    HELD_OUT,
+    LIMIT,
+    MICRO_BATCH_TOKENS,
+    SEED,
+    SHARE,
+    THINKING,
+    TRUST_REMOTE_CODE,
+    option,
+)
 
 # Panels of --help.
 METHOD, CONDITION, WEIGHTS = "Method", "Condition", "Weights that are trained"
@@ -167,7 +178,7 @@ class TrainSettings:
         choices=("none", "tensorboard", "wandb", "trackio"),
         panel=LOGGING,
     )
-    held_out: float = option(0.1, HELD_OUT, least=0, most=1, panel=ROWS)
+    held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=ROWS)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0, panel=ROWS)
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=WEIGHTS)
