@@ -47,7 +47,7 @@ and every cell is measured on it when this page is written.
 |---|---|
 | condition placed | [templates of conditions](conditions.md) with which an answer stands where finished ones do |
 | thinking | values of `--thinking` that do to a thought what they say; a struck one is refused with a message |
-| tools | what reaches the model, and whether its own calls are read back; a struck one is refused by the row's name, the rest is counted in a message |
+| tools | what reaches the model, and whether its calls are read back; a struck one is refused, the rest is counted |
 | turns | with `--turns all` a conversation's history is computed once: `shared` |
 | end trained | the tokens after an answer in the loss, up to one at which decoding stops |
 | export steers | conversations, with tags and with words, that an exported template writes exactly as training did |
