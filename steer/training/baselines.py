@@ -70,7 +70,7 @@ class Mismatched:
         every = [group.rows[0] for group in self.plan.groups]
         own, tokens = mates(rows, every, step), self.plan.tokens
         prefixes = [tokens.prefix(row) for row in rows]
-        return [Sequence_(p, tokens.responses[m["id"]][: self.longest - len(p)]) for p, m in zip(prefixes, own)]
+        return [Sequence_(p, list(tokens.responses[m["id"]][: self.longest - len(p)])) for p, m in zip(prefixes, own)]
 
     def log_probs(self, module: ResponseLogps, sequences: Sequence[Sequence_], accelerator: Any) -> list[float]:
         """Log-probs of responses with the weights as they are; processes share the work."""
