@@ -36,6 +36,12 @@ def take(number: int) -> None:
         _module(kind()).set_device(number % gpus)
 
 
+def release() -> None:
+    """Give back the memory of the GPU that this process holds and does not use."""
+    if count():
+        _module(kind()).empty_cache()
+
+
 def wait(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type != "cpu":

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -24,6 +26,9 @@ from steer.run_folder import write_json
 
 Part = tuple[int, list[Any]]  # its number, and its items
 Work = Callable[[int, list[Any]], Any]  # what becomes of a part
+LEADER = "STEER_LEADER"  # the variable that names the process which a launched command ends with
+BEAT = 0.5  # seconds between two looks at it
+
 Open = Callable[[], Work]  # sets up the work in the process that does it; other processes unpickle it
 
 
@@ -200,6 +205,38 @@ def _follow() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def led() -> dict[str, str]:
+    """Return the environment for a command that ends with this process, whatever starts it: see `follow_leader`."""
+    return {**os.environ, LEADER: f"{os.getpid()}@{platform.node()}"}
+
+
+def follow_leader() -> None:
+    """End with what started this process and with the command that had it started, if one did: see `led`.
+
+    A launcher that is killed leaves its workers behind. Those on other machines see the launcher's process there only.
+    """
+    if leader := os.environ.get(LEADER):
+        pid, _, node = leader.partition("@")
+        watched = int(pid) if node == platform.node() else os.getpid()
+        threading.Thread(target=_follow_leader, args=(watched, os.getppid()), daemon=True).start()
+
+
+def _follow_leader(leader: int, parent: int) -> None:
+    while os.getppid() == parent and _runs(leader):
+        time.sleep(BEAT)
+    os._exit(1)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def _by_ray(start: Open, todo: Iterator[Part], workers: int) -> Iterator[tuple[int, Any]]:

@@ -31,7 +31,10 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 # Settings of where and how fast a stage works: they do not change its result.
-HOW = ("output", "overwrite", "num_proc", "shard", "workers", "dry_run", "push_to_hub", "private", "evaluation")
+HOW = (
+    *("output", "overwrite", "dry_run", "push_to_hub", "private", "evaluation"),
+    *("launch", "num_proc", "shard", "workers"),
+)
 # Settings that may change when a training resumes, say for want of memory: its result is the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 # What a run writes about itself; no stage reads any of it as input.

@@ -20,6 +20,11 @@ OUTPUT_SHARDS = "Files of about as many rows each that the rows are written to; 
 MOST_SHARDS = 99_999
 SHARD = "Only do share i of n, `i/n`, of the resume points: for several machines on one folder."
 WORKERS = "Where --num-proc counts: processes of this machine, or actors of a Ray cluster."
+LAUNCH = (
+    "What starts every training as a command of its own: the words before `-m steer train`, such as "
+    "`torchrun --standalone --nproc_per_node 8`, `accelerate launch --config_file FILE` or `srun python`; default: "
+    "train in this process."
+)
 WHICH_WORKERS = ("processes", "ray")
 SEED = "Everything random follows from it."
 SHARE = 0.1  # of the prompts that is held out, where nobody says another

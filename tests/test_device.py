@@ -48,6 +48,14 @@ def test_without_a_gpu_it_is_the_cpu_in_float32() -> None:
     assert device.dtype_of("auto") == torch.float32
     assert micro_batch(0) == 2048
     device.take(3)  # nothing to take
+    device.release()  # nor to give back
+
+
+def test_memory_of_a_gpu_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    gpus("xpu", monkeypatch, empty_cache=lambda: given.append("back"))
+    device.release()
+    assert given == ["back"]
 
 
 def test_a_process_takes_the_gpu_of_its_rank_or_the_one_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,11 @@ from steer.evaluation.drawn import Decoding, Reference
 from steer.evaluation.examination import RANDOM, Examination
 from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
+from steer.generation.drawing import Split
+from steer.methods import METHODS
 from steer.options import resolve
+from steer.parts import Workers
+from steer.progress import note_once
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
@@ -112,6 +116,36 @@ class Comparison:
             return training
         steps = max(1, round(training.num_train_epochs * -(-len(self.logs) // training.batch_size)))
         return replace(training, max_steps=steps)
+
+    @property
+    def alone(self) -> bool:
+        """Whether runs are done one after the other."""
+        return bool(self.config.launch) or self.config.num_proc < 2
+
+    @property
+    def workers(self) -> Workers:
+        """How many processes draw and score for one run: several where its training is launched."""
+        return Workers(self.config.num_proc if self.config.launch else 1)
+
+    def launch(self, entry: Entry) -> str:
+        """Return what starts the trainings of an entry; the base leaves the GPUs to them."""
+        if self.config.launch:
+            self.loaded.clear()
+            if METHODS[entry.method].on_policy:
+                note_once(
+                    f"{entry.method} draws while it trains: each process that --launch starts draws for its own "
+                    "prompts, so with several of them its responses are others than with one."
+                )
+        return self.config.launch
+
+    def split(self, policy: str) -> Split:
+        """Return how the answers of a policy are drawn; empty: it is made in this process, which draws them alone."""
+        c, s = self.config, self.settings
+        if not policy:
+            if self.workers.elsewhere:
+                note_once("systems without training answer in one process: no other can load them by a name.")
+            return Split(c.shard_size)
+        return Split.of(policy, self.workers, c.shard_size, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
 
     def cost(self, entry: Entry) -> Cost:
         """Return what the training of an entry generates, if no prompt is too long to be trained on."""

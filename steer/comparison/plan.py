@@ -53,7 +53,7 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
     last = (
         f"With {counted(seeds, 'seed')} at most {count(steps * seeds)} steps of "
         f"{comparison.settings.batch_size} groups and {count(answers * seeds)} answers, beside those of the base; "
-        f"{counted(config.num_proc, 'run')} at a time. Nothing was done or written."
+        f"{counted(1 if comparison.alone else config.num_proc, 'run')} at a time. Nothing was done or written."
     )
     return "\n".join([first, *lines, *tuning, speed.foreseen(seconds * seeds + once, without), last])
 

@@ -49,7 +49,7 @@ def outcomes_of(
 def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
     """Do all runs in several processes; what they write is read back later, and what failed is tried again."""
     config, folder = comparison.config, comparison.folder
-    if config.num_proc < 2 or not jobs:
+    if comparison.alone or not jobs:
         return
     if any(entry.permuted for entry, _ in jobs):
         permuted(comparison)
@@ -107,7 +107,8 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     examination = comparison.examination
     policy, facts = _policy(comparison, entry, seed)
     assert policy.card is not None
-    examinee = Examinee(policy, comparison.run_folder(entry, seed), seed, comparison.base(seed))
+    split = comparison.split("" if entry.untrained else policy.name)
+    examinee = Examinee(policy, comparison.run_folder(entry, seed), seed, comparison.base(seed), split)
     names, reframes = set(policy.card.attributes), entry.reframes
     answers = examination.at_targets(
         examinee,
@@ -138,7 +139,8 @@ def _policy(comparison: Comparison, entry: Entry, seed: int) -> tuple[Policy, di
 def base_answers(comparison: Comparison, seed: int) -> Answers:
     """Let the base of a repetition answer."""
     base, examination = comparison.base(seed), comparison.examination
-    examinee = Examinee(base.policy, comparison.folder / "runs" / f"base-seed{seed}", seed, base)
+    split = comparison.split(base.policy.name)
+    examinee = Examinee(base.policy, comparison.folder / "runs" / f"base-seed{seed}", seed, base, split)
     return examination.answers(examinee, [Request(prompt, {}) for prompt in examination.prompts], "")
 
 

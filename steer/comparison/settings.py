@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer.evaluation.settings import ANSWERS, JUDGING, AnswerSettings
-from steer.settings import option
+from steer.generation.settings import SHARD_SIZE
+from steer.settings import LAUNCH, option
 
 RUNS = "What is trained"
 
@@ -97,7 +98,15 @@ class RunSettings:
         0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS
     )
     budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0, panel=RUNS)
-    num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1, panel=RUNS)
+    launch: str = option("", LAUNCH, panel=RUNS)
+    num_proc: int = option(
+        1,
+        "Runs done at the same time, each in its own process; with --launch, one run after the other, and processes "
+        "that draw and score for it.",
+        least=1,
+        panel=RUNS,
+    )
+    shard_size: int = option(512, SHARD_SIZE, least=1, panel=RUNS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import click
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
 from steer.config.training import TrainConfig
+from steer.iteration.launch import train_by
 from steer.iteration.round import run_round
 from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings
@@ -19,7 +20,6 @@ from steer.methods import METHODS
 from steer.report.cells import counted
 from steer.rows import prompt_key, read
 from steer.run_folder import fingerprint, read_done, read_json, write_json
-from steer.training.command import train_command
 from steer.training.prepare import started_from
 
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
@@ -47,20 +47,21 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
     if entry.iterate:
         policy, more = _looped(comparison, entry, entry.iterate, settings, first)
     else:
-        policy, more = Path(settings.output), [_logged(entry, started_from(settings, first) if first else settings)]
+        logged = started_from(settings, first) if first else settings
+        policy, more = Path(settings.output), [_logged(entry, logged, comparison.launch(entry))]
     spent += more
     summary = spent[-1]["summary"]
     if entry.iterate:
         summary = f"{counted(entry.iterate.rounds, 'round')}, the last: {summary}"
-    if comparison.config.num_proc < 2:
+    if comparison.alone:
         click.echo(f"[{entry.run(seed)}] {summary}", err=True)
     summed = {key: sum(taken[key] for taken in spent) for key in SUMMED}
     return policy, {**spent[-1], **summed, "summary": summary, "hash": fingerprint(policy)}
 
 
-def _logged(entry: Entry, settings: TrainConfig) -> dict[str, Any]:
-    """Train on the logs."""
-    train_command(settings)
+def _logged(entry: Entry, settings: TrainConfig, launch: str) -> dict[str, Any]:
+    """Train on the logs, in this process or by a launcher."""
+    train_by(launch, settings)
     done = read_done(Path(settings.output))
     taken = cost(entry, settings, done["rows"])
     return {**done, "drawn": taken.responses, "scored": taken.scored}
@@ -83,6 +84,9 @@ def _looped(
         max_new_tokens=training.max_new_tokens,
         batch_size=comparison.config.batch_size,
         seed=training.seed,
+        launch=comparison.launch(entry),
+        num_proc=comparison.workers.number,
+        shard_size=comparison.config.shard_size,
     )
     rounds = Rounds(
         rows=training.rows,

@@ -11,7 +11,7 @@ import torch
 
 from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
-from steer.generation.drawing import generate_rows
+from steer.generation.drawing import WHOLE, Split, generate_rows
 from steer.generation.requests import Request, condition_text
 from steer.generation.settings import Sampling
 from steer.labelling.obtained import best_of
@@ -84,20 +84,22 @@ def drawn(
     folder: Path,
     reference: Reference | None,
     choice: Choice | None = None,
+    split: Split = WHOLE,
 ) -> list[Row]:
     """Draw a response to each request, in their order; with a `reference` rows get `tokens`, `logp` and `ref_logp`.
 
     Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
     log-probability is log n - (n - 1) / n above the policy's. `prompt_tokens` counts what the policy read before the
-    response. answers.jsonl in the folder (random.jsonl for one at random) is read back if it is there.
+    response. answers.jsonl in the folder (random.jsonl for one at random) is read back if it is there. `split`: by
+    which processes it is drawn.
     """
     at_random = choice is not None and choice.reward is None
     path = folder / ("random.jsonl" if at_random else "answers.jsonl")
     if path.is_file():
         return read_back(path)
     n = choice.n if choice else 1
-    rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, ids=True)
+    rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, split, ids=True)
     if choice and choice.reward:
         rows = best_of(rows, n, choice.reward(rows))
     elif choice:

@@ -18,6 +18,7 @@ from steer.evaluation.result import Case
 from steer.evaluation.settings import AnswerSettings
 from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import Answers, System
+from steer.generation.drawing import WHOLE, Split
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
@@ -34,12 +35,16 @@ RANDOM = "random"  # the control: targets that nobody asked for, drawn as often 
 
 
 class Examinee(NamedTuple):
-    """A policy that answers, the folder for its answers, its seed, and the model that its KL is measured from."""
+    """A policy that answers, the folder for its answers, its seed, and the model that its KL is measured from.
+
+    `split`: by which processes its answers are drawn.
+    """
 
     policy: Policy
     folder: Path
     seed: int
     reference: Reference | None
+    split: Split = WHOLE
 
 
 @dataclass
@@ -168,7 +173,8 @@ class Examination(Generic[S]):
             reward = None if decoding.at_random else rewarder(self.court.proxy, self.schema)
             choice = Choice(decoding.best_of, reward)
         folder = examinee.folder / name
-        return self.court.scored(drawn(examinee.policy, requests, sampling, folder, examinee.reference, choice))
+        rows = drawn(examinee.policy, requests, sampling, folder, examinee.reference, choice, examinee.split)
+        return self.court.scored(rows)
 
     def at_targets(
         self,

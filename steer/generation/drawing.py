@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steer.generation.engines import Engine, respond
+from steer.generation.engines import Engine, open_engine, respond
 from steer.generation.requests import BLOCK, Request, Response, block_seed, seed_at
-from steer.generation.settings import Sampling
+from steer.generation.settings import GenerateSettings, Sampling
 from steer.models.policy import Policy
 from steer.parts import Parts, Work, Workers, results
 from steer.progress import note, progress
@@ -28,6 +28,12 @@ class Split:
     shard: tuple[int, int] = (0, 1)
     workers: Workers = field(default_factory=Workers)
     opens: Callable[[], tuple[Policy, Engine]] | None = None
+
+    @staticmethod
+    def of(policy: str, workers: Workers, size: int = BLOCK, **settings: Any) -> Split:
+        """Split the drawing by a policy that others can load by its name; `settings`: those of `GenerateSettings`."""
+        opens = partial(open_engine, policy, GenerateSettings(**settings)) if workers.elsewhere else None
+        return Split(size, workers=workers, opens=opens)
 
 
 WHOLE = Split()

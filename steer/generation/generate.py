@@ -85,12 +85,13 @@ class Generation:
         cls, policy: Policy | str, rows: Sequence[Row], settings: GenerateSettings, selection: Selection | None
     ) -> Generation:
         """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
-        split = Split(settings.shard_size, workers=Workers(settings.num_proc, settings.workers == "ray"))
+        workers = Workers(settings.num_proc, settings.workers == "ray")
         engine: Engine = respond
-        if not split.workers.elsewhere:
+        split = Split(settings.shard_size)
+        if not workers.elsewhere:
             policy, engine = open_engine(policy, settings)
         elif isinstance(policy, str):
-            split = replace(split, opens=partial(open_engine, policy, settings))
+            split = Split(settings.shard_size, workers=workers, opens=partial(open_engine, policy, settings))
             policy = without_weights(policy, settings)
         else:
             raise SteerError("num_proc, workers: other processes load the policy. Give its name or folder.")

@@ -22,6 +22,7 @@ from steer.iteration.goals import goals
 from steer.iteration.refresh import refreshed
 from steer.iteration.rounds import Rounds
 from steer.labelling.label import labelled
+from steer.labelling.shards import scored
 from steer.models.policy import Policy
 from steer.rows import Row, read, write_rows
 
@@ -38,7 +39,7 @@ def fresh_rows(rounds: Rounds, number: int) -> Path:
         folders = [rounds.folder(i) for i in range(1, number + 1)]
         annotator = rounds.scorers["annotator"]
         scorer = refreshed(rounds.scorer, scorer, annotator, rows, settings.ratings, settings.seed, folders)
-    scores = scorer.score(rows, schema.own)
+    scores = scored(rows, scorer, schema.own, folder / "scores", rounds.workers, settings.shard_size)
     if settings.keep_above:
         directions = [schema[n].direction for n in schema.own]
         kept = above(scores, scorer.score(rounds.logs, schema.own), directions, settings.keep_above)
@@ -55,14 +56,15 @@ def fresh_rows(rounds: Rounds, number: int) -> Path:
 def _responses(rounds: Rounds, number: int) -> list[Row]:
     """Draw responses, and drop those that are malformed or, with `dedupe`, were seen already."""
     settings, training = rounds.settings, rounds.training
-    policy = rounds.load(rounds.policy_of(number - 1))
+    split = rounds.split(rounds.policy_of(number - 1))
+    policy = rounds.load(rounds.policy_of(number - 1), weights=split.opens is None)
     prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, 0, "train")
     order = np.random.default_rng([settings.seed, number]).permutation(len(prompts))[: settings.prompts_per_round]
     seed = settings.seed * 1000 + number
     aims = _aims(rounds, policy, len(order), seed)
     requests = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, settings.n), aims)]
     folder = rounds.folder(number) / "generated"
-    rows = generate_rows(policy, requests, rounds.sampling(seed), folder, source=f"round-{number}")
+    rows = generate_rows(policy, requests, rounds.sampling(seed), folder, split, source=f"round-{number}")
     names = policy.card.attributes if policy.card else ()
     good, dropped = usable(rows, names or rounds.schema.own, any_form=settings.any_form)
     if settings.dedupe:

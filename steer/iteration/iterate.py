@@ -16,6 +16,7 @@ from typing import Any
 from steer.conditioning.targets import parse_weights
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.generation.requests import BLOCK
 from steer.iteration import refresh
 from steer.iteration.guards import Figures, alarm, best, limits
 from steer.iteration.round import run_round
@@ -30,7 +31,7 @@ from steer.progress import note, progress
 from steer.rows import Source, content_hash
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import identity, rows_fingerprint, write_json
+from steer.run_folder import HOW, identity, rows_fingerprint, write_json
 from steer.settings import settings_of
 from steer.training.prepare import chosen
 
@@ -99,7 +100,9 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     inputs["training"] = content_hash([trained])
     schema = Labelled.without_rows(rows).require_levels()
     _check(rows, scorer, settings, scorers, schema)
-    own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in FREE}
+    own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in (*FREE, *HOW)}
+    if own["shard_size"] == BLOCK:
+        del own["shard_size"]  # folders of rounds keep the names that they had before there was a choice
     return Rounds(
         rows=rows,
         model=model,

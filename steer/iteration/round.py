@@ -12,10 +12,10 @@ from pathlib import Path
 
 from steer.config.training import TrainConfig
 from steer.iteration.draw import fresh_rows
+from steer.iteration.launch import train_by
 from steer.iteration.pool import mixed, pooled
 from steer.iteration.rounds import Rounds
 from steer.rows import read
-from steer.training.command import train_command
 from steer.training.prepare import started_from
 
 
@@ -37,7 +37,7 @@ def run_round(rounds: Rounds, number: int) -> None:
         relative=settings.relative_levels,
         relabel=rounds.refits,
     )
-    rounds.report(number, train_command(training_of_round(rounds, number, rows)))
+    rounds.report(number, train_by(settings.launch, training_of_round(rounds, number, rows)))
 
 
 def training_of_round(rounds: Rounds, number: int, rows: Path) -> TrainConfig:

@@ -11,6 +11,7 @@ from pathlib import Path
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale
+from steer.generation.drawing import Split
 from steer.generation.generate import held_out_prompts
 from steer.generation.settings import Sampling
 from steer.iteration.settings import IterateSettings
@@ -18,6 +19,7 @@ from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
 from steer.methods.base import Method
 from steer.models.policy import Policy, load_policy
+from steer.parts import Workers
 from steer.progress import note
 from steer.rows import Row
 from steer.rows.labelled import Labelled
@@ -68,9 +70,10 @@ class Rounds:
         """The folder of a round's policy; that of round 0 is what the rounds start from."""
         return str(self.folder(number) / "policy") if number else self.policy or self.model
 
-    def load(self, name: str) -> Policy:
-        """Load a policy in the precision of the training."""
-        return load_policy(name, dtype=self.training.dtype, trust_remote_code=self.training.trust_remote_code)
+    def load(self, name: str, *, weights: bool = True) -> Policy:
+        """Load a policy in the precision of the training, or without weights where others draw."""
+        t, device = self.training, "" if weights else "meta"
+        return load_policy(name, dtype=t.dtype, trust_remote_code=t.trust_remote_code, device=device)
 
     def check(self) -> None:
         """Raise SteerError for rows without held-out prompts and models that cannot be loaded; nothing is written."""
@@ -96,6 +99,18 @@ class Rounds:
         """Return the schema of a policy's targets: its own for relative levels and weights, else the logs'."""
         own = self.settings.relative_levels or self.method.reframes
         return (policy.card.schema if policy.card and own else None) or self.schema
+
+    @property
+    def workers(self) -> Workers:
+        """How many processes draw and score."""
+        return Workers(self.settings.num_proc)
+
+    def split(self, policy: str) -> Split:
+        """Return how the drawing by a policy is split."""
+        t = self.training
+        return Split.of(
+            policy, self.workers, self.settings.shard_size, dtype=t.dtype, trust_remote_code=t.trust_remote_code
+        )
 
     def sampling(self, seed: int) -> Sampling:
         """Sampling settings of fresh and held-out responses."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import SEED, option
+from steer.generation.settings import SHARD_SIZE, SPEED
+from steer.settings import LAUNCH, SEED, option
 
 ROUNDS, DRAWN, KEPT = "Rounds", "What each round draws", "Which responses are kept"
 GUARDS, REFIT = "Watching and stopping", "Refitting the scorer"
@@ -90,4 +91,9 @@ class IterateSettings:
         panel=REFIT,
     )
     ratings: int = option(100, "Responses that the annotator rates per round.", least=2, panel=REFIT)
+    launch: str = option("", LAUNCH, panel=SPEED)
+    num_proc: int = option(
+        1, "Processes that draw responses at the same time, and that score them.", least=1, panel=SPEED
+    )
+    shard_size: int = option(512, SHARD_SIZE, least=1, panel=SPEED)
     seed: int = option(0, SEED, least=0)

@@ -46,7 +46,10 @@ def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
     best, requests = watched_requests(rounds, policy)
     t = training
     reference = Reference.load(rounds.model, t.dtype, t.trust_remote_code, t.micro_batch_tokens)
-    rows = drawn(policy, requests, rounds.sampling(settings.seed), rounds.folder(number) / "held-out", reference)
+    split = rounds.split(rounds.policy_of(number))
+    rows = drawn(
+        policy, requests, rounds.sampling(settings.seed), rounds.folder(number) / "held-out", reference, split=split
+    )
     earlier = range(number if rounds.refits else 0)  # otherwise all rounds have one scorer
     others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
     target = rounds.schema_of(policy).text(best)

@@ -36,6 +36,17 @@ def score_parts(parts: Parts, rows: Iterable[Row], scorer: Scorer, names: Sequen
             bar.reach(bar.start + done)  # not every scorer counts
 
 
+def scored(
+    rows: Sequence[Row], scorer: Scorer, names: Sequence[str], folder: Path, workers: Workers, size: int
+) -> Scores:
+    """Score rows [n, A], in this process or by others; those keep parts of `size` rows in the folder."""
+    if not workers.elsewhere or not rows:
+        return scorer.score(rows, names)
+    parts = Parts(folder, size, len(rows), ".npy")
+    score_parts(parts, rows, scorer, names, workers)
+    return read_scores(parts)[:, :-1]
+
+
 def _again(spec: str, access: Mapping[str, Any], names: Sequence[str]) -> Any:
     """Load the scorer in the process that scores."""
     return _with(load_scorer(spec, **access), names)

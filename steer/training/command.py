@@ -8,6 +8,7 @@ from typing import Any
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
+from steer.parts import follow_leader
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training import checkpoint
@@ -19,6 +20,7 @@ from steer.training.train import prepare
 @stage
 def train_command(config: TrainConfig) -> str:
     """Train a policy on labelled rows in a run folder; the summary line (empty in every process but the main one)."""
+    follow_leader()
     method, _ = chosen(config.method, config.set)
     hashes = Hashes.of(config.model, config.init)
     inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}

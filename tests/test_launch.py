@@ -1,0 +1,213 @@
+"""Trainings as commands of their own: what a launcher trains and several processes draw is what one process does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HANG, TORCHRUN, alive, until
+
+from steer.comparison.command import compare_command
+from steer.config.comparison import CompareConfig
+from steer.config.iteration import IterateConfig
+from steer.config.training import TrainConfig
+from steer.errors import SteerError
+from steer.iteration.command import iterate_command
+from steer.iteration.launch import train_by
+from steer.rows import read_back
+from steer.run_folder import read_json, write_json
+
+GOLD = "data_recipes.world_text:Gold"
+LAUNCH = " ".join(TORCHRUN)
+STEPS = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 4, "logging_steps": 1}
+
+
+def iterated(labels: Path, base: Path, trained: Path, folder: Path, **more: Any) -> IterateConfig:
+    folder.mkdir(exist_ok=True)
+    training = {**STEPS, "adapter": "none", "learning_rate": 1e-3, "save_steps": 1, **more.pop("train", {})}
+    write_json(folder / "train.json", training)
+    how = {
+        "rounds": 1,
+        "start_from": "last",
+        "prompts_per_round": 12,
+        "max_new_tokens": 40,
+        "watch": 8,
+        "guard": ("off",),
+        "shard_size": 5,
+    }
+    rows = (str(labels), str(base), GOLD, str(folder / "rounds"), str(trained))
+    return IterateConfig(*rows, train=str(folder / "train.json"), **how | more)
+
+
+def files(folder: Path, *patterns: str) -> dict[str, bytes]:
+    """The bytes of files, by their path in the folder."""
+    paths = [path for pattern in patterns for path in folder.rglob(pattern)]
+    return {name(path, folder): path.read_bytes() for path in paths}
+
+
+def name(path: Path, folder: Path) -> str:
+    """The path of a file in a folder; the end of a round's name follows from where its settings lie."""
+    return re.sub(r"(round-\d)-\w+", r"\1", str(path.relative_to(folder)))
+
+
+def losses(folder: Path) -> list[float]:
+    """The losses of every training below a folder."""
+    lines = [json.loads(line) for path in sorted(folder.rglob("metrics.jsonl")) for line in path.open()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def answers(folder: Path) -> dict[str, list[str]]:
+    """The responses of every file of answers below a folder."""
+    return {name(p, folder): [row["response"] for row in read_back(p)] for p in folder.rglob("answers.jsonl")}
+
+
+def config(labels: Path, base: Path, output: Path, **more: Any) -> TrainConfig:
+    return TrainConfig(str(labels), str(base), str(output), **STEPS | more)
+
+
+def test_a_training_that_is_launched_writes_what_one_here_writes(labels: Path, base: Path, tmp_path: Path) -> None:
+    here, launched = (config(labels, base, tmp_path / name / "policy", attribute=("warmth",)) for name in ("a", "b"))
+    train_by("", here)
+    summary = train_by(sys.executable, launched)
+    one, two = Path(here.output), Path(launched.output)
+    assert summary == read_json(two / "done.json")["summary"]
+    for name in ("adapter_model.safetensors", "config.json", "steer.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    assert train_by("no-such-program", launched) == summary, "what is done is not launched"
+
+
+def test_why_a_launched_training_ended_is_said(labels: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match=r"--launch: no-such-program cannot be started \(No such file"):
+        train_by("no-such-program --n 2", config(labels, base, tmp_path / "out"))
+    long = config(labels, base, tmp_path / "out", max_length=1)
+    with pytest.raises(SteerError, match=r"ended with exit code 1\. .*longer.* the same command goes on\."):
+        train_by(sys.executable, long)
+    with pytest.raises(SteerError, match=r"ended with exit code 1\. What it wrote stays"):
+        train_by("false", config(labels, base, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def whole(labels: Path, base: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rounds that a launcher trains and two processes draw, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    iterate_command(iterated(labels, base, trained, folder, rounds=2, launch=LAUNCH, num_proc=2))
+    return folder / "rounds"
+
+
+@pytest.mark.slow
+def test_launched_rounds_are_those_of_one_process(
+    labels: Path, base: Path, trained: Path, whole: Path, tmp_path: Path
+) -> None:
+    iterate_command(iterated(labels, base, trained, tmp_path, rounds=2))
+    one = tmp_path / "rounds"
+    assert files(whole, "generated/parts/*.jsonl", "fresh.jsonl") == files(
+        one, "generated/parts/*.jsonl", "fresh.jsonl"
+    )
+    assert len(files(whole, "generated/parts/*.jsonl")) == 2 * 3, "parts for two processes"
+    assert answers(whole) == answers(one)
+    assert losses(whole) == pytest.approx(losses(one), abs=1e-5)
+    assert [read_json(p)["processes"] for p in sorted(whole.glob("*/policy/done.json"))] == [2, 2]
+    scored = [-(-len(read_back(path)) // 5) for path in whole.glob("*/fresh.jsonl")]
+    assert len(files(whole, "scores/*.npy")) == sum(scored) > 2, "scored by processes"
+
+
+def family(pid: int) -> list[tuple[int, str]]:
+    """The processes below one, with their commands."""
+    try:
+        children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
+        below = [(c, Path(f"/proc/{c}/cmdline").read_text().replace("\0", " ")) for c in children]
+    except OSError:
+        return []
+    return [*below, *(one for child, _ in below for one in family(child))]
+
+
+def command(labels: Path, base: Path, trained: Path, folder: Path) -> list[str]:
+    """The rounds of one launched training that the next tests kill, but for their folder."""
+    how = iterated(labels, base, trained, folder, train={"max_steps": 30})
+    flags = {"model": how.model, "scorer": GOLD, "policy": how.policy, "train": how.train, "launch": LAUNCH}
+    flags |= {"rounds": "1", "prompts-per-round": "12", "max-new-tokens": "40", "watch": "8", "guard": "off"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    return [sys.executable, "-m", "steer", "iterate", how.rows, *words, "--start-from", "last", "--output"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(labels: Path, base: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command writes that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run([*command(labels, base, trained, folder), str(folder / "rounds")], check=True, capture_output=True)
+    return folder / "rounds"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "launcher", "orchestrator"])
+def test_killed_rounds_end_with_the_same_bytes(
+    victim: str, labels: Path, base: Path, trained: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    steer, out = command(labels, base, trained, tmp_path), tmp_path / "killed"
+    process = subprocess.Popen([*steer, str(out)], stderr=subprocess.PIPE, text=True)
+    until(lambda: bool([*out.glob("round-1-*/policy/checkpoint-3")]) or process.poll() is not None)
+    below = family(process.pid)
+    launchers = [pid for pid, words in below if "torch.distributed.run" in words]
+    workers = [pid for pid, words in below if "-m steer train" in words and pid not in launchers]
+    assert (len(launchers), len(workers)) == (1, 2), below
+    os.kill({"worker": workers[1], "launcher": launchers[0], "orchestrator": process.pid}[victim], signal.SIGKILL)
+    said = process.communicate(timeout=HANG)[1]
+    assert process.returncode
+    until(lambda: not any(alive(pid) for pid, _ in below))  # nothing is left that could write
+    assert ("steer: --launch: the training in" in said) == (victim != "orchestrator")
+    assert not [*out.glob("round-1-*/policy/done.json")], "it was killed while it trained"
+    subprocess.run([*steer, str(out)], check=True, capture_output=True)
+    same = ("*.jsonl", "*.safetensors", "*.npy")
+    ours, theirs = files(out, *same), files(undisturbed, *same)
+    assert ours.keys() == theirs.keys()
+    assert {n for n in ours if ours[n] != theirs[n]} <= {n for n in ours if n.endswith("metrics.jsonl")}, "seconds"
+    assert losses(out)[-1] == losses(undisturbed)[-1]
+
+
+@pytest.mark.slow
+def test_a_launched_comparison_is_that_of_one_process(
+    labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "train.json", STEPS)
+    methods = ("mle", "conditional", "raft:rounds=1,n=2,prompts_per_round=8", "dpo:after=mle", "steering")
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 8, "max_new_tokens": 30, "resamples": 20}
+    how |= {"method": methods, "shard_size": 3, "train": str(tmp_path / "train.json")}
+    one = CompareConfig(str(labels), str(base), str(tmp_path / "one"), **how)
+    compare_command(one)
+    capsys.readouterr()
+    two = replace(one, output=str(tmp_path / "two"), launch=LAUNCH, num_proc=2)
+    compare_command(two)
+    assert "systems without training answer in one process" in capsys.readouterr().err
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert len(answers(tmp_path / "two")) == len({*answers(tmp_path / "two")}) >= 7
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    done = [read_json(p) for p in (tmp_path / "two").glob("runs/**/policy/done.json")]
+    assert [facts["processes"] for facts in done] == [2] * 4
+    reports = [read_json(tmp_path / name / "report.json") for name in ("one", "two")]
+    assert [s["name"] for s in reports[0]["systems"]] == [s["name"] for s in reports[1]["systems"]]
+    assert reports[1]["failures"] == []
+
+
+@pytest.mark.slow
+def test_a_method_that_draws_while_it_trains_is_launched_and_its_draws_are_its_own(
+    labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "train.json", {**STEPS, "max_steps": 2})
+    how = {
+        "gold": GOLD,
+        "num_prompts": 4,
+        "max_new_tokens": 20,
+        "train": str(tmp_path / "train.json"),
+        "launch": LAUNCH,
+    }
+    compare_command(CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("rloo",), resamples=20, **how))
+    assert "rloo draws while it trains" in capsys.readouterr().err
+    assert read_json(next((tmp_path / "out").glob("runs/rloo-seed0/policy/done.json")))["processes"] == 2
