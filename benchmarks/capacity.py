@@ -1,0 +1,177 @@
+"""What each stage costs for a number of rows: tokens, hours, bytes, and what fills up first. Arithmetic, printed.
+
+    python benchmarks/capacity.py --peak 9.9e14 --mfu 0.4 [--rows 1e5 1e7 1e9] [--parameters 8e9] [--prompt 300]
+        [--response 300] [--draws 1] [--scorer 1.5e8] [--epochs 2] [--decode-mfu 0.05] [--memory 512]
+
+Two kinds of numbers go in. *Measured here*, when it is called, on `--sample` rows of random words, as long as you say:
+CPU time and bytes per row of `steer data` and `steer label` (counted attributes), and the memory that a row takes in
+`steer train`; what a start costs is left out. *Given by you*: sizes, and the rate of a GPU,
+as its peak FLOP/s times a share of it (MFU; decoding reaches far less of it than training). No GPU was ever at hand
+here, so no rate of one is measured: an hour of a GPU below is operations divided by your two numbers.
+
+Floating-point operations per token: 2 for a parameter that reads (scoring, drawing, reference log-probabilities), 4 for
+one that is frozen under LoRA, in training. Attention over long sequences comes on top. A step of a round is drawing,
+scoring, labelling and training once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from benchmarks.rows import SCORER, measured
+
+TOKENS_A_WORD = 1.4  # of English prose in a vocabulary of 50,000 or more, about
+HELD = """
+import resource, sys
+from steer.rows.labelled import Labelled
+rows = Labelled.read(sys.argv[1]).rows
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+ID = array("i").itemsize  # bytes of a token id, as `Tokens` holds it
+
+
+class Measured(NamedTuple):
+    """What a row of the sample cost here: seconds of CPU time, bytes on disk and in memory."""
+
+    seconds: dict[str, float]
+    disk: dict[str, float]
+    held: float
+
+
+def made(count: int, prompt: int, response: int) -> Iterator[str]:
+    """Yield lines of JSON: two responses to each prompt, of so many words, with a rating."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlucmfwypvbgk", k=rng.randint(2, 9))) for _ in range(5000)]
+    asked = ""
+    for i in range(count):
+        asked = asked if i % 2 else " ".join(rng.choices(words, k=prompt))
+        row = {"prompt": asked, "response": " ".join(rng.choices(words, k=response)), "helpfulness": rng.randint(1, 5)}
+        yield json.dumps(row) + "\n"
+
+
+def sampled(count: int, prompt: int, response: int) -> Measured:
+    """Run `steer data` and `steer label` on so many rows, and read them as training does; words of a row."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        seconds, disk, held = {}, {}, {}
+        for size in (count // 10, count):
+            place = folder / str(size)
+            place.mkdir()
+            (place / "log.jsonl").write_text("".join(made(size, prompt, response)))
+            commands = {
+                "data": ["data", str(place / "log.jsonl"), "--output", str(place / "data")],
+                "label": ["label", str(place / "data"), "--scorer", SCORER, "--output", str(place / "labels")],
+            }
+            for name, command in commands.items():
+                seconds[name, size], _ = measured(command)
+                output = place / command[command.index("--output") + 1] / "rows.jsonl"
+                disk[name] = output.stat().st_size / size
+            reads = [sys.executable, "-c", HELD, str(place / "labels")]
+            held[size] = int(subprocess.run(reads, check=True, capture_output=True, text=True).stdout)
+    # A start takes as much for any number of rows: what a further row costs is the difference.
+    few, more = count // 10, count - count // 10
+    each = {name: (seconds[name, count] - seconds[name, few]) / more for name in disk}
+    return Measured(each, disk, (held[count] - held[few]) / more)
+
+
+def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
+    """Yield the lines of the page."""
+    tokens = options.prompt + options.response
+    seconds, disk, text = sample
+    held = text + tokens * ID
+    rate, drawing = options.peak * options.mfu, options.peak * options.decode_mfu
+    flops = {
+        "label, fitted": 2 * options.scorer * tokens,
+        "train, LoRA": (4 * options.parameters) * tokens * options.epochs,
+        "reference log-probs": 2 * options.parameters * tokens,
+        "generate": 2 * options.parameters * tokens * options.draws,
+    }
+    gpu = {name: x / (drawing if name == "generate" else rate) for name, x in flops.items()}
+    yield (
+        f"A row: {tokens:,} tokens ({options.prompt:,} of the prompt, {options.response:,} of the response), taken as "
+        f"{words(options.prompt)} and {words(options.response)} words."
+    )
+    yield (
+        f"Measured on {options.sample:,} such rows here, for each: `data` {seconds['data'] * 1e6:,.0f} and `label` "
+        f"(counted) {seconds['label'] * 1e6:,.0f} µs of CPU time; {disk['data']:,.0f} and {disk['label']:,.0f} bytes "
+        f"on disk; {text:,.0f} bytes in the memory of `train`, and {tokens * ID:,} for its token ids ({ID} each)."
+    )
+    yield (
+        f"Given: {options.parameters:.3g} parameters, a scorer of {options.scorer:.3g}, {options.epochs:g} epochs, "
+        f"{options.draws:g} draws a prompt; a GPU of {options.peak:.3g} FLOP/s at {options.mfu:.0%} (drawing "
+        f"{options.decode_mfu:.0%})."
+    )
+    yield "\n| stage | unit | " + " | ".join(f"{count:.0e} rows" for count in options.rows) + " |"
+    yield "|---|---|" + "---|" * len(options.rows)
+    hours = {f"{name}": [count * seconds[name] / 3600 for count in options.rows] for name in ("data", "label")}
+    lines = [
+        ("all", "tokens", [count * tokens for count in options.rows]),
+        ("data", "CPU hours", hours["data"]),
+        ("label, counted", "CPU hours", hours["label"]),
+        *((name, "GPU hours", [n * x / 3600 for n in options.rows]) for name, x in gpu.items()),
+        ("data", "GB on disk", [count * disk["data"] / 1e9 for count in options.rows]),
+        ("label", "GB on disk", [count * disk["label"] / 1e9 for count in options.rows]),
+        ("train", "GB in each process", [count * held / 1e9 for count in options.rows]),
+    ]
+    for name, unit, values in lines:
+        yield f"| {name} | {unit} | " + " | ".join(_short(value) for value in values) + " |"
+    yield ""
+    most = options.memory * 1e9 / held
+    yield (
+        f"- First to break: `steer train` holds its rows in every process, {held / 1e3:,.1f} kB each, so a machine "
+        f"with {options.memory:g} GB ends at about {most:.1e} rows in one process, and "
+        f"{most / options.processes:.1e} in {options.processes}."
+    )
+    yield (
+        f"- Then Python in one process: `data` reads {1 / seconds['data']:,.0f} rows a second and `label` "
+        f"{1 / seconds['label']:,.0f}, which is {1e9 * seconds['data'] / 86400:,.1f} and "
+        f"{1e9 * seconds['label'] / 86400:,.1f} days for 1e9 rows. `label --num-proc` and `--shard` share out the "
+        "scoring, not the reading: cut the file, and run both for each piece, `label` with the schema of the first."
+    )
+
+
+def words(tokens: int) -> int:
+    """Words of a text of so many tokens."""
+    return max(1, round(tokens / TOKENS_A_WORD))
+
+
+def _short(value: float) -> str:
+    """Two digits that count: 0.012, 4.3, 1,200, 6.1e+09."""
+    if value >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peak", type=float, required=True, help="peak FLOP/s of a GPU in the precision of training")
+    parser.add_argument("--mfu", type=float, required=True, help="share of the peak that training and scoring reach")
+    parser.add_argument("--decode-mfu", type=float, default=0.05, help="share of the peak that drawing reaches")
+    parser.add_argument("--rows", type=float, nargs="+", default=[1e5, 1e7, 1e9])
+    parser.add_argument("--parameters", type=float, default=8e9, help="of the policy")
+    parser.add_argument("--scorer", type=float, default=1.5e8, help="parameters of a fitted scorer")
+    parser.add_argument("--prompt", type=int, default=300, help="tokens")
+    parser.add_argument("--response", type=int, default=300, help="tokens")
+    parser.add_argument("--draws", type=float, default=1, help="responses drawn for each row")
+    parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--processes", type=int, default=8, help="of training on one machine")
+    parser.add_argument("--memory", type=float, default=512, help="GB of a machine")
+    parser.add_argument("--sample", type=int, default=10_000, help="rows that are measured here")
+    options = parser.parse_args()
+    for line in table(options, sampled(options.sample, words(options.prompt), words(options.response))):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
