@@ -174,13 +174,13 @@ def test_killed_rounds_end_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_launched_comparison_is_that_of_one_process(
-    labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    labels: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_json(tmp_path / "train.json", STEPS)
-    methods = ("mle", "conditional", "raft:rounds=1,n=2,prompts_per_round=8", "dpo:after=mle", "steering")
-    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 8, "max_new_tokens": 30, "resamples": 20}
+    write_json(tmp_path / "train.json", {**STEPS, "learning_rate": 1e-3})
+    methods = ("mle", "conditional", "raft:rounds=1,n=4,prompts_per_round=10", "dpo:after=mle", "steering")
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 8, "max_new_tokens": 60, "resamples": 20}
     how |= {"method": methods, "shard_size": 3, "train": str(tmp_path / "train.json")}
-    one = CompareConfig(str(labels), str(base), str(tmp_path / "one"), **how)
+    one = CompareConfig(str(labels), str(trained / "model"), str(tmp_path / "one"), **how)
     compare_command(one)
     capsys.readouterr()
     two = replace(one, output=str(tmp_path / "two"), launch=LAUNCH, num_proc=2)
