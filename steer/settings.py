@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from numbers import Integral, Real
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from steer.errors import SteerError
 
@@ -135,12 +137,36 @@ def settings_of(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments with tuples for lists; SteerError for one that is no field of the settings."""
-    names = [f.name for f in dataclasses.fields(kind)]
+    """Return keyword arguments with tuples for lists; SteerError for one that is no field, or of another type."""
+    fields, types = {f.name: f for f in dataclasses.fields(kind)}, get_type_hints(kind)
     for name in values:
-        if name not in names:
-            raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, names)}")
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+        if name not in fields:
+            raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, fields)}")
+    return {n: _typed(flag_of(fields[n]), value, types[n]) for n, value in values.items()}
+
+
+def _typed(name: str, value: Any, wanted: Any) -> Any:
+    """Return a value in the type of its field, of one text a tuple; SteerError for a value of another type."""
+    if get_origin(wanted) is tuple:
+        values = value if isinstance(value, list | tuple) else (value,)
+        return tuple(_typed(name, each, get_args(wanted)[0]) for each in values)
+    kinds = get_args(wanted) or (wanted,)
+    if value is None and type(None) in kinds:
+        return None
+    if not any(_is(value, kind) for kind in kinds if kind in _TYPES) and kinds[0] in _TYPES:
+        raise SteerError(f"{name} {value!r:.60}: wanted {_TYPES[kinds[0]]}.")
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # of numpy
+
+
+_TYPES: dict[Any, str] = {float: "a number", int: "a whole number", bool: "True or False", str: "text"}
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is of a kind: a truth value is no number, a whole number is one, a path is text."""
+    wider: dict[Any, Any] = {float: Real, int: Integral, str: str | os.PathLike}
+    return isinstance(value, wider.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
 
 
 def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from steer.errors import SteerError
 from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
-from steer.settings import argument, did_you_mean, option
+from steer.settings import argument, did_you_mean, option, settings_of
 
 
 @dataclass(frozen=True)
@@ -201,3 +202,29 @@ def test_help_shows_flags_in_panels_and_those_without_one_last() -> None:
 def test_did_you_mean_lists_everything_in_order() -> None:
     assert did_you_mean("betta", ["rwr", "beta"]) == "did you mean 'beta'? Known: beta, rwr."
     assert did_you_mean("zzz", ["rwr", "beta"]) == "Known: beta, rwr."
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rate": "3e-4"}, "--rate '3e-4': wanted a number."),
+        ({"rate": True}, "--rate True: wanted a number."),
+        ({"steps": 8.5}, "--steps 8.5: wanted a whole number."),
+        ({"steps": None}, "--steps None: wanted a whole number."),
+        ({"verbose": "no"}, "--verbose 'no': wanted True or False."),
+        ({"kind": 3}, "--kind 3: wanted text."),
+        ({"name": ("a", 1)}, "--name 1: wanted text."),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SteerError) as caught:
+        settings_of(Config, REQUIRED | given)
+    assert str(caught.value) == message
+
+
+def test_arguments_of_numpy_paths_and_one_text_are_taken(tmp_path: Path) -> None:
+    made = settings_of(
+        Config, REQUIRED | {"rows": tmp_path, "rate": np.float32(0.5), "steps": np.int64(3), "name": "a"}
+    )
+    assert (made.rows, made.rate, made.steps, made.name) == (str(tmp_path), 0.5, 3, ("a",))
+    assert json.loads(json.dumps(asdict(made)))["steps"] == 3
