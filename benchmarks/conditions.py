@@ -53,7 +53,15 @@ class Run(NamedTuple):
         if condition not in CONDITIONS or not rows.isdecimal():
             raise click.UsageError(f"--run {text}: begin with one of {', '.join(CONDITIONS)}, a colon and a number.")
         pairs = [pair.split("=", 1) for pair in rest[0].split(",")] if rest else []
-        return Run(text, condition, int(rows), {name: yaml.safe_load(value) for name, value in pairs})
+        return Run(text, condition, int(rows), {name: _value(value) for name, value in pairs})
+
+
+def _value(text: str) -> Any:
+    """Read a number, a truth value or a word; YAML takes 3e-4 for a word."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 @click.command(help=__doc__)
@@ -71,7 +79,7 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     labelled = Labelled.read(labels)
     schema = labelled.require_levels()
     asked = {"attribute": options["attribute"] or tuple(schema.own), "phrase": options["phrase"]}
-    common = COMMON | {name: yaml.safe_load(value) for name, value in (x.split("=", 1) for x in options["common"])}
+    common = COMMON | {name: _value(value) for name, value in (x.split("=", 1) for x in options["common"])}
     targets = [f"{name}={i}" for name in asked["attribute"] for i in range(len(schema[name].shown))]
     prompts = list({str(row["prompt"]): row["prompt"] for row in labelled.held_out(0.1, 0)}.values())[
         : options["prompts"]
