@@ -199,6 +199,17 @@ CALLS = {  # how families write a call
     "elements": "{{ '\n' if not loop.first or m.content }}<tool_call>\n<function={{ c.function.name }}>\n{% for name, "
     "value in c.function.arguments.items() %}<parameter={{ name }}>\n{{ value if value is string else value | tojson }}"
     "\n</parameter>\n{% endfor %}</function>\n</tool_call>",
+    "types in attributes": '<call><invoke name="{{ c.function.name }}">{% for name, value in '
+    """c.function.arguments.items() %}<value name="{{ name }}" string="{{ 'true' if value is string else 'false' }}">"""
+    "{{ value if value is string else value | tojson }}</value>{% endfor %}</invoke></call>",
+    "texts in quotes of their own": "<call>call:{{ c.function.name }}{{ '{' }}{% for name, value in "
+    "c.function.arguments | dictsort %}{{ name }}:{{ '<|q|>' ~ value ~ '<|q|>' if value is string else value | tojson "
+    "}}{{ ',' if not loop.last }}{% endfor %}}</call>",
+    "as Python": "{{ '<call>[' if loop.first else ', ' }}{{ c.function.name }}({% for name, value in "
+    'c.function.arguments.items() %}{{ name }}={{ "\'" ~ value ~ "\'" if value is string else value }}'
+    "{{ ', ' if not loop.last }}{% endfor %}){{ ']</call>' if loop.last }}",
+    "numbered": "{{ '<call>' if loop.first }}[begin]functions.{{ c.function.name }}:{{ loop.index0 }}[ARGS]"
+    "{{ c.function.arguments | tojson }}[end]{{ '</call>' if loop.last }}",
 }
 
 

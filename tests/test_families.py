@@ -253,10 +253,26 @@ def test_calls_are_read_as_the_template_writes_them(calls: str, arguments: list[
     assert parted(tokenizer, form, drawn, whole=False).calls == ()
 
 
-def test_calls_are_not_read_where_a_template_marks_types_in_its_own_way(tiny: Path) -> None:
+@pytest.mark.parametrize("calls", ["types in attributes", "texts in quotes of their own", "as Python"])
+def test_values_have_the_types_that_the_template_marks(calls: str, tiny: Path) -> None:
+    """Though nobody declared them: what is marked is certain."""
     tokenizer = tokenizer_of("plain", tiny)
-    typed = CALLS["values"].replace(" {{ name }}=", " {{ name }} {{ value is string }}=")
-    tokenizer.chat_template = with_calls("values").replace(CALLS["values"], typed)
+    tokenizer.chat_template = with_calls(calls)
+    untyped = {"type": "object", "properties": {"what": {}, "grams": {}, "dry": {}, "of": {}}}
+    asked = row(tools=[{"type": "function", "function": {"name": "weigh", "parameters": untyped}}])
+    values = {"dry": True, "grams": 3, "of": [1, 2], "what": "3"}
+    wanted = {"id": "000000000", **calls_of(values)[0]}
+    written = called(ASK, tokenizer, options_of(asked), {"role": "assistant", "content": "", "tool_calls": [wanted]})
+    assert written is not None
+    _, text, [found] = told(Form.of(policy_of(tokenizer), asked), ids_of(written.text, tokenizer), tokenizer)
+    assert (text, found["function"]["arguments"]) == ("", values)
+
+
+def test_calls_are_not_read_where_a_template_escapes_texts_in_its_own_way(tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    escaped = CALLS["values"].replace("value if value is string else value | tojson", "value | string | urlencode")
+    assert escaped != CALLS["values"]
+    tokenizer.chat_template = with_calls("values").replace(CALLS["values"], escaped)
     assert Form.of(policy_of(tokenizer), row(tools=DECLARED)).syntax is None
 
 

@@ -14,7 +14,13 @@ ROUTERS = ("gate", "router")  # names of the layer that chooses experts
 
 def decoder_of(model: Any) -> Any:
     """Return the part that reads tokens and gives hidden states: in a multimodal model its language model."""
-    return model.get_decoder() if is_multimodal(model) else getattr(model, model.base_model_prefix)
+    if is_multimodal(model):
+        text = model.get_decoder()
+        return decoder_of(text) if hasattr(text, "lm_head") else text  # that of Llama 4 has its own head
+    if (named := getattr(model, model.base_model_prefix, None)) is not None:
+        return named
+    embeddings = model.get_input_embeddings()  # the text model of Llama 4 is named as a part of the multimodal one
+    return next(part for part in model.modules() if any(child is embeddings for child in part.children()))
 
 
 def is_multimodal(model: Any) -> bool:
@@ -33,15 +39,18 @@ def text_layers(model: Any) -> str | list[str]:
 
     A rule of PEFT: "all-linear", names of modules, or a regular expression on them. Where experts are stacked, layers
     that are called as theirs once were are left out: PEFT would take these names for the experts, on some families.
+    The last layer of a Mamba block is left out too: its kernels read the weight, and would pass over an adapter.
     """
     decoder = decoder_of(model)
     kinds = {name.rpartition(".")[2] for name, part in decoder.named_modules() if isinstance(part, nn.Linear)}
+    mamba = any(hasattr(part, "A_log") and hasattr(part, "in_proj") for part in decoder.modules())
+    kinds -= {"out_proj"} if mamba else set()
     if any(_is_stacked(name, p) for name, p in decoder.named_parameters()):
         kinds -= {*ROUTERS, "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
         if not is_multimodal(model):
             return sorted(kinds)
     if not is_multimodal(model):
-        return "all-linear"
+        return sorted(kinds) if mamba else "all-linear"
     [prefix] = [name for name, module in model.named_modules() if module is decoder]
     return rf"{re.escape(prefix)}\.(.*\.)?({'|'.join(map(re.escape, sorted(kinds)))})"
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from steer.models.collate import Sequence_, collate, micro_batches
+from steer.models.parts import decoder_of
 from steer.rows.schema import Schema
 
 Weights = tuple[float, ...]  # of the vectors, in the order of the attributes; empty for none
@@ -59,7 +60,8 @@ class Steering:
 def layers(model: Any) -> nn.ModuleList:
     """Return the layers of a causal language model, in order."""
     count = model.config.get_text_config().num_hidden_layers
-    return next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return next(m for m in decoder_of(whole).modules() if isinstance(m, nn.ModuleList) and len(m) == count)
 
 
 @torch.no_grad()
