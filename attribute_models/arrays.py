@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,14 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+
+
+class Ballots(NamedTuple):
+    """Votes of a pool of annotators on pairs [n], one drawn for each."""
+
+    share: Array  # 1: the first response is better; 0: the second; .5: neither; NaN: no answer
+    voter: Indices  # number of the annotator in the pool
+    flipped: Mask  # whether the vote is the opposite of what the annotator said
 
 
 @dataclass(frozen=True)

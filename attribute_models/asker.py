@@ -41,6 +41,12 @@ class Asker:
         """Rows, cached and failed questions of all calls so far, and the endpoint's counts."""
         return {**self.totals, **self.endpoint.counts}
 
+    @property
+    def cost(self) -> float:
+        """What was read and written so far has cost, by the prices in the settings."""
+        c, s = self.endpoint.counts, self.settings
+        return (c["prompt_tokens"] * s.prompt_price + c["completion_tokens"] * s.completion_price) / 1e6
+
     def answers(self, questions: Mapping[str, Question], rows: int) -> dict[str, dict[str, float]]:
         """Answers by key, from disk or asked for now; ValueError if not one of the questions was answered."""
         answers = self._cached()
@@ -125,12 +131,11 @@ class Asker:
     def _summary(self, failed: Mapping[str, str]) -> str:
         c = self.counts
         s, first = self.settings, f" (the first: {next(iter(failed.values()))})" if failed else ""
-        cost = (c["prompt_tokens"] * s.prompt_price + c["completion_tokens"] * s.completion_price) / 1e6
         return (
             f"judge {self.settings.model}: {c['rows']} rows, {c['requests']} requests ({c['retries']} retries, "
             f"{c['nonsense']} without valid scores), {c['cached']} from {self.settings.cache}, {c['failed']} failed"
             f"{first}; {c['prompt_tokens']} + {c['completion_tokens']} tokens"
-            f"{f', which cost {cost:.4g}' if s.prompt_price or s.completion_price else ''}."
+            f"{f', which cost {self.cost:.4g}' if s.prompt_price or s.completion_price else ''}."
         )
 
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from attribute_models import Row, documents, hashed, own, settings, texts, write_settings
-from attribute_models.arrays import Array, Mask
+from attribute_models.arrays import Array, Ballots, Mask
 
 LENGTH = 50.0  # words of a response that no annotator finds short or long
 OWNER = "simulated annotators"
@@ -104,27 +104,39 @@ class Simulated:
         rated = ratings if not s.step else s.low + np.floor((ratings - s.low) / s.step + 0.5) * s.step
         return np.clip(rated, s.low, s.high)
 
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """Names of the annotators."""
+        return tuple(f"simulated {i + 1}" for i in range(len(self.pool)))
+
     def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Mask:
         """Whether the first of each pair [n] is preferred; the same pair in the other order gets the other answer.
 
         An attribute whose truth is unknown for one of the two counts for neither.
         """
+        preferred: Mask = self.ballots(first, second).share > 0.5
+        return preferred
+
+    def ballots(self, first: Sequence[Row], second: Sequence[Row]) -> Ballots:
+        """Compare pairs as `prefer` does, and say who was drawn for each and whose answer was flipped."""
         s, weights = self.settings, self._parts()
-        preferred = np.empty(len(first), dtype=bool)
+        count = len(first)
+        votes = Ballots(np.zeros(count), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.bool_))
         truths = zip(self._truth(first), self._truth(second))
         for i, (a, b, (truth_a, truth_b)) in enumerate(zip(first, second, truths)):
             exchanged = a["response"] > b["response"]
             pair = [(b, truth_b), (a, truth_a)] if exchanged else [(a, truth_a), (b, truth_b)]
             draw = self._draw("pair", a["prompt"], *(row["response"] for row, _ in pair))
-            annotator = self._drawn(draw)
+            votes.voter[i] = draw.integers(len(self.pool))
+            annotator = self.pool[votes.voter[i]]
             impressions = [
                 self._impression(annotator, row, truth, draw) - _liking(annotator, row) for row, truth in pair
             ]
             parts = np.where(np.isnan(impressions).any(0), 0.0, weights * annotator.taste)
             sums = [float(np.nansum(parts * x)) + _liking(annotator, row) for x, (row, _) in zip(impressions, pair)]
-            answer = (sums[0] > sums[1]) ^ (s.training and draw.random() < s.flips)
-            preferred[i] = answer ^ exchanged
-        return preferred
+            votes.flipped[i] = s.training and draw.random() < s.flips
+            votes.share[i] = (sums[0] > sums[1]) ^ bool(votes.flipped[i]) ^ exchanged
+        return votes
 
     def save(self, folder: str | Path) -> None:
         """Write `model.json`."""

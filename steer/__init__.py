@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from steer.annotation.annotate import Annotated, annotate
     from steer.comparison.compare import compare
     from steer.errors import SteerError
     from steer.evaluation.evaluate import Evaluation, evaluate
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "METHODS",
+    "Annotated",
     "Evaluation",
     "Iteration",
     "Labelled",
     "Policy",
     "Schema",
     "SteerError",
+    "annotate",
     "compare",
     "evaluate",
     "fit",
@@ -54,12 +57,14 @@ __all__ = [
 
 _MODULES = {  # imported when the name is used, so that "import steer" and --help are quick
     "METHODS": "steer.methods",
+    "Annotated": "steer.annotation.annotate",
     "Evaluation": "steer.evaluation.evaluate",
     "Iteration": "steer.iteration.iterate",
     "Labelled": "steer.rows.labelled",
     "Policy": "steer.models.policy",
     "Schema": "steer.rows.schema",
     "SteerError": "steer.errors",
+    "annotate": "steer.annotation.annotate",
     "compare": "steer.comparison.compare",
     "evaluate": "steer.evaluation.evaluate",
     "fit": "steer.labelling.fit",

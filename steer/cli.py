@@ -7,6 +7,7 @@ import sys
 import click
 
 from steer import __version__
+from steer.config.annotation import AnnotateConfig
 from steer.config.comparison import CompareConfig
 from steer.config.conditioning import TargetsConfig
 from steer.config.demo import DemoConfig, WorldConfig
@@ -53,6 +54,15 @@ def label(config: LabelConfig) -> None:
     from steer.labelling.command import label_command
 
     click.echo(label_command(config))
+
+
+@cli.command()
+@options(AnnotateConfig)
+def annotate(config: AnnotateConfig) -> None:
+    """Have pairs of responses compared by annotators, to train on."""
+    from steer.annotation.command import annotate_command
+
+    click.echo(annotate_command(config))
 
 
 @cli.command()

@@ -91,6 +91,7 @@ MEANINGS = {
     "--scorer": "scores responses, and may be seen by training",
     "--seeds": "repetitions",
     "--set": "a setting of the method or model that is trained or fitted, NAME=VALUE",
+    "--shard-size": "what is scored or compared between two resume points",
     "--size": "rows of the embedded world",
     "--target": "levels to aim at, or to count",
     "--temperature": "of the responses that are drawn",

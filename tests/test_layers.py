@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = """
 errors progress device settings options config run_folder parts
 rows conditioning methods models labelling
-generation training report export serve evaluation
+generation training report export serve evaluation annotation
 iteration comparison
 """
 ORDER = TABLE.split()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from attribute_models.arrays import Ballots
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers, paired_seeds, raw_reward
 from steer.evaluation.votes import cast
@@ -41,6 +42,20 @@ class Annotator:
     prefer: Prefer
     ordered: bool  # whether the order could matter, so that both are asked
     equal: bool = True  # whether equal responses are a tie without asking; a file of votes must list them
+    votes: Callable[[Sequence[Row], Sequence[Row], bool], Ballots] | None = None  # of a pool, in training or not
+    voters: tuple[str, ...] = ()  # names of a pool's annotators
+    usage: Callable[[], dict[str, float]] = dict  # what an endpoint was asked so far
+
+    def ballots(self, first: Sequence[Row], second: Sequence[Row], *, training: bool) -> Ballots:
+        """Votes and who cast them; those of a pool in `training` are flipped as its settings say, others never are."""
+        if self.votes is not None:
+            return self.votes(first, second, training)
+        return _unanimous(self.prefer(first, second))
+
+
+def _unanimous(share: Array) -> Ballots:
+    """Votes of one annotator who flips none."""
+    return Ballots(share, np.zeros(len(share), dtype=np.int64), np.zeros(len(share), dtype=np.bool_))
 
 
 def annotator(spec: str, schema: Schema | None = None, *, trust_remote_code: bool = False) -> Annotator:
@@ -54,18 +69,38 @@ def annotator(spec: str, schema: Schema | None = None, *, trust_remote_code: boo
     scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
     if scorer.model is None:
         raise SteerError("--annotator human: nobody has compared these responses. Name a scorer, a pool or a judge.")
-    model = scorer.model.evaluating() if hasattr(scorer.model, "evaluating") else scorer.model
+    model = scorer.model
     if hasattr(model, "weighing"):
         weighing = _weighing(scorer, schema)
         model = model.weighing({n: weighing[n].direction * weighing[n].weight for n in weighing.own})
     if hasattr(model, "prefer"):
+        judging = model.evaluating() if hasattr(model, "evaluating") else model
 
-        def prefer(first: Sequence[Row], second: Sequence[Row]) -> Array:
+        def votes(first: Sequence[Row], second: Sequence[Row], training: bool = False) -> Ballots:
+            one = model if training else judging
             with scorer.errors(f"annotator {spec}"):
-                return np.asarray(model.prefer(first, second), dtype=float)
+                if hasattr(one, "ballots"):
+                    return Ballots(*one.ballots(first, second))
+                return _unanimous(np.asarray(one.prefer(first, second), dtype=float))
 
-        return Annotator(spec, prefer, ordered=getattr(model, "order_matters", True))
+        return Annotator(
+            spec,
+            lambda first, second: votes(first, second).share,
+            ordered=getattr(model, "order_matters", True),
+            votes=votes,
+            voters=tuple(getattr(model, "voters", ())),
+            usage=lambda: _usage(model),
+        )
     return Annotator(spec, by_reward(scorer, schema), ordered=False)
+
+
+USED = ("requests", "cached", "failed", "prompt_tokens", "completion_tokens")
+
+
+def _usage(model: Any) -> dict[str, float]:
+    """Questions and tokens of a model at an endpoint, and their cost; empty for others."""
+    counts = getattr(model, "counts", {})
+    return {name: counts[name] for name in USED if name in counts} | ({"cost": model.cost} if counts else {})
 
 
 def identified(spec: str, *, trust_remote_code: bool = False) -> str:

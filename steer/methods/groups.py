@@ -113,7 +113,7 @@ def compared(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rewarded(rows):
         inside = (row.get("comparable") or _comparable(row)) == "group"
         prompts.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
-    return [_distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in prompts.values()]
+    return [distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in prompts.values()]
 
 
 def _comparable(row: Row) -> str:
@@ -122,7 +122,7 @@ def _comparable(row: Row) -> str:
     return "group" if rated is not None and predicted is None else "prompt"
 
 
-def _distinct(candidates: Sequence[Row]) -> list[Row]:
+def distinct(candidates: Sequence[Row]) -> list[Row]:
     """Keep the first of equal responses, their calls of tools included: none is better than itself."""
     first: dict[str, Row] = {}
     for row in candidates:

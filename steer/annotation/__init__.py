@@ -1,0 +1,1 @@
+"""Labelling pairs of responses by annotators."""
