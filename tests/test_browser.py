@@ -11,6 +11,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from conftest import HANG, Served, dawdling, serving, until
+from test_serve_families import policy_of, writing
 
 from steer.models.policy import Policy, load_policy
 
@@ -192,3 +193,27 @@ def test_a_narrow_screen_shows_the_panes_one_under_the_other(page: Any) -> None:
     assert a["x"] == b["x"]
     assert a["y"] + a["height"] <= b["y"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_thought_is_shown_apart_and_folded(browser: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(browser)
+    reasoning = found.locator(".thought")
+    with serving(policy_of("thinking, optional", tiny, "learn"), max_new_tokens=5) as thinker:
+        found.goto(thinker.url)
+        found.wait_for_selector("#status.ready")
+        assert not reasoning.is_visible()
+        writing(thinker, "<think>\nhm <b>hm</b>\n</think>\n\nRed.", monkeypatch)
+        assert generate(found, "bees") == ["Red."]
+        assert not reasoning.locator("div").is_visible()
+        reasoning.locator("summary").click()
+        assert reasoning.locator("div").inner_text() == "hm <b>hm</b>"
+        writing(thinker, "<think>\nhm", monkeypatch, ended="length")
+        assert generate(found, "bees") == [""]
+        assert found.locator(".facts").inner_text().endswith(", cut off while it reasoned")
+        found.locator("#history summary").click()
+        found.locator("#past button").last.click()
+        assert reasoning.locator("div").inner_text() == "hm <b>hm</b>"
+        writing(thinker, "<think>\n\n</think>\n\nRed.", monkeypatch)
+        assert generate(found, "bees") == ["Red."]
+        assert not reasoning.is_visible()
+    found.close()
