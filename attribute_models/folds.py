@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,10 +21,28 @@ FEWEST = 10  # known rows of an attribute
 
 
 def prompt_key(row: Row) -> str:
-    """Digest of the prompt's turns, or of the response if the prompt has no text; rows of one prompt share it."""
-    turns = [str(turn["content"]) for turn in row["prompt"]]
-    key = json.dumps(turns if "".join(turns).strip() else str(row["response"]))
+    """Digest of the prompt's turns, or of the response if the prompt has no text; rows of one prompt share it.
+
+    Calls of tools, `tools` and `chat_template_kwargs` are part of a prompt.
+    """
+    turns: list[Any] = [str(turn["content"]) for turn in row["prompt"]]
+    calls = [plain for turn in row["prompt"] if (plain := _plain(turn.get("tool_calls")))]
+    beside = [calls, *(_plain(row.get(name)) for name in ("tools", "chat_template_kwargs"))]
+    asked = [*turns, beside] if any(beside) else turns
+    key = json.dumps(asked if "".join(turns).strip() else str(row["response"]), default=str)
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value without nulls and the order of names; a text in it that is JSON counts as what it holds."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return _plain(json.loads(value))
+        except ValueError:
+            return value
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in sorted(value.items()) if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def prompt_keys(rows: Sequence[Row]) -> Keys:

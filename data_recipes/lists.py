@@ -6,7 +6,7 @@ from typing import Any
 
 from data_recipes.asked import question
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import LEFT_OUT, Row, answered, candidates, may_score, number, ratings, scored
+from data_recipes.turns import LEFT_OUT, WORDS, Row, answered, candidates, may_score, number, ratings, scored, written
 
 LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
 TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")
@@ -25,15 +25,23 @@ def several(record: Row, column: str) -> list[Row]:
             raise DataError(
                 f"column '{other}': holds {len(values)} values for {len(responses)} responses. Correct the record."
             )
+    texts = {one(name, column) for name, values in own.items() if any(map(_says, values))}
     answers: dict[str, Row] = {}
     for i, each in enumerate(responses):
         mine = {one(name, column): value[i] for name, value in own.items()}
-        answers[str(i)] = _candidate(prompt, each, mine, column)
+        answers[str(i)] = _candidate(prompt, each, mine, column, texts)
     return candidates(record, {column, *used, *own}, prompt, answers)
 
 
-def _candidate(prompt: list[Row], answer: Any, values: Row, column: str) -> Row:
-    """Return a response with its scores and its other values."""
+def _says(value: Any) -> bool:
+    """Whether a value is words and no number: a "y" or "yes" beside such is a word too."""
+    return isinstance(value, str) and bool(value.strip()) and number(value) is None
+
+
+def _candidate(prompt: list[Row], answer: Any, values: Row, column: str, texts: set[str]) -> Row:
+    """Return a response with its scores and its other values; `texts`: those of which some are words."""
+    spoken = {n: v for n, v in values.items() if n in texts and isinstance(v, str) and written(v) in WORDS}
+    values = {n: v for n, v in values.items() if n not in spoken}
     if isinstance(answer, dict) and "role" not in answer:
         if not (name := next((c for c in TEXTS if c in answer), "")):
             raise DataError(f"column '{column}': holds {', '.join(answer)}, and no text. Name it {TEXTS[0]}.")
@@ -48,7 +56,7 @@ def _candidate(prompt: list[Row], answer: Any, values: Row, column: str) -> Row:
     scores, raters = scored(offered)
     rest = {n: v for n, v in values.items() if number(v) is None or not may_score(n)}
     reason = {} if response else {LEFT_OUT: f"one of its {column} holds no text"}
-    return {**rest, **after, **raters, **reason, "response": response or "", "scores": scores}
+    return {**rest, **spoken, **after, **raters, **reason, "response": response or "", "scores": scores}
 
 
 def one(name: str, column: str) -> str:

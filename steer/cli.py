@@ -193,7 +193,9 @@ def main(command: click.Command = cli) -> None:
         sys.exit(1)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "steer"
-        _fail(f'{error.format_message()} See "{path} --help".')
+        turns = isinstance(error, click.NoSuchOption) and error.option_name == "--turns"
+        chosen = ' Turns are chosen where rows are made: "steer data" and "steer label" take --turns.' if turns else ""
+        _fail(f'{error.format_message()}{chosen} See "{path} --help".')
     except (SteerError, click.ClickException) as error:
         _fail(error.format_message() if isinstance(error, click.ClickException) else str(error))
     except BrokenPipeError:  # the reader of the output has gone

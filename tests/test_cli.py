@@ -264,6 +264,7 @@ def test_config_files_are_checked_like_flags(steer: Steer, labels: Path, tiny: P
     ("arguments", "message"),
     [
         ("train --zzzz", "No such option '--zzzz'. See \"steer train --help\"."),
+        ("train rows --turns all", '"steer data" and "steer label" take --turns. See "steer train --help".'),
         ("train rows --batch-size many", "'many' is not a valid integer. See \"steer train --help\"."),
         ("trian", "No such command 'trian'. Did you mean 'train'? See \"steer --help\"."),
         ("data world --size 0 --output run", "--size 0: wanted 1 or more."),

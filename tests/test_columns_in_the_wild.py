@@ -214,3 +214,10 @@ def test_messages_of_a_stopped_tree_are_left_out_and_a_blank_parent_is_none(tmp_
         path = tmp_path / f"{state}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert len(read_rows(path)) == kept
+
+
+def test_a_reason_that_is_one_letter_is_no_score_beside_reasons_in_words(tmp_path: Path) -> None:
+    record = {"instruction": "q", "generations": ["a", "b"], "ratings": [1, 5], "rationales": ["x", "y"]}
+    (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
+    found = read_rows(tmp_path / "d.jsonl")
+    assert [(row["scores"], row["rationale"]) for row in found] == [({"rating": 1.0}, "x"), ({"rating": 5.0}, "y")]

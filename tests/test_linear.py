@@ -144,6 +144,18 @@ def test_rows_without_a_prompt_are_split_by_their_response() -> None:
     assert prompt_key(row("p", "a")) == prompt_key(row("p", "b"))
 
 
+def test_prompts_that_differ_in_calls_tools_or_options_are_different_prompts() -> None:
+    plain, call = row("p", "a"), {"function": {"name": "weigh", "arguments": '{"what": "moss"}'}}
+    others = [
+        {**plain, "prompt": [{**turn, "tool_calls": [call]} for turn in plain["prompt"]]},
+        {**plain, "tools": [{"name": "weigh"}]},
+        {**plain, "chat_template_kwargs": {"enable_thinking": False}},
+    ]
+    assert len({prompt_key(each) for each in [plain, *others]}) == 4
+    assert prompt_key({**plain, "tools": [], "chat_template_kwargs": {}}) == prompt_key(plain)
+    assert prompt_key({**plain, "tools": '[{"name": "weigh", "strict": null}]'}) == prompt_key(others[1])
+
+
 def test_amounts_and_parts_are_both_learned() -> None:
     rows, scores = world(800)
     for found in report_of(Linear(("amount", "part")).fit(rows, scores), rows, scores):
