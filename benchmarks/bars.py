@@ -24,6 +24,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def least(difference: dict[str, Any] | None) -> str:
+    """The smallest difference that would have been shown with a chance of 80 %, after Holm's correction."""
+    value = (difference or {}).get("least")
+    return "-" if value is None else f"{value:.2f}"
+
+
 def dials(report: dict[str, Any]) -> str:
     """Controllability per attribute: bars .95, .7 and .6 for the policy, slope 0 for shuffled labels."""
     found = {d["name"]: d["result"]["attributes"] for d in report["dials"]}
@@ -50,6 +56,8 @@ def systems(report: dict[str, Any]) -> str:
             f"`{s['name']}`",
             text(s["gold"]),
             text(s["difference"]) if s["difference"] else "-",
+            (s["difference"] or {}).get("verdict", "-"),
+            least(s["difference"]),
             text(s["proxy"]),
             text(s["kl"]) if s["kl"] else "-",
             f"{s['words']['mean']:.0f}",
@@ -58,9 +66,8 @@ def systems(report: dict[str, Any]) -> str:
         ]
         for s in sorted(report["systems"], key=lambda s: -s["gold"]["mean"])
     ]
-    return table(
-        ["system", "gold reward, sd", "less mle", "proxy reward", "KL, nats", "words", "distinct-2", "steps"], rows
-    )
+    head = ["system", "gold reward, sd", f"less {report['baseline']}", "above it", "power from, sd", "proxy reward"]
+    return table([*head, "KL, nats", "words", "distinct-2", "steps"], rows)
 
 
 def rounds(report: dict[str, Any]) -> str:

@@ -386,4 +386,5 @@ def test_a_system_that_gold_cannot_score_stays_in_the_table() -> None:
         "n": 0,
         "p": None,
         "p_prompts": None,
+        "errors": [],
     }

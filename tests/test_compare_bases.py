@@ -69,7 +69,10 @@ def test_every_method_is_trained_once_on_every_base(done: Path, tiny: Path, othe
             found = read_json(path)
             assert (found["model"], found["seed"]) == (str(model), seed), path
     assert report["budget"]["model"] == f"{tiny}, {other}"
-    assert "2 repetitions, each a seed on one of 2 bases" in " ".join(report["notes"])
+    assert "bootstrapped over prompts and 2 bases." in " ".join(report["notes"])
+    differences = [s["difference"] for s in report["systems"] if s["difference"]]
+    assert {d["verdict"] for d in differences} <= {"yes", "no", "not told apart"}
+    assert all(d["least"] > 0 for d in differences)
 
 
 def test_distance_is_measured_from_the_base_of_the_repetition(done: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import calls
 
-from steer.evaluation.statistics import Seeds, across_seeds, holm, interval
+from steer.evaluation.statistics import Seeds, across_seeds, holm, interval, smallest
 
 
 def null(trial: int, prompts: int, seeds: int, spread: tuple[float, float, float]) -> list[tuple[np.ndarray, ...]]:
@@ -43,6 +43,52 @@ def test_intervals_over_prompts_and_seeds_cover_93_to_97_of_100(
 def test_intervals_over_prompts_cover_93_to_97_of_100(prompts: int) -> None:
     found = [interval(*null(t, prompts, 1, (0.5, 0.0, 1.0))[0], resamples=2000, seed=t) for t in range(2000)]
     assert 0.93 <= np.mean([x.low <= 0 <= x.high for x in found]) <= 0.97
+
+
+def nested(trial: int, spread: tuple[float, float, float], of_base: float, shift: float = 0.0) -> Seeds:
+    """Three bases with three seeds each: what a base gains, all of its seeds share; `of_base` is its sd."""
+    by_base = of_base * np.random.default_rng([trial, 7]).normal(size=3)
+    values = [(x + by_base[i % 3] + shift, c) for i, (x, c) in enumerate(null(trial, 100, 9, spread))]
+    return Seeds(values, bases=[i % 3 for i in range(9)], resamples=1000, seed=trial)
+
+
+def holds(seeds: Seeds, value: float = 0.0) -> bool:
+    """Whether the 95 % interval holds a value."""
+    found = seeds.interval()
+    return found.low <= value <= found.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of_base", [0.0, 0.05, 0.2])
+def test_intervals_over_seeds_nested_in_bases_cover_92_to_98_of_100(of_base: float) -> None:
+    covered = np.mean([holds(nested(t, SPREADS[1], of_base)) for t in range(2000)])
+    assert 0.915 <= covered <= 0.985
+
+
+@pytest.mark.slow
+def test_nine_seeds_on_three_bases_are_no_nine_repetitions() -> None:
+    pooled = []
+    for trial in range(500):
+        by_base = 0.2 * np.random.default_rng([trial, 7]).normal(size=3)
+        values = [(x + by_base[i % 3], c) for i, (x, c) in enumerate(null(trial, 100, 9, SPREADS[1]))]
+        pooled.append(holds(Seeds(values, resamples=1000, seed=trial)))
+    assert np.mean(pooled) < 0.85, "what nesting is for"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "of_seed"), [(1, 0.0), (3, 0.1), (3, 0.02), (9, 0.1)])
+@pytest.mark.parametrize("level", [0.05, 0.05 / 8])
+def test_the_smallest_difference_is_the_one_that_is_shown_four_times_in_five(
+    seeds: int, of_seed: float, level: float
+) -> None:
+    """Its mean over trials is near the truth at which 80 % of intervals are above 0; with three seeds it is below."""
+    runs = [Seeds(null(t, 100, seeds, (0.5, of_seed, 1.0)), resamples=600, seed=t) for t in range(400)]
+    claimed = np.mean([smallest(run.errors, level) for run in runs])
+    needed = [-run.interval(1 - level).low for run in runs]  # a truth above this is shown
+    exact = float(np.quantile(needed, 0.8))
+    assert 0.75 <= claimed / exact <= 1.15
+    if seeds != 3:
+        assert claimed / exact >= 0.93
 
 
 @pytest.mark.slow

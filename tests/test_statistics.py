@@ -18,6 +18,7 @@ from steer.evaluation.statistics import (
     best_of_n_kl,
     interval,
     resampled,
+    smallest,
 )
 from steer.evaluation.weighted import slope, spearman
 from steer.methods.groups import exponential
@@ -126,6 +127,51 @@ def test_one_seed_gives_the_interval_over_prompts() -> None:
     values, clusters = clustered(7)
     assert across_seeds([(values, clusters)]) == pytest.approx(interval(values, clusters), abs=0.02)
     assert across_seeds([(values, clusters)]).mean == pytest.approx(values.mean())
+
+
+def test_seeds_of_a_base_are_averaged_before_bases_are_compared() -> None:
+    """Three bases of two seeds are three values, not six: by hand, the t interval over the means of the bases."""
+    rng = np.random.default_rng(0)
+    values, bases = [(rng.normal(size=30) + 3 * (i % 3), np.arange(30)) for i in range(6)], [0, 1, 2, 0, 1, 2]
+    nested = across_seeds(values, bases=bases)
+    averaged = [((values[i][0] + values[i + 3][0]) / 2, np.arange(30)) for i in range(3)]
+    assert nested[:3] == pytest.approx(across_seeds(averaged)[:3])
+    means = [float(x.mean()) for x, _ in averaged]
+    middle = sum(means) / 3
+    half = 4.3027 * math.sqrt(sum((m - middle) ** 2 for m in means) / 2 / 3)
+    assert nested.high - nested.mean == pytest.approx(half, rel=0.1)
+    pooled = across_seeds(values)
+    assert nested.high - nested.low > 1.5 * (pooled.high - pooled.low)
+    assert across_seeds(values, bases=[4] * 6) == pooled, "one base: seeds are the repetitions"
+
+
+def power(difference: float, critical: float, df: int) -> float:
+    """Chance that (Z + difference) / sqrt(V / df) is above the critical value, V a chi-square: plain integration."""
+
+    def density(v: float) -> float:
+        return math.exp((df / 2 - 1) * math.log(v) - v / 2 - df / 2 * math.log(2) - math.lgamma(df / 2))
+
+    def beyond(v: float) -> float:
+        return 0.5 * math.erfc((critical * math.sqrt(v / df) - difference) / math.sqrt(2))
+
+    step = 0.005
+    grid = [step * (i + 0.5) for i in range(int((df + 60) / step))]
+    return sum(density(v) * beyond(v) * step for v in grid)
+
+
+@pytest.mark.parametrize(("df", "level", "critical"), [(2, 0.05, 4.3027), (8, 0.05, 2.3060), (40, 0.01, 2.7045)])
+def test_the_smallest_difference_has_a_power_of_80_percent(df: int, level: float, critical: float) -> None:
+    assert power(smallest([(1.0, float(df))], level), critical, df) == pytest.approx(0.8, abs=0.002)
+
+
+def test_the_smallest_difference_of_many_prompts_is_the_textbooks() -> None:
+    # z of .975 and of .8, times the standard error
+    assert smallest([(0.1, 1e5)], 0.05) == pytest.approx(0.1 * (1.959964 + 0.841621), rel=1e-3)
+    assert smallest([(0.1, 1e5), (0.2, 1e5)], 0.05) == pytest.approx(0.2 * (1.959964 + 0.841621), rel=1e-3)
+    assert math.isnan(smallest([], 0.05))
+    values = np.random.default_rng(0).normal(size=4000)
+    ((error, df),) = Seeds([(values, np.arange(4000))]).errors
+    assert (error, df) == (pytest.approx(values.std() / math.sqrt(4000), rel=1e-3), 3999)
 
 
 def test_more_seeds_do_not_average_out_the_prompts() -> None:

@@ -212,20 +212,25 @@ Runs = Mapping[Entry, Mapping[int, Outcome]]  # every run that did not fail, by 
 
 
 def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Case:
-    """Gather the answers of all systems into the case that is judged."""
-    systems = [System("base", "base", base)] if base else []
+    """Gather the answers of all systems into the case that is judged, each with the number of its base."""
+
+    def on_base(answers: Mapping[int, Answers]) -> dict[int, Answers]:
+        return {seed: replace(a, base=seed % len(comparison.bases)) for seed, a in answers.items()}
+
+    systems = [System("base", "base", on_base(base))] if base else []
     grids = {}
     for entry, outcomes in runs.items():
         first = next(iter(outcomes.values()))
         for target, decoding in first.answers:
-            answers = {seed: o.answers[target, decoding] for seed, o in outcomes.items()}
+            answers = on_base({seed: o.answers[target, decoding] for seed, o in outcomes.items()})
             facts = _facts(comparison, entry, outcomes, decoding)
             name, family = entry.name(target, decoding), _family(entry, target, decoding)
             chosen = decoding.best_of > 1 and not decoding.at_random
             twin = entry.name(target, decoding._replace(at_random=True)) if chosen else ""
             systems.append(System(name, entry.method, answers, family, ", ".join(entry.settings), target, facts, twin))
         if first.grid is not None:
-            grids[PERMUTED if entry.permuted else entry.spec] = [o.grid for o in outcomes.values() if o.grid]
+            grid = on_base({seed: o.grid for seed, o in outcomes.items() if o.grid})
+            grids[PERMUTED if entry.permuted else entry.spec] = list(grid.values())
     if not systems:
         raise SteerError(f"every run failed; the first said: {comparison.failures[0]['error']}")
     names = {s.name for s in systems}
@@ -240,10 +245,10 @@ def spread(seeds: int, bases: int) -> str:
             "Intervals are 95 %, bootstrapped over prompts only, so claims hold for these policies alone: one "
             "repetition does not show how seeds or bases differ."
         )
-    repetitions = (
-        f"{seeds} repetitions, each a seed on one of {bases} bases" if bases > 1 else f"{seeds} seeds on one base"
-    )
-    return f"Intervals are 95 %, bootstrapped over prompts and {repetitions}."
+    if bases == 1:
+        return f"Intervals are 95 %, bootstrapped over prompts and {seeds} seeds on one base."
+    nested = f"; the {seeds // bases} seeds on each base are averaged first" if seeds > bases else ""
+    return f"Intervals are 95 %, bootstrapped over prompts and {bases} bases{nested}."
 
 
 def named(target: str) -> list[str]:

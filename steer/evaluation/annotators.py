@@ -168,15 +168,16 @@ class Meeting(NamedTuple):
 def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> list[Meeting]:
     """Pairs of systems (answers by seed each) on the prompts that both answered.
 
-    Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th.
+    Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th. Where there are
+    several bases, a meeting's `seed` is the number of the base: seeds on one base are no repetitions of the bases.
     """
-    met = []
+    met, several = [], len({answers.base for system in systems for answers in system.values()}) > 1
     for i, j in pairs(len(systems), kind):
         for run, (left, right) in enumerate(paired_seeds(systems[i], systems[j])):
-            others = _numbered(systems[j][right])
+            others, repetition = _numbered(systems[j][right]), systems[i][left].base if several else run
             for key, row in _numbered(systems[i][left]).items():
                 if key in others:
-                    met.append(Meeting(i, j, key[0], run, row, others[key]))
+                    met.append(Meeting(i, j, key[0], repetition, row, others[key]))
     return met
 
 

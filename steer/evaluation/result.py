@@ -14,7 +14,7 @@ from steer.evaluation.controllability import correlation
 from steer.evaluation.court import Court
 from steer.evaluation.frontier import MOST, frontier
 from steer.evaluation.scorer import fresh, report
-from steer.evaluation.statistics import holm
+from steer.evaluation.statistics import holm, smallest
 from steer.evaluation.systems import (
     UNKNOWN,
     Answers,
@@ -30,6 +30,7 @@ from steer.evaluation.systems import (
 from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.methods.awr import values as by_prompt
+from steer.report.cells import ALPHA, finite, verdict
 from steer.rows import prompt_key
 
 SAMPLES = 3  # prompts whose answers the report shows
@@ -88,7 +89,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
             figures["difference"] = difference(system.answers, first.answers, gold, draws)
             several = len(paired_seeds(system.answers, first.answers)) > 1
             figures["difference"]["over"] = "prompts and seeds" if several else "prompts only"
-    _corrected(systems)
+    _judged([s["difference"] for s in systems if s["difference"]])
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
     return {
@@ -120,14 +121,15 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choices(case: Case) -> list[dict[str, Any]]:
-    """Gold reward that choosing the best of n gains over one of the same n at random."""
+    """Gold reward that choosing the best of n gains over one of the same n at random; a family of its own."""
     answers = {s.name: s.answers for s in case.systems}
-    gold, resamples = case.court.by_gold, case.resamples
-    return [
-        {"name": s.name, "gain": difference(s.answers, answers[s.twin], gold, resamples)}
-        for s in case.systems
-        if s.twin in answers
+    paired = [s for s in case.systems if s.twin in answers]
+    gold, draws = case.court.by_gold, max(case.resamples, 100 * len(paired))
+    choices: list[dict[str, Any]] = [
+        {"name": s.name, "gain": difference(s.answers, answers[s.twin], gold, draws)} for s in paired
     ]
+    _judged([choice["gain"] for choice in choices])
+    return choices
 
 
 def _dials(case: Case) -> list[dict[str, Any]]:
@@ -177,11 +179,18 @@ def _comparable(a: System, b: System) -> bool:
     return bool(common) and all(common)
 
 
-def _corrected(systems: Sequence[dict[str, Any]]) -> None:
-    """Add Holm's correction over all differences from the baseline."""
-    pairs = [s["difference"] for s in systems if s["difference"]]
-    for pair, p in zip(pairs, holm([np.nan if d["p_prompts"] is None else d["p_prompts"] for d in pairs])):
-        pair["p_holm"] = None if np.isnan(p) else p
+def _judged(family: Sequence[dict[str, Any]]) -> None:
+    """Add to every difference of a family Holm's corrected p-value, the verdict, and the least that could be shown.
+
+    `least`: the smallest true difference that this many prompts, seeds and bases would have shown with a chance of
+    POWER at Holm's first and strictest level, .05 by the number of differences, by the observed standard error.
+    """
+    known = [d for d in family if d["p_prompts"] is not None]
+    for d, p in zip(known, holm([d["p_prompts"] for d in known])):
+        d["p_holm"] = p
+    for d in family:
+        d.setdefault("p_holm", None)
+        d |= {"verdict": verdict(finite(d)), "least": smallest(d["errors"], ALPHA / max(1, len(known)))}
 
 
 def _frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> list[dict[str, Any]]:

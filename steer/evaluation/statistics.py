@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import nctdtrinc, ndtr, stdtrit
 
 from steer.errors import SteerError
 from steer.progress import progress
@@ -22,6 +22,7 @@ Statistic = Callable[[FloatArray], FloatArray]
 """Weights of the rows (how often each was drawn) to S figures: [R, n] -> [R, S]; NaN = undefined in that resample."""
 
 FEW = 7  # clusters
+POWER = 0.8  # chance that a difference is shown, at which the smallest one that could be is reported
 BLOCK = 2**18  # weights held at once: 2 MB stay in the cache
 
 
@@ -72,18 +73,29 @@ class Seeds:
     prompts or seeds alone), and Student's t has Satterthwaite's degrees of freedom. Two seeds cannot tell their own
     spread from the rest, so theirs is the wider of the interval over prompts and the t interval over two seed means,
     which is wide (12.7 standard errors). One seed says nothing of other seeds: its interval is over prompts only.
+
+    Seeds on several bases are nested in them: those of a base share what is particular to it. They are averaged first,
+    and the bases take the place of the seeds above, so three bases have three values, however many seeds each has.
     """
 
     def __init__(
-        self, values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]], *, resamples: int = 2000, seed: int = 0
+        self,
+        values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]],
+        *,
+        bases: Sequence[int] = (),
+        resamples: int = 2000,
+        seed: int = 0,
     ) -> None:
-        """Take (values [n], clusters [n]) per seed, NaN skipped, for the mean over seeds of the mean over values."""
+        """Take (values [n], clusters [n]) per seed, NaN skipped, for the mean over seeds of the mean over values.
+
+        `bases`: the number of each seed's base; none: one base.
+        """
         seeds = [_known(values, clusters) for values, clusters in values_by_seed]
         if not seeds or not all(len(parts) for parts, _ in seeds):
             raise SteerError("a seed has no values to average. Evaluate every seed, or drop it.")
         names = np.unique(np.concatenate([clusters for _, clusters in seeds]))
         sums = [_cluster_sums(parts, np.searchsorted(names, clusters), len(names)) for parts, clusters in seeds]
-        total, count = np.stack(sums, axis=2).swapaxes(0, 1)  # [C, S] each
+        total, count = np.stack(sums, axis=2).swapaxes(0, 1) @ _nested(bases, len(seeds))  # [C, S] each
         point = ratio(total.sum(0), count.sum(0))  # [S]
         self.mean, self.n = float(point.mean()), int(count.sum())
         self.size, self.seeds = count.shape
@@ -116,27 +128,46 @@ class Seeds:
             low, high = (level, high) if excluded else (low, level)
         return max(least, 1 - low)
 
-    def _margin(self, upper: float) -> float:
-        """Width that seeds add on each side to the interval over prompts."""
-        if self.seeds < 2 or self.size < 2:
-            return 0.0
-        over, df = float(stdtrit(self.size - 1, upper)) * math.sqrt(self.prompts), self.seeds - 1
+    @property
+    def errors(self) -> list[tuple[float, float]]:
+        """Standard error and degrees of freedom of each interval of which the widest counts; none where unknown."""
+        if self.size < 2:
+            return []
+        over_prompts = (math.sqrt(self.prompts), self.size - 1.0)
+        if self.seeds < 2:
+            return [over_prompts]
+        df = self.seeds - 1
         if self.seeds == 2:
-            return max(0.0, float(stdtrit(1, upper)) * math.sqrt(self.between) - over)
+            return [over_prompts, (math.sqrt(self.between), 1.0)]
         variance = max(self.prompts + self.between - self.rest, self.prompts, self.between)
         parts = self.prompts**2 / (self.size - 1) + self.between**2 / df + self.rest**2 / ((self.size - 1) * df)
-        freedom = variance**2 / parts if parts > 0 else 1.0
-        return max(0.0, float(stdtrit(max(1.0, freedom), upper)) * math.sqrt(variance) - over)
+        return [over_prompts, (math.sqrt(variance), max(1.0, variance**2 / parts if parts > 0 else 1.0))]
+
+    def _margin(self, upper: float) -> float:
+        """Width that seeds add on each side to the interval over prompts."""
+        halves = [float(stdtrit(df, upper)) * error for error, df in self.errors]
+        return max(halves) - halves[0] if halves else 0.0
+
+
+def smallest(errors: Sequence[tuple[float, float]], level: float, power: float = POWER) -> float:
+    """Smallest true difference that a two-sided t test at `level` shows with this power; NaN where nothing is known.
+
+    `errors`: standard error and degrees of freedom of each interval that must exclude 0. T with a difference of d
+    standard errors is noncentral t, so d is the noncentrality at which 1 - power of it lies below the critical value.
+    """
+    least = [se * float(nctdtrinc(df, 1 - power, stdtrit(df, 1 - level / 2))) for se, df in errors]
+    return max(least, default=math.nan)
 
 
 def across_seeds(
     values_by_seed: Sequence[tuple[ArrayLike, ArrayLike]],
     *,
+    bases: Sequence[int] = (),
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
     """Mean over training seeds of the mean over values, see `Seeds`; (values [n], clusters [n]) per seed."""
-    return Seeds(values_by_seed, resamples=resamples, seed=seed).interval()
+    return Seeds(values_by_seed, bases=bases, resamples=resamples, seed=seed).interval()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -211,6 +242,12 @@ def _known(values: ArrayLike, clusters: ArrayLike) -> tuple[FloatArray, Clusters
         raise SteerError(f"values {values.shape} and clusters {clusters.shape} must be two columns of the same rows.")
     defined = ~np.isnan(values)
     return np.column_stack([values, np.ones_like(values)])[defined], clusters[defined]
+
+
+def _nested(bases: Sequence[int], seeds: int) -> FloatArray:
+    """Which of the bases each seed is on: [S, bases], 1 where it is; seeds for themselves where there is one base."""
+    names = np.unique(np.asarray(bases, int))
+    return np.eye(seeds) if len(names) < 2 else (np.asarray(bases)[:, None] == names).astype(float)
 
 
 def _cluster_sums(parts: FloatArray, numbers: NDArray[np.intp], size: int) -> FloatArray:

@@ -69,11 +69,12 @@ def raw_reward(schema: Schema, scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class Answers:
-    """Responses of one system under one seed, with scores by gold and proxy [n, A]."""
+    """Responses of one system under one seed, with scores by gold and proxy [n, A]; `base`: the number of its base."""
 
     rows: Sequence[Row]
     gold: Array
     proxy: Array
+    base: int = 0
 
     @property
     def prompts(self) -> Array:
@@ -115,7 +116,8 @@ def summary(
     def over(values: Sequence[Array]) -> dict[str, Any]:
         if not all(_known(v) for v in values):
             return UNKNOWN.json()
-        return across_seeds([(v, a.prompts) for v, a in zip(values, seeds)], resamples=resamples).json()
+        pairs, bases = [(v, a.prompts) for v, a in zip(values, seeds)], [a.base for a in seeds]
+        return across_seeds(pairs, bases=bases, resamples=resamples).json()
 
     rows = [row for a in seeds for row in a.rows]
     keys = [key for a in seeds for key in a.prompts.tolist()]
@@ -159,9 +161,9 @@ def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
 
 
 def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:
-    """Pairs of seeds of two systems that are compared: equal ones; the only one of either system with all."""
+    """Pairs of seeds of two systems that are compared: equal ones; the only one of either with all on its base."""
     if 1 in (len(a), len(b)):
-        return [(i, j) for i in a for j in b]
+        return [(i, j) for i in a for j in b if a[i].base == b[j].base]
     return [(seed, seed) for seed in a if seed in b]
 
 
@@ -180,19 +182,19 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
     """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of no difference.
 
     One seed has no spread between training runs, so its interval is over prompts only and `p` is None; `p_prompts` is
-    then over prompts alone, for Holm's correction.
+    then over prompts alone, for Holm's correction. `errors`: as in `Seeds`.
     """
-    pairs = []
-    for x, y in ((a[i], b[j]) for i, j in paired_seeds(a, b)):
+    pairs, matched = [], [(a[i], b[j]) for i, j in paired_seeds(a, b)]
+    for x, y in matched:
         means = [_by_prompt(s, gold.reward(s.gold)) for s in (x, y)]
         keys = [k for k in means[0] if k in means[1]]
         pairs.append((np.array([means[0][k] - means[1][k] for k in keys]), np.array(keys)))
     if not all(_known(values) for values, _ in pairs):
-        return {**UNKNOWN.json(), "p": None, "p_prompts": None}
-    seeds = Seeds(pairs, resamples=resamples)
+        return {**UNKNOWN.json(), "p": None, "p_prompts": None, "errors": []}
+    seeds = Seeds(pairs, bases=[x.base for x, _ in matched], resamples=resamples)
     value = seeds.p_value()
     p = None if np.isnan(value) else value
-    return {**seeds.interval().json(), "p": p if seeds.seeds > 1 else None, "p_prompts": p}
+    return {**seeds.interval().json(), "p": p if seeds.seeds > 1 else None, "p_prompts": p, "errors": seeds.errors}
 
 
 def _known(values: Array) -> bool:
@@ -228,8 +230,14 @@ def dial(
             resamples=draws,
         )
 
-    by_seed = [measured([one], 0) for one in seeds] if len(seeds) > 1 else []
-    return over_seeds(measured(seeds, resamples), by_seed)
+    apart = repetitions(seeds)
+    return over_seeds(measured(seeds, resamples), [measured(some, 0) for some in apart] if len(apart) > 1 else [])
+
+
+def repetitions(seeds: Sequence[Answers]) -> list[list[Answers]]:
+    """Group answers by what counts as one repetition: a base where there are several, else a seed."""
+    bases = sorted({answers.base for answers in seeds})
+    return [[a for a in seeds if a.base == base] for base in bases] if len(bases) > 1 else [[a] for a in seeds]
 
 
 def _asked(some: Sequence[Answers], gold: RewardScale, names: Sequence[str]) -> Array:
@@ -256,8 +264,10 @@ def slope_gains(
         return partial_slopes(_asked(first, gold, names), gained, np.concatenate([x.prompts for x in first]), draws)
 
     pooled = gains(pairs, resamples)
-    by_seed = [gains([pair], 0) for pair in pairs] if len(pairs) > 1 else []
-    means = [[one[k].json()["mean"] for one in by_seed] for k in range(len(names))]
+    bases = sorted({x.base for x, _ in pairs})
+    apart = [[p for p in pairs if p[0].base == base] for base in bases] if len(bases) > 1 else [[p] for p in pairs]
+    each = [gains(some, 0) for some in apart] if len(apart) > 1 else []
+    means = [[one[k].json()["mean"] for one in each] for k in range(len(names))]
     return {n: joined(g.json(), m) if m else g.json() for n, g, m in zip(names, pooled, means)}
 
 

@@ -8,10 +8,13 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
     budget: rows, steps, batch_size, model, parameters
     behaviour: reward_sd_raw;  names [A];  attributes {name: {mean, sd}};  correlation [A][A]
     systems: [name, method, settings, target;  gold, proxy, words: interval;  attributes {name: interval of gold score};
-              difference: interval of the paired gold reward less mle's, or null;  kl: interval in nats, or null;
+              difference: null, or interval of the paired gold reward less the baseline's, p_holm: its corrected
+              p-value, verdict: "yes" if it is shown to be above 0, "no" if below, "not told apart" or "-" where it is
+              unknown, least: the smallest true difference that would have been shown with a chance of .8;
+              kl: interval in nats, or null;
               distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
     seconds: {name of a system: seconds of its training};  nothing else differs between equal runs of one day
-    choices: absent, or [name;  gain: interval], the best of n less one of the same n at random
+    choices: absent, or [name;  gain: as difference], the best of n less one of the same n at random
     dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
             partial slopes less those of the dial with this name], "permuted" in the name marks a negative control
     tuning: absent or null, or prompts, rows: int;  proxy;  entries: [name;  tries: [learning_rate, proxy: interval or
@@ -87,7 +90,7 @@ def table(report: Report) -> str:
     if not report["gold"]:
         return "\n".join([*headline(report), *judges.silent(report), "", *judges.rates(report)]) + "\n"
     full = comparison(report)
-    columns = (0, 1, 2, 3, 4, 5, 6, 10)  # no seconds: equal runs print the same
+    columns = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12)  # no seconds: equal runs print the same
     rows = [[row[j] for j in columns] for row in (full.head, *full.rows)]
     widths = [max(len(row[j]) for row in rows) for j in range(len(columns))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]

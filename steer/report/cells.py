@@ -28,6 +28,15 @@ def claimed(difference: Report | None) -> bool:
     return excludes(difference) and (p is None or p < ALPHA)
 
 
+def verdict(difference: Report | None) -> str:
+    """Whether a difference is shown to be above 0: `yes`, `no` (shown to be below), `not told apart`, or unknown."""
+    if difference is None or None in (difference["mean"], difference["low"], difference["high"]):
+        return "-"
+    if not claimed(difference):
+        return "not told apart"
+    return "yes" if difference["mean"] > 0 else "no"
+
+
 def is_control(dial: Report) -> bool:
     """Whether a dial is a negative control, which must not move."""
     return "permuted" in dial["name"]

@@ -12,7 +12,6 @@ from steer.report.cells import (
     cell,
     claimed,
     count,
-    excludes,
     is_control,
     listed,
     number,
@@ -20,6 +19,7 @@ from steer.report.cells import (
     ranked,
     rate,
     signed,
+    verdict,
 )
 from steer.report.dials import gained, sentence
 from steer.report.page import Block, Table
@@ -57,9 +57,21 @@ def headline(report: Report) -> list[str]:
         f"Without an interval for the difference from {baseline}": ", ".join(unpaired) if pairs else "",
     }
     sentences += [f"{text}: {names}." for text, names in lists.items() if names]
+    sentences += _power([d for _, d in pairs])
     steered = [d for d in report["dials"] if not is_control(d)]
     steered.sort(key=lambda d: not d.get("less"))  # what the others are compared with is no news
     return sentences + [sentence(d) for d in steered[:1]] + gained(steered)
+
+
+def _power(differences: Sequence[Report]) -> list[str]:
+    """Say how small a difference the comparison could have shown."""
+    least = sorted(d["least"] for d in differences if d.get("least") is not None)
+    if not least:
+        return []
+    ends = [number(least[0])] + ([number(least[-1])] if number(least[0]) != number(least[-1]) else [])
+    return [
+        f"It would have shown a difference of {' to '.join(ends)} sd with a chance of 80 %; smaller ones it may miss."
+    ]
 
 
 def compared(report: Report) -> list[Block]:
@@ -95,13 +107,13 @@ def _choices(report: Report) -> list[Block]:
     choices = report.get("choices") or []
     if not choices:
         return []
-    rows = [[c["name"], signed(c["gain"])] for c in choices]
-    strong = frozenset((i, 1) for i, c in enumerate(choices) if excludes(c["gain"]))
+    rows = [[c["name"], signed(c["gain"]), *_told(c["gain"])] for c in choices]
+    strong = frozenset((i, 1) for i, c in enumerate(choices) if claimed(c["gain"]))
     caption = (
         "What choosing gains: gold reward of the best of n by the proxy, less that of one of the same n at random. "
-        "Bold: the interval excludes 0."
+        "Bold: the interval excludes 0, also after Holm's correction over this table."
     )
-    return [Table(caption, ("System", "Gold reward, sd"), rows, strong)]
+    return [Table(caption, ("System", "Gold reward, sd", "Above 0?", "Power from, sd"), rows, strong)]
 
 
 def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str, str]]:
@@ -144,25 +156,42 @@ def _texture(systems: Sequence[Report]) -> Table:
 def comparison(report: Report) -> Table:
     """Tabulate all systems, one a row, best gold reward first."""
     first, systems, mark = report["baseline"], ranked(report), baseline(report)
-    head = f"System|Gold reward, sd|Less {first or 'nothing'}|Proxy, sd|KL, nats|Words|Distinct-2|Finished, %|Leaked, %"
+    head = f"System|Gold reward, sd|Less {first or 'nothing'}|Above it?|Power from, sd|Proxy, sd|KL, nats|Words|"
+    head += "Distinct-2|Finished, %|Leaked, %"
     bounds = plots.domain([0.0, mark, *(s["gold"][f] for s in systems for f in ("mean", "low", "high"))])
     rows = []
     for s in systems:
-        row = [s["name"], cell(s["gold"]), signed(s["difference"]), cell(s["proxy"]), cell(s["kl"]) + _cut(s)]
+        row = [
+            s["name"],
+            cell(s["gold"]),
+            signed(s["difference"]),
+            *_told(s["difference"]),
+            cell(s["proxy"]),
+            cell(s["kl"]) + _cut(s),
+        ]
         row += [cell(s["words"], 1), number(s["distinct_2"])]
         row += [percent(s[f]) for f in ("finished", "leaked", "ess")]
         rows.append([*row, count(s["train_tokens"]), count(_seconds(report, s)), count(s["generated"])])
+    family = sum((s["difference"] or {}).get("p_holm") is not None for s in systems)
     return Table(
-        f"All systems, best gold reward first. Bold: the paired interval of the difference from {first} excludes 0, "
-        "also after Holm's correction. An interval holds for its own row, not for the best of many. KL: of all "
-        "responses as they were drawn, from the reference at the same temperature without a condition; one that was "
-        "cut off counts with the tokens that it has, and their share stands beside the KL.",
+        "All systems, best gold reward first. Bold, and a verdict of yes or no: the paired interval of the difference "
+        f"from {first} excludes 0, also after Holm's correction over all {family} differences. Power from: the "
+        "smallest true difference that this comparison would have shown with a chance of 80 %, by the standard error "
+        f"observed, at Holm's first level (.05 / {family or 1}); what is not told apart may differ by less. An "
+        "interval holds for its own row, not for the best of many. KL: of all responses as they were drawn, from the "
+        "reference at the same temperature without a condition; one that was cut off counts with the tokens that it "
+        "has, and their share stands beside the KL.",
         [*head.split("|"), "ESS, %", "Train tokens", "Seconds", "Generated"],
         rows,
         frozenset((i, 2) for i, s in enumerate(systems) if claimed(s["difference"])),
         [" ".join(s[f] for f in ("settings", "target") if s[f] and s[f] not in s["name"]) for s in systems],
         [plots.bar(s["gold"], *bounds, mark) for s in systems],
     )
+
+
+def _told(difference: Report | None) -> tuple[str, str]:
+    """Format the verdict on a difference, and the smallest that could have been shown."""
+    return verdict(difference), number((difference or {}).get("least"))
 
 
 def _cut(s: Report) -> str:
