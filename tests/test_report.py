@@ -191,7 +191,13 @@ def example() -> dict[str, Any]:
             "prompts": 20,
             "points": [guided(s, slope) for s, slope in ((0, 0.1), (1, 0.6), (2, 0.8), (4, 0.5))],
         },
-        "frontiers": [{"name": "rwr", "points": 2, "most": 14.2, "volume": around(0.31, 0.05)}],
+        "frontiers": {
+            "most": {"kl": 14.2, "words": 31.0},
+            "families": [
+                {"name": "rwr", "points": 2, "cut_off": 0.1}
+                | {"volumes": {"kl": around(0.31, 0.05), "words": around(0.2, 0.05)}}
+            ],
+        },
         "win_rates": preferences(["mle", "conditional @ best", "dpo:beta=0.1"]),
         "scorer": {"rows": 300, "attributes": [measured(n) for n in NAMES]},
         "prompt_only": {"rows": 8000, "pearson": 0.31},
@@ -305,7 +311,7 @@ def test_text_of_models_and_people_is_escaped(example: dict[str, Any], tmp_path:
 def test_charts_have_titles_and_tables_have_captions_and_scopes(example: dict[str, Any], tmp_path: Path) -> None:
     _, found = page(example, tmp_path)
     names = [tag for tag, _ in found.tags]
-    charts = 9 + 3 + 2 * 3 + 3 + 4  # bars, forest and scatters, dials, rounds, guidance
+    charts = 9 + 3 + 2 + 2 * 3 + 3 + 4  # bars, forest and scatters, those against costs, dials, rounds, guidance
     assert names.count("svg") == found.titles == charts
     assert names.count("table") == names.count("caption") == 21
     assert "highest at S = 2, 0.80" in found.text
@@ -447,7 +453,7 @@ def test_dials_stand_beside_that_of_prompting(example: dict[str, Any], tmp_path:
 def test_long_answers_are_cut_in_plain_sight(example: dict[str, Any], tmp_path: Path) -> None:
     answers = [{"name": f"system {i}", "text": "<b>" * 3000, "scores": {}} for i in range(10)]
     text, found = page(changed(example, samples=[{"prompt": "p" * 9000, "answers": answers}] * 40), tmp_path)
-    assert len(text.encode()) < 300_000
+    assert len(text.encode()) < 320_000
     assert "8,500 more letters in report.json" in found.text
     assert "28 more prompts are in report.json." in found.text
 

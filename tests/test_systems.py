@@ -10,7 +10,8 @@ import pytest
 
 from steer.evaluation.annotators import meetings
 from steer.evaluation.court import Court
-from steer.evaluation.result import Case, _frontiers, result
+from steer.evaluation.frontier import frontiers
+from steer.evaluation.result import Case, result
 from steer.evaluation.systems import (
     Answers,
     RewardScale,
@@ -161,9 +162,33 @@ def test_a_frontier_says_how_much_of_it_was_cut_off() -> None:
     some = Answers(rows, np.ones((8, 1)), np.ones((8, 1)))
     lower = Answers([{**row, "logp": row["logp"] - 0.1} for row in rows], some.gold, some.gold)
     systems = [System("a0", "a", {0: some}, "a"), System("a1", "a", {0: lower}, "a")]
-    [found] = _frontiers(systems, JUDGE, 50)
+    measured = frontiers(systems, JUDGE, 50)
+    assert measured is not None
+    [found] = measured["families"]
     assert found["cut_off"] == pytest.approx(1 / 8)
-    assert found["most"] == pytest.approx(np.mean([kl(row) for row in rows]))
+    assert measured["most"]["kl"] == pytest.approx(np.mean([kl(row) for row in rows]))
+
+
+def test_a_frontier_is_measured_against_every_cost_that_is_known() -> None:
+    """By hand: the reward that is reached within a cost, averaged over costs up to the highest."""
+    some = {"prompt_tokens": 10, "tokens": 5, "logp": 0.0, "ref_logp": -2.0, "finished": True}
+    low, high = answers([1.0, 1.0], ["a b"] * 2, **some), answers([3.0, 3.0], ["a b c d"] * 2, **some | {"logp": 2.0})
+    facts = {"seconds": 10.0, "train_tokens": 100, "drawn_tokens": 50}
+    systems = [
+        System("a0", "a", {0: low}, "a", facts=facts),
+        System("a1", "a", {0: high}, "a", facts={**facts, "candidates": 4, "branches": 2}),
+        System("told", "told", {0: low}, facts={}),
+    ]
+    found = frontiers(systems, JUDGE, 50)
+    assert found is not None
+    assert found["most"] == {"kl": 4.0, "words": 4.0, "seconds": 10.0, "tokens": 150.0, "answer_tokens": 2 * (10 + 20)}
+    volumes = {f["name"]: {cost: v["mean"] for cost, v in f["volumes"].items()} for f in found["families"]}
+    assert volumes["a"] == pytest.approx(
+        {"kl": (4 - 2) / 4 * 1, "words": 0.5, "seconds": 0.0, "tokens": 0.0, "answer_tokens": (60 - 15) / 60}
+    ), "what the costliest point adds is beyond the reference"
+    assert volumes["told"] == pytest.approx(
+        {"kl": 0.5, "words": 0.5, "seconds": 1.0, "tokens": 1.0, "answer_tokens": 0.75}
+    ), "one setting without training has a frontier too"
 
 
 def test_what_nobody_knows_of_endings_is_not_called_finished() -> None:

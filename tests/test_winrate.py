@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy.stats import spearmanr
 from steer.conditioning.targets import unbeaten
 from steer.errors import SteerError
 from steer.evaluation.frontier import frontier, hypervolume
+from steer.evaluation.statistics import Interval
 from steer.evaluation.winrate import (
     MANY,
     Anchors,
@@ -281,16 +283,41 @@ def test_numpy_works_on_many_resamples_of_votes_at_once() -> None:
 def test_the_hypervolume_of_a_staircase_and_of_boxes() -> None:
     stairs = [[[1.0, 3.0], [2.0, 2.0], [3.0, 1.0], [0.5, 0.5]]]
     assert hypervolume(stairs, [0, 0]) == pytest.approx([3 + 2 + 1])
-    assert hypervolume([[[2.0, 3.0, 4.0]]], [1, 1, 1]) == pytest.approx([1 * 2 * 3])
     assert hypervolume([[[2.0, 0.5]]], [1, 1]) == pytest.approx([0])
-    rng = np.random.default_rng(0)
-    points, sample = rng.random((6, 3)), rng.random((200_000, 3))
-    inside = (sample[:, None, :] <= points).all(2).any(1).mean()
-    assert hypervolume(points[None], [0, 0, 0]) == pytest.approx([inside], abs=0.005)
+    assert hypervolume([[[-1.0, 5.0], [-0.5, 3.0]]], [-2, 1]) == pytest.approx([1 * 4 + 0.5 * 2])
+    assert np.isnan(hypervolume([[[1.0, 3.0], [2.0, math.nan]]], [0, 0])).all()
+    points = np.random.default_rng(0).random((3, 40, 2))
+    for some, area in zip(points.tolist(), hypervolume(points, [0.1, 0.2])):
+        edges = sorted({0.1, *(x for x, _ in some if x > 0.1)})
+        # strips between neighbouring x, as high as the best point that is at least as far out
+        strips = [(b - a) * max(0.0, *(y - 0.2 for x, y in some if x >= b)) for a, b in pairwise(edges)]
+        assert area == pytest.approx(sum(strips))
 
 
 def test_the_frontier_is_what_nothing_beats() -> None:
     assert unbeaten([[0, 3], [1, 1], [3, 0], [1, 0.5]]) == [True, True, True, False]
     means = [np.array([[1.0, 3.0], [1.0, 1.0]]), np.array([[2.0, 1.0], [2.0, np.nan]])]
-    found = frontier([(m, np.arange(2)) for m in means], (0.0, 0.0), resamples=50)
+    found = frontier([[(m, np.arange(2))] for m in means], (0.0, 0.0), resamples=50)
     assert found.mean == pytest.approx(1 * 2 + 1 * 1)  # the points (1, 2) and (2, 1)
+
+
+def flat(trial: int, seeds: int, of_seed: float, prompts: int = 80) -> Interval:
+    """The frontier of two settings: costs of .5 and .75 of at most 1, for rewards of 2.5 and 2.75 on average."""
+    rng = np.random.default_rng(trial)
+    by_prompt, by_seed = rng.normal(size=prompts), of_seed * rng.normal(size=seeds)
+    points = []
+    for cost in (0.5, 0.75):
+        runs = [2.0 + by_prompt + by_seed[s] + rng.normal(size=prompts) + cost for s in range(seeds)]
+        points.append([(np.column_stack([np.full(prompts, -cost), run]), np.arange(prompts)) for run in runs])
+    return frontier(points, (-1.0, 0.0), resamples=300)
+
+
+def test_the_hypervolume_holds_prompts_and_repetitions_in_its_interval() -> None:
+    """By hand: within costs of .5 to .75 a reward of 2.5 is reached, within .75 to 1 one of 2.75."""
+    truth = 0.25 * 2.5 + 0.25 * 2.75
+    for seeds, of_seed in ((1, 0.0), (4, 0.3)):
+        found = [flat(trial, seeds, of_seed) for trial in range(150)]
+        assert np.mean([x.mean for x in found]) == pytest.approx(truth, abs=0.04)
+        assert 0.9 <= np.mean([x.low <= truth <= x.high for x in found]) <= 0.995
+    same = flat(0, 1, 0.0)
+    assert same.low < same.mean < same.high

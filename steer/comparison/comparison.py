@@ -276,6 +276,8 @@ def _facts(comparison: Comparison, entry: Entry, outcomes: Mapping[int, Outcome]
     rate = None if entry.untrained else entry.settings_from(comparison.settings).learning_rate
     return {
         "learning_rate": rate,
+        "candidates": 1 if decoding.at_random else decoding.best_of,
+        "branches": 1 if decoding.guidance in (0, 1) else 2,
         "ess": mean("ess") if all("ess" in d for d in done) else None,
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),

@@ -1,62 +1,129 @@
-"""Hypervolume of a trade-off: the volume that points dominate beyond a reference."""
+"""Frontiers of a method over its settings: the gold reward that it reaches within a cost, and their hypervolume."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from steer.errors import SteerError
-from steer.evaluation.statistics import Clusters, FloatArray, Interval, ratio, resampled_sums
+from steer.evaluation.statistics import Clusters, FloatArray, Interval, Repeated, ratio
+from steer.evaluation.systems import Answers, RewardScale, System, kl
 
-MOST = 14  # points of one frontier, for the volume sums over all of their subsets
+Points = Sequence[tuple[FloatArray, Clusters]]  # of one system, by repetition: values [n, 2] and clusters [n]
 
 
 def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:
-    """Volume between points [R, N, D] and the reference [D] that some point dominates: [R]; more is better.
+    """Area between points [R, N, 2] and the reference [2] that some point dominates: [R]; more is better.
 
-    By inclusion and exclusion over the subsets of the points, so exact in any number of dimensions; a point below the
-    reference in one column adds nothing (Zitzler and Thiele 1998).
+    A point below the reference in either column adds nothing; NaN in any gives NaN (Zitzler and Thiele 1998).
 
     >>> hypervolume([[[1.0, 3.0], [2.0, 1.0]]], [0.0, 0.0]).tolist()
     [4.0]
     """
-    x = np.maximum(np.asarray(points, float) - np.asarray(reference, float), 0.0)
-    if x.shape[1] > MOST:
-        raise SteerError(f"a frontier of {x.shape[1]} points is too long to measure. Sweep at most {MOST} settings.")
-    total = np.zeros(len(x))
-    subsets: list[tuple[float, FloatArray]] = []  # sign and the corner that all of a subset dominate
-    for point in x.swapaxes(0, 1):
-        new = [(1.0, point)] + [(-sign, np.minimum(corner, point)) for sign, corner in subsets]
-        for sign, corner in new:
-            total += sign * corner.prod(1)
-        subsets += new
-    return total
+    above = np.maximum(np.asarray(points, float) - np.asarray(reference, float), 0.0)
+    order = np.argsort(-above[:, :, 0], axis=1)
+    x, y = (np.take_along_axis(above[:, :, k], order, axis=1) for k in (0, 1))
+    reached = np.maximum.accumulate(y, axis=1)  # the best y of all points as far out, or farther
+    beyond = np.concatenate([x[:, 1:], np.zeros_like(x[:, :1])], axis=1)
+    return np.asarray(((x - beyond) * reached).sum(1))
 
 
 def frontier(
-    systems: Sequence[tuple[FloatArray, Clusters]],
-    reference: Sequence[float],
-    resamples: int = 2000,
+    systems: Sequence[Points], reference: Sequence[float], *, bases: Sequence[int] = (), resamples: int = 2000
 ) -> Interval:
-    """Hypervolume of the mean points of systems that answered the same prompts, with its interval over prompts.
+    """Mean over repetitions of the hypervolume of the systems' mean points, with its interval.
 
-    Each system: values [n, D] with NaN = unknown, and clusters [n]. All are resampled together. The best of several
-    noisy means is too high on average, and more so with more points: compare frontiers with equally many points.
+    Each system: by repetition, values [n, 2] with NaN = unknown, and clusters [n]. Prompts are resampled together for
+    all systems and repetitions; `bases` and what repetitions add are as in `Seeds`. The best of several noisy means is
+    too high on average, and more so with more points and fewer prompts: compare frontiers with equally many of both.
     """
-    size = len(reference)
-    blocks = []
-    for number, (values, _) in enumerate(systems):
-        defined = ~np.isnan(values)
-        block = np.zeros((len(values), len(systems), 2, size))
-        block[:, number, 0], block[:, number, 1] = np.where(defined, values, 0.0), defined
-        blocks.append(block.reshape(len(values), -1))
-    clusters = np.concatenate([np.asarray(names) for _, names in systems])
+    names = np.unique(np.concatenate([clusters for system in systems for _, clusters in system]))
+    sums = []  # by repetition: of values that are known, and their number, [C, N, 2, 2]
+    for repetition in zip(*systems):
+        table = np.zeros((len(names), len(systems), 2, 2))
+        for number, (values, clusters) in enumerate(repetition):
+            known = ~np.isnan(values)
+            at = np.searchsorted(names, clusters)
+            np.add.at(table, (at, number), np.stack([np.where(known, values, 0.0), known], axis=-1))
+        sums.append(table.reshape(len(names), -1))
 
-    def volume(sums: FloatArray) -> FloatArray:
-        totals, counts = sums.reshape(len(sums), len(systems), 2, size).swapaxes(0, 2).swapaxes(1, 2)
-        return hypervolume(ratio(totals, counts), reference)[:, None]
+    def volumes(weights: FloatArray) -> FloatArray:
+        """Hypervolume of each repetition: [R, C] -> [R, S]."""
+        columns = []
+        for table in sums:
+            total = (weights @ table).reshape(len(weights), len(systems), 2, 2)
+            columns.append(hypervolume(ratio(total[..., 0], total[..., 1]), reference))
+        return np.stack(columns, axis=1)
 
-    (interval,) = resampled_sums(volume, np.concatenate(blocks), clusters, resamples=resamples)
-    return interval
+    n = sum(len(values) for system in systems for values, _ in system)
+    return Repeated.of(volumes, len(names), n, bases=bases, resamples=resamples).interval()
+
+
+Cost = Callable[[Answers, System], FloatArray]  # of each answer, [n]
+
+
+def _fact(*names: str) -> Cost:
+    """A cost of the whole system, the same for each of its answers."""
+    return lambda answers, system: np.full(len(answers.rows), sum(float(system.facts.get(name) or 0) for name in names))
+
+
+def answer_tokens(answers: Answers, system: System) -> FloatArray:
+    """Tokens that the model reads and writes for an answer: of all candidates, in both branches under guidance."""
+    draws, branches = (system.facts.get(name, 1) for name in ("candidates", "branches"))
+    rows = [(row.get("prompt_tokens", np.nan), row.get("tokens", np.nan)) for row in answers.rows]
+    return np.array([branches * (read + draws * wrote) for read, wrote in rows], dtype=float)
+
+
+COSTS: dict[str, Cost] = {
+    "kl": lambda answers, _: np.array([kl(row) for row in answers.rows], dtype=float),
+    "words": lambda answers, _: np.array([len(row["response"].split()) for row in answers.rows], dtype=float),
+    "seconds": _fact("seconds"),
+    "tokens": _fact("train_tokens", "drawn_tokens"),
+    "answer_tokens": answer_tokens,
+}
+
+
+def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> dict[str, Any] | None:
+    """Measure the gold reward that each family reaches within each cost, averaged over costs up to the highest mean.
+
+    That is the hypervolume with the reference point at the highest mean cost of all systems and at the mean reward of
+    the logs, 0, divided by that cost. Seeds count that all points of a family have. None where nothing was measured.
+    """
+    families: dict[str, list[System]] = {}
+    for s in systems:
+        families.setdefault(s.family or s.name, []).append(s)
+    most = {name: _highest(systems, cost) for name, cost in COSTS.items()}
+    most = {name: highest for name, highest in most.items() if highest > 0}
+    found = []
+    for name, points in families.items():
+        seeds = [seed for seed in points[0].answers if all(seed in p.answers for p in points)]
+        if not seeds:
+            continue
+        bases = [points[0].answers[seed].base for seed in seeds]
+        volumes = {
+            cost: frontier(
+                [[_values(p, p.answers[seed], gold, cost, highest) for seed in seeds] for p in points],
+                (-1.0, 0.0),
+                bases=bases,
+                resamples=resamples,
+            ).json()
+            for cost, highest in most.items()
+        }
+        cut = [row.get("finished") is False for p in points for a in p.answers.values() for row in a.rows]
+        found.append({"name": name, "points": len(points), "volumes": volumes, "cut_off": float(np.mean(cut))})
+    return {"most": most, "families": found} if most else None
+
+
+def _highest(systems: Sequence[System], cost: Cost) -> float:
+    """Highest mean cost of a system; 0 where it is unknown for all."""
+    means = [np.concatenate([cost(a, s) for a in s.answers.values()]) for s in systems]
+    return max((float(np.nanmean(x)) for x in means if not np.isnan(x).all()), default=0.0)
+
+
+def _values(
+    system: System, answers: Answers, gold: RewardScale, cost: str, highest: float
+) -> tuple[FloatArray, Clusters]:
+    """Less cost, as a share of the highest, and more reward of each answer, with its prompt."""
+    return np.column_stack([-COSTS[cost](answers, system) / highest, gold.reward(answers.gold)]), answers.prompts

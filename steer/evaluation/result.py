@@ -12,7 +12,7 @@ import numpy as np
 from steer.evaluation.annotators import Annotator, Meeting, meetings, vote, win_rates
 from steer.evaluation.controllability import correlation
 from steer.evaluation.court import Court
-from steer.evaluation.frontier import MOST, frontier
+from steer.evaluation.frontier import answer_tokens, frontiers
 from steer.evaluation.scorer import fresh, report
 from steer.evaluation.statistics import holm, smallest
 from steer.evaluation.systems import (
@@ -22,7 +22,6 @@ from steer.evaluation.systems import (
     System,
     dial,
     difference,
-    kl,
     paired_seeds,
     slope_gains,
     summary,
@@ -109,7 +108,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         },
         "systems": systems,
         "seconds": {s.name: s.facts.get("seconds", 0) for s in case.systems},
-        "frontiers": _frontiers(case.systems, gold, case.resamples),
+        "frontiers": frontiers(case.systems, gold, case.resamples),
         "win_rates": _win_rates(case),
         "scorer": _scorer(case),
         "prompt_only": _prompt_only(court) if case.controls else None,
@@ -160,6 +159,7 @@ def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, r
         "seeds": len(seeds), "difference": None, "ess": s.facts.get("ess"),
         "learning_rate": s.facts.get("learning_rate"),
         "prompt_tokens": _prompt_tokens(seeds),
+        "answer_tokens": float(np.mean(np.concatenate([answer_tokens(a, s) for a in seeds]))),
         **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
         "fresh": fresh(seeds, gold, proxy),
@@ -191,31 +191,6 @@ def _judged(family: Sequence[dict[str, Any]]) -> None:
     for d in family:
         d.setdefault("p_holm", None)
         d |= {"verdict": verdict(finite(d)), "least": smallest(d["errors"], ALPHA / max(1, len(known)))}
-
-
-def _frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> list[dict[str, Any]]:
-    """Gold reward that each family of two settings or more reaches within a KL, averaged over KLs up to `most`."""
-    points: dict[str, list[tuple[Any, Any]]] = {}
-    cut: dict[str, list[bool]] = {}  # whether each response of a family was cut off
-    for s in systems:
-        rows = [row for a in s.answers.values() for row in a.rows]
-        keys = np.concatenate([a.prompts for a in s.answers.values()])
-        reward = np.concatenate([gold.reward(a.gold) for a in s.answers.values()])
-        kls = np.array([kl(row) for row in rows])
-        if not np.isnan(kls).all():
-            points.setdefault(s.family or s.name, []).append((np.column_stack([-kls, reward]), keys))
-            cut.setdefault(s.family or s.name, []).extend(row.get("finished") is False for row in rows)
-    most = max((-float(np.nanmean(x[:, 0])) for family in points.values() for x, _ in family), default=0.0)
-    if most <= 0:
-        return []
-    frontiers = []
-    for name, family in points.items():
-        if len(family) > 1:
-            scaled = [(x / np.array([most, 1.0]), keys) for x, keys in family[:MOST]]
-            volume = frontier(scaled, (-1.0, 0.0), resamples=resamples).json()
-            figures = {"points": len(scaled), "most": most, "volume": volume, "cut_off": float(np.mean(cut[name]))}
-            frontiers.append({"name": name, **figures})
-    return frontiers
 
 
 def _win_rates(case: Case) -> dict[str, Any] | None:

@@ -64,7 +64,93 @@ def interval(values: ArrayLike, clusters: ArrayLike, *, resamples: int = 2000, s
     return mean
 
 
-class Seeds:
+class Repeated:
+    """A figure of several repetitions on the same clusters, the mean over repetitions: how sure it is, whether it is 0.
+
+    Subclasses and `of` set the mean, the number of values `n`, the numbers of clusters and repetitions, the resampled
+    means, and the variances of the mean due to clusters, to repetitions, and to the rest.
+    """
+
+    mean: float
+    n: int
+    size: int
+    seeds: int
+    drawn: list[FloatArray]  # blocks [R, 1]
+    prompts: float
+    between: float
+    rest: float
+
+    @staticmethod
+    def of(
+        figures: Callable[[FloatArray], FloatArray],
+        size: int,
+        n: int,
+        *,
+        bases: Sequence[int] = (),
+        resamples: int = 2000,
+        seed: int = 0,
+    ) -> "Repeated":
+        """Take any figure of each repetition: weights of the clusters [R, C] -> [R, S]; `n` values in all.
+
+        Its variances are those of the bootstrap. `bases`: as in `Seeds`.
+        """
+        point = figures(np.ones((1, size)))
+        nest = _nested(bases, point.shape[1])
+        nest = nest / nest.sum(0)
+        draws = [figures(w) @ nest for w in _draws(size, resamples, np.random.default_rng(seed), size)]
+        self, by_base = Repeated(), (point @ nest)[0]
+        self.mean, self.n, self.size, self.seeds = float(by_base.mean()), n, size, len(by_base)
+        self.drawn = [block.mean(1, keepdims=True) for block in draws]
+        self.between = float(by_base.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
+        self.prompts = self.rest = 0.0
+        if draws:
+            whole, few = np.concatenate(draws), size / (size - 1)
+            self.prompts = few * float(np.nanvar(whole.mean(1)))
+            apart = float(np.nanvar(whole - whole.mean(1, keepdims=True), axis=0).sum())
+            self.rest = few * apart / (self.seeds * max(1, self.seeds - 1))
+        return self
+
+    def interval(self, level: float = 0.95) -> Interval:
+        """The mean with its bounds."""
+        (over_prompts,) = _intervals(np.array([self.mean]), self.drawn, self.size, level, self.n)
+        margin = self._margin((1 + level) / 2)
+        return over_prompts._replace(low=over_prompts.low - margin, high=over_prompts.high + margin)
+
+    def p_value(self) -> float:
+        """P-value: 1 less the highest level whose interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
+        if math.isnan(self.interval().low):
+            return math.nan
+        least = 2 / (sum(map(len, self.drawn)) + 1)
+        low, high = 0.0, 1.0  # levels whose intervals exclude 0, and include it
+        for _ in range(20):
+            level = (low + high) / 2
+            bounds = self.interval(level)
+            excluded = bounds.low > 0 or bounds.high < 0  # False where a bound is unknown
+            low, high = (level, high) if excluded else (low, level)
+        return max(least, 1 - low)
+
+    @property
+    def errors(self) -> list[tuple[float, float]]:
+        """Standard error and degrees of freedom of each interval of which the widest counts; none where unknown."""
+        if self.size < 2:
+            return []
+        over_prompts = (math.sqrt(self.prompts), self.size - 1.0)
+        if self.seeds < 2:
+            return [over_prompts]
+        df = self.seeds - 1
+        if self.seeds == 2:
+            return [over_prompts, (math.sqrt(self.between), 1.0)]
+        variance = max(self.prompts + self.between - self.rest, self.prompts, self.between)
+        parts = self.prompts**2 / (self.size - 1) + self.between**2 / df + self.rest**2 / ((self.size - 1) * df)
+        return [over_prompts, (math.sqrt(variance), max(1.0, variance**2 / parts if parts > 0 else 1.0))]
+
+    def _margin(self, upper: float) -> float:
+        """Width that seeds add on each side to the interval over prompts."""
+        halves = [float(stdtrit(df, upper)) * error for error, df in self.errors]
+        return max(halves) - halves[0] if halves else 0.0
+
+
+class Seeds(Repeated):
     """Values of several training seeds on the same prompts: their mean, how sure it is, and whether it is 0.
 
     Seeds and prompts are crossed: a hard prompt does not average out over seeds (Owen, "The pigeonhole bootstrap",
@@ -108,45 +194,6 @@ class Seeds:
             self.rest = float(((effects - row) ** 2).sum()) / (self.size * (self.size - 1) * self.seeds)
             self.rest /= max(1, self.seeds - 1)
         self.between = float(point.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
-
-    def interval(self, level: float = 0.95) -> Interval:
-        """The mean with its bounds."""
-        (over_prompts,) = _intervals(np.array([self.mean]), self.drawn, self.size, level, self.n)
-        margin = self._margin((1 + level) / 2)
-        return over_prompts._replace(low=over_prompts.low - margin, high=over_prompts.high + margin)
-
-    def p_value(self) -> float:
-        """P-value: 1 less the highest level whose interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
-        if math.isnan(self.interval().low):
-            return math.nan
-        least = 2 / (sum(map(len, self.drawn)) + 1)
-        low, high = 0.0, 1.0  # levels whose intervals exclude 0, and include it
-        for _ in range(20):
-            level = (low + high) / 2
-            bounds = self.interval(level)
-            excluded = bounds.low > 0 or bounds.high < 0  # False where a bound is unknown
-            low, high = (level, high) if excluded else (low, level)
-        return max(least, 1 - low)
-
-    @property
-    def errors(self) -> list[tuple[float, float]]:
-        """Standard error and degrees of freedom of each interval of which the widest counts; none where unknown."""
-        if self.size < 2:
-            return []
-        over_prompts = (math.sqrt(self.prompts), self.size - 1.0)
-        if self.seeds < 2:
-            return [over_prompts]
-        df = self.seeds - 1
-        if self.seeds == 2:
-            return [over_prompts, (math.sqrt(self.between), 1.0)]
-        variance = max(self.prompts + self.between - self.rest, self.prompts, self.between)
-        parts = self.prompts**2 / (self.size - 1) + self.between**2 / df + self.rest**2 / ((self.size - 1) * df)
-        return [over_prompts, (math.sqrt(variance), max(1.0, variance**2 / parts if parts > 0 else 1.0))]
-
-    def _margin(self, upper: float) -> float:
-        """Width that seeds add on each side to the interval over prompts."""
-        halves = [float(stdtrit(df, upper)) * error for error, df in self.errors]
-        return max(halves) - halves[0] if halves else 0.0
 
 
 def smallest(errors: Sequence[tuple[float, float]], level: float, power: float = POWER) -> float:

@@ -86,7 +86,8 @@ class Answers:
 class System:
     """System under comparison: answers by seed, method, and the family (one knob's settings) that it belongs to.
 
-    `facts` may hold costs: ess, train_tokens, steps, seconds, drawn (responses to train on), scored (scorer calls).
+    `facts` may hold costs: candidates (drawn for an answer), branches (passes of the model for a token), ess,
+    train_tokens, steps, seconds, drawn (responses to train on), drawn_tokens, scored (scorer calls).
     """
 
     name: str

@@ -12,8 +12,12 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
               p-value, verdict: "yes" if it is shown to be above 0, "no" if below, "not told apart" or "-" where it is
               unknown, least: the smallest true difference that would have been shown with a chance of .8;
               kl: interval in nats, or null;
-              distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int]
-    seconds: {name of a system: seconds of its training};  nothing else differs between equal runs of one day
+              distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int;
+              answer_tokens: tokens read and drawn for an answer, or null]
+    seconds: {name of a system: seconds of its training};  nothing but these, frontiers against them and the seconds of
+              tuning differs between equal runs of one day
+    frontiers: absent or null, or most: {cost: highest mean};  families: [name;  points: int;  volumes {cost: interval};
+              cut_off: share], for the costs kl, words, seconds, tokens and answer_tokens
     choices: absent, or [name;  gain: as difference], the best of n less one of the same n at random
     dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
             partial slopes less those of the dial with this name], "permuted" in the name marks a negative control

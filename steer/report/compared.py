@@ -24,6 +24,14 @@ from steer.report.cells import (
 from steer.report.dials import gained, sentence
 from steer.report.page import Block, Table
 
+UNITS = {  # what the costs of frontiers count
+    "kl": "KL, nats",
+    "words": "words of an answer",
+    "seconds": "seconds of training",
+    "tokens": "tokens trained on and drawn in training",
+    "answer_tokens": "tokens read and drawn for an answer",
+}
+
 
 def headline(report: Report) -> list[str]:
     """Summarise the comparison in sentences; a difference is claimed only if its corrected interval excludes 0."""
@@ -85,6 +93,7 @@ def compared(report: Report) -> list[Block]:
     text = f"Gold reward against KL, with 95 % intervals; up and left is better. Lines: one method's settings.{note}"
     families = [s.get("family", "") for s in systems]
     charts += [(plots.scatter(spread, families), text)] if len(missing) < len(spread) else []
+    charts += _against_costs(report, [s for s in systems if s["name"] != "logs"])
     charts += _against_proxy(report, systems)
     unit = report.get("unit", "the logs")
     logs = [[f"{unit}: mean", *(number(a["mean"]) for a in behaviour["attributes"].values())]]
@@ -127,16 +136,55 @@ def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str,
 
 
 def _frontiers(report: Report) -> list[Block]:
-    """Tabulate the frontier of each method over all its settings."""
-    frontiers = sorted(report.get("frontiers") or [], key=lambda f: -(f["volume"]["mean"] or 0.0))
-    if not frontiers:
+    """Tabulate the frontier of each method over all its settings, for each cost."""
+    measured = report.get("frontiers")
+    if not measured or not measured["families"]:
         return []
+    most = measured["most"]
+    families = sorted(measured["families"], key=lambda f: -((f["volumes"].get("kl") or UNDEFINED)["mean"] or 0.0))
+    ends = ", ".join(f"{number(most[cost], 0 if (most[cost] or 0) >= 100 else 1)} ({u})" for cost, u in _of(most))
     caption = (
-        f"Frontiers: the gold reward, in sd above the logs' mean, that some setting of a method reaches within a KL, "
-        f"averaged over KLs up to {number(frontiers[0]['most'])} nats (hypervolume). More settings reach more."
+        "Frontiers: the gold reward, in sd above the logs' mean, that some setting of a method reaches within a cost, "
+        "averaged over costs from 0 to the highest mean of any system (hypervolume by that cost; its reference point "
+        f"is there, at a reward of 0): {ends}. Intervals are over prompts, and over several repetitions. More "
+        "settings reach more, and the best of several noisy means is too high: compare equally many."
     )
-    rows = [[f["name"], str(f["points"]), cell(f["volume"]), percent(f.get("cut_off"))] for f in frontiers]
-    return [Table(caption, ("Method", "Settings", "Mean gold reward, sd", "Cut off, %"), rows)]
+    rows = [
+        [f["name"], str(f["points"]), *(cell(f["volumes"][cost]) for cost, _ in _of(most)), percent(f["cut_off"])]
+        for f in families
+    ]
+    return [Table(caption, ("Method", "Settings", *(f"By {unit}" for _, unit in _of(most)), "Cut off, %"), rows)]
+
+
+def _of(most: Report) -> list[tuple[str, str]]:
+    """Costs that were measured, with what they count."""
+    return [(cost, unit) for cost, unit in UNITS.items() if cost in most]
+
+
+def _against_costs(report: Report, systems: Sequence[Report]) -> list[tuple[str, str]]:
+    """Chart gold reward against length, training time and tokens, each where systems differ in it."""
+    totals = [float((s["train_tokens"] or 0) + (s.get("drawn_tokens") or 0)) for s in systems]
+    costs: dict[str, list[Report]] = {
+        "words": [s["words"] for s in systems],
+        "seconds": [_exactly(_seconds(report, s)) for s in systems],
+        "tokens": [_exactly(total) for total in totals],
+        "answer_tokens": [_exactly(s.get("answer_tokens")) for s in systems],
+    }
+    charts = []
+    for name, values in costs.items():
+        points = [(s["name"], x, s["gold"]) for s, x in zip(systems, values)]
+        if len({x["mean"] for x in values if x["mean"] is not None}) < 2:
+            continue
+        unit = UNITS[name]
+        title = f"Gold reward against {unit}, one point per system"
+        axes = plots.Axes(title, f"{unit} (√ scale)", "gold reward, sd", root=True)
+        families = [s.get("family", "") for s in systems]
+        charts.append((plots.scatter(points, families, axes), f"Gold reward against {unit}; up and left is better."))
+    return charts
+
+
+def _exactly(value: float | None) -> Report:
+    return {**UNDEFINED, "mean": value}
 
 
 def _texture(systems: Sequence[Report]) -> Table:
