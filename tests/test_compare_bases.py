@@ -72,7 +72,8 @@ def test_every_method_is_trained_once_on_every_base(done: Path, tiny: Path, othe
     assert "bootstrapped over prompts and 2 bases." in " ".join(report["notes"])
     differences = [s["difference"] for s in report["systems"] if s["difference"]]
     assert {d["verdict"] for d in differences} <= {"yes", "no", "not told apart"}
-    assert all(d["least"] > 0 for d in differences)
+    assert any(d["least"] for d in differences)
+    assert all(d["least"] is None or d["least"] > 0 for d in differences), "equal answers show no spread"
 
 
 def test_distance_is_measured_from_the_base_of_the_repetition(done: Path) -> None:

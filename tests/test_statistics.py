@@ -169,6 +169,7 @@ def test_the_smallest_difference_of_many_prompts_is_the_textbooks() -> None:
     assert smallest([(0.1, 1e5)], 0.05) == pytest.approx(0.1 * (1.959964 + 0.841621), rel=1e-3)
     assert smallest([(0.1, 1e5), (0.2, 1e5)], 0.05) == pytest.approx(0.2 * (1.959964 + 0.841621), rel=1e-3)
     assert math.isnan(smallest([], 0.05))
+    assert math.isnan(smallest([(0.0, 9.0)], 0.05)), "no spread was observed, so nothing is known of it"
     values = np.random.default_rng(0).normal(size=4000)
     ((error, df),) = Seeds([(values, np.arange(4000))]).errors
     assert (error, df) == (pytest.approx(values.std() / math.sqrt(4000), rel=1e-3), 3999)

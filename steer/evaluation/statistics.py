@@ -201,9 +201,10 @@ def smallest(errors: Sequence[tuple[float, float]], level: float, power: float =
 
     `errors`: standard error and degrees of freedom of each interval that must exclude 0. T with a difference of d
     standard errors is noncentral t, so d is the noncentrality at which 1 - power of it lies below the critical value.
+    Values that are all alike have no spread to judge by: NaN.
     """
     least = [se * float(nctdtrinc(df, 1 - power, stdtrit(df, 1 - level / 2))) for se, df in errors]
-    return max(least, default=math.nan)
+    return max(least, default=math.nan) or math.nan
 
 
 def across_seeds(
