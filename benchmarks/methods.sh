@@ -4,6 +4,7 @@
 # WORLD: the folder of `steer world --bases N`; TRAIN: settings of training, WORLD/train.json; OUTPUT: methods.
 # Every method takes its own share of the learning rate. Methods that compare the policy with where it starts, or draw
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it.
+# TUNE=3 tries three learning rates for each method first, chosen by the proxy (steer compare --tune).
 set -euo pipefail
 world=${1:?the folder of steer world}
 train=${2:-$world/train.json}
@@ -15,5 +16,8 @@ steer compare "$world/labels" --model "$world/base" "${bases[@]}" --train "$trai
   --method mle --method filtered --method rwr:beta=1 --method rwr:beta=0.5 --method awr --method raft \
   --method unlikelihood --method rrhf --method pro --method slic:after=mle --method dpo --method dpo:after=mle \
   --method ipo:after=mle --method rso:after=mle --method remax:after=mle --method rloo:k=2,after=mle \
-  --method ppo:after=mle --method conditional --method quark >&2
+  --method ppo:after=mle --method grpo:k=4,after=mle --method kto:after=mle --method contrastive:after=mle \
+  --method mle:best_of=4 --method conditional --method directional --method steerlm2:prompts_per_round=500 \
+  --method quark:prompts_per_round=500 --method prompted --method few-shot --method steering \
+  --tune "${TUNE:-0}" >&2
 python "$(dirname "$0")/bars.py" "$output"

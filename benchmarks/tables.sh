@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All tables of the embedded world at one commit: three bases, the dial, the methods and the claims.
 #   bash benchmarks/tables.sh [FOLDER]      (`make tables`; the same command goes on where it stopped)
-# Expected on two quiet cores, in minutes of one core: world 60, methods 50, claims 55; an hour and a half by the clock.
+# Expected on two quiet cores, in minutes of one core: world 60, claims 55; methods took 50 before kto, grpo, contrastive,
+# steerlm2, directional, the rounds of quark and the baselines stood there, and takes longer by what `--dry-run` says.
 # The claims are about which of two runs is better, which 170 steps tell as well as 340 do and in half the time.
 set -euo pipefail
 out=${1:-tables}

@@ -324,6 +324,17 @@ def test_a_suite_fills_in_what_was_not_said() -> None:
         assert unique(suite["method"])
 
 
+def test_the_whole_field_and_what_training_must_beat_stand_in_the_suites() -> None:
+    full, quick = ({e.method for e in unique(SUITES[name]["method"])} for name in ("full", "quick"))
+    assert {"kto", "grpo", "ppo", "contrastive", "quark", "steerlm2", "directional", "remax", "rloo"} <= full
+    for suite in (full, quick):
+        assert {"base", "prompted", "few-shot", "steering"} - suite == {"base"}
+    for name in SUITES:
+        decodings = [d for e in unique(SUITES[name]["method"]) for d in e.decodings if d.best_of > 1]
+        assert decodings
+        assert {d.best for d in decodings if d.at_random} == {d for d in decodings if not d.at_random}
+
+
 def test_every_method_of_a_comparison_takes_its_share_of_the_likelihood_rate() -> None:
     settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
     trained = (e for e in unique(SUITES["full"]["method"]) if not e.untrained)

@@ -147,6 +147,12 @@ def test_a_stage_in_front_is_read_from_the_entry() -> None:
     settings = TrainConfig("rows", "model", "out", learning_rate=4e-3)
     assert entry.front.settings_from(settings).learning_rate == 4e-3
     assert entry.settings_from(settings).learning_rate == pytest.approx(4e-3 * METHODS["dpo"].rate)
+    quark = Entry.of("quark:prompts_per_round=9")
+    assert quark.iterate is not None
+    assert (quark.iterate.rounds, quark.iterate.prompts_per_round) == (2, 9), "Quark is its rounds"
+    assert quark.front == quark.start
+    assert quark.start.iterate is None
+    assert Entry.of("quark:rounds=3").iterate.rounds == 3  # type: ignore[union-attr]
     assert Entry.of("quark:template=steerlm,after=conditional").front == Entry.of("conditional:template=steerlm")
     assert Entry.of("mle").front is None
     assert Entry.of("conditional:rounds=1").front == Entry.of("conditional")

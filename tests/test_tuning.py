@@ -48,6 +48,8 @@ def test_what_stands_in_front_is_tuned_first_and_given_rates_are_not_tuned() -> 
     first, second = phases([Entry.of(spec) for spec in specs])
     assert [e.spec for e in first] == ["mle", "raft"], "rounds take what was chosen on the logs"
     assert [e.spec for e in second] == ["dpo:after=mle"]
+    (quark,) = phases([Entry.of("quark:prompts_per_round=9"), Entry.of("quark:rounds=3,prompts_per_round=9")])
+    assert [(e.spec, e.iterate) for e in quark] == [("quark", None)], "on the logs, though an entry has rounds"
     weighing = phases([Entry.of("steerlm2:rounds=2,n=4")])
     assert [e.spec for phase in weighing for e in phase] == ["conditional", "steerlm2:n=4"], "one round, as others"
 

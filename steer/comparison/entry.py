@@ -82,6 +82,8 @@ class Entry:
         method, _ = chosen(name, settings)
         if method.importance:  # it weighs draws of a conditioned policy, so it needs a first policy and a round
             after, rounds = after or "conditional", ["rounds=1", *rounds]
+        if "quantiles" in method.needs and not any(part.startswith("rounds=") for part in rounds):
+            rounds = ["rounds=2", *rounds]  # each cuts the pool again and draws at the best quantile
         if after:
             _first(spec, method, after)
         iterate = _iterate(spec, name, rounds) if rounds else None

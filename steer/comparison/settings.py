@@ -13,7 +13,10 @@ RUNS = "What is trained"
 
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
     "quick": {
-        "method": ("mle", "filtered", "rwr:beta=3/1/0.5", "conditional", "prompted"),
+        "method": (
+            *("mle", "filtered", "rwr:beta=3/1/0.5", "conditional", "mle:best_of=4"),
+            *("prompted", "few-shot", "steering"),
+        ),
         "num_prompts": 100,
         "grid": 300,
     },
@@ -28,6 +31,7 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "pro",
             "dpo",
             "dpo:after=mle",
+            "kto:after=mle",
             "contrastive:after=mle",
             "ipo",
             "slic",
@@ -41,8 +45,10 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "raft:rounds=1/2/3,prompts_per_round=500",
             "steerlm2:prompts_per_round=500",
             "directional",
+            "quark:prompts_per_round=500",
             "remax:after=mle",
             "rloo:after=mle",
+            "grpo:after=mle",
             "ppo:after=mle",
         ),
         "seeds": 3,
@@ -63,8 +69,8 @@ class RunSettings:
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "
-        "are scored with --scorer; `after=mle` trains by likelihood first "
-        "and continues from that policy, `dpo:after=mle` (repeat the flag).",
+        "are scored with --scorer (`quark` has two rounds where none are named, `steerlm2` one); `after=mle` trains by "
+        "likelihood first and continues from that policy, `dpo:after=mle` (repeat the flag).",
         panel=RUNS,
     )
     base: tuple[str, ...] = option(

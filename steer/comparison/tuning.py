@@ -14,6 +14,7 @@ from steer.comparison.entry import Entry
 from steer.comparison.runs import outcomes_of
 from steer.comparison.trained import SUMMED
 from steer.errors import SteerError
+from steer.evaluation.drawn import Decoding
 from steer.evaluation.statistics import Interval, interval
 from steer.evaluation.systems import difference
 from steer.methods import METHODS, peak_rate
@@ -102,7 +103,7 @@ def tunable(entry: Entry) -> bool:
 def tried(entry: Entry) -> Entry:
     """The entry whose tuning serves an entry: without rounds (with one, where it weighs draws), one plain decoding."""
     if not entry.iterate or not METHODS[entry.method].importance:
-        return Entry.of(entry.start.spec)
+        return replace(entry.start, decodings=(Decoding(),), rate=None, front_rate=None)
     name, _, rest = entry.spec.partition(":")
     return Entry.of(f"{name}:{','.join(part for part in rest.split(',') if not part.startswith('rounds='))}")
 
@@ -163,7 +164,8 @@ def _with_front(entry: Entry, choices: Mapping[Entry, Choice]) -> Entry | None:
 def _trials(entry: Entry, count: int) -> dict[float, Entry]:
     """The entry at each share of the learning rate."""
     specs = {s: f"{entry.spec}{',' if ':' in entry.spec else ':'}rate={s:g}" for s in shares(entry.method, count)}
-    return {share: replace(Entry.of(spec), front_rate=entry.front_rate) for share, spec in specs.items()}
+    trials = {share: replace(Entry.of(spec), front_rate=entry.front_rate) for share, spec in specs.items()}
+    return trials if entry.iterate else {share: trial.start for share, trial in trials.items()}
 
 
 def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, Choice]) -> dict[str, Any]:
