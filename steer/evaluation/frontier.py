@@ -91,6 +91,8 @@ def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> d
     That is the hypervolume with the reference point at the highest mean cost of all systems and at the mean reward of
     the logs, 0, divided by that cost. Seeds count that all points of a family have. None where nothing was measured.
     """
+    if all(np.isnan(gold.reward(a.gold)).all() for s in systems for a in s.answers.values()):
+        return None  # annotators alone judge
     families: dict[str, list[System]] = {}
     for s in systems:
         families.setdefault(s.family or s.name, []).append(s)

@@ -103,7 +103,7 @@ class Repeated:
         self.drawn = [block.mean(1, keepdims=True) for block in draws]
         self.between = float(by_base.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
         self.prompts = self.rest = 0.0
-        if draws:
+        if draws and not np.isnan(point).any():
             whole, few = np.concatenate(draws), size / (size - 1)
             self.prompts = few * float(np.nanvar(whole.mean(1)))
             apart = float(np.nanvar(whole - whole.mean(1, keepdims=True), axis=0).sum())
