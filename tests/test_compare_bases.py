@@ -210,7 +210,7 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
 ) -> None:
     seen: list[TrainConfig] = []
     monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
-    monkeypatch.setattr(one_round, "train_command", lambda config: seen.append(config) or "")
+    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
     rounds = of_rounds(labels, tmp_path, str(trained), adapter=adapter, method="conditional", start=start)
     for number in (1, 2):
         one_round.run_round(rounds, number)
@@ -230,6 +230,6 @@ def test_the_first_round_without_a_policy_starts_from_the_base(
 ) -> None:
     seen: list[TrainConfig] = []
     monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
-    monkeypatch.setattr(one_round, "train_command", lambda config: seen.append(config) or "")
+    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
     one_round.run_round(of_rounds(labels, tmp_path, "", adapter="lora", method="raft", start="last"), 1)
     assert [(s.model, s.init) for s in seen] == [("base", "")]
