@@ -48,8 +48,8 @@ def _advice(policy: Policy) -> tuple[dict[str, Any], dict[str, str]]:
     if samples:
         return own, source
     if policy.chats:
-        return CHAT | own, source | dict.fromkeys(CHAT, "the default for chat models, for this one recommends none")
-    return own, source | dict.fromkeys(CHAT, "the model's own distribution, for it has no chat template")
+        return CHAT | own, source | dict.fromkeys(CHAT, "the default for chat models; this one recommends nothing")
+    return own, source | dict.fromkeys(CHAT, "the model's own distribution; it has no chat template")
 
 
 def _text(sampling: Sampling, source: dict[str, str]) -> str:
