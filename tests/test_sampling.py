@@ -111,7 +111,7 @@ def test_a_model_without_a_chat_template_is_sampled_from_its_own_distribution(ad
     policy = load_policy(str(advised({}, chats=False)))
     sampling, text = chosen(policy, GenerateSettings(max_new_tokens=7, seed=3))
     assert sampling == Sampling(max_new_tokens=7, seed=3)
-    values = "temperature 1, top_p 1 (the model's own distribution, for it has no chat template)"
+    values = "temperature 1, top_p 1 (the model's own distribution; it has no chat template)"
     assert text == f"{policy.name} is sampled with {values}"
     advice = {"temperature": 0.6, "do_sample": True}
     assert chosen(load_policy(str(advised(advice, chats=False))), AskedSampling())[0] == Sampling(temperature=0.6)
