@@ -268,9 +268,9 @@ def _is_server(name: str, value: Any) -> bool:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """Return the settings that have a default, at it."""
-    fields = dataclasses.fields(config)
-    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name not in HOW}
+    """Return the settings that have a default, at it; not `engine`, which a run with a server does not keep."""
+    fields = (f for f in dataclasses.fields(config) if f.name not in (*HOW, "engine"))
+    return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
 class Run:

@@ -66,11 +66,11 @@ def test_no_run_trains_on_another_scorer_than_the_proxy(
 ) -> None:
     module, seen = sys.modules["steer.comparison.trained"], []
 
-    def train(config: TrainConfig) -> None:
+    def train(launch: str, config: TrainConfig) -> None:
         seen.append(config.scorer)
         raise SteerError("seen")
 
-    monkeypatch.setattr(module, "train_command", train)
+    monkeypatch.setattr(module, "train_by", train)
     for proxy in ("", "countable:words"):  # none named: what labelled the rows
         with pytest.raises(SteerError, match="seen"):
             trained(shared(labels, tmp_path, "scorer: secret:Gold\n", scorer=proxy), Entry.of("remax"), 0, str(labels))

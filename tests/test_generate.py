@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from steer.conditioning.condition import leaks
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.statistics import interval
-from steer.generation.command import generate_command
+from steer.generation.command import generate_command, summary_of
 from steer.generation.engines import respond
 from steer.generation.generate import generate, held_out_prompts
 from steer.generation.requests import Request, condition_text
@@ -439,3 +440,11 @@ def test_generate_resumes_from_its_folder(policy: Policy, tmp_path: Path) -> Non
     for prompts, more, changed in (("two?", {}, "inputs"), ("one?", {"seed": 1}, "seed")):
         with pytest.raises(SteerError, match=rf"holds a run with other settings \({changed}\)"):
             generate(policy, prompts, folder=tmp_path, **asked, **more)
+
+
+def test_an_answer_that_only_calls_a_tool_is_counted_as_one() -> None:
+    settings = SimpleNamespace(n=1, best_of=1, max_new_tokens=8, score=False)
+    rows = [{"response": "", "tool_calls": [{}], "finished": True}, {"response": " ", "finished": True}]
+    generation: Any = SimpleNamespace(settings=settings, requests=[0, 0])
+    said = summary_of(generation, 2, rows, rows[:1])
+    assert "1 out, 1 empty skipped, 0 cut off" in said

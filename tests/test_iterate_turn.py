@@ -73,11 +73,11 @@ def test_a_limit_of_training_is_one_of_the_logs_and_leaves_out_nothing_fresh(
     plan = planned(config(labels, tiny, tmp_path / "out", train=str(file), pool=pool, n=2))
     trained: list[list[str]] = []
 
-    def train(settings: TrainConfig) -> str:
+    def train(launch: str, settings: TrainConfig) -> str:
         trained.append([row["id"] for row in training_rows(settings)])
         return ""
 
-    monkeypatch.setattr(round, "train_command", train)
+    monkeypatch.setattr(round, "train_by", train)
     fresh = [{**row, "id": f"fresh:{row['id']}"} for row in plan.logs[:30]]
     for number, part in ((1, fresh[:25]), (2, fresh[25:])):
         write_rows(part, plan.folder(number) / "fresh.jsonl")
@@ -118,7 +118,7 @@ def test_the_scorer_of_a_round_sees_the_answers_of_the_rounds_before(
     gold, policy = load_scorer(GOLD), load_policy(str(tiny))
     plan = planned(config(labels, tiny, tmp_path / "out", watch=5), gold if annotated else None)
 
-    def drawn(policy: Any, requests: Any, sampling: Any, folder: Path, *_: Any) -> list[Row]:
+    def drawn(policy: Any, requests: Any, sampling: Any, folder: Path, *_: Any, **how: Any) -> list[Row]:
         others = plan.logs if folder.parent == plan.folder(1) else plan.logs[5:]
         rows = [{**r.row, "response": other["response"], "finished": True} for r, other in zip(requests, others)]
         write_rows(rows, folder / "answers.jsonl")

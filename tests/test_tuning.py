@@ -13,7 +13,7 @@ import pytest
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, Outcome
 from steer.comparison.entry import Entry
-from steer.comparison.tuning import Choice, held_out, on_training_rows, phases, shares
+from steer.comparison.tuning import Choice, held_out, on_training_rows, phases, shares, tried
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers
@@ -177,3 +177,9 @@ def test_one_rate_or_too_few_prompts_are_refused(tuned: Path, tmp_path: Path) ->
     with pytest.raises(SteerError, match="too few training prompts"):
         compare_command(replace(held(tuned), output=str(tmp_path / "new"), train=str(few)))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_control_of_permuted_labels_trains_at_the_rate_of_conditional() -> None:
+    conditional = Entry.of("conditional")
+    assert tried(replace(conditional, permuted=True)) == tried(conditional)
+    assert phases([conditional, replace(conditional, permuted=True)]) == [[tried(conditional)]]

@@ -77,6 +77,7 @@ def annotate(
     `annotator`: `simulated:FILE`, `judge:FILE`, `votes:FILE` or any scorer; of a pool one annotator is drawn for every
     pair, and votes on training prompts are flipped as its settings say, others never. `settings`: fields of
     `AnnotateSettings`. With a `folder` the votes are kept there, and a call that was interrupted goes on.
+    Raises SteerError for rows of which no prompt has two different responses, and where the annotator decides none.
     """
     options = settings_of(AnnotateSettings, settings)
     listed = read_rows(rows.rows if isinstance(rows, Labelled) else rows, limit=options.limit)

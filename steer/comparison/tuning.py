@@ -103,7 +103,7 @@ def tunable(entry: Entry) -> bool:
 def tried(entry: Entry) -> Entry:
     """The entry whose tuning serves an entry: without rounds (with one, where it weighs draws), one plain decoding."""
     if not entry.iterate or not METHODS[entry.method].importance:
-        return replace(entry.start, decodings=(Decoding(),), rate=None, front_rate=None)
+        return replace(entry.start, decodings=(Decoding(),), rate=None, front_rate=None, permuted=False)
     name, _, rest = entry.spec.partition(":")
     return Entry.of(f"{name}:{','.join(part for part in rest.split(',') if not part.startswith('rounds='))}")
 

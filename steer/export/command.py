@@ -18,6 +18,7 @@ from steer.export.soup import soup
 from steer.export.trl import TrlRows, rows_for_trl
 from steer.models.card import Card
 from steer.models.policy import end_tokens, load_policy
+from steer.models.tokenization import written
 from steer.rows import write_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
@@ -90,7 +91,7 @@ def _for_ollama(folder: Path, card: Card, target: str) -> str:
             "There is no Modelfile: its chat template is more than turns one after the other. Write TEMPLATE by hand."
         )
     generation = policy.model.generation_config.to_diff_dict()
-    ends = tokenizer.convert_ids_to_tokens(sorted(end_tokens(policy)))
+    ends = written(end_tokens(policy), tokenizer)
     write_text(folder / "Modelfile", ollama.modelfile(turns, gguf.FILE, ends, generation))
     aim = card.schema.text(levels) if card.schema and levels else "no condition"
     return (

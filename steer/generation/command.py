@@ -54,7 +54,7 @@ def generate_command(config: GenerateConfig) -> str:
             return parts.pending("generate", config.output, done="drawn")
     responses = generation.rows(run.folder, config.output_shards)
     good = usable(generation.policy, responses)
-    return run.finish(_summary(generation, len(rows), responses, good), rows=len(good))
+    return run.finish(summary_of(generation, len(rows), responses, good), rows=len(good))
 
 
 def _here(config: GenerateConfig) -> GenerateConfig:
@@ -91,11 +91,11 @@ def _planned(generation: Generation, prompts: int) -> str:
     return "\n".join([*lines, "First prompt, as the policy reads it:", text])
 
 
-def _summary(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:
+def summary_of(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:
     """Count what went in and came out; with --score add how often targets were met."""
     s = generation.settings
     aims = len(generation.requests) // (prompts * s.n * s.best_of)
-    empty = sum(not row["response"].strip() for row in rows)
+    empty = sum(not (row["response"].strip() or row.get("tool_calls")) for row in rows)
     leaking = len(rows) - empty - len(good)
     summary = (
         f"generate: {prompts} prompts x {aims} targets x {s.n} in, {len(good)} out"

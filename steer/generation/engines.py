@@ -20,7 +20,7 @@ from steer.generation.vllm import Vllm
 from steer.models.card import Card
 from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.models.tokenization import plain_ids, prompt_parts
+from steer.models.tokenization import plain_ids, prompt_parts, written
 from steer.progress import note, progress, quiet
 from steer.settings import THINKS
 
@@ -112,7 +112,7 @@ def _response(policy: Policy, request: Request, ids: Sequence[int]) -> Response:
     if form.plain:
         return Response(policy.tokenizer.decode(drawn, skip_special_tokens=True), finished, tuple(ids))
     parts = parted(policy.tokenizer, form, drawn, whole=finished)
-    stops = policy.tokenizer.convert_ids_to_tokens(sorted(ends))
+    stops = written(ends, policy.tokenizer)
     if parts.calls and not written_as(parts, drawn, policy.tokenizer, request.row, stops):
         parts = parted(policy.tokenizer, form._replace(syntax=None), drawn, whole=finished)
     return Response(parts.text, finished, tuple(ids), parts.thought, parts.calls)

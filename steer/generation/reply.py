@@ -13,7 +13,7 @@ from steer.conditioning.finished import Block, block_of, called, lead_of
 from steer.generation.calls import Call, Syntax, syntax_of
 from steer.generation.text import Text
 from steer.models.policy import Policy, end_tokens
-from steer.models.tokenization import plain_ids
+from steer.models.tokenization import plain_ids, written
 from steer.progress import note_once
 from steer.rows import Row
 from steer.settings import THINKS
@@ -41,7 +41,7 @@ class Form(NamedTuple):
             block = Block(block.opening, block.closing.removesuffix(lead), "")
         if block:
             block = Block(*(_decoded(text, tokenizer) for text in block))
-        stops = tokenizer.convert_ids_to_tokens(sorted(end_tokens(policy))) if tools else ()
+        stops = written(end_tokens(policy), tokenizer) if tools else ()
         syntax = syntax_of(tokenizer, options, stops) if tools else None
         if tools and not syntax:
             note_once("the chat template writes calls of tools in a way that is not read here: they stay in the text.")

@@ -62,7 +62,7 @@ class Tokens:
         self.tokenizer = tokenizer
         self.ends = {tokenizer.eos_token_id} if ends is None else {*ends}
         self.end = end_ids(tokenizer, self.ends)
-        self._stops: list[str] = tokenizer.convert_ids_to_tokens(sorted(self.ends))
+        self._stops = written(self.ends, tokenizer)
         self.responses: dict[str, array[int]] = {}  # 4 bytes an id, where a list takes 36
         self.untold: set[str] = set()
         self._prompts: dict[str, array[int]] = {}
@@ -264,6 +264,12 @@ def _nowhere(row: Row, *, declare: bool = False) -> SteerError:
     )
 
 
+def written(ends: Collection[int], tokenizer: Any) -> list[str]:
+    """Return the tokens with these ids, in their order; a model can name some that its tokenizer lacks."""
+    tokens = tokenizer.convert_ids_to_tokens(sorted(ends))
+    return [token for token in tokens if token is not None]
+
+
 def end_ids(tokenizer: Any, ends: Collection[int]) -> list[int]:
     """Return the tokens that end a response in training: those that the chat template writes up to one of `ends`.
 
@@ -273,7 +279,7 @@ def end_ids(tokenizer: Any, ends: Collection[int]) -> list[int]:
     """
     from jinja2 import TemplateError
 
-    stops: list[str] = tokenizer.convert_ids_to_tokens(sorted(ends))
+    stops = written(ends, tokenizer)
     turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Certainly."}]
     try:
         found = ending(turns, tokenizer, NONE, stops)
