@@ -237,7 +237,8 @@ def test_the_command_is_a_doorway_on_the_server(trained: Path, client: openai.Op
     lines = [line for line in err.splitlines() if not line.startswith("load ")]  # progress, on a slow machine
     assert len(lines) == 1
     assert re.fullmatch(
-        r"steer: .* is sampled with temperature 0\.7, top_p 0\.95 \(the default for chat models, .*\)\.", lines[0]
+        r"steer: .* is sampled with temperature 0\.7, top_p 0\.95 \(the default for chat models; this one .*\)\.",
+        lines[0],
     )
     assert out.startswith("serve: 2 requests answered, ")
 
