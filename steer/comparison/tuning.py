@@ -21,7 +21,7 @@ from steer.methods import METHODS, peak_rate
 from steer.rows import prompt_key
 
 STEP = 3.0  # ratio of neighbouring rates: half a decade
-SHARE = 5  # tuning holds out at most one training prompt in so many
+ONE_IN = 5  # tuning holds out at most one training prompt in so many
 
 
 def check_tuning(comparison: Comparison) -> None:
@@ -92,7 +92,7 @@ def held_out(comparison: Comparison) -> list[str]:
     """Keys of the training prompts that tuning holds out; they follow from the prompts alone."""
     keys = dict.fromkeys(prompt_key(row) for row in comparison.logs)
     order = sorted(keys, key=lambda key: hashlib.blake2b(f"tuning:{key}".encode()).hexdigest())
-    return order[: min(comparison.config.tune_prompts, len(order) // SHARE)]
+    return order[: min(comparison.config.tune_prompts, len(order) // ONE_IN)]
 
 
 def tunable(entry: Entry) -> bool:
