@@ -187,6 +187,8 @@ def _prompt(record: Row) -> list[Row]:
 
 
 def _alpaca(record: Row) -> list[Row]:
+    if isinstance(record.get("output"), list):
+        return lists.several({**record, "prompt": None}, "output")
     prompt, used = asked.question({**record, "prompt": None})
     return [make_row(record, {*used, "output", "history"}, prompt, text(record.get("output"), "output"))]
 

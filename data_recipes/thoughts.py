@@ -11,7 +11,6 @@ from data_recipes.turns import LEFT_OUT, Row, Turn
 BLOCK = re.compile(
     r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>(.*?)</\1>|\[THINK\](.*?)\[/THINK\])(.*)", re.DOTALL
 )
-LATE = re.compile(r"(.*?)</think>(.*)", re.DOTALL)  # the prompt of a server has opened the block
 OPEN = re.compile(r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>|\[THINK\])")
 HINT = re.compile("think|thought|reasoning", re.IGNORECASE)  # no other text can hold a block
 
@@ -44,11 +43,21 @@ def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:
     """Move the block at the beginning of a text into `reasoning_content`; return the same object if there is none."""
     text = holder[column]
     block = BLOCK.fullmatch(text)
-    late = None if block or "<think>" in text else LATE.fullmatch(text)
+    late = None if block or "<think>" in text else _late(text)
     if not block and not late:
         return holder
-    thought, answer = late.groups() if late else ("", text)
+    thought, answer = late or ("", text)
     if block:
         thought, answer = block[2] or block[3] or "", block[4]
     thoughts = [part.strip() for part in (holder.get("reasoning_content"), thought) if part and part.strip()]
     return {**holder, column: answer.lstrip()} | ({"reasoning_content": "\n".join(thoughts)} if thoughts else {})
+
+
+def _late(text: str) -> tuple[str, str] | None:
+    """Part a text whose block the prompt of a server has opened; None if it only speaks of the tag, within a line."""
+    for tag in re.finditer("</think>", text):
+        before, after = text[: tag.start()], text[tag.end() :]
+        begins = not before.strip() or before.rstrip(" \t").endswith("\n")
+        if begins or after.strip(" \t")[:1] in ("", "\n", "\r"):
+            return before, after
+    return None

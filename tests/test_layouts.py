@@ -1,5 +1,6 @@
 """Every layout gives our rows, by its columns alone, from made records and from real files."""
 
+import json
 import math
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from data_recipes import files, layouts
 from data_recipes.files import DataError
+from steer.rows import prompt_key, read_rows
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
@@ -379,3 +381,30 @@ def test_real_conversations_of_hh_become_turns() -> None:
         )
         assert said == record["prompt"]
         assert (better["response"], worse["response"]) == (record["chosen"], record["rejected"])
+
+
+@pytest.mark.parametrize(
+    ("response", "parts"),
+    [
+        ("hm\n</think>\n\nRed.", ("hm", "Red.")),
+        ("hm</think>\nRed.", ("hm", "Red.")),
+        ("hm\n</think>Red.", ("hm", "Red.")),
+        ("</think>Red.", (None, "Red.")),
+        ("Close it with `</think>` first.", (None, "Close it with `</think>` first.")),
+        ("The tag </think> ends a thought.\nSo it does.", (None, "The tag </think> ends a thought.\nSo it does.")),
+    ],
+)
+def test_a_closing_tag_ends_a_thought_where_it_begins_or_ends_a_line(
+    tmp_path: Path, response: str, parts: tuple[str | None, str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "Which?", "response": response}))
+    [row] = read_rows(tmp_path / "rows.jsonl")
+    assert (row.get("reasoning_content"), row["response"]) == parts
+
+
+def test_outputs_of_one_instruction_are_answers_to_one_prompt(tmp_path: Path) -> None:
+    record = {"instruction": "Name a colour.", "input": "", "output": ["Red.", "Blue."], "rating": [4, 2]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(record))
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [(row["response"], row["scores"]) for row in rows] == [("Red.", {"rating": 4.0}), ("Blue.", {"rating": 2.0})]
+    assert len({prompt_key(row) for row in rows}) == 1
