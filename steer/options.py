@@ -12,7 +12,7 @@ import click
 
 from attribute_models import documents
 from steer.errors import SteerError
-from steer.settings import INPUTS, check, did_you_mean, flag_of
+from steer.settings import INPUTS, Wanted, check, did_you_mean, flag_of
 
 T = TypeVar("T")
 RUN = "This run"  # the last panel: flags that name none
@@ -68,13 +68,10 @@ def options(config: type[Any]) -> Callable[[Callable[[Any], None]], Callable[...
 
 
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]:
-    meta = field.metadata
+    meta, wanted = field.metadata, Wanted.of(hint)
     if meta.get("argument"):
-        count = -1 if typing.get_origin(hint) is tuple else 1
-        return click.argument(field.name, metavar=field.name.upper(), required=False, nargs=count)
-    base = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
-    kind = base[0] if typing.get_origin(hint) is not tuple else str
-    name = flag_of(field)
+        return click.argument(field.name, metavar=field.name.upper(), required=False, nargs=-1 if wanted.several else 1)
+    kind, name = wanted.kind, flag_of(field)
     required = field.default is dataclasses.MISSING
     shown = "" if required or field.default in (None, "", ()) else f"  [default: {_plain(field.default)}]"
     text = meta["help"] + ("  [required]" if required else shown)
@@ -85,7 +82,7 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> Callable[[Any], Any]
         name,
         field.name,
         type=click.Choice(meta["choices"]) if meta["choices"] else kind,
-        multiple=typing.get_origin(hint) is tuple,
+        multiple=wanted.several,
         **shared,
     )
 
@@ -137,13 +134,12 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
 
 def _converted(where: str, value: Any, hint: Any) -> Any:
     """Convert a file's value to the field's type; `where` begins the message if it cannot be."""
-    kinds = [t for t in typing.get_args(hint) if t is not type(None)] or [hint]
-    if typing.get_origin(hint) is tuple:
+    kind, several, optional = Wanted.of(hint)
+    if several:
         if not isinstance(value, list) or not all(map(_simple, value)):
             raise SteerError(f"{where} wants a list of texts, found {_brief(value)}.")
         return tuple(str(v) for v in value)
-    kind = kinds[0]
-    if value is None and type(None) in typing.get_args(hint):
+    if value is None and optional:
         return None
     good = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else type(value) is kind
     if kind is float and isinstance(value, str):  # YAML reads 1e-4 as text

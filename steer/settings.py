@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from steer.errors import SteerError
 
@@ -142,19 +142,32 @@ def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in fields:
             raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, fields)}")
-    return {n: _typed(flag_of(fields[n]), value, types[n]) for n, value in values.items()}
+    return {n: _typed(flag_of(fields[n]), value, Wanted.of(types[n])) for n, value in values.items()}
 
 
-def _typed(name: str, value: Any, wanted: Any) -> Any:
+class Wanted(NamedTuple):
+    """The type of a setting: one of _TYPES, several of them, or one of them or None."""
+
+    kind: Any
+    several: bool = False
+    optional: bool = False
+
+    @staticmethod
+    def of(hint: Any) -> Wanted:
+        """Take an annotation apart: `float`, `float | None`, `tuple[str, ...]`."""
+        kinds = get_args(hint) or (hint,)
+        return Wanted(kinds[0], get_origin(hint) is tuple, type(None) in kinds)
+
+
+def _typed(name: str, value: Any, wanted: Wanted) -> Any:
     """Return a value in the type of its field, of one text a tuple; SteerError for a value of another type."""
-    if get_origin(wanted) is tuple:
+    if wanted.several:
         values = value if isinstance(value, list | tuple) else (value,)
-        return tuple(_typed(name, each, get_args(wanted)[0]) for each in values)
-    kinds = get_args(wanted) or (wanted,)
-    if value is None and type(None) in kinds:
+        return tuple(_typed(name, each, Wanted(wanted.kind)) for each in values)
+    if value is None and wanted.optional:
         return None
-    if not any(_is(value, kind) for kind in kinds if kind in _TYPES) and kinds[0] in _TYPES:
-        raise SteerError(f"{name} {value!r:.60}: wanted {_TYPES[kinds[0]]}.")
+    if not _is(value, wanted.kind):
+        raise SteerError(f"{name} {value!r:.60}: wanted {_TYPES[wanted.kind]}.")
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # of numpy

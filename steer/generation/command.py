@@ -10,7 +10,7 @@ import click
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.obtained import table
-from steer.generation.generate import Generation, prompt_rows, prompts_in, selection_of, usable
+from steer.generation.generate import Generation, answers, prompt_rows, prompts_in, selection_of, usable
 from steer.generation.pace import measured
 from steer.generation.prefill import shareable
 from steer.generation.requests import encode
@@ -95,7 +95,7 @@ def summary_of(generation: Generation, prompts: int, rows: Sequence[Row], good: 
     """Count what went in and came out; with --score add how often targets were met."""
     s = generation.settings
     aims = len(generation.requests) // (prompts * s.n * s.best_of)
-    empty = sum(not (row["response"].strip() or row.get("tool_calls")) for row in rows)
+    empty = sum(not answers(row) for row in rows)
     leaking = len(rows) - empty - len(good)
     summary = (
         f"generate: {prompts} prompts x {aims} targets x {s.n} in, {len(good)} out"

@@ -145,8 +145,12 @@ class Generation:
 
 def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
     """Keep the rows that later stages can use: not empty, and no condition written in the response."""
-    said = (row for row in rows if row["response"].strip() or row.get("tool_calls"))
-    return [row for row in said if not policy.leaks(row["response"])]
+    return [row for row in rows if answers(row) and not policy.leaks(row["response"])]
+
+
+def answers(row: Row) -> bool:
+    """Whether a response is not empty: it has a text, or calls a tool."""
+    return bool(row["response"].strip() or row.get("tool_calls"))
 
 
 def selection_of(settings: GenerateSettings, policy: Policy | str) -> Selection | None:
