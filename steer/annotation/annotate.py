@@ -19,6 +19,7 @@ from steer.evaluation import annotators
 from steer.evaluation.annotators import Annotator, identified
 from steer.labelling.label import origin
 from steer.methods.groups import distinct
+from steer.parts import Parts
 from steer.progress import progress
 from steer.rows import Row, Source, content_hash, prompt_key, read_rows, split_of
 from steer.rows.labelled import Labelled
@@ -141,20 +142,20 @@ def pairs_of(rows: Sequence[Row], settings: AnnotateSettings) -> tuple[list[Pair
 
 def _votes(pairs: Sequence[Pair], who: Annotator, size: int, folder: Path) -> tuple[list[Vote], Counter[str]]:
     """Votes on all pairs and what they have used, from disk or cast now."""
+    parts = Parts(folder, size, len(pairs), ".json")
+    with progress(total=len(pairs), what="compare") as bar:
+        for index, part in parts.undone(pairs, bar):
+            before = who.usage()
+            cast = list(_cast(part, who))
+            used = {name: value - before.get(name, 0) for name, value in who.usage().items()}
+            write_json(parts.path(index), {"votes": cast, "usage": used})
+            bar.update(len(part))
     votes: list[Vote] = []
     usage = Counter[str]()
-    with progress(total=len(pairs), what="compare") as bar:
-        for start in range(0, len(pairs), size):
-            path = folder / f"{start // size:05d}.json"
-            if not path.is_file():
-                before = who.usage()
-                cast = list(_cast(pairs[start : start + size], who))
-                used = {name: value - before.get(name, 0) for name, value in who.usage().items()}
-                write_json(path, {"votes": cast, "usage": used})
-            part = read_json(path)
-            votes += [Vote(*vote) for vote in part["votes"]]
-            usage.update(part["usage"])
-            bar.reach(len(votes))
+    for path in parts.paths:
+        stored = read_json(path)
+        votes += [Vote(*vote) for vote in stored["votes"]]
+        usage.update(stored["usage"])
     return votes, usage
 
 

@@ -170,10 +170,10 @@ def _trials(entry: Entry, count: int) -> dict[float, Entry]:
 
 def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, Choice]) -> dict[str, Any]:
     """Describe what was tried, what was chosen, and what it took, for the report."""
-    count, prompts = comparison.config.tune, len(inner.examination.prompts)
+    shared, prompts = inner.settings, len(inner.examination.prompts)
     entries = []
     for entry, choice in choices.items():
-        shared = inner.settings
+        rates = shares(entry.method, comparison.config.tune)
         tries = [
             {
                 "learning_rate": peak_rate(entry.method, shared.adapter, shared.learning_rate, share),
@@ -181,10 +181,10 @@ def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, C
                 "chosen": share == choice.share,
                 "own": share == METHODS[entry.method].rate,
             }
-            for share in shares(entry.method, count)
+            for share in rates
         ]
         taken = {key: sum(run.facts[key] for run in choice.runs.values()) for key in SUMMED}
-        edge = choice.share in (min(shares(entry.method, count)), max(shares(entry.method, count)))
+        edge = choice.share in (rates[0], rates[-1])
         facts = {"runs": len(tries), "failed": len(tries) - len(choice.runs), "answers": prompts * len(choice.runs)}
         entries.append({"name": entry.spec, "tries": tries, "gain": choice.gain, "edge": edge, **facts, **taken})
     return {"prompts": prompts, "rows": len(inner.logs), "proxy": inner.examination.court.proxy.id, "entries": entries}
