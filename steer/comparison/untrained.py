@@ -14,7 +14,7 @@ from steer.methods.base import NoSettings
 from steer.models.card import MERGED, Card
 from steer.models.policy import Policy
 from steer.models.steering import Steering
-from steer.rows import Row
+from steer.rows import Row, content_hash
 from steer.rows.labelled import Labelled
 from steer.settings import Checked, option
 from steer.training.batches import Conditioning
@@ -34,10 +34,14 @@ class Given(NamedTuple):
     max_new_tokens: int
     folder: Path = Path()
 
-    def card(self, name: str) -> Card:
-        """Make the card of a policy whose weights are the base's."""
+    def policy(self, name: str, settings: Any = None, **parts: Any) -> Policy:
+        """Make a policy whose weights are the base's, with `parts` of its own that follow from rows and settings."""
         template, names, schema = self.words.template, self.words.names, self.words.schema
-        return Card(self.base.name, "", MERGED, name, template=template, attributes=names, schema=schema)
+        card = Card(self.base.name, "", MERGED, name, template=template, attributes=names, schema=schema)
+        made_of = {"settings": str(settings), "seed": self.seed, "room": self.max_new_tokens} if parts else {}
+        described = {"base": self.base.identity, "card": card.to_json(), **made_of}
+        content = content_hash([described, *(self.rows if parts else ())])
+        return replace(self.base, card=card, content=content, **parts)
 
 
 class Untrained(NamedTuple):
@@ -60,7 +64,7 @@ def in_words(labelled: Labelled, settings: TrainSettings) -> Conditioning:
 
 def prompted(given: Given, settings: NoSettings) -> Policy:
     """Let the base answer prompts that end with the same sentences as those of `--template words`."""
-    return replace(given.base, card=given.card(PROMPTED))
+    return given.policy(PROMPTED)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def few_shot(given: Given, settings: FewShot) -> Policy:
     base, longest = given.base, given.base.longest
     room = None if longest is None else longest - given.max_new_tokens
     before = Examples(given.rows, given.words, base.tokenizer, most=settings.shots, room=room, seed=given.seed)
-    return replace(base, card=given.card("few-shot"), before=before)
+    return given.policy("few-shot", settings, before=before)
 
 
 def steering(given: Given, settings: VectorSettings) -> Policy:
@@ -83,7 +87,7 @@ def steering(given: Given, settings: VectorSettings) -> Policy:
     base, words = given.base, given.words
     vectors = Vectors.of(base, words, given.rows, settings, given.folder)
     added = Steering(words.schema, words.names, vectors.layer - 1, vectors.values, settings.strength)
-    return replace(base, card=given.card("steering"), steering=added, facts=vectors.facts)
+    return given.policy("steering", settings, steering=added, facts=vectors.facts)
 
 
 UNTRAINED = {

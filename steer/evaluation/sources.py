@@ -38,7 +38,7 @@ class Contestant:
         """Fingerprint of the policy or responses; the name of a model on the hub."""
         if self.path:
             return fingerprint(self.path) if Path(self.path).exists() else self.path
-        return content_hash(self.rows) if self.rows is not None else self.policy.name if self.policy else ""
+        return content_hash(self.rows) if self.rows is not None else self.policy.identity if self.policy else ""
 
 
 def named(texts: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from steer.progress import note_once
 from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, split_of
 from steer.rows.schema import Schema
 from steer.rows.writing import write_parts
-from steer.run_folder import identity, workplace
+from steer.run_folder import workplace
 from steer.settings import settings_of
 
 # One prompt's text; or several prompts as texts, conversations (lists of turns) or rows; a Path is a file of them.
@@ -63,7 +63,7 @@ def generate(
     if folder is None:
         return generation.rows()
     scorer = generation.selection.scorer.id if generation.selection else ""
-    inputs = {"policy": f"{generation.policy.name} {identity(generation.policy.name)}", "prompts": content_hash(rows)}
+    inputs = {"policy": generation.policy.identity, "prompts": content_hash(rows)}
     with workplace(folder, replace(chosen, scorer=scorer), inputs) as place:
         return generation.rows(place)
 

@@ -26,7 +26,7 @@ from steer.models.tokenization import end_ids
 from steer.models.unfinished import facts_of, with_weights
 from steer.progress import note, note_once, progress, quiet
 from steer.rows.schema import Schema
-from steer.run_folder import fingerprint, is_run, read_done
+from steer.run_folder import fingerprint, identity, is_run, read_done
 
 if TYPE_CHECKING:
     from steer.generation.generate import Prompts
@@ -40,7 +40,8 @@ class Policy:
     `name`: the folder or hub name it was loaded from; `revision`: the commit of a model from the hub; `facts`: rows,
     steps, loss and more of its training, empty for a model that steer did not train. `before`: turns that it reads in
     front of a row's prompt at a target, such as examples. `steering`: vectors that take the place of a condition.
-    `start`: weights of the fresh adapter, if it took them out of the base.
+    `start`: weights of the fresh adapter, if it took them out of the base. `content`: fingerprint of what it is, where
+    no folder of its name holds that.
     """
 
     model: Any
@@ -52,6 +53,12 @@ class Policy:
     before: Callable[[Row, Target], Sequence[Turn]] | None = None
     steering: Steering | None = None
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    content: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Return its name and a fingerprint of what it answers with, which tells it from another of the same base."""
+        return f"{self.name} {self.content or identity(self.name)}"
 
     @property
     def schema(self) -> Schema | None:

@@ -15,7 +15,7 @@ from steer.models.tokenization import Tokens
 from steer.progress import note
 from steer.rows import Source, content_hash
 from steer.rows.labelled import Labelled
-from steer.run_folder import folder_errors, workplace, write_json
+from steer.run_folder import fingerprint, folder_errors, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
 from steer.training.batches import Plan
@@ -72,6 +72,10 @@ def train(
         policy = prepare(labelled, model, method, options, hashes).run(place)
         write_json(place / "done.json", {"summary": "", **policy.facts})
         checkpoint.clear(place)
+        if folder is None:
+            policy.content = fingerprint(place)  # the name stays the base's: nothing else is left
+        else:
+            policy.name = str(place)
         return policy
 
 
