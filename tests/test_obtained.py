@@ -69,7 +69,7 @@ def test_a_policy_of_weights_is_scored_by_the_scorers_schema(weighing: Card) -> 
     assert found["reward"] == SCHEMA.reward({"help": 3.0, "harm": 0.0})
     assert side_by_side([found], selection.schema) == "> q\n[help=0 harm=4]\n3 0\n  obtained help=3 harm=0"
     assert table([found], selection.schema or SCHEMA) == "no level was asked for that has a score."
-    with pytest.raises(SteerError, match=r"^--rerank target: the policy's targets are weights, not levels\. Use --rer"):
+    with pytest.raises(SteerError, match=r"^--rerank target: the policy's targets are no levels that are scored\. Use"):
         Selection(SCORER, n=2, by_target=True).knowing(weighing)
 
 

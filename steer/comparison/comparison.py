@@ -37,7 +37,7 @@ ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
     "each took counts them all."
 )
-WEIGHTS = "The conditions of `directional` are weights, no levels: it is asked for all alike (`best`) and has no dial."
+OF_ITS_OWN = "{}: its conditions are no levels of the attributes, so it is asked for its best alone and has no dial."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
 OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
 
@@ -304,7 +304,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             *dict.fromkeys(f"{e.spec}: {o.remark}" for e, seeds in runs.items() for o in seeds.values() if o.remark),
             *comparison.caveats,
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
-            *([WEIGHTS] if any(entry.reframes for entry in runs) else []),
+            *dict.fromkeys(OF_ITS_OWN.format(entry.method) for entry in runs if entry.reframes),
         ],
         "budget": {
             "rows": len(comparison.logs),

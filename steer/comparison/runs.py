@@ -112,7 +112,7 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     names, reframes = set(policy.card.attributes), entry.reframes
     answers = examination.at_targets(
         examinee,
-        # If levels are weights of attributes, a target that names levels means nothing.
+        # If its conditions are no levels of the attributes, a target that names levels means nothing.
         [t for t in comparison.config.target if set(named(t)) <= names and not (reframes and named(t))],
         decodings=() if entry.permuted else entry.decodings,
         control=policy.card.schema if reframes else comparison.labelled.schema,

@@ -25,7 +25,7 @@ HEAD = (
 def table(rows: Sequence[Row], schema: Schema) -> str:
     """Show a line per target and attribute: scores obtained, how often its level was met, and `none` where asked for.
 
-    Rows are labelled; those whose targets are weights have no line. Intervals are bootstraps over prompts; one prompt
+    Rows are labelled; those whose targets are no levels have no line. Intervals are bootstraps over prompts; one prompt
     gives none.
     """
     groups: dict[tuple[tuple[str, float], ...], list[Row]] = {}

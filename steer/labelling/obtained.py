@@ -28,7 +28,7 @@ class Selection:
     """A scorer of fresh responses, the schema whose levels its scores become, and which response of several is kept.
 
     `n`: of so many responses one is kept, by the reward or (`by_target`) by how near its levels are to the target.
-    `weighs`: the policy's targets are weights (`directional`), which no response obtains.
+    `foreign`: the policy's targets are no levels of what is scored (weights in `directional`), so none is obtained.
     """
 
     scorer: Scorer
@@ -36,7 +36,7 @@ class Selection:
     by_target: bool = False
     schema: Schema | None = None
     reward: Reward | None = None
-    weighs: bool = False
+    foreign: bool = False
 
     @staticmethod
     def of(
@@ -52,21 +52,23 @@ class Selection:
         return Selection(loaded, n, rerank == "target")
 
     def knowing(self, card: Card | None) -> Selection:
-        """Add the schema of the policy, or that of the scorer where the policy has none or its targets are weights."""
-        weighs = card is not None and card.method in METHODS and METHODS[card.method].reframes
-        if weighs and self.by_target:
-            raise SteerError("--rerank target: the policy's targets are weights, not levels. Use --rerank reward.")
-        schema = (card.schema if card and not weighs else None) or self.scorer.schema
+        """Add the schema of the policy, or that of the scorer where the policy has none or its targets are foreign."""
+        foreign = card is not None and card.method in METHODS and METHODS[card.method].reframes
+        if foreign and self.by_target:
+            raise SteerError(
+                "--rerank target: the policy's targets are no levels that are scored. Use --rerank reward."
+            )
+        schema = (card.schema if card and not foreign else None) or self.scorer.schema
         if schema is None:
             raise SteerError(f"scorer {self.scorer.id}: does not say which attributes are good. Use a fitted scorer.")
         reward = rewarder(self.scorer, schema) if self.n > 1 and not self.by_target else None
-        return replace(self, schema=schema, reward=reward, weighs=weighs)
+        return replace(self, schema=schema, reward=reward, foreign=foreign)
 
     def labelled(self, rows: Sequence[Row]) -> list[Row]:
-        """Add scores, levels and reward of the responses; targets that are weights are emptied."""
+        """Add scores, levels and reward of the responses; foreign targets are emptied."""
         assert self.schema is not None
         scores = self.scorer.score(rows, self.schema.own)
-        emptied: Row = {"target": {}} if self.weighs else {}
+        emptied: Row = {"target": {}} if self.foreign else {}
         return [levelled(row, self.schema, s, s, self.scorer.id) | emptied for row, s in zip(rows, scores)]
 
     def kept(self, rows: Sequence[Row]) -> list[Row]:

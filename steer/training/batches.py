@@ -33,9 +33,9 @@ class Conditioning:
         return render(levels, self.schema, self.names, self.template)
 
     def reframed(self, schema: Schema) -> Conditioning:
-        """Take another schema; condition on its attributes that were conditioned on before."""
+        """Take another schema; condition on its attributes that were conditioned on before, or on all if none was."""
         schema = worded(schema) if TEMPLATES[self.template].in_turn else schema
-        return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names))
+        return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names) or schema.names)
 
     def control_tokens(self) -> list[list[str]]:
         """Texts of all levels [attribute][level], for a tokenizer that holds each as one token."""
