@@ -28,6 +28,15 @@ def test_the_aim_is_what_the_best_of_n_draws_would_be(n: int) -> None:
         assert row == pytest.approx(expected)
 
 
+def test_without_ties_the_aim_is_equation_4() -> None:
+    """2407.14622: p(y) P<=(y)^(N-1) sum_i (P<(y) / P<=(y))^(i-1), shares of the draws for the three chances."""
+    n, k = 5, 4
+    for place, found in enumerate(bond.best_of(torch.tensor([[3.0, 1.0, 0.5, -2.0]]), torch.ones(1, 4).bool(), n)[0]):
+        below, upto = (k - 1 - place) / k, (k - place) / k
+        expected = 1 / k * upto ** (n - 1) * sum((below / upto) ** (i - 1) for i in range(1, n + 1))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("backward", [0.0, 0.5, 1.0])
 def test_the_loss_is_what_the_paper_prints(backward: float) -> None:
     gain = [0.5, -0.25, 0.0, 1.0]

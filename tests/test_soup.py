@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from steer.config.export import SoupConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.command import soup_command
-from steer.export.soup import soup
+from steer.export.soup import mixed, soup
 from steer.models.policy import load_policy
-from steer.run_folder import read_json
+from steer.run_folder import read_json, write_json
 from steer.training.command import train_command
 
 
@@ -67,3 +68,24 @@ def test_what_has_no_mean_is_refused(two: list[Path], trained: Path, tmp_path: P
         with pytest.raises(SteerError, match=told):
             soup(policies, tmp_path / "soup", shares=shares)
     assert not (tmp_path / "soup").exists()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_matrices_averaged_each_by_itself_are_the_mean_policy_only_if_they_share_one(
+    shared: bool, tmp_path: Path
+) -> None:
+    """alexrame/rewardedsoups@1f4aef4 llama/utils/inference_utils.py average_weights is the former."""
+    draw, folders, adapters = torch.Generator().manual_seed(0), [], []
+    down = torch.randn(2, 5, generator=draw)
+    for name in ("one", "other"):
+        state = {"layer.lora_A.weight": down if shared else torch.randn(2, 5, generator=draw)}
+        state["layer.lora_B.weight"] = torch.randn(3, 2, generator=draw)
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        save_file(state, folders[-1] / "adapter_model.safetensors")
+        write_json(folders[-1] / "adapter_config.json", {"r": 2, "lora_alpha": 2})
+        adapters.append(state)
+    _, found = mixed(folders, (0.75, 0.25))
+    a, b = (0.75 * x + 0.25 * y for x, y in (zip(*(s.values() for s in adapters))))
+    same = torch.allclose(found["layer.lora_B.weight"] @ found["layer.lora_A.weight"], b @ a, atol=1e-6)
+    assert same is shared

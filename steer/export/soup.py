@@ -1,4 +1,8 @@
-"""Rewarded soups (2306.04488): the mean of policies trained for one reward each, by a preference over these."""
+"""Rewarded soups (2306.04488): the mean of policies trained for one reward each, by a preference over these.
+
+Differs from the official code: that averages A and B of LoRA each by itself, whose product is not the mean of what the
+adapters add unless they share one of them; here it is that mean.
+"""
 
 from __future__ import annotations
 

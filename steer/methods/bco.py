@@ -3,9 +3,9 @@
 -log sigmoid(beta (gain - m)) for a good response, -log sigmoid(beta (m - gain)) for a bad one, averaged over responses;
 gain = lp - ref. m, the reward shift, lies in the middle of the mean gains of good and of bad responses, and moves over
 the steps so far. Good is as in kto, and so is `ratio`.
-Differs from the official code: none by the authors; the paper's matching of the prompts of good and bad responses by a
-second classifier is left out; the shift is of the steps before this one, so that it does not depend on how a step is
-cut; TRL's is the mean over all responses so far, which the commoner kind decides.
+Differs from the official code: TRL's, beside which none is known; the paper's matching of the prompts of good and bad
+responses by a second classifier is left out; m is of the steps before this one, so that it does not depend on how a
+step is cut; TRL's is the mean over all responses so far, which the commoner kind decides, as it does the loss.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Best-of-N distillation (BOND, 2407.14622, theorem 1): a policy that draws what the best of n would be.
 
-(1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
-prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
-the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
-Differs from the official code: none was released; the paper's estimates draw anew at every step, and its J-BOND moves
-the reference along with the policy: here rounds do (`--from last`).
+(1 - backward) KL(t || q) + backward KL(q || t), equation 11, over the K responses that a prompt's last round drew,
+averaged over prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n -
+P(r < r_i)^n with the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
+Differs from the official code: none was released; the paper leaves out the factor for equal draws, which counts here;
+its estimates draw anew at every step, and its J-BOND moves the reference along with the policy: here rounds do
+(`--from last`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 -w log p(y | x, levels), w = 1 for good responses and `bad` for the others, averaged over the tokens of a step. A good
 one has a standardised reward of at least `threshold`.
 Differs from the official code: there a response is good by the model that wrote it, and its condition names that model;
-here both follow from its scores.
+here both follow from its scores; it divides by the sum of the weights of a step, here by its tokens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Contrastive preference optimisation (CPO, 2401.08417): dpo under a uniform reference, and likelihood.
+"""Contrastive preference optimisation (CPO, 2401.08417, equation 3): dpo under a uniform reference, and likelihood.
 
 -log sigmoid(beta (lp_w - lp_l)) - sft p_w, lp the log-probability of a response and p its mean over tokens, averaged
 over pairs.
-Differs from the official code: that averages the likelihood over the tokens of a batch, so long responses count more.
+Differs from the official code: that averages the likelihood over the tokens of a batch, so long responses count more
+(TRL's does too); since X-ALMA it also weighs lp_l by how far the means are apart, which is another loss (ARPO).
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ max(-A rho, -A clip(rho, 1 - clip, 1 + clip_high)) + kl k on every token, rho = 
 - 1. A = (r - mean) / sd over a prompt's K responses. The mean over tokens is each response's own, and then that over
 responses (of a draw, of each process its own). ref is the policy that training starts from.
 Dr. GRPO: `sd=false`, `average=token`, `kl=0`. DAPO's loss: `average=token`, `clip_high=0.28`, `kl=0`.
-Differs from the official code: with average=token the tokens of the step divide, as in DAPO, where Dr. GRPO divides by
-a constant; the sd has no Bessel correction; a response without an end loses `missing_end`; prompts whose responses have
-equal rewards count in the mean, where DAPO draws others in their place.
+Differs from the official code (none by DeepSeek; verl's for DAPO): with average=token the tokens of the step divide, as
+in DAPO, where Dr. GRPO divides by a constant; there is no third clip of verl's (dual clip); a response without an end
+loses `missing_end`; prompts whose responses have equal rewards count in the mean, where DAPO draws others instead.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
 
     advantage = c.reward - c.reward.mean(1, keepdim=True)
     if s.sd:
-        advantage = advantage / (c.reward.std(1, keepdim=True, correction=0) + TINY)
+        advantage = advantage / (c.reward.std(1, keepdim=True, correction=1) + TINY)
     lengths = c.mask.sum(-1)
     weight = lengths.float().mean() / lengths.clamp(min=1) if s.average == "response" else torch.ones_like(c.reward)
     return c._replace(advantage=advantage[..., None].expand(c.mask.shape), weight=weight)

@@ -1,7 +1,8 @@
 """Direct preference optimisation with an offset (ODPO, 2402.10571): a clearer preference, a larger margin.
 
 -log sigmoid(beta delta - alpha log(r_w - r_l)), delta as in dpo and r the reward, averaged over pairs.
-Differs from the official code: rewards are the standardised ones of `steer label`.
+Differs from the official code: rewards are the standardised ones of `steer label`, and no gap counts as less than
+`LEAST`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 -p_w - weight log sigmoid(log odds_w - log odds_l), p the mean log-probability of a response's tokens and the odds
 e^p / (1 - e^p), averaged over pairs; there is no reference.
-Differs from the official code: that averages the likelihood over prompt and response, here a prompt is never a target.
+Differs from the official code: that averages the likelihood over prompt and response, and p over a token of padding
+too where there is one; here a prompt is never a target, and padding never counts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Reward-aware preference optimisation (RPO, 2406.11704, section 3.3.2; HelpSteer2-Preference, 2410.01257).
+"""Reward-aware preference optimisation (RPO, Nemotron-4, 2406.11704; 2502.00203): margins aim at gaps of reward.
 
 KL(sigmoid(eta (r_w - r_l)) || sigmoid(beta delta)) of two coins, delta as in dpo and r the reward, averaged over pairs:
 the margin aims at the gap of the rewards and stops there, where that of dpo goes on.
-Differs from the official code: rewards are the standardised ones of `steer label`.
+Differs from the official code: of NeMo-Aligner's three distances this is `rpo_bwd_kl`; rewards are the standardised
+ones of `steer label`.
 """
 
 from __future__ import annotations

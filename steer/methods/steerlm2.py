@@ -6,8 +6,9 @@ w = softmax(log P(a | x, y) + log P(y | x) - log Q'(y | a, x)) and b = softmax(l
 Q' drew at temperature 1 from all tokens: rows drawn otherwise, or without a record of it, are refused. P(a | x, y)
 comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condition. Only this method conditions on the
 target instead of the levels obtained.
-Differs from the official code: that reads the three log-probabilities from files, which it does not make; `tempered`
-divides log P(y | x) - log Q' by the response's tokens, without which long responses leave an effective sample of one.
+Differs from the official code: that reads w and log Q' from files, which it does not make, and divides by the mean
+number of tokens of a prompt's responses; `tempered` divides log P(y | x) - log Q' by the response's tokens, without
+which long responses leave an effective sample of one.
 """
 
 from __future__ import annotations
