@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data_recipes import hub, streams
+from data_recipes import hub, parquet, streams
 from data_recipes.streams import (
     STDIN,
     DataError,
@@ -28,8 +28,9 @@ __all__ = ["KNOWN", "STDIN", "DataError", "Record", "form", "kind", "lines", "re
 
 CELLS = {".csv": ",", ".tsv": "\t"}
 KNOWN = (
-    ".jsonl, .ndjson, .json, .csv, .tsv (each also with .gz, .zst or .xz), .parquet, a folder with rows.jsonl "
-    "or its parts, a saved datasets folder, a folder of data files, hf:OWNER/NAME, - for JSON lines on stdin"
+    ".jsonl, .ndjson, .json, .csv, .tsv (each also with .gz, .zst or .xz), .parquet, a folder with rows.jsonl, "
+    "rows.parquet or their parts, a saved datasets folder, a folder of data files, hf:OWNER/NAME, - for JSON lines on "
+    "stdin"
 )
 GAP = re.compile(r"[ \t\r\n]*")
 
@@ -82,7 +83,7 @@ def _records(path: str | Path, place: str, bad: list[str] | None) -> Iterator[tu
         return _folder(Path(path), bad)
     suffix, packing = form(path)
     if suffix == ".parquet" and not packing:
-        return _parquet(Path(path), bad)
+        return parquet.records(Path(path), bad)
     if suffix in (".jsonl", ".ndjson"):
         return _json_lines(place, numbered_lines(path, place, bad), bad)
     if suffix == ".json":
@@ -94,8 +95,8 @@ def _records(path: str | Path, place: str, bad: list[str] | None) -> Iterator[tu
 
 
 def _folder(folder: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
-    if parts := list(map(str, rows_files(folder))):
-        return chain.from_iterable(_json_lines(part, numbered_lines(part, part, bad), bad) for part in parts)
+    if parts := rows_files(folder):
+        return chain.from_iterable(_records(part, str(part), bad) for part in parts)
     return hub.folder_records(folder)
 
 
@@ -225,25 +226,3 @@ def _header(cells: list[str], place: str) -> list[str]:
         if name in names[:i]:
             raise DataError(f"{place}: the header names the column '{name}' twice. Rename one of them.")
     return names
-
-
-def _parquet(path: Path, bad: list[str] | None) -> Iterator[tuple[str, Record]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            if name := _repeated(file.schema_arrow.names):
-                raise DataError(f"{path}: has two columns named '{name}'. Rename one of them.")
-            for batch in file.iter_batches(batch_size=1000):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", hub.plain_record(record)
-    except DataError:
-        raise
-    except (pyarrow.ArrowException, OSError) as error:
-        refuse(DataError(f"{path}: row {number + 1}: not Parquet ({error}). Copy or write it again."), bad)
-    except (ValueError, ArithmeticError) as error:  # flipped bytes in texts, a date beyond the year 9999
-        problem = f"{path}: row {number + 1}: holds a value that cannot be read ({error})"
-        refuse(DataError(f"{problem}. Copy the file again, or write that column as text."), bad)

@@ -37,7 +37,9 @@ def folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
     if any((folder / name).is_file() for name in SAVED):
         return _saved(folder)
     if (folder / "config.json").is_file() or not any(map(_data_file, folder.rglob("*"))):
-        raise DataError(f"{folder}: is neither a saved datasets folder nor one with rows.jsonl. Name one file in it.")
+        raise DataError(
+            f"{folder}: is neither a saved datasets folder nor one with rows.jsonl (or .parquet). Name one file in it."
+        )
     return _loaded(str(folder), str(folder), None, "", None, None)
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 Record = dict[str, Any]
 
-ROWS = "rows.jsonl"  # the file of a folder that holds rows
-PART = re.compile(r"rows-(\d{5})-of-(\d{5})\.jsonl")  # or the files that it is split into
+PART = re.compile(r"rows(?:-(\d{5})-of-(\d{5}))?\.(jsonl|parquet)")  # a file that holds the rows of a folder, or some
 PACKED = (".gz", ".zst", ".xz")
 STDIN = "-"
 MAX_LINE = 256 * 2**20  # bytes; a longer line is a file that is not what its suffix says, or a runaway log
@@ -47,21 +46,23 @@ def form(path: str | Path) -> tuple[str, str]:
     return Path(name.removesuffix(packing)).suffix, packing
 
 
-def part_names(count: int) -> list[str]:
-    """Return the names of the files that hold rows in so many parts; one part is `rows.jsonl`."""
-    return [ROWS] if count == 1 else [f"rows-{i:05d}-of-{count:05d}.jsonl" for i in range(count)]
+def part_names(count: int, form: str = "jsonl") -> list[str]:
+    """Return the names of the files that hold rows in so many parts, "jsonl" or "parquet"; one part is `rows.jsonl`."""
+    return [f"rows.{form}"] if count == 1 else [f"rows-{i:05d}-of-{count:05d}.{form}" for i in range(count)]
 
 
 def rows_files(folder: Path) -> list[Path]:
     """Return the files that hold the rows of a folder, in order, none if it has none; DataError if one is missing."""
-    if (folder / ROWS).is_file():
-        return [folder / ROWS]
-    numbers = {int(match[2]) for path in folder.glob("rows-*-of-*.jsonl") if (match := PART.fullmatch(path.name))}
-    if len(numbers) > 1:
+    matches = filter(None, (PART.fullmatch(path.name) for path in folder.glob("rows*")))
+    kinds = {(match[3], int(match[2] or 1)) for match in matches}  # of one part and of several: the former counts
+    if len({form for form, _ in kinds}) > 1:
+        raise DataError(f"{folder}: holds rows both as JSONL and as Parquet. Remove the old ones.")
+    kinds = {kind for kind in kinds if kind[1] == 1} or kinds
+    if len(kinds) > 1:
         raise DataError(
-            f"{folder}: holds rows in {' and in '.join(map(str, sorted(numbers)))} parts. Remove the old ones."
+            f"{folder}: holds rows in {' and in '.join(str(n) for _, n in sorted(kinds))} parts. Remove the old ones."
         )
-    parts = [folder / name for count in numbers for name in part_names(count)]
+    parts = [folder / name for form, count in kinds for name in part_names(count, form)]
     if missing := [path.name for path in parts if not path.is_file()]:
         raise DataError(f"{folder}: has no {missing[0]}. Run what wrote it again, or copy the file.")
     return parts

@@ -215,7 +215,7 @@ def read_of(folder: Path) -> list[Path]:
 
 
 def row_files(folder: Path) -> list[Path]:
-    """List the files that hold the rows of a folder: rows.jsonl or its parts; SteerError if a part is missing."""
+    """List the files that hold the rows of a folder: one, or its parts; SteerError if a part is missing."""
     try:
         return streams.rows_files(folder)
     except streams.DataError as error:

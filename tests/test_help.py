@@ -45,6 +45,7 @@ LONG = 12  # flags; commands with more show them in panels
 OF_THIS_RUN = {
     "--output",
     "--output-shards",
+    "--output-format",
     "--overwrite",
     "--dry-run",
     "--stream",

@@ -90,8 +90,9 @@ def test_no_rows_and_no_scores_can_be_written(tmp_path: Path, suffix: str) -> No
     assert rows.read_rows(path) == bare
 
 
-def test_half_an_emoji_outside_prompt_and_response_survives(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_half_an_emoji_outside_prompt_and_response_survives(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
     rows.write_rows([row(note="cut \ud83d here")], path)
     assert rows.read_rows(path) == [row(note="cut \ud83d here")]
 
@@ -137,8 +138,12 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             lambda path=path: rows.write_rows([row(x=object())], path)
         )
         assert not path.exists()
-    mixed = [row(note="x"), row(note=[1])]
-    assert "column 'note' fits no Parquet type (" in refusal(lambda: rows.write_rows(mixed, tmp_path / "rows.parquet"))
+
+
+def test_values_without_a_common_type_are_written_as_json(tmp_path: Path) -> None:
+    mixed = [row(id="a", note="x"), row(id="b", note=[1]), row(id="c", note={"y": None}), row(id="d", note="[1]")]
+    rows.write_rows(mixed, tmp_path / "rows.parquet")
+    assert rows.read_rows(tmp_path / "rows.parquet") == mixed
 
 
 def test_permission_denied_is_said(tmp_path: Path) -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.labelling.settings import SPEED, FitSettings, LabelSettings
-from steer.settings import INPUTS, MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, SHARD, argument, option
+from steer.settings import (
+    FORMS,
+    INPUTS,
+    MOST_SHARDS,
+    OUTPUT,
+    OUTPUT_FORMAT,
+    OUTPUT_SHARDS,
+    OVERWRITE,
+    SHARD,
+    argument,
+    option,
+)
 
 
 @dataclass(frozen=True)
@@ -31,4 +42,5 @@ class LabelConfig(LabelSettings):
     )
     shard: str = option("", SHARD, panel=SPEED)
     output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
+    output_format: str = option("jsonl", OUTPUT_FORMAT, choices=FORMS)
     overwrite: bool = option(False, OVERWRITE)

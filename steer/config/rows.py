@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.rows.settings import DataSettings
-from steer.settings import MOST_SHARDS, OUTPUT, OUTPUT_SHARDS, OVERWRITE, argument, option
+from steer.settings import FORMS, MOST_SHARDS, OUTPUT, OUTPUT_FORMAT, OUTPUT_SHARDS, OVERWRITE, argument, option
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,5 @@ class DataConfig(DataSettings):
     )
     output: str = option(..., OUTPUT)
     output_shards: int = option(1, OUTPUT_SHARDS, least=1, most=MOST_SHARDS)
+    output_format: str = option("jsonl", OUTPUT_FORMAT, choices=FORMS)
     overwrite: bool = option(False, OVERWRITE)

@@ -52,7 +52,7 @@ def generate_command(config: GenerateConfig) -> str:
         parts.note_done()
         if parts.missing:
             return parts.pending("generate", config.output, done="drawn")
-    responses = generation.rows(run.folder, config.output_shards)
+    responses = generation.rows(run.folder, config.output_shards, config.output_format)
     good = usable(generation.policy, responses)
     return run.finish(summary_of(generation, len(rows), responses, good), rows=len(good))
 

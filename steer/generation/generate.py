@@ -123,10 +123,10 @@ class Generation:
         split = replace(self.split, shard=shard)
         return draw_parts(self.policy, self.requests, self.sampling, folder, split, engine=self.engine)
 
-    def rows(self, folder: Path | None = None, files: int = 1) -> list[Row]:
+    def rows(self, folder: Path | None = None, files: int = 1, written_as: str = "jsonl") -> list[Row]:
         """Draw all responses, keep the best of several and label them if asked.
 
-        With a folder, those that later stages can use are written there as rows.jsonl, or as so many `files`.
+        With a folder, those that later stages can use are written there as `write_parts` does, in so many `files`.
         """
         if folder is None:
             self.say_values()
@@ -139,7 +139,7 @@ class Generation:
             rows = self.selection.labelled(rows) if self.settings.score else rows
         if folder is not None:
             good = usable(self.policy, rows)
-            write_parts(good, folder, files, len(good))
+            write_parts(good, folder, files, len(good), written_as)
         return rows
 
 

@@ -74,7 +74,7 @@ def label_command(config: LabelConfig) -> str:
     if parts.missing:
         return parts.pending("label", config.output, done="scored")
     labels = task.labels(read_scores(parts))
-    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.human))
+    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.human), config.output_format)
     labels.schema.save(run.folder / "schema.json")
     cut = int(np.nansum(labels.flags))
     facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}

@@ -22,7 +22,7 @@ from steer.run_folder import Run, stage
 
 @stage
 def data_command(config: DataConfig) -> str:
-    """Write rows.jsonl with a split, and for the world its schema and an untrained model; return the summary."""
+    """Write rows with a split, and for the world its schema and an untrained model; return the summary."""
     sources = Sources((config.source, *config.mix), config)
     run = Run(config.output, config, sources.fingerprints())
     if run.done:
@@ -30,7 +30,7 @@ def data_command(config: DataConfig) -> str:
     survey = surveyed(sources, config, config.output)  # before anything is written
     run.start()
     rows = progress(survey.kept(), total=survey.total, what=f"data {config.source}")
-    written = write_parts(rows, run.folder, config.output_shards, survey.total)
+    written = write_parts(rows, run.folder, config.output_shards, survey.total, config.output_format)
     dropped: list[Row] = [{"why": why} for why in (*sources.skipped, *sources.tally.dropped)] + survey.dropped
     if dropped:
         write_rows(dropped, run.folder / "left_out.jsonl")

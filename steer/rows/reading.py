@@ -303,7 +303,7 @@ _NUMBERS = {_WHOLE, "a decimal point", "a decimal comma", "a number"}
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether steer wrote the rows: rows.jsonl, or its parts, with a config.json of ours or a done.json beside it."""
+    """Whether steer wrote the rows: those of a folder, with a config.json of ours or a done.json beside them."""
     folder = path if path.is_dir() else path.parent
     rows = row_files(folder) if folder.is_dir() else []
     named = bool(rows) and (path.is_dir() or path in rows)

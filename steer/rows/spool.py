@@ -9,7 +9,7 @@ from tempfile import TemporaryFile
 from weakref import finalize
 
 from steer.rows.contract import Row
-from steer.rows.writing import line_of
+from steer.rows.lines import line_of
 from steer.run_folder import folder_errors
 
 DECODER = json.JSONDecoder()
@@ -30,7 +30,11 @@ class Spool:
 
     def add(self, row: Row) -> None:
         """Keep a row."""
-        self.file.write(line_of(row, "rows"))
+        self.add_line(line_of(row, "rows"))
+
+    def add_line(self, line: bytes) -> None:
+        """Keep a row that is a line already, as `line_of` makes it."""
+        self.file.write(line)
 
     def __iter__(self) -> Iterator[Row]:
         return (DECODER.raw_decode(str(line, "utf-8"))[0] for line in self.lines())
