@@ -18,8 +18,9 @@ import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled, talks
+from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled, talks, tools
 from data_recipes.endings import ended
+from data_recipes.parts import text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted
 from data_recipes.turns import (
@@ -33,7 +34,6 @@ from data_recipes.turns import (
     make_row,
     number,
     ratings,
-    text,
     thumbs,
     turns,
 )
@@ -48,8 +48,9 @@ def rows(record: Row, *, every: bool = False) -> list[Row]:
     layout, or whose columns hold something else than the layout wants, is a DataError that names the column and not
     the place.
     """
-    record = spelled_out(record)
+    record = {**spelled_out(record)}
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
+    notes = record.pop(NOTED, ())
     system_turns, used = asked.system(record)
     name = recognise(record)
     read = partial(talks.read, column=name, every=every) if name in talks.COLUMNS else LAYOUTS[name][1]
@@ -59,7 +60,7 @@ def rows(record: Row, *, every: bool = False) -> list[Row]:
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
         for row in results
     ]
-    results = [_noted(row) for row in results]
+    results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
     results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
     if _undecided(results):
         why = "its two responses are the same text, so neither can be the better one"
@@ -120,7 +121,8 @@ def _first(columns: tuple[str, ...]) -> str:
 
 
 def spelled_out(record: Row) -> Row:
-    """Rename columns to those that the layouts know, if the record has no answer under its own names."""
+    """Rename columns of tools to those that the layouts know, and others if the record has no answer as it is."""
+    record = tools.named(record)
     if answers(record):
         return record
     other = spelled.known(record)

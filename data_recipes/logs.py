@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes import tools
 from data_recipes.asked import before
 from data_recipes.endings import ended
+from data_recipes.parts import call, text
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, text, thumbs, turns
+from data_recipes.turns import NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, thumbs, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
@@ -54,13 +56,22 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
         if isinstance(record.get(column), dict):
             scores |= {n: value for n, value in thumbs(record[column]).items() if number(value) is not None}
             used = {*used, column}
-    of_request = request if isinstance(request, dict) else {}
-    shown = {c: of_request[c] for c in ("model", "tools") if c not in record and of_request.get(c)}
+    of_request = tools.named(_settings(request))
+    shown = {c: of_request[c] for c in ("model", "tools", NOTED) if c not in record and of_request.get(c)}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
     shared = {**shown, **record, "id": name, "group": str(record.get("group") or name or "")}
     answers = {str(i): {**part, "scores": scores} for i, part in enumerate(responses)}
     rows = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
     return [{**row, "id": str(name)} if len(rows) == 1 and name else row for row in rows]
+
+
+def _settings(request: Any) -> Row:
+    """Return a request with Amazon's and Google's settings of tools under OpenAI's names."""
+    request = request if isinstance(request, dict) else {}
+    config = next((v for c in ("toolConfig", "tool_config") if isinstance(v := request.get(c), dict)), {})
+    mode = fields(config.get("functionCallingConfig") or {}, "request.toolConfig").get("mode")
+    chosen = {"tool_choice": mode.lower()} if isinstance(mode, str) else {}
+    return {**({"tools": config["tools"]} if config.get("tools") else {}), **chosen, **request}
 
 
 def _prompt(request: Any) -> list[Turn]:
@@ -97,7 +108,7 @@ def _items(value: Any, column: str) -> list[Turn]:
             thought |= {"reasoning_content": turn["reasoning_content"]} if "reasoning_content" in turn else {}
             continue
         if name in CALLS and not thought and result and result[-1]["role"] == "assistant":
-            result[-1].setdefault("tool_calls", []).append(_called(item))
+            result[-1].setdefault("tool_calls", []).append(call(item))
             continue
         read = _item(item, name, column)
         if read and read[0]["role"] == "assistant":
@@ -109,19 +120,13 @@ def _items(value: Any, column: str) -> list[Turn]:
 def _item(item: Any, name: Any, column: str) -> list[Turn]:
     """Return the turns of one item of a request; `name`: its type, if it has one."""
     if name in CALLS:
-        return [{"role": "assistant", "content": "", "tool_calls": [_called(item)]}]
+        return [{"role": "assistant", "content": "", "tool_calls": [call(item)]}]
     if name in OUTPUTS:
         output = text(item.get("output"), column) or ""
         return [{"role": "tool", "content": output, "tool_call_id": item.get("call_id")}]
-    if isinstance(item, dict) and isinstance(item.get("parts"), list):
-        return conversation([{"role": item.get("role", "user"), "content": item["parts"]}], column)
+    if isinstance(item, dict) and isinstance(item.get("parts"), list):  # Google's first turn may have no role
+        item = {"role": "user", **item}
     return conversation([item], column)
-
-
-def _called(item: Row) -> Row:
-    """Return a call as the Responses API writes it as an entry of `tool_calls`."""
-    call = {"name": item.get("name", ""), "arguments": item.get("arguments", item.get("input", ""))}
-    return {"id": item.get("call_id"), "type": "function", "function": call}
 
 
 def _answers(response: Any) -> list[Row]:
@@ -156,7 +161,7 @@ def _spoken(output: list[Any], body: Row) -> Row:
         c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in messages
     ]
     content = [part for parts in texts for part in parts]
-    calls = [_called(item) for item in output if isinstance(item, dict) and item.get("type") in CALLS]
+    calls = [call(item) for item in output if isinstance(item, dict) and item.get("type") in CALLS]
     thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
     message = {"role": "assistant", "content": [*thoughts, *content]}
     return _answer({"message": message, "tool_calls": calls}, body)

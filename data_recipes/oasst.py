@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.parts import text
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, ROLES, Row, Turn, attribute, number, objects, text, turns
+from data_recipes.turns import LEFT_OUT, ROLES, Row, Turn, attribute, number, objects, turns
 
 STOPPED = ("aborted_low_grade", "halted_by_moderator")  # trees that people gave up
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from data_recipes.metadata import words
+from data_recipes.parts import text
 from data_recipes.preferences import asked_summary
 from data_recipes.streams import DataError
-from data_recipes.turns import NOTED, Row, candidates, content_id, fields, number, objects, scored, text, turns
+from data_recipes.turns import NOTED, Row, candidates, content_id, fields, number, objects, scored, turns
 
 
 def ultrafeedback(record: Row) -> list[Row]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
+from data_recipes.parts import call, calls, text, unfolded
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -71,28 +72,11 @@ def asked_with(row: Row) -> str:
 def _unpacked(value: Any) -> Any:
     """Return a value with every text in it that is a JSON object or list as that."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        return _read_json(value)
+        with suppress(ValueError):
+            return json.loads(value)
     if isinstance(value, dict):
         return {name: _unpacked(inner) for name, inner in value.items() if inner is not None}
     return [_unpacked(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def text(value: Any, column: str) -> str | None:
-    """Return a text, or the text parts of a list of parts with a newline between them."""
-    if isinstance(value, list):
-        value = [
-            {"text": p["refusal"]} if isinstance(p, dict) and isinstance(p.get("refusal"), str) else p for p in value
-        ]
-        for part in value:
-            if isinstance(part, str):
-                raise DataError(f"column '{column}': holds a list of texts, wanted one text. Give each its own row.")
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-                label = part.get("type", "an object") if isinstance(part, dict) else kind(part)
-                raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
-        return "\n".join(part["text"] for part in value)
-    if value is None or isinstance(value, str):
-        return value
-    raise DataError(f"column '{column}': holds {kind(value)}, wanted a text.")
 
 
 def fields(value: Any, column: str) -> Row:
@@ -182,13 +166,15 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
             thought = "\n".join(x for x in texts if isinstance(x, str))
             kept |= {"reasoning_content": thought} if thought else {}
-        content = raw.get("content", raw.get("value"))
+        content = raw.get("content", raw.get("value", raw.get("parts")))
+        if kept.get("tool_calls"):
+            kept["tool_calls"] = calls(kept["tool_calls"])
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
-            kept.setdefault("tool_calls", [_call(raw["function_call"])])
+            kept.setdefault("tool_calls", [call(raw["function_call"])])
         if role.lower() == "function_call":  # a turn of ShareGPT whose text is the call
-            content, kept["tool_calls"] = "", [_call(_read_json(content))]
+            content, kept["tool_calls"] = "", [call(content)]
         role = ROLES.get(role.lower(), role.lower())
-        result += _unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
+        result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return result
 
 
@@ -197,44 +183,6 @@ def _taught(raw: Row) -> bool:
     off = [number(value) for key, value in raw.items() if plain(key) in TAUGHT]
     masked = [number(value) for key, value in raw.items() if plain(key) in UNTAUGHT]
     return 0.0 not in off and not any(masked)
-
-
-def _call(call: Any) -> Row:
-    """Return {name, arguments} as an entry of `tool_calls`."""
-    call = call if isinstance(call, dict) else {"name": "", "arguments": call}
-    return {"type": "function", "function": {"name": call.get("name", ""), "arguments": call.get("arguments", {})}}
-
-
-def _read_json(value: Any) -> Any:
-    try:
-        return json.loads(value)
-    except (TypeError, ValueError):
-        return value
-
-
-def _unfolded(turn: Turn, content: Any, column: str) -> list[Turn]:
-    """Return a turn with its text; thoughts, tool calls and results among its parts get their own places."""
-    parts = content if isinstance(content, list) else []
-    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts]
-    if not {"thinking", "redacted_thinking", "reasoning", "tool_use", "tool_result"} & {*kinds}:
-        return [{"role": turn["role"], "content": text(content, column) or "", **turn}]
-    plain, results = [], []
-    for name, part in zip(kinds, parts):
-        if name in ("thinking", "reasoning"):
-            given = next((part[key] for key in ("thinking", "text", "content", "summary") if part.get(key)), None)
-            thought = text(given, column) or ""
-            if thought:
-                turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
-        elif name == "tool_use":
-            call = _call({"name": part.get("name"), "arguments": part.get("input")})
-            turn.setdefault("tool_calls", []).append({"id": part.get("id"), **call})
-        elif name == "tool_result":
-            result = text(part.get("content"), column) or ""
-            results.append({"role": "tool", "content": result, "tool_call_id": part.get("tool_use_id")})
-        elif name != "redacted_thinking":
-            plain.append(part)
-    rest = [{**turn, "content": text(plain, column) or ""}] if plain or not results else []
-    return [*results, *rest]
 
 
 def cut(talk: list[Turn], last: int | None = None) -> tuple[list[Turn], str | None, Row]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from attribute_models.templates import options_of
 from data_recipes import endings, layouts, votes
 from steer.errors import SteerError
-from steer.rows import Tally, read, read_rows
+from steer.rows import Tally, prompt_key, read, read_rows
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 
@@ -221,3 +222,62 @@ def test_a_reason_that_is_one_letter_is_no_score_beside_reasons_in_words(tmp_pat
     (tmp_path / "d.jsonl").write_text(json.dumps(record) + "\n")
     found = read_rows(tmp_path / "d.jsonl")
     assert [(row["scores"], row["rationale"]) for row in found] == [({"rating": 1.0}, "x"), ({"rating": 5.0}, "y")]
+
+
+WEIGH = {"name": "weigh", "description": "Weigh it", "parameters": {"type": "object", "properties": {}}}
+DECLARED = {"type": "function", "function": WEIGH}
+SPEC = {"name": "weigh", "description": "Weigh it", "inputSchema": {"json": WEIGH["parameters"]}}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"prompt": "q", "response": "a", "functions": [WEIGH], "function_call": "auto"},
+     {"prompt": "q", "response": "a", "functions": json.dumps([WEIGH])},
+     {"messages": [Q, A], "functions": [WEIGH], "tools": None},
+     {"messages": [Q, A], "functions": [WEIGH], "tools": [DECLARED]},
+     {"instruction": "q", "output": "a", "functions": [WEIGH]},
+     {"prompt": "q", "chosen": "a", "rejected": "b", "functions": [WEIGH]},
+     {"request": {"messages": [Q], "functions": [WEIGH]}, "response": {"choices": [{"message": A}]}},
+     {"request": {"contents": [{"parts": [{"text": "q"}]}], "tools": [{"functionDeclarations": [WEIGH]}]},
+      "response": "a"},
+     {"request": {"messages": [Q], "toolConfig": {"tools": [{"toolSpec": SPEC}]}}, "response": "a"}],
+)  # fmt: skip
+def test_functions_reach_the_template_as_tools(record: dict[str, Any]) -> None:
+    row = first(record)
+    assert options_of(row) == {"tools": [DECLARED]}
+    assert "functions" not in row
+    others = json.loads(json.dumps(record).replace("weigh", "measure"))
+    assert prompt_key(first(others)) != prompt_key(row) != prompt_key({**row, "tools": None})
+
+
+def test_a_call_beside_a_response_is_what_it_calls() -> None:
+    call = {"name": "weigh", "arguments": "{}"}
+    for record in (
+        {"prompt": "q", "response": None, "function_call": call},
+        {"prompt": "q", "response": "", "function_call": json.dumps(call)},
+        {"instruction": "q", "output": None, "tool_calls": [{"name": "weigh", "args": "{}", "type": "tool_call"}]},
+    ):
+        row = first(record)
+        assert (row["response"], row["tool_calls"]) == ("", [{"type": "function", "function": call}])
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"messages": [Q], "functions": [WEIGH], "function_call": "none"},
+     {"messages": [Q], "tools": [DECLARED], "tool_choice": "none"},
+     {"messages": [Q], "tools": [DECLARED], "tool_choice": {"type": "none"}},
+     {"contents": [{"parts": [{"text": "q"}]}], "tools": [{"functionDeclarations": [WEIGH]}],
+      "toolConfig": {"functionCallingConfig": {"mode": "NONE"}}}],
+)  # fmt: skip
+def test_tools_that_a_request_forbade_to_call_are_left_out_and_counted(
+    tmp_path: Path, request_: dict[str, Any]
+) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"request": request_, "response": "a"}) + "\n")
+    tally = Tally()
+    (row,) = read(tmp_path / "log.jsonl", tally=tally)
+    assert not row.get("tools")
+    assert tally.notes == {"left out: 'tools' that the request forbade to call (choice none)": 1}
+
+
+def test_a_column_that_only_bears_the_name_of_functions_stays() -> None:
+    assert first({"prompt": "q", "response": "a", "functions": ["cook"]})["functions"] == ["cook"]

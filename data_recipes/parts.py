@@ -1,0 +1,150 @@
+"""Read the content of a turn: texts, and the thoughts, calls and results that APIs write among its parts."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from data_recipes.streams import DataError, kind
+
+Part = dict[str, Any]
+
+TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
+KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
+    "thinking": "thought",
+    "reasoning": "thought",
+    "redacted_thinking": "nothing",
+    "tool_use": "call",
+    "tool_call": "call",
+    "tool_result": "result",
+    "tool_call_response": "result",
+}
+KEYS = {  # the same by its only key: Google, Amazon
+    "functionCall": "call",
+    "function_call": "call",
+    "toolUse": "call",
+    "functionResponse": "result",
+    "function_response": "result",
+    "toolResult": "result",
+    "reasoningContent": "thought",
+    "cachePoint": "nothing",
+}
+
+
+def text(value: Any, column: str) -> str | None:
+    """Return a text, or the text parts of a list of parts with a newline between them."""
+    if isinstance(value, list):
+        texts = []
+        for part in value:
+            if isinstance(part, str):
+                raise DataError(f"column '{column}': holds a list of texts, wanted one text. Give each its own row.")
+            given = _text_of(part) if isinstance(part, dict) else None
+            if given is None:
+                label = part.get("type", "an object") if isinstance(part, dict) else kind(part)
+                raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
+            texts.append(given)
+        return "\n".join(texts)
+    if value is None or isinstance(value, str):
+        return value
+    raise DataError(f"column '{column}': holds {kind(value)}, wanted a text.")
+
+
+def _text_of(part: Part) -> str | None:
+    """Return the text of a part, or None if it has none."""
+    named = ("refusal", "text", *(("content",) if part.get("type") in TEXTS else ()))
+    return next((part[name] for name in named if isinstance(part.get(name), str)), None)
+
+
+def call(value: Any) -> Any:
+    """Return a call as an entry of `tool_calls`: {id, type, function: {name, arguments}}, in whatever form it is.
+
+    Functions are named directly ({name, arguments}, LangChain's and Google's {name, args}, Anthropic's {name, input}),
+    or in an object `function`; a text is read as JSON.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, dict):
+        value = {"name": "", "arguments": value}
+    if isinstance(value.get("function"), dict):
+        return value
+    arguments: Any = next((value[name] for name in ("arguments", "args", "input") if value.get(name) is not None), {})
+    name = next((each for key in ("id", "call_id", "toolUseId") if (each := value.get(key))), None)
+    function = {"name": value.get("name", ""), "arguments": arguments}
+    return {**({"id": name} if name else {}), "type": "function", "function": function}
+
+
+def calls(value: Any) -> Any:
+    """Return what is called, given as a list, one call or JSON of these, as `tool_calls`; other values unchanged."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
+    value = [value] if isinstance(value, dict) else value
+    if not isinstance(value, list):
+        return value
+    return [call(each) if isinstance(each, dict) and "name" in each else each for each in value]
+
+
+def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
+    """Return a turn with its text; thoughts, tool calls and results among its parts get their own places.
+
+    Results come first, as turns of the role tool: a user may go on after them.
+    """
+    parts = content if isinstance(content, list) else []
+    kinds = [_kind(part) for part in parts]
+    if not any(kinds):
+        return [{"role": turn["role"], "content": text(content, column) or "", **turn}]
+    plain, results = [], []
+    for name, part in zip(kinds, parts):
+        inner = next((part[key] for key in KEYS if isinstance(part.get(key), dict)), part)
+        if name == "thought":
+            if thought := _thought(inner, column):
+                turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
+        elif name == "call":
+            turn.setdefault("tool_calls", []).append(call(inner))
+        elif name == "result":
+            results.append(_result(inner, column))
+        elif not name:
+            plain.append(part)
+    rest = [{**turn, "content": text(plain, column) or ""}] if plain or turn.get("tool_calls") or not results else []
+    return [*results, *rest]
+
+
+def _kind(part: Any) -> str:
+    """Return what a part is if it is no text: thought, call, result or nothing."""
+    if not isinstance(part, dict):
+        return ""
+    if part.get("thought") is True:  # of Google
+        return "thought"
+    if {*part} == {"thoughtSignature"}:
+        return "nothing"
+    return KINDS.get(str(part.get("type")), "") or next((KEYS[key] for key in KEYS if part.get(key)), "")
+
+
+def _thought(part: Part, column: str) -> str:
+    part = part["reasoningText"] if isinstance(part.get("reasoningText"), dict) else part
+    given = next((part[key] for key in ("thinking", "text", "content", "summary") if part.get(key)), None)
+    return text(given, column) or ""
+
+
+def _result(part: Part, column: str) -> Part:
+    """Return the turn of a tool: its text, what it answers and its name, where the part has them."""
+    content = next((part[key] for key in ("content", "response", "result", "output") if part.get(key) is not None), "")
+    if isinstance(content, dict) and [*content] in (["result"], ["output"]):  # of Google: an object around one value
+        content = next(iter(content.values()))
+    said = text(content, column) if isinstance(content, str) or _texts(content) else as_json(content)
+    turn = {"role": "tool", "content": said or ""}
+    name = next((each for key in ("tool_use_id", "toolUseId", "id") if (each := part.get(key))), None)
+    turn |= {"tool_call_id": name} if name else {}
+    return {**turn, "name": part["name"]} if part.get("name") else turn
+
+
+def _texts(content: Any) -> bool:
+    """Whether a result is a list of parts, of texts or of pictures that `text` refuses, and no data."""
+    return isinstance(content, list) and all(isinstance(p, dict) and {"type", "text"} & {*p} for p in content)
+
+
+def as_json(value: Any) -> str:
+    """Return a value as one line of JSON."""
+    return json.dumps(value, ensure_ascii=False, default=str)
