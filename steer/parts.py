@@ -115,7 +115,7 @@ def shard_of(text: str, *, overwrite: bool = False) -> tuple[int, int]:
 def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> Iterator[tuple[int, Any]]:
     """Yield what became of each part, with its number, in any order; `done` is what workers did, for messages."""
     if workers.ray:
-        return _by_ray(start, todo, workers.number)
+        return _by_ray(start, todo, workers.number, done)
     if workers.elsewhere:
         return _by_processes(start, todo, workers.number, done)
     work = start()
@@ -142,17 +142,25 @@ def _by_processes(start: Open, todo: Iterator[Part], workers: int, done: str) ->
 
 
 class _Worker:
-    """The work in another process, of this machine or of a Ray cluster."""
+    """The work in another process, of this machine or of a Ray cluster.
+
+    Why it cannot be set up is raised with the first part: whoever starts processes would only say that one has died.
+    """
 
     def __init__(self, start: Open) -> None:
-        self.work = start()
+        self.failed: SteerError | None = None
+        try:
+            self.work = start()
+        except SteerError as error:
+            self.failed = error
 
     def do(self, part: Part) -> tuple[int, Any]:
+        if self.failed:
+            raise self.failed
         return part[0], self.work(*part)
 
 
 WORKER: list[_Worker] = []  # the only one of a process that works
-FAILED: list[SteerError] = []  # why it has none
 
 
 def _start(start: Open, number: Any, threads: int) -> None:
@@ -167,15 +175,10 @@ def _start(start: Open, number: Any, threads: int) -> None:
 
         torch.set_num_threads(threads)
         device.take(own)
-    try:
-        WORKER.append(_Worker(start))
-    except SteerError as error:  # a pool would only say that a process has died
-        FAILED.append(error)
+    WORKER.append(_Worker(start))
 
 
 def _do(part: Part) -> tuple[int, Any]:
-    for error in FAILED:
-        raise error
     return WORKER[0].do(part)
 
 
@@ -239,7 +242,7 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _by_ray(start: Open, todo: Iterator[Part], workers: int) -> Iterator[tuple[int, Any]]:
+def _by_ray(start: Open, todo: Iterator[Part], workers: int, done: str) -> Iterator[tuple[int, Any]]:
     """Work with actors of a Ray cluster, each on a GPU if there are any.
 
     Ray Data is not used: it would read on the CPUs that its actors hold, and wait for ever if they hold all.
@@ -247,7 +250,7 @@ def _by_ray(start: Open, todo: Iterator[Part], workers: int) -> Iterator[tuple[i
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import RayActorError, RayError
         from ray.util import ActorPool
     except ImportError:
         raise SteerError('--workers ray: Ray is not installed. pip install "steer-lm[ray]".') from None
@@ -267,6 +270,11 @@ def _by_ray(start: Open, todo: Iterator[Part], workers: int) -> Iterator[tuple[i
             pool.submit(lambda one, part: one.do.remote(part), part)
         while pool.has_next():
             yield pool.get_next_unordered()
+    except RayActorError:
+        raise SteerError(
+            f"--workers ray: an actor that {done} has died, or its machine. Lower --num-proc if memory ran out, and "
+            "run the same command again."
+        ) from None
     except RayError as error:
         reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
         raise SteerError(f"--workers ray: {reason}. Run the same command again to go on.") from None

@@ -238,6 +238,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def family(pid: int) -> list[tuple[int, str]]:
+    """The processes below one, with their commands."""
+    try:
+        children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
+        below = [(c, Path(f"/proc/{c}/cmdline").read_text().replace("\0", " ")) for c in children]
+    except OSError:
+        return []
+    return [*below, *(one for child, _ in below for one in family(child))]
+
+
 def calls(work: Callable[[], Any]) -> int:
     """How many functions are called in this thread: what work costs, alike on all machines."""
     count = 0

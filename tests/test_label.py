@@ -201,24 +201,3 @@ def test_edges_can_be_given(own: Path) -> None:
     with pytest.raises(SteerError, match="are those of --schema"):
         label_command(replace(config, output="other", schema="out/schema.json"))
     assert not (own / "other").exists()
-
-
-def test_ray_writes_the_same_bytes(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(own), os.environ.get("PYTHONPATH", "")]))
-    write_rows(rows_of(200, lambda i: f"{'word ' * (i % 9)}end."), own / "rows.jsonl")
-    words = ["label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
-    steer = [sys.executable, "-m", "steer", *words]
-    subprocess.run([*steer, "--output", "one"], check=True, capture_output=True)
-    subprocess.run([*steer, "--output", "ray", "--workers", "ray", "--num-proc", "2"], check=True, capture_output=True)
-    assert bytes_of(own / "ray") == bytes_of(own / "one")
-    many = [*steer, "--output", "many", "--workers", "ray", "--num-proc", "99999", "--shard-size", "1"]
-    said = subprocess.run([*many, "--overwrite"], check=False, capture_output=True, text=True)
-    assert "but the cluster has" in said.stderr
-
-
-def test_without_ray_the_remedy_is_named(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    write_rows(rows_of(20, lambda i: "word " * (i % 9 + 1)), own / "rows.jsonl")
-    with pytest.raises(SteerError, match=r'Ray is not installed. pip install "steer-lm\[ray\]"'):
-        label_command(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))

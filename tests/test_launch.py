@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import HANG, TORCHRUN, alive, until
+from conftest import HANG, TORCHRUN, alive, family, until
 
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
@@ -117,16 +117,6 @@ def test_launched_rounds_are_those_of_one_process(
     assert [read_json(p)["processes"] for p in sorted(whole.glob("*/policy/done.json"))] == [2, 2]
     scored = [-(-len(read_back(path)) // 5) for path in whole.glob("*/fresh.jsonl")]
     assert len(files(whole, "scores/*.npy")) == sum(scored) > 2, "scored by processes"
-
-
-def family(pid: int) -> list[tuple[int, str]]:
-    """The processes below one, with their commands."""
-    try:
-        children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
-        below = [(c, Path(f"/proc/{c}/cmdline").read_text().replace("\0", " ")) for c in children]
-    except OSError:
-        return []
-    return [*below, *(one for child, _ in below for one in family(child))]
 
 
 def command(labels: Path, base: Path, trained: Path, folder: Path) -> list[str]:

@@ -108,14 +108,3 @@ def test_why_a_process_cannot_draw_is_said_by_itself(trained: Path, tmp_path: Pa
     (tmp_path / "policy" / "model" / "model.safetensors").unlink()
     with pytest.raises(SteerError, match="the folder holds no model that can be read"):  # what the process itself says
         generate(str(tmp_path / "policy"), ["one?"] * 3, num_proc=2, shard_size=2, folder=tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_ray_draws_the_same_bytes(trained: Path, labels: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    words = [sys.executable, "-m", "steer", "generate", str(trained), "--input", str(labels), "--limit", "8"]
-    words += ["--max-new-tokens", "12", "--shard-size", "3", "--output"]
-    for name, more in (("one", ()), ("ray", ("--workers", "ray", "--num-proc", "2"))):
-        subprocess.run([*words, str(tmp_path / name / "run"), *more], check=True, capture_output=True)
-    one, ray = ((tmp_path / name / "run" / "rows.jsonl").read_bytes() for name in ("one", "ray"))
-    assert ray == one
