@@ -73,6 +73,7 @@ def _value(text: str) -> Any:
 @click.option("--attribute", multiple=True)
 @click.option("--phrase", multiple=True)
 @click.option("--prompts", default=24)
+@click.option("--prompts-of", help="Labelled rows whose held-out prompts are asked; default: LABELS.")
 @click.option("--max-new-tokens", default=220)
 def main(labels: str, model: str, output: str, **options: Any) -> None:
     """Train, ask and print."""
@@ -81,9 +82,9 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     asked = {"attribute": options["attribute"] or tuple(schema.own), "phrase": options["phrase"]}
     common = COMMON | {name: _value(value) for name, value in (x.split("=", 1) for x in options["common"])}
     targets = [f"{name}={i}" for name in asked["attribute"] for i in range(len(schema[name].shown))]
-    prompts = list({str(row["prompt"]): row["prompt"] for row in labelled.held_out(0.1, 0)}.values())[
-        : options["prompts"]
-    ]
+    asks = Labelled.read(options["prompts_of"]) if options["prompts_of"] else labelled
+    distinct = {str(row["prompt"]): row["prompt"] for row in asks.held_out(0.1, 0)}
+    prompts = list(distinct.values())[: options["prompts"]]
     answers: dict[str, Any] = {}
     print("| run | attribute | slope | Spearman of single answers | obtained at each level |")
     print("| --- " * 5 + "|")
@@ -92,7 +93,9 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
         policy = _policy(labelled, model, run, asked, common, options["max_new_tokens"], place)
         limit = {"max_new_tokens": options["max_new_tokens"]}
         answers[run.name] = generate(policy, prompts, targets=targets, folder=place / "answers", **SAMPLING, **limit)
-        dial = evaluate({run.name: answers[run.name]}, prompts=labels, gold=labelled.spec, resamples=1000).dial
+        dial = evaluate(
+            {run.name: answers[run.name]}, prompts=options["prompts_of"] or labels, gold=labelled.spec, resamples=1000
+        ).dial
         for attribute, result in dial["attributes"].items():
             means = " ".join(f"{m['mean']:.1f}" for m in result["means"])
             print(
@@ -101,7 +104,9 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
             )
     if (first := "words:0") in answers:
         ordered = {first: answers.pop(first), **answers}
-        every = evaluate(ordered, prompts=labels, gold=labelled.spec, resamples=1000).result["dials"]
+        every = evaluate(ordered, prompts=options["prompts_of"] or labels, gold=labelled.spec, resamples=1000).result[
+            "dials"
+        ]
         print("\n" + "\n".join(dials.gained(every)))
 
 
