@@ -5,7 +5,8 @@
 NOT RUN ON A GPU YET: there was none at hand when this was written; only the `tiny` cases were tried, on a CPU. No
 number of it stands anywhere. Weights are random and made layer by layer, in 4 bits for QLoRA, so nothing is downloaded
 and no unquantised model is ever held. Every system is a process of its own and sees the same sequences of 2,048 tokens,
-of which the last three quarters are the response.
+of which the last three quarters are the response. The systems `packed` put four short sequences into each row, under
+the mask that keeps them apart: in SDPA, where it is dense, and in FlexAttention, which skips its empty blocks.
 
 Model FLOPs per token: 4 for every frozen parameter (forward, and the gradient that passes through), 6 for every trained
 one, and 4 x layers x hidden x length for causal attention and twice that backward; recomputation by gradient
@@ -51,6 +52,8 @@ SHAPES = {
     "8b": Shape(4096, 14_336, 32, 32, 8),
     "70b": Shape(8192, 28_672, 80, 64, 8),
 }
+PARTS = 4  # sequences of a packed row
+OURS = ("steer", "steer, packed", "steer, packed, flex")
 CASES = ("1b-lora", "8b-lora", "8b-qlora", "70b-qlora")  # and tiny-lora, tiny-qlora
 
 
@@ -123,20 +126,21 @@ def flops(model: Any, shape: Shape) -> float:
     return float(4 * frozen + 6 * trained + 3 * 2 * shape.layers * shape.hidden * LENGTH)
 
 
-def ours(model: Any, ids: Tensor) -> Any:
-    """One step of steer's parts on sequences [B, L]: forward, loss, backward."""
+def ours(model: Any, ids: Tensor, parts: int = 1) -> Any:
+    """One step of steer's parts on sequences [B, L], each of so many `parts`: forward, loss, backward."""
+    from steer.models.collate import SPAN
     from steer.models.log_probs import ResponseLogps
     from steer.models.precision import compute_in
 
     module = ResponseLogps(model)
     compute_in(module, model.dtype, model.device.type)
-    b = len(ids)
-    at = torch.arange(PROMPT, LENGTH, device=ids.device)
-    flat = (torch.arange(b, device=ids.device)[:, None] * LENGTH + at).flatten()
-    ones = torch.ones_like(ids)
+    size = LENGTH // parts
+    at = torch.arange(PROMPT // parts, size, device=ids.device)
+    flat = (torch.arange(len(ids) * parts, device=ids.device)[:, None] * size + at).flatten()
+    mask = (1 + SPAN * (torch.arange(LENGTH, device=ids.device) // size)).expand_as(ids)
 
     def step() -> Tensor:
-        loss: Tensor = -module(ids, ones, flat - 1, ids.flatten()[flat]).mean()
+        loss: Tensor = -module(ids, mask, flat - 1, ids.flatten()[flat], shared=parts > 1).mean()
         loss.backward()
         return loss
 
@@ -203,7 +207,10 @@ def worker(spec: dict[str, Any]) -> None:
     if spec["system"] == "trl":
         times, loss = by_trl(model, ids, spec["steps"] + 1)
     else:
-        step = (ours if spec["system"] == "steer" else plain)(model, ids)
+        if "flex" in spec["system"]:
+            model.get_base_model().set_attn_implementation("flex_attention")
+        parts = PARTS if "packed" in spec["system"] else 1
+        step = plain(model, ids) if spec["system"] == "transformers" else ours(model, ids, parts)
         optimizer = optimizer_for("adamw", trainable(model), 1e-4, 0.0)
         times = []
         for _ in range(spec["steps"] + 1):  # the first warms up
@@ -237,7 +244,7 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, sequences of {LENGTH}, {options.batch_size} a step.\n")
     print("| case | system | tokens/s | MFU | peak memory | loss |\n" + "| --- " * 6 + "|")
     for case in options.case or CASES:
-        for system in ("steer", *([] if options.peer == "none" else [options.peer])):
+        for system in (*OURS, *([] if options.peer == "none" else [options.peer])):
             spec = {"case": case, "system": system, "steps": options.steps, "batch_size": options.batch_size}
             command = [sys.executable, __file__, "--worker", json.dumps(spec)]
             ran = subprocess.run(command, capture_output=True, text=True)

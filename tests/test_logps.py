@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn.attention.flex_attention import create_block_mask
+from transformers import AutoConfig, AutoModelForCausalLM, masking_utils
+from transformers.integrations import flex_attention
 
 from steer.models import attention
 from steer.models.collate import DEPTH, SPAN, Batch, Sequence_, collate, cost, line
@@ -70,6 +72,39 @@ def test_values_and_gradients_are_those_of_the_plain_layout(
     assert found[0][1].keys() == found[1][1].keys()
     for name, gradient in found[0][1].items():
         torch.testing.assert_close(found[1][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3_text"])
+def test_attention_in_blocks_gives_the_values_of_the_plain_layout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plainly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, training: bool = False, **more: Any) -> Any:
+        return flex_attention.flex_attention(q, k, v, **more)
+
+    def uncompiled(*args: Any, _compile: bool = False, **more: Any) -> Any:
+        return create_block_mask(*args, **more)
+
+    monkeypatch.setattr(flex_attention, "compile_friendly_flex_attention", plainly)  # to compile takes a minute
+    monkeypatch.setattr(masking_utils, "create_block_mask", uncompiled)
+    monkeypatch.setitem(ARCHITECTURES, kind, KINDS[kind])
+    found, masks = [], []
+    blocks = attention.blocks
+    monkeypatch.setattr(attention, "blocks", lambda seen: masks.append(seen) or blocks(seen))
+    for name, shared in (("eager", False), ("flex_attention", True)):
+        model = model_of(kind).eval()
+        model.set_attn_implementation(name)
+        module, b = ResponseLogps(model), batch(shared=shared)
+        assert module.shares_prompts()
+        with torch.no_grad():
+            found.append(flat(module(*b[:4], shared=b.shared), b.candidates.mask))
+    assert found[0].std() > 0.05
+    assert masks[-1].shape[-1] == b.input_ids.shape[1]
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+
+
+def test_blocks_that_see_nothing_of_each_other_are_left_out() -> None:
+    row = torch.tensor([[1] * 200 + [1 + SPAN] * 200 + [1 + 2 * SPAN] * 200])
+    mask = attention.blocks(visible(row))
+    assert mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum() < 15  # of 5 x 5, 15 of them not in the future
 
 
 def test_attention_in_parts_computes_nothing_behind_a_part(monkeypatch: pytest.MonkeyPatch) -> None:

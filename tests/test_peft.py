@@ -215,6 +215,7 @@ def test_the_base_is_int8(tmp_path: Path) -> None:
         ),
         ({"init_lora_weights": "olora", "adapter": "qlora8"}, "olora: changes the base, which must be whole"),
         ({"use_dora": True, "adapter": "none"}, "--use-dora: --adapter none trains all weights"),
+        ({"attn_implementation": "flex_attention"}, "flex_attention: cannot train on a CPU. Leave it out."),
         ({"attn_implementation": "nowhere"}, "--attn-implementation nowhere: "),
         ({"modules_to_save": ("nowhere",)}, "--modules-to-save nowhere: the model has no such module"),
     ],

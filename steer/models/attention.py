@@ -1,4 +1,4 @@
-"""Attention under a dense mask on a CPU, in parts: its kernels would also compute what the mask hides."""
+"""Masks of pairs of tokens, and attention that leaves out much of what they hide: in parts, or in blocks on a GPU."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_in_parts"
+IN_BLOCKS = "flex_attention"  # skips blocks of 128 x 128 tokens that see nothing of each other; compiled by torch
 PART = 128  # queries; smaller ones save more and cost more calls
+
+
+def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Make the mask that is added to scores: [N, L, L] (query, key) -> [N, 1, L, L]."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def blocks(seen: Tensor) -> BlockMask:
+    """Make the mask of `flex_attention`: [N, L, L] (query, key) -> blocks, of which empty ones are not computed."""
+    n, length, _ = seen.shape
+    return create_block_mask(lambda b, h, q, k: seen[b, q, k], n, None, length, length, device=seen.device.type)
 
 
 def in_parts(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **more: Any) -> tuple[Tensor, None]:

@@ -17,6 +17,7 @@ from attribute_models.bases import Weights, keep_unpacked
 from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
+from steer.models import attention
 from steer.models.lora import refuse_nan
 from steer.models.quantization import is_quantised, left_whole, quantised
 from steer.models.tokenization import limit_tokens
@@ -85,6 +86,8 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         else:
             model.to(place)
         if loading.attn_implementation:
+            if loading.attn_implementation == attention.IN_BLOCKS and model.device.type == "cpu":
+                raise SteerError(f"--attn-implementation {attention.IN_BLOCKS}: cannot train on a CPU. Leave it out.")
             try:
                 model.set_attn_implementation(loading.attn_implementation)
             except (ValueError, ImportError) as error:

@@ -186,13 +186,14 @@ class ResponseLogps(nn.Module):
         masks: dict[str, Any] = {"attention_mask": attention_mask}
         if shared:
             sees = visible(attention_mask)
-            masks = {"attention_mask": self._dense(sees), "position_ids": sees.sum(-1) - 1}
+            masks = {"attention_mask": self._masks(sees), "position_ids": sees.sum(-1) - 1}
         hidden: Tensor = decoder(input_ids=input_ids, use_cache=False, **masks).last_hidden_state
         return hidden.flatten(0, 1)[positions]
 
-    def _dense(self, seen: Tensor) -> Tensor | dict[str, Tensor]:
-        """Mask that attention adds to its scores [N, 1, L, L]; by kind of layer if a model has several."""
-        config = self._inner().config.get_text_config()
+    def _masks(self, seen: Tensor) -> Any:
+        """Make the mask that attention takes, of who sees whom [N, L, L]; by kind of layer if a model has several."""
+        inner = self._inner()
+        config = inner.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
         masks = {}
@@ -201,9 +202,8 @@ class ResponseLogps(nn.Module):
             if kind == "sliding_attention" and window:
                 at = seen.sum(-1)
                 near = seen & (at[:, :, None] - at[:, None, :] < window)
-            dtype = self._inner().dtype
-            masks[kind] = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            masks[kind] = masks[kind].masked_fill(~near, torch.finfo(dtype).min)[:, None]
+            in_blocks = inner.config._attn_implementation == attention.IN_BLOCKS
+            masks[kind] = attention.blocks(near) if in_blocks else attention.added(near, inner.dtype)
         return masks if len(masks) > 1 else masks.popitem()[1]
 
     def add_critic(self) -> None:
@@ -264,8 +264,8 @@ class ResponseLogps(nn.Module):
         States, not log-probabilities: those of unlikely tokens in bfloat16 differ by halves from rounding alone.
         """
         inner = self._inner()
-        if inner.config._attn_implementation not in ("sdpa", attention.NAME, "eager"):
-            return False  # others take no dense mask
+        if inner.config._attn_implementation not in ("sdpa", attention.NAME, attention.IN_BLOCKS, "eager"):
+            return False  # others take no mask of pairs of tokens
         kinds = set(getattr(inner.config.get_text_config(), "layer_types", None) or ())
         if kinds - {"full_attention", "sliding_attention"}:
             return False

@@ -153,7 +153,7 @@ class TrainSettings:
     )
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
     attn_implementation: str = option(
-        "", "Attention of transformers: sdpa, eager, flash_attention_2, ...; default: the model's own.", panel=SPEED
+        "", "Attention of transformers: sdpa, eager, flex_attention, ...; default: the model's own.", panel=SPEED
     )
     gradient_checkpointing: bool = option(False, "Less memory, more time.", panel=SPEED)
     plain_layout: bool = option(
