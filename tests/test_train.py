@@ -121,8 +121,9 @@ def test_metrics_say_what_happened_in_every_logged_step(labels: Path, base: Path
 
 def command(setup: TrainConfig) -> list[str]:
     usual = TrainConfig(setup.rows, "", "")
-    told = ((x.name, getattr(setup, x.name)) for x in fields(setup))
-    flags = ([f"--{name.replace('_', '-')}", str(value)] for name, value in told if value != getattr(usual, name))
+    told = [(x.name, getattr(setup, x.name)) for x in fields(setup) if getattr(setup, x.name) != getattr(usual, x.name)]
+    each = ((name, one) for name, value in told for one in (value if isinstance(value, tuple) else (value,)))
+    flags = ([f"--{name.replace('_', '-')}", str(value)] for name, value in each)
     return ["train", setup.rows, *chain(*flags)]
 
 
@@ -207,17 +208,18 @@ def test_a_finished_run_is_not_run_again(labels: Path, base: Path, tmp_path: Pat
 def two(
     labels: Path, base: Path, launched: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> TrainConfig:
-    """Runs of two processes beside each other: two, killed (and taken up again), best. The setup of the first."""
+    """Runs of two processes beside each other: two, killed (and taken up again), best, kto, bco. The first's setup."""
     folder = tmp_path_factory.mktemp("processes")
     setup = config(labels, base, folder / "two", save_steps=2, logging_steps=1, micro_batch_tokens=300)
     killed = replace(setup, output=str(folder / "killed"))
     more: dict[str, Any] = {"held_out": 0.2, "eval_steps": 1, "early_stopping": 2, "max_steps": 2}
     best = config(labels, base, folder / "best", **more)
+    thumbs = [replace(setup, output=str(folder / name), method=name, set=("beta=1",)) for name in ("kto", "bco")]
     assert launched(killed, count=2, KILLED="1")[-1] == f"ended {signal.SIGKILL:d}"
     assert [path.name for path in (folder / "killed").glob("checkpoint-*")] == ["checkpoint-4"]
-    *printed, ended = launched(setup, killed, best, count=2)
+    *printed, ended = launched(setup, killed, best, *thumbs, count=2)
     assert ended == "ended 0"
-    summaries = [done(folder / name)["summary"] for name in ("two", "killed", "best")]
+    summaries = [done(folder / name)["summary"] for name in ("two", "killed", "best", "kto", "bco")]
     assert sorted(printed) == sorted("\n".join(summaries).splitlines())  # each once
     return setup
 
@@ -231,6 +233,18 @@ def test_two_processes_learn_what_one_learns(two: TrainConfig, tmp_path: Path) -
     assert "2 processes" in facts["summary"]
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5, 6]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in one.iterdir())
+
+
+@pytest.mark.parametrize("method", ["kto", "bco"])
+def test_what_gains_are_compared_with_is_of_all_processes(two: TrainConfig, tmp_path: Path, method: str) -> None:
+    """The mean gain of mismatched pairs of the step, and the moving means of good and bad ones."""
+    folder = Path(two.output).parent / method
+    one = replace(two, output=str(tmp_path / "one"), method=method, set=("beta=1",))
+    train_command(one)
+    assert_close(folder, tmp_path / "one", 1e-5)
+    ours, theirs = ([line["loss"] for line in metrics(x)] for x in (folder, tmp_path / "one"))
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert done(folder)["processes"] == 2
 
 
 def test_two_killed_processes_end_bit_equal_to_two_whole_ones(two: TrainConfig) -> None:
