@@ -26,6 +26,7 @@ from steer.iteration.goals import goals, preferred
 from steer.iteration.pool import mixed
 from steer.iteration.refresh import drift
 from steer.labelling.command import fit_command, label_command
+from steer.methods import spin
 from steer.models.card import Card
 from steer.rows import read, read_rows, write_rows
 from steer.rows.command import data_command
@@ -254,6 +255,9 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
         ("reward-augmented", "policy", {"n": 2}),
         ("rso", "", {"n": 4, "dedupe": True}),
         ("raft", "", {"n": 4, "pool": "all", "log_share": 0.2}),
+        ("spin", "", {"start_from": "last"}),
+        ("bond", "", {"n": 4, "start_from": "last"}),
+        ("rest-em", "", {"n": 2, "set": ("threshold=-2",)}),
     ],
 )
 def test_every_kind_of_method_goes_round(
@@ -264,7 +268,8 @@ def test_every_kind_of_method_goes_round(
     card, fresh = Card.load(folder / "policy"), read_rows(folder / "fresh.jsonl")
     assert card.method == method
     steps = read_json(folder / "policy" / "done.json")["steps"]
-    start = "the weights of the round before" if method == "steerlm2" else "the base"
+    last = method == "steerlm2" or "start_from" in more
+    start = "the weights of the round before" if last else "the base"
     said = f"Training took {steps} optimizer steps in 1 round, each from {start}."
     assert said in read_json(tmp_path / "out" / "done.json")["summary"]
     assert all(r["response"].strip() and r["scorer"].startswith("linear:") for r in fresh)
@@ -277,8 +282,13 @@ def test_every_kind_of_method_goes_round(
         assert {len(x) for x in by_prompt.values()} == {1}
         assert read_json(folder / "policy" / "config.json")["init"] == str(world / "policy")
         assert {r["id"] for r in read(folder / "rows")} == {r["id"] for r in fresh}
-    if method == "rso":  # its proposal is the policy itself: candidates of the round alone
+    if method in ("rso", "bond", "rest-em"):  # its proposal is the policy itself: candidates of the round alone
         assert {r["id"] for r in read(folder / "rows")} == {r["id"] for r in fresh}
+    if method == "spin":  # every fresh response that differs from the logged one is below it
+        pairs = spin.groups(read_rows(folder / "rows"), spin.Settings())
+        assert 0 < len(pairs) <= len(fresh)
+        assert {g.rows[1]["id"] for g in pairs} <= {r["id"] for r in fresh}
+        assert not {g.rows[0]["id"] for g in pairs} & {r["id"] for r in fresh}
     if method == "raft":
         logs = sum(r["split"] == "train" for r in read(world / "labels"))
         mixed_in = sum(r["split"] == "train" for r in read(folder / "rows")) - len(fresh)
@@ -361,6 +371,19 @@ def outcome(folder: Path) -> dict[str, Any]:
     "more",
     [
         {"rounds": 2},
+        pytest.param(
+            {"rounds": 2, "method": "spin", "policy": "", "start_from": "last"}, marks=pytest.mark.slow, id="spin"
+        ),
+        pytest.param(
+            {"rounds": 2, "method": "bond", "policy": "", "start_from": "last", "n": 4},
+            marks=pytest.mark.slow,
+            id="bond",
+        ),
+        pytest.param(
+            {"rounds": 2, "method": "rest-em", "policy": "", "n": 2, "set": ("threshold=-2",)},
+            marks=pytest.mark.slow,
+            id="rest-em",
+        ),
         pytest.param(
             {"annotator": GOLD, "ratings": 6, "relative_levels": True, "dedupe": True, "n": 2}, marks=pytest.mark.slow
         ),

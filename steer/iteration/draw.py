@@ -25,6 +25,7 @@ from steer.labelling.label import labelled
 from steer.labelling.shards import scored
 from steer.models.policy import Policy
 from steer.rows import Row, read, write_rows
+from steer.rows.identity import round_source
 
 
 def fresh_rows(rounds: Rounds, number: int) -> Path:
@@ -64,7 +65,7 @@ def _responses(rounds: Rounds, number: int) -> list[Row]:
     aims = _aims(rounds, policy, len(order), seed)
     requests = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, settings.n), aims)]
     folder = rounds.folder(number) / "generated"
-    rows = generate_rows(policy, requests, rounds.sampling(seed), folder, split, source=f"round-{number}")
+    rows = generate_rows(policy, requests, rounds.sampling(seed), folder, split, source=round_source(number))
     names = policy.card.attributes if policy.card else ()
     good, dropped = usable(rows, names or rounds.schema.own, any_form=settings.any_form)
     if settings.dedupe:

@@ -5,7 +5,7 @@ averaged over prompts. t, the chance that each would be the best of n draws from
 P(r < r_i)^n with the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
 Differs from the official code: none was released; the paper leaves out the factor for equal draws, which counts here;
 its estimates draw anew at every step, and its J-BOND moves the reference along with the policy: here rounds do
-(`--from last`).
+(`--start-from last`).
 """
 
 from __future__ import annotations

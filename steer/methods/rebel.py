@@ -1,7 +1,7 @@
 """Regression to relative rewards (REBEL, 2404.16767, algorithm 1): margins of log-probabilities equal gaps of reward.
 
 (delta / eta - (r_w - r_l))^2, delta as in dpo and r the reward, averaged over pairs of the last round's responses; the
-reference is the policy that training starts from, so a round after the paper goes on from the last (`--from last`).
+reference is the policy that training starts from, so rounds after the paper have `--start-from last`.
 Differs from the official code: its loss is eta^2 times this one, and for summaries the KL is taken off the rewards;
 here pairs of equal rewards are dropped, and rewards are the standardised ones of `steer label`.
 """

@@ -1,14 +1,13 @@
 """Self-play fine-tuning (SPIN, 2401.01335, equation 4.7): logged responses above the policy's own.
 
 -log sigmoid(beta delta), delta as in dpo, w a logged response and l one that the last round drew, averaged over pairs.
-The reference is the policy that training starts from, so a round after the paper goes on from the last (`--from last`).
+The reference is the policy that training starts from, so rounds after the paper have `--start-from last`.
 Differs from the official code: a prompt's best logged response is taken where it has several with rewards; from the
 second round on the official code mixes in the draws of the round before.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,14 +15,9 @@ from steer.errors import SteerError
 from steer.methods import dpo
 from steer.methods.groups import Group
 from steer.rows import Row, prompt_key
+from steer.rows.identity import round_of
 
 Settings = dpo.Settings
-
-
-def round_of(row: Row) -> int:
-    """Number of the round of `steer iterate` that drew a row; 0 if it is logged."""
-    drawn = re.fullmatch(r"round-(\d+)", str(row.get("source") or ""))
-    return int(drawn[1]) if drawn else 0
 
 
 def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,17 @@ def conversation_of(row: Row) -> str:
     """Return what the row names its conversation, whose turns are rows of their own; empty if it names none."""
     name = row.get("conversation")
     return str(name) if isinstance(name, str | int) else ""
+
+
+def round_source(number: int) -> str:
+    """Return what the column `source` says of responses that a round of `steer iterate` drew."""
+    return f"round-{number}"
+
+
+def round_of(row: Row) -> int:
+    """Return the number of the round that drew a row, as its `source` says; 0 if none did, so it is logged."""
+    drawn = re.fullmatch(round_source(0).replace("0", r"(\d+)"), str(row.get("source") or ""))
+    return int(drawn[1]) if drawn else 0
 
 
 def split_key(row: Row) -> str:
