@@ -13,6 +13,7 @@ import torch
 from conftest import stopped
 from safetensors.torch import load_file
 
+from steer.cache import cache_folder
 from steer.conditioning.condition import render
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -22,7 +23,6 @@ from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 from steer.training.command import train_command
-from steer.training.references import cache_folder
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
 

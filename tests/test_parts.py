@@ -227,10 +227,8 @@ def test_a_token_without_an_embedding_is_refused_by_name(family: Any, labels: Pa
     with pytest.raises(SteerError, match=f"a text holds {EXTRA}, a token that the model has no embedding of"):
         policy.generate(f"What is {EXTRA}?", max_new_tokens=4)
     rows = [{**row, "response": f"{row['response']} {EXTRA}"} for row in read_rows(labels)[:3]]
-    assert (
-        max(max(ids) for ids in Tokens(rows, policy.tokenizer, end_tokens(policy)).responses.values())
-        < policy.tokenizer.embedded
-    )
+    responses = Tokens(rows, policy.tokenizer, end_tokens(policy)).responses
+    assert max(max(responses[row["id"]]) for row in rows) < policy.tokenizer.embedded
 
 
 @pytest.mark.parametrize("kind", ["regression", "embeddings"])

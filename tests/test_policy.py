@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from steer.cache import cache_folder
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods.base import Candidates, weighted_nll
@@ -24,7 +25,6 @@ from steer.models.policy import Policy, load_policy
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint
 from steer.training.command import train_command
-from steer.training.references import cache_folder
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3}

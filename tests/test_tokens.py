@@ -42,8 +42,8 @@ def test_what_was_cut_off_learns_no_end(tokenizer: Any) -> None:
     tokens, end = Tokens(rows, tokenizer), tokenizer.eos_token_id
     said = tokenizer("bees give honey.", add_special_tokens=False)["input_ids"]
     whole = [*said, end]
-    responses = {name: list(ids) for name, ids in tokens.responses.items()}
-    assert {ids.itemsize for ids in tokens.responses.values()} == {4}, "bytes of an id"
+    responses = {each["id"]: list(tokens.responses[each["id"]]) for each in rows}
+    assert {tokens.responses[name].itemsize for name in responses} == {4}, "bytes of an id"
     assert responses == {"logged": whole, "told": whole, "unknown": whole, "cut": said, "blank": [end]}
     assert tokens.length(rows[3]) == tokens.length(rows[0]) - 1
 

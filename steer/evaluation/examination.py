@@ -75,7 +75,7 @@ class Examination(Generic[S]):
         if self.source is None:
             return []
         if isinstance(self.source, Labelled):
-            return self.source.rows
+            return list(self.source.rows)
         return list(read(self.source, reading=Reading(blank=True)))
 
     @cached_property

@@ -31,7 +31,7 @@ def chain(first: Row, second: Row) -> list[Row]:
     name = f"{first['id']} {second['id']}"
     turns = [{"role": "assistant", "content": first["response"]}, {"role": "user", "content": AGAIN}]
     after = {**second, "id": name, "prompt": [*second["prompt"], *turns]}
-    return [{**row, "conversation": name} for row in (first, after)]
+    return [row | {"conversation": name} for row in (first, after)]
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -55,7 +55,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     for candidates in draws.values():
         most = max(row["likelihood"] for row in candidates)
         if len(candidates) > 1:
-            drawn = tuple({**row, "levels": row["target"]} for row in candidates)
+            drawn = tuple(row | {"levels": row["target"]} for row in candidates)
             result.append(Group(drawn, tuple(math.exp(row["likelihood"] - most) for row in candidates)))
     if not result:
         raise SteerError(

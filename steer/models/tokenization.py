@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from attribute_models.arrays import common
 from attribute_models.templates import NONE, options_of, thought_key
+from steer.cache import shared
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import TEMPLATES
 from steer.conditioning.finished import (
@@ -33,21 +34,22 @@ from steer.conditioning.turns import (
     say_unprinted,
 )
 from steer.errors import SteerError
+from steer.models import token_store
 from steer.models.collate import Sequence_
+from steer.models.token_store import AT_ONCE, Tokenised, batch_of, columns_of, content_key
 from steer.progress import progress
 from steer.rows import Row
 from steer.settings import THINKS
 
-AT_ONCE = 1000  # rows between two counts of the progress
 Around = tuple[str, str, str]  # what stands before, in and after a thought
 
 
 class Tokens:
-    """Prompt and response ids of every row, tokenised once.
+    """Prompt and response ids of every row, tokenised once: those of many rows are in a file that processes share.
 
     `template`: that of the conditions; in one that ends the last turn, what the chat template prints after that turn
-    becomes part of the condition. `thinking`: what becomes of thoughts, see `answer_parts`; `untold`: ids of rows whose
-    thought the chat template has no place for.
+    becomes part of the condition. `thinking`: what becomes of thoughts, see `answer_parts`; `untold`: number of rows
+    whose thought the chat template has no place for.
     """
 
     def __init__(
@@ -63,19 +65,30 @@ class Tokens:
         self.ends = {tokenizer.eos_token_id} if ends is None else {*ends}
         self.end = end_ids(tokenizer, self.ends)
         self._stops = written(self.ends, tokenizer)
-        self.responses: dict[str, array[int]] = {}  # 4 bytes an id, where a list takes 36
-        self.untold: set[str] = set()
-        self._prompts: dict[str, array[int]] = {}
-        self._tails: dict[str, str] = {}
         self._conditions: dict[str, list[int]] = {"": []}
         self._template, self._thinking = template, thinking
-        with progress(total=len(rows), what="tokenize") as bar:
-            for start in range(0, len(rows), AT_ONCE):
-                self._add(rows[start : start + AT_ONCE])
-                bar.update(min(AT_ONCE, len(rows) - start))
+        batches = self._stored(rows)
+        self._prompts, self._tails, self.responses = columns_of(batches)
+        self.untold = sum(batch.column("untold").true_count for batch in batches)
         say_unprinted(rows, tokenizer)
 
-    def _add(self, rows: Sequence[Row]) -> None:
+    def _stored(self, rows: Sequence[Row]) -> Sequence[Any]:
+        """Return Arrow batches of what is tokenised, or was before, by this process or another one."""
+        how = (sorted(self.ends), self._template, self._thinking)
+        key = content_key(rows, self.tokenizer, *how) if len(rows) >= token_store.MANY else ""
+        if not key:
+            return list(self._batches(rows))
+        self._tokenised(rows[:1])  # which says what is to be said of the chat template
+        return shared("tokens", key, lambda: self._batches(rows))
+
+    def _batches(self, rows: Sequence[Row]) -> Iterable[Any]:
+        with progress(total=len(rows), what="tokenize") as bar:
+            for start in range(0, len(rows), AT_ONCE):
+                part = rows[start : start + AT_ONCE]
+                yield batch_of([row["id"] for row in part], self._tokenised(part))
+                bar.update(len(part))
+
+    def _tokenised(self, rows: Sequence[Row]) -> list[Tokenised]:
         """Tokenise some rows."""
         rendered: dict[str, Parts] = {}  # candidates of a prompt follow each other
         parts = []
@@ -86,12 +99,10 @@ class Tokens:
             if key not in rendered:
                 rendered[key] = answer_parts(row, self.tokenizer, self._template, self._thinking, self._stops)
             parts.append(rendered[key])
-        self.untold |= {row["id"] for row, each in zip(rows, parts) if each.untold}
         unique = list(dict.fromkeys(text for each in parts for text in (each.head, *each.learned[::2], each.call)))
         ids = dict(zip(unique, plain_ids(unique, self.tokenizer)))
         heads = {each.head: array("i", ids[each.head]) for each in parts}  # candidates of a prompt share it
-        self._prompts |= {row["id"]: heads[each.head] for row, each in zip(rows, parts)}
-        self._tails |= {row["id"]: each.tail for row, each in zip(rows, parts)}
+        tokenised = []
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
         responses = plain_ids([row["response"] for row in rows], self.tokenizer, split_special_tokens=True)
         thoughts = list(dict.fromkeys(each.learned[1] for each in parts))
@@ -104,11 +115,15 @@ class Tokens:
             # A response that was cut off must not learn to end there; but an empty one needs a token.
             cut = response and row.get("finished") is False
             end = self.tokenizer.convert_tokens_to_ids([each.end]) if each.end else self.end
-            self.responses[row["id"]] = array("i", response if cut else [*response, *end])
+            learned_ids = array("i", response if cut else [*response, *end])
+            tokenised.append(Tokenised(heads[each.head], each.tail, learned_ids, each.untold))
+        return tokenised
 
     def replace_prompts(self, rows: Sequence[Row], turns: Sequence[Mapping[str, Any]]) -> None:
         """Tokenise rows again, with these turns as their prompt."""
-        self._add([{**row, "prompt": list(turns)} for row in rows])
+        changed = [row | {"prompt": list(turns)} for row in rows]
+        for row, (prompt, tail, response, _) in zip(rows, self._tokenised(changed)):
+            self._prompts[row["id"]], self._tails[row["id"]], self.responses[row["id"]] = prompt, tail, response
 
     def condition(self, text: str) -> list[int]:
         """Tokenise a condition, once per distinct text."""

@@ -132,9 +132,7 @@ def _quantiles(known: Scores, levels: int) -> list[float]:
     return edges
 
 
-def exact(
-    rows: Sequence[Mapping[str, Any]], schema: Schema, names: Sequence[str]
-) -> tuple[list[dict[str, Any]], Schema]:
+def exact(rows: Sequence[dict[str, Any]], schema: Schema, names: Sequence[str]) -> tuple[list[dict[str, Any]], Schema]:
     """Return rows whose levels of `names` are the places of their own scores, and a schema with the range of these.
 
     A level that no score has, because it was edited, stays.
@@ -148,7 +146,7 @@ def exact(
             if score is not None:
                 placed.append(score)
                 levels[name] = float(schema[name].position(np.array(score)))
-        placed_rows.append({**row, "levels": levels})
+        placed_rows.append(row | {"levels": levels})
     attributes = tuple(
         replace(
             a, quantiles=tuple(np.quantile(scores[a.name], TWENTIETHS).tolist()), shown=tuple(map(number, a.centres))

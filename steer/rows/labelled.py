@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from steer.errors import SteerError
 from steer.rows import Row, Source, read_rows, split_of, write_rows
 from steer.rows.schema import Schema
+from steer.rows.stored import rows_on_disk
 from steer.run_folder import read_done, write_json
 from steer.settings import SHARE
 
@@ -26,21 +28,23 @@ class Labelled:
     Plain rows can be held too, for methods that need no levels: `schema` then has no attributes.
     """
 
-    rows: list[Row] = field(repr=False)
+    rows: Sequence[Row] = field(repr=False)
     schema: Schema = field(default=Schema(()), repr=False)
     scorer: str = ""  # identity of the scorer that labelled the rows
     spec: str = ""  # what `load_scorer` finds it by; "human" for the scores in the rows, "" if unknown
     name: str = "rows"  # what messages call the rows
 
     @classmethod
-    def of(cls, source: Source | Labelled) -> Labelled:
+    def of(cls, source: Source | Labelled, stored_as: str = "") -> Labelled:
         """Take rows as they are (a path, dicts, a datasets.Dataset), with the schema and scorer stored with a path.
 
-        Levels that the schema does not have raise SteerError; rows without levels are allowed.
+        Levels that the schema does not have raise SteerError; rows without levels are allowed. `stored_as`: fingerprint
+        of the path, by which many rows are put into a file that several processes share, and are not held.
         """
         if isinstance(source, Labelled):
             return source
-        rows, stored = read_rows(source), cls.without_rows(source)
+        rows = rows_on_disk(source, stored_as) if stored_as else read_rows(source)
+        stored = cls.without_rows(source)
         if stored.schema.levelled:
             for row in rows:
                 levels = row.get("levels") or {}

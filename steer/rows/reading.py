@@ -128,7 +128,7 @@ class _Reader:
         self.tally = Tally() if tally is None else tally
         self.piped = self.path is not None and str(self.path) == files.STDIN
         self.kept: list[tuple[str, Row]] = []  # of stdin, which can be read only once
-        self.ours = self.path is not None and not self.reading.columns and _is_ours(Path(self.path))
+        self.ours = self.path is not None and not self.reading.columns and is_ours(Path(self.path))
         self.coding: votes.Coding | DataError | None = None
         self.kinds: dict[str, tuple[str, str]] = {}  # column -> (kind of its values, place of the first)
         self.ratings = Ratings((*self.reading.columns, *self.reading.wanted), self.again, self.tally.not_scores)
@@ -302,7 +302,7 @@ _WHOLE = "a whole number"
 _NUMBERS = {_WHOLE, "a decimal point", "a decimal comma", "a number"}
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path) -> bool:
     """Whether steer wrote the rows: those of a folder, with a config.json of ours or a done.json beside them."""
     folder = path if path.is_dir() else path.parent
     rows = row_files(folder) if folder.is_dir() else []

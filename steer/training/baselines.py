@@ -61,7 +61,7 @@ class Mismatched:
             def compute(groups: Sequence[Sequence[Sequence_]] = groups) -> list[float]:
                 return pairs.log_probs(module, [s for group in groups for s in group], accelerator)
 
-            pairs.refs.extend(cached(content_hash(start, groups), groups, compute))
+            pairs.refs.extend(cached(content_hash(start, groups), [len(group) for group in groups], compute))
         return pairs
 
     def sequences(self, step: int) -> list[Sequence_]:

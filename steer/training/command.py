@@ -41,7 +41,7 @@ def train_command(config: TrainConfig) -> str:
         if main:
             checkpoint.clear(run.folder)  # of a process that was killed after it wrote done.json
         return str(run.done["summary"]) if main else ""
-    training = prepare(Labelled.of(config.rows), config.model, config.method, config, hashes, scorer)
+    training = prepare(Labelled.of(config.rows, inputs["rows"]), config.model, config.method, config, hashes, scorer)
     if config.dry_run:
         return described(training) if main else ""
     training.wait()  # the folder has been looked at by all before one process writes to it

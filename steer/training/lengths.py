@@ -22,8 +22,13 @@ def short_enough(
 
     `truncate`: cut the `prompt` or the `response` of rows that are longer, in `tokens`; "none" cuts nothing.
     """
-    texts = [[conditioning.text(row["levels"]) if conditioning else "" for row in g.rows] for g in groups]
-    unique = {text for each in texts for text in each}
+    unique: dict[str, str] = {}  # rows with the same levels have one text
+
+    def text(row: Row) -> str:
+        written = conditioning.text(row["levels"]) if conditioning else ""
+        return unique.setdefault(written, written)
+
+    texts = [[text(row) for row in g.rows] for g in groups]
     if conditioning and not any(unique):
         raise SteerError(f"none of the {len(groups)} rows has a level of {', '.join(conditioning.names)}.")
     if len({tuple(tokens.condition(text)) for text in unique}) < len(unique):

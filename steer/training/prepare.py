@@ -115,7 +115,7 @@ def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
     if count and thinking not in THINKS:
         note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
     if tokens.untold:
-        note(f"{len(tokens.untold)} thoughts are not trained on: the model's chat template prints none.")
+        note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
 
 
 def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:

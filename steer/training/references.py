@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 
+from steer.cache import cache_folder
 from steer.methods.base import Array, Method
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.log_probs import ResponseLogps
@@ -28,18 +29,18 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, a
     if "ref" not in method.needs or method.on_policy:
         return Known()
     tokens = plan.tokens
-    groups = [[tokens.sequence(row) for row in g.rows] for g in plan.groups]
+    groups = Made(len(plan.groups), lambda i: [tokens.sequence(row) for row in plan.groups[i].rows])
     batching = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
 
     def compute() -> list[float]:
         share = (accelerator.process_index, accelerator.num_processes)
-        own = response_tokens(module, groups, *batching, share=share)[0]
-        return [sum(x) for x in zip(*gather_object([[float(logps.sum()) for logps in own]]))]
+        own = response_tokens(module, groups, *batching, share=share, keep=np.sum)[0]
+        return [sum(x) for x in zip(*gather_object([[float(np.sum(logps)) for logps in own]]))]
 
-    refs = cached(content_hash(start, groups), groups, compute)
+    refs = cached(content_hash(start, groups), [len(group.rows) for group in plan.groups], compute)
     if method.weigh is None:
         return Known(refs)
-    conditioned = [plan.sequences(0, i) for i in range(len(groups))]
+    conditioned = Made(len(groups), lambda i: plan.sequences(0, i))
     flat = iter(response_tokens(module, conditioned, *batching)[0])
     old = [[next(flat) for _ in g] for g in groups]
     weights = []
@@ -49,6 +50,20 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, a
         assert weighed is not None
         weights.append(weighed[0].tolist())
     return Known(refs, old, weights)
+
+
+class Made(Sequence[list[Sequence_]]):
+    """Sequences of groups, each made when it is read: token ids of all groups would not fit into memory as lists."""
+
+    def __init__(self, size: int, make: Callable[[int], list[Sequence_]]) -> None:
+        self.size, self.make = size, make
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, at: Any) -> Any:
+        places = range(self.size)[at]
+        return list(map(self.make, places)) if isinstance(at, slice) else self.make(places)
 
 
 def importance_share(weights: Sequence[Sequence[float]]) -> float:
@@ -80,11 +95,12 @@ def response_tokens(
     device: torch.device,
     shared: bool = False,
     share: tuple[int, int] = (0, 1),
+    keep: Callable[[Array], Any] = lambda logps: logps,
 ) -> tuple[list[Array], list[Array]]:
     """Log-probs of the tokens of each response, in order, and values if there is a value head.
 
     `shared`: compute a prompt once for the candidates of its group. `share`: this process's number, of how many that
-    share the work; arrays of responses that others compute are empty.
+    share the work; arrays of responses that others compute are empty. `keep`: what is kept of a response's array.
     """
     starts = np.cumsum([0, *map(len, groups)])
     logps: list[Array] = [np.zeros(0)] * int(starts[-1])
@@ -101,16 +117,9 @@ def response_tokens(
         ends = np.cumsum([len(s.response) for g in some for s in g])
         for arrays, row in zip((logps, values), out[None] if out.ndim == 1 else out):
             for i, piece in zip(at, np.split(row.cpu().double().numpy(), ends[:-1])):
-                arrays[i] = piece
+                arrays[i] = keep(piece)
     module.train(training)
     return logps, values
-
-
-def cache_folder() -> Path:
-    """Folder of the cache: STEER_CACHE, else `steer` in the user's cache folder."""
-    if folder := os.environ.get("STEER_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steer"
 
 
 def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
@@ -125,18 +134,18 @@ def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
     return digest.hexdigest()
 
 
-def cached(key: str, groups: Sequence[Sequence[Sequence_]], compute: Callable[[], list[float]]) -> list[list[float]]:
-    """Read the values of all candidates from disk, or compute and write them: [groups][K]."""
+def cached(key: str, sizes: Sequence[int], compute: Callable[[], list[float]]) -> list[list[float]]:
+    """Read the values of all candidates from disk, or compute and write them: [groups][K], K as in `sizes`."""
     path = cache_folder() / "references" / f"{key}.npz"
     main = os.environ.get("RANK", "0") == "0"
     # One process looks, so that all compute or none does.
     flat = broadcast_object_list([_read(path) if key and main else None])[0]
-    if flat is None or len(flat) != sum(map(len, groups)):
+    if flat is None or len(flat) != sum(sizes):
         flat = compute()
         if key and main:
             _write(path, flat)
     values = iter(flat)
-    return [[next(values) for _ in g] for g in groups]
+    return [[next(values) for _ in range(size)] for size in sizes]
 
 
 def _read(path: Path) -> list[float] | None:

@@ -1,0 +1,198 @@
+"""Many rows in training: in files that processes share, with the batches and losses of rows in memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+
+from steer import cache
+from steer.config.training import TrainConfig
+from steer.errors import SteerError
+from steer.methods import METHODS
+from steer.models import token_store
+from steer.models.tokenization import Tokens
+from steer.rows import read_rows, stored, write_rows
+from steer.rows.labelled import Labelled
+from steer.rows.stored import StoredRow, StoredRows, batches_of
+from steer.run_folder import rows_fingerprint
+from steer.training.command import train_command
+from steer.training.prepare import Hashes
+from steer.training.settings import TrainSettings
+from steer.training.train import prepare
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """However few rows there are, they are stored; returns the cache."""
+    monkeypatch.setattr(stored, "LARGE", 0)
+    monkeypatch.setattr(token_store, "MANY", 0)
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_stored_row_reads_as_the_row(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "AT_ONCE", 7)
+    rows: list[Any] = read_rows(labels)[:20]
+    rows[3] = {**rows[3], "note": "half \ud83d", "tools": [{"a": None}]}
+    kept: Any = StoredRows(list(batches_of(rows)))
+    assert isinstance(kept[5], StoredRow)
+    assert list(kept) == rows
+    assert [{**row} for row in kept[2:-1]] == rows[2:-1]
+    assert kept[-1]["prompt"] == rows[-1]["prompt"]
+    changed, same = kept[4] | {"levels": {}, "more": 1}, rows[4] | {"levels": {}, "more": 1}
+    assert (changed, kept[4]) == (same, rows[4])
+    assert changed | {"more": 2} == same | {"more": 2}
+    assert ("more" in changed, "more" in kept[4], kept[4].get("more")) == (True, False, None)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "conditional": {"eval_steps": 2, "truncate": "prompt", "max_length": 24},
+    "decision-transformer": {"method": "conditional", "template": "decision-transformer"},
+    "dpo": {"set": ("pairing=all",)},
+    "gedi": {},
+    "coh": {},
+    "quark": {"truncate": "response", "max_length": 20},
+    "kto": {},
+    "grpo": {"scorer": "countable:words", "max_new_tokens": 6},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_the_same_to_the_bit(
+    case: str, labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_disk: Path
+) -> None:
+    settings: dict[str, Any] = {"method": case, "max_steps": 3, "limit": 60, "batch_size": 8} | CASES[case]
+
+    def trained(name: str) -> list[Any]:
+        train_command(TrainConfig(str(labels), str(base), str(tmp_path / name), **settings))
+        steps = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        timed = ("seconds", "tokens_per_second", "time")
+        figures = [{n: v for n, v in step.items() if not n.startswith(timed)} for step in steps]
+        return [figures, (tmp_path / name / "adapter_model.safetensors").read_bytes()]
+
+    there = trained("stored")
+    assert len([*on_disk.glob("rows/*/batches.arrow")]) == 1
+    assert len([*on_disk.glob("tokens/*/batches.arrow")]) == (2 if "eval_steps" in settings else 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokens, "_batches", None)  # nothing is tokenised again
+        patch.setattr(stored, "batches_of", None)
+        assert trained("again") == there
+    monkeypatch.undo()
+    assert trained("held") == there
+
+
+def test_a_process_holds_places_of_rows_and_no_texts(base: Path, tmp_path: Path, on_disk: Path) -> None:
+    held = []
+    for count in (1500, 6000):
+        folder, split = tmp_path / str(count), {"split": "train", "scores": {}, "levels": {}}
+        asked = [{"role": "user", "content": "tell me about bees."}]
+        text = {"prompt": asked, "response": "bees give honey. " * 150}
+        write_rows(({"id": f"row {i}", **text, **split} for i in range(count)), folder / "rows.jsonl")
+        (folder / "done.json").write_text('{"summary": ""}')
+        options = TrainSettings(max_length=100_000)
+        tracemalloc.start()
+        before = pyarrow.total_allocated_bytes()
+        labelled = Labelled.of(folder, rows_fingerprint(str(folder)))
+        training = prepare(labelled, str(base), "mle", options, Hashes.of(str(base), ""))
+        held.append(tracemalloc.get_traced_memory()[0] + pyarrow.total_allocated_bytes() - before)
+        tracemalloc.stop()
+        assert len(training.loop.plan.groups) == count
+        del training, labelled
+    assert (held[1] - held[0]) / 4500 < 600  # bytes; a row has 2,550 of text and more than 1,800 of token ids
+
+
+def test_one_process_writes_and_the_others_wait(on_disk: Path) -> None:
+    began, calls, found = threading.Barrier(2), [], []
+
+    def batches() -> Iterator[Any]:
+        calls.append(1)
+        yield pyarrow.record_batch({"a": pyarrow.array([1, 2])})
+
+    def want() -> None:
+        began.wait()
+        found.append([batch.to_pylist() for batch in cache.shared("tokens", "key", batches)])
+
+    threads = [threading.Thread(target=want) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[[{"a": 1}, {"a": 2}]]] * 2
+    assert len(calls) == 1
+
+
+def test_what_fails_leaves_nothing_behind(on_disk: Path) -> None:
+    def broken() -> Iterator[Any]:
+        yield pyarrow.record_batch({"a": pyarrow.array([1])})
+        raise SteerError("no")
+
+    with pytest.raises(SteerError):
+        cache.shared("tokens", "key", broken)
+    assert not [path for path in on_disk.rglob("*") if path.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_is_said(on_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_disk.write_text("a file")
+    batch = pyarrow.record_batch({"a": pyarrow.array([1])})
+    assert cache.shared("tokens", "key", lambda: [batch]) == [batch]
+    assert "tokens are held in memory" in capsys.readouterr().err
+
+
+def test_what_nobody_used_for_a_month_goes(on_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pyarrow.record_batch({"a": pyarrow.array([1])})
+    cache.shared("tokens", "old", lambda: [batch])
+    monkeypatch.setattr(cache, "MONTH", -3600.0)
+    kept = cache.shared("tokens", "old", list)
+    assert kept == [batch], "what is used stays"
+    cache.shared("tokens", "new", lambda: [batch])
+    assert {path.name for path in (on_disk / "tokens").iterdir()} == {"new"}
+
+
+def test_other_rows_templates_or_ends_are_tokenised_by_themselves(tiny: Path, on_disk: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny)
+    row: dict[str, Any] = {
+        "id": "a",
+        "prompt": [{"role": "user", "content": "tell me about bees."}],
+        "response": "bees.",
+    }
+    Tokens([row], tokenizer)
+    for rows, more in (([row], {}), ([row | {"unread": 1}], {})):
+        Tokens(rows, tokenizer, **more)
+    assert len([*on_disk.glob("tokens/*")]) == 1
+    others: list[tuple[list[Any], dict[str, Any]]] = [
+        ([row | {"response": "honey."}], {}),
+        ([row | {"finished": False}], {}),
+        ([row], {"template": "words"}),
+        ([row], {"thinking": "keep"}),
+        ([row, row], {}),
+    ]
+    for number, (rows, more) in enumerate(others, start=2):
+        tokens = Tokens(rows, tokenizer, **more)
+        assert len([*on_disk.glob("tokens/*")]) == number
+        assert tokens.length(rows[0]) > 1
+    tokenizer.chat_template = tokenizer.chat_template + " "
+    Tokens([row], tokenizer)
+    assert len([*on_disk.glob("tokens/*")]) == len(others) + 2
+
+
+def test_methods_read_stored_rows(labels: Path) -> None:
+    rows = read_rows(labels)
+    kept: Any = StoredRows(list(batches_of(rows)))
+    tried = 0
+    for method in METHODS.values():
+        try:
+            groups = method.groups(rows, method.settings())
+        except SteerError:
+            continue
+        tried += 1
+        assert method.groups(list(kept), method.settings()) == groups
+    assert tried > 20
