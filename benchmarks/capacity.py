@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from array import array
@@ -29,16 +28,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
-from benchmarks.rows import SCORER, measured
+from benchmarks.rows import SCORER, measured, prepared
 
 TOKENS_A_WORD = 1.4  # of English prose in a vocabulary of 50,000 or more, about
-HELD = """
-import resource, sys
-from steer.rows.labelled import Labelled
-rows = Labelled.read(sys.argv[1]).rows
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-"""
-ID = array("i").itemsize  # bytes of a token id, as `Tokens` holds it
+ID = array("i").itemsize  # bytes of a token id, as `Tokens` keeps it
 
 
 class Measured(NamedTuple):
@@ -77,19 +70,19 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
                 seconds[name, size], _ = measured(command)
                 output = place / command[command.index("--output") + 1] / "rows.jsonl"
                 disk[name] = output.stat().st_size / size
-            reads = [sys.executable, "-c", HELD, str(place / "labels")]
-            held[size] = int(subprocess.run(reads, check=True, capture_output=True, text=True).stdout)
+            held[size] = prepared(place / "labels", place / "cache", stored=True)[1] * 2**20
+            disk["rows of train"] = sum(path.stat().st_size for path in place.glob("cache/rows/*/*")) / size
     # A start takes as much for any number of rows: what a further row costs is the difference.
     few, more = count // 10, count - count // 10
-    each = {name: (seconds[name, count] - seconds[name, few]) / more for name in disk}
+    each = {name: (seconds[name, count] - seconds[name, few]) / more for name in ("data", "label")}
     return Measured(each, disk, (held[count] - held[few]) / more)
 
 
 def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     """Yield the lines of the page."""
     tokens = options.prompt + options.response
-    seconds, disk, text = sample
-    held = text + tokens * ID
+    seconds, disk, held = sample
+    stored = disk["rows of train"] + tokens * ID
     rate, drawing = options.peak * options.mfu, options.peak * options.decode_mfu
     flops = {
         "label, fitted": 2 * options.scorer * tokens,
@@ -105,7 +98,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     yield (
         f"Measured on {options.sample:,} such rows here, for each: `data` {seconds['data'] * 1e6:,.0f} and `label` "
         f"(counted) {seconds['label'] * 1e6:,.0f} µs of CPU time; {disk['data']:,.0f} and {disk['label']:,.0f} bytes "
-        f"on disk; {text:,.0f} bytes in the memory of `train`, and {tokens * ID:,} for its token ids ({ID} each)."
+        f"on disk; for `train` {disk['rows of train']:,.0f} bytes in the cache, {tokens * ID:,} more for token ids "
+        f"({ID} each), and {held:,.0f} in the memory of each process."
     )
     yield (
         f"Given: {options.parameters:.3g} parameters, a scorer of {options.scorer:.3g}, {options.epochs:g} epochs, "
@@ -122,22 +116,23 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         *((name, "GPU hours", [n * x / 3600 for n in options.rows]) for name, x in gpu.items()),
         ("data", "GB on disk", [count * disk["data"] / 1e9 for count in options.rows]),
         ("label", "GB on disk", [count * disk["label"] / 1e9 for count in options.rows]),
+        ("train", "GB on disk, of a machine", [count * stored / 1e9 for count in options.rows]),
         ("train", "GB in each process", [count * held / 1e9 for count in options.rows]),
     ]
     for name, unit, values in lines:
         yield f"| {name} | {unit} | " + " | ".join(_short(value) for value in values) + " |"
     yield ""
-    most = options.memory * 1e9 / held
     yield (
-        f"- First to break: `steer train` holds its rows in every process, {held / 1e3:,.1f} kB each, so a machine "
-        f"with {options.memory:g} GB ends at about {most:.1e} rows in one process, and "
-        f"{most / options.processes:.1e} in {options.processes}."
-    )
-    yield (
-        f"- Then Python in one process: `data` reads {1 / seconds['data']:,.0f} rows a second and `label` "
+        f"- First to break: Python in one process. `data` reads {1 / seconds['data']:,.0f} rows a second and `label` "
         f"{1 / seconds['label']:,.0f}, which is {1e9 * seconds['data'] / 86400:,.1f} and "
         f"{1e9 * seconds['label'] / 86400:,.1f} days for 1e9 rows. `label --num-proc` and `--shard` share out the "
         "scoring, not the reading: cut the file, and run both for each piece, `label` with the schema of the first."
+    )
+    most = options.memory * 1e9 / held
+    yield (
+        f"- Then memory: of a row `steer train` holds its place and its group in every process, {held:,.0f} bytes, so "
+        f"a machine with {options.memory:g} GB ends at about {most:.1e} rows in one process, and "
+        f"{most / options.processes:.1e} in {options.processes}."
     )
 
 

@@ -188,14 +188,14 @@ class Labels:
                 out["comparable"] = "group"
             yield out
 
-    def _preferred(self) -> list[bool]:
+    def _preferred(self) -> Mask:
         """Return which rows [n] owe their reward to a human preference, which means nothing outside of its `group`."""
         schema, human = self.schema, self.task.human
         if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
-            return [False] * len(human)
+            return np.zeros(len(human), np.bool_)
         j = schema.own.index(PREFERENCE)
         counts = np.isnan(self.predicted[:, j]) | (self.task.settings.prefer == "human")
-        preferred: list[bool] = (~np.isnan(human[:, j]) & counts).tolist()
+        preferred: Mask = ~np.isnan(human[:, j]) & counts
         return preferred
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
 from steer.rows import Row, Source, read_rows, split_of, write_rows
+from steer.rows.lazy import rows_on_disk
 from steer.rows.schema import Schema
-from steer.rows.stored import rows_on_disk
 from steer.run_folder import read_done, write_json
 from steer.settings import SHARE
 

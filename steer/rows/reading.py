@@ -21,6 +21,7 @@ from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
+from steer.rows.numbers import Numbers
 from steer.rows.ratings import Ratings
 from steer.run_folder import is_run, row_files
 from steer.settings import WHICH_TURNS, did_you_mean
@@ -276,7 +277,7 @@ class _Reader:
 
     def unique(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
         """Yield the rows with ids that occur once."""
-        seen: set[int] = set()
+        seen = Numbers()
         times: dict[str, int] = {}
         for place, row in rows:
             name = row["id"]

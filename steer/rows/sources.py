@@ -13,6 +13,7 @@ from data_recipes.turns import NUMBER
 from steer.errors import SteerError
 from steer.rows.contract import Row
 from steer.rows.identity import content_hash, conversation_of, split_of
+from steer.rows.numbers import Numbers
 from steer.rows.reading import Reading, Tally, read
 from steer.rows.settings import DataSettings
 from steer.run_folder import fingerprint
@@ -74,7 +75,7 @@ class Sources:
         self.skipped, self.tally = list(self.piped_skipped), Tally()
         for counts, piped in zip(vars(self.tally).values(), vars(self.piped_tally).values()):
             counts.update(piped)
-        seen: set[int] = set()  # numbers: the ids of many rows would not fit in memory
+        seen = Numbers()  # the ids of many rows would not fit in memory
         for number, name in enumerate(self.names, start=1):
             for row in islice(self._source(name), self.settings.limit or None):
                 if len(self.names) > 1:

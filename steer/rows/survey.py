@@ -18,6 +18,7 @@ from steer.errors import SteerError
 from steer.rows import directions
 from steer.rows.contract import PREFERENCE, Row
 from steer.rows.identity import prompt_key, split_key
+from steer.rows.numbers import Numbers
 from steer.rows.reading import Tally
 from steer.rows.settings import EXPORTS, DataSettings
 from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
@@ -32,7 +33,7 @@ DROPPED = {  # why a good row is not written
     "alike": "training rows whose prompt is like that of a test row ({:g} or more)",
 }
 
-SIDES = {"train": 1, "test": 2}
+OTHER = {"train": "test", "test": "train"}
 
 
 def surveyed(sources: Sources, settings: DataSettings, output: str | Path) -> Survey:
@@ -56,7 +57,8 @@ class Survey:
     total: int = 0
     scales: Scales = field(default_factory=Scales)
     sizes: dict[str, Counter[str]] = field(default_factory=dict)  # source -> prompt -> rows
-    sides: dict[bytes, int] = field(default_factory=dict)  # normalised prompt -> sides that it is on, of SIDES
+    prompts: dict[str, Numbers] = field(default_factory=lambda: {side: Numbers() for side in OTHER})  # hashes, by side
+    leaks: int = 0  # prompts that are on both sides of the split
     columns: set[str] = field(default_factory=set)
     thoughts: int = 0  # rows whose response has reasoning of its own
     system_name: str = ""  # a single word in a column `system`
@@ -93,10 +95,12 @@ class Survey:
         if self.settings.merge_raters:
             self.ratings.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
         text = self.comparable(row)
-        sides = self.sides.get(key := duplicates.key(text), 0)
-        if self.near and row["split"] == "test" and not sides & SIDES["test"]:
-            self.near.add(text.partition(BESIDE)[0])
-        self.sides[key] = sides | SIDES[row["split"]]
+        prompts, other = self.prompts[row["split"]], self.prompts[OTHER[row["split"]]]
+        if (key := _number(text)) not in prompts:
+            prompts.add(key)
+            self.leaks += key in other
+            if self.near and row["split"] == "test":
+                self.near.add(text.partition(BESIDE)[0])
 
     def close(self, skipped: Sequence[str], tally: Tally) -> None:
         """Refuse what cannot be done, and choose the prompts of a mixture."""
@@ -124,11 +128,6 @@ class Survey:
         beside = asked_with(row)
         return f"{duplicates.normal(row)}{BESIDE}{beside}" if beside else duplicates.normal(row)
 
-    @property
-    def leaks(self) -> int:
-        """Return the number of prompts that are on both sides of the split."""
-        return sum(sides == sum(SIDES.values()) for sides in self.sides.values())
-
     def kept(self) -> Iterator[Row | bytes]:
         """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
         s = self.settings
@@ -137,8 +136,7 @@ class Survey:
                 self.counts["train" if train else "test"] += 1
                 yield line
             return
-        seen: set[bytes] = set()
-        alike: dict[bytes, str] = {}
+        seen, alike = Numbers(), dict[int, str]()
         for origin, unmerged in zip(self.origins, self.rows):
             source, row = self.names[origin], self._merged(unmerged)
             if row is None:
@@ -173,17 +171,17 @@ class Survey:
                 raters[name], scores[name] = values, sum(numbers) / len(numbers)
         return {**row, "scores": scores, "raters": raters}
 
-    def _duplicate(self, row: Row, seen: set[bytes], alike: dict[bytes, str]) -> tuple[str, str]:
+    def _duplicate(self, row: Row, seen: Numbers, alike: dict[int, str]) -> tuple[str, str]:
         """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
         text = self.comparable(row)
         said = [row["response"], row["tool_calls"]] if row.get("tool_calls") else row["response"]
         content = json.dumps([text, said, row["scores"], row["split"], row.get("group")], sort_keys=True)
-        if (same := duplicates.key(content)) in seen:
+        if (same := _number(content)) in seen:
             return "repeated", "prompt, response and scores are those of an earlier row"
         seen.add(same)
         if row["split"] == "test":
             return "", ""
-        if self.sides[key := duplicates.key(text)] & SIDES["test"]:
+        if (key := _number(text)) in self.prompts["test"]:
             return "duplicates", "its prompt is also that of a test row"
         if self.near:
             if key not in alike:
@@ -234,6 +232,10 @@ class Survey:
                 low, high = known.pop(name)
                 others[name] = f"{first:g} to {last:g} and not the {low:g} to {high:g} of the layout"
         return known, {name: span for name, span in others.items() if name in names}
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(duplicates.key(text), signed=True)
 
 
 def _weight(text: str) -> float:

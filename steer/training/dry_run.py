@@ -30,9 +30,12 @@ def _lines(training: Training) -> list[str]:
     keep_masters(policy.model)  # as in training
     options, plan, model = loop.options, loop.plan, policy.model
     fresh = bool(loop.method.on_policy)
-    sequences = [plan.sequences(0, i) for i in range(len(plan.groups))]
-    lengths = [len(s.prefix) + (0 if fresh else len(s.response)) for group in sequences for s in group]
-    computed = sum(lengths) if fresh or not plan.shared else sum(cost(group, shared=True) for group in sequences)
+    lengths: list[int] = []
+    shared = 0
+    for group in (plan.sequences(0, i) for i in range(len(plan.groups))):
+        lengths += [len(s.prefix) + (0 if fresh else len(s.response)) for s in group]
+        shared += cost(group, shared=True) if plan.shared and not fresh else 0
+    computed = shared or sum(lengths)
     once = f", {computed:,} of them computed" if computed < sum(lengths) else ""
     rows = f"{facts['rows']} rows in " if facts["groups"] < facts["rows"] else ""
     if hasattr(model, "get_nb_trainable_parameters"):  # counts what lies in 4 bits right

@@ -26,12 +26,12 @@ LARGE = 32 << 20  # bytes of files whose rows are not held
 EMPTY: Mapping[str, Any] = {}
 
 
-class StoredRow(Mapping[str, Any]):
+class LazyRow(Mapping[str, Any]):
     """A row that is decoded when it is read. It cannot be changed: `row | {...}` is another one."""
 
     __slots__ = ("changed", "place", "store")
 
-    def __init__(self, store: StoredRows, place: int, changed: Mapping[str, Any] = EMPTY) -> None:
+    def __init__(self, store: LazyRows, place: int, changed: Mapping[str, Any] = EMPTY) -> None:
         self.store, self.place, self.changed = store, place, changed
 
     def __getitem__(self, name: str) -> Any:
@@ -44,11 +44,11 @@ class StoredRow(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
-    def __or__(self, other: Mapping[str, Any]) -> StoredRow:
-        return StoredRow(self.store, self.place, {**self.changed, **other})
+    def __or__(self, other: Mapping[str, Any]) -> LazyRow:
+        return LazyRow(self.store, self.place, {**self.changed, **other})
 
 
-class StoredRows(Sequence[Row]):
+class LazyRows(Sequence[Row]):
     """Rows of the Arrow batches that `batches_of` makes; they read as dicts do."""
 
     def __init__(self, batches: Sequence[Any]) -> None:
@@ -71,7 +71,7 @@ class StoredRows(Sequence[Row]):
     def __getitem__(self, at: int | slice) -> Row | list[Row]:
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(self.size))]
-        return cast(Row, StoredRow(self, range(self.size)[at]))
+        return cast(Row, LazyRow(self, range(self.size)[at]))
 
 
 def batches_of(rows: Iterable[Row]) -> Iterator[Any]:
@@ -101,7 +101,7 @@ def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
     if sum(file.stat().st_size for file in files) < LARGE:
         return read_rows(source)
     key = hashlib.blake2b(f"{fingerprint} {_code()}".encode(), digest_size=16).hexdigest()
-    return StoredRows(shared("rows", key, lambda: batches_of(progress(read(source), what=f"read {source}"))))
+    return LazyRows(shared("rows", key, lambda: batches_of(progress(read(source), what=f"read {source}"))))
 
 
 @cache

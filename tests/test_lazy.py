@@ -18,9 +18,9 @@ from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.models import token_store
 from steer.models.tokenization import Tokens
-from steer.rows import read_rows, stored, write_rows
+from steer.rows import lazy, read_rows, write_rows
 from steer.rows.labelled import Labelled
-from steer.rows.stored import StoredRow, StoredRows, batches_of
+from steer.rows.lazy import LazyRow, LazyRows, batches_of
 from steer.run_folder import rows_fingerprint
 from steer.training.command import train_command
 from steer.training.prepare import Hashes
@@ -31,18 +31,18 @@ from steer.training.train import prepare
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """However few rows there are, they are stored; returns the cache."""
-    monkeypatch.setattr(stored, "LARGE", 0)
+    monkeypatch.setattr(lazy, "LARGE", 0)
     monkeypatch.setattr(token_store, "MANY", 0)
     monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def test_a_stored_row_reads_as_the_row(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "AT_ONCE", 7)
+    monkeypatch.setattr(lazy, "AT_ONCE", 7)
     rows: list[Any] = read_rows(labels)[:20]
     rows[3] = {**rows[3], "note": "half \ud83d", "tools": [{"a": None}]}
-    kept: Any = StoredRows(list(batches_of(rows)))
-    assert isinstance(kept[5], StoredRow)
+    kept: Any = LazyRows(list(batches_of(rows)))
+    assert isinstance(kept[5], LazyRow)
     assert list(kept) == rows
     assert [{**row} for row in kept[2:-1]] == rows[2:-1]
     assert kept[-1]["prompt"] == rows[-1]["prompt"]
@@ -82,7 +82,7 @@ def test_training_is_the_same_to_the_bit(
     assert len([*on_disk.glob("tokens/*/batches.arrow")]) == (2 if "eval_steps" in settings else 1)
     with monkeypatch.context() as patch:
         patch.setattr(Tokens, "_batches", None)  # nothing is tokenised again
-        patch.setattr(stored, "batches_of", None)
+        patch.setattr(lazy, "batches_of", None)
         assert trained("again") == there
     monkeypatch.undo()
     assert trained("held") == there
@@ -186,7 +186,7 @@ def test_other_rows_templates_or_ends_are_tokenised_by_themselves(tiny: Path, on
 
 def test_methods_read_stored_rows(labels: Path) -> None:
     rows = read_rows(labels)
-    kept: Any = StoredRows(list(batches_of(rows)))
+    kept: Any = LazyRows(list(batches_of(rows)))
     tried = 0
     for method in METHODS.values():
         try:
