@@ -53,14 +53,14 @@ def test_a_stored_row_reads_as_the_row(labels: Path, monkeypatch: pytest.MonkeyP
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "conditional": {"eval_steps": 2, "truncate": "prompt", "max_length": 24},
+    "conditional": {"eval_steps": 2, "truncate": "response", "max_length": 60},
     "decision-transformer": {"method": "conditional", "template": "decision-transformer"},
     "dpo": {"set": ("pairing=all",)},
     "gedi": {},
     "coh": {},
     "quark": {"truncate": "response", "max_length": 20},
     "kto": {},
-    "grpo": {"scorer": "countable:words", "max_new_tokens": 6},
+    "grpo": {"scorer": "data_recipes.world_text:Gold", "max_new_tokens": 6},
 }
 
 
@@ -88,15 +88,18 @@ def test_training_is_the_same_to_the_bit(
     assert trained("held") == there
 
 
-def test_a_process_holds_places_of_rows_and_no_texts(base: Path, tmp_path: Path, on_disk: Path) -> None:
+def test_a_process_holds_places_of_rows_and_no_texts(
+    base: Path, tmp_path: Path, on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lazy, "WINDOW", 50)
     held = []
-    for count in (1500, 6000):
+    for count in (300, 1500):
         folder, split = tmp_path / str(count), {"split": "train", "scores": {}, "levels": {}}
         asked = [{"role": "user", "content": "tell me about bees."}]
-        text = {"prompt": asked, "response": "bees give honey. " * 150}
+        text = {"prompt": asked, "response": "bees give honey. " * 25, "note": "x" * 2000}
         write_rows(({"id": f"row {i}", **text, **split} for i in range(count)), folder / "rows.jsonl")
         (folder / "done.json").write_text('{"summary": ""}')
-        options = TrainSettings(max_length=100_000)
+        options = TrainSettings()
         tracemalloc.start()
         before = pyarrow.total_allocated_bytes()
         labelled = Labelled.of(folder, rows_fingerprint(str(folder)))
@@ -105,7 +108,7 @@ def test_a_process_holds_places_of_rows_and_no_texts(base: Path, tmp_path: Path,
         tracemalloc.stop()
         assert len(training.loop.plan.groups) == count
         del training, labelled
-    assert (held[1] - held[0]) / 4500 < 600  # bytes; a row has 2,550 of text and more than 1,800 of token ids
+    assert (held[1] - held[0]) / 1200 < 600  # bytes; a row has 2,400 of text
 
 
 def test_one_process_writes_and_the_others_wait(on_disk: Path) -> None:
@@ -179,7 +182,7 @@ def test_other_rows_templates_or_ends_are_tokenised_by_themselves(tiny: Path, on
         tokens = Tokens(rows, tokenizer, **more)
         assert len([*on_disk.glob("tokens/*")]) == number
         assert tokens.length(rows[0]) > 1
-    tokenizer.chat_template = tokenizer.chat_template + " "
+    tokenizer.chat_template = "{# other #}" + tokenizer.chat_template
     Tokens([row], tokenizer)
     assert len([*on_disk.glob("tokens/*")]) == len(others) + 2
 
