@@ -20,11 +20,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from attribute_models import Row, documents, hashed, own, settings, texts, write_settings
+from attribute_models import Row, documents, hashed, own, settings, texts, unknown, write_settings
 from attribute_models.arrays import Array, Ballots, Mask
 
 LENGTH = 50.0  # words of a response that no annotator finds short or long
 OWNER = "simulated annotators"
+TRAITS = ("stretch", "noise", "length")  # of an annotator, that a file may give
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Settings:
     low: float = 0.0
     high: float = 4.0
     annotators: int = 13  # as many as AlpacaFarm's
+    pool: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # name -> TRAITS in place of those that are drawn
     bias: float = 0.3  # spread of an annotator's mean error on an attribute
     stretch: float = 0.15  # spread, on a log scale, of how much of the scale an annotator uses
     noise: float = 0.5  # mean standard deviation of an annotator's single ratings; some are twice as careful as others
@@ -66,6 +68,7 @@ class Simulated:
         """Set up a pool; `weights`: direction x weight of attributes in preferences; None: the truth's, else 1 each."""
         if not settings.low < settings.high or settings.annotators < 1 or not 0 <= settings.flips <= 1:
             raise ValueError("simulated annotators want low below high, 1 annotator or more, and flips from 0 to 1.")
+        _check_pool(settings)
         self.settings = settings
         try:
             self._gold = own.load(settings.gold)
@@ -79,7 +82,8 @@ class Simulated:
     @property
     def identity(self) -> str:
         """A name with a hash of the settings."""
-        return f"simulated:{self.settings.gold}:{hashed(dataclasses.asdict(self.settings))}"
+        told = {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "pool" or v}
+        return f"simulated:{self.settings.gold}:{hashed(told)}"
 
     def evaluating(self) -> Simulated:
         """Copy the pool without flipped labels: an evaluation must not use what trained."""
@@ -107,7 +111,7 @@ class Simulated:
     @property
     def voters(self) -> tuple[str, ...]:
         """Names of the annotators."""
-        return tuple(f"simulated {i + 1}" for i in range(len(self.pool)))
+        return tuple(map(str, self.settings.pool)) or tuple(f"simulated {i + 1}" for i in range(len(self.pool)))
 
     def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Mask:
         """Whether the first of each pair [n] is preferred; the same pair in the other order gets the other answer.
@@ -158,13 +162,14 @@ class Simulated:
         s = self.settings
         draw = np.random.default_rng([s.seed, number])
         count = len(self.attributes)
-        return Annotator(
+        drawn = Annotator(
             bias=s.bias * draw.standard_normal(count),
             stretch=math.exp(s.stretch * draw.standard_normal()),
             noise=s.noise * draw.uniform(2 / 3, 4 / 3),
             length=s.length * draw.standard_normal(),
             taste=np.exp(s.taste * draw.standard_normal(count)),
         )
+        return dataclasses.replace(drawn, **(list(s.pool.values())[number] or {})) if s.pool else drawn
 
     def _parts(self) -> Array:
         """The weights over the sum of their sizes, so that the liking for length counts alike for any weights."""
@@ -187,6 +192,23 @@ class Simulated:
     def _draw(self, kind: str, prompt: Any, *responses: str) -> np.random.Generator:
         """The random generator of one example, seeded by its content alone."""
         return np.random.default_rng(int(hashed([self.settings.seed, kind, list(prompt), *responses], 16), 16))
+
+
+def _check_pool(settings: Settings) -> None:
+    """Refuse a pool of names that does not go together with the other settings."""
+    pool = settings.pool
+    if not isinstance(pool, Mapping) or (pool and len(pool) != settings.annotators):
+        raise ValueError(
+            f"'pool' wants a name for each of the {settings.annotators} annotators, as 'NAME: {{noise: .5}}'."
+        )
+    for name, traits in pool.items():
+        if not isinstance(traits, dict | None):
+            raise ValueError(f"annotator '{name}' is {traits!r}; wanted some of {', '.join(TRAITS)}, or nothing.")
+        for trait, value in (traits or {}).items():
+            if trait not in TRAITS:
+                raise ValueError(f"annotator '{name}': {unknown('trait', str(trait), TRAITS)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"annotator '{name}': '{trait}' is {value!r}; wanted a number.")
 
 
 def _liking(annotator: Annotator, row: Row) -> float:

@@ -277,3 +277,43 @@ def test_the_example_panel_is_one() -> None:
     assert example.voters == ("plain", "short", "strict")
     assert len({judge.settings.model for judge in example.judges.values()}) == 2
     assert example.settings.flips == 0.25
+
+
+def test_the_examples_have_the_thirteen_annotators_of_alpacafarm() -> None:
+    """Names, models, temperature and flips are those of annotator_pool_v0/configs.yaml at 30717dd."""
+    examples = Path(__file__).parents[1] / "examples"
+    models = {"gpt4": ("gpt-4-0314", 5), "chatgpt": ("gpt-3.5-turbo-0301", 4), "davinci003": ("text-davinci-003", 4)}
+    names = tuple(f"{model}_{i + 1}" for model, (_, count) in models.items() for i in range(count))
+    panel = Judge.of(str(examples / "alpacafarm.yaml"))
+    assert isinstance(panel, Panel)
+    assert panel.voters == names
+    assert {n: j.settings.model for n, j in panel.judges.items()} == {n: models[n[:-2]][0] for n in names}
+    assert {j.settings.temperature for j in panel.judges.values()} == {1.0}
+    longest = [j.settings.max_tokens for j in panel.judges.values()]
+    assert longest == [600, 250, 250, 20, 250, 50, 150, 20, 20, 200, 200, 200, 200]
+    assert all(j.settings.comparing for j in panel.judges.values())
+    pool = Simulated.of(str(examples / "alpacafarm_simulated.yaml"))
+    assert pool.voters == names
+    assert {p.settings.flips for p in (panel, pool)} == {0.25}
+    assert (pool.pool[1].length, pool.pool[4].length) == (0.4, -0.4), "Diana and Joe"
+    drawn = Simulated(Settings(gold=GOLD)).pool
+    assert [a.noise for a in pool.pool] == [a.noise for a in drawn], "what the file does not give is drawn as ever"
+
+
+def test_pairs_of_a_named_pool_say_which_annotator_voted(tmp_path: Path) -> None:
+    result = steer.annotate(asked(60, GOOD, BAD), annotator=pool(tmp_path, annotators=2, pool={"Ann": None, "Bob": {}}))
+    assert set(result.votes) == {"Ann", "Bob"}
+    assert {pair["annotator"] for pair in result.pairs} == {"Ann", "Bob"}
+    plain = steer.annotate(asked(60, GOOD, BAD), annotator=pool(tmp_path, annotators=2))
+    assert [p["chosen"] for p in plain.pairs] == [p["chosen"] for p in result.pairs], "a name changes no vote"
+
+
+def test_a_named_pool_that_makes_no_sense_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"a": None}, "a name for each of the 2 annotators"),
+        ({"a": None, "b": 3}, "annotator 'b' is 3"),
+        ({"a": None, "b": {"noize": 1}}, "Did you mean 'noise'"),
+        ({"a": {"length": "much"}, "b": None}, "annotator 'a': 'length' is 'much'"),
+    ):
+        with pytest.raises(SteerError, match=said):
+            annotator(pool(tmp_path, annotators=2, pool=wrong))
