@@ -13,6 +13,7 @@ import pytest
 
 from steer import report
 from steer.evaluation.controllability import controllability, correlation
+from steer.report.optimised import optimised
 
 NAMES = ("helpfulness", "verbosity", "toxicity")
 HOSTILE = "<script>alert('x')</script> \"quoted\" & a|b\nsecond line"
@@ -311,7 +312,7 @@ def test_text_of_models_and_people_is_escaped(example: dict[str, Any], tmp_path:
 def test_charts_have_titles_and_tables_have_captions_and_scopes(example: dict[str, Any], tmp_path: Path) -> None:
     _, found = page(example, tmp_path)
     names = [tag for tag, _ in found.tags]
-    charts = 9 + 3 + 2 + 2 * 3 + 3 + 4  # bars, forest and scatters, those against costs, dials, rounds, guidance
+    charts = 9 + 3 + 2 + 1 + 2 * 3 + 3 + 4  # bars, forest, scatters, costs, rwr's strengths, dials, rounds, guidance
     assert names.count("svg") == found.titles == charts
     assert names.count("table") == names.count("caption") == 21
     assert "highest at S = 2, 0.80" in found.text
@@ -456,6 +457,56 @@ def test_long_answers_are_cut_in_plain_sight(example: dict[str, Any], tmp_path: 
     assert len(text.encode()) < 320_000
     assert "8,500 more letters in report.json" in found.text
     assert "28 more prompts are in report.json." in found.text
+
+
+def strengths(example: dict[str, Any], *systems: dict[str, Any]) -> dict[str, str]:
+    """Captions of the charts of over-optimisation by what they are about."""
+    blocks = optimised(changed(example, systems=list(systems)))
+    texts = re.findall(r"<figcaption><b>(.*?)</b><span>(.*?)</span>", blocks[1].html if blocks else "")  # type: ignore[union-attr]
+    return {name: html.unescape(said) for name, said in texts}
+
+
+def test_over_optimisation_is_drawn_over_each_number_that_systems_differ_in_alone(example: dict[str, Any]) -> None:
+    def at(name: str, gold: float, proxy: float, kl: float | None = None, family: str = "") -> dict[str, Any]:
+        return system(name, gold, kl=kl, proxy=around(proxy), family=family or name.split(":")[0])
+
+    found = strengths(
+        example,
+        at("logs", 0.0, 0.0, family="logs"),
+        at("mle", 0.1, 0.2),
+        *(at(f"mle:best_of={n}", gold, proxy) for n, gold, proxy in ((64, 0.4, 1.9), (4, 0.8, 1.0), (16, 0.7, 1.5))),
+        at("mle:random_of=4", 0.1, 0.2, family=" "),
+        *(at(f"rwr:beta={b:g}", 1 / b, 1 / b, kl=1 / b) for b in (3.0, 1.0, 0.5)),
+        *(at(f"raft:rounds={r},n={n}", r, r + n, kl=r) for r in (1, 2) for n in (2, 4)),
+        *(at(f"rso:loss={loss}", 0.5, 0.5) for loss in ("hinge", "sigmoid-norm")),
+        at("conditional @ best", 0.9, 0.9, family="conditional @ best"),
+        at("conditional:guidance=2 @ best", 1.0, 1.1, family="conditional @ best"),
+        system("ppo:kl=0", 1.0, family="ppo", proxy=NOTHING),
+        at("ppo:kl=1", 1.0, 1.0),
+    )
+    assert found == {
+        "mle": "Gold is highest at best_of = 4, the proxy at 64.",
+        "rwr": "Gold is highest at beta = 0.5, the proxy at 0.5.",
+        **{f"raft: n={n}": "Gold is highest at rounds = 2, the proxy at 2." for n in (2, 4)},
+        **{f"raft: rounds={r}": "Gold is highest at n = 2, the proxy at 4." for r in (1, 2)},
+        "conditional @ best": "Gold is highest at guidance = 2, the proxy at 2.",
+    }
+
+
+def test_strength_rises_to_the_right_with_an_interval_at_every_point(example: dict[str, Any]) -> None:
+    systems = [system(f"rwr:beta={b:g}", 1 / b, kl=1 / b, family="rwr") for b in (0.5, 1.0, 3.0)]
+    page_of = changed(example, systems=systems)
+    [svg] = re.findall(r"<svg.*?</svg>", optimised(page_of)[1].html, re.S)  # type: ignore[union-attr]
+    ticks = re.findall(r'<text x="([0-9.]+)" y="192"[^>]*>([^<]*)<', svg)
+    assert [text for _, text in ticks] == ["3", "1", "0.5"], "the weakest first, which has the largest beta"
+    assert [float(x) for x, _ in ticks] == sorted(float(x) for x, _ in ticks)
+    assert svg.count('class="dot gold"') == 3 + 1  # and in the legend
+    assert svg.count('class="dot proxy"') == 3 + 1
+    assert svg.count('class="error') == 6
+    heights = [float(y) for y in re.findall(r'<circle class="dot gold" cx="[0-9.]+" cy="([0-9.]+)"', svg)][:3]
+    assert heights == sorted(heights, reverse=True), "more gold is higher up"
+    assert not optimised(page_of | {"gold_is_proxy": True})
+    assert not optimised(page_of | {"systems": systems[:1]})
 
 
 def test_the_example_is_small(example: dict[str, Any], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from steer.report.cells import (
     verdict,
 )
 from steer.report.dials import gained, sentence
+from steer.report.optimised import optimised
 from steer.report.page import Block, Table
 
 UNITS = {  # what the costs of frontiers count
@@ -105,6 +106,7 @@ def compared(report: Report) -> list[Block]:
         *_choices(report),
         " ".join(report["notes"]),
         *(page.figures([chart]) for chart in charts),
+        *optimised(report),
         *_frontiers(report),
         _texture(systems),
         Table(caption, ("System", *behaviour["attributes"]), scores + logs),

@@ -163,8 +163,19 @@ def _joined(families: Sequence[str], points: Sequence[tuple[float, float]]) -> l
     return lines
 
 
-def curve(title: str, series: Sequence[Series], x_label: str, y_label: str, *, identity: bool = False) -> str:
-    """Draw means with interval bands over whole numbers on x; `identity` draws y = x, both axes on one range."""
+def curve(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    identity: bool = False,
+    named: Sequence[str] = (),
+) -> str:
+    """Draw means with interval bands over whole numbers on x; `identity` draws y = x, both axes on one range.
+
+    `named`: what stands at 0, 1, ... on x in place of these numbers.
+    """
     kept = [s._replace(points=[p for p in s.points if p[1]["mean"] is not None]) for s in series]
     xs = sorted({px for s in kept for px, _ in s.points})
     width, height, left, top, bottom = 236, 214, 36, 34, 174
@@ -174,7 +185,8 @@ def curve(title: str, series: Sequence[Series], x_label: str, y_label: str, *, i
     y = Scale(*bounds, bottom, top)
     parts = [_line(left, y(t), width - 8, y(t), "grid") for t in ticks(*bounds)]
     parts += [_words(left - 8, y(t) + 4, _number(t), "end", "soft") for t in ticks(*bounds)]
-    parts += [_words(x(t), bottom + 18, _number(t), "middle", "soft") for t in xs[:: -(-len(xs) // 8) or 1]]
+    shown = {t: named[int(t)] if named else _number(t) for t in xs[:: -(-len(xs) // 8) or 1]}
+    parts += [_words(x(t), bottom + 18, text, "middle", "soft") for t, text in shown.items()]
     if identity and xs:
         parts.append(_line(x(xs[0]), y(xs[0]), x(xs[-1]), y(xs[-1]), "mark"))
     parts += [_band(s, x, y) for s in kept]
