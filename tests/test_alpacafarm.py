@@ -60,14 +60,12 @@ def test_the_loss_of_both_is_likelihood() -> None:
 def test_chosen_and_rejected_are_the_condition_whatever_levels_the_rows_have() -> None:
     rows = [{**r, "levels": {"help": 1}} for r in PAIRS]
     made, schema = binary_reward_conditioning.binary(rows, HELP, binary_reward_conditioning.Settings())
-    levels = sorted((r["response"], r["levels"]["preference"]) for r in made)
+    levels = sorted((r["response"], r["levels"]["reward"]) for r in made)
     assert levels == [("a", 1), ("a", 1), ("b", 0), ("c", 0), ("d", 0), ("d", 1), ("e", 0), ("f", 1)]
-    assert (schema.names, schema.cells) == (("preference",), {(1,): 4, (0,): 4})
+    assert (schema.names, schema.cells) == (("reward",), {(1,): 4, (0,): 4})
     assert schema.minimum == HELP.minimum
     every = binary_reward_conditioning.Settings(pairing="all")
-    levels = [
-        (r["response"], r["levels"]["preference"]) for r in binary_reward_conditioning.binary(SCORED, HELP, every)[0]
-    ]
+    levels = [(r["response"], r["levels"]["reward"]) for r in binary_reward_conditioning.binary(SCORED, HELP, every)[0]]
     assert sorted(levels) == [("a", 0), ("a", 1), ("b", 1), ("b", 1), ("c", 0), ("c", 0)]
 
 
@@ -78,10 +76,10 @@ def test_training_reads_the_condition_though_the_rows_have_no_such_attribute() -
     made = conditioned(labelled, method, options)
     _, groups, made = grouped(labelled.rows, method, method.settings(), made, "here")
     assert made is not None
-    assert made.names == ("preference",)
+    assert made.names == ("reward",)
     assert {(g.rows[0]["response"], made.text(g.rows[0]["levels"])) for g in groups} >= {
-        ("b", "<preference>0\n"),
-        ("f", "<preference>1\n"),
+        ("b", "<reward>0\n"),
+        ("f", "<reward>1\n"),
     }
 
 
@@ -97,4 +95,4 @@ def test_both_are_entries_of_a_comparison(labels: Path, tiny: Path, tmp_path: Pa
     assert not report["failures"]
     assert any(note.startswith("binary-reward-conditioning: its conditions are no levels") for note in report["notes"])
     answers = tmp_path / "out" / "runs" / "binary-reward-conditioning-seed0" / "answers-best" / "answers.jsonl"
-    assert '"target": {"preference": 1}' in answers.read_text(), "drawn at the upper level"
+    assert '"target": {"reward": 1}' in answers.read_text(), "drawn at the upper level"
