@@ -1,13 +1,20 @@
-"""What AlpacaFarm (2305.14387) names: binary FeedME and binary reward conditioning."""
+"""AlpacaFarm (2305.14387): binary FeedME, binary reward conditioning, and the order of its Table 2 in the world."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
+from benchmarks.alpacafarm import PUBLISHED, Truth, answers, fixed, order, table
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
@@ -19,6 +26,8 @@ from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 from steer.training.prepare import conditioned, grouped
 from steer.training.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def row(prompt: str, response: str, reward: float, group: str = "", **more: Any) -> Row:
@@ -96,3 +105,65 @@ def test_both_are_entries_of_a_comparison(labels: Path, tiny: Path, tmp_path: Pa
     assert any(note.startswith("binary-reward-conditioning: its conditions are no levels") for note in report["notes"])
     answers = tmp_path / "out" / "runs" / "binary-reward-conditioning-seed0" / "answers-best" / "answers.jsonl"
     assert '"target": {"reward": 1}' in answers.read_text(), "drawn at the upper level"
+
+
+def wins(rate: float, of: int = 100) -> np.ndarray[Any, Any]:
+    """Whether each of so many prompts is won, this share of them, spread evenly."""
+    return (np.arange(of) * rate % 1 + rate >= 1).astype(float)
+
+
+def test_the_order_of_the_published_table_is_found_where_it_is_and_reversed_where_it_is_not() -> None:
+    """Average ranks for what was published as equal: PPO and DPO."""
+    rates = {name: rate / 100 for name, (_, rate) in PUBLISHED.items()}
+    same = {name: wins(rate) for name, rate in rates.items()}
+    methods = [*PUBLISHED]
+    exact = spearmanr([same[m].mean() for m in methods], [rates[m] for m in methods]).statistic
+    found = order([same] * 3, [0, 1, 2], methods)
+    assert found.mean == pytest.approx(exact)
+    assert found.mean > 0.95
+    assert -1 <= found.low <= found.mean <= found.high <= 1
+    assert order([{m: 1 - w for m, w in same.items()}] * 3, [0, 1, 2], methods).mean == pytest.approx(-exact)
+    mixed = order([same, {m: 1 - w for m, w in same.items()}], [0, 1], methods)
+    assert mixed.low < 0 < mixed.high, "two bases that disagree tell nothing"
+
+
+def test_the_table_has_win_rates_in_per_cent_and_what_they_are_above_those_of_sft() -> None:
+    each = {name: wins(0.5 if name == "ppo" else 0.25) for name in PUBLISHED}
+    lines = table([each, each], [0, 1], "best_of=64").splitlines()
+    assert lines[2].startswith("| PPO | 46.8 | +10.1 | 50.0 [")
+    assert "| 25.0 [" in lines[2]
+    assert lines[4].startswith("| Best-of-n, best_of=64 | 45.0 | +8.3 | 25.0 [")
+    assert lines[6].startswith("| SFT 10k | 36.7 | - | 25.0 [")
+    assert lines[6].endswith("| - |")
+
+
+def test_the_fixed_answer_is_the_better_logged_one_by_the_truth() -> None:
+    asked = "tell me about bees for a short report."
+    good, bad = (row(asked, text, 0.0) for text in ("bees make honey.", "bees make bread."))
+    [best] = fixed([bad, good, {**bad, "id": "again"}]).values()
+    assert best == good
+    assert float(Truth().score([good])[0, 0]) > float(Truth().score([bad])[0, 0])
+
+
+def test_a_method_without_answers_is_named(tmp_path: Path) -> None:
+    for name in ("answers-none-best_of=4", "answers-none-best_of=16"):
+        (tmp_path / "best-of" / "runs" / "prompted-seed0" / name).mkdir(parents=True)
+        (tmp_path / "best-of" / "runs" / "prompted-seed0" / name / "answers.jsonl").touch()
+    assert answers(tmp_path, "prompted", 0).parent.name == "answers-none-best_of=16"
+    with pytest.raises(SystemExit, match="ppo with seed 0 has no answers; the report of its comparison says why"):
+        answers(tmp_path, "ppo", 0)
+
+
+@pytest.mark.slow
+def test_the_published_table_is_made_again_at_toy_size(tmp_path: Path) -> None:
+    """Two bases, every method of the table and the order of both; the same command goes on where it stopped."""
+    script = ["bash", str(ROOT / "benchmarks" / "alpacafarm.sh"), str(tmp_path / "out"), "--toy"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    first = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert first.returncode == 0, first.stderr[-2000:]
+    lines = [line for line in first.stdout.splitlines() if line.startswith("|")]
+    assert [line.split(" |")[0].strip("| ").split(",")[0] for line in lines[2:]] == [n for n, _ in PUBLISHED.values()]
+    assert "2 bases, 2 repetitions, " in first.stdout
+    assert re.search(r"Spearman of the two orders, mean over repetitions: -?[0-9.]+ \[", first.stdout)
+    again = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True)
+    assert again.stdout.splitlines()[2:] == first.stdout.splitlines()[2:]
