@@ -139,7 +139,7 @@ def test_the_table_has_win_rates_in_per_cent_and_what_they_are_above_those_of_sf
 
 def test_the_fixed_answer_is_the_better_logged_one_by_the_truth() -> None:
     asked = "tell me about bees for a short report."
-    good, bad = (row(asked, text, 0.0) for text in ("bees make honey.", "bees make bread."))
+    good, bad = (row(asked, text, 0.0) for text in ("bees give honey. bees have wings.", "maybe perhaps."))
     [best] = fixed([bad, good, {**bad, "id": "again"}]).values()
     assert best == good
     assert float(Truth().score([good])[0, 0]) > float(Truth().score([bad])[0, 0])
