@@ -93,8 +93,8 @@ def judged(out: Path, pool: str) -> tuple[list[Wins], list[int], str]:
 def order(repetitions: Sequence[Wins], bases: Sequence[int], methods: Sequence[str]) -> Interval:
     """Spearman correlation of the win-rates of a repetition with the published ones, over prompts and repetitions.
 
-    Resampled win-rates are noisier than the win-rates, which shuffles an order: the interval reaches too low rather than
-    too high, and is widened where it would leave out the figure itself.
+    Resampled win-rates are noisier than the win-rates, which shuffles an order: the interval reaches too low rather
+    than too high, and is widened where it would leave out the figure itself.
     """
     published = _ranks(np.array([[PUBLISHED[m][1] for m in methods]]))
     table = [np.column_stack([wins[m] for m in methods]) for wins in repetitions]  # [S][P, M]

@@ -30,9 +30,9 @@ for base in $(seq 0 $((bases - 1))); do
   steer label "$at/pairs" --output "$at/preferred" >&2
   steer label "$at/pairs" --scorer "$at/reward" --output "$at/rewarded" >&2
   compared() {  # OUTPUT ROWS METHODS...
-    steer compare "$2" --model "$at/sft" --seeds "${SEEDS:-1}" --scorer "$at/reward" --gold benchmarks.alpacafarm:Truth --train "$out/train.json" \
-      --num-prompts $asked --grid 0 --max-new-tokens 120 --batch-size 128 --resamples 500 --num-proc 2 \
-      --output "$1" "${@:3}" >&2
+    steer compare "$2" --model "$at/sft" --seeds "${SEEDS:-1}" --scorer "$at/reward" \
+      --gold benchmarks.alpacafarm:Truth --train "$out/train.json" --num-prompts $asked --grid 0 \
+      --max-new-tokens 120 --batch-size 128 --resamples 500 --num-proc 2 --output "$1" "${@:3}" >&2
   }
   compared "$at/direct" "$at/preferred" --method feedme --method binary-reward-conditioning --method dpo
   compared "$at/surrogate" "$at/rewarded" --method quark:prompts_per_round=$fresh --method ppo \
