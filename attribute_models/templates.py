@@ -170,12 +170,16 @@ def options_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
     What other parts of a program decide (`add_generation_prompt`) stays theirs. ValueError if the latter is no object.
     """
+    options, tools = kwargs_of(row), declared(row.get("tools"))
+    return {**options, "tools": tools} if tools else options
+
+
+def kwargs_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `chat_template_kwargs` of a row without what is reserved; ValueError if they are no object."""
     kwargs = _parsed(row.get("chat_template_kwargs") or {})
     if not isinstance(kwargs, Mapping):
         raise ValueError("column 'chat_template_kwargs': wanted an object such as {\"enable_thinking\": false}")
-    options = {name: value for name, value in kwargs.items() if name not in RESERVED}
-    tools = declared(row.get("tools"))
-    return {**options, "tools": tools} if tools else options
+    return {name: value for name, value in kwargs.items() if name not in RESERVED}
 
 
 def declared(tools: Any) -> list[dict[str, Any]]:

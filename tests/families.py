@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer
 
+from steer.conditioning.switches import with_defaults
+
 
 class Family(NamedTuple):
     """A template with the trait of a family; `before`: what stands before an answer to ASK, `end`: what ends it.
@@ -24,6 +26,9 @@ class Family(NamedTuple):
     call_end: str = ""  # what ends a call, if it is not `end`
     lead: str = ""  # what is drawn before an answer where a tool could be called instead
     stops: tuple[str, ...] = ()  # tokens that the model ends with, the tokenizer's first; none: `end`
+    start: str = ""  # what `before` begins with that stands at the start of a conversation only
+    switch: tuple[str, Any] | None = None  # the option that turns thinking on, which is off by itself
+    empty: str = ""  # what stands before an answer with an empty thought; "": as `thought`
 
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "Describe apples."}]
@@ -150,6 +155,29 @@ FAMILIES = {
         _ASKED,
         "<|im_end|>",
         f"{_ASKED}<think>\nhm\n</think>\n\n",
+        switch=("enable_thinking", True),
+    ),
+    "thinking, on demand and closed otherwise": Family(  # as DeepSeek's V3.1: thoughts are never printed
+        _chatml(
+            "{% if m.role == 'assistant' %}</think>{% endif %}",
+            "{{ '<think>' if thinking is defined and thinking else '</think>' }}",
+            "{{ m.content.split('</think>')[-1] }}" + _CALLS,
+        ),
+        f"{_ASKED}</think>",
+        "<|im_end|>",
+        f"{_ASKED}<think>hm</think>",
+        switch=("thinking", True),
+        empty=f"{_ASKED}</think>",
+    ),
+    "thinking, on demand at the start": Family(
+        "<|im_start|>effort\n{{ reasoning_effort or 'none' }}<|im_end|>\n"
+        + _chatml("{% if m.reasoning %}<think>{{ m.reasoning }}</think>{% endif %}", ""),
+        f"<|im_start|>effort\nnone<|im_end|>\n{_ASKED}",
+        "<|im_end|>",
+        f"<|im_start|>effort\nhigh<|im_end|>\n{_ASKED}<think>hm</think>",
+        start="<|im_start|>effort\nnone<|im_end|>\n",
+        switch=("reasoning_effort", "high"),
+        empty=f"<|im_start|>effort\nnone<|im_end|>\n{_ASKED}<think></think>",
     ),
     "thinking, announced in words": Family(
         _chatml("", "These are my thoughts:\n"),
@@ -253,6 +281,12 @@ def tokenizer_of(name: str, folder: Path) -> Any:
     tokenizer.chat_template = FAMILIES[name].template
     tokenizer.eos_token = (FAMILIES[name].stops or (FAMILIES[name].end,))[0]
     return tokenizer
+
+
+def think(name: str, tokenizer: Any) -> None:
+    """Let the template of a family think, if it does not by itself."""
+    if switch := FAMILIES[name].switch:
+        tokenizer.chat_template = with_defaults(tokenizer.chat_template, dict([switch]))
 
 
 def stops_of(name: str, tokenizer: Any) -> list[int]:

@@ -17,6 +17,7 @@ from attribute_models.templates import rendered
 from data_recipes import world_model
 from steer.conditioning.chat import fitted
 from steer.conditioning.condition import render
+from steer.conditioning.switches import switch_of, with_defaults
 from steer.errors import SteerError
 from steer.export.template import fitting
 from steer.generation.reply import Form, parted
@@ -25,7 +26,7 @@ from steer.models.policy import Policy, end_tokens
 from steer.models.tokenization import Tokens, turns_parts
 from steer.progress import quiet
 from steer.rows.schema import Attribute, Schema
-from steer.settings import THINKING
+from steer.settings import THINKING, THINKS
 
 SCHEMA = Schema((Attribute("quality", 1, 3, 1, 1.0, (1.5, 2.5), ("1", "2", "3"), (1.0, 2.0, 3.0)),), {(2,): 9})
 TEMPLATES = ("tags", "words")
@@ -63,7 +64,7 @@ def _cells(name: str, folder: Path) -> Iterator[str]:
     model.generation_config.eos_token_id = stops_of(name, tokenizer)
     policy = Policy(model, tokenizer, name=name)
     yield _those(TEMPLATES, lambda kind: "".join(turns_parts(ASK, tokenizer, kind)) == FAMILIES[name].before)
-    yield _those(THINKING, lambda kind: _thinks(kind, tokenizer))
+    yield _those(THINKING, lambda kind: _thinks(kind, tokenizer)) + _asked(tokenizer)
     yield _tools(tokenizer, policy)
     yield "shared" if _shared(tokenizer) else "apart"
     yield f"`{tokenizer.decode(policy.end)}`"
@@ -92,7 +93,23 @@ def _those(kinds: tuple[str, ...], holds: Callable[[str], bool]) -> str:
 
 def _thinks(kind: str, tokenizer: Any) -> bool:
     """Whether a thought is nowhere, before the response, or a part of it, as `--thinking` says."""
-    row = _row(reasoning_content="hm")
+    row, plain = _row(reasoning_content="hm"), tokenizer.chat_template
+    switch = switch_of(tokenizer)
+    if kind in THINKS and switch:
+        tokenizer.chat_template = with_defaults(plain, {switch.name: switch.on})
+    try:
+        return _places(row, kind, tokenizer)
+    finally:
+        tokenizer.chat_template = plain
+
+
+def _asked(tokenizer: Any) -> str:
+    """Name the option that a family is asked to think with, if it does not by itself."""
+    switch = switch_of(tokenizer)
+    return f", by `{switch.name}={str(switch.on).lower()}`" if switch and not switch.default else ""
+
+
+def _places(row: dict[str, Any], kind: str, tokenizer: Any) -> bool:
     prefix, response = (tokenizer.decode(ids) for ids in Tokens([row], tokenizer, None, "words", kind).sequence(row))
     wanted = {"keep": (1, 0), "learn": (0, 1)}.get(kind, (0, 0))
     return (prefix.count("hm"), response.count("hm")) == wanted and response.count("Red.") == 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from families import ASK, CALL, CALLS, FAMILIES, NINE, TOOLS, stops_of, tokenizer_of, with_calls
+from families import ASK, CALL, CALLS, FAMILIES, NINE, TOOLS, stops_of, think, tokenizer_of, with_calls
 from jinja2 import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attribute_models.templates import options_of, rendered
 from data_recipes import layouts
@@ -18,8 +20,10 @@ from data_recipes.turns import LEFT_OUT
 from steer.conditioning.chat import bare, fitted
 from steer.conditioning.condition import render
 from steer.conditioning.finished import called
+from steer.conditioning.switches import parsed_options, switch_of
 from steer.errors import SteerError
 from steer.evaluation.drawn import Reference, _both_log_probs
+from steer.export.policy import export_policy
 from steer.export.template import finishing, fitting, refuse_late_text
 from steer.generation.drawing import rows_of
 from steer.generation.engines import _response, through
@@ -81,7 +85,7 @@ def test_words_end_the_last_turn_and_the_answer_stands_in_the_same_place(name: s
 
 def test_a_second_question_is_answered_in_the_same_place(name: str, tokenizer: Any) -> None:
     talk = [*ASK, {"role": "assistant", "content": "Red."}, *ASK]
-    first, asked = FAMILIES[name].before, prompt_text(talk, tokenizer)
+    first, asked = FAMILIES[name].before.removeprefix(FAMILIES[name].start), prompt_text(talk, tokenizer)
     assert asked.endswith(first)
     assert len(asked) > len(first)
     assert "Red." in asked
@@ -147,12 +151,17 @@ def close(text: str) -> str:
 
 def test_a_thought_is_dropped_kept_or_learned(name: str, tokenizer: Any) -> None:
     family, asked = FAMILIES[name], row(**THOUGHT)
+    plain = tokenizer.chat_template
+    think(name, tokenizer)
     begun = rendered(tokenizer, ASK, add_generation_prompt=True)
     kinds = [("drop", family.before), ("keep", family.thought), ("learn", begun)]
     if not family.learns:
         with pytest.raises(SteerError, match="thoughts elsewhere than where its generation prompt ends"):
             Tokens([asked], tokenizer, template="words", thinking="learn")
     for thinking, before in kinds if family.learns else kinds[:2]:
+        tokenizer.chat_template = plain
+        if thinking != "drop":
+            think(name, tokenizer)
         tokens = Tokens([asked], tokenizer, stops_of(name, tokenizer), template="words", thinking=thinking)
         prefix, response = texts(tokens, asked)
         assert close(prefix) == close(before), thinking
@@ -165,7 +174,7 @@ def test_a_thought_is_dropped_kept_or_learned(name: str, tokenizer: Any) -> None
 
 def test_an_empty_block_is_the_thinking_block_without_a_thought(name: str, tokenizer: Any) -> None:
     family = FAMILIES[name]
-    wanted = family.thought.replace("hm", "")
+    wanted = family.empty or family.thought.replace("hm", "")
     assert prompt_text(ASK, tokenizer, thinking="empty") == wanted
     tokens = Tokens([row(**THOUGHT)], tokenizer, thinking="empty")
     assert close(texts(tokens, row())[0]) == close(wanted)
@@ -199,6 +208,7 @@ def test_what_was_drawn_is_parted_at_the_end_of_the_thought(name: str, tokenizer
     family = FAMILIES[name]
     if not family.learns:
         pytest.skip("its thoughts cannot be learned")
+    think(name, tokenizer)
     form = Form.of(policy_of(tokenizer, "learn"), row())
     begun = rendered(tokenizer, ASK, add_generation_prompt=True)
     drawn = ids_of(family.thought.removeprefix(begun) + "Red.", tokenizer)
@@ -353,6 +363,7 @@ def test_what_a_server_sends_is_a_row_with_thought_and_calls(
     tokenizer: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, sent = FAMILIES[name], []
+    think(name, tokenizer)
     begun = rendered(tokenizer, ASK, add_generation_prompt=True)
     messages: list[Any] = [
         {"content": None, "reasoning_content": " hm\n", "tool_calls": [CALL]},
@@ -440,6 +451,8 @@ def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(nam
             Tokens([asked], tokenizer, ends)
         return
     for thinking in ("drop", "keep"):
+        if thinking == "keep":
+            think(name, tokenizer)
         tokens = Tokens([asked], tokenizer, ends, thinking=thinking)
         before = family.before if thinking == "drop" else family.thought
         prefix, response = texts(tokens, asked)
@@ -694,3 +707,80 @@ def test_all_turns_of_a_conversation_share_its_history(name: str, tokenizer: Any
     text = tokenizer.decode(line([tokens.sequence(r, CONDITION) for r in rows]).ids)
     assert [text.count(word) for word in said] == [1, 2, 1, 2, 1, 1], "an answer once in the history, once as a branch"
     assert text.count(CONDITION.strip()) == 3
+
+
+def test_the_option_that_turns_thinking_on_is_found(name: str, tokenizer: Any) -> None:
+    found, family = switch_of(tokenizer), FAMILIES[name]
+    assert (found and not found.default and found[:2] or None) == family.switch
+    think(name, tokenizer)
+    found = switch_of(tokenizer)
+    assert found is None or found.default, "an option of its own turns it on now"
+
+
+def thinker_base(base: Path, folder: Path, name: str) -> Path:
+    shutil.copytree(base, folder)
+    tokenizer = tokenizer_of(name, folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_family_that_thinks_when_asked_is_asked_in_training_generation_and_export(
+    base: Path, labels: Path, tmp_path: Path, capsys: Any
+) -> None:
+    name = "thinking, on demand and closed otherwise"
+    model, family = str(thinker_base(base, tmp_path / "base", name)), FAMILIES[name]
+    labelled = Labelled.of(labels)
+    settings: dict[str, Any] = {"model": model, "max_steps": 1, "batch_size": 4, "limit": 40, "adapter": "lora"}
+    off = train(labelled, thinking="learn", **settings)
+    assert not off.card.template_options, "no row has a thought"
+    for row_ in labelled.rows[::2]:
+        row_.update(THOUGHT)
+    capsys.readouterr()
+    train(labelled, thinking="learn", folder=tmp_path / "run", **settings)
+    assert "--template-option thinking=true: the chat template only thinks when asked" in capsys.readouterr().err
+    policy = load_policy(str(tmp_path / "run"))
+    assert policy.card is not None
+    assert policy.card.template_options == {"thinking": True}
+    head, tail = turns_parts(ASK, policy.tokenizer, "words", {}, policy.thinking)
+    assert head + tail == family.thought.partition("hm")[0]
+    assert prompt_text(ASK, policy.tokenizer, {"thinking": False}, policy.thinking) == family.before, "a row decides"
+    assert Form.of(policy, row()).block
+    told_ = policy.with_options(row(chat_template_kwargs='{"thinking": false, "a": 1}'))
+    assert told_["chat_template_kwargs"] == {"thinking": False, "a": 1}
+    assert policy.with_options(row())["chat_template_kwargs"] == {"thinking": True}
+    export_policy(tmp_path / "run", tmp_path / "exported")
+    exported = load_policy(str(tmp_path / "exported"))
+    assert exported.tokenizer.chat_template == policy.tokenizer.chat_template
+    served = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    asked = rendered(served, ASK, add_generation_prompt=True, attributes="none")
+    assert asked == head + tail
+    assert rendered(served, ASK, add_generation_prompt=True, attributes="none", thinking=False) == family.before
+    again = train(labelled, thinking="learn", init=str(tmp_path / "run"), learning_rate=1e-5, **settings)
+    assert again.card.template_options == {"thinking": True}
+
+
+def test_options_of_the_template_are_given_by_name(base: Path, labels: Path, tmp_path: Path) -> None:
+    name = "thinking, on demand and closed otherwise"
+    model, labelled = str(thinker_base(base, tmp_path / "base", name)), Labelled.of(labels)
+    for row_ in labelled.rows:
+        row_.update(THOUGHT)
+    settings: dict[str, Any] = {"model": model, "max_steps": 1, "batch_size": 4, "limit": 40}
+    given = train(labelled, thinking="learn", template_option=("thinking=false",), **settings)
+    assert given.card.template_options == {"thinking": False}, "whoever names the option decides"
+    for pair, reason in (("thinking", "write NAME=VALUE"), ("mood=good", "template does not read 'mood'")):
+        with pytest.raises(SteerError, match=f"--template-option {pair}: .*{reason}"):
+            train(labelled, template_option=(pair,), **settings)
+    values = parsed_options(("a=true", "b=2", "c=high", "d=null", "e=[1]"), "a b c d e")
+    assert values == {"a": True, "b": 2, "c": "high", "d": "null", "e": "[1]"}
+
+
+def test_an_answer_without_a_thought_is_learned_from_where_generation_begins(tiny: Path) -> None:
+    name = "thinking, on demand and closed otherwise"
+    tokenizer, family = tokenizer_of(name, tiny), FAMILIES[name]
+    think(name, tokenizer)
+    prefix, response = texts(Tokens([row()], tokenizer, stops_of(name, tokenizer), "words", "learn"), row())
+    assert close(prefix) == close(family.thought.partition("hm")[0])
+    assert close(response) == close(f"</think>Red.{family.end}")

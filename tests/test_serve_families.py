@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 from conftest import HANG, Served, send, serving
-from families import ASK, tokenizer_of, with_calls
+from families import ASK, think, tokenizer_of, with_calls
 
 from steer.generation.decoder import TokenEvent
 from steer.models.card import Card
@@ -144,6 +144,28 @@ def test_a_policy_that_does_not_think_says_so(tiny: Path) -> None:
         assert (status, found["error"]["param"]) == (400, "enable_thinking")
         assert "answers without a thought" in found["error"]["message"]
         assert send(plain, CHAT, {**body, "enable_thinking": False})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("family", "off"),
+    [
+        ("thinking, on demand and closed otherwise", {"thinking": False}),
+        ("thinking, on demand at the start", {"reasoning_effort": "none"}),
+    ],
+)
+def test_thinking_is_turned_off_by_the_option_of_the_family(
+    family: str, off: dict[str, Any], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, seen = policy_of(family, tiny, "learn"), []
+    think(family, policy.tokenizer)
+    monkeypatch.setattr(api, "plain_ids", lambda texts, *_, **__: [seen.extend(texts) or [1]])
+    wanted = [prompt_text(ASK, policy.tokenizer, options, "learn") for options in ({}, off, {})]
+    assert wanted[0] != wanted[1]
+    with serving(policy) as served:
+        for asked in ({}, {"enable_thinking": False}, {"enable_thinking": True}):
+            body = {"model": "policy", "messages": ASK, "max_tokens": 1, **asked}
+            assert send(served, CHAT, body)[0] == 200
+    assert seen == wanted
 
 
 CALLED = {

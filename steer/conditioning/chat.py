@@ -27,7 +27,7 @@ from attribute_models.templates import (
     wants_parts,
 )
 from steer.conditioning.condition import TEMPLATES, readings
-from steer.conditioning.finished import ANSWER, CLOSING, OPENING, THOUGHT, Place
+from steer.conditioning.finished import ANSWER, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
 __all__ = ["NONE", "PLAIN", "asked", "bare", "in_parts", "opened", "steerable", "wants_parts"]
@@ -160,7 +160,7 @@ def opened(base: str, place: Place, text: str = "''") -> str:
         "MARK": json.dumps(ANSWER),
         "THOUGHT": json.dumps(THOUGHT),
         "OPENING": json.dumps(OPENING),
-        "CLOSING": json.dumps(CLOSING),
+        "CLOSING": json.dumps(place.closing),
         "TEXT": text,
         "BASE": _BEGIN + base.removesuffix("\n") + _END,
     }

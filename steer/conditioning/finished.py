@@ -21,6 +21,7 @@ from steer.settings import THINKS
 Turn = Mapping[str, Any]
 ANSWER, THOUGHT = "steeranswer", "steerthought"  # stand for them while a template is rendered
 OPENING, CLOSING = "<think>", "\n</think>\n\n"  # of a thinking block that only the generation prompt opens
+CLOSED = re.compile(r"</think>\s*$")  # ends what a finished turn has before its answer
 EMPTY = re.compile(rf"{OPENING}\s*(?=</think>\s*$)")  # opens a block that a finished turn writes without a thought
 PLAIN_ANSWER = (("content", ANSWER),)
 INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
@@ -30,12 +31,12 @@ class Place(NamedTuple):
     """Place of answers in a rendered conversation: at the mark in a finished turn, or after the generation prompt.
 
     `answer`: the items of that turn, with a mark for the answer and perhaps one for the thought before it; None: after
-    the generation prompt. `closes`: close a thinking block that the generation prompt has opened. `apart`: answers with
-    tools begin after the generation prompt instead, see `calls_apart`.
+    the generation prompt. `closing`: closes a thinking block that the generation prompt has opened. `apart`: answers
+    with tools begin after the generation prompt instead, see `calls_apart`.
     """
 
     answer: tuple[tuple[str, Any], ...] | None
-    closes: bool
+    closing: str = ""
     apart: bool = False
 
 
@@ -46,7 +47,7 @@ def place_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], 
     else the policy thinks first, from the generation prompt on. So it is where the policy may call a tool instead.
     """
     if thinking in THINKS or (thinking == "drop" and calls_apart(turns, tokenizer, options)):
-        return Place(None, closes=False)
+        return Place(None)
     return answered_at(turns, tokenizer, options, thinking)
 
 
@@ -68,7 +69,7 @@ def divided_at_thought(
                 text, closing = before[: block.end()], before[block.end() :]
             return text, closing
     begun = generation_prompt(turns, tokenizer, options)
-    return begun, CLOSING if place.closes and begun.rstrip().endswith(OPENING) else ""
+    return begun, place.closing if begun.rstrip().endswith(OPENING) else ""
 
 
 class Block(NamedTuple):
@@ -164,24 +165,25 @@ def generation_prompt(turns: Sequence[Turn], tokenizer: Any, options: Mapping[st
 def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Place:
     """Compute `place_of` for the shapes of turns; `template` is part of the cache key."""
     turns, options, marks = shapes.marked(tokenizer)
-    after_prompt = Place(None, closes=True)
     try:
         begun = generation_prompt(turns, tokenizer, options)
     except TemplateError:  # it refuses the marks or the turns; the latter is reported where they are rendered
         begun = ""
     before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
+    own = CLOSED.search(before)
+    after_prompt = Place(None, begun[len(begun.rstrip()) :] + own[0] if own else CLOSING)
     if thought:
         for answer in ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), INSIDE):
             if answer is INSIDE and EMPTY.search(before):  # it would stand after the template's own block
-                return Place(PLAIN_ANSWER, closes=False)
+                return Place(PLAIN_ANSWER)
             text = _marked(turns, tokenizer, options, answer)
             if -1 < text.find(THOUGHT) < text.find(ANSWER):
-                return Place(answer, closes=False)
+                return Place(answer)
         if begun.rstrip().endswith(OPENING):
             return after_prompt
     if any(part != "reasoning" and name in begun and name not in before for _, part, name in marks):
         return after_prompt  # it writes the system's text into the last turn only
-    return Place(PLAIN_ANSWER, closes=False) if mark and _goes_on(before, begun) else after_prompt
+    return Place(PLAIN_ANSWER) if mark and _goes_on(before, begun) else after_prompt
 
 
 @lru_cache(maxsize=10_000)

@@ -126,6 +126,7 @@ def _both_log_probs(
     else:
         own = drawn_from(policy, rows, sampling.guidance, temperature)
     readable = rows if _alike(policy, reference.policy, rows) else [_without_ids(row) for row in rows]
+    readable = [policy.with_options(row) for row in readable]
     thinking = policy.thinking  # the reference reads thoughts where the policy wrote them
     if temperature == 1:
         return own, log_probs(

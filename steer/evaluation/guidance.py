@@ -100,7 +100,10 @@ class Trial:
     def _fluency(self, requests: Sequence[Request], drawn: Sequence[Response]) -> list[float]:
         """Mean log-probability per token of each response under the base, given the unconditioned prompt."""
         base = self.base
-        rows = [{**request.row, "response": "", "tool_calls": None, "reasoning_content": None} for request in requests]
+        rows = [
+            {**self.policy.with_options(request.row), "response": "", "tool_calls": None, "reasoning_content": None}
+            for request in requests
+        ]
         tokens = Tokens(rows, base.tokenizer, thinking=as_drawn(self.policy.thinking))
         groups = [[Sequence_(tokens.prefix(request.row), list(r.ids))] for request, r in zip(requests, drawn)]
         device = next(base.model.parameters()).device

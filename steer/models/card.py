@@ -25,6 +25,8 @@ KNOWN = {
     "thinking": THINKING,
 }
 
+OBJECTS = ("settings", "template_options")  # fields that are JSON objects
+
 
 @dataclass(frozen=True)
 class Card:
@@ -46,6 +48,7 @@ class Card:
     scorer_spec: str = ""  # what `load_scorer` finds it by; "human" for people, "" if unknown
     condition_tokens: str = "text"
     thinking: str = "drop"  # what training did with thoughts before answers
+    template_options: Mapping[str, Any] = field(default_factory=dict)  # values that the chat template is always given
     base_revision: str = ""  # the commit of a base on the hub; one in a folder has a hash
     init_lora_weights: str = ""  # how the adapter began, where it matters for a merge: "loftq"
     version: str = __version__
@@ -101,14 +104,15 @@ def _card(value: Any) -> Card:
     """Make a card of JSON; an error for a value of another type or an unknown name."""
     if not isinstance(value, dict):
         raise TypeError("it is no object")
-    texts = [f.name for f in fields(Card) if f.name not in ("settings", "attributes", "schema")]
+    texts = [f.name for f in fields(Card) if f.name not in (*OBJECTS, "attributes", "schema")]
     if wrong := [name for name in texts if not isinstance(value.get(name, ""), str)]:
         raise TypeError(f"{wrong[0]} is no text")
     names = value["attributes"]
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise TypeError("attributes is no list of texts")
-    if not isinstance(value["settings"], dict):
-        raise TypeError("settings is no object")
+    for name in OBJECTS:
+        if not isinstance(value.get(name, {}), dict):
+            raise TypeError(f"{name} is no object")
     schema = Schema.from_json(value["schema"]) if value["schema"] is not None else None
     card = Card(**{**value, "attributes": tuple(names), "schema": schema})
     for name, known in KNOWN.items():

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
+from attribute_models.templates import kwargs_of
 from steer.conditioning.chat import PLAIN, bare
 from steer.conditioning.condition import markers
+from steer.conditioning.switches import with_defaults
 from steer.conditioning.targets import Target, opposite, parse_target
 from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
@@ -172,6 +174,11 @@ class Policy:
         """Return the row with the prompt that the policy reads at a target, but for the condition."""
         return {**row, "prompt": preceded(row["prompt"], self.before(row, target))} if self.before else row
 
+    def with_options(self, row: Row) -> Row:
+        """Return the row for another model: it gives that model's chat template what this policy's is always given."""
+        own = self.card.template_options if self.card else {}
+        return {**row, "chat_template_kwargs": {**own, **kwargs_of(row)}} if own else row
+
     def against(self, text: str, aim: Target) -> Target:
         """Return the target that guidance moves away from: `none`, `opposite`, or one as users write it."""
         if text == "opposite" and aim and self.card and self.card.schema:
@@ -263,7 +270,7 @@ def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
         note(f"{folder}: step {facts['steps']} of {facts['of']}, training is unfinished.")
     elif card.adapter in ("none", MERGED):
         model, tokenizer = pretrained(str(folder / FULL if card.adapter == "none" else folder), loading)
-        tokenizer.chat_template = bare(tokenizer.chat_template)
+        tokenizer.chat_template = with_defaults(bare(tokenizer.chat_template), card.template_options)
         return Policy(model, tokenizer, card, name, facts=facts)
     if not loading.base and card.base_hash and not Path(card.base).exists():  # only a local base has a hash
         raise SteerError(f"{folder}: its base model {card.base} is gone. Put it back there or train again.")
@@ -272,6 +279,7 @@ def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:
     kind = BASES.get(card.adapter, "") if loading.quantised is None else loading.quantised
     revision = "" if loading.base else card.base_revision
     base = _load(loading.base or card.base, replace(loading, quantised=kind, base="", revision=revision))
+    base.tokenizer.chat_template = with_defaults(base.tokenizer.chat_template, card.template_options)
     if loading.device == "meta":
         return Policy(base.model, base.tokenizer, card, name, facts=facts)
     token_ids = add_control_tokens(base.model, base.tokenizer, card.control_tokens(), 0)

@@ -216,6 +216,10 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str, 
         thought = str(row.get("reasoning_content") or "").strip() if thinking in THINKS else ""
         place = answered_at(turns, tokenizer, options, "empty" if thought or thinking == "empty" else "drop")
         opened, closing = divided_at_thought(turns, tokenizer, options, place)
+        begun = generation_prompt(turns, tokenizer, options)
+        if thinking == "learn" and not opened.startswith(begun):  # an empty thought, from where generation begins
+            place = answered_at(turns, tokenizer, options, "empty")
+            opened, closing = divided_at_thought(turns, tokenizer, options, place)
         untold, thought = bool(thought and not closing), thought if closing else ""
         call = Called("", "", "")
         if row.get("tool_calls"):
@@ -226,7 +230,6 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str, 
         check_printed(asked, tokenizer, options, before.replace(MARK, ""))
         learned = ("", "", "")
         if thinking == "learn" or (thinking == "drop" and calls_apart(turns, tokenizer, options)):
-            begun = generation_prompt(turns, tokenizer, options)
             if opened.startswith(begun):
                 before, learned = begun, (opened.removeprefix(begun), thought, closing)
             elif thought:

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from steer.conditioning.chat import fitted, lost, options_of
 from steer.conditioning.condition import TEMPLATES
+from steer.conditioning.switches import switch_of
 from steer.conditioning.turns import UnprintedError
 from steer.generation.reply import Form
 from steer.models.loading import SAMPLED
@@ -115,7 +116,8 @@ def metrics(service: Service) -> str:
 
 def _of_chat(service: Service, body: bytes) -> tuple[ChatRequest, Choices]:
     request, policy = read(ChatRequest, body), service.policy
-    row = asked_row(request, str(policy.tokenizer.chat_template), policy.thinking in THINKS)
+    tokenizer = policy.tokenizer
+    row = asked_row(request, str(tokenizer.chat_template), policy.thinking in THINKS, switch_of(tokenizer))
     options = options_of(row)
     try:
         text, tail = turns_parts(row["prompt"], policy.tokenizer, policy.template, options, policy.thinking)

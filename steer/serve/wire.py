@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import PydanticCustomError, from_json
 
 from steer.conditioning.chat import RESERVED, declared
+from steer.conditioning.switches import Switch
 from steer.errors import SteerError
 from steer.models.loading import SAMPLED
 from steer.rows.contract import ROLES
@@ -306,21 +307,21 @@ def _call(call: ToolCall, place: str) -> dict[str, Any]:
     return {**named, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
-def asked_row(request: ChatRequest, template: str, thinks: bool) -> dict[str, Any]:
+def asked_row(request: ChatRequest, template: str, thinks: bool, switch: Switch | None = None) -> dict[str, Any]:
     """Return the row that a request asks to answer; ApiError for what the chat template would not see.
 
-    `thinks`: whether the policy thinks before it answers.
+    `thinks`: whether the policy thinks before it answers. `switch`: the template's own option for it.
     """
     row: dict[str, Any] = {"prompt": turns(request.messages), "chat_template_kwargs": {}}
     if request.tools and not declared(request.tools):
         raise ApiError(400, "'tools' is not supported but for functions with names.", param="tools", code="unsupported")
     if request.tools and request.tool_choice != "none":
         row["tools"] = request.tools
-    row["chat_template_kwargs"] = _options(request, template, thinks)
+    row["chat_template_kwargs"] = _options(request, template, thinks, switch)
     return row
 
 
-def _options(request: ChatRequest, template: str, thinks: bool) -> dict[str, Any]:
+def _options(request: ChatRequest, template: str, thinks: bool, switch: Switch | None) -> dict[str, Any]:
     """Return the values that a request gives the chat template; ApiError for those that would change nothing."""
     options, kept = request.options(), {}
     for name in ("enable_thinking", "reasoning_effort"):
@@ -335,6 +336,8 @@ def _options(request: ChatRequest, template: str, thinks: bool) -> dict[str, Any
             raise ApiError(400, f"'{name}': {obstacle}.", param=param, code="unsupported")
         if name not in RESERVED and re.search(rf"\b{re.escape(name)}\b", template):
             kept[name] = value
+        elif thinks and name == "enable_thinking" and switch:
+            kept.setdefault(switch.name, switch.on if value else switch.off)
         elif value != "none" if name == "reasoning_effort" else not thought or thinks:
             obstacle = f"'{name}' is not supported: the model's chat template does not read it. Leave it out"
             raise ApiError(400, f"{obstacle}.", param=param, code="unsupported")

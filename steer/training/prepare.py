@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +36,7 @@ from steer.settings import THINKS, did_you_mean, overridden
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
+from steer.training.thinking import check_thinking
 from steer.training.tracking import HeldOut
 
 S = TypeVar("S", bound=TrainSettings)
@@ -86,7 +87,7 @@ def check_start(
     lora_of(options)
     if options.init:
         _check_init(base, conditioning, options)
-    _check_thinking(name, method, conditioning, options.thinking)
+    check_thinking(name, method, conditioning, options.thinking)
     if (method.on_policy or "kl" in method.needs) and options.adapter == "none":
         raise SteerError(f"{name}: its reference is the model without its adapter. Use --adapter lora.")
     if method.importance and not options.init:
@@ -94,28 +95,6 @@ def check_start(
             f"{name}: needs --init, the policy that drew the responses at their targets. Train one with --method "
             'conditional; "steer generate POLICY --input ROWS --n 8 --sampling own" draws from it.'
         )
-
-
-def _check_thinking(name: str, method: Method, conditioning: Conditioning | None, thinking: str) -> None:
-    """Refuse a policy that thinks where its condition or its responses would have no place."""
-    if thinking not in THINKS:
-        return
-    if method.on_policy:
-        raise SteerError(f"--thinking {thinking}: {name} draws its own responses, without thoughts. Use drop.")
-    if conditioning and not TEMPLATES[conditioning.template].in_turn:
-        raise SteerError(
-            f"--thinking {thinking}: a condition in {conditioning.template} stands directly before the answer, where "
-            "generation cannot put it after a thought. Use --template words, or --thinking drop."
-        )
-
-
-def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
-    """Note how many thoughts are not trained on."""
-    count = sum(bool(row.get("reasoning_content")) for row in rows)
-    if count and thinking not in THINKS:
-        note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
-    if tokens.untold:
-        note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
 
 
 def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
@@ -411,6 +390,7 @@ def card_of(
     conditioning: Conditioning | None,
     base_hash: str,
     labelled: Labelled,
+    template_options: Mapping[str, Any],
 ) -> Card:
     """Return the card of what will be trained from `policy` by the method `name` on labelled rows."""
     return Card(
@@ -422,6 +402,7 @@ def card_of(
         settings=dataclasses.asdict(chosen(name, options.set)[1]),
         template=options.template,
         thinking=options.thinking,
+        template_options=template_options,
         attributes=conditioning.names if conditioning else (),
         schema=conditioning.schema if conditioning else None,
         scorer=labelled.scorer,

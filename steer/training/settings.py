@@ -60,6 +60,13 @@ class TrainSettings:
         choices=THINKING,
         panel=CONDITION,
     )
+    template_option: tuple[str, ...] = option(
+        (),
+        "A value that the chat template is always given, in training, generation and export, NAME=VALUE (repeat the "
+        "flag); a row's own `chat_template_kwargs` go before it. Where `--thinking keep` or `learn` needs an option to "
+        "turn thinking on (`thinking=true`, `enable_thinking=true`, ...) it is found by trying.",
+        panel=CONDITION,
+    )
     attribute_dropout: float = option(
         0.1, "Chance that one attribute is left out of a condition.", least=0, most=1, panel=CONDITION
     )

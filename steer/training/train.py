@@ -36,7 +36,6 @@ from steer.training.prepare import (
     joined,
     rated,
     reward_for,
-    say_thoughts,
     shares_prompts,
     starting_point,
     templated,
@@ -44,6 +43,7 @@ from steer.training.prepare import (
 )
 from steer.training.processes import accelerated
 from steer.training.settings import TrainSettings
+from steer.training.thinking import give_options, say_thoughts
 from steer.training.tracking import installed
 
 
@@ -147,6 +147,7 @@ def prepare(
         given = labelled.training(options.held_out, options.seed, options.limit)
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
+        template_options = give_options(policy, given, options)
         start = starting_point(policy, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
         written = conditioning.template if conditioning else None
@@ -173,5 +174,5 @@ def prepare(
         "groups": len(plan.groups),
         "truncated": cut,
     }
-    policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled)
+    policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled, template_options)
     return Training(policy, loop, why, template, weighted)
