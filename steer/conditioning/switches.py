@@ -29,10 +29,11 @@ _ASKED: tuple[list[dict[str, str]], ...] = (
     [{"role": "user", "content": "x"}],
     [{"role": "system", "content": "y"}, {"role": "user", "content": "x"}],
 )
+_END = "{{ '' }}{# end of options that are always given #}{{ '' }}"
 
 
 class Switch(NamedTuple):
-    """An option that turns thinking on and off; `default`: whether it is on where nobody says."""
+    """An option that turns thinking on and off; `default`: whether a family thinks where nobody says."""
 
     name: str
     on: Any
@@ -41,18 +42,23 @@ class Switch(NamedTuple):
 
 
 def switch_of(tokenizer: Any) -> Switch | None:
-    """Find the option of the tokenizer's chat template that turns thinking on; None if it has none that is known."""
-    return _switch(tokenizer, str(tokenizer.chat_template))
+    """Find the option of a family's chat template that turns thinking on; None if it has none that is known.
+
+    Values that a policy's template is always given do not count.
+    """
+    template = tokenizer.chat_template
+    template = template.get("default", "") if isinstance(template, dict) else template
+    return _switch(tokenizer, template.rpartition(_END)[2])
 
 
 @lru_cache(maxsize=100)
 def _switch(tokenizer: Any, template: str) -> Switch | None:
-    """Compute `switch_of`; `template` is part of the cache key."""
-    plain = _written(tokenizer, {})
+    """Compute `switch_of` for a template."""
+    plain = _written(tokenizer, template, {})
     for name, on, off in KNOWN:
         if not re.search(rf"\b{name}\b", template):
             continue
-        thinks, answers = (_written(tokenizer, {name: value}) for value in (on, off))
+        thinks, answers = (_written(tokenizer, template, {name: value}) for value in (on, off))
         if isinstance(off, str) and answers != plain:
             continue  # it prints any text, as gpt-oss does
         if any(a and b and a != b for a, b in zip(thinks, answers)):
@@ -60,12 +66,12 @@ def _switch(tokenizer: Any, template: str) -> Switch | None:
     return None
 
 
-def _written(tokenizer: Any, options: Mapping[str, Any]) -> list[str]:
-    """Render prompts with some options; empty where the template refuses them."""
+def _written(tokenizer: Any, template: str, options: Mapping[str, Any]) -> list[str]:
+    """Render prompts by a template with some options; empty where it refuses them."""
     texts = []
     for turns in _ASKED:
         try:
-            texts.append(rendered(tokenizer, turns, add_generation_prompt=True, **options))
+            texts.append(rendered(tokenizer, turns, add_generation_prompt=True, chat_template=template, **options))
         except TemplateError:
             texts.append("")
     return texts
@@ -101,5 +107,5 @@ def with_defaults(template: Any, options: Mapping[str, Any]) -> Any:
         return {name: with_defaults(text, options) for name, text in template.items()}
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in options.items()}
     sets = [f"{{%- set {n} = {n} if {n} is defined else {value} -%}}" for n, value in values.items()]
-    begin = "".join([*sets, "{{ '' }}"]) if sets else ""
+    begin = "".join([*sets, _END]) if sets else ""
     return template if template.startswith(begin) else begin + template

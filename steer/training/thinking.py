@@ -1,4 +1,4 @@
-"""What training does with thoughts: where they have a place, the option that turns them on, and what is said of them."""
+"""What training does with thoughts: their place, the option that turns them on, and what is said of them."""
 
 from __future__ import annotations
 
