@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -17,7 +19,7 @@ from steer.models.loading import _kind
 from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
 from steer.models.parts import coverage, decoder_of, towers
-from steer.models.policy import Policy
+from steer.models.policy import Policy, load_policy
 from steer.models.steering import layers
 from steer.models.tokenization import Tokens
 
@@ -41,12 +43,15 @@ LLAMA_4 = {"intermediate_size_mlp": 48, "num_local_experts": 4, "num_experts_per
 ALTUP = {"hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2, "num_kv_shared_layers": 0}
 SEES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 PATCHES = {"image_size": 28, "patch_size": 14}
+HEARS = {"num_mel_bins": 8, "max_source_positions": 20}
+ENCODES = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+MARKS = {"image_token_index": 1, "audio_token_index": 1, "vision_start_token_id": 2, "mm_tokens_per_image": 4}
 
 
 class Family(NamedTuple):
     """Sizes of a tiny model beside SIZES, the class of its decoder, and whether candidates share their prompt.
 
-    Layers with a state, and windows of another kind, cannot. `vision`: the config of its tower, if it has one.
+    Layers with a state, and windows of another kind, cannot. `vision`, `sound`: configs of its towers, if it has them.
     """
 
     kind: str
@@ -54,6 +59,7 @@ class Family(NamedTuple):
     decoder: str
     shared: bool = True
     vision: dict[str, Any] | None = None
+    sound: dict[str, Any] | None = None
 
 
 HEADS = {"head_dim": 8}
@@ -87,6 +93,17 @@ FAMILIES = {
         {**HEADS, "model_type": "mistral"},
         "MistralModel",
         vision={**SEES, **PATCHES, "model_type": "pixtral"},
+    ),
+    "Qwen2-Audio": Family("qwen2_audio", {"model_type": "qwen2"}, "Qwen2Model", sound={**HEARS, **ENCODES}),
+    "Voxtral": Family(
+        "voxtral", {"model_type": "llama"}, "LlamaModel", sound={**SEES, **HEARS, "intermediate_size": 64}
+    ),
+    "Qwen2.5-Omni": Family(
+        "qwen2_5_omni_thinker",
+        {"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}},
+        "Qwen2_5OmniThinkerTextModel",
+        vision={"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32},
+        sound={**HEARS, **ENCODES, "output_dim": 32},
     ),
     "Phi-4": Family("phi3", {}, "Phi3Model"),
     "GLM-4.5": Family("glm4_moe", {**HEADS, **CHOSEN, **GROUPS}, "Glm4MoeModel"),
@@ -125,10 +142,10 @@ def policy(family: Family, tiny: Path) -> Policy:
     text = {**SIZES, **family.more, **pads, "vocab_size": len(tokenizer)}
     if family.kind == "gemma3n_text":
         text["vocab_size_per_layer_input"] = len(tokenizer)
-    if family.vision:
-        config = AutoConfig.for_model(
-            family.kind, text_config=text, vision_config=family.vision, image_token_index=1, mm_tokens_per_image=4
-        )
+    towers = {"vision_config": family.vision, "audio_config": family.sound}
+    if family.vision or family.sound:
+        towers = {name: tower for name, tower in towers.items() if tower}
+        config = AutoConfig.for_model(family.kind, text_config=text, **towers, **MARKS)
         config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForConditionalGeneration"]
     else:
         config = AutoConfig.for_model(family.kind, **text)
@@ -164,13 +181,13 @@ def test_greedy_decoding_is_that_of_transformers(policy: Policy) -> None:
 def test_a_step_of_training_moves_adapters_on_the_text_model_only(family: Family, policy: Policy) -> None:
     base = policy.model
     outside = [id(p) for _, p in towers(base)]
-    assert bool(outside) == bool(family.vision)
+    assert bool(outside) == bool(family.vision or family.sound)
     model = add_lora(base, Lora(r=4, alpha=8), 0)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained
     assert all("lora_" in name for name in trained)
     assert not any(part in ("router", "gate", "lm_head") for name in trained for part in name.split("."))
-    assert not any("vision" in name for name in trained)
+    assert not any("vision" in name or "audio" in name for name in trained)
     said = coverage(model)
     assert said.startswith(f"adapters on {len(trained) // 2} layers (")
     assert ("experts" in said) == any(p.ndim == 3 and "experts" in name for name, p in base.named_parameters())
@@ -190,3 +207,57 @@ def test_a_step_of_training_moves_adapters_on_the_text_model_only(family: Family
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved <= trained.keys()
     assert len(moved) > len(trained) / 2
+
+
+def stored(config: Any, weights: dict[str, Any], tiny: Path, folder: Path) -> str:
+    """Write a model with the tokenizer of the tiny one."""
+    folder.mkdir()
+    config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(folder)
+    save_file({name: x.contiguous() for name, x in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+def test_of_a_model_that_speaks_what_writes_text_is_loaded(tiny: Path, tmp_path: Path, capsys: Any) -> None:
+    family = FAMILIES["Qwen2.5-Omni"]
+    text = {**SIZES, **family.more, "vocab_size": len(AutoTokenizer.from_pretrained(tiny))}
+    thinker = {"text_config": text, "vision_config": family.vision, "audio_config": family.sound, **MARKS}
+    config = AutoConfig.for_model("qwen2_5_omni", thinker_config=thinker, talker_config={**SIZES, "vocab_size": 9})
+    config.architectures = ["Qwen2_5OmniForConditionalGeneration"]
+    model = _kind(config.thinker_config).from_config(config.thinker_config)
+    weights = {f"thinker.{name}": x for name, x in model.state_dict().items()}
+    name = stored(config, {**weights, "talker.x": torch.zeros(1)}, tiny, tmp_path / "omni")
+    policy = load_policy(name, dtype="float32")
+    assert "what writes text is loaded, and not what speaks" in capsys.readouterr().err
+    assert type(decoder_of(policy.model)).__name__ == family.decoder
+    assert all(torch.equal(x, weights[f"thinker.{key}"]) for key, x in policy.model.state_dict().items())
+    light = load_policy(name, device="meta")
+    assert type(light.model) is type(policy.model)
+
+
+def test_where_a_tower_lacks_its_library_the_text_model_is_loaded(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Gemma 3n sees by a model of timm, which few have."""
+    family, pieces = FAMILIES["Gemma 3n, text"], len(AutoTokenizer.from_pretrained(tiny))
+    text = {**SIZES, **family.more, "vocab_size": pieces, "vocab_size_per_layer_input": pieces}
+    config = AutoConfig.for_model("gemma3n", text_config=text)
+    config.architectures = ["Gemma3nForConditionalGeneration"]
+    model = _kind(config.text_config).from_config(config.text_config)
+    weights = {
+        name.replace("model.", "model.language_model.", 1): x
+        for name, x in model.state_dict().items()
+        if not name.startswith("lm_head")
+    }
+    name = stored(config, {**weights, "model.vision_tower.x": torch.zeros(1)}, tiny, tmp_path / "gemma")
+
+    def lacking(self: Any, *_: Any) -> None:
+        raise ImportError("\nTheTower requires the timm library but it was not found.\nInstall it.")
+
+    monkeypatch.setattr(transformers.Gemma3nForConditionalGeneration, "__init__", lacking)
+    policy = load_policy(name, dtype="float32")
+    said = capsys.readouterr().err
+    assert "its text model is loaded alone, for the rest lacks a library (TheTower requires the timm library" in said
+    assert type(policy.model).__name__ == "Gemma3nForCausalLM"
+    assert all(torch.equal(x, model.state_dict()[key]) for key, x in policy.model.state_dict().items())
+    assert type(load_policy(name, device="meta").model) is type(policy.model)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -23,6 +23,7 @@ from steer.models.quantization import is_quantised, left_whole, quantised
 from steer.models.tokenization import limit_tokens
 from steer.progress import note, note_once, progress, quiet
 
+T = TypeVar("T")
 # What a model's generation_config.json recommends of sampling.
 SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -60,11 +61,16 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(**weights.source, **source)
             config = AutoConfig.from_pretrained(**weights.source, **source)
             if place == "meta":
-                model = _weightless(weights, config, dtype, source)
+                model, left = _readable(config, lambda part: _weightless(weights, part, dtype, source))
             else:
                 fewer_bits = quantised(loading.quantised, dtype, place) if loading.quantised else {}
                 settings = {"dtype": dtype, "output_loading_info": True, **source, **fewer_bits}
-                model, info = _kind(config).from_pretrained(**weights.whole, **settings)
+
+                def loaded(part: Any) -> Any:
+                    own = {} if part is config else {"config": part}
+                    return _kind(part).from_pretrained(**weights.whole, **settings, **own)
+
+                (model, info), left = _readable(config, loaded)
                 if missing := sorted(info["missing_keys"]):  # they would be drawn at random
                     raise ValueError(f"its files lack {len(missing)} weights, such as {missing[0]}")
         except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises no narrower kind
@@ -78,6 +84,8 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             advice = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
             commit = f" at commit {loading.revision}, which its policy was trained on" if loading.revision else ""
             raise SteerError(f"model '{name}'{commit}: {problem}. {advice}") from None
+        if left and place != "meta":
+            note_once(f"{name}: {left}.")
         refuse_nan(model.named_parameters(), f"model '{name}'")
         if is_quantised(model):  # also a base that is stored so
             keep_unpacked(model)
@@ -162,14 +170,38 @@ def hub_commit(name: str) -> str:
 
 
 def _kind(config: Any) -> Any:
-    """Return the class of transformers that loads a model whole: a multimodal one with what reads images."""
+    """Return the class of transformers that loads a model whole: a multimodal one with what reads images or sound."""
     import transformers
 
-    whole = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    kinds = [(transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, transformers.AutoModelForImageTextToText)]
+    if hasattr(transformers, "AutoModelForMultimodalLM"):  # those that read sound and no images
+        kinds.append((transformers.MODEL_FOR_MULTIMODAL_LM_MAPPING, transformers.AutoModelForMultimodalLM))
     text = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if whole and (text is None or whole.__name__ in (config.architectures or ())):
-        return transformers.AutoModelForImageTextToText
+    for mapping, kind in kinds:
+        whole = mapping.get(type(config), None)
+        if whole and (text is None or whole.__name__ in (config.architectures or ())):
+            return kind
     return transformers.AutoModelForCausalLM
+
+
+def _readable(config: Any, load: Callable[[Any], T]) -> tuple[T, str]:
+    """Load the part of a model that reads and writes text, by its config; also say what is left out, if anything is.
+
+    Of a model that speaks it is the part that thinks. Where a library is missing that its other parts need, it is the
+    text model.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if thinker := getattr(config, "thinker_config", None):
+        return load(thinker), "what writes text is loaded, and not what speaks"
+    try:
+        return load(config), ""
+    except ImportError as error:
+        text = config.get_text_config()
+        if text is config or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        return load(text), f"its text model is loaded alone, for the rest lacks a library ({reason[:200]})"
 
 
 def _weightless(weights: Weights, config: Any, dtype: Any, source: Mapping[str, Any]) -> Any:
