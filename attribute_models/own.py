@@ -10,11 +10,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 
-from attribute_models import Row
+from attribute_models import Row, hashed
 from attribute_models.arrays import Array
 
 
@@ -65,3 +67,67 @@ def model_of(value: Any, name: str) -> Any:
     if not callable(value):
         raise ValueError("is no class with `score` and no function of a row. Name one.")
     return Function(value, name)
+
+
+def code_of(value: Any) -> str:
+    """Hash the code of a function or an object, and the plain values that it holds: what tells it from another.
+
+    What it uses of its own module counts too, and what it imports does not. An object that changes while it scores can
+    have an `identity`, a text that counts instead.
+    """
+    if identity := getattr(value, "identity", ""):
+        return str(identity)
+    value = value.function if isinstance(value, Function) else value
+    inner = value.func if isinstance(value, partial) else value
+    home = inner if isinstance(inner, FunctionType | MethodType | type) else type(inner)
+    return hashed(_described(value, home.__module__, {}))
+
+
+def _described(value: Any, home: str, seen: dict[int, Any]) -> Any:
+    """Describe a value as JSON; of a function, class or object of another module than `home` that is its name."""
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+
+    def each(*values: Any) -> list[Any]:
+        return [_described(one, home, seen) for one in values]
+
+    if isinstance(value, tuple):
+        return each(*value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.shape, value.tobytes().hex()]
+    if isinstance(value, CodeType):
+        return [value.co_code.hex(), value.co_names, *each(value.co_consts)]
+    if id(value) in seen:  # what follows can hold itself
+        return "seen"
+    seen[id(value)] = value  # kept, so that nothing else gets its id
+    if isinstance(value, Mapping):
+        return {str(name): _described(one, home, seen) for name, one in value.items()}
+    if isinstance(value, list):
+        return each(*value)
+    if isinstance(value, partial):
+        return each(value.func, value.args, value.keywords)
+    if isinstance(value, MethodType | staticmethod | classmethod):
+        return each(value.__func__, getattr(value, "__self__", None))
+    if isinstance(value, property):
+        return each(value.fget)
+    kind = value if isinstance(value, FunctionType | type) else type(value)
+    if kind.__module__ != home:
+        return f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or ()]
+        used = {
+            name: one for name in sorted(_names(value.__code__)) if (one := value.__globals__.get(name)) is not None
+        }
+        return each(value.__code__, value.__defaults__, value.__kwdefaults__, vars(value), held, used)
+    if isinstance(value, type):
+        own = {name: one for name, one in vars(value).items() if isinstance(one, FunctionType) or name[:2] != "__"}
+        return each(value.__qualname__, value.__bases__, own)
+    return each(type(value), getattr(value, "__dict__", {}))
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names that code looks up, also in what it defines."""
+    inner = (one for one in code.co_consts if isinstance(one, CodeType))
+    return {*code.co_names}.union(*map(_names, inner))

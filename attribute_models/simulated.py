@@ -85,6 +85,11 @@ class Simulated:
         told = {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "pool" or v}
         return f"simulated:{self.settings.gold}:{hashed(told)}"
 
+    @property
+    def code(self) -> str:
+        """Hash of the code that says what is true."""
+        return own.code_of(self._gold)
+
     def evaluating(self) -> Simulated:
         """Copy the pool without flipped labels: an evaluation must not use what trained."""
         return Simulated(dataclasses.replace(self.settings, training=False), self.weights)

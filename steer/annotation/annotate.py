@@ -17,13 +17,11 @@ from steer.annotation.settings import AnnotateSettings
 from steer.errors import SteerError
 from steer.evaluation import annotators
 from steer.evaluation.annotators import Annotator, identified
-from steer.labelling.label import origin
 from steer.methods.groups import distinct
 from steer.parts import Parts
 from steer.progress import progress
-from steer.rows import Row, Source, content_hash, prompt_key, read_rows, split_of
-from steer.rows.labelled import Labelled
-from steer.rows.schema import Schema
+from steer.rows import Row, Source, prompt_key, read_rows, split_of
+from steer.rows.labelled import Labelled, content_of
 from steer.run_folder import read_json, workplace, write_json
 from steer.settings import settings_of
 
@@ -84,16 +82,17 @@ def annotate(
     listed = read_rows(rows.rows if isinstance(rows, Labelled) else rows, limit=options.limit)
     who = load(annotator, rows, options)
     access = {"trust_remote_code": options.trust_remote_code}
-    inputs = {"rows": content_hash(listed), "annotator": identified(annotator, **access)}
+    inputs = {"rows": content_of(listed, rows), "annotator": identified(annotator, **access)}
     with workplace(folder, options, inputs) as place:
         return annotated(listed, who, options, place)
 
 
 def load(spec: str, rows: Source | Labelled, settings: AnnotateSettings) -> Annotator:
     """Load an annotator that weighs attributes as the schema beside the rows does, if there is one."""
-    _, known = origin(rows)
-    schema = Schema(tuple(known.values())) if known else None
-    return annotators.annotator(spec, schema, trust_remote_code=settings.trust_remote_code)
+    schema = Labelled.without_rows(rows).schema
+    return annotators.annotator(
+        spec, schema if schema.attributes else None, trust_remote_code=settings.trust_remote_code
+    )
 
 
 def annotated(rows: Sequence[Row], who: Annotator, settings: AnnotateSettings, place: Path) -> Annotated:

@@ -107,7 +107,7 @@ def identified(spec: str, *, trust_remote_code: bool = False) -> str:
     """Return the identity of a scorer or annotator, which changes with it; empty for none."""
     if spec.startswith(VOTES):
         return fingerprint(spec.removeprefix(VOTES))
-    return spec and load_scorer(spec, trust_remote_code=trust_remote_code).id
+    return spec and load_scorer(spec, trust_remote_code=trust_remote_code).identity
 
 
 def annotators(specs: Sequence[str], gold: str, schema: Schema, *, trust_remote_code: bool = False) -> list[Annotator]:

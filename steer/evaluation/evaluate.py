@@ -18,8 +18,8 @@ from steer.evaluation.sources import Contestant, Entrant, contestants
 from steer.evaluation.systems import Answers, System
 from steer.models.policy import load_policy
 from steer.report.circumstances import circumstances
-from steer.rows import Row, Source, content_hash
-from steer.rows.labelled import Labelled
+from steer.rows import Row, Source
+from steer.rows.labelled import Labelled, content_of
 from steer.run_folder import rows_fingerprint, slug, workplace
 from steer.settings import settings_of
 
@@ -89,7 +89,8 @@ def inputs(examination: Examination[EvaluateSettings]) -> dict[str, str]:
     """Fingerprints of everything that the result depends on, beside the settings."""
     hashes = {f"{c.name}, {c.seed}": c.identity for c in examination.contestants}
     if examination.source is not None:
-        hashes["rows"] = rows_fingerprint(examination.path) if examination.path else content_hash(examination.rows)
+        path, source = examination.path, examination.source
+        hashes["rows"] = rows_fingerprint(path) if path else content_of(examination.rows, source)
     specs = (examination.judge, examination.proxy, *examination.settings.annotator)
     trust = {"trust_remote_code": examination.trust_remote_code}
     return hashes | {spec: identified(spec, **trust) for spec in specs if spec}

@@ -65,7 +65,7 @@ def _here(config: GenerateConfig) -> GenerateConfig:
 def _run(config: GenerateConfig, selection: Selection | None) -> Run:
     """Open the output folder as a run, with the fingerprints of its inputs."""
     inputs = {"policy": identity(config.policy)}
-    inputs |= {"scorer": selection.scorer.id} if selection else {}
+    inputs |= {"scorer": selection.scorer.identity} if selection else {}
     inputs |= {"input": fingerprint(config.input)} if config.input else {}
     return Run(config.output, config, inputs)
 

@@ -62,7 +62,7 @@ def generate(
         raise SteerError("num_proc, workers: several processes need a folder for what they draw. Give one.")
     if folder is None:
         return generation.rows()
-    scorer = generation.selection.scorer.id if generation.selection else ""
+    scorer = generation.selection.scorer.identity if generation.selection else ""
     inputs = {"policy": generation.policy.identity, "prompts": content_hash(rows)}
     with workplace(folder, replace(chosen, scorer=scorer), inputs) as place:
         return generation.rows(place)

@@ -95,7 +95,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     trust = training.trust_remote_code
     scorers = {name: load_scorer(spec, trust_remote_code=trust) for name, spec in specs.items() if spec}
     inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
-    inputs |= {name: scorer.id for name, scorer in scorers.items()}
+    inputs |= {name: scorer.identity for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
     inputs["training"] = content_hash([trained])
     schema = Labelled.without_rows(rows).require_levels()

@@ -59,7 +59,11 @@ def label_command(config: LabelConfig) -> str:
     `shard` only that share of the parts is scored, and the run that finds all parts writes the rows.
     """
     scorer = load_scorer(config.scorer, trust_remote_code=config.trust_remote_code, engine=config.engine)
-    inputs = {"rows": rows_fingerprint(config.rows), "scorer": scorer.id, "schema": file_fingerprint(config.schema)}
+    inputs = {
+        "rows": rows_fingerprint(config.rows),
+        "scorer": scorer.identity,
+        "schema": file_fingerprint(config.schema),
+    }
     run = Run(config.output, config, inputs)
     if run.done:
         return str(run.done["summary"])

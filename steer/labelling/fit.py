@@ -19,7 +19,7 @@ from steer.labelling.settings import FitSettings
 from steer.progress import progress
 from steer.rows import Row, Source, content_hash, read_rows, split_of
 from steer.rows.binning import described
-from steer.rows.labelled import Labelled
+from steer.rows.labelled import Labelled, content_of
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import folder_errors, hashes, read_done, workplace, write_json, write_text
 from steer.settings import did_you_mean, overridden, settings_of
@@ -45,7 +45,7 @@ def fit(
     name, attributes = origin(rows, options.schema)
     listed = rows.rows if isinstance(rows, Labelled) else read_rows(rows, limit=options.limit, wanted=options.attribute)
     listed = listed[: options.limit or None]
-    inputs = {"rows": content_hash(listed), "schema": file_fingerprint(options.schema)}
+    inputs = {"rows": content_of(listed, rows), "schema": file_fingerprint(options.schema)}
     with workplace(folder, options, inputs) as place:
         if not read_done(place):
             fitted = Fitted.of(listed, options, name, attributes)

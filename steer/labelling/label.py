@@ -19,9 +19,9 @@ from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import read_scores, score_parts
 from steer.parts import Parts, Workers
 from steer.progress import note
-from steer.rows import PREFERENCE, Reading, Row, Source, content_hash, read, read_rows, split_of
+from steer.rows import PREFERENCE, Reading, Row, Source, read, read_rows, split_of
 from steer.rows.binning import described, fitted, graded
-from steer.rows.labelled import Labelled
+from steer.rows.labelled import Labelled, content_of
 from steer.rows.schema import REWARD, Attribute, Schema
 from steer.rows.spool import Spool
 from steer.run_folder import fingerprint, workplace
@@ -70,7 +70,11 @@ def label(
     access: dict[str, Any] = {"trust_remote_code": options.trust_remote_code, "engine": options.engine}
     scored_by = load_scorer(scorer or "human", **access)
     task = Task.of(listed, scored_by, options, name, attributes)
-    inputs = {"rows": content_hash(listed), "scorer": scored_by.id, "schema": file_fingerprint(options.schema)}
+    inputs = {
+        "rows": content_of(listed, rows),
+        "scorer": scored_by.identity,
+        "schema": file_fingerprint(options.schema),
+    }
     with workplace(folder, options, inputs) as place:
         parts = Parts(place / "parts", options.shard_size, len(listed), ".npy")
         score_parts(parts, listed, scored_by, task.names, Workers(options.num_proc, options.workers == "ray"))

@@ -39,6 +39,12 @@ class Scorer:
     own: bool = False  # the user's code
     spec: str = ""  # what `load_scorer` finds it by in another process; "" if it is only in memory
     access: Mapping[str, Any] = field(default_factory=dict)  # and with which settings
+    code: str = ""  # hash of the user's code and what it holds, which the id does not tell
+
+    @property
+    def identity(self) -> str:
+        """Return what tells it from any other: its id, and of the user's code a hash."""
+        return f"{self.id} {self.code}".rstrip()
 
     @property
     def report(self) -> Sequence[Mapping[str, Any]]:
@@ -123,7 +129,7 @@ def load_scorer(spec: str | Scorer | Any, *, trust_remote_code: bool = False, en
     if not isinstance(spec, str | Path):
         name = getattr(spec, "__name__", type(spec).__name__)
         model = own.model_of(spec, name)
-        return Scorer(f"python:{name}", tuple(model.attributes), model, own=True)
+        return Scorer(f"python:{name}", tuple(model.attributes), model, own=True, code=own.code_of(model))
     if engine and not str(spec).startswith(CLASSIFIER):
         raise SteerError(f"--engine {engine}: scores with classifier:MODEL. Leave it out for the scorer '{spec}'.")
     access: dict[str, Any] = {"trust_remote_code": trust_remote_code, "engine": engine}
@@ -147,10 +153,10 @@ def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
             return Scorer(f"classifier:{classifier.id}", classifier.attributes, classifier)
         if kind in FILED:
             model: Any = attribute_models.model_class(kind).of(name)  # type: ignore[attr-defined]  # both have it
-            return Scorer(model.identity, model.attributes, model)
+            return Scorer(model.identity, model.attributes, model, code=getattr(model, "code", ""))
         if colon:
             model = own.load(spec)
-            return Scorer(spec, tuple(model.attributes), model, own=True)
+            return Scorer(spec, tuple(model.attributes), model, own=True, code=own.code_of(model))
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise SteerError(f"scorer '{spec}': {error}") from None
     raise SteerError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
-from steer.rows import Row, Source, read_rows, split_of, write_rows
+from steer.rows import Row, Source, content_hash, read_rows, split_of, write_rows
 from steer.rows.lazy import rows_on_disk
 from steer.rows.schema import Schema
 from steer.run_folder import read_done, write_json
@@ -84,6 +84,11 @@ class Labelled:
         write_json(folder / DONE, {"summary": summary, "rows": count, "scorer": self.scorer, "spec": self.spec})
 
     @property
+    def content(self) -> str:
+        """Return 16 hex digits of rows, schema and scorer: all that a result depends on that is made from them."""
+        return content_hash([*self.rows, {"schema": self.schema.to_json(), "scorer": self.scorer}])
+
+    @property
     def support(self) -> dict[tuple[int, ...], int]:
         """Return joint levels over `schema.own` that enough rows have (`schema.minimum`), with the number of rows."""
         return self.schema.supported(self.schema.own)
@@ -122,3 +127,8 @@ class Labelled:
         for row in self.rows:
             if "split" not in row or "levels" not in row:
                 raise SteerError(f"{self.name}: row '{row['id']}' has no levels or no split. {LABEL_FIRST}")
+
+
+def content_of(rows: Sequence[Row], source: Source | Labelled) -> str:
+    """Return the `content` of rows that were read from a source, with the schema and scorer that are stored there."""
+    return replace(Labelled.without_rows(source), rows=rows).content

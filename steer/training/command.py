@@ -21,21 +21,15 @@ from steer.training.train import prepare
 def train_command(config: TrainConfig) -> str:
     """Train a policy on labelled rows in a run folder; the summary line (empty in every process but the main one)."""
     follow_leader()
-    method, _ = chosen(config.method, config.set)
+    chosen(config.method, config.set)
     hashes = Hashes.of(config.model, config.init)
     inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}
     if config.init:
         inputs["init"] = hashes.init
-    scorer = (
-        scorer_for(
-            config.method,
-            config.scorer or Labelled.without_rows(config.rows).spec,
-            trust_remote_code=config.trust_remote_code,
-        )
-        if method.on_policy
-        else None
-    )
-    run = Run(config.output, config, inputs | ({"scorer": scorer.id} if scorer else {}))
+    spec = config.scorer or Labelled.without_rows(config.rows).spec
+    scorer = scorer_for(config.method, spec, trust_remote_code=config.trust_remote_code)
+    inputs |= {"scorer": scorer.identity} if scorer else {}
+    run = Run(config.output, config, inputs)
     main = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     if run.done and not config.dry_run:
         if main:

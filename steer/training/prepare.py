@@ -14,7 +14,7 @@ from steer import device
 from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
-from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
+from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
 from steer.methods.base import Method
 from steer.methods.groups import Group, conversations
@@ -62,22 +62,16 @@ class Hashes(NamedTuple):
         return Hashes(identity(model), identity(init) if init else "")
 
 
-def scorer_for(name: str, spec: str, *, trust_remote_code: bool = False) -> Scorer:
-    """Load the scorer that an on-policy method gets rewards from."""
+def scorer_for(name: str, spec: str, *, trust_remote_code: bool = False) -> Scorer | None:
+    """Load the scorer that an on-policy method gets rewards from; None for a method that draws nothing."""
+    if not METHODS[name].on_policy:
+        return None
     if not spec or spec == "human":
         raise SteerError(
             f"{name}: needs a scorer of fresh responses, and these rows name none that can be loaded again. Give "
             "--scorer (scorer=)."
         )
     return load_scorer(spec, trust_remote_code=trust_remote_code)
-
-
-def reward_for(name: str, labelled: Labelled, options: TrainSettings, scorer: Scorer | None) -> Reward:
-    """Return the reward of fresh responses, by `scorer` or else the one that the settings or the rows name."""
-    if scorer is None:
-        spec = options.scorer or labelled.spec
-        scorer = scorer_for(name, spec, trust_remote_code=options.trust_remote_code)
-    return rewarder(scorer, labelled.require_levels())
 
 
 def check_start(

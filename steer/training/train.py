@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steer.labelling.scorer import Scorer
+from steer.labelling.scorer import Scorer, rewarder
 from steer.models.parts import coverage
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
 from steer.progress import note
-from steer.rows import Source, content_hash
+from steer.rows import Source
 from steer.rows.labelled import Labelled
 from steer.run_folder import fingerprint, folder_errors, workplace, write_json
 from steer.settings import settings_of
@@ -35,7 +35,7 @@ from steer.training.prepare import (
     held_out_of,
     joined,
     rated,
-    reward_for,
+    scorer_for,
     shares_prompts,
     starting_point,
     templated,
@@ -63,13 +63,15 @@ def train(
     loads that. Raises SteerError for what cannot be trained on, and for a folder that holds another training.
     """
     labelled, options = Labelled.of(labelled), settings_of(TrainSettings, settings)
+    chosen(method, options.set)
     hashes = Hashes.of(model, options.init)
-    content = content_hash([*labelled.rows, {"schema": labelled.schema.to_json(), "scorer": labelled.scorer}])
-    inputs = {"rows": content, "model": f"{model} {hashes.model}", "method": method, "init": hashes.init}
+    scorer = scorer_for(method, options.scorer or labelled.spec, trust_remote_code=options.trust_remote_code)
+    inputs = {"rows": labelled.content, "model": f"{model} {hashes.model}", "method": method, "init": hashes.init}
+    inputs |= {"scorer": scorer.identity} if scorer else {}
     with workplace(folder, options, inputs) as place:
         if (place / "done.json").is_file():
             return load_policy(str(place), dtype=options.dtype, trust_remote_code=options.trust_remote_code)
-        policy = prepare(labelled, model, method, options, hashes).run(place)
+        policy = prepare(labelled, model, method, options, hashes, scorer).run(place)
         write_json(place / "done.json", {"summary": "", **policy.facts})
         checkpoint.clear(place)
         if folder is None:
@@ -134,13 +136,13 @@ def prepare(
     hashes: Hashes,
     scorer: Scorer | None = None,
 ) -> Training:
-    """Load and check everything that the training needs; `name`: the method's, `scorer`: for on-policy methods."""
+    """Load and check everything that the training needs; `name`: the method's, `scorer`: what `scorer_for` returned."""
     installed(options.track)
     method, own = chosen(name, options.set)
     options, template = templated(model, method, options)
     conditions = conditioned(labelled, method, options)
     check_start(name, method, conditions, options, hashes.model or model)
-    reward = reward_for(name, labelled, options, scorer) if method.on_policy else None
+    reward = rewarder(scorer, labelled.require_levels()) if scorer else None
     options, why = rated(name, method, options)
     accelerator = accelerated(name, method, options)
     with enough_memory(options):
