@@ -18,7 +18,7 @@ from steer.generation.settings import Sampling
 from steer.methods import METHODS
 from steer.progress import duration
 from steer.report.cells import count, counted
-from steer.training.pace import Forecast, forecast, lengths_of, unforeseeable
+from steer.training import pace
 from steer.training.prepare import Hashes, chosen
 from steer.training.train import prepare
 
@@ -101,7 +101,7 @@ class Speed(NamedTuple):
     """
 
     draws: drawing.Pace
-    training: Forecast | None = None
+    training: pace.Pace | None = None
     length: float = 0.0
     unknown: str = ""
 
@@ -118,11 +118,10 @@ class Speed(NamedTuple):
             return Speed(draws)
         options = replace(settings, method="mle", set=(), init="")
         training = prepare(comparison.labelled, config.model, "mle", options, Hashes.of(config.model, ""))
-        if reason := unforeseeable(training.loop):
+        if reason := pace.unforeseeable(training.loop):
             return Speed(draws, unknown=reason)
-        lengths = lengths_of(training.loop.plan)
-        time = forecast(training.policy, training.loop, lengths)
-        return Speed(draws, time, float(np.mean(lengths)))
+        length = float(np.mean(pace.lengths_of(training.loop.plan)))
+        return Speed(draws, pace.measured(training.policy, training.loop), length)
 
     def seconds(self, comparison: Comparison, entry: Entry, work: Work) -> tuple[float, str]:
         """Estimate the time of an entry with one seed, or why that of its training cannot be estimated."""
@@ -138,12 +137,10 @@ class Speed(NamedTuple):
             size = _group_size(comparison, entry)
         except SteerError as error:
             return answers, f"its training would fail: {error}"
-        pace = self.training.pace
         tokens = work.steps * settings.batch_size * size * self.length
         reference = work.trainings * len(comparison.logs) * self.length if "ref" in METHODS[entry.method].needs else 0
-        trained = (tokens * pace.both + reference * pace.forward) / pace.tokens
         fresh = self.draws.seconds(comparison.cost(entry).responses, settings.max_new_tokens)
-        return answers + trained + fresh, ""
+        return answers + self.training.seconds(tokens, reference) + fresh, ""
 
     def foreseen(self, seconds: float, without: list[str]) -> str:
         """Describe the time of all runs one after the other, and what that rests on."""

@@ -55,7 +55,7 @@ def _training_time(rounds: Rounds, sizes: list[int]) -> str:
     time = forecast(training.policy, loop, lengths)
     shares = [size / len(lengths) for size in sizes]
     steps = time.steps * (len(sizes) if loop.options.max_steps else sum(shares))
-    return f"up to about {duration(steps + time.before * sum(shares))}: {time.basis}"
+    return f"up to about {duration(steps + time.before * sum(shares))}: {time.pace.basis}"
 
 
 def _on_logs(rounds: Rounds) -> Training:

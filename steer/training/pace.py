@@ -26,6 +26,15 @@ class Pace(NamedTuple):
     forward: float
     both: float
 
+    def seconds(self, trained: float, read: float = 0.0) -> float:
+        """Seconds to train on so many tokens, and to read others for log-probs of the starting policy."""
+        return (trained * self.both + read * self.forward) / self.tokens
+
+    @property
+    def basis(self) -> str:
+        """Say what the times rest on."""
+        return f"measured on one forward and backward pass of {self.tokens} tokens here"
+
 
 def measured(policy: Policy, loop: Loop) -> Pace:
     """Time a pass over the first groups of the first step; on a GPU the second time, when it has warmed up."""
@@ -82,12 +91,6 @@ class Forecast(NamedTuple):
     before: float
     pace: Pace
 
-    @property
-    def basis(self) -> str:
-        """Say what the forecast rests on."""
-        pace = self.pace
-        return f"measured on one forward and backward pass of {pace.tokens} tokens here"
-
 
 def lengths_of(plan: Plan) -> list[int]:
     """Count the tokens of every candidate, prompt and response."""
@@ -109,9 +112,7 @@ def forecast(policy: Policy, loop: Loop, lengths: Sequence[int]) -> Forecast:
     pace, processes = measured(policy, loop), loop.accelerator.num_processes
     tokens = sum(lengths) / len(loop.plan.groups) * loop.options.batch_size * loop.steps
     reference = sum(lengths) if "ref" in loop.method.needs else 0
-    return Forecast(
-        tokens * pace.both / pace.tokens / processes, reference * pace.forward / pace.tokens / processes, pace
-    )
+    return Forecast(pace.seconds(tokens) / processes, pace.seconds(0, reference) / processes, pace)
 
 
 def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
@@ -123,5 +124,5 @@ def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
     shared = f" on each of {processes} processes" if processes > 1 else ""
     return (
         f"about {duration(time.steps)} for the steps{before}, at {time.pace.tokens / time.pace.both:,.0f} "
-        f"tokens/s{shared}: {time.basis}; held-out losses and saving come on top"
+        f"tokens/s{shared}: {time.pace.basis}; held-out losses and saving come on top"
     )
