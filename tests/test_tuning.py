@@ -99,6 +99,16 @@ def test_tuning_sees_neither_gold_nor_a_prompt_of_the_report(tuned: Path, labels
     assert held_out(other) == held_out(Comparison(held(tuned), tuned)), "nothing but prompts decides"
 
 
+def test_tuning_takes_none_but_the_rows_that_train(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text("limit: 40\n")
+    config = CompareConfig(str(labels), "base", str(tmp_path), train=str(tmp_path / "train.yaml"), tune=3)
+    comparison = Comparison(config, tmp_path)
+    inner = on_training_rows(comparison)
+    assert {row["id"] for row in inner.labelled.rows} == {row["id"] for row in comparison.logs}
+    assert len(comparison.logs) == 40
+    assert {prompt_key(row) for row in inner.labelled.rows if row["split"] == "test"} == set(held_out(comparison))
+
+
 def test_every_method_has_the_same_tries_and_trains_at_its_chosen_rate(tuned: Path) -> None:
     report = read_json(tuned / "report.json")
     assert report["failures"] == []

@@ -69,8 +69,7 @@ def on_training_rows(comparison: Comparison) -> Comparison:
     config, folder = comparison.config, comparison.folder / "tuning"
     held, rows = set(held_out(comparison)), folder / "rows"
     if not (rows / "done.json").is_file():
-        ours = [row for row in comparison.labelled.rows if row["split"] == "train"]
-        parted = [{**row, "split": "test" if prompt_key(row) in held else "train"} for row in ours]
+        parted = [{**row, "split": "test" if prompt_key(row) in held else "train"} for row in comparison.logs]
         replace(comparison.labelled, rows=parted).save(rows)
     alone = replace(
         config,
