@@ -6,6 +6,7 @@ The template is rendered with marks as names and arguments; what it writes betwe
 from __future__ import annotations
 
 import json
+import math
 import re
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,17 @@ NUMBER, COUNT = 90417, "steercount"  # a value that is no text, and the number o
 ODD = "x\\'\"\n"  # a text that would be escaped
 MARKS = re.compile("|".join((NAME, KEY, VALUE, ARGUMENTS)))
 ASK = [{"role": "user", "content": "Hello."}]
-JSON = json.JSONDecoder()
+
+
+def _finite(text: str) -> float:
+    """Read a number; ValueError for one that is too large, or none."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON")
+    return number
+
+
+JSON = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
+UNREADABLE = (ValueError, RecursionError)  # what it raises for texts; the latter where lists are too deep
 
 
 class Syntax(NamedTuple):
@@ -113,7 +124,7 @@ def _object(text: str) -> tuple[dict[str, Any], str] | None:
     """Read arguments that are a JSON object; return them and the text that follows."""
     try:
         value, end = JSON.raw_decode(text)
-    except ValueError:
+    except UNREADABLE:
         return None
     return (value, text[end:]) if isinstance(value, dict) else None
 
@@ -125,17 +136,18 @@ def _typed(text: str, declared: Any) -> Any:
         return text
     try:
         value = JSON.decode(text)
-    except ValueError:
+    except UNREADABLE:
         return text if kind is None else None
     return None if kind is None else value
 
 
 def _literal(text: str) -> Any:
     """Return a value that is marked as no text, in JSON or as Python writes it; None if it is neither."""
-    with suppress(ValueError):
+    with suppress(*UNREADABLE):
         return JSON.decode(text)
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        return literal_eval(text.strip())
+    with suppress(*UNREADABLE, SyntaxError, MemoryError, TypeError):
+        value = literal_eval(text.strip())
+        return value if JSON.decode(json.dumps(value)) == value else None  # Python has more than JSON
     return None
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from attribute_models.endpoint import exchange
 from attribute_models.templates import NONE
 from steer.errors import SteerError
+from steer.generation.calls import JSON, UNREADABLE
 
 TIMEOUT = 600  # seconds for one response
 BUSY = {429, 502, 503, 504}  # statuses after which to try again
@@ -58,7 +59,7 @@ def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
 def _reply(message: Mapping[str, Any], ended: str) -> ChatReply:
     """Read a message; calls get arguments as objects, where they are objects."""
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    calls = [_arguments(call, dict, json.loads) for call in message.get("tool_calls") or ()]
+    calls = [_arguments(call, dict, JSON.decode) for call in message.get("tool_calls") or ()]
     return ChatReply(message["content"] or "", ended in ("stop", "tool_calls"), str(thought).strip(), tuple(calls))
 
 
@@ -67,7 +68,7 @@ def _arguments(call: Mapping[str, Any], kind: type, convert: Callable[[Any], Any
     function = call["function"]
     kept = {name: call[name] for name in ("id", "type") if call.get(name)}
     arguments = function.get("arguments") or {}
-    with suppress(ValueError):
+    with suppress(*UNREADABLE):
         converted = arguments if isinstance(arguments, kind) else convert(arguments)
         arguments = converted if isinstance(converted, kind) else arguments
     return {**kept, "function": {"name": function["name"], "arguments": arguments}}
