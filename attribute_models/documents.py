@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,3 +78,9 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         _once([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
         return node
+
+
+# YAML 1.1 would read 1e-4 as a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

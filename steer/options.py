@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import click
 
 from attribute_models import documents
 from steer.errors import SteerError
-from steer.settings import INPUTS, Wanted, check, did_you_mean, flag_of
+from steer.settings import INPUTS, Wanted, check, did_you_mean, flag_of, typed
 
 T = TypeVar("T")
 RUN = "This run"  # the last panel: flags that name none
@@ -125,41 +124,11 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
         raise SteerError(f"{file}: a config file holds 'name: value' lines.")
     loaded.pop("inputs", None)  # written by the stage into its config.json, not a setting
     hints = typing.get_type_hints(config)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for key, value in loaded.items():
         if key not in hints:
             raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(str(key), hints)}")
-        loaded[key] = _converted(f"{file}: '{key}'", value, hints[key])
+        value = typed(f"{file}: {key}", value, hints[key])
+        # A run writes all settings into its config.json, whether anybody said them or not.
+        loaded[key] = defaults[key] if value == defaults[key] else value
     return loaded
-
-
-def _converted(where: str, value: Any, hint: Any) -> Any:
-    """Convert a file's value to the field's type; `where` begins the message if it cannot be."""
-    kind, several, optional = Wanted.of(hint)
-    if several:
-        if not isinstance(value, list) or not all(map(_simple, value)):
-            raise SteerError(f"{where} wants a list of texts, found {_brief(value)}.")
-        return tuple(str(v) for v in value)
-    if value is None and optional:
-        return None
-    good = isinstance(value, int | float) and not isinstance(value, bool) if kind is float else type(value) is kind
-    if kind is float and isinstance(value, str):  # YAML reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            good = False
-    if not good:
-        raise SteerError(f"{where} wants {kind.__name__}, found {_brief(value)}.")
-    try:
-        return kind(value)
-    except OverflowError:
-        raise SteerError(f"{where} wants a number that can be computed with, found {_brief(value)}.") from None
-
-
-def _simple(value: Any) -> bool:
-    """Whether a member of a list is a text, or a number that can be written as one."""
-    return isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() < 64)
-
-
-def _brief(value: Any) -> str:
-    """Show a value of a file, shortened: aliases of YAML make huge ones of small files."""
-    return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else reprlib.repr(value)

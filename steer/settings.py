@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
@@ -31,7 +32,6 @@ LAUNCH = (
 )
 WHICH_WORKERS = ("processes", "ray")
 SEED = "Everything random follows from it."
-SHARE = 0.1  # of the prompts that is held out, where nobody says another
 HELD_OUT = "Share of prompts kept for evaluation, where the rows have no split."
 LIMIT = "Use the first so many rows only (0: all)."
 TRUST_REMOTE_CODE = "Run code that comes with the model."
@@ -45,6 +45,13 @@ WHICH_TURNS = ("last", "all")
 INPUTS = "Inputs"  # the first panel of a long --help
 
 LARGEST = sys.float_info.max
+
+
+class Unsaid(float):
+    """A number that counts where nobody says one; the same number is no such one where somebody does."""
+
+
+SHARE = Unsaid(0.1)  # of the prompts that is held out
 
 
 def option(
@@ -144,7 +151,7 @@ def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in fields:
             raise SteerError(f"unknown setting '{name}'; {did_you_mean(name, fields)}")
-    return {n: _typed(flag_of(fields[n]), value, Wanted.of(types[n])) for n, value in values.items()}
+    return {name: typed(flag_of(fields[name]), value, types[name]) for name, value in values.items()}
 
 
 class Wanted(NamedTuple):
@@ -161,18 +168,25 @@ class Wanted(NamedTuple):
         return Wanted(kinds[0], get_origin(hint) is tuple, type(None) in kinds)
 
 
-def _typed(name: str, value: Any, wanted: Wanted) -> Any:
-    """Return a value in the type of its field, of one text a tuple; SteerError for a value of another type."""
-    if wanted.several:
+def typed(name: str, value: Any, hint: Any) -> Any:
+    """Return a value of a call or a file in the type of its field; SteerError, which `name` begins, for another type.
+
+    A whole number will do for any number, a path for a text, one text for a list of one, and in a list of texts a
+    number for its text.
+    """
+    kind, several, optional = Wanted.of(hint)
+    if several:
         values = value if isinstance(value, list | tuple) else (value,)
-        return tuple(_typed(name, each, Wanted(wanted.kind)) for each in values)
-    if value is None and wanted.optional:
+        return tuple(typed(name, str(each) if _is_short(each) else each, kind) for each in values)
+    if value is None and optional:
         return None
-    if not _is(value, wanted.kind):
-        raise SteerError(f"{name} {value!r:.60}: wanted {_TYPES[wanted.kind]}.")
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # of numpy
+    if not _is(value, kind):
+        raise SteerError(f"{name} {_brief(value)}: wanted {_TYPES[kind]}.")
+    value = value.item() if isinstance(value, Real) and hasattr(value, "item") else value  # of numpy
+    try:
+        return os.fspath(value) if kind is str else value if isinstance(value, kind) else kind(value)
+    except OverflowError:
+        raise SteerError(f"{name} {_brief(value)}: wanted a number that can be computed with.") from None
 
 
 _TYPES: dict[Any, str] = {float: "a number", int: "a whole number", bool: "True or False", str: "text"}
@@ -182,6 +196,16 @@ def _is(value: Any, kind: type) -> bool:
     """Whether a value is of a kind: a truth value is no number, a whole number is one, a path is text."""
     wider: dict[Any, Any] = {float: Real, int: Integral, str: str | os.PathLike}
     return isinstance(value, wider.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value is a number that 64 bits hold."""
+    return _is(value, float) and (not isinstance(value, int) or value.bit_length() < 64)
+
+
+def _brief(value: Any) -> str:
+    """Show a value, shortened: aliases of YAML make huge ones of small files."""
+    return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else reprlib.repr(value)
 
 
 def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:

@@ -30,6 +30,7 @@ from steer.report import dials
 from steer.report.circumstances import circumstances
 from steer.rows.command import data_command
 from steer.run_folder import read_json, write_json
+from steer.settings import SHARE
 from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
@@ -133,7 +134,7 @@ def _comparison(config: WorldConfig, labels: str, models: Sequence[str]) -> Comp
 def _guidance(policy: Path, labels: str, base: str, path: Path) -> dict[str, Any]:
     """Measure guidance of each strength on the conditional policy, once: the curve is kept in a file."""
     if not path.is_file():
-        rows = held_out_prompts(labels, 0.1, 0, GUIDED)
+        rows = held_out_prompts(labels, SHARE, 0, GUIDED)
         trial = Trial(
             load_policy(str(policy)),
             load_policy(base),

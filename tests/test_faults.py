@@ -126,7 +126,7 @@ def test_levels_of_rows_that_the_schema_beside_them_lacks_are_refused(labels: Pa
         ("seed: 0x" + "f" * 5000, "--seed: wanted a number that 64 bits hold"),
         ("seed: 18446744073709551616", "--seed: wanted a number that 64 bits hold"),
         ("seed: -1", "--seed -1: wanted 0 or more"),
-        ("held_out: " + "9" * 400, "wants a number that can be computed with"),
+        ("held_out: " + "9" * 400, "held_out a huge number: wanted a number that can be computed with"),
         ('output: "a\\0b"', "--output 'a.x00b': holds a NUL"),
         ('{"output": "\\ud800"}', "--output .*: holds a NUL or a character that is no Unicode"),
         ('lower: ["a\\0b"]', "--lower .*: holds a NUL"),
@@ -134,7 +134,7 @@ def test_levels_of_rows_that_the_schema_beside_them_lacks_are_refused(labels: Pa
             "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nlower: [*b,*b,*b,*b,*b,*b,*b,*b,*b]",
             "unknown key",
         ),
-        ("lower: &a [*a]", "wants a list of texts"),
+        ("lower: &a [*a]", r"lower \[\[.*: wanted text"),
     ],
 )
 def test_a_value_of_a_config_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, wanted: str) -> None:

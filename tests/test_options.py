@@ -1,6 +1,7 @@
 """Flags, config files and defaults: which wins, and what is refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
-from steer.settings import argument, did_you_mean, option, settings_of
+from steer.settings import SHARE, argument, did_you_mean, option, settings_of
+from steer.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,17 @@ def test_an_integer_in_the_file_may_fill_a_float(tmp_path: Path) -> None:
     [
         ("stepz: 3", "unknown key 'stepz'; did you mean 'steps'? Known: "),
         ("7: 3", "unknown key '7'"),
-        ("steps: many", "'steps' wants int, found 'many'"),
-        ("steps: 2.5", "'steps' wants int, found 2.5"),
-        ("steps: true", "'steps' wants int, found True"),
-        ("rate: fast", "'rate' wants float, found 'fast'"),
-        ("rate: [1]", "'rate' wants float, found [1]"),
-        ("output: 5", "'output' wants str, found 5"),
-        ("verbose: 1", "'verbose' wants bool, found 1"),
-        ("name: x", "'name' wants a list of texts, found 'x'"),
-        ("name: [{x: 1}]", "'name' wants a list of texts"),
-        ("steps: null", "'steps' wants int, found None"),
+        ("steps: many", "steps 'many': wanted a whole number."),
+        ("steps: 2.5", "steps 2.5: wanted a whole number."),
+        ("steps: true", "steps True: wanted a whole number."),
+        ("rate: fast", "rate 'fast': wanted a number."),
+        ("rate: [1]", "rate [1]: wanted a number."),
+        ("output: 5", "output 5: wanted text."),
+        ("verbose: 1", "verbose 1: wanted True or False."),
+        ("rate: '1e-4'", "rate '1e-4': wanted a number."),
+        ("name: [{x: 1}]", "name {'x': 1}: wanted text."),
+        ("name: [true]", "name True: wanted text."),
+        ("steps: null", "steps None: wanted a whole number."),
         ("[1, 2]", "a config file holds 'name: value' lines"),
         ("", "a config file holds 'name: value' lines"),
     ],
@@ -213,7 +217,8 @@ def test_did_you_mean_lists_everything_in_order() -> None:
         ({"steps": None}, "--steps None: wanted a whole number."),
         ({"verbose": "no"}, "--verbose 'no': wanted True or False."),
         ({"kind": 3}, "--kind 3: wanted text."),
-        ({"name": ("a", 1)}, "--name 1: wanted text."),
+        ({"name": ("a", True)}, "--name True: wanted text."),
+        ({"name": ("a", ["b"])}, "--name ['b']: wanted text."),
     ],
 )
 def test_an_argument_of_another_type_is_refused(given: dict[str, Any], message: str) -> None:
@@ -228,3 +233,29 @@ def test_arguments_of_numpy_paths_and_one_text_are_taken(tmp_path: Path) -> None
     )
     assert (made.rows, made.rate, made.steps, made.name) == (str(tmp_path), 0.5, 3, ("a",))
     assert json.loads(json.dumps(asdict(made)))["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"rate": 1}, {"rate": 1e-4}, {"rate": "fast"}, {"rate": True}, {"steps": 2.5}, {"steps": None}, {"verbose": 1}]
+    + [{"name": value} for value in ("x", ["x", "y"], ["x", 5], [0.5], [True], [["x"]], 5, None)],
+    ids=str,
+)
+def test_a_value_is_taken_or_refused_alike_in_a_file_and_in_a_call(given: dict[str, Any], tmp_path: Path) -> None:
+    def taken(build: Callable[[], Config]) -> dict[str, Any] | str:
+        try:
+            return asdict(build())
+        except SteerError as error:
+            return str(error).split(": ", 1)[-1] if str(tmp_path) in str(error) else str(error).removeprefix("--")
+
+    path = file(tmp_path, json.dumps(given), "c.json")
+    assert taken(lambda: resolve(Config, REQUIRED, path)) == taken(lambda: settings_of(Config, REQUIRED | given))
+
+
+def test_only_a_share_that_a_user_says_counts_as_said(tmp_path: Path) -> None:
+    flags = {"rows": "r", "model": "m", "output": "o"}
+    path = file(tmp_path, json.dumps(asdict(resolve(TrainConfig, flags))), "config.json")
+    for unsaid in (resolve(TrainConfig, flags), resolve(TrainConfig, {}, path), settings_of(TrainSettings, {})):
+        assert type(unsaid.held_out) is type(SHARE)
+    for said in (resolve(TrainConfig, {**flags, "held_out": 0.1}), settings_of(TrainSettings, {"held_out": 0.1})):
+        assert type(said.held_out) is float

@@ -1,5 +1,6 @@
 """The row contract: what is read, what is refused and how it is said, and that writing loses nothing."""
 
+import copy
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from steer import rows
 from steer.errors import SteerError
 from steer.progress import note_once
 from steer.rows import split_of
+from steer.settings import SHARE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data in {SHARED}")
@@ -424,8 +426,10 @@ def test_what_was_written_is_read_back_blank_responses_and_strange_line_ends_inc
 def test_a_share_of_prompts_that_cannot_have_an_effect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     note_once.cache_clear()
     row = {"id": "1", "prompt": [{"role": "user", "content": "Hi"}], "response": "Ho"}
-    for held_out, split in ((0.4, ""), (0.1, "train"), (0.4, "train")):
+    for held_out, split in ((0.4, ""), (SHARE, "train"), (copy.deepcopy(SHARE), "train"), (0.4, "train")):
         assert capsys.readouterr().err == ""
         split_of({**row, "split": split} if split else row, held_out, 0)
     said = capsys.readouterr().err
     assert said.count("--held-out 0.4 has no effect on rows that name their split") == 1
+    split_of({**row, "split": "train"}, 0.1, 0)  # the default, by hand
+    assert "--held-out 0.1 has no effect on rows that name their split" in capsys.readouterr().err

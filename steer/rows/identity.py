@@ -14,7 +14,7 @@ from data_recipes.turns import asked_with
 from steer.progress import note_once
 from steer.rows.contract import SIDE, Row
 from steer.rows.reading import Source, read
-from steer.settings import SHARE
+from steer.settings import Unsaid
 
 
 def prompt_key(row: Row) -> str:
@@ -71,10 +71,11 @@ def split_of(row: Row, held_out: float, seed: int) -> Literal["train", "test"]:
     """Return the side of a row: that of its column `split`, else one drawn by the hash of its prompt.
 
     All rows of a prompt are on one side, and all turns of a conversation. `held_out` is the share of prompts, 0 to 1,
-    that become "test". A split named as in HELD_OUT is "test" too.
+    that become "test"; if somebody says it and the row names its split, that is noted. A split named as in HELD_OUT is
+    "test" too.
     """
     if side := named_side(row):
-        if held_out != SHARE:
+        if not isinstance(held_out, Unsaid):
             note_once(
                 f"--held-out {held_out:g} has no effect on rows that name their split. "
                 '"steer data --resplit" splits them again.'
