@@ -88,7 +88,7 @@ class Judge:
         """A name with a hash of all settings that can change a score."""
         lines = [[name, dataclasses.astuple(rubric)] for name, rubric in self.rubrics.items()]
         s = self.settings
-        own = [s.comparing] if s.comparing else []
+        own = [*([s.comparing] if s.comparing else []), *([] if s.json_mode else ["free form"])]
         return f"judge:{s.model}:{hashed([SCORING, s.model, lines, s.together, s.temperature, s.max_tokens, *own])}"
 
     @property

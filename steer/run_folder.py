@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
@@ -35,6 +36,7 @@ HOW = (
     *("output", "overwrite", "dry_run", "push_to_hub", "private", "evaluation"),
     *("launch", "num_proc", "shard", "workers"),
 )
+SERVERS = ("engine", "server")  # settings that can be the address of a server
 # Settings that may change when a training resumes, say for want of memory: its result is the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 # What a run writes about itself; no stage reads any of it as input.
@@ -55,9 +57,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def slug(text: str) -> str:
-    """Make a file name of a text; targets with `<` and `>` get different ones."""
-    words = text.replace("<", "lt").replace(">", "gt")
+    """Make a file name of a text; targets with `<` and `>`, and numbers with `+` and `-`, get different ones."""
+    words = text.replace("<", "lt").replace(">", "gt").replace("+", "plus")
     return "".join(c if c.isalnum() or c in "=-._" else "-" for c in words)
+
+
+def slugs(texts: Iterable[str], longest: int = 255) -> dict[str, str]:
+    """Make a file name of the end of each text; a number parts those that would be alike."""
+    names: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        plain = name = slug(text)[-longest:]
+        for number in count(2):
+            if name not in names.values():
+                break
+            name = f"{plain}-{number}"
+        names[text] = name
+    return names
 
 
 def read_json(path: Path) -> Any:
@@ -264,12 +279,12 @@ def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str
 
 def _is_server(name: str, value: Any) -> bool:
     """Whether a setting is the address of a server, which may be another when a stage goes on."""
-    return name == "engine" and "://" in str(value)
+    return name in SERVERS and "://" in str(value)
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """Return the settings that have a default, at it; not `engine`, which a run with a server does not keep."""
-    fields = (f for f in dataclasses.fields(config) if f.name not in (*HOW, "engine"))
+    """Return the settings that have a default, at it; not those of SERVERS, which a run with a server does not keep."""
+    fields = (f for f in dataclasses.fields(config) if f.name not in (*HOW, *SERVERS))
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 

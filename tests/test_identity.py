@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,14 +14,26 @@ from typing import Any
 import numpy as np
 import pytest
 
+from attribute_models.judge import Judge, Settings
 from attribute_models.own import code_of
 from steer.annotation.annotate import annotate
+from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
-from steer.evaluation.evaluate import evaluate
+from steer.evaluation.evaluate import evaluate, inputs
+from steer.evaluation.examination import Examination
+from steer.evaluation.settings import EvaluateSettings
+from steer.export.policy import export_policy
+from steer.generation.generate import generate
 from steer.labelling.fit import fit
 from steer.labelling.label import label
 from steer.labelling.scorer import load_scorer
+from steer.models.policy import Policy, load_policy
+from steer.rows.binning import described
 from steer.rows.labelled import Labelled
+from steer.run_folder import Run, slugs
+from steer.training.batches import Conditioning
+from steer.training.prepare import Hashes, starting_point
+from steer.training.settings import TrainSettings
 from steer.training.train import train
 
 GOLD = "data_recipes.world_text:Gold"
@@ -131,3 +144,81 @@ def test_a_training_by_another_scorer_does_not_go_on(
         mine.quality = scorer  # type: ignore[attr-defined]
         with pytest.raises(SteerError, match=message):
             train(labels, model=str(base), method="rloo", scorer="mine:quality", folder=tmp_path / "policy")
+
+
+def test_systems_whose_names_make_one_file_name_answer_for_themselves(
+    labels: Path, base: Path, policy: Policy, tmp_path: Path
+) -> None:
+    systems = {"run 1": str(base), "run-1": policy}
+    some: dict[str, Any] = {"num_prompts": 2, "max_new_tokens": 2, "grid": 0, "target": ("none",), "resamples": 20}
+    evaluate(systems, prompts=labels, gold=GOLD, folder=tmp_path, **some)
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run-1-2-seed0", "run-1-seed0"]
+
+
+def test_texts_get_file_names_of_their_own() -> None:
+    names = slugs(["reward=+1", "reward=-1", "a b", "a:b", "a b", "a-b-2", "a/b"])
+    assert list(names.values()) == ["reward=plus1", "reward=-1", "a-b", "a-b-2", "a-b-2-2", "a-b-3"]
+    assert list(slugs(["judge:first/a.yaml", "judge:other/a.yaml"], longest=6).values()) == ["a.yaml", "a.yaml-2"]
+
+
+def test_a_policy_on_another_base_or_of_another_commit_is_another(trained: Path, tiny: Path, policy: Policy) -> None:
+    own, moved = load_policy(str(trained)), load_policy(str(trained), base=str(tiny))
+    assert own.identity == policy.identity != moved.identity
+    hub = replace(policy, name="owner/model", card=None)
+    assert replace(hub, revision="1").identity != replace(hub, revision="2").identity
+    with pytest.raises(SteerError, match="--dtype bfloat16: the policy is loaded already"):
+        generate(policy, "Why?", dtype="bfloat16")
+
+
+def test_log_probs_of_a_start_are_not_those_of_another(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.training.prepare.device.kind", lambda: "cuda")  # for LoftQ
+    schema = described(["words"], np.arange(5.0)[:, None])
+    conditions = Conditioning(replace(schema, attributes=(replace(schema["words"], shown=("0", "1")),)), ("words",))
+    loftq: dict[str, Any] = {"adapter": "qlora", "init_lora_weights": "loftq"}
+    options = [
+        TrainSettings(),
+        TrainSettings(condition_tokens="special"),
+        TrainSettings(condition_tokens="special", seed=1),
+        TrainSettings(**loftq),
+        TrainSettings(**loftq, target_modules=("q_proj",)),
+        TrainSettings(**loftq, lora_alpha=8),
+    ]
+    keys = [starting_point(policy, conditions, each, "cpu", Hashes("base")) for each in options]
+    assert len({*keys}) == len(keys)
+    assert starting_point(policy, None, options[1], "cpu", Hashes("base")) == keys[0]  # no tokens are added
+
+
+def test_the_reference_of_an_evaluation_is_known_by_its_content(labels: Path, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    reference.mkdir()
+
+    def known(content: str) -> dict[str, str]:
+        (reference / "model.safetensors").write_text(content)
+        return inputs(Examination(EvaluateSettings(reference=str(reference)), str(labels), GOLD))
+
+    assert known("weights") == known("weights") != known("others")
+
+
+def test_an_export_onto_a_base_that_changed_is_another(trained: Path, base: Path, tmp_path: Path) -> None:
+    onto = tmp_path / "onto"
+    shutil.copytree(base, onto)
+    export_policy(trained, tmp_path / "out", base=str(onto))
+    export_policy(trained, tmp_path / "out", base=str(onto))
+    (onto / "notes.txt").write_text("it is another model now")
+    with pytest.raises(SteerError, match="holds another export"):
+        export_policy(trained, tmp_path / "out", base=str(onto))
+
+
+def test_a_generation_goes_on_with_the_server_at_another_address(tmp_path: Path) -> None:
+    def asked(server: str) -> Run:
+        return Run(tmp_path / "out", GenerateConfig("policy", prompt=("Why?",), server=server))
+
+    asked("http://127.0.0.1:8000/v1").start()
+    asked("http://127.0.0.1:8001/v1")
+    with pytest.raises(SteerError, match=r"other settings \(server\)"):
+        asked("")
+
+
+def test_a_judge_that_answers_in_free_form_is_another() -> None:
+    judges = [Judge(Settings("m", attributes=("helpfulness",), json_mode=mode)) for mode in (True, False)]
+    assert judges[0].identity != judges[1].identity

@@ -20,7 +20,7 @@ from steer.models.policy import load_policy
 from steer.report.circumstances import circumstances
 from steer.rows import Row, Source
 from steer.rows.labelled import Labelled, content_of
-from steer.run_folder import rows_fingerprint, slug, workplace
+from steer.run_folder import identity, rows_fingerprint, slugs, workplace
 from steer.settings import settings_of
 
 
@@ -91,6 +91,8 @@ def inputs(examination: Examination[EvaluateSettings]) -> dict[str, str]:
     if examination.source is not None:
         path, source = examination.path, examination.source
         hashes["rows"] = rows_fingerprint(path) if path else content_of(examination.rows, source)
+    if reference := examination.settings.reference:
+        hashes["reference"] = identity(reference)
     specs = (examination.judge, examination.proxy, *examination.settings.annotator)
     trust = {"trust_remote_code": examination.trust_remote_code}
     return hashes | {spec: identified(spec, **trust) for spec in specs if spec}
@@ -143,7 +145,8 @@ def _asked(
     policy = contestant.policy or load_policy(contestant.path, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
     base = s.reference or (policy.card.base if policy.card else "")
     reference = Reference.load(base, s.dtype, s.trust_remote_code, s.micro_batch_tokens) if base else None
-    place = folder / "runs" / f"{slug(contestant.name)}-seed{contestant.seed}"
+    names = slugs(c.name for c in examination.contestants)
+    place = folder / "runs" / f"{names[contestant.name]}-seed{contestant.seed}"
     examinee = Examinee(policy, place, contestant.seed, reference)
     answers = examination.at_targets(examinee, s.target, n=s.n)
     return {target: each for (target, _), each in answers.items()}, examination.over_grid(examinee)

@@ -27,7 +27,7 @@ from steer.progress import note
 from steer.rows import Reading, Row, Source, named_side, prompt_key, read
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import slug
+from steer.run_folder import slugs
 
 S = TypeVar("S", bound=AnswerSettings)
 PLAIN = Decoding()
@@ -190,9 +190,11 @@ class Examination(Generic[S]):
         `control`: the schema that the random targets of the control are drawn from; default: the policy's.
         """
         aims = self._aims(examinee, targets, control)
-        answers = {}
+        # One folder for both choices of a decoding.
+        texts = {(t, d): ",".join(filter(None, (t, d.best.text))) for t, d in product(aims, decodings)}
+        names, answers = slugs(texts.values()), {}
         for (target, levels), decoding in product(aims.items(), decodings):
-            name = slug(",".join(filter(None, (target, decoding.best.text)))) or "plain"  # one folder for both choices
+            name = names[texts[target, decoding]] or "plain"
             requests = [Request(prompt, aim) for prompt, aim in zip(self.prompts, levels) for _ in range(n)]
             answers[target, decoding] = self.answers(examinee, requests, f"answers-{name}", decoding)
         return answers

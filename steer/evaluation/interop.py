@@ -13,7 +13,7 @@ from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.votes import instruction
 from steer.labelling.scorer import placed
 from steer.rows import Row, prompt_key
-from steer.run_folder import slug, write_text
+from steer.run_folder import slugs, write_text
 from steer.settings import did_you_mean
 
 TASK = """\
@@ -71,9 +71,10 @@ def write(names: Sequence[str], folder: Path, case: Case, gold: str, settings: E
     """Write the answers in the forms of `names`; return a sentence with the folders."""
     summary = ""
     if "alpaca-eval" in names:
+        files = slugs(system.name for system in case.systems)
         for system in case.systems:
             rows = [row for answers in system.answers.values() for row in answers.rows]
-            write_text(folder / "alpaca-eval" / f"{slug(system.name)}.json", alpaca_eval(rows, system.name))
+            write_text(folder / "alpaca-eval" / f"{files[system.name]}.json", alpaca_eval(rows, system.name))
         summary += f" AlpacaEval's outputs: {folder / 'alpaca-eval'}."
     if "lm-eval" in names:
         lm_eval(folder / "lm-eval", case, gold, settings)
@@ -86,6 +87,7 @@ def votes(folder: Path, case: Case) -> None:
 
     `output_1` is the baseline's; preference 1 is for it, 2 for the other, 1.5 a tie, null no answer.
     """
+    folders = slugs((who.name for who in case.annotators), longest=100)
     for who, votes in zip(case.annotators, case.votes):
         records = [
             {
@@ -101,7 +103,7 @@ def votes(folder: Path, case: Case) -> None:
             if m.second == 0
         ]
         text = json.dumps(records, ensure_ascii=False, indent=1) + "\n"
-        write_text(folder / "annotations" / slug(who.name)[-100:] / "annotations.json", text)
+        write_text(folder / "annotations" / folders[who.name] / "annotations.json", text)
 
 
 def alpaca_eval(rows: Sequence[Row], generator: str) -> str:

@@ -18,7 +18,7 @@ from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.quantization import is_quantised
 from steer.models.tokenization import plain_ids
 from steer.progress import progress, quiet
-from steer.run_folder import fingerprint, folder_errors, locked, read_json, write_json
+from steer.run_folder import fingerprint, folder_errors, identity, locked, read_json, write_json
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 MARK = "export.json"  # inputs and facts of the export; a folder that has it is complete
@@ -55,7 +55,7 @@ def export_policy(
     `overwrite`. SteerError for a folder that holds anything else, or a base that is stored quantised.
     """
     origin, target = Path(source), Path(folder)
-    inputs = {"source": fingerprint(origin), "model": base, "dtype": dtype}
+    inputs = {"source": fingerprint(origin), "model": base and f"{base} {identity(base)}".rstrip(), "dtype": dtype}
     if facts := finished(target, inputs, overwrite=overwrite):
         return Exported(Card.load(target), **facts)
     if origin.resolve().is_relative_to(target.resolve()):

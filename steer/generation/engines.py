@@ -123,6 +123,8 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
     if settings.engine == "hf" and not settings.server:
         if isinstance(policy, str):
             policy = load_policy(policy, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code)
+        elif settings.dtype != "auto":
+            raise SteerError(f"--dtype {settings.dtype}: the policy is loaded already. Give its name, or load it so.")
         return policy, respond
     engine = f"--server {settings.server}" if settings.server else "--engine vllm"
     if not isinstance(policy, str):

@@ -43,7 +43,7 @@ class Policy:
     steps, loss and more of its training, empty for a model that steer did not train. `before`: turns that it reads in
     front of a row's prompt at a target, such as examples. `steering`: vectors that take the place of a condition.
     `start`: weights of the fresh adapter, if it took them out of the base. `content`: fingerprint of what it is, where
-    no folder of its name holds that.
+    no folder of its name holds that; `loaded`: how it was loaded, if not on the base and in the bits that it names.
     """
 
     model: Any
@@ -56,11 +56,12 @@ class Policy:
     steering: Steering | None = None
     start: Mapping[str, Tensor] = field(default_factory=dict)
     content: str = ""
+    loaded: str = ""
 
     @property
     def identity(self) -> str:
         """Return its name and a fingerprint of what it answers with, which tells it from another of the same base."""
-        return f"{self.name} {self.content or identity(self.name)}"
+        return f"{self.name} {self.content or identity(self.name) or self.revision} {self.loaded}".rstrip()
 
     @property
     def schema(self) -> Schema | None:
@@ -242,7 +243,11 @@ def load_policy(
     wrong base.
     """
     loading = Loading(dtype, trust_remote_code, quantised, base, device, attn_implementation=attn_implementation)
-    return _load(name, loading)
+    policy = _load(name, loading)
+    own = BASES.get(policy.card.adapter, "") if policy.card else ""
+    bits = "" if quantised in (None, own) else quantised or "whole"
+    policy.loaded = " ".join(filter(None, (base, base and identity(base), bits)))
+    return policy
 
 
 def _load(name: str, loading: Loading) -> Policy:

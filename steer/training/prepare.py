@@ -239,12 +239,16 @@ def _twins(policy: Policy) -> int:
     return int((far < 1e-2 * end.norm()).sum()) - 1
 
 
-def starting_point(policy: Policy, options: TrainSettings, device: str, hashes: Hashes) -> str:
+def starting_point(
+    policy: Policy, conditioning: Conditioning | None, options: TrainSettings, device: str, hashes: Hashes
+) -> str:
     """Identify the starting policy (weights, precision, device) for cached reference log-probs; empty: do not cache."""
     weights = hashes.model or policy.revision
     numbers = f"{policy.model.dtype} {device} {BASES.get(options.adapter, '')} {hashes.init}"
-    if not lora_of(options).starts_at_zero:
-        numbers += f" {options.init_lora_weights} {options.lora_r}"
+    if not (lora := lora_of(options)).starts_at_zero:
+        numbers += f" {lora}"
+    if conditioning and options.condition_tokens == "special":  # they take their share of the probability
+        numbers += f" {conditioning.control_tokens()} {options.seed}"
     return f"{'' if hashes.model else policy.name} {weights} {numbers}" if weights else ""
 
 

@@ -74,6 +74,7 @@ def train(
         policy = prepare(labelled, model, method, options, hashes, scorer).run(place)
         write_json(place / "done.json", {"summary": "", **policy.facts})
         checkpoint.clear(place)
+        policy.loaded = ""
         if folder is None:
             policy.content = fingerprint(place)  # the name stays the base's: nothing else is left
         else:
@@ -150,7 +151,7 @@ def prepare(
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
         template_options = give_options(policy, given, options)
-        start = starting_point(policy, options, accelerator.device.type, hashes)
+        start = starting_point(policy, conditioning, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
         written = conditioning.template if conditioning else None
         tokens = Tokens(rows, policy.tokenizer, end_tokens(policy), written, options.thinking)
