@@ -1,12 +1,15 @@
-"""Drawn calls of tools are read as JSON has them; anything else stays text, for no row could hold it."""
+"""Replies as they were drawn: calls of tools are read as JSON has them, and no part of an answer is lost."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from steer.conditioning.finished import Block
 from steer.generation.calls import Syntax
+from steer.generation.reply import Form, parted
 
 PARAMETERS = {"type": "object", "properties": {"x": {"type": "number"}}}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}]
@@ -33,3 +36,17 @@ def test_values_as_python_writes_them_are_those_of_json() -> None:
     assert [read(TYPED, value) for value in ("True", "{'a': [None]}", "0x10")] == [True, {"a": [None]}, 16]
     for value in ("...", "b'x'", "1j", "{1, 2}", "(1, 2)", "{1: 2}", "nan", "-" * 5000 + "1"):
         assert read(TYPED, value) is None
+
+
+class Pieces:
+    """A tokenizer whose tokens are texts."""
+
+    def decode(self, ids: Sequence[Any], **_: Any) -> str:
+        return "".join(ids)
+
+
+@pytest.mark.parametrize("pieces", [["</think>", '"Yes"'], ["</think", '>"', 'Yes"'], ["</", 'think>"Yes"']])
+def test_an_answer_that_shares_a_token_with_the_end_of_a_thought_is_whole(pieces: list[str]) -> None:
+    block = Block("<think>", "</think>", "")
+    said = parted(Pieces(), Form(block), ["<think>", "so", *pieces, " he", " said."], whole=True)  # type: ignore[list-item]
+    assert (said.thought, said.text) == ("so", '"Yes" he said.')

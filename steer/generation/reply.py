@@ -85,6 +85,8 @@ class Reply:
         """Add a token and return what is certain now."""
         new: Token = token, beside
         thought, tokens = self._thought.push(new) if self._thought else ("", [new])
+        if self._thought:
+            self._space += self._thought.rest()
         if self._lead:
             tokens = [each for token_ in tokens for each in self._lead.push(token_)]
         if self._calls:
@@ -94,6 +96,8 @@ class Reply:
     def finish(self, *, whole: bool) -> Piece:
         """Return the rest; `whole`: the model ended the reply, so that calls in it are complete."""
         thought, tokens = self._thought.finish() if self._thought else ("", [])
+        if self._thought:
+            self._space += self._thought.rest()
         if self._lead:
             tokens = [each for token in tokens for each in self._lead.push(token)] + self._lead.finish()
         before: str = ""
@@ -174,6 +178,11 @@ class _Thought:
             return "", []
         self._ended = True
         return "", self._first
+
+    def rest(self) -> str:
+        """Return, once, the beginning of the answer in the token that ended the thought."""
+        rest, self._text.after = self._text.after, ""
+        return rest
 
     def finish(self) -> tuple[str, list[Token]]:
         """Return the rest of both; a thought without an end has no answer."""

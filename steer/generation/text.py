@@ -16,12 +16,13 @@ LOST = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer prints for half a charact
 class Text:
     """The text of a growing response: whole characters only, and nothing from a stop text on.
 
-    `special`: with the names of special tokens, which are left out otherwise.
+    `special`: with the names of special tokens, which are left out otherwise. `after`: what the token that completed a
+    stop text holds behind it.
     """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, special: bool = False) -> None:
         self.tokenizer, self.stops, self.special = tokenizer, stops, special
-        self.stopped = False
+        self.stopped, self.after = False, ""
         self.begun = 0  # characters before the last token, emitted or pending
         self.emitted = 0  # characters returned so far
         self._ids: list[int] = []
@@ -62,11 +63,12 @@ class Text:
         if self.stopped:
             return ""
         text = self._pending + new
-        positions = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        positions = [(at, stop) for stop in self.stops if (at := text.find(stop)) >= 0]
         if positions:
-            self.stopped, self._pending = True, ""
-            self.emitted += min(positions)
-            return text[: min(positions)]
+            first, stop = min(positions)
+            self.stopped, self._pending, self.after = True, "", text[first + len(stop) :]
+            self.emitted += first
+            return text[:first]
         starts = (stop[:n] for stop in self.stops for n in range(1, min(len(stop), len(text) + 1)))
         keep = max((len(start) for start in starts if text.endswith(start)), default=0)
         self._pending = text[len(text) - keep :]
