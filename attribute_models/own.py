@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,8 @@ def code_of(value: Any) -> str:
     What it uses of its own module counts too, and what it imports does not. An object that changes while it scores can
     have an `identity`, a text that counts instead.
     """
-    if identity := getattr(value, "identity", ""):
-        return str(identity)
+    if isinstance(identity := getattr(value, "identity", None), str):
+        return identity
     value = value.function if isinstance(value, Function) else value
     inner = value.func if isinstance(value, partial) else value
     home = inner if isinstance(inner, FunctionType | MethodType | type) else type(inner)
@@ -84,7 +85,7 @@ def code_of(value: Any) -> str:
 
 
 def _described(value: Any, home: str, seen: dict[int, Any]) -> Any:
-    """Describe a value as JSON; of a function, class or object of another module than `home` that is its name."""
+    """Describe a value as JSON; of another module than `home` by the name of a function or class, else as it prints."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
 
@@ -97,6 +98,10 @@ def _described(value: Any, home: str, seen: dict[int, Any]) -> Any:
         return sorted(map(repr, value))
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, value.tobytes().hex()]
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if isinstance(value, re.Pattern):
+        return [value.pattern, value.flags]
     if isinstance(value, CodeType):
         return [value.co_code.hex(), value.co_names, *each(value.co_consts)]
     if id(value) in seen:  # what follows can hold itself
@@ -114,7 +119,8 @@ def _described(value: Any, home: str, seen: dict[int, Any]) -> Any:
         return each(value.fget)
     kind = value if isinstance(value, FunctionType | type) else type(value)
     if kind.__module__ != home:
-        return f"{kind.__module__}.{kind.__qualname__}"
+        printed = "" if kind is value or " at 0x" in (text := repr(value)) else text
+        return f"{kind.__module__}.{kind.__qualname__} {printed}"
     if isinstance(value, FunctionType):
         held = [cell.cell_contents for cell in value.__closure__ or ()]
         used = {

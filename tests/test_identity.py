@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -120,6 +121,7 @@ def test_the_hash_of_code_follows_what_it_does_and_holds() -> None:
         return lambda row: value
 
     different = [words, doubled, partial(words, times=2), partial(words, times=3), made(1), made([2]), Weighed(1.0)]
+    different += [made(each) for each in (np.int64(1), np.int64(2), re.compile("a" * 300), re.compile("a" * 301), {3})]
     assert len({code_of(each) for each in different}) == len(different)
     assert code_of(made([2])) == code_of(made([2]))
     assert code_of(Weighed(1.0)) == code_of(Weighed(1.0))
