@@ -192,6 +192,38 @@ FAMILIES = {
         "<|im_end|>",
         f"{_ASKED}<think>hm</think>",
     ),
+    "thinking, before calls only": Family(  # as early templates of Gemma 4
+        _chatml(
+            "{% if m.reasoning and m.tool_calls %}<|channel|>thought\n{{ m.reasoning }}\n<|message|>{% endif %}",
+            "",
+        ),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<|channel|>thought\nhm\n<|message|>",
+    ),
+    "thinking, a part of the content": Family(  # as Ministral's
+        _chatml(
+            "",
+            "",
+            "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+            "{% if part.type == 'thinking' %}<think>({{ part.thinking }})</think>{% else %}{{ part.text }}"
+            "{% endif %}{% endfor %}{% endif %}" + _CALLS,
+        ),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>(hm)</think>",
+    ),
+    "thinking, a block of the content": Family(  # as Apertus's
+        _chatml(
+            "",
+            "",
+            "{% if m.content is mapping %}{% for b in m.content.blocks %}{{ '<think>' ~ b.text ~ '</think>' "
+            "if b.type == 'thoughts' else b.text }}{% endfor %}{% else %}{{ m.content }}{% endif %}" + _CALLS,
+        ),
+        _ASKED,
+        "<|im_end|>",
+        f"{_ASKED}<think>hm</think>",
+    ),
     "content in parts": Family(
         _chatml(
             "",

@@ -783,3 +783,12 @@ def test_an_answer_without_a_thought_is_learned_from_where_generation_begins(tin
     prefix, response = texts(Tokens([row()], tokenizer, stops_of(name, tokenizer), "words", "learn"), row())
     assert close(prefix) == close(family.thought.partition("hm")[0])
     assert close(response) == close(f"</think>Red.{family.end}")
+
+
+def test_a_content_that_is_written_as_data_is_no_place_of_a_thought(tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    for written in ("{{ m.content }}", "{{ m.content | tojson if m.content is not string else m.content }}"):
+        tokenizer.chat_template = FAMILIES["plain"].template.replace("{{ m.content }}", written)
+        asked = row(**THOUGHT)
+        prefix, _ = texts(Tokens([asked], tokenizer, template="words", thinking="keep"), asked)
+        assert close(prefix) == close(FAMILIES["plain"].thought)

@@ -159,8 +159,8 @@ def opened(base: str, place: Place, text: str = "''") -> str:
         "ANSWER": json.dumps({"role": "assistant", **dict(place.answer or ())}),
         "MARK": json.dumps(ANSWER),
         "THOUGHT": json.dumps(THOUGHT),
-        "OPENING": json.dumps(OPENING),
-        "CLOSING": json.dumps(place.closing),
+        "OPENING": json.dumps("" if place.opening else OPENING),
+        "CLOSING": json.dumps(place.opening + place.closing),
         "TEXT": text,
         "BASE": _BEGIN + base.removesuffix("\n") + _END,
     }

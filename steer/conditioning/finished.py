@@ -24,6 +24,12 @@ OPENING, CLOSING = "<think>", "\n</think>\n\n"  # of a thinking block that only 
 CLOSED = re.compile(r"</think>\s*$")  # ends what a finished turn has before its answer
 EMPTY = re.compile(rf"{OPENING}\s*(?=</think>\s*$)")  # opens a block that a finished turn writes without a thought
 PLAIN_ANSWER = (("content", ANSWER),)
+IN_PARTS = (  # for templates that read thoughts in the content: a list of parts, or an object of blocks
+    (("content", [{"type": "thinking", "thinking": THOUGHT}, {"type": "text", "text": ANSWER}]),),
+    (("content", {"blocks": [{"type": "thoughts", "text": THOUGHT}, {"type": "response", "text": ANSWER}]}),),
+)
+AS_DATA = re.compile(r"""["'](text|type)["']""")  # a content that is written as it is, and not read
+MARK_AFTER = re.compile(r"\s*(<[^<>]+>|\[[^\[\]]+\])\s*")  # ends a thought
 INSIDE = (("content", f"{OPENING}\n{THOUGHT}{CLOSING}{ANSWER}"),)  # for templates that know no thoughts
 
 
@@ -31,13 +37,14 @@ class Place(NamedTuple):
     """Place of answers in a rendered conversation: at the mark in a finished turn, or after the generation prompt.
 
     `answer`: the items of that turn, with a mark for the answer and perhaps one for the thought before it; None: after
-    the generation prompt. `closing`: closes a thinking block that the generation prompt has opened. `apart`: answers
-    with tools begin after the generation prompt instead, see `calls_apart`.
+    the generation prompt. `closing`: closes a thinking block that the generation prompt has opened, or `opening` opens.
+    `apart`: answers with tools begin after the generation prompt instead, see `calls_apart`.
     """
 
     answer: tuple[tuple[str, Any], ...] | None
     closing: str = ""
     apart: bool = False
+    opening: str = ""
 
 
 def place_of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], thinking: str) -> Place:
@@ -69,6 +76,8 @@ def divided_at_thought(
                 text, closing = before[: block.end()], before[block.end() :]
             return text, closing
     begun = generation_prompt(turns, tokenizer, options)
+    if place.opening:
+        return begun + place.opening, place.closing
     return begun, place.closing if begun.rstrip().endswith(OPENING) else ""
 
 
@@ -173,17 +182,36 @@ def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Plac
     own = CLOSED.search(before)
     after_prompt = Place(None, begun[len(begun.rstrip()) :] + own[0] if own else CLOSING)
     if thought:
-        for answer in ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), INSIDE):
+        answers = ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), *IN_PARTS, INSIDE)
+        for answer in answers:
             if answer is INSIDE and EMPTY.search(before):  # it would stand after the template's own block
                 return Place(PLAIN_ANSWER)
+            if answer is INSIDE and (block := _block_of_calls(turns, tokenizer, options, begun)):
+                rest = before[len(begun) :] if before.startswith(begun) else ""
+                return Place(None, block[1] + rest, opening=block[0])
             text = _marked(turns, tokenizer, options, answer)
-            if -1 < text.find(THOUGHT) < text.find(ANSWER):
+            if -1 < text.find(THOUGHT) < text.find(ANSWER) and not AS_DATA.search(text.partition(THOUGHT)[2]):
                 return Place(answer)
         if begun.rstrip().endswith(OPENING):
             return after_prompt
     if any(part != "reasoning" and name in begun and name not in before for _, part, name in marks):
         return after_prompt  # it writes the system's text into the last turn only
     return Place(PLAIN_ANSWER) if mark and _goes_on(before, begun) else after_prompt
+
+
+def _block_of_calls(
+    turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any], begun: str
+) -> tuple[str, str] | None:
+    """Return what stands around a thought before a call, of a template that writes thoughts there only."""
+    empty = "{}" if wants_text(tokenizer, str(tokenizer.chat_template)) else {}
+    call = {"id": "000000000", "type": "function", "function": {"name": "f", "arguments": empty}}
+    thinker = {"role": "assistant", "content": "", thought_key(tokenizer): THOUGHT, "tool_calls": [call]}
+    try:
+        before, mark, rest = rendered(tokenizer, [*turns, thinker], **options).rpartition(THOUGHT)
+    except TemplateError:
+        return None
+    opening, closing = before.removeprefix(begun), MARK_AFTER.match(rest)
+    return (opening, closing[0]) if mark and closing and opening and opening != before else None
 
 
 @lru_cache(maxsize=10_000)
