@@ -22,7 +22,7 @@ from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, prefe
 from data_recipes.endings import ended
 from data_recipes.parts import text
 from data_recipes.streams import DataError
-from data_recipes.thoughts import parted
+from data_recipes.thoughts import parted, taken
 from data_recipes.turns import (
     LEFT_OUT,
     NOTED,
@@ -55,7 +55,7 @@ def rows(record: Row, *, every: bool = False) -> list[Row]:
     name = recognise(record)
     read = partial(talks.read, column=name, every=every) if name in talks.COLUMNS else LAYOUTS[name][1]
     results = read({c: v for c, v in record.items() if c not in used})
-    results = [parted(rated.corrected(row)) for row in results]
+    results = [parted(row) for row in taken(record, [rated.corrected(row) for row in results])]
     results = [
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
         for row in results

@@ -1,11 +1,21 @@
-"""Part what a model thought from what it answered, where both are one text."""
+"""Find what a model thought before it answered: in a column beside the response, or in one text with it."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from data_recipes.turns import LEFT_OUT, Row, Turn
+from data_recipes.endings import plain
+from data_recipes.metadata import words
+from data_recipes.turns import LEFT_OUT, NOTED, Row, Turn
+
+THOUGHT = "reasoning_content"
+NAMES = {
+    *words("""
+    reasoning reasoningcontent reasoningtrace thinking thinkingcontent thinkingtrace thought thoughts chainofthought cot
+    complexcot rationale
+""")
+}  # of columns; a rationale beside scores explains them
 
 # Families write <think>, <thinking>, <thought>, <reasoning>, <seed:think> or [THINK].
 BLOCK = re.compile(
@@ -13,6 +23,46 @@ BLOCK = re.compile(
 )
 OPEN = re.compile(r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>|\[THINK\])")
 HINT = re.compile("think|thought|reasoning", re.IGNORECASE)  # no other text can hold a block
+
+
+def columns(record: Row) -> list[str]:
+    """Return the columns that hold a thought: a text of several words. One word ("high") is a setting."""
+    return [c for c, v in record.items() if isinstance(c, str) and plain(c) in NAMES and _text(v)]
+
+
+def _text(value: Any) -> str:
+    """Return the text of a column, or of a list of texts; "" for everything else and for one word."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    return value.strip() if isinstance(value, str) and len(value.split()) > 1 else ""
+
+
+def taken(record: Row, rows: list[Row]) -> list[Row]:
+    """Make a column of thoughts the thought of its response; note what was done, but for `reasoning_content`.
+
+    A column of a record of several responses is nobody's thought, unless it is named as one side's, and a rationale
+    beside scores explains these: they stay columns.
+    """
+    return [_taken(record, row, several=len(rows) > 1) for row in rows]
+
+
+def _taken(record: Row, row: Row, *, several: bool) -> Row:
+    if "response" not in row:
+        return row
+    for name in columns(row):
+        own = row[THOUGHT] if name != THOUGHT and isinstance(row.get(THOUGHT), str) else ""
+        scored = bool({*row.get("scores", {})} - {"preference"})
+        shared = several and record.get(name) == row[name]
+        if shared or (own and own.strip() != _text(row[name])) or (scored and plain(name) == "rationale"):
+            why = "of several responses" if shared else "beside another thought" if own else "beside scores"
+            row = {("reasoning" if c == THOUGHT and shared else c): v for c, v in row.items()}
+            note = f"kept as a column and no thought: '{name}' {why}"
+        else:
+            beside = " beside scores (rename it if it explains them)" if scored else ""
+            note = "" if name == THOUGHT else f"taken for what the model thought: column '{name}'{beside}"
+            row = {**{c: v for c, v in row.items() if c != name}, THOUGHT: _text(row[name])}
+        row = {**row, NOTED: [*row.get(NOTED, ()), note]} if note else row
+    return row
 
 
 def parted(row: Row) -> Row:
@@ -49,8 +99,9 @@ def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:
     thought, answer = late or ("", text)
     if block:
         thought, answer = block[2] or block[3] or "", block[4]
-    thoughts = [part.strip() for part in (holder.get("reasoning_content"), thought) if part and part.strip()]
-    return {**holder, column: answer.lstrip()} | ({"reasoning_content": "\n".join(thoughts)} if thoughts else {})
+    thoughts = [part.strip() for part in (holder.get(THOUGHT), thought) if part and part.strip()]
+    thought = "\n".join(dict.fromkeys(thoughts))  # the same one often stands in both places
+    return {**holder, column: answer.lstrip()} | ({THOUGHT: thought} if thought else {})
 
 
 def _late(text: str) -> tuple[str, str] | None:

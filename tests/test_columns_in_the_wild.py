@@ -281,3 +281,60 @@ def test_tools_that_a_request_forbade_to_call_are_left_out_and_counted(
 
 def test_a_column_that_only_bears_the_name_of_functions_stays() -> None:
     assert first({"prompt": "q", "response": "a", "functions": ["cook"]})["functions"] == ["cook"]
+
+
+TRACE, OTHER = "Eggs boil in nine minutes.", "Ask a cook."
+
+
+@pytest.mark.parametrize("name", ["reasoning", "thinking", "thought", "thoughts", "Reasoning Content", "rationale"])
+@pytest.mark.parametrize("say", [("prompt", "response"), ("prompt", "completion"), ("instruction", "output")])
+def test_a_column_of_reasoning_is_the_thought_of_its_response(name: str, say: tuple[str, str]) -> None:
+    row = first({say[0]: "q", say[1]: "a", name: f" {TRACE}\n"})
+    assert (row["response"], row["reasoning_content"]) == ("a", TRACE)
+    assert name not in row
+    assert row["_noted"] == [f"taken for what the model thought: column '{name}'"]
+    assert first({say[0]: "q", say[1]: "a", name: [TRACE, OTHER]})["reasoning_content"] == f"{TRACE}\n{OTHER}"
+
+
+@pytest.mark.parametrize(
+    ("record", "thoughts"),
+    [({"chosen": "a", "rejected": "b", "chosen_reasoning": TRACE, "rejected_reasoning": OTHER}, [TRACE, OTHER]),
+     ({"chosen": "a", "rejected": "b", "thinking_chosen": TRACE}, [TRACE, None]),
+     ({"response_a": "a", "response_b": "b", "winner": "a", "thought_a": TRACE, "thought_b": OTHER}, [TRACE, OTHER]),
+     ({"responses": ["a", "b"], "reasonings": [TRACE, OTHER]}, [TRACE, OTHER]),
+     ({"chosen": "a", "rejected": "b", "reasoning": TRACE}, [None, None]),  # perhaps why one was chosen
+     ({"chosen": "a", "rejected": "b", "reasoning_content": TRACE}, [None, None]),
+     ({"responses": ["a", "b"], "thinking": TRACE}, [None, None])],
+)  # fmt: skip
+def test_each_of_several_responses_has_its_own_thought_or_none(
+    record: dict[str, Any], thoughts: list[str | None]
+) -> None:
+    rows = layouts.rows({"prompt": "q", **record})
+    assert [row.get("reasoning_content") for row in rows] == thoughts
+    if not any(thoughts):
+        assert [TRACE in row.values() for row in rows] == [True, True]
+        assert all("of several responses" in note for row in rows for note in row["_noted"])
+
+
+def test_a_rationale_beside_scores_explains_them_and_a_setting_is_no_thought(tmp_path: Path) -> None:
+    row = first({"prompt": "q", "response": "a", "quality": 4, "rationale": TRACE})
+    assert (row["rationale"], row.get("reasoning_content")) == (TRACE, None)
+    assert row["_noted"] == ["kept as a column and no thought: 'rationale' beside scores"]
+    row = first({"prompt": "q", "response": "a", "quality": 4, "reasoning": TRACE})
+    assert row["reasoning_content"] == TRACE
+    assert row["_noted"][0].endswith("beside scores (rename it if it explains them)")
+    assert first({"prompt": "q", "response": "a", "reasoning": "high"})["reasoning"] == "high"
+    own = [Q, {**A, "thinking": OTHER}]
+    row = first({"messages": own, "reasoning": TRACE})  # the turn's own comes first
+    assert (row["reasoning_content"], row["reasoning"]) == (OTHER, TRACE)
+    row = first({"prompt": "q", "response": f"<think>{TRACE}</think>a", "reasoning_content": TRACE})
+    assert (row["response"], row["reasoning_content"]) == ("a", TRACE)  # once, where it stands in both places
+
+
+def test_a_thought_beside_columns_that_a_map_names_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"question": "q", "answer": "a", "reasoning": TRACE}) + "\n")
+    (row,) = read_rows(tmp_path / "log.jsonl", columns={"prompt": "question", "response": "answer"})
+    assert (row["response"], row["reasoning_content"]) == ("a", TRACE)
+    columns = {"prompt": "question", "response": "answer", "reasoning_content": "reasoning"}
+    (row,) = read_rows(tmp_path / "log.jsonl", columns=columns)
+    assert (row["response"], row["reasoning_content"]) == ("a", TRACE)

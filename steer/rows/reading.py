@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data_recipes import files, layouts, votes
+from data_recipes import files, layouts, thoughts, votes
 from data_recipes.asked import system_columns
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
@@ -336,8 +336,9 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
             tally.columns.update(name for name, value in record.items() if value is not None)
         if not layouts.answers(record) and layouts.answers({**rest, **record}):
             record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
-        for column in system_columns(rest) if not system_columns(record) else ():
-            record[column] = rest.pop(column)
+        for find in (system_columns, thoughts.columns):
+            for column in find(rest) if not find(record) else ():
+                record[column] = rest.pop(column)
     unasked = not record.get("prompt") or (isinstance(record["prompt"], str) and not record["prompt"].strip())
     if reading.prompt and unasked and ("response" in record or "completion" in record):
         record = {**record, "prompt": reading.prompt}
