@@ -10,7 +10,8 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from data_recipes.turns import Row, number
+from data_recipes.cells import number
+from data_recipes.turns import Row
 
 FLAT = re.compile(r"(.+)(?:\.(responses|suggestion)(\..+)?|-(suggestion)(-metadata)?)")  # quality.responses.status
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled, talks, tools
+from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.parts import text
 from data_recipes.streams import DataError
@@ -32,7 +33,6 @@ from data_recipes.turns import (
     content_id,
     fields,
     make_row,
-    number,
     ratings,
     thumbs,
     turns,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from data_recipes.asked import question
+from data_recipes.cells import WORDS, number, written
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import LEFT_OUT, WORDS, Row, answered, candidates, may_score, number, ratings, scored, written
+from data_recipes.turns import LEFT_OUT, Row, answered, candidates, may_score, ratings, scored
 
 LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
 TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")

@@ -10,10 +10,11 @@ from typing import Any
 
 from data_recipes import tools
 from data_recipes.asked import before
+from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.parts import call, text
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, number, thumbs, turns
+from data_recipes.turns import NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
+from data_recipes.cells import one_way
+
 
 def words(text: str) -> tuple[str, ...]:
     """Return the words of a text: how lists of names are written here."""
@@ -48,6 +50,8 @@ class Values:
     """Numbers of one column whose name does not say whether they are scores."""
 
     count: int = 0
+    words: int = 0  # texts that are no number
+    forms: dict[str, str] = field(default_factory=dict)  # how numbers are written -> the first one
     low: float = float("inf")
     high: float = float("-inf")
     whole: bool = True
@@ -65,11 +69,20 @@ class Values:
         if len(self.distinct) < MOST:
             self.distinct.add(value)
 
+    def spoken(self) -> str:
+        """Return why these are words, or "" if most of them are numbers."""
+        return f"words in {self.words} of {self.words + self.count} rows" if self.words >= self.count else ""
+
     def fault(self) -> str:
         """Return why these are no ratings, or "" if they may be.
 
-        Ratings lie within -10 and 10, or are whole numbers within 0 and 100 of which most occur again.
+        Most rows hold numbers, written in one way. Ratings lie within -10 and 10, or are whole numbers within 0 and
+        100 of which most occur again.
         """
+        if spoken := self.spoken():
+            return spoken
+        if not one_way(self.forms):
+            return f"written in several ways: {', '.join(self.forms.values())}"
         if self.whole and self.rising and self.count > 5:
             return f"{self.low:g} to {self.high:g}, it counts the rows"
         if self.low >= -10 and self.high <= 10:

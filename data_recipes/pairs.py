@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from data_recipes.asked import question
+from data_recipes.cells import number
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, answered, content_id, conversation, may_score, named_once, number
+from data_recipes.turns import Row, answered, content_id, conversation, may_score, named_once
 
 SIDES = ("chosen", "rejected")
 FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore

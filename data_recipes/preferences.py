@@ -11,9 +11,10 @@ from functools import partial
 from typing import Any
 
 from data_recipes import votes
+from data_recipes.cells import number
 from data_recipes.parts import text
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, candidates, fields, number, objects, turns
+from data_recipes.turns import Row, candidates, fields, objects, turns
 
 LONGEST = 3  # HelpSteer's strengths run from -3 to 3; others, such as -100, say that neither can be judged
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.cells import number
 from data_recipes.metadata import words
 from data_recipes.parts import text
 from data_recipes.preferences import asked_summary
 from data_recipes.streams import DataError
-from data_recipes.turns import NOTED, Row, candidates, content_id, fields, number, objects, scored, turns
+from data_recipes.turns import NOTED, Row, candidates, content_id, fields, objects, scored, turns
 
 
 def ultrafeedback(record: Row) -> list[Row]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
+from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
 from data_recipes.parts import call, calls, text, unfolded
@@ -245,23 +245,6 @@ def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
     )
 
 
-def number(value: Any) -> float | None:
-    """Return the score that a value is, or None if it is no number.
-
-    Texts are read as cells of a table have them: 4, 3.5, 3,5 (a decimal comma), 50%, true, yes.
-    """
-    if isinstance(value, str):
-        form = written(value)
-        if form in WORDS:
-            return float(value.strip().lower() in WORDS[form][:1])
-        return float(value.strip().rstrip("% ").replace(",", ".")) if form else None
-    try:
-        return float(value) if isinstance(value, (int, float)) else None
-    except OverflowError:  # an integer of more than 308 digits
-        return math.inf
-
-
-WORDS = {"true or false": ("true", "false"), "yes or no": ("yes", "no"), "y or n": ("y", "n")}
 THUMBED = re.compile(
     r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
 )
@@ -282,28 +265,6 @@ def _thumb(column: str, value: str) -> bool | None:
     if column.lower() == "label" and word in ("positive", "negative"):  # usually the sentiment of the topic
         return None
     return True if UP.fullmatch(word) else False if DOWN.fullmatch(word) else None
-
-
-BEGINS = frozenset("+-.0123456789")  # of a number
-CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+)(?:[eE][+-]?\d+)?( ?%)?", re.ASCII)
-
-
-def written(value: str) -> str:
-    """Return the form in which a text writes a number, or "" if it writes none.
-
-    1,234 is none: its comma may end the thousands or the ones.
-    """
-    if len(value) > 400:  # the longest that a float is printed as
-        return ""
-    cell = value.strip()
-    if cell[:1] not in BEGINS:  # most texts: nothing else needs to be looked at
-        return next((form for form, words in WORDS.items() if cell.lower() in words), "") if len(cell) <= 5 else ""
-    match = CELL.fullmatch(cell)
-    if not match:
-        return ""
-    if match[2]:
-        return "a percentage"
-    return "a decimal comma" if "," in match[1] else "a decimal point" if "." in cell else "a whole number"
 
 
 @cache

@@ -18,6 +18,7 @@ from steer import rows
 from steer.errors import SteerError
 from steer.progress import note_once
 from steer.rows import split_of
+from steer.rows.notices import noted
 from steer.settings import SHARE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -266,20 +267,39 @@ def test_csv_cells_become_scores(tmp_path: Path) -> None:
     assert (read[1]["prompt"][0]["content"], read[1]["response"]) == ("5", "6")
 
 
-@pytest.mark.parametrize(
-    ("cells", "message"),
-    [
-        (["4", "", "n/a"], "4: column 'quality': holds 'n/a', but a number at {path}:2. Empty the unknown cells"),
-        (["n/a", "", "4"], "4: column 'quality': holds 4.0, but words at {path}:2. Empty the unknown cells"),
-    ],
-)
-def test_a_column_is_numbers_or_words(tmp_path: Path, cells: list[str], message: str) -> None:
+@pytest.mark.parametrize("column", ["quality", "zest"])
+@pytest.mark.parametrize("cells", [["4", "", "n/a", "3"], ["n/a", "4", "", "3"]])
+def test_words_in_a_column_of_numbers_are_unknown_scores_and_are_counted(
+    tmp_path: Path, cells: list[str], column: str
+) -> None:
     path = tmp_path / "log.csv"
-    path.write_text("prompt,response,quality\n" + "".join(f"Hi,Hello,{cell}\n" for cell in cells))
-    assert refusal(lambda: rows.read_rows(path)).startswith(f"{path}:{message.format(path=path)}")
-    skipped: list[str] = []
-    assert len(list(rows.read(path, skipped=skipped))) == 2
-    assert len(skipped) == 1
+    path.write_text(f"prompt,response,{column}\n" + "".join(f"Hi,Hello {i},{cell}\n" for i, cell in enumerate(cells)))
+    tally = rows.Tally()
+    found = list(rows.read(path, tally=tally))
+    assert [row["scores"].get(column) for row in found] == [float(c) if c.isdigit() else None for c in cells]
+    assert [row.get(column) for row in found if column in row] == ["n/a"]  # nothing is lost
+    assert [*noted(tally)] == [f"unknown: 1 x '{column}', words such as 'n/a'; 2 rows hold a number."]
+    records = [{"prompt": "Hi", "response": f"Hello {i}", column: int(c) if c.isdigit() else c or None}
+               for i, c in enumerate(cells)]  # fmt: skip
+    assert [row["scores"] for row in rows.read_rows(records)] == [row["scores"] for row in found]
+
+
+@pytest.mark.parametrize("cells", [["moles", "1984", "rain", ""], ["1984", "moles", "rain", "12"]])
+def test_numbers_in_a_column_of_words_are_no_scores(tmp_path: Path, cells: list[str]) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("prompt,response,topic\n" + "".join(f"Hi,Hello {i},{cell}\n" for i, cell in enumerate(cells)))
+    tally = rows.Tally()
+    found = list(rows.read(path, tally=tally))
+    assert [(row["scores"], row.get("topic", "")) for row in found] == [({}, cell) for cell in cells]
+    filled = 2 + sum(cell.isdigit() for cell in cells)
+    assert tally.not_scores == {"topic": f"words in 2 of {filled} rows"}
+    assert [*noted(tally)] == [f"no scores: topic (words in 2 of {filled} rows). --map NAME=COLUMN makes one a score."]
+
+
+def test_a_column_that_is_asked_for_is_a_score_wherever_it_is_a_number(tmp_path: Path) -> None:
+    path = put(tmp_path / "log.jsonl", *({"q": "Hi", "a": f"{i}", "zest": z} for i, z in enumerate(["hot", "mild", 3])))
+    columns = {"prompt": "q", "response": "a", "zest": "zest"}
+    assert [row["scores"] for row in rows.read_rows(path, columns=columns)] == [{}, {}, {"zest": 3.0}]
 
 
 def test_prompts_from_text_prompt_columns_and_open_conversations(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 
 from data_recipes import layouts
+from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, number
+from data_recipes.turns import LEFT_OUT
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import Reading, Tally, prompts, read
@@ -443,13 +444,29 @@ def test_a_column_of_a_table_is_read_in_one_way(tmp_path: Path, cells: list[str]
 
 @pytest.mark.parametrize(
     "cells",
-    [["0,5", "0.5"], ["50%", "0.5"], ["true", "3"], ["yes", "true"], ["yes", "maybe"], ["4", "1,234"], ["50%", "5"]],
+    [["0,5", "0.5"], ["50%", "0.5"], ["true", "3"], ["50%", "5"], ["4,5", "1.234"]],
 )
-def test_a_column_that_is_written_in_two_ways_is_refused_by_name(tmp_path: Path, cells: list[str]) -> None:
+def test_a_score_that_is_written_in_two_ways_is_refused_by_name_and_another_column_is_none(
+    tmp_path: Path, cells: list[str]
+) -> None:
     path = tmp_path / "log.csv"
     path.write_text("prompt,response,quality\n" + "".join(f'Hi,Hello,"{cell}"\n' for cell in cells))
     with pytest.raises(SteerError, match=f"log.csv:3: column 'quality': holds '{cells[1]}', but"):
         list(read(path))
+    path.write_text(path.read_text().replace("quality", "zest"))
+    tally = Tally()
+    assert [(row["scores"], row["zest"]) for row in read(path, tally=tally)] == [({}, cell) for cell in cells]
+    assert tally.not_scores == {"zest": f"written in several ways: {', '.join(map(repr, cells))}"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "scores"),
+    [([4, "4.5"], [4, 4.5]), (["yes", "true"], [1, 1]), ([True, "no"], [1, 0]), (["4", "1,234"], [4, None]),
+     (["maybe", "yes"], [None, None]), (["yes", "maybe", "yes"], [1, None, 1])],
+)  # fmt: skip
+def test_cells_that_can_be_read_in_one_way_are(tmp_path: Path, cells: list[Any], scores: list[float | None]) -> None:
+    records = [{"prompt": "Hi", "response": f"{i}", "quality": cell} for i, cell in enumerate(cells)]
+    assert [row["scores"].get("quality") for row in read(lines(tmp_path, *records))] == scores
 
 
 def test_a_word_that_is_yes_among_other_words_is_no_score(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from data_recipes.turns import attribute
+
 if TYPE_CHECKING:
     from steer.rows.reading import Tally
 
@@ -28,9 +30,14 @@ def reasons(messages: Iterable[str], label: str) -> Iterator[str]:
 def noted(tally: Tally) -> Iterator[str]:
     """Yield lines on turns and on columns that look like scores and hold none, and one a note "done: with what"."""
     yield from _turns(tally.turns)
+    mixed = {column: attribute(column) for column in tally.words if tally.numbers[attribute(column)]}
+    for column, name in mixed.items():
+        example, rows = tally.example[column], tally.numbers[name]
+        yield f"unknown: {tally.words[column]} x '{column}', words such as {example!r:.30}; {rows} rows hold a number."
     kinds: dict[str, list[str]] = {}
     for column, reason in tally.not_scores.items():
-        kinds.setdefault(reason, []).append(column)
+        if column not in mixed:
+            kinds.setdefault(reason, []).append(column)
     if kinds:
         shown = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in kinds.items())
         yield f"no scores: {shown}. --map NAME=COLUMN makes one a score."

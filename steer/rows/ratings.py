@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from data_recipes import lists, votes
+from data_recipes.cells import form, number
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
-from data_recipes.turns import OURS, attribute, number, ratings
+from data_recipes.turns import OURS, attribute, ratings
 from steer.rows.contract import Row
 from steer.rows.directions import named_score
 
@@ -47,7 +48,7 @@ class Ratings:
                 continue
             if name in self.wanted or column in self.wanted:
                 scores.setdefault(name, value)
-            elif name in scores and (why := self._fault(name, say)):
+            elif name in scores and (why := self._fault(name, record[column], say)):
                 self.unrated[column] = why
                 own = scores.pop(name)
                 back |= {name: own} if say in lists.LISTS else {column: record[column]}
@@ -59,19 +60,35 @@ class Ratings:
         rest = {column: value for column, value in row.items() if column != "raters"}
         return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
 
-    def _fault(self, name: str, say: str) -> str:
-        """Return why the numbers of a column are no scores, or "" if they may be."""
-        if named_score(name):
+    def _fault(self, name: str, cell: object, say: str) -> str:
+        """Return why the numbers of a column are no scores, or "" if they may be; `cell`: the number, as it is written.
+
+        A name that says score is believed, but "yes" among other words is a word under any name.
+        """
+        named, word = named_score(name), isinstance(cell, str) and form(cell) == "true or false"
+        if named and not word:
             return ""
         if self.values is None:
             self.values = {}
             for record in self.again():
                 for column, value in record.items():
-                    each = value if say in lists.LISTS and isinstance(value, list) else [value]
-                    for number in map(_value, each) if not metadata(column) else ():
-                        if number is not None:
-                            self.values.setdefault(_name(column, say), Values()).add(number)
-        return self.values[name].fault() if name in self.values else ""
+                    if not metadata(column):
+                        self._look(
+                            _name(column, say), value if say in lists.LISTS and isinstance(value, list) else [value]
+                        )
+        values = self.values.get(name, Values())
+        return values.spoken() if named else values.fault() if values.count else ""
+
+    def _look(self, name: str, cells: list[object]) -> None:
+        """Count what a column holds in one record."""
+        values = self.values.setdefault(name, Values()) if self.values is not None else Values()
+        for cell in cells:
+            number = _value(cell)
+            if number is not None:
+                values.add(number)
+                values.forms.update({form(cell): repr(cell)} if form(cell) and form(cell) not in values.forms else {})
+            elif isinstance(cell, str) and cell.strip():
+                values.words += 1
 
 
 def _name(column: str, say: str) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 from data_recipes import files, layouts, thoughts, votes
 from data_recipes.asked import system_columns
+from data_recipes.cells import form, one_way
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, WORDS, attribute, content_id, written
+from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, attribute, content_id
 from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.rows import notices
@@ -29,6 +30,7 @@ from steer.settings import WHICH_TURNS, did_you_mean
 Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout, dicts, or a datasets.Dataset
 
 OURS = "prompt, response, scores"  # the layout of the rows that steer writes
+UNSCORED = ("id", "response", "group", "source", "split", "conversation", "reasoning_content")  # texts, if anything
 UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
 
 
@@ -57,6 +59,9 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)  # "what was done: with what" -> rows
     turns: Counter[str] = field(default_factory=Counter)  # where every assistant turn is a row: what became of them
     not_scores: dict[str, str] = field(default_factory=dict)  # numeric column without scores -> reason
+    numbers: Counter[str] = field(default_factory=Counter)  # score -> rows in which it is known
+    words: Counter[str] = field(default_factory=Counter)  # column -> rows in which it holds a text
+    example: dict[str, str] = field(default_factory=dict)  # column -> the first text in it
 
 
 def read_rows(
@@ -131,7 +136,7 @@ class _Reader:
         self.kept: list[tuple[str, Row]] = []  # of stdin, which can be read only once
         self.ours = self.path is not None and not self.reading.columns and is_ours(Path(self.path))
         self.coding: votes.Coding | DataError | None = None
-        self.kinds: dict[str, tuple[str, str]] = {}  # column -> (kind of its values, place of the first)
+        self.forms: dict[str, dict[str, str]] = {}  # score -> how its column writes numbers -> place of the first
         self.ratings = Ratings((*self.reading.columns, *self.reading.wanted), self.again, self.tally.not_scores)
 
     def read(self, unique: bool = True) -> Iterator[Row]:
@@ -197,7 +202,7 @@ class _Reader:
             check_json(row, place)
             _check_range(row, place, self.reading.ranges)
             if "scores" not in record:
-                self.check_kinds(record, row, place)
+                self.check_forms(record, row, place)
         self.count(layout, record, rows)
         return rows
 
@@ -233,6 +238,11 @@ class _Reader:
         for row in rows:
             for line in row.pop(NOTED, ()):
                 tally.notes[line] += 1
+            tally.numbers.update(name for name, score in row.get("scores", {}).items() if score is not None)
+            for column, value in row.items() if layout != OURS else ():
+                if isinstance(value, str) and column not in UNSCORED:
+                    tally.words[column] += 1
+                    tally.example.setdefault(column, value[:40])
         tally.records[layout] += 1
         tally.rows[layout] += len(rows)
         if self.reading.turns == "all":
@@ -253,27 +263,21 @@ class _Reader:
             elif "conversation" not in row:
                 tally.turns["asked"] += any(turn["role"] == "assistant" for turn in row["prompt"])
 
-    def check_kinds(self, record: Row, row: Row, place: str) -> None:
-        """Refuse a column that is a score in one row and not in another, or is written in two ways.
+    def check_forms(self, record: Row, row: Row, place: str) -> None:
+        """Refuse scores whose column is written in two ways, such as 50% and 5: which scale is meant cannot be guessed.
 
-        Only words that are a score by chance, such as "yes" among others, go back to being words.
+        Words in a column of scores are unknown scores, and are counted.
         """
-        words = dict.fromkeys((name for name, value in row.items() if isinstance(value, str)), "words")
-        cells = {attribute(c): (c, v) for c, v in record.items() if isinstance(v, str)}
-        forms = {name: written(cells[name][1]) if name in cells else "" for name in row.get("scores", {})}
-        for name, kind in {**words, **{name: form or "a number" for name, form in forms.items()}}.items():
-            first, first_place = self.kinds.setdefault(name, (kind, place))
-            if first == kind or (_WHOLE in (first, kind) and {first, kind} <= _NUMBERS):
-                self.kinds[name] = (kind, place) if first == _WHOLE else (first, first_place)
-            elif first == "words" and kind in WORDS:
-                del row["scores"][name]
-                row[cells[name][0]] = cells[name][1]
-            else:
-                cell = cells[name][1] if name in cells else row.get(name, row.get("scores", {}).get(name))
-                value = row["scores"][name] if first == "words" else repr(cell[:40] if isinstance(cell, str) else cell)
-                first = "a number" if first in (_WHOLE, "a decimal point") else first
-                remedy = "Empty the unknown cells; remove the column if it is no score"
-                raise SteerError(f"{place}: column '{name}': holds {value}, but {first} at {first_place}. {remedy}.")
+        cells = {attribute(c): v for c, v in record.items() if isinstance(v, str | bool)}
+        for name, score in row.get("scores", {}).items():
+            if not (written_so := form(cells.get(name, score))):
+                continue
+            forms = self.forms.setdefault(name, {})
+            if first := next((other for other in forms if not one_way((other, written_so))), ""):
+                value = repr(cells[name])[:40] if name in cells else f"{score:g}"
+                remedy = "Write it in one way, or empty the cells that are unknown"
+                raise SteerError(f"{place}: column '{name}': holds {value}, but {first} at {forms[first]}. {remedy}.")
+            forms.setdefault(written_so, place)
 
     def unique(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
         """Yield the rows with ids that occur once."""
@@ -297,10 +301,6 @@ class _Reader:
         once = self.piped or self.skipped is not None
         rows = () if once else _Reader(self.source, [], self.reading, Tally(), self.answered).rows()
         return next((place for place, row in rows if row["id"] == name), "an earlier row")
-
-
-_WHOLE = "a whole number"
-_NUMBERS = {_WHOLE, "a decimal point", "a decimal comma", "a number"}
 
 
 def is_ours(path: Path) -> bool:
