@@ -11,16 +11,16 @@ from data_recipes.turns import Turn
 Placed = tuple[str, Record]
 
 
-def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[Placed]:
+def joined(records: Iterable[Placed], bad: list[str] | None = None, *, alone: bool = False) -> Iterator[Placed]:
     """Yield records that can be read alone, in their order; those that wait for another follow it.
 
     A flat OASST message gets `thread`, the turns before it, and `gone`, why it is left out; a result of a batch gets
-    the `request` of its custom_id.
+    the `request` of its custom_id (Google's: its key), or passes without one if it may stand `alone`.
     All others pass. Memory: the texts of flat messages, and the requests that still wait for their results.
     """
     tree, batch = Tree(), Batch()
     for place, record in records:
-        record = _as_openai(record) if "custom_id" in record else record
+        record = _as_openai(record) if "custom_id" in record else _from_google(record)
         if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
             yield from tree.add(place, record, bad)
         elif "custom_id" in record and {"body", "response"} & {*record} and not {"request", "prompt"} & {*record}:
@@ -28,7 +28,7 @@ def joined(records: Iterable[Placed], bad: list[str] | None = None) -> Iterator[
         else:
             yield place, record
     yield from tree.rest(bad)
-    yield from batch.rest(bad)
+    yield from batch.rest(bad, alone)
 
 
 def _as_openai(record: Record) -> Record:
@@ -44,6 +44,19 @@ def _as_openai(record: Record) -> Record:
             result["message"] if done else {"error": {"message": str(result["type"]), **_error(result)}}
         )
     return record
+
+
+def _from_google(record: Record) -> Record:
+    """Return a request or a result of Google's batches, which a key joins, in the columns of OpenAI's."""
+    sides = [c for c in ("request", "response", "error") if isinstance(record.get(c), dict)]
+    if "key" not in record or len(sides) != 1:
+        return record
+    side, value = sides[0], record[sides[0]]
+    known = {"contents", "candidates", "message", "promptFeedback"} & value.keys()
+    column, value = (
+        ("body", value) if side == "request" else ("response", {"error": value} if side == "error" else value)
+    )
+    return {"custom_id": str(record["key"]), column: value} if known else record
 
 
 def _error(result: Record) -> Record:
@@ -127,13 +140,19 @@ class Batch:
         rest = {c: v for c, v in {**request, **result}.items() if c not in ("body", "method", "url", "id")}
         yield place, {**rest, "response": result.get("response") or {}, "request": request["body"]}
 
-    def rest(self, bad: list[str] | None) -> Iterator[Placed]:
-        """Yield requests as prompts if there are no results at all; else refuse what has no other side."""
+    def rest(self, bad: list[str] | None, alone: bool) -> Iterator[Placed]:
+        """Yield requests as prompts if there are no results at all, and results that may stand alone; refuse others."""
         for name, (place, record) in self.requests.items():
             if self.matched or self.results:
                 refuse(DataError(f"{place}: request '{name}' has no result. Send it again, or leave it out."), bad)
             else:
                 yield place, {"custom_id": name, "request": record["body"]}
-        for name, (place, _) in self.results.items():
+        for name, (place, record) in self.results.items():
+            if alone:
+                yield place, {c: v for c, v in record.items() if c not in ("method", "url", "id")}
+                continue
             problem = f"{place}: result '{name}' has no request"
-            refuse(DataError(f"{problem}. Name the file that was sent with --requests FILE."), bad)
+            remedy = (
+                "Name the file that was sent with --requests FILE, or what all of them answer with --default-prompt"
+            )
+            refuse(DataError(f"{problem}. {remedy}."), bad)

@@ -18,7 +18,22 @@ import math
 from collections.abc import Callable
 from functools import lru_cache, partial
 
-from data_recipes import arena, argilla, asked, lists, logs, oasst, pairs, preferences, rated, spelled, talks, tools
+from data_recipes import (
+    arena,
+    argilla,
+    asked,
+    lists,
+    logs,
+    oasst,
+    pairs,
+    preferences,
+    rated,
+    spelled,
+    studio,
+    talks,
+    tools,
+    traces,
+)
 from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.parts import text
@@ -121,8 +136,8 @@ def _first(columns: tuple[str, ...]) -> str:
 
 
 def spelled_out(record: Row) -> Row:
-    """Rename columns of tools to those that the layouts know, and others if the record has no answer as it is."""
-    record = tools.named(record)
+    """Rename columns of tools and traces to those that the layouts know, and others if there is no answer as it is."""
+    record = tools.named(studio.plain(record) if studio.is_record(record) else traces.plain(record))
     if answers(record):
         return record
     other = spelled.known(record)
@@ -158,15 +173,13 @@ def _score(value: object) -> object:
 
 
 def _answer(record: Row, column: str) -> list[Row]:
+    """Read what was asked, and the response as a text, as turns, or as a server wrote it."""
+    if isinstance(record[column], dict) and not {"role", "from"} & record[column].keys():
+        return logs.answer(record, column)
     prompt, used = asked.question(record)
     if prompt and prompt[-1] == {"role": "assistant", "content": record[column]}:  # what was asked ends with the answer
         prompt = prompt[:-1]
     return [make_row(record, {*used, column}, *answered(prompt, record[column], column))]
-
-
-def _replied(record: Row) -> list[Row]:
-    """Read messages that were sent, and the response as a text or as a server wrote it."""
-    return logs.answer(record) if isinstance(record["response"], dict) else _answer(record, "response")
 
 
 def _completions(record: Row) -> list[Row]:
@@ -208,6 +221,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     "prompt, response, scores": (("prompt", "response", "scores"), _own),
     "prompt, response, levels": (("prompt", "response", "levels"), _own),
     "prompt, response, target": (("prompt", "response", "target"), _own),
+    "spans of traces": ((traces.NO_CALL,), traces.nothing),
     "OASST messages": (("message_id", "text", "role", "thread"), oasst.message),
     "OASST trees": (("message_tree_id", "prompt"), oasst.tree),
     "HelpSteer2 preferences": (preferences.HELPSTEER2, preferences.helpsteer2),
@@ -239,7 +253,6 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], Callable[[Row], list[Row]]]] = {
     **{f"messages, {name}": (("messages", name), pairs.beside) for name in pairs.BESIDE},
     "Argilla records": (("fields", "responses"), _argilla),
     "Argilla suggestions": (("fields", "suggestions"), _argilla),
-    "messages, response": (("messages", "response"), _replied),
     **{
         f"{ask}, {say}": ((ask, say), partial(lists.several, column=say))
         for ask in ASKED

@@ -14,7 +14,7 @@ from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.parts import call, text
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
+from data_recipes.turns import LEFT_OUT, NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
@@ -33,9 +33,10 @@ def completion(record: Row) -> list[Row]:
     return _rows(record, {column, "choices"}, {column: record.get(column)}, {"choices": record["choices"]})
 
 
-def answer(record: Row) -> list[Row]:
-    """Read {messages, response}: what was asked, and the whole response of a server."""
-    return _rows(record, {"messages", "response"}, {"messages": record["messages"]}, record["response"])
+def answer(record: Row, column: str) -> list[Row]:
+    """Read {messages or prompt, response}: what was asked, and the whole response of a server."""
+    ask = "messages" if record.get("messages") is not None else "prompt"
+    return _rows(record, {ask, column}, {ask: record.get(ask)}, record[column])
 
 
 def asked(record: Row) -> list[Row]:
@@ -60,6 +61,10 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     of_request = tools.named(_settings(request))
     shown = {c: of_request[c] for c in ("model", "tools", NOTED) if c not in record and of_request.get(c)}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
+    body = response.get("body", response) if isinstance(response, dict) else {}
+    sides = [of_request, body if isinstance(body, dict) else {}]
+    if before_it := next((each for side in sides if (each := side.get("previous_response_id"))), ""):
+        shown[LEFT_OUT] = f"it continues '{before_it}', whose turns it does not hold"  # of OpenAI's Responses
     shared = {**shown, **record, "id": name, "group": str(record.get("group") or name or "")}
     answers = {str(i): {**part, "scores": scores} for i, part in enumerate(responses)}
     rows = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
@@ -174,7 +179,7 @@ def _answer(choice: Row, body: Row) -> Row:
     message = {"content": message} if isinstance(message, str) else fields(message, "response.message")
     content = message.get("content")
     content = content.get("parts") if isinstance(content, dict) else content
-    for column in ("text", "response", "completion", "refusal"):
+    for column in ("parts", "text", "response", "completion", "refusal"):
         content = message.get(column) if content is None else content
     kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
     calls = choice.get("tool_calls")

@@ -312,7 +312,7 @@ def test_ids_come_from_the_content() -> None:
 WRONG = [
     ({"prompt": 5, "response": "x"}, "column 'prompt': holds a number, wanted a list of turns"),
     ({"prompt": "x", "response": 5}, "column 'response': holds a number, wanted a text."),
-    ({"prompt": "x", "response": {"a": 1}}, "column 'response': holds an object, wanted a text."),
+    ({"prompt": "x", "response": {"a": 1}}, "column 'response': holds no choices. Name the text with --map"),
     ({"messages": "[]"}, "column 'messages': holds a text, wanted a list of turns"),
     ({"messages": [{"content": "x"}]}, "column 'messages': turn 1 has no role."),
     ({"messages": [*ASK, "x"]}, "column 'messages': turn 2 has no role."),

@@ -603,7 +603,8 @@ def test_batch_results_find_their_requests(tmp_path: Path) -> None:
         "/out.jsonl:2: column 'response': the request failed (status 500). Send it again, or leave it out.",
         "/out.jsonl:4: column 'error': the request failed (late). Send it again, or leave it out.",
         "/in.jsonl:4: request 'q5' has no result. Send it again, or leave it out.",
-        "/out.jsonl:3: result 'q3' has no request. Name the file that was sent with --requests FILE.",
+        "/out.jsonl:3: result 'q3' has no request. Name the file that was sent with --requests FILE, "
+        "or what all of them answer with --default-prompt.",
     ]
 
 

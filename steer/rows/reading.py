@@ -31,6 +31,7 @@ Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout,
 
 OURS = "prompt, response, scores"  # the layout of the rows that steer writes
 UNSCORED = ("id", "response", "group", "source", "split", "conversation", "reasoning_content")  # texts, if anything
+ANSWERED = {"response", "completion", "choices"}  # columns of an answer that may stand without what it answers
 UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
 
 
@@ -150,7 +151,8 @@ class _Reader:
                 yield from ((place, {"prompt": line}) for place, line in files.lines(self.path))
             else:
                 requests = files.records(self.reading.requests, skipped) if self.reading.requests else ()
-                yield from joined(chain(requests, files.records(self.source, skipped)), skipped)
+                alone = bool(self.reading.prompt)
+                yield from joined(chain(requests, files.records(self.source, skipped)), skipped, alone=alone)
         except DataError as error:
             raise SteerError(str(error)) from None
 
@@ -340,7 +342,7 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
             for column in find(rest) if not find(record) else ():
                 record[column] = rest.pop(column)
     unasked = not record.get("prompt") or (isinstance(record["prompt"], str) and not record["prompt"].strip())
-    if reading.prompt and unasked and ("response" in record or "completion" in record):
+    if reading.prompt and unasked and (ANSWERED & record.keys() or record.get("object") == "response"):
         record = {**record, "prompt": reading.prompt}
     return record, rest
 

@@ -1,0 +1,296 @@
+"""Read what tracing tools and gateways export as a request and its response, the columns that `logs.py` knows.
+
+Langfuse's observations, LiteLLM's payloads, LangSmith's runs, W&B Weave's calls, spans of OpenInference (Phoenix) and
+of OpenTelemetry, Google's requests and answers side by side, and what OpenAI stores. A span that is no call of a model
+is left out and counted: what it holds is also in the calls below it. So is a call that failed.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from data_recipes.cells import number
+from data_recipes.streams import DataError
+from data_recipes.turns import LEFT_OUT, Row
+
+NO_CALL = "_no_call"  # why a record of a trace is left out
+WRAPPED = (
+    "message",
+    "tool_call",
+    "message_content",
+    "tool",
+)  # OpenInference puts every entry of a list into one of these
+GOOGLE = (
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "tools",
+    "toolConfig",
+    "tool_config",
+    "generationConfig",
+)
+DIRECT = ("prompt", "messages", "response", "request")  # columns of records that are no span
+
+
+def plain(record: Row) -> Row:
+    """Return a record of a trace as {request, response, ...}, or with NO_CALL; any other record unchanged."""
+    columns = record.keys()
+    if any(isinstance(c, str) and c.startswith(("attributes.llm.", "attributes.gen_ai.")) for c in columns):
+        record = _nested(record)  # of a data frame
+    attributes = record.get("attributes")
+    if isinstance(attributes, dict) and not {*DIRECT} & columns and _is_span(attributes):
+        return _span(record, _nested(attributes))
+    if not {*DIRECT} & columns and isinstance(_parsed(record.get("inputs")), dict):
+        if {"op_name", "output"} <= columns:
+            return _run(record, "output", "op_name")
+        if "outputs" in columns:
+            return _run(record, "outputs", "run_type", wanted=("llm",))
+    if isinstance(name := record.get("object"), str) and name in ("list", "response", "chat.completion"):
+        return _stored(record, name)
+    if {"input", "output"} <= columns and {"traceId", "trace_id", "observations"} & columns:
+        return _observation(record)
+    if {"messages", "response", "model_parameters"} <= columns:
+        return _payload(record)
+    if isinstance(record.get("contents"), list) and not {*DIRECT} & columns:
+        return _google(record)
+    return record
+
+
+def nothing(record: Row) -> list[Row]:
+    """Return the row of a record that is no call of a model: it is left out, and says why."""
+    return [{"prompt": [], LEFT_OUT: record[NO_CALL]}]
+
+
+def _exchange(record: Row, used: set[str], request: Row, response: Any, scores: Any = None) -> Row:
+    if error := record.get("error") or record.get("exception"):
+        why = error.get("message", error.get("code")) if isinstance(error, dict) else error
+        return {NO_CALL: f"its call failed ({' '.join(str(why).split())[:60]})"}
+    rest = {c: v for c, v in record.items() if c not in {*used, "scores", "error"}}
+    return {**rest, **_scores(scores or record.get("scores")), "request": request, "response": response}
+
+
+def _scores(given: Any) -> Row:
+    """Return scores {name: number} and raters {name: [numbers]} from a list of {name or key, value or score}."""
+    if isinstance(given, dict):
+        given = [{"name": name, "value": value} for name, value in given.items()]
+    several: dict[str, list[float]] = {}
+    for one in given if isinstance(given, list) else ():
+        if isinstance(one, dict):
+            name, value = one.get("name", one.get("key")), one.get("value", one.get("score"))
+            each = value.get("avg") if isinstance(value, dict) else value  # LangSmith's feedback_stats
+            if isinstance(name, str) and (score := number(each)) is not None:
+                several.setdefault(name, []).append(score)
+    if not several:
+        return {}
+    means = {name: sum(each) / len(each) for name, each in several.items()}
+    raters = {name: each for name, each in several.items() if len(each) > 1}
+    return {"scores": means, **({"raters": raters} if raters else {})}
+
+
+def _observation(record: Row) -> Row:
+    """Read an observation of Langfuse: JSON, or the same as text in a table."""
+    if isinstance(record.get("observations"), list):
+        raise DataError("holds a whole trace. Export the table of its observations, which has one call a record.")
+    name = record.get("type")
+    if isinstance(name, str) and name.lower() != "generation":
+        return {NO_CALL: f"it is an observation of the type {name.lower()}, no call of a model"}
+    sent, output = _parsed(record["input"]), _parsed(record["output"])
+    if sent is None or output is None:
+        return {NO_CALL: "its input or its output was not logged"}
+    output = {"message": output} if isinstance(output, dict) and "role" in output else output
+    if isinstance(output, list) and output and all(isinstance(each, dict) and "role" in each for each in output):
+        output = {"message": output[-1]}
+    request = {**sent} if isinstance(sent, dict) else {"messages": sent} if isinstance(sent, list) else {"prompt": sent}
+    return _exchange(record, {"input", "output", "type"}, _request(request), output)
+
+
+def _stored(record: Row, name: str) -> Row:
+    """Read a completion or a response that OpenAI keeps, if what was asked is beside it."""
+    if name == "list":
+        raise DataError("holds a page of a list. Write each entry of its 'data' on a line of its own.")
+    ask = next((c for c in ("messages", "input", "prompt") if isinstance(record.get(c), (str, list)) and record[c]), "")
+    if not ask:
+        where = "/responses/ID/input_items, as 'input'" if name == "response" else "/chat/completions/ID/messages"
+        remedy = f"Write that beside it (from GET {where}), or give one prompt to all with --default-prompt"
+        raise DataError(f"holds an answer without what was asked. {remedy}.")
+    if name != "response" or not isinstance(record.get("output"), list):
+        return record
+    if record.get("previous_response_id"):
+        return {NO_CALL: f"it continues '{record['previous_response_id']}', whose turns it does not hold"}
+    request = {c: record[c] for c in ("instructions", "tools", "tool_choice") if record.get(c)} | {"input": record[ask]}
+    response = {c: record[c] for c in ("output", "status", "incomplete_details") if c in record}
+    return _exchange(record, {*request, *response, ask, "object", "truncation", "reasoning", "text"}, request, response)
+
+
+def _payload(record: Row) -> Row:
+    """Read a payload of LiteLLM, whose settings of the request are in a column of their own."""
+    if record.get("status") == "failure":
+        record = {**record, "error": record.get("error_str") or "failure"}
+    request = {**_object(record["model_parameters"]), "messages": record["messages"]}
+    return _exchange(record, {"messages", "response", "model_parameters"}, request, record["response"])
+
+
+def _google(record: Row) -> Row:
+    """Read Google's request and answer side by side; contents alone are a conversation."""
+    if "candidates" in record:
+        request = {c: record[c] for c in GOOGLE if c in record}
+        return _exchange(record, {*request, "candidates"}, request, {"candidates": record["candidates"]})
+    instruction: Row = next((record[c] for c in GOOGLE[1:3] if isinstance(record.get(c), dict)), {})
+    system = [{"role": "system", "parts": instruction["parts"]}] if instruction.get("parts") else []
+    rest = {c: v for c, v in record.items() if c not in GOOGLE or c == "tools"}
+    return {**rest, "messages": [*system, *({"role": "user", **turn} for turn in record["contents"])]}
+
+
+def _run(record: Row, column: str, named: str, wanted: tuple[str, ...] = ()) -> Row:
+    """Read a run of LangSmith or a call of Weave: objects of what went in and what came out."""
+    sent, output, name = _parsed(record["inputs"]), _parsed(record[column]), record.get(named)
+    if wanted and isinstance(name, str) and name not in wanted:
+        return {NO_CALL: f"it is a run of the type {name}, no call of a model"}
+    tools = _object(_object(record.get("extra")).get("invocation_params")).get("tools")
+    response = _output(output)
+    asked = {"messages", "prompts", "prompt", "input", "contents"} & sent.keys()
+    if not asked or (response is None and not record.get("error") and not record.get("exception")):
+        return {NO_CALL: "it holds no messages and no answer to them, so it is no call of a model"}
+    request = {**({"tools": tools} if tools else {}), **_request(sent)}
+    scores = record.get("feedback") or record.get("feedback_stats")
+    return _exchange(record, {"inputs", column, named, "extra"}, request, response, scores)
+
+
+def _request(sent: Row) -> Row:
+    """Return a request with its messages in OpenAI's form; LangChain has a list of them for each prompt."""
+    sent = {**sent}
+    if isinstance(prompts := sent.pop("prompts", None), list) and len(prompts) == 1:
+        sent["prompt"] = prompts[0]
+    for name in ("messages", "input"):
+        if isinstance(sent.get(name), list):
+            turns = sent[name][0] if len(sent[name]) == 1 and isinstance(sent[name][0], list) else sent[name]
+            sent[name] = [message(turn) for turn in turns]
+    return sent
+
+
+def _output(output: Any) -> Any:
+    """Return what came out as a response that `logs.py` reads, or None."""
+    if isinstance(output, str):
+        return output or None
+    if not isinstance(output, dict):
+        return {"message": message(output[-1])} if isinstance(output, list) and output else None
+    drawn = output.get("generations")
+    if isinstance(drawn, list):  # of LangChain: for each prompt, its candidates
+        drawn = drawn[0] if drawn and isinstance(drawn[0], list) else drawn
+        return {"choices": [_generation(each) for each in drawn]} if drawn else None
+    if isinstance(output.get("messages"), list) and output["messages"]:
+        return {"message": message(output["messages"][-1])}
+    if isinstance(output.get("message"), dict):
+        return {**output, "message": message(output["message"])}
+    if "role" in output or output.get("lc"):
+        return {"message": message(output)}
+    if isinstance(output.get("output"), str):
+        return output["output"]
+    return output if {"choices", "candidates", "content", "output", "text", "completion"} & output.keys() else None
+
+
+def _generation(each: Any) -> Row:
+    """Return a generation of LangChain as a choice."""
+    each = each if isinstance(each, dict) else {"text": each}
+    inner = message(each["message"]) if isinstance(each.get("message"), dict) else {"content": each.get("text")}
+    return {**_object(each.get("generation_info")), "message": inner}
+
+
+def message(turn: Any) -> Any:
+    """Return a message with role, content and calls: LangChain writes its kind, and nests it by how it was saved."""
+    if isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
+        return {"role": turn[0], "content": turn[1]}  # ["human", "..."]
+    if not isinstance(turn, dict):
+        return turn
+    inner = turn.get("kwargs") if turn.get("lc") else turn.get("data") if "role" not in turn else None
+    name = turn["id"][-1] if turn.get("lc") and isinstance(turn.get("id"), list) and turn["id"] else turn.get("type")
+    inner = inner if isinstance(inner, dict) else turn
+    if "role" in inner or not isinstance(name, str):
+        return inner
+    role = name.removesuffix("Chunk").removesuffix("Message").lower()
+    more, ending = _object(inner.get("additional_kwargs")), _object(inner.get("response_metadata"))
+    own = {c: v for c, v in inner.items() if c not in ("type", "additional_kwargs", "response_metadata") and v != []}
+    return {**more, **({"finish_reason": f} if (f := ending.get("finish_reason")) else {}), **own, "role": role}
+
+
+def _is_span(attributes: Row) -> bool:
+    return any(str(name).split(".")[0] in ("llm", "gen_ai", "openinference") for name in attributes)
+
+
+def _span(record: Row, attributes: Row) -> Row:
+    """Read a span of OpenInference (`llm.input_messages`) or of OpenTelemetry (`gen_ai.input.messages`)."""
+    llm, gen = (_object(attributes.get(name)) for name in ("llm", "gen_ai"))
+    sent = _unwrapped(llm.get("input_messages")) or _of(gen, "input", "messages") or _parsed(gen.get("prompt"))
+    said = _unwrapped(llm.get("output_messages")) or _of(gen, "output", "messages") or _parsed(gen.get("completion"))
+    if not isinstance(sent, list) or not isinstance(said, list) or not said:
+        return {NO_CALL: "it is a span without the messages of a call of a model"}
+    declared = [
+        _parsed(each.get("json_schema")) for each in _unwrapped(llm.get("tools")) or () if isinstance(each, dict)
+    ]
+    tools = declared or _of(gen, "tool", "definitions")
+    system = _parsed(gen.get("system_instructions"))
+    request = {"messages": sent, **({"tools": tools} if tools else {})}
+    request |= {"system": system} if system else {}
+    model = llm.get("model_name") or _of(gen, "request", "model")
+    rest = {**record, **({"model": model} if isinstance(model, str) else {})}
+    return _exchange(rest, {"attributes", "span_kind"}, request, {"choices": [{"message": each} for each in said]})
+
+
+def _of(value: Row, *path: str) -> Any:
+    """Return what an object holds at a path of names, read as JSON if it is a text; None if there is nothing."""
+    inner: Any = value
+    for name in path:
+        inner = inner.get(name) if isinstance(inner, dict) else None
+    return _parsed(inner)
+
+
+def _nested(flat: Row) -> Row:
+    """Return {"a.0.b": x} as {"a": [{"b": x}]}; nested objects are looked at too."""
+    tree: Row = {}
+    for path, value in flat.items():
+        at = tree
+        *before, last = str(path).split(".")
+        for name in before:
+            at[name] = at[name] if isinstance(at.get(name), dict) else {}
+            at = at[name]
+        at[last] = value
+    return {name: _listed(value) for name, value in tree.items()}
+
+
+def _listed(value: Any) -> Any:
+    """Return objects whose names are 0, 1, ... as lists, at every depth; names with dots are paths."""
+    if isinstance(value, list):
+        return [_listed(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if any("." in str(name) for name in value):
+        return _nested(value)
+    if value and all(str(name).isdigit() for name in value):
+        return [_listed(value[name]) for name in sorted(value, key=int)]
+    return {name: _listed(inner) for name, inner in value.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return lists without the object around each entry: {"message": {"role": ...}} is {"role": ...}."""
+    if isinstance(value, list):
+        return [_unwrapped(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1 and (name := next(iter(value))) in WRAPPED and isinstance(value[name], dict):
+        return _unwrapped(value[name])
+    inner = {name: _unwrapped(each) for name, each in value.items()}
+    return {**inner, "content": inner["contents"]} if inner.get("contents") and "role" in inner else inner
+
+
+def _object(value: Any) -> Row:
+    return value if isinstance(value, dict) else {}
+
+
+def _parsed(value: Any) -> Any:
+    """Return what a text holds as JSON object or list; other values as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
