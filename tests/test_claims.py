@@ -140,6 +140,20 @@ def test_bases_that_disagree_leave_a_difference_open() -> None:
     assert Claim("", [], [found]).verdict == "not told apart"
 
 
+def test_seeds_on_one_base_are_not_taken_for_other_bases() -> None:
+    """Nine repetitions on three bases that disagree: each base has one say, however many seeds it has."""
+    gains = (1.0, 0.6, -0.1) * 3  # the bases take turns
+    worse = run(0.0, seeds=9)
+    better = Judged([x + gain for x, gain in zip(worse.each, gains)], [0, 1, 2] * 3)
+    nested, flat = above(better, worse), above(better._replace(bases=()), worse)
+    assert nested.mean == pytest.approx(flat.mean) == pytest.approx(0.5)
+    assert Claim("", [], [flat]).verdict == "yes"
+    assert Claim("", [], [nested]).verdict == "not told apart"
+    thrice = above(Judged(better.each[:3], [0, 1, 2]), worse)
+    assert (nested.low, nested.high) == pytest.approx((thrice.low, thrice.high), abs=0.02), "as three repetitions"
+    assert above(Judged(worse.each[:1], [0]), worse).n == len(PROMPTS)
+
+
 def test_what_has_fallen() -> None:
     def curve(proxy: list[float], gold: list[float]) -> Curve:
         return Curve([run(x) for x in proxy], [run(x) for x in gold])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -137,11 +137,11 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
     gold, proxy, few = (_judge(bench, scorer) for scorer in (court.gold, court.proxy, load_scorer(bench.few)))
 
     def run(task: Task, judge: Any = gold) -> Judged:
-        return Judged([judge(bench.answers(task.name, s)) for s in seeds_of(task, seeds)])
+        return _judged_by(bench, {s: judge(bench.answers(task.name, s)) for s in seeds_of(task, seeds)})
 
     offline = [task for task in tasks if not task.once]
     by_gold = {task.name: run(task) for task in tasks}
-    by_gold["beyond"] = Judged([gold(bench.answers("short", s, bench.top)) for s in seeds])
+    by_gold["beyond"] = _judged_by(bench, {s: gold(bench.answers("short", s, bench.top)) for s in seeds})
     by_proxy = {task.name: run(task, proxy) for task in tasks if not task.name.startswith("few")}
     by_few = {task.name: run(task, few) for task in tasks if task.name.startswith("few")}
     story = {loop.name: [_round(bench, loop, i, gold) for i in range(ROUNDS + 1)] for loop in LOOPS}
@@ -157,7 +157,7 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
         bench.rewards,
         LOSSES,
     )
-    base = Judged([gold(bench.answers("base", s)) for s in seeds])
+    base = _judged_by(bench, {s: gold(bench.answers("base", s)) for s in seeds})
     introduction = " ".join(
         [
             f"Seeds: {len(seeds)}, in turn on the bases {', '.join(shared.bases)}; on-policy runs have the first only.",
@@ -203,9 +203,14 @@ def _judge(bench: Bench, scorer: Scorer) -> Any:
 
 def _round(bench: Bench, loop: RoundsTask, number: int, gold: Any) -> Judged:
     """Rewards of one round of a loop, in all seeds."""
-    folders = [bench.folder(loop.name, s) for s in bench.shared.seeds]
-    paths = [next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for folder in folders]
-    return Judged([gold(read_back(path)) for path in paths])
+    folders = {s: bench.folder(loop.name, s) for s in bench.shared.seeds}
+    paths = {s: next(folder.glob(f"round-{number}-*/held-out/answers.jsonl")) for s, folder in folders.items()}
+    return _judged_by(bench, {s: gold(read_back(path)) for s, path in paths.items()})
+
+
+def _judged_by(bench: Bench, rewards: Mapping[int, Any]) -> Judged:
+    """Rewards of a run by seed, each with the number of its base."""
+    return Judged([*rewards.values()], [seed % len(bench.shared.bases) for seed in rewards])
 
 
 def _named(bench: Bench, task: Task) -> str:

@@ -21,14 +21,15 @@ NEAR = 0.1  # share by which an order statistic may be off
 
 
 class Judged(NamedTuple):
-    """Rewards of a run's answers, by repetition: [S][P], the prompts in one order."""
+    """Rewards of a run's answers, by repetition: [S][P], the prompts in one order; `bases`: the base of each."""
 
     each: list[Rewards]
+    bases: Sequence[int] = ()
 
     @property
     def interval(self) -> Interval:
-        """Mean over repetitions and prompts."""
-        return across_seeds([(x, np.arange(len(x))) for x in self.each])
+        """Mean over repetitions and prompts; the seeds on one base are no repetitions of each other's base."""
+        return across_seeds([(x, np.arange(len(x))) for x in self.each], bases=self.bases)
 
     @property
     def mean(self) -> float:
@@ -65,7 +66,7 @@ def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Interval:
     """
     shared = min(len(run.each) for _, run in parts)
     sums = [plus + np.sum([weight * run.each[i] for weight, run in parts], axis=0) for i in range(shared)]
-    return across_seeds([(x, np.arange(len(x))) for x in sums])
+    return Judged(sums, parts[0][1].bases[:shared]).interval
 
 
 def above(better: Judged, worse: Judged, plus: float = 0.0) -> Interval:
