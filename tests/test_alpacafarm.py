@@ -14,6 +14,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+import steer
 from benchmarks.alpacafarm import PUBLISHED, Truth, answers, fixed, order, table
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
@@ -167,3 +168,18 @@ def test_the_published_table_is_made_again_at_toy_size(tmp_path: Path) -> None:
     assert re.search(r"Spearman of the two orders, mean over repetitions: -?[0-9.]+ \[", first.stdout)
     again = subprocess.run(script, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True)
     assert again.stdout.splitlines()[2:] == first.stdout.splitlines()[2:]
+
+
+@pytest.mark.parametrize("method", ["binary-reward-conditioning", "directional"])
+def test_a_policy_with_conditions_of_its_own_is_judged_by_the_scorer_and_has_no_dial(
+    method: str, labels: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Its schema describes its conditions: neither is the unit of the reward in it nor what a grid asks for."""
+    steer.train(str(labels), model=str(tiny), method=method, max_steps=1, lora_r=2).save(tmp_path / "policy")
+    logged = (("bees", "bees give honey."), ("owls", "thanks! maybe owls eat moths."))
+    rows = [{"prompt": f"tell me about {x}.", "response": text, "split": "test"} for x, text in logged]
+    found = steer.evaluate(
+        {method: str(tmp_path / "policy")}, prompts=rows, gold="data_recipes.world_text:Gold", max_new_tokens=8, grid=4
+    )
+    assert not found.result["dials"]
+    assert found.result["behaviour"]["names"] == ["helpfulness", "correctness", "verbosity", "warmth", "hedging"]

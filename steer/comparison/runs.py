@@ -117,7 +117,7 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
         decodings=() if entry.permuted else entry.decodings,
         control=policy.card.schema if reframes else comparison.labelled.schema,
     )
-    grid = None if reframes else examination.over_grid(examinee)
+    grid = examination.over_grid(examinee)
     rows = [row for each in (*answers.values(), *filter(None, [grid])) for row in each.rows]
     remark = policy.before.remark(rows) if isinstance(policy.before, Examples) else facts.get("remark", "")
     return Outcome(facts, answers, grid, remark)

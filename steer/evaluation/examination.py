@@ -22,6 +22,7 @@ from steer.generation.drawing import WHOLE, Split
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
+from steer.methods import foreign
 from steer.models.policy import Policy
 from steer.progress import note
 from steer.rows import Reading, Row, Source, named_side, prompt_key, read
@@ -91,7 +92,7 @@ class Examination(Generic[S]):
         if self.stored.schema.attributes:
             return self.stored.schema
         for card in (contestant.card for contestant in self.contestants):
-            if card and card.schema:
+            if card and card.schema and not foreign(card.method):
                 return card.schema
         scorer = load_scorer(self.judge, trust_remote_code=self.trust_remote_code)
         return scorer.schema or (guessed(scorer) if scorer.attributes else Schema(()))
@@ -210,9 +211,12 @@ class Examination(Generic[S]):
         return aims
 
     def over_grid(self, examinee: Examinee) -> Answers | None:
-        """Answers over the factorial grid of the attributes that a policy is conditioned on; None without one."""
+        """Answers over the factorial grid of the attributes that a policy is conditioned on; None without one.
+
+        A policy whose targets are no levels of what is scored has none.
+        """
         card, size = examinee.policy.card, self.settings.grid
-        names = [name for name in card.attributes if name in self.schema.own] if card else []
+        names = [n for n in card.attributes if n in self.schema.own] if card and not foreign(card.method) else []
         if not names or not size:
             return None
         requests = over_grid(self.prompts, self.schema, names, size, examinee.seed)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from steer import methods
 from steer.errors import SteerError
 from steer.labelling.label import levelled
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
-from steer.methods import METHODS
 from steer.models.card import Card
 from steer.progress import note_once
 from steer.rows import Row
@@ -53,7 +53,7 @@ class Selection:
 
     def knowing(self, card: Card | None) -> Selection:
         """Add the schema of the policy, or that of the scorer where the policy has none or its targets are foreign."""
-        foreign = card is not None and card.method in METHODS and METHODS[card.method].reframes
+        foreign = card is not None and methods.foreign(card.method)
         if foreign and self.by_target:
             raise SteerError(
                 "--rerank target: the policy's targets are no levels that are scored. Use --rerank reward."

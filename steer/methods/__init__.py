@@ -104,6 +104,11 @@ def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: f
     return (likelihood or LIKELIHOOD_RATES[adapter]) * (METHODS[name].rate if share is None else share)
 
 
+def foreign(name: str) -> bool:
+    """Whether policies of a method have targets that are no levels of what is scored; False for an unknown method."""
+    return name in METHODS and METHODS[name].reframes
+
+
 def table() -> str:
     """Table of the methods and what they need, one a line, as `steer methods` prints it."""
     head = ("method", "condition", "reference", "fresh responses", "rate", "rows", "settings", "what it is")
