@@ -35,7 +35,7 @@ def shared(kind: str, key: str, batches: Callable[[], Iterable[Any]]) -> list[An
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             if not (folder / BATCHES).is_file():
-                _remove_unused(folder)
+                remove_unused(folder)
                 _write(folder / BATCHES, batches())
             os.utime(folder)
     except OSError as error:
@@ -80,7 +80,7 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_unused(new: Path) -> None:
+def remove_unused(new: Path) -> None:
     """Remove what lies beside a new folder and nobody used for a month; processes that have mapped a file keep it."""
     for folder in new.parent.iterdir():
         if folder != new and folder.stat().st_mtime < time.time() - MONTH:

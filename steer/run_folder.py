@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 import attribute_models
 from data_recipes import streams
+from steer import addresses
 from steer.errors import SteerError
 from steer.progress import progress
 from steer.settings import check
@@ -127,10 +128,24 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
     @wraps(work)
     def run(config: C) -> R:
         check(config)
+        if addresses.is_address(address := getattr(config, "output", "")):
+            return _elsewhere(run, config, str(address))
         with _unlocked_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
-            return work(config)
+            return work(addresses.local(config))
 
     return run
+
+
+def _elsewhere(run: Callable[[Any], R], config: Any, address: str) -> R:
+    """Work in a folder of the cache, and copy what became of it to an address: done.json last."""
+    if not hasattr(config, "output_format"):
+        raise SteerError(f"{address}: only rows are written to a store, by data, label and generate. Name a folder.")
+    folder = addresses.workplace_of(address)
+    result = run(dataclasses.replace(config, output=str(folder)))
+    if (folder / "done.json").is_file():  # the shards of others may still be to come
+        files = [file for file in files_in(folder) if folder / "parts" not in file.parents]
+        addresses.send(folder, sorted(files, key=lambda file: file == folder / "done.json"), address)
+    return result
 
 
 _LOCKS: dict[Path, int] = {}  # folders that this process writes to, with the descriptors that hold their locks
