@@ -1,7 +1,8 @@
 """Sequence classifiers and reward models behind vLLM's pooling API: `vllm serve MODEL --runner pooling`.
 
 The server renders the finished chat with the model's template and gives the logits: `/classify` for classifiers,
-`/pooling` for other reward models, whose last token counts, and `/score` for encoders without a chat template.
+`/pooling` for other reward models, whose last token counts, and `/score` for encoders without a chat template. Requests
+and answers are those of vLLM's `entrypoints/pooling/*/protocol.py` (0.13 to 0.22).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 from attribute_models import Row, Scored, texts, unknown
 from attribute_models.arrays import Array
 from attribute_models.endpoint import Endpoint, RefusedError, exchange
+from attribute_models.progress import write
+from attribute_models.templates import kwargs_of, with_text
 
 PATHS = ("classify", "pooling", "score")  # the first that answers is used
 AT_ONCE = 32  # requests; the server makes batches of them
@@ -38,7 +41,7 @@ class Served:
     def __init__(self, name: str, url: str, *, labels: Sequence[str] = (), retries: int = 5) -> None:
         root = url.rstrip("/").removesuffix("/v1")
         self.name, self.endpoint = name, Endpoint(root, os.environ.get("OPENAI_API_KEY", ""), 600.0, retries)
-        self.longest = self._listed()
+        self.longest, self._told = self._listed(), False
         self.path, count = self._path()
         numbered = ["score"] if count == 1 else [f"label_{i}" for i in range(count)]
         self.attributes = tuple(labels if len(labels) == count else numbered)
@@ -103,11 +106,18 @@ class Served:
             body |= {"text_1": turns, "text_2": row["response"]}
         else:
             body["messages"] = [*map(_turn, row["prompt"]), {"role": "assistant", "content": row["response"]}]
+            if kwargs := kwargs_of(row):
+                body["chat_template_kwargs"] = kwargs
+            if row.get("tools") and not self._told:
+                self._told = True
+                write("steer: vLLM's pooling API takes no declarations of tools: the model scores without them.")
         return self.endpoint.post(path, body, _answer)
 
 
 def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in turn.items() if key != "weight"}
+    """Return a turn as OpenAI has it: arguments of calls as text, and no weight of training."""
+    sent = {key: value for key, value in turn.items() if key != "weight"}
+    return {**sent, "tool_calls": [*map(with_text, sent["tool_calls"])]} if sent.get("tool_calls") else sent
 
 
 def _answer(body: Any) -> Answer:

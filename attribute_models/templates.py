@@ -95,7 +95,7 @@ def fitted(prompt: Sequence[Turn], tokenizer: Any) -> list[dict[str, Any]]:
     for turn in turns:
         if turn.get("tool_calls"):
             as_text = wants_text(tokenizer, str(tokenizer.chat_template))
-            turn["tool_calls"] = [(_with_text if as_text else _with_object)(call) for call in turn["tool_calls"]]
+            turn["tool_calls"] = [(with_text if as_text else _with_object)(call) for call in turn["tool_calls"]]
         if thought != THOUGHT and turn.get(THOUGHT):
             turn[thought] = turn.pop(THOUGHT)
     if any(turn.get("tool_calls") for turn in turns) and IDS.search(str(tokenizer.chat_template)):
@@ -161,7 +161,7 @@ def thought_key(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=100)
 def _thought_key(template: str) -> str:
-    names = (THOUGHT, "thinking", "reasoning")
+    names = (THOUGHT, "thinking", "reasoning", "thought")
     return next((name for name in names if re.search(rf"""\.{name}\b|["']{name}["']""", template)), THOUGHT)
 
 
@@ -239,7 +239,7 @@ def _with_object(call: Any) -> Any:
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
-def _with_text(call: Any) -> Any:
+def with_text(call: Any) -> Any:
     """Write the arguments of a call as JSON, for a template that puts them between other texts."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or isinstance(function.get("arguments"), str):

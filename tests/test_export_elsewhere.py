@@ -6,6 +6,7 @@ import json
 import os
 import re
 from fnmatch import fnmatch
+from inspect import signature
 from pathlib import Path
 from tempfile import gettempdir
 from types import SimpleNamespace
@@ -220,12 +221,19 @@ class Hub:
     """What would be sent to the hub."""
 
     calls: list[tuple[str, dict[str, Any]]] = []  # noqa: RUF012
+    real: Any = None
+
+    def _check(self, method: str, *arguments: Any, **options: Any) -> None:
+        """Raise TypeError for what the method of `huggingface_hub.HfApi` does not take."""
+        signature(getattr(self.real, method)).bind(self, *arguments, **options)
 
     def create_repo(self, name: str, **options: Any) -> str:
+        self._check("create_repo", name, **options)
         self.calls.append((name, options))
         return f"https://huggingface.co/{name}"
 
     def upload_folder(self, **options: Any) -> None:
+        self._check("upload_folder", **options)
         files = {path.name for path in Path(options["folder_path"]).rglob("*") if path.is_file()}
         readme = (Path(options["folder_path"]) / "README.md").read_text()
         for path in Path(options["folder_path"]).glob("*.json*"):
@@ -234,6 +242,7 @@ class Hub:
         self.calls.append(("upload", {**options, "files": files, "readme": readme}))
 
     def upload_file(self, **options: Any) -> None:
+        self._check("upload_file", **options)
         self.calls.append(("file", options))
 
 
@@ -241,7 +250,7 @@ class Hub:
 def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     import huggingface_hub
 
-    Hub.calls = []
+    Hub.calls, Hub.real = [], huggingface_hub.HfApi
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     return Hub.calls
 

@@ -792,3 +792,13 @@ def test_a_content_that_is_written_as_data_is_no_place_of_a_thought(tiny: Path) 
         asked = row(**THOUGHT)
         prefix, _ = texts(Tokens([asked], tokenizer, template="words", thinking="keep"), asked)
         assert close(prefix) == close(FAMILIES["plain"].thought)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning", "thought"])
+def test_a_thought_has_the_name_by_which_the_template_reads_it(key: str, tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    printed = f"{{% if m['{key}'] %}}<think>{{{{ m['{key}'] }}}}</think>{{% endif %}}{{{{ m.content }}}}"
+    tokenizer.chat_template = FAMILIES["plain"].template.replace("{{ m.content }}", printed)
+    asked = row(**THOUGHT)
+    prefix, _ = texts(Tokens([asked], tokenizer, template="words", thinking="keep"), asked)
+    assert close(prefix) == close(f"{FAMILIES['plain'].before}<think>hm</think>")

@@ -291,6 +291,31 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(coded: Path, tiny: Path, 
     assert trusted.score(ROWS * 3, ["score"]) == pytest.approx(np.asarray(expected * 3), abs=1e-5)
 
 
+# Fields of requests in vLLM's entrypoints/pooling: base/protocol.py, and classify, pooling and scoring/protocol.py.
+BASIC = {"model", "user", "truncate_prompt_tokens", "truncation_side", "request_id", "priority", "mm_processor_kwargs"}
+CHAT = {"messages", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template"}
+CHAT |= {"chat_template_kwargs", "media_io_kwargs"}
+ACTIVATED = {"use_activation"}
+FIELDS = {
+    "/classify": BASIC | CHAT | ACTIVATED,
+    "/pooling": BASIC | CHAT | ACTIVATED | {"task", "encoding_format", "embed_dtype", "endianness", "dimensions"},
+    "/score": BASIC | ACTIVATED | {"text_1", "text_2"},
+}
+
+
+def refused(path: str, body: Any) -> str:
+    """Return what vLLM would refuse or ignore of a request; empty if nothing."""
+    if unknown := body.keys() - FIELDS[path]:
+        return f"unknown fields {unknown}"
+    for turn in body.get("messages", ()):
+        if not isinstance(turn.get("content"), str) or "weight" in turn:
+            return "a message of another form"
+        for call in turn.get("tool_calls") or ():
+            if not isinstance(call["function"]["arguments"], str):
+                return "arguments that are no text"
+    return ""
+
+
 class Vllm:
     """A server that answers as vLLM's pooling API does, with numbers that the texts decide."""
 
@@ -304,6 +329,8 @@ class Vllm:
         if path not in self.paths:
             return 404, {"detail": "Not Found"}
         self.asked.append((path, body))
+        if reason := refused(path, body):
+            return 400, {"error": {"message": reason, "type": "BadRequestError", "param": None, "code": 400}}
         if self.failing:
             self.failing -= 1
             return 503, {"error": {"message": "busy", "type": "ServiceUnavailable", "code": 503}}
@@ -382,6 +409,24 @@ def test_a_served_model_is_asked_where_it_answers(paths: Any, names: Any, expect
         assert [turn["role"] for turn in body["messages"]] == ["user", "assistant"]
     else:
         assert body["text_1"] == "hello"
+
+
+def test_a_server_reads_calls_as_text_and_the_options_of_a_row(vllm: Any, capsys: Any) -> None:
+    url, state = vllm({"/classify": lambda x: {"label": None, "probs": [x], "num_classes": 1}})
+    served = Served("reward", url)
+    call = {"id": "a", "type": "function", "function": {"name": "weigh", "arguments": {"what": "moss"}}}
+    asked = row("hello", "xxx")
+    asked["prompt"] += [
+        {"role": "assistant", "content": "", "tool_calls": [call], "weight": 0.0},
+        {"role": "tool", "content": "3 kg", "tool_call_id": "a"},
+    ]
+    tools = [{"type": "function", "function": {"name": "weigh"}}]
+    asked |= {"tools": tools, "chat_template_kwargs": {"enable_thinking": False, "tokenize": True}}
+    assert served.score([asked, asked]).tolist() == [[3.0], [3.0]]
+    _, body = state.asked[-1]
+    assert body["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"what": "moss"}'
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+    assert capsys.readouterr().err.count("takes no declarations of tools") == 1
 
 
 def test_rows_are_labelled_by_a_server_and_go_on_at_another_address(

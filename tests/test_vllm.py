@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -39,6 +39,32 @@ def adapter(labels: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+class Lora(NamedTuple):
+    """`vllm.lora.request.LoRARequest`: its required fields."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+class Params(NamedTuple):
+    """`vllm.SamplingParams`: the fields that are used, with vLLM's defaults."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    max_tokens: int | None = 16
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+
+
+# Arguments of `vllm.LLM` and of its `EngineArgs` that are used.
+ARGUMENTS = {"model", "dtype", "trust_remote_code", "revision", "tokenizer_revision", "enable_lora", "max_lora_rank"}
+
+
 class StandIn:
     """`vllm.LLM`, as far as it is used."""
 
@@ -46,15 +72,18 @@ class StandIn:
     card: Card
 
     def __init__(self, **made: Any) -> None:
+        assert made.keys() <= ARGUMENTS
         StandIn.made = made
         self.policy = replace(load_policy(made["model"]), card=self.card)  # blocks the markers as bad_words would
 
-    def generate(self, prompts: Any, params: Any, lora_request: Any, use_tqdm: bool) -> list[Any]:
-        policy = self.policy
+    def generate(
+        self, prompts: Any, sampling_params: Any = None, *, use_tqdm: bool = True, lora_request: Any = None
+    ) -> list[Any]:
+        policy, params = self.policy, sampling_params
         if lora_request:
             from peft import PeftModel
 
-            policy = replace(policy, model=PeftModel.from_pretrained(policy.model, lora_request.path))
+            policy = replace(policy, model=PeftModel.from_pretrained(policy.model, lora_request.lora_path))
         asks = [
             EncodedRequest(tuple(p["prompt_token_ids"]), temperature=s.temperature, max_new_tokens=s.max_tokens)
             for p, s in zip(prompts, params)
@@ -70,8 +99,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, policy: Policy) -> type[StandIn]:
     assert policy.card is not None
     StandIn.card = policy.card
     vllm, lora, request = (ModuleType(name) for name in ("vllm", "vllm.lora", "vllm.lora.request"))
-    request.LoRARequest = lambda name, number, path: SimpleNamespace(path=path)  # type: ignore[attr-defined]
-    vllm.LLM, vllm.SamplingParams = StandIn, SimpleNamespace  # type: ignore[attr-defined]
+    request.LoRARequest = Lora  # type: ignore[attr-defined]
+    vllm.LLM, vllm.SamplingParams = StandIn, Params  # type: ignore[attr-defined]
     vllm.lora, lora.request = lora, request  # type: ignore[attr-defined]
     for module in (vllm, lora, request):
         monkeypatch.setitem(sys.modules, module.__name__, module)
