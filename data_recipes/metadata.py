@@ -26,7 +26,18 @@ WORDS = words("""
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
-WHOLE = {"turn", "turnnumber", "turncount", "weight", "topp", "topk", "level0", "maxtokens"}
+WHOLE = {
+    "turn",
+    "turnnumber",
+    "turncount",
+    "weight",
+    "topp",
+    "topk",
+    "level0",
+    "maxtokens",
+    "thinking",
+    "enablethinking",
+}
 MOST = 500  # distinct values that are kept
 
 

@@ -152,7 +152,8 @@ def _run(record: Row, column: str, named: str, wanted: tuple[str, ...] = ()) -> 
     response = _output(output)
     asked = {"messages", "prompts", "prompt", "input", "contents"} & sent.keys()
     if not asked or (response is None and not record.get("error") and not record.get("exception")):
-        return {NO_CALL: "it holds no messages and no answer to them, so it is no call of a model"}
+        named = f"--map prompt=inputs.NAME response={column}.NAME"
+        return {NO_CALL: f"it holds no messages and no answer to them (or {named})"}
     request = {**({"tools": tools} if tools else {}), **_request(sent)}
     scores = record.get("feedback") or record.get("feedback_stats")
     return _exchange(record, {"inputs", column, named, "extra"}, request, response, scores)
@@ -216,7 +217,9 @@ def message(turn: Any) -> Any:
 
 
 def _is_span(attributes: Row) -> bool:
-    return any(str(name).split(".")[0] in ("llm", "gen_ai", "openinference") for name in attributes)
+    """Whether attributes are those of a span, and not scores: their names have several parts, or hold objects."""
+    flat = any(str(name).startswith(("llm.", "gen_ai.", "openinference.")) for name in attributes)
+    return flat or any(isinstance(attributes.get(name), dict) for name in ("llm", "gen_ai", "openinference"))
 
 
 def _span(record: Row, attributes: Row) -> Row:

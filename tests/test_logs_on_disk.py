@@ -268,7 +268,7 @@ def test_an_answer_that_calls_a_tool_is_its_call_in_any_log(name: str, tmp_path:
      ({**RUN, "run_type": "chain"}, "it is a run of the type chain, no call of a model"),
      ({**RUN, "error": "timeout", "outputs": None}, "its call failed (timeout)"),
      ({**WEAVE, "op_name": "weave:///e/p/op/score:x", "inputs": {"x": 1}, "output": {"y": 2}},
-      "it holds no messages and no answer to them, so it is no call of a model"),
+      "it holds no messages and no answer to them (or --map prompt=inputs.NAME response=output.NAME)"),
      ({**WEAVE, "exception": "APIError", "output": None}, "its call failed (APIError)"),
      ({"name": "r", "attributes": {"openinference.span.kind": "RETRIEVER", "input.value": "moss"}},
       "it is a span without the messages of a call of a model"),
@@ -309,6 +309,12 @@ def test_answers_alone_take_one_prompt_for_all(record: Record, tmp_path: Path) -
     )  # fmt: skip
     with pytest.raises(SteerError, match="--default-prompt"):
         read_rows(path)
+
+
+def test_attributes_of_a_response_are_no_attributes_of_a_span() -> None:
+    said = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    (row,) = layouts.rows({"conversations": said, "attributes": {"llm": 3, "gen_ai": 1}})
+    assert (row["response"], row["scores"]) == ("a", {"llm": 3, "gen_ai": 1})
 
 
 def annotated(*results: Record, cancelled: bool = False) -> Record:

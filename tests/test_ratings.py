@@ -20,7 +20,7 @@ KNOWN = """
 latency_ms year price num_tokens __index_level_0__ timestamp created created_at createdAt cost seed temperature
 question_id prompt_tokens token_count
 response_time duration_s word_count
-index row idx total_cost_usd epoch size_bytes"""
+index row idx total_cost_usd epoch size_bytes thinking enable_thinking"""
 RATED = "quality turn_rating timeliness price_score error_count humor V rank label cost_rating star_level tone"
 
 
