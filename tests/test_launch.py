@@ -201,3 +201,19 @@ def test_a_method_that_draws_while_it_trains_is_launched_and_its_draws_are_its_o
     compare_command(CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("rloo",), resamples=20, **how))
     assert "rloo draws while it trains" in capsys.readouterr().err
     assert read_json(next((tmp_path / "out").glob("runs/rloo-seed0/policy/done.json")))["processes"] == 2
+
+
+@pytest.mark.slow
+def test_launched_trainings_tune_as_those_of_one_process_do(labels: Path, trained: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "train.json", {**STEPS, "max_steps": 2, "learning_rate": 1e-3})
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 40, "resamples": 20}
+    how |= {"method": ("filtered",), "tune": 2, "tune_prompts": 6, "train": str(tmp_path / "train.json")}
+    one = CompareConfig(str(labels), str(trained / "model"), str(tmp_path / "one"), **how)
+    compare_command(one)
+    compare_command(replace(one, output=str(tmp_path / "two"), launch=LAUNCH))
+    done = [read_json(path) for path in (tmp_path / "two").rglob("policy/done.json")]
+    assert [facts["processes"] for facts in done] == [2] * 3
+    tried = [read_json(tmp_path / name / "report.json")["tuning"]["entries"] for name in ("one", "two")]
+    ours, theirs = ([(t["learning_rate"], t["chosen"]) for t in entries[0]["tries"]] for entries in tried)
+    assert ours == theirs
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
