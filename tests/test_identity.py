@@ -19,16 +19,20 @@ from attribute_models.judge import Judge, Settings
 from attribute_models.own import code_of
 from steer.annotation.annotate import annotate
 from steer.config.generation import GenerateConfig
+from steer.config.labelling import FitConfig
 from steer.errors import SteerError
 from steer.evaluation.evaluate import evaluate, inputs
 from steer.evaluation.examination import Examination
 from steer.evaluation.settings import EvaluateSettings
 from steer.export.policy import export_policy
 from steer.generation.generate import generate
+from steer.iteration import refresh
+from steer.labelling.command import fit_command
 from steer.labelling.fit import fit
 from steer.labelling.label import label
 from steer.labelling.scorer import load_scorer
 from steer.models.policy import Policy, load_policy
+from steer.rows import read_rows, write_rows
 from steer.rows.binning import described
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, slugs
@@ -224,3 +228,13 @@ def test_a_generation_goes_on_with_the_server_at_another_address(tmp_path: Path)
 def test_a_judge_that_answers_in_free_form_is_another() -> None:
     judges = [Judge(Settings("m", attributes=("helpfulness",), json_mode=mode)) for mode in (True, False)]
     assert judges[0].identity != judges[1].identity
+
+
+def test_a_scorer_is_not_refitted_on_rows_that_changed(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    write_rows(read_rows(ROWS), rows)
+    fit_command(FitConfig(str(rows), str(tmp_path / "scorer")))
+    refresh.check(str(tmp_path / "scorer"))
+    write_rows(read_rows(ROWS[:30]), rows)
+    with pytest.raises(SteerError, match=r"rows\.jsonl are others now. Fit it again"):
+        refresh.check(str(tmp_path / "scorer"))

@@ -192,6 +192,13 @@ def test_examples_that_do_not_fit_are_dropped_and_counted(shared: Comparison) ->
             assert before.remark(prompts).endswith(told)
 
 
+def test_examples_without_the_levels_that_are_asked_for_are_missed_by_name(shared: Comparison) -> None:
+    rows = [{**row, "levels": row["levels"] if i < 2 else {}} for i, row in enumerate(shared.logs[:20])]
+    before = Examples(rows, shared.words, None, most=4, room=None, seed=0)
+    asked = [{**shared.examination.prompts[0], "target": {"warmth": 3.0}}]
+    assert before.remark(asked).endswith("average): too few of them have all levels that are asked for.")
+
+
 def test_the_report_says_what_examples_cost_and_where_they_come_from(shared: Comparison, done: Path) -> None:
     report = read_json(done / "report.json")
     read = {s["name"]: s["prompt_tokens"] for s in report["systems"]}

@@ -40,6 +40,7 @@ class Examples:
         levels = [[row["levels"].get(name, np.nan) for name in words.names] for row in self.rows]
         self.levels = np.array(levels, dtype=float)  # [n, A]
         self._turns: dict[tuple[str, str], list[Turn]] = {}
+        self._cut = False  # whether some did not fit
 
     def __call__(self, row: Row, target: Target) -> list[Turn]:
         """Return the turns before a row's prompt at a target."""
@@ -70,7 +71,7 @@ class Examples:
             turns.append({"role": "user", "content": example["prompt"][0]["content"].rstrip() + condition})
             turns.append({"role": "assistant", "content": example["response"]})
         while turns and self.room is not None and self._tokens(row, target, turns) > self.room:
-            turns = turns[2:]
+            turns, self._cut = turns[2:], True
         return turns
 
     def _tokens(self, row: Row, target: Target, turns: Sequence[Turn]) -> int:
@@ -85,8 +86,11 @@ class Examples:
         rows = f"examples are {len(self.rows):,} of {counted(self.of, 'training row')}: questions of one turn, answered"
         if not fewer:
             return f"{rows}. {self.most} stand before every prompt."
-        short = f"the model holds {self.room:,} tokens of prompt and examples" if self.room else ""
-        why = "they have too few different prompts" if len(set(self.keys)) <= self.most else short
+        why = "too few of them have all levels that are asked for"
+        if len(set(self.keys)) <= self.most:
+            why = "they have too few different prompts"
+        elif self._cut:
+            why = f"the model holds {self.room:,} tokens of prompt and examples"
         some = f"{fewer:,} of {len(numbers):,} prompts stand fewer than {self.most} ({mean:.1f} on average)"
         return f"{rows}. Before {some}: {why}."
 

@@ -18,14 +18,17 @@ from steer.methods.base import Array
 from steer.options import resolve
 from steer.rows import Row, read_rows, write_rows
 from steer.rows.schema import Schema
-from steer.run_folder import read_json, write_json
+from steer.run_folder import read_json, rows_fingerprint, write_json
 
 
 def check(scorer: str) -> None:
-    """Raise SteerError for a scorer that cannot be refitted."""
+    """Raise SteerError for a scorer that cannot be refitted, or not on the rows that it was fitted on."""
     config = Path(scorer) / "config.json"
-    if not config.is_file() or "rows" not in read_json(config):
+    fitted = read_json(config) if config.is_file() else {}
+    if "rows" not in fitted:
         raise SteerError(f'--annotator: refits --scorer, so that must be a folder of "steer fit", not {scorer}.')
+    if rows_fingerprint(fitted["rows"]) != dict(fitted.get("inputs") or {}).get("rows"):
+        raise SteerError(f"--annotator: refits {scorer}, whose rows {fitted['rows']} are others now. Fit it again.")
 
 
 def drift(scores: Array, rated: Array, names: Sequence[str]) -> dict[str, dict[str, float | None]]:
