@@ -238,3 +238,18 @@ def test_a_scorer_is_not_refitted_on_rows_that_changed(tmp_path: Path) -> None:
     write_rows(read_rows(ROWS[:30]), rows)
     with pytest.raises(SteerError, match=r"rows\.jsonl are others now. Fit it again"):
         refresh.check(str(tmp_path / "scorer"))
+
+
+def test_kl_is_measured_from_the_commit_that_a_policy_was_trained_on(
+    labels: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(model: str, *_: Any, **how: Any) -> Any:
+        raise SteerError(f"{model} at {how['revision']}")
+
+    monkeypatch.setattr("steer.evaluation.drawn.load_policy", loaded)
+    assert policy.card
+    trained = replace(policy, card=replace(policy.card, base="owner/base", base_revision="c0ffee"))
+    with pytest.raises(SteerError, match="owner/base at c0ffee"):
+        evaluate(trained, prompts=labels, gold=GOLD, num_prompts=1)
+    with pytest.raises(SteerError, match=r"owner/other at $"):
+        evaluate(trained, prompts=labels, gold=GOLD, num_prompts=1, reference="owner/other")

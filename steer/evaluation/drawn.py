@@ -36,9 +36,9 @@ class Reference(NamedTuple):
     micro_batch: int = 2048  # padded tokens in one forward pass
 
     @staticmethod
-    def load(model: str, dtype: str, trust_remote_code: bool, micro_batch_tokens: int) -> Reference:
-        """Load the model; 0 tokens leave the size of a forward pass to the device."""
-        policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    def load(model: str, dtype: str, trust_remote_code: bool, micro_batch_tokens: int, revision: str = "") -> Reference:
+        """Load the model; 0 tokens leave the size of a forward pass to the device. `revision`: as in `load_policy`."""
+        policy = load_policy(model, dtype=dtype, trust_remote_code=trust_remote_code, revision=revision)
         return Reference(policy, ResponseLogps(policy.model.eval()), micro_batch(micro_batch_tokens))
 
 

@@ -143,8 +143,9 @@ def _asked(
     """Let a policy answer at all targets, and over the grid if it is conditioned."""
     s = examination.settings
     policy = contestant.policy or load_policy(contestant.path, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
-    base = s.reference or (policy.card.base if policy.card else "")
-    reference = Reference.load(base, s.dtype, s.trust_remote_code, s.micro_batch_tokens) if base else None
+    card = policy.card
+    base, commit = (s.reference, "") if s.reference or not card else (card.base, card.base_revision)
+    reference = Reference.load(base, s.dtype, s.trust_remote_code, s.micro_batch_tokens, commit) if base else None
     names = slugs(c.name for c in examination.contestants)
     place = folder / "runs" / f"{names[contestant.name]}-seed{contestant.seed}"
     examinee = Examinee(policy, place, contestant.seed, reference)

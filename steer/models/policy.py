@@ -232,6 +232,7 @@ def load_policy(
     base: str = "",
     device: str = "",
     attn_implementation: str = "",
+    revision: str = "",
 ) -> Policy:
     """Load a Hugging Face model by name or folder, or a policy folder that `train` or `export` wrote.
 
@@ -239,10 +240,11 @@ def load_policy(
     that comes with the model. `quantised`: load a plain model in 4 bits ("nf4") or 8 ("int8"); a policy loads its base
     as it was trained on. `base`: another base than the recorded one. `device`: default this process's GPU, else the
     CPU; "meta" loads no weights, only tokenizer and configuration. `attn_implementation`: attention of transformers,
-    such as "flash_attention_2"; default the model's own. Raises SteerError for a folder that holds no model, or the
+    such as "flash_attention_2"; default the model's own. `revision`: the commit of a model on the hub; default the
+    newest, or the one that a policy was trained on. Raises SteerError for a folder that holds no model, or the
     wrong base.
     """
-    loading = Loading(dtype, trust_remote_code, quantised, base, device, attn_implementation=attn_implementation)
+    loading = Loading(dtype, trust_remote_code, quantised, base, device, revision, attn_implementation)
     policy = _load(name, loading)
     own = BASES.get(policy.card.adapter, "") if policy.card else ""
     bits = "" if quantised in (None, own) else quantised or "whole"
