@@ -120,7 +120,8 @@ def table(repetitions: Sequence[Wins], bases: Sequence[int], most: str) -> str:
 
     def percent(*parts: tuple[float, str]) -> str:
         each = [sum(100 * w * wins[m] for w, m in parts) for wins in repetitions]
-        return across_seeds([(x, np.arange(len(x))) for x in each], bases=bases).text(1)
+        least = 0.0 if len(parts) == 1 else -100.0  # of a share, and of a difference of two
+        return across_seeds([(x, np.arange(len(x))) for x in each], bases=bases).within(least, 100.0).text(1)
 
     lines = ["| method | published, % | less SFT | here, % | less SFT |", "| --- | --- | --- | --- | --- |"]
     for method, (name, value) in PUBLISHED.items():

@@ -136,6 +136,10 @@ def test_the_table_has_win_rates_in_per_cent_and_what_they_are_above_those_of_sf
     assert lines[4].startswith("| Best-of-n, best_of=64 | 45.0 | +8.3 | 25.0 [")
     assert lines[6].startswith("| SFT 10k | 36.7 | - | 25.0 [")
     assert lines[6].endswith("| - |")
+    other = {name: 1 - w for name, w in each.items()}
+    lines = table([each, other], [0, 1], "best_of=64").splitlines()
+    assert "| 50.0 [0.0, 100.0] |" in lines[3], "bases that disagree leave any share, and no more than that"
+    assert lines[2].endswith("| 0.0 [-100.0, 100.0] |")
 
 
 def test_the_fixed_answer_is_the_better_logged_one_by_the_truth() -> None:
