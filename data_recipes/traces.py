@@ -73,6 +73,7 @@ def _exchange(record: Row, used: set[str], request: Row, response: Any, scores: 
 
 def _scores(given: Any) -> Row:
     """Return scores {name: number} and raters {name: [numbers]} from a list of {name or key, value or score}."""
+    given = _parsed(given)
     if isinstance(given, dict):
         given = [{"name": name, "value": value} for name, value in given.items()]
     several: dict[str, list[float]] = {}
@@ -148,7 +149,7 @@ def _run(record: Row, column: str, named: str, wanted: tuple[str, ...] = ()) -> 
     sent, output, name = _parsed(record["inputs"]), _parsed(record[column]), record.get(named)
     if wanted and isinstance(name, str) and name not in wanted:
         return {NO_CALL: f"it is a run of the type {name}, no call of a model"}
-    tools = _object(_object(record.get("extra")).get("invocation_params")).get("tools")
+    tools = _object(_object(_parsed(record.get("extra"))).get("invocation_params")).get("tools")
     response = _output(output)
     asked = {"messages", "prompts", "prompt", "input", "contents"} & sent.keys()
     if not asked or (response is None and not record.get("error") and not record.get("exception")):

@@ -184,9 +184,16 @@ ONE: dict[str, list[Record]] = {  # all hold the same conversation: a call, its 
     "Langfuse, table": [
         {**OBSERVED, "input": json.dumps(OBSERVED["input"]), "output": json.dumps([OBSERVED["output"]])}
     ],
+    "Langfuse, blob storage": [
+        {"id": "o1", "trace_id": "t1", "type": "GENERATION", "input": json.dumps(OBSERVED["input"]),
+         "output": json.dumps(OBSERVED["output"]), "usage_details": {}, "latency": 1.2}
+    ],
     "LiteLLM, payload": [PAYLOAD],
     "LangSmith, OpenAI's form": [RUN],
     "LangSmith, LangChain's form": [{**RUN, "inputs": {"messages": CHAIN}, "outputs": GENERATIONS}],
+    "LangSmith, bulk export": [
+        {name: json.dumps(value) if isinstance(value, dict) else value for name, value in RUN.items()}
+    ],
     "LangSmith, data set": [
         {"inputs": {"messages": REQUEST["messages"], "tools": TOOLS}, "outputs": {"message": CHOICE["message"]}}
     ],
@@ -195,7 +202,7 @@ ONE: dict[str, list[Record]] = {  # all hold the same conversation: a call, its 
     "Phoenix, data frame": [FRAME],
     "OpenTelemetry, span": [{"name": "chat m", "attributes": NAMED}],
 }  # fmt: skip
-RATED = ("Langfuse, observation", "LangSmith, OpenAI's form", "LangSmith, LangChain's form")
+RATED = ("Langfuse, observation", "LangSmith, bulk export", "LangSmith, OpenAI's form", "LangSmith, LangChain's form")
 
 
 def lines(tmp_path: Path, records: list[Record]) -> Path:
