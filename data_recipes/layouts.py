@@ -36,7 +36,7 @@ from data_recipes import (
 )
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import text
+from data_recipes.parts import HIDDEN, text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
 from data_recipes.turns import (
@@ -105,8 +105,18 @@ def _noted(row: Row) -> Row:
         notes.append(f"kept as text: {MARK} in a prompt or response (give each turn on its own)")
     if any(turn.get("name") and turn["role"] != "tool" for turn in row["prompt"]):
         notes.append("kept: the name of a turn (few chat templates print it)")
+    after = row.get("after_response")
+    turns_after = after if isinstance(after, list) else []
+    if any(isinstance(turn, dict) and HIDDEN in turn for turn in (row, *row["prompt"], *turns_after)):
+        notes.append("left out: thoughts that are encrypted")
+        talks = {"prompt": _shown(row["prompt"]), **({"after_response": _shown(turns_after)} if turns_after else {})}
+        row = {**{c: v for c, v in row.items() if c != HIDDEN}, **talks}
     row = {**row, NOTED: notes} if notes else row
     return {**row, LEFT_OUT: "its weight is 0, so it is not to be learned"} if weight == 0 else row
+
+
+def _shown(talk: list[Row]) -> list[Row]:
+    return [{key: value for key, value in turn.items() if key != HIDDEN} for turn in talk]
 
 
 MARK = "<|im_start|>"  # of ChatML

@@ -12,7 +12,7 @@ from data_recipes import tools
 from data_recipes.asked import before
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import call, text
+from data_recipes.parts import HIDDEN, call, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import LEFT_OUT, NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
 
@@ -111,7 +111,7 @@ def _items(value: Any, column: str) -> list[Turn]:
         name = item.get("type") if isinstance(item, dict) else None
         if name == "reasoning":
             [turn] = conversation([{"role": "assistant", "content": [item]}], column)
-            thought |= {"reasoning_content": turn["reasoning_content"]} if "reasoning_content" in turn else {}
+            thought |= {key: turn[key] for key in ("reasoning_content", HIDDEN) if key in turn}
             continue
         if name in CALLS and not thought and result and result[-1]["role"] == "assistant":
             result[-1].setdefault("tool_calls", []).append(call(item))

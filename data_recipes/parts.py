@@ -10,6 +10,7 @@ from data_recipes.streams import DataError, kind
 
 Part = dict[str, Any]
 
+HIDDEN = "_hidden"  # of a turn: its thought is there, and encrypted
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
 KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
     "thinking": "thought",
@@ -101,10 +102,14 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
         if name == "thought":
             if thought := _thought(inner, column):
                 turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
+            elif inner.get("encrypted_content"):
+                turn[HIDDEN] = True
         elif name == "call":
             turn.setdefault("tool_calls", []).append(call(inner))
         elif name == "result":
             results.append(_result(inner, column))
+        elif name == "nothing" and part.get("type") == "redacted_thinking":
+            turn[HIDDEN] = True
         elif not name:
             plain.append(part)
     rest = [{**turn, "content": text(plain, column) or ""}] if plain or turn.get("tool_calls") or not results else []

@@ -15,7 +15,7 @@ from typing import Any
 from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
-from data_recipes.parts import call, calls, text, unfolded
+from data_recipes.parts import HIDDEN, call, calls, text, unfolded
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -27,6 +27,7 @@ ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_re
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
 THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
+ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 TAUGHT = words("""
     weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
     calculateloss hasloss
@@ -196,7 +197,7 @@ def cut(talk: list[Turn], last: int | None = None) -> tuple[list[Turn], str | No
         return talk, None, {}
     learned = [i for i in answers if talk[i].get("weight") != 0]
     last = (learned or answers)[-1] if last is None else last
-    after: Row = {key: talk[last][key] for key in ("reasoning_content", "tool_calls", "finished") if key in talk[last]}
+    after: Row = {key: talk[last][key] for key in (*ANSWERED, HIDDEN) if key in talk[last]}
     if last not in learned:
         which = "none of its assistant turns is" if not learned else f"turn {last + 1} is not"
         after[LEFT_OUT] = f"{which} to be learned (weight 0 or train false)"

@@ -226,6 +226,24 @@ def test_a_log_gives_the_row_of_its_conversation(name: str, tmp_path: Path) -> N
     assert "finished" not in row
 
 
+ENCRYPTED = {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"}
+REDACTED = {"type": "redacted_thinking", "data": "xyz"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"request": ASKED, "response": {"output": [ENCRYPTED, SPOKEN]}},
+     {"request": {"input": [ITEMS[0], ENCRYPTED, *ITEMS[2:]]}, "response": {"output": [SPOKEN]}},
+     {"request": SENT, "response": {"content": [REDACTED, {"type": "text", "text": SAID}]}},
+     {"messages": [ASK, {"role": "assistant", "content": [REDACTED, {"type": "text", "text": SAID}]}]}],
+)  # fmt: skip
+def test_thoughts_that_are_encrypted_are_left_out_and_counted(record: Record, tmp_path: Path) -> None:
+    tally = Tally()
+    (row,) = read(lines(tmp_path, [record]), tally=tally)
+    assert (row["response"], "_hidden" in json.dumps(row)) == (SAID, False)
+    assert tally.notes == {"left out: thoughts that are encrypted": 1}
+
+
 CUT = {**CHOICE, "finish_reason": "length"}
 SHORT: dict[str, list[Record]] = {  # the answer was cut off, or is a call
     "OpenAI": [{"request": REQUEST, "response": {"choices": [CUT]}}],
