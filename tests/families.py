@@ -74,6 +74,12 @@ FAMILIES = {
         "<|im_end|>",
         f"{_ASKED}<think>\nhm\n</think>\n\n",
     ),
+    "thinking, prefilled, left open and not kept": Family(  # as Nemotron Nano's second
+        _chatml("{% if m.role == 'assistant' and loop.last %}<think>\n{% endif %}", "<think>\n"),
+        f"{_ASKED}<think>\n\n</think>\n\n",
+        "<|im_end|>",
+        f"{_ASKED}<think>\nhm\n</think>\n\n",
+    ),
     "thinking, closed where there is none": Family(
         _chatml(
             "{% if m.role == 'assistant' %}{% if m.reasoning_content %}<think>{{ m.reasoning_content }}{% endif %}"

@@ -181,6 +181,8 @@ def _place(tokenizer: Any, template: str, shapes: Shapes, thought: bool) -> Plac
     before, mark, _ = _marked(turns, tokenizer, options, PLAIN_ANSWER).partition(ANSWER)
     own = CLOSED.search(before)
     after_prompt = Place(None, begun[len(begun.rstrip()) :] + own[0] if own else CLOSING)
+    if before.rstrip().endswith(OPENING):
+        return after_prompt  # a finished turn that leaves the block open
     if thought:
         answers = ((*PLAIN_ANSWER, (thought_key(tokenizer), THOUGHT)), *IN_PARTS, INSIDE)
         for answer in answers:
