@@ -78,9 +78,7 @@ def call(value: Any) -> Any:
 
 def calls(value: Any) -> Any:
     """Return what is called, given as a list, one call or JSON of these, as `tool_calls`; other values unchanged."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            value = json.loads(value)
+    value = parsed(value)
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
         return value
@@ -148,6 +146,14 @@ def _result(part: Part, column: str) -> Part:
 def _texts(content: Any) -> bool:
     """Whether a result is a list of parts, of texts or of pictures that `text` refuses, and no data."""
     return isinstance(content, list) and all(isinstance(p, dict) and {"type", "text"} & {*p} for p in content)
+
+
+def parsed(value: Any) -> Any:
+    """Return what a text holds as a JSON object or list; other values as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def as_json(value: Any) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import Any
 
-from data_recipes.parts import calls
+from data_recipes.parts import calls, parsed
 from data_recipes.turns import NOTED, Row
 
 CHOICE = ("tool_choice", "function_call")  # which tool may be called: OpenAI's names of 2024 and of 2023
@@ -26,9 +24,9 @@ def named(record: Row) -> Row:
     elif functions:
         notes += ["ignored: 'functions' beside other 'tools'"] if functions != _functions(record["tools"]) else []
         record = {c: v for c, v in record.items() if c != "functions"}
-    if isinstance(declared := _parsed(record.get("tools")), list) and (flat := _flat(declared)) != declared:
+    if isinstance(declared := parsed(record.get("tools")), list) and (flat := _flat(declared)) != declared:
         record = {**record, "tools": flat}
-    called = _parsed(record.get("function_call"))
+    called = parsed(record.get("function_call"))
     if isinstance(called, dict) and "arguments" in called and not record.get("tool_calls"):
         rest = {c: v for c, v in record.items() if c != "function_call"}
         record = {**rest, "tool_calls": called}
@@ -43,7 +41,7 @@ def named(record: Row) -> Row:
 
 def _functions(value: Any) -> list[Row]:
     """Return declarations of functions as entries of `tools`; empty if the value holds something else."""
-    value = _parsed(value)
+    value = parsed(value)
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         return []
     tools = [
@@ -76,10 +74,3 @@ def _spec(tool: Any) -> Any:
 def _kind(choice: Any) -> Any:
     """Return the kind of a choice among tools: auto, none, ..., or a name."""
     return choice.get("type") if isinstance(choice, dict) else choice
-
-
-def _parsed(value: Any) -> Any:
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        with suppress(ValueError):
-            return json.loads(value)
-    return value

@@ -7,11 +7,10 @@ is left out and counted: what it holds is also in the calls below it. So is a ca
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from typing import Any
 
 from data_recipes.cells import number
+from data_recipes.parts import parsed
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, Row
 
@@ -42,7 +41,7 @@ def plain(record: Row) -> Row:
     attributes = record.get("attributes")
     if isinstance(attributes, dict) and not {*DIRECT} & columns and _is_span(attributes):
         return _span(record, _nested(attributes))
-    if not {*DIRECT} & columns and isinstance(_parsed(record.get("inputs")), dict):
+    if not {*DIRECT} & columns and isinstance(parsed(record.get("inputs")), dict):
         if {"op_name", "output"} <= columns:
             return _run(record, "output", "op_name")
         if "outputs" in columns:
@@ -73,7 +72,7 @@ def _exchange(record: Row, used: set[str], request: Row, response: Any, scores: 
 
 def _scores(given: Any) -> Row:
     """Return scores {name: number} and raters {name: [numbers]} from a list of {name or key, value or score}."""
-    given = _parsed(given)
+    given = parsed(given)
     if isinstance(given, dict):
         given = [{"name": name, "value": value} for name, value in given.items()]
     several: dict[str, list[float]] = {}
@@ -97,7 +96,7 @@ def _observation(record: Row) -> Row:
     name = record.get("type")
     if isinstance(name, str) and name.lower() != "generation":
         return {NO_CALL: f"it is an observation of the type {name.lower()}, no call of a model"}
-    sent, output = _parsed(record["input"]), _parsed(record["output"])
+    sent, output = parsed(record["input"]), parsed(record["output"])
     if sent is None or output is None:
         return {NO_CALL: "its input or its output was not logged"}
     output = {"message": output} if isinstance(output, dict) and "role" in output else output
@@ -146,10 +145,10 @@ def _google(record: Row) -> Row:
 
 def _run(record: Row, column: str, named: str, wanted: tuple[str, ...] = ()) -> Row:
     """Read a run of LangSmith or a call of Weave: objects of what went in and what came out."""
-    sent, output, name = _parsed(record["inputs"]), _parsed(record[column]), record.get(named)
+    sent, output, name = parsed(record["inputs"]), parsed(record[column]), record.get(named)
     if wanted and isinstance(name, str) and name not in wanted:
         return {NO_CALL: f"it is a run of the type {name}, no call of a model"}
-    tools = _object(_object(_parsed(record.get("extra"))).get("invocation_params")).get("tools")
+    tools = _object(_object(parsed(record.get("extra"))).get("invocation_params")).get("tools")
     response = _output(output)
     asked = {"messages", "prompts", "prompt", "input", "contents"} & sent.keys()
     if not asked or (response is None and not record.get("error") and not record.get("exception")):
@@ -226,15 +225,15 @@ def _is_span(attributes: Row) -> bool:
 def _span(record: Row, attributes: Row) -> Row:
     """Read a span of OpenInference (`llm.input_messages`) or of OpenTelemetry (`gen_ai.input.messages`)."""
     llm, gen = (_object(attributes.get(name)) for name in ("llm", "gen_ai"))
-    sent = _unwrapped(llm.get("input_messages")) or _of(gen, "input", "messages") or _parsed(gen.get("prompt"))
-    said = _unwrapped(llm.get("output_messages")) or _of(gen, "output", "messages") or _parsed(gen.get("completion"))
+    sent = _unwrapped(llm.get("input_messages")) or _of(gen, "input", "messages") or parsed(gen.get("prompt"))
+    said = _unwrapped(llm.get("output_messages")) or _of(gen, "output", "messages") or parsed(gen.get("completion"))
     if not isinstance(sent, list) or not isinstance(said, list) or not said:
         return {NO_CALL: "it is a span without the messages of a call of a model"}
     declared = [
-        _parsed(each.get("json_schema")) for each in _unwrapped(llm.get("tools")) or () if isinstance(each, dict)
+        parsed(each.get("json_schema")) for each in _unwrapped(llm.get("tools")) or () if isinstance(each, dict)
     ]
     tools = declared or _of(gen, "tool", "definitions")
-    system = _parsed(gen.get("system_instructions"))
+    system = parsed(gen.get("system_instructions"))
     request = {"messages": sent, **({"tools": tools} if tools else {})}
     request |= {"system": system} if system else {}
     model = llm.get("model_name") or _of(gen, "request", "model")
@@ -247,7 +246,7 @@ def _of(value: Row, *path: str) -> Any:
     inner: Any = value
     for name in path:
         inner = inner.get(name) if isinstance(inner, dict) else None
-    return _parsed(inner)
+    return parsed(inner)
 
 
 def _nested(flat: Row) -> Row:
@@ -290,11 +289,3 @@ def _unwrapped(value: Any) -> Any:
 
 def _object(value: Any) -> Row:
     return value if isinstance(value, dict) else {}
-
-
-def _parsed(value: Any) -> Any:
-    """Return what a text holds as JSON object or list; other values as they are."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        with suppress(ValueError):
-            return json.loads(value)
-    return value

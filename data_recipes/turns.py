@@ -15,7 +15,7 @@ from typing import Any
 from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
-from data_recipes.parts import HIDDEN, call, calls, text, unfolded
+from data_recipes.parts import HIDDEN, call, calls, parsed, text, unfolded
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -72,9 +72,8 @@ def asked_with(row: Row) -> str:
 
 def _unpacked(value: Any) -> Any:
     """Return a value with every text in it that is a JSON object or list as that."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        with suppress(ValueError):
-            return json.loads(value)
+    if isinstance(value, str):
+        return parsed(value)
     if isinstance(value, dict):
         return {name: _unpacked(inner) for name, inner in value.items() if inner is not None}
     return [_unpacked(inner) for inner in value] if isinstance(value, list | tuple) else value
