@@ -101,7 +101,9 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
     if left is not None and left > 0:
         if debiased or (mae is not None and mae < figures["baseline_mae"]):
             return {"learnable": True, "warning": None}
-        finding = f"a mean absolute error of {shown(mae)}, no better than {shown(figures['baseline_mae'])} of the mean"
+        spread = "" if mae == figures["mae"] else " (of expected scores; those of the table are spread as ratings are)"
+        mean = shown(figures["baseline_mae"])
+        finding = f"a mean absolute error of {shown(mae)}{spread}, no better than {mean} of the mean"
         warning = f"{name}: hardly learnable from this data: {finding} over {n} rows. {OTHER_MODELS}"
     elif low is not None and low > 0 and (figures["length_alone"] or 0) * (figures["spearman_with_length"] or 0) > 0:
         warning = (

@@ -136,8 +136,18 @@ def recognise(record: Row) -> str:
     """Return the first of LAYOUTS whose columns the record has; columns that hold null count only if nothing fits."""
     if name := _first(tuple([c for c in record if record[c] is not None])) or _first(tuple(record)):
         return name
-    remedy = f"Name them with --map prompt=COLUMN response=COLUMN, or rename them to one of: {USUAL}"
+    remedy = f"Name them with --map prompt=COLUMN --map response=COLUMN, or rename them to one of: {USUAL}"
     raise DataError(f"columns {', '.join(record) or '(none)'} fit no known layout. {remedy}.")
+
+
+def answer_column(layout: str, number: int, rows: int) -> str:
+    """Return the column that row `number` (from 0) of a record of so many rows has its response from, if names tell.
+
+    >>> answer_column("prompt, chosen, rejected", 1, 2), answer_column("messages", 0, 1)
+    ('rejected', 'response')
+    """
+    columns = [column for column in LAYOUTS[layout][0] if column not in (*ASKED, "question", *talks.COLUMNS)]
+    return columns[number] if len(columns) == rows > 1 else "response"
 
 
 @lru_cache(maxsize=1000)
@@ -164,14 +174,18 @@ def answers(record: Row) -> bool:
 
 def _own(record: Row) -> list[Row]:
     """Read rows in the columns of the contract; all other columns pass through."""
+    response = text(record["response"], "response")
+    return [{**record, "prompt": turns(record["prompt"], "prompt"), "response": response, **own_scores(record)}]
+
+
+def own_scores(record: Row) -> Row:
+    """Return `scores` of a record as numbers; several of an attribute are its raters', and go into `raters` too."""
     scores = record.get("scores") or {}
     raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
         raters |= {name: several for name, value in scores.items() if (several := ratings(value)) is not None}
         scores = {name: _score(value) for name, value in scores.items()}
-    response = text(record["response"], "response")
-    row = {**record, "prompt": turns(record["prompt"], "prompt"), "response": response, "scores": scores}
-    return [{**row, "raters": raters} if raters else row]
+    return {"scores": scores, **({"raters": raters} if raters else {})}
 
 
 def _score(value: object) -> object:

@@ -42,6 +42,9 @@ SERVERS = ("engine", "server")  # settings that can be the address of a server
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
 # What a run writes about itself; no stage reads any of it as input.
 NOTES = ("config.json", "done.json", "metrics.jsonl", "report.txt", "README.md")
+ALIKE = (
+    5  # settings that runs of one command, of two versions, may have in one of them only; two commands differ in more
+)
 POINT = "checkpoint-"  # what the names of resume points begin with; a step follows
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -329,6 +332,8 @@ class Run:
         elif other := [name for name in changed if name not in free]:
             command = hasattr(config, "overwrite")
             remedy = "Choose another --output, or --overwrite to start again." if command else "Choose another folder."
+            if len(before.keys() ^ self.config.keys()) > ALIKE:
+                raise SteerError(f"{folder}: holds what another command wrote. {remedy}")
             raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
 
     def _config_before(self) -> dict[str, Any]:

@@ -162,6 +162,9 @@ def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Sche
     assert shown.output.strip() == targets_command(TargetsConfig(str(tmp_path / "policy")))
     with pytest.raises(SteerError, match=r"holds neither steer\.json nor schema\.json"):
         targets_command(TargetsConfig(str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"inputs": {}}')
+    with pytest.raises(SteerError, match=r"is not finished and has no resume point\. Run its command again\."):
+        targets_command(TargetsConfig(str(tmp_path)))
     Card("base", "", "none", "mle").save(tmp_path / "mle")
     with pytest.raises(SteerError, match="was not conditioned"):
         targets_command(TargetsConfig(str(tmp_path / "mle")))

@@ -198,6 +198,13 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize("column", ["chosen", "rejected"])
+def test_a_blank_response_is_named_by_the_column_that_it_is_read_from(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    put(path, [{"prompt": "a", "chosen": "one", "rejected": "two", column: " "}])
+    assert f"{path}:1: column '{column}': is blank." in refusal(DataConfig(str(path), str(tmp_path / "run")))
+
+
 def test_bad_rows_are_refused_with_their_place_or_skipped_and_named(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     put(path, BAD)

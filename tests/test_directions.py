@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,13 @@ def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() 
     good, style = Attribute("quality", 0, 4), Attribute("verbosity", 0, 4, 0, 0.0)
     targets_command = [{"attribute": name, "learnable": False} for name in ("quality", "verbosity")]
     (said,) = unlearned([good, style], targets_command)
-    assert said.startswith("warning: quality count in the reward")
-    assert "--neither quality leaves them out" in said
+    assert said.startswith("warning: quality counts in the reward")
+    assert "--neither quality leaves it out" in said
+    (both,) = unlearned(
+        [good, replace(good, name="depth")], [*targets_command, {**targets_command[0], "attribute": "depth"}]
+    )
+    assert both.startswith("warning: quality, depth count in the reward")
+    assert "--neither quality --neither depth leaves them out" in both
     assert not unlearned([style], targets_command)
     assert not unlearned([good], [{"attribute": "quality", "learnable": True}])
 
@@ -112,12 +118,12 @@ def test_label_says_that_an_attribute_without_signal_is_in_the_reward(tmp_path: 
     ]
     write_rows(rows, tmp_path / "rows.jsonl")
     source, scorer = str(tmp_path / "rows.jsonl"), str(tmp_path / "scorer")
-    assert "--neither quality leaves them out" in fit_command(FitConfig(source, scorer))
+    assert "--neither quality leaves it out" in fit_command(FitConfig(source, scorer))
     assert "--neither quality leaves" in label_command(
         LabelConfig(source, str(tmp_path / "l"), scorer=scorer, min_support=1)
     )
     turned = LabelConfig(source, str(tmp_path / "m"), scorer=scorer, min_support=1, neither=("quality",))
-    assert "count in the reward" not in label_command(turned)
+    assert "in the reward, though" not in label_command(turned)
 
 
 def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Path) -> None:

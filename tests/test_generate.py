@@ -160,7 +160,7 @@ def test_targets_are_printed_side_by_side(trained: Path) -> None:
         trained, prompt=("one?", "two?"), target=("verbosity=0", "warmth=high,helpfulness=1", "none"), n=2, seed=4
     )
     heads = [line for line in shown.splitlines() if line.startswith(("> ", "["))]
-    both = ["[verbosity=0]"] * 2 + ["[helpfulness=1 warmth=4]"] * 2
+    both = ["[verbosity=0]"] * 2 + ["[helpfulness=1 warmth=4]"] * 2 + ["[none]"] * 2
     assert heads == ["> one?", *both, "> two?", *both]
     assert shown == ask(
         trained, prompt=("one?", "two?"), target=("verbosity=0", "warmth=high,helpfulness=1", "none"), n=2, seed=4

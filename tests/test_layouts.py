@@ -93,7 +93,9 @@ def test_all_layouts_are_recognised_by_their_columns() -> None:
 def test_unknown_columns_name_what_is_known() -> None:
     with pytest.raises(DataError) as caught:
         layouts.rows({"question": "Hi", "answer": "Hello"})
-    assert str(caught.value).startswith("columns question, answer fit no known layout. Name them with --map ")
+    assert str(caught.value).startswith(
+        "columns question, answer fit no known layout. Name them with --map prompt=COLUMN --map res"
+    )
     assert "or rename them to one of: prompt, response; messages; " in str(caught.value)
     with pytest.raises(DataError, match="columns \\(none\\) fit"):
         layouts.rows({})

@@ -103,7 +103,11 @@ def test_an_attribute_is_hardly_learnable_where_the_mean_is_as_near() -> None:
     )[0]
     assert found["spearman"] == 1.0
     assert found["learnable"] is False
-    assert "no better than 2.000 of the mean" in found["warning"]
+    assert found["mae"] == 1.0, "of the predictions in the table, which are spread as the ratings are"
+    assert (
+        "error of 2.000 (of expected scores; those of the table are spread as ratings are), no better than 2.000 of"
+        in (found["warning"])
+    )
 
 
 def test_kappa_equals_the_sum_over_the_table_of_levels() -> None:

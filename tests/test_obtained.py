@@ -87,6 +87,13 @@ def test_a_policy_of_levels_is_scored_by_its_own_schema() -> None:
     assert Selection(SCORER).knowing(None).schema == SCHEMA
 
 
+def test_every_response_that_is_printed_has_a_head_of_its_own_where_a_prompt_has_several() -> None:
+    answers = [row("one\nmore", {"harm": 0}, "harm=0"), row("two", {}, "")]
+    assert side_by_side(answers, SCHEMA) == "> q\n[harm=0]\none\nmore\n[none]\ntwo"
+    assert side_by_side([row("one\nmore", {}, ""), row("two", {}, "")], None) == "> q\n[1]\none\nmore\n[2]\ntwo"
+    assert side_by_side(answers[1:], SCHEMA) == "> q\ntwo"
+
+
 def test_a_reward_that_was_asked_for_is_told() -> None:
     selection = Selection(SCORER).knowing(card("conditional", SCHEMA, ("reward",)))
     rows = selection.labelled([row("4 0", {"reward": 4}), row("0 4", {"reward": 4})])

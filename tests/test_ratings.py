@@ -102,6 +102,25 @@ def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     assert "reads" in fit_command(FitConfig(source, str(tmp_path / "s"), attribute=("reads",)))
 
 
+def test_beside_mapped_columns_scores_stay_and_other_numbers_are_named(tmp_path: Path) -> None:
+    record = {"q": "how?", "a": "so", "scores": {"depth": 4}, "stars": "5", "year": 2011, "attributes": {"style": 2}}
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(record))
+    names = ("prompt=q", "response=a")
+    said = data_command(DataConfig(str(path), str(tmp_path / "run"), map=names, held_out=0))
+    assert "no scores: stars, attributes (not named by --map). --map NAME=COLUMN makes one a score." in said
+    assert read_rows(tmp_path / "run")[0]["scores"] == {"depth": 4.0}
+    more = {"prompt": "q", "response": "a", "rating": "stars", "style": "attributes.style"}
+    (row,) = read_rows(path, columns=more)
+    assert row["scores"] == {"depth": 4.0, "rating": 5.0, "style": 2.0}
+    (row,) = read_rows([{**record, "scores": {"depth": [4, 2]}}], columns=dict(pair.split("=") for pair in names))
+    assert (row["scores"], row["raters"]) == ({"depth": 3.0}, {"depth": [4.0, 2.0]})
+    path.write_text(json.dumps({**record, "b": "not so"}))  # whose of the two are they?
+    pair = ("prompt=q", "chosen=a", "rejected=b")
+    said = data_command(DataConfig(str(path), str(tmp_path / "pair"), map=pair, held_out=0))
+    assert "no scores: scores, stars, attributes (not named by --map)." in said
+
+
 def test_scores_that_the_file_names_are_scores_whatever_they_are(tmp_path: Path) -> None:
     record = {"prompt": "Hi", "response": "Hello", "attributes": {"latency_ms": 231.5, "reads": 4511}}
     (tmp_path / "log.jsonl").write_text(json.dumps(record))

@@ -12,6 +12,7 @@ from steer.errors import SteerError
 from steer.models.card import Card
 from steer.rows.directions import BETTER
 from steer.rows.schema import HIGH, REWARD, Schema, number
+from steer.run_folder import is_run
 from steer.settings import check
 
 
@@ -45,6 +46,8 @@ def _read(folder: Path) -> tuple[Schema, Sequence[str]]:
         if not schema.cells:
             raise SteerError(f'{folder}: its schema has no levels yet. Give the folder of "steer label".')
         return schema, [n for n in schema.names if n != REWARD]
+    if is_run(folder) and not (folder / "done.json").is_file():
+        raise SteerError(f"{folder}: is a run that is not finished and has no resume point. Run its command again.")
     raise SteerError(f'{folder}: holds neither steer.json nor schema.json. Give a folder of "steer train".')
 
 

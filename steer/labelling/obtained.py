@@ -127,15 +127,19 @@ def obtained_text(row: Row, schema: Schema) -> str:
 
 
 def side_by_side(rows: Sequence[Row], schema: Schema | None) -> str:
-    """Show responses under their prompts and targets, for a terminal."""
+    """Show responses under their prompts and targets, for a terminal; several alike without a target have a number."""
     lines: list[str] = []
     last = None
+    conditioned = any(row.get("asked") for row in rows)
+    several = len(rows) > len({row["prompt"][-1]["content"] for row in rows})
     for row in rows:
         prompt = row["prompt"][-1]["content"]
         if prompt != last:
             lines.append(("\n" if lines else "") + f"> {prompt}")
-            last = prompt
+            last, number = prompt, 0
+        number += 1
         name = row.get("asked", "")  # in the words of the policy's schema, which may not be the scorer's
+        name = name or ("none" if conditioned else str(number) if several else "")
         lines.append(f"[{name}]\n{row['response']}" if name else row["response"])
         if "levels" in row and schema:
             lines.append(f"  obtained {obtained_text(row, schema)}")

@@ -25,16 +25,16 @@ TOO_DEEP = "is too deep: a list in a list, hundreds of times. Remove the row."
 MOST = 1e100  # a score beyond it: sums of squares would no longer be numbers
 
 
-def check(row: Row, place: str, *, answered: bool = True, blank: bool = False) -> None:
+def check(row: Row, place: str, *, answered: bool = True, blank: bool = False, response: str = "response") -> None:
     """Refuse a row that breaks the contract, with a SteerError: "place: column 'x': what is wrong. What to do."
 
     Scores are finite numbers or null; true and false are refused here, because `read` has made them 1 and 0. A response
-    may be absent when it is not `answered`, and empty when it may be `blank`. Columns that the contract does not name
-    are not looked at.
+    may be absent when it is not `answered`, and empty when it may be `blank`; `response` is the column that it was read
+    from. Columns that the contract does not name are not looked at.
     """
     faults = chain(_name_faults(row), _prompt_faults(row), _response_faults(row, answered, blank), _value_faults(row))
     for column, problem in faults:
-        raise SteerError(f"{place}: column '{column}': {problem}.")
+        raise SteerError(f"{place}: column '{response if column == 'response' else column}': {problem}.")
 
 
 def _name_faults(row: Row) -> Iterator[tuple[str, str]]:
@@ -62,7 +62,7 @@ def _prompt_faults(row: Row) -> Iterator[tuple[str, str]]:
         else:
             yield from _text_faults(turn.get("content"), "prompt", f"turn {i} ")
     if not any(turn["content"].strip() for turn in prompt):
-        yield "prompt", "is empty. Write what was asked, such as 'Write a sentence' in every row of bare sentences"
+        yield "prompt", "is empty. Write what was asked, such as 'Write a sentence', or give --default-prompt for all"
     elif prompt[-1]["role"] not in ("user", "tool"):
         yield "prompt", f"ends with a turn of the {prompt[-1]['role']}. End it with the user's, or remove the row"
 

@@ -161,7 +161,8 @@ def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any
     if not names:
         return []
     flags = " ".join(f"--neither {name}" for name in names)
+    count, them = ("counts", "it") if len(names) == 1 else ("count", "them")
     return [
-        f"warning: {', '.join(names)} count in the reward, though the scorer learned nothing of them that length and "
-        f"the mean do not tell. {flags} leaves them out."
+        f"warning: {', '.join(names)} {count} in the reward, though the scorer learned nothing of {them} that length "
+        f"and the mean do not tell. {flags} leaves {them} out."
     ]

@@ -13,6 +13,8 @@ from steer.rows.contract import Row
 from steer.rows.directions import named_score
 
 BY_NAME = "metadata, by the name"
+UNMAPPED = "not named by --map"
+RATED = ("scores", "attributes")  # columns that hold several scores
 ASKED = ("prompt", "response", "completion", "messages", "conversations", "instruction", "output", "chosen", "rejected")
 
 
@@ -59,6 +61,13 @@ class Ratings:
         raters = {name: each for name, each in (row.get("raters") or {}).items() if name in scores}
         rest = {column: value for column, value in row.items() if column != "raters"}
         return {**rest, **back, "scores": scores, **({"raters": raters} if raters else {})}
+
+    def note_unmapped(self, rest: Row, *, alone: bool) -> None:
+        """Note the columns of numbers that --map does not name; `scores` of the only response are read all the same."""
+        for column, value in rest.items():
+            rated = isinstance(value, dict) and column in RATED and not (alone and column == "scores")
+            if rated or (column not in OURS and _value(value) is not None and not metadata(column)):
+                self.unrated[column] = UNMAPPED
 
     def _fault(self, name: str, cell: object, say: str) -> str:
         """Return why the numbers of a column are no scores, or "" if they may be; `cell`: the number, as it is written.

@@ -199,8 +199,9 @@ class _Reader:
             record, layout, rows = self.recognised(record, place)
         if not self.answered:
             rows = [_all_prompt(row) for row in rows]
-        for row in rows:
-            check(row, place, answered=self.answered, blank=self.reading.blank)
+        for i, row in enumerate(rows):
+            column = layouts.answer_column(layout, i, len(rows))
+            check(row, place, answered=self.answered, blank=self.reading.blank, response=column)
             check_json(row, place)
             _check_range(row, place, self.reading.ranges)
             if "scores" not in record:
@@ -215,7 +216,10 @@ class _Reader:
         if self.answered and votes.figure(record) is not None:
             record = self.vote_coding().read(record)
         layout = layouts.recognise(record)
-        rows = [{**rest, **row} for row in layouts.rows(record, every=self.reading.turns == "all")]
+        rows = layouts.rows(record, every=self.reading.turns == "all")
+        rows = [_accompanied(row, rest, alone=len(rows) == 1) for row in rows]
+        if self.answered:
+            self.ratings.note_unmapped(rest, alone=len(rows) == 1)
         for row in rows:
             if LEFT_OUT in row:
                 self.tally.turns["left out"] += OWN_SCORES in row
@@ -345,6 +349,14 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
     if reading.prompt and unasked and (ANSWERED & record.keys() or record.get("object") == "response"):
         record = {**record, "prompt": reading.prompt}
     return record, rest
+
+
+def _accompanied(row: Row, rest: Row, *, alone: bool) -> Row:
+    """Return a row with the columns beside those that --map names; their `scores` are those of the only response."""
+    if not alone or not isinstance(rest.get("scores"), dict):
+        return {**rest, **row}
+    own = layouts.own_scores(rest)
+    return {**rest, **row, **{name: {**own[name], **row.get(name, {})} for name in own}}
 
 
 def _check_range(row: Row, place: str, ranges: Mapping[str, tuple[float, float]]) -> None:
