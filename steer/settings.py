@@ -85,7 +85,8 @@ def argument(help: str) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """End of a message about an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(name[:100], known, n=1)
+    begun = [k for k in known if k.startswith(name)] if len(name) > 2 else []  # "cond" is "conditional", not "bond"
+    near = begun if len(begun) == 1 else difflib.get_close_matches(name[:100], known, n=1)
     return (f"did you mean '{near[0]}'? " if near else "") + f"Known: {', '.join(known)}."
 
 

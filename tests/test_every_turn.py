@@ -468,6 +468,11 @@ def test_a_conversation_that_is_too_long_loses_its_last_turns(labels: Path, base
     longest = 40
     kept = [row for row in rows if tokens.length(row) <= longest]
     assert 0 < len(kept) < len(rows)
+    said = train_command(
+        TrainConfig(str(labels), str(base), str(tmp_path / "dry"), "mle", dry_run=True, max_length=longest, **FAST)
+    )
+    assert f"{len(kept)} rows in " in said
+    assert f", {len(rows) - len(kept)} rows too long" in said
     short = {row["conversation"] for row in kept}
     assert short == {row["conversation"] for row in rows}, "no conversation is lost as a whole"
     more = {"batch_size": 8, "max_steps": 1, "max_length": longest}

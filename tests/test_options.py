@@ -206,6 +206,8 @@ def test_help_shows_flags_in_panels_and_those_without_one_last() -> None:
 def test_did_you_mean_lists_everything_in_order() -> None:
     assert did_you_mean("betta", ["rwr", "beta"]) == "did you mean 'beta'? Known: beta, rwr."
     assert did_you_mean("zzz", ["rwr", "beta"]) == "Known: beta, rwr."
+    assert did_you_mean("cond", ["bond", "conditional"]).startswith("did you mean 'conditional'? ")
+    assert did_you_mean("cond", ["bond", "conditional", "condition"]).startswith("did you mean 'bond'? ")
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Speed(NamedTuple):
         basis = f"training as {self.training.basis}; " if self.training else ""
         return (
             f"Time: up to about {duration(seconds)} with one run at a time{rest} ({basis}answers as "
-            f"{self.draws.basis}); scores, log-probs of answers and judging come on top."
+            f"{self.draws.basis}); loading, scores, log-probs of answers and judging come on top."
         )
 
 

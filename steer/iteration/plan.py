@@ -37,7 +37,7 @@ def planned(rounds: Rounds) -> str:
             f"{len(watched):,} held-out prompts before the first and after every one",
             f"rows        to train on, at most: {', '.join(f'{size:,}' for size in sizes)}",
             f"drawing     {pace.foreseen(draws, s.max_new_tokens)}",
-            f"training    {_training_time(rounds, sizes)}; scores, log-probs and saving come on top.",
+            f"training    {_training_time(rounds, sizes)}; loading, scores, log-probs and saving come on top.",
         ]
     )
 

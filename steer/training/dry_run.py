@@ -37,7 +37,8 @@ def _lines(training: Training) -> list[str]:
         shared += cost(group, shared=True) if plan.shared and not fresh else 0
     computed = shared or sum(lengths)
     once = f", {computed:,} of them computed" if computed < sum(lengths) else ""
-    rows = f"{facts['rows']} rows in " if facts["groups"] < facts["rows"] else ""
+    turns = facts["groups"] < facts["rows"]  # which are left out one by one
+    rows = f"{facts['rows']} rows in " if turns else ""
     if hasattr(model, "get_nb_trainable_parameters"):  # counts what lies in 4 bits right
         trained, total = model.get_nb_trainable_parameters()
     else:
@@ -51,7 +52,8 @@ def _lines(training: Training) -> list[str]:
     return [
         f"Plan: {policy.card.method} from {policy.name}, {_adapter(loop)}, {options.optimizer}; nothing is written.",
         f"rows        {rows}{facts['groups']} groups to train on, {facts['held_out']} rows held out, "
-        f"{facts['unused']} left out by the method, {facts['too_long']} groups too long, {facts['truncated']} rows cut",
+        f"{facts['unused']} left out by the method, {facts['too_long']} {'rows' if turns else 'groups'} too long, "
+        f"{facts['truncated']} rows cut",
         f"tokens      {sum(lengths):,} in {epoch}{once}; {np.mean(lengths):.0f} a {unit}, {max(lengths)} the longest",
         f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
