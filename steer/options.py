@@ -126,8 +126,8 @@ def _from_file(config: type[Any], file: str) -> dict[str, Any]:
     hints = typing.get_type_hints(config)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for key, value in loaded.items():
-        if key not in hints:
-            raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(str(key), hints)}")
+        if key not in defaults:
+            raise SteerError(f"{file}: unknown key '{key}'; {did_you_mean(str(key), defaults)}")
         value = typed(f"{file}: {key}", value, hints[key])
         # A run writes all settings into its config.json, whether anybody said them or not.
         loaded[key] = defaults[key] if value == defaults[key] else value

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from steer.config.generation import GenerateConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.options import PanelCommand, options, resolve
@@ -261,3 +262,10 @@ def test_only_a_share_that_a_user_says_counts_as_said(tmp_path: Path) -> None:
         assert type(unsaid.held_out) is type(SHARE)
     for said in (resolve(TrainConfig, {**flags, "held_out": 0.1}), settings_of(TrainSettings, {"held_out": 0.1})):
         assert type(said.held_out) is float
+
+
+def test_only_settings_are_named_as_the_keys_of_a_file(tmp_path: Path) -> None:
+    for config in (TrainConfig, GenerateConfig):  # whose fields after a KW_ONLY are no positional arguments
+        with pytest.raises(SteerError, match=r"unknown key '_'; Known: [a-z]") as caught:
+            resolve(config, {}, file(tmp_path, "_: 3"))
+        assert " _," not in str(caught.value)

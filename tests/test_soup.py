@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,21 @@ def test_the_command_says_what_is_in_it_and_answers(two: list[Path], tmp_path: P
         soup(two, out)
 
 
+def test_policies_whose_folders_have_one_name_are_told_by_their_paths(two: list[Path], tmp_path: Path) -> None:
+    paths = [tmp_path / name / "policy" for name in "ab"]
+    for path, policy in zip(paths, two):
+        shutil.copytree(policy, path)
+    card = soup(paths, tmp_path / "soup", shares=(3, 1))
+    assert card.settings == {str(paths[0]): 0.75, str(paths[1]): 0.25}
+
+
 def test_what_has_no_mean_is_refused(two: list[Path], trained: Path, tmp_path: Path) -> None:
     for policies, shares, told in (
         (two[:1], (), "a soup is made of two policies or more"),
         (two, (1.0,), "1 shares for 2 policies"),
         (two, (0.0, 0.0), "shares 0, 0: wanted 0 or more"),
         ([two[0], trained], (), "is no finished policy with an adapter"),
+        ([two[0], two[0]], (0.3, 0.7), "mle: is named twice"),
     ):
         with pytest.raises(SteerError, match=told):
             soup(policies, tmp_path / "soup", shares=shares)

@@ -36,6 +36,8 @@ def soup(
     folders = [Path(policy) for policy in policies]
     if len(folders) < 2:
         raise SteerError("a soup is made of two policies or more. Name their folders.")
+    if twice := [str(place) for i, place in enumerate(folders) if place in folders[:i]]:
+        raise SteerError(f"{twice[0]}: is named twice. Name each policy once, with its --share.")
     weights = _checked(shares or [1.0] * len(folders), len(folders))
     cards = [_card(place) for place in folders]
     for place, card in zip(folders[1:], cards[1:]):
@@ -45,8 +47,9 @@ def soup(
     if finished(target, inputs, overwrite=overwrite):
         return Card.load(target)
     config, tensors = mixed(folders, weights)
-    named = {str(place.resolve().name): weight for place, weight in zip(folders, weights)}
-    card = Card(**{**vars(cards[0]), "method": "soup", "settings": named})
+    names = [place.resolve().name for place in folders]
+    names = names if len({*names}) == len(names) else [str(place) for place in folders]  # a/policy and b/policy
+    card = Card(**{**vars(cards[0]), "method": "soup", "settings": dict(zip(names, weights))})
     with replacing(target) as temporary:
         load_policy(str(folders[0]), device="meta").tokenizer.save_pretrained(temporary)
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -94,7 +94,7 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     lines += directions.doubts(own, labels.scores[task.train], report if task.settings.prefer == "predicted" else ())
     lines += directions.unlearned(own, report)
     if not task.settings.schema and task.scorer.schema is None:
-        lines += guessed_scales(own, known)
+        lines += guessed_scales(own, known, fresh=task.scorer.model is not None)
     total, train = len(task.train), int(task.train.sum())
     truncated = "" if np.isnan(labels.flags).all() else f"; {int(np.nansum(labels.flags))} truncated"
     lines.append(
@@ -141,15 +141,19 @@ def _counted(attributes: Sequence[Attribute]) -> list[str]:
     return [f"'levels' in the rows count from 0: {'; '.join(moved)}."] if moved else []
 
 
-def guessed_scales(attributes: Iterable[Attribute], known: Mapping[str, Attribute]) -> list[str]:
-    """Return a line about attributes whose range is that of the scores that occur, as nothing gives their scale."""
+def guessed_scales(
+    attributes: Iterable[Attribute], known: Mapping[str, Attribute], *, fresh: bool = False
+) -> list[str]:
+    """Return a line about attributes whose range is that of the scores that occur, as nothing gives their scale.
+
+    `fresh`: a scorer gave the scores, so no range in the rows' file could hold for them.
+    """
     guessed = [f"{a.name} {a.low:g} to {a.high:g}" for a in attributes if a.name not in {*known, "preference"}]
     if not guessed:
         return []
-    return [
-        f"scale, *guessed* from what occurs: {', '.join(guessed)}. "
-        '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
-    ]
+    remedy = '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
+    remedy = "--edges NAME=EDGE,... sets where levels meet." if fresh else remedy
+    return [f"scale, *guessed* from what occurs: {', '.join(guessed)}. {remedy}"]
 
 
 CARD = """---

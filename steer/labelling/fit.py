@@ -129,10 +129,9 @@ class Fitted:
 
 def attribute_model(name: str) -> Any:
     """Return the class of an attribute model that can be fitted."""
-    try:
-        kind = attribute_models.model_class(name)
-    except ValueError as error:
-        raise SteerError(f"--kind: {error}") from None
+    if name not in attribute_models.MODELS:
+        raise SteerError(f"--kind: unknown '{name}'; {did_you_mean(name, attribute_models.FITTED)}")
+    kind = attribute_models.model_class(name)
     if not hasattr(kind, "Settings"):
         known = ", ".join(sorted(attribute_models.FITTED))
         raise SteerError(f"--kind {name}: is not fitted on scores. Known: {known}.")
