@@ -82,8 +82,27 @@ def test_drawing_is_measured_by_the_first_token_and_some_later_ones(
     assert found.seconds(100, 41) == pytest.approx(100 * (0.5 + 40 * 0.25))
     said = found.foreseen(100, 41)
     assert said.startswith(f"up to about {duration(1050)} to draw 100 responses of at most 41 tokens, at 4 tokens/s: ")
-    monkeypatch.setattr(drawing, "READ", 1)  # one prompt is more than can be read quickly
-    assert drawing.measured(policy, asked(9), Sampling(batch_size=4), engine).responses == 1
+    monkeypatch.setattr(
+        drawing, "READ", 1
+    )  # one prompt is more than can be read quickly: it is read for all of a batch
+    assert drawing.measured(policy, asked(9), Sampling(batch_size=4), engine) == found
+
+
+def test_later_tokens_are_measured_in_batches_as_large_as_those_in_earnest(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(drawing.time, "monotonic", lambda: now)
+    monkeypatch.setattr(drawing, "READ", 30)
+
+    def engine(_: Policy, requests: Any, sampling: Sampling) -> list[Response]:
+        """Takes 0.5 s for each different prompt, and 0.25 s for a token of all responses together."""
+        nonlocal now
+        now += 0.5 * len({r.row["id"] for r in requests}) + 0.25 * (sampling.max_new_tokens - 1)
+        return [Response("", False, tuple(range(sampling.max_new_tokens))) for _ in requests]
+
+    found = drawing.measured(policy, asked(9), Sampling(batch_size=8), engine)
+    assert found == drawing.Pace(8, 8 * (1 + drawing.LATER), 0.5, 0.25 / 8)
 
 
 def test_generate_foresees_its_responses(

@@ -48,14 +48,20 @@ class Pace(NamedTuple):
 
 
 def measured(policy: Policy, requests: Sequence[Request], sampling: Sampling, engine: Engine = respond) -> Pace:
-    """Time the first token of the first requests, then some more tokens; on a GPU when it has warmed up."""
+    """Time the first token of the first requests, then some more tokens; on a GPU when it has warmed up.
+
+    Later tokens are drawn for as many responses together as are drawn together in earnest: where few prompts are read,
+    for several responses to each, since a token of a small batch takes a multiple of its time in a large one.
+    """
     some = requests[: _count(policy, requests[: sampling.batch_size], sampling)]
+    batch = [some[i % len(some)] for i in range(min(len(requests), sampling.batch_size))]
     short, longer = (replace(sampling, max_new_tokens=n) for n in (1, 1 + LATER))
     for _ in range(1 if device.kind() == "cpu" else 2):
         tokens, first = _timed(policy, some, short, engine)
-        more, both = _timed(policy, some, longer, engine)
-    later = max(0.0, both - first) / (more - tokens) if more > tokens else 0.0
-    return Pace(len(some), more, first / len(some), later)
+        begun, start = _timed(policy, batch, short, engine) if len(batch) > len(some) else (tokens, first)
+        more, both = _timed(policy, batch, longer, engine)
+    later = max(0.0, both - start) / (more - begun) if more > begun else 0.0
+    return Pace(len(batch), more, first / len(some), later)
 
 
 def _count(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> int:
