@@ -77,7 +77,12 @@ print(int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text()
 """
 
 
-STORED = "from steer.models import token_store\nfrom steer.rows import lazy\nlazy.LARGE = token_store.MANY = 0\n"
+STORED = """
+from steer.models import token_store
+from steer.rows import lazy
+lazy.LARGE = token_store.MANY = 0
+lazy.WINDOW = 16  # full from the first rows on, so that it does not grow with them
+"""
 
 
 def prepared(labels: Path, cache: Path, *, stored: bool = False) -> tuple[float, float]:
