@@ -24,6 +24,7 @@ from steer.iteration.command import iterate_command
 from steer.iteration.launch import train_by
 from steer.rows import read_back
 from steer.run_folder import read_json, write_json
+from steer.training.processes import first_node, join_tasks
 
 GOLD = "data_recipes.world_text:Gold"
 LAUNCH = " ".join(TORCHRUN)
@@ -92,6 +93,69 @@ def test_why_a_launched_training_ended_is_said(labels: Path, base: Path, tmp_pat
         train_by(sys.executable, long)
     with pytest.raises(SteerError, match=r"ended with exit code 1\. What it wrote stays"):
         train_by("false", config(labels, base, tmp_path / "out"))
+
+
+SRUN = f"""#!{sys.executable}
+import os, subprocess, sys
+
+tasks, words = int(sys.argv[sys.argv.index("--ntasks") + 1]), sys.argv[sys.argv.index("--kill-on-bad-exit") + 1 :]
+step = {{"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost"}}
+step |= {{"SLURM_NODEID": "0", "SLURM_NTASKS": str(tasks), "SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_NNODES": "1"}}
+own = ({{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i), "SLURM_TASK_PID": "0"}} for i in range(tasks))
+started = [subprocess.Popen(words, env={{**os.environ, **step, **names}}) for names in own]
+sys.exit(max(abs(process.wait()) for process in started))
+"""
+# On a machine without a GPU accelerate starts several processes for this kind only.
+ACCELERATE = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_machines": 1}
+ACCELERATE |= {"num_processes": 2, "machine_rank": 0, "mixed_precision": "no", "use_cpu": False}
+ACCELERATE |= {"main_process_port": 0}  # a free one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "srun"])
+def test_other_launchers_train_in_two_processes_what_one_trains(
+    launcher: str, labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "two.yaml", ACCELERATE)  # which is YAML too
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    words = {
+        "accelerate": f"{sys.executable} -m accelerate.commands.launch --config_file {tmp_path}/two.yaml",
+        "srun": f"{tmp_path}/srun --ntasks 2 --kill-on-bad-exit {sys.executable}",
+    }[launcher]
+    here, there = (config(labels, base, tmp_path / name / "policy", attribute=("warmth",)) for name in ("a", "b"))
+    train_by("", here)
+    capsys.readouterr()
+    assert train_by(words, there) == read_json(Path(there.output) / "done.json")["summary"]
+    assert ("srun started 2 tasks" in capsys.readouterr().err) == (launcher == "srun")
+    assert read_json(Path(there.output) / "done.json")["processes"] == 2
+    assert losses(Path(there.output)) == pytest.approx(losses(Path(here.output)), abs=1e-5)
+
+
+STEP = {"SLURM_JOB_ID": "1041", "SLURM_STEP_ID": "3", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}
+STEP |= {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "gpu[07-08,12]"}
+
+
+@pytest.mark.parametrize(("gpus", "own"), [(0, "1"), (1, "0"), (4, "1")])
+def test_tasks_of_srun_are_the_processes_of_one_training(gpus: int, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_has = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    env = {name: value for name, value in os.environ.items() if name not in torch_has}
+    monkeypatch.setattr("steer.device.count", lambda: gpus)
+    for more in ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, {**STEP, "WORLD_SIZE": "2"}, {"SLURM_NTASKS": "8"}):
+        monkeypatch.setattr(os, "environ", {**env, **more})
+        join_tasks()
+        assert os.environ == {**env, **more}, "one task, another launcher, or no step: nothing is set"
+    monkeypatch.setattr(os, "environ", {**env, **STEP})
+    join_tasks()
+    assert [os.environ[name] for name in torch_has] == ["8", "5", own, "gpu07", str(20_000 + 1041 * 7 + 3)]
+    monkeypatch.setattr(os, "environ", {**env, **STEP, "MASTER_ADDR": "head", "MASTER_PORT": "9"})
+    join_tasks()
+    assert [os.environ[name] for name in torch_has[3:]] == ["head", "9"]
+
+
+def test_the_first_node_of_a_list() -> None:
+    nodes = ("gpu[07-09,12]", "a1,b2", "rack[3,5]-ib", "alone", "a[1-2],b3")
+    assert [first_node(text) for text in nodes] == ["gpu07", "a1", "rack3-ib", "alone", "a1"]
 
 
 @pytest.fixture(scope="module")

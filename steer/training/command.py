@@ -14,6 +14,7 @@ from steer.run_folder import Run, rows_fingerprint, stage
 from steer.training import checkpoint
 from steer.training.dry_run import described
 from steer.training.prepare import Hashes, chosen, scorer_for
+from steer.training.processes import join_tasks
 from steer.training.train import prepare
 
 
@@ -21,6 +22,7 @@ from steer.training.train import prepare
 def train_command(config: TrainConfig) -> str:
     """Train a policy on labelled rows in a run folder; the summary line (empty in every process but the main one)."""
     follow_leader()
+    join_tasks()
     chosen(config.method, config.set)
     hashes = Hashes.of(config.model, config.init)
     inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,10 +11,36 @@ from steer import device
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.quantization import BASES
+from steer.progress import note
 from steer.training import zero
 from steer.training.settings import TrainSettings
 
 FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # accelerate would not run a plain loop
+
+
+def join_tasks() -> None:
+    """Make one training of the tasks that `srun` started: set torch's variables by SLURM's, unless a launcher did."""
+    env = os.environ
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", 1))
+    if tasks < 2 or "WORLD_SIZE" in env:
+        return
+    own, gpus = int(env["SLURM_LOCALID"]), device.count()
+    env |= {"WORLD_SIZE": str(tasks), "RANK": env["SLURM_PROCID"]}
+    env["LOCAL_RANK"] = str(own % gpus if gpus else own)  # a task may see its own GPU only
+    env.setdefault("MASTER_ADDR", first_node(env["SLURM_STEP_NODELIST"]))
+    env.setdefault("MASTER_PORT", str(20_000 + (int(env["SLURM_JOB_ID"]) * 7 + int(env["SLURM_STEP_ID"])) % 10_000))
+    if env["RANK"] == "0":
+        note(f"srun started {tasks} tasks: they are the processes of one training.")
+
+
+def first_node(nodes: str) -> str:
+    """Return the first name of a list of nodes as SLURM writes it.
+
+    >>> first_node("gpu[07-09,12]"), first_node("a1,b2"), first_node("rack[3,5]-ib")
+    ('gpu07', 'a1', 'rack3-ib')
+    """
+    name = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(filter(None, name.groups())) if name else nodes
 
 
 def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
