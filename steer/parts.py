@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steer.errors import SteerError
+from steer.progress import note_once, progress
 from steer.run_folder import write_json
 
 Part = tuple[int, list[Any]]  # its number, and its items
@@ -33,15 +34,27 @@ Open = Callable[[], Work]  # sets up the work in the process that does it; other
 
 
 class Workers(NamedTuple):
-    """How many work at the same time: processes of this machine, or actors of a Ray cluster."""
+    """How many work at the same time: processes of this machine, or actors of a Ray cluster.
+
+    `apart`: also a single one is another process, which gives back what it holds when it ends.
+    """
 
     number: int = 1
     ray: bool = False
+    apart: bool = False
 
     @property
     def elsewhere(self) -> bool:
         """Whether the work is done in other processes than this one."""
-        return self.ray or self.number > 1
+        return self.ray or self.apart or self.number > 1
+
+
+class Task(NamedTuple):
+    """What is done to the items, in words: "score", "scored"."""
+
+    verb: str
+    past: str
+    unit: str = "rows"
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,21 @@ class Parts:
     def missing(self) -> int:
         """Count the parts that are not done yet, by whatever process."""
         return sum(not path.is_file() for path in self.paths)
+
+    def busy(self, workers: Workers, task: Task) -> Workers:
+        """Return as many of the workers as have a part of this shard to do, and say if that is not all of them."""
+        shard, shards = self.shard
+        parts = sum(not self.path(i).is_file() for i in range(shard, len(self), shards))
+        if 0 < parts < workers.number:
+            note_once(
+                f"{task.verb}: {parts} of {workers.number} processes have work, for --shard-size, what one does at a "
+                f"time, is {self.size} {task.unit}."
+            )
+        return workers._replace(number=min(workers.number, parts))
+
+    def length(self, index: int) -> int:
+        """Count the items of a part."""
+        return min(self.size, self.total - index * self.size)
 
     def undone(self, items: Iterable[Any], bar: Any) -> Iterator[Part]:
         """Yield the parts of this shard that are not on disk; move the bar past the others."""
@@ -110,6 +138,25 @@ def shard_of(text: str, *, overwrite: bool = False) -> tuple[int, int]:
     if text and overwrite:
         raise SteerError("--shard with --overwrite would remove the other shards. Remove the folder yourself first.")
     return shard - 1, shards
+
+
+def fill(
+    parts: Parts,
+    items: Iterable[Any],
+    start: Open,
+    workers: Workers,
+    write: Callable[[Path, Any], None],
+    task: Task,
+) -> None:
+    """Do the missing parts of this shard and write what becomes of each; `workers`: as from `parts.busy`."""
+    if not workers.number:
+        return
+    with progress(total=parts.total, what=task.verb, unit=task.unit) as bar:
+        done = 0
+        for index, result in results(start, parts.undone(items, bar), workers, task.past):
+            write(parts.path(index), result)
+            done += parts.length(index)
+            bar.reach(bar.start + done)  # not whatever works counts
 
 
 def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> Iterator[tuple[int, Any]]:

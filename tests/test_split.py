@@ -20,7 +20,10 @@ from steer.generation.command import generate_command
 from steer.generation.generate import generate
 from steer.generation.requests import block_seed, seed_at, seed_of
 from steer.models.policy import Policy
+from steer.parts import Parts, Task, Workers, fill
+from steer.progress import note_once
 from steer.rows import read_rows
+from steer.run_folder import read_json, write_json
 
 
 def ask(policy: Path, **more: Any) -> str:
@@ -86,6 +89,26 @@ def test_drawing_that_is_killed_goes_on_to_the_same_bytes(
     one = {"prompt": (), "input": str(labels), "limit": 40, "n": 4, "shard_size": 4, "max_new_tokens": 60}
     ask(trained, **one, output=str(tmp_path / "whole" / "run"))
     assert (out / "rows.jsonl").read_bytes() == (tmp_path / "whole" / "run" / "rows.jsonl").read_bytes()
+
+
+def test_no_more_processes_start_than_a_shard_has_parts_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_once.cache_clear()
+    parts = Parts(tmp_path, 4, 30, ".json", (1, 3))  # 8 parts, of which 1, 4 and 7 are of this shard
+    task, four = Task("score", "scored"), Workers(4)
+    assert (parts.busy(four, task).number, parts.busy(Workers(2), task).number) == (3, 2)
+    assert "score: 3 of 4 processes have work, for --shard-size, what one does at a time, is 4 rows." in (
+        capsys.readouterr().err
+    )
+    for index in (0, 2, 3, 4):
+        write_json(parts.path(index), [])
+    assert parts.busy(four, task).number == 2, "those of other shards do not count"
+    fill(parts, range(30), lambda: lambda index, part: [index, part], parts.busy(Workers(1), task), write_json, task)
+    assert read_json(parts.path(7)) == [7, [28, 29]]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"{i:05d}.json" for i in (0, 1, 2, 3, 4, 7)]
+    monkeypatch.setattr("steer.parts.results", None)  # whatever would work
+    fill(parts, range(30), lambda: None, parts.busy(four, task), write_json, task)  # type: ignore[arg-type,return-value]
 
 
 def test_what_several_processes_need_is_said(trained: Path, policy: Policy, base: Path, tmp_path: Path) -> None:

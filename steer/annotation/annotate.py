@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,7 @@ from steer.errors import SteerError
 from steer.evaluation import annotators
 from steer.evaluation.annotators import Annotator, identified
 from steer.methods.groups import distinct
-from steer.parts import Parts
-from steer.progress import progress
+from steer.parts import Parts, Task, Workers, fill
 from steer.rows import Row, Source, prompt_key, read_rows, split_of
 from steer.rows.labelled import Labelled, content_of
 from steer.run_folder import read_json, workplace, write_json
@@ -29,6 +29,8 @@ from steer.settings import settings_of
 OWN = ("id", "prompt", "response", "reasoning_content", "tool_calls", "finished", "after_response", "group", "split")
 SCORED = ("scores", "raters", "predicted", "levels", "reward", "scorer", "target", "likelihood", "truncated")
 TURN = ("reasoning_content", "tool_calls", "finished")  # columns of a response that belong into its turn
+
+COMPARE = Task("compare", "compared")
 
 
 class Pair(NamedTuple):
@@ -142,13 +144,7 @@ def pairs_of(rows: Sequence[Row], settings: AnnotateSettings) -> tuple[list[Pair
 def _votes(pairs: Sequence[Pair], who: Annotator, size: int, folder: Path) -> tuple[list[Vote], Counter[str]]:
     """Votes on all pairs and what they have used, from disk or cast now."""
     parts = Parts(folder, size, len(pairs), ".json")
-    with progress(total=len(pairs), what="compare") as bar:
-        for index, part in parts.undone(pairs, bar):
-            before = who.usage()
-            cast = list(_cast(part, who))
-            used = {name: value - before.get(name, 0) for name, value in who.usage().items()}
-            write_json(parts.path(index), {"votes": cast, "usage": used})
-            bar.update(len(part))
+    fill(parts, pairs, lambda: partial(_counted, who), parts.busy(Workers(), COMPARE), write_json, COMPARE)
     votes: list[Vote] = []
     usage = Counter[str]()
     for path in parts.paths:
@@ -156,6 +152,13 @@ def _votes(pairs: Sequence[Pair], who: Annotator, size: int, folder: Path) -> tu
         votes += [Vote(*vote) for vote in stored["votes"]]
         usage.update(stored["usage"])
     return votes, usage
+
+
+def _counted(who: Annotator, _index: int, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Votes on pairs, and what they use."""
+    before = who.usage()
+    cast = list(_cast(pairs, who))
+    return {"votes": cast, "usage": {name: value - before.get(name, 0) for name, value in who.usage().items()}}
 
 
 def _cast(pairs: Sequence[Pair], who: Annotator) -> Iterator[Vote]:

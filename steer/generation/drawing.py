@@ -12,9 +12,10 @@ from steer.generation.engines import Engine, open_engine, respond
 from steer.generation.requests import BLOCK, Request, Response, block_seed, seed_at
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.models.policy import Policy
-from steer.parts import Parts, Work, Workers, results
-from steer.progress import note, progress
+from steer.parts import Parts, Task, Work, Workers, fill
 from steer.rows import Row, read_back, write_rows
+
+DRAW = Task("generate", "drew", "responses")
 
 
 @dataclass(frozen=True)
@@ -58,22 +59,12 @@ def draw_parts(
     """
     parts = Parts(folder / "parts", split.size, len(requests), ".jsonl", split.shard)
     how = partial(_drawn, sampling, split.size, source or folder.name, ids)
-    workers = split.workers
     if split.opens is None:
         start: Any = partial(partial, how, policy, engine)
     else:
         start = partial(_open, split.opens, how)
         requests = [request._replace(against=dict(request.against)) for request in requests]  # can be pickled
-        if workers.number > len(parts):
-            busy = f"{len(parts)} of {workers.number} processes have work"
-            note(f"generate: {busy}, for --shard-size, what one draws at a time, is {split.size} responses.")
-            workers = workers._replace(number=len(parts))
-    with progress(total=len(requests), what="generate", unit="responses") as bar:
-        done = 0
-        for index, rows in results(start, parts.undone(requests, bar), workers, "drew"):
-            write_rows(rows, parts.path(index))
-            done += len(rows)
-            bar.reach(bar.start + done)  # not every engine counts
+    fill(parts, requests, start, parts.busy(split.workers, DRAW), _write, DRAW)
     return parts
 
 
@@ -87,6 +78,10 @@ def generate_rows(
 def read_parts(parts: Parts) -> list[Row]:
     """Read the drawn rows of all parts, in their order."""
     return [row for path in parts.paths for row in read_back(path)]
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    write_rows(rows, path)
 
 
 def _open(opens: Callable[[], tuple[Policy, Engine]], how: Callable[..., list[Row]]) -> Work:

@@ -12,15 +12,16 @@ import numpy as np
 import attribute_models
 from steer.errors import SteerError
 from steer.labelling.scorer import Scorer, Scores, load_scorer
-from steer.parts import Parts, Workers, results
-from steer.progress import progress
+from steer.parts import Parts, Task, Workers, fill
 from steer.rows import Row
 from steer.run_folder import folder_errors
+
+SCORE = Task("score", "scored")
 
 
 def score_parts(parts: Parts, rows: Iterable[Row], scorer: Scorer, names: Sequence[str], workers: Workers) -> None:
     """Score the parts that are not on disk yet and write them."""
-    workers = workers._replace(number=min(workers.number, len(parts)) if scorer.model is not None else 1)
+    workers = parts.busy(workers if scorer.model is not None else workers._replace(number=1), SCORE)
     if workers.elsewhere and not scorer.spec:
         raise SteerError(
             f"scorer {scorer.id}: other processes cannot load it. Name a saved one, or use one process (num_proc=1)."
@@ -28,12 +29,7 @@ def score_parts(parts: Parts, rows: Iterable[Row], scorer: Scorer, names: Sequen
     start: Any = (
         partial(_again, scorer.spec, scorer.access, names) if workers.elsewhere else partial(_with, scorer, names)
     )
-    with progress(total=parts.total, what="score") as bar:
-        done = 0
-        for index, scores in results(start, parts.undone(rows, bar), workers, "scored"):
-            _write(parts, index, scores)
-            done += len(scores)
-            bar.reach(bar.start + done)  # not every scorer counts
+    fill(parts, rows, start, workers, _write, SCORE)
 
 
 def scored(
@@ -56,9 +52,9 @@ def _with(scorer: Scorer, names: Sequence[str]) -> Any:
     return lambda _index, part: scorer.score_and_flag(part, names)
 
 
-def _write(parts: Parts, index: int, scores: Scores) -> None:
+def _write(path: Path, scores: Scores) -> None:
     """Write the scores and flags [n, A + 1] of a part, whole or not at all."""
-    with folder_errors(parts.folder.parent), attribute_models.replacing(parts.path(index)) as file:
+    with folder_errors(path.parent.parent), attribute_models.replacing(path) as file:
         np.save(file, scores, allow_pickle=False)
 
 
