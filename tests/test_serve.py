@@ -287,6 +287,24 @@ def test_a_server_is_an_engine_of_generate(served: Served, trained: Path, tmp_pa
             generate_command(GenerateConfig(str(trained), prompt=("one?",), server=server, **{**asked, **more}))
 
 
+def test_several_servers_take_turns_and_draw_what_one_draws(
+    policy: Policy, served: Served, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Any = {"prompt": ("one?", "two?", "tell me about bees."), "target": ("verbosity=0", "none"), "n": 2}
+    asked |= {"temperature": 1.0, "max_new_tokens": 12}
+    with serving(policy, max_new_tokens=40, timeout=HANG) as other:
+        alone, both = (
+            generate_command(GenerateConfig(str(trained), **asked, server=server))
+            for server in (f"{served.url}/v1", f"{served.url}/v1 {other.url}/v1/")
+        )
+        assert both == alone
+        assert other.service.requests["/v1/chat/completions", 200] == 6, "half of twelve"
+    names = {"http://a/v1": "one", "http://b/v1": "two"}
+    monkeypatch.setattr(remote.OpenAIClient, "_call", lambda self, url, path: {"data": [{"id": names[url]}]})
+    with pytest.raises(SteerError, match=r"their models are one, two\. Choose one with --server-model"):
+        remote.OpenAIClient("http://a/v1 http://b/v1")
+
+
 def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> None:
     messages: Any = [*ASK]
     first = client.chat.completions.create(model="policy@none", messages=messages, max_tokens=6, temperature=0)

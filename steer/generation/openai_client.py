@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
+from itertools import cycle
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -75,18 +76,22 @@ def _arguments(call: Mapping[str, Any], kind: type, convert: Callable[[Any], Any
 
 
 class OpenAIClient:
-    """A server by its address, and one of its models (default: its only one)."""
+    """A server by its address, and one of its models (default: its only one); several addresses take turns."""
 
-    def __init__(self, url: str, model: str = "") -> None:
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise SteerError(f"--server {url}: wanted an address such as http://127.0.0.1:8000/v1.")
-        self.url = url.rstrip("/")
-        self.model = model or self._only_model()
+    def __init__(self, urls: str, model: str = "") -> None:
+        self.urls = [url.rstrip("/") for url in urls.split()]
+        for url in self.urls or [urls]:
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise SteerError(f"--server {url}: wanted an address such as http://127.0.0.1:8000/v1.")
+        names = [model] if model else list(dict.fromkeys(map(self._only_model, self.urls)))
+        if len(names) > 1:
+            raise SteerError(f"--server {urls}: their models are {', '.join(names)}. Choose one with --server-model.")
+        self.model = names[0]
 
     def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[ChatReply]:
-        """Return the replies in order; `at_once` requests run at a time."""
+        """Return the replies in order; `at_once` requests run at a time on each server."""
 
-        def reply(chat: ChatCall) -> ChatReply:
+        def reply(chat: ChatCall, url: str) -> ChatReply:
             turns = [_turn(turn) for turn in chat.messages]
             body = {"model": self.model, "messages": turns, "seed": chat.seed, **settings}
             kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
@@ -94,43 +99,41 @@ class OpenAIClient:
                 kwargs["attributes"] = chat.attributes
             body |= {"chat_template_kwargs": kwargs} if kwargs else {}
             body |= {"tools": chat.options["tools"]} if "tools" in chat.options else {}
-            with self._valid_replies():
-                choice = self._call("chat/completions", body)["choices"][0]
+            with self._valid_replies(url):
+                choice = self._call(url, "chat/completions", body)["choices"][0]
                 return _reply(choice["message"], choice["finish_reason"])
 
-        with ThreadPoolExecutor(at_once) as pool:
-            return list(pool.map(reply, chats))
+        with ThreadPoolExecutor(at_once * len(self.urls)) as pool:
+            return list(pool.map(reply, chats, cycle(self.urls)))
 
-    def _only_model(self) -> str:
-        """Return the name of the server's only model; SteerError if it has several."""
-        with self._valid_replies():
-            names = list(dict.fromkeys(m["id"].partition("@")[0] for m in self._call("models")["data"]))
+    def _only_model(self, url: str) -> str:
+        """Return the name of a server's only model; SteerError if it has several."""
+        with self._valid_replies(url):
+            names = list(dict.fromkeys(m["id"].partition("@")[0] for m in self._call(url, "models")["data"]))
         if len(names) != 1:
-            raise SteerError(f"--server {self.url}: has the models {', '.join(names)}. Choose one with --server-model.")
+            raise SteerError(f"--server {url}: has the models {', '.join(names)}. Choose one with --server-model.")
         return str(names[0])
 
     @contextmanager
-    def _valid_replies(self) -> Iterator[None]:
+    def _valid_replies(self, url: str) -> Iterator[None]:
         try:
             yield
         except (LookupError, TypeError, AttributeError) as error:
             raise SteerError(
-                f"--server {self.url}: does not answer as OpenAI does ({error!r}). Check the address; most end in /v1."
+                f"--server {url}: does not answer as OpenAI does ({error!r}). Check the address; most end in /v1."
             ) from None
 
-    def _call(self, path: str, body: Any = None, tries: int = 0) -> Any:
+    def _call(self, url: str, path: str, body: Any = None, tries: int = 0) -> Any:
         key = os.environ.get("OPENAI_API_KEY", "")
         try:
-            return exchange(f"{self.url}/{path}", body, key=key, timeout=TIMEOUT)
+            return exchange(f"{url}/{path}", body, key=key, timeout=TIMEOUT)
         except HTTPError as error:
             if error.code in BUSY and tries < len(PAUSES):
                 time.sleep(PAUSES[tries] * (1 + random.random()))  # not all at once again
-                return self._call(path, body, tries + 1)
+                return self._call(url, path, body, tries + 1)
             message = error.read().decode(errors="replace")[:500]
             with suppress(ValueError, KeyError, TypeError):
                 message = json.loads(message)["error"]["message"]
-            raise SteerError(f"--server {self.url}: answered {error.code}: {message}") from None
+            raise SteerError(f"--server {url}: answered {error.code}: {message}") from None
         except (OSError, ValueError, HTTPException) as error:
-            raise SteerError(
-                f"--server {self.url}: does not answer ({error}). Start it, or check the address."
-            ) from None
+            raise SteerError(f"--server {url}: does not answer ({error}). Start it, or check the address.") from None

@@ -103,7 +103,7 @@ class GenerateSettings(Drawing, AskedSampling):
     server: str = option(
         "",
         "Draw from an OpenAI-compatible server that has the policy, by its address (`http://.../v1`), instead of "
-        "loading the weights.",
+        "loading the weights; several addresses with a space between take turns.",
         panel=ENGINE,
     )
     server_model: str = option("", "What --server calls the policy; default: its only model.", panel=ENGINE)
