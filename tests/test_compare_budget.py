@@ -58,7 +58,12 @@ def test_rounds_draw_at_the_temperature_of_the_comparison(
 
     monkeypatch.setattr(sys.modules["steer.comparison.trained"], "Rounds", rounds)
     with pytest.raises(SteerError, match="seen"):
-        trained(shared(labels, tmp_path, temperature=0.5), Entry.of("raft:rounds=1"), 0, str(labels))
+        trained(
+            shared(labels, tmp_path, "learning_rate: 1e-3\n", temperature=0.5),
+            Entry.of("raft:rounds=1"),
+            0,
+            str(labels),
+        )
 
 
 def test_no_run_trains_on_another_scorer_than_the_proxy(
@@ -73,7 +78,12 @@ def test_no_run_trains_on_another_scorer_than_the_proxy(
     monkeypatch.setattr(module, "train_by", train)
     for proxy in ("", "countable:words"):  # none named: what labelled the rows
         with pytest.raises(SteerError, match="seen"):
-            trained(shared(labels, tmp_path, "scorer: secret:Gold\n", scorer=proxy), Entry.of("remax"), 0, str(labels))
+            trained(
+                shared(labels, tmp_path, "scorer: secret:Gold\nlearning_rate: 1e-3\n", scorer=proxy),
+                Entry.of("remax"),
+                0,
+                str(labels),
+            )
     assert seen == [GOLD, "countable:words"]
 
 

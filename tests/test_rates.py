@@ -11,7 +11,8 @@ import pytest
 from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
 from steer.iteration.iterate import training_of
-from steer.methods import METHODS, peak_rate
+from steer.methods import METHODS, likelihood_rate, peak_rate
+from steer.models.policy import load_policy
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -28,7 +29,7 @@ from steer.training.command import train_command
     ],
 )
 def test_a_run_without_a_rate_takes_the_share_of_its_method(method: str, adapter: str, rate: float) -> None:
-    assert peak_rate(method, adapter) == pytest.approx(rate)
+    assert peak_rate(method, likelihood_rate(adapter, 4096)) == pytest.approx(rate)
 
 
 def test_preference_and_on_policy_methods_train_slower_than_likelihood() -> None:
@@ -41,19 +42,23 @@ def test_preference_and_on_policy_methods_train_slower_than_likelihood() -> None
 def test_the_rate_that_was_chosen_is_said_and_kept(
     labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    width = load_policy(str(base), device="meta").width
+    whole = likelihood_rate("lora", width)
+    rate = 0.05 * whole
+    assert whole > 2e-4
     more: dict[str, Any] = {"method": "dpo", "lora_r": 4, "max_steps": 1, "limit": 40}
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "own"), **more))
     [line] = [x for x in capsys.readouterr().err.splitlines() if "learning rate" in x]
     assert line == (
-        "steer: learning rate 1e-05: likelihood methods train adapters at 0.0002, of which dpo takes 0.05 "
-        "(--learning-rate sets another)."
+        f"steer: learning rate {rate:g}: likelihood methods train adapters of a base of width {width} at {whole:g}, "
+        "of which dpo takes 0.05 (--learning-rate sets another)."
     )
-    assert read_json(tmp_path / "own" / "done.json")["learning_rate"] == pytest.approx(1e-5)
+    assert read_json(tmp_path / "own" / "done.json")["learning_rate"] == pytest.approx(rate)
     assert (
         read_json(tmp_path / "own" / "config.json")["learning_rate"] is None
     )  # rounds by another method have their own
     planned = train_command(TrainConfig(str(labels), str(base), str(tmp_path / "plan"), dry_run=True, **more))
-    assert "learning rate 1e-05: likelihood methods train adapters at 0.0002, of which dpo takes 0.05" in planned
+    assert line.removeprefix("steer: ").removesuffix(".") in planned
     capsys.readouterr()
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "given"), learning_rate=3e-3, **more))
     assert "learning rate" not in capsys.readouterr().err

@@ -323,9 +323,9 @@ def test_launchers_that_would_be_passed_over_in_silence_are_refused(
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        *[("batch_size", 0, "1 or more"), ("learning_rate", math.nan, "above 0"), ("learning_rate", -1.0, "above 0")],
+        *[("batch_size", -1, "0 or more"), ("learning_rate", math.nan, "above 0"), ("learning_rate", -1.0, "above 0")],
         *[
-            ("num_train_epochs", 0.0, "above 0"),
+            ("num_train_epochs", -1.0, "0 or more"),
             ("save_steps", 0, "1 or more"),
             ("attribute_dropout", 1.5, "from 0 to 1"),
         ],

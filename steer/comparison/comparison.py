@@ -23,7 +23,8 @@ from steer.evaluation.examination import RANDOM, Examination
 from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import Split
-from steer.methods import METHODS
+from steer.methods import METHODS, likelihood_rate
+from steer.models.policy import load_policy
 from steer.options import resolve
 from steer.parts import Workers
 from steer.progress import note_once
@@ -31,6 +32,7 @@ from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
+from steer.training.amount import amount
 from steer.training.batches import Conditioning
 
 ROUNDS = (
@@ -111,11 +113,20 @@ class Comparison:
     @cached_property
     def settings(self) -> TrainConfig:
         """Training settings of every method: one budget of optimizer steps, whatever share of the rows it uses."""
-        training = self.training
+        training, _ = amount(self.training, len(self.logs))
         if training.max_steps:
             return training
         steps = max(1, round(training.num_train_epochs * -(-len(self.logs) // training.batch_size)))
         return replace(training, max_steps=steps)
+
+    @cached_property
+    def rated(self) -> TrainConfig:
+        """The same with the learning rate of likelihood methods, which follows from the base where none is given."""
+        settings = self.settings
+        if settings.learning_rate:
+            return settings
+        base = load_policy(settings.model, device="meta", trust_remote_code=settings.trust_remote_code)
+        return replace(settings, learning_rate=likelihood_rate(settings.adapter, base.width))
 
     @property
     def alone(self) -> bool:
@@ -273,7 +284,7 @@ def _facts(comparison: Comparison, entry: Entry, outcomes: Mapping[int, Outcome]
     def mean(key: str) -> float:
         return sum(float(d.get(key, 0)) for d in done) / len(done)
 
-    rate = None if entry.untrained else entry.settings_from(comparison.settings).learning_rate
+    rate = None if entry.untrained else entry.settings_from(comparison.rated).learning_rate
     return {
         "learning_rate": rate,
         "candidates": 1 if decoding.at_random else decoding.best_of,

@@ -136,7 +136,8 @@ class Entry:
         own = dict(self.training)
         share = own.pop("rate", 1.0 if "learning_rate" in own else self.rate)
         likelihood = own.pop("learning_rate", shared.learning_rate)
-        return replace(shared, learning_rate=peak_rate(self.method, shared.adapter, likelihood, share), **own)
+        rate = peak_rate(self.method, likelihood, share) if likelihood else None  # open before the base is known
+        return replace(shared, learning_rate=rate, **own)
 
     @property
     def slug(self) -> str:

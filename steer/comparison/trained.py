@@ -31,7 +31,7 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
     A policy in front is trained once for all entries, and its cost counted for each.
     """
     settings = replace(
-        entry.settings_from(comparison.settings),
+        entry.settings_from(comparison.rated),
         rows=rows,
         model=comparison.model(seed),
         output=str(comparison.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),

@@ -95,13 +95,23 @@ METHODS: dict[str, Method] = {
     "steerlm2": steerlm2.METHOD,
 }
 
-# Peak learning rates of likelihood methods, by what is trained; other methods take a share of it, `Method.rate`.
+# Peak learning rates of likelihood methods on a base of WIDTH, by what is trained; other methods take a share of it.
 LIKELIHOOD_RATES = {"lora": 2e-4, "qlora": 2e-4, "qlora8": 2e-4, "none": 2e-5}
+WIDTH, POWER = 4096, 0.775
 
 
-def peak_rate(name: str, adapter: str, likelihood: float | None = None, share: float | None = None) -> float:
+def likelihood_rate(adapter: str, width: int) -> float:
+    """Peak learning rate of likelihood methods: narrower bases take higher ones, to two digits.
+
+    `width`: of the base's states. The power is what "LoRA Without Regret" (Schulman et al., 2025) fitted to models of
+    Llama; at widths of 96 and 576 it gives what was found here (docs/results.md).
+    """
+    return float(f"{LIKELIHOOD_RATES[adapter] * (WIDTH / width) ** POWER:.1e}")
+
+
+def peak_rate(name: str, likelihood: float, share: float | None = None) -> float:
     """A method's peak learning rate: a share (by default its own) of the rate of likelihood methods."""
-    return (likelihood or LIKELIHOOD_RATES[adapter]) * (METHODS[name].rate if share is None else share)
+    return likelihood * (METHODS[name].rate if share is None else share)
 
 
 def foreign(name: str) -> bool:

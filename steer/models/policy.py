@@ -59,6 +59,12 @@ class Policy:
     loaded: str = ""
 
     @property
+    def width(self) -> int:
+        """Number of values in a state of its model."""
+        size: int = self.model.config.get_text_config().hidden_size
+        return size
+
+    @property
     def identity(self) -> str:
         """Return its name and a fingerprint of what it answers with, which tells it from another of the same base."""
         return f"{self.name} {self.content or identity(self.name) or self.revision} {self.loaded}".rstrip()

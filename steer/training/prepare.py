@@ -15,7 +15,7 @@ from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Scorer, load_scorer
-from steer.methods import LIKELIHOOD_RATES, METHODS, peak_rate
+from steer.methods import METHODS, likelihood_rate, peak_rate
 from steer.methods.base import Method
 from steer.methods.groups import Group, conversations
 from steer.models import attention
@@ -120,15 +120,20 @@ def started_from(config: S, policy: str) -> S:
     return dataclasses.replace(config, init=policy, init_lora_weights="default", **saved)
 
 
-def rated(name: str, method: Method, options: TrainSettings) -> tuple[TrainSettings, str]:
-    """Choose a learning rate if the user gave none; return the settings and why it was chosen (empty: given)."""
+def rated(name: str, method: Method, options: TrainSettings, width: int) -> tuple[TrainSettings, str]:
+    """Choose a learning rate if the user gave none; return the settings and why it was chosen (empty: given).
+
+    `width`: of the base's states.
+    """
     if options.learning_rate:
         return options, ""
-    rate, whole = peak_rate(name, options.adapter), LIKELIHOOD_RATES[options.adapter]
+    whole = likelihood_rate(options.adapter, width)
+    rate = peak_rate(name, whole)
     share = f", of which {name} takes {method.rate:g}" if method.rate != 1 else ""
     trained = "all weights" if options.adapter == "none" else "adapters"
     why = (
-        f"learning rate {rate:g}: likelihood methods train {trained} at {whole:g}{share} (--learning-rate sets another)"
+        f"learning rate {rate:g}: likelihood methods train {trained} of a base of width {width} at {whole:g}{share} "
+        "(--learning-rate sets another)"
     )
     return dataclasses.replace(options, learning_rate=rate), why
 

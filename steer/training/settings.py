@@ -141,12 +141,15 @@ class TrainSettings:
     )
     weight_decay: float = option(0.0, "AdamW's.", least=0, panel=OPTIMIZER)
     max_grad_norm: float = option(1.0, "Gradients are clipped to it.", least=0, panel=OPTIMIZER)
-    num_train_epochs: float = option(2.0, "Passes over the groups.", above=0, panel=OPTIMIZER)
+    num_train_epochs: float = option(
+        0.0, "Passes over the groups (0: 2, and more on few rows, which is said).", least=0, panel=OPTIMIZER
+    )
     max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0, panel=OPTIMIZER)
     batch_size: int = option(
-        32,
-        "Prompts, or conversations of which every turn is a row, per optimizer step, over all processes.",
-        least=1,
+        0,
+        "Prompts, or conversations of which every turn is a row, per optimizer step, over all processes (0: 32, or 8 "
+        "on few rows).",
+        least=0,
         panel=OPTIMIZER,
     )
     micro_batch_tokens: int = option(0, MICRO_BATCH_TOKENS, least=0, panel=SPEED)

@@ -18,6 +18,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import fingerprint, folder_errors, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
+from steer.training.amount import amount
 from steer.training.batches import Plan
 from steer.training.lengths import prompts_with_room, short_enough
 from steer.training.loop import Loop
@@ -91,12 +92,14 @@ class Training:
     rate: str = ""  # why the learning rate was chosen; empty if the user gave one
     template: str = ""  # and why the template was
     weighted: str = ""  # what rows' own weights do; empty if they have none
+    amount: str = ""  # why it takes so many steps; empty if rows are many or the user said
 
     def run(self, folder: Path) -> Policy:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        for text in (self.template, self.rate, self.trained, self.weighted, self._undropped) if main else ():
+        told = (self.template, self.rate, self.amount, self.trained, self.weighted, self._undropped)
+        for text in told if main else ():
             if text:
                 note(f"{text}.")
         with enough_memory(options):
@@ -144,13 +147,13 @@ def prepare(
     conditions = conditioned(labelled, method, options)
     check_start(name, method, conditions, options, hashes.model or model)
     reward = rewarder(scorer, labelled.require_levels()) if scorer else None
-    options, why = rated(name, method, options)
     accelerator = accelerated(name, method, options)
     with enough_memory(options):
         given = labelled.training(options.held_out, options.seed, options.limit)
         rows, groups, conditioning = grouped(given, method, own, conditions, f"{labelled.name}: {name}")
         policy = base_policy(model, options, on_cpu=accelerator.is_fsdp2)
         template_options = give_options(policy, given, options)
+        options, why = rated(name, method, options, policy.width)
         start = starting_point(policy, conditioning, options, accelerator.device.type, hashes)
         add_trained(policy, conditioning, options)
         written = conditioning.template if conditioning else None
@@ -162,7 +165,9 @@ def prepare(
         else:
             short, cut = short_enough(groups, tokens, conditioning, longest, options.truncate)
         budget, shared = micro_batch(options.micro_batch_tokens), shares_prompts(policy, options)
-        plan = Plan(joined(short, method), tokens, conditioning, options.batch_size, budget, options.seed, shared)
+        whole = joined(short, method)
+        options, long = amount(options, len(whole), draws=method.on_policy)
+        plan = Plan(whole, tokens, conditioning, options.batch_size, budget, options.seed, shared)
         plan, weighted = weighed(plan, method)
         held_out = held_out_of(labelled, name, conditions, options, plan, longest)
         if reward:
@@ -178,4 +183,4 @@ def prepare(
         "truncated": cut,
     }
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled, template_options)
-    return Training(policy, loop, why, template, weighted)
+    return Training(policy, loop, why, template, weighted, long)
