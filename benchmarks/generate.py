@@ -118,8 +118,8 @@ def main() -> None:
     jobs = [Request(row, aim) for row in rows for aim in asked for _ in range(args.samples)]
     sampling = Sampling(max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)
 
-    def peer(asks: list[EncodedRequest], seed: int = 0) -> list[list[int]]:
-        return plainly(policy, asks, args.batch_size, seed, bucketed=False)
+    def peer(asks: list[EncodedRequest]) -> list[list[int]]:
+        return plainly(policy, asks, args.batch_size, bucketed=False)
 
     greedy = replace(sampling, temperature=0.0)
     alone = jobs[:: args.samples]  # greedy samples are alike
@@ -138,7 +138,7 @@ def main() -> None:
     fast, slow = [], []
     for repeat in range(args.repeats):
         s = replace(sampling, seed=repeat)
-        slow.append(timed(lambda s=s: sum(map(len, peer(encode(policy, jobs, s), s.seed)))))
+        slow.append(timed(lambda s=s: sum(map(len, peer(encode(policy, jobs, s))))))
         fast.append(timed(lambda s=s: sum(len(r.ids) for r in respond(policy, jobs, s))))
         print(
             f"  {repeat}: steer {fast[-1]:.0f} tokens/s, model.generate {slow[-1]:.0f}, ratio {fast[-1] / slow[-1]:.2f}"

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -240,12 +240,12 @@ def alive(pid: int) -> bool:
 
 def family(pid: int) -> list[tuple[int, str]]:
     """The processes below one, with their commands."""
-    try:
-        children = [int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()]
-        below = [(c, Path(f"/proc/{c}/cmdline").read_text().replace("\0", " ")) for c in children]
-    except OSError:
-        return []
-    return [*below, *(one for child, _ in below for one in family(child))]
+    below = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):  # it ended just now
+            for child in map(int, (thread / "children").read_text().split()):
+                below += [(child, Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")), *family(child)]
+    return below
 
 
 def calls(work: Callable[[], Any]) -> int:

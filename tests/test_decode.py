@@ -56,7 +56,7 @@ def drawn(policy: Policy, asks: list[EncodedRequest], most: int, patience: int =
 
 def test_greedy_equals_generate_of_transformers(policy: Policy, jobs: list[Request]) -> None:
     asks = encode(policy, jobs, GREEDY)
-    theirs = plainly(policy, asks, 64, 0, bucketed=False)
+    theirs = plainly(policy, asks, 64, bucketed=False)
     for batch_size in (1, 5, 64):
         assert [list(r.ids) for r in respond(policy, jobs, replace(GREEDY, batch_size=batch_size))] == theirs
     assert len({tuple(t) for t in theirs}) > 3
@@ -99,14 +99,16 @@ def test_other_architectures_give_the_same_too(model: Any, policy: Policy, jobs:
     other = Policy(model.eval(), policy.tokenizer, policy.card, "other")
     asks = encode(other, jobs[::3], replace(GREEDY, max_new_tokens=20))
     # One by one: `generate` itself lets padding shift what a window sees.
-    assert drawn(other, asks, 7, 2) == [plainly(other, [ask], 1, 0)[0] for ask in asks]
+    assert drawn(other, asks, 7, 2) == [plainly(other, [ask], 1)[0] for ask in asks]
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_place_only(policy: Policy, jobs: list[Request]) -> None:
+def test_what_is_drawn_depends_on_the_seed_and_the_prompt_only(policy: Policy, jobs: list[Request]) -> None:
     sampling = Sampling(max_new_tokens=20, top_p=0.9, seed=4)
     together = respond(policy, jobs, sampling)
     assert together == respond(policy, jobs, replace(sampling, batch_size=3))
     assert together != respond(policy, jobs, replace(sampling, seed=5))
+    for batch_size in (4, 64):  # by `model.generate` too
+        assert plainly(policy, encode(policy, jobs, sampling), batch_size) == [list(r.ids) for r in together]
 
 
 def test_a_prompt_is_read_once_for_all_that_share_it(policy: Policy) -> None:
@@ -267,7 +269,7 @@ def test_top_k_of_1_is_greedy_at_any_temperature(policy: Policy, jobs: list[Requ
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1))] == greedy
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0, min_p=1.0))] == greedy
     assert [r.ids for r in respond(policy, jobs, replace(GREEDY, temperature=5.0))] != greedy
-    plain = plainly(policy, encode(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1)), 64, 0)
+    plain = plainly(policy, encode(policy, jobs, replace(GREEDY, temperature=5.0, top_k=1)), 64)
     assert [tuple(ids) for ids in plain] == greedy
 
 

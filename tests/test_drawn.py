@@ -78,19 +78,21 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
     hot = drawn(policy, jobs, Sampling(temperature=2.0, max_new_tokens=12), tmp_path / "hot", reference)
     for row, own in zip(hot, ids_of(tmp_path / "hot")):
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own, 2.0), abs=1e-3)
-    other = Reference.load(str(shuffled(base, tmp_path / "other")), "float32", False, 0)
+    other = Reference.load(str(shuffled(base, tmp_path / "other", {i for own in ids for i in own})), "float32", False, 0)
     found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm2", other)
     for row in found:  # ids mean other words there, so it reads the text
         own = list(Tokens([row], other.policy.tokenizer, end_tokens(other.policy)).responses[row["id"]])
         assert row["ref_logp"] == pytest.approx(by_hand(other.policy, {**row, "target": {}}, own), abs=1e-3)
 
 
-def shuffled(base: Path, folder: Path) -> Path:
-    """The model with the ids of two tokens exchanged in its tokenizer."""
+def shuffled(base: Path, folder: Path, used: set[int]) -> Path:
+    """The model with the ids of two tokens exchanged in its tokenizer, one of them used."""
     shutil.copytree(base, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]  # [token, score] in the order of the ids
-    one, other = [i for i, (token, _) in enumerate(vocabulary) if token.isalpha() and len(token) == 1][:2]
+    letters = [i for i, (token, _) in enumerate(vocabulary) if token.isalpha() and len(token) == 1]
+    one, other = sorted(letters, key=lambda i: i not in used)[:2]
+    assert one in used
     vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     return folder

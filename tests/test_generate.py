@@ -83,9 +83,9 @@ def test_greedy_and_drawn_responses_share_a_batch_and_are_what_they_are_alone(
     best = respond(policy, jobs, replace(GREEDY, max_new_tokens=20))
     assert respond(policy, [*jobs, *greedy], drawn) == respond(policy, jobs, drawn) + best
     monkeypatch.setattr("steer.generation.engines.shareable", lambda _: False)  # where `model.generate` draws
-    whole = respond(policy, [*greedy, *jobs], replace(drawn, batch_size=5))
-    assert whole[: len(jobs)] == best
-    assert whole[len(jobs) :] != best
+    whole = respond(policy, [*jobs, *greedy], replace(drawn, batch_size=5))
+    assert whole[len(jobs) :] == best
+    assert whole[: len(jobs)] != best
 
 
 def test_responses_end_at_the_end_token_or_are_marked_as_cut(policy: Policy, jobs: list[Request]) -> None:

@@ -251,20 +251,19 @@ def test_a_launched_comparison_is_that_of_one_process(
 
 
 @pytest.mark.slow
-def test_a_method_that_draws_while_it_trains_is_launched_and_its_draws_are_its_own(
+def test_a_method_that_draws_while_it_trains_learns_the_same_from_two_processes(
     labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json(tmp_path / "train.json", {**STEPS, "max_steps": 2})
-    how = {
-        "gold": GOLD,
-        "num_prompts": 4,
-        "max_new_tokens": 20,
-        "train": str(tmp_path / "train.json"),
-        "launch": LAUNCH,
-    }
-    compare_command(CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("rloo",), resamples=20, **how))
-    assert "rloo draws while it trains" in capsys.readouterr().err
-    assert read_json(next((tmp_path / "out").glob("runs/rloo-seed0/policy/done.json")))["processes"] == 2
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "max_new_tokens": 20, "train": str(tmp_path / "train.json")}
+    for name, launch in (("one", ""), ("two", LAUNCH)):
+        methods = {"method": ("rloo", "ppo"), "launch": launch}
+        compare_command(CompareConfig(str(labels), str(base), str(tmp_path / name), resamples=20, **methods, **how))
+    assert "ppo whitens its advantages over the responses that a process draws" in capsys.readouterr().err
+    one, two = (tmp_path / name / "runs" / "rloo-seed0" / "policy" for name in ("one", "two"))
+    assert read_json(two / "done.json")["processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert any(losses(one))
 
 
 @pytest.mark.slow

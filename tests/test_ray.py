@@ -36,6 +36,12 @@ label_command(LabelConfig("rows.jsonl", "ray", num_proc=2, shard_size=20, **many
 """
 
 
+@pytest.fixture(autouse=True)
+def _as_quick_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's processes would wait for whatever else runs on the machine: it starts them with the lowest priority."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with rows and a module of the user's that processes can import."""

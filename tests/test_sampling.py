@@ -200,7 +200,7 @@ def test_penalised_responses_equal_those_of_transformers_token_by_token(
                 pad_token_id=policy.tokenizer.pad_token_id,
             )
         assert whole[0, len(ask.prompt) + len(ask.condition) :].tolist() == ids
-    assert plainly(policy, asks, 4, 0) == ours
+    assert plainly(policy, asks, 4) == ours
     assert ours != [list(r.ids) for r in respond(policy, jobs, GREEDY)]
 
 
@@ -217,7 +217,7 @@ def test_what_a_model_recommends_is_not_used_where_tokens_are_drawn_by_transform
     plain, biased = load_policy(str(base)), load_policy(str(advised({**ADVICE, "top_p": 0.1, "min_p": 0.9})))
     for sampling in (GREEDY, replace(GREEDY, temperature=1.0)):
         asks = encode(plain, [Request(job.row, {}) for job in jobs], sampling)
-        assert plainly(biased, asks, 8, 5) == plainly(plain, asks, 8, 5)
+        assert plainly(biased, asks, 8) == plainly(plain, asks, 8)
 
 
 def test_a_server_takes_its_defaults_from_the_model_and_a_request_wins(

@@ -18,11 +18,11 @@ from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.generation.generate import generate
-from steer.generation.requests import block_seed, seed_at, seed_of
+from steer.generation.requests import Request, seeds
 from steer.models.policy import Policy
 from steer.parts import Parts, Task, Workers, fill
 from steer.progress import note_once
-from steer.rows import read_rows
+from steer.rows import Row, read_rows
 from steer.run_folder import read_json, write_json
 
 
@@ -56,11 +56,39 @@ def test_any_split_of_the_drawing_gives_the_same_bytes(trained: Path, labels: Pa
     assert len(set(responses)) > len(responses) / 2, "seeds differ within a part and between parts"
 
 
-def test_a_place_has_one_seed_however_a_list_is_cut() -> None:
-    assert seed_at(3, 1030) == seed_of(seed_of(3, -3), 6)
-    assert block_seed(3, 1024) == seed_of(3, -3)
-    starts = [block_seed(0, start) for start in range(0, 2048, 64)]
-    assert len(set(starts)) == len(starts)
+def said(rows: list[Row]) -> dict[tuple[str, str], list[str]]:
+    """The responses to each prompt at each target, in their order."""
+    responses: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        responses.setdefault((row["prompt"][0]["content"], row.get("asked", "")), []).append(row["response"])
+    return responses
+
+
+def test_a_prompt_gets_the_same_draws_whatever_else_is_asked(policy: Policy, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"targets": ["none", "verbosity=0"], "n": 2, "max_new_tokens": 12, "temperature": 1.0}
+    prompts = ["one?", "tell me about bees.", "what is honey?", "one?"]
+    whole = said(generate(policy, prompts, **how))
+    assert len({text for responses in whole.values() for text in responses}) > 9, "they differ"
+    assert len(whole["one?", ""]) == 4
+    assert whole["one?", ""][:2] != whole["one?", ""][2:], "the second time others are drawn"
+    assert said(generate(policy, prompts[::-1], **how)) == whole
+    assert said(generate(policy, prompts, **how, folder=tmp_path / "run", shard_size=3)) == whole
+    few = said(generate(policy, prompts[1:3], **how, batch_size=1))
+    assert few == {key: whole[key] for key in few}
+    assert len(few) == 4
+    more = said(generate(policy, prompts[1:], **{**how, "n": 3, "targets": ["none", "verbosity=0", "best"]}))
+    assert {key: more[key][:2] for key in few} == few, "more samples and targets at the end are added"
+    assert said(generate(policy, prompts, **how, seed=1)) != whole
+
+
+def test_samples_of_a_prompt_have_seeds_of_their_own() -> None:
+    rows = [{"id": str(i), "prompt": [{"role": "user", "content": text}]} for i, text in enumerate("aba")]
+    aims: list[dict[str, float]] = [{"words": 1.0}, {}]
+    requests = [Request(row, aim) for row in rows for aim in aims for _ in range(3)]
+    found = list(seeds(requests, 7))
+    assert len({*found}) == len(found) == 18
+    assert list(seeds([Request(row, {}) for row in rows], 7)) == [found[0], found[6], found[1]], "the first target"
+    assert list(seeds([requests[0]._replace(seed=5), requests[0]], 7)) == [5, found[0]], "its own is kept"
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ class StandIn:
         assert all(s.temperature == 0 and set(s.stop_token_ids) == end_tokens(policy) for s in params)
         assert all(s.bad_words == markers(self.card.attributes) for s in params)
         assert {(s.top_k, s.min_p) for s in params} == {(-1, 0.0)}, "off, as vLLM writes it"
-        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)]) for ids in plainly(policy, asks, 8, 0)]
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=ids)]) for ids in plainly(policy, asks, 8)]
 
 
 @pytest.fixture

@@ -142,10 +142,10 @@ class Comparison:
         """Return what starts the trainings of an entry; the base leaves the GPUs to them."""
         if self.config.launch:
             self.loaded.clear()
-            if METHODS[entry.method].on_policy:
+            if "value" in METHODS[entry.method].needs:
                 note_once(
-                    f"{entry.method} draws while it trains: each process that --launch starts draws for its own "
-                    "prompts, so with several of them its responses are others than with one."
+                    f"{entry.method} whitens its advantages over the responses that a process draws, so with several "
+                    "processes its losses are others than with one."
                 )
         return self.config.launch
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from steer.conditioning.targets import factorial
 from steer.evaluation.statistics import best_of_n_kl
 from steer.generation.drawing import WHOLE, Split, generate_rows
-from steer.generation.requests import Request, condition_text
+from steer.generation.requests import Request, condition_text, seeds
 from steer.generation.settings import Sampling
 from steer.labelling.obtained import best_of
 from steer.labelling.scorer import Reward
@@ -103,8 +102,7 @@ def drawn(
     if choice and choice.reward:
         rows = best_of(rows, n, choice.reward(rows))
     elif choice:
-        kept = np.random.default_rng(sampling.seed).integers(0, n, len(requests))
-        rows = [rows[i * n + k] for i, k in enumerate(kept.tolist())]
+        rows = [rows[i * n + seed % n] for i, seed in enumerate(seeds(requests, sampling.seed))]
     read = _sequences(policy, rows, conditioned=True)
     answers = [{**_without_ids(row), "prompt_tokens": len(s.prefix)} for row, s in zip(rows, read)]
     if reference is not None and sampling.temperature > 0:

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steer.device import widest
 from steer.generation.prefill import Prefixes
 from steer.generation.requests import EncodedRequest
-from steer.generation.sampling import Cuts, Markers, choose, guided, penalise
+from steer.generation.sampling import Markers, draw, guided, penalise
 from steer.generation.slots import Slots
 from steer.models.policy import Policy, end_tokens
 from steer.models.steering import Weights
@@ -172,13 +171,8 @@ class Decoder:
             if s.request.repetition_penalty != 1:
                 penalise(logits[i], s.occurring(logits.device), s.request.repetition_penalty)
         logits = self.markers.block(logits, [s.tail for s in sequences])
-        settings = [
-            [a.temperature, min(a.top_k, logits.shape[-1]), a.top_p, a.min_p, s.rng.random()]
-            for a, s in zip(requests, sequences)
-        ]
-        temperature, *cuts, points = torch.tensor(settings, dtype=widest(logits.device), device=logits.device).unbind(1)
         events = []
-        for i, token in enumerate(choose(logits, temperature, Cuts(*cuts), points).tolist()):
+        for i, token in enumerate(draw(logits, requests, [s.rng for s in sequences]).tolist()):
             s = sequences[i]
             s.last, s.drawn, s.tail = token, s.drawn + 1, self.markers.tail(s.tail, token)
             ended = "stop" if token in self.ends else "length" if s.drawn >= s.request.max_new_tokens else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steer.generation.engines import Engine, open_engine, respond
-from steer.generation.requests import BLOCK, Request, Response, block_seed, seed_at
+from steer.generation.requests import BLOCK, Request, Response, seeds
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.models.policy import Policy
 from steer.parts import Parts, Task, Work, Workers, fill
@@ -53,7 +53,7 @@ def draw_parts(
 ) -> Parts:
     """Draw the responses that are missing in `folder`, of this shard, and write them there.
 
-    What is drawn follows from the seed and the place in `requests`, not from how drawing is split. `source` stands in
+    What is drawn follows from the seed and the prompt (see `seeds`), not from how drawing is split. `source` stands in
     the rows and their ids (default: the folder's name). `ids` adds the token ids as they were drawn, which tokenizing
     the text again need not give.
     """
@@ -64,7 +64,8 @@ def draw_parts(
     else:
         start = partial(_open, split.opens, how)
         requests = [request._replace(against=dict(request.against)) for request in requests]  # can be pickled
-    fill(parts, requests, start, parts.busy(split.workers, DRAW), _write, DRAW)
+    seeded = (r._replace(seed=seed) for r, seed in zip(requests, seeds(requests, sampling.seed)))
+    fill(parts, seeded, start, parts.busy(split.workers, DRAW), _write, DRAW)
     return parts
 
 
@@ -100,10 +101,8 @@ def _drawn(
     requests: Sequence[Request],
 ) -> list[Row]:
     """Draw a part: the responses from place `index` x `size` on."""
-    start = index * size
-    seeded = [request._replace(seed=seed_at(sampling.seed, start + i)) for i, request in enumerate(requests)]
-    responses = engine(policy, seeded, replace(sampling, seed=block_seed(sampling.seed, start)))
-    rows = rows_of(policy, requests, responses, sampling, source, start)
+    responses = engine(policy, requests, sampling)
+    rows = rows_of(policy, requests, responses, sampling, source, index * size)
     return [{**row, "ids": r.ids} for row, r in zip(rows, responses)] if ids else list(rows)
 
 

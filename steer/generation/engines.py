@@ -14,7 +14,7 @@ from steer.generation.openai_client import ChatCall, ChatReply, OpenAIClient
 from steer.generation.plain import plainly
 from steer.generation.prefill import shareable
 from steer.generation.reply import Form, parted, written_as
-from steer.generation.requests import Request, Response, encode
+from steer.generation.requests import Request, Response, encode, seeds
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.generation.vllm import Vllm
 from steer.models.card import Card
@@ -30,7 +30,7 @@ Engine = Callable[[Policy, Sequence[Request], Sampling], list[Response]]
 def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
     """Draw one response per request, in order, with the model here.
 
-    Each follows from the seed and its place, whatever the batch size, but for rounding: where the drawn point lies
+    Each follows from its own seed (see `seeds`), whatever the batch, but for rounding: where the drawn point lies
     within 1e-6 of the edge of a token, another batch may give its neighbour. Prompts are prefilled once for all their
     requests, bucketed by length; responses that end make room for the next.
     """
@@ -40,7 +40,7 @@ def respond(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> 
             raise SteerError(f"{policy.name}: keeps more than keys and values, so it has no --guidance.")
         if policy.steering:
             raise SteerError(f"{policy.name}: keeps more than keys and values, so no vectors can steer it.")
-        drawn = plainly(policy, encoded, sampling.batch_size, sampling.seed)
+        drawn = plainly(policy, encoded, sampling.batch_size)
         return list(map(partial(_response, policy), requests, drawn))
     decoder = Decoder(policy, sampling.batch_size, patience=max(1, sampling.batch_size // 4))
     order = sorted(
@@ -63,14 +63,14 @@ def through(client: OpenAIClient) -> Engine:
     def engine(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
         schema = policy.card.schema if policy.card and policy.card.attributes else None
         chats = []
-        for i, request in enumerate(requests):
+        for request, seed in zip(requests, seeds(requests, sampling.seed)):
             turns = request.row["prompt"]
             if policy.tokenizer is not None:
                 # refuses turns that the template would drop
                 prompt_parts(request.row, policy.tokenizer, policy.template, policy.thinking)
                 turns = in_roles(turns, policy.tokenizer)
             attributes = asked(request.target, schema) if schema else None
-            chats.append(ChatCall(turns, attributes, request.seeded(sampling.seed, i), options_of(request.row)))
+            chats.append(ChatCall(turns, attributes, seed, options_of(request.row)))
         if policy.tokenizer is not None:
             say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
         settings = {"max_tokens": sampling.max_new_tokens, **_sent(policy, sampling)}

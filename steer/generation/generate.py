@@ -48,9 +48,9 @@ def generate(
     `guidance`, `best_of`, `scorer`, `score`.
 
     A row has `prompt`, `response` (without condition and end token; it may be empty), `target` (levels), `finished`
-    (false if cut off at `max_new_tokens` tokens) and how it was drawn. What is drawn follows from the seed and the
-    place in the list: a call with a folder may draw other responses than one without, the same however they are
-    split. SteerError: an unknown setting, a target that the data does not support, a prompt that is too long, a folder
+    (false if cut off at `max_new_tokens` tokens) and how it was drawn. What is drawn follows from the seed, the
+    prompt, which of the targets it is and which sample: other prompts, their order and how drawing is split are no
+    matter. SteerError: an unknown setting, a target that the data does not support, a prompt that is too long, a folder
     of another call.
     """
     chosen = settings_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -16,16 +16,16 @@ from steer.generation.settings import Sampling
 from steer.models.policy import Policy
 from steer.models.steering import Weights
 from steer.models.tokenization import plain_ids, prompt_parts
-from steer.rows import Row
+from steer.rows import Row, prompt_key
 
-BLOCK = 512  # responses whose seeds follow from one; also how many there are between two resume points by default
+BLOCK = 512  # responses between two resume points by default
 
 
 class Request(NamedTuple):
     """One response to draw: a row whose prompt is answered, the levels asked for, those guidance moves away from.
 
-    `temperature` replaces that of the sampling for this request; None keeps it. A server takes one for all. `seed`: by
-    default it follows from the seed of the sampling and the place in the list.
+    `temperature` replaces that of the sampling for this request; None keeps it. A server takes one for all. `seed`:
+    None is the one that `seeds` gives.
     """
 
     row: Row
@@ -33,10 +33,6 @@ class Request(NamedTuple):
     against: Mapping[str, float] = MappingProxyType({})
     temperature: float | None = None
     seed: int | None = None
-
-    def seeded(self, seed: int, number: int) -> int:
-        """Return its own seed, or the one that follows from its number in a list."""
-        return seed_of(seed, number) if self.seed is None else self.seed
 
 
 class EncodedRequest(NamedTuple):
@@ -118,7 +114,8 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
     unique = list(dict.fromkeys([*texts, *conditions, *others]))
     ids = {t: tuple(i) for t, i in zip(unique, plain_ids(unique, policy.tokenizer))} | {"": ()}
     encoded = []
-    for i, (request, text, condition, other) in enumerate(zip(requests, texts, conditions, others)):
+    own = seeds(requests, sampling.seed)
+    for request, text, condition, other, seed in zip(requests, texts, conditions, others, own):
         draft = EncodedRequest.of(ids[text], ids[condition], ids[other], sampling)
         if policy.steering:
             last = len(draft.prompt) - 1
@@ -132,26 +129,31 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
             )
         temperature = sampling.temperature if request.temperature is None else request.temperature
         most = min(sampling.max_new_tokens, room)
-        seed = request.seeded(sampling.seed, i)
         encoded.append(draft._replace(temperature=temperature, max_new_tokens=most, seed=seed))
     return encoded
 
 
-def seed_of(seed: int, number: int) -> int:
-    """Derive the seed of the response (or shard) with this number."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
+def seeds(requests: Iterable[Request], seed: int) -> Iterator[int]:
+    """Yield the seed of each response; it follows from the prompt, which of its targets it has, and which sample it is.
+
+    So a prompt gets the same draws whatever other prompts there are, in whatever order, and more samples or further
+    targets leave them as they are. Targets are numbered as the prompt's requests have them: at its first target a
+    prompt is drawn with the same random numbers whatever that target is.
+    """
+    asked: dict[str, dict[tuple[tuple[str, float], ...], int]] = {}
+    for request in requests:
+        if request.seed is not None:
+            yield request.seed
+            continue
+        samples = asked.setdefault(prompt := prompt_key(request.row), {})
+        target = tuple(sorted(request.target.items()))
+        samples[target] = samples.get(target, -1) + 1
+        yield seed_of(seed, f"{prompt}:{list(samples).index(target)}:{samples[target]}")
 
 
-def seed_at(seed: int, place: int) -> int:
-    """Derive the seed of the response at this place of a long list, however the list is cut into parts."""
-    return seed_of(seed_of(seed, -1 - place // BLOCK), place % BLOCK)
-
-
-def block_seed(seed: int, start: int) -> int:
-    """Derive the seed of a part that starts at this place, for engines that draw whole batches from one seed."""
-    block, rest = divmod(start, BLOCK)
-    own = seed_of(seed, -1 - block)
-    return seed_of(own, -1 - rest) if rest else own
+def seed_of(seed: int, name: int | str) -> int:
+    """Derive the seed of what has this name or number."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=4).digest()) & 0x7FFFFFFF
 
 
 def condition_text(policy: Policy, target: Mapping[str, float]) -> str:

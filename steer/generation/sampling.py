@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steer.device import widest
+from steer.generation.requests import EncodedRequest
 
 FIRST = 1024  # tokens among which a nucleus is looked for first
 
@@ -38,6 +40,16 @@ class Cuts(NamedTuple):
     top_k: Tensor  # all but the k most likely tokens and their ties (0: nothing)
     top_p: Tensor  # beyond the smallest set whose probability reaches it (1: nothing)
     min_p: Tensor  # less likely than so large a part of the most likely token (0: nothing)
+
+
+def draw(logits: Tensor, requests: Sequence[EncodedRequest], numbers: Sequence[np.random.Generator]) -> Tensor:
+    """Draw one token a row as its request wants it, at the next of the row's own random numbers: [N, V] -> [N]."""
+    settings = [
+        [r.temperature, min(r.top_k, logits.shape[-1]), r.top_p, r.min_p, own.random()]
+        for r, own in zip(requests, numbers)
+    ]
+    temperature, *cuts, points = torch.tensor(settings, dtype=widest(logits.device), device=logits.device).unbind(1)
+    return choose(logits, temperature, Cuts(*cuts), points)
 
 
 def choose(logits: Tensor, temperature: Tensor, cuts: Cuts, points: Tensor) -> Tensor:

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from steer.generation.engines import respond
-from steer.generation.requests import Request
+from steer.generation.requests import Request, seeds
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Reward
 from steer.methods.base import Array, Candidates, Method, drift
 from steer.models.collate import Batch, Sequence_, collate, cost, micro_batches
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy
-from steer.rows import Row
 from steer.training.batches import UNKNOWN, Known, Plan
 from steer.training.references import response_tokens
 
@@ -39,7 +38,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class FreshPlan(Plan):
-    """A plan whose groups give prompts only; responses follow from seed, step, rank and weights."""
+    """A plan whose groups give prompts only; responses follow from seed, step, prompt and weights."""
 
     _: KW_ONLY
     policy: Policy
@@ -77,7 +76,7 @@ class FreshPlan(Plan):
         number = step // self.repeats
         _, indices = self.step(step)
         if self.state.get("number") != number:
-            draw = self._draw(number, indices[rank::world] or indices[:1], rank)
+            draw = self._draw(number, indices, range(rank, len(indices), world) or range(1))
             self.state.update(number=number, draw=draw)
         draw = self.state["draw"]
         costs = [cost(group, shared=self.shared) for group in draw.sequences]
@@ -92,10 +91,14 @@ class FreshPlan(Plan):
             batch = batch._replace(candidates=draw.part(part, batch.candidates.mask.shape[-1]))
             yield [draw.indices[i] for i in part], batch if rank < len(indices) else batch.emptied()
 
-    def _draw(self, number: int, indices: list[int], rank: int) -> Draw:
-        seed = int(np.random.SeedSequence([self.seed, number, rank]).generate_state(1)[0])
-        sequences, rewards, greedy = self._responses([self.groups[i].rows[0] for i in indices], seed)
+    def _draw(self, number: int, indices: list[int], own: Sequence[int]) -> Draw:
+        """Draw for the places in `indices` that are this process's own."""
         s, k = self.settings, self.settings.k
+        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+        every = [Request(self.groups[i].rows[0], {}) for i in indices for _ in range(k)]
+        seeded = [request._replace(seed=seed) for request, seed in zip(every, seeds(every, seed))]
+        sequences, rewards, greedy = self._responses([seeded[i * k : i * k + k] for i in own])
+        indices = [indices[i] for i in own]
         ones = np.ones_like(rewards).tolist()
         batch = collate(sequences, pad=self.tokens.tokenizer.pad_token_id, rewards=rewards.tolist(), weights=ones)
         if s.kl or "value" in self.method.needs or ("old" in self.method.needs and self.repeats > 1):
@@ -106,13 +109,12 @@ class FreshPlan(Plan):
         assert self.method.weigh
         return Draw(indices, sequences, self.method.weigh(c, s))
 
-    def _responses(self, rows: Sequence[Row], seed: int) -> tuple[list[list[Sequence_]], Array, Array | None]:
+    def _responses(self, prompts: Sequence[Sequence[Request]]) -> tuple[list[list[Sequence_]], Array, Array | None]:
         """Draw responses by prompt; return them, their rewards [B, K], and those of greedy responses [B] if needed."""
-        k = self.settings.k
-        sampled = [Request(row, {}) for row in rows for _ in range(k)]
-        greedy = [Request(row, {}, temperature=0.0) for row in rows] if "greedy" in self.method.needs else []
+        k, sampled = self.settings.k, [request for same in prompts for request in same]
+        greedy = [same[0]._replace(temperature=0.0) for same in prompts] if "greedy" in self.method.needs else []
         requests = [*sampled, *greedy]
-        sampling = Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE, seed=seed)
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, batch_size=AT_ONCE)
         drawn = respond(self.policy, requests, sampling)
         scores = np.array(self.reward([r.answering(x.row) for x, r in zip(requests, drawn)]))
         endless = np.array([not r.finished for r in drawn])
