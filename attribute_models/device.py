@@ -42,6 +42,14 @@ def release() -> None:
         _module(kind()).empty_cache()
 
 
+def free() -> float:
+    """Share of the current GPU's memory that no process holds; 1 on a CPU."""
+    if not count():
+        return 1.0
+    left, total = _module(kind()).mem_get_info()
+    return float(left / total)
+
+
 def wait(device: torch.device) -> None:
     """Wait until a device has done what it was given."""
     if device.type != "cpu":

@@ -6,10 +6,22 @@ from typing import Any
 
 import torch
 
-from attribute_models.device import bfloat16_cost, count, has_bfloat16, kind, name, own, release, take, wait, widest
+from attribute_models.device import (
+    bfloat16_cost,
+    count,
+    free,
+    has_bfloat16,
+    kind,
+    name,
+    own,
+    release,
+    take,
+    wait,
+    widest,
+)
 from steer.progress import note_once
 
-__all__ = ["count", "dtype_of", "kind", "name", "own", "release", "take", "wait", "widest"]
+__all__ = ["count", "dtype_of", "free", "kind", "name", "own", "release", "take", "wait", "widest"]
 SLOW = 2.0  # times that bfloat16 takes on a CPU, before it is worth a line
 
 

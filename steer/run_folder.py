@@ -301,8 +301,9 @@ def _is_server(name: str, value: Any) -> bool:
 
 
 def _defaults(config: Any) -> dict[str, Any]:
-    """Return the settings that have a default, at it; not those of SERVERS, which a run with a server does not keep."""
-    fields = (f for f in dataclasses.fields(config) if f.name not in (*HOW, *SERVERS))
+    """Return the settings that have a default, at it; not one that may be a server, which a run does not keep."""
+    fields = (f for f in dataclasses.fields(config) if f.name not in HOW)
+    fields = (f for f in fields if f.name not in SERVERS or f.metadata.get("choices"))
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 

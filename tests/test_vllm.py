@@ -13,18 +13,29 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from steer.comparison.command import compare_command
 from steer.conditioning.condition import markers
+from steer.config.comparison import CompareConfig
 from steer.config.export import ExportConfig
 from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.export.command import export_command
 from steer.generation.command import generate_command
+from steer.generation.drawing import WHOLE, Split, generate_rows
+from steer.generation.generate import held_out_prompts
 from steer.generation.plain import plainly
-from steer.generation.requests import EncodedRequest
+from steer.generation.requests import EncodedRequest, Request
+from steer.generation.settings import Sampling
+from steer.iteration.command import iterate_command
+from steer.iteration.iterate import iterate
 from steer.models.card import Card
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.rows import read_rows
+from steer.parts import Workers
+from steer.progress import note_once
+from steer.rows import read_back, read_rows
+from steer.run_folder import write_json
 from steer.training.command import train_command
 
 ASKED: Any = {"target": ("verbosity=0", "best", "none"), "temperature": 0.0, "max_new_tokens": 20}
@@ -172,6 +183,116 @@ def test_what_vllm_cannot_do_is_said(trained: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(SteerError, match=r"vLLM is not installed here.*pip install vllm.*or use --engine hf"):
         generate_command(GenerateConfig(str(trained), prompt=("x",), engine="vllm"))
+
+
+FAKE = """
+import os
+from types import SimpleNamespace as Output
+from types import SimpleNamespace as SamplingParams
+
+from steer.generation.plain import plainly
+from steer.generation.requests import EncodedRequest
+from steer.models.card import Card
+from steer.models.policy import load_policy
+
+
+class LLM:
+    def __init__(self, model, **room):
+        self.policy = load_policy(model)
+        self.policy.card = Card.find(os.path.dirname(model))
+        with open(os.environ["LOADED"], "a") as file:
+            file.write(model + chr(10))
+
+    def generate(self, prompts, params, lora_request, use_tqdm):
+        asks = [
+            EncodedRequest(
+                tuple(p["prompt_token_ids"]),
+                temperature=s.temperature,
+                max_new_tokens=s.max_tokens,
+                seed=s.seed,
+            )
+            for p, s in zip(prompts, params)
+        ]
+        return [Output(outputs=[Output(token_ids=ids)]) for ids in plainly(self.policy, asks, 8)]
+"""
+
+
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module `vllm` that other processes find, and the file where it says what it loads."""
+    (tmp_path / "fake" / "vllm" / "lora").mkdir(parents=True)
+    (tmp_path / "fake" / "vllm" / "__init__.py").write_text(FAKE)
+    (tmp_path / "fake" / "vllm" / "lora" / "__init__.py").touch()
+    (tmp_path / "fake" / "vllm" / "lora" / "request.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "fake"))
+    monkeypatch.setenv("LOADED", str(tmp_path / "loaded.txt"))
+    return tmp_path / "loaded.txt"
+
+
+def test_a_process_of_its_own_draws_the_same_and_guides_nothing(
+    trained: Path, policy: Policy, labels: Path, importable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_once.cache_clear()
+    requests = [Request(row, {"verbosity": 0}) for row in held_out_prompts(str(labels), 0.1, 0, 5)]
+    sampling, split = Sampling(max_new_tokens=12, seed=3), Split.of(str(trained), Workers(4), 2, engine="vllm")
+    here, there = (generate_rows(policy, requests, sampling, tmp_path / n, s) for n, s in (("a", WHOLE), ("b", split)))
+    assert [row["response"] for row in there] == [row["response"] for row in here]
+    assert importable.read_text().split() == [f"{trained}/model"], "once, for all parts"
+    assert "vllm" not in sys.modules, "and not in this process"
+    guided = replace(sampling, guidance=2.0)
+    requests = [request._replace(against={"verbosity": 4}) for request in requests]
+    here, there = (generate_rows(policy, requests, guided, tmp_path / n, s) for n, s in (("c", WHOLE), ("d", split)))
+    assert [row["response"] for row in there] == [row["response"] for row in here]
+    assert "guided responses are drawn with transformers" in capsys.readouterr().err
+    assert len(importable.read_text().split()) == 1
+
+
+@pytest.mark.slow
+def test_each_round_is_drawn_by_the_policy_as_it_is_then(
+    labels: Path, base: Path, trained: Path, importable: Path, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "train.json", {"adapter": "none", "learning_rate": 1e-3, "batch_size": 16, "max_steps": 4})
+    how: dict[str, Any] = {"rounds": 2, "prompts_per_round": 8, "max_new_tokens": 20, "watch": 4, "guard": ("off",)}
+    how |= {"start_from": "last", "train": str(tmp_path / "train.json")}
+    inputs = (str(labels), str(base), "data_recipes.world_text:Gold")
+    for engine in ("hf", "vllm"):
+        iterate_command(IterateConfig(*inputs, str(tmp_path / engine), str(trained), engine=engine, **how))
+    loaded = importable.read_text().split()
+    first, second = (str(next((tmp_path / "vllm").glob(f"round-{i}-*")) / "policy" / "model") for i in (1, 2))
+    assert loaded == [f"{trained}/model"] * 2 + [first] * 2 + [second]
+    hf, vllm = (
+        [[row["response"] for row in read_rows(path)] for path in sorted((tmp_path / name).glob("round-*/fresh.jsonl"))]
+        for name in ("hf", "vllm")
+    )
+    assert hf == vllm
+    assert all(hf)
+
+
+def test_a_comparison_refuses_what_an_engine_of_its_own_gpu_cannot_do(labels: Path, base: Path, tmp_path: Path) -> None:
+    config = CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("mle",), num_proc=2, engine="vllm")
+    with pytest.raises(SteerError, match="takes a GPU for one run, so runs are done one after the other"):
+        compare_command(config)
+    with pytest.raises(SteerError, match=r"unknown 'http://127\.0\.0\.1:1/v1'"):
+        iterate(str(labels), model=str(base), scorer="countable:words", engine="http://127.0.0.1:1/v1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_comparison_answers_through_it(
+    labels: Path, base: Path, importable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json(tmp_path / "train.json", {"adapter": "none", "learning_rate": 1e-3, "batch_size": 16, "max_steps": 4})
+    how: dict[str, Any] = {"gold": "data_recipes.world_text:Gold", "num_prompts": 4, "grid": 4, "max_new_tokens": 12}
+    how |= {"train": str(tmp_path / "train.json"), "resamples": 20, "method": ("conditional:guidance=1/2", "steering")}
+    for engine in ("hf", "vllm"):
+        compare_command(CompareConfig(str(labels), str(base), str(tmp_path / engine), engine=engine, **how))
+    assert "systems without training answer in one process" in capsys.readouterr().err
+    paths = sorted(path.relative_to(tmp_path / "hf") for path in (tmp_path / "hf").rglob("answers.jsonl"))
+    for path in paths:
+        hf, vllm = ([row["response"] for row in read_back(tmp_path / name / path)] for name in ("hf", "vllm"))
+        assert hf == vllm, path
+    assert len(paths) >= 5
+    assert {Path(path).parent.name for path in importable.read_text().split()} >= {"policy"}
 
 
 @pytest.mark.slow

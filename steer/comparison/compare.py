@@ -17,6 +17,7 @@ from steer.comparison.settings import CompareSettings
 from steer.comparison.tuning import check_tuning, tuned
 from steer.conditioning.targets import parse_target
 from steer.config.comparison import CompareConfig
+from steer.errors import SteerError
 from steer.evaluation.evaluate import Evaluation
 from steer.evaluation.result import result
 from steer.options import resolve
@@ -78,6 +79,11 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
     for target in config.target:
         if named(target):
             schema.check(parse_target(target, schema, schema.names))
+    if config.engine != "hf" and not comparison.alone:
+        raise SteerError(
+            f"--engine {config.engine}: takes a GPU for one run, so runs are done one after the other. Leave "
+            "--num-proc out, or add --launch."
+        )
     comparison.examination.check()
     check_tuning(comparison)
     _ = comparison.speechless  # loads every base

@@ -153,10 +153,14 @@ class Comparison:
         """Return how the answers of a policy are drawn; empty: it is made in this process, which draws them alone."""
         c, s = self.config, self.settings
         if not policy:
-            if self.workers.elsewhere:
-                note_once("systems without training answer in one process: no other can load them by a name.")
+            if self.workers.elsewhere or c.engine != "hf":
+                note_once(
+                    "systems without training answer in one process, with transformers: no other can load them by a "
+                    "name."
+                )
             return Split(c.shard_size)
-        return Split.of(policy, self.workers, c.shard_size, dtype=s.dtype, trust_remote_code=s.trust_remote_code)
+        how = {"engine": c.engine, "dtype": s.dtype, "trust_remote_code": s.trust_remote_code}
+        return Split.of(policy, self.workers, c.shard_size, **how)
 
     def cost(self, entry: Entry) -> Cost:
         """Return what the training of an entry generates, if no prompt is too long to be trained on."""

@@ -16,7 +16,7 @@ from steer.generation import pace as drawing
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.methods import METHODS
-from steer.progress import duration
+from steer.progress import duration, note
 from steer.report.cells import count, counted
 from steer.training import pace
 from steer.training.prepare import Hashes, chosen
@@ -26,6 +26,8 @@ from steer.training.train import prepare
 def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
     """Format the plan: a line per entry, for one seed, and totals; the text of an entry says why it may not run."""
     config, lines, seeds = comparison.config, [], len(comparison.seeds)
+    if config.engine != "hf":
+        note("the time below is that of drawing with transformers; vLLM draws at a speed of its own.")
     prompts, speed = (
         len(comparison.examination.prompts),
         Speed.of(comparison, [e for e, over in entries.items() if not over]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steer.evaluation.settings import ANSWERS, JUDGING, AnswerSettings
-from steer.generation.settings import SHARD_SIZE
+from steer.generation.settings import DRAWN_BY, ENGINES, SHARD_SIZE
 from steer.settings import LAUNCH, option
 
 RUNS = "What is trained"
@@ -106,6 +106,7 @@ class RunSettings:
         0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS
     )
     budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0, panel=RUNS)
+    engine: str = option("hf", DRAWN_BY, choices=ENGINES, panel=RUNS)
     launch: str = option("", LAUNCH, panel=RUNS)
     num_proc: int = option(
         1,

@@ -84,6 +84,7 @@ def _looped(
         max_new_tokens=training.max_new_tokens,
         batch_size=comparison.config.batch_size,
         seed=training.seed,
+        engine=comparison.config.engine,
         launch=comparison.launch(entry),
         num_proc=comparison.workers.number,
         shard_size=comparison.config.shard_size,

@@ -13,6 +13,7 @@ from steer.generation.requests import BLOCK, Request, Response, seeds
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.models.policy import Policy
 from steer.parts import Parts, Task, Work, Workers, fill
+from steer.progress import note_once
 from steer.rows import Row, read_back, write_rows
 
 DRAW = Task("generate", "drew", "responses")
@@ -23,18 +24,23 @@ class Split:
     """How drawing is split: into parts of `size` responses, of which `shard` (i, n) are done here, every n-th from i.
 
     `opens`: what other processes than this one call for a policy and its engine; None: `workers` is one, this process.
+    `guides`: whether they can mix two distributions; otherwise guided responses are drawn in this process.
     """
 
     size: int = BLOCK
     shard: tuple[int, int] = (0, 1)
     workers: Workers = field(default_factory=Workers)
     opens: Callable[[], tuple[Policy, Engine]] | None = None
+    guides: bool = True
 
     @staticmethod
     def of(policy: str, workers: Workers, size: int = BLOCK, **settings: Any) -> Split:
         """Split the drawing by a policy that others can load by its name; `settings`: those of `GenerateSettings`."""
-        opens = partial(open_engine, policy, GenerateSettings(**settings)) if workers.elsewhere else None
-        return Split(size, workers=workers, opens=opens)
+        how = GenerateSettings(**settings)
+        if how.engine == "vllm":  # takes a GPU for one process, which gives it back when it ends
+            workers = Workers(apart=True)
+        opens = partial(open_engine, policy, how) if workers.elsewhere else None
+        return Split(size, workers=workers, opens=opens, guides=how.engine == "hf")
 
 
 WHOLE = Split()
@@ -59,6 +65,9 @@ def draw_parts(
     """
     parts = Parts(folder / "parts", split.size, len(requests), ".jsonl", split.shard)
     how = partial(_drawn, sampling, split.size, source or folder.name, ids)
+    if sampling.guidance != 1 and not split.guides:
+        note_once("guided responses are drawn with transformers: vLLM has no --guidance.")
+        split = Split(split.size, split.shard)
     if split.opens is None:
         start: Any = partial(partial, how, policy, engine)
     else:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from steer import device
 from steer.errors import SteerError
 from steer.generation.requests import EncodedRequest
 from steer.models.card import FULL, MERGED, Card
@@ -35,6 +36,8 @@ class Vllm:
             room |= {"enable_lora": True, "max_lora_rank": min((r for r in RANKS if r >= rank), default=rank)}
             self.lora = vllm.lora.request.LoRARequest("policy", 1, lora)
         self.params = vllm.SamplingParams
+        if device.kind() == "cuda":  # vLLM would ask for 90 % whatever others hold
+            room["gpu_memory_utilization"] = round(0.9 * device.free(), 2)
         kind = str(self.policy.model.dtype).removeprefix("torch.")
         try:
             self.model = vllm.LLM(model=weights, dtype=kind, trust_remote_code=trust_remote_code, **room)

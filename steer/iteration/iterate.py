@@ -101,8 +101,9 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     schema = Labelled.without_rows(rows).require_levels()
     _check(rows, scorer, settings, scorers, schema)
     own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in (*FREE, *HOW)}
-    if own["shard_size"] == BLOCK:
-        del own["shard_size"]  # folders of rounds keep the names that they had before there was a choice
+    for name, value in (("shard_size", BLOCK), ("engine", "hf")):
+        if own[name] == value:
+            del own[name]  # folders of rounds keep the names that they had before there was a choice
     return Rounds(
         rows=rows,
         model=model,

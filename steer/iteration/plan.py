@@ -29,14 +29,16 @@ def planned(rounds: Rounds) -> str:
     pool = s.pool or rounds.method.pool
     logs = round(s.log_share * len(rounds.logs[: t.limit or None])) if pool == "all" else 0
     sizes = [logs + fresh * (1 if pool == "last" else i + 1) for i in range(s.rounds)]
-    pace = measured(policy, watched, rounds.sampling(s.seed))
+    drawing = "not estimated: vLLM draws at a speed of its own"
+    if s.engine == "hf":
+        drawing = measured(policy, watched, rounds.sampling(s.seed)).foreseen(draws, s.max_new_tokens)
     return "\n".join(
         [
             f"Plan: {counted(s.rounds, 'round')} of {t.method} from {policy.name}; nothing is written.",
             f"draws       {fresh:,} responses in each round ({prompts:,} prompts x {s.n}), and one to each of "
             f"{len(watched):,} held-out prompts before the first and after every one",
             f"rows        to train on, at most: {', '.join(f'{size:,}' for size in sizes)}",
-            f"drawing     {pace.foreseen(draws, s.max_new_tokens)}",
+            f"drawing     {drawing}",
             f"training    {_training_time(rounds, sizes)}; loading, scores, log-probs and saving come on top.",
         ]
     )

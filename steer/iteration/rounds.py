@@ -107,10 +107,9 @@ class Rounds:
 
     def split(self, policy: str) -> Split:
         """Return how the drawing by a policy is split."""
-        t = self.training
-        return Split.of(
-            policy, self.workers, self.settings.shard_size, dtype=t.dtype, trust_remote_code=t.trust_remote_code
-        )
+        s, t = self.settings, self.training
+        how = {"engine": s.engine, "dtype": t.dtype, "trust_remote_code": t.trust_remote_code}
+        return Split.of(policy, self.workers, s.shard_size, **how)
 
     def sampling(self, seed: int) -> Sampling:
         """Sampling settings of fresh and held-out responses."""

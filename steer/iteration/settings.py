@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.generation.settings import SHARD_SIZE, SPEED
+from steer.generation.settings import DRAWN_BY, ENGINES, SHARD_SIZE, SPEED
 from steer.settings import LAUNCH, SEED, option
 
 ROUNDS, DRAWN, KEPT = "Rounds", "What each round draws", "Which responses are kept"
@@ -91,6 +91,7 @@ class IterateSettings:
         panel=REFIT,
     )
     ratings: int = option(100, "Responses that the annotator rates per round.", least=2, panel=REFIT)
+    engine: str = option("hf", DRAWN_BY, choices=ENGINES, panel=SPEED)
     launch: str = option("", LAUNCH, panel=SPEED)
     num_proc: int = option(
         1, "Processes that draw responses at the same time, and that score them.", least=1, panel=SPEED
