@@ -2,8 +2,9 @@
 
 POLICY is a conditioned policy, ROWS a file with prompts (of `make world`: `world/compare/runs/conditional-seed0/policy`
 and `world/labels`). Prompts of mixed length, four targets and four samples each, in the order in which they come;
-with --targets 1 --samples 1 every prompt is different. The peer pads batches of the same size in that order and calls
-`model.generate`. Both run in turn, several times; greedy outputs are compared token by token first. In the end the
+with --targets 1 --samples 1 every prompt is different. The peer pads batches of the same size in that order and lets
+`model.generate` sample by itself, no marker blocked. Both run in turn, several times; greedy outputs are compared
+token by token first. In the end the
 continuous batching of transformers (`generate_batch`, paged attention) answers the same greedily, beside ours: it takes
 no guidance, no blocked markers and no seed a response, so it is an engine only where it is faster. Options:
 --prompts 24 --targets 4 --samples 4 --repeats 5 --batch-size 64 --max-new-tokens 96.
@@ -74,6 +75,30 @@ def continuously(policy: Policy, asks: list[EncodedRequest]) -> list[list[int]]:
     return [list(found[f"req_{i}"].generated_tokens) for i in range(len(asks))]
 
 
+def generated(policy: Policy, asks: list[EncodedRequest], size: int) -> int:
+    """Tokens that `model.generate` samples by itself, in padded batches in the order in which the prompts come."""
+    pad, ends, count = policy.tokenizer.pad_token_id, end_tokens(policy), 0
+    config = GenerationConfig(
+        max_new_tokens=asks[0].max_new_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        eos_token_id=sorted(ends),
+        pad_token_id=pad,
+    )
+    where = next(policy.model.parameters()).device
+    for start in range(0, len(asks), size):
+        prefixes = [[*ask.prompt, *ask.condition] for ask in asks[start : start + size]]
+        width = max(map(len, prefixes))
+        ids = torch.tensor([[pad] * (width - len(x)) + x for x in prefixes], device=where)
+        mask = torch.tensor([[0] * (width - len(x)) + [1] * len(x) for x in prefixes], device=where)
+        with torch.no_grad(), quiet():
+            drawn = policy.model.generate(ids, attention_mask=mask, generation_config=config)[:, width:]
+        count += sum(next((k + 1 for k, t in enumerate(x) if t in ends), len(x)) for x in drawn.tolist())
+    return count
+
+
 def timed(run: Callable[[], int]) -> float:
     """Tokens per second of one run."""
     began = time.perf_counter()
@@ -118,13 +143,10 @@ def main() -> None:
     jobs = [Request(row, aim) for row in rows for aim in asked for _ in range(args.samples)]
     sampling = Sampling(max_new_tokens=args.max_new_tokens, batch_size=args.batch_size)
 
-    def peer(asks: list[EncodedRequest]) -> list[list[int]]:
-        return plainly(policy, asks, args.batch_size, bucketed=False)
-
     greedy = replace(sampling, temperature=0.0)
     alone = jobs[:: args.samples]  # greedy samples are alike
     ours = [list(r.ids) for r in respond(policy, alone, greedy)]
-    same = sum(a == b for a, b in zip(ours, peer(encode(policy, alone, greedy))))
+    same = sum(a == b for a, b in zip(ours, plainly(policy, encode(policy, alone, greedy), args.batch_size)))
     single = respond(policy, alone[:8], replace(greedy, batch_size=1))
     equal = sum(list(a.ids) == b for a, b in zip(single, ours))
     print(
@@ -138,7 +160,7 @@ def main() -> None:
     fast, slow = [], []
     for repeat in range(args.repeats):
         s = replace(sampling, seed=repeat)
-        slow.append(timed(lambda s=s: sum(map(len, peer(encode(policy, jobs, s))))))
+        slow.append(timed(lambda s=s: generated(policy, encode(policy, jobs, s), args.batch_size)))
         fast.append(timed(lambda s=s: sum(len(r.ids) for r in respond(policy, jobs, s))))
         print(
             f"  {repeat}: steer {fast[-1]:.0f} tokens/s, model.generate {slow[-1]:.0f}, ratio {fast[-1] / slow[-1]:.2f}"
