@@ -252,7 +252,7 @@ def test_each_round_is_drawn_by_the_policy_as_it_is_then(
     labels: Path, base: Path, trained: Path, importable: Path, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "train.json", {"adapter": "none", "learning_rate": 1e-3, "batch_size": 16, "max_steps": 4})
-    how: dict[str, Any] = {"rounds": 2, "prompts_per_round": 8, "max_new_tokens": 20, "watch": 4, "guard": ("off",)}
+    how: dict[str, Any] = {"rounds": 2, "prompts_per_round": 12, "max_new_tokens": 40, "watch": 4, "guard": ("off",)}
     how |= {"start_from": "last", "train": str(tmp_path / "train.json")}
     inputs = (str(labels), str(base), "data_recipes.world_text:Gold")
     for engine in ("hf", "vllm"):
