@@ -21,7 +21,7 @@ from steer.evaluation.drawn import Decoding
 from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
 from steer.models.policy import Policy, load_policy
-from steer.rows import Row, read_rows
+from steer.rows import Row, read_back
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -113,7 +113,7 @@ def test_slopes_are_compared_with_those_of_prompting_by_prompt_and_target(done: 
 def test_it_answers_the_prompts_and_targets_of_the_others(done: Path) -> None:
     for name in ("answers-best", "answers-warmth=0", "grid"):
         asked = [
-            [(row["prompt"], row["target"]) for row in read_rows(done / "runs" / run / name / "answers.jsonl")]
+            [(row["prompt"], row["target"]) for row in read_back(done / "runs" / run / name / "answers.jsonl")]
             for run in ("prompted-seed0", "few-shot-shots=2-seed0", "conditional-seed0")
         ]
         assert asked[0] == asked[1] == asked[2], name
@@ -208,15 +208,15 @@ def test_the_report_says_what_examples_cost_and_where_they_come_from(shared: Com
     before = policy_of(shared, "few-shot", shots=2).before
     assert isinstance(before, Examples)
     answers = (done / "runs" / "few-shot-shots=2-seed0").glob("*/answers.jsonl")
-    remark = before.remark(row for path in answers for row in read_rows(path))
+    remark = before.remark(row for path in answers for row in read_back(path))
     assert f"few-shot:shots=2: {remark}" in report["notes"]
 
 
 def test_log_probabilities_are_those_of_what_was_read(shared: Comparison, done: Path) -> None:
     """KL counts the examples: log-probs of an answer follow from the tokens that the decoder saw."""
     policy = policy_of(shared, "few-shot", shots=2)
-    rows = read_rows(done / "runs" / "few-shot-shots=2-seed0" / "grid" / "answers.jsonl")
-    parts = read_rows(next((done / "runs" / "few-shot-shots=2-seed0" / "grid" / "parts").iterdir()))
+    rows = read_back(done / "runs" / "few-shot-shots=2-seed0" / "grid" / "answers.jsonl")
+    parts = read_back(next((done / "runs" / "few-shot-shots=2-seed0" / "grid" / "parts").iterdir()))
     for row, part in list(zip(rows, parts))[:3]:
         [e] = encode(policy, [Request(row, row["target"])], Sampling())
         ids = [*e.prompt, *e.condition, *part["ids"]]
