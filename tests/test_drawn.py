@@ -78,7 +78,9 @@ def test_log_probabilities_are_of_the_tokens_that_were_drawn(
     hot = drawn(policy, jobs, Sampling(temperature=2.0, max_new_tokens=12), tmp_path / "hot", reference)
     for row, own in zip(hot, ids_of(tmp_path / "hot")):
         assert row["ref_logp"] == pytest.approx(by_hand(reference.policy, {**row, "target": {}}, own, 2.0), abs=1e-3)
-    other = Reference.load(str(shuffled(base, tmp_path / "other", {i for own in ids for i in own})), "float32", False, 0)
+    other = Reference.load(
+        str(shuffled(base, tmp_path / "other", {i for own in ids for i in own})), "float32", False, 0
+    )
     found = drawn(policy, jobs, Sampling(max_new_tokens=12), tmp_path / "warm2", other)
     for row in found:  # ids mean other words there, so it reads the text
         own = list(Tokens([row], other.policy.tokenizer, end_tokens(other.policy)).responses[row["id"]])

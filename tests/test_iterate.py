@@ -123,7 +123,13 @@ def test_a_response_is_kept_for_any_good_score() -> None:
 def test_what_is_not_above_the_logs_is_left_out(
     labels: Path, tiny: Path, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    how = replace(config(labels, tiny, policy, tmp_path / "rounds"), rounds=1, keep_above=0.7, goals="pareto")
+    how = replace(
+        config(labels, tiny, policy, tmp_path / "rounds"),
+        rounds=1,
+        prompts_per_round=60,
+        keep_above=0.7,
+        goals="pareto",
+    )
     iterate_command(how)
     fresh = read_rows(at(tmp_path / "rounds", 1) / "fresh.jsonl")
     logs = [r for r in read_rows(labels) if r["split"] == "train"]
@@ -132,7 +138,7 @@ def test_what_is_not_above_the_logs_is_left_out(
     assert all(((Gold().score([r])[0] * signs > edges) & (signs != 0)).any() for r in fresh)
     lost = re.findall(r"(\d+) dropped(?:: \d+| by --keep-above)", capsys.readouterr().err)
     assert len(lost) == 2
-    assert sum(map(int, lost)) == 12 - len(fresh)
+    assert sum(map(int, lost)) == 60 - len(fresh)
 
 
 def test_a_scorer_that_lacks_an_attribute_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
@@ -169,7 +175,7 @@ def test_other_methods_draw_as_they_are_and_train_on_their_pool(
             str(output),
             str(start),
             method=method,
-            n=4,
+            n=12,
             prompts_per_round=20,
             max_new_tokens=60,
             watch=10,
