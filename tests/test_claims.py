@@ -184,7 +184,9 @@ def test_rounds_are_trained_with_all_that_the_others_are(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, seen = tmp_path / "train.yaml", []
-    path.write_text("max_steps: 5\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n")
+    path.write_text(
+        "max_steps: 5\nlearning_rate: 1e-3\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n"
+    )
     monkeypatch.setattr(runs, "iterate_command", seen.append)
     how: dict[str, Any] = {
         "train": str(path),
@@ -209,7 +211,9 @@ def test_rounds_are_trained_with_all_that_the_others_are(
             max_length=300,
             adapter="none",
             warmup_steps=0.5,
-            learning_rate=2e-5 * METHODS[loop.method].rate,
+            learning_rate=1e-3 * METHODS[loop.method].rate,
+            num_train_epochs=2.0,
+            batch_size=32,
             max_new_tokens=17,
             seed=1,
             attribute=("reward",) if conditioned else (),

@@ -23,7 +23,7 @@ from steer.evaluation.systems import Answers, RewardScale, difference, raw_rewar
 from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
-from steer.rows import read_rows, write_rows
+from steer.rows import read_back, read_rows, write_rows
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 
@@ -88,7 +88,7 @@ def test_the_report_has_every_system_and_target(comparison: Path) -> None:
 def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path) -> None:
     steps = {read_json(p)["steps"] for p in comparison.glob("runs/*/policy/done.json")}
     assert steps == {3}
-    prompts = [[row["prompt"] for row in read_rows(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
+    prompts = [[row["prompt"] for row in read_back(p)] for p in comparison.glob("runs/*/answers-*/answers.jsonl")]
     assert len(prompts) == 18
     assert all(p == prompts[0] for p in prompts)
 
@@ -96,7 +96,7 @@ def test_every_method_takes_the_same_steps_on_the_same_prompts(comparison: Path)
 def test_held_out_prompts_are_not_trained_on(comparison: Path, labels: Path) -> None:
     asked = {
         row["prompt"][0]["content"]
-        for row in read_rows(comparison / "runs" / "mle-seed0" / "answers-plain" / "answers.jsonl")
+        for row in read_back(comparison / "runs" / "mle-seed0" / "answers-plain" / "answers.jsonl")
     }
     trained = {row["prompt"][0]["content"] for row in read_rows(labels) if row["split"] == "train"}
     assert not asked & trained
@@ -255,8 +255,8 @@ def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path
 def one_at_random_of_the_same(folder: Path, systems: dict[str, Any], report: dict[str, Any]) -> None:
     """Beside the best of n stands one of the same n at random: what choosing gains is paired."""
     place = folder / "runs" / "mle-seed0" / "answers-best_of=3"
-    drawn = [row["response"] for path in sorted((place / "parts").iterdir()) for row in read_rows(path)]
-    best, chance = (read_rows(place / f"{name}.jsonl") for name in ("answers", "random"))
+    drawn = [row["response"] for path in sorted((place / "parts").iterdir()) for row in read_back(path)]
+    best, chance = (read_back(place / f"{name}.jsonl") for name in ("answers", "random"))
     assert len(drawn) == 3 * len(best) == 3 * len(chance) == 18
     assert all(row["response"] in drawn[3 * i : 3 * i + 3] for i, row in enumerate(chance))
     assert [row["prompt"] for row in best] == [row["prompt"] for row in chance]

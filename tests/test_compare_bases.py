@@ -20,12 +20,12 @@ from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import load_scorer
 from steer.methods import METHODS
-from steer.rows import read_rows
+from steer.rows import read_back
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json, write_json
 
 GOLD = "data_recipes.world_text:Gold"
-STEPS = 2
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bases")
-    (folder / "train.yaml").write_text(f"max_steps: {STEPS}\nlora_r: 4\nbatch_size: 4\n")
+    (folder / "train.yaml").write_text(
+        f"max_steps: {STEPS}\nlora_r: 4\nbatch_size: 4\nlearning_rate: 0.1\nwarmup_steps: 0\n"
+    )
     compare_command(
         CompareConfig(
             str(labels),
@@ -51,7 +53,7 @@ def done(labels: Path, tiny: Path, other: Path, tmp_path_factory: pytest.TempPat
             gold=GOLD,
             num_prompts=6,
             grid=10,
-            max_new_tokens=8,
+            max_new_tokens=24,
             train=str(folder / "train.yaml"),
             resamples=30,
         )
@@ -80,7 +82,7 @@ def test_distance_is_measured_from_the_base_of_the_repetition(done: Path) -> Non
     """What a base answered is 0 nats from it, on every base."""
     for seed in range(2):
         (answers,) = done.glob(f"runs/base-seed{seed}/answers.jsonl")
-        assert all(row["logp"] == pytest.approx(row["ref_logp"], abs=1e-4) for row in read_rows(answers))
+        assert all(row["logp"] == pytest.approx(row["ref_logp"], abs=1e-4) for row in read_back(answers))
 
 
 def test_a_stage_in_front_is_gone_on_from_and_its_steps_are_counted(done: Path) -> None:

@@ -14,7 +14,7 @@ from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.settings import IterateSettings
-from steer.rows import prompt_key, read_rows
+from steer.rows import prompt_key, read_back, read_rows
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -61,7 +61,7 @@ def test_one_loop_serves_all_numbers_of_rounds(done: CompareConfig, labels: Path
     assert {"base", "raft"} <= {f["name"] for f in report["frontiers"]["families"]}
     test = {prompt_key(row) for row in read_rows(labels) if row["split"] == "test"}
     assert all(prompt_key(row) not in test for f in found for row in read_rows(out / "runs" / f / "fresh.jsonl"))
-    asked = [[r["prompt"] for r in read_rows(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
+    asked = [[r["prompt"] for r in read_back(p)] for p in sorted(out.glob("runs/*/answers-*/answers.jsonl"))]
     assert len(asked) == 4
     assert all(prompts == asked[0] for prompts in asked)
     assert "Every round, and every stage in front" in report["notes"][-1]

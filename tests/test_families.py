@@ -321,7 +321,7 @@ def test_a_policy_that_thinks_and_its_base_read_the_same_tokens(tokenizer: Any, 
 def test_a_server_gets_what_a_row_gives_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
 
-    def call(self: Any, path: str, body: Any = None, tries: int = 0) -> Any:
+    def call(self: Any, url: str, path: str, body: Any = None, tries: int = 0) -> Any:
         sent.append(body)
         return {"choices": [{"message": {"content": "Red."}, "finish_reason": "stop"}]}
 
@@ -371,7 +371,7 @@ def test_what_a_server_sends_is_a_row_with_thought_and_calls(
         {"content": "Red."},
     ]
 
-    def call(self: Any, path: str, body: Any = None, tries: int = 0) -> Any:
+    def call(self: Any, url: str, path: str, body: Any = None, tries: int = 0) -> Any:
         sent.append(body)
         return {"choices": [{"message": messages[len(sent) - 1], "finish_reason": "tool_calls"}]}
 

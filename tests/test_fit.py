@@ -74,7 +74,7 @@ def test_settings_reach_the_model(logs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "liner"}, "Did you mean 'linear'"),
+        ({"kind": "liner"}, "did you mean 'linear'"),
         ({"kind": "countable"}, "is not fitted on scores"),
         ({"set": ("alhpas=1",)}, "did you mean 'alphas'"),
         ({"set": ("min_df=two",)}, "min_df=two is not a int"),

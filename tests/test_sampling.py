@@ -232,14 +232,17 @@ def test_a_server_takes_its_defaults_from_the_model_and_a_request_wins(
         assert served.service.sampling == Sampling(temperature=0.6, top_k=1, repetition_penalty=1.3)
 
         def ask(**more: Any) -> list[str]:
-            return [c["message"]["content"] for c in client._call("chat/completions", body | more)["choices"]]
+            return [
+                c["message"]["content"]
+                for c in client._call(client.urls[0], "chat/completions", body | more)["choices"]
+            ]
 
         expected = respond(policy, [job], replace(GREEDY, max_new_tokens=20, repetition_penalty=1.3))[0].text
         assert ask() == [expected] * 2, "top_k 1"
         greedy = respond(policy, [job], replace(GREEDY, max_new_tokens=20))[0].text
         assert ask(repetition_penalty=1.0) == [greedy] * 2 != [expected] * 2
         assert len(set(ask(top_k=-1, temperature=2.0))) == 2
-        sampling = client._call("steer/schema")["sampling"]
+        sampling = client._call(client.urls[0], "steer/schema")["sampling"]
         assert sampling == {"temperature": 0.6, "top_p": 1.0, "top_k": 1, "min_p": 0.0, "repetition_penalty": 1.3}
     with serving(policy, temperature=0.0, repetition_penalty=1.0) as served:
         assert values(served.service.sampling) == {**OWN, "temperature": 0.0, "top_k": 1}

@@ -24,7 +24,7 @@ from steer.generation.settings import Sampling
 from steer.models.policy import Policy, end_tokens
 from steer.models.steering import layers
 from steer.models.tokenization import Tokens
-from steer.rows import read_rows
+from steer.rows import read_back
 from steer.run_folder import read_json
 
 GOLD = "data_recipes.world_text:Gold"
@@ -181,8 +181,8 @@ def test_it_is_compared_as_the_others_are_and_resumes(labels: Path, base: Path, 
     run = out / "runs" / Entry.of(name).slug
     vectors = run.with_name(f"{run.name}-seed0") / "vectors.safetensors"
     written = vectors.stat().st_mtime_ns
-    asked = [row["target"] for row in read_rows(vectors.parent / "grid" / "answers.jsonl")]
-    assert asked == [row["target"] for row in read_rows(out / "runs" / "prompted-seed0" / "grid" / "answers.jsonl")]
+    asked = [row["target"] for row in read_back(vectors.parent / "grid" / "answers.jsonl")]
+    assert asked == [row["target"] for row in read_back(out / "runs" / "prompted-seed0" / "grid" / "answers.jsonl")]
     (out / "done.json").unlink()
     (vectors.parent / "grid" / "answers.jsonl").unlink()
     compare_command(settings)

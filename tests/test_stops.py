@@ -27,6 +27,7 @@ class Watching:
     """Gold that goes as `means` says, a round at a time, whatever the policy writes; prompts differ, and chance is."""
 
     attributes = ATTRIBUTES
+    identity = "watching"  # whatever means are left
     means: ClassVar[list[float]] = []
 
     def score(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:

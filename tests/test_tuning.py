@@ -18,7 +18,7 @@ from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers
 from steer.methods import METHODS
-from steer.rows import prompt_key, read_rows
+from steer.rows import prompt_key, read_back, read_rows
 from steer.run_folder import read_json
 from tests.test_compare import held
 
@@ -90,7 +90,7 @@ def test_tuning_sees_neither_gold_nor_a_prompt_of_the_report(tuned: Path, labels
     assert not test & (ours | kept)
     assert not ours & kept
     assert ours | kept == train
-    asked = [read_rows(path) for path in (tuned / "tuning").glob("runs/*/answers-*/answers.jsonl")]
+    asked = [read_back(path) for path in (tuned / "tuning").glob("runs/*/answers-*/answers.jsonl")]
     assert asked
     assert all({prompt_key(row) for row in some} == ours for some in asked)
     other = Comparison(replace(held(tuned), gold="nothing:Nowhere", scorer=GOLD), tuned)
