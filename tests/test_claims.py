@@ -185,7 +185,8 @@ def test_rounds_are_trained_with_all_that_the_others_are(
 ) -> None:
     path, seen = tmp_path / "train.yaml", []
     path.write_text(
-        "max_steps: 5\nlearning_rate: 1e-3\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\nlimit: 7\nmethod: dpo\nseed: 3\n"
+        "max_steps: 5\nlearning_rate: 1e-3\nmax_length: 300\nadapter: none\nwarmup_steps: 0.5\n"
+        "limit: 7\nmethod: dpo\nseed: 3\n"
     )
     monkeypatch.setattr(runs, "iterate_command", seen.append)
     how: dict[str, Any] = {
