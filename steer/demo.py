@@ -47,7 +47,7 @@ TRAINED: dict[str, Any] = {
     "lora_alpha": 64,
     "learning_rate": 1e-3,
     "batch_size": 8,
-    "num_train_epochs": 1.25,
+    "num_train_epochs": 3.0,
 }
 TARGETS = (*(f"words={i}" for i in range(5)), "list_items=0", "list_items=1", "none")
 OPPOSITE = ("words=0", "words=4", "list_items=1")
