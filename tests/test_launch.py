@@ -39,7 +39,7 @@ def iterated(labels: Path, base: Path, trained: Path, folder: Path, **more: Any)
         "rounds": 1,
         "start_from": "last",
         "prompts_per_round": 12,
-        "max_new_tokens": 40,
+        "max_new_tokens": 60,
         "watch": 8,
         "guard": ("off",),
         "shard_size": 5,
