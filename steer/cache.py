@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -62,6 +63,14 @@ def _write(path: Path, batches: Iterable[Any]) -> None:
             writer.write_batch(batch)
         assert writer is not None, "no batches"
         writer.close()
+
+
+def hash_of(files: Iterable[Path]) -> str:
+    """Hash files of code, for keys of what it makes: other code may make other content."""
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

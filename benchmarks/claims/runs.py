@@ -103,8 +103,8 @@ class Bench:
         """Settings of a run: one number of optimizer steps for all that name none."""
         out = str(self.folder(task.name, seed))
         start = str(self.folder(task.after, seed)) if task.after else ""
-        shared = replace(self.shared.rated, model=self.shared.model(seed))
-        rate = peak_rate(task.method, shared.learning_rate) if shared.learning_rate else None
+        shared = replace(self.shared.settings, model=self.shared.model(seed))
+        rate = peak_rate(task.method, self.shared.likelihood)
         rows = self.pool(seed) if task.rows == POOL else task.rows
         fixed = replace(shared, rows=rows, output=out, method=task.method, init=start, seed=seed)
         return replace(fixed, **{"learning_rate": rate, **task.flags})

@@ -120,13 +120,17 @@ class Comparison:
         return replace(training, max_steps=steps)
 
     @cached_property
+    def likelihood(self) -> float:
+        """Learning rate of likelihood methods: as given, else what suits the base. Others take a share of it."""
+        if rate := self.training.learning_rate:
+            return rate
+        base = load_policy(self.training.model, device="meta", trust_remote_code=self.training.trust_remote_code)
+        return likelihood_rate(self.training.adapter, base.width)
+
+    @property
     def rated(self) -> TrainConfig:
-        """The same with the learning rate of likelihood methods, which follows from the base where none is given."""
-        settings = self.settings
-        if settings.learning_rate:
-            return settings
-        base = load_policy(settings.model, device="meta", trust_remote_code=settings.trust_remote_code)
-        return replace(settings, learning_rate=likelihood_rate(settings.adapter, base.width))
+        """The settings of every method with that rate."""
+        return replace(self.settings, learning_rate=self.likelihood)
 
     @property
     def alone(self) -> bool:

@@ -169,14 +169,13 @@ def _trials(entry: Entry, count: int) -> dict[float, Entry]:
 
 def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, Choice]) -> dict[str, Any]:
     """Describe what was tried, what was chosen, and what it took, for the report."""
-    likelihood, prompts = inner.rated.learning_rate, len(inner.examination.prompts)
-    assert likelihood  # rated settings have one
+    prompts = len(inner.examination.prompts)
     entries = []
     for entry, choice in choices.items():
         rates = shares(entry.method, comparison.config.tune)
         tries = [
             {
-                "learning_rate": peak_rate(entry.method, likelihood, share),
+                "learning_rate": peak_rate(entry.method, inner.likelihood, share),
                 "proxy": choice.rewards[share].json() if share in choice.rewards else None,
                 "chosen": share == choice.share,
                 "own": share == METHODS[entry.method].rate,

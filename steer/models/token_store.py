@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from steer.cache import hash_of
 from steer.rows import Row
 
 V = TypeVar("V")
@@ -135,8 +136,5 @@ def _code() -> str:
     folder = Path(steer.conditioning.__file__).parent
     files = [*sorted(folder.glob("*.py")), *sorted(Path(__file__).parent.glob("token*.py"))]
     files.append(Path(attribute_models.templates.__file__))
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        digest.update(file.read_bytes())
     libraries = [version(name) for name in ("transformers", "tokenizers", "jinja2")]
-    return f"{digest.hexdigest()} {' '.join(libraries)}"
+    return f"{hash_of(files)} {' '.join(libraries)}"

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast, overload
 
-from steer.cache import shared
+from steer.cache import hash_of, shared
 from steer.progress import progress
 from steer.rows.contract import Row
 from steer.rows.lines import ENCODER
@@ -109,8 +109,5 @@ def _code() -> str:
     """Hash the code that reads rows: other code may read others."""
     import data_recipes
 
-    digest = hashlib.blake2b(digest_size=16)
-    for folder in (Path(__file__).parent, Path(data_recipes.__file__).parent):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    folders = (Path(__file__).parent, Path(data_recipes.__file__).parent)
+    return hash_of(file for folder in folders for file in sorted(folder.glob("*.py")))

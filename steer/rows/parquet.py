@@ -131,24 +131,21 @@ class Table:
 
     def __init__(self, output: str | Path) -> None:
         self.rows = Spool(output)
-        self.columns: dict[str, Column] = {}
+        self.seen = Column()  # whose values are the rows
 
     def add(self, line: bytes) -> None:
         """Take a row, as `line_of` writes it."""
         self.rows.add_line(line)
         row = DECODER.raw_decode(str(line, "utf-8"))[0]
-        for name, value in row.items():
-            if (column := self.columns.get(name)) is None:
-                column = self.columns[name] = Column()
-            column.add(value)
-            if b"\\ud" in line:
-                column.refuse_halves(value)
+        self.seen.add(row)
+        if b"\\ud" in line:
+            self.seen.refuse_halves(row)
 
     def write(self, paths: Sequence[Path], size: int | None) -> int:
         """Write the rows in their order, `size` to a file (None: all), all with the same columns; return how many."""
         import pyarrow
 
-        fields, stored = columns_of(self.columns, (*TURNS, *OBJECTS))
+        fields, stored = columns_of(self.seen.parts, (*TURNS, *OBJECTS))
         schema = pyarrow.schema(fields, metadata=NO_NULLS)
         lines, written = self.rows.lines(), 0
         for path in paths:
