@@ -64,13 +64,17 @@ def option(
     above: float = -math.inf,
     most: float = LARGEST,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
+    needs: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field that becomes a flag (`...` as default: required).
 
     Numbers are not below `least`, above `above`, and at most `most`; finite unless `most` is infinity. `panel`: the
     section of `--help` that shows it. `presets`: for each choice, values that replace the defaults of other fields.
+    `needs`: other fields; where all of them are left at their defaults, a value of this one is refused, since it would
+    do nothing.
     """
     metadata: dict[str, Any] = {"help": help, "choices": tuple(choices), "panel": panel, "presets": presets or {}}
+    metadata["needs"] = needs
     metadata |= {"least": least, "above": above, "most": most}
     if default is ...:
         return dataclasses.field(metadata=metadata)
@@ -99,8 +103,18 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 
 def check(config: Any, name: Callable[[dataclasses.Field[Any]], str] = flag_of) -> None:
     """Refuse a config with a value outside the choices or the range of its field; `name`: what messages call it."""
-    for field in dataclasses.fields(config):
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for field in fields.values():
         _check(name(field), getattr(config, field.name), field.metadata)
+        needs = [fields[other] for other in field.metadata.get("needs", ())]
+        if needs and _said(config, field) and not any(_said(config, other) for other in needs):
+            others = " or ".join(map(name, needs))
+            raise SteerError(f"{name(field)}: does nothing without {others}. Give one, or leave it out.")
+
+
+def _said(config: Any, field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has another value than its default."""
+    return bool(getattr(config, field.name) != field.default)
 
 
 class Checked:

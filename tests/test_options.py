@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from steer.config.generation import GenerateConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.generation.settings import GenerateSettings
 from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
 from steer.settings import SHARE, argument, did_you_mean, option, settings_of
@@ -253,6 +254,25 @@ def test_a_value_is_taken_or_refused_alike_in_a_file_and_in_a_call(given: dict[s
 
     path = file(tmp_path, json.dumps(given), "c.json")
     assert taken(lambda: resolve(Config, REQUIRED, path)) == taken(lambda: settings_of(Config, REQUIRED | given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"against": "opposite"}, "--against: does nothing without --guidance. Give one, or leave it out."),
+        ({"rerank": "target"}, "--rerank: does nothing without --best-of. Give one, or leave it out."),
+        ({"scorer": "s"}, "--scorer: does nothing without --best-of or --score. Give one, or leave it out."),
+        ({"server_model": "m"}, "--server-model: does nothing without --server. Give one, or leave it out."),
+    ],
+)
+def test_what_would_be_ignored_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(SteerError) as refused:
+        settings_of(GenerateSettings, given)
+    assert str(refused.value) == message
+    needed = {"against": {"guidance": 2.0}, "rerank": {"best_of": 2}, "scorer": {"score": True}}
+    name = next(iter(given))
+    assert asdict(settings_of(GenerateSettings, given | needed.get(name, {"server": "u"})))[name] == given[name]
+    assert settings_of(GenerateSettings, {name: asdict(GenerateSettings())[name]}) == GenerateSettings()
 
 
 def test_only_a_share_that_a_user_says_counts_as_said(tmp_path: Path) -> None:

@@ -85,18 +85,25 @@ class GenerateSettings(Drawing, AskedSampling):
         panel=TARGETS,
     )
     allow_unsupported: bool = option(False, "Allow targets that the data does not support.", panel=TARGETS)
-    against: str = option("none", "What --guidance moves away from: `none`, `opposite`, or a target.", panel=SAMPLING)
+    against: str = option(
+        "none",
+        "What --guidance moves away from: `none`, `opposite`, or a target.",
+        needs=("guidance",),
+        panel=SAMPLING,
+    )
     n: int = option(1, "Responses per prompt and target.", least=1, panel=TARGETS)
     best_of: int = option(1, "Draw this many for each of them and keep one.", least=1, panel=TARGETS)
     rerank: str = option(
         "reward",
         "With --best-of: keep the one with the highest reward, or the one nearest to its target.",
         choices=("reward", "target"),
+        needs=("best_of",),
         panel=TARGETS,
     )
     scorer: str = option(
         "",
         "With --best-of and --score: scores the responses, as in `steer label`; default: what labelled the policy.",
+        needs=("best_of", "score"),
         panel=TARGETS,
     )
     score: bool = option(
@@ -111,7 +118,9 @@ class GenerateSettings(Drawing, AskedSampling):
         "loading the weights; several addresses with a space between take turns.",
         panel=ENGINE,
     )
-    server_model: str = option("", "What --server calls the policy; default: its only model.", panel=ENGINE)
+    server_model: str = option(
+        "", "What --server calls the policy; default: its only model.", needs=("server",), panel=ENGINE
+    )
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=ENGINE)
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=ENGINE)
     split: str = option("", "Take only prompts of this split from rows.", choices=("", "train", "test"), panel=PROMPTS)
