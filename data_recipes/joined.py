@@ -1,34 +1,55 @@
-"""Join records that belong together: messages of an OASST tree, and the two files of a batch."""
+"""Join records that belong together: messages of an OASST tree, the two files of a batch, observations and scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from data_recipes import oasst
+from data_recipes import langfuse, oasst, spans
 from data_recipes.streams import DataError, Record, refuse
 from data_recipes.turns import Turn
 
 Placed = tuple[str, Record]
 
 
-def joined(records: Iterable[Placed], bad: list[str] | None = None, *, alone: bool = False) -> Iterator[Placed]:
+def joined(
+    records: Iterable[Placed], bad: list[str] | None = None, *, alone: bool = False, scores: Iterable[Placed] = ()
+) -> Iterator[Placed]:
     """Yield records that can be read alone, in their order; those that wait for another follow it.
 
     A flat OASST message gets `thread`, the turns before it, and `gone`, why it is left out; a result of a batch gets
-    the `request` of its custom_id (Google's: its key), or passes without one if it may stand `alone`.
-    All others pass. Memory: the texts of flat messages, and the requests that still wait for their results.
+    the `request` of its custom_id (Google's: its key), or passes without one if it may stand `alone`. An object of
+    OTLP is its spans, and observations of Langfuse get their `scores`, which come before them or apart.
+    All others pass. Memory: the texts of flat messages, the requests that still wait for their results, and scores.
     """
-    tree, batch = Tree(), Batch()
-    for place, record in records:
+    tree, batch, rated = Tree(), Batch(), langfuse.Scores()
+    for place, record in scores:
+        if langfuse.is_score(record):
+            rated.add(place, record, bad)
+        else:
+            wanted = "wanted scores of Langfuse, with name, data_type, and trace_id or observation_id"
+            refuse(DataError(f"{place}: holds no score; {wanted}. Correct --scores."), bad)
+    for place, record in _spread(records, bad):
         record = _as_openai(record) if "custom_id" in record else _from_google(record)
         if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
             yield from tree.add(place, record, bad)
         elif "custom_id" in record and {"body", "response"} & {*record} and not {"request", "prompt"} & {*record}:
             yield from batch.add(place, record, bad)
+        elif langfuse.is_score(record):
+            rated.add(place, record, bad)
         else:
-            yield place, record
+            yield place, rated.joined(record)
     yield from tree.rest(bad)
     yield from batch.rest(bad, alone)
+    yield from rated.rest(bad)
+
+
+def _spread(records: Iterable[Placed], bad: list[str] | None) -> Iterator[Placed]:
+    """Yield records, of OTLP's objects the spans in them."""
+    for place, record in records:
+        try:
+            yield from spans.expanded(place, record)
+        except DataError as error:
+            refuse(error, bad)
 
 
 def _as_openai(record: Record) -> Record:

@@ -36,7 +36,7 @@ from data_recipes import (
 )
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import HIDDEN, text
+from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
 from data_recipes.turns import (
@@ -61,8 +61,17 @@ def rows(record: Row, *, every: bool = False) -> list[Row]:
     column of its own is the first turn, and a response that was cut off is not `finished`. `every` assistant turn of a
     whole conversation becomes a row. A row to be left out and counted says why in LEFT_OUT. A record that fits no
     layout, or whose columns hold something else than the layout wants, is a DataError that names the column and not
-    the place.
+    the place. A record with pictures, sound or files is left out.
     """
+    try:
+        pictured(record)
+        return _rows(record, every)
+    except UnreadError as error:
+        row: Row = {"prompt": [], LEFT_OUT: str(error)}
+        return [{**row, "id": content_id(row)}]
+
+
+def _rows(record: Row, every: bool) -> list[Row]:
     record = {**spelled_out(record)}
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
     notes = record.pop(NOTED, ())

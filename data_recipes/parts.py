@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -11,6 +12,22 @@ from data_recipes.streams import DataError, kind
 Part = dict[str, Any]
 
 HIDDEN = "_hidden"  # of a turn: its thought is there, and encrypted
+MEDIA = {  # what a part is that cannot be read, by words in its type or in the names of its keys, and of columns
+    "image": "a picture",
+    "picture": "a picture",
+    "photo": "a picture",
+    "video": "a video",
+    "audio": "sound",
+    "inlinedata": "a picture or another file",
+    "filedata": "a picture or another file",
+    "blob": "a picture or another file",
+    "uri": "a picture or another file",
+    "document": "a document",
+    "file": "a file",
+    "attachment": "a file",
+}
+WHERE = re.compile(r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)", re.I)
+BESIDE = ("images", "image", "image_url", "videos", "video", "audios", "audio", "attachments", "files")  # of a turn
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
 KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
     "thinking": "thought",
@@ -33,6 +50,10 @@ KEYS = {  # the same by its only key: Google, Amazon
 }
 
 
+class UnreadError(DataError):
+    """A picture, sound or a file: the record that holds it cannot be used, and is left out and counted."""
+
+
 def text(value: Any, column: str) -> str | None:
     """Return a text, or the text parts of a list of parts with a newline between them."""
     if isinstance(value, list):
@@ -43,12 +64,42 @@ def text(value: Any, column: str) -> str | None:
             given = _text_of(part) if isinstance(part, dict) else None
             if given is None:
                 label = part.get("type", "an object") if isinstance(part, dict) else kind(part)
+                if medium := _medium(part):
+                    raise UnreadError(f"it holds {medium}, and only text can be used")
                 raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
             texts.append(given)
         return "\n".join(texts)
     if value is None or isinstance(value, str):
         return value
     raise DataError(f"column '{column}': holds {kind(value)}, wanted a text.")
+
+
+def _medium(part: Any) -> str:
+    """Return what a part holds that is no text, if it is known."""
+    named = [str(part.get("type") or ""), *part] if isinstance(part, dict) else []
+    words = ["".join(filter(str.isalnum, str(name).lower())) for name in named]
+    return next((MEDIA[key] for word in words for key in MEDIA if key in word), "")
+
+
+def beside(turn: Part) -> str:
+    """Return what a turn holds beside its text that cannot be read, if anything: `images` of Ollama and the like."""
+    return next((_medium({name: 0}) for name in BESIDE if turn.get(name)), "")
+
+
+def pictured(record: Part) -> None:
+    """Raise UnreadError if a column beside a record's texts holds a picture, sound or a video, or where they are."""
+    for name in (c for c in BESIDE if MEDIA["file"] != _medium({c: 0})):
+        if _is_medium(record.get(name)):
+            remedy = "--map prompt=COLUMN --map response=COLUMN reads the texts alone"
+            raise UnreadError(f"column '{name}' holds {_medium({name: 0})}, and only text can be used ({remedy})")
+
+
+def _is_medium(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_medium, value))
+    if isinstance(value, dict):
+        return bool({"bytes", "path", "url", "data", "base64"} & {*value})
+    return bool(WHERE.search(value)) if isinstance(value, str) else isinstance(value, bytes)
 
 
 def _text_of(part: Part) -> str | None:

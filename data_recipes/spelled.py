@@ -9,11 +9,27 @@ import re
 from typing import Any
 
 from data_recipes import votes
-from data_recipes.turns import Row
+from data_recipes.endings import plain
+from data_recipes.metadata import words
+from data_recipes.parts import parsed
+from data_recipes.turns import NOTED, Row
 
 TALKS = ("conversation", "dialogue", "dialog", "chat", "turns", "items")  # lists of turns
 BODIES = {"request_body": "request", "response_body": "response", "requestbody": "request", "responsebody": "response"}
 PAIRS = (("1", "2"), ("0", "1"), ("a", "b"))
+ASKS = words("""
+    prompt instruction question query input request user human userinput usermessage userprompt userquery userquestion
+    humanmessage
+""")  # columns of what was asked, and of its answer: one of each in a record is a pair
+SAYS = words("""
+    response answer output reply completion generation assistant bot ai assistantmessage assistantresponse
+    assistantreply botresponse botmessage botreply modelresponse modeloutput modelanswer airesponse aimessage
+    systemresponse llmresponse llmoutput
+""")
+MORE = words("""
+    context contexts passage passages document documents paragraph article background choices options candidates
+    evidence knowledge facts
+""")  # what a question may be about: then its prompt is more than the question
 ANSWER = re.compile(rf"({'|'.join(votes.ANSWERS)})[ _.-]?(0|1|a)")
 
 
@@ -28,13 +44,17 @@ def known(record: Row) -> Row:
         record = {"conversations" if c == talk else c: value for c, value in record.items()}
     if _turns(record.get("context")) and "response" in record and "prompt" not in record:  # HelpSteer3's feedback
         record = {"prompt" if c == "context" else c: value for c, value in record.items()}
-    return _logged(_lettered(record))
+    return _paired(_logged(_lettered(record)))
 
 
 def _turns(value: Any) -> bool:
     return (
         isinstance(value, list) and bool(value) and all(isinstance(v, dict) and {"role", "from"} & {*v} for v in value)
     )
+
+
+def _asked(sent: Any) -> bool:
+    return _turns(sent) or (isinstance(sent, dict) and _turns(sent.get("messages")))
 
 
 def _lettered(record: Row) -> Row:
@@ -61,6 +81,9 @@ def _lettered(record: Row) -> Row:
 def _logged(record: Row) -> Row:
     """Rename the input and output of tracing tools and OpenAI's stored responses to request and response."""
     sent, output = record.get("input"), record.get("output")
+    if isinstance(output, str) and _asked(parsed(sent)):  # a table holds both as JSON
+        sent, inner = parsed(sent), parsed(output)
+        output = inner if isinstance(inner, dict) and {"role", "choices", "content"} & {*inner} else {"text": output}
     if not isinstance(output, (list, dict)) or not isinstance(sent, (str, list, dict)):
         return record
     if isinstance(output, dict):
@@ -70,3 +93,21 @@ def _logged(record: Row) -> Row:
     request = sent if isinstance(sent, dict) else {"input": sent, "instructions": record.get("instructions")}
     rest = {c: v for c, v in record.items() if c not in ("input", "output", "instructions", "object", "status")}
     return {**rest, "request": request, "response": response}
+
+
+def _paired(record: Row) -> Row:
+    """Rename one text that was asked and one that answers it to prompt and response, which is noted.
+
+    Two columns of either kind, or one that the question may be about, are ambiguous.
+    """
+    texts = [c for c, v in record.items() if isinstance(v, str) and v.strip()]
+    asks, says = ([c for c in texts if plain(c) in names] for names in (ASKS, SAYS))
+    if len(asks) != 1 or len(says) != 1 or any(plain(c) in MORE and record[c] for c in record):
+        return record
+    names = {asks[0]: "prompt", says[0]: "response"}
+    if any(new in record and new != old for old, new in names.items()):
+        return record
+    note = " and ".join(f"'{old}' as the {new}" for old, new in names.items() if old != new)
+    note = f"read: {note} (--map names others)"
+    record = {c: v for c, v in record.items() if plain(c) not in MORE}  # all of them are blank
+    return {**{names.get(c, c): v for c, v in record.items()}, NOTED: [*record.get(NOTED, ()), note]}

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes import spans
 from data_recipes.cells import number
 from data_recipes.parts import parsed
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, Row
 
 NO_CALL = "_no_call"  # why a record of a trace is left out
-WRAPPED = (
-    "message",
-    "tool_call",
-    "message_content",
-    "tool",
-)  # OpenInference puts every entry of a list into one of these
 GOOGLE = (
     "contents",
     "systemInstruction",
@@ -30,6 +25,8 @@ GOOGLE = (
     "tool_config",
     "generationConfig",
 )
+NUMERIC = ("NUMERIC", "BOOLEAN")  # types of Langfuse's scores; others are words, whose number is only their place
+UNNAMED = ("request", "response", "prompt", "scores", "raters", "id", "error")  # columns that no word may take
 DIRECT = ("prompt", "messages", "response", "request")  # columns of records that are no span
 
 
@@ -37,10 +34,9 @@ def plain(record: Row) -> Row:
     """Return a record of a trace as {request, response, ...}, or with NO_CALL; any other record unchanged."""
     columns = record.keys()
     if any(isinstance(c, str) and c.startswith(("attributes.llm.", "attributes.gen_ai.")) for c in columns):
-        record = _nested(record)  # of a data frame
-    attributes = record.get("attributes")
-    if isinstance(attributes, dict) and not {*DIRECT} & columns and _is_span(attributes):
-        return _span(record, _nested(attributes))
+        record = spans.nested(record)  # of a data frame
+    if not {*DIRECT} & columns and spans.is_span(record):
+        return _span(record)
     if not {*DIRECT} & columns and isinstance(parsed(record.get("inputs")), dict):
         if {"op_name", "output"} <= columns:
             return _run(record, "output", "op_name")
@@ -71,22 +67,33 @@ def _exchange(record: Row, used: set[str], request: Row, response: Any, scores: 
 
 
 def _scores(given: Any) -> Row:
-    """Return scores {name: number} and raters {name: [numbers]} from a list of {name or key, value or score}."""
+    """Return scores {name: number} and raters {name: [numbers]} from a list of {name or key, value or score}.
+
+    What is said in a word becomes a column of that name.
+    """
     given = parsed(given)
     if isinstance(given, dict):
         given = [{"name": name, "value": value} for name, value in given.items()]
     several: dict[str, list[float]] = {}
+    words: Row = {}
     for one in given if isinstance(given, list) else ():
         if isinstance(one, dict):
             name, value = one.get("name", one.get("key")), one.get("value", one.get("score"))
             each = value.get("avg") if isinstance(value, dict) else value  # LangSmith's feedback_stats
-            if isinstance(name, str) and (score := number(each)) is not None:
+            word = next(
+                (w for w in (one.get("stringValue"), one.get("string_value"), each) if isinstance(w, str) and w), ""
+            )
+            kind = str(one.get("dataType", one.get("data_type")) or "NUMERIC")
+            if isinstance(name, str) and kind in NUMERIC and (score := number(each)) is not None:
                 several.setdefault(name, []).append(score)
+            elif isinstance(name, str) and word:
+                words[name] = word
+    words = {name: word for name, word in words.items() if name not in several and name not in UNNAMED}
     if not several:
-        return {}
+        return words
     means = {name: sum(each) / len(each) for name, each in several.items()}
     raters = {name: each for name, each in several.items() if len(each) > 1}
-    return {"scores": means, **({"raters": raters} if raters else {})}
+    return {**words, "scores": means, **({"raters": raters} if raters else {})}
 
 
 def _observation(record: Row) -> Row:
@@ -216,75 +223,13 @@ def message(turn: Any) -> Any:
     return {**more, **({"finish_reason": f} if (f := ending.get("finish_reason")) else {}), **own, "role": role}
 
 
-def _is_span(attributes: Row) -> bool:
-    """Whether attributes are those of a span, and not scores: their names have several parts, or hold objects."""
-    flat = any(str(name).startswith(("llm.", "gen_ai.", "openinference.")) for name in attributes)
-    return flat or any(isinstance(attributes.get(name), dict) for name in ("llm", "gen_ai", "openinference"))
-
-
-def _span(record: Row, attributes: Row) -> Row:
-    """Read a span of OpenInference (`llm.input_messages`) or of OpenTelemetry (`gen_ai.input.messages`)."""
-    llm, gen = (_object(attributes.get(name)) for name in ("llm", "gen_ai"))
-    sent = _unwrapped(llm.get("input_messages")) or _of(gen, "input", "messages") or parsed(gen.get("prompt"))
-    said = _unwrapped(llm.get("output_messages")) or _of(gen, "output", "messages") or parsed(gen.get("completion"))
-    if not isinstance(sent, list) or not isinstance(said, list) or not said:
-        return {NO_CALL: "it is a span without the messages of a call of a model"}
-    declared = [
-        parsed(each.get("json_schema")) for each in _unwrapped(llm.get("tools")) or () if isinstance(each, dict)
-    ]
-    tools = declared or _of(gen, "tool", "definitions")
-    system = parsed(gen.get("system_instructions"))
-    request = {"messages": sent, **({"tools": tools} if tools else {})}
-    request |= {"system": system} if system else {}
-    model = llm.get("model_name") or _of(gen, "request", "model")
-    rest = {**record, **({"model": model} if isinstance(model, str) else {})}
-    return _exchange(rest, {"attributes", "span_kind"}, request, {"choices": [{"message": each} for each in said]})
-
-
-def _of(value: Row, *path: str) -> Any:
-    """Return what an object holds at a path of names, read as JSON if it is a text; None if there is nothing."""
-    inner: Any = value
-    for name in path:
-        inner = inner.get(name) if isinstance(inner, dict) else None
-    return parsed(inner)
-
-
-def _nested(flat: Row) -> Row:
-    """Return {"a.0.b": x} as {"a": [{"b": x}]}; nested objects are looked at too."""
-    tree: Row = {}
-    for path, value in flat.items():
-        at = tree
-        *before, last = str(path).split(".")
-        for name in before:
-            at[name] = at[name] if isinstance(at.get(name), dict) else {}
-            at = at[name]
-        at[last] = value
-    return {name: _listed(value) for name, value in tree.items()}
-
-
-def _listed(value: Any) -> Any:
-    """Return objects whose names are 0, 1, ... as lists, at every depth; names with dots are paths."""
-    if isinstance(value, list):
-        return [_listed(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if any("." in str(name) for name in value):
-        return _nested(value)
-    if value and all(str(name).isdigit() for name in value):
-        return [_listed(value[name]) for name in sorted(value, key=int)]
-    return {name: _listed(inner) for name, inner in value.items()}
-
-
-def _unwrapped(value: Any) -> Any:
-    """Return lists without the object around each entry: {"message": {"role": ...}} is {"role": ...}."""
-    if isinstance(value, list):
-        return [_unwrapped(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if len(value) == 1 and (name := next(iter(value))) in WRAPPED and isinstance(value[name], dict):
-        return _unwrapped(value[name])
-    inner = {name: _unwrapped(each) for name, each in value.items()}
-    return {**inner, "content": inner["contents"]} if inner.get("contents") and "role" in inner else inner
+def _span(record: Row) -> Row:
+    """Read a span of OpenInference or of OpenTelemetry."""
+    read = spans.call(record)
+    if isinstance(read, str):
+        return {NO_CALL: read}
+    request, response, rest = read
+    return _exchange({**record, **rest}, {"attributes", "span_kind", "events", "status"}, request, response)
 
 
 def _object(value: Any) -> Row:

@@ -15,7 +15,7 @@ from typing import Any
 from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
-from data_recipes.parts import HIDDEN, call, calls, parsed, text, unfolded
+from data_recipes.parts import HIDDEN, UnreadError, beside, call, calls, parsed, text, unfolded
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
@@ -157,6 +157,8 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             raise DataError(
                 f"column '{column}': turn {i} has no role. Write it as {{role, content}} or {{from, value}}."
             )
+        if medium := beside(raw):
+            raise UnreadError(f"it holds {medium}, and only text can be used")
         kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) is not None}
         kept |= {"finished": False} if ended(raw) is False else {}
         kept |= {} if _taught(raw) else {"weight": 0.0}

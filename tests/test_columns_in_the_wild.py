@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from attribute_models.templates import options_of
 from data_recipes import endings, layouts, votes
+from data_recipes.streams import DataError
 from steer.errors import SteerError
 from steer.rows import Tally, prompt_key, read, read_rows
 
@@ -338,3 +340,82 @@ def test_a_thought_beside_columns_that_a_map_names_is_kept(tmp_path: Path) -> No
     columns = {"prompt": "question", "response": "answer", "reasoning_content": "reasoning"}
     (row,) = read_rows(tmp_path / "log.jsonl", columns=columns)
     assert (row["response"], row["reasoning_content"]) == ("a", TRACE)
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [("question", "answer"), ("Query", "Response"), ("input", "output"), ("prompt", "answer"), ("instruction", "reply"),
+     ("user", "assistant"), ("User Message", "Bot Response"), ("human", "ai"), ("request", "completion")],
+)  # fmt: skip
+def test_one_column_that_asks_and_one_that_answers_are_a_pair_which_is_said(asks: str, says: str) -> None:
+    tally = Tally()
+    record = {"id": "7", asks: "How heavy is it?", says: "Three grams.", "quality": 4, "system_prompt": "Be brief."}
+    (row,) = read([record], tally=tally)
+    assert [turn["content"] for turn in row["prompt"]] == ["Be brief.", "How heavy is it?"]
+    assert (row["response"], row["scores"]) == ("Three grams.", {"quality": 4})
+    (note,) = tally.notes
+    assert all(name in note.lower() for name in (asks.lower(), says.lower()) if name not in ("prompt", "response"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"context": "A stone."}, {"choices": ["a", "b"]}, {"query": "And then?"}, {"output": "Four."}, {"Passage": "x"}],
+)
+def test_a_pair_that_may_be_read_in_two_ways_is_left_to_map(more: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="--map"):
+        layouts.rows({"question": "How heavy is it?", "answer": "Three grams.", **more})
+    (row,) = layouts.rows({"question": "q", "answer": "a", **dict.fromkeys(more, "")})
+    assert row["response"] == "a"
+
+
+def test_turns_and_their_answer_in_a_table_of_inputs_and_outputs_are_a_log() -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    for sent in (turns, {"messages": turns}, json.dumps(turns), json.dumps({"messages": turns})):
+        for said in ("a", json.dumps({"role": "assistant", "content": "a"})):
+            (row,) = layouts.rows({"input": sent, "output": said})
+            assert ([turn["content"] for turn in row["prompt"]], row["response"]) == (["s", "q"], "a")
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "x"}}
+SEEN: dict[str, Any] = {  # what a turn may hold that is no text, or a record beside its texts
+    "OpenAI": {"content": [{"type": "text", "text": "q"}, PICTURE]},
+    "Responses": {"content": [{"type": "input_text", "text": "q"}, {"type": "input_image", "image_url": "x"}]},
+    "Anthropic": {"content": [{"type": "image", "source": {"type": "base64", "data": "x"}}]},
+    "a result": {"content": [{"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]}]},
+    "Google": {"parts": [{"text": "q"}, {"inlineData": {"mimeType": "image/png", "data": "x"}}]},
+    "Amazon": {"content": [{"text": "q"}, {"image": {"format": "png", "source": {"bytes": "x"}}}]},
+    "OpenTelemetry": {"parts": [{"type": "blob", "modality": "image", "data": "x"}]},
+    "Ollama": {"content": "q", "images": ["iVBO"]},
+    "sound": {"content": [{"type": "input_audio", "input_audio": {"data": "x"}}]},
+    "a document": {"content": [{"type": "document", "source": {}}]},
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_a_conversation_with_a_picture_is_left_out_and_counted(name: str) -> None:
+    said = {"role": "assistant", "content": "a cat"}
+    tally = Tally()
+    asked = {"role": "user", "content": "q"}
+    records = [{"messages": [turn, said]} for turn in ({"role": "user", **SEEN[name]}, asked)]
+    assert [row["prompt"] for row in read(records, tally=tally)] == [[asked]]
+    assert [*tally.dropped.values()] == [1]
+    (why,) = tally.dropped
+    assert re.fullmatch(r"rows: row 1: it holds (a picture|sound|a document).*, and only text can be used", why)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "left_out"),
+    [("image", "coco/1.jpg", True), ("images", ["https://x/1.png"], True),
+     ("image", {"bytes": None, "path": "x"}, True), ("videos", [{"path": "x"}], True), ("image", "python:3.11", False),
+     ("images", [], False), ("image", None, False)],
+)  # fmt: skip
+def test_a_row_beside_a_column_of_pictures_is_left_out_unless_its_texts_are_named(
+    column: str, value: Any, left_out: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "<image> what?", "response": "a cat", column: value}) + "\n")
+    tally = Tally()
+    assert len(list(read(path, tally=tally))) == (not left_out)
+    assert sum(tally.dropped.values()) == left_out
+    columns = {"prompt": "prompt", "response": "response"}
+    assert len(read_rows(path, columns=columns)) == 1

@@ -92,9 +92,9 @@ def test_all_layouts_are_recognised_by_their_columns() -> None:
 
 def test_unknown_columns_name_what_is_known() -> None:
     with pytest.raises(DataError) as caught:
-        layouts.rows({"question": "Hi", "answer": "Hello"})
+        layouts.rows({"question": "Hi", "verdict": "Hello"})
     assert str(caught.value).startswith(
-        "columns question, answer fit no known layout. Name them with --map prompt=COLUMN --map res"
+        "columns question, verdict fit no known layout. Name them with --map prompt=COLUMN --map res"
     )
     assert "or rename them to one of: prompt, response; messages; " in str(caught.value)
     with pytest.raises(DataError, match="columns \\(none\\) fit"):
@@ -319,7 +319,7 @@ WRONG = [
     ({"messages": [{"content": "x"}]}, "column 'messages': turn 1 has no role."),
     ({"messages": [*ASK, "x"]}, "column 'messages': turn 2 has no role."),
     ({"messages": [{"role": "user", "content": 3}]}, "'messages', turn 1 'content': holds a number"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "holds a part that is no text (image_url)."),
+    ({"messages": [{"role": "user", "content": [{"type": "chart"}]}]}, "holds a part that is no text (chart)."),
     ({"prompt": "x", "response": ["y"]}, "column 'response': holds a list of texts, wanted one text."),
     ({"conversations": "x"}, "column 'conversations': holds a text, wanted a list of turns"),
     ({"conversations": [{"from": "gpt", "value": "x", "label": "good"}]}, "label 'good' does not read name:number"),

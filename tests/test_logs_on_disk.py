@@ -13,6 +13,7 @@ from data_recipes import layouts
 from data_recipes.streams import DataError
 from steer.errors import SteerError
 from steer.rows import Tally, read, read_rows
+from steer.rows.reading import Reading
 
 Record = dict[str, Any]
 
@@ -158,6 +159,39 @@ NAMED = {
         {"type": "reasoning", "content": "Three."}, {"type": "text", "content": SAID}]}]),
 }  # fmt: skip
 
+
+def otlp(value: Any) -> Record:
+    """A value as OTLP's JSON writes it."""
+    if isinstance(value, dict):
+        return {"kvlistValue": {"values": keyed(value)}}
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [otlp(each) for each in value]}}
+    names = {bool: "boolValue", int: "intValue", float: "doubleValue", str: "stringValue"}
+    return {names[type(value)]: str(value) if type(value) is int else value}
+
+
+def keyed(attributes: Record) -> list[Record]:
+    return [{"key": name, "value": otlp(value)} for name, value in attributes.items()]
+
+
+def exported(*spans: Record, scope: str = "scopeSpans") -> Record:
+    """Spans as a collector writes them: one object holds many."""
+    spans = tuple({"traceId": "t1", "spanId": f"s{i}", "startTimeUnixNano": "1764425000000000000", **span}
+                  for i, span in enumerate(spans))  # fmt: skip
+    resource = {"attributes": keyed({"service.name": "shop"})}
+    return {"resourceSpans": [{"resource": resource, scope: [{"scope": {"name": "x"}, "spans": [*spans]}]}]}
+
+
+def event(name: str, attributes: Record) -> Record:
+    return {"name": name, "timeUnixNano": "1", "attributes": keyed(attributes)}
+
+
+TOLD = [event(f"gen_ai.{turn['role']}.message", {name: json.dumps(text) if isinstance(text, list) else text
+                                                 for name, text in turn.items() if text})
+        for turn in REQUEST["messages"]]  # fmt: skip
+TOLD += [event("gen_ai.choice", {"index": 0, "finish_reason": "stop", "message": json.dumps(CHOICE["message"])})]
+DECLARED = {"gen_ai.operation.name": "chat", "gen_ai.tool.definitions": json.dumps(TOOLS)}
+
 ONE: dict[str, list[Record]] = {  # all hold the same conversation: a call, its result, and the answer after a thought
     "OpenAI, request and completion": [{"request": REQUEST, "response": COMPLETION, "latency_ms": 12}],
     "OpenAI, stored completion with its messages": [{**COMPLETION, **REQUEST, "metadata": {}, "top_p": 1.0}],
@@ -201,6 +235,25 @@ ONE: dict[str, list[Record]] = {  # all hold the same conversation: a call, its 
     "OpenInference, span": [{"name": "c", "context": {"span_id": "s"}, "span_kind": "LLM", "attributes": FLAT}],
     "Phoenix, data frame": [FRAME],
     "OpenTelemetry, span": [{"name": "chat m", "attributes": NAMED}],
+    "OTLP": [exported({"name": "chat m", "attributes": keyed(NAMED), "status": {"code": 1}})],
+    "OTLP, values that are no texts": [
+        exported({"attributes": keyed({name: json.loads(value) if value[:1] == "[" else value
+                                       for name, value in NAMED.items()})})
+    ],
+    "OTLP, of an older collector": [
+        exported({"attributes": keyed(NAMED)}, scope="instrumentationLibrarySpans")
+    ],
+    "OTLP of Phoenix": [exported({"name": "c", "attributes": keyed(FLAT)})],
+    "OTLP, turns as events": [exported({"attributes": keyed(DECLARED), "events": TOLD})],
+    "OTLP, details as an event": [
+        exported({"attributes": keyed({"gen_ai.operation.name": "chat"}),
+                  "events": [event("gen_ai.client.inference.operation.details", NAMED)]})
+    ],
+    "OTLP, logs": [
+        {"resourceLogs": [{"scopeLogs": [{"logRecords": [
+            {"eventName": "gen_ai.client.inference.operation.details", "attributes": keyed(NAMED), "spanId": "s"}
+        ]}]}]}
+    ],
 }  # fmt: skip
 RATED = ("Langfuse, observation", "LangSmith, bulk export", "LangSmith, OpenAI's form", "LangSmith, LangChain's form")
 
@@ -306,6 +359,72 @@ def test_what_is_no_whole_call_of_a_model_is_left_out_and_counted(record: Record
     path = lines(tmp_path, [*ONE["Langfuse, observation"], record])
     assert [row["response"] for row in read(path, tally=tally)] == [SAID]
     assert dict(tally.dropped) == {f"{path}:2: {why}": 1}
+
+
+RESULT_OF = {"gen_ai.evaluation.name": "helpfulness", "gen_ai.evaluation.score.value": 4}
+JUDGED = event("gen_ai.evaluation.result", {**RESULT_OF, "gen_ai.evaluation.score.label": "good"})
+
+
+def test_spans_of_one_object_are_rows_with_their_scores_or_left_out_one_by_one(tmp_path: Path) -> None:
+    call = {"attributes": keyed(NAMED), "events": [JUDGED]}
+    failed = {"attributes": keyed(NAMED), "status": {"code": 2, "message": "overloaded"}}
+    path = lines(tmp_path, [exported(call, {"name": "GET /", "attributes": keyed({"http.status": 200})}, failed)])
+    tally = Tally()
+    (row,) = read(path, tally=tally)
+    assert (row["id"], row["response"], row["scores"]) == ("s0", SAID, {"helpfulness": 4})
+    assert dict(tally.dropped) == {
+        f"{path}:1, span 2: it is a span without the messages of a call of a model": 1,
+        f"{path}:1, span 3: its call failed (overloaded)": 1,
+    }
+
+
+def test_an_object_of_otlp_that_is_broken_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match=r"log.jsonl:1: column 'resourceSpans': wanted lists of objects"):
+        read_rows(lines(tmp_path, [{"resourceSpans": ["x"]}]))
+
+
+def scored(name: str, value: Any, kind: str = "NUMERIC", **of: str) -> Record:
+    """A score of Langfuse as blob storage has it."""
+    word = {"string_value": value} if isinstance(value, str) else {"value": value, "string_value": None}
+    return {"id": f"c{name}{value}", "name": name, "value": 0, "data_type": kind, "source": "API", **word, **of}
+
+
+GIVEN = [
+    scored("helpfulness", 4, observation_id="o1", trace_id="t1"), scored("helpfulness", 1, trace_id="t1"),
+    scored("helpfulness", 2, observation_id="o1", trace_id="t1"), scored("depth", 3, trace_id="t1"),
+    scored("tone", "kind", "CATEGORICAL", trace_id="t1"), scored("depth", 3, trace_id="elsewhere"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_scores_that_langfuse_exports_apart_are_those_of_its_observations(apart: bool, tmp_path: Path) -> None:
+    observed = [{**OBSERVED, "id": name} for name in ("o1", "o2")]
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in GIVEN))
+    path = lines(tmp_path, observed if apart else [*GIVEN, *observed])
+    tally = Tally()
+    reading = Reading(scores=str(tmp_path / "scores.jsonl") if apart else "")
+    first, second = read(path, tally=tally, reading=reading)
+    assert first["scores"] == {"helpfulness": 3, "depth": 3}
+    assert first["raters"] == {"helpfulness": [4, 2]}
+    assert second["scores"] == {"helpfulness": 1, "depth": 3}
+    assert (first["tone"], second["tone"]) == ("kind", "kind")
+    assert tally.notes == {"given: scores of its whole trace": 2}
+    assert [why.split(": ", 1)[1] for why in tally.dropped] == ["it is a score of a trace that is not there"]
+
+
+@pytest.mark.parametrize(
+    ("records", "apart", "message"),
+    [(GIVEN[:1], [], "log.jsonl:1: holds a score without the observation that it is of. Read the file of observations"),
+     ([OBSERVED, GIVEN[0]], [], "log.jsonl:2: holds a score after observations that it may be of. Name the file of"),
+     ([OBSERVED], [OBSERVED], "scores.jsonl:1: holds no score; wanted scores of Langfuse")],
+)  # fmt: skip
+def test_scores_of_langfuse_that_cannot_be_joined_are_refused_with_a_remedy(
+    records: list[Record], apart: list[Record], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "scores.jsonl").write_text("".join(json.dumps(score) + "\n" for score in apart))
+    with pytest.raises(SteerError) as caught:
+        list(read(lines(tmp_path, records), reading=Reading(scores=str(tmp_path / "scores.jsonl") if apart else "")))
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Reading:
     columns: Mapping[str, str] = field(default_factory=dict)  # our name -> dotted path in the record
     prompt: str = ""  # of rows that have a response and no prompt
     requests: str = ""  # file of the requests that the source's batch results answer
+    scores: str = ""  # file of the scores of the source's observations (Langfuse)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # attribute -> (lowest, highest)
     wanted: tuple[str, ...] = ()  # numeric columns that are scores, whatever they look like
     turns: str = "last"  # assistant turns of a whole conversation that become rows: "last", or "all"
@@ -151,8 +152,9 @@ class _Reader:
                 yield from ((place, {"prompt": line}) for place, line in files.lines(self.path))
             else:
                 requests = files.records(self.reading.requests, skipped) if self.reading.requests else ()
-                alone = bool(self.reading.prompt)
-                yield from joined(chain(requests, files.records(self.source, skipped)), skipped, alone=alone)
+                scores = files.records(self.reading.scores, skipped) if self.reading.scores else ()
+                records, alone = chain(requests, files.records(self.source, skipped)), bool(self.reading.prompt)
+                yield from joined(records, skipped, alone=alone, scores=scores)
         except DataError as error:
             raise SteerError(str(error)) from None
 

@@ -22,6 +22,7 @@ class DataSettings:
     requests: str = option(
         "", "File of the requests that the source's batch results answer (OpenAI, vLLM).", panel=READING
     )
+    scores: str = option("", "File of the scores of the source's observations or traces (Langfuse).", panel=READING)
     range: tuple[str, ...] = option((), "NAME=LOW:HIGH; a score outside is refused (repeat the flag).", panel=READING)
     bad: str = option(
         "stop",

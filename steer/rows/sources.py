@@ -54,6 +54,7 @@ class Sources:
             columns_of(settings.map),
             settings.default_prompt,
             settings.requests,
+            settings.scores,
             score_ranges(settings.range),
             turns=settings.turns,
         )
@@ -64,7 +65,8 @@ class Sources:
 
     def fingerprints(self) -> dict[str, str]:
         """Return the content of what is read, by its role; of the world and of hub sets their names."""
-        inputs = {"requests": fingerprint(self.settings.requests)} if self.settings.requests else {}
+        beside = {"requests": self.settings.requests, "scores": self.settings.scores}
+        inputs = {role: fingerprint(path) for role, path in beside.items() if path}
         for i, name in enumerate(self.names):
             content = content_hash(self.piped) if name == STDIN else name if name == WORLD else fingerprint(name)
             inputs[f"mix {i}" if i else "source"] = content
