@@ -39,6 +39,7 @@ RESERVED = frozenset({
 })  # fmt: skip
 
 IDS = re.compile(r"""tool_call_id|\.id\b|["']id["']""")  # how a template reads the id of a call
+SWITCH = re.compile(r"(?<![<\w])/(?:no_)?think\b|detailed thinking o(?:n|ff)\b")  # words by which a turn says so
 NINE = re.compile("[A-Za-z0-9]{9}")
 Turn = Mapping[str, Any]
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -258,6 +259,12 @@ def wants_text(tokenizer: Any, template: str) -> bool:
     return "tool_calls" in template and not accepted({}) and accepted("{}")
 
 
+@lru_cache(maxsize=100)
+def _switches(template: str) -> frozenset[str]:
+    """Words that a template reads in the text of a turn to turn thinking on or off."""
+    return frozenset(SWITCH.findall(template))
+
+
 class Shape(NamedTuple):
     """The parts of a turn, without its texts."""
 
@@ -266,6 +273,7 @@ class Shape(NamedTuple):
     thought: bool
     calls: int
     answers: bool  # it answers a call, by its id
+    switches: tuple[str, ...] = ()  # words in its text by which the template turns thinking on or off
 
 
 class Shapes(NamedTuple):
@@ -278,7 +286,7 @@ class Shapes(NamedTuple):
     @staticmethod
     def of(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, Any]) -> Shapes:
         """Return the shapes of turns that are `fitted`."""
-        thought = thought_key(tokenizer)
+        thought, known = thought_key(tokenizer), _switches(str(tokenizer.chat_template))
         shapes = (
             Shape(
                 turn["role"],
@@ -286,6 +294,7 @@ class Shapes(NamedTuple):
                 bool(turn.get(thought)),
                 len(turn.get("tool_calls") or ()),
                 "tool_call_id" in turn,
+                tuple(known.intersection(SWITCH.findall(turn["content"]))) if known else (),
             )
             for turn in turns
         )
@@ -311,7 +320,8 @@ class Shapes(NamedTuple):
             options["tools"] = [{"type": "function", "function": function}]
         turns: list[dict[str, Any]] = []
         for i, shape in enumerate(self.turns):
-            turn: dict[str, Any] = {"role": shape.role, "content": mark(i, "text") if shape.text else ""}
+            text = mark(i, "text") if shape.text else ""
+            turn: dict[str, Any] = {"role": shape.role, "content": " ".join([text, *shape.switches])}
             if shape.thought:
                 turn[thought] = mark(i, "reasoning")
             if shape.calls:

@@ -42,6 +42,7 @@ from steer.models.tokenization import Tokens, prompt_text, turns_parts
 from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
+from steer.training.thinking import say_thoughts
 from steer.training.train import train
 
 SCHEMA = Schema((Attribute("quality", 1, 3, 1, 1.0, (1.5, 2.5), ("1", "2", "3"), (1.0, 2.0, 3.0)),), {(2,): 9})
@@ -228,6 +229,54 @@ def test_a_template_that_has_closed_the_thinking_block_asks_for_no_thought(tiny:
     policy = policy_of(tokenizer, "learn")
     assert Form.of(policy, row()).block
     assert Form.of(policy, row(chat_template_kwargs={"enable_thinking": False})).plain
+
+
+# As SmolLM3's and Nemotron's: a word in a turn turns thinking off, and is not printed.
+WORD = (
+    "{% set ns = namespace(off=false) %}{% for m in messages if m.role != 'assistant' %}"
+    "{% if '/no_think' in m.content %}{% set ns.off = true %}{% elif '/think' in m.content %}{% set ns.off = false %}"
+    "{% endif %}{% endfor %}{% set block = '<think>\n\n</think>\n\n' if ns.off else '' %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{{ block ~ m.content }}{% else %}"
+    "{{ m.content.replace('/no_think', '').replace('/think', '') | trim }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{{ block }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_a_word_in_a_turn_that_turns_thinking_off_closes_the_block_once(role: str, tiny: Path) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    tokenizer.chat_template = WORD
+    said = {"system": "Be brief.", "user": "Describe apples."}
+    block = "<think>\n\n</think>\n\n"
+    for word, blocks in (("", {"empty": 1}), ("/think", {"empty": 1}), ("/no_think", dict.fromkeys(THINKING, 1))):
+        texts = {**said, role: f"{said[role]} {word}".strip()}
+        prompt = [{"role": name, "content": text} for name, text in texts.items()]
+        for thinking in THINKING:
+            text = prompt_text(prompt, tokenizer, thinking=thinking)
+            assert text.count("<think>") == blocks.get(thinking, 0)
+            assert text.endswith("assistant\n" + block * blocks.get(thinking, 0))
+        form = Form.of(policy_of(tokenizer, "learn"), row(prompt=prompt))
+        assert bool(form.block and not form.plain) == (word != "/no_think")
+
+
+THINKING = ("drop", "empty", "keep", "learn")
+
+
+def test_prompts_that_ask_in_a_word_for_the_contrary_are_said(tiny: Path, capsys: Any) -> None:
+    tokenizer = tokenizer_of("plain", tiny)
+    asked = {"/think": 2, "/no_think": 3, "a/think": 1, "</think>": 1}
+    rows = [
+        row(id=f"{word}{i}", prompt=[{"role": "user", "content": f"Why? {word}"}], reasoning_content="hm")
+        for word, times in asked.items()
+        for i in range(times)
+    ]
+    noted = {}
+    for thinking in ("drop", "keep"):
+        say_thoughts(rows, thinking, Tokens(rows, tokenizer, thinking=thinking))
+        noted[thinking] = [text for text in capsys.readouterr().err.splitlines() if "(/" in text]
+    assert [*map(len, noted.values())] == [1, 1]
+    assert "2 prompts ask for a thought in a word (/think); their answers have none" in noted["drop"][0]
+    assert "3 responses are trained after a thought, which their prompts forbid in a word" in noted["keep"][0]
 
 
 WEIGHED = {"what": {"type": "string"}, "grams": {"type": "integer"}}
