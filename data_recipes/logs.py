@@ -12,19 +12,26 @@ from data_recipes import tools
 from data_recipes.asked import before
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import HIDDEN, call, text
+from data_recipes.parts import HIDDEN, call, parsed, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import LEFT_OUT, NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
+SAID = ("choices", "candidates", "content", "output", "message")  # where a response says what was answered
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
 
 
 def exchange(record: Row) -> list[Row]:
     """Read {request: {messages}, response: {choices}}: one row per choice."""
-    request, response = record["request"], record["response"]
+    request, response = _sent(record["request"]), _sent(record["response"])
     request = request.get("body", request) if isinstance(request, dict) else request
     return _rows(record, {"request", "response", "error"}, request, response)
+
+
+def _sent(value: Any) -> Any:
+    """Return what was sent, an object that a table holds as JSON, as an object; other texts stay."""
+    inner = parsed(value)
+    return inner if isinstance(inner, dict) and {*ASKED, *SAID, "body"} & {*inner} else value
 
 
 def completion(record: Row) -> list[Row]:

@@ -28,6 +28,7 @@ MEDIA = {  # what a part is that cannot be read, by words in its type or in the 
 }
 WHERE = re.compile(r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)", re.I)
 BESIDE = ("images", "image", "image_url", "videos", "video", "audios", "audio", "attachments", "files")  # of a turn
+THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
 KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
     "thinking": "thought",
@@ -180,6 +181,15 @@ def _thought(part: Part, column: str) -> str:
     part = part["reasoningText"] if isinstance(part.get("reasoningText"), dict) else part
     given = next((part[key] for key in ("thinking", "text", "content", "summary") if part.get(key)), None)
     return text(given, column) or ""
+
+
+def thought_of(value: Any) -> str:
+    """Return a thought that is a text, a list of texts or of parts, or an object around one of these; else ""."""
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(thought_of, value)))
+    if isinstance(value, dict):
+        return next((text for key in THOUGHTS if (text := thought_of(value.get(key)))), "")
+    return value if isinstance(value, str) else ""
 
 
 def _result(part: Part, column: str) -> Part:

@@ -105,6 +105,8 @@ def _paired(record: Row) -> Row:
     if len(asks) != 1 or len(says) != 1 or any(plain(c) in MORE and record[c] for c in record):
         return record
     names = {asks[0]: "prompt", says[0]: "response"}
+    if {"request", "response"} <= record.keys() or all(old == new for old, new in names.items()):
+        return record  # a log, or a pair as it is
     if any(new in record and new != old for old, new in names.items()):
         return record
     note = " and ".join(f"'{old}' as the {new}" for old, new in names.items() if old != new)

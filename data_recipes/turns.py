@@ -15,18 +15,18 @@ from typing import Any
 from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
-from data_recipes.parts import HIDDEN, UnreadError, beside, call, calls, parsed, text, unfolded
+from data_recipes.parts import HIDDEN, UnreadError, as_json, beside, call, calls, parsed, text, thought_of, unfolded
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
 Turn = dict[str, Any]
 
 ROLES = {"human": "user", "prompter": "user"}
-ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "model", "function_call"), "assistant")
+ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "chatbot", "model", "function_call", "tool_call"), "assistant")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
-THOUGHT = ("reasoning_content", "reasoning", "thinking")  # names of what a model thought before it answered
+THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 TAUGHT = words("""
     weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
@@ -162,7 +162,7 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
         kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) is not None}
         kept |= {"finished": False} if ended(raw) is False else {}
         kept |= {} if _taught(raw) else {"weight": 0.0}
-        if thought := next((raw[key] for key in THOUGHT if isinstance(raw.get(key), str) and raw[key].strip()), ""):
+        if thought := next((text for key in THOUGHT if (text := thought_of(raw.get(key))).strip()), ""):
             kept["reasoning_content"] = thought
         elif isinstance(details := raw.get("reasoning_details"), list):  # of OpenRouter
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
@@ -173,9 +173,11 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             kept["tool_calls"] = calls(kept["tool_calls"])
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
             kept.setdefault("tool_calls", [call(raw["function_call"])])
-        if role.lower() == "function_call":  # a turn of ShareGPT whose text is the call
+        if role.lower() in ("function_call", "tool_call") and content:  # a turn of ShareGPT whose text is the call
             content, kept["tool_calls"] = "", [call(content)]
         role = ROLES.get(role.lower(), role.lower())
+        if role == "tool" and isinstance(content, dict | int | float):  # data, as the tool gave it
+            content = as_json(content)
         result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return result
 

@@ -419,3 +419,51 @@ def test_a_row_beside_a_column_of_pictures_is_left_out_unless_its_texts_are_name
     assert sum(tally.dropped.values()) == left_out
     columns = {"prompt": "prompt", "response": "response"}
     assert len(read_rows(path, columns=columns)) == 1
+
+
+THOUGHT = {"type": "text", "text": "hm"}
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [{"reasoning_content": ["hm"]}, {"reasoning": [THOUGHT]}, {"reasoning": {"content": "hm"}}, {"thought": "hm"},
+     {"reasoning": {"summary": [{"type": "summary_text", "text": "hm"}]}}, {"thinking": {"thinking": "hm"}},
+     {"reasoning": {"effort": "high"}, "thinking": "hm"}],
+)  # fmt: skip
+def test_a_thought_in_a_list_or_an_object_is_kept(thought: dict[str, Any]) -> None:
+    assert first({"messages": [Q, {**A, **thought}]})["reasoning_content"] == "hm"
+    answered = {"choices": [{"message": {**A, **thought}}]}
+    assert first({"request": {"messages": [Q]}, "response": answered})["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize("columns", [("request", "response"), ("request_body", "response_body")])
+def test_a_request_and_its_response_that_a_table_holds_as_json_are_a_log(columns: tuple[str, str]) -> None:
+    sent, said = {"messages": [Q], "model": "m"}, {"choices": [{"message": A, "finish_reason": "length"}]}
+    tally = Tally()
+    (row,) = read([{columns[0]: json.dumps(sent), columns[1]: json.dumps(said)}], tally=tally)
+    assert (row["prompt"], row["response"], row["finished"]) == ([Q], "a", False)
+    assert not tally.notes
+    assert first({"request": "q", "response": '{"name": "a"}'})["response"] == '{"name": "a"}'
+
+
+def test_a_pair_in_capitals_needs_no_note() -> None:
+    tally = Tally()
+    (row,) = read([{"Prompt": "q", "Response": "a"}], tally=tally)
+    assert (row["response"], dict(tally.notes)) == ("a", {})
+
+
+@pytest.mark.parametrize("result", [{"grams": 3}, 3, 0.5])
+def test_a_result_that_is_data_is_written_as_json(result: Any) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "weigh", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    row = first({"messages": [Q, said, {"role": "tool", "tool_call_id": "c", "content": result}, A]})
+    assert row["prompt"][2]["content"] == json.dumps(result)
+
+
+def test_a_turn_of_the_role_tool_call_is_the_call() -> None:
+    value = json.dumps({"name": "weigh", "arguments": {"what": "moss"}})
+    talk = [("human", "q"), ("tool_call", value), ("tool_response", "3"), ("chatbot", "a")]
+    row = first({"conversations": [{"from": role, "value": text} for role, text in talk]})
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "tool"]
+    assert row["prompt"][1]["tool_calls"][0]["function"] == {"name": "weigh", "arguments": {"what": "moss"}}
+    assert row["response"] == "a"
