@@ -102,6 +102,8 @@ def _paired(record: Row) -> Row:
     """
     texts = [c for c, v in record.items() if isinstance(v, str) and v.strip()]
     asks, says = ([c for c in texts if plain(c) in names] for names in (ASKS, SAYS))
+    says = says or [c for c, v in record.items() if plain(c) in SAYS and (v is None or isinstance(v, str))]
+    asks = asks or (["prompt"] if _turns(record.get("prompt")) else [])
     if len(asks) != 1 or len(says) != 1 or any(plain(c) in MORE and record[c] for c in record):
         return record
     names = {asks[0]: "prompt", says[0]: "response"}
@@ -112,4 +114,5 @@ def _paired(record: Row) -> Row:
     note = " and ".join(f"'{old}' as the {new}" for old, new in names.items() if old != new)
     note = f"read: {note} (--map names others)"
     record = {c: v for c, v in record.items() if plain(c) not in MORE}  # all of them are blank
+    record[says[0]] = record[says[0]] or ""
     return {**{names.get(c, c): v for c, v in record.items()}, NOTED: [*record.get(NOTED, ()), note]}

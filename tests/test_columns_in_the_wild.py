@@ -467,3 +467,13 @@ def test_a_turn_of_the_role_tool_call_is_the_call() -> None:
     assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "tool"]
     assert row["prompt"][1]["tool_calls"][0]["function"] == {"name": "weigh", "arguments": {"what": "moss"}}
     assert row["response"] == "a"
+
+
+def test_turns_and_a_column_that_answers_them_are_a_pair_and_a_blank_answer_is_named() -> None:
+    tally = Tally()
+    (row,) = read([{"prompt": [Q], "answer": "b"}], tally=tally)
+    assert (row["prompt"], row["response"]) == ([Q], "b")
+    assert [*tally.notes] == ["read: 'answer' as the response (--map names others)"]
+    for blank in ("", None):
+        with pytest.raises(SteerError, match="'response': is blank"):
+            read_rows([{"question": "q", "answer": blank}])
