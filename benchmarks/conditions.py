@@ -5,7 +5,8 @@
 
 LABELS is a folder of `steer label`. A run is CONDITION:ROWS[:SETTING=VALUE,...]: a policy is trained on the first rows
 of the training split with the settings of --train and its own, and asked for each level of each attribute on the same
-held-out prompts. 0 rows is the untrained model, told in words, with which the slopes of the others are compared. The
+held-out prompts; the setting guidance=S belongs to the asking, and policies that differ in nothing else are trained
+once. 0 rows is the untrained model, told in words, with which the slopes of the others are compared. The
 slope is in levels obtained for a level asked for; intervals are over prompts. What is finished in OUTPUT is not done
 again. Prints Markdown.
 """
@@ -45,6 +46,8 @@ class Run(NamedTuple):
     condition: str
     rows: int
     settings: dict[str, Any]
+    guidance: float
+    policy: str  # the name without guidance
 
     @staticmethod
     def parse(text: str) -> Run:
@@ -53,7 +56,10 @@ class Run(NamedTuple):
         if condition not in CONDITIONS or not rows.isdecimal():
             raise click.UsageError(f"--run {text}: begin with one of {', '.join(CONDITIONS)}, a colon and a number.")
         pairs = [pair.split("=", 1) for pair in rest[0].split(",")] if rest else []
-        return Run(text, condition, int(rows), {name: _value(value) for name, value in pairs})
+        settings = {name: _value(value) for name, value in pairs}
+        guidance = settings.pop("guidance", 1)
+        own = ",".join("=".join(pair) for pair in pairs if pair[0] != "guidance")
+        return Run(text, condition, int(rows), settings, guidance, ":".join(filter(None, (condition, rows, own))))
 
 
 def _value(text: str) -> Any:
@@ -89,10 +95,10 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     print("| run | attribute | slope | Spearman of single answers | obtained at each level |")
     print("| --- " * 5 + "|")
     for run in map(Run.parse, options["runs"]):
-        place = Path(output) / run.name.replace(":", "-").replace("/", "_")
+        place, asked_in = (Path(output) / name.replace(":", "-").replace("/", "_") for name in (run.policy, run.name))
         policy = _policy(labelled, model, run, asked, common, options["max_new_tokens"], place)
-        limit = {"max_new_tokens": options["max_new_tokens"]}
-        answers[run.name] = generate(policy, prompts, targets=targets, folder=place / "answers", **SAMPLING, **limit)
+        how = SAMPLING | {"max_new_tokens": options["max_new_tokens"], "guidance": run.guidance}
+        answers[run.name] = generate(policy, prompts, targets=targets, folder=asked_in / "answers", **how)
         dial = evaluate(
             {run.name: answers[run.name]}, prompts=options["prompts_of"] or labels, gold=labelled.spec, resamples=1000
         ).dial
