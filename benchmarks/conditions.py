@@ -7,7 +7,8 @@ LABELS is a folder of `steer label`. A run is CONDITION:ROWS[:SETTING=VALUE,...]
 of the training split with the settings of --train and its own, and asked for each level of each attribute on the same
 held-out prompts; the setting guidance=S belongs to the asking, and policies that differ in nothing else are trained
 once. 0 rows is the untrained model, told in words, with which the slopes of the others are compared. The
-slope is in levels obtained for a level asked for; intervals are over prompts. What is finished in OUTPUT is not done
+slope is in levels obtained for a level asked for, the error is how far an answer is from the level asked for, on
+average; intervals are over prompts. What is finished in OUTPUT is not done
 again. Prints Markdown.
 """
 
@@ -92,8 +93,8 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
     distinct = {str(row["prompt"]): row["prompt"] for row in asks.held_out(0.1, 0)}
     prompts = list(distinct.values())[: options["prompts"]]
     answers: dict[str, Any] = {}
-    print("| run | attribute | slope | Spearman of single answers | obtained at each level |")
-    print("| --- " * 5 + "|")
+    print("| run | attribute | slope | Spearman of single answers | mean error, levels | obtained at each level |")
+    print("| --- " * 6 + "|")
     for run in map(Run.parse, options["runs"]):
         place, asked_in = (Path(output) / name.replace(":", "-").replace("/", "_") for name in (run.policy, run.name))
         policy = _policy(labelled, model, run, asked, common, options["max_new_tokens"], place)
@@ -104,10 +105,8 @@ def main(labels: str, model: str, output: str, **options: Any) -> None:
         ).dial
         for attribute, result in dial["attributes"].items():
             means = " ".join(f"{m['mean']:.1f}" for m in result["means"])
-            print(
-                f"| {run.name} | {attribute} | {cell(result['slope'])} | {cell(result['spearman'])} | {means} |",
-                flush=True,
-            )
+            figures = " | ".join(cell(result[figure]) for figure in ("slope", "spearman", "mae"))
+            print(f"| {run.name} | {attribute} | {figures} | {means} |", flush=True)
     if (first := "words:0") in answers:
         ordered = {first: answers.pop(first), **answers}
         every = evaluate(ordered, prompts=options["prompts_of"] or labels, gold=labelled.spec, resamples=1000).result[
