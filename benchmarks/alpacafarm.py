@@ -69,25 +69,28 @@ def answers(base: Path, method: str, seed: int) -> Path:
     return max(found, key=lambda path: int((re.findall(r"best_of=(\d+)", str(path)) or ["1"])[0]))
 
 
-def judged(out: Path, pool: str) -> tuple[list[Wins], list[int], str]:
-    """Return the wins of every repetition, the number of its base, and what best of n was."""
+def judged(out: Path, pool: str) -> tuple[list[Wins], list[int], str, int]:
+    """Return the wins of every repetition on the prompts of all, its base, what best of n was, and prompts left out.
+
+    A base whose two answers to a prompt gave no pair has no such prompt.
+    """
     logs = out / "logs"
     against = fixed(read_rows(logs))
     prefer = annotator(f"simulated:{pool}", Labelled.without_rows(str(logs)).schema).prefer
-    repetitions: list[Wins] = []
+    answered: list[dict[str, dict[str, Row]]] = []  # of every repetition: method -> prompt -> answer
     bases, most = [], ""
     for number in takewhile(lambda i: (out / f"base-{i}").is_dir(), count()):
         base = out / f"base-{number}"
         for seed in range(len([*base.glob("direct/runs/base-seed*")])):
-            wins = {}
-            for method in PUBLISHED:
-                path = answers(base, method, seed)
-                rows = sorted(read_back(path), key=prompt_key)
-                wins[method] = prefer(rows, [against[prompt_key(row)] for row in rows])
-                most = path.parent.name.removeprefix("answers-none-") if method == "prompted" else most
-            repetitions.append(wins)
+            paths = {method: answers(base, method, seed) for method in PUBLISHED}
+            answered.append({m: {prompt_key(row): row for row in read_back(path)} for m, path in paths.items()})
+            most = paths["prompted"].parent.name.removeprefix("answers-none-")
             bases.append(number)
-    return repetitions, bases, most
+    asked = [set(rows) for methods in answered for rows in methods.values()]
+    prompts = sorted(set.intersection(*asked))
+    others = [against[key] for key in prompts]
+    wins = [{m: prefer([rows[key] for key in prompts], others) for m, rows in methods.items()} for methods in answered]
+    return wins, bases, most, len(set.union(*asked)) - len(prompts)
 
 
 def order(repetitions: Sequence[Wins], bases: Sequence[int], methods: Sequence[str]) -> Interval:
@@ -134,13 +137,14 @@ def table(repetitions: Sequence[Wins], bases: Sequence[int], most: str) -> str:
 
 def report(out: Path, pool: str) -> str:
     """Return the table, the correlation of the two orders, and where it was made."""
-    repetitions, bases, most = judged(out, pool)
+    repetitions, bases, most, lacking = judged(out, pool)
     about, prompts = circumstances("compare"), len(next(iter(repetitions[0].values())))
     without = [m for m in PUBLISHED if m != "dpo"]
     return "\n\n".join(
         [
             f"{about['created']}, commit {about['commit']}, {about['machine']}; {len(set(bases))} bases, "
-            f"{len(bases)} repetitions, {prompts} held-out prompts. Intervals are over prompts and bases.",
+            f"{len(bases)} repetitions, {prompts} held-out prompts; {lacking} more, to which some base has no answers, "
+            "are left out. Intervals are over prompts and bases.",
             table(repetitions, bases, most),
             f"Spearman of the two orders, mean over repetitions: {order(repetitions, bases, [*PUBLISHED]).text()}; "
             f"without DPO {order(repetitions, bases, without).text()}.",

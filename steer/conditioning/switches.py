@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from attribute_models.templates import RESERVED, rendered
+from attribute_models.templates import RESERVED, SWITCH, rendered
 from steer.errors import SteerError
 
 # Options by which public templates turn thinking on: their names, and a value for on and for off.
@@ -109,3 +109,9 @@ def with_defaults(template: Any, options: Mapping[str, Any]) -> Any:
     sets = [f"{{%- set {n} = {n} if {n} is defined else {value} -%}}" for n, value in values.items()]
     begin = "".join([*sets, _END]) if sets else ""
     return template if template.startswith(begin) else begin + template
+
+
+def word_of(prompt: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last word of a prompt by which families turn thinking on or off (`/think`), "" if there is none."""
+    texts = [turn["content"] for turn in prompt if turn["role"] not in ("assistant", "tool")]
+    return next((words[-1] for text in reversed(texts) if (words := SWITCH.findall(text))), "")

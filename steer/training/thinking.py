@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attribute_models.templates import SWITCH
 from steer.conditioning.condition import TEMPLATES
-from steer.conditioning.switches import KNOWN, parsed_options, switch_of, with_defaults
+from steer.conditioning.switches import KNOWN, parsed_options, switch_of, with_defaults, word_of
 from steer.errors import SteerError
 from steer.methods.base import Method
 from steer.models.card import Card
@@ -66,15 +65,9 @@ def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
         note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
     if tokens.untold:
         note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
-    asked = sum(_asks(row) == "/think" for row in rows)
+    asked = sum(word_of(row["prompt"]) == "/think" for row in rows)
     if asked and thinking not in THINKS:
         note(f"{asked} prompts ask for a thought in a word (/think); their answers have none (--thinking {thinking}).")
-    forbidden = sum(_asks(row) == "/no_think" and bool(row.get("reasoning_content")) for row in rows)
+    forbidden = sum(word_of(row["prompt"]) == "/no_think" and bool(row.get("reasoning_content")) for row in rows)
     if forbidden and thinking in THINKS:
         note(f"{forbidden} responses are trained after a thought, which their prompts forbid in a word (/no_think).")
-
-
-def _asks(row: Row) -> str:
-    """Return the last word in a prompt by which families turn thinking on or off, "" if there is none."""
-    texts = [turn["content"] for turn in row["prompt"] if turn["role"] not in ("assistant", "tool")]
-    return next((words[-1] for text in reversed(texts) if (words := SWITCH.findall(text))), "")
