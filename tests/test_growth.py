@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,12 @@ from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.label import StoredRows
 from steer.rows import Tally, read, read_rows, write_rows
-from steer.rows.binning import described, fitted
+from steer.rows.binning import _quantile, described, fitted
 from steer.rows.command import data_command
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD
 from steer.rows.sources import Sources
+from steer.rows.table import Table
 from steer.run_folder import fingerprint
 
 RECORDS: list[dict[str, Any]] = [
@@ -101,6 +104,45 @@ def test_data_holds_no_texts(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 2700 * 600  # a row has 2,000 bytes of text
+
+
+def test_label_holds_few_bytes_of_a_row_whatever_is_counted() -> None:
+    rng, peaks = np.random.default_rng(0), []
+    for count in (100_000, 300_000):
+        scores = rng.random((count, 8))
+        with TemporaryFile() as file:
+            table = Table(file, 8)
+            table.add(scores)
+            names = [f"good{i}" for i in range(8)]
+            del scores
+            tracemalloc.start()
+            fitted(described(names, table), table, bins="quantile")
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 200_000 * 30  # two columns of 8 bytes and a few masks: eight columns would be 64
+
+
+def test_levels_of_a_table_are_those_of_its_scores_in_memory() -> None:
+    rng = np.random.default_rng(1)
+    scores = np.column_stack([rng.normal(size=70_000), np.round(rng.random(70_000), 2), rng.integers(0, 4, 70_000)])
+    scores[rng.random(scores.shape) < 0.1] = math.nan
+    kept, names = rng.random(70_000) < 0.8, ("quality", "toxicity", "words")
+    table = Table(io.BytesIO(), 3, kept=kept)
+    for first in range(0, 70_000, 999):
+        table.add(scores[first : first + 999])
+    for bins in ("native", "uniform", "quantile"):
+        found = fitted(described(names, table), table, bins=bins)
+        assert found == fitted(described(names, scores[kept]), scores[kept], bins=bins)
+        rewards = scores[kept] @ [a.direction * a.weight for a in found.attributes[:3]]
+        assert found.reward_mean == pytest.approx(np.nanmean(rewards))
+
+
+def test_edges_are_quantiles_to_the_bit() -> None:
+    rng = np.random.default_rng(2)
+    for count in (1, 2, 3, 10, 101, 1000):
+        for values in (rng.normal(size=count), np.round(rng.random(count), 1), np.full(count, 0.1)):
+            for share in (0.5, 1 / 3, 0.25, 0.2, 1 / 7):
+                assert _quantile(np.sort(values), share) == np.quantile(values, share)
 
 
 def test_counted_levels_are_those_of_every_row() -> None:

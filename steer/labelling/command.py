@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from steer.config.labelling import FitConfig, LabelConfig
 from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
-from steer.labelling.shards import read_scores, score_parts
+from steer.labelling.shards import score_parts
 from steer.parts import Parts, Workers, shard_of
 from steer.rows import directions, read_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
+from steer.rows.spool import nameless
 from steer.rows.writing import write_parts
 from steer.run_folder import Run, rows_fingerprint, stage, write_text
 
@@ -39,7 +41,8 @@ def fit_command(config: FitConfig) -> str:
     fitted.save(run.folder)
     write_text(run.folder / "README.md", _card(config, fitted))
     attributes, (report, *_) = fitted.schema.attributes, fitted.reports.values()
-    lines = [fitted.tables(), *directions.better_ends(attributes), *directions.doubts(attributes, fitted.scores)]
+    doubts = directions.doubts(attributes, lambda j: fitted.scores[:, j])
+    lines = [fitted.tables(), *directions.better_ends(attributes), *doubts]
     lines += directions.unlearned(attributes, report)
     if not own_scale(fitted.kind):
         lines += guessed_scales(attributes, known)
@@ -69,19 +72,18 @@ def label_command(config: LabelConfig) -> str:
         return str(run.done["summary"])
     shard = shard_of(config.shard, overwrite=config.overwrite)
     rows, (name, known) = StoredRows(config.rows, config.output, config.limit, config.turns), origin(config.rows)
-    task = Task.of(rows, scorer, config, name, known)
+    task = Task.of(rows, scorer, config, name, known, nameless(config.output))
     run.start()
-    parts = Parts(run.folder / "parts", config.shard_size, len(task.human), ".npy", shard)
+    parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
     score_parts(parts, rows, scorer, task.names, Workers(config.num_proc, config.workers == "ray"))
     if config.shard:
         parts.note_done()
     if parts.missing:
         return parts.pending("label", config.output, done="scored")
-    labels = task.labels(read_scores(parts))
-    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.human), config.output_format)
+    labels = task.labels(parts, nameless(config.output))
+    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.train), config.output_format)
     labels.schema.save(run.folder / "schema.json")
-    cut = int(np.nansum(labels.flags))
-    facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": cut}
+    facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": labels.truncated or 0}
     return run.finish(_label_summary(labels, known), **facts)
 
 
@@ -91,15 +93,17 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     own = [schema[n] for n in schema.own]
     lines = [histogram(schema), *_counted(own), *directions.better_ends(own)]
     report = task.scorer.report
-    lines += directions.doubts(own, labels.scores[task.train], report if task.settings.prefer == "predicted" else ())
+    trained = replace(labels.scores, kept=task.train)
+    lines += directions.doubts(own, trained.column, report if task.settings.prefer == "predicted" else ())
     lines += directions.unlearned(own, report)
     if not task.settings.schema and task.scorer.schema is None:
         lines += guessed_scales(own, known, fresh=task.scorer.model is not None)
     total, train = len(task.train), int(task.train.sum())
-    truncated = "" if np.isnan(labels.flags).all() else f"; {int(np.nansum(labels.flags))} truncated"
+    truncated = "" if labels.truncated is None else f"; {labels.truncated} truncated"
+    unknown = sum(int(np.isnan(block).any(1).sum()) for block in labels.scores.blocks())
     lines.append(
         f"label: {total} rows in, {total} out, 0 skipped; {train} for training, {total - train} held out; "
-        f"{int(np.isnan(labels.scores).any(1).sum())} with an unknown attribute{truncated}; scorer {task.scorer.id}."
+        f"{unknown} with an unknown attribute{truncated}; scorer {task.scorer.id}."
     )
     return "\n".join(lines)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from steer.errors import SteerError
 from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
-from steer.labelling.shards import read_scores, score_parts
+from steer.labelling.shards import read_blocks, score_parts
 from steer.parts import Parts, Workers
 from steer.progress import note
 from steer.rows import PREFERENCE, Reading, Row, Source, read, read_rows, split_of
@@ -24,10 +25,9 @@ from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled, content_of
 from steer.rows.schema import REWARD, Attribute, Schema
 from steer.rows.spool import Spool
+from steer.rows.table import BLOCK, Mask, Table
 from steer.run_folder import fingerprint, workplace
 from steer.settings import did_you_mean, settings_of
-
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass
@@ -78,7 +78,7 @@ def label(
     with workplace(folder, options, inputs) as place:
         parts = Parts(place / "parts", options.shard_size, len(listed), ".npy")
         score_parts(parts, listed, scored_by, task.names, Workers(options.num_proc, options.workers == "ray"))
-        labels = task.labels(read_scores(parts))
+        labels = task.labels(parts)
         result = Labelled(list(labels.rows()), labels.schema, scored_by.id, placed(scored_by.spec), name)
         if folder:
             result.save(place)
@@ -100,7 +100,7 @@ def origin(rows: Source | Labelled, schema: str = "") -> tuple[str, dict[str, At
 class Task:
     """Rows that can be labelled: each was read and checked once.
 
-    `rows` are iterated over several times and need not be in memory; their human scores and splits are.
+    `rows` are iterated over several times and need not be in memory; their splits are, of one byte each.
     """
 
     rows: Iterable[Row]
@@ -109,36 +109,52 @@ class Task:
     name: str  # what messages call the rows
     attributes: Mapping[str, Attribute]  # whose ranges and directions are known before any score
     names: tuple[str, ...]  # attributes to score, A
-    human: Scores  # [n, A], NaN where unknown
+    human: Table  # [n, A], NaN where unknown
     train: Mask  # [n]
     targets: Mapping[tuple[str, float], str]  # (attribute, level) -> id of the first row that has this target
 
     @staticmethod
     def of(
-        rows: Iterable[Row], scorer: Scorer, settings: LabelSettings, name: str, attributes: Mapping[str, Attribute]
+        rows: Iterable[Row],
+        scorer: Scorer,
+        settings: LabelSettings,
+        name: str,
+        attributes: Mapping[str, Attribute],
+        file: BinaryIO | None = None,
     ) -> Task:
-        """Read every row once; SteerError for anything that would stop the labelling later."""
+        """Read every row once; SteerError for anything that would stop the labelling later.
+
+        `file`: where the human scores are kept; in memory if there is none.
+        """
         s = settings
         if s.prefer == "human" and getattr(scorer.model, "own_scale", False):
             raise SteerError(f"--prefer human: the scores of {scorer.id} are in another unit than those in the rows.")
         names = _kept_schema(s).own if s.schema else scorer.attributes or scored_names(rows, name)
-        human, train, targets = _read_once(rows, names, s)
+        human = Table(file or io.BytesIO(), len(names))
+        train, targets = _read_once(rows, names, human, s)
         if not s.schema and not train.any():
             remedy = 'Lower --held-out, or split them again by "steer data ROWS --resplit" first'
             raise SteerError(f"{name}: all {len(train)} rows are held out. {remedy}.")
         task = Task(rows, scorer, s, name, attributes, tuple(names), human, train, targets)
         if not s.schema:
-            task._described(human[train] if scorer.model is None else np.zeros((1, len(names))))
+            task._described(replace(human, kept=train) if scorer.model is None else np.zeros((1, len(names))))
         _edges(s, names)
         if s.schema or scorer.model is None:  # the levels do not wait for predictions
             task._check_targets(task._schema(human))
         return task
 
-    def labels(self, output: Scores) -> Labels:
-        """Turn the scorer's output, predicted scores and truncation flags [n, A + 1], into levels."""
-        predicted, flags = output[:, :-1], output[:, -1]
-        first, second = (predicted, self.human) if self.settings.prefer == "predicted" else (self.human, predicted)
-        scores = np.where(np.isnan(first), second, first)
+    def labels(self, parts: Parts, file: BinaryIO | None = None) -> Labels:
+        """Turn the scorer's output in `parts`, predicted scores and truncation flags [k, A + 1] each, into levels.
+
+        `file`: where the scores that count are kept; in memory if there is none.
+        """
+        scores, truncated = Table(file or io.BytesIO(), len(self.names)), None
+        for output, human in zip(read_blocks(parts), self.human.blocks(parts.size)):
+            predicted, flags = output[:, :-1], output[:, -1]
+            first, second = (predicted, human) if self.settings.prefer == "predicted" else (human, predicted)
+            scores.add(np.where(np.isnan(first), second, first))
+            if not np.isnan(flags).all():
+                truncated = (truncated or 0) + int(np.nansum(flags))
         schema = self._schema(scores)
         self._check_targets(schema)
         s = self.settings
@@ -146,18 +162,19 @@ class Task:
             edges = _edges(s, schema.names)
             for name in (a.name for a in schema.attributes if a.continuous and a.name not in edges):
                 note(f"'{name}' takes many values between two whole numbers: its levels are quantiles, not these two.")
-        return Labels(self, schema, scores, predicted, flags)
+        return Labels(self, schema, scores, parts, truncated)
 
-    def _schema(self, scores: Scores) -> Schema:
+    def _schema(self, scores: Table) -> Schema:
         """Return the schema with levels and support from the training rows' scores, or the one that is kept."""
         s = self.settings
         if s.schema:
             return _kept_schema(s)
-        plain = self._described(scores[self.train])
+        trained = replace(scores, kept=self.train)
+        plain = self._described(trained)
         edges = _edges(s, plain.names)
-        return fitted(plain, scores[self.train], bins=s.bins, levels=s.levels, minimum=s.min_support, edges=edges)
+        return fitted(plain, trained, bins=s.bins, levels=s.levels, minimum=s.min_support, edges=edges)
 
-    def _described(self, scores: Scores) -> Schema:
+    def _described(self, scores: Scores | Table) -> Schema:
         """Return the schema without levels."""
         plain = self.scorer.schema or description(self.attributes, self.names, scores)
         return turned(plain, self.settings.lower, self.settings.neither)
@@ -175,30 +192,30 @@ class Labels:
 
     task: Task
     schema: Schema
-    scores: Scores  # [n, A], those that count
-    predicted: Scores  # [n, A]
-    flags: Scores  # [n], 1 where the scorer could not read the whole row, NaN if unknown
+    scores: Table  # [n, A], those that count
+    parts: Parts  # predicted scores, and flags: 1 where the scorer could not read the whole row, NaN if unknown
+    truncated: int | None  # rows with a flag of 1; None if no flag is known
 
     def rows(self) -> Iterator[Row]:
         """Read the rows again and yield them with their labels."""
-        task = self.task
-        for row, scores, predicted, flag, preferred, train in zip(
-            task.rows, self.scores, self.predicted, self.flags, self._preferred(), task.train
-        ):
-            out = labelled(row, self.schema, scores, predicted, task.scorer.id, "train" if train else "test")
-            if not math.isnan(flag):
-                out["truncated"] = bool(flag)
+        task, size = self.task, self.parts.size
+        blocks = zip(read_blocks(self.parts), self.scores.blocks(size), task.human.blocks(size))
+        lines = (line for out, scores, human in blocks for line in zip(out, scores, self._preferred(out, human)))
+        for row, train, (output, scores, preferred) in zip(task.rows, task.train, lines):
+            out = labelled(row, self.schema, scores, output[:-1], task.scorer.id, "train" if train else "test")
+            if not math.isnan(output[-1]):
+                out["truncated"] = bool(output[-1])
             if preferred:
                 out["comparable"] = "group"
             yield out
 
-    def _preferred(self) -> Mask:
-        """Return which rows [n] owe their reward to a human preference, which means nothing outside of its `group`."""
-        schema, human = self.schema, self.task.human
+    def _preferred(self, output: Scores, human: Scores) -> Mask:
+        """Return which rows [k] owe their reward to a human preference, which means nothing outside of its `group`."""
+        schema = self.schema
         if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
             return np.zeros(len(human), np.bool_)
         j = schema.own.index(PREFERENCE)
-        counts = np.isnan(self.predicted[:, j]) | (self.task.settings.prefer == "human")
+        counts = np.isnan(output[:, j]) | (self.task.settings.prefer == "human")
         preferred: Mask = ~np.isnan(human[:, j]) & counts
         return preferred
 
@@ -230,17 +247,21 @@ def _known(schema: Schema, scores: Scores) -> dict[str, float]:
 
 
 def _read_once(
-    rows: Iterable[Row], names: Sequence[str], settings: LabelSettings
-) -> tuple[Scores, Mask, dict[tuple[str, float], str]]:
-    """Return human scores [n, A], which rows train [n], and all targets, each with the id of its first row."""
-    human, train = array("d"), array("b")
+    rows: Iterable[Row], names: Sequence[str], human: Table, settings: LabelSettings
+) -> tuple[Mask, dict[tuple[str, float], str]]:
+    """Put human scores into a table; return which rows train [n], and all targets, each with the id of its first row."""
+    block, train = array("d"), array("b")
     targets: dict[tuple[str, float], str] = {}
     for row in rows:
         for target in (row.get("target") or {}).items():
             targets.setdefault(target, row["id"])
-        human.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
+        block.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
         train.append(split_of(row, settings.held_out, settings.seed) == "train")
-    return np.frombuffer(human).reshape(len(train), len(names)), np.frombuffer(train, dtype=np.bool_), targets
+        if len(train) % BLOCK == 0:
+            human.add(np.frombuffer(block).reshape(-1, len(names)))
+            block = array("d")
+    human.add(np.frombuffer(block).reshape(-1, len(names)))
+    return np.frombuffer(train, dtype=np.bool_), targets
 
 
 def _kept_schema(settings: LabelSettings) -> Schema:
@@ -285,10 +306,10 @@ def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
     return names
 
 
-def description(attributes: Mapping[str, Attribute], names: Sequence[str], scores: Scores) -> Schema:
+def description(attributes: Mapping[str, Attribute], names: Sequence[str], scores: Scores | Table) -> Schema:
     """Return a schema without levels: attributes that are known, and others from names and scores [n, A]."""
-    from_scores = described(names, scores)
-    return Schema(tuple(graded(attributes.get(n, from_scores[n]), scores[:, j]) for j, n in enumerate(names)))
+    from_scores, table = described(names, scores), Table.of(scores)
+    return Schema(tuple(graded(attributes.get(n, from_scores[n]), table.column(j)) for j, n in enumerate(names)))
 
 
 def turned(schema: Schema, lower: Sequence[str], neither: Sequence[str]) -> Schema:

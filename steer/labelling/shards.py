@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def scored(
         return scorer.score(rows, names)
     parts = Parts(folder, size, len(rows), ".npy")
     score_parts(parts, rows, scorer, names, workers)
-    return read_scores(parts)[:, :-1]
+    return np.concatenate([block[:, :-1] for block in read_blocks(parts)])
 
 
 def _again(spec: str, access: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -58,9 +58,9 @@ def _write(path: Path, scores: Scores) -> None:
         np.save(file, scores, allow_pickle=False)
 
 
-def read_scores(parts: Parts) -> Scores:
-    """Read scores and flags [n, A + 1] of all rows."""
-    return np.concatenate(list(map(_read, parts.paths)))
+def read_blocks(parts: Parts) -> Iterator[Scores]:
+    """Read the scores and flags [k, A + 1] of one part after the other."""
+    return map(_read, parts.paths)
 
 
 def _read(path: Path) -> Scores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,16 +13,17 @@ import numpy as np
 from steer.errors import SteerError
 from steer.rows import directions
 from steer.rows.schema import REWARD, Attribute, Schema, Scores, number
+from steer.rows.table import BLOCK, Table
 
 MOST_GRADES = 10  # distinct scores between two neighbouring whole numbers; more of them are continuous
 TWENTIETHS = np.linspace(0, 1, 21)  # of the data, at which printed scores are known
 
 
-def described(names: Sequence[str], scores: Scores) -> Schema:
+def described(names: Sequence[str], scores: Scores | Table) -> Schema:
     """Return a schema without levels from human scores [n, A]: ranges from the data, directions from the names."""
-    attributes = []
-    for name, column in zip(names, scores.T):
-        present = column[~np.isnan(column)]
+    attributes, table = [], Table.of(scores)
+    for j, name in enumerate(names):
+        present = _known(table.column(j))
         if not len(present):
             raise SteerError(f"attribute '{name}': no row has a score.")
         attributes.append(graded(named(name, float(present.min()), float(present.max())), present))
@@ -41,12 +42,33 @@ def graded(a: Attribute, scores: Scores) -> Attribute:
     Its two native levels would be all that is left of them.
     """
     unit = float(a.low).is_integer() and a.high - a.low == 1
-    return replace(a, continuous=True) if unit and len(np.unique(scores[~np.isnan(scores)])) > MOST_GRADES else a
+    return replace(a, continuous=True) if unit and _many(_known(scores)) else a
+
+
+def _known(scores: Scores) -> Scores:
+    """Return the scores [n] that are known: the same array if all are."""
+    unknown = np.isnan(scores)
+    return scores[~unknown] if unknown.any() else scores
+
+
+def _pieces(scores: Scores) -> Iterator[Scores]:
+    """Yield scores [n] a block at a time: what is computed of all at once would take their memory again."""
+    return (scores[first : first + BLOCK] for first in range(0, len(scores), BLOCK))
+
+
+def _many(scores: Scores) -> bool:
+    """Whether more than MOST_GRADES values occur in scores [n]."""
+    values = np.empty(0)
+    for piece in _pieces(scores):
+        values = np.union1d(values, piece)
+        if len(values) > MOST_GRADES:
+            return True
+    return False
 
 
 def fitted(
     schema: Schema,
-    scores: Scores,
+    scores: Scores | Table,
     *,
     bins: str = "native",
     levels: int = 5,
@@ -60,18 +82,24 @@ def fitted(
     `edges` are the inner ones of attributes that have theirs. The reward is added last, with quantile levels.
     """
     own = [a for a in schema.attributes if a.name != REWARD]
-    if scores.shape[1] != len(own):
-        raise ValueError(f"{scores.shape[1]} columns of scores for {len(own)} attributes")
+    table = Table.of(scores)
+    if table.width != len(own):
+        raise ValueError(f"{table.width} columns of scores for {len(own)} attributes")
     inner_edges = edges or {}
-    binned = [_binned(a, scores[:, j], bins, levels, inner_edges.get(a.name, ())) for j, a in enumerate(own)]
-    reward = _summed(own, scores)
+    binned = [_binned(a, table.column(j), bins, levels, inner_edges.get(a.name, ())) for j, a in enumerate(own)]
+    reward = _summed(own, table)
     mean, std = 0.0, 1.0
-    if (~np.isnan(reward)).any() and any(a.weight and a.direction for a in own):
+    if not np.isnan(reward).all() and any(a.weight and a.direction for a in own):
         mean, std = float(np.nanmean(reward)), float(np.nanstd(reward)) or 1.0
-        reward = (reward - mean) / std
+        reward -= mean
+        reward /= std
         binned.append(_binned(Attribute(REWARD, -5.0, 5.0), reward, "quantile", levels))
-        scores = np.column_stack([scores, reward])
-    cells = Counter(zip(*(_levels(a, scores[:, j]) for j, a in enumerate(binned))))
+    cells: Counter[tuple[int | None, ...]] = Counter()
+    place = 0
+    for block in table.blocks():
+        rewards = reward[place : place + len(block)]
+        cells.update(zip(*map(_levels, binned, (*block.T, rewards))))  # without levels of a reward if there is none
+        place += len(block)
     return Schema(tuple(binned), dict(cells), minimum, mean, std)
 
 
@@ -81,17 +109,19 @@ def _levels(a: Attribute, scores: Scores) -> list[int | None]:
     return [None if math.isnan(score) else level for score, level in zip(scores.tolist(), levels)]
 
 
-def _summed(attributes: Sequence[Attribute], scores: Scores) -> Scores:
+def _summed(attributes: Sequence[Attribute], scores: Table) -> Scores:
     """Return the direction-aware weighted sums of scores, [n, A] -> [n]: `Schema.reward` without its constants."""
     total = np.zeros(len(scores))
-    for a, column in zip(attributes, scores.T):
+    for j, a in enumerate(attributes):
         if a.weight and a.direction:
-            total = total + a.direction * a.weight * column
+            column = scores.column(j)
+            column *= a.direction * a.weight
+            total += column
     return total
 
 
 def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: Sequence[float] = ()) -> Attribute:
-    present = scores[~np.isnan(scores)]
+    present = _known(scores)
     if not len(present):
         raise SteerError(f"attribute '{a.name}': no training row has a score, so it has no levels. Leave it out.")
     whole = float(a.low).is_integer() and float(a.high).is_integer() and not a.continuous
@@ -106,30 +136,40 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: S
         else:
             edges = _quantiles(present, levels)
         shown = [str(i) for i in range(len(edges) + 1)]
-    level = np.searchsorted(edges, present, side="right")
-    counts = np.bincount(level, minlength=len(shown))
+    level = np.empty(len(present), np.min_scalar_type(len(edges)))
+    for piece, out in zip(_pieces(present), _pieces(level)):
+        out[:] = np.searchsorted(edges, piece, side="right")
+    counts = [int(np.count_nonzero(level == i)) for i in range(len(shown))]
     outer = [a.low, *edges, a.high]
     centres = [
         float(present[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
     ]
-    return replace(
-        a, edges=tuple(edges), shown=tuple(shown), centres=tuple(centres), counts=tuple(int(c) for c in counts)
-    )
+    return replace(a, edges=tuple(edges), shown=tuple(shown), centres=tuple(centres), counts=tuple(counts))
 
 
 def _quantiles(known: Scores, levels: int) -> list[float]:
     """Return edges of levels with equal counts. If ties overfill a level the others share the rest; none is empty."""
     edges: list[float] = []
-    rest = known
+    rest = np.sort(known)
     for left in range(levels, 1, -1):
-        edge = float(np.quantile(rest, 1 / left))
-        if edge <= rest.min():  # as many zeros as that: a level of their own
-            edge = float(rest[rest > rest.min()].min(initial=math.inf))
-        if math.isinf(edge):
-            break
+        edge = _quantile(rest, 1 / left)
+        if edge <= rest[0]:  # as many zeros as that: a level of their own
+            above = rest[np.searchsorted(rest, rest[0], side="right") :]
+            if not len(above):
+                break
+            edge = float(above[0])
         edges.append(edge)
-        rest = rest[rest >= edge]
+        rest = rest[np.searchsorted(rest, edge) :]
     return edges
+
+
+def _quantile(rising: Scores, share: float) -> float:
+    """Return what `np.quantile` gives, to the bit, for scores [n] that rise: it would copy them."""
+    place = (len(rising) - 1) * share
+    first = int(place)
+    low, high = float(rising[first]), float(rising[min(first + 1, len(rising) - 1)])
+    above, gap = place - first, high - low
+    return high - gap * (1 - above) if above >= 0.5 else low + gap * above
 
 
 def exact(rows: Sequence[dict[str, Any]], schema: Schema, names: Sequence[str]) -> tuple[list[dict[str, Any]], Schema]:

@@ -7,7 +7,7 @@ words like `non`, `free` and `avoidance` turn it round. A name that says nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +115,14 @@ LEAST = 0.1  # correlation below which nothing is said
 
 
 def doubts(
-    attributes: Sequence[Attribute], scores: np.ndarray[Any, Any], report: Sequence[Mapping[str, Any]] = ()
+    attributes: Sequence[Attribute],
+    column: Callable[[int], np.ndarray[Any, Any]],
+    report: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Return a warning for each attribute that is guessed to be good and goes with what is bad, from scores [n, A].
+    """Return a warning for each attribute that is guessed to be good and goes with what is bad.
 
-    Scores of a scorer that learned nothing of an attribute, by its `report`, speak neither for nor against it.
+    `column`: gives the scores [n] of an attribute by its place. Scores of a scorer that learned nothing of an
+    attribute, by its `report`, speak neither for nor against it.
     """
     import numpy as np
     from scipy.stats import spearmanr  # neither is needed to say what a name means
@@ -130,11 +133,12 @@ def doubts(
             continue
         against = []
         for i, b in enumerate(attributes):
-            known = ~(np.isnan(scores[:, i]) | np.isnan(scores[:, j]))
+            guessed, other = column(j), column(i)
+            known = ~(np.isnan(guessed) | np.isnan(other))
             n = int(known.sum())
             if i == j or not b.direction or n < FEWEST or b.name in empty:
                 continue
-            x, y = scores[known, j], scores[known, i]
+            x, y = guessed[known], other[known]
             rho = float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
             if -rho * b.direction > max(LEAST, 2 / np.sqrt(n - 1)):
                 against.append((abs(rho), f"{rho:+.2f} with {b.name} ({BETTER[b.direction]} is better)", b))

@@ -27,7 +27,10 @@ class Numbers:
         """Add a number that is not in the set."""
         self.recent.add(number)
         if len(self.recent) >= RECENT:
-            recent = np.fromiter(self.recent, np.int64)
-            both = np.concatenate([np.frombuffer(self.sorted, np.int64), np.sort(recent)])
-            both.sort(kind="stable")  # two runs, which are merged
-            self.sorted, self.recent = array("q", both.tobytes()), set()
+            recent, known = np.sort(np.fromiter(self.recent, np.int64)), np.frombuffer(self.sorted, np.int64)
+            both = array("q", [0]) * (len(known) + len(recent))  # filled in its place: a copy would take as much again
+            merged, old = np.frombuffer(both, np.int64), np.ones(len(both), np.bool_)
+            at = np.searchsorted(known, recent) + np.arange(len(recent))
+            merged[at], old[at] = recent, False
+            merged[old] = known
+            self.sorted, self.recent = both, set()

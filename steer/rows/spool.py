@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import BinaryIO
 from weakref import finalize
 
 from steer.rows.contract import Row
@@ -16,16 +17,21 @@ DECODER = json.JSONDecoder()
 BLOCK = 1 << 20  # bytes of rows that are decoded at a time
 
 
+def nameless(output: str | Path) -> BinaryIO:
+    """Open a file without a name beside the output, which goes when nothing holds it, however a process ends."""
+    folder = next(parent for parent in Path(output).resolve().parents if parent.is_dir())
+    with folder_errors(folder):
+        return TemporaryFile(dir=folder)
+
+
 class Spool:
-    """Rows in a file without a name beside the output, which goes when nothing holds it, however a process ends.
+    """Rows in a nameless file beside the output.
 
     They can be iterated over several times. What JSON does not tell apart is not told apart here: a tuple is a list.
     """
 
     def __init__(self, output: str | Path) -> None:
-        folder = next(parent for parent in Path(output).resolve().parents if parent.is_dir())
-        with folder_errors(folder):
-            self.file = TemporaryFile(dir=folder)  # noqa: SIM115
+        self.file = nameless(output)
         finalize(self, self.file.close)
 
     def add(self, row: Row) -> None:
