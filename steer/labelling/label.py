@@ -249,7 +249,7 @@ def _known(schema: Schema, scores: Scores) -> dict[str, float]:
 def _read_once(
     rows: Iterable[Row], names: Sequence[str], human: Table, settings: LabelSettings
 ) -> tuple[Mask, dict[tuple[str, float], str]]:
-    """Put human scores into a table; return which rows train [n], and all targets, each with the id of its first row."""
+    """Put human scores into a table; return which rows train [n], and targets, each with the id of its first row."""
     block, train = array("d"), array("b")
     targets: dict[tuple[str, float], str] = {}
     for row in rows:
