@@ -116,7 +116,7 @@ def test_label_holds_few_bytes_of_a_row_whatever_is_counted() -> None:
             names = [f"good{i}" for i in range(8)]
             del scores
             tracemalloc.start()
-            fitted(described(names, table), table, bins="quantile")
+            fitted(described(names, table), table, bins="quantile", levels=2)  # few joint levels
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] - peaks[0] < 200_000 * 30  # two columns of 8 bytes and a few masks: eight columns would be 64
@@ -133,8 +133,6 @@ def test_levels_of_a_table_are_those_of_its_scores_in_memory() -> None:
     for bins in ("native", "uniform", "quantile"):
         found = fitted(described(names, table), table, bins=bins)
         assert found == fitted(described(names, scores[kept]), scores[kept], bins=bins)
-        rewards = scores[kept] @ [a.direction * a.weight for a in found.attributes[:3]]
-        assert found.reward_mean == pytest.approx(np.nanmean(rewards))
 
 
 def test_edges_are_quantiles_to_the_bit() -> None:

@@ -72,19 +72,25 @@ def label_command(config: LabelConfig) -> str:
         return str(run.done["summary"])
     shard = shard_of(config.shard, overwrite=config.overwrite)
     rows, (name, known) = StoredRows(config.rows, config.output, config.limit, config.turns), origin(config.rows)
-    task = Task.of(rows, scorer, config, name, known, nameless(config.output))
-    run.start()
-    parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
-    score_parts(parts, rows, scorer, task.names, Workers(config.num_proc, config.workers == "ray"))
-    if config.shard:
-        parts.note_done()
-    if parts.missing:
-        return parts.pending("label", config.output, done="scored")
-    labels = task.labels(parts, nameless(config.output))
-    written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.train), config.output_format)
-    labels.schema.save(run.folder / "schema.json")
-    facts = {"rows": written, "scorer": scorer.id, "spec": placed(config.scorer), "truncated": labels.truncated or 0}
-    return run.finish(_label_summary(labels, known), **facts)
+    with nameless(config.output) as human, nameless(config.output) as counted:  # scores, too many for memory
+        task = Task.of(rows, scorer, config, name, known, human)
+        run.start()
+        parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
+        score_parts(parts, rows, scorer, task.names, Workers(config.num_proc, config.workers == "ray"))
+        if config.shard:
+            parts.note_done()
+        if parts.missing:
+            return parts.pending("label", config.output, done="scored")
+        labels = task.labels(parts, counted)
+        written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.train), config.output_format)
+        labels.schema.save(run.folder / "schema.json")
+        facts = {
+            "rows": written,
+            "scorer": scorer.id,
+            "spec": placed(config.scorer),
+            "truncated": labels.truncated or 0,
+        }
+        return run.finish(_label_summary(labels, known), **facts)
 
 
 def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
