@@ -24,6 +24,8 @@ Turn = dict[str, Any]
 ROLES = {"human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "chatbot", "model", "function_call", "tool_call"), "assistant")
 ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
+SPOKEN = {"customer": "user", "client": "user", "agent": "assistant"}  # who speaks in logs of a desk
+SPOKEN |= {name: ROLES.get(name, name) for name in words("system developer user human assistant ai bot model tool")}
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
 THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
@@ -152,14 +154,15 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
     result = []
     for i, raw in enumerate(value, start=1):
-        role = raw.get("role", raw.get("from")) if isinstance(raw, dict) else None
+        raw = spoken(raw) if isinstance(raw, dict) else {}
+        role = raw.get("role", raw.get("from"))
         if not isinstance(role, str):
             raise DataError(
                 f"column '{column}': turn {i} has no role. Write it as {{role, content}} or {{from, value}}."
             )
         if medium := beside(raw):
             raise UnreadError(f"it holds {medium}, and only text can be used")
-        kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) is not None}
+        kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) not in (None, [])}
         kept |= {"finished": False} if ended(raw) is False else {}
         kept |= {} if _taught(raw) else {"weight": 0.0}
         if thought := next((text for key in THOUGHT if (text := thought_of(raw.get(key))).strip()), ""):
@@ -180,6 +183,22 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             content = as_json(content)
         result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return result
+
+
+def spoken(turn: Row) -> Row:
+    """Return a turn that names who speaks in another way with role and content; others, and names of persons, as it is.
+
+    LangChain writes {type, content} or {type, data: {content}}, logs of a desk {speaker, text} and the like.
+    """
+    if turn.keys() & {"role", "from"}:
+        return turn
+    by = next((key for key in ("type", "speaker", "sender", "author") if isinstance(turn.get(key), str)), "")
+    role = SPOKEN.get(turn[by].lower()) if by else None
+    if role is None:
+        return turn
+    turn = {**turn, **turn["data"]} if isinstance(turn.get("data"), dict) else turn
+    content = next((turn[key] for key in ("content", "text", "message", "value") if turn.get(key) is not None), None)
+    return {**{key: value for key, value in turn.items() if key != by}, "role": role, "content": content}
 
 
 def _taught(raw: Row) -> bool:

@@ -469,6 +469,33 @@ def test_a_turn_of_the_role_tool_call_is_the_call() -> None:
     assert row["response"] == "a"
 
 
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"type": "human", "content": "q"}, {"type": "ai", "content": "a", "tool_calls": [], "id": "run-1"}],
+        [{"type": "human", "data": {"content": "q"}}, {"type": "ai", "data": {"content": "a"}}],
+        [{"speaker": "Customer", "text": "q"}, {"speaker": "Agent", "text": "a"}],
+        [{"sender": "user", "message": "q"}, {"sender": "bot", "message": "a"}],
+        [{"author": "user", "content": "q"}, {"author": "assistant", "content": "a"}],
+    ],
+)
+def test_turns_that_name_who_speaks_in_another_way_are_read(turns: list[dict[str, Any]]) -> None:
+    row = first({"messages": turns, "quality": 3})
+    assert (row["prompt"], row["response"], row.get("tool_calls")) == ([Q], "a", None)
+
+
+def test_a_call_of_langchain_is_a_call_and_a_person_is_no_role() -> None:
+    called = {
+        "type": "ai",
+        "content": "",
+        "tool_calls": [{"name": "f", "args": {"x": 1}, "id": "1", "type": "tool_call"}],
+    }
+    row = first({"messages": [{"type": "human", "content": "q"}, called]})
+    assert row["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+    with pytest.raises(DataError, match=r"turn 1 has no role\. Write it as \{role, content\}"):
+        first({"messages": [{"speaker": "Anna", "text": "q"}, {"speaker": "Ben", "text": "a"}]})
+
+
 def test_turns_and_a_column_that_answers_them_are_a_pair_and_a_blank_answer_is_named() -> None:
     tally = Tally()
     (row,) = read([{"prompt": [Q], "answer": "b"}], tally=tally)
