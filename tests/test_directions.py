@@ -17,6 +17,7 @@ from steer.rows import write_rows
 from steer.rows.command import data_command
 from steer.rows.directions import doubts, of_name, unlearned
 from steer.rows.schema import Attribute, Schema
+from steer.rows.table import Table
 
 BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexually_explicit flirtation
 obscene harmful bias
@@ -83,11 +84,11 @@ def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is
     good = rng.normal(size=200)
     scores = np.column_stack([good, good + rng.normal(size=200), -good + rng.normal(size=200), rng.normal(size=200)])
     names = [Attribute(n, 0, 1, *of_name(n)[:1], origin=of_name(n)[1]) for n in ("quality", "aa", "bb", "cc")]
-    (said,) = doubts(names, scores)
+    (said,) = doubts(names, Table.of(scores).column)
     assert said.startswith("warning: 'bb' is guessed to be better when higher, but correlates -0.")
-    assert not doubts(names, scores[:10])  # too few to say
+    assert not doubts(names, Table.of(scores[:10]).column)  # too few to say
     noise = [{"attribute": "bb", "learnable": False}, {"attribute": "quality", "learnable": True}]
-    assert not doubts(names, scores, noise)  # what a scorer never learned speaks for nothing
+    assert not doubts(names, Table.of(scores).column, noise)  # what a scorer never learned speaks for nothing
 
 
 def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() -> None:
