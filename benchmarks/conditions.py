@@ -6,10 +6,9 @@
 LABELS is a folder of `steer label`. A run is CONDITION:ROWS[:SETTING=VALUE,...]: a policy is trained on the first rows
 of the training split with the settings of --train and its own, and asked for each level of each attribute on the same
 held-out prompts; the setting guidance=S belongs to the asking, and policies that differ in nothing else are trained
-once. 0 rows is the untrained model, told in words, with which the slopes of the others are compared. The
-slope is in levels obtained for a level asked for, the error is how far an answer is from the level asked for, on
-average; intervals are over prompts. What is finished in OUTPUT is not done
-again. Prints Markdown.
+once. 0 rows is the untrained model, told in words, with which the slopes of the others are compared. The slope is in
+levels obtained for a level asked for, the error is how far an answer is from the level asked for, on average; intervals
+are over prompts. What is finished in OUTPUT is not done again. Prints Markdown.
 """
 
 from __future__ import annotations
