@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_recipes.endings import plain
-from data_recipes.parts import parsed
+from data_recipes.parts import objects, parsed
 from data_recipes.streams import DataError, Record, refuse
 from data_recipes.traces import NO_CALL
 from data_recipes.turns import NOTED, Row
@@ -79,4 +79,4 @@ def _listed(scores: Any) -> list[Row]:
     scores = parsed(scores)
     if isinstance(scores, dict):
         return [{"name": name, "value": value} for name, value in scores.items()]
-    return [each for each in scores if isinstance(each, dict) and "name" in each] if isinstance(scores, list) else []
+    return [each for each in objects(scores) if "name" in each]

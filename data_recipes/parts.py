@@ -27,7 +27,12 @@ MEDIA = {  # what a part is that cannot be read, by words in its type or in the 
     "attachment": "a file",
 }
 WHERE = re.compile(r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)", re.I)
-BESIDE = ("images", "image", "image_url", "videos", "video", "audios", "audio", "attachments", "files")  # of a turn
+BESIDE = {  # what is in a column or a key of a turn beside the text
+    **dict.fromkeys(("images", "image", "image_url"), "a picture"),
+    **dict.fromkeys(("videos", "video"), "a video"),
+    **dict.fromkeys(("audios", "audio"), "sound"),
+    **dict.fromkeys(("attachments", "files"), "a file"),
+}
 THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
 KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
@@ -84,15 +89,15 @@ def _medium(part: Any) -> str:
 
 def beside(turn: Part) -> str:
     """Return what a turn holds beside its text that cannot be read, if anything: `images` of Ollama and the like."""
-    return next((_medium({name: 0}) for name in BESIDE if turn.get(name)), "")
+    return next((medium for name, medium in BESIDE.items() if turn.get(name)), "")
 
 
 def pictured(record: Part) -> None:
     """Raise UnreadError if a column beside a record's texts holds a picture, sound or a video, or where they are."""
-    for name in (c for c in BESIDE if MEDIA["file"] != _medium({c: 0})):
-        if _is_medium(record.get(name)):
+    for name, medium in BESIDE.items():
+        if name in record and medium != MEDIA["file"] and _is_medium(record[name]):
             remedy = "--map prompt=COLUMN --map response=COLUMN reads the texts alone"
-            raise UnreadError(f"column '{name}' holds {_medium({name: 0})}, and only text can be used ({remedy})")
+            raise UnreadError(f"column '{name}' holds {medium}, and only text can be used ({remedy})")
 
 
 def _is_medium(value: Any) -> bool:
@@ -101,6 +106,16 @@ def _is_medium(value: Any) -> bool:
     if isinstance(value, dict):
         return bool({"bytes", "path", "url", "data", "base64"} & {*value})
     return bool(WHERE.search(value)) if isinstance(value, str) else isinstance(value, bytes)
+
+
+def as_object(value: Any) -> Part:
+    """Return an object, of anything else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects(value: Any) -> list[Part]:
+    """Return the objects of a list, of anything else none."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _text_of(part: Part) -> str | None:

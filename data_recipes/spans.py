@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_recipes.cells import number
-from data_recipes.parts import parsed
+from data_recipes.parts import as_object, objects, parsed
 from data_recipes.streams import DataError, Record
 from data_recipes.turns import Row
 
@@ -42,11 +42,11 @@ def expanded(place: str, record: Record) -> Iterator[tuple[str, Record]]:
 
 def _plain(span: Row) -> Row:
     """Return a span of OTLP with its attributes as an object, and those of its events."""
-    events = [{**event, "attributes": _attributes(event.get("attributes"))} for event in _objects(span.get("events"))]
+    events = [{**event, "attributes": _attributes(event.get("attributes"))} for event in objects(span.get("events"))]
     plain = {NAMES.get(name, name): value for name, value in span.items()}
     if "body" in plain:  # of a record of a log, of which a span has several
         body = _value(plain.pop("body"))
-        events.append({"name": plain.get("name"), "attributes": body if isinstance(body, dict) else {}})
+        events.append({"name": plain.get("name"), "attributes": as_object(body)})
         plain = {name: value for name, value in plain.items() if name != "id"}
     return {"trace_id": "", **plain, "attributes": _attributes(span.get("attributes")), "events": events}
 
@@ -55,7 +55,7 @@ def _attributes(value: Any) -> Row:
     """Return OTLP's list of {key, value} as an object."""
     if isinstance(value, dict):
         return value
-    return {str(each.get("key")): _value(each.get("value")) for each in _objects(value)}
+    return {str(each.get("key")): _value(each.get("value")) for each in objects(value)}
 
 
 def _value(value: Any) -> Any:
@@ -68,9 +68,9 @@ def _value(value: Any) -> Any:
         if name in ("intValue", "int_value"):  # a text, because JSON's numbers are not exact
             return int(number(inner) or 0)
         if name in ("arrayValue", "array_value"):
-            return [_value(each) for each in _objects(_object(inner).get("values"))]
+            return [_value(each) for each in objects(as_object(inner).get("values"))]
         if name in ("kvlistValue", "kvlist_value"):
-            return _attributes(_object(inner).get("values"))
+            return _attributes(as_object(inner).get("values"))
     return None
 
 
@@ -87,7 +87,7 @@ def is_span(record: Row) -> bool:
 def call(record: Row) -> tuple[Row, Row, Row] | str:
     """Return what a span asked, what was answered and its other values, or why it is no call of a model."""
     attributes = nested(_with_events(record))
-    llm, gen = (_object(attributes.get(name)) for name in ("llm", "gen_ai"))
+    llm, gen = (as_object(attributes.get(name)) for name in ("llm", "gen_ai"))
     sent, said = _of_events(record)
     sent = _unwrapped(llm.get("input_messages")) or _of(gen, "input", "messages") or parsed(gen.get("prompt")) or sent
     said = (
@@ -118,7 +118,7 @@ def call(record: Row) -> tuple[Row, Row, Row] | str:
 
 def _failed(record: Row) -> str:
     """Return why the call of a span failed, "" if it did not."""
-    status = _object(record.get("status"))
+    status = as_object(record.get("status"))
     code = status.get("code", status.get("status_code", record.get("status_code")))
     named = (status.get("message"), status.get("description"), record.get("status_message"), "its status is an error")
     return next((str(each) for each in named if each), "") if str(code) in FAILED else ""
@@ -126,10 +126,10 @@ def _failed(record: Row) -> str:
 
 def _events(record: Row) -> Iterator[tuple[str, Row]]:
     """Yield the names of a span's events with their attributes; some hold all of these as JSON in one."""
-    for event in _objects(record.get("events")):
+    for event in objects(record.get("events")):
         if isinstance(attributes := event.get("attributes"), dict):
             inner = parsed(attributes.get("gen_ai.event.content"))
-            yield str(event.get("name")), {**attributes, **_object(inner)}
+            yield str(event.get("name")), {**attributes, **as_object(inner)}
 
 
 def _with_events(record: Row) -> Row:
@@ -137,7 +137,7 @@ def _with_events(record: Row) -> Row:
     inside: Row = {}
     for _, attributes in _events(record):
         inside |= {name: value for name, value in attributes.items() if str(name).startswith("gen_ai.")}
-    return {**inside, **_object(record.get("attributes"))}
+    return {**inside, **as_object(record.get("attributes"))}
 
 
 def _of_events(record: Row) -> tuple[list[Row], list[Row]]:
@@ -211,11 +211,3 @@ def _unwrapped(value: Any) -> Any:
         return _unwrapped(value[name])
     inner = {name: _unwrapped(each) for name, each in value.items()}
     return {**inner, "content": inner["contents"]} if inner.get("contents") and "role" in inner else inner
-
-
-def _object(value: Any) -> Row:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: Any) -> list[Row]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -11,7 +11,7 @@ from typing import Any
 
 from data_recipes import spans
 from data_recipes.cells import number
-from data_recipes.parts import parsed
+from data_recipes.parts import as_object, parsed
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, Row
 
@@ -135,7 +135,7 @@ def _payload(record: Row) -> Row:
     """Read a payload of LiteLLM, whose settings of the request are in a column of their own."""
     if record.get("status") == "failure":
         record = {**record, "error": record.get("error_str") or "failure"}
-    request = {**_object(record["model_parameters"]), "messages": record["messages"]}
+    request = {**as_object(record["model_parameters"]), "messages": record["messages"]}
     return _exchange(record, {"messages", "response", "model_parameters"}, request, record["response"])
 
 
@@ -155,7 +155,7 @@ def _run(record: Row, column: str, named: str, wanted: tuple[str, ...] = ()) -> 
     sent, output, name = parsed(record["inputs"]), parsed(record[column]), record.get(named)
     if wanted and isinstance(name, str) and name not in wanted:
         return {NO_CALL: f"it is a run of the type {name}, no call of a model"}
-    tools = _object(_object(parsed(record.get("extra"))).get("invocation_params")).get("tools")
+    tools = as_object(as_object(parsed(record.get("extra"))).get("invocation_params")).get("tools")
     response = _output(output)
     asked = {"messages", "prompts", "prompt", "input", "contents"} & sent.keys()
     if not asked or (response is None and not record.get("error") and not record.get("exception")):
@@ -203,7 +203,7 @@ def _generation(each: Any) -> Row:
     """Return a generation of LangChain as a choice."""
     each = each if isinstance(each, dict) else {"text": each}
     inner = message(each["message"]) if isinstance(each.get("message"), dict) else {"content": each.get("text")}
-    return {**_object(each.get("generation_info")), "message": inner}
+    return {**as_object(each.get("generation_info")), "message": inner}
 
 
 def message(turn: Any) -> Any:
@@ -218,7 +218,7 @@ def message(turn: Any) -> Any:
     if "role" in inner or not isinstance(name, str):
         return inner
     role = name.removesuffix("Chunk").removesuffix("Message").lower()
-    more, ending = _object(inner.get("additional_kwargs")), _object(inner.get("response_metadata"))
+    more, ending = as_object(inner.get("additional_kwargs")), as_object(inner.get("response_metadata"))
     own = {c: v for c, v in inner.items() if c not in ("type", "additional_kwargs", "response_metadata") and v != []}
     return {**more, **({"finish_reason": f} if (f := ending.get("finish_reason")) else {}), **own, "role": role}
 
@@ -230,7 +230,3 @@ def _span(record: Row) -> Row:
         return {NO_CALL: read}
     request, response, rest = read
     return _exchange({**record, **rest}, {"attributes", "span_kind", "events", "status"}, request, response)
-
-
-def _object(value: Any) -> Row:
-    return value if isinstance(value, dict) else {}

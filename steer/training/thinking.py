@@ -60,14 +60,14 @@ def give_options(policy: Policy, rows: Sequence[Row], options: TrainSettings) ->
 
 def say_thoughts(rows: Sequence[Row], thinking: str, tokens: Tokens) -> None:
     """Note how many thoughts are not trained on, and how many prompts ask for the contrary in a word."""
-    count = sum(bool(row.get("reasoning_content")) for row in rows)
-    if count and thinking not in THINKS:
+    learned = thinking in THINKS
+    count = 0 if learned else sum(bool(row.get("reasoning_content")) for row in rows)
+    if count:
         note(f"{count} of {len(rows)} responses have a thought that is not trained on (--thinking keep or learn).")
     if tokens.untold:
         note(f"{tokens.untold} thoughts are not trained on: the model's chat template prints none.")
-    asked = sum(word_of(row["prompt"]) == "/think" for row in rows)
-    if asked and thinking not in THINKS:
+    if not learned and (asked := sum(word_of(row["prompt"]) == "/think" for row in rows)):
         note(f"{asked} prompts ask for a thought in a word (/think); their answers have none (--thinking {thinking}).")
-    forbidden = sum(word_of(row["prompt"]) == "/no_think" and bool(row.get("reasoning_content")) for row in rows)
-    if forbidden and thinking in THINKS:
+    thought = (row for row in rows if learned and row.get("reasoning_content"))
+    if forbidden := sum(word_of(row["prompt"]) == "/no_think" for row in thought):
         note(f"{forbidden} responses are trained after a thought, which their prompts forbid in a word (/no_think).")
