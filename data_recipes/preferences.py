@@ -180,17 +180,24 @@ def openai(record: Row) -> list[Row]:
 
 
 def compared(record: Row) -> list[Row]:
-    """Read two responses and a vote (see `votes.py`); columns that end in _a or _b belong to one of them."""
-    leaning, strength, cast = votes.cast(record)
+    """Read two responses and a vote (see `votes.py`); columns that end in _a or _b belong to one of them.
+
+    Votes of several voters are `raters` of each response; votes on aspects, in `attributes`, become scores too.
+    """
+    leaning, strength, cast, single = votes.cast(record)
     attributes = {c: v for c, v in fields(record.get("attributes"), "attributes").items() if c not in cast}
     scores, about = _sided(attributes, "ab")
     margin = {} if strength is None else {"margin": strength}
+    voted = {"preference": (leaning, single)}
+    voted |= {c: votes.counted(v) for c, v in attributes.items() if c not in about and votes.worded(v)}
 
     def judged(i: int, answer: Row) -> Row:
-        return {"scores": {"preference": leaning and leaning[i], **scores[i]}, **margin}
+        sides = {name: vote and vote[i] for name, (vote, _) in voted.items()}
+        raters = {name: [vote[i] for vote in each] for name, (_, each) in voted.items() if each}
+        return {"scores": {**sides, **scores[i]}, **margin, **({"raters": raters} if raters else {})}
 
     shared = {c: v for c, v in record.items() if c != "attributes" and c not in cast}
-    shared |= {c: v for c, v in attributes.items() if c not in about}
+    shared |= {c: v for c, v in attributes.items() if c not in (*about, *voted)}
     return _two(shared, turns(record["prompt"], "prompt"), "response", "ab", {"prompt"}, judged)
 
 

@@ -358,6 +358,8 @@ def may_score(column: str) -> bool:
 def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[str, Row]) -> list[Row]:
     """Return one row per answer, all of one group: the record's columns, then the answer's own.
 
+    Of records that name their group each comparison is a group of its own, named after both.
+
     An answer holds `response`, `scores` and what belongs to it alone; its key ends its id. Columns of the record that
     are not used stay as they are, and none of them becomes a score.
     """
@@ -366,8 +368,10 @@ def candidates(record: Row, used: set[str], prompt: list[Turn], answers: dict[st
         shared["source"] = ", ".join(shared["source"])
     shared |= {column: str(shared[column]) for column in ("source", "split") if column in shared}
     name = "" if record.get("id") in (None, "") else str(record["id"])
-    responses = [answer["response"] for answer in answers.values()]
-    group = str(record.get("group") or name or content_id({"prompt": prompt, "response": responses}))
+    own_id = name or content_id({"prompt": prompt, "response": [answer["response"] for answer in answers.values()]})
+    group = str(record.get("group") or own_id)
+    if group != own_id and any("preference" in answer.get("scores", {}) for answer in answers.values()):
+        group += f":{own_id}"  # a preference says nothing about the answers of another comparison
     rows = []
     for key, answer in answers.items():
         own = {column: value for column, value in answer.items() if value is not None}

@@ -88,28 +88,63 @@ def remedy(value: Any) -> str:
     return f'Say what it means: --map "preference=COLUMN:{value}=a,..." (a, b, tie or unknown).'
 
 
-def cast(record: Record) -> tuple[Vote | None, float | None, set[str]]:
-    """Return the vote of a record, its strength if it is a number, and the columns that hold it.
+def counted(value: Any) -> tuple[Vote | None, list[Vote]]:
+    """Return the vote of most of several voters, in a list, and each of those that are known; a tie if as many differ.
 
-    The vote is in one of COLUMNS, there or in `attributes`, as a word, a number or the name of one of `model_a` and
-    `model_b`; or in columns such as `winner_model_a`, one of which is 1.
+    >>> counted(["A", "B", "A", "n/a"])
+    ((1.0, 0.0), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
+    """
+    if not isinstance(value, list):
+        return vote(value), []
+    known = [each for each in map(vote, value) if each is not None]
+    lead = sum(a - b for a, b in known)
+    return (A if lead > 0 else B if lead < 0 else TIE) if known else None, known
+
+
+def cast(record: Record) -> tuple[Vote | None, float | None, set[str], list[Vote]]:
+    """Return the vote of a record, its strength if it is a number, the columns that hold it, and single voters' votes.
+
+    The vote is in one of COLUMNS, there or in `attributes`, as a word, a number, the name of one of `model_a` and
+    `model_b`, or a list of several voters' votes; or in columns such as `winner_model_a`, one of which is 1.
     """
     if hot := {column: found[1] for column in record if (found := ONE_HOT.fullmatch(column))}:
         chosen = {side for column, side in hot.items() if _figure(record[column]) == 1}
         if len(chosen) > 1:
             raise DataError(f"columns {', '.join(hot)}: {len(chosen)} of them are 1. Correct the record.")
-        return SIDES[chosen.pop()] if chosen else None, None, set(hot)
+        return SIDES[chosen.pop()] if chosen else None, None, set(hot), []
     column, value = _written(record)
     if not column:
-        return None, None, set()
+        return None, None, set(), []
     named = [side for side in "ab" if isinstance(value, str) and value and record.get(f"model_{side}") == value]
     if len(named) == 1:
-        return SIDES[named[0]], None, {column}
+        return SIDES[named[0]], None, {column}, []
     try:
-        leaning, strength = vote(value), _figure(value)
+        (leaning, single), strength = counted(value), _figure(value)
     except DataError as error:
         raise DataError(f"column '{column}': {error}") from None
-    return leaning, None if strength is None else abs(strength), {column}
+    return leaning, None if strength is None else abs(strength), {column}, single
+
+
+def aspects(record: Record, names: Iterable[str]) -> Record:
+    """Return a comparison with those of the named columns in `attributes` that hold votes: on aspects, not on all."""
+    if not compares(record):
+        return record
+    apart = {"prompt", *COLUMNS, *(name for name in record if name.endswith(("_a", "_b")))}
+    voted = {name: record[name] for name in names if name not in apart and worded(record.get(name))}
+    rest = {column: value for column, value in record.items() if column not in voted}
+    return {**rest, "attributes": {**(record.get("attributes") or {}), **voted}} if voted else record
+
+
+def worded(value: Any) -> bool:
+    """Whether a value is a vote in words, or a list of them."""
+    words = value if isinstance(value, list) else [value]
+    if not words or not all(isinstance(word, str) and _figure(word) is None for word in words):
+        return False
+    try:
+        counted(words)
+    except DataError:
+        return False
+    return True
 
 
 def _written(record: Record) -> tuple[str, Any]:
@@ -197,8 +232,10 @@ def split(path: str) -> tuple[str, dict[str, str]]:
     return column, {value.lower(): side for value, _, side in pairs}
 
 
-def meant(value: Any, meanings: dict[str, str]) -> str | None:
-    """Return the vote in words that the map gives a value."""
+def meant(value: Any, meanings: dict[str, str]) -> Any:
+    """Return the vote in words that the map gives a value, or a list of them for a list of values."""
+    if isinstance(value, list):
+        return [meant(each, meanings) or "unknown" for each in value]
     if value is None or value == "":
         return None
     number = _figure(value)
@@ -230,11 +267,27 @@ def side(better: Any) -> str:
     return {1.0: "a", 0.0: "b", 0.5: "tie"}.get(better, "unknown")
 
 
-def summary(counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
-    """Yield a line for each meaning of votes, from the number of each (meaning, side)."""
+def hidden(record: Record) -> str:
+    """Return where a record holds votes that nobody named, such as votes.quality; nothing if it holds none."""
+    objects = {column: value for column, value in record.items() if isinstance(value, dict)}
+    paths = [f"{column}.{name}" for column, inner in objects.items() for name, v in inner.items() if worded(v)]
+    paths += [column for column, value in record.items() if isinstance(value, list) and worded(value)]
+    overall = [path for path in paths if re.search("overall|preference|better|quality", path)]
+    return (overall or paths or [""])[0]
+
+
+def summary(counts: Mapping[tuple[str, str], int], places: Iterable[str] = ()) -> Iterator[str]:
+    """Yield a line for each meaning of votes, from the number of each (meaning, side).
+
+    `places`: where records without a known vote hold some.
+    """
     if counts and all(name == "unknown" for _, name in counts):
         total = sum(counts.values())
-        yield f"votes: none of {total} comparisons says which is better, {total} unknown: --map preference=COLUMN."
+        example = "".join(f", for example --map preference={place}" for place in [*places][:1])
+        yield (
+            f"votes: none of {total} comparisons says which is better, {total} unknown: "
+            f"--map preference=COLUMN{example}."
+        )
         return
     for meaning in dict.fromkeys(meaning for meaning, _ in counts):
         a, b, ties, unknown = (counts.get((meaning, name), 0) for name in (*SIDES, "unknown"))

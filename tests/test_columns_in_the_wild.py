@@ -13,6 +13,7 @@ from attribute_models.templates import options_of
 from data_recipes import endings, layouts, votes
 from data_recipes.streams import DataError
 from steer.errors import SteerError
+from steer.methods import groups
 from steer.rows import Tally, prompt_key, read, read_rows
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -71,6 +72,63 @@ def test_comparisons_without_a_vote_are_said_with_the_flag_that_names_it() -> No
     (line,) = votes.summary({("", "unknown"): 3})
     assert "none of 3 comparisons says which is better" in line
     assert "--map preference=COLUMN" in line
+
+
+def comparisons(folder: Path) -> Path:
+    """Three comparisons of one question that name it as their group, with the votes of five people on two aspects."""
+    pairs = [("x", "y", "AABNA", "NNB"), ("y", "z", "BBBAN", "AAN"), ("z", "x", "ABNNn", "ABB")]
+    records = [
+        {
+            "prompt": "q",
+            "response_a": a,
+            "response_b": b,
+            "votes": {"depth": [*depth], "quality": [*quality]},
+            "group": "g",
+        }
+        for a, b, quality, depth in pairs
+    ]
+    (folder / "v.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder / "v.jsonl"
+
+
+def test_what_most_of_several_voters_say_on_each_aspect_is_the_score_and_each_voter_a_rater(tmp_path: Path) -> None:
+    rows = read_rows(comparisons(tmp_path), columns={"preference": "votes.quality", "depth": "votes.depth"})
+    assert [row["scores"] for row in rows] == [
+        {"preference": 1, "depth": 0}, {"preference": 0, "depth": 1},
+        {"preference": 0, "depth": 1}, {"preference": 1, "depth": 0},
+        {"preference": 0.5, "depth": 0}, {"preference": 0.5, "depth": 1},
+    ]  # fmt: skip
+    assert rows[1]["raters"] == {"preference": [0, 0, 1, 0.5, 0], "depth": [0.5, 0.5, 1]}
+    assert rows[0]["response"] == "x"
+    assert "depth" not in rows[0]
+
+
+def test_comparisons_of_one_group_are_not_pooled(tmp_path: Path) -> None:
+    """x above y and z above y, by two votes; nobody said how x and z compare but in the third, a tie."""
+    rows = read_rows(comparisons(tmp_path), columns={"preference": "votes.quality"})
+    assert [row["group"] for row in rows[::2]] == [row["group"] for row in rows[1::2]]
+    assert len({row["group"] for row in rows}) == 3
+    scored = [{**row, "reward": row["scores"]["preference"]} for row in rows]
+    formed = [tuple(row["response"] for row in group.rows) for group in groups.pairs(scored, "all")]
+    assert formed == [("x", "y"), ("z", "y")]
+
+
+def test_votes_that_nobody_named_are_pointed_at(tmp_path: Path) -> None:
+    tally = Tally()
+    rows = list(read(comparisons(tmp_path), tally=tally))
+    assert [row["scores"] for row in rows] == [{}] * 6
+    assert [*votes.summary(tally.votes, tally.votes_at)] == [
+        "votes: none of 3 comparisons says which is better, 3 unknown: --map preference=COLUMN, "
+        "for example --map preference=votes.quality."
+    ]
+
+
+def test_a_list_of_votes_without_one_that_is_known_is_unknown_and_a_word_that_is_none_is_refused() -> None:
+    assert votes.counted(["n/a", "unsure"]) == (None, [])
+    assert votes.counted(["A", "tie", "B"]) == ((0.5, 0.5), [(1, 0), (0.5, 0.5), (0, 1)])
+    assert votes.meant([1, 2, None], {"1": "a", "2": "b"}) == ["a", "b", "unknown"]
+    with pytest.raises(DataError, match="the vote 'purple' is none that is known"):
+        votes.counted(["A", "purple"])
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def _report(config: DataConfig, sources: Sources, survey: Survey) -> Iterator[st
     tally, counts = sources.tally, survey.counts
     for name, records in tally.records.items():
         yield f"recognised: {name} ({records} records, {tally.rows[name]} rows)"
-    yield from votes.summary(tally.votes)
+    yield from votes.summary(tally.votes, tally.votes_at)
     yield from survey.scales.table()
     yield from noted(tally)
     if config.source != WORLD:  # which brings its own schema

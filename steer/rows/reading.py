@@ -58,6 +58,7 @@ class Tally:
     columns: Counter[str] = field(default_factory=Counter)  # mapped column -> records that hold something there
     dropped: Counter[str] = field(default_factory=Counter)  # "place: reason" of rows whose record is not at fault
     votes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (meaning of the votes, side that is better)
+    votes_at: Counter[str] = field(default_factory=Counter)  # where comparisons without a known vote hold some
     notes: Counter[str] = field(default_factory=Counter)  # "what was done: with what" -> rows
     turns: Counter[str] = field(default_factory=Counter)  # where every assistant turn is a row: what became of them
     not_scores: dict[str, str] = field(default_factory=dict)  # numeric column without scores -> reason
@@ -190,7 +191,11 @@ class _Reader:
     def note(self) -> None:
         """Note on stderr what was dropped, corrected or taken for no score."""
         name, tally = "rows" if self.path is None else self.path, self.tally
-        for line in (*notices.reasons(tally.dropped, "left out"), *votes.summary(tally.votes), *notices.noted(tally)):
+        for line in (
+            *notices.reasons(tally.dropped, "left out"),
+            *votes.summary(tally.votes, tally.votes_at),
+            *notices.noted(tally),
+        ):
             _note_once(f"{name}: {line}")
 
     def rows_of(self, record: Row, place: str) -> list[Row]:
@@ -259,6 +264,8 @@ class _Reader:
             coded = self.coding.meaning if isinstance(self.coding, votes.Coding) else ""
             side = votes.side(rows[0]["scores"].get("preference"))
             tally.votes[votes.MEANINGS.get(layout) or coded, side] += 1
+            if side == "unknown" and (place := votes.hidden(record)):
+                tally.votes_at[place] += 1
 
     def count_turns(self, rows: list[Row]) -> None:
         """Count what became of the assistant turns of a record, and which rows have scores of their conversation."""
@@ -344,6 +351,7 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
             tally.columns.update(name for name, value in record.items() if value is not None)
         if not layouts.answers(record) and layouts.answers({**rest, **record}):
             record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
+        record = votes.aspects(record, dict(reading.columns))
         for find in (system_columns, thoughts.columns):
             for column in find(rest) if not find(record) else ():
                 record[column] = rest.pop(column)
