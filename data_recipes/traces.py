@@ -12,6 +12,7 @@ from typing import Any
 from data_recipes import spans
 from data_recipes.cells import number
 from data_recipes.parts import as_object, parsed
+from data_recipes.speakers import langchain
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, Row
 
@@ -174,7 +175,7 @@ def _request(sent: Row) -> Row:
     for name in ("messages", "input"):
         if isinstance(sent.get(name), list):
             turns = sent[name][0] if len(sent[name]) == 1 and isinstance(sent[name][0], list) else sent[name]
-            sent[name] = [message(turn) for turn in turns]
+            sent[name] = [langchain(turn) for turn in turns]
     return sent
 
 
@@ -183,17 +184,17 @@ def _output(output: Any) -> Any:
     if isinstance(output, str):
         return output or None
     if not isinstance(output, dict):
-        return {"message": message(output[-1])} if isinstance(output, list) and output else None
+        return {"message": langchain(output[-1])} if isinstance(output, list) and output else None
     drawn = output.get("generations")
     if isinstance(drawn, list):  # of LangChain: for each prompt, its candidates
         drawn = drawn[0] if drawn and isinstance(drawn[0], list) else drawn
         return {"choices": [_generation(each) for each in drawn]} if drawn else None
     if isinstance(output.get("messages"), list) and output["messages"]:
-        return {"message": message(output["messages"][-1])}
+        return {"message": langchain(output["messages"][-1])}
     if isinstance(output.get("message"), dict):
-        return {**output, "message": message(output["message"])}
+        return {**output, "message": langchain(output["message"])}
     if "role" in output or output.get("lc"):
-        return {"message": message(output)}
+        return {"message": langchain(output)}
     if isinstance(output.get("output"), str):
         return output["output"]
     return output if {"choices", "candidates", "content", "output", "text", "completion"} & output.keys() else None
@@ -202,25 +203,8 @@ def _output(output: Any) -> Any:
 def _generation(each: Any) -> Row:
     """Return a generation of LangChain as a choice."""
     each = each if isinstance(each, dict) else {"text": each}
-    inner = message(each["message"]) if isinstance(each.get("message"), dict) else {"content": each.get("text")}
+    inner = langchain(each["message"]) if isinstance(each.get("message"), dict) else {"content": each.get("text")}
     return {**as_object(each.get("generation_info")), "message": inner}
-
-
-def message(turn: Any) -> Any:
-    """Return a message with role, content and calls: LangChain writes its kind, and nests it by how it was saved."""
-    if isinstance(turn, list) and len(turn) == 2 and all(isinstance(part, str) for part in turn):
-        return {"role": turn[0], "content": turn[1]}  # ["human", "..."]
-    if not isinstance(turn, dict):
-        return turn
-    inner = turn.get("kwargs") if turn.get("lc") else turn.get("data") if "role" not in turn else None
-    name = turn["id"][-1] if turn.get("lc") and isinstance(turn.get("id"), list) and turn["id"] else turn.get("type")
-    inner = inner if isinstance(inner, dict) else turn
-    if "role" in inner or not isinstance(name, str):
-        return inner
-    role = name.removesuffix("Chunk").removesuffix("Message").lower()
-    more, ending = as_object(inner.get("additional_kwargs")), as_object(inner.get("response_metadata"))
-    own = {c: v for c, v in inner.items() if c not in ("type", "additional_kwargs", "response_metadata") and v != []}
-    return {**more, **({"finish_reason": f} if (f := ending.get("finish_reason")) else {}), **own, "role": role}
 
 
 def _span(record: Row) -> Row:

@@ -16,16 +16,12 @@ from data_recipes.cells import number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
 from data_recipes.parts import HIDDEN, UnreadError, as_json, beside, call, calls, parsed, text, thought_of, unfolded
+from data_recipes.speakers import ROLES, spoken
 from data_recipes.streams import DataError, kind
 
 Row = dict[str, Any]
 Turn = dict[str, Any]
 
-ROLES = {"human": "user", "prompter": "user"}
-ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "ai", "chatbot", "model", "function_call", "tool_call"), "assistant")
-ROLES |= dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool")
-SPOKEN = {"customer": "user", "client": "user", "agent": "assistant"}  # who speaks in logs of a desk
-SPOKEN |= {name: ROLES.get(name, name) for name in words("system developer user human assistant ai bot model tool")}
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
 THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
@@ -183,22 +179,6 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             content = as_json(content)
         result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return result
-
-
-def spoken(turn: Row) -> Row:
-    """Return a turn that names who speaks in another way with role and content; others, and names of persons, as it is.
-
-    LangChain writes {type, content} or {type, data: {content}}, logs of a desk {speaker, text} and the like.
-    """
-    if turn.keys() & {"role", "from"}:
-        return turn
-    by = next((key for key in ("type", "speaker", "sender", "author") if isinstance(turn.get(key), str)), "")
-    role = SPOKEN.get(turn[by].lower()) if by else None
-    if role is None:
-        return turn
-    turn = {**turn, **turn["data"]} if isinstance(turn.get("data"), dict) else turn
-    content = next((turn[key] for key in ("content", "text", "message", "value") if turn.get(key) is not None), None)
-    return {**{key: value for key, value in turn.items() if key != by}, "role": role, "content": content}
 
 
 def _taught(raw: Row) -> bool:

@@ -535,11 +535,21 @@ def test_a_turn_of_the_role_tool_call_is_the_call() -> None:
         [{"speaker": "Customer", "text": "q"}, {"speaker": "Agent", "text": "a"}],
         [{"sender": "user", "message": "q"}, {"sender": "bot", "message": "a"}],
         [{"author": "user", "content": "q"}, {"author": "assistant", "content": "a"}],
+        [
+            {"lc": 1, "id": ["schema", kind], "kwargs": {"content": text, "type": kind}}
+            for kind, text in (("HumanMessage", "q"), ("AIMessageChunk", "a"))
+        ],
     ],
 )
 def test_turns_that_name_who_speaks_in_another_way_are_read(turns: list[dict[str, Any]]) -> None:
     row = first({"messages": turns, "quality": 3})
     assert (row["prompt"], row["response"], row.get("tool_calls")) == ([Q], "a", None)
+
+
+def test_langchain_says_in_its_metadata_that_a_response_was_cut_off() -> None:
+    answer = {"type": "ai", "content": "a", "response_metadata": {"finish_reason": "length"}}
+    row = first({"messages": [{"type": "human", "content": "q"}, answer]})
+    assert (row["response"], row["finished"]) == ("a", False)
 
 
 def test_a_call_of_langchain_is_a_call_and_a_person_is_no_role() -> None:
