@@ -30,6 +30,9 @@ MORE = words("""
     context contexts passage passages document documents paragraph article background choices options candidates
     evidence knowledge facts
 """)  # what a question may be about: then its prompt is more than the question
+WON = {"win": "lose", "winner": "loser", "winning": "losing", "better": "worse", "preferred": "dispreferred"}
+WON |= {"y_w": "y_l", "yw": "yl", "response_j": "response_k", "accepted": "rejected"}  # j and k: of lvwerra's pairs
+SIDED = re.compile(rf"({'|'.join(WON)})((?:[ _.-](?:{'|'.join(votes.ANSWERS)}))?)")
 ANSWER = re.compile(rf"({'|'.join(votes.ANSWERS)})[ _.-]?(0|1|a)")
 
 
@@ -44,7 +47,7 @@ def known(record: Row) -> Row:
         record = {"conversations" if c == talk else c: value for c, value in record.items()}
     if _turns(record.get("context")) and "response" in record and "prompt" not in record:  # HelpSteer3's feedback
         record = {"prompt" if c == "context" else c: value for c, value in record.items()}
-    return _paired(_logged(_lettered(record)))
+    return _paired(_logged(_lettered(_chosen(record))))
 
 
 def _turns(value: Any) -> bool:
@@ -55,6 +58,18 @@ def _turns(value: Any) -> bool:
 
 def _asked(sent: Any) -> bool:
     return _turns(sent) or (isinstance(sent, dict) and _turns(sent.get("messages")))
+
+
+def _chosen(record: Row) -> Row:
+    """Rename the two texts of a pair, such as win and lose or preferred_response and dispreferred_response."""
+    for column in record:
+        name = SIDED.fullmatch(column)
+        other = WON[name[1]] + name[2] if name else ""
+        if name and all(isinstance(record.get(c), (str, list)) and record[c] for c in (column, other)):
+            note = f"read: '{column}' as the chosen response and '{other}' as the rejected one (--map names others)"
+            named = {column: "chosen", other: "rejected"}
+            return {**{named.get(c, c): v for c, v in record.items()}, NOTED: [*record.get(NOTED, ()), note]}
+    return record
 
 
 def _lettered(record: Row) -> Row:

@@ -175,10 +175,17 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
         if role.lower() in ("function_call", "tool_call") and content:  # a turn of ShareGPT whose text is the call
             content, kept["tool_calls"] = "", [call(content)]
         role = ROLES.get(role.lower(), role.lower())
-        if role == "tool" and isinstance(content, dict | int | float):  # data, as the tool gave it
+        if role == "tool" and _data(content):  # as the tool gave it
             content = as_json(content)
         result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
     return result
+
+
+def _data(content: Any) -> bool:
+    """Whether what a tool gave is data, not a text or parts of one."""
+    if isinstance(content, list):
+        return any(not isinstance(part, str) and not (isinstance(part, dict) and "type" in part) for part in content)
+    return isinstance(content, dict | int | float)
 
 
 def _taught(raw: Row) -> bool:

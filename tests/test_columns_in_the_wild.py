@@ -546,6 +546,39 @@ def test_turns_that_name_who_speaks_in_another_way_are_read(turns: list[dict[str
     assert (row["prompt"], row["response"], row.get("tool_calls")) == ([Q], "a", None)
 
 
+@pytest.mark.parametrize(
+    ("won", "lost"),
+    [("win", "lose"), ("winner", "loser"), ("better", "worse"), ("preferred_response", "dispreferred_response"),
+     ("y_w", "y_l"), ("response_j", "response_k"), ("accepted", "rejected"), ("winning_answer", "losing_answer")],
+)  # fmt: skip
+def test_a_pair_whose_columns_say_which_won_is_a_pair_and_that_is_said(won: str, lost: str) -> None:
+    rows = layouts.rows({"prompt": "q", lost: "b", won: "a"})
+    assert [(row["response"], row["scores"]) for row in rows] == [
+        ("a", {"preference": 1.0}),
+        ("b", {"preference": 0.0}),
+    ]
+    assert rows[0][layouts.NOTED][0].startswith(
+        f"read: '{won}' as the chosen response and '{lost}' as the rejected one"
+    )
+
+
+def test_who_won_is_no_pair_of_texts() -> None:
+    assert "scores" not in first({"prompt": "q", "winner": "a", "loser": None})
+
+
+def test_what_a_tool_gave_may_be_a_list_of_data() -> None:
+    found = [{"city": "x"}, {"city": "y"}]
+    turns = [
+        Q,
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]},
+        {"role": "tool", "content": found},
+    ]
+    assert json.loads(first({"messages": [*turns, A]})["prompt"][2]["content"]) == found
+    parts = [{"type": "text", "text": "x"}]
+    turns[2] = {"role": "tool", "content": parts}
+    assert first({"messages": [*turns, A]})["prompt"][2]["content"] == "x"
+
+
 def test_langchain_says_in_its_metadata_that_a_response_was_cut_off() -> None:
     answer = {"type": "ai", "content": "a", "response_metadata": {"finish_reason": "length"}}
     row = first({"messages": [{"type": "human", "content": "q"}, answer]})
