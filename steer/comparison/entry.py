@@ -52,7 +52,7 @@ class Entry:
         """Parse and check NAME:KNOB=VALUE,...; knobs are settings of the method but for those named here.
 
         `template`, `learning_rate` and `rate` belong to training, OF_ROUNDS to iteration; `after` names the method that
-        trains on the logs first, and whose policy training continues from.
+        trains on the logs first, and whose policy training continues from, in every round.
         """
         name, _, rest = spec.partition(":")
         if name in UNTRAINED:
@@ -121,12 +121,28 @@ class Entry:
         )
 
     @property
+    def stage(self) -> Entry | None:
+        """Return the entry that `after` names: it trains on the logs, and all trainings of this one start from it."""
+        if not self.after:
+            return None
+        text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
+        return replace(Entry.of(":".join(filter(None, (self.after, text)))), rate=self.front_rate)
+
+    @property
     def front(self) -> Entry | None:
-        """Return the entry that trains on the logs first; a conditioned method does so before its first round."""
-        if self.after:
-            text = ",".join(f"{k}={v}" for k, v in self.training if k == "template" and METHODS[self.after].conditioned)
-            return replace(Entry.of(":".join(filter(None, (self.after, text)))), rate=self.front_rate)
-        return self.start if self.iterate and self.conditioned else None
+        """Return the entry that is trained directly before: its stage, or what draws at targets for its first round."""
+        reads = bool(self.after) and METHODS[self.after].conditioned
+        return self.start if self.iterate and self.conditioned and not reads else self.stage
+
+    @property
+    def own_trainings(self) -> int:
+        """Number of its own trainings: one, or one in each of its rounds."""
+        return 0 if self.untrained else self.iterate.rounds if self.iterate else 1
+
+    @property
+    def trainings(self) -> int:
+        """Number of its trainings with all that stand in front of them."""
+        return self.own_trainings + (self.front.trainings if self.front else 0)
 
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.
@@ -163,14 +179,17 @@ class Entry:
 
 
 def _first(spec: str, method: Method, after: str) -> None:
-    """Refuse a first stage that is no likelihood method on the logs, or that reads other conditions."""
+    """Refuse a first stage that is no likelihood method on the logs, or whose conditions the method does not read."""
     stage, _ = chosen(after, ())
-    plain = not (stage.still or stage.reframes) and stage.conditioned == method.conditioned
-    if not plain:
-        wanted = "conditional" if method.conditioned else "mle"
+    if method.importance and not stage.conditioned:
+        raise SteerError(
+            f"{spec}: it weighs what the policy in front drew at targets, and after={after} reads none. Use "
+            "after=conditional."
+        )
+    reads = method.conditioned and not method.reframes
+    if stage.still or stage.reframes or (stage.conditioned and not reads):
+        wanted = "conditional" if method.importance else "mle"
         raise SteerError(f"{spec}: after={after} is no likelihood stage in front of this method. Use after={wanted}.")
-    if method.reframes:
-        raise SteerError(f"{spec}: its conditions are of its own, so no other policy can stand in front. Drop after=.")
 
 
 def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:

@@ -19,7 +19,7 @@ from steer.methods import METHODS
 from steer.progress import duration, note
 from steer.report.cells import count, counted
 from steer.training import pace
-from steer.training.prepare import Hashes, chosen
+from steer.training.prepare import Hashes, chosen, joined
 from steer.training.train import prepare
 
 
@@ -66,8 +66,8 @@ def _tuning(comparison: Comparison, speed: Speed, entries: Sequence[Entry]) -> t
     tried = [entry for phase in phases(entries) for entry in phase]
     if not rates or not tried:
         return [], 0.0
-    steps = sum(Work.of(comparison, replace(entry, after="")).steps for entry in tried) * rates
-    each = [speed.seconds(comparison, e, Work(1, comparison.settings.max_steps, prompts))[0] for e in tried]
+    steps = sum(entry.own_trainings for entry in tried) * comparison.settings.max_steps * rates
+    each = [speed.seconds(comparison, e, Work(comparison.settings.max_steps, prompts))[0] for e in tried]
     text = (
         f"Tuning, once: {rates} learning rates for {counted(len(tried), 'method')}, {count(steps)} steps and "
         f"{count(len(tried) * rates * prompts)} answers to {counted(prompts, 'training prompt')} held out; up to about "
@@ -77,9 +77,8 @@ def _tuning(comparison: Comparison, speed: Speed, entries: Sequence[Entry]) -> t
 
 
 class Work(NamedTuple):
-    """Optimizer steps, trainings and answers of an entry with one seed; rounds that entries share count for each."""
+    """Optimizer steps and answers of an entry with one seed; rounds that entries share count for each."""
 
-    trainings: int
     steps: int
     answers: int
 
@@ -87,12 +86,11 @@ class Work(NamedTuple):
     def of(comparison: Comparison, entry: Entry) -> Work:
         """Count them."""
         config, conditioned = comparison.config, entry.conditioned
-        trainings = 0 if entry.untrained else (entry.iterate.rounds if entry.iterate else 1) + bool(entry.front)
         draws = 0 if entry.permuted else sum(d.best_of for d in entry.decodings if not d.at_random)  # it draws nothing
         aims = len(config.target) + config.controls if conditioned else 1
         grid = config.grid if conditioned else 0
         answers = draws * aims * len(comparison.examination.prompts) + grid
-        return Work(trainings, trainings * comparison.settings.max_steps, answers)
+        return Work(entry.trainings * comparison.settings.max_steps, answers)
 
 
 class Speed(NamedTuple):
@@ -131,6 +129,7 @@ class Speed(NamedTuple):
         answers = self.draws.seconds(work.answers, most)
         if entry.untrained:
             return answers, ""
+        needs = METHODS[entry.method].needs
         if METHODS[entry.method].on_policy:
             return answers, "the time of its fresh responses is not estimated: they end where the policy ends them"
         if self.training is None:
@@ -140,7 +139,8 @@ class Speed(NamedTuple):
         except SteerError as error:
             return answers, f"its training would fail: {error}"
         tokens = work.steps * settings.batch_size * size * self.length
-        reference = work.trainings * len(comparison.logs) * self.length if "ref" in METHODS[entry.method].needs else 0
+        reference = entry.own_trainings * len(comparison.logs) * self.length if "ref" in needs else 0.0
+        reference += tokens if "kl" in needs else 0.0  # at every token it trains on
         fresh = self.draws.seconds(comparison.cost(entry).responses, settings.max_new_tokens)
         return answers + self.training.seconds(tokens, reference) + fresh, ""
 
@@ -156,7 +156,7 @@ class Speed(NamedTuple):
 
 def _group_size(comparison: Comparison, entry: Entry) -> float:
     """Mean number of rows in a group: on the logs, or at most those of a prompt in a round that compares them."""
-    if entry.iterate and not entry.conditioned:
-        return float(entry.iterate.n)
     method, own = chosen(entry.method, entry.settings)
-    return float(np.mean([len(group.rows) for group in method.groups(comparison.logs, own)]))
+    if entry.iterate and (method.importance or not method.conditioned):
+        return float(entry.iterate.n)
+    return float(np.mean([len(group.rows) for group in joined(method.groups(comparison.logs, own), method)]))

@@ -57,7 +57,7 @@ def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> 
     for entry, seed in jobs:
         together.setdefault((entry.start.slug, seed), []).append(entry)
     # A policy that several runs continue from is trained first; its failure is reported when they need it.
-    fronts = dict.fromkeys((e.front, s) for e, s in jobs if e.front and e.front.slug != e.start.slug)
+    fronts = dict.fromkeys((e.stage, s) for e, s in jobs if e.stage)
     if fronts:
         with processes(min(config.num_proc, len(fronts))) as workers:
             wait([workers.submit(_train_front, config, folder, front, seed) for front, seed in fronts if front])

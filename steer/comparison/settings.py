@@ -45,9 +45,9 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
             "conditional:rounds=1/2,prompts_per_round=500",
             "raft:rounds=1/2/3,prompts_per_round=500",
             "steerlm2:prompts_per_round=500",
-            "directional",
-            "binary-reward-conditioning",
-            "quark:prompts_per_round=500",
+            "directional:after=mle",
+            "binary-reward-conditioning:after=mle",
+            "quark:after=mle,prompts_per_round=500",
             "remax:after=mle",
             "rloo:after=mle",
             "grpo:after=mle",
@@ -72,7 +72,7 @@ class RunSettings:
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "
         "are scored with --scorer (`quark` has two rounds where none are named, `steerlm2` one); `after=mle` trains by "
-        "likelihood first and continues from that policy, `dpo:after=mle` (repeat the flag).",
+        "likelihood first and continues from that policy, in every round, `dpo:after=mle` (repeat the flag).",
         panel=RUNS,
     )
     base: tuple[str, ...] = option(

@@ -13,14 +13,13 @@ from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost
 from steer.config.training import TrainConfig
 from steer.iteration.launch import train_by
-from steer.iteration.round import run_round
+from steer.iteration.round import continued, run_round
 from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS
 from steer.report.cells import counted
 from steer.rows import prompt_key, read
 from steer.run_folder import fingerprint, read_done, read_json, write_json
-from steer.training.prepare import started_from
 
 SUMMED = ("steps", "tokens", "seconds", "drawn", "scored")
 
@@ -34,7 +33,7 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
         entry.settings_from(comparison.rated),
         rows=rows,
         model=comparison.model(seed),
-        output=str(comparison.folder / "runs" / f"{entry.start.slug}-seed{seed}" / "policy"),
+        output=str(_policy(comparison, entry.start, seed)),
         method=entry.method,
         set=entry.settings,
         seed=seed,
@@ -44,11 +43,12 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
     if entry.front:
         policy, facts = trained(comparison, entry.front, seed, rows)
         first, spent = str(policy), [facts]
+    if entry.stage:
+        settings = continued(settings, str(_policy(comparison, entry.stage, seed)))
     if entry.iterate:
         policy, more = _looped(comparison, entry, entry.iterate, settings, first)
     else:
-        logged = started_from(settings, first) if first else settings
-        policy, more = Path(settings.output), [_logged(entry, logged, comparison.launch(entry))]
+        policy, more = Path(settings.output), [_logged(entry, settings, comparison.launch(entry))]
     spent += more
     summary = spent[-1]["summary"]
     if entry.iterate:
@@ -57,6 +57,11 @@ def trained(comparison: Comparison, entry: Entry, seed: int, rows: str) -> tuple
         click.echo(f"[{entry.run(seed)}] {summary}", err=True)
     summed = {key: sum(taken[key] for taken in spent) for key in SUMMED}
     return policy, {**spent[-1], **summed, "summary": summary, "hash": fingerprint(policy)}
+
+
+def _policy(comparison: Comparison, entry: Entry, seed: int) -> Path:
+    """Return the folder of a policy that is trained on the logs."""
+    return comparison.run_folder(entry, seed) / "policy"
 
 
 def _logged(entry: Entry, settings: TrainConfig, launch: str) -> dict[str, Any]:
@@ -72,7 +77,8 @@ def _looped(
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Do the rounds that are missing, beside the policy of `training`: fewer rounds are on the way to more.
 
-    `first` draws first: a policy trained on the logs, or (empty) the base. Nothing stops the rounds and gold is not
+    `first` draws first: a policy trained on the logs, or (empty) the base. Every round trains from where `training`
+    does, unless its settings say otherwise. Nothing stops the rounds and gold is not
     asked, for a round that gold chose would be judged by what chose it.
     """
     relative = "quantiles" in METHODS[entry.method].needs

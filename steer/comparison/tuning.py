@@ -110,7 +110,7 @@ def tried(entry: Entry) -> Entry:
 def phases(entries: Sequence[Entry]) -> list[list[Entry]]:
     """Entries to tune: those that train on the logs, with what stands in front of others, then the others."""
     keys = dict.fromkeys(tried(entry) for entry in entries if tunable(entry) and not entry.permuted)
-    fronts = [tried(entry.front) for entry in entries if entry.after and entry.front]
+    fronts = [tried(entry.stage) for entry in entries if entry.stage]
     first = dict.fromkeys([*filter(tunable, fronts), *(entry for entry in keys if not entry.after)])
     return [phase for phase in (list(first), [entry for entry in keys if entry.after]) if phase]
 
@@ -153,7 +153,7 @@ class Choice:
 
 def _with_front(entry: Entry, choices: Mapping[Entry, Choice]) -> Entry | None:
     """Return the entry with the rate of what stands in front of it; None if that ran at none."""
-    front = entry.front if entry.after else None
+    front = entry.stage
     if front is None or not tunable(front):
         return entry
     share = choices[tried(front)].share

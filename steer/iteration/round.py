@@ -1,7 +1,8 @@
 """One round: draw, filter, score, label with what was obtained, pool, train.
 
-Training starts from the base, or from the weights of the round before. A round is a folder of finished stages whose
-name changes with everything that determines it: killed rounds resume, and more rounds keep those before.
+Training starts from the base (or from its --init), or from the weights of the round before. A round is a folder of
+finished stages whose name changes with everything that determines it: killed rounds resume, and more rounds keep those
+before.
 """
 
 from __future__ import annotations
@@ -48,5 +49,10 @@ def training_of_round(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
     if rounds.method.importance:  # its weights compare with the policy that drew
         return started_from(config, before)
     if rounds.settings.start_from == "last" and (Path(before) / "steer.json").is_file():
-        return replace(config, model=before) if config.adapter == "none" else started_from(config, before)
+        return continued(config, before)
     return config
+
+
+def continued(config: TrainConfig, policy: str) -> TrainConfig:
+    """Return the config of a training that starts from a policy: from its adapter, or from all of its weights."""
+    return replace(config, model=policy) if config.adapter == "none" else started_from(config, policy)

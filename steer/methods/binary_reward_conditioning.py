@@ -3,8 +3,8 @@
 -log p(y | x, z): both responses of every pair, the chosen one conditioned on the `reward` 1 and the rejected one on 0;
 answers are drawn at 1. The condition is this one, whatever levels the rows have.
 Differs from the official code: none of this method was released. The paper puts a token before the prompt, here the
-condition stands where the template has it; it trains on from a supervised policy, here from the base, which may be one;
-and conditions are dropped at random, as in every conditioned method here.
+condition stands where the template has it; it trains on from a supervised policy, `after=mle` in a comparison; and
+conditions are dropped at random, as in every conditioned method here.
 """
 
 from __future__ import annotations

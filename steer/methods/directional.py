@@ -1,7 +1,8 @@
 """Directional preference alignment (2402.18571): condition on how much each attribute matters, not on its level.
 
 For every prompt some directions v are drawn, and the policy learns the response with the highest weighted score:
--log p(y | x, v), y the best under v (rejection sampling).
+-log p(y | x, v), y the best under v (rejection sampling). It trains on from a supervised policy, `after=mle` in a
+comparison.
 Differs from the official code: weights are whole numbers from 0 to 4 for each attribute with a better end, drawn
 uniformly, where the paper takes unit vectors near the axis of one attribute; scores are standardised first.
 """

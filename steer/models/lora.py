@@ -129,13 +129,18 @@ def _check_parameters(model: Any, names: Sequence[str]) -> None:
 
 
 def start_from(model: Any, folder: str) -> None:
-    """Overwrite a fresh adapter with a saved one; SteerError if their shapes differ."""
+    """Overwrite a fresh adapter with a saved one; SteerError if their shapes differ.
+
+    Tokens of levels stay as they were added where the saved policy has none.
+    """
     with quiet():
-        from peft import load_peft_weights, set_peft_model_state_dict
+        from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
         try:
             weights = load_peft_weights(folder, device="cpu")
-            report = set_peft_model_state_dict(model, weights)
+            fresh = get_peft_model_state_dict(model, save_embedding_layers=False)
+            tokens = {name: weight for name, weight in fresh.items() if "trainable_tokens" in name}
+            report = set_peft_model_state_dict(model, tokens | weights)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise SteerError(f"--init {folder}: its adapter does not fit ({str(error).splitlines()[-1]}).") from None
     if report.unexpected_keys or any("lora_" in name for name in report.missing_keys):

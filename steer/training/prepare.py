@@ -80,7 +80,7 @@ def check_start(
     """Refuse a start that does not fit the method or `base`, a fingerprint or hub name."""
     lora_of(options)
     if options.init:
-        _check_init(base, conditioning, options)
+        _check_init(base, method, conditioning, options)
     check_thinking(name, method, conditioning, options.thinking)
     if (method.on_policy or "kl" in method.needs) and options.adapter == "none":
         raise SteerError(f"{name}: its reference is the model without its adapter. Use --adapter lora.")
@@ -91,12 +91,16 @@ def check_start(
         )
 
 
-def _check_init(base: str, conditioning: Conditioning | None, options: TrainSettings) -> None:
-    """Refuse to start from a policy that reads other conditions or does not fit `base`, a fingerprint or hub name."""
+def _check_init(base: str, method: Method, conditioning: Conditioning | None, options: TrainSettings) -> None:
+    """Refuse to start from a policy that reads other conditions or does not fit `base`, a fingerprint or hub name.
+
+    One that reads none can learn to: only a method that weighs its draws at targets needs its conditions before.
+    """
     folder = Path(options.init)
     if not (folder / "steer.json").is_file():
         raise SteerError(f'--init {folder}: is no policy (it has no steer.json). Train one: "steer train".')
     card = Card.load(folder)
+    conditioning = conditioning if card.attributes or method.importance else None
     own = (options.adapter, base, options.template if conditioning else "tags")
     if own != (card.adapter, card.base_hash or card.base, card.template if conditioning else "tags"):
         raise SteerError(f"--init {folder}: has another base, adapter or template than this run would have.")
