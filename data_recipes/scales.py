@@ -61,9 +61,19 @@ class Scale:
         self.fractions += 0 < value < 1
         self.whole += whole and value > 1
         self.broken += not whole and not 0 < value < 1
-        if value in self.values or len(self.values) < MOST_VALUES:
-            seen = self.values.setdefault(value, [0, position, position])
-            seen[0], seen[2] = seen[0] + 1, position
+        seen = self.values.setdefault(value, [0, position, position])
+        seen[0], seen[2] = seen[0] + 1, position
+
+    def merge(self, later: Scale, rows: int) -> None:
+        """Count the scores of rows that follow `rows` others."""
+        self.count += later.count
+        self.low, self.high = min(self.low, later.low), max(self.high, later.high)
+        self.fractions, self.whole = self.fractions + later.fractions, self.whole + later.whole
+        self.broken += later.broken
+        for value, (count, first, last) in later.values.items():
+            if value in self.values or len(self.values) < MOST_VALUES:
+                seen = self.values.setdefault(value, [0, rows + first, 0])
+                seen[0], seen[2] = seen[0] + count, rows + last
 
     def doubts(self) -> Iterator[str]:
         """Yield why this may be two scales in one."""
@@ -85,7 +95,7 @@ class Scale:
 
 
 class Scales:
-    """The scales of all attributes, source by source."""
+    """The scales of all attributes, source by source; of many rows, merged from those of some rows each."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -98,6 +108,14 @@ class Scales:
             if value is not None:
                 scales = self.attributes.setdefault(name, {})
                 scales.setdefault(str(row.get("source") or source), Scale()).add(value, self.rows - 1)
+
+    def merge(self, later: Scales) -> None:
+        """Count the scores of the rows that follow."""
+        for name, scales in later.attributes.items():
+            mine = self.attributes.setdefault(name, {})
+            for source, scale in scales.items():
+                mine.setdefault(source, Scale()).merge(scale, self.rows)
+        self.rows += later.rows
 
     def table(self) -> list[str]:
         """Return a line for each attribute: rows with a score, and its range."""

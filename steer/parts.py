@@ -13,9 +13,11 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -169,19 +171,37 @@ def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> I
     return ((index, work(index, part)) for index, part in todo)
 
 
+def in_order(start: Open, todo: Iterable[list[Any]], workers: int, done: str) -> Iterator[Any]:
+    """Yield what became of each part, in their order, by processes that need no GPU; `done` as in `results`."""
+    with _pool(start, workers, done, threads=0) as pool:
+        waiting: deque[Future[tuple[int, Any]]] = deque()
+        for part in enumerate(todo):
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()[1]
+            waiting.append(pool.submit(_do, part))
+        yield from (future.result()[1] for future in waiting)
+
+
 def _by_processes(start: Open, todo: Iterator[Part], workers: int, done: str) -> Iterator[tuple[int, Any]]:
-    context = multiprocessing.get_context("spawn")
     torch = sys.modules.get("torch")  # if this process needed none to check the work, the others need none
     threads = max(1, torch.get_num_threads() // workers) if torch else 0
+    with _pool(start, workers, done, threads) as pool:
+        waiting: set[Future[tuple[int, Any]]] = set()
+        for part in todo:
+            if len(waiting) > workers:
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ready)
+            waiting.add(pool.submit(_do, part))
+        yield from (future.result() for future in as_completed(waiting))
+
+
+@contextmanager
+def _pool(start: Open, workers: int, done: str, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes that work, with so many threads of torch each (0: they load none); SteerError if one dies."""
+    context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(workers, context, _start, (start, context.Value("i", 0), threads)) as pool:
-            waiting: set[Future[tuple[int, Any]]] = set()
-            for part in todo:
-                if len(waiting) > workers:
-                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in ready)
-                waiting.add(pool.submit(_do, part))
-            yield from (future.result() for future in as_completed(waiting))
+            yield pool
     except BrokenProcessPool:
         raise SteerError(
             f"a process that {done} has died. Lower --num-proc if memory ran out, and run the same command again."

@@ -14,6 +14,7 @@ from steer.rows.directions import named_score
 
 BY_NAME = "metadata, by the name"
 UNMAPPED = "not named by --map"
+UNREAD = "no number, such as "
 RATED = ("scores", "attributes")  # columns that hold several scores
 ASKED = ("prompt", "response", "completion", "messages", "conversations", "instruction", "output", "chosen", "rejected")
 
@@ -46,7 +47,7 @@ class Ratings:
             if value is None:
                 unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
                 if unread and name not in scores and named_score(name):
-                    self.unrated.setdefault(column, f"no number, such as {record[column]!r:.30}")
+                    self.unrated.setdefault(column, f"{UNREAD}{record[column]!r:.30}")
                 continue
             if name in self.wanted or column in self.wanted:
                 scores.setdefault(name, value)

@@ -23,7 +23,7 @@ from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
 from steer.rows.numbers import Numbers
-from steer.rows.ratings import Ratings
+from steer.rows.ratings import UNREAD, Ratings
 from steer.run_folder import is_run, row_files
 from steer.settings import WHICH_TURNS, did_you_mean
 
@@ -32,6 +32,7 @@ Source = str | Path | Iterable[Mapping[str, Any]]  # a path of any known layout,
 OURS = "prompt, response, scores"  # the layout of the rows that steer writes
 UNSCORED = ("id", "response", "group", "source", "split", "conversation", "reasoning_content")  # texts, if anything
 ANSWERED = {"response", "completion", "choices"}  # columns of an answer that may stand without what it answers
+TWO_WAYS = "column '{}' is written in two ways"
 UNANSWERED = ("response", "after_response", "finished")  # columns of an answer that becomes part of the prompt
 
 
@@ -65,6 +66,21 @@ class Tally:
     numbers: Counter[str] = field(default_factory=Counter)  # score -> rows in which it is known
     words: Counter[str] = field(default_factory=Counter)  # column -> rows in which it holds a text
     example: dict[str, str] = field(default_factory=dict)  # column -> the first text in it
+
+    def add(self, later: Tally) -> None:
+        """Count what was read after this, as if it had been counted here."""
+        for name, counts in vars(self).items():
+            if isinstance(counts, Counter):
+                counts.update(getattr(later, name))
+        for column, reason in later.not_scores.items():
+            if not (reason.startswith(UNREAD) and column in self.not_scores):
+                self.not_scores[column] = reason
+        for column, text in later.example.items():
+            self.example.setdefault(column, text)
+
+
+class InOrderError(Exception):
+    """Records can only be read by a process that has read those before them; the message says why."""
 
 
 def read_rows(
@@ -106,7 +122,7 @@ def read(
     with a list as `skipped` its message is appended there instead, for the caller to count and report. `tally` is
     counted up; without one, what is dropped is noted on stderr.
     """
-    return _Reader(source, skipped, reading, tally).read(unique)
+    return Reader(source, skipped, reading, tally).read(unique)
 
 
 def prompts(source: Source) -> Iterator[Row]:
@@ -114,11 +130,14 @@ def prompts(source: Source) -> Iterator[Row]:
 
     A conversation that goes on after its last assistant turn is all prompt. Other responses stay in the row.
     """
-    return _Reader(source, answered=False).read()
+    return Reader(source, answered=False).read()
 
 
-class _Reader:
-    """One pass over a source, and further ones over its records if their columns alone say too little."""
+class Reader:
+    """One pass over a source, and further ones over its records if their columns alone say too little.
+
+    `apart`: it is given records of which others have read the first, and raises InOrderError where those matter.
+    """
 
     def __init__(
         self,
@@ -127,11 +146,12 @@ class _Reader:
         reading: Reading | None = None,
         tally: Tally | None = None,
         answered: bool = True,
+        apart: bool = False,
     ) -> None:
         self.path = source if isinstance(source, str | Path) else None
         if not isinstance(source, str | Path | Sequence | Mapping) and not hasattr(source, "with_format"):
             source = list(source)  # an iterator can be read only once
-        self.source, self.answered, self.skipped = source, answered, skipped
+        self.source, self.answered, self.skipped, self.apart = source, answered, skipped, apart
         self.reading = reading or Reading()
         self.quiet = tally is not None
         self.tally = Tally() if tally is None else tally
@@ -140,11 +160,17 @@ class _Reader:
         self.ours = self.path is not None and not self.reading.columns and is_ours(Path(self.path))
         self.coding: votes.Coding | DataError | None = None
         self.forms: dict[str, dict[str, str]] = {}  # score -> how its column writes numbers -> place of the first
+        self.seen, self.times = Numbers(), dict[str, int]()  # hashes of ids, and how often one was made from content
         self.ratings = Ratings((*self.reading.columns, *self.reading.wanted), self.again, self.tally.not_scores)
 
     def read(self, unique: bool = True) -> Iterator[Row]:
         """Yield the rows; what was dropped is noted at the end, if nobody counts it."""
         yield from (row for _, row in (self.unique(self.rows()) if unique else self.rows()))
+
+    def count_anew(self) -> None:
+        """Forget what was counted and how columns write numbers."""
+        self.tally, self.forms = Tally(), {}
+        self.ratings.unrated = self.tally.not_scores
 
     def records(self, skipped: list[str] | None) -> Iterator[tuple[str, Row]]:
         """Yield the records with their places."""
@@ -171,16 +197,19 @@ class _Reader:
         if self.piped:
             records = self.kept = list(records)
         for place, record in records:
-            try:
-                rows = self.rows_of(record, place)
-            except (RecursionError, DataError) as error:
-                self.refuse(f"{place}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
-            except SteerError as error:
-                self.refuse(str(error))
-            else:
-                yield from ((place, row) for row in rows)
+            yield from ((place, row) for row in self.usable(record, place))
         if not self.quiet:
             self.note()
+
+    def usable(self, record: Row, place: str) -> list[Row]:
+        """Return the rows of a record, none if it cannot be used and the caller skips such records."""
+        try:
+            return self.rows_of(record, place)
+        except (RecursionError, DataError) as error:
+            self.refuse(f"{place}: {TOO_DEEP if isinstance(error, RecursionError) else error}")
+        except SteerError as error:
+            self.refuse(str(error))
+        return []
 
     def refuse(self, message: str) -> None:
         """Raise the message, or collect it where the caller skips bad records."""
@@ -237,6 +266,8 @@ class _Reader:
     def vote_coding(self) -> votes.Coding:
         """Return what the numbers mean that are votes in this source; DataError if they may mean several things."""
         if self.coding is None:
+            if self.apart:
+                raise InOrderError("its votes are numbers")
             try:
                 self.coding = votes.coding(self.again())
             except DataError as error:
@@ -289,6 +320,8 @@ class _Reader:
                 continue
             forms = self.forms.setdefault(name, {})
             if first := next((other for other in forms if not one_way((other, written_so))), ""):
+                if self.apart:
+                    raise InOrderError(TWO_WAYS.format(name))
                 value = repr(cells[name])[:40] if name in cells else f"{score:g}"
                 remedy = "Write it in one way, or empty the cells that are unknown"
                 raise SteerError(f"{place}: column '{name}': holds {value}, but {first} at {forms[first]}. {remedy}.")
@@ -296,25 +329,30 @@ class _Reader:
 
     def unique(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:
         """Yield the rows with ids that occur once."""
-        seen = Numbers()
-        times: dict[str, int] = {}
         for place, row in rows:
-            name = row["id"]
-            if hash(name) in seen:
-                if name != content_id(row):
-                    message = f"{place}: column 'id': '{name}' is also the id of {self.first_place(name)}."
-                    self.refuse(f"{message} Rename one of them.")
+            if hash(row["id"]) in self.seen:
+                if (name := self.other_id(row, place)) is None:
                     continue
-                while hash(row["id"]) in seen:
-                    times[name] = times.get(name, 1) + 1
-                    row = {**row, "id": f"{name}-{times[name]}"}
-            seen.add(hash(row["id"]))
+                row = {**row, "id": name}
+            self.seen.add(hash(row["id"]))
             yield place, row
+
+    def other_id(self, row: Row, place: str) -> str | None:
+        """Return an id for a row whose own was seen, if it was made from the content; else refuse the row."""
+        name = other = row["id"]
+        if name != content_id(row):
+            message = f"{place}: column 'id': '{name}' is also the id of {self.first_place(name)}."
+            self.refuse(f"{message} Rename one of them.")
+            return None
+        while hash(other) in self.seen:
+            self.times[name] = self.times.get(name, 1) + 1
+            other = f"{name}-{self.times[name]}"
+        return str(other)
 
     def first_place(self, name: str) -> str:
         """Return where an id occurs first: places are not kept, the source is read again, which only an error costs."""
         once = self.piped or self.skipped is not None
-        rows = () if once else _Reader(self.source, [], self.reading, Tally(), self.answered).rows()
+        rows = () if once else Reader(self.source, [], self.reading, Tally(), self.answered).rows()
         return next((place for place, row in rows if row["id"] == name), "an earlier row")
 
 

@@ -37,6 +37,12 @@ class DataSettings:
     )
     turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=READING)
     limit: int = option(0, LIMIT, least=0, panel=READING)
+    num_proc: int = option(
+        1,
+        "Processes that read records at the same time, beside the one that puts them in order.",
+        least=1,
+        panel=READING,
+    )
     held_out: float = option(SHARE, "Share of prompts kept for evaluation.", least=0, most=1, panel=SPLIT)
     resplit: bool = option(False, "Split by prompt again, whatever the rows say.", panel=SPLIT)
     duplicates: str = option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -24,6 +24,11 @@ def nameless(output: str | Path) -> BinaryIO:
         return TemporaryFile(dir=folder)
 
 
+def decoded(line: bytes) -> Row:
+    """Return the row that a line holds."""
+    return DECODER.raw_decode(str(line, "utf-8"))[0]  # type: ignore[no-any-return]
+
+
 class Spool:
     """Rows in a nameless file beside the output.
 
@@ -42,8 +47,12 @@ class Spool:
         """Keep a row that is a line already, as `line_of` makes it."""
         self.file.write(line)
 
+    def add_lines(self, lines: Iterable[bytes]) -> None:
+        """Keep rows that are lines already."""
+        self.file.writelines(lines)
+
     def __iter__(self) -> Iterator[Row]:
-        return (DECODER.raw_decode(str(line, "utf-8"))[0] for line in self.lines())
+        return map(decoded, self.lines())
 
     def lines(self) -> Iterator[bytes]:
         """Yield the rows as `write_rows` writes them."""

@@ -15,13 +15,15 @@ from data_recipes import duplicates, scales
 from data_recipes.scales import Scales
 from data_recipes.turns import asked_with, content_id
 from steer.errors import SteerError
+from steer.progress import note
 from steer.rows import directions
 from steer.rows.contract import PREFERENCE, Row
 from steer.rows.identity import prompt_key, split_key
 from steer.rows.numbers import Numbers
-from steer.rows.reading import Tally
+from steer.rows.pieces import Piece
+from steer.rows.reading import InOrderError, Tally
 from steer.rows.settings import EXPORTS, DataSettings
-from steer.rows.sources import Sources, columns_of, has_shared_prompt, score_ranges
+from steer.rows.sources import Finish, Sources, columns_of, has_shared_prompt, score_ranges
 from steer.rows.spool import Spool
 from steer.settings import did_you_mean
 
@@ -38,11 +40,72 @@ OTHER = {"train": "test", "test": "train"}
 
 def surveyed(sources: Sources, settings: DataSettings, output: str | Path) -> Survey:
     """Read all rows once, keep them for `kept`, and decide what follows from them; refuse what cannot be done."""
+    try:
+        return _surveyed(sources, settings, output, settings.num_proc)
+    except InOrderError as error:
+        note(f"--num-proc: the rows were read by one process, for {error}.")
+        return _surveyed(sources, settings, output, 1)
+
+
+def _surveyed(sources: Sources, settings: DataSettings, output: str | Path, processes: int) -> Survey:
     survey = Survey(sources.names, settings, Spool(output))
-    for source, row in sources.rows():
-        survey.add(source, row)
+    for source, piece in sources.pieces(lambda finish: Look(finish, settings), processes):
+        survey.add(source, piece)
     survey.close(sources.skipped, sources.tally)
     return survey
+
+
+@dataclass
+class Found:
+    """What is to be known of the rows of a piece."""
+
+    scales: Scales = field(default_factory=Scales)
+    columns: set[str] = field(default_factory=set)
+    thoughts: int = 0  # rows whose response has reasoning of its own
+    system_name: str = ""  # a single word in a column `system`
+    train: array[int] = field(default_factory=lambda: array("b"))  # whether each row is for training
+    prompts: array[int] = field(default_factory=lambda: array("q"))  # of each row the hash of what it is compared by
+    texts: dict[int, str] = field(default_factory=dict)  # the text of a hash, of test rows with --duplicates near
+    split_by: list[str] = field(default_factory=list)  # of each row its `split_key`, with --weight
+    rated: list[tuple[str, Row]] = field(default_factory=list)  # of each row its content and scores, to merge raters
+
+
+@dataclass(frozen=True)
+class Look:
+    """Finish the rows of a piece and find what is to be known of them, in whatever process."""
+
+    finish: Finish
+    settings: DataSettings
+
+    def __call__(self, rows: list[Row]) -> tuple[list[Row], Found]:
+        """Return the rows as they are written, and what was found in them."""
+        s, found, rows = self.settings, Found(), [self.finish(row) for row in rows]
+        for row in rows:
+            found.train.append(row["split"] == "train")
+            found.scales.add(row, self.finish.source)
+            found.columns.update(row)
+            found.thoughts += bool(row.get("reasoning_content"))
+            if isinstance(row.get("system"), str):
+                found.system_name = found.system_name or row["system"]
+            if s.weight:
+                found.split_by.append(split_key(row))
+            if s.merge_raters:
+                found.rated.append((content_id(row), {**row["scores"], **row.get("raters", {})}))
+            text = comparable(row, s)
+            found.prompts.append(_number(text))
+            if s.duplicates == "near" and row["split"] == "test":
+                found.texts[found.prompts[-1]] = text.partition(BESIDE)[0]
+        return rows, found
+
+
+def comparable(row: Row, settings: DataSettings) -> str:
+    """Return what must not be on both sides: the prompt, or the response if all rows share one prompt."""
+    if has_shared_prompt(row, settings.default_prompt):
+        return duplicates.normal({"prompt": [{"content": row["response"]}]})
+    if settings.duplicates == "keep":
+        return prompt_key(row)
+    beside = asked_with(row)
+    return f"{duplicates.normal(row)}{BESIDE}{beside}" if beside else duplicates.normal(row)
 
 
 @dataclass
@@ -79,28 +142,28 @@ class Survey:
                 raise SteerError(f"--export: unknown '{name}'; {did_you_mean(name, EXPORTS)}")
         self.near = duplicates.Near(s.similarity) if s.duplicates == "near" else None
 
-    def add(self, source: str, row: Row) -> None:
-        """Look at one row and keep it."""
-        self.total += 1
-        self.rows.add(row)
-        self.origins.append(self.names.index(source))
-        self.train.append(row["split"] == "train")
-        self.scales.add(row, source)
-        self.columns.update(row)
-        self.thoughts += bool(row.get("reasoning_content"))
-        if isinstance(row.get("system"), str):
-            self.system_name = self.system_name or row["system"]
+    def add(self, source: str, piece: Piece) -> None:
+        """Keep the rows of a piece and what was found in them."""
+        found: Found = piece.found
+        self.total += len(piece.rows)
+        self.rows.add_lines(row.line for row in piece.rows)
+        self.origins.extend([self.names.index(source)] * len(piece.rows))
+        self.train.extend(found.train)
+        self.scales.merge(found.scales)
+        self.columns |= found.columns
+        self.thoughts += found.thoughts
+        self.system_name = self.system_name or found.system_name
         if self.settings.weight:
-            self.sizes.setdefault(source, Counter())[split_key(row)] += 1
-        if self.settings.merge_raters:
-            self.ratings.setdefault(content_id(row), []).append({**row["scores"], **row.get("raters", {})})
-        text = self.comparable(row)
-        prompts, other = self.prompts[row["split"]], self.prompts[OTHER[row["split"]]]
-        if (key := _number(text)) not in prompts:
-            prompts.add(key)
-            self.leaks += key in other
-            if self.near and row["split"] == "test":
-                self.near.add(text.partition(BESIDE)[0])
+            self.sizes.setdefault(source, Counter()).update(found.split_by)
+        for content, scores in found.rated:
+            self.ratings.setdefault(content, []).append(scores)
+        sides = (self.prompts["test"], self.prompts["train"])
+        for train, key in zip(found.train, found.prompts):
+            if key not in (prompts := sides[train]):
+                prompts.add(key)
+                self.leaks += key in sides[not train]
+                if self.near and not train:
+                    self.near.add(found.texts[key])
 
     def close(self, skipped: Sequence[str], tally: Tally) -> None:
         """Refuse what cannot be done, and choose the prompts of a mixture."""
@@ -118,15 +181,6 @@ class Survey:
             self.order()
         if s.weight:
             self.mixture = mixture(self.sizes, dict(zip(self.names, map(_weight, s.weight))), s.seed)
-
-    def comparable(self, row: Row) -> str:
-        """Return what must not be on both sides: the prompt, or the response if all rows share one prompt."""
-        if has_shared_prompt(row, self.settings.default_prompt):
-            return duplicates.normal({"prompt": [{"content": row["response"]}]})
-        if self.settings.duplicates == "keep":
-            return prompt_key(row)
-        beside = asked_with(row)
-        return f"{duplicates.normal(row)}{BESIDE}{beside}" if beside else duplicates.normal(row)
 
     def kept(self) -> Iterator[Row | bytes]:
         """Yield the rows to write, counted by side; the others go to `dropped` with the reason."""
@@ -173,7 +227,7 @@ class Survey:
 
     def _duplicate(self, row: Row, seen: Numbers, alike: dict[int, str]) -> tuple[str, str]:
         """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
-        text = self.comparable(row)
+        text = comparable(row, self.settings)
         said = [row["response"], row["tool_calls"]] if row.get("tool_calls") else row["response"]
         content = json.dumps([text, said, row["scores"], row["split"], row.get("group")], sort_keys=True)
         if (same := _number(content)) in seen:
