@@ -7,6 +7,7 @@ import json
 import math
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -19,12 +20,11 @@ from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.label import StoredRows
-from steer.rows import Tally, read, read_rows, write_rows
+from steer.rows import Tally, read, read_rows, split_of, write_rows
 from steer.rows.binning import _quantile, described, fitted
 from steer.rows.command import data_command
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD
-from steer.rows.sources import Sources
 from steer.rows.table import Table
 from steer.run_folder import fingerprint
 
@@ -55,7 +55,7 @@ def put(path: Path, records: list[dict[str, Any]] = RECORDS) -> str:
 def test_data_writes_the_rows_that_reading_gives(tmp_path: Path) -> None:
     config = DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"))
     data_command(config)
-    write_rows((row for _, row in Sources((config.source,), config).rows()), tmp_path / "read.jsonl")
+    write_rows(({**row, "split": split_of(row, 0.1, 0)} for row in read(config.source)), tmp_path / "read.jsonl")
     assert (tmp_path / "data" / "rows.jsonl").read_bytes() == (tmp_path / "read.jsonl").read_bytes()
 
 
@@ -67,7 +67,8 @@ def test_rows_that_are_decoded_again_are_the_same(more: dict[str, Any], tmp_path
     more = {name: (other,) if value == ("MORE",) else value for name, value in more.items()}
     config = DataConfig(put(tmp_path / "log.jsonl"), str(tmp_path / "data"), **more)
     data_command(config)
-    every = {row["id"]: row for _, row in Sources((config.source, *config.mix), config).rows()}
+    data_command(replace(config, output=str(tmp_path / "plain"), merge_raters=False, duplicates="keep", weight=()))
+    every = {row["id"]: row for row in map(json.loads, (tmp_path / "plain" / "rows.jsonl").open(encoding="utf-8"))}
     rows = [json.loads(line) for line in (tmp_path / "data" / "rows.jsonl").open(encoding="utf-8")]
     assert 0 < len(rows) <= len(every)
     for row in rows:

@@ -83,10 +83,11 @@ def read_pieces(
     Other `processes` work on all but the first pieces; none does with a `limit`, for no record beyond it is looked at.
     InOrderError if records cannot be read apart from those before them: start again with one process.
     """
+    processes = 1 if limit else processes
     reader = Reader(source, skipped, reading, tally)
     blocks = _Blocks(reader, 1 if limit else MOST)
     pieces: Iterator[Piece] = map(partial(_piece, reader, look), islice(blocks, FIRST if processes > 1 else None))
-    if processes > 1 and not limit:
+    if processes > 1:
         start = partial(_Apart, source, skipped is None, reading, look)
         pieces = chain(pieces, in_order(start, blocks, processes, "read rows"))
     left = limit
@@ -196,10 +197,10 @@ def _join(piece: Piece, reader: Reader, look: Look) -> None:
         while skipped and skipped[0][0] <= i:
             reader.refuse(skipped.popleft()[1])
         if hash(row.id) in reader.seen:
-            name = reader.other_id(decoded(row.line), row.place)
-            if name is None:
+            other = reader.other_id(decoded(row.line), row.place)
+            if other is None:
                 continue
-            row = row.renamed(name)
+            row = row.renamed(other)
         reader.seen.add(hash(row.id))
         rows.append(row)
     for _, message in skipped:
