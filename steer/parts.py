@@ -23,6 +23,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steer.cluster import by_actors
 from steer.errors import SteerError
 from steer.progress import note_once, progress
 from steer.run_folder import write_json
@@ -44,6 +45,11 @@ class Workers(NamedTuple):
     number: int = 1
     ray: bool = False
     apart: bool = False
+
+    @staticmethod
+    def of(settings: Any) -> Workers:
+        """Read the settings `num_proc` and `workers`."""
+        return Workers(settings.num_proc, settings.workers == "ray")
 
     @property
     def elsewhere(self) -> bool:
@@ -164,7 +170,7 @@ def fill(
 def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> Iterator[tuple[int, Any]]:
     """Yield what became of each part, with its number, in any order; `done` is what workers did, for messages."""
     if workers.ray:
-        return _by_ray(start, todo, workers.number, done)
+        return by_actors(_Worker, start, todo, workers.number, done)
     if workers.elsewhere:
         return _by_processes(start, todo, workers.number, done)
     work = start()
@@ -307,41 +313,3 @@ def _runs(pid: int) -> bool:
     except PermissionError:  # it is another user's
         return True
     return True
-
-
-def _by_ray(start: Open, todo: Iterator[Part], workers: int, done: str) -> Iterator[tuple[int, Any]]:
-    """Work with actors of a Ray cluster, each on a GPU if there are any.
-
-    Ray Data is not used: it would read on the CPUs that its actors hold, and wait for ever if they hold all.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-        from ray.exceptions import RayActorError, RayError
-        from ray.util import ActorPool
-    except ImportError:
-        raise SteerError('--workers ray: Ray is not installed. pip install "steer-lm[ray]".') from None
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    resources = ray.cluster_resources()
-    gpus = int("GPU" in resources)
-    unit = "GPU" if gpus else "CPU"
-    if workers > (most := int(resources.get(unit, 0))):
-        raise SteerError(f"--workers ray: --num-proc {workers}, but the cluster has {most} {unit}s. Lower --num-proc.")
-    actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
-    pool = ActorPool([actor.remote(start) for _ in range(workers)])
-    try:
-        for part in todo:
-            if not pool.has_free():
-                yield pool.get_next_unordered()
-            pool.submit(lambda one, part: one.do.remote(part), part)
-        while pool.has_next():
-            yield pool.get_next_unordered()
-    except RayActorError:
-        raise SteerError(
-            f"--workers ray: an actor that {done} has died, or its machine. Lower --num-proc if memory ran out, and "
-            "run the same command again."
-        ) from None
-    except RayError as error:
-        reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
-        raise SteerError(f"--workers ray: {reason}. Run the same command again to go on.") from None

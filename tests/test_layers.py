@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room may import what stands before it: in a row above, or further left in its own. A folder is one room.
 TABLE = """
-errors progress cache addresses device settings options config run_folder parts
+errors progress cache addresses device settings options config run_folder cluster parts
 rows conditioning methods models labelling
 generation training report export serve evaluation annotation
 iteration comparison

@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import HANG, alive, family, until
 from test_label import OWN, bytes_of, rows_of
+from test_launch import GOLD, LAUNCH, STEPS, answers, files, iterated, losses
 
+from steer.cluster import Head
+from steer.comparison.command import compare_command
+from steer.config.comparison import CompareConfig
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
+from steer.iteration.command import iterate_command
 from steer.labelling.command import label_command
 from steer.rows import write_rows
+from steer.run_folder import read_json, write_json
 
 STEER = [sys.executable, "-m", "steer"]
+SOON = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # a head is given up after half of them
 RAY = ["--workers", "ray", "--num-proc", "2"]
 LABEL = [*STEER, "label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
 # Asks more of the cluster than it has, and of the same one what it can do.
@@ -40,6 +50,7 @@ label_command(LabelConfig("rows.jsonl", "ray", num_proc=2, shard_size=20, **many
 def _as_quick_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's processes would wait for whatever else runs on the machine: it starts them with the lowest priority."""
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # else Ray gives up where tests share few cores
 
 
 @pytest.fixture
@@ -72,6 +83,52 @@ def test_without_ray_the_remedy_is_named(own: Path, monkeypatch: pytest.MonkeyPa
         label_command(LabelConfig("rows.jsonl", "out", scorer="countable:words", workers="ray"))
 
 
+def test_a_head_is_gone_when_it_has_not_answered_for_long_and_not_when_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        head = Head(f"127.0.0.1:{server.getsockname()[1]}")
+
+        def gone(*later: float) -> list[bool]:
+            found = []
+            for seconds in later:
+                now[0] += seconds
+                found.append(head.gone())
+            return found
+
+        assert gone(0, 10_000, 10_000) == [False] * 3, "a part may take as long as it does"
+        head.place, place = (*head.place[:1], closed_port()), head.place
+        assert gone(10_000, 29, 2) == [False, False, True], "half of Ray's 60 seconds, from the first look in vain"
+        head.silent = None
+        assert gone(0, 29) == [False, False]
+        head.place = place
+        assert gone(29) == [False]
+        head.place = (*head.place[:1], closed_port())
+        assert gone(29, 29) == [False, False], "it answered in between"
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    assert Head("127.0.0.1:1").patience == 2.5
+
+
+def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_cluster_that_does_not_answer_is_not_waited_for(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    config = LabelConfig("rows.jsonl", "out", scorer="own_scorers:Halting", workers="ray", min_support=1)
+    monkeypatch.syspath_prepend(own)
+    monkeypatch.setenv("RAY_ADDRESS", address := f"127.0.0.1:{closed_port()}")
+    with pytest.raises(SteerError, match=f"no Ray cluster answers at {address}. Start it, or unset RAY_ADDRESS."):
+        label_command(config)
+    monkeypatch.setenv("RAY_ADDRESS", f"ray://{address}")
+    with pytest.raises(SteerError, match="on a machine of the cluster, with HOST:PORT of its head"):
+        label_command(config)
+
+
 @pytest.mark.slow
 def test_why_an_actor_cannot_work_is_said_by_itself(trained: Path, labels: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
@@ -84,10 +141,13 @@ def test_why_an_actor_cannot_work_is_said_by_itself(trained: Path, labels: Path,
 
 
 def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
-    """Start a command, kill a part of Ray or the command when there are so many parts; return what it said."""
-    env = {**os.environ, "HALT": "100", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    """Start a command, kill a part of Ray or the command when there are so many parts; return what it said.
+
+    `parts`: their folder; `*` in it stands for anything.
+    """
+    env = {**os.environ, **SOON, "HALT": "100"}
     process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
-    until(lambda: len([*parts.glob("[0-9]*")]) >= count or process.poll() is not None)
+    until(lambda: len(glob(f"{parts}/[0-9]*")) >= count or process.poll() is not None)
     below = family(process.pid)
     found = [pid for pid, command in below if victim in command.partition(" --")[0]]
     os.kill(found[0] if victim != "command" else process.pid, signal.SIGKILL)
@@ -97,7 +157,16 @@ def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
     return said
 
 
-VICTIMS = {"ray::_Worker": "an actor that ", "raylet/raylet": "an actor that ", "gcs_server": "", "command": ""}
+GONE = "the Ray cluster is gone: its head at "
+VICTIMS = {"ray::_Worker": "has died", "raylet/raylet": "has died", "gcs_server": GONE, "command": ""}
+
+
+def assert_said(said: str, victim: str, done: str) -> None:
+    """What Ray's end says is one sentence, and the last one."""
+    last = said.splitlines()[-1] if victim != "command" else "steer: --workers ray: "
+    assert last.startswith("steer: --workers ray: "), said[-2000:]
+    assert VICTIMS[victim] in last
+    assert (f"an actor that {done}" in last) == (VICTIMS[victim] == "has died")
 
 
 @pytest.mark.slow
@@ -106,7 +175,7 @@ def test_labelling_by_ray_that_is_killed_goes_on_to_the_same_bytes(victim: str, 
     pytest.importorskip("ray")
     parts = own / "killed" / "parts"
     said = killed([*LABEL, *RAY, "--output", "killed"], victim, parts, 5)
-    assert (VICTIMS[victim] + "scored has died" in said) == bool(VICTIMS[victim])
+    assert_said(said, victim, "scored")
     kept = {path.name for path in parts.glob("*.npy")}
     assert kept == {f"{i:05d}.npy" for i in range(5)}, "the others wait for a row that never comes"
     (own / "scored.txt").unlink()
@@ -126,10 +195,64 @@ def test_drawing_by_ray_that_is_killed_goes_on_to_the_same_bytes(
     words += ["--shard-size", "4", "--max-new-tokens", "60", "--output"]
     out = tmp_path / "killed" / "run"
     said = killed([*words, str(out), *RAY], victim, out / "parts", 3)
-    assert (VICTIMS[victim] + "drew has died" in said) == bool(VICTIMS[victim])
+    assert_said(said, victim, "drew")
     assert not (out / "done.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in out.glob("parts/*.jsonl")}
     ran([*words, str(out), *RAY])
     assert kept == {path: path.stat().st_mtime_ns for path in kept}, "nothing is drawn twice"
     ran([*words, str(tmp_path / "one" / "run")])
     assert (out / "rows.jsonl").read_bytes() == (tmp_path / "one" / "run" / "rows.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["ray::_Worker", "gcs_server"])
+def test_launched_rounds_whose_ray_is_killed_go_on_to_those_of_one_process(
+    victim: str, labels: Path, base: Path, trained: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    how: dict[str, Any] = {"prompts_per_round": 40, "n": 8, "shard_size": 4}
+    config = iterated(labels, base, trained, tmp_path, **how)
+    iterate_command(config)
+    out, one = tmp_path / "killed", tmp_path / "rounds"
+    flags = {"policy": trained, "model": base, "scorer": GOLD, "train": config.train, "launch": LAUNCH, "rounds": 1}
+    flags |= {"start-from": "last", "max-new-tokens": 60, "watch": 8, "guard": "off", "output": out}
+    flags |= {name.replace("_", "-"): value for name, value in how.items()}
+    words = [*STEER, "iterate", str(labels), *RAY, *(str(w) for name, x in flags.items() for w in (f"--{name}", x))]
+    assert_said(killed(words, victim, out / "round-1-*" / "generated" / "parts", 3), victim, "drew")
+    kept = files(out, "generated/parts/*.jsonl")
+    assert 3 <= len(kept) < len(files(one, "generated/parts/*.jsonl")) == 80
+    ran(words)
+    for pattern in ("generated/parts/*.jsonl", "fresh.jsonl"):
+        assert files(out, pattern) == files(one, pattern)
+    assert answers(out) == answers(one)
+    assert losses(out) == pytest.approx(losses(one), abs=1e-5)
+    assert [read_json(p)["processes"] for p in out.glob("*/policy/done.json")] == [2]
+    assert len(files(out, "scores/*.npy")) > 2, "scored by actors"
+
+
+@pytest.mark.slow
+def test_a_launched_comparison_whose_ray_is_killed_goes_on_to_that_of_one_process(
+    labels: Path, trained: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
+    write_json(tmp_path / "train.json", {**STEPS, "learning_rate": 1e-3})
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 8, "max_new_tokens": 60, "resamples": 20}
+    how |= {"shard_size": 3, "train": str(tmp_path / "train.json")}
+    methods = ("mle", "conditional", "raft:rounds=1,n=8,prompts_per_round=60")
+    compare_command(CompareConfig(str(labels), str(trained / "model"), str(tmp_path / "one"), method=methods, **how))
+    flags = {"model": trained / "model", "launch": LAUNCH, "output": tmp_path / "two", **how}
+    words = [w for name, x in flags.items() for w in (f"--{name.replace('_', '-')}", str(x))]
+    words = [*STEER, "compare", str(labels), *RAY, *words, *(w for m in methods for w in ("--method", m))]
+    process = subprocess.Popen(words, env={**os.environ, **SOON}, stdout=subprocess.PIPE, text=True)
+    fresh = f"{tmp_path}/two/runs/raft*/**/generated/parts/[0-9]*"
+    until(lambda: len(glob(fresh, recursive=True)) >= 3 or process.poll() is not None)
+    os.kill(next(pid for pid, command in family(process.pid) if "gcs_server" in command), signal.SIGKILL)
+    said = process.communicate(timeout=HANG)[0]
+    assert "1 run failed" in said, "it was killed before it was done, and only what was drawn then is lost"
+    assert GONE in read_json(tmp_path / "two" / "report.json")["failures"][0]["error"]
+    ran(words)
+    one, two = (tmp_path / name for name in ("one", "two"))
+    assert answers(two) == answers(one)
+    assert files(two, "generated/parts/*.jsonl", "fresh.jsonl") == files(one, "generated/parts/*.jsonl", "fresh.jsonl")
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert read_json(two / "report.json")["failures"] == []

@@ -135,12 +135,12 @@ class Comparison:
     @property
     def alone(self) -> bool:
         """Whether runs are done one after the other."""
-        return bool(self.config.launch) or self.config.num_proc < 2
+        return bool(self.config.launch) or self.config.workers == "ray" or self.config.num_proc < 2
 
     @property
     def workers(self) -> Workers:
-        """How many processes draw and score for one run: several where its training is launched."""
-        return Workers(self.config.num_proc if self.config.launch else 1)
+        """How many processes draw and score for one run: several where runs are done one after the other."""
+        return Workers.of(self.config) if self.alone else Workers()
 
     def launch(self, entry: Entry) -> str:
         """Return what starts the trainings of an entry; the base leaves the GPUs to them."""

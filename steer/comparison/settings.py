@@ -7,7 +7,7 @@ from typing import Any
 
 from steer.evaluation.settings import ANSWERS, JUDGING, AnswerSettings
 from steer.generation.settings import DRAWN_BY, ENGINES, SHARD_SIZE
-from steer.settings import LAUNCH, option
+from steer.settings import LAUNCH, WHICH_WORKERS, WORKERS, option
 
 RUNS = "What is trained"
 
@@ -110,11 +110,12 @@ class RunSettings:
     launch: str = option("", LAUNCH, panel=RUNS)
     num_proc: int = option(
         1,
-        "Runs done at the same time, each in its own process; with --launch, one run after the other, and processes "
-        "that draw and score for it.",
+        "Runs done at the same time, each in its own process; with --launch or --workers ray, one run after the other, "
+        "and processes that draw and score for it.",
         least=1,
         panel=RUNS,
     )
+    workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=RUNS)
     shard_size: int = option(512, SHARD_SIZE, least=1, panel=RUNS)
 
 

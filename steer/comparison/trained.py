@@ -93,6 +93,7 @@ def _looped(
         engine=comparison.config.engine,
         launch=comparison.launch(entry),
         num_proc=comparison.workers.number,
+        workers=comparison.config.workers,
         shard_size=comparison.config.shard_size,
     )
     rounds = Rounds(

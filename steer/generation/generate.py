@@ -86,7 +86,7 @@ class Generation:
         cls, policy: Policy | str, rows: Sequence[Row], settings: GenerateSettings, selection: Selection | None
     ) -> Generation:
         """Load the policy if it is a name and turn targets into levels; SteerError for one it cannot aim at."""
-        workers = Workers(settings.num_proc, settings.workers == "ray")
+        workers = Workers.of(settings)
         engine: Engine = respond
         split = Split(settings.shard_size)
         if not workers.elsewhere:

@@ -103,7 +103,7 @@ class Rounds:
     @property
     def workers(self) -> Workers:
         """How many processes draw and score."""
-        return Workers(self.settings.num_proc)
+        return Workers.of(self.settings)
 
     def split(self, policy: str) -> Split:
         """Return how the drawing by a policy is split."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steer.generation.settings import DRAWN_BY, ENGINES, SHARD_SIZE, SPEED
-from steer.settings import LAUNCH, SEED, option
+from steer.settings import LAUNCH, SEED, WHICH_WORKERS, WORKERS, option
 
 ROUNDS, DRAWN, KEPT = "Rounds", "What each round draws", "Which responses are kept"
 GUARDS, REFIT = "Watching and stopping", "Refitting the scorer"
@@ -96,5 +96,6 @@ class IterateSettings:
     num_proc: int = option(
         1, "Processes that draw responses at the same time, and that score them.", least=1, panel=SPEED
     )
+    workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=SPEED)
     shard_size: int = option(512, SHARD_SIZE, least=1, panel=SPEED)
     seed: int = option(0, SEED, least=0)

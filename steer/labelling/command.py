@@ -76,7 +76,7 @@ def label_command(config: LabelConfig) -> str:
         task = Task.of(rows, scorer, config, name, known, human)
         run.start()
         parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
-        score_parts(parts, rows, scorer, task.names, Workers(config.num_proc, config.workers == "ray"))
+        score_parts(parts, rows, scorer, task.names, Workers.of(config))
         if config.shard:
             parts.note_done()
         if parts.missing:

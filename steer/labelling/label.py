@@ -77,7 +77,7 @@ def label(
     }
     with workplace(folder, options, inputs) as place:
         parts = Parts(place / "parts", options.shard_size, len(listed), ".npy")
-        score_parts(parts, listed, scored_by, task.names, Workers(options.num_proc, options.workers == "ray"))
+        score_parts(parts, listed, scored_by, task.names, Workers.of(options))
         labels = task.labels(parts)
         result = Labelled(list(labels.rows()), labels.schema, scored_by.id, placed(scored_by.spec), name)
         if folder:
