@@ -1,6 +1,8 @@
 """The claims study of benchmarks/: when a claim holds, and the whole study at toy size."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +10,33 @@ import numpy as np
 import pytest
 
 from benchmarks.claims import runs
-from benchmarks.claims.runs import LOOPS, LOSSES, Bench
+from benchmarks.claims.runs import LOOPS, LOSSES, RATES, Bench, Task, tuned_rates
 from benchmarks.claims.study import ClaimsConfig, study
 from benchmarks.claims.table import (
+    NEAR,
     Claim,
     Curve,
     Judged,
+    Margin,
     above,
     best_of_errors,
     claimed,
     claims,
     fall,
+    near_order_statistics,
     order_statistics,
     rising,
+    verdicts,
 )
 from steer.comparison.comparison import Comparison
 from steer.config.comparison import CompareConfig
 from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.evaluation.statistics import Interval, smallest
 from steer.methods import METHODS
 from steer.options import resolve
+from steer.run_folder import write_json
 from steer.training.command import train_command
 
 GOLD = {
@@ -76,7 +84,7 @@ def told(
     }
     found = claims(every, proxy, story, lines, run(ppo, seeds=1), [DRAWN], LOSSES)
     assert claimed(found).count("\n") == len(found) + 1
-    return {claim.text: claim.verdict for claim in found if claim.verdict != "yes"}
+    return {claim.text: verdict for claim, (verdict, _) in zip(found, verdicts(found)) if verdict != "yes"}
 
 
 def test_all_claims_come_out_where_all_figures_are_so() -> None:
@@ -112,12 +120,49 @@ def test_runs_whose_paired_interval_holds_0_are_not_told_apart() -> None:
     wide = [run(x, noise=3.0, seed=i) for i, x in enumerate((0.85, 0.9, 1.07))]
     assert [x.mean for x in wide] == pytest.approx([0.85, 0.9, 1.07])
     margins = rising(wide)
-    assert all(m.low < 0 < m.high for m in margins)
-    assert Claim("", [], margins).verdict == "not told apart"
+    assert all(m.interval.low < 0 < m.interval.high for m in margins)
+    assert alone(margins) == "not told apart"
     close = [run(x, noise=0.01, seed=i) for i, x in enumerate((0.85, 0.9, 1.07))]
-    assert Claim("", [], rising(close)).verdict == "yes"
-    assert Claim("", [], rising(close[::-1])).verdict == "no"
-    assert Claim("", [], [*margins, *rising(close[::-1])]).verdict == "no", "one link that does not hold is enough"
+    assert alone(rising(close)) == "yes"
+    assert alone(rising(close[::-1])) == "no"
+    assert alone([*margins, *rising(close[::-1])]) == "no", "one link that does not hold is enough"
+
+
+def alone(margins: Sequence[Margin]) -> str:
+    """The verdict of a claim by its own p-value."""
+    claim = Claim("", [], margins)
+    return claim.verdict(claim.p)
+
+
+def link(mean: float, p: float) -> Margin:
+    return Margin(Interval(mean, math.nan, math.nan, 9), p, [(0.1, 8.0)])
+
+
+def test_a_claim_is_as_sure_as_its_least_sure_link_and_a_wrong_link_counts_for_all_that_were_looked_at() -> None:
+    assert Claim("", [], [link(1, 0.001), link(1, 0.04), link(1, 0.01)]).p == 0.04
+    assert Claim("", [], [link(1, 0.001), link(-1, 0.02), link(-1, 0.3)]).p == pytest.approx(0.06)
+    assert Claim("", [], [link(-1, 0.6), link(1, 0.6)]).p == 1
+    unknown = Claim("", [], [link(1, 0.001), link(1, math.nan)])
+    assert math.isnan(unknown.p)
+    assert unknown.verdict(unknown.p) == "not told apart"
+
+
+def test_verdicts_are_corrected_for_all_claims_by_holm() -> None:
+    """Of .01, .02, .03 and .5 the first is multiplied by 4, the second by 3, which is more than .05."""
+    family = [Claim(str(p), [1.0], [link(mean, p)]) for mean, p in ((1, 0.02), (-1, 0.01), (1, 0.03), (1, 0.5))]
+    assert verdicts(family) == [
+        ("not told apart", pytest.approx(0.06)),
+        ("no", pytest.approx(0.04)),
+        ("not told apart", pytest.approx(0.06)),
+        ("not told apart", pytest.approx(0.5)),
+    ]
+    table = claimed(family).splitlines()
+    assert table[0] == "| claim | means | must be above 0 | p, Holm | power from | came out |"
+    least = smallest([(0.1, 8.0)], 0.05 / 4)
+    assert family[0].least(len(family)) == pytest.approx(least)
+    assert table[2].endswith(f"| 0.060 | {least:.2f} | **not told apart**, yes before Holm |")
+    assert table[3].endswith(f"| 0.040 | {least:.2f} | **no** |")
+    assert family[0].least(1) < family[0].least(16), "more claims show less"
 
 
 def test_runs_are_paired_by_prompt_and_repetition() -> None:
@@ -125,10 +170,10 @@ def test_runs_are_paired_by_prompt_and_repetition() -> None:
     worse, better = run(0.0), run(0.1, seed=1)
     shifted = [Judged([x + i for i, x in enumerate(each.each)]) for each in (worse, better)]
     assert worse.interval.high - worse.interval.low > 0.2
-    found = above(shifted[1], shifted[0])
+    found = above(shifted[1], shifted[0]).interval
     assert (found.mean, found.high - found.low < 0.02) == (pytest.approx(0.1), True)
     once = Judged(better.each[:1])
-    assert above(once, worse).n == len(PROMPTS), "the repetitions that both have"
+    assert above(once, worse).interval.n == len(PROMPTS), "the repetitions that both have"
 
 
 def test_bases_that_disagree_leave_a_difference_open() -> None:
@@ -136,8 +181,8 @@ def test_bases_that_disagree_leave_a_difference_open() -> None:
     worse = run(0.0)
     better = Judged([x + gain for x, gain in zip(worse.each, (1.0, 1.0, -1.0))])
     found = above(better, worse)
-    assert found.mean == pytest.approx(1 / 3)
-    assert Claim("", [], [found]).verdict == "not told apart"
+    assert found.interval.mean == pytest.approx(1 / 3)
+    assert alone([found]) == "not told apart"
 
 
 def test_seeds_on_one_base_are_not_taken_for_other_bases() -> None:
@@ -146,23 +191,23 @@ def test_seeds_on_one_base_are_not_taken_for_other_bases() -> None:
     worse = run(0.0, seeds=9)
     better = Judged([x + gain for x, gain in zip(worse.each, gains)], [0, 1, 2] * 3)
     nested, flat = above(better, worse), above(better._replace(bases=()), worse)
-    assert nested.mean == pytest.approx(flat.mean) == pytest.approx(0.5)
-    assert Claim("", [], [flat]).verdict == "yes"
-    assert Claim("", [], [nested]).verdict == "not told apart"
+    assert nested.interval.mean == pytest.approx(flat.interval.mean) == pytest.approx(0.5)
+    assert alone([flat]) == "yes"
+    assert alone([nested]) == "not told apart"
     thrice = above(Judged(better.each[:3], [0, 1, 2]), worse)
-    assert (nested.low, nested.high) == pytest.approx((thrice.low, thrice.high), abs=0.02), "as three repetitions"
-    assert above(Judged(worse.each[:1], [0]), worse).n == len(PROMPTS)
+    assert nested.interval[1:3] == pytest.approx(thrice.interval[1:3], abs=0.02), "as three repetitions"
+    assert above(Judged(worse.each[:1], [0]), worse).interval.n == len(PROMPTS)
 
 
 def test_what_has_fallen() -> None:
     def curve(proxy: list[float], gold: list[float]) -> Curve:
         return Curve([run(x) for x in proxy], [run(x) for x in gold])
 
-    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0).mean == pytest.approx(0.1)
-    assert fall(curve([0, 1, 2], [0, 1, 1.2]), 0).mean == pytest.approx(-0.2)
-    assert fall(curve([0, 2, 1], [0, 1, 0.5]), 0).mean == pytest.approx(-1), "the proxy has fallen too"
-    assert fall(curve([2, 1], [1, 0]), 0).mean == 0, "nothing came before"
-    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0.05, -1).mean == pytest.approx(-0.05)
+    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0).interval.mean == pytest.approx(0.1)
+    assert fall(curve([0, 1, 2], [0, 1, 1.2]), 0).interval.mean == pytest.approx(-0.2)
+    assert fall(curve([0, 2, 1], [0, 1, 0.5]), 0).interval.mean == pytest.approx(-1), "the proxy has fallen too"
+    assert fall(curve([2, 1], [1, 0]), 0).interval.mean == 0, "nothing came before"
+    assert fall(curve([0, 1, 2], [0, 1, 0.9]), 0.05, -1).interval.mean == pytest.approx(-0.05)
 
 
 def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
@@ -170,6 +215,10 @@ def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
         assert got == pytest.approx(expected, rel=0.03), n
     errors = best_of_errors([DRAWN])
     assert all(x.low < 0 < x.high and x.high - x.low < 0.1 for x in errors)
+    shares = [near.interval.mean for near in near_order_statistics([DRAWN])]
+    assert shares == pytest.approx([NEAR - abs(x.mean) for x in errors]), "on the side that the error is nearer to"
+    assert all(near.p < 0.01 for near in near_order_statistics([DRAWN]))
+    assert all(near.interval.mean < 0 for near in near_order_statistics([DRAWN**3])), "heavy tails gain more"
     shifted = order_statistics([5 + 3 * DRAWN])
     assert [x[1] for x in shifted] == pytest.approx([x[1] for x in order_statistics([DRAWN])])
 
@@ -221,6 +270,36 @@ def test_rounds_are_trained_with_all_that_the_others_are(
         )
 
 
+def test_rates_are_those_that_a_comparison_chose_for_the_same_settings_or_the_same_method(
+    labels: Path, tmp_path: Path
+) -> None:
+    def tried(name: str, chosen: float | None) -> dict[str, Any]:
+        tries = [{"learning_rate": 1e-3 * x, "own": x == 1, "chosen": x == chosen} for x in (1 / 3, 1, 3)]
+        return {"name": name, "tries": tries}
+
+    chosen = {"mle": 1, "rwr:beta=1": 3, "rwr:beta=0.5": 1 / 3, "remax:after=mle": 3, "ppo": None}
+    tuned = [tried(name, times) for name, times in chosen.items()]
+    write_json(tmp_path / "report.json", {"tuning": {"entries": tuned}})
+    rates = tuned_rates(str(tmp_path))
+    assert rates == {"mle": 1, "rwr:beta=1": 3, "rwr:beta=0.5": 0.333, "remax:after=mle": 3}
+    (tmp_path / "train.yaml").write_text("max_steps: 5\nlearning_rate: 1e-3\n")
+    config = CompareConfig(str(labels), "model", str(tmp_path / "out"), gold="gold", train=str(tmp_path / "train.yaml"))
+    bench = Bench(Comparison(config, tmp_path))
+
+    def times(method: str, **flags: Any) -> float:
+        return bench.settings(Task("run", "rows", method, flags), 0).learning_rate / (1e-3 * METHODS[method].rate)
+
+    assert times("remax") == pytest.approx(1), "nothing was tuned"
+    del bench.__dict__["rates"]
+    write_json(tmp_path / RATES, rates)
+    assert [times("rwr", set=(f"beta={b}",)) for b in ("0.5", "1", "3")] == pytest.approx([0.333, 3, 3])
+    assert [times(name) for name in ("mle", "remax", "ppo", "dpo")] == pytest.approx([1, 3, 1, 1])
+    write_json(tmp_path / "report.json", {"tuning": None})
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SteerError, match="is no finished comparison that tuned"):
+            tuned_rates(str(folder))
+
+
 @pytest.mark.slow
 def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -> None:
     """Every run of it, one seed on each of two bases; again it answers at once."""
@@ -228,6 +307,8 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     for seed, name in enumerate(("base", "other")):
         train_command(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
+    tries = [{"learning_rate": 1e-3 * x, "own": x == 1, "chosen": x == 3} for x in (1, 3)]
+    write_json(tmp_path / "tuned" / "report.json", {"tuning": {"entries": [{"name": "mle", "tries": tries}]}})
     config = ClaimsConfig(
         str(labels),
         str(tmp_path / "base"),
@@ -238,8 +319,18 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
         max_new_tokens=60,
         num_proc=2,
         train=str(tmp_path / "train.json"),
+        rates=str(tmp_path / "tuned"),
     )
     first = study(config)
     table = (tmp_path / "out" / "claims.md").read_text()
-    assert sum(table.count(f"| {verdict} |") for verdict in ("yes", "**no**", "**not told apart**")) == 16
+    lines = [line.split(" | ") for line in table.splitlines() if line.count(" | ") == 5][2:]
+    verdicts = [line[-1].removesuffix(" |").split(",")[0] for line in lines]
+    assert len(verdicts) == 16
+    assert "as multiples of each method's own: mle x 3." in table
+    assert {*verdicts} <= {"yes", "**no**", "**not told apart**"}
     assert study(config) == first
+    trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("adapter_model.safetensors")}
+    assert trained
+    (tmp_path / "out" / "done.json").unlink()  # judges again what is there
+    assert study(config) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("adapter_model.safetensors")} == trained

@@ -1,7 +1,8 @@
 """The claims study: train what each claim of the field compares, on the rows at hand, and judge every claim.
 
 Every run trains on the proxy alone and is judged by gold on the same held-out prompts, in standard deviations of the
-logs. The learning rates are shares of the one in `--train`, which must suit `mle`.
+logs. The learning rates are shares of the one in `--train`, which must suit `mle`, or what `steer compare --tune` chose
+on the same rows and bases (`--rates`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from benchmarks.claims.runs import (
     LOOPS,
     LOSSES,
+    RATES,
     ROUNDS,
     Bench,
     RoundsTask,
@@ -29,18 +31,21 @@ from benchmarks.claims.runs import (
     run_chain,
     run_rounds,
     seeds_of,
+    tuned_rates,
 )
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.comparison.comparison import Comparison, spread
 from steer.comparison.runs import FAILED
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
+from steer.evaluation.statistics import POWER
 from steer.evaluation.systems import RewardScale
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.parts import processes
 from steer.progress import progress
+from steer.report.cells import ALPHA
 from steer.report.circumstances import circumstances
-from steer.rows import read_back
+from steer.rows import content_hash, read_back
 from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
 from steer.settings import OUTPUT, OVERWRITE, argument, option
@@ -63,20 +68,28 @@ class ClaimsConfig:
     batch_size: int = option(64, "Sequences generated at once.", least=1)
     num_proc: int = option(1, "Runs done at the same time, each in its own process.", least=1)
     train: str = option("", "Config file for training, the same for every run.")
+    rates: str = option(
+        "",
+        "Folder of a finished `steer compare --tune` with this --train: every method takes the rate that was chosen "
+        "for it there, for the settings of a run if they were tuned, else for its method.",
+    )
     overwrite: bool = option(False, OVERWRITE)
 
 
 @stage
 def study(config: ClaimsConfig) -> str:
     """Do the missing runs and judge the claims; return the tables, which are in claims.md too. Resumes when killed."""
-    shared = Comparison(CompareConfig(**asdict(config)), Path(config.output))
-    run = Run(config.output, config, shared.inputs)
+    settings = {name: value for name, value in asdict(config).items() if name != "rates"}
+    shared = Comparison(CompareConfig(**settings), Path(config.output))
+    rates = tuned_rates(config.rates) if config.rates else {}
+    run = Run(config.output, config, shared.inputs | ({"rates": content_hash([rates])} if rates else {}))
     if run.done:
         return str(run.done["summary"])
     _ = shared.examination.court, shared.examination.prompts
     if REWARD not in shared.labelled.schema.names:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
     run.start()
+    write_json(run.folder / RATES, rates)
     bench = Bench(shared)
     began = time.monotonic() - _seconds_before(run.folder)
     tasks = bench.first()
@@ -162,8 +175,13 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
         [
             f"Seeds: {len(seeds)}, in turn on the bases {', '.join(shared.bases)}; on-policy runs have the first only.",
             f"Held-out prompts: {len(shared.examination.prompts)}. {spread(len(seeds), len(shared.bases))}",
-            "A claim came out where every difference that must be above 0 is so beyond its paired interval, and did "
-            "not where one is below 0 beyond its own; else the runs are not told apart.",
+            "A claim came out where every difference that must be above 0 is shown to be, and did not where one is "
+            "shown to be below, after Holm's correction over all claims; else the runs are not told apart. P of a "
+            "claim is the largest of its differences', or where some are below 0 the smallest of these times their "
+            "number. Intervals are those of each difference by itself. Power from: the smallest true difference that "
+            f"each would have shown with a chance of {POWER:.0%}, by the standard error that was observed, at Holm's "
+            f"first level ({ALPHA} / {len(judged_claims)}).",
+            _rated(bench),
             f"Gold reward in sd of the logs; base {base.interval.text()}.",
             f"{shared.settings.max_steps} steps of {shared.settings.batch_size} where none are named.",
             *shared.caveats,
@@ -192,6 +210,14 @@ def _judged(bench: Bench, tasks: list[Task]) -> str:
         ),
     ]
     return "\n\n".join(parts)
+
+
+def _rated(bench: Bench) -> str:
+    """Sentence on the learning rates."""
+    if not bench.rates:
+        return "Every method has its own share of the learning rate, and was not tuned."
+    rates = ", ".join(f"{name} x {rate:g}" for name, rate in bench.rates.items())
+    return f"Learning rates were tuned by the proxy; as multiples of each method's own: {rates}."
 
 
 def _judge(bench: Bench, scorer: Scorer) -> Any:

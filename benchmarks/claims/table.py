@@ -1,9 +1,10 @@
-"""Claims of the field against the results, each judged by intervals of paired differences: pure functions."""
+"""Claims of the field against the results, each judged by paired differences, all of them as one family: pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import quad
 from scipy.special import log_ndtr
 
-from steer.evaluation.statistics import Interval, across_seeds, best_of_n_kl, resampled_sums
+from steer.evaluation.statistics import Interval, Repeated, Seeds, best_of_n_kl, holm, smallest
+from steer.report.cells import ALPHA
 
 Rewards = NDArray[np.float64]
 TAKEN = (2, 4, 8)  # n of best of n
 EQUAL = 0.05  # sd of the logs, up to which two rewards count as equal where a claim says that nothing changes
 NEAR = 0.1  # share by which an order statistic may be off
+RESAMPLES = 4000  # so that no p-value is too coarse for Holm's correction
 
 
 class Judged(NamedTuple):
@@ -27,9 +30,14 @@ class Judged(NamedTuple):
     bases: Sequence[int] = ()
 
     @property
-    def interval(self) -> Interval:
+    def repeated(self) -> Seeds:
         """Mean over repetitions and prompts; the seeds on one base are no repetitions of each other's base."""
-        return across_seeds([(x, np.arange(len(x))) for x in self.each], bases=self.bases)
+        return Seeds([(x, np.arange(len(x))) for x in self.each], bases=self.bases, resamples=RESAMPLES)
+
+    @property
+    def interval(self) -> Interval:
+        """The mean with its interval."""
+        return self.repeated.interval()
 
     @property
     def mean(self) -> float:
@@ -37,19 +45,54 @@ class Judged(NamedTuple):
         return float(np.mean([np.nanmean(x) for x in self.each]))
 
 
+class Margin(NamedTuple):
+    """A difference that must be above 0 if a claim is true.
+
+    `p`: of no difference, two-sided. `errors`: standard errors with degrees of freedom, as in `Repeated`.
+    """
+
+    interval: Interval
+    p: float
+    errors: Sequence[tuple[float, float]]
+
+    @staticmethod
+    def of(figure: Repeated) -> Margin:
+        """Judge a figure by itself."""
+        return Margin(figure.interval(), figure.p_value(), figure.errors)
+
+
 class Claim(NamedTuple):
     """A statement of the field, the figures it is about, and the differences that must be above 0 if it is true."""
 
     text: str
     values: Sequence[float]
-    margins: Sequence[Interval]
+    margins: Sequence[Margin]
 
     @property
-    def verdict(self) -> str:
-        """`yes` where all margins are above 0 beyond their intervals, `no` where one is below, else not told apart."""
-        if all(m.low > 0 for m in self.margins):
-            return "yes"
-        return "no" if any(m.high < 0 for m in self.margins) else "not told apart"
+    def below(self) -> list[Margin]:
+        """Margins on the wrong side of 0; where there is one, the claim cannot come out."""
+        return [m for m in self.margins if m.interval.mean < 0]
+
+    @property
+    def p(self) -> float:
+        """P-value of the verdict that the means point to; NaN where a margin's is unknown.
+
+        That all margins are above 0 is as sure as the least sure of them; that some margin is below 0 is found by
+        looking at all, so the surest counts as many times (Bonferroni).
+        """
+        if not self.below:
+            return float(np.max([m.p for m in self.margins]))
+        return min(1.0, len(self.margins) * float(np.min([m.p for m in self.below])))
+
+    def verdict(self, p: float) -> str:
+        """`yes` or `no` by a p-value of the claim, its own or one that is corrected; else `not told apart`."""
+        if not p < ALPHA:  # NaN is no verdict
+            return "not told apart"
+        return "no" if self.below else "yes"
+
+    def least(self, claims: int) -> float:
+        """Smallest true difference that every margin would have shown with a chance of 80 %, by Holm's first level."""
+        return max(smallest(m.errors, ALPHA / claims) for m in self.margins)
 
 
 class Curve(NamedTuple):
@@ -59,27 +102,27 @@ class Curve(NamedTuple):
     gold: Sequence[Judged]
 
 
-def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Interval:
-    """Interval of a weighted sum of runs and a constant, paired by repetition and prompt.
+def margin(*parts: tuple[float, Judged], plus: float = 0.0) -> Margin:
+    """A weighted sum of runs and a constant, paired by repetition and prompt.
 
     Only repetitions that all runs have are used.
     """
     shared = min(len(run.each) for _, run in parts)
     sums = [plus + np.sum([weight * run.each[i] for weight, run in parts], axis=0) for i in range(shared)]
-    return Judged(sums, parts[0][1].bases[:shared]).interval
+    return Margin.of(Judged(sums, parts[0][1].bases[:shared]).repeated)
 
 
-def above(better: Judged, worse: Judged, plus: float = 0.0) -> Interval:
-    """Interval of how far one run is above another."""
+def above(better: Judged, worse: Judged, plus: float = 0.0) -> Margin:
+    """How far one run is above another."""
     return margin((1, better), (-1, worse), plus=plus)
 
 
-def rising(runs: Sequence[Judged]) -> list[Interval]:
-    """Interval of how far each run is above the one before."""
+def rising(runs: Sequence[Judged]) -> list[Margin]:
+    """How far each run is above the one before."""
     return [above(after, before) for before, after in pairwise(runs)]
 
 
-def fall(curve: Curve, plus: float, sign: int = 1) -> Interval:
+def fall(curve: Curve, plus: float, sign: int = 1) -> Margin:
     """How far gold, where the proxy is highest, is below its best point before: times `sign`, plus `plus`.
 
     Both points are chosen by their means, which favours a fall.
@@ -104,7 +147,7 @@ def claims(
     `drawn`: rewards [P, K] of K responses to each of P prompts, by repetition.
     """
 
-    def claim(text: str, names: Sequence[str], *margins: Interval) -> Claim:
+    def claim(text: str, names: Sequence[str], *margins: Margin) -> Claim:
         return Claim(text, [gold[name].mean for name in names], margins)
 
     def order(text: str, *names: str) -> Claim:
@@ -116,7 +159,6 @@ def claims(
     best = max(proxy.values(), key=lambda run: run.mean)
     fresh = [clean.proxy[-1], ppo]
     accepted = [f"{loss}-rso" for loss in losses]
-    errors = best_of_errors(drawn)
     return [
         order("raft gains with K = 1, 2, 4, 8", *(f"raft-k{k}" for k in (1, 2, 4, 8))),
         order("rwr gains with 1/beta = 1/3, 1, 2", *(f"rwr-beta{beta}" for beta in ("3", "1", "0.5"))),
@@ -149,8 +191,8 @@ def claims(
         Claim("relative levels above absolute ones after the rounds", [x.mean for x in last], rising(last)),
         Claim(
             f"best of n within {NEAR:.0%} of order statistics (error of each n)",
-            [x.mean for x in errors],
-            [Interval(NEAR - abs(x.mean), NEAR - max(x.high, -x.low), NEAR - _nearest(x), x.n) for x in errors],
+            [x.mean for x in best_of_errors(drawn)],
+            near_order_statistics(drawn),
         ),
         Claim(
             "remax and ppo above every offline run on the proxy",
@@ -170,26 +212,34 @@ def claims(
     ]
 
 
-def _nearest(error: Interval) -> float:
-    """Return the smallest size that an error may have."""
-    return 0.0 if error.low <= 0 <= error.high else min(abs(error.low), abs(error.high))
-
-
 def best_of_errors(drawn: Sequence[Rewards]) -> list[Interval]:
     """Relative error, over prompts, of normal order statistics as the gain of the best of n over one draw."""
-    expected = [normal for _, _, normal in order_statistics(drawn)]
+    return [figure(0.0, 1.0).interval() for figure in _errors(drawn)]
 
-    def parts(x: Rewards) -> Rewards:
+
+def near_order_statistics(drawn: Sequence[Rewards]) -> list[Margin]:
+    """How far each error is inside of NEAR, on the side that it is nearer to."""
+    return [Margin.of(figure(NEAR, -1.0 if figure(0.0, 1.0).mean > 0 else 1.0)) for figure in _errors(drawn)]
+
+
+def _errors(drawn: Sequence[Rewards]) -> list[Callable[[float, float], Repeated]]:
+    """For each n, a function of `plus` and `times`: plus + times x the relative error, over prompts."""
+    expected = np.array([normal for _, _, normal in order_statistics(drawn)])
+    sums = np.zeros((max(map(len, drawn)), 3 + len(TAKEN)))
+    for x in drawn:
         best = [best_of(x, n) for n in TAKEN]
-        return np.column_stack([x.mean(axis=1), x.var(axis=1, ddof=1), *best, np.ones(len(x))])
+        sums[: len(x)] += np.column_stack([x.mean(axis=1), x.var(axis=1, ddof=1), *best, np.ones(len(x))])
 
-    def errors(sums: Rewards) -> Rewards:
-        means = sums[:, :-1] / sums[:, -1:]
-        off: Rewards = (means[:, 2:] - means[:, :1]) / np.sqrt(means[:, 1:2]) / np.array(expected) - 1
+    def errors(weights: Rewards) -> Rewards:
+        means = (weights @ sums)[:, :-1] / (weights @ sums)[:, -1:]
+        off: Rewards = (means[:, 2:] - means[:, :1]) / np.sqrt(means[:, 1:2]) / expected - 1
         return off
 
-    at = np.concatenate([np.arange(len(x)) for x in drawn])
-    return resampled_sums(errors, np.concatenate([parts(x) for x in drawn]), at)
+    def figure(i: int, plus: float, times: float) -> Repeated:
+        size = len(sums)
+        return Repeated.of(lambda w: plus + times * errors(w)[:, i : i + 1], size, size, resamples=RESAMPLES)
+
+    return [partial(figure, i) for i in range(len(TAKEN))]
 
 
 def order_statistics(drawn: Sequence[Rewards]) -> list[tuple[int, float, float]]:
@@ -204,18 +254,28 @@ def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
+def verdicts(judged: Sequence[Claim]) -> list[tuple[str, float]]:
+    """Verdict of each claim with its p-value, after Holm's correction over all of them."""
+    return [(claim.verdict(p), p) for claim, p in zip(judged, holm([claim.p for claim in judged]))]
+
+
 def claimed(judged: Sequence[Claim]) -> str:
     """The claims as a Markdown table."""
-    lines = [
-        (
-            c.text,
-            ", ".join(f"{v:.2f}" for v in c.values),
-            "; ".join(m.text() for m in c.margins),
-            "yes" if c.verdict == "yes" else f"**{c.verdict}**",
+    lines = []
+    for claim, (verdict, p) in zip(judged, verdicts(judged)):
+        alone, least = claim.verdict(claim.p), claim.least(len(judged))
+        before = "" if alone == verdict else f", {alone} before Holm"
+        lines.append(
+            (
+                claim.text,
+                ", ".join(f"{v:.2f}" for v in claim.values),
+                "; ".join(m.interval.text() for m in claim.margins),
+                "-" if math.isnan(p) else f"{p:.3f}",
+                "-" if math.isnan(least) else f"{least:.2f}",
+                ("yes" if verdict == "yes" else f"**{verdict}**") + before,
+            )
         )
-        for c in judged
-    ]
-    return grid(("claim", "means", "must be above 0", "came out"), lines)
+    return grid(("claim", "means", "must be above 0", "p, Holm", "power from", "came out"), lines)
 
 
 def best_of_table(drawn: Sequence[Rewards]) -> str:
