@@ -70,6 +70,19 @@ def systems(report: dict[str, Any]) -> str:
     return table([*head, "KL, nats", "words", "distinct-2", "steps"], rows)
 
 
+def rates(report: dict[str, Any]) -> str:
+    """Learning rates that were tried for every method, with the proxy reward at each; the chosen one is bold."""
+    rows = []
+    for entry in report["tuning"]["entries"]:
+        tries = [f"{one['learning_rate']:.2g}: {text(one['proxy'])}" for one in entry["tries"]]
+        tries = [f"**{shown}**" if one["chosen"] else shown for one, shown in zip(entry["tries"], tries)]
+        rows.append(
+            [f"`{entry['name']}`", *tries, text(entry["gain"]) if entry["gain"] else "-", f"{entry['seconds']:.0f}"]
+        )
+    count = max(len(entry["tries"]) for entry in report["tuning"]["entries"])
+    return table(["method", *(f"rate {i + 1}" for i in range(count)), "less its own rate", "seconds"], rows)
+
+
 def rounds(report: dict[str, Any]) -> str:
     """Rounds of iterate."""
     rows = [
@@ -90,7 +103,9 @@ def main(folder: Path) -> None:
         f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
         f"{budget['batch_size']}. {' '.join(report['notes'])}\n"
     )
-    print("\n\n".join([dials(report), systems(report), *([rounds(report)] if report["iterate"] else [])]))
+    more = [rates(report)] if report.get("tuning") else []
+    more += [rounds(report)] if report["iterate"] else []
+    print("\n\n".join([dials(report), systems(report), *more]))
 
 
 if __name__ == "__main__":

@@ -98,6 +98,13 @@ def test_it_stands_in_the_report_as_the_others_do_and_costs_no_training(done: Pa
     assert not (done / "runs" / "prompted-seed0" / "policy").exists()
 
 
+def test_what_trained_the_base_is_no_cost_of_a_system_without_training(shared: Comparison) -> None:
+    base = shared.base(0).policy
+    given = Given(replace(base, facts={"steps": 680, "train_tokens": 957_427}), shared.words, (), 0, 8)
+    prompted = UNTRAINED["prompted"]
+    assert prompted.policy(given, prompted.settings()).facts == {}
+
+
 def test_slopes_are_compared_with_those_of_prompting_by_prompt_and_target(done: Path) -> None:
     prompted, _, conditional = read_json(done / "report.json")["dials"]
     assert prompted["less"] is None

@@ -41,7 +41,7 @@ class Given(NamedTuple):
         made_of = {"settings": str(settings), "seed": self.seed, "room": self.max_new_tokens} if parts else {}
         described = {"base": self.base.identity, "card": card.to_json(), **made_of}
         content = content_hash([described, *(self.rows if parts else ())])
-        return replace(self.base, card=card, content=content, **parts)
+        return replace(self.base, card=card, content=content, **{"facts": {}, **parts})  # the base's are no cost of it
 
 
 class Untrained(NamedTuple):
