@@ -247,7 +247,7 @@ def test_a_batch_keeps_rewards_weights_and_references_beside_their_rows(tokenize
     rows = [row(" ".join([ANSWER] * (3 - i)), str(i), reward=float(i)) for i in range(3)]
     groups = [Group((r,), (10.0 + i,)) for i, r in enumerate(rows)]
     p = Plan(groups, Tokens(rows, tokenizer), None, 3, 1000, 0)
-    ((indices, batch),) = p.batches(0, known=Known(refs=[[-0.0], [-1.0], [-2.0]]))
+    ((indices, batch),) = p.batches(0, known=Known(refs={0: [-0.0], 1: [-1.0], 2: [-2.0]}))
     assert sorted(indices) == [0, 1, 2]
     c = batch.candidates
     assert c.reward[:, 0].tolist() == indices
@@ -257,6 +257,16 @@ def test_a_batch_keeps_rewards_weights_and_references_beside_their_rows(tokenize
     assert c.ref[:, 0].tolist() == [-i for i in indices]
     assert c.mask.sum((1, 2)).tolist() == [4 * (3 - i) + 1 for i in indices]
     assert torch.equal(batch.to(torch.device("cpu")).input_ids, batch.input_ids)
+
+
+@pytest.mark.parametrize("curriculum", [False, True])
+def test_the_groups_that_are_used_are_those_of_the_steps(curriculum: bool, tokenizer: Any) -> None:
+    rows = [row(name=str(i)) for i in range(35)]
+    for steps in (1, 2, 3, 5):
+        made = plan(tokenizer, rows, batch_size=8, curriculum=steps if curriculum else 0)
+        wanted = {i for step in range(steps) for i in made.step(step)[1]}
+        assert made.used(steps) == sorted(wanted)
+        assert len(wanted) == min(35, 8 * steps)
 
 
 def test_a_curriculum_trains_on_exactly_the_groups_of_its_steps(tokenizer: Any) -> None:

@@ -22,6 +22,7 @@ from steer.models.tokenization import Tokens
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
+from steer.training.batches import Plan
 from steer.training.command import train_command
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
@@ -160,6 +161,21 @@ def test_reference_log_probs_are_kept_by_content(
     assert losses(tmp_path / "four", "loss") == losses(tmp_path / "one", "loss")
     train_command(config(labels, base, tmp_path / "five", **more | {"limit": 200}))
     assert len(list(kept.parent.iterdir())) == 2, "other rows, other references"
+
+
+def test_reference_log_probs_are_computed_of_the_groups_that_are_used(
+    labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
+    more = {"method": "dpo", "max_steps": 2, "logging_steps": 1}
+    train_command(config(labels, base, tmp_path / "some", **more))
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "used", lambda plan, steps: list(range(len(plan.groups))))
+        train_command(config(labels, base, tmp_path / "all", **more))
+    assert losses(tmp_path / "some", "loss") == pytest.approx(losses(tmp_path / "all", "loss"), abs=1e-6)
+    counts = sorted(len(np.load(path)["logps"]) for path in (cache_folder() / "references").iterdir())
+    assert counts == [2 * 16 * 2, 2 * read_json(tmp_path / "all" / "done.json")["groups"]], "two of each pair"
+    assert counts[0] < counts[1]
 
 
 def test_a_tracker_is_told_what_the_metrics_say(labels: Path, base: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
-from steer.training.amount import amount
+from steer.training.amount import amount, steps_of
 from steer.training.batches import Conditioning
 
 ROUNDS = (
@@ -114,10 +114,7 @@ class Comparison:
     def settings(self) -> TrainConfig:
         """Training settings of every method: one budget of optimizer steps, whatever share of the rows it uses."""
         training, _ = amount(self.training, len(self.logs))
-        if training.max_steps:
-            return training
-        steps = max(1, round(training.num_train_epochs * -(-len(self.logs) // training.batch_size)))
-        return replace(training, max_steps=steps)
+        return replace(training, max_steps=steps_of(training, len(self.logs)))
 
     @cached_property
     def likelihood(self) -> float:

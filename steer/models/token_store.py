@@ -15,10 +15,10 @@ import numpy as np
 
 from steer.cache import hash_of
 from steer.rows import Row
+from steer.rows.lazy import AT_ONCE
 
 V = TypeVar("V")
 
-AT_ONCE = 1000  # rows in a batch
 MANY = 20_000  # rows from which ids are in a file
 READ = ("id", "prompt", "response", "tool_calls", "reasoning_content", "tools", "chat_template_kwargs", "finished")
 

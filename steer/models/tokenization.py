@@ -36,9 +36,10 @@ from steer.conditioning.turns import (
 from steer.errors import SteerError
 from steer.models import token_store
 from steer.models.collate import Sequence_
-from steer.models.token_store import AT_ONCE, Tokenised, batch_of, columns_of, content_key
+from steer.models.token_store import Tokenised, batch_of, columns_of, content_key
 from steer.progress import progress
 from steer.rows import Row
+from steer.rows.lazy import AT_ONCE
 from steer.settings import THINKS
 
 Around = tuple[str, str, str]  # what stands before, in and after a thought

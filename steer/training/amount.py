@@ -16,6 +16,12 @@ SMALL = 8  # groups of a step where BATCH would leave fewer than STEPS
 MOST = 12.0  # passes over few rows
 
 
+def steps_of(options: TrainSettings, groups: int, repeats: int = 1) -> int:
+    """Count the optimizer steps over groups, `repeats` in a row on the same ones; `options`: as from `amount`."""
+    per_epoch = math.ceil(groups / options.batch_size) * repeats
+    return options.max_steps or max(1, round(options.num_train_epochs * per_epoch))
+
+
 def amount(options: S, groups: int, *, draws: bool = False) -> tuple[S, str]:
     """Choose epochs and batch size if the user gave none; return the settings and why (empty: many rows, or given).
 

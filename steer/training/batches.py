@@ -49,11 +49,11 @@ class Conditioning:
 
 
 class Known(NamedTuple):
-    """Values that are computed once, before the first step; all [groups][K]."""
+    """Values that are computed once, before the first step, of the groups that the steps see: {group index: [K]}."""
 
-    refs: Sequence[Sequence[float]] | None = None  # log-probs of responses under the starting policy
-    old: Sequence[Sequence[Array]] | None = None  # of their tokens, if the starting policy drew them
-    weights: Sequence[Sequence[float]] | None = None  # that follow from both
+    refs: Mapping[int, Sequence[float]] | None = None  # log-probs of responses under the starting policy
+    old: Mapping[int, Sequence[Array]] | None = None  # of their tokens, if the starting policy drew them
+    weights: Mapping[int, Sequence[float]] | None = None  # that follow from both
 
 
 UNKNOWN = Known()
@@ -99,8 +99,19 @@ class Plan:
         if self.curriculum and len(self.groups) > 1:
             return 0, self._easy_to_hard(step)
         epoch, at = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
-        return epoch, [int(i) for i in order[at * self.batch_size : (at + 1) * self.batch_size]]
+        return epoch, self._order(epoch)[at * self.batch_size : (at + 1) * self.batch_size].tolist()
+
+    def _order(self, epoch: int) -> Array:
+        """Group indices in the order of an epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+
+    def used(self, steps: int) -> list[int]:
+        """Indices of the groups that any of the first `steps` optimizer steps sees, in their order."""
+        if self.curriculum:
+            return sorted({i for step in range(steps) for i in self.step(step)[1]})
+        if steps >= self.steps_per_epoch:
+            return list(range(len(self.groups)))
+        return sorted(self._order(0)[: steps * self.batch_size].tolist())
 
     def _easy_to_hard(self, step: int) -> list[int]:
         """Group indices of a step; the share from the harder half of the groups grows linearly (2310.02263)."""

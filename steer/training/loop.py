@@ -20,6 +20,7 @@ from steer.models.policy import Policy
 from steer.models.precision import compute_in, keep_masters, optimizer_for, trainable
 from steer.progress import quiet
 from steer.training import checkpoint
+from steer.training.amount import steps_of
 from steer.training.baselines import Baseline, compared
 from steer.training.batches import Known, Plan
 from steer.training.references import base_states, importance_share, known_of
@@ -54,8 +55,7 @@ class Loop:
     @property
     def steps(self) -> int:
         """Number of optimizer steps of the whole run."""
-        epochs = self.options.num_train_epochs
-        return self.options.max_steps or max(1, round(epochs * self.plan.steps_per_epoch * self.plan.repeats))
+        return steps_of(self.options, len(self.plan.groups), self.plan.repeats)
 
     def run(self, policy: Policy, folder: Path) -> dict[str, Any]:
         """Train, from the resume point in `folder` if there is one; return the facts of the run."""
@@ -65,10 +65,10 @@ class Loop:
         module, optimizer = self._spread(plain)
         named = trainable(plain)
         source = (self.method, self.settings, accelerator, self.start)
-        known = known_of(plain, self.plan, *source)
+        known = known_of(plain, self.plan, steps, *source)
         baseline = Baseline.of(self.method, self.plan, steps, plain, accelerator, self.start)
         if self.held_out:
-            watched = known_of(plain, self.held_out.plan, *source)
+            watched = known_of(plain, self.held_out.plan, 1, *source)
             own = Baseline.of(self.method, self.held_out.plan, 1, plain, accelerator, self.start)
             own = replace(own, middle=baseline.middle)
         resumed = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
@@ -110,7 +110,7 @@ class Loop:
             facts |= {"best_held_out_loss": patience.best, "best_step": patience.step}
         facts["steps"] = facts.pop("step")
         if known.weights:
-            facts["ess"] = importance_share(known.weights)
+            facts["ess"] = importance_share(known.weights.values())
         return {**facts, "processes": accelerator.num_processes}
 
     def module(self, policy: Policy) -> ResponseLogps:

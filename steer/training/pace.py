@@ -63,7 +63,7 @@ def first_groups(plan: Plan, budget: int) -> tuple[Plan, int]:
 
 def _timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[float, float]:
     """Seconds until the log-probs are computed, and until their gradients are."""
-    known = Known(refs=[[0.0] * len(g.rows) for g in plan.groups])
+    known = Known(refs={i: [0.0] * len(g.rows) for i, g in enumerate(plan.groups)})
     module.train()
     forward = both = 0.0
     for indices, batch in plan.batches(0, known=known):

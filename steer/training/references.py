@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,15 +21,18 @@ from steer.progress import note, progress
 from steer.training.batches import Known, Plan
 
 
-def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, accelerator: Any, start: str) -> Known:
+def known_of(
+    module: ResponseLogps, plan: Plan, steps: int, method: Method, settings: Any, accelerator: Any, start: str
+) -> Known:
     """Compute what the method needs of every candidate: log-probs under the starting policy, and weights from them.
 
-    Processes share the work. `start`: identity of the starting policy, for the cache; empty: do not cache.
+    Only groups that the first `steps` steps see have any. Processes share the work. `start`: identity of the starting
+    policy, for the cache; empty: do not cache.
     """
     if "ref" not in method.needs or method.on_policy:
         return Known()
-    tokens = plan.tokens
-    groups = Made(len(plan.groups), lambda i: [tokens.sequence(row) for row in plan.groups[i].rows])
+    tokens, used = plan.tokens, plan.used(steps)
+    groups = Made(used, lambda i: [tokens.sequence(row) for row in plan.groups[i].rows])
     batching = (tokens.tokenizer.pad_token_id, plan.micro_batch_tokens, accelerator.device, plan.shared)
 
     def compute() -> list[float]:
@@ -37,36 +40,38 @@ def known_of(module: ResponseLogps, plan: Plan, method: Method, settings: Any, a
         own = response_tokens(module, groups, *batching, share=share, keep=np.sum)[0]
         return [sum(x) for x in zip(*gather_object([[float(np.sum(logps)) for logps in own]]))]
 
-    refs = cached(content_hash(start, groups), [len(group.rows) for group in plan.groups], compute)
+    sizes = [len(plan.groups[i].rows) for i in used]
+    refs = dict(zip(used, cached(content_hash(start, groups), sizes, compute)))
     if method.weigh is None:
         return Known(refs)
-    conditioned = Made(len(groups), lambda i: plan.sequences(0, i))
+    conditioned = Made(used, lambda i: plan.sequences(0, i))
     flat = iter(response_tokens(module, conditioned, *batching)[0])
-    old = [[next(flat) for _ in g] for g in groups]
-    weights = []
-    for group, sequences, ref, drawn in zip(plan.groups, conditioned, refs, old):
-        batch = collate([sequences], pad=0, rewards=[[0.0] * len(ref)], weights=[group.weights], refs=[ref])
-        weighed = method.weigh(batch.with_tokens(old=[drawn]).candidates, settings).weight
+    old = {i: [next(flat) for _ in range(size)] for i, size in zip(used, sizes)}
+    weights = {}
+    for i, sequences in zip(used, conditioned):
+        group = {"rewards": [[0.0] * len(refs[i])], "weights": [plan.groups[i].weights], "refs": [refs[i]]}
+        candidates = collate([sequences], pad=0, **group).with_tokens(old=[old[i]]).candidates
+        weighed = method.weigh(candidates, settings).weight
         assert weighed is not None
-        weights.append(weighed[0].tolist())
+        weights[i] = weighed[0].tolist()
     return Known(refs, old, weights)
 
 
 class Made(Sequence[list[Sequence_]]):
     """Sequences of groups, each made when it is read: token ids of all groups would not fit into memory as lists."""
 
-    def __init__(self, size: int, make: Callable[[int], list[Sequence_]]) -> None:
-        self.size, self.make = size, make
+    def __init__(self, indices: Sequence[int], make: Callable[[int], list[Sequence_]]) -> None:
+        self.indices, self.make = indices, make
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.indices)
 
     def __getitem__(self, at: Any) -> Any:
-        places = range(self.size)[at]
-        return list(map(self.make, places)) if isinstance(at, slice) else self.make(places)
+        indices = self.indices[at]
+        return self.make(indices) if isinstance(indices, int) else list(map(self.make, indices))
 
 
-def importance_share(weights: Sequence[Sequence[float]]) -> float:
+def importance_share(weights: Iterable[Sequence[float]]) -> float:
     """Mean over groups of (sum w)^2 / (K sum w^2), w the importance weights, which add up to 1."""
     return float(np.mean([1 / (np.square(w).sum() * len(w)) for w in weights]))
 
