@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from steer.comparison import plan
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.config.generation import GenerateConfig
@@ -17,11 +19,14 @@ from steer.generation.command import generate_command
 from steer.generation.requests import Request, Response
 from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command
-from steer.models.policy import Policy
+from steer.models.policy import Policy, load_policy
+from steer.models.tokenization import Tokens
 from steer.progress import duration
+from steer.rows import read_rows
 from steer.training import pace
 from steer.training.command import train_command
 from steer.training.pace import Pace
+from steer.training.prepare import chosen
 
 
 def planned(labels: Path, base: Path, folder: Path, **more: Any) -> dict[str, str]:
@@ -175,20 +180,30 @@ def test_compare_foresees_every_run(labels: Path, base: Path, tmp_path: Path, mo
     )
     train = tmp_path / "train.yaml"
     train.write_text("max_steps: 20\nbatch_size: 4\nlimit: 100\n")
-    methods = ("prompted", "mle", "dpo", "remax", "raft:rounds=2,n=4,prompts_per_round=10")
+    clock = iter([10.0, 10.25])
+    monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    methods = ("prompted", "mle", "dpo", "kto", "remax", "raft:rounds=2,n=4,prompts_per_round=10")
     config = CompareConfig(
         str(labels), str(base), str(tmp_path / "out"), method=methods, gold="data_recipes.world_text:Gold",
         num_prompts=6, grid=0, seeds=2, max_new_tokens=20, train=str(train), dry_run=True,
     )  # fmt: skip
     lines = compare_command(config).splitlines()
     mean = int(planned(labels, base, tmp_path, method="mle", limit=100)["tokens"].split()[1].replace(",", "")) / 100
-    answer = 1.0 + 19 * 0.5
+    rows = [row for row in read_rows(labels) if row["split"] == "train"][:100]
+    tokens = Tokens(rows, load_policy(str(base)).tokenizer)
+    prompt = sum(len(tokens.prefix(row)) for row in rows) / 100
+    draw, loading = 1.0 + 19 * 0.5, 0.25
+    answer = draw + 2 * (prompt + 20) * 1.0 / 100  # read by the policy and by its base
+    method, own = chosen("dpo", ())
+    pairs = min(20 * 4, len(method.groups(rows, own)))
+    step = 4 * mean / 100  # forward
     times = {
         "prompted": 6 * answer,
-        "mle": 6 * answer + 20 * 4 * mean * 4.0 / 100,
-        "dpo": 6 * answer + 20 * 4 * 2 * mean * 4.0 / 100 + 100 * mean * 1.0 / 100,
+        "mle": 6 * answer + 20 * step * 4.0 + 2 * loading,
+        "dpo": 6 * answer + 20 * 2 * step * 4.0 + pairs * 2 * mean / 100 + 2 * loading,
+        "kto": 6 * answer + 20 * step * 4.0 + (20 + 2 * 20) * step + 2 * loading,
         "remax": 6 * answer,
-        "raft:rounds=2,n=4,prompts_per_round=10": (6 + 80) * answer + 2 * 20 * 4 * 4 * mean * 4.0 / 100,
+        "raft:rounds=2,n=4,prompts_per_round=10": 6 * answer + 80 * draw + 2 * 20 * 4 * step * 4.0 + 3 * loading,
     }
     for line, (name, seconds) in zip(lines[1:-2], times.items()):
         assert line.startswith(f"  {name}: ")

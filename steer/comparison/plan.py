@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,7 +35,7 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
         Speed.of(comparison, [e for e, over in entries.items() if not over]),
     )
     steps = answers = 0
-    seconds, without = speed.draws.seconds(prompts, config.max_new_tokens), []
+    seconds, without = speed.answers(prompts, config.max_new_tokens), []
     for entry, over in entries.items():
         name, work = PERMUTED if entry.permuted else entry.spec, Work.of(comparison, entry)
         taken = comparison.cost(entry)
@@ -43,10 +45,10 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
         if over:
             continue
         steps, answers = steps + work.steps, answers + work.answers
-        time, unknown = speed.seconds(comparison, entry, work)
-        seconds += time
+        own, unknown = speed.seconds(comparison, entry, work)
+        seconds += own
         without += [name] if unknown else []
-        lines[-1] += f"; {unknown}" if unknown else f"; up to about {duration(time)}"
+        lines[-1] += f"; {unknown}" if unknown else f"; up to about {duration(own)}"
     tuning, once = _tuning(comparison, speed, [e for e, over in entries.items() if not over])
     first = (
         f"{counted(len(entries), 'entry', 'entries')} on {counted(len(comparison.logs), 'row')}, asked about "
@@ -96,13 +98,15 @@ class Work(NamedTuple):
 class Speed(NamedTuple):
     """Speed of training and drawing, measured once with the first base: by likelihood on the logs, and as it answers.
 
-    `length`: mean tokens of a logged row with its prompt. `training` is None, and `unknown` says why, where nothing is
-    trained or no estimate can be made.
+    `length`: mean tokens of a logged row with its prompt, `prompt`: without the response. `loading`: seconds until a
+    training can begin. `training` is None, and `unknown` says why, where nothing is trained or no estimate can be made.
     """
 
     draws: drawing.Pace
     training: pace.Pace | None = None
     length: float = 0.0
+    prompt: float = 0.0
+    loading: float = 0.0
     unknown: str = ""
 
     @staticmethod
@@ -117,16 +121,28 @@ class Speed(NamedTuple):
         if all(entry.untrained for entry in entries):
             return Speed(draws)
         options = replace(settings, method="mle", set=(), init="")
+        began = time.monotonic()
         training = prepare(comparison.labelled, config.model, "mle", options, Hashes.of(config.model, ""))
+        loading = time.monotonic() - began
         if reason := pace.unforeseeable(training.loop):
             return Speed(draws, unknown=reason)
-        length = float(np.mean(pace.lengths_of(training.loop.plan)))
-        return Speed(draws, pace.measured(training.policy, training.loop), length)
+        plan = training.loop.plan
+        length = float(np.mean(pace.lengths_of(plan)))
+        prompt = float(np.mean([len(plan.tokens.prefix(row)) for group in plan.groups for row in group.rows]))
+        return Speed(draws, pace.measured(training.policy, training.loop), length, prompt, loading)
+
+    def answers(self, count: int, most: int) -> float:
+        """Estimate the time of answers: to draw them and, where that was measured, to read them for the KL.
+
+        The policy and its base read each once.
+        """
+        read = self.training.seconds(0, 2 * count * (self.prompt + most)) if self.training else 0.0
+        return self.draws.seconds(count, most) + read
 
     def seconds(self, comparison: Comparison, entry: Entry, work: Work) -> tuple[float, str]:
         """Estimate the time of an entry with one seed, or why that of its training cannot be estimated."""
         settings, most = comparison.settings, comparison.config.max_new_tokens
-        answers = self.draws.seconds(work.answers, most)
+        answers = self.answers(work.answers, most)
         if entry.untrained:
             return answers, ""
         needs = METHODS[entry.method].needs
@@ -135,28 +151,32 @@ class Speed(NamedTuple):
         if self.training is None:
             return answers, self.unknown
         try:
-            size = _group_size(comparison, entry)
+            groups, size = _groups(comparison, entry)
         except SteerError as error:
             return answers, f"its training would fail: {error}"
         tokens = work.steps * settings.batch_size * size * self.length
-        reference = entry.own_trainings * len(comparison.logs) * self.length if "ref" in needs else 0.0
-        reference += tokens if "kl" in needs else 0.0  # at every token it trains on
+        read = min(settings.max_steps * settings.batch_size, groups) if "ref" in needs else 0  # once in a training
+        reference = entry.own_trainings * read * size * self.length
+        reference += tokens * (("kl" in needs) + 2 * ("mismatched" in needs))  # at every token that it trains on
         fresh = self.draws.seconds(comparison.cost(entry).responses, settings.max_new_tokens)
-        return answers + self.training.seconds(tokens, reference) + fresh, ""
+        loading = (entry.trainings + 1) * self.loading  # the policy is loaded once more, to answer
+        return answers + self.training.seconds(tokens, reference) + fresh + loading, ""
 
     def foreseen(self, seconds: float, without: list[str]) -> str:
         """Describe the time of all runs one after the other, and what that rests on."""
         rest = f"; {', '.join(without)} as far as known" if without else ""
         basis = f"training as {self.training.basis}; " if self.training else ""
+        more = "scores and judging" if self.training else "loading, scores, log-probs of answers and judging"
         return (
             f"Time: up to about {duration(seconds)} with one run at a time{rest} ({basis}answers as "
-            f"{self.draws.basis}); loading, scores, log-probs of answers and judging come on top."
+            f"{self.draws.basis}); {more} come on top."
         )
 
 
-def _group_size(comparison: Comparison, entry: Entry) -> float:
-    """Mean number of rows in a group: on the logs, or at most those of a prompt in a round that compares them."""
+def _groups(comparison: Comparison, entry: Entry) -> tuple[float, float]:
+    """Number of groups and mean number of their rows: on the logs, or at most those of a round that compares draws."""
     method, own = chosen(entry.method, entry.settings)
     if entry.iterate and (method.importance or not method.conditioned):
-        return float(entry.iterate.n)
-    return float(np.mean([len(group.rows) for group in joined(method.groups(comparison.logs, own), method)]))
+        return math.inf, float(entry.iterate.n)
+    sizes = [len(group.rows) for group in joined(method.groups(comparison.logs, own), method)]
+    return math.inf if entry.iterate else len(sizes), float(np.mean(sizes))

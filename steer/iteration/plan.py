@@ -56,8 +56,12 @@ def _training_time(rounds: Rounds, sizes: list[int]) -> str:
     lengths = lengths_of(loop.plan)
     time = forecast(training.policy, loop, lengths)
     shares = [size / len(lengths) for size in sizes]
-    steps = time.steps * (len(sizes) if loop.options.max_steps else sum(shares))
-    return f"up to about {duration(steps + time.before * sum(shares))}: {time.pace.basis}"
+    if loop.options.max_steps:  # the same for every pool, and so are the groups that they see
+        most = loop.options.max_steps * loop.options.batch_size / len(loop.plan.groups)
+        seconds = time.steps * len(sizes) + time.before * sum(min(most, share) for share in shares) / min(most, 1)
+    else:
+        seconds = (time.steps + time.before) * sum(shares)
+    return f"up to about {duration(seconds)}: {time.pace.basis}"
 
 
 def _on_logs(rounds: Rounds) -> Training:

@@ -111,8 +111,11 @@ def forecast(policy: Policy, loop: Loop, lengths: Sequence[int]) -> Forecast:
     """Estimate the time of a training from one pass; `lengths`: tokens of every candidate."""
     pace, processes = measured(policy, loop), loop.accelerator.num_processes
     tokens = sum(lengths) / len(loop.plan.groups) * loop.options.batch_size * loop.steps
-    reference = sum(lengths) if "ref" in loop.method.needs else 0
-    return Forecast(pace.seconds(tokens) / processes, pace.seconds(0, reference) / processes, pace)
+    used = len(loop.plan.used(loop.steps)) / len(loop.plan.groups)
+    needs = loop.method.needs
+    pairs = tokens if "mismatched" in needs else 0  # read before the steps, and again in each
+    reference = sum(lengths) * used if "ref" in needs else 0
+    return Forecast(pace.seconds(tokens, pairs) / processes, pace.seconds(0, reference + pairs) / processes, pace)
 
 
 def foreseen(policy: Policy, loop: Loop, lengths: Sequence[int]) -> str:
