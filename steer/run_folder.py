@@ -26,7 +26,7 @@ import attribute_models
 from data_recipes import streams
 from steer import addresses
 from steer.errors import SteerError
-from steer.progress import progress
+from steer.progress import note, progress
 from steer.settings import check
 
 C = TypeVar("C")
@@ -144,6 +144,8 @@ def _elsewhere(run: Callable[[Any], R], config: Any, address: str) -> R:
     if not hasattr(config, "output_format"):
         raise SteerError(f"{address}: only rows are written to a store, by data, label and generate. Name a folder.")
     folder = addresses.workplace_of(address)
+    if getattr(config, "shard", ""):
+        note(f"--shard: the shards meet in {folder}, so all machines must share this cache (STEER_CACHE).")
     result = run(dataclasses.replace(config, output=str(folder)))
     if (folder / "done.json").is_file():  # the shards of others may still be to come
         files = [file for file in files_in(folder) if folder / "parts" not in file.parents]

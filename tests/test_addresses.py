@@ -76,6 +76,16 @@ def test_a_finished_output_is_not_made_again(bucket: Any, tmp_path: Path) -> Non
     assert bucket.exists("/bucket/data/rows.jsonl"), "but sent again"
 
 
+def test_shards_of_a_store_meet_in_the_cache(bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how: dict[str, Any] = {"scorer": "countable:words", "shard_size": 2, "min_support": 1}
+    label_command(LabelConfig(log := put(tmp_path / "log.jsonl"), str(tmp_path / "one"), **how))
+    for shard in ("1/2", "2/2"):
+        assert not bucket.exists("/bucket/labels/done.json")
+        label_command(LabelConfig(log, "memory://bucket/labels", shard=shard, **how))
+        assert f"the shards meet in {tmp_path / 'cache' / 'outputs'}" in capsys.readouterr().err
+    assert bucket.cat_file("/bucket/labels/rows.jsonl") == (tmp_path / "one" / "rows.jsonl").read_bytes()
+
+
 def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> None:
     log = put(tmp_path / "log.jsonl")
     for source, problem in (("memory://bucket/no.jsonl", "no such file"), ("nowhere://x/y", "cannot be opened")):

@@ -130,6 +130,24 @@ def test_a_cluster_that_does_not_answer_is_not_waited_for(own: Path, monkeypatch
 
 
 @pytest.mark.slow
+def test_rows_of_a_store_are_labelled_by_ray_as_those_of_a_folder_are_here(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("STEER_CACHE", str(own / "cache"))
+    (own / "store").mkdir()
+    shutil.copy(own / "rows.jsonl", own / "store" / "log.jsonl")
+    shards = ["--output-shards", "2"]
+    ran([*LABEL, *shards, "--output", "one"])
+    source, target = (f"file://{own}/store/{name}" for name in ("log.jsonl", "labels"))
+    ran([source if word == "rows.jsonl" else word for word in [*LABEL, *shards, *RAY, "--output", target]])
+    ours, theirs = own / "store" / "labels", own / "one"
+    for name in ("rows-00000-of-00002.jsonl", "rows-00001-of-00002.jsonl", "schema.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert not (ours / "parts").exists()
+
+
+@pytest.mark.slow
 def test_why_an_actor_cannot_work_is_said_by_itself(trained: Path, labels: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     shutil.copytree(trained, tmp_path / "policy")
