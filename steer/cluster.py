@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from steer.errors import SteerError
+from steer.progress import note_once
 
 LOOK = 1.0  # seconds between two looks at the head of the cluster
+LONG = 60.0  # seconds without any actor after which it is said
 GIVEN_UP = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray's variable: seconds without a head, 60 if nobody says
 
 
@@ -31,7 +33,7 @@ class Head:
     def answers(self) -> bool:
         """Whether something accepts connections there."""
         try:
-            socket.create_connection(self.place, timeout=self.patience).close()
+            socket.create_connection(self.place, timeout=self.patience / 5).close()
         except OSError:
             return False
         return True
@@ -63,17 +65,24 @@ def by_actors(kind: type[Any], start: Callable[[], Any], todo: Iterator[Any], wo
     head = Head(ray.get_runtime_context().gcs_address)
     free = [actor.remote(start) for _ in range(workers)]
     busy: dict[Any, Any] = {}
+    starts, began = [one.__ray_ready__.remote() for one in free], time.monotonic()
 
     def finished() -> Any:
-        while not (ready := ray.wait([*busy], timeout=LOOK)[0]):
-            if head.gone():
+        while True:
+            if head.gone():  # asked also while parts are done, which they are for a while without it
                 ray.shutdown()  # else it would end this process soon; the next stage connects again
                 raise SteerError(
                     f"--workers ray: the Ray cluster is gone: its head at {head.address} does not answer any more. Run "
                     "the same command again to go on."
                 )
-        free.append(busy.pop(ready[0]))
-        return ray.get(ready[0])
+            if ready := ray.wait([*busy], timeout=LOOK)[0]:
+                free.append(busy.pop(ready[0]))
+                return ray.get(ready[0])
+            if time.monotonic() - began > LONG and not ray.wait(starts, timeout=0)[0]:
+                note_once(
+                    f"--workers ray: no actor has begun to work. They wait while others hold the {unit}s of the "
+                    "cluster, or still load what they need."
+                )
 
     try:
         for part in todo:

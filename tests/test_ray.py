@@ -33,6 +33,7 @@ RAY = ["--workers", "ray", "--num-proc", "2"]
 LABEL = [*STEER, "label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
 # Asks more of the cluster than it has, and of the same one what it can do.
 BOTH = """
+import steer.cluster
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
@@ -42,6 +43,7 @@ try:
     label_command(LabelConfig("rows.jsonl", "ray", num_proc=99999, shard_size=1, **many))
 except SteerError as error:
     print(error)
+steer.cluster.LONG, steer.cluster.LOOK = 0, 0.01
 label_command(LabelConfig("rows.jsonl", "ray", num_proc=2, shard_size=20, **many))
 """
 
@@ -71,7 +73,9 @@ def ran(words: list[str]) -> str:
 def test_ray_writes_the_same_bytes_and_is_not_asked_for_more_than_it_has(own: Path) -> None:
     pytest.importorskip("ray")
     ran([*LABEL, "--output", "one"])
-    assert "but the cluster has" in ran([sys.executable, "-c", BOTH])
+    both = subprocess.run([sys.executable, "-c", BOTH], check=True, capture_output=True, text=True)
+    assert "but the cluster has" in both.stdout
+    assert both.stderr.count("no actor has begun to work. They wait while others hold the ") == 1
     assert bytes_of(own / "ray") == bytes_of(own / "one")
     assert len([*(own / "ray" / "parts").glob("*.npy")]) == 10, "--overwrite left nothing of the first call"
 
