@@ -49,9 +49,9 @@ def known_of(
     old = {i: [next(flat) for _ in range(size)] for i, size in zip(used, sizes)}
     weights = {}
     for i, sequences in zip(used, conditioned):
-        group = {"rewards": [[0.0] * len(refs[i])], "weights": [plan.groups[i].weights], "refs": [refs[i]]}
-        candidates = collate([sequences], pad=0, **group).with_tokens(old=[old[i]]).candidates
-        weighed = method.weigh(candidates, settings).weight
+        zeros, own = [[0.0] * len(refs[i])], [plan.groups[i].weights]
+        batch = collate([sequences], pad=0, rewards=zeros, weights=own, refs=[refs[i]]).with_tokens(old=[old[i]])
+        weighed = method.weigh(batch.candidates, settings).weight
         assert weighed is not None
         weights[i] = weighed[0].tolist()
     return Known(refs, old, weights)
