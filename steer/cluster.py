@@ -110,7 +110,9 @@ def _connected() -> Any:
     except ImportError:
         raise SteerError('--workers ray: Ray is not installed. pip install "steer-lm[ray]".') from None
     if ray.is_initialized():
-        return ray
+        if Head(ray.get_runtime_context().gcs_address).answers():
+            return ray
+        ray.shutdown()  # its cluster is gone since the last stage
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("ray://"):
         raise SteerError(

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,6 @@ from steer.rows import write_rows
 from steer.run_folder import read_json, write_json
 
 STEER = [sys.executable, "-m", "steer"]
-SOON = {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # a head is given up after half of them
 RAY = ["--workers", "ray", "--num-proc", "2"]
 LABEL = [*STEER, "label", "rows.jsonl", "--scorer", "own_scorers:Halting", "--shard-size", "20", "--min-support", "1"]
 # Asks more of the cluster than it has, and of the same one what it can do.
@@ -167,16 +168,28 @@ def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
 
     `parts`: their folder; `*` in it stands for anything.
     """
-    env = {**os.environ, **SOON, "HALT": "100"}
-    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, env={**os.environ, "HALT": "100"}, stderr=subprocess.PIPE, text=True)
     until(lambda: len(glob(f"{parts}/[0-9]*")) >= count or process.poll() is not None)
     below = family(process.pid)
-    found = [pid for pid, command in below if victim in command.partition(" --")[0]]
-    os.kill(found[0] if victim != "command" else process.pid, signal.SIGKILL)
-    said = process.communicate(timeout=HANG)[1]
+    with without(victim, process.pid):
+        said = process.communicate(timeout=HANG)[1]
     assert process.returncode, "it was killed before it was done"
     until(lambda: not any(alive(pid) for pid, _ in below))  # nothing is left that could write
     return said
+
+
+@contextmanager
+def without(victim: str, command: int) -> Iterator[None]:
+    """Kill a part of a command's Ray, or the command. With the head its actors stop, as on a machine that is gone."""
+    below = family(command)
+    actors = [pid for pid, words in below if "ray::_Worker" in words] if victim == "gcs_server" else []
+    for pid in actors:
+        os.kill(pid, signal.SIGSTOP)
+    found = [pid for pid, words in below if victim in words.partition(" --")[0]]
+    os.kill(found[0] if victim != "command" else command, signal.SIGKILL)
+    yield
+    for pid in filter(alive, actors):
+        os.kill(pid, signal.SIGKILL)
 
 
 GONE = "the Ray cluster is gone: its head at "
@@ -265,11 +278,11 @@ def test_a_launched_comparison_whose_ray_is_killed_goes_on_to_that_of_one_proces
     flags = {"model": trained / "model", "launch": LAUNCH, "output": tmp_path / "two", **how}
     words = [w for name, x in flags.items() for w in (f"--{name.replace('_', '-')}", str(x))]
     words = [*STEER, "compare", str(labels), *RAY, *words, *(w for m in methods for w in ("--method", m))]
-    process = subprocess.Popen(words, env={**os.environ, **SOON}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     fresh = f"{tmp_path}/two/runs/raft*/**/generated/parts/[0-9]*"
     until(lambda: len(glob(fresh, recursive=True)) >= 3 or process.poll() is not None)
-    os.kill(next(pid for pid, command in family(process.pid) if "gcs_server" in command), signal.SIGKILL)
-    said = process.communicate(timeout=HANG)[0]
+    with without("gcs_server", process.pid):
+        said = process.communicate(timeout=HANG)[0]
     assert "1 run failed" in said, "it was killed before it was done, and only what was drawn then is lost"
     assert GONE in read_json(tmp_path / "two" / "report.json")["failures"][0]["error"]
     ran(words)
