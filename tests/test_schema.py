@@ -182,6 +182,21 @@ def test_best_says_so_where_no_combination_has_enough_rows() -> None:
         schema_of([0.0, 1.0], [1.0, 0.0], minimum=2).best(("a", "b"))
 
 
+def test_rows_with_levels_together_are_those_of_the_cells() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 5, (60, 3)).astype(float)
+    scores[rng.random((60, 3)) < 0.2] = NAN
+    schema = schema_of(*scores.T.tolist())
+    for x, y in (("a", "b"), ("c", "a"), ("b", "b")):
+        at, counts = [schema.names.index(n) for n in (x, y)], schema.together(x, y)
+        assert counts.shape == (5, 5)
+        for i, j in np.ndindex(5, 5):
+            wanted = sum(n for cell, n in schema.cells.items() if (cell[at[0]], cell[at[1]]) == (i, j))
+            assert counts[i, j] == wanted == (schema.count({x: i, y: j}) if x != y or i == j else 0)
+    assert schema.count({}) == 60
+    assert Schema(schema.attributes).count({"a": 1}) == 0
+
+
 def test_recounted_keeps_levels_and_constants_and_counts_other_rows() -> None:
     schema = schema_of([0.0, 1.0, 4.0], minimum=2)
     rows = [{"levels": {"a": 1}}, {"levels": {"a": 1}}, {"levels": {}}]

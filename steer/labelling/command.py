@@ -135,8 +135,8 @@ def histogram(schema: Schema) -> str:
         apart = [
             f"{a.name}={a.shown[i]} with {b.name}={b.shown[j]}"
             for (a, b) in combinations(own, 2)
-            for i, j in np.ndindex(len(a.shown), len(b.shown))
-            if a.counts[i] and b.counts[j] and not schema.count({a.name: i, b.name: j})
+            for i, j in np.argwhere(schema.together(a.name, b.name) == 0)
+            if a.counts[i] and b.counts[j]
         ]
         more = f" and {len(apart) - SHOWN} more pairs" if len(apart) > SHOWN else ""
         lines += [f"never together: {', '.join(apart[:SHOWN])}{more}."] if apart else []

@@ -245,8 +245,27 @@ class Schema:
         """Count rows that have all levels of `target` together; none beyond the range of a printed score."""
         if any(level != self._inside(n, level) for n, level in target.items()):
             return 0
-        at = [(self.names.index(n), self[n].bin(level)) for n, level in target.items()]
-        return sum(rows for cell, rows in self.cells.items() if all(cell[i] == level for i, level in at))
+        levels, rows = self._table
+        at = [self.names.index(n) for n in target]
+        asked = [self[n].bin(level) for n, level in target.items()]
+        return int(rows[(levels[:, at] == asked).all(1)].sum())
+
+    def together(self, one: str, other: str) -> Scores:
+        """Count the rows that have each level of one attribute with each of another: [levels of one, of the other]."""
+        levels, rows = self._table
+        counts = np.zeros((len(self[one].shown), len(self[other].shown)), dtype=np.int64)
+        i, j = (levels[:, self.names.index(name)] for name in (one, other))
+        known = (i >= 0) & (j >= 0)
+        np.add.at(counts, (i[known], j[known]), rows[known])
+        return counts
+
+    @cached_property
+    def _table(self) -> tuple[Scores, Scores]:
+        """The cells as levels [C, A], -1 where unknown, and their rows [C]: many attributes have many cells."""
+        flat = (-1 if level is None else level for cell in self.cells for level in cell)
+        levels = np.fromiter(flat, np.int32, len(self.cells) * len(self.attributes))
+        rows = np.fromiter(self.cells.values(), np.int64, len(self.cells))
+        return levels.reshape(len(self.cells), len(self.attributes)), rows
 
     def _inside(self, name: str, level: float) -> float:
         """Return the nearest place within the range of the data's scores; whole levels stay."""
