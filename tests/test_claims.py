@@ -308,7 +308,7 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
         train_command(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
     tries = [{"learning_rate": 1e-3 * x, "own": x == 1, "chosen": x == 3} for x in (1, 3)]
-    write_json(tmp_path / "tuned" / "report.json", {"tuning": {"entries": [{"name": "mle", "tries": tries}]}})
+    write_json(tmp_path / "tuned" / "report.json", {"tuning": {"entries": [{"name": "raft", "tries": tries}]}})
     config = ClaimsConfig(
         str(labels),
         str(tmp_path / "base"),
@@ -326,7 +326,7 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     lines = [line.split(" | ") for line in table.splitlines() if line.count(" | ") == 5][2:]
     verdicts = [line[-1].removesuffix(" |").split(",")[0] for line in lines]
     assert len(verdicts) == 16
-    assert "as multiples of each method's own: mle x 3." in table
+    assert "as multiples of each method's own: raft x 3." in table
     assert {*verdicts} <= {"yes", "**no**", "**not told apart**"}
     assert study(config) == first
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("adapter_model.safetensors")}

@@ -2,8 +2,9 @@
 
 (delta / eta - (r_w - r_l))^2, delta as in dpo and r the reward, averaged over pairs of the last round's responses; the
 reference is the policy that training starts from, so rounds after the paper have `--start-from last`.
-Differs from the official code: its loss is eta^2 times this one, and for summaries the KL is taken off the rewards;
-here pairs of equal rewards are dropped, and rewards are the standardised ones of `steer label`.
+Differs from the official code: its loss is eta^2 times this one; it takes .05 of the KL from the first policy off the
+rewards and gives a response without an end a fixed low one; here pairs of equal rewards are dropped, and rewards are
+the standardised ones of `steer label`.
 """
 
 from __future__ import annotations

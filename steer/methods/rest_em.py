@@ -2,7 +2,9 @@
 
 -log p(y | x), averaged over tokens, of responses with a reward of at least `threshold`, at most `most` of a prompt so
 that easy ones do not crowd out the others; every round starts from the base.
-Differs from the official code: none was released; its reward is 0 or 1, here any.
+Differs from the official code: none was released. The paper weighs by a reward that is 0 or 1, here any reward is held
+against the threshold; it stops training where the reward on validation prompts no longer rises, here after the steps
+that were asked for.
 """
 
 from __future__ import annotations
