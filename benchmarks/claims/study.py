@@ -70,8 +70,8 @@ class ClaimsConfig:
     train: str = option("", "Config file for training, the same for every run.")
     rates: str = option(
         "",
-        "Folder of a finished `steer compare --tune` with this --train: every method takes the rate that was chosen "
-        "for it there, for the settings of a run if they were tuned, else for its method.",
+        "Folder of a finished `steer compare --tune`: every method takes the multiple of its own rate that was chosen "
+        "there, for the settings of a run if they were tuned, else for its method.",
     )
     overwrite: bool = option(False, OVERWRITE)
 
