@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +231,14 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
 
 
 def test_the_first_round_without_a_policy_starts_from_the_base(
-    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[TrainConfig] = []
     monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
     monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
-    one_round.run_round(of_rounds(labels, tmp_path, "", adapter="lora", method="raft", start="last"), 1)
-    assert [(s.model, s.init) for s in seen] == [("base", "")]
+    rounds = of_rounds(labels, tmp_path, "", adapter="lora", method="raft", start="last")
+    one_round.run_round(rounds, 1)
+    model = str(trained)  # a base that is a policy with weights of its own
+    own = replace(rounds, root=tmp_path / "own", model=model, training=replace(rounds.training, model=model))
+    one_round.run_round(own, 1)
+    assert [(s.model, s.init) for s in seen] == [("base", ""), (model, "")]
