@@ -3,8 +3,8 @@
 -log p(y | x, levels): likelihood of every response, conditioned on the levels that it *obtained*. With the attribute
 `reward` and the template `decision-transformer`, which prints every row's own return, it is the Decision Transformer
 for text (2308.12050); `reward-bins` prints the mean of the row's level.
-Differs from the official code: there a condition stands between assistant marker and response, as here in tags; with the
-template `words` it ends the turn that is answered. Whole conditions and single attributes are dropped at random, so
+Differs from the official code: there a condition stands between assistant marker and response, as here in tags; with
+the template `words` it ends the turn that is answered. Whole conditions and single attributes are dropped at random, so
 that any subset can be asked for.
 """
 
