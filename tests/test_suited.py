@@ -44,3 +44,15 @@ def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
 def test_rows_without_rewards_or_with_one_only_suit_likelihood_alone(reward: float | None) -> None:
     found = suited(Labelled([row(i, reward) for i in range(4)]))
     assert [s.method for s in found if not s.missing] == ["mle"]
+
+
+def test_rows_as_they_were_logged_are_called_so(
+    labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "Name a fruit.", "chosen": "apple", "rejected": "stone"}\n')
+    suited_table(path)
+    assert f'becomes rewards and levels by "steer label {path} --output LABELS"' in capsys.readouterr().err
+    for rows in (labels, Labelled([row(i, float(i)) for i in range(3)])):
+        suited_table(rows)
+        assert "as they were logged" not in capsys.readouterr().err

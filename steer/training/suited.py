@@ -7,6 +7,7 @@ from typing import NamedTuple
 from steer.errors import SteerError
 from steer.methods import METHODS, aligned
 from steer.methods.base import ROWS, Method
+from steer.progress import note
 from steer.rows import Source
 from steer.rows.labelled import Labelled
 from steer.training.prepare import conditioned, grouped
@@ -45,7 +46,13 @@ def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
 
 def suited_table(source: Source | Labelled) -> str:
     """Table of all methods: can train, groups, the rows that it wants, what is missing."""
+    labelled = Labelled.of(source)
+    if not labelled.schema.attributes and not any(row.get("reward") is not None for row in labelled.rows):
+        note(
+            "these rows are as they were logged. What people said in them (scores, thumbs, pairs) becomes rewards and "
+            f'levels by "steer label {labelled.name} --output LABELS", other rows need --scorer; then ask for LABELS.'
+        )
     lines = [("method", "can train", "groups", "rows it wants", "missing")]
-    for name, groups, missing in suited(source):
+    for name, groups, missing in suited(labelled):
         lines.append((name, "no" if missing else "yes", str(groups or "-"), ROWS[METHODS[name].rows], missing or "-"))
     return aligned(lines)
