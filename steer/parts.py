@@ -31,6 +31,7 @@ from steer.run_folder import write_json
 Part = tuple[int, list[Any]]  # its number, and its items
 Work = Callable[[int, list[Any]], Any]  # what becomes of a part
 LEADER = "STEER_LEADER"  # the variable that names the process which a launched command ends with
+FIRST = 10  # parts in order that one process does before it starts others
 BEAT = 0.5  # seconds between two looks at it
 
 Open = Callable[[], Work]  # sets up the work in the process that does it; other processes unpickle it
@@ -177,11 +178,21 @@ def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> I
     return ((index, work(index, part)) for index, part in todo)
 
 
-def in_order(start: Open, todo: Iterable[list[Any]], workers: int, done: str) -> Iterator[Any]:
-    """Yield what became of each part, in their order, by processes that need no GPU; `done` as in `results`."""
+def in_order(
+    todo: Iterable[Any], work: Callable[[Any], Any], start: Open, workers: int, done: str, first: int = FIRST
+) -> Iterator[Any]:
+    """Yield what became of each part, in their order.
+
+    This process does the first parts, and all of them if there is one worker, by `work`; several do the others by what
+    `start` sets up, which is given a number too. They need no GPU; `done` as in `results`.
+    """
+    parts = iter(todo)
+    yield from map(work, islice(parts, first if workers > 1 else None))
+    if workers == 1:
+        return
     with _pool(start, workers, done, threads=0) as pool:
         waiting: deque[Future[tuple[int, Any]]] = deque()
-        for part in enumerate(todo):
+        for part in enumerate(parts):
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()[1]
             waiting.append(pool.submit(_do, part))

@@ -19,7 +19,7 @@ from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
-from steer.labelling.label import StoredRows
+from steer.labelling.stored import StoredRows
 from steer.rows import Tally, read, read_rows, split_of, write_rows
 from steer.rows.binning import _quantile, described, fitted
 from steer.rows.command import data_command

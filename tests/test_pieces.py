@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 
+from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
+from steer.labelling.command import label_command
 from steer.rows import pieces, read, split_of
 from steer.rows.command import data_command
 from steer.rows.survey import Survey
 
 Records = list[dict[str, Any] | str]
+
+
+BAD: Records = ["{broken", {"prompt": 1, "response": "r"}, "[1]"]
 
 
 def mixed() -> Records:
@@ -38,7 +43,7 @@ def mixed() -> Records:
                 "quality": "n/a" if i == 5 else 1,
             },
         ]
-    records[20:20] = ["{broken", {"prompt": 1, "response": "r"}, "[1]"]
+    records[20:20] = BAD
     return [*records, {"prompt": "p", "response": " "}]
 
 
@@ -119,13 +124,44 @@ def test_other_processes_give_the_same(
     assert notes == ([f"steer: --num-proc: the rows were read by one process, for {reason}."] if reason else [])
 
 
+@pytest.mark.parametrize("name", ["mixed", "ids", "votes", "targets"])
+def test_labels_of_other_processes_are_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records: Records = {"mixed": lambda: [r for r in mixed()[:-1] if r not in BAD], "ids": ids, "votes": voted}.get(
+        name, targeted
+    )()
+    source = put(tmp_path / "log.jsonl", records)
+    config = LabelConfig(source, str(tmp_path / "one"), scorer="countable:words", min_support=1, shard_size=9)
+
+    def labelled(config: LabelConfig) -> tuple[str, list[bytes]]:
+        try:
+            said = label_command(config)
+        except SteerError as error:
+            return str(error), []
+        return said, [(Path(config.output) / file).read_bytes() for file in ("rows.jsonl", "schema.json")]
+
+    one = labelled(config)
+    capsys.readouterr()
+    monkeypatch.setattr(pieces, "MOST", 4)
+    monkeypatch.setattr(pieces, "FIRST", 2)
+    assert labelled(replace(config, output=str(tmp_path / "two"), num_proc=2)) == one
+    assert ("read by one process, for its votes are numbers" in capsys.readouterr().err) == (name == "votes")
+
+
+def targeted() -> Records:
+    """Rows with a target that no level is, of which the first has an id that is made from its content."""
+    rows: Records = [{"prompt": "p", "response": "r", "scores": {}, "split": "train"} for _ in range(30)]
+    return [*rows, *({**row, "target": {"words": 9}} for row in rows[:9] if isinstance(row, dict))]
+
+
 def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets what is said of the processes that are started from now on."""
     started, really = [], pieces.in_order
 
-    def in_order(start: Any, todo: Any, workers: int, done: str) -> Any:
-        started.append(done)
-        return really(start, todo, workers, done)
+    def in_order(todo: Any, work: Any, start: Any, workers: int, done: str, first: int) -> Any:
+        started.extend([done] if workers > 1 else [])
+        return really(todo, work, start, workers, done, first)
 
     monkeypatch.setattr(pieces, "in_order", in_order)
     return started

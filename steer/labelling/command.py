@@ -12,9 +12,10 @@ import numpy as np
 from attribute_models.calibration import KINDS
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.labelling.fit import Fitted, attribute_model, own_scale
-from steer.labelling.label import Labels, StoredRows, Task, file_fingerprint, origin
+from steer.labelling.label import Labels, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
 from steer.labelling.shards import score_parts
+from steer.labelling.stored import StoredRows
 from steer.parts import Parts, Workers, shard_of
 from steer.rows import directions, read_rows
 from steer.rows.directions import BETTER
@@ -71,18 +72,22 @@ def label_command(config: LabelConfig) -> str:
     if run.done:
         return str(run.done["summary"])
     shard = shard_of(config.shard, overwrite=config.overwrite)
-    rows, (name, known) = StoredRows(config.rows, config.output, config.limit, config.turns), origin(config.rows)
+    processes = config.num_proc if config.workers == "processes" else 1
+    rows = StoredRows(config.rows, config.output, config.limit, config.turns, processes)
+    name, known = origin(config.rows)
     with nameless(config.output) as human, nameless(config.output) as counted:  # scores, too many for memory
         task = Task.of(rows, scorer, config, name, known, human)
         run.start()
         parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
-        score_parts(parts, rows, scorer, task.names, Workers.of(config))
+        score_parts(parts, rows.lines(), scorer, task.names, Workers.of(config))
         if config.shard:
             parts.note_done()
         if parts.missing:
             return parts.pending("label", config.output, done="scored")
         labels = task.labels(parts, counted)
-        written = write_parts(labels.rows(), run.folder, config.output_shards, len(task.train), config.output_format)
+        written = write_parts(
+            labels.lines(rows), run.folder, config.output_shards, len(task.train), config.output_format
+        )
         labels.schema.save(run.folder / "schema.json")
         facts = {
             "rows": written,

@@ -13,9 +13,10 @@ import attribute_models
 from attribute_models import metrics
 from attribute_models.calibrated import Calibrated
 from steer.errors import SteerError
-from steer.labelling.label import description, file_fingerprint, matrix, origin, scored_names, turned
+from steer.labelling.label import description, file_fingerprint, origin, scored_names, turned
 from steer.labelling.scorer import Scorer, load_scorer, readable
 from steer.labelling.settings import FitSettings
+from steer.labelling.stored import matrix
 from steer.progress import progress
 from steer.rows import Row, Source, content_hash, read_rows, split_of
 from steer.rows.binning import described

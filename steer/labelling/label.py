@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from functools import partial
+from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -18,40 +19,19 @@ from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import read_blocks, score_parts
-from steer.parts import Parts, Workers
+from steer.labelling.stored import Look, StoredRows, looked
+from steer.parts import Parts, Workers, in_order
 from steer.progress import note
-from steer.rows import PREFERENCE, Reading, Row, Source, read, read_rows, split_of
+from steer.rows import PREFERENCE, Row, Source, pieces, read_rows
 from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled, content_of
+from steer.rows.lines import line_of
+from steer.rows.reading import InOrderError
 from steer.rows.schema import REWARD, Attribute, Schema
-from steer.rows.spool import Spool
-from steer.rows.table import BLOCK, Mask, Table
+from steer.rows.spool import decoded
+from steer.rows.table import Mask, Table
 from steer.run_folder import fingerprint, workplace
 from steer.settings import did_you_mean, settings_of
-
-
-@dataclass
-class StoredRows:
-    """Rows of a file in any known layout, never held in memory: checked once, then read again as they were.
-
-    `output`: where room for them is needed as long as this object lives.
-    """
-
-    path: str
-    output: str
-    limit: int = 0
-    turns: str = "last"
-    checked: Spool | None = None
-
-    def __iter__(self) -> Iterator[Row]:
-        if self.checked is not None:
-            yield from self.checked
-            return
-        checked = Spool(self.output)
-        for row in islice(read(self.path, reading=Reading(turns=self.turns)), self.limit or None):
-            checked.add(row)
-            yield row
-        self.checked = checked
 
 
 def label(
@@ -129,9 +109,14 @@ class Task:
         s = settings
         if s.prefer == "human" and getattr(scorer.model, "own_scale", False):
             raise SteerError(f"--prefer human: the scores of {scorer.id} are in another unit than those in the rows.")
-        names = _kept_schema(s).own if s.schema else scorer.attributes or scored_names(rows, name)
-        human = Table(file or io.BytesIO(), len(names))
-        train, targets = _read_once(rows, names, human, s)
+        kept = _kept_schema(s).own if s.schema else scorer.attributes
+        try:
+            names, human, train, targets = _read_once(rows, kept, name, s, file)
+        except InOrderError as error:
+            if not isinstance(rows, StoredRows):
+                raise
+            rows.read_alone(error)
+            names, human, train, targets = _read_once(rows, kept, name, s, file)
         if not s.schema and not train.any():
             remedy = 'Lower --held-out, or split them again by "steer data ROWS --resplit" first'
             raise SteerError(f"{name}: all {len(train)} rows are held out. {remedy}.")
@@ -198,16 +183,31 @@ class Labels:
 
     def rows(self) -> Iterator[Row]:
         """Read the rows again and yield them with their labels."""
+        reader = iter(self.task.rows)
+        for numbers in self._numbers():
+            yield from self.writer.rows(list(islice(reader, len(numbers.train))), numbers)
+
+    def lines(self, rows: StoredRows) -> Iterator[bytes]:
+        """Yield the rows with their labels as lines, made by the processes of the stored rows."""
+        reader, numbers, writer = rows.lines(), self._numbers(), self.writer
+        blocks = ((list(islice(reader, len(each.train))), each) for each in numbers)
+        for lines in in_order(blocks, writer, partial(_writing, writer), rows.processes, "wrote rows"):
+            yield from lines
+
+    @property
+    def writer(self) -> Writer:
+        """Return what gives rows their labels."""
+        return Writer(self.schema, self.task.scorer.id)
+
+    def _numbers(self) -> Iterator[Numbers]:
+        """Yield the numbers of some rows after the other."""
         task, size = self.task, self.parts.size
         blocks = zip(read_blocks(self.parts), self.scores.blocks(size), task.human.blocks(size))
-        lines = (line for out, scores, human in blocks for line in zip(out, scores, self._preferred(out, human)))
-        for row, train, (output, scores, preferred) in zip(task.rows, task.train, lines):
-            out = labelled(row, self.schema, scores, output[:-1], task.scorer.id, "train" if train else "test")
-            if not math.isnan(output[-1]):
-                out["truncated"] = bool(output[-1])
-            if preferred:
-                out["comparable"] = "group"
-            yield out
+        for first, (out, scores, human) in zip(count(0, size), blocks):
+            train, preferred = task.train[first : first + size], self._preferred(out, human)
+            for start in range(0, len(out), pieces.MOST):
+                some = slice(start, start + pieces.MOST)
+                yield Numbers(train[some], out[some], scores[some], preferred[some])
 
     def _preferred(self, output: Scores, human: Scores) -> Mask:
         """Return which rows [k] owe their reward to a human preference, which means nothing outside of its `group`."""
@@ -218,6 +218,43 @@ class Labels:
         counts = np.isnan(output[:, j]) | (self.task.settings.prefer == "human")
         preferred: Mask = ~np.isnan(human[:, j]) & counts
         return preferred
+
+
+class Numbers(NamedTuple):
+    """What the labels of some rows come from."""
+
+    train: Mask  # [k]
+    out: Scores  # [k, A + 1], predicted scores and a flag, as in `Labels.parts`
+    scores: Scores  # [k, A], those that count
+    preferred: Mask  # [k], as `Labels` finds it
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Give rows their labels, in whatever process."""
+
+    schema: Schema
+    scorer: str
+
+    def __call__(self, block: tuple[list[bytes], Numbers]) -> list[bytes]:
+        """Return lines of rows with their labels."""
+        lines, numbers = block
+        return [line_of(row, "rows") for row in self.rows(map(decoded, lines), numbers)]
+
+    def rows(self, rows: Iterable[Row], numbers: Numbers) -> Iterator[Row]:
+        """Yield rows with their labels."""
+        for row, train, output, scores, preferred in zip(rows, *numbers):
+            out = labelled(row, self.schema, scores, output[:-1], self.scorer, "train" if train else "test")
+            if not math.isnan(output[-1]):
+                out["truncated"] = bool(output[-1])
+            if preferred:
+                out["comparable"] = "group"
+            yield out
+
+
+def _writing(writer: Writer) -> Callable[[int, Any], list[bytes]]:
+    """Set the writing up in another process."""
+    return lambda _, block: writer(block)
 
 
 def levelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str) -> Row:
@@ -247,21 +284,20 @@ def _known(schema: Schema, scores: Scores) -> dict[str, float]:
 
 
 def _read_once(
-    rows: Iterable[Row], names: Sequence[str], human: Table, settings: LabelSettings
-) -> tuple[Mask, dict[tuple[str, float], str]]:
-    """Put human scores into a table; return which rows train [n], and targets, each with the id of its first row."""
-    block, train = array("d"), array("b")
-    targets: dict[tuple[str, float], str] = {}
-    for row in rows:
-        for target in (row.get("target") or {}).items():
-            targets.setdefault(target, row["id"])
-        block.extend(math.nan if (score := row["scores"].get(name)) is None else score for name in names)
-        train.append(split_of(row, settings.held_out, settings.seed) == "train")
-        if len(train) % BLOCK == 0:
-            human.add(np.frombuffer(block).reshape(-1, len(names)))
-            block = array("d")
-    human.add(np.frombuffer(block).reshape(-1, len(names)))
-    return np.frombuffer(train, dtype=np.bool_), targets
+    rows: Iterable[Row], names: Sequence[str], where: str, settings: LabelSettings, file: BinaryIO | None
+) -> tuple[Sequence[str], Table, Mask, dict[tuple[str, float], str]]:
+    """Return the attributes to score, human scores, which rows train [n], and targets with the ids of the first rows.
+
+    The attributes are those with a human score where no `names` are given.
+    """
+    names = names or scored_names(rows, where)
+    human, train, targets = Table(file or io.BytesIO(), len(names)), array("b"), dict[tuple[str, float], str]()
+    for ids, found in looked(rows, Look(names, settings.held_out, settings.seed)):
+        for target, i in found.targets.items():
+            targets.setdefault(target, ids[i])
+        human.add(found.scores)
+        train.extend(found.train)
+    return names, human, np.frombuffer(train, dtype=np.bool_), targets
 
 
 def _kept_schema(settings: LabelSettings) -> Schema:
@@ -288,12 +324,6 @@ def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[floa
     if edges and settings.schema:
         raise SteerError("--edges: the levels are those of --schema. Use one of the two.")
     return edges
-
-
-def matrix(rows: Sequence[Row], names: Sequence[str]) -> Scores:
-    """Return human scores [n, A]; NaN where unknown."""
-    values = [[row["scores"].get(n) for n in names] for row in rows]
-    return np.array(values, dtype=float).reshape(len(rows), len(names))
 
 
 def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:

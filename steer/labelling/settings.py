@@ -106,7 +106,7 @@ class LabelSettings:
     turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=ROWS)
     held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=ROWS)
     shard_size: int = option(2000, "Rows scored between two resume points.", least=1, panel=SPEED)
-    num_proc: int = option(1, "Processes that score at the same time.", least=1, panel=SPEED)
+    num_proc: int = option(1, "Processes that read, score and write rows at the same time.", least=1, panel=SPEED)
     workers: str = option("processes", WORKERS, choices=WHICH_WORKERS, panel=SPEED)
     seed: int = option(0, SEED, least=0)
     limit: int = option(0, LIMIT, least=0, panel=ROWS)

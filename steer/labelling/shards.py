@@ -14,13 +14,16 @@ from steer.errors import SteerError
 from steer.labelling.scorer import Scorer, Scores, load_scorer
 from steer.parts import Parts, Task, Workers, fill
 from steer.rows import Row
+from steer.rows.spool import decoded
 from steer.run_folder import folder_errors
 
 SCORE = Task("score", "scored")
 
 
-def score_parts(parts: Parts, rows: Iterable[Row], scorer: Scorer, names: Sequence[str], workers: Workers) -> None:
-    """Score the parts that are not on disk yet and write them."""
+def score_parts(
+    parts: Parts, rows: Iterable[Row | bytes], scorer: Scorer, names: Sequence[str], workers: Workers
+) -> None:
+    """Score the parts that are not on disk yet and write them; rows may be lines, as `line_of` makes them."""
     workers = parts.busy(workers if scorer.model is not None else workers._replace(number=1), SCORE)
     if workers.elsewhere and not scorer.spec:
         raise SteerError(
@@ -49,7 +52,10 @@ def _again(spec: str, access: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _with(scorer: Scorer, names: Sequence[str]) -> Any:
-    return lambda _index, part: scorer.score_and_flag(part, names)
+    def work(_: int, part: list[Row | bytes]) -> Scores:
+        return scorer.score_and_flag([decoded(row) if isinstance(row, bytes) else row for row in part], names)
+
+    return work
 
 
 def _write(path: Path, scores: Scores) -> None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 from data_recipes.cells import one_way
@@ -86,12 +86,9 @@ def read_pieces(
     processes = 1 if limit else processes
     reader = Reader(source, skipped, reading, tally)
     blocks = _Blocks(reader, 1 if limit else MOST)
-    pieces: Iterator[Piece] = map(partial(_piece, reader, look), islice(blocks, FIRST if processes > 1 else None))
-    if processes > 1:
-        start = partial(_Apart, source, skipped is None, reading, look)
-        pieces = chain(pieces, in_order(start, blocks, processes, "read rows"))
+    work, start = partial(_piece, reader, look), partial(_Apart, source, skipped is None, reading, look)
     left = limit
-    for piece in pieces:
+    for piece in in_order(blocks, work, start, processes, "read rows", FIRST):
         blocks.fit(piece)
         _join(piece, reader, look)
         if limit and len(piece.rows) >= left:
