@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Methods on the votes of people on pairs of answers, trained on a real chat model, judged by votes on other questions.
+#   bash benchmarks/preferences.sh MODEL PAIRS ANSWERS [OUTPUT]
+# MODEL: SmolLM2-135M-Instruct; PAIRS, ANSWERS: pairs_cragc25.jsonl.gz and cragc25.jsonl.gz; OUTPUT: preferences. Every
+# method sees the same 320 comparisons, of one half of the questions that were compared; gold is a Bradley-Terry model of
+# the votes on the other half; answers are to questions that nobody compared. STEPS, PROMPTS: 40 steps of 8, 48 questions.
+# Run it again to go on where it stopped.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+model=${1:?the model} pairs=${2:?comparisons with votes} answers=${3:?answers to more questions} out=${4:-preferences}
+mkdir -p "$out"
+[ -e "$out/rows/logs.jsonl" ] || python "$here/preferences.py" "$pairs" "$answers" "$out/rows"
+steer fit "$out/rows/seen.jsonl" --kind bradley-terry --output "$out/proxy"
+steer fit "$out/rows/judge.jsonl" --kind bradley-terry --output "$out/gold"
+steer label "$out/rows/logs.jsonl" --output "$out/labels"
+cat > "$out/train.yaml" << YAML
+max_length: 640
+batch_size: 8
+max_steps: ${STEPS:-40}
+micro_batch_tokens: 2048
+dtype: ${DTYPE:-auto}
+phrase: ["preference=Give an answer that most readers like less.|Give the answer that most readers like best."]
+YAML
+steer compare "$out/labels" --model "$model" --scorer "$out/proxy" --gold "$out/gold" --train "$out/train.yaml" \
+  --method prompted:guidance=1/2 --method mle --method mle:best_of=4 --method feedme --method rwr \
+  --method kto:after=mle --method dpo:after=mle --method orpo --method binary-reward-conditioning \
+  --method conditional:guidance=1/2 --num-prompts "${PROMPTS:-48}" --grid 0 --max-new-tokens 300 --temperature 0.7 \
+  --batch-size 48 --num-proc 2 --output "$out/compared"
