@@ -126,8 +126,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     yield (
         f"- First to break: Python in one process. `data` reads {1 / seconds['data']:,.0f} rows a second and `label` "
         f"{1 / seconds['label']:,.0f}, which is {1e9 * seconds['data'] / 86400:,.1f} and "
-        f"{1e9 * seconds['label'] / 86400:,.1f} days for 1e9 rows. `label --num-proc` and `--shard` share out the "
-        "scoring, not the reading: cut the file, and run both for each piece, `label` with the schema of the first."
+        f"{1e9 * seconds['label'] / 86400:,.1f} days for 1e9 rows. `--num-proc` shares that out among processes of a "
+        "machine; for several machines cut the file, and run both for each piece, `label` with the schema of the first."
     )
     most = options.memory * 1e9 / held
     yield (

@@ -3,7 +3,8 @@
 #   bash benchmarks/preferences.sh MODEL PAIRS ANSWERS [OUTPUT]
 # MODEL: SmolLM2-135M-Instruct; PAIRS, ANSWERS: pairs_cragc25.jsonl.gz and cragc25.jsonl.gz; OUTPUT: preferences. Every
 # method sees the same 320 comparisons, of one half of the questions that were compared; gold is a Bradley-Terry model of
-# the votes on the other half; answers are to questions that nobody compared. STEPS, PROMPTS: 40 steps of 8, 48 questions.
+# the votes on the other half; answers are to questions that nobody compared. STEPS, PROMPTS: 40 steps of 8, 48 questions;
+# METHODS: others than those below. kto, dpo and orpo take as long as all others together, on two cores more than an hour.
 # Run it again to go on where it stopped.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,8 +22,10 @@ micro_batch_tokens: 2048
 dtype: ${DTYPE:-auto}
 phrase: ["preference=Give an answer that most readers like less.|Give the answer that most readers like best."]
 YAML
+methods=${METHODS:-prompted:guidance=1/2 mle mle:best_of=4 feedme rwr kto:after=mle dpo:after=mle orpo
+  binary-reward-conditioning conditional:guidance=1/2}
+named=()
+for method in $methods; do named+=(--method "$method"); done
 steer compare "$out/labels" --model "$model" --scorer "$out/proxy" --gold "$out/gold" --train "$out/train.yaml" \
-  --method prompted:guidance=1/2 --method mle --method mle:best_of=4 --method feedme --method rwr \
-  --method kto:after=mle --method dpo:after=mle --method orpo --method binary-reward-conditioning \
-  --method conditional:guidance=1/2 --num-prompts "${PROMPTS:-48}" --grid 0 --max-new-tokens 300 --temperature 0.7 \
+  "${named[@]}" --num-prompts "${PROMPTS:-48}" --grid 0 --max-new-tokens 300 --temperature 0.7 \
   --batch-size 48 --num-proc 2 --output "$out/compared"
