@@ -178,16 +178,14 @@ def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> I
     return ((index, work(index, part)) for index, part in todo)
 
 
-def in_order(
-    todo: Iterable[Any], work: Callable[[Any], Any], start: Open, workers: int, done: str, first: int = FIRST
-) -> Iterator[Any]:
+def in_order(todo: Iterable[Any], work: Callable[[Any], Any], start: Open, workers: int, done: str) -> Iterator[Any]:
     """Yield what became of each part, in their order.
 
     This process does the first parts, and all of them if there is one worker, by `work`; several do the others by what
     `start` sets up, which is given a number too. They need no GPU; `done` as in `results`.
     """
     parts = iter(todo)
-    yield from map(work, islice(parts, first if workers > 1 else None))
+    yield from map(work, islice(parts, FIRST if workers > 1 else None))
     if workers == 1:
         return
     with _pool(start, workers, done, threads=0) as pool:

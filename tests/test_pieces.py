@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from steer import parts
 from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
@@ -114,7 +115,7 @@ def test_other_processes_give_the_same(
     one = result(config)
     capsys.readouterr()
     monkeypatch.setattr(pieces, "MOST", 4)
-    monkeypatch.setattr(pieces, "FIRST", 2)
+    monkeypatch.setattr(parts, "FIRST", 2)
     started = started_processes(monkeypatch)
     assert result(replace(config, output=str(tmp_path / "two"), num_proc=2)) == one
     assert bool(started) == (name != "limited")
@@ -144,7 +145,7 @@ def test_labels_of_other_processes_are_the_same(
     one = labelled(config)
     capsys.readouterr()
     monkeypatch.setattr(pieces, "MOST", 4)
-    monkeypatch.setattr(pieces, "FIRST", 2)
+    monkeypatch.setattr(parts, "FIRST", 2)
     assert labelled(replace(config, output=str(tmp_path / "two"), num_proc=2)) == one
     assert ("read by one process, for its votes are numbers" in capsys.readouterr().err) == (name == "votes")
 
@@ -159,9 +160,9 @@ def started_processes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that gets what is said of the processes that are started from now on."""
     started, really = [], pieces.in_order
 
-    def in_order(todo: Any, work: Any, start: Any, workers: int, done: str, first: int) -> Any:
+    def in_order(todo: Any, work: Any, start: Any, workers: int, done: str) -> Any:
         started.extend([done] if workers > 1 else [])
-        return really(todo, work, start, workers, done, first)
+        return really(todo, work, start, workers, done)
 
     monkeypatch.setattr(pieces, "in_order", in_order)
     return started
@@ -181,7 +182,7 @@ def test_rows_are_those_that_are_read_one_by_one(tmp_path: Path) -> None:
 
 def test_places_of_errors_are_those_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "MOST", 4)
-    monkeypatch.setattr(pieces, "FIRST", 1)
+    monkeypatch.setattr(parts, "FIRST", 1)
     for records, message in (
         (ids(), r"log.jsonl:31: column 'id': 'own3' is also the id of .*log.jsonl:4\. Rename one of them"),
         ([*ids()[:30], {"prompt": "p", "response": 3}], r"log.jsonl:31: column 'response'.*--bad skip"),
@@ -197,7 +198,7 @@ def test_places_of_errors_are_those_of_the_file(tmp_path: Path, monkeypatch: pyt
 def test_sources_give_ids_that_occur_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (put(tmp_path / f"{i}.jsonl", ids(0, 20)) for i in range(2))
     monkeypatch.setattr(pieces, "MOST", 4)
-    monkeypatch.setattr(pieces, "FIRST", 1)
+    monkeypatch.setattr(parts, "FIRST", 1)
     config = DataConfig(one, str(tmp_path / "out"), mix=(other,), bad="skip", num_proc=2)
     data_command(config)
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").open()]
@@ -207,7 +208,7 @@ def test_sources_give_ids_that_occur_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_process_that_dies_ends_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "MOST", 1)
-    monkeypatch.setattr(pieces, "FIRST", 1)
+    monkeypatch.setattr(parts, "FIRST", 1)
     really = Survey.add
 
     def add(survey: Survey, source: str, piece: pieces.Piece) -> None:

@@ -23,7 +23,6 @@ from steer.rows.reading import TWO_WAYS, InOrderError, Reader, Reading, Source, 
 from steer.rows.spool import decoded
 
 MOST, BYTES = 512, 1 << 18  # records of a piece, and about how many bytes of rows
-FIRST = 10  # pieces before other processes start: the first has one record, the next two, ...
 
 Item = tuple[str, Row | None]  # a record with its place; without one, why a record was skipped
 Look = Callable[[list[Row]], tuple[list[Row], Any]]  # rows -> the rows to be written, and what is found in them
@@ -88,7 +87,7 @@ def read_pieces(
     blocks = _Blocks(reader, 1 if limit else MOST)
     work, start = partial(_piece, reader, look), partial(_Apart, source, skipped is None, reading, look)
     left = limit
-    for piece in in_order(blocks, work, start, processes, "read rows", FIRST):
+    for piece in in_order(blocks, work, start, processes, "read rows"):
         blocks.fit(piece)
         _join(piece, reader, look)
         if limit and len(piece.rows) >= left:

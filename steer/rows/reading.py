@@ -389,7 +389,7 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
             tally.columns.update(name for name, value in record.items() if value is not None)
         if not layouts.answers(record) and layouts.answers({**rest, **record}):
             record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
-        record = votes.aspects(record, dict(reading.columns))
+        record = votes.aspects(record, reading.columns)
         for find in (system_columns, thoughts.columns):
             for column in find(rest) if not find(record) else ():
                 record[column] = rest.pop(column)
