@@ -67,11 +67,11 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
                 "label": ["label", str(place / "data"), "--scorer", SCORER, "--output", str(place / "labels")],
             }
             for name, command in commands.items():
-                seconds[name, size], _ = measured(command)
+                seconds[name, size] = measured(command).cpu
                 output = place / command[command.index("--output") + 1] / "rows.jsonl"
                 disk[name] = output.stat().st_size / size
             for _ in ("tokenised", "found"):  # the first holds what it has just tokenised, 1,000 rows at a time
-                held[size] = prepared(place / "labels", place / "cache", stored=True)[1] * 2**20
+                held[size] = prepared(place / "labels", place / "cache", stored=True).memory * 2**20
             disk["rows of train"] = sum(path.stat().st_size for path in place.glob("cache/rows/*/*")) / size
     # A start takes as much for any number of rows: what a further row costs is the difference.
     few, more = count // 10, count - count // 10

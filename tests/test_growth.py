@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.rows import same
 from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
@@ -210,3 +211,15 @@ def test_other_rows_change_the_fingerprint_of_parts(tmp_path: Path) -> None:
     last = tmp_path / "data" / "rows-00002-of-00003.jsonl"
     last.write_bytes(last.read_bytes().replace(b"Neither", b"No"))
     assert fingerprint(tmp_path / "data") != before
+
+
+def test_the_benchmark_ends_where_two_numbers_of_processes_write_other_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "rows.jsonl").write_text("{}\n")
+        (tmp_path / name / "data" / "config.json").write_text(name)  # names its own folder
+    by = {1: tmp_path / "one", 2: tmp_path / "two"}
+    assert "the 1 files by 1 and 2 processes have equal bytes" in same(by, 10)
+    (tmp_path / "two" / "data" / "rows.jsonl").write_text("{} \n")
+    with pytest.raises(SystemExit, match=r"data/rows\.jsonl by 1 and 2 processes differ"):
+        same(by, 10)
