@@ -1,16 +1,20 @@
-"""Training at real sizes on one GPU: model FLOPs utilisation, tokens per second, peak memory.
+"""Training, drawing and labelling at real sizes on one GPU: tokens per second, share of the peak, memory.
 
     python benchmarks/gpu.py [--case 8b-lora ...] [--steps 10] [--peer trl|transformers|none]
 
-NOT RUN ON A GPU YET: there was none at hand when this was written; only the `tiny` cases were tried, on a CPU. No
-number of it stands anywhere. Weights are random and made layer by layer, in 4 bits for QLoRA, so nothing is downloaded
-and no unquantised model is ever held. Every system is a process of its own and sees the same sequences of 2,048 tokens,
-of which the last three quarters are the response. The systems `packed` put four short sequences into each row, under
-the mask that keeps them apart: in SDPA, where it is dense, and in FlexAttention, which skips its empty blocks.
+NOT RUN ON A GPU YET: there was none at hand when this was written; only the `tiny` cases were tried, on a CPU, and vLLM
+nowhere. No number of it stands anywhere. Weights are random and made layer by layer, in 4 bits for QLoRA, so nothing
+is downloaded and no unquantised model is ever held. Every system is a process of its own.
 
-Model FLOPs per token: 4 for every frozen parameter (forward, and the gradient that passes through), 6 for every trained
-one, and 4 x layers x hidden x length for causal attention and twice that backward; recomputation by gradient
-checkpointing does not count as useful work.
+`SIZE-lora`, `SIZE-qlora`: the same sequences of 2,048 tokens, of which the last three quarters are the response. The
+systems `packed` put four short sequences into each row, under the mask that keeps them apart: in SDPA, where it is
+dense, and in FlexAttention, which skips its empty blocks. Model FLOPs per token: 4 for every frozen parameter (forward,
+and the gradient that passes through), 6 for every trained one, and for causal attention 2 x layers x hidden x length
+of a sequence and twice that backward; recomputation by gradient checkpointing does not count as useful work.
+
+`SIZE-draw`: four samples of 128 tokens of each prompt, all at the same time: ours, padded batches of `model.generate`,
+the continuous batching of transformers (greedy), and vLLM where it is installed. `SIZE-label`: a scorer of four labels
+reads rows of 100 to 1,000 tokens: ours, the pipeline of transformers at the best of three batch sizes, and vLLM.
 """
 
 from __future__ import annotations
@@ -21,88 +25,21 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from gpu_models import LENGTH, SHAPES, Shape, build
+from gpu_serving import DRAWERS, LABELLERS, draw, label, present
+from torch import Tensor
 
 from steer import device
 
-LENGTH, PROMPT = 2048, 512
+PROMPT = 512
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bfloat16
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a Llama."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocabulary: int = 128_256
-
-
-SHAPES = {
-    "tiny": Shape(64, 192, 2, 4, 2, 512),
-    "1b": Shape(2048, 8192, 16, 32, 8),
-    "8b": Shape(4096, 14_336, 32, 32, 8),
-    "70b": Shape(8192, 28_672, 80, 64, 8),
-}
 PARTS = 4  # sequences of a packed row
 OURS = ("steer", "steer, packed", "steer, packed, flex")
-CASES = ("1b-lora", "8b-lora", "8b-qlora", "70b-qlora")  # and tiny-lora, tiny-qlora
-
-
-def build(shape: Shape, place: str, *, four_bit: bool) -> Any:
-    """A random Llama in bfloat16 (float32 on a CPU), its inner linear layers in NF4 if asked for."""
-    import bitsandbytes
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from attribute_models.bases import keep_unpacked
-
-    dtype = device.dtype_of("auto")
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=LENGTH,
-        eos_token_id=1,
-        dtype=dtype,
-    )
-    config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    draw = torch.Generator(place).manual_seed(0)
-
-    def random(shape: torch.Size) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=place).normal_(0, 0.02, generator=draw)
-
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear) and name != "lm_head" and four_bit:
-                made = bitsandbytes.nn.Linear4bit(
-                    child.in_features, child.out_features, False, dtype, True, "nf4", device="meta"
-                )
-                made.weight = bitsandbytes.nn.Params4bit(
-                    random(child.weight.shape), requires_grad=False, compress_statistics=True, quant_type="nf4"
-                ).to(place)
-                setattr(parent, name, made)
-            elif isinstance(child, nn.Linear | nn.Embedding):
-                child.weight = nn.Parameter(random(child.weight.shape))
-            elif isinstance(getattr(child, "weight", None), Tensor):  # norms
-                child.weight = nn.Parameter(torch.ones(child.weight.shape, dtype=dtype, device=place))
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(place)
-    if four_bit:
-        model.is_loaded_in_4bit = True
-        keep_unpacked(model)
-    return model
+CASES = ("1b-lora", "8b-lora", "8b-qlora", "70b-qlora", "1b-draw", "8b-draw", "1b-label")  # and those of `tiny`
 
 
 def adapted(model: Any) -> Any:
@@ -119,11 +56,11 @@ def adapted(model: Any) -> Any:
     return made.train()
 
 
-def flops(model: Any, shape: Shape) -> float:
-    """Useful floating-point operations per token, see above; the embedding only looks up."""
+def flops(model: Any, shape: Shape, length: int) -> float:
+    """Useful floating-point operations per token of sequences so long, see above; the embedding only looks up."""
     trained, every = model.get_nb_trainable_parameters()
     frozen = every - trained - shape.vocabulary * shape.hidden
-    return float(4 * frozen + 6 * trained + 3 * 2 * shape.layers * shape.hidden * LENGTH)
+    return float(4 * frozen + 6 * trained + 3 * 2 * shape.layers * shape.hidden * length)
 
 
 def ours(model: Any, ids: Tensor, parts: int = 1) -> Any:
@@ -195,12 +132,23 @@ def by_trl(model: Any, ids: Tensor, steps: int) -> tuple[list[float], float]:
 
 
 def worker(spec: dict[str, Any]) -> None:
-    """Train a few steps and print what they took."""
+    """Run one system on one case, and print what it took."""
+    size, what = spec["case"].split("-")
+    if what in ("draw", "label"):
+        rate, found = (draw if what == "draw" else label)(size, spec["system"], spec["rows"])
+        result = {"rate": rate, "found": f"{found:.1f} tokens" if what == "draw" else f"mean score {found:.4f}"}
+    else:
+        result = train(SHAPES[size], what, spec)
+    peak = torch.cuda.max_memory_allocated() if device.kind() == "cuda" and spec["system"] != "vllm" else 0
+    print(json.dumps(result | {"peak": peak}))
+
+
+def train(shape: Shape, adapter: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Train a few steps: tokens per second, floating-point operations per second, and the loss of the last."""
     from steer.models.precision import optimizer_for, trainable
 
     place = device.own()
-    size, adapter = spec["case"].split("-")
-    shape = SHAPES[size]
+    parts = PARTS if "packed" in spec["system"] else 1
     model = adapted(build(shape, place, four_bit=adapter == "qlora"))
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(2, shape.vocabulary, (spec["batch_size"], LENGTH), generator=draw).to(place)
@@ -209,7 +157,6 @@ def worker(spec: dict[str, Any]) -> None:
     else:
         if "flex" in spec["system"]:
             model.get_base_model().set_attn_implementation("flex_attention")
-        parts = PARTS if "packed" in spec["system"] else 1
         step = plain(model, ids) if spec["system"] == "transformers" else ours(model, ids, parts)
         optimizer = optimizer_for("adamw", trainable(model), 1e-4, 0.0)
         times = []
@@ -222,8 +169,7 @@ def worker(spec: dict[str, Any]) -> None:
             times.append(time.perf_counter() - began)
         times = times[1:]
     rate = ids.numel() / statistics.median(times)
-    peak = torch.cuda.max_memory_allocated() if device.kind() == "cuda" else 0
-    print(json.dumps({"rate": rate, "loss": loss, "peak": peak, "flops": rate * flops(model, shape)}))
+    return {"rate": rate, "found": f"loss {loss:.4f}", "flops": rate * flops(model, shape, LENGTH // parts)}
 
 
 def main() -> None:
@@ -232,6 +178,9 @@ def main() -> None:
     parser.add_argument("--case", action="append", help=f"One of {', '.join(CASES)}; default: all.")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=4, help="Sequences in a step.")
+    parser.add_argument(
+        "--rows", type=int, default=32, help="Prompts of a draw, of four samples each; a label reads 8 times as many."
+    )
     parser.add_argument("--peer", default="trl", choices=("trl", "transformers", "none"))
     parser.add_argument("--peak", type=float, default=0.0, help="Dense bfloat16 FLOP/s of the device, where unknown.")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
@@ -242,19 +191,23 @@ def main() -> None:
     name = device.name()
     peak = options.peak or next((v for k, v in PEAK.items() if k in name), 0.0)
     print(f"{name}, torch {torch.__version__}, sequences of {LENGTH}, {options.batch_size} a step.\n")
-    print("| case | system | tokens/s | MFU | peak memory | loss |\n" + "| --- " * 6 + "|")
+    print("| case | system | tokens/s | MFU | peak memory | |\n" + "| --- " * 6 + "|")
+    trainers = (*OURS, *([] if options.peer == "none" else [options.peer]))
+    systems = {"draw": DRAWERS, "label": LABELLERS}
     for case in options.case or CASES:
-        for system in (*OURS, *([] if options.peer == "none" else [options.peer])):
-            spec = {"case": case, "system": system, "steps": options.steps, "batch_size": options.batch_size}
+        for system in filter(present, systems.get(case.partition("-")[2], trainers)):
+            spec = {"case": case, "system": system} | {n: getattr(options, n) for n in ("steps", "batch_size", "rows")}
             command = [sys.executable, __file__, "--worker", json.dumps(spec)]
             ran = subprocess.run(command, capture_output=True, text=True)
             if ran.returncode:
-                print(f"| {case} | {system} | failed: {(ran.stderr.strip().splitlines() or ['?'])[-1][:80]} | | | |")
+                print(ran.stderr, file=sys.stderr, flush=True)
+                why = (ran.stderr.strip().splitlines() or ["?"])[-1][:80]
+                print(f"| {case} | {system} | failed: {why} | | | |", flush=True)
                 continue
             found = json.loads(ran.stdout.splitlines()[-1])
-            mfu = f"{found['flops'] / peak:.0%}" if peak else "-"
-            memory = f"{found['peak'] / (1 << 30):.1f} GiB"
-            print(f"| {case} | {system} | {found['rate']:,.0f} | {mfu} | {memory} | {found['loss']:.4f} |", flush=True)
+            mfu = f"{found['flops'] / peak:.0%}" if peak and "flops" in found else "-"
+            memory = f"{found['peak'] / (1 << 30):.1f} GiB" if found["peak"] else "-"
+            print(f"| {case} | {system} | {found['rate']:,.0f} | {mfu} | {memory} | {found['found']} |", flush=True)
 
 
 if __name__ == "__main__":
