@@ -36,7 +36,7 @@ from steer.errors import SteerError
 from steer.evaluation.statistics import Interval, smallest
 from steer.methods import METHODS
 from steer.options import resolve
-from steer.run_folder import write_json
+from steer.run_folder import read_json, write_json
 from steer.training.command import train_command
 
 GOLD = {
@@ -328,6 +328,9 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     assert len(verdicts) == 16
     assert "as multiples of each method's own: raft x 3." in table
     assert {*verdicts} <= {"yes", "**no**", "**not told apart**"}
+    for seed in range(2):  # the proposal of RSO is the policy itself, not a sharpened one
+        drawn = read_json(tmp_path / "out" / "pools" / str(seed) / "drawn" / "config.json")
+        assert drawn["sampling"] == "own"
     assert study(config) == first
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("adapter_model.safetensors")}
     assert trained

@@ -219,7 +219,8 @@ class Bench:
         config = self.shared.config
         how: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, "seed": seed}
         policy = str(self.folder("mle", seed))
-        generate_command(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, target=("none",), **how))
+        how |= {"target": ("none",), "sampling": "own"}  # RSO and best-of-n speak of the policy's own distribution
+        generate_command(GenerateConfig(policy, input=str(asked), output=str(drawn), n=K, **how))
         schema = str(Path(self.rows) / "schema.json")
         label_command(LabelConfig(str(drawn), out, scorer=self.proxy, schema=schema, held_out=0.0))
         return out
