@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from data_recipes.endings import plain
@@ -52,7 +52,7 @@ def system_columns(record: Row) -> list[str]:
 
     Outside of Alpaca's and ShareGPT's layouts a single word names the system that answered.
     """
-    columns = [c for c in record if _is_system(c) and isinstance(v := record[c], (str, list)) and v]
+    columns = [c for c in _systems(tuple(record)) if isinstance(v := record[c], (str, list)) and v]
     if not columns:
         return []
     sure = "conversations" in record or "instruction" in record
@@ -62,6 +62,12 @@ def system_columns(record: Row) -> list[str]:
         for c in columns
         if sure or plain(c) not in named or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())
     ]
+
+
+@lru_cache(maxsize=1000)
+def _systems(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns whose names say that they hold a system prompt."""
+    return tuple(filter(_is_system, columns))
 
 
 @cache
@@ -75,7 +81,7 @@ def system(record: Row) -> tuple[list[Turn], set[str]]:
     texts = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
     if len(texts) > 1:
         raise DataError(f"columns {', '.join(map(repr, columns))}: hold different system prompts. Keep one of them.")
-    blank = {c for c, v in record.items() if _is_system(c) and (v is None or v == "")}
+    blank = {c for c in _systems(tuple(record)) if record[c] is None or record[c] == ""}
     return [{"role": "system", "content": part} for part in texts], {*columns, *blank}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from data_recipes import langfuse, oasst, spans
 from data_recipes.streams import DataError, Record, refuse
 from data_recipes.turns import Turn
 
 Placed = tuple[str, Record]
+JOINED = {"parent_id", "custom_id", "key", "input", *spans.OTLP[0]}  # each kind of record below has one of them
 
 
 def joined(
@@ -28,28 +30,37 @@ def joined(
         else:
             wanted = "wanted scores of Langfuse, with name, data_type, and trace_id or observation_id"
             refuse(DataError(f"{place}: holds no score; {wanted}. Correct --scores."), bad)
-    for place, record in _spread(records, bad):
-        record = _as_openai(record) if "custom_id" in record else _from_google(record)
-        if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
-            yield from tree.add(place, record, bad)
-        elif "custom_id" in record and {"body", "response"} & {*record} and not {"request", "prompt"} & {*record}:
-            yield from batch.add(place, record, bad)
-        elif langfuse.is_score(record):
-            rated.add(place, record, bad)
-        else:
-            yield place, rated.joined(record)
+    for whole in records:
+        if _alone(tuple(whole[1])):  # as most are
+            yield whole
+            continue
+        for place, record in _spread(*whole, bad):
+            record = _as_openai(record) if "custom_id" in record else _from_google(record)
+            if {"message_id", "parent_id", "text", "role"} <= set(record) and "thread" not in record:
+                yield from tree.add(place, record, bad)
+            elif "custom_id" in record and {"body", "response"} & {*record} and not {"request", "prompt"} & {*record}:
+                yield from batch.add(place, record, bad)
+            elif langfuse.is_score(record):
+                rated.add(place, record, bad)
+            else:
+                yield place, rated.joined(record)
     yield from tree.rest(bad)
     yield from batch.rest(bad, alone)
     yield from rated.rest(bad)
 
 
-def _spread(records: Iterable[Placed], bad: list[str] | None) -> Iterator[Placed]:
-    """Yield records, of OTLP's objects the spans in them."""
-    for place, record in records:
-        try:
-            yield from spans.expanded(place, record)
-        except DataError as error:
-            refuse(error, bad)
+@lru_cache(maxsize=1000)
+def _alone(columns: tuple[str, ...]) -> bool:
+    """Whether records with these columns neither hold others nor wait for any."""
+    return JOINED.isdisjoint(columns) and not langfuse.is_score(dict.fromkeys(columns))
+
+
+def _spread(place: str, record: Record, bad: list[str] | None) -> Iterator[Placed]:
+    """Yield a record, of OTLP's object the spans in it."""
+    try:
+        yield from spans.expanded(place, record)
+    except DataError as error:
+        refuse(error, bad)
 
 
 def _as_openai(record: Record) -> Record:

@@ -54,25 +54,25 @@ from data_recipes.turns import (
 )
 
 
-def rows(record: Row, *, every: bool = False) -> list[Row]:
+def rows(record: Row, *, every: bool = False, spelled: bool = False) -> list[Row]:
     """Return the rows of one record: prompt (turns), response (if it has one), scores (floats), id, extra columns.
 
     A pair gives two, the chosen one first; a turn of a tree that is asked gives none of its own. A system prompt in a
     column of its own is the first turn, and a response that was cut off is not `finished`. `every` assistant turn of a
     whole conversation becomes a row. A row to be left out and counted says why in LEFT_OUT. A record that fits no
     layout, or whose columns hold something else than the layout wants, is a DataError that names the column and not
-    the place. A record with pictures, sound or files is left out.
+    the place. A record with pictures, sound or files is left out. `spelled`: it is as `spelled_out` returned it.
     """
     try:
         pictured(record)
-        return _rows(record, every)
+        return _rows(record if spelled else spelled_out(record), every)
     except UnreadError as error:
         row: Row = {"prompt": [], LEFT_OUT: str(error)}
         return [{**row, "id": content_id(row)}]
 
 
 def _rows(record: Row, every: bool) -> list[Row]:
-    record = {**spelled_out(record)}
+    record = {**record}
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
     notes = record.pop(NOTED, ())
     system_turns, used = asked.system(record)

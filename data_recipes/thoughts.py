@@ -22,7 +22,7 @@ BLOCK = re.compile(
     r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>(.*?)</\1>|\[THINK\](.*?)\[/THINK\])(.*)", re.DOTALL
 )
 OPEN = re.compile(r"\s*(?:<(think|thinking|thought|reasoning|seed:think)>|\[THINK\])")
-HINT = re.compile("think|thought|reasoning", re.IGNORECASE)  # no other text can hold a block
+HINTS = ("think", "thought", "reasoning", "THINK")  # no other text can hold a block
 
 
 def columns(record: Row) -> list[str]:
@@ -74,7 +74,7 @@ def parted(row: Row) -> Row:
         prompt = [_parted(turn, "content") if _thinks(turn) else turn for turn in row["prompt"]]
         row = {**row, "prompt": prompt}
     response = row.get("response")
-    if not isinstance(response, str) or not HINT.search(response):
+    if not isinstance(response, str) or not _hints(response):
         return row
     changed = _parted(row, "response")
     if changed is row:
@@ -86,7 +86,11 @@ def parted(row: Row) -> Row:
 
 
 def _thinks(turn: Turn) -> bool:
-    return turn["role"] == "assistant" and HINT.search(turn["content"]) is not None
+    return turn["role"] == "assistant" and _hints(turn["content"])
+
+
+def _hints(text: str) -> bool:
+    return any(map(text.__contains__, HINTS))
 
 
 def _parted(holder: Turn | Row, column: str) -> dict[str, Any]:

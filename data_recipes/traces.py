@@ -7,6 +7,7 @@ is left out and counted: what it holds is also in the calls below it. So is a ca
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from data_recipes import spans
@@ -34,7 +35,7 @@ DIRECT = ("prompt", "messages", "response", "request")  # columns of records tha
 def plain(record: Row) -> Row:
     """Return a record of a trace as {request, response, ...}, or with NO_CALL; any other record unchanged."""
     columns = record.keys()
-    if any(isinstance(c, str) and c.startswith(("attributes.llm.", "attributes.gen_ai.")) for c in columns):
+    if _dotted(tuple(columns)):
         record = spans.nested(record)  # of a data frame
     if not {*DIRECT} & columns and spans.is_span(record):
         return _span(record)
@@ -52,6 +53,12 @@ def plain(record: Row) -> Row:
     if isinstance(record.get("contents"), list) and not {*DIRECT} & columns:
         return _google(record)
     return record
+
+
+@lru_cache(maxsize=1000)
+def _dotted(columns: tuple[str, ...]) -> bool:
+    """Whether some of the columns are attributes of a span, each a column of its own."""
+    return any(isinstance(c, str) and c.startswith(("attributes.llm.", "attributes.gen_ai.")) for c in columns)
 
 
 def nothing(record: Row) -> list[Row]:

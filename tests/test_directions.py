@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +91,20 @@ def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is
     assert not doubts(names, Table.of(scores[:10]).column)  # too few to say
     noise = [{"attribute": "bb", "learnable": False}, {"attribute": "quality", "learnable": True}]
     assert not doubts(names, Table.of(scores).column, noise)  # what a scorer never learned speaks for nothing
+
+
+def test_looking_for_scores_that_speak_against_an_attribute_takes_no_library_of_statistics() -> None:
+    code = """
+import sys
+import numpy as np
+from steer.rows.directions import doubts
+from steer.rows.schema import Attribute
+names = [Attribute(n, 0, 1, origin="guessed") for n in ("aa", "bb")]
+scores = np.column_stack([np.arange(50.0), -np.arange(50.0)])
+print(len(doubts(names, lambda j: scores[:, j])), "scipy.stats" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
 
 
 def test_what_was_not_learned_and_counts_in_the_reward_is_named_with_its_flag() -> None:

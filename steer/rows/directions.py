@@ -125,7 +125,8 @@ def doubts(
     attribute, by its `report`, speak neither for nor against it.
     """
     import numpy as np
-    from scipy.stats import spearmanr  # neither is needed to say what a name means
+
+    from attribute_models.metrics import spearman  # neither is needed to say what a name means
 
     warnings, empty = [], _empty(report)
     for j, a in enumerate(attributes):
@@ -138,8 +139,7 @@ def doubts(
             n = int(known.sum())
             if i == j or not b.direction or n < FEWEST or b.name in empty:
                 continue
-            x, y = guessed[known], other[known]
-            rho = float(spearmanr(x, y).statistic) if np.ptp(x) and np.ptp(y) else 0.0
+            rho = spearman(guessed[known], other[known]) or 0.0
             if -rho * b.direction > max(LEAST, 2 / np.sqrt(n - 1)):
                 against.append((abs(rho), f"{rho:+.2f} with {b.name} ({BETTER[b.direction]} is better)", b))
         others = [b for b in attributes if b.direction and b is not a and b.name not in empty]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from data_recipes import lists, votes
 from data_recipes.cells import form, number
@@ -13,6 +14,7 @@ from steer.rows.contract import Row
 from steer.rows.directions import named_score
 
 BY_NAME = "metadata, by the name"
+PLAIN = {name for name, (columns, _) in LAYOUTS.items() if name == ", ".join(columns)}  # layouts of no published set
 UNMAPPED = "not named by --map"
 UNREAD = "no number, such as "
 RATED = ("scores", "attributes")  # columns that hold several scores
@@ -34,15 +36,12 @@ class Ratings:
 
     def sift(self, layout: str, record: Row, row: Row) -> Row:
         """Return the row with its true scores; other numbers stay as columns. Named sets name theirs."""
-        if layout != ", ".join(LAYOUTS[layout][0]) or "scores" in record or isinstance(record.get("attributes"), dict):
+        if layout not in PLAIN or "scores" in record or isinstance(record.get("attributes"), dict):
             return row
         say = layout.rpartition(", ")[2]  # of several responses, lists of the same length hold a value for each
-        columns = {_name(column, say): column for column in record if isinstance(column, str)}
         scores = dict(row.get("scores") or {})
         back: Row = {}
-        for name, column in columns.items():
-            if column in OURS:
-                continue
+        for name, column in _names(tuple(record), say).items():
             value = _value(record[column])
             if value is None:
                 unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
@@ -99,6 +98,13 @@ class Ratings:
                 values.forms.update({form(cell): repr(cell)} if form(cell) and form(cell) not in values.forms else {})
             elif isinstance(cell, str) and cell.strip():
                 values.words += 1
+
+
+@lru_cache(maxsize=1000)
+def _names(columns: tuple[str, ...], say: str) -> dict[str, str]:
+    """Return the columns that may hold a score by its name."""
+    names = {_name(column, say): column for column in columns if isinstance(column, str)}
+    return {name: column for name, column in names.items() if column not in OURS}
 
 
 def _name(column: str, say: str) -> str:

@@ -252,7 +252,7 @@ class Reader:
         if self.answered and votes.figure(record) is not None:
             record = self.vote_coding().read(record)
         layout = layouts.recognise(record)
-        rows = layouts.rows(record, every=self.reading.turns == "all")
+        rows = layouts.rows(record, every=self.reading.turns == "all", spelled=True)
         rows = [_accompanied(row, rest, alone=len(rows) == 1) for row in rows]
         if self.answered:
             self.ratings.note_unmapped(rest, alone=len(rows) == 1)

@@ -79,8 +79,9 @@ class Look:
 
     def __call__(self, rows: list[Row]) -> tuple[list[Row], Found]:
         """Return the rows as they are written, and what was found in them."""
-        s, found, rows = self.settings, Found(), [self.finish(row) for row in rows]
-        for row in rows:
+        s, found, finished = self.settings, Found(), []
+        for row in map(self.finish, rows):  # the key of its prompt is looked up at once, not when all are finished
+            finished.append(row)
             found.train.append(row["split"] == "train")
             found.scales.add(row, self.finish.source)
             found.columns.update(row)
@@ -95,7 +96,7 @@ class Look:
             found.prompts.append(_number(text))
             if s.duplicates == "near" and row["split"] == "test":
                 found.texts[found.prompts[-1]] = text.partition(BESIDE)[0]
-        return rows, found
+        return finished, found
 
 
 def comparable(row: Row, settings: DataSettings) -> str:
