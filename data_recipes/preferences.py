@@ -189,7 +189,7 @@ def compared(record: Row) -> list[Row]:
     scores, about = _sided(attributes, "ab")
     margin = {} if strength is None else {"margin": strength}
     voted = {"preference": (leaning, single)}
-    voted |= {c: votes.counted(v) for c, v in attributes.items() if c not in about and votes.worded(v)}
+    voted |= {c: vote for c, v in attributes.items() if c not in about and (vote := votes.in_words(v))}
 
     def judged(i: int, answer: Row) -> Row:
         sides = {name: vote and vote[i] for name, (vote, _) in voted.items()}

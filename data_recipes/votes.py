@@ -130,21 +130,20 @@ def aspects(record: Record, names: Iterable[str]) -> Record:
     if not compares(record):
         return record
     apart = {"prompt", *COLUMNS, *(name for name in record if name.endswith(("_a", "_b")))}
-    voted = {name: record[name] for name in names if name not in apart and worded(record.get(name))}
+    voted = {name: record[name] for name in names if name not in apart and in_words(record.get(name))}
     rest = {column: value for column, value in record.items() if column not in voted}
     return {**rest, "attributes": {**(record.get("attributes") or {}), **voted}} if voted else record
 
 
-def worded(value: Any) -> bool:
-    """Whether a value is a vote in words, or a list of them."""
+def in_words(value: Any) -> tuple[Vote | None, list[Vote]] | None:
+    """Return what `counted` returns of a vote in words, or a list of them; None if a value is neither."""
     words = value if isinstance(value, list) else [value]
     if not words or not all(isinstance(word, str) and _figure(word) is None for word in words):
-        return False
+        return None
     try:
-        counted(words)
+        return counted(value)
     except DataError:
-        return False
-    return True
+        return None
 
 
 def _written(record: Record) -> tuple[str, Any]:
@@ -270,8 +269,8 @@ def side(better: Any) -> str:
 def hidden(record: Record) -> str:
     """Return where a record holds votes that nobody named, such as votes.quality; nothing if it holds none."""
     objects = {column: value for column, value in record.items() if isinstance(value, dict)}
-    paths = [f"{column}.{name}" for column, inner in objects.items() for name, v in inner.items() if worded(v)]
-    paths += [column for column, value in record.items() if isinstance(value, list) and worded(value)]
+    paths = [f"{column}.{name}" for column, inner in objects.items() for name, v in inner.items() if in_words(v)]
+    paths += [column for column, value in record.items() if isinstance(value, list) and in_words(value)]
     overall = [path for path in paths if re.search("overall|preference|better|quality", path)]
     return (overall or paths or [""])[0]
 

@@ -21,8 +21,8 @@ from steer.iteration.fresh import above, distinct, usable
 from steer.iteration.goals import goals
 from steer.iteration.refresh import refreshed
 from steer.iteration.rounds import Rounds
-from steer.labelling.label import labelled
 from steer.labelling.shards import scored
+from steer.labelling.writer import labelled
 from steer.models.policy import Policy
 from steer.rows import Row, read, write_rows
 from steer.rows.identity import round_source

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from steer.errors import SteerError
-from steer.labelling.label import labelled
 from steer.labelling.scorer import Scorer
+from steer.labelling.writer import labelled
 from steer.rows import Row, read, read_rows, write_rows
 from steer.rows.binning import fitted
 from steer.rows.schema import Schema

@@ -5,30 +5,28 @@ from __future__ import annotations
 import io
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from steer.errors import SteerError
-from steer.labelling.likelihood import log_likelihood
 from steer.labelling.scorer import Scorer, Scores, load_scorer, placed
 from steer.labelling.settings import LabelSettings
 from steer.labelling.shards import read_blocks, score_parts
 from steer.labelling.stored import Look, StoredRows, looked
+from steer.labelling.writer import Numbers, Writer, writing
 from steer.parts import Parts, Workers, in_order
 from steer.progress import note
 from steer.rows import PREFERENCE, Row, Source, pieces, read_rows
 from steer.rows.binning import described, fitted, graded
 from steer.rows.labelled import Labelled, content_of
-from steer.rows.lines import line_of
 from steer.rows.reading import InOrderError
 from steer.rows.schema import REWARD, Attribute, Schema
-from steer.rows.spool import decoded
 from steer.rows.table import Mask, Table
 from steer.run_folder import fingerprint, workplace
 from steer.settings import did_you_mean, settings_of
@@ -191,7 +189,7 @@ class Labels:
         """Yield the rows with their labels as lines, made by the processes of the stored rows."""
         reader, numbers, writer = rows.lines(), self._numbers(), self.writer
         blocks = ((list(islice(reader, len(each.train))), each) for each in numbers)
-        for lines in in_order(blocks, writer, partial(_writing, writer), rows.processes, "wrote rows"):
+        for lines in in_order(blocks, writer, partial(writing, writer), rows.processes, "wrote rows"):
             yield from lines
 
     @property
@@ -218,69 +216,6 @@ class Labels:
         counts = np.isnan(output[:, j]) | (self.task.settings.prefer == "human")
         preferred: Mask = ~np.isnan(human[:, j]) & counts
         return preferred
-
-
-class Numbers(NamedTuple):
-    """What the labels of some rows come from."""
-
-    train: Mask  # [k]
-    out: Scores  # [k, A + 1], predicted scores and a flag, as in `Labels.parts`
-    scores: Scores  # [k, A], those that count
-    preferred: Mask  # [k], as `Labels` finds it
-
-
-@dataclass(frozen=True)
-class Writer:
-    """Give rows their labels, in whatever process."""
-
-    schema: Schema
-    scorer: str
-
-    def __call__(self, block: tuple[list[bytes], Numbers]) -> list[bytes]:
-        """Return lines of rows with their labels."""
-        lines, numbers = block
-        return [line_of(row, "rows") for row in self.rows(map(decoded, lines), numbers)]
-
-    def rows(self, rows: Iterable[Row], numbers: Numbers) -> Iterator[Row]:
-        """Yield rows with their labels."""
-        for row, train, output, scores, preferred in zip(rows, *numbers):
-            out = labelled(row, self.schema, scores, output[:-1], self.scorer, "train" if train else "test")
-            if not math.isnan(output[-1]):
-                out["truncated"] = bool(output[-1])
-            if preferred:
-                out["comparable"] = "group"
-            yield out
-
-
-def _writing(writer: Writer) -> Callable[[int, Any], list[bytes]]:
-    """Set the writing up in another process."""
-    return lambda _, block: writer(block)
-
-
-def levelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str) -> Row:
-    """Add the predicted scores [A], and the levels and the reward of the `scores` [A] that count, to one row."""
-    known = _known(schema, scores)
-    levels = {n: level for n, level in schema.levels(known).items() if schema[n].shown}
-    rounded = {n: round(s, 4) for n, s in zip(schema.own, predicted.tolist()) if not math.isnan(s)}
-    return {**row, "predicted": rounded, "scorer": scorer, "levels": levels, "reward": known.get(REWARD)}
-
-
-def labelled(row: Row, schema: Schema, scores: Scores, predicted: Scores, scorer: str, split: str) -> Row:
-    """Add scores, levels, reward, split and their provenance to one row of training data."""
-    out = levelled(row, schema, scores, predicted, scorer) | {"split": split}
-    if (row.get("scores") or {}).get(PREFERENCE) is not None:
-        out["comparable"] = "prompt"  # as any score; what people preferred is so in its group only
-    if row.get("target"):
-        value = log_likelihood(schema, _known(schema, scores), row["target"])
-        out["likelihood"] = None if math.isnan(value) else value
-    return out
-
-
-def _known(schema: Schema, scores: Scores) -> dict[str, float]:
-    """Return the known scores of [A] by attribute, with the reward if the schema has one and it can be computed."""
-    known = {n: s for n, s in zip(schema.own, scores.tolist()) if not math.isnan(s)}
-    reward = schema.reward(known) if REWARD in schema.names else None
-    return known if reward is None else {**known, REWARD: reward}
 
 
 def _read_once(

@@ -9,8 +9,8 @@ import numpy as np
 
 from steer import methods
 from steer.errors import SteerError
-from steer.labelling.label import levelled
 from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
+from steer.labelling.writer import levelled
 from steer.models.card import Card
 from steer.progress import note_once
 from steer.rows import Row
