@@ -8,21 +8,27 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attribute_models
-from steer.cache import cache_folder, remove_unused
+from steer.cache import alone, cache_folder, remove_unused
 from steer.errors import SteerError
 from steer.progress import note
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.+")
-INPUTS = ("source", "mix", "rows", "input", "requests", "schema")  # settings that name what a stage reads
-BESIDE = ("schema.json", "config.json", "done.json")  # what belongs to a file of rows
+# Settings that name what a stage reads.
+INPUTS = ("source", "mix", "rows", "input", "requests", "scores", "schema", "policy", "policies", "init", "systems")
+CONFIG, DONE = "config.json", "done.json"
+BESIDE = ("schema.json", CONFIG, DONE)  # what belongs to a file of rows
+WHOLE = {DONE, "steer.json", "dataset_dict.json"}  # a folder with one of these is copied with the folders below it
+HERE = re.compile(r"/(parts|checkpoint-\d+)/")  # what only the machine that works needs: resume points
+BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")  # whose only folders are buckets, made by people
+_COPIES: dict[str, str] = {}  # folders of this machine, with the addresses that they stand for
 
 
 def is_address(text: object) -> bool:
@@ -35,55 +41,154 @@ def local(config: Any) -> Any:
     changed: dict[str, Any] = {}
     for name in INPUTS:
         value = getattr(config, name, "")
-        if is_address(value):
-            changed[name] = fetched(value)
-        elif isinstance(value, tuple) and any(map(is_address, value)):
-            changed[name] = tuple(fetched(each) if is_address(each) else each for each in value)
+        here = tuple(map(_local, value)) if isinstance(value, tuple) else _local(value)
+        changed |= {} if here == value else {name: here}
     return dataclasses.replace(config, **changed) if changed else config
 
 
+def _local(text: Any) -> Any:
+    """Return the path of the copy of an address, also of one that is given a name, as NAME=ADDRESS."""
+    if is_address(text):
+        return fetched(text)
+    name, _, address = text.partition("=") if isinstance(text, str) else ("", "", "")
+    return f"{name}={fetched(address)}" if is_address(address) else text
+
+
+def named(text: str) -> str:
+    """Return a text with addresses in place of the folders of this machine that stand for them."""
+    for folder, address in _COPIES.items():
+        text = text.replace(folder, address)
+    return text
+
+
+def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON holds them, with addresses in place of the folders of this machine."""
+    values: dict[str, Any] = json.loads(named(json.dumps(settings, ensure_ascii=False)))
+    return values
+
+
 def fetched(address: str) -> str:
-    """Copy a file, or the files directly in a folder, into the cache; return the path of the copy.
+    """Copy a file, or what a stage reads from a folder, into the cache; return the path of the copy.
 
     What is there already is not copied again, unless it is another by the store's account (size, time, ETag).
     """
+    address = address.rstrip("/")
     store, path = _store(address)
     with _said(address, "read"):
-        if store.isdir(path):
-            names, own = [each["name"] for each in store.ls(path, detail=True) if each["type"] == "file"], ""
-        else:
-            parent, own = path.rsplit("/", 1)
-            names = [path, *(name for name in (f"{parent}/{beside}" for beside in BESIDE) if store.exists(name))]
-        if not names:
-            raise SteerError(f"{address}: holds no files. Check the address.")
+        parent, names, own = _listed(store, path, address)
         known = [[name, store.ukey(name)] for name in sorted(names)]
-        key = hashlib.blake2b(json.dumps([address, known]).encode(), digest_size=16).hexdigest()
-        folder = cache_folder() / "fetched" / key
+    key = hashlib.blake2b(json.dumps([address, known]).encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "fetched" / key
+    place = folder if own else folder / path.rsplit("/", 1)[-1]  # its name stands in messages
+    with _cached(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
         remove_unused(folder)
-        for name in names:
-            if not (copy := folder / name.rsplit("/", 1)[-1]).is_file():
-                note(f"fetch {name}")
-                with store.open(name, "rb") as source, attribute_models.replacing(copy) as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-    return str(folder / own)
+        with alone(folder):
+            copies = {name: place / name[len(parent) :].lstrip("/") for name in names}
+            if missing := [name for name, copy in copies.items() if not copy.is_file()]:
+                note(f"fetch {address}" + (f": {len(missing)} files" if len(missing) > 1 else ""))
+            for name in missing:
+                with attribute_models.replacing(copies[name]) as file:
+                    for block in _blocks(store, name, address):
+                        file.write(block)
+    _COPIES[str(place)] = address.rpartition("/")[0] if own else address
+    return str(place / own)
+
+
+def _listed(store: Any, path: str, address: str) -> tuple[str, list[str], str]:
+    """List what a stage reads of an address: the folder that it is in, files, and the name of a single file there."""
+    if not store.isdir(path):
+        parent, _, own = path.rpartition("/")
+        beside = (f"{parent}/{name}" for name in BESIDE) if parent else ()
+        return parent, [path, *(name for name in beside if store.exists(name))], own
+    names = [each["name"] for each in store.ls(path, detail=True) if each["type"] == "file"]
+    tops = {name.rsplit("/", 1)[-1] for name in names}
+    if CONFIG in tops and DONE not in tops and _is_run(store.cat_file(f"{path}/{CONFIG}")):
+        raise SteerError(f"{address}: is not finished (no {DONE}). Run the command that writes it again.")
+    if tops & WHOLE:
+        names = [name for name in store.find(path) if not HERE.search(name[len(path) :])]
+    names = [name for name in names if not name.endswith("/")]  # some programs keep folders as files of no bytes
+    if not names:
+        raise SteerError(f"{address}: holds no files. Check the address.")
+    return path, names, ""
+
+
+def _blocks(store: Any, name: str, address: str) -> Iterator[bytes]:
+    with _said(address, "read"), store.open(name, "rb") as source:
+        while block := source.read(1 << 20):
+            yield block
 
 
 def workplace_of(address: str) -> Path:
     """Return the folder of this machine in which a stage works whose output is an address."""
-    name = hashlib.blake2b(address.rstrip("/").encode(), digest_size=16).hexdigest()
-    return cache_folder() / "outputs" / name
+    address = address.rstrip("/")
+    name = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
+    folder = cache_folder() / "outputs" / name / address.rsplit("/", 1)[-1]  # ids of what is drawn begin with its name
+    _COPIES[str(folder)] = address
+    return folder
 
 
-def send(folder: Path, files: Sequence[Path], address: str) -> None:
-    """Copy files of a folder to an address, in this order; those that are no longer in the folder are not removed."""
+def recall(folder: Path, address: str, *, overwrite: bool) -> None:
+    """Put the settings of the run at an address into the folder in which it goes on, and that it is done if it is.
+
+    SteerError for an address that holds something else; `overwrite`: another run may be there.
+    """
     store, path = _store(address)
+    with _said(address, "read"):
+        there = _below(store, path, address)
+        texts = {name: store.cat_file(f"{path}/{name}") for name in (CONFIG, DONE) if name in there}
+    if there and not _is_run(texts.get(CONFIG, b"null")):
+        raise SteerError(f"{address}: holds files that are no run of steer. Choose another --output.")
+    if overwrite:
+        return
+    own = folder / CONFIG
+    if own.is_file() and DONE in texts and own.read_bytes() != texts[CONFIG]:
+        raise SteerError(
+            f"{address}: holds a run with other settings than the one that this machine began for it. Choose another "
+            "--output, or --overwrite to start again."
+        )
+    with _cached(folder):
+        for name, text in texts.items():
+            if not (folder / name).is_file():
+                attribute_models.write(folder / name, text)
+
+
+def send(folder: Path, address: str, *, overwrite: bool) -> None:
+    """Copy a finished run to an address, `done.json` last; what was there of another run is removed before.
+
+    Of one that is finished there, only files that are missing are copied. Resume points stay here.
+    """
+    store, path = _store(address)
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {name: file for name, file in files.items() if file.suffix != ".tmp" and not HERE.search(f"/{name}")}
     with _said(address, "written"):
-        for file in files:
-            name = f"{path.rstrip('/')}/{file.relative_to(folder)}"
-            store.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
-            with file.open("rb") as source, store.open(name, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        there = _below(store, path, address)
+        if overwrite or (CONFIG in there and store.cat_file(f"{path}/{CONFIG}") != files[CONFIG].read_bytes()):
+            for gone in filter(None, ([DONE] if DONE in there else [], [name for name in there if name != DONE])):
+                store.rm([f"{path}/{name}" for name in gone])
+        elif DONE in there:
+            if store.cat_file(f"{path}/{DONE}") != files[DONE].read_bytes():
+                return  # another machine did the same
+            files = {name: file for name, file in files.items() if there.get(name) != file.stat().st_size}
+        for name in sorted(files, key=lambda name: (name == DONE, name != CONFIG)):
+            if not set(BUCKETS) & {store.protocol, *store.protocol}:
+                store.makedirs(f"{path}/{name}".rsplit("/", 1)[0], exist_ok=True)
+            store.put_file(str(files[name]), f"{path}/{name}")
+
+
+def _below(store: Any, path: str, address: str) -> dict[str, int]:
+    """Return the sizes of all files below a path by their names there; empty if nothing is there."""
+    found = store.find(path, detail=True)
+    if path in found:
+        raise SteerError(f"{address}: is a file. Choose another --output.")
+    return {name[len(path) + 1 :]: each["size"] for name, each in found.items() if not name.endswith("/")}
+
+
+def _is_run(config: bytes) -> bool:
+    """Whether a config.json is that of a stage of steer."""
+    settings = json.loads(config)
+    return isinstance(settings, dict) and "inputs" in settings
 
 
 def _store(address: str) -> tuple[Any, str]:
@@ -91,19 +196,41 @@ def _store(address: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        store, path = fsspec.core.url_to_fs(address)
+        with _said(address, "opened"):
+            store, path = fsspec.core.url_to_fs(address)
+            store.invalidate_cache()
     except (ImportError, ValueError) as error:
         raise SteerError(f"{address}: cannot be opened ({error}). Install the package of this store.") from None
-    store.invalidate_cache()
-    return store, path
+    return store, path.rstrip("/")
 
 
 @contextmanager
 def _said(address: str, done: str) -> Iterator[None]:
+    """Say in one sentence what a store reports; its package, and what that uses, have errors of no common kind."""
     try:
         yield
-    except FileNotFoundError:
-        raise SteerError(f"{address}: no such file or folder. Check the address.") from None
+    except (SteerError, ImportError):
+        raise
+    except Exception as error:
+        if done == "opened" and isinstance(error, ValueError):
+            raise
+        reason = str(getattr(error, "strerror", "") or error).strip() or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            more = f" ({reason})" if "bucket does" in reason else ""
+            raise SteerError(f"{address}: no such file or folder{more}. Check the address.") from None
+        more = " What was made is kept on this machine, and the same command sends it." if done == "written" else ""
+        raise SteerError(
+            f"{address}: cannot be {done} ({reason.splitlines()[0][:300]}). Check the address, the credentials "
+            f"and the permissions.{more}"
+        ) from None
+
+
+@contextmanager
+def _cached(folder: Path) -> Iterator[None]:
+    """Say in one sentence that the cache of this machine cannot be written."""
+    try:
+        yield
     except OSError as error:
-        reason = error.strerror or error
-        raise SteerError(f"{address}: cannot be {done} ({reason}). Check the address and its permissions.") from None
+        raise SteerError(
+            f"{folder}: cannot be written ({error.strerror}). Make room there, or name another folder by STEER_CACHE."
+        ) from None

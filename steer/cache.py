@@ -34,7 +34,7 @@ def shared(kind: str, key: str, batches: Callable[[], Iterable[Any]]) -> list[An
     folder = cache_folder() / kind / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             if not (folder / BATCHES).is_file():
                 remove_unused(folder)
                 _write(folder / BATCHES, batches())
@@ -74,7 +74,7 @@ def hash_of(files: Iterable[Path]) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process of this machine is in the folder, and keep others out."""
     try:
         import fcntl

@@ -26,7 +26,7 @@ from steer.progress import note, quiet
 from steer.report import dials
 from steer.rows import write_rows
 from steer.rows.labelled import Labelled
-from steer.run_folder import folder_errors
+from steer.run_folder import folder_errors, in_a_folder
 from steer.training.command import train_command
 from steer.training.settings import TrainSettings
 
@@ -57,6 +57,7 @@ SYSTEMS = ("prompted", "conditional")  # the untrained model told the same in wo
 def demo(config: DemoConfig) -> str:
     """Run every stage that is not done yet; return the dial, answers at opposite targets and where everything is."""
     began = time.monotonic()
+    in_a_folder(config.output)
     out = Path(config.output)
     with folder_errors(out):  # before anything is downloaded
         out.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ HOW = (
     *("output", "overwrite", "dry_run", "push_to_hub", "private", "evaluation"),
     *("launch", "num_proc", "shard", "workers"),
 )
+SENDING = ("data", "label", "generate", "fit", "train")  # the commands that write to stores
 SERVERS = ("engine", "server")  # settings that can be the address of a server
 # Settings that may change when a training resumes, say for want of memory: its result is the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
@@ -126,7 +127,10 @@ def folder_errors(
 
 
 def stage(work: Callable[[C], R]) -> Callable[[C], R]:
-    """Decorate a command: check its config, report a full disk in one sentence, unlock its folder at the end."""
+    """Decorate a command: check its config, report a full disk in one sentence, unlock its folder at the end.
+
+    What it reads at addresses is copied here, and its messages name the addresses.
+    """
 
     @wraps(work)
     def run(config: C) -> R:
@@ -134,22 +138,34 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
         if addresses.is_address(address := getattr(config, "output", "")):
             return _elsewhere(run, config, str(address))
         with _unlocked_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
-            return work(addresses.local(config))
+            try:
+                result = work(addresses.local(config))
+            except SteerError as error:
+                error.args = tuple(addresses.named(str(text)) for text in error.args)
+                raise
+        return addresses.named(result) if isinstance(result, str) else result  # type: ignore[return-value]
 
     return run
 
 
+def in_a_folder(output: str) -> None:
+    """Refuse the address of a store as the output of a command that only writes folders."""
+    if addresses.is_address(output):
+        raise SteerError(f"{output}: only {', '.join(SENDING)} write to a store. Name a folder.")
+
+
 def _elsewhere(run: Callable[[Any], R], config: Any, address: str) -> R:
     """Work in a folder of the cache, and copy what became of it to an address: done.json last."""
-    if not hasattr(config, "output_format"):
-        raise SteerError(f"{address}: only rows are written to a store, by data, label and generate. Name a folder.")
-    folder = addresses.workplace_of(address)
+    if run.__name__.removesuffix("_command") not in SENDING:
+        in_a_folder(address)
+    folder, overwrite = addresses.workplace_of(address), getattr(config, "overwrite", False)
+    addresses.recall(folder, address, overwrite=overwrite)
     if getattr(config, "shard", ""):
         note(f"--shard: the shards meet in {folder}, so all machines must share this cache (STEER_CACHE).")
     result = run(dataclasses.replace(config, output=str(folder)))
-    if (folder / "done.json").is_file():  # the shards of others may still be to come
-        files = [file for file in files_in(folder) if folder / "parts" not in file.parents]
-        addresses.send(folder, sorted(files, key=lambda file: file == folder / "done.json"), address)
+    main = os.environ.get("RANK", "0") == "0" and not getattr(config, "dry_run", False)
+    if main and (folder / "done.json").is_file():  # the shards of others may still be to come
+        addresses.send(folder, address, overwrite=overwrite)
     return result
 
 
@@ -325,7 +341,7 @@ class Run:
         self.overwrite = getattr(config, "overwrite", False)
         self.shared = bool(getattr(config, "shard", ""))  # shards of one run write to one folder
         fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW and not _is_server(k, v)}
-        self.config: dict[str, Any] = json.loads(json.dumps({**fields, "inputs": dict(inputs or {})}))
+        self.config = addresses.recorded({**fields, "inputs": dict(inputs or {})})
         before = self._config_before()
         before = {**json.loads(json.dumps(_defaults(config))), **before}  # settings that there were not yet
         changed = sorted(k for k in {*before, *self.config} - {*FREE, *HOW} if before.get(k) != self.config.get(k))
@@ -352,9 +368,13 @@ class Run:
             return dict(read_json(self.folder / "config.json"))
 
     def _spare_inputs(self) -> None:
-        paths = {name: Path(value) for name, value in self.config.items() if isinstance(value, str) and value}
-        for name, path in paths.items():
-            if path.exists() and path.resolve().is_relative_to(self.folder.resolve()):
+        own = addresses.named(str(self.folder))  # the address, if it stands for one
+        for name, value in self.config.items():
+            if not isinstance(value, str) or not value:
+                continue
+            path = Path(value)
+            inside = path.exists() and path.resolve().is_relative_to(self.folder.resolve())
+            if inside or (addresses.is_address(own) and f"{value}/".startswith(f"{own}/")):
                 raise SteerError(f"{self.folder}: --overwrite would remove its own {name}. Choose another --output.")
 
     def start(self) -> None:
@@ -380,5 +400,6 @@ class Run:
 
     def finish(self, summary: str, **facts: Any) -> str:
         """Write done.json (the last file of the stage) and return the summary line."""
+        summary = addresses.named(summary)
         write_json(self.folder / "done.json", {"summary": summary, **facts})
         return summary

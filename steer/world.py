@@ -29,7 +29,7 @@ from steer.models.policy import load_policy
 from steer.report import dials
 from steer.report.circumstances import circumstances
 from steer.rows.command import data_command
-from steer.run_folder import read_json, write_json
+from steer.run_folder import in_a_folder, read_json, write_json
 from steer.settings import SHARE
 from steer.training.command import train_command
 
@@ -63,6 +63,7 @@ GUIDED, GUIDES = 200, (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)  # responses at each streng
 def world(config: WorldConfig) -> str:
     """Run every stage that is not done yet; return what it shows, the report's path and the time it took."""
     began = time.monotonic()
+    in_a_folder(config.output)
     out = Path(config.output)
     logs, scorer, labels = (str(out / name) for name in ("logs", "scorer", "labels"))
     # Base models: small ones, trained from scratch. The first is called "base".

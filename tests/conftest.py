@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -72,6 +73,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure() -> None:
     """Remove the cache of this process."""
     shutil.rmtree(os.environ["STEER_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server of this machine that speaks S3."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty store that speaks S3, with a bucket `bucket`; its address and credentials are in the environment."""
+    import fsspec
+
+    for name, value in {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "secret"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # else each error is waited for
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # where credentials are looked for last
+    urlopen(Request(f"{s3_server}/moto-api/reset", method="POST")).close()
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    type(store).clear_instance_cache()  # those of other tests
+    store.mkdir("bucket")
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -1,30 +1,52 @@
-"""Rows in object stores, by address: what a stage reads and writes there is what it reads and writes in folders."""
+"""Object stores, by address: what a stage reads and writes there is what it reads and writes in folders."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
 from test_growth import RECORDS, put
 
-from steer.addresses import is_address
-from steer.config.labelling import LabelConfig
+from steer.addresses import _store, is_address
+from steer.comparison.command import compare_command
+from steer.config.comparison import CompareConfig
+from steer.config.demo import DemoConfig
+from steer.config.generation import GenerateConfig
+from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
 from steer.config.training import TrainConfig
+from steer.demo import demo
 from steer.errors import SteerError
-from steer.labelling.command import label_command
+from steer.generation.command import generate_command
+from steer.labelling.command import fit_command, label_command
+from steer.labelling.scorer import load_scorer
 from steer.rows import read_rows
 from steer.rows.command import data_command
+from steer.run_folder import read_json
 from steer.training.command import train_command
+
+RATED = [{"prompt": f"What is {i}?", "response": "word " * (i % 7) + "end.", "quality": i % 7} for i in range(60)]
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A store that lies in memory, and the cache of this machine."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this machine."""
     monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request: pytest.FixtureRequest, cache: Path) -> Iterator[Any]:
+    """An empty store, in memory or one that speaks S3."""
+    if request.param == "s3":
+        yield request.getfixturevalue("s3")
+        return
     store = fsspec.filesystem("memory")
     store.store.clear()
     store.pseudo_dirs[:] = [""]
@@ -32,66 +54,292 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     store.store.clear()
 
 
+def root_of(store: Any) -> str:
+    """The address of the bucket."""
+    return "memory://bucket" if store.protocol == "memory" else "s3://bucket"
+
+
+def filled(store: Any, tmp_path: Path, records: Any = None) -> str:
+    """Put a log into the bucket; return its address."""
+    store.put_file(put(tmp_path / "log.jsonl", records or RECORDS), "bucket/log.jsonl")
+    return f"{root_of(store)}/log.jsonl"
+
+
+def names(store: Any, folder: str) -> list[str]:
+    """The names of all files in a folder of the bucket."""
+    store.invalidate_cache()
+    return sorted(path.partition(f"{folder}/")[2] for path in store.find(f"bucket/{folder}"))
+
+
+def content(store: Any, path: str) -> bytes:
+    """The content of a file, as it is now."""
+    store.invalidate_cache()
+    return bytes(store.cat_file(path))
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-@pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_stages_read_and_write_at_addresses(form: str, scheme: str, bucket: Any, tmp_path: Path) -> None:
-    root = "memory://bucket" if scheme == "memory" else f"file://{tmp_path}/store"
-    log, store = put(tmp_path / "log.jsonl"), fsspec.filesystem(scheme)
-    store.makedirs(f"{root}/logs")
-    store.put(log, f"{root}/logs/log.jsonl")
-    how: dict[str, Any] = {"output_shards": 2, "output_format": form}
+def test_stages_read_and_write_at_addresses(form: str, bucket: Any, tmp_path: Path) -> None:
+    root, how = root_of(bucket), {"output_shards": 2, "output_format": form}
+    log = filled(bucket, tmp_path)
     here = [str(tmp_path / name) for name in ("data", "labels")]
-    data_command(DataConfig(log, here[0], **how))
+    data_command(DataConfig(str(tmp_path / "log.jsonl"), here[0], **how))
     label_command(LabelConfig(here[0], here[1], scorer="countable:words", **how))
-    said = data_command(DataConfig(f"{root}/logs/log.jsonl", f"{root}/data", **how))
+    said = data_command(DataConfig(log, f"{root}/data", **how))
     label_command(LabelConfig(f"{root}/data/", f"{root}/labels", scorer="countable:words", **how))
     assert said.endswith("held out.")
     for folder, name in zip(here, ("data", "labels")):
-        there = {path.rsplit("/", 1)[-1]: store.cat_file(path) for path in store.ls(f"{root}/{name}", detail=False)}
-        assert {path.name for path in Path(folder).iterdir() if path.is_file()} == there.keys()
-        for path in Path(folder).glob("rows-*"):
-            assert there[path.name] == path.read_bytes()
-        if name == "labels":
-            assert there["schema.json"] == (Path(folder) / "schema.json").read_bytes()
+        assert names(bucket, name) == sorted(path.name for path in Path(folder).iterdir() if path.is_file())
+        for path in (*Path(folder).glob("rows-*"), *Path(folder).glob("schema.json")):
+            assert content(bucket, f"bucket/{name}/{path.name}") == path.read_bytes()
+        assert str(tmp_path).encode() not in content(bucket, f"bucket/{name}/config.json"), "addresses, no copies"
+
+
+def test_folders_are_made_in_a_store_of_folders(cache: Path, tmp_path: Path) -> None:
+    data_command(DataConfig(put(tmp_path / "log.jsonl"), f"file://{tmp_path}/store/a/data"))
+    data_command(DataConfig(f"file://{tmp_path}/store/a/data", f"file://{tmp_path}/store/b", output_format="parquet"))
+    assert len(read_rows(tmp_path / "store" / "b")) == len(read_rows(tmp_path / "store" / "a" / "data")) == 7
+
+
+def test_a_scorer_is_fitted_to_an_address_and_scores_from_there(bucket: Any, tmp_path: Path) -> None:
+    root, log = root_of(bucket), filled(bucket, tmp_path, RATED)
+    fit_command(FitConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "scorer")))
+    said = fit_command(FitConfig(log, f"{root}/scorer"))
+    assert said.endswith(f"Scorer in {root}/scorer.")
+    assert load_scorer(f"{root}/scorer").id == load_scorer(str(tmp_path / "scorer")).id
+    label_command(LabelConfig(log, str(tmp_path / "one"), scorer=str(tmp_path / "scorer"), shard_size=20))
+    several = 2 if root.startswith("s3") else 1  # no other process sees what is in memory
+    label_command(LabelConfig(log, f"{root}/two", scorer=f"{root}/scorer", shard_size=20, num_proc=several))
+    assert content(bucket, "bucket/two/rows.jsonl") == (tmp_path / "one" / "rows.jsonl").read_bytes()
+    assert f'"spec": "{root}/scorer"'.encode() in content(bucket, "bucket/two/done.json")
+    assert str(tmp_path).encode() not in b"".join(content(bucket, path) for path in bucket.find("bucket/scorer"))
+
+
+def test_a_policy_is_trained_to_an_address_and_draws_from_there(
+    bucket: Any, labels: Path, base: Path, tmp_path: Path
+) -> None:
+    root, drawing = root_of(bucket), {"limit": 3, "max_new_tokens": 8}
+    bucket.put(str(labels), "bucket/labels", recursive=True)
+    training: dict[str, Any] = {"adapter": "lora", "max_steps": 2, "save_steps": 1}
+    train_command(TrainConfig(f"{root}/labels", str(base), f"{root}/policy", **training))
+    train_command(TrainConfig(str(labels), str(base), str(tmp_path / "policy"), **training))
+    assert names(bucket, "policy") == sorted(path.name for path in (tmp_path / "policy").iterdir())
+    weights = "adapter_model.safetensors"
+    assert content(bucket, f"bucket/policy/{weights}") == (tmp_path / "policy" / weights).read_bytes()
+    generate_command(GenerateConfig(f"{root}/policy", input=f"{root}/labels", output=f"{root}/drawn", **drawing))
+    generate_command(
+        GenerateConfig(str(tmp_path / "policy"), input=str(labels), output=str(tmp_path / "drawn"), **drawing)
+    )
+    assert content(bucket, "bucket/drawn/rows.jsonl") == (tmp_path / "drawn" / "rows.jsonl").read_bytes()
 
 
 def test_what_changed_is_fetched_again_and_what_did_not_is_not(
     bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address = "memory://bucket/log.jsonl"
     counts = []
     for number, records in enumerate((RECORDS, RECORDS, RECORDS[:1])):
-        if number != 1:
-            bucket.put(put(tmp_path / "log.jsonl", records), address)
+        address = filled(bucket, tmp_path, records) if number != 1 else f"{root_of(bucket)}/log.jsonl"
         data_command(DataConfig(address, str(tmp_path / str(number))))
-        counts.append((len(read_rows(tmp_path / str(number))), capsys.readouterr().err.count("fetch ")))
+        counts.append((len(read_rows(tmp_path / str(number))), capsys.readouterr().err.count("steer: fetch ")))
     assert counts == [(7, 1), (7, 0), (1, 1)]
 
 
-def test_a_finished_output_is_not_made_again(bucket: Any, tmp_path: Path) -> None:
-    config = DataConfig(put(tmp_path / "log.jsonl"), "memory://bucket/data")
+def test_folders_kept_as_files_of_no_bytes_are_no_rows(bucket: Any, tmp_path: Path) -> None:
+    if root_of(bucket).startswith("memory"):
+        pytest.skip("a store of folders has none")
+    filled(bucket, tmp_path, RATED)
+    bucket.call_s3("put_object", Bucket="bucket", Key="logs/", Body=b"")
+    bucket.copy("bucket/log.jsonl", "bucket/logs/log.jsonl")
+    data_command(DataConfig(f"{root_of(bucket)}/logs", str(tmp_path / "data")))
+    assert len(read_rows(tmp_path / "data")) == len(RATED)
+    bucket.call_s3("put_object", Bucket="bucket", Key="data/", Body=b"")
+    data_command(DataConfig(f"{root_of(bucket)}/logs", f"{root_of(bucket)}/data"))
+    assert names(bucket, "data") == ["", "config.json", "done.json", "rows.jsonl"]
+
+
+def test_a_finished_output_is_not_made_again(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(filled(bucket, tmp_path), f"{root_of(bucket)}/data")
     first = data_command(config)
-    bucket.rm("/bucket/data/rows.jsonl")
+    bucket.rm("bucket/data/rows.jsonl")
     assert data_command(config) == first
-    assert bucket.exists("/bucket/data/rows.jsonl"), "but sent again"
+    assert "rows.jsonl" in names(bucket, "data"), "but sent again"
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "of another machine"))
+    monkeypatch.setattr("steer.rows.command.surveyed", lambda *_: pytest.fail("the work is done"))
+    assert data_command(config) == first
+    assert names(bucket, "data") == ["config.json", "done.json", "rows.jsonl"]
 
 
-def test_shards_of_a_store_meet_in_the_cache(bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_of_a_store_meet_in_the_cache(
+    bucket: Any, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     how: dict[str, Any] = {"scorer": "countable:words", "shard_size": 2, "min_support": 1}
     label_command(LabelConfig(log := put(tmp_path / "log.jsonl"), str(tmp_path / "one"), **how))
     for shard in ("1/2", "2/2"):
-        assert not bucket.exists("/bucket/labels/done.json")
-        label_command(LabelConfig(log, "memory://bucket/labels", shard=shard, **how))
-        assert f"the shards meet in {tmp_path / 'cache' / 'outputs'}" in capsys.readouterr().err
-    assert bucket.cat_file("/bucket/labels/rows.jsonl") == (tmp_path / "one" / "rows.jsonl").read_bytes()
+        assert not bucket.exists("bucket/labels/done.json")
+        said = label_command(LabelConfig(log, f"{root_of(bucket)}/labels", shard=shard, **how))
+        assert (f'writes the rows to "{root_of(bucket)}/labels"' in said) == (shard == "1/2")
+        assert f"the shards meet in {cache / 'outputs'}" in capsys.readouterr().err
+    assert content(bucket, "bucket/labels/rows.jsonl") == (tmp_path / "one" / "rows.jsonl").read_bytes()
+
+
+class Failing:
+    """A store of which one method fails."""
+
+    def __init__(self, name: str, method: Any) -> None:
+        self.found, self.name, self.method = _store, name, method
+
+    def __call__(self, address: str) -> tuple[Any, str]:
+        """Stand for `addresses._store`."""
+        self.store, path = self.found(address)
+        return self, path
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the store has."""
+        return self.method if name == self.name else getattr(self.store, name)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), ConnectionError("the server is gone")])
+def test_what_is_sent_in_part_is_not_taken_for_whole_and_is_sent_by_the_same_command(
+    stop: BaseException, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, shards = root_of(bucket), {"output_shards": 3}
+    config = DataConfig(filled(bucket, tmp_path), f"{root}/data", **shards)
+
+    def put_file(here: str, there: str) -> None:
+        if "rows-00001" in there:
+            raise stop
+        bucket.put_file(here, there)
+
+    problem = f"{root}/data: cannot be written .the server is gone.*the same command sends it" if stop.args else "^$"
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.addresses._store", Failing("put_file", put_file))
+        with pytest.raises((SteerError, KeyboardInterrupt), match=problem):
+            data_command(config)
+    assert names(bucket, "data") == ["config.json", "rows-00000-of-00003.jsonl"]
+    with pytest.raises(SteerError, match=f"{root}/data: is not finished"):
+        label_command(LabelConfig(f"{root}/data", str(tmp_path / "labels"), scorer="countable:words"))
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.rows.command.surveyed", lambda *_: pytest.fail("the work is done"))
+        data_command(config)
+    data_command(DataConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "data"), **shards))
+    for path in (tmp_path / "data").glob("rows-*"):
+        assert content(bucket, f"bucket/data/{path.name}") == path.read_bytes()
+
+
+def test_what_is_fetched_in_part_is_not_taken_for_whole(
+    bucket: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = filled(bucket, tmp_path)
+
+    def blocks() -> Iterator[bytes]:
+        yield b'{"prompt": "half'
+        raise TimeoutError("no answer")
+
+    def dying(*_: str) -> Any:
+        left = blocks()
+        return nullcontext(SimpleNamespace(read=lambda _: next(left)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.addresses._store", Failing("open", dying))
+        with pytest.raises(SteerError, match=rf"{address}: cannot be read \(no answer\)"):
+            data_command(DataConfig(address, str(tmp_path / "data")))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+    data_command(DataConfig(address, str(tmp_path / "data")))
+    assert len(read_rows(tmp_path / "data")) == 7
+
+
+def test_another_run_at_an_address_is_refused_and_overwritten_whole(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, output = filled(bucket, tmp_path), f"{root_of(bucket)}/data"
+    data_command(DataConfig(log, output, output_shards=3))
+    before = {name: content(bucket, f"bucket/data/{name}") for name in names(bucket, "data")}
+    for machine in ("cache", "of another machine"):
+        monkeypatch.setenv("STEER_CACHE", str(tmp_path / machine))
+        with pytest.raises(SteerError, match=rf"{output}: holds a run with other settings \(output_shards\)"):
+            data_command(DataConfig(log, output, output_shards=2))
+    data_command(DataConfig(log, output, output_shards=2, overwrite=True))
+    assert names(bucket, "data") == [
+        *("config.json", "done.json", "rows-00000-of-00002.jsonl", "rows-00001-of-00002.jsonl")
+    ]
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SteerError, match=f"{output}: holds a run with other settings than the one that this machine"):
+        data_command(DataConfig(log, output, output_shards=3))
+    data_command(DataConfig(log, output, output_shards=3, overwrite=True))
+    assert {name: content(bucket, f"bucket/data/{name}") for name in names(bucket, "data")} == before
+
+
+def test_an_address_with_other_things_is_left_alone(bucket: Any, tmp_path: Path) -> None:
+    root, log = root_of(bucket), filled(bucket, tmp_path)
+    data_command(DataConfig(log, f"{root}/data"))
+    for output, overwrite, problem in (
+        (root, False, "holds files that are no run of steer"),
+        (root, True, "holds files that are no run of steer"),
+        (log, True, "is a file"),
+        (f"{root}/data", True, "--overwrite would remove its own rows"),
+    ):
+        with pytest.raises(SteerError, match=f"^{output}: {problem}"):
+            label_command(LabelConfig(f"{root}/data", output, scorer="countable:words", overwrite=overwrite))
+    assert names(bucket, "data") == ["config.json", "done.json", "rows.jsonl"]
+    data_command(DataConfig(log, f"{root}/dat"))  # no part of the name is the name
 
 
 def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> None:
-    log = put(tmp_path / "log.jsonl")
-    for source, problem in (("memory://bucket/no.jsonl", "no such file"), ("nowhere://x/y", "cannot be opened")):
+    root, log = root_of(bucket), put(tmp_path / "log.jsonl")
+    for source, problem in ((f"{root}/no.jsonl", "no such file"), ("nowhere://x/y", "cannot be opened")):
         with pytest.raises(SteerError, match=f"{source}: {problem}"):
             data_command(DataConfig(source, str(tmp_path / "out")))
-    with pytest.raises(SteerError, match="only rows are written to a store"):
-        train_command(TrainConfig(log, "model", "memory://bucket/policy"))
+    address = filled(bucket, tmp_path, [{"prompt": "a"}])
+    with pytest.raises(SteerError, match=f"^{address}:1: "):  # and not of its copy
+        data_command(DataConfig(address, str(tmp_path / "out")))
+    with pytest.raises(SteerError, match="only data, label, generate, fit, train write to a store"):
+        compare_command(CompareConfig(log, "model", f"{root}/comparison"))
+    with pytest.raises(SteerError, match="only data, label, generate, fit, train write to a store"):
+        demo(DemoConfig(f"{root}/demo"))
     assert not (tmp_path / "out").exists()
     assert [is_address(text) for text in ("s3://a/b", "hf:a/b", "C:/x", "-", "a://", 3)] == [True, *[False] * 5]
+
+
+def test_a_cache_that_cannot_be_written_is_said(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "full").write_text("")
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "full"))
+    with pytest.raises(SteerError, match=r"full/fetched/.*: cannot be written .Not a directory.*STEER_CACHE"):
+        data_command(DataConfig(filled(bucket, tmp_path), str(tmp_path / "data")))
+
+
+def test_what_s3_refuses_is_said(
+    s3: Any, s3_server: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = filled(s3, tmp_path)
+    here = DataConfig(put(tmp_path / "log.jsonl"), "s3://absent/data")
+
+    def refused(config: DataConfig, problem: str) -> None:
+        s3.clear_instance_cache()
+        with pytest.raises(SteerError, match=problem):
+            data_command(config)
+
+    refused(DataConfig("s3://absent/x.jsonl", str(tmp_path / "out")), "^s3://absent/x.jsonl: no such file or folder")
+    refused(DataConfig("s3://absent", str(tmp_path / "out")), "^s3://absent: no such file or folder")
+    refused(here, r"^s3://absent/data: no such file or folder \(The specified bucket does not exist\)")
+    assert not s3.exists("absent"), "a misspelt bucket is not made"
+    there = DataConfig(log, str(tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        patch.delenv("AWS_SECRET_ACCESS_KEY")
+        refused(there, f"^{log}: cannot be read .Unable to locate credentials.*credentials")
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        refused(there, f"^{log}: cannot be read .Could not connect")
+        refused(here, "^s3://absent/data: cannot be read .Could not connect")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "s3fs", None)
+        patch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+        refused(there, rf"^{log}: cannot be opened \(Install s3fs to access S3\)\. Install the package")
+    assert not (tmp_path / "out").exists()
+    assert read_json(Path(data_of(there)) / "done.json")["rows"] == 7
+
+
+def data_of(config: DataConfig) -> str:
+    """Run a command that was refused before; return its folder."""
+    fsspec.filesystem("s3").clear_instance_cache()
+    data_command(config)
+    return config.output

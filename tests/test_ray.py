@@ -26,7 +26,7 @@ from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.iteration.command import iterate_command
 from steer.labelling.command import label_command
-from steer.rows import write_rows
+from steer.rows import read_rows, write_rows
 from steer.run_folder import read_json, write_json
 
 STEER = [sys.executable, "-m", "steer"]
@@ -135,21 +135,38 @@ def test_a_cluster_that_does_not_answer_is_not_waited_for(own: Path, monkeypatch
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["file", "s3"])
 def test_rows_of_a_store_are_labelled_by_ray_as_those_of_a_folder_are_here(
-    own: Path, monkeypatch: pytest.MonkeyPatch
+    scheme: str, own: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     pytest.importorskip("ray")
+    fsspec = pytest.importorskip("fsspec")
     monkeypatch.setenv("STEER_CACHE", str(own / "cache"))
-    (own / "store").mkdir()
-    shutil.copy(own / "rows.jsonl", own / "store" / "log.jsonl")
+    store = request.getfixturevalue("s3") if scheme == "s3" else fsspec.filesystem("file", auto_mkdir=True)
+    root = "s3://bucket" if scheme == "s3" else f"file://{own}/store"
+    store.put_file("rows.jsonl", f"{root}/log.jsonl")
     shards = ["--output-shards", "2"]
     ran([*LABEL, *shards, "--output", "one"])
-    source, target = (f"file://{own}/store/{name}" for name in ("log.jsonl", "labels"))
+    source, target = f"{root}/log.jsonl", f"{root}/labels"
     ran([source if word == "rows.jsonl" else word for word in [*LABEL, *shards, *RAY, "--output", target]])
-    ours, theirs = own / "store" / "labels", own / "one"
     for name in ("rows-00000-of-00002.jsonl", "rows-00001-of-00002.jsonl", "schema.json"):
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
-    assert not (ours / "parts").exists()
+        assert store.cat_file(f"{target}/{name}") == (own / "one" / name).read_bytes()
+    assert len(store.find(target)) == 5, "with config.json and done.json, and no parts"
+
+
+@pytest.mark.slow
+def test_a_scorer_of_a_store_is_loaded_by_actors(own: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("STEER_CACHE", str(own / "cache"))
+    rated = [{**row, "scores": {"words": float(len(row["response"].split()))}} for row in read_rows("rows.jsonl")]
+    write_rows(rated, own / "rated.jsonl")
+    ran([*STEER, "fit", "rated.jsonl", "--output", "scorer"])
+    ran([*STEER, "fit", "rated.jsonl", "--output", "s3://bucket/scorer"])
+    label = [*STEER, "label", "rated.jsonl", "--shard-size", "20", "--min-support", "1"]
+    ran([*label, "--scorer", "scorer", "--output", "one"])
+    ran([*label, "--scorer", "s3://bucket/scorer", "--output", "s3://bucket/labels", *RAY])
+    for name in ("rows.jsonl", "schema.json"):
+        assert s3.cat_file(f"bucket/labels/{name}") == (own / "one" / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from steer import addresses
 from steer.conditioning.targets import Target, pareto, parse_target, parse_weights, ranked
 from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
@@ -19,6 +20,7 @@ from steer.settings import check
 def targets_command(config: TargetsConfig) -> str:
     """Return what can be asked of a policy: rows per level, combinations, the best, and the best for weights."""
     check(config)
+    config = addresses.local(config)
     schema, names = _read(Path(config.policy))
     target = parse_target(config.target, schema, names) if config.target else {}
     lines = [*_levels(schema, names, target), "", *_combinations(schema, names, target, config.top)]

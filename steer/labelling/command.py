@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from attribute_models.calibration import KINDS
+from steer import addresses
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.labelling.fit import Fitted, attribute_model, own_scale
 from steer.labelling.label import Labels, Task, file_fingerprint, origin
@@ -192,7 +193,7 @@ Scores a response on {attributes}.
 ```
 
 Label rows with it: `steer label ROWS --scorer {folder} --output LABELS`. In Python, without steer:
-`attribute_models.load("{folder}").score(rows)`.
+`attribute_models.load("{here}").score(rows)`.
 """
 
 
@@ -214,5 +215,6 @@ def _card(config: FitConfig, fitted: Fitted) -> str:
         calibration="none, a scale of its own" if own_scale(fitted.kind) else calibration,
         debias=config.debias or "nothing",
         report=fitted.tables(),
-        folder=config.output,
+        folder=(folder := addresses.named(config.output)),
+        here=folder.rsplit("/", 1)[-1] if addresses.is_address(folder) else folder,  # a copy of it
     )

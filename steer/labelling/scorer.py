@@ -17,6 +17,7 @@ import numpy as np
 
 import attribute_models
 from attribute_models import own
+from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.rows import Row
 from steer.rows.schema import MOST, Schema
@@ -140,6 +141,8 @@ def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
     if spec == "human":
         return Scorer("human", ())
     try:
+        if is_address(spec):
+            return _saved(Path(fetched(spec)))
         if Path(spec).is_dir():
             return _saved(Path(spec))
         kind, colon, name = spec.partition(":")

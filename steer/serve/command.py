@@ -7,6 +7,7 @@ import signal
 
 import click
 
+from steer import addresses
 from steer.config.serve import ServeConfig
 from steer.errors import SteerError
 from steer.settings import check
@@ -15,6 +16,7 @@ from steer.settings import check
 def serve_command(config: ServeConfig) -> str:
     """Serve until interrupted; return the summary line."""
     check(config)
+    config = addresses.local(config)
     try:
         from steer.serve.server import open_server
     except ImportError as error:
