@@ -230,6 +230,21 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
     assert [(s.model, s.init) for s in seen] == told[start, adapter]
 
 
+@pytest.mark.parametrize("method", ["bond", "rebel", "rso", "spin", "dpo", "rest-em"])
+def test_what_compares_with_the_policy_that_drew_starts_every_round_from_it(
+    method: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
+    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
+    rounds = of_rounds(labels, tmp_path, "", adapter="lora", method=method, start="")
+    for number in (1, 2, 3):
+        one_round.run_round(rounds, number)
+        write_json(rounds.folder(number) / "policy" / "steer.json", {})
+    drew = ["", *(str(rounds.folder(number) / "policy") for number in (1, 2))]
+    assert [s.init for s in seen] == (["", "", ""] if method in ("dpo", "rest-em") else drew)
+
+
 def test_the_first_round_without_a_policy_starts_from_the_base(
     labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

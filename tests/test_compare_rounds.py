@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from steer.comparison.command import compare_command
 from steer.comparison.entry import Entry, cost, swept, unique
+from steer.comparison.tuning import tried
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -112,6 +114,22 @@ def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, traine
     assert "1 run failed and 1 method skipped" in said
 
 
+@pytest.mark.parametrize("method", ["bond", "rebel", "rest-em", "spin"])
+def test_what_has_to_be_drawn_is_drawn_in_two_rounds_where_none_are_named(method: str) -> None:
+    assert Entry.of(method).iterate == IterateSettings(rounds=2, n=8)
+    assert Entry.of(f"{method}:after=mle,n=4").iterate == IterateSettings(rounds=2, n=4)
+    assert Entry.of(f"{method}:rounds=3").iterate == IterateSettings(rounds=3, n=8)
+    trial = tried(Entry.of(f"{method}:after=mle,prompts_per_round=9"))  # tuned where it can train: in a round
+    assert trial == Entry.of(f"{method}:after=mle,prompts_per_round=9,rounds=1")
+    assert trial == tried(Entry.of(f"{method}:after=mle,prompts_per_round=9,rounds=3"))
+    assert Entry.of("rso").iterate is None, "the logs stand for its draws"
+
+
+def test_folders_of_rounds_keep_their_names(done: CompareConfig) -> None:
+    key = hashlib.blake2b(b"4:10:base:2", digest_size=4).hexdigest()  # since a comparison has rounds
+    assert [p.name for p in Path(done.output).glob("runs/raft-seed0/round-2-*")] == [f"round-2-{key}"]
+
+
 def test_rounds_are_read_from_the_entry() -> None:
     assert Entry.of("raft:rounds=2").iterate == IterateSettings(
         rounds=2, n=8
@@ -128,6 +146,8 @@ def test_rounds_are_read_from_the_entry() -> None:
         ("raft:rounds=0", "rounds 0: wanted 1 or more"),
         ("raft:rounds=1.5", "is not a int"),
         ("raft:rounds=1,n=1", "Raise n, to 8"),
+        ("bond:rounds=2,start_from=base", "'bond' compares with the policy that drew, so every round starts from that"),
+        ("steerlm2:start_from=base", "'steerlm2' compares with the policy that drew"),
         ("remax:rounds=2", "draws fresh responses at every step by itself"),
     ):
         with pytest.raises(SteerError, match=told):

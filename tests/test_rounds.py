@@ -255,8 +255,8 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
         ("reward-augmented", "policy", {"n": 2}),
         ("rso", "", {"n": 4, "dedupe": True}),
         ("raft", "", {"n": 4, "pool": "all", "log_share": 0.2}),
-        ("spin", "", {"start_from": "last"}),
-        ("bond", "", {"n": 4, "start_from": "last"}),
+        ("spin", "", {}),
+        ("bond", "", {"n": 4}),
         ("rest-em", "", {"n": 2, "set": ("threshold=-2",)}),
     ],
 )
@@ -268,7 +268,7 @@ def test_every_kind_of_method_goes_round(
     card, fresh = Card.load(folder / "policy"), read_rows(folder / "fresh.jsonl")
     assert card.method == method
     steps = read_json(folder / "policy" / "done.json")["steps"]
-    last = method == "steerlm2" or "start_from" in more
+    last = method in ("steerlm2", "rso", "spin", "bond")  # they compare with the policy that drew
     start = "the weights of the round before" if last else "the base"
     said = f"Training took {steps} optimizer steps in 1 round, each from {start}."
     assert said in read_json(tmp_path / "out" / "done.json")["summary"]
@@ -300,6 +300,9 @@ def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
         iterate_command(config(world, tmp_path / "out", "steerlm2"))
     with pytest.raises(SteerError, match=r"'rso' chooses among a prompt's responses\. Raise --n"):
         iterate_command(config(world, tmp_path / "out", "rso"))
+    for more in ({"start_from": "base"}, {"pool": "all"}):
+        with pytest.raises(SteerError, match=r"'bond' compares with the policy that drew, so every round .* out\."):
+            iterate_command(config(world, tmp_path / "out", "bond", n=4, **more))
     with pytest.raises(SteerError, match=r"'quark' asks for the best quantile .* Add --relative-levels --explore 1\."):
         iterate_command(config(world, tmp_path / "out", "quark", "policy"))
     with pytest.raises(SteerError, match=r"'quark' .* and for nothing else"):
@@ -371,11 +374,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     "more",
     [
         {"rounds": 2},
+        pytest.param({"rounds": 2, "method": "spin", "policy": ""}, marks=pytest.mark.slow, id="spin"),
         pytest.param(
-            {"rounds": 2, "method": "spin", "policy": "", "start_from": "last"}, marks=pytest.mark.slow, id="spin"
-        ),
-        pytest.param(
-            {"rounds": 2, "method": "bond", "policy": "", "start_from": "last", "n": 4},
+            {"rounds": 2, "method": "bond", "policy": "", "n": 4},
             marks=pytest.mark.slow,
             id="bond",
         ),

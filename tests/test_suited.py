@@ -20,8 +20,13 @@ def row(number: int, reward: float | None) -> Row:
 def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Path) -> None:
     found = {s.method: s for s in suited(labels)}
     assert list(found) == list(METHODS)
-    assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2"}
+    drawers = {"rso", "rebel", "bond", "rest-em"}
+    assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2", *drawers}
     assert found["spin"].missing.startswith("no response was drawn by the policy itself.")
+    for name in drawers:
+        assert found[name].groups
+        assert found[name].missing.startswith("responses that the policy drew: none of these ")
+        assert found[name].missing.endswith(f' rows records that it was. "steer iterate --method {name}" draws them.')
     assert found["steerlm2"].missing.startswith("no prompt has two responses to one target")
     assert found["mle"].groups == sum(row["split"] == "train" for row in read_rows(labels))
 
@@ -29,9 +34,16 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
 def test_thumbs_suit_what_needs_no_pairs() -> None:
     found = {s.method: s.missing for s in suited(Labelled([row(i, float(i % 3 == 0)) for i in range(12)]))}
     able = {name for name, missing in found.items() if not missing}
-    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "rest-em", "kto", "bco"}
+    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "kto", "bco"}
     assert found["dpo"].startswith("no prompt has two responses with different rewards (12 of 12 have one response")
     assert "none of the" in found["conditional"] or "schema" in found["conditional"]
+
+
+@pytest.mark.parametrize("how", [{"target": {}}, {"source": "round-2"}])
+def test_rows_that_record_that_a_policy_drew_them_suit_what_wants_draws(how: Row) -> None:
+    rows = [{**row(i // 4, float(i)), "id": str(i), "response": f"text {i}", **how} for i in range(16)]
+    found = {s.method: s.missing for s in suited(Labelled(rows))}
+    assert {found[name] for name in ("rso", "rebel", "bond", "rest-em")} == {""}
 
 
 def test_the_table_has_a_line_for_every_method(labels: Path) -> None:

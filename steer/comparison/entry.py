@@ -82,8 +82,8 @@ class Entry:
         method, _ = chosen(name, settings)
         if method.importance:  # it weighs draws of a conditioned policy, so it needs a first policy and a round
             after, rounds = after or "conditional", ["rounds=1", *rounds]
-        if "quantiles" in method.needs and not any(part.startswith("rounds=") for part in rounds):
-            rounds = ["rounds=2", *rounds]  # each cuts the pool again and draws at the best quantile
+        if method.needs & {"quantiles", "draws"} and not any(part.startswith("rounds=") for part in rounds):
+            rounds = ["rounds=2", *rounds]  # what it trains on is drawn in them
         if after:
             _first(spec, method, after)
         iterate = _iterate(spec, name, rounds) if rounds else None
@@ -201,7 +201,7 @@ def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
     settings = overridden(IterateSettings, [f"n={CHOICES if several else 1}", *knobs], spec)
     try:
         check(settings)
-        check_method(method, settings.n, knob="n")
+        check_method(method, settings, knob="n")
     except SteerError as error:
         raise SteerError(f"{spec}: {error}") from None
     return settings

@@ -71,7 +71,8 @@ class RunSettings:
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "
-        "are scored with --scorer (`quark` has two rounds where none are named, `steerlm2` one); `after=mle` trains by "
+        "are scored with --scorer (where none are named `quark` has two rounds, and so have `bond`, `rebel`, `rest-em` "
+        "and `spin`, which need draws; `steerlm2` one); `after=mle` trains by "
         "likelihood first and continues from that policy, in every round, `dpo:after=mle` (repeat the flag).",
         panel=RUNS,
     )

@@ -14,7 +14,7 @@ from steer.comparison.entry import Entry, cost
 from steer.config.training import TrainConfig
 from steer.iteration.launch import train_by
 from steer.iteration.round import continued, run_round
-from steer.iteration.rounds import Rounds
+from steer.iteration.rounds import Rounds, start_from
 from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS
 from steer.report.cells import counted
@@ -106,7 +106,7 @@ def _looped(
         training=training,
         schema=comparison.labelled.schema,
         scorers={"scorer": comparison.examination.court.proxy},
-        key=f"{iterate.n}:{iterate.prompts_per_round}:{iterate.start_from}",
+        key=f"{iterate.n}:{iterate.prompts_per_round}:{start_from(METHODS[entry.method], iterate)}",
         name=entry.run(training.seed),
     )
     facts = [_turned(rounds, number) for number in range(1, iterate.rounds + 1)]

@@ -100,11 +100,13 @@ def tunable(entry: Entry) -> bool:
 
 
 def tried(entry: Entry) -> Entry:
-    """The entry whose tuning serves an entry: without rounds (with one, where it weighs draws), one plain decoding."""
-    if not entry.iterate or not METHODS[entry.method].importance:
+    """The entry whose tuning serves an entry: without rounds (with one, where it needs draws), one plain decoding."""
+    method = None if entry.untrained else METHODS[entry.method]
+    if not entry.iterate or method is None or not (method.importance or "draws" in method.needs):
         return replace(entry.start, decodings=(Decoding(),), rate=None, front_rate=None, permuted=False)
     name, _, rest = entry.spec.partition(":")
-    return Entry.of(f"{name}:{','.join(part for part in rest.split(',') if not part.startswith('rounds='))}")
+    parts = [part for part in rest.split(",") if part and not part.startswith("rounds=")]
+    return Entry.of(f"{name}:{','.join(parts if method.importance else [*parts, 'rounds=1'])}")
 
 
 def phases(entries: Sequence[Entry]) -> list[list[Entry]]:

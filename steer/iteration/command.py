@@ -75,7 +75,7 @@ def _ended(iteration: Iteration, place: str) -> list[str]:
 def _training(iteration: Iteration) -> str:
     """Sentence on the steps of training and the weights it started from."""
     rounds, steps = iteration.plan, sum(facts["steps"] for facts in iteration.rounds)
-    last = rounds.settings.start_from == "last" or rounds.method.importance
+    last = rounds.start_from == "last" or rounds.method.importance
     start = "the weights of the round before" if last else "the base"
     return (
         f"Training took {steps:,} optimizer steps in {counted(iteration.rounds[-1]['round'], 'round')}, "

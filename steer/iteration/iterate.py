@@ -20,10 +20,11 @@ from steer.generation.requests import BLOCK
 from steer.iteration import refresh
 from steer.iteration.guards import Figures, alarm, best, limits
 from steer.iteration.round import run_round
-from steer.iteration.rounds import Rounds, check_method
+from steer.iteration.rounds import Rounds, check_method, start_from
 from steer.iteration.settings import IterateSettings
 from steer.iteration.watch import figures, line, measured
 from steer.labelling.scorer import Scorer, load_scorer
+from steer.methods import METHODS
 from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.options import resolve
@@ -101,6 +102,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     schema = Labelled.without_rows(rows).require_levels()
     _check(rows, scorer, settings, scorers, schema)
     own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in (*FREE, *HOW)}
+    own["start_from"] = start_from(METHODS[training.method], settings)
     for name, value in (("shard_size", BLOCK), ("engine", "hf")):
         if own[name] == value:
             del own[name]  # folders of rounds keep the names that they had before there was a choice
@@ -169,7 +171,7 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
             f"learning rate {training.learning_rate:g} is what {file} says for {before.method}; {training.method} "
             f"wants about {method.rate:g} of what suits likelihood methods (learning_rate in --train)."
         )
-    check_method(training.method, settings.n, settings.pool)
+    check_method(training.method, settings)
     if "quantiles" in method.needs and (
         not settings.relative_levels or (settings.explore < 1 and settings.goals != "best")
     ):

@@ -49,7 +49,7 @@ def training_of_round(rounds: Rounds, number: int, rows: Path) -> TrainConfig:
     if rounds.method.importance:  # its weights compare with the policy that drew
         return started_from(config, before)
     fresh = before == config.model  # a base that is a policy itself has no weights but those that training starts from
-    if rounds.settings.start_from == "last" and not fresh and (Path(before) / "steer.json").is_file():
+    if rounds.start_from == "last" and not fresh and (Path(before) / "steer.json").is_file():
         return continued(config, before)
     return config
 

@@ -83,6 +83,11 @@ class Rounds:
             self.load(model)
 
     @property
+    def start_from(self) -> str:
+        """What every round trains from: `base`, or `last` for the weights of the round before."""
+        return start_from(self.method, self.settings)
+
+    @property
     def refits(self) -> bool:
         """Whether the scorer is refitted in every round."""
         return "annotator" in self.scorers
@@ -117,9 +122,22 @@ class Rounds:
         return Sampling(temperature=s.temperature, max_new_tokens=s.max_new_tokens, batch_size=s.batch_size, seed=seed)
 
 
-def check_method(name: str, n: int, pool: str = "", knob: str = "--n") -> None:
-    """Raise SteerError for a method without rounds, or one that cannot learn from `n` responses to a prompt."""
-    method = METHODS[name]
+def start_from(method: Method, settings: IterateSettings) -> str:
+    """Return what rounds train from: as asked for, else what the method needs, else the base."""
+    return settings.start_from or ("last" if "drawer" in method.needs else "base")
+
+
+def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> None:
+    """Raise SteerError for a method without rounds, or one that cannot learn from what the settings draw and pool."""
+    method, n, pool = METHODS[name], settings.n, settings.pool
+    if settings.start_from == "base" and (method.importance or "drawer" in method.needs):
+        raise SteerError(
+            f"'{name}' compares with the policy that drew, so every round starts from that one. Leave start_from out."
+        )
+    if "drawer" in method.needs and pool not in ("", method.pool):
+        raise SteerError(
+            f"'{name}' compares with the policy that drew, so every round trains on what that one drew. Leave pool out."
+        )
     if (pool or method.pool) != "all" and n < 2 and not method.conditioned:
         raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")
     if method.importance and n < 2:

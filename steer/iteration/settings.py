@@ -19,10 +19,11 @@ class IterateSettings:
     method: str = option("", "What every round optimises; default: the method of the policy.", panel=ROUNDS)
     set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).", panel=ROUNDS)
     start_from: str = option(
-        "base",
+        "",
         "What every round trains from: the base, or the weights of the round before (`last`; the first round: of "
-        "--policy, where there is one).",
-        choices=("base", "last"),
+        "--policy, where there is one); default: the base, or `last` for methods that compare with the policy that "
+        "drew (`bond`, `rebel`, `rso`, `spin`).",
+        choices=("", "base", "last"),
         panel=ROUNDS,
     )
     pool: str = option(

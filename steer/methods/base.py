@@ -49,6 +49,8 @@ NEEDS = {
     "mismatched": "mean gain of responses to other prompts of the step, over the whole step",
     "middle": "middle of the mean gains of good and of bad responses, over the steps so far",
     "quantiles": "rounds that cut the pool into quantiles and ask for the best one",
+    "draws": "responses that the policy drew, in rounds where there are none yet",
+    "drawer": "rounds that start from the policy that drew, so that it is the reference",
 }
 
 # Kinds of rows that methods want.
@@ -67,6 +69,8 @@ ROWS = {
     "scores": "several scored responses a prompt",
     "drawn at a target": "several responses a prompt that the policy drew at a target",
 }
+
+DRAWN = ("drawn", "several drawn", "logs and draws", "drawn at a target")  # of these kinds: those that a policy drew
 
 Rows = Sequence[dict[str, Any]]
 
@@ -125,6 +129,11 @@ class Method:
     def on_policy(self) -> bool:
         """Whether it draws its own responses at every step."""
         return self.fresh == "step"
+
+    @property
+    def wants_draws(self) -> bool:
+        """Whether it wants responses that the policy drew."""
+        return self.rows in DRAWN
 
     @property
     def importance(self) -> bool:

@@ -4,8 +4,8 @@
 averaged over prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n -
 P(r < r_i)^n with the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
 Differs from the official code: none was released; the paper leaves out the factor for equal draws, which counts here;
-its estimates draw anew at every step, and its J-BOND moves the reference along with the policy: here rounds do
-(`--start-from last`).
+its estimates draw anew at every step, and its J-BOND moves the reference along with the policy: here rounds do, each of
+which starts from the policy that drew.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    needs={"ref"},
+    needs={"ref", "draws", "drawer"},
     fresh="rounds",
     pool="last",
     rate=0.05,

@@ -1,7 +1,7 @@
 """Regression to relative rewards (REBEL, 2404.16767, algorithm 1): margins of log-probabilities equal gaps of reward.
 
 (delta / eta - (r_w - r_l))^2, delta as in dpo and r the reward, averaged over pairs of the last round's responses; the
-reference is the policy that training starts from, so rounds after the paper have `--start-from last`.
+reference is the policy that drew them, from which every round starts.
 Differs from the official code: its loss is eta^2 times this one; it takes .05 of the KL from the first policy off the
 rewards and gives a response without an end a fixed low one; here pairs of equal rewards are dropped, and rewards are
 the standardised ones of `steer label`.
@@ -42,7 +42,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    needs={"ref"},
+    needs={"ref", "draws", "drawer"},
     fresh="rounds",
     pool="last",
     rate=0.05,

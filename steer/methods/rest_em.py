@@ -45,6 +45,7 @@ METHOD = Method(
     loss=weighted_nll,
     settings=Settings,
     per="token",
+    needs={"draws"},
     fresh="rounds",
     pool="last",
 )

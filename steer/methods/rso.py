@@ -1,11 +1,11 @@
 """Statistical rejection sampling optimisation (2309.06657): pairs that a sampler accepted, beta in sd of the reward.
 
-The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta), p the policy that drew
-them: rounds train on the candidates of the last one only; without rounds the logs stand for its draws. Pairs of
-accepted ones are ranked by reward. r is what `steer label` standardises, so beta counts standard deviations of the
-logs; equation 7 has it in logits of a win, the unit of a `bradley-terry` scorer before it is standardised. The paper
-draws 64 (`--n 64`) and keeps 8. Sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as
-in dpo; hinge: the same without the reference.
+The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta), p the policy that drew them
+and the reference of the loss: rounds start from it and train on the candidates of the last one only; without rounds the
+logs stand for its draws. Pairs of accepted ones are ranked by reward. r is what `steer label` standardises, so beta
+counts standard deviations of the logs; equation 7 has it in logits of a win, the unit of a `bradley-terry` scorer
+before it is standardised. The paper draws 64 (`--n 64`) and keeps 8. Sigmoid-norm: -log sigmoid(gamma delta);
+hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same without the reference.
 Differs from the official code: none was released. TRL's `sigmoid_norm` is another loss (it divides by length).
 """
 
@@ -95,7 +95,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    needs={"ref"},
+    needs={"ref", "drawer"},
     fresh="rounds",
     pool="last",
     rate=0.05,

@@ -1,7 +1,7 @@
 """Self-play fine-tuning (SPIN, 2401.01335, equation 4.7): logged responses above the policy's own.
 
 -log sigmoid(beta delta), delta as in dpo, w a logged response and l one that the last round drew, averaged over pairs.
-The reference is the policy that training starts from, so rounds after the paper have `--start-from last`.
+The reference is the policy that drew, from which every round starts.
 Differs from the official code: a prompt's best logged response is taken where it has several with rewards; from the
 second round on the official code mixes in the draws of the round before.
 """
@@ -38,4 +38,4 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     return result
 
 
-METHOD = replace(dpo.METHOD, rows="logs and draws", groups=groups)
+METHOD = replace(dpo.METHOD, rows="logs and draws", groups=groups, needs={"ref", "draws", "drawer"})

@@ -48,6 +48,11 @@ def round_of(row: Row) -> int:
     return int(drawn[1]) if drawn else 0
 
 
+def drawn(row: Row) -> bool:
+    """Whether a row records that a policy drew it: in a round, or by `steer generate`."""
+    return bool(round_of(row)) or row.get("target") is not None
+
+
 def split_key(row: Row) -> str:
     """Return the `prompt_key` of what is split as one: the prompt, or of a turn the opening of its conversation.
 

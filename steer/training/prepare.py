@@ -29,6 +29,7 @@ from steer.models.tokenization import Tokens
 from steer.progress import note
 from steer.rows import Row
 from steer.rows.binning import exact
+from steer.rows.identity import drawn
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
@@ -316,6 +317,13 @@ def shares_prompts(policy: Policy, options: TrainSettings) -> bool:
 def joined(groups: Sequence[Group], method: Method) -> list[Group]:
     """Join the turns of a conversation, for methods whose loss sees every row by itself and draws none."""
     return conversations(groups) if method.per != "prompt" and not method.on_policy else list(groups)
+
+
+def undrawn(method: Method, rows: Sequence[Row]) -> str:
+    """Say that a method wants responses that the policy drew, and no row records that one was; else empty."""
+    if not method.wants_draws or any(map(drawn, rows)):
+        return ""
+    return f"responses that the policy drew: none of these {len(rows)} rows records that it was"
 
 
 def weighed(plan: Plan, method: Method) -> tuple[Plan, str]:

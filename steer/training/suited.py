@@ -10,7 +10,7 @@ from steer.methods.base import ROWS, Method
 from steer.progress import note
 from steer.rows import Source
 from steer.rows.labelled import Labelled
-from steer.training.prepare import conditioned, grouped
+from steer.training.prepare import conditioned, grouped, undrawn
 from steer.training.settings import TrainSettings
 
 
@@ -39,6 +39,8 @@ def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
         return Suited(name, 0, str(error).removeprefix(f"{name}: "))
     if method.on_policy and labelled.spec in ("", "human"):
         return Suited(name, len(groups), "a scorer of fresh responses: these rows name none. Give --scorer.")
+    if missing := undrawn(method, rows):
+        return Suited(name, len(groups), f'{missing}. "steer iterate --method {name}" draws them.')
     if method.importance:
         return Suited(name, len(groups), "--init, the policy that drew these responses at their targets.")
     return Suited(name, len(groups))
