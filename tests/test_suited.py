@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from steer.methods import METHODS
 from steer.rows import Row, read_rows
 from steer.rows.labelled import Labelled
 from steer.training.suited import suited, suited_table
+from steer.training.train import train
 
 
 def row(number: int, reward: float | None) -> Row:
@@ -44,6 +46,16 @@ def test_rows_that_record_that_a_policy_drew_them_suit_what_wants_draws(how: Row
     rows = [{**row(i // 4, float(i)), "id": str(i), "response": f"text {i}", **how} for i in range(16)]
     found = {s.method: s.missing for s in suited(Labelled(rows))}
     assert {found[name] for name in ("rso", "rebel", "bond", "rest-em")} == {""}
+
+
+def test_a_training_says_that_logs_stand_for_draws(
+    labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "target": {}} for row in read_rows(labels)]
+    told = "rso wants responses that the policy drew: none of these"
+    for source, times in ((labels, 1), (replace(Labelled.of(labels), rows=rows), 0)):
+        train(source, model=str(base), method="rso", max_steps=1, lora_r=2, batch_size=2, limit=100)
+        assert capsys.readouterr().err.count(told) == times
 
 
 def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
