@@ -4,8 +4,8 @@
 # MODEL: SmolLM2-135M-Instruct; PAIRS, ANSWERS: pairs_cragc25.jsonl.gz and cragc25.jsonl.gz; OUTPUT: preferences. Every
 # method sees the same 320 comparisons, of one half of the questions that were compared; gold is a Bradley-Terry model of
 # the votes on the other half; answers are to questions that nobody compared. STEPS, PROMPTS: 40 steps of 8, 48 questions;
-# METHODS: others than those below. kto, dpo and orpo take as long as all others together, on two cores more than an hour.
-# Run it again to go on where it stopped.
+# METHODS: others than those below. `mle:after=mle` is what the steps in front of kto and dpo do by themselves. Two hours on
+# two cores, of which dpo, kto and orpo take half; run it again to go on where it stopped.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 model=${1:?the model} pairs=${2:?comparisons with votes} answers=${3:?answers to more questions} out=${4:-preferences}
@@ -22,7 +22,7 @@ micro_batch_tokens: 2048
 dtype: ${DTYPE:-auto}
 phrase: ["preference=Give an answer that most readers like less.|Give the answer that most readers like best."]
 YAML
-methods=${METHODS:-prompted:guidance=1/2 mle mle:best_of=4 feedme rwr kto:after=mle dpo:after=mle orpo
+methods=${METHODS:-prompted:guidance=1/2 mle mle:best_of=4 feedme rwr mle:after=mle kto:after=mle dpo:after=mle orpo
   binary-reward-conditioning conditional:guidance=1/2}
 named=()
 for method in $methods; do named+=(--method "$method"); done
