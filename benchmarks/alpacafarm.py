@@ -89,7 +89,9 @@ def judged(out: Path, pool: str) -> tuple[list[Wins], list[int], str, int]:
     asked = [set(rows) for methods in answered for rows in methods.values()]
     prompts = sorted(set.intersection(*asked))
     others = [against[key] for key in prompts]
-    wins = [{m: prefer([rows[key] for key in prompts], others) for m, rows in methods.items()} for methods in answered]
+    wins: list[Wins] = []
+    for methods in answered:
+        wins.append({m: prefer([rows[key] for key in prompts], others) for m, rows in methods.items()})
     return wins, bases, most, len(set.union(*asked)) - len(prompts)
 
 
@@ -122,7 +124,7 @@ def table(repetitions: Sequence[Wins], bases: Sequence[int], most: str) -> str:
     """Win-rates side by side with the published ones, in Markdown."""
 
     def percent(*parts: tuple[float, str]) -> str:
-        each = [sum(100 * w * wins[m] for w, m in parts) for wins in repetitions]
+        each = [100 * np.sum([w * wins[m] for w, m in parts], axis=0) for wins in repetitions]
         least = 0.0 if len(parts) == 1 else -100.0  # of a share, and of a difference of two
         return across_seeds([(x, np.arange(len(x))) for x in each], bases=bases).within(least, 100.0).text(1)
 

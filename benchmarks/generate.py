@@ -18,19 +18,20 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from steer import device
-from steer.generation.decoder import end_tokens
+from steer.conditioning.targets import Target
 from steer.generation.engines import respond
 from steer.generation.plain import plainly
 from steer.generation.prefill import inner
 from steer.generation.requests import EncodedRequest, Request, encode
 from steer.generation.settings import Sampling
-from steer.models.policy import Policy, load_policy
+from steer.models.policy import Policy, end_tokens, load_policy
 from steer.progress import quiet
 from steer.rows import Row, prompts
 
@@ -46,7 +47,7 @@ def mixed(rows: list[Row], count: int, longest: int) -> list[Row]:
     return out
 
 
-def aims(policy: Policy) -> list[dict[str, int]]:
+def aims(policy: Policy) -> list[Target]:
     """The best target, the lowest and highest level of the first attribute without a better end, and none."""
     card = policy.card
     if card is None or card.schema is None:
@@ -97,6 +98,11 @@ def generated(policy: Policy, asks: list[EncodedRequest], size: int) -> int:
             drawn = policy.model.generate(ids, attention_mask=mask, generation_config=config)[:, width:]
         count += sum(next((k + 1 for k, t in enumerate(x) if t in ends), len(x)) for x in drawn.tolist())
     return count
+
+
+def drawn(policy: Policy, jobs: list[Request], sampling: Sampling) -> int:
+    """Tokens that we draw."""
+    return sum(len(r.ids) for r in respond(policy, jobs, sampling))
 
 
 def timed(run: Callable[[], int]) -> float:
@@ -160,8 +166,8 @@ def main() -> None:
     fast, slow = [], []
     for repeat in range(args.repeats):
         s = replace(sampling, seed=repeat)
-        slow.append(timed(lambda s=s: generated(policy, encode(policy, jobs, s), args.batch_size)))
-        fast.append(timed(lambda s=s: sum(len(r.ids) for r in respond(policy, jobs, s))))
+        slow.append(timed(partial(generated, policy, encode(policy, jobs, s), args.batch_size)))
+        fast.append(timed(partial(drawn, policy, jobs, s)))
         print(
             f"  {repeat}: steer {fast[-1]:.0f} tokens/s, model.generate {slow[-1]:.0f}, ratio {fast[-1] / slow[-1]:.2f}"
         )

@@ -26,13 +26,16 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_models import LENGTH, SHAPES, Shape, build
-from gpu_serving import DRAWERS, LABELLERS, draw, label, present
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from benchmarks.gpu_models import LENGTH, SHAPES, Shape, build
+from benchmarks.gpu_serving import DRAWERS, LABELLERS, draw, label, present
 from steer import device
 
 PROMPT = 512
@@ -113,7 +116,7 @@ def by_trl(model: Any, ids: Tensor, steps: int) -> tuple[list[float], float]:
     named = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>")
     given: dict[str, Any] = {"train_dataset": Dataset.from_list(rows), "processing_class": named}
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         def on_step_end(self, *args: Any, **more: Any) -> None:
             device.wait(torch.device(device.own()))
             times.append(time.perf_counter())

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from generate import continuously, generated
-from gpu_models import LENGTH, SHAPES, Shape, build, config_of, tokenizer_of
 
+from benchmarks.generate import continuously, generated
+from benchmarks.gpu_models import LENGTH, SHAPES, Shape, build, config_of, tokenizer_of
 from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.generation.engines import respond
@@ -129,11 +129,11 @@ def label(size: str, system: str, prompts: int) -> Found:
 
         settings = saved_config(shape, tokenizer, "LlamaForSequenceClassification", num_labels=LABELS)
         engine = vllm.LLM(**settings, runner="pooling")
-        prompts = [{"prompt_token_ids": tokenizer(f"{text}</s>")["input_ids"]} for text in texts]
+        given = [{"prompt_token_ids": tokenizer(f"{text}</s>")["input_ids"]} for text in texts]
 
         def read() -> tuple[int, float]:
-            found = engine.classify(prompts, use_tqdm=False)
-            return tokens, statistics.fmean(x for out in found for x in out.outputs.probs)
+            found = engine.classify(given, use_tqdm=False)
+            return tokens, statistics.fmean(x for output in found for x in output.outputs.probs)
 
         return timed(read)
     folder = tempfile.mkdtemp()

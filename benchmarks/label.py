@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def main() -> None:
     print(f"{statistics.median(lengths):.0f}; {kind} of {parameters:,} parameters, {device}, {args.threads} threads")
     some = max(64, len(rows) // 4)
     mine(), theirs(8, 64)  # warm-up
-    sweep = {size: some / min(timed(lambda size=size: theirs(size, some))[0] for _ in range(2)) for size in BATCH_SIZES}
+    sweep = {size: some / min(timed(partial(theirs, size, some))[0] for _ in range(2)) for size in BATCH_SIZES}
     print("pipeline, rows/s by batch size: " + ", ".join(f"{size}: {rate:.0f}" for size, rate in sweep.items()))
     best = max(sweep, key=lambda size: sweep[size])
     ratios, rates, difference = [], [], 0.0

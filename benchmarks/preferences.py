@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import random
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import steer
 
 VOTES = {"preference": "votes.quality_overall"}
 
 
-def question(row: dict) -> str:
+def question(row: Mapping[str, Any]) -> str:
     """Return what was asked."""
     return str(row["prompt"][-1]["content"])
 
@@ -32,7 +34,7 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--pairs", type=int, default=320)
     args = parser.parse_args()
-    sides: tuple[list[dict], list[dict]] = ([], [])
+    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for row in steer.read_rows(args.pairs_file, columns=VOTES):
         sides[zlib.crc32(question(row).encode()) % 2].append({**row, "split": "train"})
     judge, seen = sides

@@ -117,7 +117,8 @@ def measured(command: Sequence[str]) -> Cost:
     watch.over.set()
     if failed:
         raise SystemExit(f"steer {' '.join(command)} failed.")
-    return Cost(*times, watch.own / 1024, watch.children / 1024)
+    wall, cpu = times
+    return Cost(wall, cpu, watch.own / 1024, watch.children / 1024)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -169,7 +170,8 @@ def prepared(labels: Path, cache: Path, *, stored: bool = False) -> Cost:
     times: list[float] = []
     with timed(times):
         memory = float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return Cost(*times, memory)
+    wall, cpu = times
+    return Cost(wall, cpu, memory)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -45,7 +45,8 @@ class Kept:
     """A plan that keeps the batches of the last step, and the seconds that it took to make them."""
 
     def __init__(self, plan: Any) -> None:
-        self.plan, self.last, self.seconds = plan, [], 0.0
+        self.plan, self.seconds = plan, 0.0
+        self.last: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the plan's."""
@@ -77,10 +78,10 @@ def timed(labelled: Labelled, model: str, name: str, options: TrainSettings, rep
     scorer = load_scorer(labelled.spec) if METHODS[name].on_policy else None
     training = prepare(labelled, model, name, options, Hashes.of(model, ""), scorer)
     plan = Kept(training.loop.plan)
-    loop = replace(training.loop, plan=plan)
+    loop: Any = replace(training.loop, plan=cast(Any, plan))
     plain = loop.module(training.policy)
     module, optimizer = loop._spread(plain)
-    known = known_of(plain, plan.plan, loop.method, loop.settings, loop.accelerator, "")
+    known = known_of(plain, plan.plan, loop.steps, loop.method, loop.settings, loop.accelerator, "")
     baseline = Baseline.of(loop.method, plan.plan, loop.steps, plain, loop.accelerator, "")
     plan.start(plain)
     found = []

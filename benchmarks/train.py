@@ -28,8 +28,9 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from train_trl import SETTINGS, reset_peak, status
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from benchmarks.train_trl import SETTINGS, reset_peak, status
 
 RATE, BATCH = 1e-3, 32
 HERE = Path(__file__).resolve()
@@ -97,7 +98,7 @@ def make_rows(path: Path, case: Case) -> None:
     for i in range(BATCH * case.steps):
         prompt = [{"role": "user", "content": text(150 if case.kind == "dpo" else rng.lognormal(3.8, 0.8))}]
         for j in range(2 if case.kind == "dpo" else 1):
-            length = rng.integers(25, 75) if case.kind == "dpo" else rng.lognormal(4.2, 0.8)
+            length = float(rng.integers(25, 75)) if case.kind == "dpo" else rng.lognormal(4.2, 0.8)
             made.append({"id": f"{i}:{j}", "prompt": prompt, "response": text(length), "reward": float(-j), **common})
     write_rows(made, path)
 
@@ -210,7 +211,7 @@ def ours(spec: dict[str, Any]) -> None:
         seen["end"] = time.process_time()
         return found
 
-    Loop._step = watched  # type: ignore[method-assign]
+    Loop._step = watched  # type: ignore[method-assign, assignment]
     with tempfile.TemporaryDirectory() as place:
         case = Case(spec["case"], spec["kind"], 0, spec["steps"], 0.0, spec["how"])
         train_command(settings(Path(spec["folder"]), case, place, plain_layout=spec["setting"] == "plain layout"))
@@ -250,7 +251,7 @@ def compare(case: Case, options: argparse.Namespace) -> None:
             make_model(folder / "model", case.vocabulary)
             make_rows(folder / "rows.jsonl", case)
         tokens = hand_over(folder, case)
-        common = {"case": case.name, "kind": case.kind, "folder": place, "model": str(folder / "model")}
+        common: dict[str, Any] = {"case": case.name, "kind": case.kind, "folder": place, "model": str(folder / "model")}
         common |= {"data": str(folder / "trl.jsonl"), "steps": case.steps, "batch_size": BATCH, "learning_rate": RATE}
         common |= {"threads": options.threads, "how": case.adapter}
         common |= {"adapter": str(folder / "adapter") if case.adapter == "lora" else ""}

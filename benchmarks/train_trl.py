@@ -51,7 +51,7 @@ def main(spec: dict[str, Any]) -> None:
         model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
     found: dict[str, Any] = {}
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         def on_train_begin(self, *args: Any, **more: Any) -> None:
             found["held"], found["began"], found["cpu"] = reset_peak(), time.perf_counter(), time.process_time()
 
