@@ -200,6 +200,16 @@ def undisturbed(labels: Path, base: Path, trained: Path, tmp_path_factory: pytes
     return folder / "rounds"
 
 
+def kill(victim: str, command: int) -> list[tuple[int, str]]:
+    """Kill a worker or the launcher of a command's training, or the command; return all processes below it."""
+    below = family(command)
+    launchers = [pid for pid, words in below if "torch.distributed.run" in words]
+    workers = [pid for pid, words in below if "-m steer train" in words and pid not in launchers]
+    assert (len(launchers), len(workers)) == (1, 2), below
+    os.kill({"worker": workers[1], "launcher": launchers[0], "orchestrator": command}[victim], signal.SIGKILL)
+    return below
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", ["worker", "launcher", "orchestrator"])
 def test_killed_rounds_end_with_the_same_bytes(
@@ -208,11 +218,7 @@ def test_killed_rounds_end_with_the_same_bytes(
     steer, out = command(labels, base, trained, tmp_path), tmp_path / "killed"
     process = subprocess.Popen([*steer, str(out)], stderr=subprocess.PIPE, text=True)
     until(lambda: bool([*out.glob("round-1-*/policy/checkpoint-3")]) or process.poll() is not None)
-    below = family(process.pid)
-    launchers = [pid for pid, words in below if "torch.distributed.run" in words]
-    workers = [pid for pid, words in below if "-m steer train" in words and pid not in launchers]
-    assert (len(launchers), len(workers)) == (1, 2), below
-    os.kill({"worker": workers[1], "launcher": launchers[0], "orchestrator": process.pid}[victim], signal.SIGKILL)
+    below = kill(victim, process.pid)
     said = process.communicate(timeout=HANG)[1]
     assert process.returncode
     until(lambda: not any(alive(pid) for pid, _ in below))  # nothing is left that could write
@@ -232,6 +238,7 @@ def test_a_launched_comparison_is_that_of_one_process(
 ) -> None:
     write_json(tmp_path / "train.json", {**STEPS, "learning_rate": 1e-3})
     methods = ("mle", "conditional", "raft:rounds=1,n=4,prompts_per_round=10", "dpo:after=mle", "steering")
+    methods += ("conditional:after=mle",)
     how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 8, "max_new_tokens": 60, "resamples": 20}
     how |= {"method": methods, "shard_size": 3, "train": str(tmp_path / "train.json")}
     one = CompareConfig(str(labels), str(trained / "model"), str(tmp_path / "one"), **how)
@@ -241,13 +248,70 @@ def test_a_launched_comparison_is_that_of_one_process(
     compare_command(two)
     assert "systems without training answer in one process" in capsys.readouterr().err
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
-    assert len(answers(tmp_path / "two")) == len({*answers(tmp_path / "two")}) >= 7
+    assert len(answers(tmp_path / "two")) == len({*answers(tmp_path / "two")}) >= 8
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     done = [read_json(p) for p in (tmp_path / "two").glob("runs/**/policy/done.json")]
-    assert [facts["processes"] for facts in done] == [2] * 4
+    assert [facts["processes"] for facts in done] == [2] * 5
     reports = [read_json(tmp_path / name / "report.json") for name in ("one", "two")]
     assert [s["name"] for s in reports[0]["systems"]] == [s["name"] for s in reports[1]["systems"]]
     assert reports[1]["failures"] == []
+
+
+def comparison(labels: Path, trained: Path, folder: Path) -> list[str]:
+    """The launched comparison that the next tests kill, but for its folder: a chain of trainings, and a round."""
+    write_json(folder / "train.json", {**STEPS, "learning_rate": 1e-3, "max_steps": 30, "save_steps": 1})
+    flags = {"model": trained / "model", "gold": GOLD, "train": folder / "train.json", "launch": LAUNCH}
+    flags |= {"num-prompts": 6, "grid": 0, "max-new-tokens": 40, "resamples": 20, "method": "conditional:after=mle"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    words += ["--method", "raft:rounds=1,n=4,prompts_per_round=10", "--output"]
+    return [sys.executable, "-m", "steer", "compare", str(labels), *words]
+
+
+@pytest.fixture(scope="module")
+def compared(labels: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the comparison writes that nobody kills."""
+    folder = tmp_path_factory.mktemp("compared")
+    subprocess.run([*comparison(labels, trained, folder), str(folder / "out")], check=True, capture_output=True)
+    return folder / "out"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("victim", "place"),
+    [
+        ("worker", "conditional-*/policy"),  # behind a policy that was trained before
+        ("launcher", "raft-*/round-1-*/policy"),
+        ("orchestrator", "conditional-*/policy"),
+    ],
+)
+def test_a_killed_comparison_loses_one_run_and_ends_with_the_same_bytes(
+    victim: str, place: str, labels: Path, trained: Path, compared: Path, tmp_path: Path
+) -> None:
+    words, out = [*comparison(labels, trained, tmp_path), str(tmp_path / "out")], tmp_path / "out"
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, text=True, **both)
+    until(lambda: bool([*out.glob(f"runs/{place}/checkpoint-3")]) or process.poll() is not None)
+    below = kill(victim, process.pid)
+    said = process.communicate(timeout=HANG)[0]
+    until(lambda: not any(alive(pid) for pid, _ in below))
+    assert not [*out.glob(f"runs/{place}/done.json")], "it was killed while it trained"
+    assert not (out / "done.json").exists()
+    if victim == "orchestrator":
+        assert process.returncode
+    else:
+        assert "1 run failed; the report says why. The same command tries again." in said
+        (failed,) = read_json(out / "report.json")["failures"]
+        assert failed["error"].startswith("--launch: the training in")
+        others = {n for n in answers(compared) if not n.startswith(f"runs/{place.partition('-')[0]}-")}
+        assert others <= answers(out).keys(), "the other run went on"
+    subprocess.run(words, check=True, capture_output=True)
+    same = ("*.jsonl", "*.safetensors", "*.npy")
+    ours, theirs = files(out, *same), files(compared, *same)
+    assert ours.keys() == theirs.keys()
+    assert {n for n in ours if ours[n] != theirs[n]} <= {n for n in ours if n.endswith("metrics.jsonl")}, "seconds"
+    systems = [[(s["name"], s["gold"]) for s in read_json(at / "report.json")["systems"]] for at in (out, compared)]
+    assert systems[0] == systems[1]
+    assert read_json(out / "report.json")["failures"] == []
 
 
 @pytest.mark.slow
