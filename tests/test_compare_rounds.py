@@ -152,3 +152,12 @@ def test_rounds_are_read_from_the_entry() -> None:
     ):
         with pytest.raises(SteerError, match=told):
             swept(spec)
+
+
+def test_spin_plays_its_two_rounds_where_none_are_named(labels: Path, trained: Path, tmp_path: Path) -> None:
+    how = config(labels, trained, tmp_path, method=("spin:prompts_per_round=5",))
+    compare_command(how)
+    report = read_json(Path(how.output) / "report.json")
+    assert report["failures"] == []
+    [spin] = [system for system in report["systems"] if system["method"] == "spin"]
+    assert (spin["steps"], spin["drawn"]) == (2 * STEPS, 2 * 5 * 8)
