@@ -21,14 +21,15 @@ from steer.errors import SteerError
 from steer.progress import note
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.+")
-# Settings that name what a stage reads.
+# Settings that name what a stage reads, from a store too.
 INPUTS = ("source", "mix", "rows", "input", "requests", "scores", "schema", "policy", "policies", "init", "systems")
+FOLDERS = ("model", "base", "reference", "train", "converter", "evaluation")  # and those that name what lies here
 CONFIG, DONE = "config.json", "done.json"
 BESIDE = ("schema.json", CONFIG, DONE)  # what belongs to a file of rows
 WHOLE = {DONE, "steer.json", "dataset_dict.json"}  # a folder with one of these is copied with the folders below it
 HERE = re.compile(r"/(parts|checkpoint-\d+)/")  # what only the machine that works needs: resume points
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")  # whose only folders are buckets, made by people
-_COPIES: dict[str, str] = {}  # folders of this machine, with the addresses that they stand for
+COPIES = "STEER_COPIES"  # the variable that holds folders of this machine with the addresses they stand for; passed on
 
 
 def is_address(text: object) -> bool:
@@ -38,6 +39,11 @@ def is_address(text: object) -> bool:
 
 def local(config: Any) -> Any:
     """Return the settings of a stage with the paths of copies in place of addresses that it reads from."""
+    for name in FOLDERS:
+        value = getattr(config, name, "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if is_address(text):
+                raise SteerError(f"--{name} {text}: is not read from a store. Copy it to this machine first.")
     changed: dict[str, Any] = {}
     for name in INPUTS:
         value = getattr(config, name, "")
@@ -56,9 +62,19 @@ def _local(text: Any) -> Any:
 
 def named(text: str) -> str:
     """Return a text with addresses in place of the folders of this machine that stand for them."""
-    for folder, address in _COPIES.items():
+    for folder, address in _copies().items():
         text = text.replace(folder, address)
     return text
+
+
+def _copies() -> dict[str, str]:
+    copies: dict[str, str] = json.loads(os.environ.get(COPIES, "{}"))
+    return copies
+
+
+def _stands_for(folder: Path, address: str) -> None:
+    """Keep that a folder stands for an address, for this process and those that it starts."""
+    os.environ[COPIES] = json.dumps({**_copies(), str(folder): address})
 
 
 def recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +108,7 @@ def fetched(address: str) -> str:
                 with attribute_models.replacing(copies[name]) as file:
                     for block in _blocks(store, name, address):
                         file.write(block)
-    _COPIES[str(place)] = address.rpartition("/")[0] if own else address
+    _stands_for(place, address.rpartition("/")[0] if own else address)
     return str(place / own)
 
 
@@ -125,7 +141,7 @@ def workplace_of(address: str) -> Path:
     address = address.rstrip("/")
     name = hashlib.blake2b(address.encode(), digest_size=16).hexdigest()
     folder = cache_folder() / "outputs" / name / address.rsplit("/", 1)[-1]  # ids of what is drawn begin with its name
-    _COPIES[str(folder)] = address
+    _stands_for(folder, address)
     return folder
 
 

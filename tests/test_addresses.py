@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import fsspec
 import pytest
 from test_growth import RECORDS, put
 
-from steer.addresses import _store, is_address
+from steer.addresses import _store, fetched, is_address
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.config.demo import DemoConfig
@@ -92,6 +93,13 @@ def test_stages_read_and_write_at_addresses(form: str, bucket: Any, tmp_path: Pa
         for path in (*Path(folder).glob("rows-*"), *Path(folder).glob("schema.json")):
             assert content(bucket, f"bucket/{name}/{path.name}") == path.read_bytes()
         assert str(tmp_path).encode() not in content(bucket, f"bucket/{name}/config.json"), "addresses, no copies"
+
+
+def test_processes_that_this_one_starts_name_addresses_too(bucket: Any, tmp_path: Path) -> None:
+    copy = fetched(address := filled(bucket, tmp_path))
+    program = "import sys; from steer.addresses import named; print(named(sys.argv[1]))"
+    out = subprocess.run([sys.executable, "-c", program, copy], check=True, capture_output=True, text=True).stdout
+    assert out == f"{address}\n" != f"{copy}\n", "a training that is launched has the same settings as one here"
 
 
 def test_folders_are_made_in_a_store_of_folders(cache: Path, tmp_path: Path) -> None:
@@ -295,6 +303,9 @@ def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> 
         compare_command(CompareConfig(log, "model", f"{root}/comparison"))
     with pytest.raises(SteerError, match="only data, label, generate, fit, train write to a store"):
         demo(DemoConfig(f"{root}/demo"))
+    for settings in ({"model": address}, {"model": "m", "base": (address,)}):
+        with pytest.raises(SteerError, match=f"{address}: is not read from a store. Copy it to this machine first"):
+            compare_command(CompareConfig(log, output=str(tmp_path / "out"), **settings))
     assert not (tmp_path / "out").exists()
     assert [is_address(text) for text in ("s3://a/b", "hf:a/b", "C:/x", "-", "a://", 3)] == [True, *[False] * 5]
 

@@ -197,9 +197,10 @@ def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
 
 @contextmanager
 def without(victim: str, command: int) -> Iterator[None]:
-    """Kill a part of a command's Ray, or the command. With the head its actors stop, as on a machine that is gone."""
+    """Kill a part of a command's Ray, or the command. With its head or machine actors stop, as if it is gone."""
     below = family(command)
-    actors = [pid for pid, words in below if "ray::_Worker" in words] if victim == "gcs_server" else []
+    machine = victim in ("gcs_server", "raylet/raylet")  # else they could draw what is left before they notice
+    actors = [pid for pid, words in below if "ray::_Worker" in words] if machine else []
     for pid in actors:
         os.kill(pid, signal.SIGSTOP)
     found = [pid for pid, words in below if victim in words.partition(" --")[0]]

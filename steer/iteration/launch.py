@@ -9,7 +9,7 @@ import subprocess
 from collections import deque
 from pathlib import Path
 
-from steer import addresses, device
+from steer import device
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.parts import led
@@ -30,7 +30,7 @@ def train_by(launch: str, config: TrainConfig) -> str:
         return train_command(config)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in HOW}
     file = folder.parent / f"{folder.name}.json"
-    write_json(file, addresses.recorded(settings))
+    write_json(file, settings)
     words = [*shlex.split(launch), "-m", "steer", "train", "--config", str(file), "--output", str(folder)]
     gc.collect()
     device.release()  # the training has the GPUs for itself
