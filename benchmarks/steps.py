@@ -5,10 +5,10 @@
 LABELS: labelled rows, of `steer world` for example. --model: a base (default: a random model of the embedded world, of
 the size that its base has). A step is everything that happens from choosing the rows to the updated weights. Forward
 and backward are those passes alone, over the same batches, with the pass of the reference where the loss needs one at
-every token. Methods that draw at every step are timed without the draws, which are what they train on. Both are timed
-in turn, the one first that was second before (but for those that draw); the ratio is the median over pairs, with their
-range. What is computed once before the first step is not timed. The bar is 1.1. Prints Markdown. Run it on a quiet
-machine.
+every token, and that of mismatched pairs where it compares with their gain (kto). Methods that draw at every step are
+timed without the draws, which are what they train on. Both are timed in turn, the one first that was second before (but
+for those that draw); the ratio is the median over pairs, with their range. What is computed once before the first step
+is not timed. The bar is 1.1. Prints Markdown. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ class Kept:
         return iter(self.last)
 
 
-def passes(loop: Any, module: Any, plan: Kept) -> float:
+def passes(loop: Any, module: Any, plan: Kept, baseline: Baseline, step: int) -> float:
     """Seconds of forward and backward over the batches of the last step."""
     module.train()
     began = time.perf_counter()
+    baseline.at(module, step, loop.accelerator)
+    module.train()
     for indices, batch in plan.last:
         base = base_states(module, plan.plan, indices, batch, loop.accelerator) if "kl" in loop.method.needs else None
         logps, _ = seen(module, batch, base)
@@ -94,11 +96,11 @@ def timed(labelled: Labelled, model: str, name: str, options: TrainSettings, rep
 
         if step % 2 and not loop.method.on_policy:  # the passes first, over the batches that the step makes again
             plan.last = list(plan.plan.batches(step, 0, 1, known))
-            both = passes(loop, module, plan)
+            both = passes(loop, module, plan, baseline, step)
             found.append((whole(), both))
         else:
             took = whole()
-            found.append((took, passes(loop, module, plan)))
+            found.append((took, passes(loop, module, plan, baseline, step)))
     return found[WARM:]
 
 

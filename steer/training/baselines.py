@@ -144,10 +144,10 @@ class Baseline:
         if self.middle and state:
             self.middle.good, self.middle.bad = state["good"], state["bad"]
 
-    def at(self, module: ResponseLogps, step: int, accelerator: Any) -> float | None:
-        """Return the figure of a step, before its first micro-batch."""
+    def at(self, module: Any, step: int, accelerator: Any) -> float | None:
+        """Return the figure of a step, before its first micro-batch; `module`: as accelerate wrapped it."""
         if self.mismatched:
-            return self.mismatched.gain(module, step, accelerator)
+            return self.mismatched.gain(accelerator.unwrap_model(module), step, accelerator)
         return self.middle.value if self.middle else None
 
     def see(self, logps: Tensor, c: Candidates) -> None:

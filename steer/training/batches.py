@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,7 +104,7 @@ class Plan:
 
     def _order(self, epoch: int) -> Array:
         """Group indices in the order of an epoch."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.groups))
+        return shuffled(self.seed, epoch, len(self.groups))
 
     def used(self, steps: int) -> list[int]:
         """Indices of the groups that any of the first `steps` optimizer steps sees, in their order."""
@@ -161,6 +162,14 @@ class Plan:
             if known.old:
                 batch = batch.with_tokens(old=[known.old[i] for i in at])
             yield at, batch if own else batch.emptied()
+
+
+@lru_cache(maxsize=2)  # every step of an epoch asks; the one before and the next overlap
+def shuffled(seed: int, epoch: int, count: int) -> Array:
+    """Numbers below `count` in a random order, read-only."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.setflags(write=False)
+    return order
 
 
 def weight_of(row: Mapping[str, Any]) -> float:

@@ -155,7 +155,7 @@ class Loop:
         torch.manual_seed(hash((options.seed, step, rank)) & 0x7FFFFFFF)
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
-        figure = baseline.at(accelerator.unwrap_model(module), step, accelerator)
+        figure = baseline.at(module, step, accelerator)
         module.train()  # a plan may have asked the policy for responses
         own = torch.tensor(sum(int(self.method.counted(b.candidates.mask).sum()) for _, b in batches))
         count = max(int(accelerator.reduce(own.to(accelerator.device), "sum")), 1)
