@@ -63,11 +63,24 @@ def systems(report: dict[str, Any]) -> str:
             f"{s['words']['mean']:.0f}",
             f"{s['distinct_2']:.2f}",
             f"{s['steps']:,}",
+            f"{report['seconds'].get(s['name'], 0):.0f}",
         ]
         for s in sorted(report["systems"], key=lambda s: -s["gold"]["mean"])
     ]
     head = ["system", "gold reward, sd", f"less {report['baseline']}", "above it", "power from, sd", "proxy reward"]
-    return table([*head, "KL, nats", "words", "distinct-2", "steps"], rows)
+    return table([*head, "KL, nats", "words", "distinct-2", "steps", "seconds of training"], rows)
+
+
+COSTS = {"kl": "KL", "words": "words", "seconds": "seconds of training", "tokens": "tokens of training"}
+
+
+def frontiers(report: dict[str, Any]) -> str:
+    """The gold reward that a method reaches within a cost, averaged over costs from 0 to the highest of any system."""
+    rows = [
+        [f"`{f['name']}`", str(f["points"]), *(text(f["volumes"][cost]) for cost in COSTS)]
+        for f in sorted(report["frontiers"]["families"], key=lambda f: -f["volumes"]["kl"]["mean"])
+    ]
+    return table(["method", "settings", *(f"by {cost}" for cost in COSTS.values())], rows)
 
 
 def rates(report: dict[str, Any]) -> str:
@@ -103,7 +116,8 @@ def main(folder: Path) -> None:
         f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
         f"{budget['batch_size']}. {' '.join(report['notes'])}\n"
     )
-    more = [rates(report)] if report.get("tuning") else []
+    more = [f"Area under the frontier of gold reward, in sd:\n\n{frontiers(report)}"] if report.get("frontiers") else []
+    more += [rates(report)] if report.get("tuning") else []
     more += [rounds(report)] if report["iterate"] else []
     print("\n\n".join([dials(report), systems(report), *more]))
 
