@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import attribute_models
 from steer.cache import alone, cache_folder, remove_unused
@@ -32,7 +32,7 @@ BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")  # whose only
 COPIES = "STEER_COPIES"  # the variable that holds folders of this machine with the addresses they stand for; passed on
 
 
-def is_address(text: object) -> bool:
+def is_address(text: object) -> TypeGuard[str]:
     """Whether a setting is the address of something in a store, and no path."""
     return isinstance(text, str) and bool(ADDRESS.fullmatch(text))
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ HOW = (
     *("launch", "num_proc", "shard", "workers"),
 )
 SENDING = ("data", "label", "generate", "fit", "train")  # the commands that write to stores
+ANY_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 SERVERS = ("engine", "server")  # settings that can be the address of a server
 # Settings that may change when a training resumes, say for want of memory: its result is the same but for rounding.
 FREE = ("micro_batch_tokens", "gradient_checkpointing", "plain_layout", "save_steps")
@@ -112,6 +114,7 @@ def folder_errors(
     folder: Path, otherwise: str = "Choose another --output", *, full_disk_only: bool = False
 ) -> Iterator[None]:
     """Turn errors of the file system into a sentence that names the remedy; `full_disk_only`: let others pass."""
+    in_a_folder(folder)
     try:
         yield
     except Exception as error:
@@ -136,7 +139,7 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
     def run(config: C) -> R:
         check(config)
         if addresses.is_address(address := getattr(config, "output", "")):
-            return _elsewhere(run, config, str(address))
+            return _elsewhere(run, config, address)
         with _unlocked_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
             try:
                 result = work(addresses.local(config))
@@ -148,10 +151,12 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
     return run
 
 
-def in_a_folder(output: str) -> None:
-    """Refuse the address of a store as the output of a command that only writes folders."""
-    if addresses.is_address(output):
-        raise SteerError(f"{output}: only {', '.join(SENDING)} write to a store. Name a folder.")
+def in_a_folder(output: str | Path) -> None:
+    """Refuse the address of a store, which as a path has one slash less, where only folders are written."""
+    if match := ANY_ADDRESS.match(str(output)):
+        address = f"{match[0]}/{str(output).removeprefix(match[0]).lstrip('/')}"
+        most, last = ", ".join(SENDING[:-1]), SENDING[-1]
+        raise SteerError(f"{address}: only the commands {most} and {last} write to a store. Name a folder.")
 
 
 def _elsewhere(run: Callable[[Any], R], config: Any, address: str) -> R:

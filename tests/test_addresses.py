@@ -26,8 +26,10 @@ from steer.demo import demo
 from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.labelling.command import fit_command, label_command
+from steer.labelling.label import label
 from steer.labelling.scorer import load_scorer
-from steer.rows import read_rows
+from steer.models.policy import load_policy
+from steer.rows import read_rows, write_rows
 from steer.rows.command import data_command
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -88,6 +90,7 @@ def test_stages_read_and_write_at_addresses(form: str, bucket: Any, tmp_path: Pa
     said = data_command(DataConfig(log, f"{root}/data", **how))
     label_command(LabelConfig(f"{root}/data/", f"{root}/labels", scorer="countable:words", **how))
     assert said.endswith("held out.")
+    assert read_rows(f"{root}/data") == read_rows(here[0])
     for folder, name in zip(here, ("data", "labels")):
         assert names(bucket, name) == sorted(path.name for path in Path(folder).iterdir() if path.is_file())
         for path in (*Path(folder).glob("rows-*"), *Path(folder).glob("schema.json")):
@@ -133,6 +136,7 @@ def test_a_policy_is_trained_to_an_address_and_draws_from_there(
     assert names(bucket, "policy") == sorted(path.name for path in (tmp_path / "policy").iterdir())
     weights = "adapter_model.safetensors"
     assert content(bucket, f"bucket/policy/{weights}") == (tmp_path / "policy" / weights).read_bytes()
+    assert load_policy(f"{root}/policy").schema == load_policy(str(tmp_path / "policy")).schema
     generate_command(GenerateConfig(f"{root}/policy", input=f"{root}/labels", output=f"{root}/drawn", **drawing))
     generate_command(
         GenerateConfig(str(tmp_path / "policy"), input=str(labels), output=str(tmp_path / "drawn"), **drawing)
@@ -299,10 +303,14 @@ def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> 
     address = filled(bucket, tmp_path, [{"prompt": "a"}])
     with pytest.raises(SteerError, match=f"^{address}:1: "):  # and not of its copy
         data_command(DataConfig(address, str(tmp_path / "out")))
-    with pytest.raises(SteerError, match="only data, label, generate, fit, train write to a store"):
+    with pytest.raises(SteerError, match=f"{root}/.*: only the commands data, label, generate, fit and train write"):
         compare_command(CompareConfig(log, "model", f"{root}/comparison"))
-    with pytest.raises(SteerError, match="only data, label, generate, fit, train write to a store"):
+    with pytest.raises(SteerError, match=f"{root}/.*: only the commands data, label, generate, fit and train write"):
         demo(DemoConfig(f"{root}/demo"))
+    with pytest.raises(SteerError, match=f"^{root}/rows.jsonl: only the commands"):
+        write_rows(RATED, f"{root}/rows.jsonl")
+    with pytest.raises(SteerError, match=f"^{root}/labels: only the commands"):
+        label(RATED, scorer="countable:words", folder=f"{root}/labels")
     for settings in ({"model": address}, {"model": "m", "base": (address,)}):
         with pytest.raises(SteerError, match=f"{address}: is not read from a store. Copy it to this machine first"):
             compare_command(CompareConfig(log, output=str(tmp_path / "out"), **settings))

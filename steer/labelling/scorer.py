@@ -119,7 +119,7 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
 
 
 def load_scorer(spec: str | Scorer | Any, *, trust_remote_code: bool = False, engine: str = "") -> Scorer:
-    """Load what `spec` names: a folder of "steer fit", `countable:words`, `judge:FILE`, `MODULE:CLASS`, ... or "human".
+    """Load what `spec` names: a fit by folder or address, `countable:words`, `judge:FILE`, `MODULE:CLASS`, "human", ...
 
     Also takes a scorer as it is, a function of a row, and an object with `attributes` and `score(rows) -> [n, A]`.
     `trust_remote_code`: run code that comes with the model of a `classifier:`; `engine`: the address of a vLLM server

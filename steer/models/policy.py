@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from torch import Tensor
 
 from attribute_models.templates import kwargs_of
+from steer.addresses import fetched, is_address
 from steer.conditioning.chat import PLAIN, bare
 from steer.conditioning.condition import markers
 from steer.conditioning.switches import with_defaults
@@ -240,7 +241,7 @@ def load_policy(
     attn_implementation: str = "",
     revision: str = "",
 ) -> Policy:
-    """Load a Hugging Face model by name or folder, or a policy folder that `train` or `export` wrote.
+    """Load a Hugging Face model by name or folder, or a policy that `train` or `export` wrote, by folder or address.
 
     `dtype`: "auto" (bfloat16 on a GPU that has it, else float32), "float32", "bfloat16". `trust_remote_code`: run code
     that comes with the model. `quantised`: load a plain model in 4 bits ("nf4") or 8 ("int8"); a policy loads its base
@@ -251,7 +252,7 @@ def load_policy(
     wrong base.
     """
     loading = Loading(dtype, trust_remote_code, quantised, base, device, revision, attn_implementation)
-    policy = _load(name, loading)
+    policy = _load(fetched(name) if is_address(name) else name, loading)
     own = BASES.get(policy.card.adapter, "") if policy.card else ""
     bits = "" if quantised in (None, own) else quantised or "whole"
     policy.loaded = " ".join(filter(None, (base, base and identity(base), bits)))

@@ -18,6 +18,7 @@ from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, attribute, content_id
+from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.rows import notices
@@ -93,7 +94,7 @@ def read_rows(
     wanted: Sequence[str] = (),
     turns: str = "last",
 ) -> list[Row]:
-    """Read rows in any known layout from a path, dicts, a datasets.Dataset or `hf:OWNER/NAME`; every row is checked.
+    """Read and check rows in any known layout: a path, an address, dicts, a datasets.Dataset or `hf:OWNER/NAME`.
 
     `limit`: the first rows only (0: all). `columns`: our name -> name or dotted path in the records. `prompt`: of rows
     that have a response and no prompt. `ranges`: attribute -> (lowest, highest) score; others raise SteerError, as
@@ -102,6 +103,7 @@ def read_rows(
     """
     if turns not in WHICH_TURNS:
         raise SteerError(f"turns: unknown '{turns}'; {did_you_mean(turns, WHICH_TURNS)}")
+    source = fetched(source) if is_address(source) else source
     reading = Reading(columns or {}, prompt, ranges=ranges or {}, wanted=tuple(wanted), turns=turns)
     where = source if isinstance(source, str | Path) else "rows"
     return list(progress(islice(read(source, reading=reading), limit or None), what=f"read {where}"))
