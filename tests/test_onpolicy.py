@@ -19,7 +19,7 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer, rewarder
-from steer.methods import grpo, ppo, remax, rloo
+from steer.methods import METHODS, grpo, ppo, remax, rloo
 from steer.methods.base import Candidates
 from steer.rows.schema import Schema
 from steer.training.command import train_command
@@ -124,6 +124,28 @@ def test_grpo_clips_higher_up_than_down_and_has_a_kl_that_is_never_negative() ->
     # of each response the mean over its own tokens, and of these the mean
     by_hand = ((surrogate[0] + surrogate[1] + 0.1 * (kl[0] + kl[1])) / 2 + surrogate[2] + 0.1 * kl[2]) / 2
     assert sum(terms) / 3 == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.on_policy])
+@pytest.mark.parametrize("average", ["response", "token"])
+def test_processes_weigh_their_parts_of_a_step_as_one_weighs_the_whole(method: str, average: str) -> None:
+    if method == "ppo":
+        pytest.skip("whitens over the responses of a process, which a line says")
+    m = METHODS[method]
+    s = m.settings(k=2, **({"average": average} if method == "grpo" else {}))
+    mask = torch.tensor(
+        [[[1, 1, 1, 1], [1, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]], [[1, 1, 0, 0], [1, 0, 0, 0]]]
+    ).bool()
+    reward, draw = torch.tensor([[1.0, -1.0], [0.5, 2.0], [0.0, 3.0]]), torch.Generator().manual_seed(0)
+    old, ref = (-torch.rand(mask.shape, generator=draw) for _ in range(2))
+    c = Candidates(mask, reward, ref, old=old, greedy=torch.zeros(3), length=torch.full((3,), 15 / 6))
+    parts = [Candidates(*(None if x is None else x[at] for x in c)) for at in ([0], [1, 2])]
+    found = [m.weigh(part, s) for part in (c._replace(length=None), *parts)]  # type: ignore[misc]
+    for column in ("weight", "advantage"):
+        whole, *split = (getattr(x, column) for x in found)
+        assert (whole is None) == (split[0] is None)
+        if whole is not None:
+            assert torch.allclose(torch.cat(split), whole)
 
 
 @pytest.fixture(scope="module")

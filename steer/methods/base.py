@@ -34,6 +34,7 @@ class Candidates(NamedTuple):
     greedy: Tensor | None = None  # [B] reward of a greedy response
     share: Tensor | None = None  # [B, K] weight that each row has by itself, of mean 1; None: all 1
     baseline: Tensor | None = None  # [B] figure of the whole step that gains are compared with; None: 0
+    length: Tensor | None = None  # [B] mean tokens of the responses drawn at this step, in all processes
 
 
 # What training and rounds provide for a method that needs it.
@@ -41,6 +42,7 @@ NEEDS = {
     "ref": "log-probabilities of the responses under the starting policy, without a condition",
     "old": "log-probability of every token under the policy that drew the responses",
     "greedy": "reward of a greedy response to every prompt, where responses are drawn at every step",
+    "length": "mean number of tokens of the responses drawn at a step, in all processes",
     "value": "value of every token, by a head that is trained beside the policy",
     "kl": "KL from the starting policy at every token, over the vocabulary",
     "entropy": "entropy of the policy at every token",

@@ -2,7 +2,7 @@
 
 max(-A rho, -A clip(rho, 1 - clip, 1 + clip_high)) + kl k on every token, rho = p / p_old and k = ref / p - log(ref / p)
 - 1. A = (r - mean) / sd over a prompt's K responses. The mean over tokens is each response's own, and then that over
-responses (of a draw, of each process its own). ref is the policy that training starts from.
+the responses of a step. ref is the policy that training starts from.
 Dr. GRPO: `sd=false`, `average=token`, `kl=0`. DAPO's loss: `average=token`, `clip_high=0.28`, `kl=0`.
 Differs from the official code (none by DeepSeek; verl's for DAPO): with average=token the tokens of the step divide, as
 in DAPO, where Dr. GRPO divides by a constant; there is no third clip of verl's (dual clip); a response without an end
@@ -40,14 +40,18 @@ class Settings(Checked):
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """Add advantages, and to `weight` what makes a mean over tokens one over responses."""
+    """Add advantages, and to `weight` what makes a mean over tokens one over responses.
+
+    Without a step (`length`) its responses are these.
+    """
     import torch
 
     advantage = c.reward - c.reward.mean(1, keepdim=True)
     if s.sd:
         advantage = advantage / (c.reward.std(1, keepdim=True, correction=1) + TINY)
     lengths = c.mask.sum(-1)
-    weight = lengths.float().mean() / lengths.clamp(min=1) if s.average == "response" else torch.ones_like(c.reward)
+    mean = lengths.float().mean() if c.length is None else c.length[:, None]
+    weight = mean / lengths.clamp(min=1) if s.average == "response" else torch.ones_like(c.reward)
     return c._replace(advantage=advantage[..., None].expand(c.mask.shape), weight=weight)
 
 
@@ -72,7 +76,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="token",
-    needs={"ref", "old"},
+    needs={"ref", "old", "length"},
     fresh="step",
     weigh=weigh,
     rate=0.05,  # 1e-6 in the paper

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from steer.generation.engines import respond
 from steer.generation.requests import Request, seeds
@@ -76,7 +77,7 @@ class FreshPlan(Plan):
         number = step // self.repeats
         _, indices = self.step(step)
         if self.state.get("number") != number:
-            draw = self._draw(number, indices, range(rank, len(indices), world) or range(1))
+            draw = self._draw(number, indices, range(rank, len(indices), world))
             self.state.update(number=number, draw=draw)
         draw = self.state["draw"]
         costs = [cost(group, shared=self.shared) for group in draw.sequences]
@@ -92,7 +93,8 @@ class FreshPlan(Plan):
             yield [draw.indices[i] for i in part], batch if rank < len(indices) else batch.emptied()
 
     def _draw(self, number: int, indices: list[int], own: Sequence[int]) -> Draw:
-        """Draw for the places in `indices` that are this process's own."""
+        """Draw for the places in `indices` that are this process's own, or (not counted) for the first if none is."""
+        working, own = bool(own), own or range(1)
         s, k = self.settings, self.settings.k
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
         every = [Request(self.groups[i].rows[0], {}) for i in indices for _ in range(k)]
@@ -106,6 +108,9 @@ class FreshPlan(Plan):
             batch = batch.with_tokens(**{n: [x[i : i + k] for i in range(0, len(x), k)] for n, x in tokens})
             self.state["facts"]["kl"] = drift(batch.candidates).mean()
         c = batch.candidates._replace(greedy=None if greedy is None else torch.from_numpy(greedy).float())
+        if "length" in self.method.needs:
+            lengths = [len(x.response) for group in sequences for x in group] if working else []
+            c = c._replace(length=torch.full((len(sequences),), mean_of_all(lengths)))
         assert self.method.weigh
         return Draw(indices, sequences, self.method.weigh(c, s))
 
@@ -132,3 +137,9 @@ class FreshPlan(Plan):
         with self.state["module"].started():
             ref, _ = response_tokens(self.state["module"], *batches)
         return own, values, ref
+
+
+def mean_of_all(values: Sequence[int]) -> float:
+    """Mean of the values of all processes. Collective: every process calls it."""
+    every = gather_object([sum(values), len(values)])  # of one process after the other
+    return float(sum(every[::2]) / max(1, sum(every[1::2])))
