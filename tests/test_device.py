@@ -17,6 +17,7 @@ from steer.methods import METHODS
 from steer.models import log_probs
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import load_policy
+from steer.training import processes
 from steer.training.memory import micro_batch
 from steer.training.processes import accelerated
 from steer.training.settings import TrainSettings
@@ -92,8 +93,11 @@ def test_accelerate_is_sent_to_the_cpu_only_if_there_is_no_gpu(kind: str, monkey
             asked.append(settings["cpu"])
 
     monkeypatch.setattr(accelerate, "Accelerator", Accelerator)
+    named = []
+    monkeypatch.setattr(processes, "shardable", lambda name, *more: named.append(name))
     accelerated("mle", METHODS["mle"], TrainSettings())
     assert asked == [kind == "cpu"]
+    assert named == ["mle"], "what messages name"
 
 
 def test_scorers_and_policies_go_to_the_same_place(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,11 +134,11 @@ def test_processes_weigh_their_parts_of_a_step_as_one_weighs_the_whole(method: s
     m = METHODS[method]
     s = m.settings(k=2, **({"average": average} if method == "grpo" else {}))
     mask = torch.tensor(
-        [[[1, 1, 1, 1], [1, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]], [[1, 1, 0, 0], [1, 0, 0, 0]]]
+        [[[1, 1, 1, 1], [1, 0, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]], [[1, 1, 1, 0], [1, 1, 1, 0]]]
     ).bool()
     reward, draw = torch.tensor([[1.0, -1.0], [0.5, 2.0], [0.0, 3.0]]), torch.Generator().manual_seed(0)
     old, ref = (-torch.rand(mask.shape, generator=draw) for _ in range(2))
-    c = Candidates(mask, reward, ref, old=old, greedy=torch.zeros(3), length=torch.full((3,), 15 / 6))
+    c = Candidates(mask, reward, ref, old=old, greedy=torch.zeros(3), length=torch.full((3,), 18 / 6))
     parts = [Candidates(*(None if x is None else x[at] for x in c)) for at in ([0], [1, 2])]
     found = [m.weigh(part, s) for part in (c._replace(length=None), *parts)]  # type: ignore[misc]
     for column in ("weight", "advantage"):

@@ -233,12 +233,11 @@ def test_the_sampler_takes_the_best_at_beta_zero_and_anything_at_infinity() -> N
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
-def test_the_first_accepted_is_drawn_from_the_tilted_distribution(beta: float) -> None:
-    """One kept of four: p(i) proportional to exp(r_i / beta), where r_max is taken again over those that are left."""
+def test_the_first_accepted_is_that_of_a_pass_in_random_order(beta: float) -> None:
+    """One kept of three: the first of a random order that its own coin accepts, which is only near exp(r_i / beta)."""
     rewards, n = [0.0, 0.4, 0.8], 20_000
     rng = np.random.default_rng(2)
     kept = Counter(rso.accepted(rewards, beta, 1, rng)[0] for _ in range(n))
-    # One pass visits the candidates in random order and stops at the first that is accepted; passes repeat.
     accept = [math.exp((r - 0.8) / beta) for r in rewards]
     chance = [0.0] * 3
     for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):

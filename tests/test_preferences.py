@@ -11,8 +11,9 @@ import torch
 
 from steer.errors import SteerError
 from steer.methods import METHODS, apo, cpo, dpo, dpop, ipo, odpo, orpo, rebel, rpo, rso, simpo, slic
-from steer.methods.base import Candidates
+from steer.methods.base import Candidates, NoSettings
 from steer.methods.preferences import FlipSettings, unsure
+from steer.settings import Checked
 
 LOGPS = torch.tensor([[[-1.0, -2.0, 9.0], [-3.0, -1.0, -2.0]], [[-2.0, 9.0, 9.0], [-0.5, -0.25, 9.0]]])
 MASK = torch.tensor([[[True, True, False], [True] * 3], [[True, False, False], [True, True, False]]])
@@ -93,6 +94,30 @@ def test_flips_mix_the_loss_of_a_pair_with_that_of_the_pair_the_other_way_round(
             found = found + torch.tensor([p[0] for p in MEAN])
         expected = (0.75 * right - 0.25 * wrong) / 0.5 if robust else 0.75 * right + 0.25 * wrong
         assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m.settings, FlipSettings)])
+def test_the_robust_form_without_flips_is_refused(name: str) -> None:
+    with pytest.raises(SteerError, match="robust: does nothing without flips"):
+        METHODS[name].settings(robust=True)
+
+
+def test_every_setting_of_a_method_is_checked() -> None:
+    assert all(issubclass(m.settings, Checked | NoSettings) for m in METHODS.values())
+    for value in (-3, 2):
+        with pytest.raises(SteerError, match="tempered"):
+            METHODS["steerlm2"].settings(tempered=value)
+    with pytest.raises(TypeError, match="pairing"):
+        METHODS["spin"].settings(pairing="all")
+
+
+def test_spin_takes_the_best_rated_response_of_the_log() -> None:
+    prompt = [{"role": "user", "content": "hi"}]
+    logged = [{"id": str(r), "prompt": prompt, "response": f"logged {r}", "reward": r} for r in (None, -0.5, -0.2)]
+    fresh = {"id": "new", "prompt": prompt, "response": "drawn", "reward": 3.0, "source": "round-1"}
+    for order in (logged, logged[::-1]):
+        [group] = METHODS["spin"].groups([*order, fresh], METHODS["spin"].settings())
+        assert [row["id"] for row in group.rows] == ["-0.2", "new"]
 
 
 def test_the_robust_form_has_the_mean_of_labels_that_are_right() -> None:

@@ -3,7 +3,9 @@
 -log sigmoid(beta (lp_w - lp_l)) - sft p_w, lp the log-probability of a response and p its mean over tokens, averaged
 over pairs.
 Differs from the official code: that averages the likelihood over the tokens of a batch, so long responses count more
-(TRL's does too); since X-ALMA it also weighs lp_l by how far the means are apart, which is another loss (ARPO).
+(TRL's does too), where the paper sums it over those of a response, so that it weighs about T times as much there on T
+tokens, as here with sft = T; since X-ALMA it also weighs lp_l by how far the means are apart, which is another loss
+(ARPO).
 """
 
 from __future__ import annotations

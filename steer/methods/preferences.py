@@ -19,7 +19,7 @@ class FlipSettings(Checked):
     """Settings for labels of which some are wrong."""
 
     flips: float = option(0.0, "Share of the labels that are taken to be wrong: label smoothing.", least=0, most=0.49)
-    robust: bool = option(False, "Correct the loss for flips (rDPO) instead of smoothing it (cDPO).")
+    robust: bool = option(False, "Correct the loss for flips (rDPO) instead of smoothing it (cDPO).", needs=("flips",))
 
 
 @dataclass(frozen=True, kw_only=True)

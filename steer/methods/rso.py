@@ -1,12 +1,15 @@
 """Statistical rejection sampling optimisation (2309.06657): pairs that a sampler accepted, beta in sd of the reward.
 
-The sampler (algorithm 1) turns a prompt's candidates into draws from p(y) exp(r(y) / beta), p the policy that drew them
-and the reference of the loss: rounds start from it and train on the candidates of the last one only; without rounds the
-logs stand for its draws. Pairs of accepted ones are ranked by reward. r is what `steer label` standardises, so beta
-counts standard deviations of the logs; equation 7 has it in logits of a win, the unit of a `bradley-terry` scorer
-before it is standardised. The paper draws 64 (`--n 64`) and keeps 8. Sigmoid-norm: -log sigmoid(gamma delta);
-hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same without the reference.
-Differs from the official code: none was released. TRL's `sigmoid_norm` is another loss (it divides by length).
+The sampler (algorithm 1) turns a prompt's candidates into what is nearly draws from p(y) exp(r(y) / beta), p the policy
+that drew them and the reference of the loss: rounds start from it and train on the candidates of the last one only;
+without rounds the logs stand for its draws. Pairs of accepted ones are ranked by reward. r is what `steer label`
+standardises, so beta counts standard deviations of the logs; equation 7 has it in logits of a win, the unit of a
+`bradley-terry` scorer before it is standardised. The paper draws 64 (`--n 64`) and keeps 8. Sigmoid-norm: -log
+sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same without the reference.
+Differs from the official code: none was released; the paper's listing visits the candidates in their order and takes
+the highest reward once a pass, here it falls within a pass as soon as the best is accepted. In either, what is accepted
+of few candidates is only near the tilted law, which many draws with `--n` approach. TRL's `sigmoid_norm` is another
+loss (it divides by length).
 """
 
 from __future__ import annotations
@@ -44,8 +47,9 @@ class Settings(FlipSettings):
 def accepted(rewards: Sequence[float], beta: float, keep: int, rng: np.random.Generator) -> list[int]:
     """Indices in the order of acceptance, without replacement.
 
-    A candidate y is accepted with probability exp((r(y) - r_max) / beta), r_max the highest reward among those *not yet
-    accepted* (algorithm 1 of 2309.06657); beta 0 takes the best, infinity draws uniformly.
+    Passes in random order accept a candidate y with probability exp((r(y) - r_max) / beta), r_max the highest reward of
+    those *not yet accepted* (as in algorithm 1 of 2309.06657, but at every candidate); beta 0 takes the best, infinity
+    draws uniformly.
     """
     left = list(range(len(rewards)))
     chosen: list[int] = []

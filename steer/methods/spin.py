@@ -8,19 +8,28 @@ second round on the official code mixes in the draws of the round before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from steer.errors import SteerError
 from steer.methods import dpo
 from steer.methods.groups import Group
+from steer.methods.preferences import FlipSettings
 from steer.rows import Row, prompt_key
 from steer.rows.identity import round_of
+from steer.settings import option
 
-Settings = dpo.Settings
+
+@dataclass(frozen=True)
+class Settings(FlipSettings):
+    """Settings of spin: those of dpo, but for the pairs, which it makes in one way."""
+
+    beta: float = option(0.1, "As in dpo.", above=0)
+    sft: float = option(0.0, "As in dpo.", least=0)
 
 
-def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Each response of the last round, below the best logged one to its prompt."""
     last = max(map(round_of, rows), default=0)
     if not last:
@@ -29,7 +38,7 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     for row in rows:
         if not round_of(row):
             before = logged.setdefault(prompt_key(row), row)
-            if (row.get("reward") or 0.0) > (before.get("reward") or 0.0):
+            if _reward(row) > _reward(before):
                 logged[prompt_key(row)] = row
     drawn = [(logged.get(prompt_key(row)), row) for row in rows if round_of(row) == last]
     result = [Group((w, y), (1.0, 1.0)) for w, y in drawn if w and w["response"].strip() != y["response"].strip()]
@@ -38,4 +47,10 @@ def groups(rows: Sequence[Row], settings: dpo.Settings) -> list[Group]:
     return result
 
 
-METHOD = replace(dpo.METHOD, rows="logs and draws", groups=groups, needs={"ref", "draws", "drawer"})
+def _reward(row: Row) -> float:
+    """Reward of a row; one that nobody rated is below all that somebody did."""
+    reward = row.get("reward")
+    return -math.inf if reward is None else float(reward)
+
+
+METHOD = replace(dpo.METHOD, settings=Settings, rows="logs and draws", groups=groups, needs={"ref", "draws", "drawer"})

@@ -22,6 +22,7 @@ from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, existing, levels, summed
 from steer.methods.groups import Group, levelled
 from steer.rows import Row, prompt_key
+from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +33,10 @@ PLAIN = ("temperature", "top_p", "repetition_penalty", "guidance", "best_of")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of steerlm2.
+class Settings(Checked):
+    """Settings of steerlm2."""
 
-    `tempered`: 1 divides the log-ratio of the two policies by the number of tokens, 0 leaves the paper's weights.
-    """
-
-    tempered: int = 0
+    tempered: int = option(0, "1: divide log P(y | x) - log Q' by the tokens (0: the paper's).", least=0, most=1)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

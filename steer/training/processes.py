@@ -48,10 +48,10 @@ def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
     from accelerate import Accelerator
     from accelerate.utils import disable_fsdp_ram_efficient_loading
 
-    for name in FOREIGN:
-        if asked(name):
+    for foreign in FOREIGN:
+        if asked(foreign):
             raise SteerError(
-                f"{name} is not supported: it shares out rows, gradients or steps by rules of its own. Use FSDP2, "
+                f"{foreign} is not supported: it shares out rows, gradients or steps by rules of its own. Use FSDP2, "
                 "which shards as much: accelerate launch --use_fsdp --fsdp_version 2 -m steer train ..."
             )
     if {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys() and "WORLD_SIZE" not in os.environ:
