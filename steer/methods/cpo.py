@@ -1,4 +1,4 @@
-"""Contrastive preference optimisation (CPO, 2401.08417, equation 3): dpo under a uniform reference, and likelihood.
+"""Contrastive preference optimisation (CPO, 2401.08417, equations 3, 5): dpo under a uniform reference, and likelihood.
 
 -log sigmoid(beta (lp_w - lp_l)) - sft p_w, lp the log-probability of a response and p its mean over tokens, averaged
 over pairs.
