@@ -1,4 +1,4 @@
-"""REINFORCE leave-one-out (2402.14740, equation 7): the other responses to a prompt are the baseline.
+"""REINFORCE leave-one-out (RLOO, 2402.14740): the other responses to a prompt are the baseline.
 
 -sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses; ref is the policy that training
 starts from.
