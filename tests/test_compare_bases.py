@@ -208,14 +208,20 @@ def of_rounds(labels: Path, folder: Path, policy: str, *, adapter: str, method: 
     )
 
 
+@pytest.fixture
+def seen(labels: Path, monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """The trainings that rounds ask for: none is done, and what a round draws are the labels."""
+    asked: list[TrainConfig] = []
+    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
+    monkeypatch.setattr(one_round, "train_by", lambda launch, config: asked.append(config) or "")
+    return asked
+
+
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("start", ["base", "last"])
 def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
-    start: str, adapter: str, labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: str, adapter: str, labels: Path, trained: Path, tmp_path: Path, seen: list[TrainConfig]
 ) -> None:
-    seen: list[TrainConfig] = []
-    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
-    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
     rounds = of_rounds(labels, tmp_path, str(trained), adapter=adapter, method="conditional", start=start)
     for number in (1, 2):
         one_round.run_round(rounds, number)
@@ -232,11 +238,8 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
 
 @pytest.mark.parametrize("method", ["bond", "rebel", "rso", "spin", "dpo", "rest-em"])
 def test_what_compares_with_the_policy_that_drew_starts_every_round_from_it(
-    method: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, labels: Path, tmp_path: Path, seen: list[TrainConfig]
 ) -> None:
-    seen: list[TrainConfig] = []
-    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
-    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
     rounds = of_rounds(labels, tmp_path, "", adapter="lora", method=method, start="")
     for number in (1, 2, 3):
         one_round.run_round(rounds, number)
@@ -246,11 +249,8 @@ def test_what_compares_with_the_policy_that_drew_starts_every_round_from_it(
 
 
 def test_the_first_round_without_a_policy_starts_from_the_base(
-    labels: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: Path, trained: Path, tmp_path: Path, seen: list[TrainConfig]
 ) -> None:
-    seen: list[TrainConfig] = []
-    monkeypatch.setattr(one_round, "fresh_rows", lambda rounds, number: labels)
-    monkeypatch.setattr(one_round, "train_by", lambda launch, config: seen.append(config) or "")
     rounds = of_rounds(labels, tmp_path, "", adapter="lora", method="raft", start="last")
     one_round.run_round(rounds, 1)
     model = str(trained)  # a base that is a policy with weights of its own
