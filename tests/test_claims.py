@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import over_optimised
 from benchmarks.claims import runs
 from benchmarks.claims.runs import LOOPS, LOSSES, RATES, Bench, Task, tuned_rates
 from benchmarks.claims.study import ClaimsConfig, study
@@ -337,3 +339,27 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     (tmp_path / "out" / "done.json").unlink()  # judges again what is there
     assert study(config) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("adapter_model.safetensors")} == trained
+
+
+def test_the_picture_of_over_optimisation_is_of_the_published_table() -> None:
+    root = Path(__file__).parent.parent
+    published = (root / "benchmarks" / "results" / "claims.md").read_text(encoding="utf-8")
+    kept = (root / "examples" / "over_optimised.svg").read_text(encoding="utf-8")
+    assert kept == over_optimised.picture(published) + "\n", "draw it again, as benchmarks/over_optimised.py says"
+
+
+def test_the_picture_of_over_optimisation_has_one_scale_for_both_proxies() -> None:
+    head = "remax, steps | all ratings: proxy | all ratings: gold | few ratings: proxy | few ratings: gold"
+    rows = ("21 | 1.00 [0.90, 1.10] | 0.50 [0.40, 0.60]", "170 | 2.00 [1.90, 2.10] | 1.00 [0.90, 1.10]")
+    few = ("1.00 [0.90, 1.10] | 0.50 [0.40, 0.60]", "3.00 [2.90, 3.10] | -1.00 [-1.10, -0.90]")
+    lines = [head, "--- | --- | --- | --- | ---", *(f"{row} | {more}" for row, more in zip(rows, few))]
+    table = "\n".join(f"| {line} |" for line in lines)
+    left, right = re.findall(r"<g .*?</g>", over_optimised.picture(f"| x |\n\n{table}\n\n| y |\n"))
+    gold = [
+        [float(y) for y in re.findall(r'<circle class="dot gold"[^>]* cy="([0-9.]+)"', x)][:-1] for x in (left, right)
+    ]
+    (start, end), (same, half) = gold  # without the legend
+    assert start == same
+    assert end - start == pytest.approx(3 * (same - half), abs=0.3), "gold falls by 1.5 on the left and rises by 0.5"
+    assert "few ratings" in left
+    assert "all ratings" in right

@@ -171,16 +171,17 @@ def curve(
     *,
     identity: bool = False,
     named: Sequence[str] = (),
+    within: Sequence[float] = (),
 ) -> str:
     """Draw means with interval bands over whole numbers on x; `identity` draws y = x, both axes on one range.
 
-    `named`: what stands at 0, 1, ... on x in place of these numbers.
+    `named`: what stands at 0, 1, ... on x in place of these numbers. `within`: values that y must hold too.
     """
     kept = [s._replace(points=[p for p in s.points if p[1]["mean"] is not None]) for s in series]
     xs = sorted({px for s in kept for px, _ in s.points})
     width, height, left, top, bottom = 236, 214, 36, 34, 174
     values = [i[f] for s in kept for _, i in s.points for f in ("mean", "low", "high")]
-    bounds = domain([*values, *(xs if identity else ())])
+    bounds = domain([*values, *within, *(xs if identity else ())])
     x = Scale(*(bounds if identity else domain(xs)), left, width - 8)
     y = Scale(*bounds, bottom, top)
     parts = [_line(left, y(t), width - 8, y(t), "grid") for t in ticks(*bounds)]
