@@ -64,14 +64,11 @@ def passes(loop: Any, module: Any, plan: Kept, baseline: Baseline, step: int) ->
     """Seconds of forward and backward over the batches of the last step."""
     began = time.perf_counter()
     baseline.at(module, step, loop.accelerator)
-    seconds = time.perf_counter() - began
-    module.train()  # no pass, so not timed
-    began = time.perf_counter()
     for indices, batch in plan.last:
         base = base_states(module, plan.plan, indices, batch, loop.accelerator) if "kl" in loop.method.needs else None
         logps, _ = seen(module, batch, base)
         logps.sum().backward()
-    seconds += time.perf_counter() - began
+    seconds = time.perf_counter() - began
     module.zero_grad(set_to_none=True)
     return seconds
 
@@ -87,6 +84,7 @@ def timed(labelled: Labelled, model: str, name: str, options: TrainSettings, rep
     known = known_of(plain, plan.plan, loop.steps, loop.method, loop.settings, loop.accelerator, "")
     baseline = Baseline.of(loop.method, plan.plan, loop.steps, plain, loop.accelerator, "")
     plan.start(plain)
+    module.train()
     found = []
     for step in range(WARM + repeats):
 

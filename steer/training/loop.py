@@ -75,6 +75,7 @@ class Loop:
         patience = Patience(**resumed.pop("patience", {}))
         baseline.restore(resumed.pop("baseline", {}))
         self.plan.start(plain)
+        module.train()
         log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)
         facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed}
         began = time.monotonic() - resumed["seconds"]
@@ -156,7 +157,8 @@ class Loop:
         optimizer.zero_grad(set_to_none=True)
         batches = list(self.plan.batches(step, rank, world, known))
         figure = baseline.at(module, step, accelerator)
-        module.train()  # a plan may have asked the policy for responses
+        if self.method.on_policy:
+            module.train()  # the plan asked the policy for responses
         own = torch.tensor(sum(int(self.method.counted(b.candidates.mask).sum()) for _, b in batches))
         count = max(int(accelerator.reduce(own.to(accelerator.device), "sum")), 1)
         sums = torch.zeros(2, dtype=torch.float64)
@@ -180,7 +182,7 @@ class Loop:
                 bad += [index for index, isnan in zip(indices, lost) if isnan] or indices
         baseline.move(accelerator)
         total, tokens = accelerator.reduce(sums.to(accelerator.device, widest(accelerator.device)), "sum").tolist()
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(accelerator.clip_grad_norm_(parameters, options.max_grad_norm or math.inf))
         if not (math.isfinite(total) and math.isfinite(norm)):
             self._refuse(step, total, norm, bad)
