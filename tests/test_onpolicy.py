@@ -22,6 +22,7 @@ from steer.labelling.scorer import load_scorer, rewarder
 from steer.methods import METHODS, grpo, ppo, remax, rloo
 from steer.methods.base import Candidates
 from steer.rows.schema import Schema
+from steer.training import onpolicy
 from steer.training.command import train_command
 from tests.conftest import Golden, mean, stopped
 
@@ -184,6 +185,29 @@ def test_the_reward_of_fresh_responses_goes_up(method: str, short: Path, fluent:
     assert all(line["kl"] > -5 for line in found)
     first, last = (sum(line["reward"] for line in part) / 5 for part in (found[:5], found[-5:]))
     assert last > first + 0.3
+
+
+def test_grpo_counts_the_tokens_that_other_processes_drew(
+    short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a process that drew as many responses, twice as long, every token weighs one and a half times as much."""
+    norms = []
+    for name in ("alone", "beside"):
+        train_command(config(short, base, tmp_path / name, "grpo", max_steps=1, set=("k=2",)))
+        norms.append(metrics(tmp_path / name)[0]["grad_norm"])
+        monkeypatch.setattr(onpolicy, "gather_object", lambda own: [*own, 2 * own[0], own[1]])
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(1.5 * norms[0], rel=1e-3)
+
+
+def test_a_process_without_a_prompt_counts_no_tokens(
+    short: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches, counted = onpolicy.FreshPlan.batches, []
+    monkeypatch.setattr(onpolicy.FreshPlan, "batches", lambda plan, step, *_: batches(plan, step, rank=1, world=2))
+    monkeypatch.setattr(onpolicy, "gather_object", lambda own: counted.append(own) or [*own, 30, 3])
+    train_command(config(short, base, tmp_path / "run", "grpo", max_steps=1, batch_size=1, set=("k=2",)))
+    assert counted == [[0, 0]]
 
 
 @pytest.mark.parametrize("method", ["remax", "rloo", "ppo"])
