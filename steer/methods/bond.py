@@ -1,11 +1,12 @@
-"""Best-of-N distillation (BOND, 2407.14622, theorem 1): a policy that draws what the best of n would be.
+"""Best-of-N distillation (BOND, 2407.14622, equations 4, 11): a policy that draws what the best of n would be.
 
-(1 - backward) KL(t || q) + backward KL(q || t), equation 11, over the K responses that a prompt's last round drew,
-averaged over prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n -
-P(r < r_i)^n with the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
-Differs from the official code: none was released; the paper leaves out the factor for equal draws, which counts here;
-its estimates draw anew at every step, and its J-BOND moves the reference along with the policy: here rounds do, each of
-which starts from the policy that drew.
+(1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
+prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
+the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
+Differs from the official code: none was released; the paper estimates KL(t || q) by the likelihood of the best of n and
+KL(q || t) by a policy gradient, both on new draws at every step, and leaves out the factor for equal draws; here both
+are sums over the K. Its J-BOND moves the reference along with the policy: here rounds do, each of which starts from the
+policy that drew.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Sequence likelihood calibration from feedback, on ranked pairs (SLiC-HF, 2305.10425, equation 1).
+"""Sequence likelihood calibration from feedback, on ranked pairs (SLiC-HF, 2305.10425, equation 4).
 
-max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w, averaged over pairs.
-Differs from the official code: none was released; the margin is 1 / gamma nats, the regulariser the better response.
-The defaults are those of its comparison in RSO (2309.06657), a margin of 20 nats and a likelihood of reg / gamma = 1
-beside it, not SLiC-HF's own.
+max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w, averaged over pairs: gamma times the paper's, whose margin is 1 / gamma nats
+and whose likelihood weighs reg / gamma.
+Differs from the official code: none was released; the likelihood is of the better response, there of the supervised
+target or the best candidate. The paper's margin is 1 nat; the default is the 20 nats of RSO (2309.06657, equation 9),
+which drops the likelihood, for weights from .5 to 500 changed little there; here it weighs 1.
 """
 
 from __future__ import annotations
