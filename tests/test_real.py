@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,33 @@ def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) ->
     }
     assert means["words=2"]["words"] > 2 * means["words=0"]["words"]
     assert means["dialogue_share=high"]["dialogue_share"] > 1.3 * means["dialogue_share=low"]["dialogue_share"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "inputs", "methods"),
+    [
+        ("just_eval", ("just_eval_rated", "just_eval_outputs"), "prompted mle kto:after=mle conditional"),
+        ("preferences", ("pairs_cragc25", "cragc25"), "mle mle:best_of=2 dpo:after=mle"),
+    ],
+)
+def test_a_comparison_on_real_logs_runs_at_toy_size(
+    script: str, inputs: tuple[str, ...], methods: str, shared: Path, tmp_path: Path
+) -> None:
+    """Every method is judged by a scorer of other prompts; the same command goes on where it stopped."""
+    model = tmp_path / "model"
+    subprocess.run([sys.executable, EXAMPLES / "story_model.py", shared / "models" / "stories260K", model], check=True)
+    files = [str(shared / "data" / f"{name}.jsonl.gz") for name in inputs]
+    command = ["bash", str(EXAMPLES.parent / "benchmarks" / f"{script}.sh"), str(model), *files, str(tmp_path / "out")]
+    size = {"STEPS": "2", "PROMPTS": "4", "ROWS": "300", "LENGTH": "500", "METHODS": methods}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    run = partial(subprocess.run, command, env={**os.environ, **size, "PATH": path}, capture_output=True, text=True)
+    first = run(check=False)
+    assert first.returncode == 0, first.stderr[-2000:]
+    report = read_json(tmp_path / "out" / "compared" / "report.json")
+    names = {system["name"].split(" @ ")[0] for system in report["systems"]}
+    assert {*methods.split(), "base", "logs"} <= names
+    assert all(system["gold"]["mean"] is not None for system in report["systems"])
+    assert not report["failures"]
+    run(check=True)
+    assert read_json(tmp_path / "out" / "compared" / "report.json")["systems"] == report["systems"]
