@@ -116,10 +116,11 @@ def main(folder: Path) -> None:
         f"{report['prompts']} held-out prompts, {budget['rows']} training rows, {budget['steps']} optimizer steps of "
         f"{budget['batch_size']}. {' '.join(report['notes'])}\n"
     )
+    asked = any(d["name"] == "conditional" for d in report["dials"])
     more = [f"Area under the frontier of gold reward, in sd:\n\n{frontiers(report)}"] if report.get("frontiers") else []
     more += [rates(report)] if report.get("tuning") else []
     more += [rounds(report)] if report["iterate"] else []
-    print("\n\n".join([dials(report), systems(report), *more]))
+    print("\n\n".join([*([dials(report)] if asked else []), systems(report), *more]))
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("script", "inputs", "methods"),
     [
-        ("just_eval", ("just_eval_rated", "just_eval_outputs"), "prompted mle kto:after=mle conditional"),
+        ("just_eval", ("just_eval_rated", "just_eval_outputs"), "mle kto:after=mle conditional"),
         ("preferences", ("pairs_cragc25", "cragc25"), "mle mle:best_of=2 dpo:after=mle"),
     ],
 )
