@@ -47,6 +47,24 @@ def batch(*, shared: bool) -> Batch:
     return collate(made, pad=0, rewards=ones, weights=ones, shared=shared)
 
 
+def computed(model: Any, *, shared: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Log-probs of the batch, and gradients of a weighted sum of them."""
+    module, b = ResponseLogps(model), batch(shared=shared)
+    assert module.shares_prompts()
+    logps = flat(module(*b[:4], shared=b.shared), b.candidates.mask)
+    weights = torch.linspace(-1, 1, logps.numel()).view_as(logps)
+    (logps * weights).sum().backward()
+    return logps.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_alike(plain: tuple[torch.Tensor, dict[str, torch.Tensor]], other: Any) -> None:
+    assert plain[0].std() > 0.05
+    torch.testing.assert_close(other[0], plain[0], atol=1e-5, rtol=1e-5)
+    assert other[1].keys() == plain[1].keys()
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(other[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["default", "in parts", "eager"])  # SDPA where the model has it
 def test_values_and_gradients_are_those_of_the_plain_layout(
@@ -61,28 +79,22 @@ def test_values_and_gradients_are_those_of_the_plain_layout(
             model.set_attn_implementation("eager")
         if how == "in parts" and shared:
             attention.cut(model)
-        module, b = ResponseLogps(model), batch(shared=shared)
-        assert module.shares_prompts()
-        logps = flat(module(*b[:4], shared=b.shared), b.candidates.mask)
-        weights = torch.linspace(-1, 1, logps.numel()).view_as(logps)
-        (logps * weights).sum().backward()
-        found.append((logps.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
-    assert found[0][0].std() > 0.05
-    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
-    assert found[0][1].keys() == found[1][1].keys()
-    for name, gradient in found[0][1].items():
-        torch.testing.assert_close(found[1][1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
+        found.append(computed(model, shared=shared))
+    assert_alike(*found)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("kind", ["llama", "gemma2", "gemma3_text"])
-def test_attention_in_blocks_gives_the_values_of_the_plain_layout(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_in_blocks_gives_the_values_and_gradients_of_the_plain_layout(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def plainly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, training: bool = False, **more: Any) -> Any:
         return flex_attention.flex_attention(q, k, v, **more)
 
     def uncompiled(*args: Any, _compile: bool = False, **more: Any) -> Any:
         return create_block_mask(*args, **more)
 
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)  # no gradients on a CPU
     monkeypatch.setattr(flex_attention, "compile_friendly_flex_attention", plainly)  # to compile takes a minute
     monkeypatch.setattr(masking_utils, "create_block_mask", uncompiled)
     monkeypatch.setitem(ARCHITECTURES, kind, KINDS[kind])
@@ -90,15 +102,11 @@ def test_attention_in_blocks_gives_the_values_of_the_plain_layout(kind: str, mon
     blocks = attention.blocks
     monkeypatch.setattr(attention, "blocks", lambda seen: masks.append(seen) or blocks(seen))
     for name, shared in (("eager", False), ("flex_attention", True)):
-        model = model_of(kind).eval()
+        model = model_of(kind)
         model.set_attn_implementation(name)
-        module, b = ResponseLogps(model), batch(shared=shared)
-        assert module.shares_prompts()
-        with torch.no_grad():
-            found.append(flat(module(*b[:4], shared=b.shared), b.candidates.mask))
-    assert found[0].std() > 0.05
-    assert masks[-1].shape[-1] == b.input_ids.shape[1]
-    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-5)
+        found.append(computed(model, shared=shared))
+    assert masks[-1].shape[-1] == batch(shared=True).input_ids.shape[1]
+    assert_alike(*found)
 
 
 def test_blocks_that_see_nothing_of_each_other_are_left_out() -> None:

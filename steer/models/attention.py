@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,9 +48,18 @@ def in_parts(module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, 
 
 
 def cut(model: Any) -> None:
-    """Let a causal model with `sdpa` attend in parts."""
-    if model.config._attn_implementation == "sdpa":
+    """Let a causal model with `sdpa` attend in parts, on a CPU."""
+    if model.config._attn_implementation == "sdpa" and model.device.type == "cpu":
         model.set_attn_implementation(NAME)
+
+
+@contextmanager
+def restored(model: Any) -> Iterator[None]:
+    """Let a model attend after the block as it did before."""
+    own = model.config._attn_implementation
+    yield
+    if model.config._attn_implementation != own:
+        model.set_attn_implementation(own)
 
 
 AttentionInterface.register(NAME, in_parts)

@@ -257,6 +257,12 @@ class ResponseLogps(nn.Module):
     def _tolerance(self) -> float:
         return 1e-3 if self._inner().dtype == torch.float32 else 5e-2
 
+    @property
+    def rounding(self) -> float:
+        """Distance of states, as a share of them, above which they are computed from other tokens."""
+        inner = self._inner()
+        return 2e-2 if is_quantised(inner) else _ROUNDING.get(inner.dtype, 2e-2)
+
     @torch.no_grad()
     def shares_prompts(self) -> bool:
         """Whether two candidates of one prompt have the same states together as each by itself.
@@ -287,7 +293,7 @@ class ResponseLogps(nn.Module):
         own = torch.arange(n - 1, n + m - 1, device=device)
         plain = self.states(ids, torch.ones_like(ids), torch.cat([own, own + n + m]))
         inner.train(training)
-        return _apart(together, plain) < (2e-2 if is_quantised(inner) else _ROUNDING.get(plain.dtype, 2e-2))
+        return apart(together, plain) < self.rounding
 
     @torch.no_grad()
     def check(self) -> None:
@@ -309,7 +315,7 @@ class ResponseLogps(nn.Module):
             )
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def apart(a: Tensor, b: Tensor) -> float:
     """Distance of two tensors, as a share of the second: |a - b| / |b|."""
     return float((a.float() - b.float()).norm() / b.float().norm())
 

@@ -66,10 +66,16 @@ def _unwrapped(state: dict[str, Any]) -> dict[str, Any]:
     return {k: v for part in (state, *hidden) for k, v in part.items() if not isinstance(v, dict)}
 
 
+def state_of(folder: Path) -> dict[str, Any]:
+    """Read what the newest resume point knows beside its tensors; empty if there is none."""
+    newest = resume_point(folder)
+    state: dict[str, Any] = read_json(newest / "state.json") if newest else {}
+    return state
+
+
 def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: Any) -> dict[str, Any] | None:
     """Load the newest resume point into weights and optimizer; return its state, or None if there is none."""
-    newest = resume_point(folder)
-    if not newest:
+    if not (newest := resume_point(folder)):
         return None
     try:
         weights = load_file(newest / WEIGHTS)
@@ -77,7 +83,7 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     except (OSError, SafetensorError) as error:
         raise SteerError(f"{newest}: cannot be read ({error}). Remove it, and run the same command again.") from None
     _fill(named, weights)
-    state: dict[str, Any] = read_json(newest / "state.json")
+    state = state_of(folder)
     inner: dict[int, dict[str, Any]] = {}
     for key, value in (tensors | state.pop("optimizer")).items():
         index, name = key.split(".", 1)

@@ -26,6 +26,7 @@ from steer.training.batches import Known, Plan
 from steer.training.references import base_states, importance_share, known_of
 from steer.training.settings import TrainSettings
 from steer.training.tracking import HeldOut, Log, Patience
+from steer.training.trial import fastest
 
 
 def learning_rate(step: int, steps: int, options: TrainSettings) -> float:
@@ -62,6 +63,7 @@ class Loop:
         options, accelerator, steps = self.options, self.accelerator, self.steps
         main = accelerator.is_main_process
         plain = self.module(policy)
+        attended = fastest(policy, plain, self, folder)
         module, optimizer = self._spread(plain)
         named = trainable(plain)
         source = (self.method, self.settings, accelerator, self.start)
@@ -77,7 +79,7 @@ class Loop:
         self.plan.start(plain)
         module.train()
         log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)
-        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed}
+        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed, **attended}
         began = time.monotonic() - resumed["seconds"]
         for step in range(resumed["step"], steps):
             loss, norm, count = self._step(module, optimizer, step, known, baseline)
@@ -100,7 +102,7 @@ class Loop:
                 break
             if self.plan.resume_point(step + 1, options.save_steps):
                 state = {k: facts[k] for k in ("step", "tokens", "seconds")}
-                state |= {"steps": steps, "patience": vars(patience), "baseline": baseline.state}
+                state |= {"steps": steps, "patience": vars(patience), "baseline": baseline.state, **attended}
                 checkpoint.save(folder, policy, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()

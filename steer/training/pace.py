@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer.device import wait
 from steer.methods.groups import Group
@@ -13,8 +13,10 @@ from steer.models.log_probs import ResponseLogps, seen
 from steer.models.policy import Policy
 from steer.progress import duration
 from steer.training.batches import Known, Plan
-from steer.training.loop import Loop
 from steer.training.references import base_states
+
+if TYPE_CHECKING:
+    from steer.training.loop import Loop
 
 TOKENS = 512  # measured on a CPU, where a whole micro-batch could take a minute
 
@@ -43,7 +45,7 @@ def measured(policy: Policy, loop: Loop) -> Pace:
     budget = loop.plan.micro_batch_tokens if device.type != "cpu" else min(TOKENS, loop.plan.micro_batch_tokens)
     part, tokens = first_groups(loop.plan, budget)
     for _ in range(1 if device.type == "cpu" else 2):
-        forward, both = _timed(module, part, loop, device)
+        forward, both = timed(module, part, loop, device)
     return Pace(tokens, forward, both)
 
 
@@ -61,7 +63,7 @@ def first_groups(plan: Plan, budget: int) -> tuple[Plan, int]:
     return replace(plan, groups=chosen, batch_size=len(chosen), curriculum=0), tokens
 
 
-def _timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[float, float]:
+def timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[float, float]:
     """Seconds until the log-probs are computed, and until their gradients are."""
     known = Known(refs={i: [0.0] * len(g.rows) for i, g in enumerate(plan.groups)})
     module.train()

@@ -163,7 +163,10 @@ class TrainSettings:
     )
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
     attn_implementation: str = option(
-        "", "Attention of transformers: sdpa, eager, flex_attention, ...; default: the model's own.", panel=SPEED
+        "",
+        "Attention of transformers: sdpa, eager, flex_attention, ...; default: the model's own, or on a GPU of CUDA "
+        "flex_attention where a pass of the training is faster with it.",
+        panel=SPEED,
     )
     gradient_checkpointing: bool = option(False, "Less memory, more time.", panel=SPEED)
     plain_layout: bool = option(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steer.labelling.scorer import Scorer, rewarder
+from steer.models import attention
 from steer.models.parts import coverage
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.precision import trainable
@@ -104,7 +105,7 @@ class Training:
         for text in told if main else ():
             if text:
                 note(f"{text}.")
-        with enough_memory(options):
+        with enough_memory(options), attention.restored(policy.model):
             policy.facts |= self.loop.run(policy, folder)
         policy.facts["learning_rate"] = options.learning_rate
         if options.adapter == "none":

@@ -1,0 +1,125 @@
+"""The attention of a training: the fastest of those that work, said in one line, and the same after a resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import stopped
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+from steer.config.training import TrainConfig
+from steer.models import attention
+from steer.run_folder import read_json
+from steer.training import pace, trial
+from steer.training.command import train_command
+from steer.training.train import train
+
+OWN = attention.NAME
+Stands = Callable[..., list[str]]
+
+
+@pytest.fixture
+def stands(monkeypatch: pytest.MonkeyPatch) -> Stands:
+    """Let ways to attend stand in for those of a GPU, each taking so many seconds a call; return the calls made."""
+
+    def stand(**costs: float) -> list[str]:
+        now, calls = 0.0, []
+
+        def way(name: str, cost: float) -> Callable[..., Any]:
+            def attend(module: Any, q: torch.Tensor, *rest: Any, **more: Any) -> Any:
+                nonlocal now
+                now += cost
+                calls.append(name)
+                if name == "broken" and q.requires_grad:
+                    raise ValueError("no such kernel\nand more")
+                out, _ = attention.in_parts(module, q, *rest, **more)
+                return (2 * out if name == "wrong" else out), None
+
+            return attend
+
+        for name, cost in costs.items():
+            monkeypatch.setitem(AttentionInterface._global_mapping, name, way(name, cost))
+            monkeypatch.setitem(AttentionMaskInterface._global_mapping, name, sdpa_mask)
+        monkeypatch.setattr(pace, "_now", lambda device: now)
+        monkeypatch.setitem(trial.TRIED, "cpu", tuple(name for name in costs if name != OWN))
+        return calls
+
+    return stand
+
+
+def config(labels: Path, base: Path, output: Path, **more: Any) -> TrainConfig:
+    return TrainConfig(str(labels), str(base), str(output), **{"max_steps": 2, "batch_size": 8, "save_steps": 1} | more)
+
+
+@pytest.mark.parametrize(("first", "second", "best"), [(3.0, 2.0, "second"), (2.0, 3.0, "first"), (9.0, 9.0, OWN)])
+def test_the_fastest_attention_is_kept(
+    first: float,
+    second: float,
+    best: str,
+    labels: Path,
+    base: Path,
+    stands: Stands,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = stands(**{OWN: 5.0, "first": first, "second": second})
+    train_command(config(labels, base, tmp_path))
+    [line] = [x for x in capsys.readouterr().err.splitlines() if "attention " in x]
+    assert f"attention {best}: one forward and backward pass of " in line
+    times = [
+        f"{name} {2 * time:g} s" for name, time in ((OWN, 5.0), ("first", first), ("second", second))
+    ]  # two layers
+    assert f"takes {', '.join(times)}." in line
+    assert read_json(tmp_path / "done.json")["attention"] == best
+    assert calls[-1] == best
+
+
+def test_attention_that_fails_or_computes_other_states_is_not_taken(
+    labels: Path, base: Path, stands: Stands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stands(**{OWN: 5.0, "broken": 1.0, "wrong": 1.0})
+    train_command(config(labels, base, tmp_path))
+    said = capsys.readouterr().err
+    assert f"takes {OWN} 10 s; broken fails (no such kernel); wrong gives other states (" in said
+    assert read_json(tmp_path / "done.json")["attention"] == OWN
+
+
+def test_a_resumed_training_attends_as_it_did(labels: Path, base: Path, stands: Stands, tmp_path: Path) -> None:
+    setup = config(labels, base, tmp_path, max_steps=3)
+    stands(**{OWN: 5.0, "quick": 1.0})
+    stopped(setup, at=2)
+    calls = stands(**{OWN: 1.0, "quick": 5.0})
+    train_command(setup)
+    assert calls[-1] == "quick"
+    assert read_json(tmp_path / "done.json")["attention"] == "quick"
+
+
+def test_the_main_process_chooses_for_all(
+    labels: Path, base: Path, stands: Stands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = stands(**{OWN: 5.0, "slow": 9.0})
+    monkeypatch.setattr(trial, "broadcast_object_list", lambda own: ["slow"])
+    train_command(config(labels, base, tmp_path))
+    assert calls[-1] == "slow"
+
+
+@pytest.mark.parametrize("more", [{"attn_implementation": "sdpa"}, {"plain_layout": True}])
+def test_nothing_is_tried_where_the_user_chose(
+    more: dict[str, Any], labels: Path, base: Path, stands: Stands, tmp_path: Path
+) -> None:
+    calls = stands(quick=1.0)
+    train_command(config(labels, base, tmp_path, **more))
+    assert not calls
+    assert "attention" not in read_json(tmp_path / "done.json")
+
+
+def test_a_trained_policy_attends_as_its_base(labels: Path, base: Path, stands: Stands) -> None:
+    stands(**{OWN: 5.0, "quick": 1.0})
+    policy = train(str(labels), model=str(base), method="mle", max_steps=2, batch_size=8)
+    assert policy.facts["attention"] == "quick"
+    assert policy.model.config._attn_implementation == OWN
