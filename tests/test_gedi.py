@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ import torch
 from steer.errors import SteerError
 from steer.methods import gedi
 from steer.methods.base import Candidates
+from steer.rows.labelled import Labelled
+from steer.training.prepare import conditioned, grouped
+from steer.training.settings import TrainSettings
 from tests.conftest import mean
 
 OWN, OTHER = [-1.0, -0.25, -0.5], [-2.0, -0.1, -0.9]
@@ -49,3 +53,13 @@ def test_levels_that_never_vary_are_refused() -> None:
         gedi.groups(rows({"words": 1}, {"words": 1}), gedi.Settings())
     with pytest.raises(SteerError, match="weight"):
         gedi.Settings(-1.0)
+
+
+def test_the_other_levels_are_of_an_attribute_that_the_condition_names(labels: Path) -> None:
+    """Else both conditions would read alike, and the row be lost."""
+    labelled = Labelled.of(labels)
+    told = conditioned(labelled, gedi.METHOD, TrainSettings(template="tags", attribute=("warmth",)))
+    given = list(labelled.rows)
+    _, groups, _ = grouped(given, gedi.METHOD, gedi.Settings(), told, "gedi")
+    assert len(groups) == sum("warmth" in row["levels"] for row in given)
+    assert all(a["levels"].keys() == {"warmth"} and a["levels"] != b["levels"] for a, b in (g.rows for g in groups))

@@ -47,6 +47,7 @@ NEEDS = {
     "kl": "KL from the starting policy at every token, over the vocabulary",
     "entropy": "entropy of the policy at every token",
     "whole condition": "conditions of which no part is dropped at random",
+    "named levels": "levels of the attributes that the condition names, and of no others",
     "curriculum": "steps that go through the groups from the first, the easiest, to the last",
     "mismatched": "mean gain of responses to other prompts of the step, over the whole step",
     "middle": "middle of the mean gains of good and of bad responses, over the steps so far",

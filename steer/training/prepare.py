@@ -196,6 +196,9 @@ def grouped(
         elif conditioning and conditioning.template == OWN:
             rows, schema = exact(rows, conditioning.schema, conditioning.names)
             conditioning = conditioning.reframed(schema)
+        if conditioning and "named levels" in method.needs:
+            names = conditioning.names
+            rows = [r | {"levels": {n: x for n, x in (r.get("levels") or {}).items() if n in names}} for r in rows]
         groups = method.groups(rows, settings)
         known = {row["id"] for row in rows}
         rows = [*rows, *(row for group in groups for row in group.rows if row["id"] not in known)]
