@@ -1,7 +1,10 @@
-"""The attention of a training: the fastest of those that work, said in one line, and the same after a resumption."""
+"""Attention and head of a training: the fastest of those that work, said in a line, and the same after a resumption."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import stopped
+from torch.nn.functional import cross_entropy, linear
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from steer.config.training import TrainConfig
-from steer.models import attention
+from steer.errors import SteerError
+from steer.models import attention, fused
 from steer.run_folder import read_json
 from steer.training import pace, trial
 from steer.training.command import train_command
@@ -106,6 +111,56 @@ def test_the_main_process_chooses_for_all(
     monkeypatch.setattr(trial, "broadcast_object_list", lambda own: ["slow"])
     train_command(config(labels, base, tmp_path))
     assert calls[-1] == "slow"
+
+
+@pytest.mark.parametrize(("seconds", "best"), [(0.5, "liger"), (-0.5, "chunks")])
+def test_a_fused_head_is_kept_where_it_is_faster(
+    seconds: float, best: str, labels: Path, base: Path, stands: Stands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that stands in for Liger's, and saves so many seconds a call."""
+    stands(**{OWN: 5.0, "slow": 9.0})
+    used: list[int] = []
+    now = pace._now
+
+    def head(hidden: torch.Tensor, weight: torch.Tensor, bias: Any, targets: torch.Tensor) -> torch.Tensor:
+        used.append(len(targets))
+        return -cross_entropy(linear(hidden, weight, bias), targets, reduction="none")
+
+    monkeypatch.setattr(pace, "_now", lambda device: now(device) - seconds * len(used))
+    monkeypatch.setattr(trial, "find_spec", lambda name: name == "liger_kernel")
+    monkeypatch.setattr(fused, "liger", head)
+    monkeypatch.setattr(trial, "liger", head)
+    setup = config(labels, base, tmp_path, adapter="none", learning_rate=1e-3)
+    train_command(setup)
+    assert read_json(tmp_path / "done.json")["head"] == best
+    assert (len(used) > 1 + 2) == (best == "liger")  # the check, the trial, and two steps
+
+
+def test_a_head_with_one_factor_for_all_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Uniform(torch.autograd.Function):
+        """Multiplies the gradients of all tokens by the factor of the first."""
+
+        @staticmethod
+        def forward(ctx: Any, logps: torch.Tensor) -> torch.Tensor:
+            return logps.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad[:1].expand_as(grad)
+
+    def head(hidden: torch.Tensor, weight: torch.Tensor, bias: Any, targets: torch.Tensor) -> Any:
+        return Uniform.apply(-cross_entropy(linear(hidden, weight, bias), targets, reduction="none"))
+
+    monkeypatch.setattr(fused, "liger", head)
+    with pytest.raises(SteerError, match="other gradients"):
+        fused.check_liger(torch.device("cpu"))
+
+
+def test_the_head_of_liger_gives_the_values_and_gradients_of_torch() -> None:
+    """By the interpreter of Triton, where both are installed."""
+    pytest.importorskip("liger_kernel")
+    code = "import torch; from steer.models.fused import check_liger; check_liger(torch.device('cpu'))"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"TRITON_INTERPRET": "1"}, check=True)
 
 
 @pytest.mark.parametrize("more", [{"attn_implementation": "sdpa"}, {"plain_layout": True}])

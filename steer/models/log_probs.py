@@ -111,6 +111,7 @@ class ResponseLogps(nn.Module):
         self._recomputed = _recomputing(model) if still else []
         self._start: dict[str, Tensor] = {}
         self.critic: nn.Linear | None = None
+        self.fused: Callable[..., Tensor] | None = None  # computes what `FrozenHead` does, of any linear head
         inner = self._inner()
         kinds = {type(part).__name__ for part in inner.modules()}
         self._no_split_modules = kinds.intersection(inner._no_split_modules or ())  # the blocks that accelerate shards
@@ -216,11 +217,18 @@ class ResponseLogps(nn.Module):
 
     def _of_targets(self, inner: Any, picked: Tensor, targets: Tensor) -> Tensor:
         head = inner.get_output_embeddings()
+        if self.fused and len(picked):
+            return self.fused(picked, head.weight, head.bias, targets)
         if type(head) is not nn.Linear or head.weight.requires_grad or self.softcap or not len(picked):
             return self._chunked(self._logps, inner, picked, targets)
         sizes = (self.scale, self._rows(head))
         logps: Tensor = FrozenHead.apply(picked, head.weight, head.bias, targets, sizes)
         return logps
+
+    @property
+    def linear(self) -> bool:
+        """Whether logits are a linear layer of the states, and nothing else."""
+        return type(self._inner().get_output_embeddings()) is nn.Linear and not self.softcap and self.scale == 1.0
 
     def _rows(self, head: Any) -> int:
         """Number of positions in a chunk."""
