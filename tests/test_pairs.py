@@ -251,6 +251,35 @@ def test_the_first_accepted_is_that_of_a_pass_in_random_order(beta: float) -> No
         assert kept[i] / n == pytest.approx(chance[i], abs=0.015)
 
 
+class Scripted:
+    """Visits candidates in orders that are given, and tosses the same coin for each."""
+
+    def __init__(self, *orders: list[int]) -> None:
+        self.orders = iter(orders)
+
+    def permutation(self, left: list[int]) -> np.ndarray:
+        order = next(self.orders)
+        assert sorted(order) == sorted(left)
+        return np.array(order)
+
+    def random(self) -> float:
+        return 0.5
+
+
+def test_the_highest_reward_falls_as_soon_as_the_best_is_accepted() -> None:
+    """Else the third would be measured by the best in this pass, and wait for the next one, which the second begins."""
+    draws: Any = Scripted([0, 2, 1], [1, 2])
+    assert math.exp(0.5 - 1.0) > 0.5 > math.exp(0.5 - 9.0)
+    assert rso.accepted([9.0, 1.0, 0.5], 1.0, 2, draws) == [0, 2]
+
+
+def test_rso_forms_no_pair_of_equal_rewards() -> None:
+    some = [row for i in range(40) for row in rows(1.0, 1.0, 0.0, 0.0, prompt=f"{i}-")]
+    groups = rso.groups(some, rso.Settings(beta=math.inf, keep=4))
+    assert {tuple(row["reward"] for row in g.rows) for g in groups} == {(1.0, 0.0)}
+    assert 40 < len(groups) < 80  # two pairs of a prompt, or none: a third of the draws pairs equal ones
+
+
 def test_rso_pairs_are_disjoint_and_favour_high_rewards() -> None:
     some = [row for i in range(40) for row in rows(*np.linspace(-2, 2, 16).tolist(), prompt=f"{i}-")]
     tilted, flat = (rso.groups(some, rso.Settings(beta=b, keep=8)) for b in (0.3, math.inf))

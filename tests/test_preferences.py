@@ -77,6 +77,25 @@ def test_a_margin_that_equals_the_gap_of_rewards_has_no_gradient() -> None:
         assert torch.autograd.grad(total, logps)[0].abs().max() < 1e-6
 
 
+def test_a_response_that_is_certain_has_odds() -> None:
+    logps = torch.zeros(1, 2, 1, requires_grad=True)
+    total = orpo.loss(logps, Candidates(MASK[:1, :, :1], C.reward[:1]), orpo.Settings(0.3)).sum()
+    assert float(total.detach()) == pytest.approx(0.3 * math.log(2))
+    assert torch.autograd.grad(total, logps)[0].isfinite().all()
+
+
+def test_rewards_that_hardly_differ_ask_for_the_margin_of_a_thousandth() -> None:
+    close = C._replace(reward=torch.tensor([[1e-9, 0.0], [1e-3, 0.0]]))
+    expected = [nls(0.2 * (g[0] - g[1]) - 0.5 * math.log(1e-3)) for g in GAIN]
+    assert odpo.loss(LOGPS, close, odpo.Settings(0.2, 0.5)).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_dpop_is_dpo_where_the_chosen_response_became_likelier() -> None:
+    likelier = C._replace(ref=torch.tensor([[-5.0, -4.0], [-4.0, -3.0]]))
+    found = dpop.loss(LOGPS, likelier, dpop.Settings(0.2, 5.0))
+    assert found.tolist() == pytest.approx(dpo.loss(LOGPS, likelier, dpo.Settings(0.2)).tolist())
+
+
 SMOOTHED = {"dpo": dpo, "ipo": ipo, "slic": slic, "rso": rso, "simpo": simpo, "cpo": cpo, "odpo": odpo, "apo": apo}
 SWAPPED = Candidates(MASK.flip(1), C.reward, REF.flip(1))  # labels the other way round, as far apart
 
