@@ -330,6 +330,11 @@ def _defaults(config: Any) -> dict[str, Any]:
     return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names whose values differ."""
+    return [name for name in {**before, **now} if before.get(name) != now.get(name)]
+
+
 class Run:
     """One stage in one folder."""
 
@@ -349,7 +354,7 @@ class Run:
         self.config = addresses.recorded({**fields, "inputs": dict(inputs or {})})
         before = self._config_before()
         before = {**json.loads(json.dumps(_defaults(config))), **before}  # settings that there were not yet
-        changed = sorted(k for k in {*before, *self.config} - {*FREE, *HOW} if before.get(k) != self.config.get(k))
+        changed = sorted({*_changed(before, self.config)} - {*FREE, *HOW})
         self.renewed = bool(changed)
         if self.overwrite:
             self._spare_inputs()
@@ -358,6 +363,11 @@ class Run:
             remedy = "Choose another --output, or --overwrite to start again." if command else "Choose another folder."
             if len(before.keys() ^ self.config.keys()) > ALIKE:
                 raise SteerError(f"{folder}: holds what another command wrote. {remedy}")
+            if "inputs" in other:
+                apart = _changed(before["inputs"] or {}, self.config["inputs"])
+                other = sorted({*other, *(f"inputs.{name}" for name in apart)} - {"inputs"})
+            elif command and not addresses.is_address(addresses.named(str(folder))):
+                remedy += f" To go on as it began, give --config {folder}/config.json in their place."
             raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
 
     def _config_before(self) -> dict[str, Any]:

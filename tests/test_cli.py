@@ -313,7 +313,7 @@ def test_a_bad_input_costs_no_earlier_run(steer: Steer, tmp_path: Path) -> None:
     assert steer("data", bad, "--output", tmp_path / "run", "--overwrite").returncode == 1
     assert json.loads((tmp_path / "run" / "rows.jsonl").read_text())["response"] == "hi there."
     said = steer("data", bad, "--output", tmp_path / "run")
-    assert "holds a run with other settings (inputs, source)" in said.stderr
+    assert "holds a run with other settings (inputs.source, source)" in said.stderr
     said = steer("label", good, "--output", tmp_path / "run")
     assert said.stderr.startswith(
         f"steer: {tmp_path / 'run'}: holds what another command wrote. Choose another --output"

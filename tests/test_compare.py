@@ -204,7 +204,7 @@ def test_other_scorers_and_other_training_are_another_comparison(
     Path(config.train).write_text(text + "micro_batch_tokens: 4096\nmethod: dpo\nscorer: nobody\n")
     assert compare_command(config) == said, "what results do not follow from"
     Path(config.train).write_text(text + "learning_rate: 1e-3\n")
-    with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
+    with pytest.raises(SteerError, match=r"other settings \(inputs\.training\)"):
         compare_command(config)
     Path(config.train).write_text(text)
     votes = tmp_path / "votes.json"
@@ -215,7 +215,7 @@ def test_other_scorers_and_other_training_are_another_comparison(
     assert seen[0] != seen[1]
     with monkeypatch.context() as patch:
         patch.setattr("steer.evaluation.annotators.load_scorer", lambda spec, **_: Scorer(f"{spec}, refitted", ()))
-        with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
+        with pytest.raises(SteerError, match=r"other settings \(inputs\."):
             compare_command(config)
     assert compare_command(config) == said
 

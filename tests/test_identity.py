@@ -42,7 +42,7 @@ from steer.training.settings import TrainSettings
 from steer.training.train import train
 
 GOLD = "data_recipes.world_text:Gold"
-OTHER = r"holds a run with other settings \(inputs\)"
+OTHER = r"holds a run with other settings \(inputs\."
 ROWS = [
     {"prompt": f"p{i // 2}", "response": "word " * (i % 5 + 1), "scores": {"words": float(i % 5 + 1)}}
     for i in range(40)

@@ -23,10 +23,11 @@ from steer.iteration.goals import goals, pareto
 from steer.iteration.iterate import iterate, training_of
 from steer.models.card import Card
 from steer.models.policy import load_policy
+from steer.options import resolve
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import read_json
+from steer.run_folder import read_json, write_json
 from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
@@ -235,6 +236,24 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
 def test_another_pool_is_another_loop(rounds: Path, labels: Path, tiny: Path, policy: Path) -> None:
     with pytest.raises(SteerError, match=r"other settings \(pool\)"):
         iterate_command(replace(config(labels, tiny, policy, rounds), pool="last"))
+
+
+def test_rounds_of_a_version_with_another_default_go_on_with_the_settings_that_they_began_with(
+    rounds: Path, labels: Path, tiny: Path, policy: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(rounds, old, symlinks=True)
+    (old / "done.json").unlink()
+    write_json(old / "config.json", read_json(old / "config.json") | {"start_from": "base"})
+    how = config(labels, tiny, policy, old)
+    advice = rf"other settings \(start_from\)\. .* give --config {old}/config\.json in their place\.$"
+    with pytest.raises(SteerError, match=advice):
+        iterate_command(how)
+    times = {path: path.stat().st_mtime_ns for path in old.glob("round-*/**/*") if path.is_file()}
+    iterate_command(resolve(IterateConfig, {"rows": how.rows, "output": how.output}, f"{old}/config.json"))
+    assert times == {path: path.stat().st_mtime_ns for path in old.glob("round-*/**/*") if path.is_file()}
+    done = [read_json(at / "done.json") for at in (rounds, old)]
+    assert done[0]["rounds"] == done[1]["rounds"]
 
 
 def test_relative_levels_of_two_scorers_are_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:

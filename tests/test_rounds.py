@@ -212,7 +212,7 @@ def test_training_settings_that_change_make_another_loop(world: Path, tmp_path: 
     how = config(world, tmp_path / "out", method="mle", policy="", train=str(file))
     iterate_command(how)
     file.write_text(json.dumps(read_json(file) | {"max_steps": 5}))
-    with pytest.raises(SteerError, match=r"other settings \(inputs\)"):
+    with pytest.raises(SteerError, match=r"other settings \(inputs\.training\)"):
         iterate_command(how)
 
 

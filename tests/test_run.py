@@ -70,7 +70,10 @@ def test_a_folder_with_other_settings_is_refused_and_they_are_named(tmp_path: Pa
     message = refusal(replace(config, rate=0.2, names=("b",)), rows="0123")
     assert message.startswith(f"{config.output}: holds a run with other settings (names, rate).")
     assert "--overwrite" in message
-    assert "(inputs)" in refusal(config, rows="4567")
+    assert "--config" in message
+    moved = refusal(config, rows="4567")
+    assert "(inputs.rows)" in moved
+    assert "--config" not in moved, "no settings bring them back"
 
 
 def test_what_a_killed_process_left_half_written_is_nothing(tmp_path: Path) -> None:

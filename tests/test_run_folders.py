@@ -71,7 +71,7 @@ def test_old_scores_are_not_mixed_with_rows_that_were_edited(tmp_path: Path) -> 
     (tmp_path / "labels" / "done.json").unlink()  # killed at the end
     rows = tmp_path / "logs" / "rows.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[::-1]))
-    with pytest.raises(SteerError, match=r"labels: holds a run with other settings \(inputs\)"):
+    with pytest.raises(SteerError, match=r"labels: holds a run with other settings \(inputs\.rows\)"):
         label_command(asked)
 
 

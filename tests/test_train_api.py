@@ -45,5 +45,5 @@ def test_policies_of_one_base_are_told_apart_and_a_trained_one_from_none_that_is
     assert same.identity == first.identity
     assert next(iter(contestants(first))).identity == first.identity
     generate(first, "Why?", folder=tmp_path / "firsts", **short)
-    with pytest.raises(SteerError, match=r"holds a run with other settings \(inputs\)"):
+    with pytest.raises(SteerError, match=r"holds a run with other settings \(inputs\."):
         generate(second, "Why?", folder=tmp_path / "firsts", **short)
