@@ -65,6 +65,13 @@ def test_all_good_responses_weigh_ratio_times_what_all_bad_ones_do(ups: int, dow
     assert {abs(w) for w in plain} == {1.0}
 
 
+@pytest.mark.parametrize("name", ["kto", "bco", "c-rlft", "unlikelihood"])
+def test_a_response_at_the_threshold_is_good(name: str) -> None:
+    given = [{"id": str(r), "reward": r, "levels": {"words": 1}} for r in (1.0, 0.0, -1.0)]
+    best, middle, worst = (group.weights[0] for group in METHODS[name].groups(given, METHODS[name].settings()))
+    assert best == middle > worst
+
+
 def test_responses_of_one_kind_are_refused() -> None:
     rows = [row(str(i), str(i), float(i)) for i in range(4)]
     with pytest.raises(SteerError, match=r"all 4 responses are bad: change --set threshold\."):
