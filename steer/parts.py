@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import platform
 import re
 import sys
@@ -17,10 +18,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from steer.cluster import by_actors
@@ -181,46 +183,72 @@ def results(start: Open, todo: Iterator[Part], workers: Workers, done: str) -> I
 def in_order(todo: Iterable[Any], work: Callable[[Any], Any], start: Open, workers: int, done: str) -> Iterator[Any]:
     """Yield what became of each part, in their order.
 
-    This process does the first parts, and all of them if there is one worker, by `work`; several do the others by what
-    `start` sets up, which is given a number too. They need no GPU; `done` as in `results`.
+    This process does all parts by `work` if there is one worker, else the first, unless others are `kept` and running;
+    those do the rest by what `start` sets up, which is given a number too. They need no GPU; `done` as in `results`.
     """
     parts = iter(todo)
-    yield from map(work, islice(parts, FIRST if workers > 1 else None))
-    if workers == 1:
+    alone = None if workers == 1 else 0 if any(KEPT) else FIRST
+    yield from map(work, islice(parts, alone))
+    if (part := next(parts, None)) is None:
         return
-    with _pool(start, workers, done, threads=0) as pool:
+    with _pool(start, workers, done, threads=0) as submit:
         waiting: deque[Future[tuple[int, Any]]] = deque()
-        for part in enumerate(parts):
+        for item in enumerate(chain([part], parts)):
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()[1]
-            waiting.append(pool.submit(_do, part))
+            waiting.append(submit(item))
         yield from (future.result()[1] for future in waiting)
 
 
 def _by_processes(start: Open, todo: Iterator[Part], workers: int, done: str) -> Iterator[tuple[int, Any]]:
     torch = sys.modules.get("torch")  # if this process needed none to check the work, the others need none
     threads = max(1, torch.get_num_threads() // workers) if torch else 0
-    with _pool(start, workers, done, threads) as pool:
+    with _pool(start, workers, done, threads) as submit:
         waiting: set[Future[tuple[int, Any]]] = set()
         for part in todo:
             if len(waiting) > workers:
                 ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in ready)
-            waiting.add(pool.submit(_do, part))
+            waiting.add(submit(part))
         yield from (future.result() for future in as_completed(waiting))
 
 
+KEPT: list[ProcessPoolExecutor | None] = []  # one for each block that keeps processes, once they were started
+
+
 @contextmanager
-def _pool(start: Open, workers: int, done: str, threads: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes that work, with so many threads of torch each (0: they load none); SteerError if one dies."""
-    context = multiprocessing.get_context("spawn")
+def kept() -> Iterator[None]:
+    """Keep processes that were started for one kind of work until the block ends: they do the next kinds too."""
+    KEPT.append(None)
     try:
-        with ProcessPoolExecutor(workers, context, _start, (start, context.Value("i", 0), threads)) as pool:
-            yield pool
-    except BrokenProcessPool:
-        raise SteerError(
-            f"a process that {done} has died. Lower --num-proc if memory ran out, and run the same command again."
-        ) from None
+        yield
+    finally:
+        if pool := KEPT.pop():
+            pool.shutdown()
+
+
+@contextmanager
+def _pool(start: Open, workers: int, done: str, threads: int) -> Iterator[Callable[[Part], Future[tuple[int, Any]]]]:
+    """Yield what hands a part to processes with so many threads of torch each (0: they load none).
+
+    They are started, unless some are `kept`, and read from a file what they set up. SteerError if one dies.
+    """
+    with TemporaryDirectory(prefix="steer-") as folder, ExitStack() as stack:
+        file = Path(folder) / "start"
+        file.write_bytes(pickle.dumps(start))
+        if not (pool := KEPT[-1] if KEPT else None):
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, context, _start, (context.Value("i", 0),))
+            if KEPT:
+                KEPT[-1] = pool
+            else:
+                stack.enter_context(pool)
+        try:
+            yield lambda part: pool.submit(_do, file, threads, part)
+        except BrokenProcessPool:
+            raise SteerError(
+                f"a process that {done} has died. Lower --num-proc if memory ran out, and run the same command again."
+            ) from None
 
 
 class _Worker:
@@ -242,26 +270,31 @@ class _Worker:
         return part[0], self.work(*part)
 
 
-WORKER: list[_Worker] = []  # the only one of a process that works
+OWN: list[int] = []  # the number of a process that works
+WORKER: dict[Path, _Worker] = {}  # what it works by now, and the file that said so
 
 
-def _start(start: Open, number: Any, threads: int) -> None:
-    """Set the work up in a new process: on its share of the cores, and on the next of several GPUs."""
+def _start(number: Any) -> None:
+    """Number a new process."""
     follow()
     with number.get_lock():
-        own, number.value = number.value, number.value + 1
-    if threads:
-        import torch
-
-        from steer import device
-
-        torch.set_num_threads(threads)
-        device.take(own)
-    WORKER.append(_Worker(start))
+        OWN.append(number.value)
+        number.value += 1
 
 
-def _do(part: Part) -> tuple[int, Any]:
-    return WORKER[0].do(part)
+def _do(start: Path, threads: int, part: Part) -> tuple[int, Any]:
+    """Do a part; the first one of a kind sets the work up: on a share of the cores, and on the next of several GPUs."""
+    if start not in WORKER:
+        WORKER.clear()
+        if threads:
+            import torch
+
+            from steer import device
+
+            torch.set_num_threads(threads)
+            device.take(OWN[0])
+        WORKER[start] = _Worker(pickle.loads(start.read_bytes()))
+    return WORKER[start].do(part)
 
 
 def processes(count: int) -> ProcessPoolExecutor:

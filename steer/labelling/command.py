@@ -17,7 +17,7 @@ from steer.labelling.label import Labels, Task, file_fingerprint, origin
 from steer.labelling.scorer import load_scorer, placed
 from steer.labelling.shards import score_parts
 from steer.labelling.stored import StoredRows
-from steer.parts import Parts, Workers, shard_of
+from steer.parts import Parts, Workers, kept, shard_of
 from steer.rows import directions, read_rows
 from steer.rows.directions import BETTER
 from steer.rows.schema import Attribute, Schema
@@ -76,7 +76,8 @@ def label_command(config: LabelConfig) -> str:
     processes = config.num_proc if config.workers == "processes" else 1
     rows = StoredRows(config.rows, config.output, config.limit, config.turns, processes)
     name, known = origin(config.rows)
-    with nameless(config.output) as human, nameless(config.output) as counted:  # scores, too many for memory
+    # Scores are too many for memory. The processes that read also score and write.
+    with nameless(config.output) as human, nameless(config.output) as counted, kept():
         task = Task.of(rows, scorer, config, name, known, human)
         run.start()
         parts = Parts(run.folder / "parts", config.shard_size, len(task.train), ".npy", shard)
