@@ -315,6 +315,40 @@ def test_a_killed_comparison_loses_one_run_and_ends_with_the_same_bytes(
 
 
 @pytest.mark.slow
+def test_a_comparison_loses_one_run_to_a_drawing_process_that_is_killed_and_ends_with_the_same_bytes(
+    labels: Path, trained: Path, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "train.json", {**STEPS, "learning_rate": 1e-3})
+    flags: dict[str, Any] = {"gold": GOLD, "train": str(tmp_path / "train.json"), "num_prompts": 6, "grid": 0}
+    flags |= {"max_new_tokens": 40, "resamples": 20, "shard_size": 1}
+    how = flags | {"method": ("raft:rounds=1,n=4,prompts_per_round=10",)}
+    one, out = (str(tmp_path / name) for name in ("one", "two"))
+    compare_command(CompareConfig(str(labels), str(trained / "model"), one, **how))
+    two = CompareConfig(str(labels), str(trained / "model"), out, launch=sys.executable, num_proc=2, **how)
+    flags |= {"model": two.model, "output": out, "launch": two.launch, "num_proc": 2, "method": how["method"][0]}
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, "-m", "steer", "compare", two.rows, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    parts = "runs/raft-*/round-1-*/generated/parts/*.jsonl"
+    until(lambda: len([*Path(out).glob(parts)]) >= 3 or process.poll() is not None)
+    drawers = [pid for pid, called in family(process.pid) if "multiprocessing.spawn" in called]
+    os.kill(drawers[-1], signal.SIGKILL)
+    said = process.communicate(timeout=HANG)[0]
+    assert "1 run failed; the report says why. The same command tries again." in said
+    (failed,) = read_json(Path(out) / "report.json")["failures"]
+    assert failed["error"].startswith("a process that drew has died. Lower --num-proc if memory ran out, and run the")
+    assert {*answers(Path(out))} == {"runs/base-seed0/answers.jsonl"}, "the others go on"
+    drawn = {path: path.stat().st_mtime_ns for path in Path(out).rglob("parts/*")}
+    assert 3 <= len([*Path(out).glob(parts)]) < 40
+    compare_command(two)
+    assert drawn == {path: path.stat().st_mtime_ns for path in drawn}, "nothing is drawn twice"
+    ours, theirs = (files(Path(at), "answers.jsonl", "fresh.jsonl", "*.safetensors", parts) for at in (out, one))
+    assert ours == theirs
+    assert len(ours) > 40
+    assert read_json(Path(out) / "report.json")["failures"] == []
+
+
+@pytest.mark.slow
 def test_a_method_that_draws_while_it_trains_learns_the_same_from_two_processes(
     labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
