@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,6 +82,43 @@ def content(store: Any, path: str) -> bytes:
     """The content of a file, as it is now."""
     store.invalidate_cache()
     return bytes(store.cat_file(path))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one data set, of one file: as much of it as reading wants."""
+
+    content = "".join(json.dumps(record) + "\n" for record in RATED).encode()
+
+    def do_GET(self) -> None:
+        file = {"type": "file", "path": "log.jsonl", "size": len(self.content), "oid": "0" * 40}
+        answer: Any = [file] if "/tree/" in self.path else {"id": "me/rows", "sha": "0" * 40}
+        known = self.path.startswith(("/datasets/me/rows/", "/api/datasets/me/rows"))
+        body = self.content if "/resolve/main/log.jsonl" in self.path else json.dumps(answer).encode()
+        self.send_response(200 if known else 404)
+        if not known:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_rows_are_read_from_an_address_of_the_hub(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever).start()
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        env |= {"STEER_CACHE": str(tmp_path / "cache")}
+        words = [sys.executable, "-m", "steer", "data", "--output"]
+
+        def steer(name: str) -> subprocess.CompletedProcess[str]:
+            command = [*words, str(tmp_path / "there"), f"hf://datasets/me/{name}/log.jsonl"]
+            return subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **env})
+
+        missing, said = steer("others"), steer("rows")
+        server.shutdown()
+    assert missing.stderr.endswith("hf://datasets/me/others/log.jsonl: no such file or folder. Check the address.\n")
+    assert said.returncode == 0, said.stderr
+    data_command(DataConfig(put(tmp_path / "log.jsonl", RATED), str(tmp_path / "here")))
+    assert (tmp_path / "there" / "rows.jsonl").read_bytes() == (tmp_path / "here" / "rows.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
