@@ -210,7 +210,7 @@ def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path
 
 
 def test_the_best_response_under_each_direction_stands_behind_its_weights() -> None:
-    scores = {"kind": (1.0, 0.0, 1.0), "clever": (4.0, 4.0, 5.0), "neither": (0.0, 4.0, 9.0)}
+    scores = {"kind": (1.0, 0.0, 1.0), "clever": (4.0, 2.0, 5.0), "neither": (0.0, 2.0, 9.0)}  # other scales
     rows = [
         row(f"{n}{i}", f"q{i}", reward=s[0], levels={"warmth": 0}, predicted=dict(zip((*NAMES, "words"), s)))
         for i in range(60)
