@@ -149,6 +149,7 @@ def resolved(name: str) -> bool:
 
 
 FOREIGN = {"--nproc_per_node", "--nnodes", "--use_fsdp", "--fsdp_version", "--use_deepspeed", "--zero_stage"}
+FOREIGN |= {"--fsdp_offload_params", "--dynamo_backend"}
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
