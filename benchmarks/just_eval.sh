@@ -9,6 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 model=${1:?the model} rated=${2:?rated answers} logs=${3:?logged answers} out=${4:-just_eval}
 data=$here/../examples/just_eval
+exec 3>&1 1>&2  # the table alone is what it prints
 mkdir -p "$out"
 steer data "$logs" --bad skip --output "$out/all"
 [ -e "$out/short.jsonl" ] || python "$here/../examples/short_rows.py" "$out/all" "$out/short.jsonl" --rows "${ROWS:-1800}"
@@ -29,5 +30,5 @@ named=()
 for method in $methods; do named+=(--method "$method"); done
 steer compare "$out/labels" --model "$model" --scorer "$out/proxy" --gold "$out/gold" --train "$out/train.yaml" \
   "${named[@]}" --num-prompts "${PROMPTS:-64}" --grid 0 --max-new-tokens 120 --temperature 0.7 \
-  --batch-size 64 --num-proc 2 --output "$out/compared" >&2
-python "$here/bars.py" "$out/compared"
+  --batch-size 64 --num-proc 2 --output "$out/compared"
+python "$here/bars.py" "$out/compared" >&3

@@ -187,7 +187,7 @@ def in_order(todo: Iterable[Any], work: Callable[[Any], Any], start: Open, worke
     those do the rest by what `start` sets up, which is given a number too. They need no GPU; `done` as in `results`.
     """
     parts = iter(todo)
-    alone = None if workers == 1 else 0 if any(KEPT) else FIRST
+    alone = None if workers == 1 else 0 if KEPT and KEPT[-1] else FIRST
     yield from map(work, islice(parts, alone))
     if (part := next(parts, None)) is None:
         return
@@ -229,7 +229,7 @@ def kept() -> Iterator[None]:
 
 @contextmanager
 def _pool(start: Open, workers: int, done: str, threads: int) -> Iterator[Callable[[Part], Future[tuple[int, Any]]]]:
-    """Yield what hands a part to processes with so many threads of torch each (0: they load none).
+    """Yield a function that gives a part to processes with so many threads of torch each (0: they load none).
 
     They are started, unless some are `kept`, and read from a file what they set up. SteerError if one dies.
     """

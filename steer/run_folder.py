@@ -364,10 +364,10 @@ class Run:
             if len(before.keys() ^ self.config.keys()) > ALIKE:
                 raise SteerError(f"{folder}: holds what another command wrote. {remedy}")
             if "inputs" in other:
-                apart = _changed(before["inputs"] or {}, self.config["inputs"])
+                apart = _changed(before.get("inputs") or {}, self.config["inputs"])
                 other = sorted({*other, *(f"inputs.{name}" for name in apart)} - {"inputs"})
             elif command and not addresses.is_address(addresses.named(str(folder))):
-                remedy += f" To go on as it began, give --config {folder}/config.json in their place."
+                remedy += f" To go on with the settings that it began with, give --config {folder}/config.json instead."
             raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
 
     def _config_before(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ class Hub(BaseHTTPRequestHandler):
 
 def test_rows_are_read_from_an_address_of_the_hub(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
         env |= {"STEER_CACHE": str(tmp_path / "cache")}
         words = [sys.executable, "-m", "steer", "data", "--output"]

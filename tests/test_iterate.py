@@ -246,7 +246,7 @@ def test_rounds_of_a_version_with_another_default_go_on_with_the_settings_that_t
     (old / "done.json").unlink()
     write_json(old / "config.json", read_json(old / "config.json") | {"start_from": "base"})
     how = config(labels, tiny, policy, old)
-    advice = rf"other settings \(start_from\)\. .* give --config {old}/config\.json in their place\.$"
+    advice = rf"other settings \(start_from\)\. .* give --config {old}/config\.json instead\.$"
     with pytest.raises(SteerError, match=advice):
         iterate_command(how)
     times = {path: path.stat().st_mtime_ns for path in old.glob("round-*/**/*") if path.is_file()}

@@ -57,9 +57,11 @@ def cut(model: Any) -> None:
 def restored(model: Any) -> Iterator[None]:
     """Let a model attend after the block as it did before."""
     own = model.config._attn_implementation
-    yield
-    if model.config._attn_implementation != own:
-        model.set_attn_implementation(own)
+    try:
+        yield
+    finally:
+        if model.config._attn_implementation != own:
+            model.set_attn_implementation(own)
 
 
 AttentionInterface.register(NAME, in_parts)

@@ -1,4 +1,4 @@
-"""The head of Liger's kernels: log-probabilities of tokens, whose logits it makes in chunks and never keeps."""
+"""Log-probabilities of tokens by the fused head of Liger's kernels, which holds logits in chunks only."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def check_liger(device: torch.device) -> None:
         )
         found.append([logps, *torch.autograd.grad((logps * factors).sum(), [h, head.weight, head.bias])])
     if not all(torch.allclose(a, b, atol=1e-3, rtol=1e-2) for a, b in zip(*found)):
-        raise SteerError("other gradients than torch")
+        raise SteerError("liger-kernel gives other gradients than torch")

@@ -66,16 +66,18 @@ class Loop:
         attended = fastest(policy, plain, self, folder)
         module, optimizer = self._spread(plain)
         named = trainable(plain)
-        source = (self.method, self.settings, accelerator, self.start)
+        start = self.start and f"{self.start}{attended or ''}"  # other kernels round otherwise
+        source = (self.method, self.settings, accelerator, start)
         known = known_of(plain, self.plan, steps, *source)
-        baseline = Baseline.of(self.method, self.plan, steps, plain, accelerator, self.start)
+        baseline = Baseline.of(self.method, self.plan, steps, plain, accelerator, start)
         if self.held_out:
             watched = known_of(plain, self.held_out.plan, 1, *source)
-            own = Baseline.of(self.method, self.held_out.plan, 1, plain, accelerator, self.start)
+            own = Baseline.of(self.method, self.held_out.plan, 1, plain, accelerator, start)
             own = replace(own, middle=baseline.middle)
         resumed = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         patience = Patience(**resumed.pop("patience", {}))
         baseline.restore(resumed.pop("baseline", {}))
+        resumed = {name: value for name, value in resumed.items() if name not in ("attention", "head")}
         self.plan.start(plain)
         module.train()
         log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steer.device import wait
 from steer.methods.groups import Group
+from steer.models.collate import Batch
 from steer.models.log_probs import ResponseLogps, seen
 from steer.models.policy import Policy
 from steer.progress import duration
-from steer.training.batches import Known, Plan
+from steer.training.batches import Plan
 from steer.training.references import base_states
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def measured(policy: Policy, loop: Loop) -> Pace:
     budget = loop.plan.micro_batch_tokens if device.type != "cpu" else min(TOKENS, loop.plan.micro_batch_tokens)
     part, tokens = first_groups(loop.plan, budget)
     for _ in range(1 if device.type == "cpu" else 2):
-        forward, both = timed(module, part, loop, device)
+        forward, both = timed(module, part.batches(0), part, loop, device)
     return Pace(tokens, forward, both)
 
 
@@ -63,12 +64,13 @@ def first_groups(plan: Plan, budget: int) -> tuple[Plan, int]:
     return replace(plan, groups=chosen, batch_size=len(chosen), curriculum=0), tokens
 
 
-def timed(module: ResponseLogps, plan: Plan, loop: Loop, device: Any) -> tuple[float, float]:
-    """Seconds until the log-probs are computed, and until their gradients are."""
-    known = Known(refs={i: [0.0] * len(g.rows) for i, g in enumerate(plan.groups)})
+def timed(
+    module: ResponseLogps, batches: Iterable[tuple[list[int], Batch]], plan: Plan, loop: Loop, device: Any
+) -> tuple[float, float]:
+    """Seconds until the log-probs of a plan's batches are computed, and until their gradients are."""
     module.train()
     forward = both = 0.0
-    for indices, batch in plan.batches(0, known=known):
+    for indices, batch in batches:
         began = _now(device)
         batch = batch.to(device)
         kl = "kl" in loop.method.needs

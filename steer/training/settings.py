@@ -164,7 +164,7 @@ class TrainSettings:
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=SPEED)
     attn_implementation: str = option(
         "",
-        "Attention of transformers: sdpa, eager, flex_attention, ...; default: the model's own, or on a GPU of CUDA "
+        "Attention of transformers: sdpa, eager, flex_attention, ...; default: the model's own, or on a CUDA GPU "
         "flex_attention where a pass of the training is faster with it.",
         panel=SPEED,
     )
