@@ -102,7 +102,7 @@ def test_the_example_steers_length_and_dialogue(shared: Path, tmp_path: Path) ->
     ("script", "inputs", "methods"),
     [
         ("just_eval", ("just_eval_rated", "just_eval_outputs"), "mle kto:after=mle conditional"),
-        ("preferences", ("pairs_cragc25", "cragc25"), "mle mle:best_of=2 dpo:after=mle"),
+        ("preferences", ("pairs_cragc25", "cragc25"), "mle mle:best_of=2 kto:after=mle"),
     ],
 )
 def test_a_comparison_on_real_logs_runs_at_toy_size(
