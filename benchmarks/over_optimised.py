@@ -14,7 +14,7 @@ from steer.report import page, plots
 
 LOOK = "svg{color:var(--ink);background:var(--paper);font-family:system-ui,sans-serif}"  # a page has it from its body
 ARMS = ("few ratings", "all ratings")
-WIDTH, HEIGHT, MARGIN = 236, 214, 28  # px of a chart, and around it
+(WIDTH, HEIGHT), MARGIN = plots.CURVE, 28  # px of a chart, and around it
 
 
 def picture(claims: str) -> str:

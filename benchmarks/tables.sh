@@ -32,5 +32,5 @@ stage world python "$here/bars.py" "$out/world"
 stage methods bash "$here/methods.sh" "$out/world" "$out/240.json" "$out/methods"
 [ "$TUNE" = 0 ] || export RATES=$out/methods
 stage claims bash "$here/claims.sh" "$out/world" "$out/170.json" "$out/claims"
-PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" python "$here/over_optimised.py" "$out/claims.md" > "$here/../examples/over_optimised.svg"
+python "$here/over_optimised.py" "$out/claims.md" > "$here/../examples/over_optimised.svg"
 echo "tables: done, $(date +%H:%M)" >&2

@@ -77,9 +77,8 @@ def test_the_fastest_attention_is_kept(
     train_command(config(labels, base, tmp_path))
     [line] = [x for x in capsys.readouterr().err.splitlines() if "attention " in x]
     assert f"attention {best}: 2 forward and backward passes of " in line
-    times = [
-        f"{name} {2 * 2 * time:g} s" for name, time in ((OWN, 5.0), ("first", first), ("second", second))
-    ]  # two layers, two passes
+    calls_each = 2 * trial.TIMED  # two layers
+    times = [f"{name} {calls_each * time:g} s" for name, time in ((OWN, 5.0), ("first", first), ("second", second))]
     assert f"take {', '.join(times)}." in line
     assert read_json(tmp_path / "done.json")["attention"] == best
     assert calls[-1] == best
@@ -134,9 +133,8 @@ def test_a_fused_head_is_kept_where_it_is_faster(
     setup = config(labels, base, tmp_path, adapter="none", learning_rate=1e-3)
     train_command(setup)
     assert read_json(tmp_path / "done.json")["head"] == best
-    assert (len(used) > 2 + 5) == (
-        best == "liger"
-    )  # the check, the values and five passes of the trial; then the steps
+    tried = 1 + 1 + trial.WARM + trial.TIMED  # the check, the values, and the passes of the trial
+    assert (len(used) > tried) == (best == "liger")
 
 
 def test_a_head_with_one_factor_for_all_tokens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

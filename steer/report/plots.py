@@ -163,6 +163,9 @@ def _joined(families: Sequence[str], points: Sequence[tuple[float, float]]) -> l
     return lines
 
 
+CURVE = 236, 214  # px of a curve: width, height
+
+
 def curve(
     title: str,
     series: Sequence[Series],
@@ -179,7 +182,7 @@ def curve(
     """
     kept = [s._replace(points=[p for p in s.points if p[1]["mean"] is not None]) for s in series]
     xs = sorted({px for s in kept for px, _ in s.points})
-    width, height, left, top, bottom = 236, 214, 36, 34, 174
+    (width, height), left, top, bottom = CURVE, 36, 34, 174
     values = [i[f] for s in kept for _, i in s.points for f in ("mean", "low", "high")]
     bounds = domain([*values, *within, *(xs if identity else ())])
     x = Scale(*(bounds if identity else domain(xs)), left, width - 8)

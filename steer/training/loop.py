@@ -63,10 +63,10 @@ class Loop:
         options, accelerator, steps = self.options, self.accelerator, self.steps
         main = accelerator.is_main_process
         plain = self.module(policy)
-        attended = fastest(policy, plain, self, folder)
+        ways = fastest(policy, plain, self, folder)
         module, optimizer = self._spread(plain)
         named = trainable(plain)
-        start = self.start and f"{self.start}{attended or ''}"  # other kernels round otherwise
+        start = self.start and f"{self.start}{ways or ''}"  # other kernels round otherwise
         source = (self.method, self.settings, accelerator, start)
         known = known_of(plain, self.plan, steps, *source)
         baseline = Baseline.of(self.method, self.plan, steps, plain, accelerator, start)
@@ -77,11 +77,11 @@ class Loop:
         resumed = checkpoint.restore(folder, named, optimizer) or {"step": 0, "tokens": 0, "seconds": 0.0}
         patience = Patience(**resumed.pop("patience", {}))
         baseline.restore(resumed.pop("baseline", {}))
-        resumed = {name: value for name, value in resumed.items() if name not in ("attention", "head")}
+        resumed.pop("ways", {})
         self.plan.start(plain)
         module.train()
         log = Log(folder, options, accelerator, step=resumed["step"], steps=steps)
-        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed, **attended}
+        facts: dict[str, Any] = {"trainable": sum(p.numel() for _, p in named), **resumed, **ways}
         began = time.monotonic() - resumed["seconds"]
         for step in range(resumed["step"], steps):
             loss, norm, count = self._step(module, optimizer, step, known, baseline)
@@ -104,7 +104,7 @@ class Loop:
                 break
             if self.plan.resume_point(step + 1, options.save_steps):
                 state = {k: facts[k] for k in ("step", "tokens", "seconds")}
-                state |= {"steps": steps, "patience": vars(patience), "baseline": baseline.state, **attended}
+                state |= {"steps": steps, "patience": vars(patience), "baseline": baseline.state, "ways": ways}
                 checkpoint.save(folder, policy, named, optimizer, state, main)
         log.close()
         accelerator.wait_for_everyone()

@@ -43,7 +43,7 @@ def fastest(policy: Policy, module: ResponseLogps, loop: Loop, folder: Path) -> 
     point = checkpoint.state_of(folder)
     for part, ways in _ways(policy.model, module, loop).items():
         if point:
-            facts[part] = point.get(part, next(iter(ways)))
+            facts[part] = point.get("ways", {}).get(part, next(iter(ways)))
         else:
             main = loop.accelerator.is_main_process
             [facts[part]] = broadcast_object_list([_chosen(part, ways, module, loop) if main else None])
@@ -91,9 +91,8 @@ def _chosen(part: str, ways: Mapping[str, Callable[[], None]], module: ResponseL
             elif not (far := apart(states, first)) < 2 * module.rounding:  # either may be that far from exact
                 more += f"; {name} gives other values ({far:.1g} apart)"
                 continue
-            _, seconds[name] = [
-                timed(module, some, loop.plan, loop, device) for some in (batches[:WARM], batches[WARM:])
-            ][1]
+            timed(module, batches[:WARM], loop.plan, loop, device)
+            seconds[name] = timed(module, batches[WARM:], loop.plan, loop, device)[1]
         except Exception as error:  # compilers of kernels raise kinds of their own
             if not seconds:  # the model's own: the training would fail
                 raise
