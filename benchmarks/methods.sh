@@ -8,28 +8,25 @@
 # It takes as long as its runs are many: for each base 39 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
 # docs/results.md), and 16 rounds, which draw 54,000 responses and train as long; then 46 policies answer. TUNE=3 adds 138 tries,
 # once. `steer compare --dry-run` with these flags says how long that is on a machine.
-# TUNE=3 tries three learning rates for each method first, chosen by the proxy (steer compare --tune).
+# TUNE=3 tries three learning rates for each method first, chosen by the proxy (steer compare --tune); METHODS: others than
+# those below.
 set -euo pipefail
 world=${1:?the folder of steer world}
 train=${2:-$world/train.json}
 output=${3:-methods}
 bases=()
 for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
+methods=${METHODS:-mle filtered rwr:beta=1 rwr:beta=0.5 awr raft unlikelihood rrhf pro slic:after=mle dpo dpo:after=mle
+  ipo:after=mle rso:after=mle remax:after=mle rloo:k=2,after=mle ppo:after=mle grpo:k=4,after=mle kto:after=mle
+  contrastive:after=mle mle:best_of=4 conditional directional steerlm2:prompts_per_round=500 quark:prompts_per_round=500
+  prompted few-shot steering directional:after=mle quark:after=mle,prompts_per_round=500 feedme:after=mle
+  binary-reward-conditioning:after=mle simpo:after=mle orpo cpo:after=mle odpo:after=mle rpo:after=mle apo:after=mle
+  dpop:after=mle bco:after=mle rebel:after=mle,prompts_per_round=500 bond:after=mle,prompts_per_round=500
+  spin:after=mle,prompts_per_round=500 rest-em:prompts_per_round=500 rejection:after=mle,rounds=2,prompts_per_round=500
+  expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500 coh c-rlft gedi reward-augmented:after=mle}
+named=()
+for method in $methods; do named+=(--method "$method"); done
 steer compare "$world/labels" --model "$world/base" "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold \
   --num-proc 2 --num-prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output "$output" \
-  --method mle --method filtered --method rwr:beta=1 --method rwr:beta=0.5 --method awr --method raft \
-  --method unlikelihood --method rrhf --method pro --method slic:after=mle --method dpo --method dpo:after=mle \
-  --method ipo:after=mle --method rso:after=mle --method remax:after=mle --method rloo:k=2,after=mle \
-  --method ppo:after=mle --method grpo:k=4,after=mle --method kto:after=mle --method contrastive:after=mle \
-  --method mle:best_of=4 --method conditional --method directional --method steerlm2:prompts_per_round=500 \
-  --method quark:prompts_per_round=500 --method prompted --method few-shot --method steering \
-  --method directional:after=mle --method quark:after=mle,prompts_per_round=500 --method feedme:after=mle \
-  --method binary-reward-conditioning:after=mle --method simpo:after=mle --method orpo --method cpo:after=mle \
-  --method odpo:after=mle --method rpo:after=mle --method apo:after=mle --method dpop:after=mle --method bco:after=mle \
-  --method rebel:after=mle,prompts_per_round=500 --method bond:after=mle,prompts_per_round=500 \
-  --method spin:after=mle,prompts_per_round=500 --method rest-em:prompts_per_round=500 \
-  --method rejection:after=mle,rounds=2,prompts_per_round=500 \
-  --method expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500 \
-  --method coh --method c-rlft --method gedi --method reward-augmented:after=mle \
-  --tune "${TUNE:-0}" >&2
+  "${named[@]}" --tune "${TUNE:-0}" >&2
 python "$(dirname "$0")/bars.py" "$output"

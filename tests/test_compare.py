@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -325,10 +326,23 @@ def test_a_suite_fills_in_what_was_not_said() -> None:
         assert unique(suite["method"])
 
 
+def in_script(name: str) -> list[str]:
+    """Read the entries that a script of benchmarks compares."""
+    text = (Path(__file__).parents[1] / "benchmarks" / name).read_text(encoding="utf-8")
+    return re.findall(r"METHODS:-([^}]+)}", text)[0].split()
+
+
+def test_every_method_of_the_frontiers_stands_at_three_settings_or_more() -> None:
+    points: Counter[str] = Counter()
+    for entry in unique(in_script("frontiers.sh")):
+        points[entry.method] += len({d for d in entry.decodings if not d.at_random})
+    assert points.pop("mle") == 5
+    assert min(points.values()) >= 3
+
+
 def test_the_whole_field_and_what_training_must_beat_stand_in_the_suites() -> None:
     full, quick = ({e.method for e in unique(SUITES[name]["method"])} for name in ("full", "quick"))
-    script = (Path(__file__).parents[1] / "benchmarks" / "methods.sh").read_text(encoding="utf-8")
-    measured = unique(re.findall(r"--method (\S+)", script))
+    measured = unique(in_script("methods.sh"))
     for field in (full, {e.method for e in measured}):
         assert METHODS.keys() - field == set()
     assert {e.iterate.prompts_per_round for e in measured if e.iterate} == {500}
