@@ -166,11 +166,11 @@ def test_a_frontier_says_how_much_of_it_was_cut_off() -> None:
     assert measured is not None
     [found] = measured["families"]
     assert found["cut_off"] == pytest.approx(1 / 8)
-    assert measured["most"]["kl"] == pytest.approx(np.mean([kl(row) for row in rows]))
+    assert measured["most"]["kl"] == pytest.approx(2 * np.mean([kl(row) for row in rows]))
 
 
 def test_a_frontier_is_measured_against_every_cost_that_is_known() -> None:
-    """By hand: the reward that is reached within a cost, averaged over costs up to the highest."""
+    """By hand: the reward that is reached within a cost, averaged over costs up to twice that of the best system."""
     some = {"prompt_tokens": 10, "tokens": 5, "logp": 0.0, "ref_logp": -2.0, "finished": True}
     low, high = answers([1.0, 1.0], ["a b"] * 2, **some), answers([3.0, 3.0], ["a b c d"] * 2, **some | {"logp": 2.0})
     facts = {"seconds": 10.0, "train_tokens": 100, "drawn_tokens": 50}
@@ -178,16 +178,21 @@ def test_a_frontier_is_measured_against_every_cost_that_is_known() -> None:
         System("a0", "a", {0: low}, "a", facts=facts),
         System("a1", "a", {0: high}, "a", facts={**facts, "candidates": 4, "branches": 2}),
         System("told", "told", {0: low}, facts={}),
+        System("far", "far", {0: answers([2.0, 2.0], ["a " * 99] * 2, **some | {"logp": 97.0})}),
     ]
     found = frontiers(systems, JUDGE, 50)
     assert found is not None
-    assert found["most"] == {"kl": 4.0, "words": 4.0, "seconds": 10.0, "tokens": 150.0, "answer_tokens": 2 * (10 + 20)}
+    assert found["most"] == {"kl": 8.0, "words": 8.0, "seconds": 20.0, "tokens": 300.0, "answer_tokens": 4 * (10 + 20)}
     volumes = {f["name"]: {cost: v["mean"] for cost, v in f["volumes"].items()} for f in found["families"]}
     assert volumes["a"] == pytest.approx(
-        {"kl": (4 - 2) / 4 * 1, "words": 0.5, "seconds": 0.0, "tokens": 0.0, "answer_tokens": (60 - 15) / 60}
-    ), "what the costliest point adds is beyond the reference"
+        {"kl": 0.25 * 1 + 0.5 * 3, "words": 0.25 * 1 + 0.5 * 3, "seconds": 1.5, "tokens": 1.5}
+        | {"answer_tokens": (60 - 15) / 120 * 1 + 0.5 * 3}
+    ), "nothing up to the first point, its reward up to the second, then that of the second"
+    assert volumes["far"]["kl"] == volumes["far"]["words"] == 0.0, (
+        "what lies beyond adds nothing, and stretches nothing"
+    )
     assert volumes["told"] == pytest.approx(
-        {"kl": 0.5, "words": 0.5, "seconds": 1.0, "tokens": 1.0, "answer_tokens": 0.75}
+        {"kl": 0.75, "words": 0.75, "seconds": 1.0, "tokens": 1.0, "answer_tokens": 1 - 15 / 120}
     ), "one setting without training has a frontier too"
 
 

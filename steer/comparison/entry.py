@@ -170,7 +170,8 @@ class Entry:
     @property
     def family(self) -> str:
         """Name shared by entries that differ only in the method's settings: points of one frontier."""
-        return ":".join([self.method, *(f"{k}={v}" for k, v in self.training)])
+        front = [f"after={self.after}"] if f"after={self.after}" in self.spec else []
+        return ":".join([self.method, *front, *(f"{k}={v}" for k, v in self.training)])
 
     def name(self, target: str, decoding: Decoding) -> str:
         """Name one system of the entry, at a target and a decoding."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -86,18 +87,20 @@ COSTS: dict[str, Cost] = {
 
 
 def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> dict[str, Any] | None:
-    """Measure the gold reward that each family reaches within each cost, averaged over costs up to the highest mean.
+    """Measure the gold reward that each family reaches within each cost, averaged over costs up to a bound.
 
-    That is the hypervolume with the reference point at the highest mean cost of all systems and at the mean reward of
-    the logs, 0, divided by that cost. Seeds count that all points of a family have. None where nothing was measured.
+    That is the hypervolume with the reference point at the bound and at the mean reward of the logs, 0, divided by the
+    bound. Seeds count that all points of a family have. None where nothing was measured.
     """
-    if all(np.isnan(gold.reward(a.gold)).all() for s in systems for a in s.answers.values()):
+    rewards = [_mean(np.concatenate([gold.reward(a.gold) for a in s.answers.values()])) for s in systems]
+    if np.isnan(rewards).all():
         return None  # annotators alone judge
+    best = systems[int(np.nanargmax(rewards))]
     families: dict[str, list[System]] = {}
     for s in systems:
         families.setdefault(s.family or s.name, []).append(s)
-    most = {name: _highest(systems, cost) for name, cost in COSTS.items()}
-    most = {name: highest for name, highest in most.items() if highest > 0}
+    most = {name: _bound(best, systems, cost) for name, cost in COSTS.items()}
+    most = {name: bound for name, bound in most.items() if bound > 0}
     found = []
     for name, points in families.items():
         seeds = [seed for seed in points[0].answers if all(seed in p.answers for p in points)]
@@ -106,26 +109,34 @@ def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> d
         bases = [points[0].answers[seed].base for seed in seeds]
         volumes = {
             cost: frontier(
-                [[_values(p, p.answers[seed], gold, cost, highest) for seed in seeds] for p in points],
+                [[_values(p, p.answers[seed], gold, cost, bound) for seed in seeds] for p in points],
                 (-1.0, 0.0),
                 bases=bases,
                 resamples=resamples,
             ).json()
-            for cost, highest in most.items()
+            for cost, bound in most.items()
         }
         cut = [row.get("finished") is False for p in points for a in p.answers.values() for row in a.rows]
         found.append({"name": name, "points": len(points), "volumes": volumes, "cut_off": float(np.mean(cut))})
     return {"most": most, "families": found} if most else None
 
 
-def _highest(systems: Sequence[System], cost: Cost) -> float:
-    """Highest mean cost of a system; 0 where it is unknown for all."""
-    means = [np.concatenate([cost(a, s) for a in s.answers.values()]) for s in systems]
-    return max((float(np.nanmean(x)) for x in means if not np.isnan(x).all()), default=0.0)
+def _bound(best: System, systems: Sequence[System], cost: Cost) -> float:
+    """Twice the mean cost of the best system; where that has none, the highest of any, 0 where it is unknown for all.
+
+    Beyond the best system nobody gains, and one that went far for little would stretch the costs for all others.
+    """
+    means = [_mean(np.concatenate([cost(a, s) for a in s.answers.values()])) for s in (best, *systems)]
+    return 2 * means[0] if means[0] > 0 else max((x for x in means if not np.isnan(x)), default=0.0)
+
+
+def _mean(values: FloatArray) -> float:
+    """Mean of the values that are known; NaN where none is."""
+    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
 
 
 def _values(
-    system: System, answers: Answers, gold: RewardScale, cost: str, highest: float
+    system: System, answers: Answers, gold: RewardScale, cost: str, bound: float
 ) -> tuple[FloatArray, Clusters]:
-    """Less cost, as a share of the highest, and more reward of each answer, with its prompt."""
-    return np.column_stack([-COSTS[cost](answers, system) / highest, gold.reward(answers.gold)]), answers.prompts
+    """Less cost, as a share of the bound, and more reward of each answer, with its prompt."""
+    return np.column_stack([-COSTS[cost](answers, system) / bound, gold.reward(answers.gold)]), answers.prompts

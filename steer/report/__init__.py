@@ -16,7 +16,7 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
               answer_tokens: tokens read and drawn for an answer, or null]
     seconds: {name of a system: seconds of its training};  nothing but these, frontiers against them and the seconds of
               tuning differs between equal runs of one day
-    frontiers: absent or null, or most: {cost: highest mean};  families: [name;  points: int;  volumes {cost: interval};
+    frontiers: absent or null, or most: {cost: its end};  families: [name;  points: int;  volumes {cost: interval};
               cut_off: share], for the costs kl, words, seconds, tokens and answer_tokens
     choices: absent, or [name;  gain: as difference], the best of n less one of the same n at random
     dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the

@@ -147,8 +147,8 @@ def _frontiers(report: Report) -> list[Block]:
     ends = ", ".join(f"{number(most[cost], 0 if (most[cost] or 0) >= 100 else 1)} ({u})" for cost, u in _of(most))
     caption = (
         "Frontiers: the gold reward, in sd above the logs' mean, that some setting of a method reaches within a cost, "
-        "averaged over costs from 0 to the highest mean of any system (hypervolume by that cost; its reference point "
-        f"is there, at a reward of 0): {ends}. Intervals are over prompts, and over several repetitions. More "
+        "averaged over costs from 0 to twice that of the system with the highest reward (hypervolume by that cost; its "
+        f"reference point is there, at a reward of 0): {ends}. Intervals are over prompts, and over repetitions. More "
         "settings reach more, and the best of several noisy means is too high: compare equally many."
     )
     rows = [
