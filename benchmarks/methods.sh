@@ -5,8 +5,8 @@
 # Every method takes its own share of the learning rate. Methods that compare the policy with where it starts, or draw
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it. What is drawn in rounds is
 # drawn for 500 prompts a round, eight responses each (`expert-iteration`: sixteen in its one round, `quark`: one).
-# It takes as long as its runs are many: for each base 39 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
-# docs/results.md), and 16 rounds, which draw 54,000 responses and train as long; then 46 policies answer. TUNE=3 adds 138 tries,
+# It takes as long as its runs are many: for each base 38 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
+# docs/results.md), and 19 rounds, which draw 70,000 responses and train as long; then 47 policies answer. TUNE=3 adds 141 tries,
 # once. `steer compare --dry-run` with these flags says how long that is on a machine.
 # TUNE=3 tries three learning rates for each method first, chosen by the proxy (steer compare --tune); METHODS: others than
 # those below.
@@ -16,8 +16,9 @@ train=${2:-$world/train.json}
 output=${3:-methods}
 bases=()
 for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
-methods=${METHODS:-mle filtered rwr:beta=1 rwr:beta=0.5 awr raft unlikelihood rrhf pro slic:after=mle dpo dpo:after=mle
-  ipo:after=mle rso:after=mle remax:after=mle rloo:k=2,after=mle ppo:after=mle grpo:k=4,after=mle kto:after=mle
+methods=${METHODS:-mle mle:after=mle filtered rwr:beta=1 rwr:beta=0.5 awr raft:after=mle,rounds=2,prompts_per_round=500
+  unlikelihood rrhf:after=mle pro slic:after=mle dpo dpo:after=mle ipo:after=mle
+  rso:after=mle,rounds=1,n=16,prompts_per_round=500 remax:after=mle rloo:k=2,after=mle ppo:after=mle grpo:k=4,after=mle kto:after=mle
   contrastive:after=mle mle:best_of=4 conditional directional steerlm2:prompts_per_round=500 quark:prompts_per_round=500
   prompted few-shot steering directional:after=mle quark:after=mle,prompts_per_round=500 feedme:after=mle
   binary-reward-conditioning:after=mle simpo:after=mle orpo cpo:after=mle odpo:after=mle rpo:after=mle apo:after=mle

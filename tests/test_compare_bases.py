@@ -10,7 +10,7 @@ import pytest
 
 from data_recipes import world_model
 from steer.comparison.command import compare_command
-from steer.comparison.comparison import Comparison, spread
+from steer.comparison.comparison import ON_LOGS, Comparison, spread
 from steer.comparison.entry import Entry, cost
 from steer.comparison.plan import planned
 from steer.config.comparison import CompareConfig
@@ -108,12 +108,14 @@ def test_weights_of_attributes_are_asked_for_at_best_only_and_have_no_dial(done:
 def test_one_repetition_speaks_of_its_prompts_only(labels: Path, tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\nbatch_size: 4\n")
     how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
-    how |= {"method": ("mle", "filtered"), "train": str(tmp_path / "train.yaml")}
+    how |= {"method": ("mle", "filtered", "rso"), "train": str(tmp_path / "train.yaml")}
     compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how))
     report = read_json(tmp_path / "out" / "report.json")
     overs = {s["difference"]["over"] for s in report["systems"] if s["difference"]}
     assert overs == {"prompts only"}
     assert spread(1, 1) in report["notes"]
+    assert ON_LOGS.format("rso") in report["notes"]
+    assert sum("stand for those" in note for note in report["notes"]) == 1, "the others want no draws"
     assert "prompts only" in spread(1, 1)
 
 

@@ -40,6 +40,7 @@ ROUNDS = (
     "each took counts them all."
 )
 OF_ITS_OWN = "{}: its conditions are no levels of the attributes, so it is asked for its best alone and has no dial."
+ON_LOGS = "{}: logged responses stand for those that a policy draws; rounds=1 has it draw them."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
 OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
 
@@ -321,6 +322,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             *comparison.caveats,
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *dict.fromkeys(OF_ITS_OWN.format(entry.method) for entry in runs if entry.reframes),
+            *(ON_LOGS.format(entry.spec) for entry in runs if entry.on_logs),
         ],
         "budget": {
             "rows": len(comparison.logs),
