@@ -113,6 +113,13 @@ def order(repetitions: Sequence[Wins], bases: Sequence[int], methods: Sequence[s
     return found._replace(low=min(found.low, found.mean), high=max(found.high, found.mean))
 
 
+def of_means(repetitions: Sequence[Wins], methods: Sequence[str]) -> float:
+    """Spearman correlation of the mean win-rates over repetitions with the published ones."""
+    means = [np.mean([wins[m].mean() for wins in repetitions]) for m in methods]
+    here, published = _ranks(np.array([means, [PUBLISHED[m][1] for m in methods]]))
+    return float(here @ published)
+
+
 def _ranks(values: FloatArray) -> FloatArray:
     """Ranks of each row, centred and of length 1; equal values share a rank."""
     ranks = rankdata(values, axis=1)
@@ -149,7 +156,8 @@ def report(out: Path, pool: str) -> str:
             "are left out. Intervals are over prompts and bases.",
             table(repetitions, bases, most),
             f"Spearman of the two orders, mean over repetitions: {order(repetitions, bases, [*PUBLISHED]).text()}; "
-            f"without DPO {order(repetitions, bases, without).text()}.",
+            f"without DPO {order(repetitions, bases, without).text()}. Of the mean win-rates: "
+            f"{of_means(repetitions, [*PUBLISHED]):.2f}; without DPO {of_means(repetitions, without):.2f}.",
         ]
     )
 

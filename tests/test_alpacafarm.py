@@ -15,7 +15,7 @@ import torch
 from scipy.stats import spearmanr
 
 import steer
-from benchmarks.alpacafarm import PUBLISHED, Truth, answers, fixed, order, table
+from benchmarks.alpacafarm import PUBLISHED, Truth, answers, fixed, of_means, order, table
 from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
@@ -126,6 +126,19 @@ def test_the_order_of_the_published_table_is_found_where_it_is_and_reversed_wher
     assert order([{m: 1 - w for m, w in same.items()}] * 3, [0, 1, 2], methods).mean == pytest.approx(-exact)
     mixed = order([same, {m: 1 - w for m, w in same.items()}], [0, 1], methods)
     assert mixed.low < 0 < mixed.high, "two bases that disagree tell nothing"
+
+
+def test_the_pages_say_how_the_win_rates_of_the_committed_table_are_ordered() -> None:
+    root = Path(__file__).parents[1]
+    lines = (root / "benchmarks" / "results" / "alpacafarm.md").read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1:-1] for line in lines if re.match(r"\| [A-Z]", line)]
+    means = [{m: np.array([float(row[3].split()[0])]) for m, row in zip(PUBLISHED, cells)}]
+    assert [float(row[1]) for row in cells] == [value for _, value in PUBLISHED.values()]
+    found = [of_means(means, methods) for methods in (list(PUBLISHED), [m for m in PUBLISHED if m != "dpo"])]
+    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"{found[0]:.2f} for the win-rates of the table" in page
+    assert f"0.70, 0.96] and {found[1]:.2f}**" in page
+    assert f"Of the mean win-rates: {found[0]:.2f}; without DPO {found[1]:.2f}." in "\n".join(lines)
 
 
 def test_the_table_has_win_rates_in_per_cent_and_what_they_are_above_those_of_sft() -> None:
