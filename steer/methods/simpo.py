@@ -25,7 +25,7 @@ class Settings(PairSettings):
 
     beta: float = option(2.0, "Scale of the margin.", above=0)
     gamma: float = option(
-        1.0, "Margin that is asked for, after scaling; the paper's is 0.15 to 0.8 times beta.", least=0
+        1.0, "Margin that is asked for, after scaling; the authors' is 0.1 to 0.8 times beta.", least=0
     )
 
 
