@@ -103,7 +103,7 @@ class RunSettings:
     )
     suite: str = option(
         "",
-        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full` is the field.",
+        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full`, the field, hours.",
         choices=("", *SUITES),
         presets=SUITES,
         panel=RUNS,
