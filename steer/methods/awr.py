@@ -2,7 +2,8 @@
 
 -w log p(y | x) with w = exp(a / beta), a the standardised r - V(x), w scaled to mean 1 and then clipped. V is a ridge
 on the TF-IDF of the prompt, and each prompt's value comes from a fit that has not seen it.
-Differs from the official code: V is fitted once on the logs, not along with the policy.
+Differs from the official code: V is fitted once on the logs, not along with the policy; weights are clipped there as
+they are, not scaled to mean 1 first.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 -log p of both answers, averaged over the tokens of a step. Pairs of responses with different rewards make a chain in
 either order: the second answer reads the first one and `AGAIN` as turns before it.
-Differs from the official code: feedback is the condition, not a sentence; chains have two answers; no words of the
-first answer are hidden at random, and there is no likelihood of other text beside it.
+Differs from the official code: feedback is the condition, not a sentence; chains have two answers, there one too; no
+words of the first answer are hidden at random, and there is no likelihood of other text beside it; the mean is over
+tokens, there over the means of packed rows.
 """
 
 from __future__ import annotations

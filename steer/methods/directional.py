@@ -3,8 +3,9 @@
 For every prompt some directions v are drawn, and the policy learns the response with the highest weighted score:
 -log p(y | x, v), y the best under v (rejection sampling). It trains on from a supervised policy, `after=mle` in a
 comparison.
-Differs from the official code: weights are whole numbers from 0 to 4 for each attribute with a better end, drawn
-uniformly, where the paper takes unit vectors near the axis of one attribute; scores are standardised first.
+Differs from the official code: none of training was released. Weights are whole numbers from 0 to 4 for each attribute
+with a better end, drawn uniformly, where the paper takes unit vectors near the axis of one attribute; scores are
+standardised first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """MLE with filtering: likelihood of the best share of the logs only (the `%BC` of Decision Transformer, 2106.01345).
 
-Differs from the official code: the share is taken over the whole data set by reward, not per prompt.
+The share is taken over the whole data set by reward, not per prompt.
+Differs from the official code: it is a share of the rows, there of their time steps.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ policy that training starts from.
 Differs from the official code (AlpacaFarm's): the value head is linear on the policy's hidden states and sends no
 gradient into them, where the original is a model of its own that starts as the reward model; values are not clipped and
 their loss is not halved (vf = .1 is its .2); the KL of a token is signed, not clamped at 0; rewards are not whitened
-(those of `steer label` have sd 1); a response without an end loses `missing_end` instead of getting the reward -1.
+(those of `steer label` have sd 1); padding counts in no mean; a response without an end loses `missing_end` instead of
+getting the reward -1.
 """
 
 from __future__ import annotations

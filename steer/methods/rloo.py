@@ -3,7 +3,7 @@
 -sg(r_i - mean_{j != i} r_j) log p_i, r less kl [log p - ref], averaged over responses; ref is the policy that training
 starts from.
 Differs from the official code: the difference is clipped before the KL counts, so that one outlier is not a whole step;
-responses without an end lose `missing_end` (TRL's `missing_eos_penalty`, which is off there).
+responses without an end lose `missing_end`, in TRL nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 -log p on the tokens of good responses, -alpha log(1 - p) on those of bad ones, averaged over the tokens of a step; good
 is a standardised reward of at least `threshold`.
-Differs from the official code: a response is good or bad as a whole, by its reward.
+Differs from the official code: a response is good or bad as a whole, by its reward; a bad token that is certain costs
+13.8 nats, there 46.
 """
 
 from __future__ import annotations
