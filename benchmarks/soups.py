@@ -34,7 +34,7 @@ def systems(world: Path, out: Path) -> list[str]:
     """NAME=PATH of every policy on every base, the likelihood stages first."""
     how: dict[str, Any] = {"lora_r": 16, "lora_alpha": 32, "batch_size": 16}
     for reward, neither in REWARDS.items():
-        label = {"scorer": str(world / "scorer"), "neither": neither}
+        label: dict[str, Any] = {"scorer": str(world / "scorer"), "neither": neither}
         label_command(LabelConfig(str(world / "logs"), str(out / f"labels-{reward}"), **label))
     found: dict[str, list[Path]] = {}
     for base in sorted(path for path in world.glob("base*") if path.is_dir()):

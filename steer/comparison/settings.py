@@ -103,7 +103,8 @@ class RunSettings:
     )
     suite: str = option(
         "",
-        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full`, the field, hours.",
+        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full`, the field, "
+        "hours.",
         choices=("", *SUITES),
         presets=SUITES,
         panel=RUNS,
