@@ -58,6 +58,16 @@ def test_the_paper_index_names_the_papers_of_the_code() -> None:
         assert set(re.findall(r"\d{4}\.\d{5}", paper)) <= set(re.findall(r"\d{4}\.\d{5}", about)), name
 
 
+def test_the_sentence_on_pools_equals_the_code() -> None:
+    text = " ".join(page("docs/methods.md").split())
+    found = re.search(
+        r"trains on its pool: (.*) on the last round's responses, (.*) on those of all rounds, every", text
+    )
+    assert found
+    for pool, named in zip(("last", "rounds"), found.groups()):
+        assert re.findall(r"`(.*?)`", named) == [name for name, method in METHODS.items() if method.pool == pool]
+
+
 def test_the_table_of_stages_equals_the_commands() -> None:
     rows = table("docs/quickstart.md", "| stage | reads |")
     assert {name.removeprefix("steer ") for name in rows} == set(cli.commands)

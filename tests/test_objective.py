@@ -10,7 +10,7 @@ from torch import Tensor
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.methods.base import Candidates, summed
-from steer.methods.groups import rewarded, singles
+from steer.methods.groups import one_gap, rewarded, singles
 
 JUNK = (-math.inf, math.inf, math.nan, 1e30)
 LENGTHS = ((4, 2, 3), (1, 5, 0), (3, 3, 2))  # response tokens; 0: a candidate that only pads
@@ -126,6 +126,14 @@ def test_a_conditioned_method_refuses_rows_without_levels(name: str) -> None:
     rows = [{"id": "a", "response": "x"}, {"id": "b", "response": "y", "levels": {}}]
     with pytest.raises(SteerError, match="none of the 2 rows has levels"):
         METHODS[name].groups(rows, METHODS[name].settings())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_that_reads_how_far_rewards_lie_apart_says_so_of_one_gap(name: str) -> None:
+    logps, c = example()
+    reads = result(name, logps, c)[0] != result(name, logps, c._replace(reward=2 * c.reward))[0]
+    said = name != "contrastive" and METHODS[name].caveat is one_gap  # there the order of the steps reads it
+    assert reads == said
 
 
 def test_a_need_that_training_does_not_know_is_refused() -> None:

@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from steer import label
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.labelling.command import label_command
-from steer.methods import contrastive, dpo, ipo, rso, slic
+from steer.methods import METHODS, contrastive, dpo, ipo, rso, slic
 from steer.methods.base import Candidates
 from steer.methods.groups import PAIRINGS, Group, pairs, ranked
 from steer.rows import Row, read_rows
 from steer.training.batches import Plan
+from steer.training.prepare import chosen, conditioned, grouped
+from steer.training.settings import TrainSettings
 from tests.conftest import Golden, mean
 
 LOGPS = torch.tensor([[[-1.0, -2.0, 9.0], [-3.0, -1.0, -2.0]], [[-2.0, 9.0, 9.0], [-0.5, -0.25, 9.0]]])
@@ -174,6 +177,26 @@ def test_label_says_whether_the_reward_is_what_people_preferred(
     label_command(config)
     found = {tuple(text[:1] for text in pair) for pair in texts(pairs(read_rows(tmp_path / "run"), "best-worst"))}
     assert found == right
+
+
+COMPARING = {"several", "several drawn", "drawn", "pairs", "levelled pairs", "scores"}
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.rows in COMPARING])
+def test_every_method_that_chooses_among_responses_chooses_within_what_people_compared(name: str) -> None:
+    """Of A over B, B over C and C over D each comparison is learned from, and never the worse response alone."""
+    given = [("A", "B"), ("B", "C"), ("C", "D")]
+    some = [row for p in "pqr" for i, (x, y) in enumerate(given) for row in compared(x, y, str(i), p)]
+    plain = [{key: row[key] for key in ("id", "prompt", "group", "response", "scores")} for row in some]
+    labelled, options = label(plain, held_out=0, min_support=1), TrainSettings(template="tags")
+    method, settings = chosen(name, ())
+    _, groups, _ = grouped(list(labelled.rows), method, settings, conditioned(labelled, method, options), name)
+    learned: dict[tuple[str, str], set[str]] = {}
+    for group in groups:
+        [comparison] = {(row["prompt"][0]["content"], row["group"]) for row in group.rows}
+        learned.setdefault(comparison, set()).update(row["response"] for row in group.rows)
+    assert learned.keys() == {(p, str(i)) for p in "pqr" for i in range(len(given))}
+    assert all(given[int(i)][0] in responses for (_, i), responses in learned.items())
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)

@@ -87,7 +87,7 @@ def test_pairs_go_to_every_preference_method_and_keep_what_both_responses_share(
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked(12, GOOD, BAD)))
     said = annotate_command(AnnotateConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "pairs"), pool(tmp_path)))
     assert "24 rows in, 0 prompts without two different responses; 12 pairs compared" in said
-    assert "columns that differ between two responses are left out: model." in said
+    assert "columns of one response are left out, of so many pairs: model 12, scores 12.\n" in said
     assert f"{len(read_rows(tmp_path / 'pairs')) // 2} pairs out" in said
     labelled = steer.label(tmp_path / "pairs")
     rows = [row for row in labelled.rows if row["split"] == "train"]
@@ -102,6 +102,16 @@ def test_pairs_go_to_every_preference_method_and_keep_what_both_responses_share(
         assert groups, name
         ways = {group.rows[0]["scores"]["preference"] for group in groups if len(group.rows) > 1}
         assert ways <= {1.0} or name == "reward-augmented", name  # which also trains on pairs turned round
+
+
+def test_every_column_of_a_labelled_response_that_a_pair_lacks_is_named_and_counted() -> None:
+    own: dict[str, Any] = {"predicted": {"warmth": 2.0}, "levels": {"warmth": 2}, "reward": 0.0, "scorer": "gold"}
+    own |= {"raters": {"quality": [3.0]}, "likelihood": -1.0, "truncated": True}
+    rows = asked(3, GOOD, BAD)  # of the third pair nobody labelled the responses
+    result = steer.annotate([*(row | own | {"target": None} for row in rows[:4]), *rows[4:]], annotator=GOLD)
+    assert result.dropped == {"model": 3, "scores": 3, **dict.fromkeys(own, 2)}
+    written = {"id", "prompt", "chosen", "rejected", "annotator", "flipped", "split"}
+    assert all(pair.keys() == written | {"topic"} for pair in result.pairs)
 
 
 def test_a_killed_run_compares_no_pair_twice_and_ends_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

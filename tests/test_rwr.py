@@ -72,7 +72,7 @@ def test_rows_without_reward_are_left_out_and_equal_rewards_refused() -> None:
     groups = rwr.groups(rows, rwr.Settings())
     assert [g.rows[0]["id"] for g in groups] == ["a", "c"]
     assert [g.weights[0] for g in groups] == rwr.weights([1.0, 2.0], rwr.Settings())
-    with pytest.raises(SteerError, match="all 2 rewards are equal"):
+    with pytest.raises(SteerError, match=r"all 2 rewards are equal.*--scorer SCORER.*or take mle"):
         rwr.groups([rows[0], {"id": "d", "reward": 1.0}], rwr.Settings())
 
 

@@ -80,6 +80,36 @@ def test_what_has_no_mean_is_refused(two: list[Path], trained: Path, tmp_path: P
     assert not (tmp_path / "soup").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("adapter_config.json", {"use_dora": True}, "has use_dora, .*Train it with .* without --use-dora"),
+        ("steer.json", {"base": "other", "base_hash": "other"}, r"no mean\. Train both from one --model\."),
+        (
+            "steer.json",
+            {"template": "words"},
+            "no prompt suits both. Train both on labels of one schema, with the same --",
+        ),
+    ],
+)
+def test_policies_that_do_not_go_together_are_refused_with_what_would(
+    two: list[Path], file: str, change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    shutil.copytree(two[1], tmp_path / "other")
+    write_json(tmp_path / "other" / file, {**read_json(tmp_path / "other" / file), **change})
+    with pytest.raises(SteerError, match=told):
+        soup([two[0], tmp_path / "other"], tmp_path / "soup")
+
+
+def test_adapters_on_other_layers_are_refused_with_the_flag(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        save_file({f"{name}.lora_A.weight": torch.zeros(2, 5)}, tmp_path / name / "adapter_model.safetensors")
+        write_json(tmp_path / name / "adapter_config.json", {"r": 2, "lora_alpha": 2})
+    with pytest.raises(SteerError, match=r"other layers .*Train both with the same --target-modules\."):
+        mixed([tmp_path / "one", tmp_path / "other"], (0.5, 0.5))
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_matrices_averaged_each_by_itself_are_the_mean_policy_only_if_they_share_one(
     shared: bool, tmp_path: Path

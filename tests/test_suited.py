@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from steer import label
+from steer.cli import cli
 from steer.methods import METHODS
-from steer.rows import Row, read_rows
+from steer.rows import Row, prompt_key, read_rows, write_rows
 from steer.rows.labelled import Labelled
 from steer.training.suited import suited, suited_table
 from steer.training.train import train
@@ -23,12 +28,13 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
     found = {s.method: s for s in suited(labels)}
     assert list(found) == list(METHODS)
     drawers = {"rso", "rebel", "bond", "rest-em"}
-    assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2", *drawers}
+    assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2"}
+    assert {name for name, s in found.items() if s.caveat} == drawers
     assert found["spin"].missing.startswith("no response was drawn by the policy itself.")
     for name in drawers:
         assert found[name].groups
-        assert found[name].missing.startswith("responses that the policy drew: none of these ")
-        assert found[name].missing.endswith(f' rows records that it was. "steer iterate --method {name}" draws them.')
+        assert found[name].caveat.startswith("none of these ")
+        assert found[name].caveat.endswith(f'so the logs stand for its draws: "steer iterate --method {name}" draws')
     assert found["steerlm2"].missing.startswith("no prompt has two responses to one target")
     assert found["mle"].groups == sum(row["split"] == "train" for row in read_rows(labels))
 
@@ -36,9 +42,63 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
 def test_thumbs_suit_what_needs_no_pairs() -> None:
     found = {s.method: s.missing for s in suited(Labelled([row(i, float(i % 3 == 0)) for i in range(12)]))}
     able = {name for name, missing in found.items() if not missing}
-    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "kto", "bco"}
+    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "kto", "bco", "rest-em"}
     assert found["dpo"].startswith("no prompt has two responses with different rewards (12 of 12 have one response")
     assert "none of the" in found["conditional"] or "schema" in found["conditional"]
+    for text in (found["dpo"], found["raft"]):
+        named = re.search("or take (.*) or (.*), which train on single responses", text)
+        assert named
+        assert able >= {*named.groups()}
+
+
+GOLD = "data_recipes.world_text:Gold"
+
+
+def test_what_thumbs_are_told_to_draw_and_score_suits_methods_on_pairs(
+    labels: Path, trained: Path, tmp_path: Path
+) -> None:
+    single = {prompt_key(r): r for r in read_rows(labels, limit=24)}.values()
+    places = {"POLICY": trained, "SCORER": GOLD, "ROWS": tmp_path / "rows.jsonl"}
+    places |= {name: tmp_path / name for name in ("MORE", "LABELS")}
+    write_rows((r | {"reward": float(i % 2)} for i, r in enumerate(single)), tmp_path / "rows.jsonl")
+    [text] = [s.missing for s in suited(tmp_path / "rows.jsonl") if s.method == "dpo"]
+    draw, score = (shlex.split(command) for command in re.findall('"steer (.*?)"', text))
+    for command, more in ((draw, ["--max-new-tokens", "30"]), (score, ["--min-support", "1"])):
+        done = CliRunner().invoke(cli, [*(str(places.get(word, word)) for word in command), *more])
+        assert done.exit_code == 0, done.output
+    assert not [s.missing for s in suited(tmp_path / "LABELS") if s.method in ("dpo", "raft") and s.missing]
+
+
+@pytest.mark.parametrize("kind", ["thumbs", "pairs", "equal", "raw", "scored"])
+def test_every_flag_in_the_table_is_one_of_the_command_that_it_stands_in(kind: str) -> None:
+    said = {"pairs": lambda i: {"preference": i % 2.0}, "thumbs": lambda i: {"thumbs": i % 2.0}}
+    scores = said.get(kind, lambda i: {"thumbs": 1.0})
+    rows = [
+        {"id": str(i), "prompt": f"p{i // 2 if kind == 'pairs' else i}", "response": f"x{i}", "scores": scores(i)}
+        for i in range(24)
+    ]
+    rows = read_rows(rows)
+    scorer = {"scorer": GOLD} if kind == "scored" else {}
+    found = suited(Labelled(rows) if kind == "raw" else label(rows, held_out=0, min_support=1, **scorer))
+    assert any(s.missing for s in found)
+    for text in (s.missing or s.caveat for s in found):
+        for name, flags in re.findall(r'"steer (\S+)(.*?)"', text):
+            known = {flag for parameter in cli.commands[name].params for flag in parameter.opts}
+            assert set(re.findall(r"--[\w-]+", flags)) <= known, text
+        assert "--" not in re.sub('".*?"', "", text)
+
+
+def test_rewards_that_are_one_gap_apart_are_a_caveat_of_methods_that_read_gaps() -> None:
+    votes = [
+        {"id": f"{i}{j}", "prompt": f"p{i}", "group": str(i), "response": f"{i} {j}", "scores": {"preference": j}}
+        for i in range(12)
+        for j in (1.0, 0.0)
+    ]
+    found = {s.method: s.caveat for s in suited(label(votes, held_out=0, min_support=1)) if s.caveat}
+    one = "every gap of rewards is 2, so no pair is clearer than another"
+    assert {name for name, caveat in found.items() if one in caveat} == {"contrastive", "odpo", "rpo", "rebel", "pro"}
+    assert found["rebel"].startswith(f"{one}; none of these 24 rows records that the policy drew it, so")
+    assert found["directional"] == "only preference has a better end, so every weight chooses one response"
 
 
 @pytest.mark.parametrize("how", [{"target": {}}, {"source": "round-2"}])
@@ -52,16 +112,20 @@ def test_a_training_says_that_logs_stand_for_draws(
     labels: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{**row, "target": {}} for row in read_rows(labels)]
-    told = "rso wants responses that the policy drew: none of these"
+    [told] = [s.caveat for s in suited(labels) if s.method == "rso"]
     for source, times in ((labels, 1), (replace(Labelled.of(labels), rows=rows), 0)):
-        train(source, model=str(base), method="rso", max_steps=1, lora_r=2, batch_size=2, limit=100)
-        assert capsys.readouterr().err.count(told) == times
+        train(source, model=str(base), method="rso", max_steps=1, lora_r=2, batch_size=2)
+        assert capsys.readouterr().err.count(f"rso: {told}.") == times
 
 
 def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
     head, *lines = suited_table(labels).splitlines()
-    assert head.split() == ["method", "can", "train", "groups", "rows", "it", "wants", "missing"]
+    assert head.split() == ["method", "can", "train", "groups", "rows", "it", "wants", "why"]
     assert [line.split()[0] for line in lines] == list(METHODS)
+    cells = {line.split()[0]: re.split(r"  +", line) for line in lines}
+    assert {cells[name][1] for name in ("mle", "conditional")} == {"yes"}
+    assert (cells["rso"][1], cells["rso"][-1][:13]) == ("yes, but", "none of these")
+    assert (cells["spin"][1], cells["spin"][-1][:11]) == ("no", "no response")
 
 
 @pytest.mark.parametrize("reward", [None, 1.0])

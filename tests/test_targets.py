@@ -229,8 +229,12 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
     assert {r["levels"]["helpfulness"] for r in made} == set(range(5))
     again, _ = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert again == made
-    with pytest.raises(SteerError, match="every one of these must vary"):
+    with pytest.raises(SteerError, match="1 of 1 rows have scores of all of 2 attributes with a better end"):
         directional.weights(rows[:1], SCHEMA, directional.Settings())
+    with pytest.raises(SteerError, match=r'warmth: no two scores differ\..* "steer label ROWS --neither warmth"'):
+        directional.weights(
+            [r | {"predicted": {**r["predicted"], "warmth": 1.0}} for r in rows], SCHEMA, directional.Settings()
+        )
 
 
 def test_directional_asks_for_weights(labels: Path, base: Path, tmp_path: Path) -> None:

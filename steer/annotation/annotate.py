@@ -61,7 +61,7 @@ class Annotated:
     training: int  # pairs that were compared for training
     ties: int
     unanswered: int
-    dropped: tuple[str, ...]  # columns that differ within some pair
+    dropped: Counter[str]  # columns of one response, or that differ, and of how many pairs they are left out
     usage: Counter[str]  # requests, tokens and cost where an endpoint was asked
 
     @property
@@ -106,7 +106,7 @@ def annotated(rows: Sequence[Row], who: Annotator, settings: AnnotateSettings, p
             '"steer generate POLICY --input ROWS --n 2 --sampling own --output MORE".'
         )
     votes, usage = _votes(pairs, who, settings.shard_size, place / "parts")
-    dropped: set[str] = set()
+    dropped = Counter[str]()
     decided = [_record(p, v, who, dropped) for p, v in zip(pairs, votes) if v.share not in (None, 0.5)]
     if not decided:
         raise SteerError(f"annotator {who.name}: decided none of {len(pairs)} pairs: only ties, or no answers.")
@@ -119,7 +119,7 @@ def annotated(rows: Sequence[Row], who: Annotator, settings: AnnotateSettings, p
         training=sum(p.split == "train" for p in pairs),
         ties=sum(v.share == 0.5 for v in votes),
         unanswered=sum(v.share is None for v in votes),
-        dropped=tuple(sorted(dropped)),
+        dropped=dropped,
         usage=usage,
     )
 
@@ -173,13 +173,17 @@ def _cast(pairs: Sequence[Pair], who: Annotator) -> Iterator[Vote]:
     return (of[i] for i in range(len(pairs)))
 
 
-def _record(pair: Pair, vote: Vote, who: Annotator, dropped: set[str]) -> Row:
-    """Return a pair as chosen and rejected, with the columns that both responses share; add the others to `dropped`."""
+def _record(pair: Pair, vote: Vote, who: Annotator, dropped: Counter[str]) -> Row:
+    """Return a pair as chosen and rejected, with the columns that both responses share; count the others in `dropped`.
+
+    A score is of one response, even if another has the same; empty columns are not counted.
+    """
     first, second, split = pair
     chosen, rejected = (first, second) if vote.share is not None and vote.share > 0.5 else (second, first)
-    columns = [name for name in {**first, **second} if name not in (*OWN, *SCORED, "comparable")]
-    shared = {name: first[name] for name in columns if _same(first.get(name), second.get(name))}
-    dropped |= {name for name in columns if name not in shared}
+    columns = [name for name in {**first, **second} if name not in (*OWN, "comparable")]
+    shared = {n: first[n] for n in columns if n not in SCORED and _same(first.get(n), second.get(n))}
+    full = {name for row in (first, second) for name in row if row[name] not in (None, {})}
+    dropped.update(name for name in columns if name in full and name not in shared)
     return {
         **shared,
         "id": f"{first['id']} {second['id']}",

@@ -32,7 +32,8 @@ def _summary(config: AnnotateConfig, result: Annotated) -> str:
         used = ", ".join(f"{value:.4g} {name.replace('_', ' ')}" for name, value in result.usage.items() if value)
         lines.append(f"asked, over all runs of this command: {used or 'nothing'}.")
     if result.dropped:
-        lines.append(f"columns that differ between two responses are left out: {', '.join(result.dropped)}.")
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(result.dropped.items()))
+        lines.append(f"columns of one response are left out, of so many pairs: {counts}.")
     if result.unanswered:
         lines.append(f"{result.unanswered} pairs were not answered; --overwrite asks a judge for these again.")
     share = result.flipped / max(result.training, 1)

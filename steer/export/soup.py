@@ -23,6 +23,10 @@ from steer.run_folder import fingerprint, read_json, write_json
 
 # Parts of an adapter that are no sum of low-rank matrices, so they cannot be averaged as one.
 OTHER = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "rank_pattern", "alpha_pattern")
+PLAIN = (
+    'Train it with "steer train --adapter lora", without --use-dora, --modules-to-save, --target-parameters and '
+    "--condition-tokens special."
+)
 
 
 def soup(
@@ -65,9 +69,12 @@ def mixed(folders: Sequence[Path], weights: Sequence[float]) -> tuple[dict[str, 
     states = [load_file(place / "adapter_model.safetensors") for place in folders]
     for place, config, state in zip(folders, configs, states):
         if part := next((name for name in OTHER if config.get(name)), ""):
-            raise SteerError(f"{place}: its adapter has {part}, which a soup cannot average.")
+            raise SteerError(f"{place}: its adapter has {part}, which a soup cannot average. {PLAIN}")
         if state.keys() != states[0].keys():
-            raise SteerError(f"{place}: its adapter is on other layers than that of {folders[0]}.")
+            raise SteerError(
+                f"{place}: its adapter is on other layers than that of {folders[0]}. Train both with the same "
+                "--target-modules."
+            )
     scales = [c["lora_alpha"] / (math.sqrt(c["r"]) if c.get("use_rslora") else c["r"]) for c in configs]
     rank = sum(config["r"] for config in configs)
     tensors = {}
@@ -76,7 +83,7 @@ def mixed(folders: Sequence[Path], weights: Sequence[float]) -> tuple[dict[str, 
         if ".lora_B." in name:
             parts = [(w * scale * x.float()).to(x.dtype) for w, scale, x in zip(weights, scales, parts)]
         elif ".lora_A." not in name:
-            raise SteerError(f"{folders[0]}: its adapter has {name}, which a soup cannot average.")
+            raise SteerError(f"{folders[0]}: its adapter has {name}, which a soup cannot average. {PLAIN}")
         tensors[name] = torch.cat(parts, dim=1 if ".lora_B." in name else 0).contiguous()
     return {**configs[0], "r": rank, "lora_alpha": rank, "use_rslora": False}, tensors
 
@@ -99,11 +106,16 @@ def _card(folder: Path) -> Card:
 def _check_alike(first: Path, one: Card, place: Path, other: Card) -> None:
     """Refuse policies of other bases, or that read other conditions."""
     if (one.base_hash or one.base) != (other.base_hash or other.base):
-        raise SteerError(f"{place}: has another base than {first}, so their weights have no mean.")
+        raise SteerError(
+            f"{place}: has another base than {first}, so their weights have no mean. Train both from one --model."
+        )
     if (one.attributes, one.template, one.condition_tokens, one.schema) != (
         other.attributes,
         other.template,
         other.condition_tokens,
         other.schema,
     ):
-        raise SteerError(f"{place}: reads other conditions than {first}, so no prompt suits both.")
+        raise SteerError(
+            f"{place}: reads other conditions than {first}, so no prompt suits both. Train both on labels of one "
+            "schema, with the same --attribute, --template and --condition-tokens."
+        )

@@ -109,6 +109,8 @@ class Method:
     weigh: Callable[[Candidates, Any], Candidates] | None = None
     # which rows it wants, a name in ROWS
     rows: str = "any"
+    # caveat(groups): what the method does not get of these groups, though it can train on them; empty: nothing
+    caveat: Callable[[Sequence[Group]], str] | None = None
     # learning rate if the user gives none, as a share of that of likelihood methods
     rate: float = 1.0
 

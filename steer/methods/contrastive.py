@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from steer.methods import dpo
-from steer.methods.groups import Group, pairs
+from steer.methods.groups import Group, one_gap, pairs
 from steer.rows import Row
 from steer.settings import option
 
@@ -35,4 +35,5 @@ METHOD = replace(
     settings=Settings,
     needs={"ref", "curriculum"},
     fresh="never",
+    caveat=one_gap,
 )

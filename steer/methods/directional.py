@@ -19,7 +19,7 @@ import numpy as np
 
 from steer.errors import SteerError
 from steer.methods import conditional
-from steer.methods.groups import by_prompt, random_of
+from steer.methods.groups import DRAW_MORE, Group, compared, random_of
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 from steer.settings import Checked, option
@@ -40,14 +40,17 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
     scored = [r for r, scores in zip(rows, every) if np.isfinite(scores).all()]
     table = every[np.isfinite(every).all(1)]
-    if not names or len(scored) < 2 or not (table.std(0) > 0).all():
+    if not names or len(scored) < 2:
         raise SteerError(
-            f"{len(scored)} of {len(rows)} rows have scores of all attributes with a better end, and every "
-            'one of these must vary. Run "steer label" first.'
+            f"{len(scored)} of {len(rows)} rows have scores of all of {len(names)} attributes with a better end. "
+            'Run "steer label ROWS --scorer SCORER" with attributes that have one.'
         )
+    if still := [name for name, spread in zip(names, table.std(0)) if not spread > 0]:
+        flags = " ".join(f"--neither {name}" for name in still)
+        raise SteerError(f'{", ".join(still)}: no two scores differ. Leave it out: "steer label ROWS {flags}".')
     scores = dict(zip((r["id"] for r in scored), (table - table.mean(0)) / table.std(0)))
     chosen = []
-    for candidates in by_prompt(scored):
+    for candidates in compared(scored):
         rng = random_of(candidates[0])
         for w in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
             if w.any():
@@ -56,8 +59,7 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
                 chosen.append({**best, "levels": levels})
     if not chosen:
         raise SteerError(
-            f"each of the {len({prompt_key(r) for r in scored})} prompts has one scored response only. Draw more with "
-            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
+            f"each of the {len({prompt_key(r) for r in scored})} prompts has one scored response only. {DRAW_MORE}"
         )
     return chosen, _weights(schema, names).recounted(chosen)
 
@@ -88,4 +90,10 @@ def _weights(schema: Schema, names: Sequence[str]) -> Schema:
     return Schema(attributes, {}, schema.minimum)
 
 
-METHOD = replace(conditional.METHOD, rows="scores", settings=Settings, condition=weights)
+def one_attribute(groups: Sequence[Group]) -> str:
+    """Say that the weight of a single attribute chooses nothing; else empty."""
+    names = {name for group in groups for row in group.rows for name in row["levels"]}
+    return f"only {names.pop()} has a better end, so every weight chooses one response" if len(names) == 1 else ""
+
+
+METHOD = replace(conditional.METHOD, rows="scores", settings=Settings, condition=weights, caveat=one_attribute)

@@ -50,7 +50,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
         other = choices[rng.integers(len(choices))]
         found.append(Group((row, row | {"levels": {**row["levels"], name: other}}), (1.0, 0.0)))
     if not found:
-        raise SteerError("every attribute has one level only, so there is none to tell from another.")
+        raise SteerError(
+            "every attribute has one level only, so there is none to tell from another. Cut scores finer with "
+            '"steer label ROWS --bins quantile", or condition on other attributes.'
+        )
     return found
 
 

@@ -68,7 +68,10 @@ def rewarded(rows: Sequence[Row]) -> list[Row]:
             "better end."
         )
     if len({row["reward"] for row in scored}) == 1:
-        raise SteerError(f"all {len(scored)} rewards are equal, so none is better than another.")
+        raise SteerError(
+            f"all {len(scored)} rewards are equal, so none is better than another. Score the responses with "
+            '"steer label ROWS --scorer SCORER", or take mle, which needs no reward.'
+        )
     return scored
 
 
@@ -96,16 +99,8 @@ def top(rows: Sequence[Row], keep: float) -> list[Group]:
     return singles([scored[i] for i in sorted(order)])
 
 
-def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows with a known reward by prompt, better first; ties keep the order of the rows."""
-    prompts: dict[str, list[Row]] = {}
-    for row in rewarded(rows):
-        prompts.setdefault(prompt_key(row), []).append(row)
-    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in prompts.values()]
-
-
 def compared(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows with a known reward that may be compared, better first and each text once.
+    """Rows with a known reward that may be compared, better first; ties keep the order of the rows.
 
     They share a prompt, and a `group` too if the column `comparable` of `steer label` says so.
     """
@@ -113,7 +108,7 @@ def compared(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rewarded(rows):
         inside = (row.get("comparable") or _comparable(row)) == "group"
         prompts.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
-    return [distinct(sorted(candidates, key=lambda row: -row["reward"])) for candidates in prompts.values()]
+    return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in prompts.values()]
 
 
 def _comparable(row: Row) -> str:
@@ -131,18 +126,31 @@ def distinct(candidates: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
+# What to do where no response stands beside another; nobody has rated what is drawn, so it needs a scorer.
+DRAW_MORE = (
+    'Draw more with "steer generate POLICY --input ROWS --target none --n 4 --sampling own --output MORE" and score '
+    'them with "steer label MORE --scorer SCORER --output LABELS"; or take kto or bco, which train on single responses.'
+)
+
+
 def ranked(rows: Sequence[Row], settings: Any = None) -> list[Group]:
     """Candidates that may be compared, better first, of every prompt that has two with different rewards."""
-    prompts = compared(rows)
+    prompts = [distinct(candidates) for candidates in compared(rows)]
     groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
     if not groups:
         alone = sum(len(c) == 1 for c in prompts)
         raise SteerError(
             f"no prompt has two responses with different rewards ({alone} of {len(prompts)} have one "
-            f"response, {len(prompts) - alone} have ties only). Draw more of them with "
-            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
+            f"response, {len(prompts) - alone} have ties only). {DRAW_MORE}"
         )
     return groups
+
+
+def one_gap(groups: Sequence[Group]) -> str:
+    """Say that rewards of one group are equal or one gap apart, to methods that read how large gaps are; else empty."""
+    ordered = [[row["reward"] for row in group.rows] for group in groups]
+    gaps = {better - worse for c in ordered for i, better in enumerate(c) for worse in c[i:] if better > worse}
+    return f"every gap of rewards is {gaps.pop():g}, so no pair is clearer than another" if len(gaps) == 1 else ""
 
 
 PAIRINGS = ("best-worst", "best-random", "all")

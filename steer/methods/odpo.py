@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
+from steer.methods.groups import one_gap
 from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
@@ -46,4 +47,5 @@ METHOD = Method(
     needs={"ref"},
     fresh="rounds",
     rate=0.05,
+    caveat=one_gap,
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.methods.base import Candidates, Method, averaged, existing, summed
-from steer.methods.groups import ranked
+from steer.methods.groups import one_gap, ranked
 from steer.settings import Checked, option
 
 if TYPE_CHECKING:
@@ -45,4 +45,4 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     return total + best
 
 
-METHOD = Method(rows="several", groups=ranked, loss=loss, settings=Settings, per="prompt")
+METHOD = Method(rows="several", groups=ranked, loss=loss, settings=Settings, per="prompt", caveat=one_gap)

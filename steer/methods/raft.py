@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
-from steer.methods.groups import Group, by_prompt, singles
+from steer.methods.groups import DRAW_MORE, Group, compared, singles
 from steer.rows import Row
 from steer.settings import Checked, option
 
@@ -24,12 +24,11 @@ class Settings(Checked):
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """The best response of every prompt."""
-    prompts = by_prompt(rows)
+    """The best response of every prompt, or of every comparison that people made."""
+    prompts = compared(rows)
     if all(len(c) == 1 for c in prompts):
         raise SteerError(
-            f"each of the {len(prompts)} prompts has one response only, so there is no best one. Draw more with "
-            '"steer generate POLICY --input ROWS --n 4 --sampling own --output MORE", then run "steer label MORE".'
+            f"each of the {len(prompts)} prompts has one response only, so there is no best one. {DRAW_MORE}"
         )
     place = {row["id"]: i for i, row in enumerate(rows)}
     first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in prompts]

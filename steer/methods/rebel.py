@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
+from steer.methods.groups import one_gap
 from steer.methods.preferences import Pairing
 from steer.settings import option
 
@@ -46,4 +47,5 @@ METHOD = Method(
     fresh="rounds",
     pool="last",
     rate=0.05,
+    caveat=one_gap,
 )

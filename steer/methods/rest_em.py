@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from steer.errors import SteerError
 from steer.methods.base import Method, weighted_nll
-from steer.methods.groups import Group, by_prompt, random_of, singles
-from steer.rows import Row
+from steer.methods.groups import Group, random_of, rewarded, singles
+from steer.rows import Row, prompt_key
 from steer.settings import Checked, option
 
 
@@ -29,9 +29,12 @@ class Settings(Checked):
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Responses that are good enough."""
+    prompts: dict[str, list[Row]] = {}
+    for row in rewarded(rows):
+        prompts.setdefault(prompt_key(row), []).append(row)
     chosen: list[Row] = []
-    for candidates in by_prompt(rows):
-        good = [row for row in candidates if row["reward"] >= settings.threshold]
+    for candidates in prompts.values():
+        good = sorted((r for r in candidates if r["reward"] >= settings.threshold), key=lambda r: -r["reward"])
         if good:
             chosen += [good[i] for i in random_of(good[0]).permutation(len(good))[: settings.most]]
     if not chosen:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
+from steer.methods.groups import one_gap
 from steer.methods.preferences import PairSettings, unsure
 from steer.settings import option
 
@@ -53,4 +54,5 @@ METHOD = Method(
     needs={"ref"},
     fresh="rounds",
     rate=0.05,
+    caveat=one_gap,
 )

@@ -322,11 +322,15 @@ def joined(groups: Sequence[Group], method: Method) -> list[Group]:
     return conversations(groups) if method.per != "prompt" and not method.on_policy else list(groups)
 
 
-def undrawn(method: Method, rows: Sequence[Row]) -> str:
-    """Say that a method wants responses that the policy drew, and no row records that one was; else empty."""
-    if not method.wants_draws or any(map(drawn, rows)):
-        return ""
-    return f"responses that the policy drew: none of these {len(rows)} rows records that it was"
+def caveat(name: str, method: Method, rows: Sequence[Row], groups: Sequence[Group]) -> str:
+    """Say what a method wants of rows and does not get, though it can train on them; empty: nothing."""
+    clauses = [method.caveat(groups)] if method.caveat else []
+    if method.wants_draws and not any(map(drawn, rows)):
+        clauses.append(
+            f"none of these {len(rows)} rows records that the policy drew it, so the logs stand for its draws: "
+            f'"steer iterate --method {name}" draws'
+        )
+    return "; ".join(filter(None, clauses))
 
 
 def weighed(plan: Plan, method: Method) -> tuple[Plan, str]:

@@ -10,16 +10,17 @@ from steer.methods.base import ROWS, Method
 from steer.progress import note
 from steer.rows import Source
 from steer.rows.labelled import Labelled
-from steer.training.prepare import conditioned, grouped, undrawn
+from steer.training.prepare import caveat, conditioned, grouped
 from steer.training.settings import TrainSettings
 
 
 class Suited(NamedTuple):
-    """What a method makes of rows: how many groups, and what is missing (empty: it can train)."""
+    """What a method makes of rows: how many groups, what is missing (empty: it can train), or what to know."""
 
     method: str
     groups: int
     missing: str = ""
+    caveat: str = ""
 
 
 def suited(source: Source | Labelled) -> list[Suited]:
@@ -38,12 +39,14 @@ def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
     except SteerError as error:
         return Suited(name, 0, str(error).removeprefix(f"{name}: "))
     if method.on_policy and labelled.spec in ("", "human"):
-        return Suited(name, len(groups), "a scorer of fresh responses: these rows name none. Give --scorer.")
-    if missing := undrawn(method, rows):
-        return Suited(name, len(groups), f'{missing}. "steer iterate --method {name}" draws them.')
+        missing = (
+            f'a scorer of fresh responses, and these rows name none: "steer train --method {name} --scorer SCORER".'
+        )
+        return Suited(name, len(groups), missing)
     if method.importance:
-        return Suited(name, len(groups), "--init, the policy that drew these responses at their targets.")
-    return Suited(name, len(groups))
+        missing = f'the policy that drew these responses at their targets: "steer train --method {name} --init POLICY".'
+        return Suited(name, len(groups), missing)
+    return Suited(name, len(groups), caveat=caveat(name, method, rows, groups))
 
 
 def suited_table(source: Source | Labelled) -> str:
@@ -54,7 +57,8 @@ def suited_table(source: Source | Labelled) -> str:
             "these rows are as they were logged. What people said in them (scores, thumbs, pairs) becomes rewards and "
             f'levels by "steer label {labelled.name} --output LABELS", other rows need --scorer; then ask for LABELS.'
         )
-    lines = [("method", "can train", "groups", "rows it wants", "missing")]
-    for name, groups, missing in suited(labelled):
-        lines.append((name, "no" if missing else "yes", str(groups or "-"), ROWS[METHODS[name].rows], missing or "-"))
+    lines = [("method", "can train", "groups", "rows it wants", "why")]
+    for s in suited(labelled):
+        able = "no" if s.missing else "yes, but" if s.caveat else "yes"
+        lines.append((s.method, able, str(s.groups or "-"), ROWS[METHODS[s.method].rows], s.missing or s.caveat or "-"))
     return aligned(lines)

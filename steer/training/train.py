@@ -29,6 +29,7 @@ from steer.training.prepare import (
     add_trained,
     base_policy,
     card_of,
+    caveat,
     check_start,
     chosen,
     conditioned,
@@ -41,7 +42,6 @@ from steer.training.prepare import (
     shares_prompts,
     starting_point,
     templated,
-    undrawn,
     weighed,
 )
 from steer.training.processes import accelerated
@@ -95,13 +95,13 @@ class Training:
     template: str = ""  # and why the template was
     weighted: str = ""  # what rows' own weights do; empty if they have none
     amount: str = ""  # why it takes so many steps; empty if rows are many or the user said
-    undrawn: str = ""  # what stands for draws of the policy; empty if the method wants none, or they are such
+    caveat: str = ""  # what the method wants of the rows and does not get; empty if nothing
 
     def run(self, folder: Path) -> Policy:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        told = (self.template, self.rate, self.amount, self.trained, self.weighted, self.undrawn, self._undropped)
+        told = (self.template, self.rate, self.amount, self.trained, self.weighted, self.caveat, self._undropped)
         for text in told if main else ():
             if text:
                 note(f"{text}.")
@@ -172,7 +172,7 @@ def prepare(
         options, long = amount(options, len(whole), draws=method.on_policy)
         plan = Plan(whole, tokens, conditioning, options.batch_size, budget, options.seed, shared)
         plan, weighted = weighed(plan, method)
-        missing = undrawn(method, given)
+        clause = caveat(name, method, given, groups)
         held_out = held_out_of(labelled, name, conditions, options, plan, longest)
         if reward:
             from steer.training.onpolicy import FreshPlan  # generation is loaded for methods that draw
@@ -187,5 +187,4 @@ def prepare(
         "truncated": cut,
     }
     policy.card = card_of(policy, name, options, conditioning, hashes.model, labelled, template_options)
-    stand = f"{name} wants {missing}, so they stand for its draws" if missing else ""
-    return Training(policy, loop, why, template, weighted, long, stand)
+    return Training(policy, loop, why, template, weighted, long, f"{name}: {clause}" if clause else "")
