@@ -1,6 +1,7 @@
-"""Addresses of object stores (s3://, gs://, hf://, memory://, file://): what they hold is copied here and back.
+"""Addresses of object stores (s3://, gs://, az://, hf://, memory://, file://): what they hold is copied here and back.
 
-Everything else works on local files. The packages of a store are found by fsspec: s3:// needs s3fs, gs:// gcsfs.
+Everything else works on local files. The package of a store is found by fsspec: s3:// needs s3fs, gs:// gcsfs, az://
+adlfs, hf:// huggingface_hub.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeGuard
 import attribute_models
 from steer.cache import alone, cache_folder, remove_unused
 from steer.errors import SteerError
-from steer.progress import note
+from steer.progress import note, quiet
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://.+")
 # Settings that name what a stage reads, from a store too.
@@ -28,7 +29,10 @@ CONFIG, DONE = "config.json", "done.json"
 BESIDE = ("schema.json", CONFIG, DONE)  # what belongs to a file of rows
 WHOLE = {DONE, "steer.json", "dataset_dict.json"}  # a folder with one of these is copied with the folders below it
 HERE = re.compile(r"/(parts|checkpoint-\d+)/")  # what only the machine that works needs: resume points
+MARK = re.compile(r"/(\.gitattributes)?$")  # a folder kept as a file of no bytes, and what a repository begins with
 BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")  # whose only folders are buckets, made by people
+COMMIT = 100  # files in one commit of the hub, which takes 128 commits an hour and a minute for each
+ABSENT = re.compile(r"\((repository|revision) not found\).*|The specified bucket.*|No such container.*")
 COPIES = "STEER_COPIES"  # the variable that holds folders of this machine with the addresses they stand for; passed on
 
 
@@ -124,7 +128,7 @@ def _listed(store: Any, path: str, address: str) -> tuple[str, list[str], str]:
         raise SteerError(f"{address}: is not finished (no {DONE}). Run the command that writes it again.")
     if tops & WHOLE:
         names = [name for name in store.find(path) if not HERE.search(name[len(path) :])]
-    names = [name for name in names if not name.endswith("/")]  # some programs keep folders as files of no bytes
+    names = [name for name in names if not MARK.search(name)]
     if not names:
         raise SteerError(f"{address}: holds no files. Check the address.")
     return path, names, ""
@@ -181,16 +185,41 @@ def send(folder: Path, address: str, *, overwrite: bool) -> None:
     with _said(address, "written"):
         there = _below(store, path, address)
         if overwrite or (CONFIG in there and store.cat_file(f"{path}/{CONFIG}") != files[CONFIG].read_bytes()):
-            for gone in filter(None, ([DONE] if DONE in there else [], [name for name in there if name != DONE])):
-                store.rm([f"{path}/{name}" for name in gone])
+            _change(store, path, dict.fromkeys(sorted(there, key=lambda name: name != DONE)))
         elif DONE in there:
             if store.cat_file(f"{path}/{DONE}") != files[DONE].read_bytes():
                 return  # another machine did the same
             files = {name: file for name, file in files.items() if there.get(name) != file.stat().st_size}
-        for name in sorted(files, key=lambda name: (name == DONE, name != CONFIG)):
-            if not set(BUCKETS) & {store.protocol, *store.protocol}:
-                store.makedirs(f"{path}/{name}".rsplit("/", 1)[0], exist_ok=True)
-            store.put_file(str(files[name]), f"{path}/{name}")
+        order = sorted(files, key=lambda name: (name == DONE, name != CONFIG))
+        _change(store, path, {name: files[name] for name in order})
+
+
+def _change(store: Any, path: str, files: Mapping[str, Path | None]) -> None:
+    """Copy files to their names below a path, and remove those that are None, in this order."""
+    place = store.resolve_path(path) if store.protocol == "hf" else None
+    if hasattr(place, "repo_id"):  # there each file by itself would be a commit
+        return _commit(store, place, files)
+    for name, file in files.items():
+        if not file:
+            store.rm_file(f"{path}/{name}")
+            continue
+        if not set(BUCKETS) & {store.protocol, *store.protocol}:
+            store.makedirs(f"{path}/{name}".rsplit("/", 1)[0], exist_ok=True)
+        store.put_file(str(file), f"{path}/{name}")
+
+
+def _commit(store: Any, place: Any, files: Mapping[str, Path | None]) -> None:
+    """Change files of a repository of the hub in as few commits as it takes."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    hub, names = HfApi(endpoint=store.endpoint, token=store.token), list(files)
+    for start in range(0, len(names), COMMIT):
+        some = [(f"{place.path}/{name}".lstrip("/"), files[name]) for name in names[start : start + COMMIT]]
+        operations = [CommitOperationAdd(name, file) if file else CommitOperationDelete(name) for name, file in some]
+        with quiet():
+            hub.create_commit(
+                place.repo_id, operations, commit_message="steer", repo_type=place.repo_type, revision=place.revision
+            )
 
 
 def _below(store: Any, path: str, address: str) -> dict[str, int]:
@@ -198,12 +227,15 @@ def _below(store: Any, path: str, address: str) -> dict[str, int]:
     found = store.find(path, detail=True)
     if path in found:
         raise SteerError(f"{address}: is a file. Choose another --output.")
-    return {name[len(path) + 1 :]: each["size"] for name, each in found.items() if not name.endswith("/")}
+    return {name[len(path) + 1 :]: each["size"] for name, each in found.items() if not MARK.search(name)}
 
 
 def _is_run(config: bytes) -> bool:
     """Whether a config.json is that of a stage of steer."""
-    settings = json.loads(config)
+    try:
+        settings = json.loads(config)
+    except ValueError:
+        return False
     return isinstance(settings, dict) and "inputs" in settings
 
 
@@ -215,8 +247,10 @@ def _store(address: str) -> tuple[Any, str]:
         with _said(address, "opened"):
             store, path = fsspec.core.url_to_fs(address)
             store.invalidate_cache()
-    except (ImportError, ValueError) as error:
-        raise SteerError(f"{address}: cannot be opened ({error}). Install the package of this store.") from None
+            path = store.resolve_path(path).unresolve() if store.protocol == "hf" else path  # as it lists it
+    except ImportError as error:
+        package = getattr(error.__cause__, "name", None) or "fsspec"
+        raise SteerError(f'{address}: cannot be opened ({error}). Run "pip install {package}".') from None
     return store, path.rstrip("/")
 
 
@@ -225,19 +259,18 @@ def _said(address: str, done: str) -> Iterator[None]:
     """Say in one sentence what a store reports; its package, and what that uses, have errors of no common kind."""
     try:
         yield
-    except (SteerError, ImportError):
-        raise
     except Exception as error:
-        if done == "opened" and isinstance(error, ValueError):
+        if isinstance(error, SteerError | ImportError):
             raise
-        reason = str(getattr(error, "strerror", "") or error).strip() or type(error).__name__
+        reason = " ".join(str(getattr(error, "strerror", "") or error).split()) or type(error).__name__
+        kept = " What was made is kept on this machine, and the same command sends it." if done == "written" else ""
         if isinstance(error, FileNotFoundError):
-            more = f" ({reason})" if "bucket does" in reason else ""
-            raise SteerError(f"{address}: no such file or folder{more}. Check the address.") from None
-        more = " What was made is kept on this machine, and the same command sends it." if done == "written" else ""
+            why = ABSENT.search(reason)
+            more = f" ({why[0].replace(').', '.').strip('(.)')})" if why else ""
+            raise SteerError(f"{address}: no such file or folder{more}. Check the address.{kept}") from None
         raise SteerError(
-            f"{address}: cannot be {done} ({reason.splitlines()[0][:300]}). Check the address, the credentials "
-            f"and the permissions.{more}"
+            f"{address}: cannot be {done} ({reason[:300]}). Check the address, the credentials "
+            f"and the permissions.{kept}"
         ) from None
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from stores import Flat, Hub, hub
 from test_growth import RECORDS, put
 
 from steer.addresses import _store, fetched, is_address
@@ -48,11 +47,31 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(params=["memory", "s3"])
-def bucket(request: pytest.FixtureRequest, cache: Path) -> Iterator[Any]:
-    """An empty store, in memory or one that speaks S3."""
-    if request.param == "s3":
-        yield request.getfixturevalue("s3")
+STORES = {"memory": "memory://bucket", "s3": "s3://bucket", "gs": "gs://bucket", "az": "az://bucket"}
+STORES |= {"hf": "hf://datasets/me/bucket"}  # by scheme, the address of a bucket
+# Variables that name an emulator of this machine: where they do, its store is in place of the stand-in.
+EMULATORS = {"gs": "STORAGE_EMULATOR_HOST", "az": "AZURE_STORAGE_CONNECTION_STRING"}
+
+
+@pytest.fixture(params=STORES)
+def bucket(request: pytest.FixtureRequest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty store by its scheme: in memory, a server of this machine, or a stand-in."""
+    if request.param in ("s3", "hf"):
+        yield request.getfixturevalue(request.param)
+        return
+    if "127.0.0.1" in os.environ.get(EMULATORS.get(request.param, ""), ""):
+        store = fsspec.filesystem(request.param)
+        with suppress(FileNotFoundError):
+            store.rm("bucket", recursive=True)
+        with suppress(OSError, ValueError):
+            store.mkdir("bucket")
+        yield store
+        return
+    if request.param != "memory":
+        protocols, silent = {"gs": (("gs", "gcs"), False), "az": (("abfs", "az", "abfss"), True)}[request.param]
+        kind = type("Store", (Flat,), {"protocol": protocols, "silent": silent, "buckets": {"bucket": {}}})
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, request.param, kind)
+        yield fsspec.filesystem(request.param)
         return
     store = fsspec.filesystem("memory")
     store.store.clear()
@@ -61,9 +80,35 @@ def bucket(request: pytest.FixtureRequest, cache: Path) -> Iterator[Any]:
     store.store.clear()
 
 
+@pytest.fixture
+def the_hub() -> Iterator[Hub]:
+    """A hub of this machine, with an empty data set `me/bucket`."""
+    with hub() as server:
+        yield server
+
+
+@pytest.fixture
+def hf(the_hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The data sets of `me` at the hub of this machine, as a store of buckets."""
+    from huggingface_hub import HfFileSystem, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": the_hub.address})
+    HfFileSystem.clear_instance_cache()
+    return Owned("datasets/me", fsspec.filesystem("hf"))
+
+
+class Owned(DirFileSystem):  # type: ignore[misc]
+    """The repositories of one owner, as buckets."""
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.fs.invalidate_cache()
+
+
 def root_of(store: Any) -> str:
     """The address of the bucket."""
-    return "memory://bucket" if store.protocol == "memory" else "s3://bucket"
+    protocols = {store.protocol, *store.protocol}
+    return next((address for scheme, address in STORES.items() if scheme in protocols), STORES["hf"])
 
 
 def filled(store: Any, tmp_path: Path, records: Any = None) -> str:
@@ -82,43 +127,6 @@ def content(store: Any, path: str) -> bytes:
     """The content of a file, as it is now."""
     store.invalidate_cache()
     return bytes(store.cat_file(path))
-
-
-class Hub(BaseHTTPRequestHandler):
-    """A hub with one data set, of one file: as much of it as reading wants."""
-
-    content = "".join(json.dumps(record) + "\n" for record in RATED).encode()
-
-    def do_GET(self) -> None:
-        file = {"type": "file", "path": "log.jsonl", "size": len(self.content), "oid": "0" * 40}
-        answer: Any = [file] if "/tree/" in self.path else {"id": "me/rows", "sha": "0" * 40}
-        known = self.path.startswith(("/datasets/me/rows/", "/api/datasets/me/rows"))
-        body = self.content if "/resolve/main/log.jsonl" in self.path else json.dumps(answer).encode()
-        self.send_response(200 if known else 404)
-        if not known:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def test_rows_are_read_from_an_address_of_the_hub(tmp_path: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
-        env |= {"STEER_CACHE": str(tmp_path / "cache")}
-        words = [sys.executable, "-m", "steer", "data", "--output"]
-
-        def steer(name: str) -> subprocess.CompletedProcess[str]:
-            command = [*words, str(tmp_path / "there"), f"hf://datasets/me/{name}/log.jsonl"]
-            return subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **env})
-
-        missing, said = steer("others"), steer("rows")
-        server.shutdown()
-    assert missing.stderr.endswith("hf://datasets/me/others/log.jsonl: no such file or folder. Check the address.\n")
-    assert said.returncode == 0, said.stderr
-    data_command(DataConfig(put(tmp_path / "log.jsonl", RATED), str(tmp_path / "here")))
-    assert (tmp_path / "there" / "rows.jsonl").read_bytes() == (tmp_path / "here" / "rows.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -152,6 +160,7 @@ def test_folders_are_made_in_a_store_of_folders(cache: Path, tmp_path: Path) -> 
     assert len(read_rows(tmp_path / "store" / "b")) == len(read_rows(tmp_path / "store" / "a" / "data")) == 7
 
 
+@pytest.mark.parametrize("bucket", ["memory", "s3", "hf"], indirect=True)
 def test_a_scorer_is_fitted_to_an_address_and_scores_from_there(bucket: Any, tmp_path: Path) -> None:
     root, log = root_of(bucket), filled(bucket, tmp_path, RATED)
     fit_command(FitConfig(str(tmp_path / "log.jsonl"), str(tmp_path / "scorer")))
@@ -159,13 +168,14 @@ def test_a_scorer_is_fitted_to_an_address_and_scores_from_there(bucket: Any, tmp
     assert said.endswith(f"Scorer in {root}/scorer.")
     assert load_scorer(f"{root}/scorer").id == load_scorer(str(tmp_path / "scorer")).id
     label_command(LabelConfig(log, str(tmp_path / "one"), scorer=str(tmp_path / "scorer"), shard_size=20))
-    several = 2 if root.startswith("s3") else 1  # no other process sees what is in memory
+    several = 2 if root.startswith("s3") else 1  # no other process sees the others
     label_command(LabelConfig(log, f"{root}/two", scorer=f"{root}/scorer", shard_size=20, num_proc=several))
     assert content(bucket, "bucket/two/rows.jsonl") == (tmp_path / "one" / "rows.jsonl").read_bytes()
     assert f'"spec": "{root}/scorer"'.encode() in content(bucket, "bucket/two/done.json")
     assert str(tmp_path).encode() not in b"".join(content(bucket, path) for path in bucket.find("bucket/scorer"))
 
 
+@pytest.mark.parametrize("bucket", ["s3", "hf"], indirect=True)
 def test_a_policy_is_trained_to_an_address_and_draws_from_there(
     bucket: Any, labels: Path, base: Path, tmp_path: Path
 ) -> None:
@@ -196,9 +206,8 @@ def test_what_changed_is_fetched_again_and_what_did_not_is_not(
     assert counts == [(7, 1), (7, 0), (1, 1)]
 
 
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
 def test_folders_kept_as_files_of_no_bytes_are_no_rows(bucket: Any, tmp_path: Path) -> None:
-    if root_of(bucket).startswith("memory"):
-        pytest.skip("a store of folders has none")
     filled(bucket, tmp_path, RATED)
     bucket.call_s3("put_object", Bucket="bucket", Key="logs/", Body=b"")
     bucket.copy("bucket/log.jsonl", "bucket/logs/log.jsonl")
@@ -250,6 +259,7 @@ class Failing:
         return self.method if name == self.name else getattr(self.store, name)
 
 
+@pytest.mark.parametrize("bucket", ["memory", "s3", "gs", "az"], indirect=True)
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), ConnectionError("the server is gone")])
 def test_what_is_sent_in_part_is_not_taken_for_whole_and_is_sent_by_the_same_command(
     stop: BaseException, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -344,6 +354,9 @@ def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> 
     address = filled(bucket, tmp_path, [{"prompt": "a"}])
     with pytest.raises(SteerError, match=f"^{address}:1: "):  # and not of its copy
         data_command(DataConfig(address, str(tmp_path / "out")))
+    bucket.pipe_file("bucket/half/config.json", b'{"inp')
+    with pytest.raises(SteerError, match=f"{root}/half: holds files that are no run of steer"):
+        data_command(DataConfig(log, f"{root}/half"))
     with pytest.raises(SteerError, match=f"{root}/.*: only the commands data, label, generate, fit and train write"):
         compare_command(CompareConfig(log, "model", f"{root}/comparison"))
     with pytest.raises(SteerError, match=f"{root}/.*: only the commands data, label, generate, fit and train write"):
@@ -357,6 +370,85 @@ def test_addresses_that_cannot_be_used_are_said(bucket: Any, tmp_path: Path) -> 
             compare_command(CompareConfig(log, output=str(tmp_path / "out"), **settings))
     assert not (tmp_path / "out").exists()
     assert [is_address(text) for text in ("s3://a/b", "hf:a/b", "C:/x", "-", "a://", 3)] == [True, *[False] * 5]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs"), ("hf", "huggingface_hub")]
+)
+def test_the_package_that_a_store_needs_is_named(scheme: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
+    address = f"{scheme}://datasets/me/log.jsonl"
+    with pytest.raises(SteerError, match=rf'^{address}: cannot be opened \(.*\)\. Run "pip install {package}"\.$'):
+        fetched(address)
+
+
+@pytest.mark.parametrize("bucket", ["gs", "az"], indirect=True)
+def test_a_bucket_that_is_not_there_is_not_made(bucket: Any, tmp_path: Path) -> None:
+    absent = root_of(bucket).replace("bucket", "absent")
+    with pytest.raises(SteerError, match=f"^{absent}/x.jsonl: no such file or folder. Check the address.$"):
+        data_command(DataConfig(f"{absent}/x.jsonl", str(tmp_path / "out")))
+    with pytest.raises(SteerError, match=f"^{absent}/data: no such file or folder.*Check the address."):
+        data_command(DataConfig(put(tmp_path / "log.jsonl"), f"{absent}/data"))
+    bucket.invalidate_cache()
+    assert not bucket.exists("absent")
+
+
+def test_without_credentials_no_package_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> Any:
+        raise ValueError("Must provide an account_name")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refused)
+    problem = r"az://a/b: cannot be opened \(Must provide an account_name\). Check the address, the credentials"
+    with pytest.raises(SteerError, match=f"^{problem} and the permissions.$"):
+        fetched("az://a/b")
+
+
+def test_the_hub_takes_few_commits_and_the_last_one_says_that_all_is_there(
+    hf: Any, the_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, output = filled(hf, tmp_path), f"{root_of(hf)}/data"
+    the_hub.commits.clear()
+    data_command(DataConfig(log, output, output_shards=3))
+    shards = [f"data/rows-0000{i}-of-00003.jsonl" for i in range(3)]
+    assert the_hub.commits == [["data/config.json", *shards, "data/done.json"]]
+    monkeypatch.setattr("steer.addresses.COMMIT", 2)
+    data_command(DataConfig(log, output, output_shards=1, overwrite=True))
+    removed, written = the_hub.commits[1:4], the_hub.commits[4:]
+    assert removed == [["data/done.json", "data/config.json"], shards[:2], shards[2:]], "nobody takes it for whole"
+    assert written == [["data/config.json", "data/rows.jsonl"], ["data/done.json"]]
+
+
+@pytest.mark.parametrize(
+    "repository", ["datasets/me/bucket", "datasets/me/bucket@main", "me/bucket", "models/me/bucket"]
+)
+@pytest.mark.usefixtures("hf")
+def test_a_repository_of_the_hub_is_an_address_too(repository: str, the_hub: Hub, tmp_path: Path) -> None:
+    output = f"hf://{repository}"
+    for shards in (2, 1):
+        data_command(DataConfig(put(tmp_path / "log.jsonl"), output, output_shards=shards, overwrite=shards == 1))
+        assert len(read_rows(output)) == 7
+    assert sorted(the_hub.repositories["bucket"]) == [".gitattributes", "config.json", "done.json", "rows.jsonl"]
+
+
+def test_what_the_hub_refuses_is_said(hf: Any, the_hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, others = put(tmp_path / "log.jsonl"), "hf://datasets/me/others"
+    absent = r"no such file or folder \(repository not found\. If the repo is private, .*\)\. Check the address\."
+    config = DataConfig(log, f"{root_of(hf)}/data")
+    the_hub.refuses = 429
+    with pytest.raises(SteerError, match=r"data: cannot be written \(.*429.*the rate limit.*the same command sends it"):
+        data_command(config)
+    assert names(hf, "data") == []
+    the_hub.refuses = 0
+    monkeypatch.setattr("steer.rows.command.surveyed", lambda *_: pytest.fail("no work is done"))
+    data_command(config)
+    assert names(hf, "data") == ["config.json", "done.json", "rows.jsonl"]
+    for again in (DataConfig(f"{others}/x.jsonl", str(tmp_path / "out")), DataConfig(log, f"{others}/data")):
+        with pytest.raises(SteerError, match=f"^{others}/.*: {absent}$"):
+            data_command(again)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SteerError, match=f"^{others}/x: cannot be opened .Cannot reach .*: offline mode is enabled"):
+        fetched(f"{others}/x")
 
 
 def test_a_cache_that_cannot_be_written_is_said(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,10 +482,6 @@ def test_what_s3_refuses_is_said(
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         refused(there, f"^{log}: cannot be read .Could not connect")
         refused(here, "^s3://absent/data: cannot be read .Could not connect")
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "s3fs", None)
-        patch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
-        refused(there, rf"^{log}: cannot be opened \(Install s3fs to access S3\)\. Install the package")
     assert not (tmp_path / "out").exists()
     assert read_json(Path(data_of(there)) / "done.json")["rows"] == 7
 
