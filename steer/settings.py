@@ -27,8 +27,8 @@ SHARD = "Only do share i of n, `i/n`, of the resume points: for several machines
 WORKERS = "Where --num-proc counts: processes of this machine, or actors of a Ray cluster."
 LAUNCH = (
     "What starts every training as a command of its own: the words before `-m steer train`, such as "
-    "`torchrun --standalone --nproc_per_node 8`, `accelerate launch --config_file FILE` or `srun --ntasks 8 python`; "
-    "default: train in this process."
+    "`torchrun --standalone --nproc_per_node 8`, `accelerate launch --config_file FILE` or "
+    "`srun --ntasks 8 --kill-on-bad-exit python`; default: train in this process."
 )
 WHICH_WORKERS = ("processes", "ray")
 SEED = "Everything random follows from it."

@@ -28,6 +28,7 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.plain import plainly
 from steer.generation.requests import EncodedRequest, Request
 from steer.generation.settings import Sampling
+from steer.generation.vllm import Vllm
 from steer.iteration.command import iterate_command
 from steer.iteration.iterate import iterate
 from steer.models.card import Card
@@ -74,6 +75,7 @@ class Params(NamedTuple):
 
 # Arguments of `vllm.LLM` and of its `EngineArgs` that are used.
 ARGUMENTS = {"model", "dtype", "trust_remote_code", "revision", "tokenizer_revision", "enable_lora", "max_lora_rank"}
+ARGUMENTS |= {"tensor_parallel_size", "gpu_memory_utilization"}
 
 
 class StandIn:
@@ -146,6 +148,33 @@ def test_it_is_told_the_commit_that_the_adapter_was_trained_on(
     replace(Card.load(adapter), base_revision="1" * 40).save(tmp_path / "policy")
     generate_command(GenerateConfig(str(tmp_path / "policy"), prompt=("one?",), engine="vllm", **ASKED))
     assert {stand_in.made["revision"], stand_in.made["tokenizer_revision"]} == {"1" * 40}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "heads", "keys", "taken"),
+    [(1, 32, 8, 1), (2, 2, 2, 2), (8, 32, 8, 8), (6, 32, 8, 4), (8, 28, 4, 4), (8, 40, 10, 2), (8, 9, 3, 1)],
+)
+def test_the_gpus_that_are_visible_share_each_layer_as_far_as_its_heads_can_be_shared_out(
+    gpus: int,
+    heads: int,
+    keys: int,
+    taken: int,
+    trained: Path,
+    stand_in: type[StandIn],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    policy = load_policy(str(trained), device="meta")
+    config = policy.model.config
+    config.num_attention_heads, config.num_key_value_heads = heads, keys
+    monkeypatch.setattr("steer.generation.vllm.load_policy", lambda *_, **__: policy)
+    here = SimpleNamespace(kind=lambda: "cuda", free=lambda: 0.5, count=lambda: gpus)
+    monkeypatch.setattr("steer.generation.vllm.device", here)
+    Vllm(str(trained), "auto")
+    assert stand_in.made["tensor_parallel_size"] == taken
+    assert stand_in.made["gpu_memory_utilization"] == 0.45
+    said = f"--engine vllm: {taken} of {gpus} GPUs share each layer" in capsys.readouterr().err
+    assert said == (gpus > 1)
 
 
 def test_responses_with_a_condition_in_them_are_no_rows(

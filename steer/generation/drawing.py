@@ -37,7 +37,7 @@ class Split:
     def of(policy: str, workers: Workers, size: int = BLOCK, **settings: Any) -> Split:
         """Split the drawing by a policy that others can load by its name; `settings`: those of `GenerateSettings`."""
         how = GenerateSettings(**settings)
-        if how.engine == "vllm" and not workers.ray:  # takes a GPU for one process, which gives it back when it ends
+        if how.engine == "vllm" and not workers.ray:  # one process takes the GPUs, until it ends
             workers = Workers(apart=True)
         opens = partial(open_engine, policy, how) if workers.elsewhere else None
         return Split(size, workers=workers, opens=opens, guides=how.engine == "hf")

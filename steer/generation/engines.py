@@ -148,7 +148,7 @@ def without_weights(policy: str, settings: GenerateSettings) -> Policy:
         return _of_a_server(policy, settings)
     if settings.engine == "vllm":
         raise SteerError(
-            "--engine vllm: takes a GPU for one process. Start one for each GPU instead of --num-proc, such as "
+            "--engine vllm: takes the GPUs for one process. Start one for each GPU instead of --num-proc, such as "
             "CUDA_VISIBLE_DEVICES=0 steer generate ... --engine vllm --shard 1/2."
         )
     return load_policy(policy, trust_remote_code=settings.trust_remote_code, device="meta")

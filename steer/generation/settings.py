@@ -9,8 +9,9 @@ from steer.settings import DTYPE, DTYPES, SEED, SHARE, TRUST_REMOTE_CODE, WHICH_
 # Panels of --help.
 ENGINE, PROMPTS, SAMPLING, SPEED, TARGETS = "Engine", "Prompts", "Sampling", "Speed", "Targets and selection"
 DRAWN_BY = (
-    "Draw with transformers, or with vLLM where it is installed, in a process that loads each policy and ends when it "
-    "has drawn. No server draws here: it has one policy, and every training makes another."
+    "Draw with transformers, or with vLLM where it is installed, in a process that loads each policy on the visible "
+    "GPUs together and ends when it has drawn. No server draws here: it has one policy, and every training makes "
+    "another."
 )
 ENGINES = ("hf", "vllm")
 SHARD_SIZE = "Responses drawn between two resume points; processes share these out."
@@ -110,7 +111,10 @@ class GenerateSettings(Drawing, AskedSampling):
         False, "Show what each response obtained beside its target; rows are labelled with it.", panel=TARGETS
     )
     engine: str = option(
-        "hf", "Draw with transformers, or with vLLM where it is installed.", choices=ENGINES, panel=ENGINE
+        "hf",
+        "Draw with transformers, or with vLLM where it is installed, on the visible GPUs together.",
+        choices=ENGINES,
+        panel=ENGINE,
     )
     server: str = option(
         "",

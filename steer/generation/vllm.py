@@ -16,6 +16,7 @@ from steer.generation.requests import EncodedRequest
 from steer.models.card import FULL, MERGED, Card
 from steer.models.lora import adapter_settings
 from steer.models.policy import end_tokens, load_policy
+from steer.progress import note
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks that vLLM can allocate
 
@@ -38,6 +39,7 @@ class Vllm:
         self.params = vllm.SamplingParams
         if device.kind() == "cuda":  # vLLM would ask for 90 % whatever others hold
             room["gpu_memory_utilization"] = round(0.9 * device.free(), 2)
+            room["tensor_parallel_size"] = _sharing(self.policy.model.config, device.count())
         kind = str(self.policy.model.dtype).removeprefix("torch.")
         try:
             self.model = vllm.LLM(model=weights, dtype=kind, trust_remote_code=trust_remote_code, **room)
@@ -65,6 +67,17 @@ class Vllm:
         prompts = [{"prompt_token_ids": [*request.prompt, *request.condition]} for request in requests]
         outputs = self.model.generate(prompts, params, lora_request=self.lora, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def _sharing(config: Any, gpus: int) -> int:
+    """Return how many of the visible GPUs share each layer: a power of two among which vLLM can share out its heads."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", 1)
+    keys = getattr(text, "num_key_value_heads", None) or heads  # more GPUs than these hold copies
+    sizes = [n for n in (1, 2, 4, 8, 16) if n <= gpus and heads % n == 0 and max(keys, n) % min(keys, n) == 0]
+    if gpus > 1:
+        note(f"--engine vllm: {sizes[-1]} of {gpus} GPUs share each layer (a power of two that divides its heads).")
+    return sizes[-1]
 
 
 def _imported() -> Any:
