@@ -82,6 +82,14 @@ def test_rounds_of_a_machine_can_be_planned(machine: str, trained: Path, labels:
     assert not Path("unused").exists()
 
 
+@pytest.mark.parametrize(("config", "stage"), [(IterateConfig, "iterate"), (CompareConfig, "compare")])
+def test_eight_gpus_all_train_and_draw(config: Any, stage: str) -> None:
+    flags = {"rows": "rows", "model": "model", "scorer": "scorer", "output": "out"}
+    read = resolve(config, flags, settings("gpus8", stage))
+    assert read.launch.endswith("--nproc_per_node 8")
+    assert read.num_proc == 8
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_a_machine_names_its_model_on_the_first_level(machine: str) -> None:
     assert "/" in documents.read(settings(machine, "train"))["model"], "run.sh reads it there"
