@@ -1,7 +1,7 @@
 """What each stage costs for a number of rows: tokens, hours, bytes, and what fills up first. Arithmetic, printed.
 
     python benchmarks/capacity.py --peak 9.9e14 --mfu 0.4 [--rows 1e5 1e7 1e9] [--parameters 8e9] [--prompt 300]
-        [--response 300] [--draws 1] [--scorer 1.5e8] [--epochs 2] [--decode-mfu 0.05] [--memory 512]
+        [--response 300] [--responses 2] [--draws 1] [--scorer 1.5e8] [--epochs 2] [--decode-mfu 0.05] [--memory 512]
 
 Two kinds of numbers go in. *Measured here*, when it is called, on `--sample` rows of random words, as long as you say:
 CPU time and bytes per row of `steer data` and `steer label` (counted attributes), and the memory that a row takes in
@@ -9,9 +9,14 @@ CPU time and bytes per row of `steer data` and `steer label` (counted attributes
 as its peak FLOP/s times a share of it (MFU; decoding reaches far less of it than training). No GPU was ever at hand
 here, so no rate of one is measured: an hour of a GPU below is operations divided by your two numbers.
 
-Floating-point operations per token: 2 for a parameter that reads (scoring, drawing, reference log-probabilities), 4 for
-one that is frozen under LoRA, in training. Attention over long sequences comes on top. A step of a round is drawing,
-scoring, labelling and training once.
+Floating-point operations per token and parameter: 2 to read or draw, 4 to train beside a frozen one (LoRA), 6 to train
+it. Attention over long sequences comes on top. What is read, prompts of responses that are drawn too, is computed many
+tokens at a time and goes by `--mfu`; what is drawn goes token by token, by `--decode-mfu`. `--responses` of the logs
+share a prompt; `--draws` are drawn to each, and it is read once for them.
+
+A round of `iterate` draws to every prompt, scores that, trains on logs and draws, and watches the policy. Watching and
+`evaluate` are answers to held-out prompts, read by the policy and by its base and scored; `compare` trains and
+evaluates for every run. `fit` reads its own rows, `annotate` a pair of responses to every prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import random
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +37,8 @@ from benchmarks.rows import SCORER, measured, prepared
 
 TOKENS_A_WORD = 1.4  # of English prose in a vocabulary of 50,000 or more, about
 ID = array("i").itemsize  # bytes of a token id, as `Tokens` keeps it
+EPOCHS = 3  # of `steer fit --kind regression`, at most
+VERDICT = 10  # tokens of a judge's answer
 
 
 class Measured(NamedTuple):
@@ -40,6 +47,14 @@ class Measured(NamedTuple):
     seconds: dict[str, float]
     disk: dict[str, float]
     held: float
+
+
+class Work(NamedTuple):
+    """Tokens that a model reads, many at a time, and draws, one after the other; operations for each."""
+
+    read: float
+    drawn: float
+    flops: float
 
 
 def made(count: int, prompt: int, response: int) -> Iterator[str]:
@@ -79,19 +94,50 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
     return Measured(each, disk, (held[count] - held[few]) / more)
 
 
+def works(options: argparse.Namespace, rows: float) -> dict[str, list[Work]]:
+    """Return what models do in each stage for so many logged rows."""
+    o, row, prompts = options, options.prompt + options.response, rows / options.responses
+    policy, scorer, fresh = 2 * o.parameters, 2 * o.scorer, prompts * options.draws
+
+    def scored(responses: float) -> Work:
+        return Work(responses * row, 0, scorer)
+
+    def trained(responses: float) -> Work:
+        return Work(responses * row * o.epochs, 0, 2 * policy)
+
+    def answered(count: float) -> list[Work]:
+        return [Work(count * (o.prompt + 2 * row), count * o.response, policy), scored(count)]
+
+    drawn = Work(prompts * o.prompt, fresh * o.response, policy)
+    return {
+        "fit, regression": [Work(o.rated * row * EPOCHS, 0, 3 * scorer)],
+        "label, fitted": [scored(rows)],
+        "annotate, judge": [Work(prompts * (row + o.response), prompts * VERDICT, 2 * o.judge)],
+        "train, LoRA": [trained(rows)],
+        "reference log-probs": [Work(rows * row, 0, policy)],
+        "generate": [drawn],
+        "iterate, a round": [drawn, scored(fresh), trained(rows + fresh), *answered(o.watch)],
+        "evaluate, a policy": answered(o.answers),
+        "compare, a run": [trained(rows), *answered(o.answers)],
+    }
+
+
+def computed(options: argparse.Namespace) -> Iterator[str]:
+    """Yield two lines of the table for each stage with a model: tokens, and hours of a GPU."""
+    rate, drawing = options.peak * options.mfu, options.peak * options.decode_mfu
+    columns = [works(options, rows) for rows in options.rows]
+    for name in columns[0]:
+        read, drawn = ([sum(work[i] for work in column[name]) for column in columns] for i in (0, 1))
+        yield _line(name, "tokens read + drawn" if any(drawn) else "tokens read", read, *[drawn] * any(drawn))
+        seconds = [sum((w.read / rate + w.drawn / drawing) * w.flops for w in column[name]) for column in columns]
+        yield _line(name, "GPU hours", [x / 3600 for x in seconds])
+
+
 def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     """Yield the lines of the page."""
     tokens = options.prompt + options.response
     seconds, disk, held = sample
     stored = disk["rows of train"] + tokens * ID
-    rate, drawing = options.peak * options.mfu, options.peak * options.decode_mfu
-    flops = {
-        "label, fitted": 2 * options.scorer * tokens,
-        "train, LoRA": (4 * options.parameters) * tokens * options.epochs,
-        "reference log-probs": 2 * options.parameters * tokens,
-        "generate": 2 * options.parameters * tokens * options.draws,
-    }
-    gpu = {name: x / (drawing if name == "generate" else rate) for name, x in flops.items()}
     yield (
         f"A row: {tokens:,} tokens ({options.prompt:,} of the prompt, {options.response:,} of the response), taken as "
         f"{words(options.prompt)} and {words(options.response)} words."
@@ -103,25 +149,25 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         f"({ID} each), and {held:,.0f} in the memory of each process."
     )
     yield (
-        f"Given: {options.parameters:.3g} parameters, a scorer of {options.scorer:.3g}, {options.epochs:g} epochs, "
-        f"{options.draws:g} draws a prompt; a GPU of {options.peak:.3g} FLOP/s at {options.mfu:.0%} (drawing "
+        f"Given: {options.responses:g} responses to a prompt, and {options.draws:g} drawn; {options.parameters:.3g} "
+        f"parameters, a scorer of {options.scorer:.3g} fitted on {options.rated:,.0f} rows, a judge of "
+        f"{options.judge:.3g}; {options.epochs:g} epochs; {options.watch:,} answers that are watched after a round, "
+        f"{options.answers:,} in an evaluation; a GPU of {options.peak:.3g} FLOP/s at {options.mfu:.0%} (drawing "
         f"{options.decode_mfu:.0%})."
     )
     yield "\n| stage | unit | " + " | ".join(f"{count:.0e} rows" for count in options.rows) + " |"
     yield "|---|---|" + "---|" * len(options.rows)
-    hours = {f"{name}": [count * seconds[name] / 3600 for count in options.rows] for name in ("data", "label")}
-    lines = [
-        ("all", "tokens", [count * tokens for count in options.rows]),
-        ("data", "CPU hours", hours["data"]),
-        ("label, counted", "CPU hours", hours["label"]),
-        *((name, "GPU hours", [n * x / 3600 for n in options.rows]) for name, x in gpu.items()),
-        ("data", "GB on disk", [count * disk["data"] / 1e9 for count in options.rows]),
-        ("label", "GB on disk", [count * disk["label"] / 1e9 for count in options.rows]),
-        ("train", "GB on disk, of a machine", [count * stored / 1e9 for count in options.rows]),
-        ("train", "GB in each process", [count * held / 1e9 for count in options.rows]),
-    ]
-    for name, unit, values in lines:
-        yield f"| {name} | {unit} | " + " | ".join(_short(value) for value in values) + " |"
+    yield _line("data", "CPU hours", [rows * seconds["data"] / 3600 for rows in options.rows])
+    yield _line("label, counted", "CPU hours", [rows * seconds["label"] / 3600 for rows in options.rows])
+    yield from computed(options)
+    lines = {
+        ("data", "GB on disk"): disk["data"],
+        ("label", "GB on disk"): disk["label"],
+        ("train", "GB on disk, of a machine"): stored,
+        ("train", "GB in each process"): held,
+    }
+    for (name, unit), bytes_ in lines.items():
+        yield _line(name, unit, [rows * bytes_ / 1e9 for rows in options.rows])
     yield ""
     yield (
         f"- First to break: Python in one process. `data` reads {1 / seconds['data']:,.0f} rows a second and `label` "
@@ -142,6 +188,11 @@ def words(tokens: int) -> int:
     return max(1, round(tokens / TOKENS_A_WORD))
 
 
+def _line(name: str, unit: str, *values: Sequence[float]) -> str:
+    """A line of the table; several sequences of values stand as sums."""
+    return f"| {name} | {unit} | " + " | ".join(" + ".join(map(_short, cell)) for cell in zip(*values)) + " |"
+
+
 def _short(value: float) -> str:
     """Two digits that count: 0.012, 4.3, 1,200, 6.1e+09."""
     if value >= 1e6:
@@ -149,7 +200,8 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def main() -> None:
+def asked(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the options; default: those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peak", type=float, required=True, help="peak FLOP/s of a GPU in the precision of training")
     parser.add_argument("--mfu", type=float, required=True, help="share of the peak that training and scoring reach")
@@ -159,12 +211,21 @@ def main() -> None:
     parser.add_argument("--scorer", type=float, default=1.5e8, help="parameters of a fitted scorer")
     parser.add_argument("--prompt", type=int, default=300, help="tokens")
     parser.add_argument("--response", type=int, default=300, help="tokens")
-    parser.add_argument("--draws", type=float, default=1, help="responses drawn for each row")
+    parser.add_argument("--responses", type=float, default=2, help="of a prompt in the logs")
+    parser.add_argument("--draws", type=float, default=1, help="responses drawn to each prompt")
+    parser.add_argument("--rated", type=float, default=1e4, help="rows that the scorer is fitted on")
+    parser.add_argument("--judge", type=float, default=8e9, help="parameters of a judge")
+    parser.add_argument("--watch", type=int, default=300, help="answers after a round")
+    parser.add_argument("--answers", type=int, default=1300, help="answers of a policy that is evaluated")
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--processes", type=int, default=8, help="of training on one machine")
     parser.add_argument("--memory", type=float, default=512, help="GB of a machine")
     parser.add_argument("--sample", type=int, default=10_000, help="rows that are measured here")
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = asked()
     for line in table(options, sampled(options.sample, words(options.prompt), words(options.response))):
         print(line)
 
