@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def test_chosen_and_rejected_are_the_condition_whatever_levels_the_rows_have() -
     assert levels == [("a", 1), ("a", 1), ("b", 0), ("c", 0), ("d", 0), ("d", 1), ("e", 0), ("f", 1)]
     assert (schema.names, schema.cells) == (("reward",), {(1,): 4, (0,): 4})
     assert schema.minimum == HELP.minimum
+    assert replace(schema, minimum=1).best(("reward",)) == {"reward": 1}
+    assert [schema["reward"].level(score) for score in (0.0, 1.0)] == [0, 1]
+    assert {tuple(r["levels"]) for r in made} == {("reward",)}
     every = binary_reward_conditioning.Settings(pairing="all")
     levels = [(r["response"], r["levels"]["reward"]) for r in binary_reward_conditioning.binary(SCORED, HELP, every)[0]]
     assert sorted(levels) == [("a", 0), ("a", 1), ("b", 1), ("b", 1), ("c", 0), ("c", 0)]

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from steer.errors import SteerError
-from steer.methods import awr
+from steer.methods import awr, rwr
 from steer.rows import Row
 
 
@@ -55,8 +55,31 @@ def test_the_value_of_a_prompt_does_not_see_its_own_rewards() -> None:
     assert after != pytest.approx(before)
 
 
+def asked(*texts: str, reward: float = 0.0) -> list[Row]:
+    return [{"id": t, "prompt": [{"role": "user", "content": t}], "response": "x", "reward": reward} for t in texts]
+
+
+def test_every_response_counts_in_the_value_of_prompts_like_its_own() -> None:
+    once = asked(*(f"hard {i}" for i in range(10)), *(f"easy {i}" for i in range(20)))
+    often = [row for i in range(10, 20) for row in asked(*[f"hard {i}"] * 9, reward=4.0)]
+    value = awr.values([*once, *often])
+    assert 2.5 < sum(value[:10]) / 10 < 4.0  # of 90 responses at 4 and 10 at 0; a mean over prompts is 2
+
+
+def test_a_word_counts_once_however_often_it_is_said_and_a_character_is_one() -> None:
+    once = rows(60)
+    twice = [{**r, "prompt": r["prompt"] * 2} for r in once]
+    assert awr.values(twice) == pytest.approx(awr.values(once))
+    assert all(map(math.isfinite, awr.values(asked(*"?!abcd"))))
+
+
 def test_few_prompts_have_their_mean_as_value() -> None:
     some = rows(3)
     assert awr.values(some) == pytest.approx([sum(r["reward"] for r in some) / 3] * 3)
+    assert len(set(awr.values(rows(awr.FOLDS)))) > 1
+    some[0]["reward"] = 9.0
+    weights = [g.weights[0] for g in awr.groups(some, awr.Settings(beta=0.5, clip=2.0))]
+    assert weights == pytest.approx(rwr.weights([r["reward"] for r in some], rwr.Settings(beta=0.5, clip=2.0)))
+    assert max(weights) == 2.0
     with pytest.raises(SteerError, match=r"beta 0.0: wanted above 0"):
         awr.Settings(beta=0.0)

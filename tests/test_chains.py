@@ -38,7 +38,8 @@ def test_the_second_answer_of_a_chain_reads_the_first_one_in_either_order() -> N
         ("text of a", 1),
     ]
     assert [r["id"] for r in found if r["id"] in "ab"] == ["a", "b"]
-    assert [turn["content"] for turn in found[1]["prompt"]] == ["p", "text of a", coh.AGAIN]
+    turns = [("user", "p"), ("assistant", "text of a"), ("user", coh.AGAIN)]
+    assert [(turn["role"], turn["content"]) for turn in found[1]["prompt"]] == turns
     assert [len(g.rows) for g in conversations(coh.groups(rows, coh.Settings()))] == [2, 2]  # each computed together
 
 
@@ -55,6 +56,10 @@ def test_rest_em_takes_what_is_good_enough_and_not_too_much_of_a_prompt() -> Non
     found = [g.rows[0]["id"] for g in rest_em.groups(rows, rest_em.Settings(threshold=0.5, most=3))]
     assert len(found) == 4
     assert {"c"} < set(found) < {"c", *(f"a{i}" for i in range(5))}
+    many = [row(f"{p} {i}", 1.0 + i, str(p)) for p in range(40) for i in range(3)]
+    picked = [g.rows[0]["reward"] for g in rest_em.groups(many, rest_em.Settings(most=1))]
+    assert len(picked) == 40
+    assert set(picked) == {1.0, 2.0, 3.0}  # any of them
     with pytest.raises(SteerError, match=r"no response has a reward of 9 or more\. Lower --set threshold\."):
         rest_em.groups(rows, rest_em.Settings(threshold=9.0))
 

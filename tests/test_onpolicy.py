@@ -103,6 +103,7 @@ def test_ppo_clips_what_would_go_further_and_learns_values() -> None:
     assert float(total.detach()) == pytest.approx(surrogate + 0.1 * (0.25 + 0.0 + 4.0))
     (gradient,) = torch.autograd.grad(total, logps)
     assert gradient[0, 0].tolist() == pytest.approx([0.0, 2.0 * up, 0.0, 0.0])  # the first and third are clipped
+    assert "value" in ppo.METHOD.needs  # else there is no head to learn them
 
 
 def test_grpo_clips_higher_up_than_down_and_has_a_kl_that_is_never_negative() -> None:
@@ -125,6 +126,24 @@ def test_grpo_clips_higher_up_than_down_and_has_a_kl_that_is_never_negative() ->
     # of each response the mean over its own tokens, and of these the mean
     by_hand = ((surrogate[0] + surrogate[1] + 0.1 * (kl[0] + kl[1])) / 2 + surrogate[2] + 0.1 * kl[2]) / 2
     assert sum(terms) / 3 == pytest.approx(by_hand)
+
+
+def test_ppo_stays_finite_where_a_token_became_ever_likelier_and_without_a_draw_weighs_responses() -> None:
+    logps, mask = torch.zeros(1, 2, 1, requires_grad=True), torch.ones(1, 2, 1, dtype=torch.bool)
+    advantage = torch.tensor([[[1.0], [-1.0]]])
+    c = Candidates(mask, torch.zeros(1, 2), old=torch.full((1, 2, 1), -200.0), advantage=advantage)
+    terms = ppo.loss(logps, c, ppo.Settings(clip=0.2))
+    assert terms.flatten().tolist() == pytest.approx([-1.2, math.exp(20)])
+    assert torch.autograd.grad(terms.sum(), logps)[0].isfinite().all()
+    plain = ppo.loss(logps, Candidates(mask, torch.zeros(1, 2), weight=torch.tensor([[0.5, 3.0]])), ppo.Settings())
+    assert plain.flatten().tolist() == [-0.5, -3.0]
+
+
+def test_methods_that_draw_take_every_prompt_once() -> None:
+    rows = [{"id": str(i), "prompt": [{"role": "user", "content": text}]} for i, text in enumerate("aba")]
+    for m in METHODS.values():
+        if m.on_policy:
+            assert [g.rows[0]["id"] for g in m.groups(rows, m.settings())] == ["0", "1"]
 
 
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.on_policy])

@@ -21,6 +21,7 @@ from steer.methods import METHODS, contrastive, dpo, ipo, rso, slic
 from steer.methods.base import Candidates
 from steer.methods.groups import PAIRINGS, Group, pairs, ranked
 from steer.rows import Row, read_rows
+from steer.rows.schema import Attribute, Schema
 from steer.training.batches import Plan
 from steer.training.prepare import chosen, conditioned, grouped
 from steer.training.settings import TrainSettings
@@ -95,6 +96,17 @@ def test_pairs_are_never_tied_and_the_better_one_is_first() -> None:
     assert names(pairs(some, "best-worst")) == {("p1", "p0")}
     assert names(pairs(some, "all")) == {("p1", "p3"), ("p1", "p0"), ("p2", "p3"), ("p2", "p0"), ("p3", "p0")}
     assert names(pairs(some, "best-random")) <= {("p1", "p3"), ("p1", "p0")}
+
+
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if hasattr(m.settings, "pairing")])
+def test_every_method_on_pairs_forms_those_that_are_asked_for(name: str) -> None:
+    method, found = METHODS[name], []
+    for pairing in ("best-worst", "all"):
+        some, settings = [{**r, "levels": {"words": 1}} for r in rows(2.0, 1.0, 0.0)], method.settings(pairing=pairing)
+        if method.condition:
+            some, _ = method.condition(some, Schema((Attribute("words", 0, 2),)), settings)
+        found.append(len(method.groups(some, settings)))
+    assert found[1] == 3 * found[0] > 0
 
 
 def compared(better: str, worse: str, group: str, prompt: str = "p", **more: Any) -> list[Row]:
@@ -321,6 +333,7 @@ def test_contrastive_pairs_go_from_easy_to_hard() -> None:
     gaps = [g.rows[0]["reward"] - g.rows[1]["reward"] for g in groups]
     assert gaps == sorted(gaps, reverse=True)
     assert len(groups) == 60
+    assert "curriculum" in contrastive.METHOD.needs
     plan = Plan(groups, None, None, 10, 100, 0, curriculum=11)  # type: ignore[arg-type]  # no tokens are asked for
     steps = [plan.step(step)[1] for step in range(11)]
     assert [sum(i >= 30 for i in step) for step in steps] == list(range(11))

@@ -26,6 +26,11 @@ from steer.training.command import train_command
         ("dpo", "lora", 0.05 * 2e-4),  # published for adapters: 5e-6 to 5e-5
         ("dpo", "none", 0.05 * 2e-5),  # published for all weights: 5e-7 to 5e-6
         ("rso", "lora", 0.05 * 2e-4),
+        ("reward-augmented", "lora", 0.05 * 2e-4),
+        ("quark", "none", 3e-6),  # AlpacaFarm's
+        ("steerlm2", "lora", 0.1 * 2e-4),
+        ("ppo", "lora", 0.25 * 2e-4),
+        ("unlikelihood", "lora", 0.25 * 2e-4),
     ],
 )
 def test_a_run_without_a_rate_takes_the_share_of_its_method(method: str, adapter: str, rate: float) -> None:

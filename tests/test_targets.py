@@ -32,6 +32,7 @@ from steer.run_folder import read_json
 from steer.training.batches import Conditioning, Plan
 from steer.training.command import train_command
 from steer.training.prepare import agreeing, chosen, conditioned
+from steer.training.settings import TrainSettings
 
 NAMES = ("helpfulness", "warmth")
 GRID = (0.5, 1.5, 2.5, 3.5)
@@ -104,7 +105,8 @@ def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
         *(row(f"b{i}", target=low, levels={"warmth": 2}, likelihood=-1.0, **how) for i in range(2)),
         row("alone", "other", target=high, levels={"warmth": 4}, likelihood=-1.0, **how),
         row("unscored", target=high, levels={"warmth": 4}, likelihood=None),
-        row("log", levels={"warmth": 4}),
+        row("unknown", target=high, levels={"warmth": 4}, likelihood=math.nan, **how),
+        row("log", levels={"warmth": 4}, likelihood=-1.0),
     ]
     first, second = steerlm2.groups(rows, steerlm2.Settings())
     assert [r["id"] for r in first.rows] == ["a0", "a1", "a2"]
@@ -207,6 +209,14 @@ def test_no_reversed_pair_stands_behind_what_is_left_of_a_condition(labels: Path
             better, worse = plan.sequences(epoch, i)
             own = plan.tokens.sequence(group.rows[0], f"<verbosity>{group.rows[0]['levels']['verbosity']}\n")
             assert better.prefix == worse.prefix == own.prefix
+
+
+@pytest.mark.parametrize("method", [reward_augmented, steerlm2])
+def test_no_part_of_a_condition_that_decides_the_loss_is_dropped(method: Any) -> None:
+    warmth = Attribute("warmth", 0, 4, edges=(2.0,), shown=("0", "1"), centres=(1.0, 3.0), counts=(1, 1))
+    made = conditioned(Labelled([], Schema((warmth,))), method.METHOD, TrainSettings(template="tags"))
+    assert made is not None
+    assert (made.attribute_dropout, made.condition_dropout) == (0.0, 0.0)
 
 
 def test_the_best_response_under_each_direction_stands_behind_its_weights() -> None:

@@ -28,7 +28,7 @@ def test_a_bad_token_that_is_certain_stays_finite() -> None:
     c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), weight=torch.tensor([[-1.0]]))
     terms = unlikelihood.loss(logps, c, unlikelihood.Settings())
     terms.sum().backward()
-    assert terms.isfinite().all()
+    assert terms[0, 0].tolist() == pytest.approx([-math.log(1e-6)] * 2, rel=1e-3)
     assert logps.grad is not None
     assert logps.grad.isfinite().all()
 
@@ -37,6 +37,9 @@ def test_rows_above_the_threshold_are_good() -> None:
     rows = [{"id": str(i), "reward": float(r)} for i, r in enumerate(range(5))]
     found = {t: [g.weights[0] for g in unlikelihood.groups(rows, unlikelihood.Settings(t, 0.3))] for t in (0.0, 1.0)}
     assert found == {0.0: [-0.3, -0.3, 1.0, 1.0, 1.0], 1.0: [-0.3, -0.3, -0.3, -0.3, 1.0]}
+    unweighted = torch.tensor([[unlikelihood.groups(rows, unlikelihood.Settings(alpha=0.0))[0].weights[0]]])
+    c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), weight=unweighted)
+    assert not unlikelihood.loss(torch.tensor([[GOOD]]), c, unlikelihood.Settings(alpha=0.0)).any()
     with pytest.raises(SteerError, match=r"alpha -1.0: wanted 0 or more"):
         unlikelihood.Settings(alpha=-1.0)
 
