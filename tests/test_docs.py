@@ -77,9 +77,9 @@ def test_the_table_of_templates_equals_the_code() -> None:
     assert list(table("docs/conditions.md", "| template | what the model reads |")) == list(TEMPLATES)
 
 
-def test_methods_that_start_from_the_policy_that_drew_are_named_where_the_option_is_explained() -> None:
-    for name in ("docs/cli.md", "docs/comparing.md"):
-        [line] = re.findall(r"^\| `--start-from.*", page(name), re.MULTILINE)
+def test_methods_that_start_from_the_policy_that_drew_are_named_where_rounds_are_explained() -> None:
+    for name in ("docs/cli.md", "docs/comparing.md", "docs/methods.md"):
+        [line] = re.findall(r"^\| `--start-from.*|Every round of [^.]*? starts", page(name), re.MULTILINE)
         named = set(re.findall(r"`([a-z0-9-]+)`", line)) & METHODS.keys()
         assert named == {name for name, m in METHODS.items() if m.importance or "drawer" in m.needs}
 
