@@ -34,7 +34,7 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
     for name in drawers:
         assert found[name].groups
         assert found[name].caveat.startswith("none of these ")
-        assert found[name].caveat.endswith(f'so the logs stand for its draws: "steer iterate --method {name}" draws')
+        assert found[name].caveat.endswith(f'for its draws: "steer iterate --method {name} --scorer SCORER" draws')
     assert found["steerlm2"].missing.startswith("no prompt has two responses to one target")
     assert found["mle"].groups == sum(row["split"] == "train" for row in read_rows(labels))
 

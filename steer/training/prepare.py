@@ -328,7 +328,7 @@ def caveat(name: str, method: Method, rows: Sequence[Row], groups: Sequence[Grou
     if method.wants_draws and not any(map(drawn, rows)):
         clauses.append(
             f"none of these {len(rows)} rows records that the policy drew it, so the logs stand for its draws: "
-            f'"steer iterate --method {name}" draws'
+            f'"steer iterate --method {name} --scorer SCORER" draws'
         )
     return "; ".join(filter(None, clauses))
 
