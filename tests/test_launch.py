@@ -111,6 +111,15 @@ ACCELERATE |= {"num_processes": 2, "machine_rank": 0, "mixed_precision": "no", "
 ACCELERATE |= {"main_process_port": 0}  # a free one
 
 
+def assert_trains_alike(words: str, labels: Path, base: Path, folder: Path) -> None:
+    """What two processes train that the words launch is what one trains here."""
+    here, there = (config(labels, base, folder / name / "policy", attribute=("warmth",)) for name in ("a", "b"))
+    train_by("", here)
+    assert train_by(words, there) == read_json(Path(there.output) / "done.json")["summary"]
+    assert read_json(Path(there.output) / "done.json")["processes"] == 2
+    assert losses(Path(there.output)) == pytest.approx(losses(Path(here.output)), abs=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["accelerate", "srun"])
 def test_other_launchers_train_in_two_processes_what_one_trains(
@@ -123,13 +132,8 @@ def test_other_launchers_train_in_two_processes_what_one_trains(
         "accelerate": f"{sys.executable} -m accelerate.commands.launch --config_file {tmp_path}/two.yaml",
         "srun": f"{tmp_path}/srun --ntasks 2 --kill-on-bad-exit {sys.executable}",
     }[launcher]
-    here, there = (config(labels, base, tmp_path / name / "policy", attribute=("warmth",)) for name in ("a", "b"))
-    train_by("", here)
-    capsys.readouterr()
-    assert train_by(words, there) == read_json(Path(there.output) / "done.json")["summary"]
+    assert_trains_alike(words, labels, base, tmp_path)
     assert ("srun started 2 tasks" in capsys.readouterr().err) == (launcher == "srun")
-    assert read_json(Path(there.output) / "done.json")["processes"] == 2
-    assert losses(Path(there.output)) == pytest.approx(losses(Path(here.output)), abs=1e-5)
 
 
 STEP = {"SLURM_JOB_ID": "1041", "SLURM_STEP_ID": "3", "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}

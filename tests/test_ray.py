@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
-from conftest import HANG, alive, family, until
+from conftest import HANG, JSON, alive, family, until
 from test_label import OWN, bytes_of, rows_of
-from test_launch import GOLD, LAUNCH, STEPS, answers, files, iterated, losses
+from test_launch import GOLD, LAUNCH, STEPS, answers, assert_trains_alike, config, files, iterated, losses
 
 from steer.cluster import Head
 from steer.comparison.command import compare_command
@@ -25,6 +29,7 @@ from steer.config.comparison import CompareConfig
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.iteration.command import iterate_command
+from steer.iteration.launch import train_by
 from steer.labelling.command import label_command
 from steer.rows import read_rows, write_rows
 from steer.run_folder import read_json, write_json
@@ -309,3 +314,42 @@ def test_a_launched_comparison_whose_ray_is_killed_goes_on_to_that_of_one_proces
     assert files(two, "generated/parts/*.jsonl", "fresh.jsonl") == files(one, "generated/parts/*.jsonl", "fresh.jsonl")
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert read_json(two / "report.json")["failures"] == []
+
+
+@pytest.fixture
+def submit(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The words before those of a job, for a Ray cluster of this machine that ends with the test."""
+    pytest.importorskip("ray.dashboard.optional_deps", reason='Ray takes no jobs: pip install "ray[default]"')
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    port = closed_port()
+    address = f"http://127.0.0.1:{port}"
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    start = [*ray, "start", "--head", "--block", "--disable-usage-stats", "--port=0", f"--dashboard-port={port}"]
+    start += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={closed_port()}"]
+    job = Request(f"{address}/api/jobs/", json.dumps({"entrypoint": "true"}).encode(), JSON)
+
+    def taken() -> bool:
+        with suppress(OSError):  # nobody listens, or says that nobody can run it yet
+            return urlopen(job, timeout=HANG).status == 200
+        return False
+
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path, for sockets
+        with subprocess.Popen([*start, "--temp-dir", folder]) as head:
+            try:
+                until(lambda: taken() or head.poll() is not None)
+                assert head.poll() is None, "Ray did not start"
+                yield f"{shlex.join(ray)} job submit --address {address} --"
+            finally:
+                below = family(head.pid)
+                head.terminate()
+        until(lambda: not any(alive(pid) for pid, _ in below))
+
+
+@pytest.mark.slow
+def test_a_job_of_ray_trains_in_two_processes_what_one_trains(
+    submit: str, labels: Path, base: Path, tmp_path: Path
+) -> None:
+    assert_trains_alike(f"{submit} {LAUNCH}", labels, base, tmp_path)
+    long = config(labels, base, tmp_path / "out", max_length=1)
+    with pytest.raises(SteerError, match=r"ended with exit code 1\. all 268 rows are longer.*goes on\."):
+        train_by(f"{submit} {sys.executable}", long)
