@@ -299,7 +299,7 @@ def test_each_round_is_drawn_by_the_policy_as_it_is_then(
 
 def test_a_comparison_refuses_what_an_engine_of_its_own_gpu_cannot_do(labels: Path, base: Path, tmp_path: Path) -> None:
     config = CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("mle",), num_proc=2, engine="vllm")
-    with pytest.raises(SteerError, match="takes a GPU for one run, so runs are done one after the other"):
+    with pytest.raises(SteerError, match="takes the GPUs for one run, so runs are done one after the other"):
         compare_command(config)
     with pytest.raises(SteerError, match=r"unknown 'http://127\.0\.0\.1:1/v1'"):
         iterate(str(labels), model=str(base), scorer="countable:words", engine="http://127.0.0.1:1/v1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,21 @@ def test_intervals_of_strengths_cover_the_truth() -> None:
 
 def test_a_system_without_comparisons_has_no_place() -> None:
     assert ranking(votes([1], [0], [1.0]), 3, resamples=20)[2] == {}
+
+
+def test_ranking_many_systems_takes_memory_for_their_prompts_not_for_their_votes() -> None:
+    """40 systems make 780 comparisons of each of 40 prompts: 400 MB if each held a table of all pairs."""
+    i, j = np.array(pairs(40, "all")).T
+    many = votes(
+        np.tile(i, 40), np.tile(j, 40), np.tile(i > j, 40).astype(float), np.repeat(np.arange(40), 780).tolist()
+    )
+    tracemalloc.start()
+    found = ranking(many, 40, resamples=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [f["place"]["mean"] for f in found] == list(range(40, 0, -1)), "i, the higher number, won everywhere"
+    assert found[0]["strength"]["n"] == 780 * 40
+    assert peak < 100e6
 
 
 def test_agreement_and_kappa_by_hand() -> None:

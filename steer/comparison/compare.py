@@ -81,7 +81,7 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
             schema.check(parse_target(target, schema, schema.names))
     if config.engine != "hf" and not comparison.alone:
         raise SteerError(
-            f"--engine {config.engine}: takes a GPU for one run, so runs are done one after the other. Leave "
+            f"--engine {config.engine}: takes the GPUs for one run, so runs are done one after the other. Leave "
             "--num-proc out, or add --launch."
         )
     comparison.examination.check()

@@ -201,7 +201,7 @@ def _first(spec: str, method: Method, after: str) -> None:
 def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
     """Parse the settings of an entry's rounds; a method that compares or chooses responses draws CHOICES per prompt."""
     if not any(knob.startswith("rounds=") for knob in knobs):
-        raise SteerError(f"{spec}: {', '.join(OF_ROUNDS[1:])} are of rounds, and there is no rounds=.")
+        raise SteerError(f"{spec}: {', '.join(OF_ROUNDS[1:])} are of rounds, and there is no rounds=. Add rounds=2.")
     m = METHODS[method]
     several = m.fresh == "rounds" and (not m.conditioned or m.importance)
     settings = overridden(IterateSettings, [f"n={CHOICES if several else 1}", *knobs], spec)

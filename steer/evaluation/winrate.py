@@ -208,19 +208,19 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
     number[connected] = range(size)
     defined = ~np.isnan(votes.share) & (number[votes.first] >= 0)
     i, j, share = number[votes.first[defined]], number[votes.second[defined]], votes.share[defined]
-    parts = np.zeros((len(share), size * size))
-    parts[np.arange(len(share)), i * size + j] += share
-    parts[np.arange(len(share)), j * size + i] += 1 - share
+    prompts, of = np.unique(votes.prompts[defined], return_inverse=True)
+    parts = np.zeros((len(prompts), size * size))  # by prompt, because many systems make many more votes
+    np.add.at(parts, (of, i * size + j), share)
+    np.add.at(parts, (of, j * size + i), 1 - share)
 
     def places(sums: FloatArray) -> FloatArray:
         strength = strengths(sums.reshape(-1, size, size))
         above = (strength[:, None, :] > strength[:, :, None] + 1e-9).sum(2)
         return np.hstack([strength, 1.0 + above])
 
-    figures = resampled_sums(places, parts, votes.prompts[defined], resamples=resamples)
-    return [
-        {"strength": figures[s].json(), "place": figures[size + s].json()} if s >= 0 else {} for s in number.tolist()
-    ]
+    found = resampled_sums(places, parts, np.arange(len(prompts)), resamples=resamples)
+    figures = [interval._replace(n=len(share)).json() for interval in found]
+    return [{"strength": figures[s], "place": figures[size + s]} if s >= 0 else {} for s in number.tolist()]
 
 
 def _connected(votes: Votes, systems: int) -> list[int]:
