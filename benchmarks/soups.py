@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
+
+from benchmarks import bars
 from steer.config.evaluation import EvaluateConfig
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
@@ -56,21 +59,19 @@ def systems(world: Path, out: Path) -> list[str]:
 
 def table(report: dict[str, Any]) -> str:
     """Both attributes of every system, beside the straight line between the ingredients, in Markdown."""
-    rows = {s["name"]: s for s in report["systems"]}
-    ends = [rows[f"soup, {share:g} for warmth"]["attributes"] for share in (SHARES[0], SHARES[-1])]
-    lines = [f"| system | {' | '.join(f'{name} | on the line' for name in WANTED)} | KL, nats |", "| --- " * 6 + "|"]
-    for name, row in rows.items():
-        cells = []
+    systems = {s["name"]: s for s in report["systems"]}
+    ends = [systems[f"soup, {share:g} for warmth"]["attributes"] for share in (SHARES[0], SHARES[-1])]
+    rows = []
+    for name, system in systems.items():
+        rows.append([name])
         for attribute in WANTED:
-            x, low, high = (row["attributes"][attribute][key] for key in ("mean", "low", "high"))
-            share = float(name.split()[1]) if name.startswith("soup") else None
-            line = (
-                None if share is None else sum(w * end[attribute]["mean"] for w, end in zip((1 - share, share), ends))
-            )
-            cells += [f"{x:.2f} [{low:.2f}, {high:.2f}]", "-" if line is None else f"{line:.2f}"]
-        kl = row["kl"] and row["kl"]["mean"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {'-' if kl is None else f'{kl:.2f}'} |")
-    return "\n".join(lines)
+            line = "-"
+            if name.startswith("soup"):
+                share, (one, other) = float(name.split()[1]), (end[attribute]["mean"] for end in ends)
+                line = f"{(1 - share) * one + share * other:.2f}"
+            rows[-1] += [bars.text(system["attributes"][attribute]), line]
+        rows[-1].append(f"{system['kl']['mean']:.2f}" if system["kl"] else "-")
+    return bars.table(["system", *(cell for name in WANTED for cell in (name, "on the line")), "KL, nats"], rows)
 
 
 def main(world: Path, out: Path) -> None:

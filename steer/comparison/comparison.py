@@ -34,6 +34,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, identity, rows_fingerprint
 from steer.training.amount import amount, steps_of
 from steer.training.batches import Conditioning
+from steer.training.prepare import undrawn
 
 ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
@@ -322,7 +323,11 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             *comparison.caveats,
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *dict.fromkeys(OF_ITS_OWN.format(entry.method) for entry in runs if entry.reframes),
-            *(ON_LOGS.format(entry.spec) for entry in runs if entry.on_logs),
+            *(
+                ON_LOGS.format(entry.spec)
+                for entry in runs
+                if not (entry.untrained or entry.iterate) and undrawn(METHODS[entry.method], comparison.logs)
+            ),
         ],
         "budget": {
             "rows": len(comparison.logs),

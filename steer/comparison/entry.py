@@ -110,11 +110,6 @@ class Entry:
         return self.untrained is None and METHODS[self.method].reframes
 
     @property
-    def on_logs(self) -> bool:
-        """Whether it trains on logged responses in the place of those that a policy drew."""
-        return not self.untrained and not self.iterate and METHODS[self.method].wants_draws
-
-    @property
     def start(self) -> Entry:
         """Return the entry without its rounds."""
         if not self.iterate:

@@ -126,8 +126,13 @@ def _bound(best: System, systems: Sequence[System], cost: Cost) -> float:
 
     Beyond the best system nobody gains, and one that went far for little would stretch the costs for all others.
     """
-    means = [_mean(np.concatenate([cost(a, s) for a in s.answers.values()])) for s in (best, *systems)]
-    return 2 * means[0] if means[0] > 0 else max((x for x in means if not np.isnan(x)), default=0.0)
+
+    def spent(system: System) -> float:
+        return _mean(np.concatenate([cost(answers, system) for answers in system.answers.values()]))
+
+    if (own := spent(best)) > 0:
+        return 2 * own
+    return max((x for x in map(spent, systems) if not np.isnan(x)), default=0.0)
 
 
 def _mean(values: FloatArray) -> float:

@@ -322,10 +322,15 @@ def joined(groups: Sequence[Group], method: Method) -> list[Group]:
     return conversations(groups) if method.per != "prompt" and not method.on_policy else list(groups)
 
 
+def undrawn(method: Method, rows: Sequence[Row]) -> bool:
+    """Whether a method wants responses that the policy drew, and no row records that one was."""
+    return method.wants_draws and not any(map(drawn, rows))
+
+
 def caveat(name: str, method: Method, rows: Sequence[Row], groups: Sequence[Group]) -> str:
     """Say what a method wants of rows and does not get, though it can train on them; empty: nothing."""
     clauses = [method.caveat(groups)] if method.caveat else []
-    if method.wants_draws and not any(map(drawn, rows)):
+    if undrawn(method, rows):
         clauses.append(
             f"none of these {len(rows)} rows records that the policy drew it, so the logs stand for its draws: "
             f'"steer iterate --method {name} --scorer SCORER" draws'
