@@ -6,14 +6,16 @@
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it. What is drawn in rounds is
 # drawn for 500 prompts a round, eight responses each (`expert-iteration`: sixteen in its one round, `quark`: one).
 # It takes as long as its runs are many: for each base 38 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
-# docs/results.md), and 19 rounds, which draw 70,000 responses and train as long; then 47 policies answer. TUNE=3 adds 141 tries,
-# once. `steer compare --dry-run` with these flags says how long that is on a machine.
-# TUNE=3 tries three learning rates for each method first, chosen by the proxy (steer compare --tune); METHODS: others than
-# those below.
+# docs/results.md), and 19 rounds, which draw 70,000 responses and train as long; then 47 policies answer.
+# `steer compare --dry-run` with these flags says how long that is on a machine.
+# RATES: learning rates that were tuned before (steer compare --rates), those of benchmarks/rates.json, which this script chose
+# with TUNE=3 RATES=. TUNE=3 tries three for each method that RATES lacks, chosen by the proxy: 141 tries where it is empty.
+# METHODS: others than those below.
 set -euo pipefail
 world=${1:?the folder of steer world}
 train=${2:-$world/train.json}
 output=${3:-methods}
+rates=${RATES-$(dirname "$0")/rates.json}
 bases=()
 for base in "$world"/base-*; do [ -d "$base" ] && bases+=(--base "$base"); done
 methods=${METHODS:-mle mle:after=mle filtered rwr:beta=1 rwr:beta=0.5 awr raft:after=mle,rounds=2,prompts_per_round=500
@@ -29,5 +31,5 @@ named=()
 for method in $methods; do named+=(--method "$method"); done
 steer compare "$world/labels" --model "$world/base" "${bases[@]}" --train "$train" --gold data_recipes.world_text:Gold \
   --num-proc 2 --num-prompts 250 --grid 500 --max-new-tokens 120 --batch-size 128 --resamples 1000 --output "$output" \
-  "${named[@]}" --tune "${TUNE:-0}" >&2
+  "${named[@]}" --tune "${TUNE:-0}" ${rates:+--rates "$rates"} >&2
 python "$(dirname "$0")/bars.py" "$output"

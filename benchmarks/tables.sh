@@ -2,7 +2,8 @@
 # All tables of the embedded world at one commit: three bases, the dial, the methods and the claims.
 #   bash benchmarks/tables.sh [FOLDER]      (`make tables`; the same command goes on where it stopped)
 # Expected on two quiet cores, in minutes of one core: world 60, claims 65; methods hours, as methods.sh says.
-# Three learning rates of each method are tried first, and the claims take those that were chosen; TUNE=0 tries none.
+# Three learning rates of each method are tried first, and the claims take those that were chosen; TUNE=0 takes those of
+# benchmarks/rates.json.
 # The claims are about which of two runs is better, which 170 steps tell as well as 340 do and in half the time.
 set -euo pipefail
 out=${1:-tables}
@@ -29,6 +30,7 @@ for steps in 240 170; do  # of every run in methods, and in claims
   python -c "import json; from steer.world import LORA; print(json.dumps(LORA | {'max_steps': $steps}))" > "$out/$steps.json"
 done
 stage world python "$here/bars.py" "$out/world"
+[ "$TUNE" = 0 ] || export RATES=
 stage methods bash "$here/methods.sh" "$out/world" "$out/240.json" "$out/methods"
 [ "$TUNE" = 0 ] || export RATES=$out/methods
 stage claims bash "$here/claims.sh" "$out/world" "$out/170.json" "$out/claims"

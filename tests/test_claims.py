@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import over_optimised
 from benchmarks.claims import runs
-from benchmarks.claims.runs import LOOPS, LOSSES, RATES, Bench, Task, tuned_rates
+from benchmarks.claims.runs import LOOPS, LOSSES, Bench, Task
 from benchmarks.claims.study import ClaimsConfig, study
 from benchmarks.claims.table import (
     NEAR,
@@ -272,34 +272,19 @@ def test_rounds_are_trained_with_all_that_the_others_are(
         )
 
 
-def test_rates_are_those_that_a_comparison_chose_for_the_same_settings_or_the_same_method(
-    labels: Path, tmp_path: Path
-) -> None:
-    def tried(name: str, chosen: float | None) -> dict[str, Any]:
-        tries = [{"learning_rate": 1e-3 * x, "own": x == 1, "chosen": x == chosen} for x in (1 / 3, 1, 3)]
-        return {"name": name, "tries": tries}
-
-    chosen = {"mle": 1, "rwr:beta=1": 3, "rwr:beta=0.5": 1 / 3, "remax:after=mle": 3, "ppo": None}
-    tuned = [tried(name, times) for name, times in chosen.items()]
-    write_json(tmp_path / "report.json", {"tuning": {"entries": tuned}})
-    rates = tuned_rates(str(tmp_path))
-    assert rates == {"mle": 1, "rwr:beta=1": 3, "rwr:beta=0.5": 0.333, "remax:after=mle": 3}
+def test_rates_are_those_chosen_for_the_same_settings_or_the_same_method(labels: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "rates.json", {"mle": 1, "rwr:beta=1": 3, "rwr:beta=0.5": 0.333, "remax:after=mle": 0.75})
     (tmp_path / "train.yaml").write_text("max_steps: 5\nlearning_rate: 1e-3\n")
-    config = CompareConfig(str(labels), "model", str(tmp_path / "out"), gold="gold", train=str(tmp_path / "train.yaml"))
-    bench = Bench(Comparison(config, tmp_path))
+    how: dict[str, Any] = {"gold": "gold", "train": str(tmp_path / "train.yaml")}
 
-    def times(method: str, **flags: Any) -> float:
-        return bench.settings(Task("run", "rows", method, flags), 0).learning_rate / (1e-3 * METHODS[method].rate)
+    def share(method: str, rates: str = str(tmp_path), **flags: Any) -> float:
+        bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path), rates=rates, **how), tmp_path))
+        return bench.settings(Task("run", "rows", method, flags), 0).learning_rate / 1e-3
 
-    assert times("remax") == pytest.approx(1), "nothing was tuned"
-    del bench.__dict__["rates"]
-    write_json(tmp_path / RATES, rates)
-    assert [times("rwr", set=(f"beta={b}",)) for b in ("0.5", "1", "3")] == pytest.approx([0.333, 3, 3])
-    assert [times(name) for name in ("mle", "remax", "ppo", "dpo")] == pytest.approx([1, 3, 1, 1])
-    write_json(tmp_path / "report.json", {"tuning": None})
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(SteerError, match="is no finished comparison that tuned"):
-            tuned_rates(str(folder))
+    assert share("remax", rates="") == pytest.approx(METHODS["remax"].rate), "nothing was tuned"
+    assert [share("rwr", set=(f"beta={b}",)) for b in ("0.5", "1", "3")] == pytest.approx([0.333, 3, 3])
+    assert [share(name) for name in ("mle", "remax")] == pytest.approx([1, 0.75])
+    assert share("dpo") == pytest.approx(METHODS["dpo"].rate)
 
 
 @pytest.mark.slow
@@ -309,8 +294,7 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     for seed, name in enumerate(("base", "other")):
         train_command(TrainConfig(str(labels), str(tiny), str(tmp_path / name), seed=seed, **writes))
     (tmp_path / "train.json").write_text(json.dumps({"max_steps": 8, "lora_r": 4, "batch_size": 8}))
-    tries = [{"learning_rate": 1e-3 * x, "own": x == 1, "chosen": x == 3} for x in (1, 3)]
-    write_json(tmp_path / "tuned" / "report.json", {"tuning": {"entries": [{"name": "raft", "tries": tries}]}})
+    write_json(tmp_path / "tuned" / "rates.json", {"raft": 3})
     config = ClaimsConfig(
         str(labels),
         str(tmp_path / "base"),
@@ -328,7 +312,7 @@ def test_the_whole_study_at_toy_size(labels: Path, tiny: Path, tmp_path: Path) -
     lines = [line.split(" | ") for line in table.splitlines() if line.count(" | ") == 5][2:]
     verdicts = [line[-1].removesuffix(" |").split(",")[0] for line in lines]
     assert len(verdicts) == 16
-    assert "as multiples of each method's own: raft x 3." in table
+    assert "as shares of that of likelihood methods: raft x 3." in table
     assert {*verdicts} <= {"yes", "**no**", "**not told apart**"}
     for seed in range(2):  # the proposal of RSO is the policy itself, not a sharpened one
         drawn = read_json(tmp_path / "out" / "pools" / str(seed) / "drawn" / "config.json")

@@ -13,13 +13,15 @@ import pytest
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison, Outcome
 from steer.comparison.entry import Entry
+from steer.comparison.rates import RATES
 from steer.comparison.tuning import Choice, held_out, on_training_rows, phases, shares, tried
+from steer.comparison.tuning import tuned as by_rates
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers
-from steer.methods import METHODS
+from steer.methods import METHODS, peak_rate
 from steer.rows import prompt_key, read_back, read_rows
-from steer.run_folder import read_json
+from steer.run_folder import read_json, write_json
 from tests.test_compare import held
 
 GOLD = "data_recipes.world_text:Gold"
@@ -177,6 +179,57 @@ def test_a_rate_that_fails_is_said_and_another_is_chosen(tuned: Path, tmp_path: 
     assert names[-1] == "awr"
     assert "1, failed" not in (out / "report.md").read_text()
     assert "3, 1 failed" in (out / "report.md").read_text()
+
+
+def test_a_tuning_leaves_its_rates_in_a_file_that_another_comparison_takes(tuned: Path, tmp_path: Path) -> None:
+    report = read_json(tuned / "report.json")
+    kept = read_json(tuned / RATES)
+    assert kept.keys() == {"mle", "raft", "dpo:after=mle"}
+    for entry in report["tuning"]["entries"]:
+        (best,) = (one["learning_rate"] for one in entry["tries"] if one["chosen"])
+        assert peak_rate(entry["name"].partition(":")[0], 1e-3, kept[entry["name"]]) == pytest.approx(best)
+    write_json(tmp_path / "some.json", {"mle": kept["mle"], "rwr:beta=3": 0.5})
+    new = replace(held(tuned), output=str(tmp_path / "new"), rates=str(tmp_path / "some.json"))
+    said = compare_command(replace(new, dry_run=True))
+    assert "Tuning, once: 3 learning rates for 2 methods, 12 steps" in said
+    untuned = replace(new, output=str(tmp_path / "untuned"), tune=0, rates=str(tuned))
+    compare_command(untuned)
+    again = read_json(tmp_path / "untuned" / "report.json")
+    assert [s["learning_rate"] for s in again["systems"]] == [s["learning_rate"] for s in report["systems"]]
+    assert again["tuning"] is None
+    assert not (tmp_path / "untuned" / "tuning").exists()
+    assert f"Learning rates of 3 of 3 methods are those of {tuned}." in again["notes"]
+    assert read_json(tmp_path / "untuned" / RATES) == kept
+
+
+def test_what_a_file_of_rates_lacks_is_tried_or_takes_its_own_and_is_named(tuned: Path, tmp_path: Path) -> None:
+    write_json(tmp_path / "some.json", {"mle": 3.0})
+    entries = [Entry.of(spec) for spec in ("dpo:after=mle", "rwr:rate=0.5", "awr")]
+    comparison = Comparison(replace(held(tuned), rates=str(tmp_path / "some.json"), tune=0), tmp_path)
+    able = by_rates(comparison, entries)
+    assert [(e.rate, e.front_rate) for e in able] == [(None, 3.0), (None, None), (None, None)]
+    text = f"Learning rates of 1 of 3 methods are those of {tmp_path / 'some.json'}. awr, dpo:after=mle: "
+    assert comparison.taken == f"{text}at their own."
+    assert read_json(tmp_path / RATES) == {"mle": 3.0}
+
+
+def test_a_changed_or_a_wrong_file_of_rates_is_refused(tuned: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rates.json"
+    config = replace(held(tuned), output=str(tmp_path / "new"), rates=str(path))
+    with pytest.raises(SteerError, match=r"no such file.*steer compare --tune 3"):
+        compare_command(config)
+    for wrong in ([], {"mle": "high"}, {"mle": -1}, {"mle": True}):
+        write_json(path, wrong)
+        with pytest.raises(SteerError, match="is no file of learning rates"):
+            compare_command(config)
+    write_json(path, {"mel": 1})
+    with pytest.raises(SteerError, match=r"rates\.json: unknown method 'mel'"):
+        compare_command(config)
+    write_json(path, {"mle": 1})
+    before = Comparison(config, tmp_path).inputs
+    write_json(path, {"mle": 3})
+    assert Comparison(config, tmp_path).inputs != before
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_rate_or_too_few_prompts_are_refused(tuned: Path, tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry
+from steer.comparison.rates import read_rates
 from steer.comparison.runs import permuted
 from steer.config.comparison import CompareConfig
 from steer.config.generation import GenerateConfig
 from steer.config.iteration import IterateConfig
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.training import TrainConfig
-from steer.errors import SteerError
 from steer.generation.command import generate_command
 from steer.generation.drawing import generate_rows
 from steer.generation.requests import Request
@@ -32,11 +32,10 @@ from steer.methods.groups import prompts
 from steer.models.policy import load_policy
 from steer.rows import Row, prompt_key, read_back, read_rows, write_rows
 from steer.rows.schema import REWARD
-from steer.run_folder import read_json, write_json
+from steer.run_folder import write_json
 from steer.training.command import train_command
 
 POOL = "pool"
-RATES = "rates.json"  # what --rates names, for all processes
 K, PROMPTS = 8, 600  # responses to each of so many training prompts, from which methods choose
 FEW = 100  # ratings that the scorer which is to be over-optimised is fitted on
 ROUNDS = 3
@@ -107,24 +106,24 @@ class Bench:
         out = str(self.folder(task.name, seed))
         start = str(self.folder(task.after, seed)) if task.after else ""
         shared = replace(self.shared.settings, model=self.shared.model(seed))
-        rate = self.tuned(task) * peak_rate(task.method, self.shared.likelihood)
+        rate = peak_rate(task.method, self.shared.likelihood, self.tuned(task))
         rows = self.pool(seed) if task.rows == POOL else task.rows
         fixed = replace(shared, rows=rows, output=out, method=task.method, init=start, seed=seed)
         return replace(fixed, **{"learning_rate": rate, **task.flags})
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        """What `tuned_rates` read, by method with its settings; empty: every method has its own rate."""
-        path = self.shared.folder / RATES
-        return dict(read_json(path)) if path.is_file() else {}
+        """Shares of the learning rate that were tuned, by method with its settings; empty: every method has its own."""
+        path = self.shared.config.rates
+        return read_rates(path) if path else {}
 
-    def tuned(self, task: Task) -> float:
-        """Multiple of the method's own rate: tuned with the task's settings, else with any; 1 if it was not tuned."""
-        tuned = [(Entry.of(spec), rate) for spec, rate in self.rates.items()]
+    def tuned(self, task: Task) -> float | None:
+        """The share that was tuned with the task's settings, else with any; None if its method was not tuned."""
+        tuned = [(Entry.of(spec), share) for spec, share in self.rates.items()]
         own = [
-            (set(e.settings) == set(task.flags.get("set", ())), rate) for e, rate in tuned if e.method == task.method
+            (set(e.settings) == set(task.flags.get("set", ())), share) for e, share in tuned if e.method == task.method
         ]
-        return next((rate for same, rate in own if same), own[0][1] if own else 1.0)
+        return next((share for same, share in own if same), own[0][1] if own else None)
 
     def trained(self, task: Task, seed: int) -> None:
         """Train one policy and let it answer."""
@@ -281,20 +280,6 @@ class Bench:
                 last = f"{name}-{before}" if before else ""
                 tasks.append(Task(f"{name}-{n}", self.rows, "remax", more, once=True, after=last))
         return tasks
-
-
-def tuned_rates(folder: str) -> dict[str, float]:
-    """Read the rates that a comparison with --tune chose, as multiples of each method's own, by its entries."""
-    path = Path(folder) / "report.json"
-    tuning = (read_json(path) if path.is_file() else {}).get("tuning")
-    if not tuning:
-        raise SteerError(f'--rates {folder}: is no finished comparison that tuned. Run "steer compare --tune 3" first.')
-    rates = {}
-    for entry in tuning["entries"]:
-        rate = {key: next((t["learning_rate"] for t in entry["tries"] if t[key]), None) for key in ("chosen", "own")}
-        if rate["chosen"]:
-            rates[entry["name"]] = float(f"{rate['chosen'] / rate['own']:.3g}")
-    return rates
 
 
 def run_chain(config: CompareConfig, folder: Path, chain: Sequence[Task], seed: int) -> None:

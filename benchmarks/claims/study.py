@@ -22,7 +22,6 @@ import numpy as np
 from benchmarks.claims.runs import (
     LOOPS,
     LOSSES,
-    RATES,
     ROUNDS,
     Bench,
     RoundsTask,
@@ -31,7 +30,6 @@ from benchmarks.claims.runs import (
     run_chain,
     run_rounds,
     seeds_of,
-    tuned_rates,
 )
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
 from steer.comparison.comparison import Comparison, spread
@@ -45,7 +43,7 @@ from steer.parts import processes
 from steer.progress import progress
 from steer.report.cells import ALPHA
 from steer.report.circumstances import circumstances
-from steer.rows import content_hash, read_back
+from steer.rows import read_back
 from steer.rows.schema import REWARD
 from steer.run_folder import Run, read_done, read_json, stage, write_json, write_text
 from steer.settings import OUTPUT, OVERWRITE, argument, option
@@ -70,8 +68,8 @@ class ClaimsConfig:
     train: str = option("", "Config file for training, the same for every run.")
     rates: str = option(
         "",
-        "Folder of a finished `steer compare --tune`: every method takes the multiple of its own rate that was chosen "
-        "there, for the settings of a run if they were tuned, else for its method.",
+        "Learning rates as `steer compare --tune` writes them, its folder or rates.json: every method takes what was "
+        "chosen there for the settings of a run if they were tuned, else for its method.",
     )
     overwrite: bool = option(False, OVERWRITE)
 
@@ -79,17 +77,14 @@ class ClaimsConfig:
 @stage
 def study(config: ClaimsConfig) -> str:
     """Do the missing runs and judge the claims; return the tables, which are in claims.md too. Resumes when killed."""
-    settings = {name: value for name, value in asdict(config).items() if name != "rates"}
-    shared = Comparison(CompareConfig(**settings), Path(config.output))
-    rates = tuned_rates(config.rates) if config.rates else {}
-    run = Run(config.output, config, shared.inputs | ({"rates": content_hash([rates])} if rates else {}))
+    shared = Comparison(CompareConfig(**asdict(config)), Path(config.output))
+    run = Run(config.output, config, shared.inputs)
     if run.done:
         return str(run.done["summary"])
     _ = shared.examination.court, shared.examination.prompts
     if REWARD not in shared.labelled.schema.names:
         raise SteerError(f"{config.rows}: has no reward to raise. Label rows whose attributes have a better end.")
     run.start()
-    write_json(run.folder / RATES, rates)
     bench = Bench(shared)
     began = time.monotonic() - _seconds_before(run.folder)
     tasks = bench.first()
@@ -216,8 +211,8 @@ def _rated(bench: Bench) -> str:
     """Sentence on the learning rates."""
     if not bench.rates:
         return "Every method has its own share of the learning rate, and was not tuned."
-    rates = ", ".join(f"{name} x {rate:g}" for name, rate in bench.rates.items())
-    return f"Learning rates were tuned by the proxy; as multiples of each method's own: {rates}."
+    rates = ", ".join(f"{name} x {share:g}" for name, share in bench.rates.items())
+    return f"Learning rates were tuned by the proxy; as shares of that of likelihood methods: {rates}."
 
 
 def _judge(bench: Bench, scorer: Scorer) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget
+from steer.comparison.rates import read_rates
 from steer.comparison.settings import CompareSettings
 from steer.comparison.untrained import PROMPTED, in_words
 from steer.config.comparison import CompareConfig
@@ -55,6 +56,7 @@ class Comparison:
     failures: list[dict[str, str]] = field(default_factory=list)
     loaded: dict[str, Reference] = field(default_factory=dict)  # the base that was used last
     tuning: dict[str, Any] | None = None  # how the learning rates were chosen, for the report
+    taken: str = ""  # what the report says of those that --rates holds
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ class Comparison:
         shared = {k: v for k, v in asdict(self.training).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
         hashes = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([shared])}
         hashes |= {f"base {name}": identity(name) or name for name in c.base}
+        hashes |= {"rates": content_hash([read_rates(c.rates)])} if c.rates else {}
         models = [identity(name) or name for name in self.bases]
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
@@ -321,6 +324,7 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
             spread(len(comparison.seeds), len(comparison.bases)),
             *dict.fromkeys(f"{e.spec}: {o.remark}" for e, seeds in runs.items() for o in seeds.values() if o.remark),
             *comparison.caveats,
+            *filter(None, [comparison.taken]),
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *dict.fromkeys(OF_ITS_OWN.format(entry.method) for entry in runs if entry.reframes),
             *(

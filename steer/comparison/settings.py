@@ -122,6 +122,12 @@ class RunSettings:
     tune_prompts: int = option(
         100, "Training prompts that tuning holds out, at most a fifth of all.", least=2, panel=RUNS
     )
+    rates: str = option(
+        "",
+        "Learning rates that an earlier comparison tuned: its folder, or a file like its rates.json. What is in it is "
+        "not tried again; what is not takes its own rate or, with --tune, is tried.",
+        panel=RUNS,
+    )
     max_steps: int = option(0, "Optimizer steps of every run (0: as --train says).", least=0, panel=RUNS)
     budget_tokens: int = option(
         0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS

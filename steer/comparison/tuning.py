@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from steer.comparison.comparison import Comparison, Outcome
 from steer.comparison.entry import Entry
+from steer.comparison.rates import RATES, read_rates
 from steer.comparison.runs import outcomes_of
 from steer.comparison.trained import SUMMED
 from steer.errors import SteerError
@@ -18,15 +19,19 @@ from steer.evaluation.drawn import Decoding
 from steer.evaluation.statistics import Interval, interval
 from steer.evaluation.systems import difference
 from steer.methods import METHODS, peak_rate
+from steer.progress import note
+from steer.report.cells import counted
 from steer.rows import prompt_key
+from steer.run_folder import write_json
 
 STEP = 3.0  # ratio of neighbouring rates: half a decade
 ONE_IN = 5  # tuning holds out at most one training prompt in so many
 
 
 def check_tuning(comparison: Comparison) -> None:
-    """Raise SteerError if a tuning is asked for that cannot choose; nothing is written."""
+    """Raise SteerError if a tuning is asked for that cannot choose, or rates that cannot be read; write nothing."""
     config = comparison.config
+    known(comparison)
     if config.tune == 1:
         raise SteerError("--tune 1: one learning rate leaves nothing to choose. Try 3, or 0 for each method's own.")
     if config.tune and len(held_out(comparison)) < 2:
@@ -38,30 +43,69 @@ def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
 
     Entries of the same training share a choice: a method with rounds takes what was chosen for it on the logs. What
     stands in front (after=) is tuned first, and trained at its own choice. The base is the first, the seed one that no
-    repetition has. `comparison.tuning` gets what the report says of it.
+    repetition has. What --rates holds is not tried again. `comparison.tuning` gets what the report says of it.
     """
-    if not comparison.config.tune:
+    config = comparison.config
+    if not config.tune and not config.rates:
         return list(entries)
+    chosen: dict[Entry, float | None] = dict(known(comparison))
+    if config.rates:
+        comparison.taken = _taken(comparison, entries, chosen)
+        note(comparison.taken)
+    if config.tune:
+        chosen |= _tried(comparison, entries, chosen)
+    write_json(comparison.folder / RATES, {entry.spec: share for entry, share in chosen.items() if share})
+    able = []
+    for entry in entries:
+        complete, key = _with_front(entry, chosen), tried(entry) if tunable(entry) else None
+        if complete is None or (key in chosen and chosen[key] is None):
+            lost = entry.spec if complete else f"after={entry.after}"
+            comparison.fail(entry.spec, f"{lost} did not run at any learning rate that was tried.")
+        else:
+            able.append(replace(complete, rate=chosen.get(key, entry.rate) if key else entry.rate))
+    return able
+
+
+def known(comparison: Comparison) -> dict[Entry, float]:
+    """Shares that --rates holds, by the entry that was tried at them."""
+    path, found = comparison.config.rates, {}
+    for spec, share in read_rates(path).items() if path else ():
+        try:
+            found[tried(Entry.of(spec))] = share
+        except SteerError as error:
+            raise SteerError(f"--rates {path}: {error}") from None
+    return found
+
+
+def _taken(comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entry, float | None]) -> str:
+    """Say how many of the methods have their rate from the file, and what the others take."""
+    keys = [entry for phase in phases(entries) for entry in phase]
+    lacking = [entry.spec for entry in keys if entry not in known]
+    others = f"{', '.join(lacking)}: {'tried' if comparison.config.tune else 'at their own'}." if lacking else ""
+    return (
+        f"Learning rates of {len(keys) - len(lacking)} of {counted(len(keys), 'method')} are those of "
+        f"{comparison.config.rates}. {others}"
+    ).strip()
+
+
+def _tried(
+    comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entry, float | None]
+) -> dict[Entry, float | None]:
+    """Try every entry that is not known yet; return the share that was chosen for each, None where no run succeeded."""
     inner, seed = on_training_rows(comparison), len(comparison.seeds)
     choices: dict[Entry, Choice] = {}
-    for phase in phases(entries):
-        ready = {entry: _with_front(entry, choices) for entry in phase}
+    chosen = dict(known)
+    for phase in phases(entries, known):
+        ready = {entry: _with_front(entry, chosen) for entry in phase}
         trials = {entry: _trials(e, comparison.config.tune) if e else {} for entry, e in ready.items()}
         outcomes = outcomes_of(inner, [trial for some in trials.values() for trial in some.values()], [seed])
         for entry, some in trials.items():
             runs = {share: outcomes.get(trial, {}).get(seed) for share, trial in some.items()}
             choices[entry] = Choice.of(inner, entry, runs)
+            chosen[entry] = choices[entry].share
     comparison.failures += [{**lost, "name": f"tuning, {lost['name']}"} for lost in inner.failures]
     comparison.tuning = _report(comparison, inner, choices)
-    able = []
-    for entry in entries:
-        choice, complete = choices.get(tried(entry)) if tunable(entry) else None, _with_front(entry, choices)
-        if complete is None or (choice and choice.share is None):
-            lost = entry.spec if complete else f"after={entry.after}"
-            comparison.fail(entry.spec, f"{lost} did not run at any learning rate that was tried.")
-        else:
-            able.append(replace(complete, rate=choice.share if choice else entry.rate))
-    return able
+    return {entry: choice.share for entry, choice in choices.items()}
 
 
 def on_training_rows(comparison: Comparison) -> Comparison:
@@ -78,6 +122,7 @@ def on_training_rows(comparison: Comparison) -> Comparison:
         gold="",
         scorer=comparison.proxy,
         annotator=(),
+        rates="",
         target=("best",),
         num_prompts=0,
         grid=0,
@@ -109,12 +154,16 @@ def tried(entry: Entry) -> Entry:
     return Entry.of(f"{name}:{','.join(parts if method.importance else [*parts, 'rounds=1'])}")
 
 
-def phases(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries to tune: those that train on the logs, with what stands in front of others, then the others."""
+def phases(entries: Sequence[Entry], known: Container[Entry] = ()) -> list[list[Entry]]:
+    """Entries to tune: those that train on the logs, with what stands in front of others, then the others.
+
+    `known`: those that were tuned before.
+    """
     keys = dict.fromkeys(tried(entry) for entry in entries if tunable(entry) and not entry.permuted)
     fronts = [tried(entry.stage) for entry in entries if entry.stage]
     first = dict.fromkeys([*filter(tunable, fronts), *(entry for entry in keys if not entry.after)])
-    return [phase for phase in (list(first), [entry for entry in keys if entry.after]) if phase]
+    both = (list(first), [entry for entry in keys if entry.after])
+    return [new for phase in both if (new := [entry for entry in phase if entry not in known])]
 
 
 def shares(method: str, count: int) -> list[float]:
@@ -153,12 +202,12 @@ class Choice:
         return Choice(best, done, rewards, gain)
 
 
-def _with_front(entry: Entry, choices: Mapping[Entry, Choice]) -> Entry | None:
+def _with_front(entry: Entry, chosen: Mapping[Entry, float | None]) -> Entry | None:
     """Return the entry with the rate of what stands in front of it; None if that ran at none."""
     front = entry.stage
-    if front is None or not tunable(front):
+    if front is None or not tunable(front) or (key := tried(front)) not in chosen:
         return entry
-    share = choices[tried(front)].share
+    share = chosen[key]
     return None if share is None else replace(entry, front_rate=share)
 
 
