@@ -6,7 +6,9 @@ SHARED is the folder that holds data/. The model is a BERT with random weights a
 tokenizer trained on the same texts; the rows are prompts and responses of five public sets, of mixed length. The
 pipeline runs at the best of several batch sizes, which a sweep finds first. Both then score all rows in turn, several
 times; what is printed is the median of the paired ratios, and the largest difference of a score. `--candidates` takes
-a causal model and SummEval instead, whose 16 candidates of a prompt share what is computed of it.
+a causal model and SummEval instead, whose 16 candidates of a prompt share what is computed of it. A line says how
+near both are to the machine: operations of the matrix products that a score needs, per second, beside those of the
+model's largest product alone, on as many tokens as a batch of ours holds.
 """
 
 from __future__ import annotations
@@ -21,18 +23,21 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 SETS = ("pairs_hh_harmless_test", "pairs_finegrained_dev", "pairs_llmbar", "topical_chat_turns", "nlg_novikova")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 LABELS = 4
+TOKENS = 4096  # of a batch
+T = TypeVar("T")
 
 
 def records(shared: Path) -> Iterator[dict[str, Any]]:
@@ -143,10 +148,34 @@ def score(rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
     return found
 
 
-def timed(work: Callable[[], np.ndarray[Any, Any]]) -> tuple[float, np.ndarray[Any, Any]]:
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds that some work takes, and what it returns."""
     start = time.perf_counter()
     found = work()
     return time.perf_counter() - start, found
+
+
+def needed(model: Any, lengths: list[int]) -> float:
+    """Operations of the matrix products and the attention that a pass over texts of these lengths needs, no padding."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    total = 0.0
+    for length, times in Counter(lengths).items():
+        with FlopCounterMode(display=False) as counted, torch.inference_mode():
+            model(input_ids=torch.zeros((1, length), dtype=torch.long, device=model.device))
+        total += times * counted.get_total_flops()
+    return total
+
+
+def product(hidden: int, tokens: int) -> float:
+    """Operations per second of multiplying the states of `tokens` by the model's largest matrix: the best of 20."""
+    import torch
+
+    states, weights = torch.randn(tokens, hidden), torch.randn(4 * hidden, hidden)
+    with torch.inference_mode():
+        seconds = min(timed(lambda: torch.nn.functional.linear(states, weights))[0] for _ in range(20))
+    return 2 * tokens * hidden * 4 * hidden / seconds
 
 
 def main() -> None:
@@ -218,6 +247,9 @@ def main() -> None:
     print(f"ratio {statistics.median(ratios):.2f} (median of {args.repeats} pairs, {min(ratios):.2f} to ", end="")
     print(f"{max(ratios):.2f}); largest difference of a score {difference:.1e}")
     shutil.rmtree(made)
+    work, most = needed(ours.backbone.model, lengths) / len(rows) / 1e9, product(args.hidden, TOKENS) / 1e9
+    print(f"a plain pass is {work:.2f} thousand million operations a row: {work * own:.0f} a second in ours, ", end="")
+    print(f"{work * other:.0f} in the pipeline; the largest matrix product alone runs at {most:.0f}")
     print(f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import steer.comparison.runs as package
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, swept, unique
-from steer.comparison.settings import SUITES
+from steer.comparison.rates import read_rates
+from steer.comparison.settings import BASELINES, FAMILIES, SUITES
+from steer.comparison.tuning import phases, tried
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
@@ -341,17 +344,26 @@ def test_every_method_of_the_frontiers_stands_at_three_settings_or_more() -> Non
 
 
 def test_the_whole_field_and_what_training_must_beat_stand_in_the_suites() -> None:
-    full, quick = ({e.method for e in unique(SUITES[name]["method"])} for name in ("full", "quick"))
+    full = {e.method for e in unique(SUITES["full"]["method"])}
     measured = unique(in_script("methods.sh"))
     for field in (full, {e.method for e in measured}):
         assert METHODS.keys() - field == set()
     assert {e.iterate.prompts_per_round for e in measured if e.iterate} == {500}
-    for suite in (full, quick):
-        assert {"base", "prompted", "few-shot", "steering"} - suite == {"base"}
+    parts = [SUITES[name]["method"] for name in FAMILIES]
+    assert set(chain(*parts)) == set(SUITES["full"]["method"])
+    assert set.intersection(*map(set, parts)) == set(BASELINES), "every other entry stands in one part"
+    assert sum(map(len, parts)) - (len(parts) - 1) * len(BASELINES) == len(SUITES["full"]["method"])
+    for suite in SUITES.values():
+        assert {"mle", "prompted", "few-shot", "steering"} <= {e.method for e in unique(suite["method"])}
     for name in SUITES:
         decodings = [d for e in unique(SUITES[name]["method"]) for d in e.decodings if d.best_of > 1]
         assert decodings
         assert {d.best for d in decodings if d.at_random} == {d for d in decodings if not d.at_random}
+
+
+def test_the_file_of_rates_holds_every_method_of_the_table() -> None:
+    kept = {tried(Entry.of(spec)) for spec in read_rates(str(Path(__file__).parents[1] / "benchmarks" / "rates.json"))}
+    assert phases(unique(in_script("methods.sh")), kept) == []
 
 
 def test_every_method_of_a_comparison_takes_its_share_of_the_likelihood_rate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from steer.evaluation.settings import ANSWERS, JUDGING, AnswerSettings
@@ -11,6 +12,38 @@ from steer.settings import LAUNCH, WHICH_WORKERS, WORKERS, option
 
 RUNS = "What is trained"
 
+BASELINES = (  # what every method must beat, and the control of twice the steps
+    *("mle", "mle:after=mle", "mle:best_of=4/16"),
+    *("prompted:guidance=1/1.5/2", "few-shot", "steering"),
+)
+FAMILIES = {
+    "weights": ("filtered:keep=0.5/0.2/0.1", "rwr:beta=3/1/0.5", "awr", "feedme:after=mle", "unlikelihood"),
+    "preferences": (
+        *("dpo", "dpo:after=mle", "ipo:after=mle", "slic:after=mle", "contrastive:after=mle", "simpo:after=mle"),
+        *("orpo", "cpo:after=mle", "odpo:after=mle", "rpo:after=mle", "apo:after=mle", "dpop:after=mle"),
+        *("kto:after=mle", "bco:after=mle", "rrhf:after=mle", "pro"),
+    ),
+    "conditions": (
+        *("conditional:guidance=1/1.5/2", "directional:after=mle", "binary-reward-conditioning:after=mle"),
+        *("coh", "c-rlft", "gedi", "reward-augmented:after=mle"),
+    ),
+    "on-policy": ("remax:after=mle", "rloo:after=mle", "grpo:after=mle", "ppo:after=mle"),
+    "rounds": (
+        "conditional:rounds=1/2,prompts_per_round=500",
+        "raft:after=mle,rounds=1/2/3,prompts_per_round=500",
+        "rejection:after=mle,rounds=2,prompts_per_round=500",
+        "expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500",
+        "rest-em:prompts_per_round=500",
+        "rso:after=mle,rounds=1,n=16,prompts_per_round=500",
+        "rebel:after=mle,prompts_per_round=500",
+        "bond:after=mle,prompts_per_round=500",
+        "spin:after=mle,prompts_per_round=500",
+        "quark:after=mle,prompts_per_round=500",
+        "steerlm2:prompts_per_round=500",
+    ),
+}
+PARTS = {**FAMILIES, "full": tuple(chain(*FAMILIES.values()))}
+DIALS = ("conditions", "full")  # whose methods are asked for targets, with controls
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
     "quick": {
         "method": (
@@ -20,63 +53,10 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
         "num_prompts": 100,
         "grid": 300,
     },
-    "full": {
-        "method": (
-            "mle",
-            "mle:after=mle",
-            "filtered:keep=0.5/0.2/0.1",
-            "rwr:beta=3/1/0.5",
-            "awr",
-            "feedme:after=mle",
-            "rrhf:after=mle",
-            "pro",
-            "dpo",
-            "dpo:after=mle",
-            "kto:after=mle",
-            "contrastive:after=mle",
-            "ipo:after=mle",
-            "slic:after=mle",
-            "rso:after=mle,rounds=1,n=16,prompts_per_round=500",
-            "mle:best_of=4/16",
-            "conditional:guidance=1/1.5/2",
-            "prompted:guidance=1/1.5/2",
-            "few-shot",
-            "steering",
-            "conditional:rounds=1/2,prompts_per_round=500",
-            "raft:after=mle,rounds=1/2/3,prompts_per_round=500",
-            "steerlm2:prompts_per_round=500",
-            "directional:after=mle",
-            "binary-reward-conditioning:after=mle",
-            "quark:after=mle,prompts_per_round=500",
-            "remax:after=mle",
-            "rloo:after=mle",
-            "grpo:after=mle",
-            "ppo:after=mle",
-            "unlikelihood",
-            "simpo:after=mle",
-            "orpo",
-            "cpo:after=mle",
-            "odpo:after=mle",
-            "rpo:after=mle",
-            "apo:after=mle",
-            "dpop:after=mle",
-            "bco:after=mle",
-            "rebel:after=mle,prompts_per_round=500",
-            "bond:after=mle,prompts_per_round=500",
-            "spin:after=mle,prompts_per_round=500",
-            "rest-em:prompts_per_round=500",
-            "rejection:after=mle,rounds=2,prompts_per_round=500",
-            "expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500",
-            "coh",
-            "c-rlft",
-            "gedi",
-            "reward-augmented:after=mle",
-        ),
-        "seeds": 3,
-        "controls": True,
-        "grid": 2000,
-    },
+    **{name: {"method": (*BASELINES, *own), "seeds": 3, "grid": 300} for name, own in PARTS.items()},
 }
+for _name in DIALS:
+    SUITES[_name] |= {"controls": True, "grid": 2000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +83,8 @@ class RunSettings:
     )
     suite: str = option(
         "",
-        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores, `full`, the field, "
-        "hours.",
+        "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores; `weights`, "
+        "`preferences`, `conditions`, `on-policy` and `rounds` are the parts of `full`, the field, which takes hours.",
         choices=("", *SUITES),
         presets=SUITES,
         panel=RUNS,
