@@ -69,9 +69,12 @@ def annotate(config: AnnotateConfig) -> None:
 @options(TrainConfig)
 def train(config: TrainConfig) -> None:
     """Fine-tune a policy on labelled rows."""
-    from steer.training.command import train_command
+    from steer.training.reasons import explained
 
-    click.echo(train_command(config))
+    with explained(config.output):
+        from steer.training.command import train_command
+
+        click.echo(train_command(config))
 
 
 @cli.command()

@@ -352,4 +352,4 @@ def test_a_job_of_ray_trains_in_two_processes_what_one_trains(
     assert_trains_alike(f"{submit} {LAUNCH}", labels, base, tmp_path)
     long = config(labels, base, tmp_path / "out", max_length=1)
     with pytest.raises(SteerError, match=r"ended with exit code 1\. all 268 rows are longer.*goes on\."):
-        train_by(f"{submit} {sys.executable}", long)
+        train_by(f"{submit} {LAUNCH}", long)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import shlex
+import signal
 import subprocess
 from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 
 from steer import device
@@ -14,10 +17,15 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.parts import led
 from steer.progress import progress, write
-from steer.run_folder import HOW, read_done, write_json
+from steer.run_folder import HOW, read_done, write_json, write_text
 from steer.training.command import train_command
+from steer.training.reasons import SENTENCE, reasons_of
 
-KEPT = 20  # lines of a launcher that failed, in which the reason is looked for
+KEPT = 1000  # lines of a launcher that failed: torchrun ends with a table that has seven for each process
+# What torchrun says of the process that failed first, and SLURM of a step for which memory ran out.
+KILLED = re.compile(r"Root Cause.{,400}?Signal \d+ \((SIG\w+)\)|oom[-_]kill", re.DOTALL)
+TELLING = re.compile(rf"{SENTENCE}.|(?:error|exception): \S|: no |not found", re.IGNORECASE)
+SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
 def train_by(launch: str, config: TrainConfig) -> str:
@@ -34,14 +42,41 @@ def train_by(launch: str, config: TrainConfig) -> str:
     words = [*shlex.split(launch), "-m", "steer", "train", "--config", str(file), "--output", str(folder)]
     gc.collect()
     device.release()  # the training has the GPUs for itself
-    code, lines = _ran(words)
+    place = reasons_of(folder)
+    write_text(place, "")
+    try:
+        code, lines = _ran(words)
+        reasons = place.read_text(encoding="utf-8", errors="replace").splitlines() if place.is_file() else []
+    finally:
+        place.unlink(missing_ok=True)
     if code:
-        said = [line for line in lines if line.startswith("steer: ")]
-        reason = f"exit code {code}. {said[-1].removeprefix('steer: ')}" if said else f"exit code {code}."
         raise SteerError(
-            f"--launch: the training in {folder} ended with {reason} What it wrote stays, and the same command goes on."
+            f"--launch: the training in {folder} ended with exit code {code}.{_reason(code, reasons, lines)} "
+            "What it wrote stays, and the same command goes on."
         )
     return str(read_done(folder)["summary"])
+
+
+def _reason(code: int, reasons: Collection[str], lines: Collection[str]) -> str:
+    """Return why a launched command failed, after a space; empty if nothing says it.
+
+    `reasons`: those of its processes, the first one first. A process that was killed adds none, and those of the
+    others follow from that, unless they are meant for people. `lines`: what the launcher printed.
+    """
+    sentences = [line for line in reasons if line.startswith(SENTENCE)]
+    match = KILLED.search("\n".join(lines))
+    killed = [match[1] or "SIGKILL"] if match else [SIGNALS[-code]] if -code in SIGNALS else []
+    shell = [SIGNALS[code - 128]] if code - 128 in SIGNALS else []  # also of those that were ended for the first one
+    telling = [line for line in lines if TELLING.search(line)][-1:]
+    for reason in (*sentences, *map(_killed, killed), *reasons, *map(_killed, shell), *telling):
+        text = reason.rpartition(SENTENCE)[2].strip()
+        return f" {text}" if text.endswith((".", "!", "?")) else f" {text}."
+    return ""
+
+
+def _killed(name: str) -> str:
+    remedy = " Lower --micro-batch-tokens or start fewer processes if memory ran out." if name == "SIGKILL" else ""
+    return f"A process was killed by {name}.{remedy}"
 
 
 def _ran(words: list[str]) -> tuple[int, deque[str]]:
