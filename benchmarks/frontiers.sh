@@ -10,4 +10,5 @@ export METHODS=${METHODS:-mle mle:best_of=2/4/8/16 mle:after=mle rwr:beta=2/1/0.
   bco:after=mle,beta=0.3/0.1/0.03 slic:after=mle,gamma=0.5/0.15/0.05 simpo:after=mle,beta=8/4/2
   rso:after=mle,rounds=1,n=16,prompts_per_round=500,beta=2/0.5/0.1
   ppo:after=mle,kl=0.2/0.02/0 rloo:k=2,after=mle,kl=0.5/0.05/0}
+export RATES=${RATES-}  # what was tuned is tuned at one value of each knob
 exec bash "$(dirname "$0")/methods.sh" "$1" "${2:-$1/train.json}" "${3:-frontiers}"

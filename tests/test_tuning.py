@@ -200,6 +200,9 @@ def test_a_tuning_leaves_its_rates_in_a_file_that_another_comparison_takes(tuned
     assert not (tmp_path / "untuned" / "tuning").exists()
     assert f"Learning rates of 3 of 3 methods are those of {tuned}." in again["notes"]
     assert read_json(tmp_path / "untuned" / RATES) == kept
+    nothing_left = Comparison(replace(untuned, tune=3), tmp_path)
+    by_rates(nothing_left, [Entry.of(spec) for spec in METHOD])
+    assert nothing_left.tuning is None
 
 
 def test_what_a_file_of_rates_lacks_is_tried_or_takes_its_own_and_is_named(tuned: Path, tmp_path: Path) -> None:

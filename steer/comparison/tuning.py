@@ -52,8 +52,8 @@ def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
     if config.rates:
         comparison.taken = _taken(comparison, entries, chosen)
         note(comparison.taken)
-    if config.tune:
-        chosen |= _tried(comparison, entries, chosen)
+    if config.tune and phases(entries, chosen):
+        chosen |= _choices(comparison, entries, chosen)
     write_json(comparison.folder / RATES, {entry.spec: share for entry, share in chosen.items() if share})
     able = []
     for entry in entries:
@@ -88,7 +88,7 @@ def _taken(comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entr
     ).strip()
 
 
-def _tried(
+def _choices(
     comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entry, float | None]
 ) -> dict[Entry, float | None]:
     """Try every entry that is not known yet; return the share that was chosen for each, None where no run succeeded."""
