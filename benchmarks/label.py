@@ -36,7 +36,6 @@ import numpy as np
 SETS = ("pairs_hh_harmless_test", "pairs_finegrained_dev", "pairs_llmbar", "topical_chat_turns", "nlg_novikova")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 LABELS = 4
-TOKENS = 4096  # of a batch
 T = TypeVar("T")
 
 
@@ -168,14 +167,17 @@ def needed(model: Any, lengths: list[int]) -> float:
     return total
 
 
-def product(hidden: int, tokens: int) -> float:
-    """Operations per second of multiplying the states of `tokens` by the model's largest matrix: the best of 20."""
+def product(model: Any) -> float:
+    """Operations per second of multiplying the states of a batch by the model's largest matrix: the best of 20."""
     import torch
 
-    states, weights = torch.randn(tokens, hidden), torch.randn(4 * hidden, hidden)
+    from attribute_models.backbone import BUDGET
+
+    weights = max((m.weight for m in model.modules() if isinstance(m, torch.nn.Linear)), key=torch.numel)
+    states = torch.randn(BUDGET["cpu"], weights.shape[1])
     with torch.inference_mode():
         seconds = min(timed(lambda: torch.nn.functional.linear(states, weights))[0] for _ in range(20))
-    return 2 * tokens * hidden * 4 * hidden / seconds
+    return 2 * len(states) * weights.numel() / seconds
 
 
 def main() -> None:
@@ -247,7 +249,7 @@ def main() -> None:
     print(f"ratio {statistics.median(ratios):.2f} (median of {args.repeats} pairs, {min(ratios):.2f} to ", end="")
     print(f"{max(ratios):.2f}); largest difference of a score {difference:.1e}")
     shutil.rmtree(made)
-    work, most = needed(ours.backbone.model, lengths) / len(rows) / 1e9, product(args.hidden, TOKENS) / 1e9
+    work, most = needed(ours.backbone.model, lengths) / len(rows) / 1e9, product(ours.backbone.model) / 1e9
     print(f"a plain pass is {work:.2f} thousand million operations a row: {work * own:.0f} a second in ours, ", end="")
     print(f"{work * other:.0f} in the pipeline; the largest matrix product alone runs at {most:.0f}")
     print(f"{platform.machine()}, torch {torch.__version__}, transformers {transformers.__version__}")

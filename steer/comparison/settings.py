@@ -42,8 +42,7 @@ FAMILIES = {
         "steerlm2:prompts_per_round=500",
     ),
 }
-PARTS = {**FAMILIES, "full": tuple(chain(*FAMILIES.values()))}
-DIALS = ("conditions", "full")  # whose methods are asked for targets, with controls
+DIALS = {"controls": True, "grid": 2000}  # of a suite whose methods are asked for targets
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
     "quick": {
         "method": (
@@ -53,10 +52,12 @@ SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user
         "num_prompts": 100,
         "grid": 300,
     },
-    **{name: {"method": (*BASELINES, *own), "seeds": 3, "grid": 300} for name, own in PARTS.items()},
+    **{
+        name: {"method": (*BASELINES, *own), "seeds": 3, **(DIALS if name == "conditions" else {"grid": 300})}
+        for name, own in FAMILIES.items()
+    },
+    "full": {"method": (*BASELINES, *chain(*FAMILIES.values())), "seeds": 3, **DIALS},
 }
-for _name in DIALS:
-    SUITES[_name] |= {"controls": True, "grid": 2000}
 
 
 @dataclass(frozen=True, kw_only=True)

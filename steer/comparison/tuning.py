@@ -52,8 +52,8 @@ def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
     if config.rates:
         comparison.taken = _taken(comparison, entries, chosen)
         note(comparison.taken)
-    if config.tune and phases(entries, chosen):
-        chosen |= _choices(comparison, entries, chosen)
+    if config.tune and (new := phases(entries, chosen)):
+        chosen = _with_tries(comparison, new, chosen)
     write_json(comparison.folder / RATES, {entry.spec: share for entry, share in chosen.items() if share})
     able = []
     for entry in entries:
@@ -88,14 +88,14 @@ def _taken(comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entr
     ).strip()
 
 
-def _choices(
-    comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entry, float | None]
+def _with_tries(
+    comparison: Comparison, new: Sequence[Sequence[Entry]], known: Mapping[Entry, float | None]
 ) -> dict[Entry, float | None]:
-    """Try every entry that is not known yet; return the share that was chosen for each, None where no run succeeded."""
+    """Try the new entries, by phase; add the share that was chosen for each, None where no run succeeded."""
     inner, seed = on_training_rows(comparison), len(comparison.seeds)
     choices: dict[Entry, Choice] = {}
     chosen = dict(known)
-    for phase in phases(entries, known):
+    for phase in new:
         ready = {entry: _with_front(entry, chosen) for entry in phase}
         trials = {entry: _trials(e, comparison.config.tune) if e else {} for entry, e in ready.items()}
         outcomes = outcomes_of(inner, [trial for some in trials.values() for trial in some.values()], [seed])
@@ -105,7 +105,7 @@ def _choices(
             chosen[entry] = choices[entry].share
     comparison.failures += [{**lost, "name": f"tuning, {lost['name']}"} for lost in inner.failures]
     comparison.tuning = _report(comparison, inner, choices)
-    return {entry: choice.share for entry, choice in choices.items()}
+    return chosen
 
 
 def on_training_rows(comparison: Comparison) -> Comparison:
