@@ -26,7 +26,7 @@ from attribute_models import Row, device, prefix
 from attribute_models.arrays import Mask, common
 from attribute_models.bases import HEADS, Weights, digest, nf4, trainable
 from attribute_models.noise import quiet
-from attribute_models.progress import progress, write
+from attribute_models.progress import note, progress
 from attribute_models.templates import fitted, lost, options_of, rendered
 
 READ_AT_ONCE = 1024  # rows tokenised while the model works on those before
@@ -335,7 +335,7 @@ def load(
             f"model '{name}': GGUF weights cannot be loaded in 4 bits. Take adapter=lora, or other weights."
         )
     if weights.file:
-        write(f"steer: {weights.note(name)}")
+        note(weights.note(name))
     with quiet():
         import transformers
 

@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, in a log a line now and then; each with the time that is left."""
+"""Notes, and progress of long steps: a bar on a terminal, in a log a line now and then; each with the time left."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, Self
 from weakref import WeakSet
 
 FIRST, EVERY = 4.0, 30.0  # seconds until a step's first line in a log, and between two of its lines
 BEAT = 0.5  # seconds between two looks at what runs
+PREFIX = "steer: "  # of a line for people
+_KEPT: list[list[str]] = []  # notes that another process says
 _LOCK = threading.RLock()
 _OPEN: WeakSet[Step] = WeakSet()  # a step that nobody holds any more has ended
 _BEATING = threading.Event()
@@ -169,6 +172,30 @@ def write(text: str) -> None:
             tqdm.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Say one line to the user on standard error: what was dropped, guessed or chosen."""
+    if _KEPT:
+        _KEPT[-1].append(text)
+    else:
+        write(PREFIX + text)
+
+
+@cache
+def note_once(text: str) -> None:
+    """Say one line unless this process has said it: for what every call would repeat."""
+    note(text)
+
+
+@contextmanager
+def notes_kept() -> Iterator[list[str]]:
+    """Give a list of the notes in place of saying them: of a process whose work another one asked for."""
+    _KEPT.append([])
+    try:
+        yield _KEPT[-1]
+    finally:
+        _KEPT.pop()
 
 
 def _beat() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from attribute_models import Row, Scored, texts, unknown
 from attribute_models.arrays import Array
 from attribute_models.endpoint import Endpoint, RefusedError, exchange
-from attribute_models.progress import write
+from attribute_models.progress import note
 from attribute_models.templates import kwargs_of, with_text
 
 PATHS = ("classify", "pooling", "score")  # the first that answers is used
@@ -110,7 +110,7 @@ class Served:
                 body["chat_template_kwargs"] = kwargs
             if row.get("tools") and not self._told:
                 self._told = True
-                write("steer: vLLM's pooling API takes no declarations of tools: the model scores without them.")
+                note("vLLM's pooling API takes no declarations of tools: the model scores without them.")
         return self.endpoint.post(path, body, _answer)
 
 

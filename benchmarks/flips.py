@@ -3,13 +3,15 @@
 WORLD is the folder of `steer world`, OUT that of the runs. A pool of simulated annotators compares the pairs of the
 logs twice (`steer annotate`), once flipping a quarter of its votes on training prompts and once none. Every policy
 starts from one likelihood stage and takes the same number of steps: dpo on the flipped votes as they are, with flips=
-(cDPO) and with robust= too (rDPO), and dpo on the votes that were not flipped. Answers to held-out prompts are judged
-by the ground truth. A second call resumes where it stopped.
+(cDPO) and with robust= too (rDPO), and dpo on the votes that were not flipped. Smoothing changes how far a step goes,
+so each of the four has the best of three learning rates, by the reward of WORLD's scorer on held-out prompts. Answers
+are judged by the ground truth. A second call resumes where it stopped.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ from steer.training.command import train_command
 
 GOLD = "data_recipes.world_text:Gold"
 POOL = "gold: {gold}\nannotators: 13\nnoise: 0.5\nflips: {flips}\ntraining: true\n"
-FIRST, STEPS, RATE = 60, 120, 4e-3  # steps of the likelihood stage and of every method, rate of likelihood methods
+STEPS, RATE = 240, 4e-3  # of the likelihood stage and of every method; rate of the likelihood stage
+RATES = (RATE / 60, RATE / 20, RATE * 3 / 20)  # tried for every arm
+HOW: dict[str, Any] = {"max_steps": STEPS, "lora_r": 16, "lora_alpha": 32, "batch_size": 16}
 ARMS: dict[str, tuple[float, tuple[str, ...]]] = {  # the first is what the others are compared with
     "dpo": (0.25, ()),
     "dpo:flips=0.25 (cDPO)": (0.25, ("flips=0.25",)),
@@ -44,31 +48,45 @@ def votes(world: Path, out: Path, flips: float) -> Path:
     return out / f"labels-{flips:g}"
 
 
-def policies(world: Path, out: Path, seeds: int) -> list[str]:
-    """NAME=PATH of every policy, the likelihood stage last."""
-    how: dict[str, Any] = {"lora_r": 16, "lora_alpha": 32, "batch_size": 16, "learning_rate": RATE}
-    model = str(world / "base" / "model")
-    start = str(out / "mle")
-    train_command(TrainConfig(str(world / "labels"), model, start, method="mle", max_steps=FIRST, **how))
-    del how["learning_rate"]
-    labels = {flips: votes(world, out, flips) for flips in sorted({flips for flips, _ in ARMS.values()})}
-    systems = []
-    for number, (name, (flips, settings)) in enumerate(ARMS.items()):
-        for seed in range(seeds):
-            place = str(out / f"dpo-{number}-{seed}")
-            rate = RATE * 0.05
-            more: dict[str, Any] = {"set": settings, "init": start, "seed": seed, "learning_rate": rate}
-            train_command(TrainConfig(str(labels[flips]), model, place, method="dpo", max_steps=STEPS, **more, **how))
-            systems.append(f"{name.replace('=', ' ')}={place}")
-    return [*systems, f"mle={start}"]
+def trained(world: Path, out: Path, arm: str, rate: int, seed: int) -> str:
+    """Folder of the policy of an arm at one of RATES."""
+    flips, settings = ARMS[arm]
+    more: dict[str, Any] = {"set": settings, "init": str(out / "mle"), "learning_rate": RATES[rate], "seed": seed}
+    place = str(out / f"dpo-{[*ARMS].index(arm)}-{rate}-{seed}")
+    rows, model = str(out / f"labels-{flips:g}"), str(world / "base" / "model")
+    train_command(TrainConfig(rows, model, place, method="dpo", **more, **HOW))
+    return place
+
+
+def judged(world: Path, place: Path, systems: Sequence[str]) -> str:
+    """What `steer evaluate` says of systems, each as NAME=PATH; the report is in `place`."""
+    how: dict[str, Any] = {"num_prompts": 200, "grid": 0, "max_new_tokens": 80, "pairs": "baseline", "resamples": 2000}
+    return evaluate_command(EvaluateConfig(tuple(systems), str(place), str(world / "labels"), GOLD, **how))
+
+
+def chosen(world: Path, out: Path, arm: str) -> int:
+    """Number of the rate whose policy has the highest proxy reward."""
+    names = [f"rate {rate:.3g}" for rate in RATES]
+    place = out / f"tried-{[*ARMS].index(arm)}"
+    judged(world, place, [f"{name}={trained(world, out, arm, i, 0)}" for i, name in enumerate(names)])
+    proxy = {s["name"]: s["proxy"]["mean"] for s in read_json(place / "report.json")["systems"]}
+    print(f"{arm}: proxy reward " + ", ".join(f"{proxy[name]:.2f} at {name}" for name in names))
+    return max(range(len(RATES)), key=lambda i: proxy[names[i]])
 
 
 def main(world: Path, out: Path, seeds: int) -> None:
     """Run what is missing, and print the table."""
     out.mkdir(parents=True, exist_ok=True)
-    systems = tuple(policies(world, out, seeds))
-    how: dict[str, Any] = {"num_prompts": 200, "grid": 0, "max_new_tokens": 80, "pairs": "baseline", "resamples": 2000}
-    print(evaluate_command(EvaluateConfig(systems, str(out / f"report-{seeds}"), str(world / "labels"), GOLD, **how)))
+    for flips in sorted({flips for flips, _ in ARMS.values()}):
+        votes(world, out, flips)
+    start = str(out / "mle")
+    rows, model = str(world / "labels"), str(world / "base" / "model")
+    train_command(TrainConfig(rows, model, start, method="mle", learning_rate=RATE, **HOW))
+    best = {arm: chosen(world, out, arm) for arm in ARMS}
+    systems = [
+        f"{a.replace('=', ' ')}={trained(world, out, a, r, seed)}" for a, r in best.items() for seed in range(seeds)
+    ]
+    print(judged(world, out / f"report-{seeds}", [*systems, f"mle={start}"]))
     for flips in (0.25, 0.0):
         print(read_json(out / f"votes-{flips:g}" / "done.json")["summary"].splitlines()[-1])
     about = circumstances("evaluate")
@@ -76,4 +94,4 @@ def main(world: Path, out: Path, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 3)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5)

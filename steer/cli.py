@@ -21,6 +21,7 @@ from steer.config.serve import ServeConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.options import PanelGroup, options
+from steer.progress import PREFIX
 
 
 @click.group(cls=PanelGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,7 +184,7 @@ def methods(**asked: str | None) -> None:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"steer: {' '.join(message.splitlines())}", err=True)
+    click.echo(PREFIX + " ".join(message.splitlines()), err=True)
     sys.exit(1)
 
 
@@ -210,5 +211,5 @@ def main(command: click.Command = cli) -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror}. Check the path, its permissions and the room on the disk.")
     except (click.Abort, KeyboardInterrupt):
-        click.echo("steer: interrupted; run the same command again to resume.", err=True)
+        click.echo(f"{PREFIX}interrupted; run the same command again to resume.", err=True)
         sys.exit(130)

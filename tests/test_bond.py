@@ -50,6 +50,18 @@ def test_the_loss_is_what_the_paper_prints(backward: float) -> None:
     assert found == pytest.approx((1 - backward) * forward + backward * back)
 
 
+def test_what_a_policy_draws_often_counts_as_often() -> None:
+    """Nine draws in ten are the worse answer; where the loss is least, the better one is as likely as the best of n."""
+    prompt = [{"role": "user", "content": "which?"}]
+    rows = [{"id": str(i), "prompt": prompt, "response": "ab"[i == 9], "reward": float(i == 9)} for i in range(10)]
+    [group] = bond.METHOD.groups(rows, bond.Settings())
+    rewards = torch.tensor([[row["reward"] for row in group.rows]], dtype=torch.float64)
+    assert len(group.rows) == 10
+    for n in (2, 4, 16):
+        aim = bond.best_of(rewards, torch.ones_like(rewards).bool(), n)[0]
+        assert float(aim[rewards[0] == 1].sum()) == pytest.approx(1 - 0.9**n)
+
+
 def test_a_policy_that_is_the_best_of_n_has_no_loss() -> None:
     aim = bond.best_of(REWARD[:1], REAL[:1], 4)
     c = Candidates(torch.ones(1, 4, 1, dtype=torch.bool), REWARD[:1], torch.zeros(1, 4, dtype=torch.float64))

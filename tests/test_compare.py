@@ -425,6 +425,7 @@ def test_a_system_that_gold_cannot_score_stays_in_the_table() -> None:
         "low": None,
         "high": None,
         "n": 0,
+        "over": "prompts only",
         "p": None,
         "p_prompts": None,
         "errors": [],

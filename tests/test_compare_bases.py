@@ -10,12 +10,13 @@ import pytest
 
 from data_recipes import world_model
 from steer.comparison.command import compare_command
-from steer.comparison.comparison import ON_LOGS, Comparison, spread
+from steer.comparison.comparison import ON_LOGS, Comparison
 from steer.comparison.entry import Entry, cost
 from steer.comparison.plan import planned
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.evaluation.result import spread
 from steer.iteration import round as one_round
 from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -16,9 +18,12 @@ from steer.config.evaluation import EvaluateConfig
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
-from steer.evaluation.evaluate import evaluate
+from steer.evaluation.evaluate import evaluate, repetitions
+from steer.evaluation.result import spread
+from steer.evaluation.sources import Contestant
+from steer.evaluation.systems import NO_BASE
 from steer.generation.command import generate_command
-from steer.models.policy import load_policy
+from steer.models.policy import Policy, load_policy
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
@@ -213,6 +218,40 @@ def test_one_name_twice_is_two_seeds(labels: Path, base: Path, trained: Path, tm
     evaluate_command(config)
     report = read_json(tmp_path / "out" / "report.json")
     assert [(s["name"], s["seeds"]) for s in report["systems"]] == [("logs", 1), ("a", 2)]
+
+
+def test_policies_are_repetitions_of_the_base_that_they_were_trained_from() -> None:
+    """Whatever their order, equal seeds are on one base; a model as it comes and given responses are on none."""
+
+    def trained_from(name: str, base: str, revision: str = "") -> Contestant:
+        card = SimpleNamespace(base=base, base_hash="", base_revision=revision)
+        return Contestant(name, 0, policy=cast(Policy, SimpleNamespace(card=card)))
+
+    a, b = ([trained_from(name, base) for base in bases] for name, bases in (("a", "PQPQ"), ("b", "QPQ")))
+    rows = [Contestant("logs", seed, rows=[]) for seed in range(2)]
+    found = repetitions([*a, *b, *rows])
+    assert found[:4] == [(0, 0), (1, 1), (2, 0), (3, 1)]
+    assert found[4:7] == [(1, 1), (0, 0), (3, 1)]
+    assert found[7:] == [(0, NO_BASE), (2, NO_BASE)]
+    assert repetitions([*rows, *rows]) == [(i, NO_BASE) for i in range(4)]
+    assert repetitions([trained_from("a", "P", commit) for commit in "xyx"]) == [(0, 0), (1, 1), (2, 0)]
+
+
+def test_an_interval_over_policies_of_several_bases_is_over_the_bases(
+    labels: Path, base: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Three of one base and one of another are two repetitions; the report says so."""
+    other = shutil.copytree(trained, tmp_path / "other")
+    card = read_json(other / "steer.json")
+    (other / "steer.json").write_text(json.dumps(card | {"base_hash": "another"}))
+    how: dict[str, Any] = {"num_prompts": 5, "grid": 0, "target": ("best",), **SMALL}
+    systems = (f"m={base}", *[f"a={path}" for path in (trained, trained, trained, other)])
+    evaluate_command(EvaluateConfig(systems, str(tmp_path / "out"), str(labels), GOLD, **how))
+    report = read_json(tmp_path / "out" / "report.json")
+    assert spread(4, 2) in report["notes"]
+    [told] = [s["difference"] for s in report["systems"] if s["difference"]]
+    assert told["over"] == "prompts and seeds"
+    assert told["errors"][-1][1] == 1, "two bases have one degree of freedom, whatever their seeds"
 
 
 def test_what_is_missing_is_named(base: Path, labels: Path, tmp_path: Path) -> None:

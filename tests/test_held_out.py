@@ -17,6 +17,7 @@ from steer.cache import cache_folder
 from steer.conditioning.condition import render
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.methods import METHODS
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import read_rows
@@ -24,6 +25,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
 from steer.training.batches import Plan
 from steer.training.command import train_command
+from steer.training.prepare import chosen, held_out_of
 
 FAST: dict[str, Any] = {"lora_r": 4, "lora_alpha": 8, "learning_rate": 3e-3, "batch_size": 16, "max_steps": 6}
 
@@ -87,6 +89,34 @@ def test_early_stopping_keeps_the_best_weights_also_after_a_kill(labels: Path, b
     assert all(torch.equal(whole[n], short[n]) and torch.equal(whole[n], cut[n]) for n in whole)
     assert losses(tmp_path / "cut", "held_out_loss") == found
     assert not (tmp_path / "cut" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["rwr", "kto", "unlikelihood", "dpo"])
+def test_held_out_rows_are_weighed_among_the_training_rows(method: str, base: Path, tmp_path: Path) -> None:
+    """All of the held-out ones are better than the mean of the others; among themselves every other one is poor."""
+
+    def row(i: int, reward: float, split: str, prompt: int) -> dict[str, Any]:
+        turn = {"role": "user", "content": f"{split} {prompt}"}
+        return {"id": f"{split}{i}", "prompt": [turn], "response": f"word {i}", "reward": reward, "split": split}
+
+    train = [row(i, float(i % 2), "train", i // 2) for i in range(40)]
+    test = [row(i, 2.0 + i % 2, "test", i // 2) for i in range(10)]
+    labelled = Labelled([*train, *test])
+    options = TrainConfig("rows", str(base), str(tmp_path), method=method, eval_steps=1)
+    tokenizer = load_policy(str(base)).tokenizer
+    plan = Plan([], Tokens(train, tokenizer), None, 16, 1024, 0)
+    held_out = held_out_of(labelled, method, None, options, plan, 100)
+    assert held_out is not None
+    found = {r["id"]: w for group in held_out.plan.groups for r, w in zip(group.rows, group.weights)}
+    assert found.keys() == {r["id"] for r in test}
+    together = METHODS[method].groups([*train, *test], chosen(method, ())[1])
+    assert found == {
+        r["id"]: w for group in together for r, w in zip(group.rows, group.weights) if r["split"] == "test"
+    }
+    if method != "dpo":
+        assert min(found.values()) > 0, "all are good"
+        equal = Labelled([*train, *(r | {"reward": 2.0} for r in test)])
+        assert held_out_of(equal, method, None, options, plan, 100) is not None, "they need not differ"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from steer.evaluation.court import Court
 from steer.evaluation.frontier import frontiers
 from steer.evaluation.result import Case, result
 from steer.evaluation.systems import (
+    NO_BASE,
     Answers,
     RewardScale,
     System,
@@ -49,7 +51,7 @@ def test_the_only_seed_of_one_system_stands_against_all_of_the_other() -> None:
     base, many = {0: answers([1.0, 1, 1])}, {0: answers([1.0, 1, 1]), 1: answers([3.0, 3, 3]), 2: answers([3.0, 3, 3])}
     assert difference(many, base, JUDGE, 100)["mean"] == pytest.approx(4 / 3)
     assert difference(base, many, JUDGE, 100)["mean"] == pytest.approx(-4 / 3)
-    assert paired_seeds({0: 0, 2: 0}, {0: 0, 1: 0}) == [(0, 0)]  # type: ignore[dict-item]  # only the keys are read
+    assert paired_seeds({0: many[0], 2: many[2]}, {0: many[0], 1: many[1]}) == [(0, 0)]
     different = [{s: Answers(a.rows, a.gold, a.proxy) for s, a in x.items()} for x in (base, many)]
     assert len({m.seed for m in meetings(different)}) == 3
 
@@ -99,8 +101,36 @@ def test_one_seed_has_an_interval_over_prompts_and_no_p_value() -> None:
     found = difference(one, base, JUDGE, 100)
     assert found["p"] is None
     assert found["low"] > 0
-    two = difference({**one, 1: answers([3.0, 3.1, 3])}, base, JUDGE, 100)
-    assert two["p"] is not None
+    assert found["over"] == "prompts only"
+    several = {**one, 1: answers([3.0, 3.1, 3])}
+    once = difference(several, base, JUDGE, 100)
+    assert (once["p"], once["over"]) == (None, "prompts and seeds of one of the two"), "who else was trained once"
+    assert once["p_prompts"] is not None
+    model = {0: replace(base[0], base=NO_BASE)}
+    untrained = difference(several, model, JUDGE, 100)
+    assert untrained["p"] == untrained["p_prompts"] == once["p_prompts"], "a model as it comes has no seeds"
+    assert untrained["over"] == "prompts and seeds"
+
+
+def test_systems_are_paired_on_the_bases_that_they_share() -> None:
+    """Else in the order of their seeds: two models, or a model and given responses."""
+    at = [replace(answers([float(i)]), base=i) for i in range(4)]
+    given = replace(answers([0.0]), base=NO_BASE)
+    assert paired_seeds({0: at[0], 1: at[1]}, {1: at[1], 0: at[0]}) == [(0, 0), (1, 1)]
+    assert paired_seeds({0: at[0], 1: at[1], 2: at[0]}, {0: at[0]}) == [(0, 0), (2, 0)]
+    assert paired_seeds({0: at[0], 1: at[1]}, {2: at[2], 3: at[3]}) == [(0, 2), (1, 3)]
+    assert paired_seeds({0: at[0], 1: at[1]}, {0: at[2]}) == [(0, 0), (1, 0)]
+    assert paired_seeds({0: at[0], 1: at[1]}, {0: given}) == [(0, 0), (1, 0)]
+    assert paired_seeds({0: given, 1: given}, {0: given, 1: given}) == [(0, 0), (1, 1)]
+
+
+def test_words_are_counted_over_seeds_as_every_other_figure_is() -> None:
+    """Seeds that write 20, 40 and 60 words say little of the mean of others, however alike their own answers are."""
+    texts = [[" ".join(["x"] * (length + i % 2)) for i in range(30)] for length in (20, 40, 60)]
+    found = told(*(answers([1.0] * 30, text) for text in texts))["words"]
+    assert found["mean"] == pytest.approx(40.5)
+    t = 4.302653  # Student's, 95 %, 2 degrees of freedom
+    assert found["high"] - found["mean"] == pytest.approx(t * 20 / math.sqrt(3), rel=0.05)
 
 
 def test_answers_without_a_score_are_counted_where_their_mean_is_told() -> None:

@@ -75,7 +75,7 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
     ref, likely = [-4.0, -1.0, -3.0], [0.5, 0.2, 0.9]
     logps, old = (torch.tensor([[t + [9.0] * (2 - len(t)) for t in x]], dtype=torch.float64) for x in (texts, drawn))
     mask = torch.tensor([[[True, len(t) == 2] for t in texts]])
-    numbers = (torch.tensor([x], dtype=torch.float64) for x in ([0.0] * 3, ref, likely))
+    numbers = (torch.tensor([x], dtype=torch.float64) for x in ([0.0] * 3, ref, list(map(math.log, likely))))
     c = Candidates(mask, *numbers, old)
     lp, q = [sum(t) for t in texts], [sum(t) for t in drawn]
 
@@ -97,6 +97,15 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
         assert gradient[0, :, 0].tolist() == pytest.approx([y - x for x, y in zip(w, b)])
 
 
+def test_steerlm2_weighs_responses_of_any_likelihood() -> None:
+    """One that misses three attributes wholly is far below what a float can hold as a share."""
+    mask = torch.ones(1, 2, 1, dtype=torch.bool)
+    c = Candidates(mask, torch.zeros(1, 2), torch.tensor([[-80.0, 0.0]]), torch.tensor([[0.0, -150.0]]), mask * 0.0)
+    weight = steerlm2.weigh(c, steerlm2.Settings()).weight
+    assert weight is not None
+    assert weight[0].tolist() == pytest.approx([1.0, math.exp(-70)])
+
+
 def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
     low, high = {"warmth": 0}, {"warmth": 4}
     how = {"temperature": 1.0, "top_p": 1.0}
@@ -111,7 +120,7 @@ def test_steerlm2_groups_what_was_drawn_for_a_prompt_at_one_target() -> None:
     first, second = steerlm2.groups(rows, steerlm2.Settings())
     assert [r["id"] for r in first.rows] == ["a0", "a1", "a2"]
     assert [r["levels"] for r in (*first.rows, *second.rows)] == [high] * 3 + [low] * 2
-    assert first.weights == pytest.approx([1.0, math.exp(-1), math.exp(-2)])
+    assert first.weights == pytest.approx([0.0, -1.0, -2.0])
     assert rows[0]["levels"] == {"warmth": 2}
     with pytest.raises(SteerError, match=r"no prompt has two responses to one target \(1 of 2 rows"):
         steerlm2.groups(rows[5:7], steerlm2.Settings())
@@ -190,7 +199,9 @@ def test_training_and_held_out_rows_lose_what_reads_alike(labels: Path, base: Pa
     rows = [r if r["split"] == "train" else {**r, "levels": {**r["levels"], "verbosity": 1}} for r in read_rows(labels)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     shutil.copy(labels / "schema.json", tmp_path)
-    with pytest.raises(SteerError, match=r"^--eval-steps: the held-out rows of .*: the conditions of every pair read"):
+    with pytest.raises(
+        SteerError, match=r"^--eval-steps: the held-out rows of .*: reward-augmented trains on none of them"
+    ):
         train_command(TrainConfig(str(tmp_path / "rows.jsonl"), str(base), str(tmp_path / "run"), eval_steps=1, **how))
 
 

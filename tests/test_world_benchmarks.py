@@ -192,31 +192,36 @@ def test_soups_are_made_and_tabled_at_toy_size(
 def test_arms_of_flipped_votes_are_trained_and_judged_at_toy_size(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Stopped while it trains, the same command goes on; more seeds train only what they add."""
-    monkeypatch.setattr(flips, "FIRST", 2)
-    monkeypatch.setattr(flips, "STEPS", 4)
+    """Stopped while it trains, the same command goes on; more seeds train only what they add, at the chosen rates."""
+    monkeypatch.setattr(flips, "HOW", flips.HOW | {"max_steps": 4})
     out = tmp_path / "out"
-    with stopped_after(2 + 4 + 1):
+    with stopped_after(4 + 4 + 1):
         flips.main(world, out, 1)
     before = written(out)
-    assert before.keys() == {"mle", "dpo-0-0"}
+    assert before.keys() == {"mle", "dpo-0-0-0"}
     flips.main(world, out, 1)
     first, one = capsys.readouterr().out, written(out)
     assert one.items() >= before.items(), "what was finished is trained again"
-    assert one.keys() == {"mle", *(f"dpo-{arm}-0" for arm in range(4))}
+    assert one.keys() == {"mle", *(f"dpo-{arm}-{rate}-0" for arm in range(4) for rate in range(3))}
     flips.main(world, out, 1)
     assert written(out) == one
     assert capsys.readouterr().out.splitlines()[:-1] == first.splitlines()[:-1]  # its last line has a date
     flips.main(world, out, 2)
     second, both = capsys.readouterr().out, written(out)
     assert both.items() >= one.items()
-    assert both.keys() - one.keys() == {f"dpo-{arm}-1" for arm in range(4)}
+    best = []
+    for arm in range(4):
+        proxy = {s["name"]: s["proxy"]["mean"] for s in read_json(out / f"tried-{arm}" / "report.json")["systems"]}
+        best.append(max(range(3), key=lambda i: proxy[f"rate {flips.RATES[i]:.3g}"]))
+    assert both.keys() - one.keys() == {f"dpo-{arm}-{rate}-1" for arm, rate in enumerate(best)}
 
     asked = {name: read_json(out / name / "config.json") for name in both if name != "mle"}
-    learned = [(Path(asked[f"dpo-{arm}-0"]["rows"]).name, asked[f"dpo-{arm}-0"]["set"]) for arm in range(4)]
-    wrong, form = "labels-0.25", "flips=0.25"
-    assert learned == [(wrong, []), (wrong, [form]), (wrong, [form, "robust=true"]), ("labels-0", [])]
-    own = ("rows", "set", "seed", "inputs")
+    for name, config in asked.items():
+        arm, rate, seed = (int(x) for x in name.split("-")[1:])
+        assert (config["learning_rate"], config["seed"]) == (flips.RATES[rate], seed)
+        learned = [("labels-0.25", [])] + [("labels-0.25", ["flips=0.25", *more]) for more in ([], ["robust=true"])]
+        assert (Path(config["rows"]).name, config["set"]) == [*learned, ("labels-0", [])][arm]
+    own = ("rows", "set", "seed", "inputs", "learning_rate")
     assert len({json.dumps({k: v for k, v in config.items() if k not in own}) for config in asked.values()}) == 1
     assert {read_json(out / name / "done.json")["steps"] for name in asked} == {4}
     moved = {name: added(out / name) - added(out / "mle") for name in asked}

@@ -21,7 +21,7 @@ from steer.errors import SteerError
 from steer.evaluation.annotators import identified
 from steer.evaluation.drawn import Decoding, Reference
 from steer.evaluation.examination import RANDOM, Examination
-from steer.evaluation.result import Case
+from steer.evaluation.result import Case, spread
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import Split
 from steer.methods import METHODS, likelihood_rate
@@ -257,19 +257,6 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
     names = {s.name for s in systems}
     baseline = "mle" if "mle" in names else "base" if "base" in names else ""
     return comparison.examination.case(systems, baseline, grids, PROMPTED)
-
-
-def spread(seeds: int, bases: int) -> str:
-    """Sentence on what the intervals of so many repetitions cover."""
-    if seeds == 1:
-        return (
-            "Intervals are 95 %, bootstrapped over prompts only, so claims hold for these policies alone: one "
-            "repetition does not show how seeds or bases differ."
-        )
-    if bases == 1:
-        return f"Intervals are 95 %, bootstrapped over prompts and {seeds} seeds on one base."
-    nested = f"; the {seeds // bases} seeds on each base are averaged first" if seeds > bases else ""
-    return f"Intervals are 95 %, bootstrapped over prompts and {bases} bases{nested}."
 
 
 def named(target: str) -> list[str]:

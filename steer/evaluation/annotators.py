@@ -11,7 +11,7 @@ import numpy as np
 
 from attribute_models.arrays import Ballots
 from steer.errors import SteerError
-from steer.evaluation.systems import Answers, paired_seeds, raw_reward
+from steer.evaluation.systems import Answers, base_of, paired_seeds, raw_reward
 from steer.evaluation.votes import cast
 from steer.evaluation.winrate import (
     Votes,
@@ -171,10 +171,11 @@ def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> lis
     Seeds stand against each other as in `paired_seeds`, the i-th answer to a prompt against the i-th. Where there are
     several bases, a meeting's `seed` is the number of the base: seeds on one base are no repetitions of the bases.
     """
-    met, several = [], len({answers.base for system in systems for answers in system.values()}) > 1
+    met, several = [], any(len({answers.base for answers in system.values()}) > 1 for system in systems)
     for i, j in pairs(len(systems), kind):
         for run, (left, right) in enumerate(paired_seeds(systems[i], systems[j])):
-            others, repetition = _numbered(systems[j][right]), systems[i][left].base if several else run
+            others = _numbered(systems[j][right])
+            repetition = base_of(systems[i][left], systems[j][right]) if several else run
             for key, row in _numbered(systems[i][left]).items():
                 if key in others:
                     met.append(Meeting(i, j, key[0], repetition, row, others[key]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from steer.evaluation import interop
 from steer.evaluation.annotators import identified
 from steer.evaluation.drawn import Reference
 from steer.evaluation.examination import RANDOM, Examination, Examinee
-from steer.evaluation.result import Case, result
+from steer.evaluation.result import Case, result, spread
 from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import Contestant, Entrant, contestants
-from steer.evaluation.systems import Answers, System
+from steer.evaluation.systems import NO_BASE, Answers, System
 from steer.models.policy import load_policy
 from steer.report.circumstances import circumstances
 from steer.rows import Row, Source
@@ -107,15 +108,15 @@ def evaluated(
     """
     by_seed: dict[tuple[str, str], dict[int, Answers]] = {}
     grids: dict[str, list[Answers]] = {}
-    for contestant in examination.contestants:
+    for contestant, (seed, base) in zip(examination.contestants, repetitions(examination.contestants)):
         if contestant.rows is not None:
             answers, grid = _logged(examination, contestant.rows)
         else:
             answers, grid = _asked(examination, contestant, folder)
         for target, each in answers.items():
-            by_seed.setdefault((contestant.name, target), {})[contestant.seed] = each
+            by_seed.setdefault((contestant.name, target), {})[seed] = replace(each, base=base)
         if grid:
-            grids.setdefault(contestant.name, []).append(grid)
+            grids.setdefault(contestant.name, []).append(replace(grid, base=base))
     systems = [
         System(f"{name} @ {target}" if target else name, name, each, "" if target == RANDOM else name, "", target)
         for (name, target), each in by_seed.items()
@@ -124,6 +125,24 @@ def evaluated(
     case = examination.case(systems, systems[0].name, grids, first if first in grids else "")
     about = {**_about(examination), "commands": [command] if command else [], "hashes": hashes}
     return Evaluation(result(case, about), case)
+
+
+def repetitions(contestants: Sequence[Contestant]) -> list[tuple[int, int]]:
+    """Seed and number of the base of each contestant: equal seeds of two systems are on one base, where they share it.
+
+    The bases are those that policies were trained from.
+    """
+    cards = [contestant.card for contestant in contestants]
+    origins = [(card.base_hash or card.base, card.base_revision) if card else None for card in cards]
+    numbers = {origin: i for i, origin in enumerate(dict.fromkeys(filter(None, origins)))}
+    count: Counter[tuple[str, int]] = Counter()
+    found = []
+    for contestant, origin in zip(contestants, origins):
+        first = numbers[origin] if origin else 0
+        seed = first + max(1, len(numbers)) * count[contestant.name, first]
+        count[contestant.name, first] += 1
+        found.append((seed, first if origin else NO_BASE))
+    return found
 
 
 def _logged(
@@ -157,7 +176,9 @@ def _about(examination: Examination[EvaluateSettings]) -> dict[str, object]:
     """Describe how the evaluation was made, for the report."""
     unit = "the labelled rows" if examination.rows else "all responses that are evaluated"
     counts = {c.name: c.seed + 1 for c in examination.contestants}
-    seeds = max(counts.values())
+    seeds, numbered = max(counts.values()), zip(examination.contestants, repetitions(examination.contestants))
+    bases = max(Counter(name for name, _ in {(c.name, base) for c, (_, base) in numbered}).values())
+    plain = "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if seeds > 1 else " only.")
     return {
         "title": "Evaluation of " + ", ".join(counts),
         **circumstances("evaluate"),
@@ -166,7 +187,7 @@ def _about(examination: Examination[EvaluateSettings]) -> dict[str, object]:
         "unit": "the logs" if examination.rows else unit,
         "notes": [
             *([f"Rewards are in standard deviations of {unit}, whose mean is 0."] if examination.judge else []),
-            "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if seeds > 1 else " only."),
+            spread(seeds, bases) if bases > 1 else plain,
         ],
         "budget": None,
         "failures": [],

@@ -86,8 +86,6 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         if first and system.name not in (first.name, "logs") and _comparable(system, first):
             draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
             figures["difference"] = difference(system.answers, first.answers, gold, draws)
-            several = len(paired_seeds(system.answers, first.answers)) > 1
-            figures["difference"]["over"] = "prompts and seeds" if several else "prompts only"
     _judged([s["difference"] for s in systems if s["difference"]])
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
@@ -117,6 +115,19 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "samples": _samples(case),
         "iterate": None,
     }
+
+
+def spread(seeds: int, bases: int) -> str:
+    """Sentence on what the intervals of so many repetitions cover."""
+    if seeds == 1:
+        return (
+            "Intervals are 95 %, bootstrapped over prompts only, so claims hold for these policies alone: one "
+            "repetition does not show how seeds or bases differ."
+        )
+    if bases == 1:
+        return f"Intervals are 95 %, bootstrapped over prompts and {seeds} seeds on one base."
+    nested = "; the seeds on each base are averaged first" if seeds > bases else ""
+    return f"Intervals are 95 %, bootstrapped over prompts and {bases} bases{nested}."
 
 
 def _choices(case: Case) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 
+PROMPTS = "prompts only"  # what an interval is over where one seed stands against one
+NO_BASE = -1  # of given responses and of models as they come
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # where a scorer gives a seed no score
 
 
@@ -69,7 +71,10 @@ def raw_reward(schema: Schema, scores: Array) -> Array:
 
 @dataclass(frozen=True)
 class Answers:
-    """Responses of one system under one seed, with scores by gold and proxy [n, A]; `base`: the number of its base."""
+    """Responses of one system under one seed, with scores by gold and proxy [n, A].
+
+    `base`: the number of the base that it was trained from; NO_BASE where nothing says it was trained.
+    """
 
     rows: Sequence[Row]
     gold: Array
@@ -123,7 +128,7 @@ def summary(
     rows = [row for a in seeds for row in a.rows]
     keys = [key for a in seeds for key in a.prompts.tolist()]
     finished = [np.nan if row.get("finished") is None else float(row["finished"]) for row in rows]
-    texture = diversity([r["response"] for r in rows], keys, finished, resamples=200)
+    texture = diversity([r["response"] for r in rows], keys, finished, resamples=0)
     distinctness = [_distinct(a, candidates) for a in seeds]
     kls = [np.array([kl(row) for row in a.rows]) for a in seeds]
     own = gold.schema.own
@@ -131,7 +136,7 @@ def summary(
         "gold": over([gold.reward(a.gold) for a in seeds]),
         "proxy": over([proxy.reward(a.proxy) for a in seeds]),
         "kl": over(kls) if all(map(_known, kls)) else None,
-        "words": texture["words"],
+        "words": over([np.array([float(len(row["response"].split())) for row in a.rows]) for a in seeds]),
         **{name: _mean([e[name] for e in distinctness]) for name in distinctness[0]},
         "repeated_3": texture["repeated_3"]["mean"],
         "finished": texture["finished"]["mean"],
@@ -162,10 +167,20 @@ def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
 
 
 def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:
-    """Pairs of seeds of two systems that are compared: equal ones; the only one of either with all on its base."""
+    """Pairs of seeds of two systems that are compared: equal ones; the only one of either with all on its base.
+
+    Systems that share no base, such as those of two models, stand against each other in the order of their seeds, and
+    the only one of either with all.
+    """
+    shared = {answers.base for answers in a.values()} & {answers.base for answers in b.values()}
     if 1 in (len(a), len(b)):
-        return [(i, j) for i in a for j in b if a[i].base == b[j].base]
-    return [(seed, seed) for seed in a if seed in b]
+        return [(i, j) for i in a for j in b if a[i].base == b[j].base or not shared]
+    return [(seed, seed) for seed in a if seed in b] if shared else list(zip(a, b))
+
+
+def base_of(a: Answers, b: Answers) -> int:
+    """Number of the base that a pair of answers is a repetition on."""
+    return max(a.base, b.base)
 
 
 def kl(row: Row) -> float:
@@ -182,8 +197,9 @@ def kl(row: Row) -> float:
 def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardScale, resamples: int) -> dict[str, Any]:
     """Gold reward of a less that of b on the same prompts, seed by seed: the interval, and `p` of no difference.
 
-    One seed has no spread between training runs, so its interval is over prompts only and `p` is None; `p_prompts` is
-    then over prompts alone, for Holm's correction. `errors`: as in `Seeds`.
+    One training of either has no spread between training runs, so `p` is None and `over` says what the interval holds
+    for; `p_prompts`, for Holm's correction, is then over the prompts, and the seeds of the other. `errors`: as in
+    `Seeds`.
     """
     pairs, matched = [], [(a[i], b[j]) for i, j in paired_seeds(a, b)]
     for x, y in matched:
@@ -191,11 +207,14 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
         keys = [k for k in means[0] if k in means[1]]
         pairs.append((np.array([means[0][k] - means[1][k] for k in keys]), np.array(keys)))
     if not all(_known(values) for values, _ in pairs):
-        return {**UNKNOWN.json(), "p": None, "p_prompts": None, "errors": []}
-    seeds = Seeds(pairs, bases=[x.base for x, _ in matched], resamples=resamples)
+        return {**UNKNOWN.json(), "over": PROMPTS, "p": None, "p_prompts": None, "errors": []}
+    seeds = Seeds(pairs, bases=[base_of(x, y) for x, y in matched], resamples=resamples)
     value = seeds.p_value()
     p = None if np.isnan(value) else value
-    return {**seeds.interval().json(), "p": p if seeds.seeds > 1 else None, "p_prompts": p, "errors": seeds.errors}
+    one = any(len(x) == 1 and next(iter(x.values())).base != NO_BASE for x in (a, b))
+    over = PROMPTS if seeds.seeds == 1 else "prompts and seeds of one of the two" if one else "prompts and seeds"
+    told = {"over": over, "p": None if one or seeds.seeds == 1 else p, "p_prompts": p, "errors": seeds.errors}
+    return {**seeds.interval().json(), **told}
 
 
 def _known(values: Array) -> bool:
@@ -265,8 +284,8 @@ def slope_gains(
         return partial_slopes(_asked(first, gold, names), gained, np.concatenate([x.prompts for x in first]), draws)
 
     pooled = gains(pairs, resamples)
-    bases = sorted({x.base for x, _ in pairs})
-    apart = [[p for p in pairs if p[0].base == base] for base in bases] if len(bases) > 1 else [[p] for p in pairs]
+    bases = sorted({base_of(x, y) for x, y in pairs})
+    apart = [[p for p in pairs if base_of(*p) == base] for base in bases] if len(bases) > 1 else [[p] for p in pairs]
     each = [gains(some, 0) for some in apart] if len(apart) > 1 else []
     means = [[one[k].json()["mean"] for one in each] for k in range(len(names))]
     return {n: joined(g.json(), m) if m else g.json() for n, g, m in zip(names, pooled, means)}

@@ -16,15 +16,15 @@ from steer import device
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.parts import led
-from steer.progress import progress, write
+from steer.progress import PREFIX, progress, write
 from steer.run_folder import HOW, read_done, write_json, write_text
 from steer.training.command import train_command
-from steer.training.reasons import SENTENCE, reasons_of
+from steer.training.reasons import reasons_of
 
 KEPT = 1000  # lines of a launcher that failed: torchrun ends with a table that has seven for each process
 # What torchrun says of the process that failed first, and SLURM of a step for which memory ran out.
 KILLED = re.compile(r"Root Cause.{,400}?Signal \d+ \((SIG\w+)\)|oom[-_]kill", re.DOTALL)
-TELLING = re.compile(rf"{SENTENCE}.|(?:error|exception): \S|: no |not found", re.IGNORECASE)
+TELLING = re.compile(rf"{PREFIX}.|(?:error|exception): \S|: no |not found", re.IGNORECASE)
 SIGNALS = {number.value: number.name for number in signal.Signals}
 
 
@@ -63,13 +63,13 @@ def _reason(code: int, reasons: Collection[str], lines: Collection[str]) -> str:
     `reasons`: those of its processes, the first one first. A process that was killed adds none, and those of the
     others follow from that, unless they are meant for people. `lines`: what the launcher printed.
     """
-    sentences = [line for line in reasons if line.startswith(SENTENCE)]
+    sentences = [line for line in reasons if line.startswith(PREFIX)]
     match = KILLED.search("\n".join(lines))
     killed = [match[1] or "SIGKILL"] if match else [SIGNALS[-code]] if -code in SIGNALS else []
     shell = [SIGNALS[code - 128]] if code - 128 in SIGNALS else []  # also of those that were ended for the first one
     telling = [line for line in lines if TELLING.search(line)][-1:]
     for reason in (*sentences, *map(_killed, killed), *reasons, *map(_killed, shell), *telling):
-        text = reason.rpartition(SENTENCE)[2].strip()
+        text = reason.rpartition(PREFIX)[2].strip()
         return f" {text}" if text.endswith((".", "!", "?")) else f" {text}."
     return ""
 

@@ -105,7 +105,7 @@ class Method:
     # of the last round
     pool: Literal["all", "rounds", "last"] = "all"
     # weigh(candidates, settings): candidates with weights, or advantages and returns. Called at every step if fresh is
-    # "step", else once before training.
+    # "step", else once before training, on groups whose weights are logarithms.
     weigh: Callable[[Candidates, Any], Candidates] | None = None
     # which rows it wants, a name in ROWS
     rows: str = "any"

@@ -2,7 +2,7 @@
 
 (1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
 prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
-the shares of the K responses for P; q is the policy's own, softmax(lp - ref).
+the shares of the K responses for P, equal ones too; q is the policy's own, softmax(lp - ref).
 Differs from the official code: none was released; the paper estimates KL(t || q) by the likelihood of the best of n and
 KL(q || t) by a policy gradient, both on new draws at every step, and leaves out the factor for equal draws; here both
 are sums over the K. Its J-BOND moves the reference along with the policy: here rounds do, each of which starts from the
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from steer.methods.base import Candidates, Method, existing, gains
@@ -61,7 +62,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 METHOD = Method(
     rows="several drawn",
-    groups=ranked,
+    groups=partial(ranked, repeated=True),
     loss=loss,
     settings=Settings,
     per="prompt",

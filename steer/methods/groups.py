@@ -133,9 +133,12 @@ DRAW_MORE = (
 )
 
 
-def ranked(rows: Sequence[Row], settings: Any = None) -> list[Group]:
-    """Candidates that may be compared, better first, of every prompt that has two with different rewards."""
-    prompts = [distinct(candidates) for candidates in compared(rows)]
+def ranked(rows: Sequence[Row], settings: Any = None, *, repeated: bool = False) -> list[Group]:
+    """Candidates that may be compared, better first, of every prompt that has two with different rewards.
+
+    `repeated`: equal responses stay, for losses that read from their number how likely one is.
+    """
+    prompts = [candidates if repeated else distinct(candidates) for candidates in compared(rows)]
     groups = [Group(tuple(c), (1.0,) * len(c)) for c in prompts if c[0]["reward"] > c[-1]["reward"]]
     if not groups:
         alone = sum(len(c) == 1 for c in prompts)

@@ -7,8 +7,8 @@ the rarer kind are raised until all good ones weigh `ratio` times what all bad o
 lambda_U n_U, for which it advises 1 to 1.5).
 Differs from the official code: z is of the whole optimizer step, over micro-batches and processes, and a mismatched
 pair never has the response's own prompt; there responses are shifted by one in a micro-batch, which sorted logs turn
-into other responses to the same prompt. No setting for wrong thumbs: sigmoid(-x) is 1 - sigmoid(x), so they would only
-scale this loss.
+into other responses to the same prompt. No setting for wrong thumbs: sigmoid(-x) is 1 - sigmoid(x), so at equal weights
+of good and bad responses they would only scale this loss.
 """
 
 from __future__ import annotations

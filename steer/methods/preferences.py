@@ -43,7 +43,8 @@ def unsure(right: Tensor, wrong: Tensor, s: FlipSettings) -> Tensor:
     """Combine the losses of labels as they are (`right`) and the other way round (`wrong`), by a share e of flips.
 
     Smoothed, (1 - e) right + e wrong (cDPO, E. Mitchell 2023); or robust, ((1 - e) right - e wrong) / (1 - 2 e), whose
-    mean over flipped labels is the loss of those as they were before (rDPO, 2403.00409).
+    mean over flipped labels is the loss of those as they were before (rDPO, 2403.00409). What a loss adds to
+    that, such as the likelihood of the better response, and its weights take the labels as they are.
     """
     if not s.flips:
         return right

@@ -40,7 +40,10 @@ class Settings(Checked):
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """Group responses drawn for a prompt at one target, conditioned on that target; weights ~ P(a | x, y)."""
+    """Group responses drawn for a prompt at one target, conditioned on that target.
+
+    Weights are log P(a | x, y), less that of the best: as shares the least likely would be 0.
+    """
     levelled(rows)  # refuses rows that were never labelled
     draws: dict[tuple[str, tuple[tuple[str, int], ...]], list[Row]] = {}
     for row in rows:
@@ -54,7 +57,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
         most = max(row["likelihood"] for row in candidates)
         if len(candidates) > 1:
             drawn = tuple(row | {"levels": row["target"]} for row in candidates)
-            result.append(Group(drawn, tuple(math.exp(row["likelihood"] - most) for row in candidates)))
+            result.append(Group(drawn, tuple(row["likelihood"] - most for row in candidates)))
     if not result:
         raise SteerError(
             f"no prompt has two responses to one target ({sum(map(len, draws.values()))} of {len(rows)} rows "
@@ -81,13 +84,13 @@ def _check_draw(row: Row) -> None:
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
-    """Replace P(a | x, y) by w, which adds up to 1 over the candidates of a prompt."""
+    """Replace log P(a | x, y) by w, which adds up to 1 over the candidates of a prompt."""
     if c.old is None or c.ref is None or c.weight is None:
         raise ValueError("steerlm2 needs the log-probabilities of the policy that drew, of it without a condition")
     ratio = c.ref - summed(c.old, c.mask)
     if s.tempered:
         ratio = ratio / c.mask.sum(-1).clamp(min=1)
-    return c._replace(weight=_softmax(c.weight.clamp(min=1e-30).log() + ratio, existing(c.mask)))
+    return c._replace(weight=_softmax(c.weight + ratio, existing(c.mask)))
 
 
 def _softmax(x: Tensor, real: Tensor) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from steer.errors import SteerError
 from steer.methods.base import Candidates
 from steer.models import attention
 from steer.models.collate import DEPTH, Batch, Sequence_, line
+from steer.models.fused import FrozenHead
 from steer.models.parts import decoder_of
 from steer.models.quantization import is_quantised
 
@@ -38,39 +39,6 @@ def visible(attention_mask: Tensor) -> Tensor:
     length = attention_mask.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
     return causal & (first <= query) & (query <= last)
-
-
-class FrozenHead(torch.autograd.Function):
-    """Log-probabilities from a head that is not trained; the forward pass computes their gradient too.
-
-    The gradient of log p(y) by the hidden state h is W[y] - sum_v p(v) W[v], whatever the loss is, so nothing [M, V]
-    is kept or computed twice: [M, D], [V, D], bias [V] or None, [M] -> [M].
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, sizes: Any) -> Tensor:
-        """Compute in chunks; `sizes`: factor of the logits, and rows of a chunk."""
-        scale, size = sizes
-        logps, slope = [], []
-        for h, y in zip(hidden.split(size), targets.split(size)):
-            logits = linear(h, weight, bias).float()
-            if scale != 1.0:
-                logits *= scale
-            logits -= logits.amax(-1, keepdim=True)
-            chosen = logits.gather(1, y[:, None])
-            total = logits.exp_().sum(-1, keepdim=True)
-            logps.append((chosen - total.log())[:, 0])
-            if ctx.needs_input_grad[0]:
-                mean = (logits.to(weight.dtype) @ weight).float() / total
-                slope.append((scale * (weight[y].float() - mean)).to(hidden.dtype))
-        ctx.save_for_backward(*([torch.cat(slope)] if slope else []))
-        return torch.cat(logps)
-
-    @staticmethod
-    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Propagate gradients: [M] -> [M, D]."""
-        (slope,) = ctx.saved_tensors
-        return (grad[0][:, None] * slope).to(slope.dtype), None, None, None, None
 
 
 def _recomputing(model: nn.Module) -> list[nn.Module]:

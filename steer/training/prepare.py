@@ -27,7 +27,7 @@ from steer.models.policy import Policy, load_policy
 from steer.models.quantization import BASES
 from steer.models.tokenization import Tokens
 from steer.progress import note
-from steer.rows import Row
+from steer.rows import Row, split_of
 from steer.rows.binning import exact
 from steer.rows.identity import drawn
 from steer.rows.labelled import Labelled
@@ -359,6 +359,7 @@ def held_out_of(
 ) -> HeldOut | None:
     """Make one step of the held-out rows, under whole conditions, if a loss on them is asked for.
 
+    They are weighed among the training rows: what is good, or how good, is not to depend on who is held out.
     `conditioning`: before the method reframes it; `plan`: that of the training rows.
     """
     method, own = chosen(name, options.set)
@@ -368,12 +369,18 @@ def held_out_of(
         return None
     if method.on_policy:
         raise SteerError(f"--eval-steps: {name} draws its own responses, so held-out rows give no loss.")
-    rows = labelled.held_out(options.held_out, options.seed)
+    share, seed = options.held_out, options.seed
+    rows = labelled.held_out(share, seed)
     if not rows:
         raise SteerError(f"--eval-steps: {labelled.name} has no held-out rows. Give --held-out, or label with one.")
     where = f"--eval-steps: the held-out rows of {labelled.name}: {name}"
-    rows, groups, _ = grouped(rows, method, own, conditioning, where)
+    every = [*labelled.training(share, seed, options.limit), *rows]
+    groups = grouped(every, method, own, conditioning, where)[1]
+    groups = [g for g in groups if all(split_of(row, share, seed) != "train" for row in g.rows)]
+    if not groups:
+        raise SteerError(f"{where} trains on none of them, so they give no loss.")
     template = conditioning.template if conditioning else None
+    rows = list({row["id"]: row for group in groups for row in group.rows}.values())
     tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.ends, template, options.thinking)
     whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
     groups = joined(short_enough(groups, tokens, whole, longest, options.truncate)[0], method)
@@ -395,6 +402,7 @@ def counts(
     """
     used = {row["id"] for g in groups for row in g.rows}
     w = np.abs([x for g in short for x in g.weights])
+    w = np.exp(-w) if method.importance else w  # what `weigh` reads are logarithms
     return {
         "rows": len(short),
         "too_long": len(groups) - len(short),

@@ -12,8 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steer.errors import SteerError
-
-SENTENCE = "steer: "  # what a reason begins with that is meant for people, as on the command line
+from steer.progress import PREFIX
 
 
 def reasons_of(folder: str | Path) -> Path:
@@ -37,5 +36,5 @@ def explained(folder: str | Path) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     known = isinstance(error, SteerError)
-    text = SENTENCE + str(error) if known else traceback.format_exception_only(error)[-1]
+    text = PREFIX + str(error) if known else traceback.format_exception_only(error)[-1]
     return " ".join(text.split())
