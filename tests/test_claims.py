@@ -221,6 +221,13 @@ def test_the_best_of_normal_rewards_is_as_order_statistics_say() -> None:
     assert shares == pytest.approx([NEAR - abs(x.mean) for x in errors]), "on the side that the error is nearer to"
     assert all(near.p < 0.01 for near in near_order_statistics([DRAWN]))
     assert all(near.interval.mean < 0 for near in near_order_statistics([DRAWN**3])), "heavy tails gain more"
+    bases = [DRAWN, DRAWN + 0.3 * DRAWN**3, DRAWN - 0.05 * DRAWN**3]
+    alone = [best_of_errors([x]) for x in bases]
+    for several, apart in zip(best_of_errors(bases), zip(*alone)):
+        means = [x.mean for x in apart]
+        assert several.mean == pytest.approx(np.mean(means))
+        t = 4.302653  # Student's, 95 %, 2 degrees of freedom
+        assert several.high - several.mean > 0.9 * t * np.std(means, ddof=1) / math.sqrt(3), "bases differ"
     shifted = order_statistics([5 + 3 * DRAWN])
     assert [x[1] for x in shifted] == pytest.approx([x[1] for x in order_statistics([DRAWN])])
 

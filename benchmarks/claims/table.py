@@ -213,7 +213,7 @@ def claims(
 
 
 def best_of_errors(drawn: Sequence[Rewards]) -> list[Interval]:
-    """Relative error, over prompts, of normal order statistics as the gain of the best of n over one draw."""
+    """Relative error of normal order statistics as the gain of the best of n over one draw, over prompts and bases."""
     return [figure(0.0, 1.0).interval() for figure in _errors(drawn)]
 
 
@@ -223,21 +223,25 @@ def near_order_statistics(drawn: Sequence[Rewards]) -> list[Margin]:
 
 
 def _errors(drawn: Sequence[Rewards]) -> list[Callable[[float, float], Repeated]]:
-    """For each n, a function of `plus` and `times`: plus + times x the relative error, over prompts."""
-    expected = np.array([normal for _, _, normal in order_statistics(drawn)])
-    sums = np.zeros((max(map(len, drawn)), 3 + len(TAKEN)))
-    for x in drawn:
-        best = [best_of(x, n) for n in TAKEN]
-        sums[: len(x)] += np.column_stack([x.mean(axis=1), x.var(axis=1, ddof=1), *best, np.ones(len(x))])
+    """For each n, a function of `plus` and `times`: plus + times x the relative error, of each base's draws [P, K]."""
+    size = max(map(len, drawn))
 
-    def errors(weights: Rewards) -> Rewards:
-        means = (weights @ sums)[:, :-1] / (weights @ sums)[:, -1:]
-        off: Rewards = (means[:, 2:] - means[:, :1]) / np.sqrt(means[:, 1:2]) / expected - 1
-        return off
+    def sums(x: Rewards) -> Rewards:
+        best = [best_of(x, n) for n in TAKEN]
+        found = np.zeros((size, 3 + len(TAKEN)))  # a prompt without draws counts nothing
+        found[: len(x)] = np.column_stack([x.mean(axis=1), x.var(axis=1, ddof=1), *best, np.ones(len(x))])
+        return found
+
+    each = [sums(x) for x in drawn]
+
+    def errors(weights: Rewards, i: int) -> Rewards:
+        means = np.stack([(weights @ x)[:, :-1] / (weights @ x)[:, -1:] for x in each])  # [S, R, 2 + TAKEN]
+        off: Rewards = (means[..., 2 + i] - means[..., 0]) / np.sqrt(means[..., 1]) / best_of_n_mean(TAKEN[i]) - 1
+        return off.T
 
     def figure(i: int, plus: float, times: float) -> Repeated:
-        size = len(sums)
-        return Repeated.of(lambda w: plus + times * errors(w)[:, i : i + 1], size, size, resamples=RESAMPLES)
+        bases = range(len(drawn))
+        return Repeated.of(lambda w: plus + times * errors(w, i), size, size, bases=bases, resamples=RESAMPLES)
 
     return [partial(figure, i) for i in range(len(TAKEN))]
 
