@@ -89,8 +89,8 @@ def before(system_turns: list[Turn], prompt: list[Turn]) -> list[Turn]:
     """Put a system turn before a prompt, unless it is there already."""
     if not system_turns or not prompt or prompt[0]["role"] not in ("system", "developer"):
         return [*system_turns, *prompt]
-    if prompt[0]["content"].strip() != system_turns[0]["content"].strip():
+    if system_turns[0]["content"].strip() not in prompt[0]["content"]:
         raise DataError(
-            "column 'system': is not the system turn that the conversation begins with. Keep one of the two."
+            "the column of the system prompt is not the system turn that the conversation begins with. Keep one."
         )
     return prompt

@@ -45,6 +45,8 @@ def ended(record: Mapping[str, Any]) -> bool | None:
             whole = False if value else None
         elif name == "status":
             whole = False if word in ("incomplete", "truncated") else None
+        elif name == "finishreason" and type(value) is int:  # Google's, as a number: 1 is STOP, 0 says nothing
+            whole = value == 1 if value else None
         else:
             whole = not EARLY.search(word) if isinstance(value, str) and word else None
         if whole is False:

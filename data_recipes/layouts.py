@@ -36,6 +36,7 @@ from data_recipes import (
 )
 from data_recipes.cells import number
 from data_recipes.endings import ended
+from data_recipes.metadata import words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
@@ -110,8 +111,14 @@ def _noted(row: Row) -> Row:
         weight = None
     if given is not None:
         row = {**row, "weight": weight}
-    if any(MARK in (part or "") for part in (row.get("response"), *(turn["content"] for turn in row["prompt"]))):
-        notes.append(f"kept as text: {MARK} in a prompt or response (give each turn on its own)")
+    said = row.get("response") or ""
+    if said.rstrip().endswith(ENDS) and (left := _without_end(said)) != said:
+        notes.append(f"taken off: {said[len(left) :].split()[-1]} at the end of a response")
+        row = {**row, "response": left}
+    texts = (row.get("response") or "", *(turn["content"] for turn in row["prompt"]))
+    hinted = [part for part in texts if any(hint in part for hint in HINTS)]
+    if mark := next((mark for part in hinted for mark in MARKS if mark in part), ""):
+        notes.append(f"kept as text: {mark} in a prompt or response (give each turn on its own)")
     if any(turn.get("name") and turn["role"] != "tool" for turn in row["prompt"]):
         notes.append("kept: the name of a turn (few chat templates print it)")
     after = row.get("after_response")
@@ -128,7 +135,21 @@ def _shown(talk: list[Row]) -> list[Row]:
     return [{key: value for key, value in turn.items() if key != HIDDEN} for turn in talk]
 
 
-MARK = "<|im_start|>"  # of ChatML
+# What templates write around turns, and after them; HINTS are parts of all of them.
+ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|return|>", "</s>")
+MARKS = (*words("<|im_start|> <|start_header_id|> <start_of_turn> [INST] <|channel|> <|begin_of_thought|>"), *ENDS[:-1])
+HINTS = ("<|", "[INST]", "_of_turn>")
+
+
+def _without_end(response: str) -> str:
+    """Return a response without the tokens that end a turn behind it; </s> ends it where no <s> begins anything."""
+    left = response.rstrip()
+    while end := next((e for e in ENDS if left.endswith(e) and (e != "</s>" or "<s>" not in left)), ""):
+        left = left.removesuffix(end).rstrip()
+        response = left
+    return response
+
+
 GONE = ("[deleted]", "[removed]", "[deleted by user]")  # what Reddit leaves in place of a text
 
 

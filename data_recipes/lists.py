@@ -19,6 +19,14 @@ def several(record: Row, column: str) -> list[Row]:
     if not isinstance(responses, list):
         raise DataError(f"column '{column}': holds {kind(responses)}, wanted a list of responses. Correct the record.")
     prompt, used = question(record)
+    if prompt and prompt[-1]["role"] == "assistant" and "messages" in used:  # one of the answers, beside the others
+        prompt = prompt[:-1]
+    labels = record.get("labels")
+    if column == "completions" and isinstance(labels, list) and labels and all(isinstance(x, bool) for x in labels):
+        raise DataError(
+            "columns 'completions', 'labels': are the steps of one answer, each right or wrong (stepwise supervision). "
+            "Join the steps to a response, with a score of the whole; if they are answers, call the labels 'thumbs'."
+        )
     beside = {c: v for c, v in record.items() if c not in (column, *used) and isinstance(v, list)}
     own = {c: v for c, v in beside.items() if len(v) == len(responses)}
     for other, values in beside.items():

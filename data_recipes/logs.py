@@ -14,7 +14,20 @@ from data_recipes.cells import number
 from data_recipes.endings import ended
 from data_recipes.parts import HIDDEN, call, parsed, text
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import LEFT_OUT, NOTED, THOUGHT, Row, Turn, candidates, conversation, cut, fields, thumbs, turns
+from data_recipes.turns import (
+    LEFT_OUT,
+    NOTED,
+    THOUGHT,
+    Row,
+    Turn,
+    candidates,
+    conversation,
+    cut,
+    fields,
+    figures,
+    inside,
+    turns,
+)
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 SAID = ("choices", "candidates", "content", "output", "message")  # where a response says what was answered
@@ -61,12 +74,18 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     for column in FEEDBACK:
         if (score := number(record.get(column))) is not None:
             scores[column] = score
-    for column in ("feedback", "scores", "attributes"):
-        if isinstance(record.get(column), dict):
-            scores |= {n: value for n, value in thumbs(record[column]).items() if number(value) is not None}
-            used = {*used, column}
+    found, record = inside(record)
+    scores |= found
+    notes = []
+    for column in ("scores", "attributes"):
+        value = record.get(column)
+        numbers = figures(value)
+        if numbers or isinstance(value, dict):
+            scores, used = scores | numbers, {*used, column}
+            notes += [f"left out: what '{column}' holds beside numbers"] if value and len(numbers) < len(value) else []
     of_request = tools.named(_settings(request))
     shown = {c: of_request[c] for c in ("model", "tools", NOTED) if c not in record and of_request.get(c)}
+    shown |= {NOTED: [*shown.get(NOTED, []), *notes]} if notes else {}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
     body = response.get("body", response) if isinstance(response, dict) else {}
     sides = [of_request, body if isinstance(body, dict) else {}]

@@ -22,6 +22,7 @@ WORDS = words("""
     date datetime year month day hour minute created updated modified latency ms sec secs second seconds millis
     duration elapsed runtime ttft price cost costs usd eur cents token tokens version revision epoch step steps
     batch fold page age size bytes turns port pid model annotator worker longitude latitude redacted anony anonymized
+    retry retries attempt attempts logprob logprobs penalty cached stream streaming synthetic
 """)
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}

@@ -60,8 +60,8 @@ class UnreadError(DataError):
     """A picture, sound or a file: the record that holds it cannot be used, and is left out and counted."""
 
 
-def text(value: Any, column: str) -> str | None:
-    """Return a text, or the text parts of a list of parts with a newline between them."""
+def text(value: Any, column: str, between: str = "\n") -> str | None:
+    """Return a text, or the text parts of a list of parts with `between` in between."""
     if isinstance(value, list):
         texts = []
         for part in value:
@@ -74,7 +74,7 @@ def text(value: Any, column: str) -> str | None:
                     raise UnreadError(f"it holds {medium}, and only text can be used")
                 raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
             texts.append(given)
-        return "\n".join(texts)
+        return between.join(texts)
     if value is None or isinstance(value, str):
         return value
     raise DataError(f"column '{column}': holds {kind(value)}, wanted a text.")
@@ -155,13 +155,16 @@ def calls(value: Any) -> Any:
 def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
     """Return a turn with its text; thoughts, tool calls and results among its parts get their own places.
 
-    Results come first, as turns of the role tool: a user may go on after them.
+    Results come first, as turns of the role tool: a user may go on after them. Parts of an answer go on where the one
+    before ends, as its server shows them, unless something else stands between.
     """
+    between = "" if turn["role"] == "assistant" else "\n"
     parts = content if isinstance(content, list) else []
     kinds = [_kind(part) for part in parts]
     if not any(kinds):
-        return [{"role": turn["role"], "content": text(content, column) or "", **turn}]
-    plain, results = [], []
+        return [{"role": turn["role"], "content": text(content, column, between) or "", **turn}]
+    plain: list[list[Any]] = [[]]
+    results = []
     for name, part in zip(kinds, parts):
         inner = next((part[key] for key in KEYS if isinstance(part.get(key), dict)), part)
         if name == "thought":
@@ -176,8 +179,11 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
         elif name == "nothing" and part.get("type") == "redacted_thinking":
             turn[HIDDEN] = True
         elif not name:
-            plain.append(part)
-    rest = [{**turn, "content": text(plain, column) or ""}] if plain or turn.get("tool_calls") or not results else []
+            plain[-1].append(part)
+        if name and plain[-1]:
+            plain.append([])
+    said = "\n".join(text(each, column, between) or "" for each in plain if each)
+    rest = [{**turn, "content": said}] if any(plain) or turn.get("tool_calls") or not results else []
     return [*results, *rest]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_recipes import votes
 from data_recipes.cells import number
+from data_recipes.metadata import RATED, metadata
 from data_recipes.parts import text
 from data_recipes.streams import DataError
 from data_recipes.turns import Row, candidates, fields, objects, turns
@@ -194,11 +195,17 @@ def compared(record: Row) -> list[Row]:
     def judged(i: int, answer: Row) -> Row:
         sides = {name: vote and vote[i] for name, (vote, _) in voted.items()}
         raters = {name: [vote[i] for vote in each] for name, (_, each) in voted.items() if each}
-        return {"scores": {**sides, **scores[i]}, **margin, **({"raters": raters} if raters else {})}
+        rated = {c: answer.pop(c) for c in [*answer] if _rates(c) and number(answer[c]) is not None}
+        return {"scores": {**sides, **rated, **scores[i]}, **margin, **({"raters": raters} if raters else {})}
 
     shared = {c: v for c, v in record.items() if c != "attributes" and c not in cast}
     shared |= {c: v for c, v in attributes.items() if c not in (*about, *voted)}
     return _two(shared, turns(record["prompt"], "prompt"), "response", "ab", {"prompt"}, judged)
+
+
+def _rates(column: str) -> bool:
+    """Whether the name of a column that belongs to one side says that its number is a score."""
+    return bool(RATED.search(column) or "reward" in column) and not metadata(column)
 
 
 def alpaca_eval(record: Row) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.endings import ended
 from data_recipes.metadata import words
 from data_recipes.parts import as_object
 
@@ -46,4 +47,6 @@ def langchain(turn: Any) -> Any:
     role = name.removesuffix("Chunk").removesuffix("Message").lower()
     more, ending = as_object(inner.get("additional_kwargs")), as_object(inner.get("response_metadata"))
     own = {c: v for c, v in inner.items() if c not in ("type", "additional_kwargs", "response_metadata") and v != []}
-    return {**more, **({"finish_reason": f} if (f := ending.get("finish_reason")) else {}), **own, "role": role}
+    whole = ended(ending)
+    reason = {} if whole is None else {"finish_reason": ending.get("finish_reason") or ("stop" if whole else "length")}
+    return {**more, **reason, **own, "role": role}

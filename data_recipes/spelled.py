@@ -45,6 +45,8 @@ def known(record: Row) -> Row:
     talk = next((c for c in TALKS if _turns(record.get(c))), "")
     if talk and "conversations" not in record:
         record = {"conversations" if c == talk else c: value for c, value in record.items()}
+    if {"prompt", "response1", "response2", "overall_preference"} <= record.keys():  # HelpSteer3's, context renamed
+        return {("context" if column == "prompt" else column): value for column, value in record.items()}
     if _turns(record.get("context")) and "response" in record and "prompt" not in record:  # HelpSteer3's feedback
         record = {"prompt" if c == "context" else c: value for c, value in record.items()}
     return _paired(_logged(_lettered(_chosen(record))))

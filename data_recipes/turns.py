@@ -220,7 +220,8 @@ def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], s
     value = from_cell(value, column)
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
     spoken = isinstance(value, str) and HH_TURN.match(value)
-    if not spoken and not (isinstance(value, list) and any(isinstance(v, dict) and "type" not in v for v in value)):
+    said = isinstance(value, list) and any(isinstance(v, dict) and ("type" not in v or "role" in v) for v in value)
+    if not spoken and not said:
         return prompt, text(value, column), {}
     return cut(_whole(prompt, turns(value, column), column))
 
@@ -258,6 +259,7 @@ def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
 THUMBED = re.compile(
     r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
 )
+FEEDBACK_OBJECT = re.compile(r"((user|human)[ _-]?)?(feedback|ratings?)")
 UP = re.compile(r"(thumbs? ?)?up|like[ds]?|good|positive|desirable|desired|chosen|accept(ed)?|upvoted?|👍.?")
 DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undesired|rejected|reject|downvoted?|👎.?")
 
@@ -324,11 +326,42 @@ def scored(offered: Row) -> tuple[Row, Row]:
     return scores, {"raters": raters} if raters else {}
 
 
+def figures(value: Any) -> Row:
+    """Return the numbers, thumbs too, of {name: 4}, {name: {value: 4}} or [{name, value}]; empty for anything else."""
+    if isinstance(value, list) and all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in value):
+        value = {x["name"]: x for x in value}
+    if not isinstance(value, dict):
+        return {}
+    plain = {n: v.get("value") if isinstance(v, dict) else v for n, v in value.items()}
+    return {n: v for n, v in thumbs(plain).items() if number(v) is not None and may_score(n)}
+
+
+def inside(record: Row) -> tuple[Row, Row]:
+    """Return the figures in objects of feedback, and the record without them; its own columns come first.
+
+    >>> inside({"prompt": "Hi", "feedback": {"rating": 4, "thumbs": "up", "comment": "nice"}})
+    ({'rating': 4, 'thumbs': True}, {'prompt': 'Hi', 'feedback': {'comment': 'nice'}})
+    """
+    found: Row = {}
+    for column, value in record.items():
+        if not isinstance(value, dict | list) or not FEEDBACK_OBJECT.fullmatch(column.lower()):
+            continue
+        value = {column: value} if isinstance(value, dict) and "value" in value else value
+        numbers = {n: v for n, v in figures(value).items() if n not in {*record, *found} - {column}}
+        found |= numbers
+        left = {n: v for n, v in value.items() if n not in numbers} if isinstance(value, dict) else None
+        if numbers:
+            record = {c: left if c == column else v for c, v in record.items() if c != column or left}
+    return found, record
+
+
 def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | None, after: Row | None = None) -> Row:
     """Return a row whose scores come from the columns that are not used; the others stay as extra columns."""
     rest = {column: value for column, value in record.items() if column not in used and value not in (None, "")}
     named = next((column for column in ("scores", "attributes") if isinstance(rest.get(column), dict)), None)
+    found, rest = ({}, rest) if named else inside(rest)
     offered = rest.pop(named) if named else {column: rest.pop(column) for column in list(rest) if may_score(column)}
+    offered = {**offered, **found}
     scores, raters = scored(offered)
     words = {name: v for name, v in offered.items() if attribute(name) not in scores and v not in (None, "")}
     rest |= {column: str(rest[column]) for column in ("group", "source", "split") if column in rest}

@@ -85,7 +85,8 @@ def _figure(value: Any) -> float | None:
 
 def remedy(value: Any) -> str:
     """Return how the command line says what a value means."""
-    return f'Say what it means: --map "preference=COLUMN:{value}=a,..." (a, b, tie or unknown).'
+    said = "_".join(str(value).split())
+    return f'Say what it means: --map "preference=COLUMN:{said}=a,..." (a, b, tie or unknown).'
 
 
 def counted(value: Any) -> tuple[Vote | None, list[Vote]]:
@@ -195,7 +196,7 @@ class Coding:
     def meaning(self) -> str:
         """Return the coding in words."""
         if not self.words:
-            return "a number above 0 means a, below 0 b"
+            return "a number above 0 means a, below 0 b, *guessed* (--map 'preference=COLUMN:+=b,-=a' turns it round)"
         return ", ".join(f"{value:g} means {word}" for value, word in self.words)
 
 

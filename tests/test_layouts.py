@@ -164,6 +164,27 @@ def test_which_top_level_columns_are_scores() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": TALK},
+        {"prompt": "Hi", "response": "Hello"},
+        {"instruction": "Hi", "output": "Hello"},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        {"request": {"messages": ASK}, "response": {"choices": [{"message": TALK[1]}]}},
+    ],
+)
+@pytest.mark.parametrize("column", ["feedback", "user_feedback", "ratings", "Rating", "human-feedback"])
+def test_numbers_and_thumbs_in_an_object_of_feedback_are_scores(record: dict[str, Any], column: str) -> None:
+    """What is no number stays in the object; a column of the record comes before one of the object."""
+    found = one({**record, column: {"helpful": 4, "thumbs": "down", "comment": "too long", "rater_id": 7}})
+    assert found["scores"] == {"helpful": 4.0, "thumbs": 0.0}
+    assert found[column] == {"comment": "too long", "rater_id": 7}
+    assert column not in one({**record, column: {"helpful": 4}})
+    if "request" not in record:
+        assert one({**record, "helpful": 2, column: {"helpful": 4}})["scores"] == {"helpful": 2.0}
+
+
 def test_a_dict_of_attributes_is_the_only_place_of_scores_and_its_words_become_columns() -> None:
     record = {
         "prompt": "Hi",

@@ -58,7 +58,7 @@ def test_one_and_two_name_the_responses_and_are_no_strengths(tmp_path: Path) -> 
 def test_strengths_say_what_their_sign_means(tmp_path: Path) -> None:
     said = data_command(DataConfig(put(tmp_path / "log.jsonl", [2, -1, 0, None]), str(tmp_path / "run"), held_out=0))
     assert preferred(tmp_path / "run") == [1, 0, 0.5, None]
-    assert "better in 1, the second (b) in 1, 1 ties, 1 unknown; a number above 0 means a, below 0 b." in said
+    assert "better in 1, the second (b) in 1, 1 ties, 1 unknown; a number above 0 means a, below 0 b, *guessed*" in said
     other = {"prompt": "Hi", "response_1": "x", "response_2": "y", "preference_strength": 2}
     (tmp_path / "two.jsonl").write_text(json.dumps(other))
     said = data_command(DataConfig(str(tmp_path / "two.jsonl"), str(tmp_path / "two"), held_out=0))

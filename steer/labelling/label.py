@@ -265,7 +265,9 @@ def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
     """Return the attributes that have a human score in some row; SteerError if there is none."""
     names = tuple(dict.fromkeys(n for row in rows for n, s in row["scores"].items() if s is not None))
     if not names:
-        raise SteerError(f"{where}: no row has a score. Give human scores, or a --scorer.")
+        raise SteerError(
+            f"{where}: no row has a score. Give human scores (steer data --map NAME=COLUMN.PATH), or a --scorer."
+        )
     if REWARD in names:
         raise SteerError(f"{where}: '{REWARD}' is what the sum of all scores is called here. Rename that score.")
     return names

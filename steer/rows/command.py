@@ -100,6 +100,8 @@ def _warnings(config: DataConfig, survey: Survey) -> Iterator[str]:
     if not survey.counts["train"]:
         yield "warning: no row is for training. --resplit splits again, whatever the column 'split' says."
     yield from (f"warning: {warning}" for warning in survey.scales.warnings())
+    if not survey.scales.attributes and "levels" not in survey.columns and "response" in survey.columns:
+        yield "note: no row has a score. --map NAME=COLUMN.PATH reads one; steer label --scorer SCORER needs none."
 
 
 def _exports(config: DataConfig, folder: Path, survey: Survey) -> Iterator[str]:

@@ -36,6 +36,7 @@ LOWER = r"""
     wer cer distance divergence regret boring boredom noise noisy annoy\w* creep\w* disgust\w* slop falsehood\w*
     false wrong\w* bad badness worse worst negativ\w* untrust\w* useless\w* nonsens\w* gibberish overrefus\w*
     overclaim\w* overconfiden\w* truncat\w* inflammator\w* unsubstant\w* reject\w* judgemental\w* judgmental\w*
+    down dissatisf\w* undesirab\w* unethical\w* unprofessional\w* escalat\w* regenerat\w* uncertain\w* issue issues
     monger\w* fearmonger\w* denigrat\w* demean\w* dehumani\w* jailbroken nonfactual\w* ter
 """
 NEITHER = r"""
@@ -58,6 +59,7 @@ GENERIC = r"""
     human user expert judge gold feedback da
 """
 TURNS = r"not non no un anti without free avoid\w* lack lacks resist\w* prevent\w* reduc\w* absen\w* less never"
+TURNS += " low poor neg"
 
 
 def _words(text: str) -> re.Pattern[str]:
@@ -77,6 +79,7 @@ def of_name(name: str) -> tuple[int, str]:
     """
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
     words = [part.lower() for part in parts]
+    words = [w for w in words if w not in ("up", "down")] if {"up", "down"} <= {*words} else words  # thumbs_up_down
     joined = [*words, "".join(words)]  # off-topic, self_harm and nonToxic
     ends = [end for word in joined[:-1] for pattern, end in _ENDS if pattern.fullmatch(word)]
     ends = ends or [end for pattern, end in _ENDS if pattern.fullmatch(joined[-1])]
