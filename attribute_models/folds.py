@@ -114,16 +114,23 @@ def known_scores(rows: Sequence[Row], scores: ArrayLike, attributes: Sequence[st
     at = np.flatnonzero(~np.isnan(truth).all(1))
     rated = [rows[i] for i in at.tolist()]
     y, prompts = truth[at], prompt_keys(rated)
-    for a, name in enumerate(attributes):
-        known = ~np.isnan(y[:, a])
-        count, distinct = int(known.sum()), len(set(prompts[known]))
-        if count < FEWEST:
-            problem = f"has {count} rows with a known score and needs {FEWEST}"
-        elif distinct < 2:
-            problem = f"has {count} rows with a known score, all of one prompt, and needs 2 prompts to hold one out"
-        elif np.ptp(y[known, a]) == 0:
-            problem = f"has the same score on all {count} known rows, so nothing can be learned"
-        else:
-            continue
-        raise ValueError(f"Attribute {name!r} {problem}. Rate more rows or drop it.")
+    problems = [_problem(column, prompts) for column in y.T]
+    for name, problem in zip(attributes, problems):
+        if problem:
+            others = " ".join(f"--attribute {other}" for other, bad in zip(attributes, problems) if not bad)
+            instead = f", or fit the others: {others}" if others else ""
+            raise ValueError(f"Attribute {name!r} {problem}. Rate more rows{instead}.")
     return KnownScores(at, rated, y, prompts)
+
+
+def _problem(scores: Array, prompts: Keys) -> str:
+    """Say why an attribute cannot be learned from its scores [m]; empty if it can."""
+    known = ~np.isnan(scores)
+    count = int(known.sum())
+    if count < FEWEST:
+        return f"has {count} rows with a known score and needs {FEWEST}"
+    if len(set(prompts[known])) < 2:
+        return f"has {count} rows with a known score, all of one prompt, and needs 2 prompts to hold one out"
+    if np.ptp(scores[known]) == 0:
+        return f"has the same score on all {count} known rows, so nothing can be learned"
+    return ""

@@ -91,6 +91,10 @@ OTHER_MODELS = (
     "This is about this model and these rows: an encoder may learn what it cannot (steer fit --kind embeddings or "
     "regression, --model NAME), or more rows may help."
 )
+LEFT_OUT = (
+    "Or leave it out: fit the others only (--attribute ...); --neither {} keeps it as a condition and takes it out of "
+    "the reward."
+)
 
 
 def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Array, debiased: bool) -> dict[str, Any]:
@@ -109,13 +113,13 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
         warning = (
             f"{name}: the scorer adds nothing to length: {finding}, {shown(figures['length_alone'])} by the number of "
             f"words alone, {_spanned(figures, 'given_length')} given length. {OTHER_MODELS} Or steer by length "
-            f"(--scorer countable:words), or not by this (--neither {name})."
+            f"(--scorer countable:words). {LEFT_OUT.format(name)}"
         )
     else:
         given = f", {_spanned(figures, 'given_length')} given length" if figures["given_length"] is not None else ""
         warning = (
             f"{name}: not learnable from this data by this model: {finding} is not above chance{given}. {OTHER_MODELS} "
-            f"Or do not steer by it (--neither {name})."
+            f"{LEFT_OUT.format(name)}"
         )
     return {"learnable": False, "warning": warning}
 

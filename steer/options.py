@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -98,7 +99,8 @@ def resolve(
 ) -> T:
     """Build the dataclass: a flag wins over the file, the file over a preset, a preset over the default.
 
-    Names, types, choices and ranges are checked alike for flags and files. `defaults` override those of the fields.
+    Names, types, choices and ranges are checked alike for flags and files. `defaults` override those of the fields. A
+    dry run, which writes nothing, needs no --output.
     """
     chosen = _from_file(config, file) if file else {}
     chosen |= {k: v for k, v in flags.items() if v is not None and v != ()}
@@ -108,8 +110,13 @@ def resolve(
             values |= presets.get(chosen.get(field.name), {})
     values |= chosen
     for field in fields:
-        if field.name not in values and field.default is dataclasses.MISSING:
+        if field.name in values or field.default is not dataclasses.MISSING:
+            continue
+        if field.name != "output":
             raise SteerError(f"{flag_of(field)} is missing: {field.metadata['help']}")
+        if not values.get("dry_run"):
+            raise SteerError("--output is missing. Give the folder to write to, such as --output policy.")
+        values["output"] = os.devnull
     result = config(**values)
     check(result)
     return result

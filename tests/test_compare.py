@@ -307,6 +307,14 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(labels: Path, tiny: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("gold", "flag"), [("", "--scorer"), ("human", "--gold"), (GOLD, "--scorer")])
+def test_people_judge_no_new_responses(gold: str, flag: str, labels: Path, tiny: Path, tmp_path: Path) -> None:
+    scorer = GOLD if flag == "--gold" else "human"
+    with pytest.raises(SteerError, match=f"people rated the logs, nobody rates new responses.* then {flag} SCORER"):
+        compare_command(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), scorer=scorer, gold=gold))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_slash_is_a_sweep() -> None:
     assert [e.spec for e in swept("rwr:beta=3/1,clip=5")] == ["rwr:beta=3,clip=5", "rwr:beta=1,clip=5"]
     (entry,) = swept("conditional:guidance=1/2,best_of=4")

@@ -259,7 +259,7 @@ def test_what_is_missing_is_named(base: Path, labels: Path, tmp_path: Path) -> N
     for config, said in (
         (EvaluateConfig((str(base),), out, gold=GOLD), "--rows is missing"),
         (EvaluateConfig((str(labels),), out), "--gold is missing"),
-        (EvaluateConfig((str(labels),), out, gold="human"), "nobody has rated"),
+        (EvaluateConfig((str(labels),), out, gold="human"), "then --gold SCORER"),
         (EvaluateConfig((str(labels),), out, gold=GOLD, export=("alpaca",)), "did you mean 'alpaca-eval'"),
     ):
         with pytest.raises(SteerError, match=said):

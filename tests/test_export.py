@@ -116,6 +116,8 @@ def test_plain_transformers_says_what_steer_says(
     )  # merged into the unquantised base
     assert ours.card is not None
     assert ours.card.schema is not None
+    (shown,) = re.findall(r"chat_template_kwargs={attributes: ({.*?})}", said)
+    ours.card.schema.check({n: ours.card.schema[n].parse(str(level)) for n, level in json.loads(shown).items()})
     model, tokenizer = (c.from_pretrained(tmp_path / "out") for c in (AutoModelForCausalLM, AutoTokenizer))
     rows = held_out_prompts(str(labels), 0.1, 0, 4, "train")
     best = ours.card.schema.unasked(ours.card.attributes)
@@ -228,7 +230,7 @@ def test_what_is_no_level_is_an_error_that_says_what_can_be_asked_for(value: Any
         ("quality>=3", "A range needs steer serve or steer generate."),
         ("quality=1..3", "A range needs steer serve or steer generate."),
         ({"quality": [1, 3]}, "A range needs steer serve or steer generate."),
-        (3, 'wanted an object such as {"quality": 1}, or a text such as best.'),
+        (3, 'wanted an object such as {"quality": 4}, or a text such as best.'),
         (["quality"], "wanted an object"),
         (False, "wanted an object"),
     ],

@@ -304,7 +304,7 @@ def test_the_best_of_several_needs_something_to_judge_by(trained: Path, base: Pa
     for more, told in (
         ({"best_of": 2, "temperature": 0.0}, "greedy responses are all alike"),
         ({"best_of": 2, "scorer": "countable:words"}, "does not score"),
-        ({"best_of": 2, "scorer": "human"}, "nobody has rated fresh responses"),
+        ({"best_of": 2, "scorer": "human"}, r"nobody rates new responses\..* then --scorer SCORER"),
     ):
         with pytest.raises(SteerError, match=told):
             ask(trained, **more)

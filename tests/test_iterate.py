@@ -143,9 +143,17 @@ def test_what_is_not_above_the_logs_is_left_out(
 
 
 def test_a_scorer_that_lacks_an_attribute_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
-    wrong = IterateConfig(str(labels), str(tiny), "countable:words", str(tmp_path / "out"), str(policy))
-    with pytest.raises(SteerError, match="does not score"):
-        iterate_command(wrong)
+    people = r"scorer human: people rated the logs, nobody rates new responses\. Fit one: .*, then --{} SCORER\."
+    lacking = r"does not score .*, as the rows are labelled\. Fit it on these attributes, or label again with it\."
+    scorers: dict[str, Any]
+    for scorers, message in (
+        ({"scorer": "countable:words"}, lacking),
+        ({"scorer": "human"}, people.format("scorer")),
+        ({"scorer": GOLD, "gold": "human"}, people.format("gold")),
+    ):
+        wrong = IterateConfig(str(labels), str(tiny), output=str(tmp_path / "out"), policy=str(policy), **scorers)
+        with pytest.raises(SteerError, match=message):
+            iterate_command(wrong)
     assert not (tmp_path / "out").exists()
 
 

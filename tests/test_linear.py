@@ -298,6 +298,17 @@ def test_what_cannot_be_fitted_is_refused_by_name(
         Linear(("good",), LinearSettings(**settings)).fit(rows, scores)
 
 
+def test_what_cannot_be_fitted_names_the_flags_of_what_can() -> None:
+    rows = [row("one" if i < 20 else "two", f"word{i}") for i in range(40)]
+    scores = [[float(i), 3.0, float(-i), 3.0] for i in range(40)]
+    with pytest.raises(
+        ValueError, match=r"'b' has .* Rate more rows, or fit the others: --attribute a --attribute c\.$"
+    ):
+        Linear(("a", "b", "c", "d")).fit(rows, scores)
+    with pytest.raises(ValueError, match=r"'b' has .* Rate more rows\.$"):
+        Linear(("b",)).fit(rows, [[3.0]] * 40)
+
+
 def test_a_model_that_is_not_fitted_says_so() -> None:
     with pytest.raises(ValueError, match="not fitted"):
         Linear(("good",)).score([row("x", "y")])

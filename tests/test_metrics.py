@@ -217,6 +217,7 @@ def test_a_scorer_of_length_alone_adds_nothing_and_says_so() -> None:
     assert found["learnable"] is False
     assert "quality: the scorer adds nothing to length: Spearman 0." in str(found["warning"])
     assert "by the number of words alone" in str(found["warning"])
+    assert "fit the others only (--attribute ...); --neither quality keeps it as a condition" in str(found["warning"])
     assert simulated((1.0, 1.0))["learnable"] is True
 
 

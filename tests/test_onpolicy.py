@@ -271,7 +271,10 @@ def test_a_killed_run_ends_with_the_same_weights(method: str, short: Path, base:
 def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path, base: Path, tmp_path: Path) -> None:
     for more, told in (
         ({"adapter": "none"}, r"its reference is the model without its adapter\. Use --adapter lora\."),
-        ({"scorer": "human"}, r"needs a scorer of fresh responses.*--scorer"),
+        (
+            {"scorer": "human"},
+            r"people rated the logs, nobody rates new responses\. Fit one: .*, then --scorer SCORER\.",
+        ),
         ({"scorer": "countable:sentences"}, r"does not score words, which the reward counts\."),
     ):
         with pytest.raises(SteerError, match=told):

@@ -1,6 +1,7 @@
 """Flags, config files and defaults: which wins, and what is refused."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from steer.config.comparison import CompareConfig
 from steer.config.generation import GenerateConfig
+from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.generation.settings import GenerateSettings
@@ -155,10 +158,19 @@ def test_choices_and_ranges_hold_for_flags_and_files(
 
 
 def test_a_missing_value_is_asked_for_by_its_flag() -> None:
-    assert refusal({"rows": "r"}) == "--output is missing: Folder."
+    assert refusal({"rows": "r"}) == "--output is missing. Give the folder to write to, such as --output policy."
     assert refusal({"output": "o"}) == "ROWS is missing: Rows."
     with pytest.raises(SteerError, match="--output is missing"):
         command("r")
+
+
+@pytest.mark.parametrize("config", [TrainConfig, IterateConfig, CompareConfig])
+def test_a_dry_run_needs_no_output(config: type[Any]) -> None:
+    flags = {"rows": "r", "model": "m", "scorer": "s"}
+    with pytest.raises(SteerError, match="--output is missing"):
+        resolve(config, flags)
+    assert resolve(config, {**flags, "dry_run": True}).output == os.devnull
+    assert resolve(config, {**flags, "dry_run": True, "output": "o"}).output == "o"
 
 
 def test_the_config_of_a_run_can_be_passed_back(tmp_path: Path) -> None:

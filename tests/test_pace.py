@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from steer.generation.settings import Sampling
 from steer.iteration.command import iterate_command
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
+from steer.options import resolve
 from steer.progress import duration
 from steer.rows import read_rows
 from steer.training import pace
@@ -171,6 +173,37 @@ def test_iterate_foresees_draws_and_trainings(
     seconds = tokens / rows * 16 * steps * 4.0 / 100 * sum(sizes) / rows
     assert lines["training"].startswith(f"training    up to about {duration(seconds)}: measured on")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_without_a_folder_names_none(
+    labels: Path, base: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)  # the folder where one is, which holds something else, is not that of the run
+    shared: dict[str, Any] = {
+        "model": str(base),
+        "scorer": "data_recipes.world_text:Gold",
+        "rows": str(labels),
+        "dry_run": True,
+    }
+    few: dict[str, Any] = {"num_prompts": 4, "max_new_tokens": 4, "max_steps": 2, "method": ("mle",)}
+    rounds: dict[str, Any] = {"policy": str(trained), "prompts_per_round": 4, "watch": 4, "max_new_tokens": 4}
+    prompt: dict[str, Any] = {
+        "policy": str(trained),
+        "prompt": ("hello.",),
+        "max_new_tokens": 4,
+        "num_proc": 2,
+        "dry_run": True,
+    }
+    for said in (
+        train_command(resolve(TrainConfig, shared | {"max_steps": 2})),
+        iterate_command(resolve(IterateConfig, shared | rounds)),
+        compare_command(resolve(CompareConfig, shared | few)),
+        generate_command(resolve(GenerateConfig, prompt)),
+    ):
+        assert "othing " in said
+        assert os.devnull not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_compare_foresees_every_run(labels: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ def coded(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 SCHEMA = Schema((Attribute("score", 0, 1, 1),))
 DOORS: dict[str, Any] = {
     "annotator": lambda spec, trust: annotator(spec, SCHEMA, trust_remote_code=trust),
-    "gold": lambda spec, trust: fitting(spec, SCHEMA, trust_remote_code=trust),
+    "gold": lambda spec, trust: fitting(spec, "--gold", SCHEMA, trust_remote_code=trust),
     "evaluate": lambda spec, trust: evaluate(
         {"a": [{**row, "id": str(i)} for i, row in enumerate(ROWS[:3])]},
         gold=spec,

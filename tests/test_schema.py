@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer.conditioning.chat import example
 from steer.conditioning.targets import factorial, parse_target
 from steer.errors import SteerError
 from steer.rows.binning import described, fitted
@@ -180,6 +181,14 @@ def test_best_gives_neutral_attributes_their_most_common_level() -> None:
 def test_best_says_so_where_no_combination_has_enough_rows() -> None:
     with pytest.raises(SteerError, match="no combination of a, b occurs in 2 rows"):
         schema_of([0.0, 1.0], [1.0, 0.0], minimum=2).best(("a", "b"))
+
+
+def test_an_example_is_supported_and_not_the_best_if_another_level_is() -> None:
+    schema = schema_of([0.0, 1.0, 1.0, 3.0, 3.0, 4.0], minimum=2)  # 0 and 4 are too rare
+    assert example(schema, "a") == '{"a": 1}'
+    assert example(schema.turned({"a": (-1, 1.0)}), "a") == '{"a": 3}'
+    assert example(schema_of([0.0, 4.0, 4.0], minimum=2), "a") == '{"a": 4}'
+    assert example(schema_of([0.0, 4.0], minimum=2), "a") == '{"a": 0}'
 
 
 def test_rows_with_levels_together_are_those_of_the_cells() -> None:

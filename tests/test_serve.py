@@ -195,7 +195,7 @@ def test_settings_that_cannot_be_are_refused_before_a_model_is_loaded(trained: P
         serve_command(ServeConfig(str(trained), host="0.0.0.0"))
     with bound("127.0.0.1", 0) as taken, pytest.raises(SteerError, match="cannot listen there"):
         serve_command(ServeConfig(str(trained), port=taken.getsockname()[1]))
-    with pytest.raises(SteerError, match="nobody has rated fresh responses"):
+    with pytest.raises(SteerError, match=r"nobody rates new responses\..* then --scorer SCORER"):
         serve_command(ServeConfig(str(trained), port=0, scorer="human"))
     with pytest.raises(SteerError, match=r"scores words, none of helpfulness, .* Use the scorer that labelled"):
         serve_command(ServeConfig(str(trained), port=0, scorer="countable:words"))

@@ -30,7 +30,7 @@ from steer.conditioning.condition import TEMPLATES, readings
 from steer.conditioning.finished import ANSWER, OPENING, THOUGHT, Place
 from steer.rows.schema import Schema
 
-__all__ = ["NONE", "PLAIN", "asked", "bare", "in_parts", "opened", "steerable", "wants_parts"]
+__all__ = ["NONE", "PLAIN", "asked", "bare", "example", "in_parts", "opened", "steerable", "wants_parts"]
 __all__ += ["RESERVED", "declared", "fitted", "in_roles", "lost", "options_of", "rendered"]  # of attribute_models
 
 # For models without a chat template: messages one after the other; a response ends with EOS, a prompt with a newline.
@@ -185,7 +185,7 @@ def steerable(
         "UNASKED": asked(schema.unasked(names) if supported else {}, schema),
         "BEST": asked(schema.best(names), schema) if supported else None,
         "KNOWN": ", ".join(names) + ".",
-        "EXAMPLE": json.dumps(asked({names[0]: 0}, schema)),
+        "EXAMPLE": example(schema, names[0]),
         "BETWEEN": layout.between,
         "START": layout.start,
         "GLUE": glue,
@@ -216,3 +216,9 @@ def asked(levels: Mapping[str, float], schema: Schema) -> dict[str, int | str]:
     """Return levels as `attributes` holds them: what users see, as an integer if it is one."""
     shown = {n: schema[n].show(level) for n, level in levels.items()}
     return {n: int(s) if re.fullmatch("-?[0-9]+", s) else s for n, s in shown.items()}
+
+
+def example(schema: Schema, name: str) -> str:
+    """Write an example of `attributes`: the worst supported level of an attribute, the lowest if none is supported."""
+    levels = [level for (level,) in schema.supported((name,))]
+    return json.dumps(asked({name: min(levels, key=lambda level: schema.value({name: level}), default=0)}, schema))

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers, RewardScale
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, scorer_of_new
 from steer.methods.base import Array
 from steer.rows import Row
 from steer.rows.schema import Schema
@@ -50,11 +50,12 @@ class Court:
         return self.by_gold.spans(self.logs.gold)
 
 
-def fitting(spec: str, schema: Schema, *, trust_remote_code: bool = False) -> Scorer:
-    """Load a scorer; SteerError if it cannot judge new responses on all attributes of the schema."""
-    scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
-    if scorer.model is None:
-        raise SteerError(f"scorer {spec}: nobody has rated new responses. Name one that can judge them.")
+def fitting(spec: str, flag: str, schema: Schema, *, trust_remote_code: bool = False) -> Scorer:
+    """Load a scorer; SteerError if it cannot judge new responses on all attributes of the schema.
+
+    `flag`: what the user names it by.
+    """
+    scorer = scorer_of_new(spec, flag, trust_remote_code=trust_remote_code)
     missing = [n for n in schema.own if n not in scorer.attributes]
     if missing:
         raise SteerError(f"scorer {scorer.id}: cannot judge new responses on {', '.join(missing)}. Name another one.")

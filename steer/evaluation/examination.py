@@ -101,8 +101,9 @@ class Examination(Generic[S]):
     def court(self) -> Court:
         """Gold beside the proxy; without rows, the unit of the reward is that of all responses together."""
         trust = {"trust_remote_code": self.trust_remote_code}
-        gold = fitting(self.judge, self.schema, **trust) if self.judge else Scorer("", ())
-        proxy = gold if self.proxy in ("", self.judge) else fitting(self.proxy, self.schema, **trust)
+        flag = "--gold" if self.gold else "--scorer"  # that names the judge
+        gold = fitting(self.judge, flag, self.schema, **trust) if self.judge else Scorer("", ())
+        proxy = gold if self.proxy in ("", self.judge) else fitting(self.proxy, "--scorer", self.schema, **trust)
         answered = [row for row in self.rows if _answered(row)]
         train = [row for row in answered if named_side(row) != "test"] or answered
         return Court(self.schema, gold, proxy, train or [row for c in self.contestants for row in c.rows or ()])

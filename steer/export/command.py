@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from steer.conditioning.chat import asked
+from steer.conditioning.chat import asked, example
 from steer.conditioning.targets import parse_target
 from steer.config.export import ExportConfig, SoupConfig
 from steer.errors import SteerError
@@ -152,11 +151,11 @@ def _policy_summary(config: ExportConfig, exported: Exported) -> str:
     card = exported.card
     if not card.attributes or card.schema is None:
         return f"{summary}It was not conditioned, so its chat template is the base's."
-    example = json.dumps(asked({card.attributes[0]: 0}, card.schema))
+    target = example(card.schema, card.attributes[0])
     differing = f" {exported.differing} of its conditions are tokenised otherwise than in training."
     return (
         f"{summary}Without `attributes` it aims at {_unasked(card.schema, card.attributes)}; a client asks by "
-        f"chat_template_kwargs={{attributes: {example}}}, also by words such as low. A level that does not exist is an "
+        f"chat_template_kwargs={{attributes: {target}}}, also by words such as low. A level that does not exist is an "
         f"error; only `steer targets` shows which combinations the data supports.{differing * bool(exported.differing)}"
     )
 

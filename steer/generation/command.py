@@ -29,7 +29,7 @@ def generate_command(config: GenerateConfig) -> str:
     elsewhere = config.engine != "hf" or config.server
     if config.stream and (config.output or config.score or config.best_of > 1 or elsewhere):
         raise SteerError("--stream: only prints. Leave out --output, --score, --best-of, --engine and --server.")
-    if not config.output and (config.shard or config.num_proc > 1 or config.workers == "ray"):
+    if not (config.output or config.dry_run) and (config.shard or config.num_proc > 1 or config.workers == "ray"):
         raise SteerError("--shard, --num-proc and --workers ray: need an --output folder for what they draw.")
     shard = shard_of(config.shard, overwrite=config.overwrite)
     selection = selection_of(config, config.policy)

@@ -23,7 +23,7 @@ from steer.iteration.round import run_round
 from steer.iteration.rounds import Rounds, check_method, start_from
 from steer.iteration.settings import IterateSettings
 from steer.iteration.watch import figures, line, measured
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, scorer_of_new
 from steer.methods import METHODS
 from steer.models.card import Card
 from steer.models.policy import Policy
@@ -94,7 +94,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     specs = {"scorer": scorer, "gold": settings.gold, "annotator": settings.annotator}
     training = training_of(rows, model, policy, settings)
     trust = training.trust_remote_code
-    scorers = {name: load_scorer(spec, trust_remote_code=trust) for name, spec in specs.items() if spec}
+    scorers = {name: scorer_of_new(spec, f"--{name}", trust_remote_code=trust) for name, spec in specs.items() if spec}
     inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
     inputs |= {name: scorer.identity for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
@@ -196,7 +196,8 @@ def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[s
     for loaded in scorers.values():
         if missing := set(schema.own) - set(loaded.attributes):
             raise SteerError(
-                f"scorer {loaded.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled."
+                f"scorer {loaded.id}: does not score {', '.join(sorted(missing))}, as the rows are labelled. Fit it on "
+                "these attributes, or label again with it."
             )
     if "annotator" in scorers:
         refresh.check(scorer)

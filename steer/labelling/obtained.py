@@ -9,7 +9,7 @@ import numpy as np
 
 from steer import methods
 from steer.errors import SteerError
-from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder
+from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder, scorer_of_new
 from steer.labelling.writer import levelled
 from steer.models.card import Card
 from steer.progress import note_once
@@ -44,11 +44,9 @@ class Selection:
     ) -> Selection:
         """Load a scorer, by default the one that labelled a policy's rows; SteerError where it cannot score."""
         if scorer:
-            loaded = load_scorer(scorer, trust_remote_code=trust_remote_code)
+            loaded = scorer_of_new(scorer, "--scorer", trust_remote_code=trust_remote_code)
         else:
             loaded = labeller(card, "--best-of" if n > 1 else "--score", trust_remote_code=trust_remote_code)
-        if loaded.model is None:
-            raise SteerError(f"--scorer {scorer}: nobody has rated fresh responses. Use a fitted scorer.")
         return Selection(loaded, n, rerank == "target")
 
     def knowing(self, card: Card | None) -> Selection:

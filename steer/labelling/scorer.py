@@ -137,6 +137,20 @@ def load_scorer(spec: str | Scorer | Any, *, trust_remote_code: bool = False, en
     return replace(_named(str(spec), **access), spec=str(spec), access=access)
 
 
+def scorer_of_new(spec: str, flag: str, *, trust_remote_code: bool = False) -> Scorer:
+    """Load a scorer of new responses; SteerError for "human", since people rated the logs only.
+
+    `flag`: what the user names it by.
+    """
+    scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
+    if scorer.model is None:
+        raise SteerError(
+            f"scorer {scorer.id}: people rated the logs, nobody rates new responses. Fit one: "
+            f'"steer fit ROWS --output SCORER", then {flag} SCORER.'
+        )
+    return scorer
+
+
 def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
     if spec == "human":
         return Scorer("human", ())

@@ -15,7 +15,7 @@ from steer.errors import SteerError
 from steer.generation.prefill import shareable
 from steer.generation.recommended import chosen
 from steer.labelling.obtained import labeller
-from steer.labelling.scorer import COUNTABLE, Scorer, load_scorer
+from steer.labelling.scorer import COUNTABLE, Scorer, scorer_of_new
 from steer.models.card import Card
 from steer.models.policy import Policy, load_policy
 from steer.progress import note_once
@@ -96,9 +96,7 @@ def _scorer(policy: Policy | str, name: str, trust_remote_code: bool) -> Scorer 
         except SteerError as error:  # a policy of another version
             note_once(str(error))
             return None
-    scorer = load_scorer(name, trust_remote_code=trust_remote_code)
-    if scorer.model is None:
-        raise SteerError(f"--scorer {name}: nobody has rated fresh responses. Use a fitted scorer.")
+    scorer = scorer_of_new(name, "--scorer", trust_remote_code=trust_remote_code)
     if card and card.attributes and not {*card.attributes} & {*scorer.attributes}:
         raise SteerError(
             f"--scorer {name}: scores {', '.join(scorer.attributes)}, none of {', '.join(card.attributes)}, "

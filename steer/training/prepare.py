@@ -14,7 +14,7 @@ from steer import device
 from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, scorer_of_new
 from steer.methods import METHODS, likelihood_rate, peak_rate
 from steer.methods.base import Method
 from steer.methods.groups import Group, conversations
@@ -67,12 +67,12 @@ def scorer_for(name: str, spec: str, *, trust_remote_code: bool = False) -> Scor
     """Load the scorer that an on-policy method gets rewards from; None for a method that draws nothing."""
     if not METHODS[name].on_policy:
         return None
-    if not spec or spec == "human":
+    if not spec:
         raise SteerError(
             f"{name}: needs a scorer of fresh responses, and these rows name none that can be loaded again. Give "
             "--scorer (scorer=)."
         )
-    return load_scorer(spec, trust_remote_code=trust_remote_code)
+    return scorer_of_new(spec, "--scorer", trust_remote_code=trust_remote_code)
 
 
 def check_start(
