@@ -21,7 +21,6 @@ from steer.config.serve import ServeConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.options import PanelGroup, options
-from steer.progress import PREFIX
 
 
 @click.group(cls=PanelGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,9 +182,11 @@ def methods(**asked: str | None) -> None:
     click.echo(suited_table(rows))
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 1) -> None:
+    from steer.progress import PREFIX  # loads more than help needs
+
     click.echo(PREFIX + " ".join(message.splitlines()), err=True)
-    sys.exit(1)
+    sys.exit(code)
 
 
 def main(command: click.Command = cli) -> None:
@@ -211,5 +212,4 @@ def main(command: click.Command = cli) -> None:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror}. Check the path, its permissions and the room on the disk.")
     except (click.Abort, KeyboardInterrupt):
-        click.echo(f"{PREFIX}interrupted; run the same command again to resume.", err=True)
-        sys.exit(130)
+        _fail("interrupted; run the same command again to resume.", 130)
