@@ -168,18 +168,22 @@ def soup(config: SoupConfig) -> None:
 
 
 @cli.command()
+@click.argument("name", metavar="NAME", nargs=-1)
 @click.option("--for", metavar="ROWS", help="Say of each method whether it can train on these rows, or why not.")
-def methods(**asked: str | None) -> None:
-    """Print the table of methods."""
-    from steer.methods import table
+def methods(name: tuple[str, ...], **asked: str | None) -> None:
+    """Print the table of methods, or what the settings of some mean.
+
+    NAME: Methods to explain, or with --for to try; default: the table of all.
+    """
+    from steer.methods import description, table
 
     rows = asked["for"]
     if rows is None:
-        click.echo(table())
+        click.echo("\n\n\n".join(map(description, name)) or table())
         return
     from steer.training.suited import suited_table
 
-    click.echo(suited_table(rows))
+    click.echo(suited_table(rows, name))
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -139,10 +139,25 @@ def _check(name: str, value: Any, meta: Mapping[str, Any]) -> None:
         least, above, most = (meta[bound] for bound in ("least", "above", "most"))
         if least <= value <= most and value > above:
             return
-        low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -LARGEST else ""
-        high = f"at most {most:g}" if most < LARGEST else ""
-        span = f"from {least:g} to {most:g}" if high and least > -LARGEST else " and ".join(filter(None, (low, high)))
-        raise SteerError(f"{name} {value}: wanted {span or 'a finite number'}.")
+        raise SteerError(f"{name} {value}: wanted {_range(meta) or 'a finite number'}.")
+
+
+def _range(meta: Mapping[str, Any]) -> str:
+    """Range of a number, in words; empty if any finite one will do."""
+    least, above, most = (meta[bound] for bound in ("least", "above", "most"))
+    low = f"above {above:g}" if above > -math.inf else f"{least:g} or more" if least > -LARGEST else ""
+    high = f"at most {most:g}" if most < LARGEST else ""
+    return f"from {least:g} to {most:g}" if high and least > -LARGEST else " and ".join(filter(None, (low, high)))
+
+
+def explained(kind: type[Any]) -> list[tuple[str, str, str, str]]:
+    """Name, default, allowed values and meaning of every setting, in words."""
+    lines = []
+    for field in dataclasses.fields(kind):
+        meta = {**option(None, "-").metadata, **field.metadata}  # a method from outside may have plain fields
+        values = ", ".join(meta["choices"]) or _range(meta) or _TYPES.get(type(field.default), "a list")
+        lines.append((field.name, str(field.default), values, meta["help"]))
+    return lines
 
 
 def _clean(text: str) -> bool:
@@ -223,16 +238,18 @@ def _brief(value: Any) -> str:
     return "a huge number" if isinstance(value, int) and value.bit_length() > 256 else reprlib.repr(value)
 
 
-def overridden(settings: type[T], pairs: Iterable[str], owner: str) -> T:
-    """Build settings from their defaults and NAME=VALUE texts; lists are written a,b,c. `owner` begins messages."""
+def overridden(settings: type[T], pairs: Iterable[str], owner: str, more: str = "") -> T:
+    """Build settings from their defaults and NAME=VALUE texts; lists are written a,b,c.
+
+    `owner` begins messages; `more` ends the one about an unknown setting: where to read of the known ones.
+    """
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}  # type: ignore[arg-type]  # always a dataclass
     values: dict[str, Any] = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in defaults:
-            raise SteerError(
-                f"{owner}: unknown setting '{key}'; {did_you_mean(key, defaults) if defaults else 'it has none.'}"
-            )
+            known = did_you_mean(key, defaults) + more if defaults else "it has none."
+            raise SteerError(f"{owner}: unknown setting '{key}'; {known}")
         try:
             values[key] = _parsed(text, defaults[key])
         except ValueError:

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from steer.cli import main
+from steer.cli import cli, main
 from steer.config.labelling import FitConfig
 from steer.config.training import TrainConfig
 from steer.labelling.command import fit_command
@@ -82,6 +85,30 @@ def test_methods_prints_every_method(steer: Steer) -> None:
     said = steer("methods")
     assert said.returncode == 0
     assert [line.split()[0] for line in said.stdout.splitlines()[1:]] == list(METHODS)
+
+
+def test_methods_explains_those_that_are_named() -> None:
+    from steer.methods import METHODS
+    from steer.methods.base import ROWS
+
+    for name, method in METHODS.items():
+        text = CliRunner().invoke(cli, ["methods", name]).output
+        assert text.startswith(f"{name}: ")
+        assert ROWS[method.rows] in text
+        assert f"{method.rate:g} times" in text
+        settings = text.split("meaning\n")[1].splitlines() if "meaning\n" in text else []
+        assert [line.split()[:2] for line in settings] == [[f.name, str(f.default)] for f in fields(method.settings)]
+        assert all(re.search(r"  \S[^.]{8,}.*\.$", line) and "As in" not in line for line in settings), text
+    both = CliRunner().invoke(cli, ["methods", "dpo", "mle"]).output
+    assert re.search(r"\nsft +0\.0 +0 or more +Weight of the likelihood", both)
+    assert re.search(r"\npairing +best-random +best-worst, best-random, all +Pairs of a prompt", both)
+    assert both.endswith("no settings\n")
+
+
+def test_methods_names_the_one_that_was_meant(steer: Steer, labels: Path, tmp_path: Path) -> None:
+    for more in ((), ("--for", labels)):
+        said = steer("methods", "mle", "quarc", *more)
+        refused(said, tmp_path / "none", "unknown method 'quarc'; did you mean 'quark'?")
 
 
 BAD_ROWS: dict[str, tuple[list[dict[str, Any] | str], tuple[str, ...]]] = {
@@ -212,7 +239,8 @@ def test_names_that_nothing_has(steer: Steer, labels: Path, tiny: Path, tmp_path
     flags = [labels, "--model", tiny, "--output", output]
     for more, message in {
         "--method rwrr": "unknown method 'rwrr'; did you mean 'rwr'? Known: ",
-        "--method rwr --set betta=1": "rwr: unknown setting 'betta'; did you mean 'beta'? Known: beta, clip.",
+        "--method rwr --set betta=1": "rwr: unknown setting 'betta'; did you mean 'beta'? Known: beta, clip. "
+        '"steer methods rwr" explains them.',
         "--method rwr --set beta=high": "rwr: beta=high is not a float.",
         "--method rwr --set beta=-1": "rwr: beta -1.0: wanted above 0.",
         "--method mle --set beta=1": "mle: unknown setting 'beta'; it has none.",

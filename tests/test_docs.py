@@ -111,7 +111,8 @@ def labelled_row(tmp_path: Path) -> Row:
 
 
 @pytest.mark.parametrize(
-    ("name", "function"), [("cli.md", "commands"), ("python.md", "python"), ("families.md", "families")]
+    ("name", "function"),
+    [("cli.md", "commands"), ("python.md", "python"), ("methods.md", "methods"), ("families.md", "families")],
 )
 def test_a_generated_page_equals_the_code(name: str, function: str) -> None:
     write: Any = runpy.run_path(str(ROOT / "docs" / "generate.py"))[function]

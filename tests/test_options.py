@@ -20,7 +20,7 @@ from steer.errors import SteerError
 from steer.generation.settings import GenerateSettings
 from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
-from steer.settings import SHARE, argument, did_you_mean, option, settings_of
+from steer.settings import SHARE, argument, did_you_mean, explained, option, settings_of
 from steer.training.settings import TrainSettings
 
 
@@ -215,6 +215,20 @@ def test_help_shows_flags_in_panels_and_those_without_one_last() -> None:
     order = ["Optimizer:", "--rate", "--steps", "Data:", "--names", "This run:", "--output", "--config", "--help"]
     places = [text.index(f"  {word}" if word[0] == "-" else f"\n{word}") for word in order]
     assert places == sorted(places)
+
+
+def test_settings_are_explained_in_words() -> None:
+    @dataclass
+    class Some:
+        share: float = option(0.5, "Share.", above=0, most=1)
+        count: int = option(2, "Count.", least=1, most=3)
+        kind: str = option("a", "Kind.", choices=("a", "b"))
+        plain: bool = True
+        names: tuple[str, ...] = ()
+
+    values = ["above 0 and at most 1", "from 1 to 3", "a, b", "True or False", "a list"]
+    assert [line[2] for line in explained(Some)] == values
+    assert explained(Some)[::3] == [("share", "0.5", values[0], "Share."), ("plain", "True", values[3], "-")]
 
 
 def test_did_you_mean_lists_everything_in_order() -> None:

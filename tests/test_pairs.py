@@ -238,8 +238,9 @@ def test_rows_that_make_no_pair_are_refused_with_the_command_that_draws_more() -
     for method in (dpo, ipo, slic, rso):
         with pytest.raises(SteerError, match=wanted):
             method.METHOD.groups(some, method.Settings())  # type: ignore[attr-defined]
-    with pytest.raises(SteerError, match=f"unknown pairing 'best'.*Known: {', '.join(sorted(PAIRINGS))}"):
-        dpo.METHOD.groups(some, dpo.Settings(pairing="best"))
+    for make in (lambda: pairs(some, "best"), lambda: dpo.Settings(pairing="best")):
+        with pytest.raises(SteerError, match=f"pairing.*'best'.*Known: {', '.join(sorted(PAIRINGS))}"):
+            make()
 
 
 @pytest.mark.parametrize(

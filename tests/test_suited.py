@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from steer import label
 from steer.cli import cli
 from steer.methods import METHODS
+from steer.methods.groups import DRAW_MORE
 from steer.rows import Row, prompt_key, read_rows, write_rows
 from steer.rows.labelled import Labelled
 from steer.training.suited import suited, suited_table
@@ -27,6 +28,7 @@ def row(number: int, reward: float | None) -> Row:
 def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Path) -> None:
     found = {s.method: s for s in suited(labels)}
     assert list(found) == list(METHODS)
+    assert found["ppo"].able == "yes"  # by the scorer that labelled them
     drawers = {"rso", "rebel", "bond", "rest-em"}
     assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2"}
     assert {name for name, s in found.items() if s.caveat} == drawers
@@ -119,13 +121,29 @@ def test_a_training_says_that_logs_stand_for_draws(
 
 
 def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
-    head, *lines = suited_table(labels).splitlines()
+    table, below = suited_table(labels).split("\n\n")
+    head, *lines = table.splitlines()
     assert head.split() == ["method", "can", "train", "groups", "rows", "it", "wants", "why"]
     assert [line.split()[0] for line in lines] == list(METHODS)
     cells = {line.split()[0]: re.split(r"  +", line) for line in lines}
     assert {cells[name][1] for name in ("mle", "conditional")} == {"yes"}
     assert (cells["rso"][1], cells["rso"][-1][:13]) == ("yes, but", "none of these")
-    assert (cells["spin"][1], cells["spin"][-1][:11]) == ("no", "no response")
+    assert (cells["spin"][1], cells["spin"][-1]) == ("no", "no response was drawn by the policy itself [1]")
+    assert below.splitlines()[0] == '[1] Run "steer iterate --method spin".'
+
+
+def test_a_remedy_of_many_methods_stands_once_below_the_table() -> None:
+    thumbs = [{"id": str(i), "prompt": f"p{i}", "response": f"x{i}", "scores": {"thumbs": i % 2.0}} for i in range(24)]
+    labelled = label(thumbs, held_out=0, min_support=1)
+    table, below = suited_table(labelled).split("\n\n")
+    cells = {line.split()[0]: re.split(r"  +", line) for line in table.splitlines()}
+    reason = "no prompt has two responses with different rewards (24 of 24 have one response, 0 have ties only)"
+    assert {cells[name][-1] for name in ("dpo", "rrhf", "coh")} == {f"{reason} [1]"}
+    assert below.splitlines()[0] == f"[1] {DRAW_MORE}"
+    assert below.count("steer generate POLICY --input ROWS --target none") == 1
+    assert {cells[name][1] for name in ("remax", "rloo", "grpo", "ppo")} == {"with --scorer"}
+    assert [s.method for s in suited(labelled, ["kto", "dpo"])] == ["kto", "dpo"]
+    assert "\n\n" not in suited_table(labelled, ["mle", "kto"])
 
 
 @pytest.mark.parametrize("reward", [None, 1.0])

@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 
+from steer.errors import SteerError
 from steer.methods import (
     apo,
     awr,
@@ -49,6 +49,7 @@ from steer.methods import (
     unlikelihood,
 )
 from steer.methods.base import ROWS, Method
+from steer.settings import did_you_mean, explained
 
 METHODS: dict[str, Method] = {
     "mle": mle.METHOD,
@@ -114,6 +115,13 @@ def peak_rate(name: str, likelihood: float, share: float | None = None) -> float
     return likelihood * (METHODS[name].rate if share is None else share)
 
 
+def method_of(name: str) -> Method:
+    """Return a method by name; SteerError, with the known names, for an unknown one."""
+    if name not in METHODS:
+        raise SteerError(f"unknown method '{name}'; {did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
 def foreign(name: str) -> bool:
     """Whether policies of a method have targets that are no levels of what is scored; False for an unknown method."""
     return name in METHODS and METHODS[name].reframes
@@ -124,14 +132,27 @@ def table() -> str:
     head = ("method", "condition", "reference", "fresh responses", "rate", "rows", "settings", "what it is")
     lines: list[tuple[str, ...]] = [head]
     for name, method in METHODS.items():
-        # A method from outside is described by the file of its settings.
-        own = f"{__name__}.{name.replace('-', '_')}"
-        module = sys.modules.get(own, sys.modules[method.settings.__module__])
-        settings = ", ".join(f"{f.name}={f.default}" for f in fields(method.settings)) or "-"
-        about = (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
+        settings = ", ".join(f"{setting}={default}" for setting, default, *_ in explained(method.settings)) or "-"
         yes = ["yes" if x else "no" for x in (method.conditioned, "ref" in method.needs)]
-        lines.append((name, *yes, method.fresh, f"{method.rate:g}", ROWS[method.rows], settings, about))
+        lines.append((name, *yes, method.fresh, f"{method.rate:g}", ROWS[method.rows], settings, _about(name)))
     return aligned(lines)
+
+
+def description(name: str) -> str:
+    """Describe a method: what it is, the rows it wants, its share of the learning rate, and its settings."""
+    method = method_of(name)
+    rate = f"{method.rate:g} times that of likelihood methods"
+    facts = aligned([("rows it wants", ROWS[method.rows]), ("learning rate", rate)])
+    settings = explained(method.settings)
+    head = ("setting", "default", "values", "meaning")
+    return "\n\n".join([f"{name}: {_about(name)}", facts, aligned([head, *settings]) if settings else "no settings"])
+
+
+def _about(name: str) -> str:
+    """What a method is: the first line of its file, for one from outside of the file of its settings."""
+    own = f"{__name__}.{name.replace('-', '_')}"
+    module = sys.modules.get(own, sys.modules[METHODS[name].settings.__module__])
+    return (module.__doc__ or "").split("\n", 1)[0].rstrip(".")
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

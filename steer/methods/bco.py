@@ -16,19 +16,14 @@ from typing import TYPE_CHECKING
 from steer.methods import kto
 from steer.methods.base import Candidates, Method, gains
 from steer.methods.preferences import FlipSettings, logistic
-from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Settings(FlipSettings):
-    """Settings of bco."""
-
-    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
-    threshold: float = option(0.0, "As in kto.")
-    ratio: float = option(1.0, "As in kto.", least=0)
+class Settings(FlipSettings, kto.Settings):
+    """Settings of bco: those of kto, for thumbs of which some may be wrong."""
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:

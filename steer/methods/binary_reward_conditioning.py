@@ -10,22 +10,16 @@ conditions are dropped at random, as in every conditioned method here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from steer.methods import conditional
 from steer.methods.groups import pairs
+from steer.methods.preferences import Pairing
 from steer.rows import Row
 from steer.rows.schema import REWARD, Attribute, Schema
-from steer.settings import Checked, option
 
+Settings = Pairing
 CHOSEN = Attribute(REWARD, 0.0, 1.0, edges=(0.5,), shown=("0", "1"), centres=(0.0, 1.0))
-
-
-@dataclass(frozen=True)
-class Settings(Checked):
-    """Settings of binary-reward-conditioning."""
-
-    pairing: str = option("best-random", "As in dpo.")
 
 
 def binary(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:

@@ -10,21 +10,15 @@ tokens, there over the means of packed rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from steer.methods import conditional
 from steer.methods.groups import Group, levelled, pairs, singles
+from steer.methods.preferences import Pairing
 from steer.rows import Row
-from steer.settings import Checked, option
 
+Settings = Pairing
 AGAIN = "Answer again."  # the turn between two answers
-
-
-@dataclass(frozen=True)
-class Settings(Checked):
-    """Settings of coh."""
-
-    pairing: str = option("best-random", "As in dpo.")
 
 
 def chain(first: Row, second: Row) -> list[Row]:

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from steer.methods import dpo
+from steer.methods import dpo, preferences
 from steer.methods.groups import Group, one_gap, pairs
 from steer.rows import Row
-from steer.settings import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(dpo.Settings):
     """Settings of contrastive: all pairs of a prompt include easy and hard ones."""
 
-    pairing: str = option("all", "As in dpo.")
+    pairing: str = preferences.pairing("all")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

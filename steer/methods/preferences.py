@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from steer.methods.groups import Group, pairs
+from steer.methods.groups import PAIRINGS, Group, pairs
 from steer.rows import Row
 from steer.settings import Checked, option
 
@@ -22,11 +22,20 @@ class FlipSettings(Checked):
     robust: bool = option(False, "Correct the loss for flips (rDPO) instead of smoothing it (cDPO).", needs=("flips",))
 
 
+def pairing(default: str) -> Any:
+    """A setting: which responses to a prompt become pairs."""
+    return option(
+        default,
+        "Pairs of a prompt: its best and worst response, best and a random worse (Zephyr), or all.",
+        choices=PAIRINGS,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pairing(Checked):
     """Settings of methods that make pairs."""
 
-    pairing: str = option("best-random", "Pairs of a prompt: best-worst, best-random (Zephyr) or all.")
+    pairing: str = pairing("best-random")
 
 
 @dataclass(frozen=True, kw_only=True)

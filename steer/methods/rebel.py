@@ -28,7 +28,7 @@ class Settings(Pairing):
 
     eta: float = option(1.0, "Change of log-probability for one standard deviation of the reward.", above=0)
     _: KW_ONLY
-    pairing: str = option("all", "As in dpo.")
+    pairing: str = preferences.pairing("all")
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:

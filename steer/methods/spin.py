@@ -25,8 +25,8 @@ from steer.settings import option
 class Settings(FlipSettings):
     """Settings of spin: those of dpo, but for the pairs, which it makes in one way."""
 
-    beta: float = option(0.1, "As in dpo.", above=0)
-    sft: float = option(0.0, "As in dpo.", least=0)
+    beta: float = option(0.1, "Strength of the pull to the reference.", above=0)
+    sft: float = option(0.0, "Weight of the likelihood of the chosen response, by token.", least=0)
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:

@@ -15,7 +15,7 @@ from steer.conditioning.condition import NUMBERS, OWN, TEMPLATES, worded
 from steer.conditioning.turns import unreadable
 from steer.errors import SteerError
 from steer.labelling.scorer import Scorer, scorer_of_new
-from steer.methods import METHODS, likelihood_rate, peak_rate
+from steer.methods import METHODS, likelihood_rate, method_of, peak_rate
 from steer.methods.base import Method
 from steer.methods.groups import Group, conversations
 from steer.models import attention
@@ -33,7 +33,7 @@ from steer.rows.identity import drawn
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
-from steer.settings import THINKS, did_you_mean, overridden
+from steer.settings import THINKS, overridden
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
@@ -45,10 +45,8 @@ S = TypeVar("S", bound=TrainSettings)
 
 def chosen(name: str, pairs: Sequence[str]) -> tuple[Method, Any]:
     """Return a method and its settings from NAME=VALUE texts; an unknown name raises SteerError with the known ones."""
-    if name not in METHODS:
-        raise SteerError(f"unknown method '{name}'; {did_you_mean(name, METHODS)}")
-    method = METHODS[name]
-    return method, overridden(method.settings, pairs, name)
+    method = method_of(name)
+    return method, overridden(method.settings, pairs, name, f' "steer methods {name}" explains them.')
 
 
 class Hashes(NamedTuple):

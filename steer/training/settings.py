@@ -26,7 +26,9 @@ OPTIMIZER, SPEED, ROWS, LOGGING = "Optimizer", "Memory and speed", "Rows", "Logg
 class TrainSettings:
     """Settings of `train`, the same for all methods."""
 
-    set: tuple[str, ...] = option((), "A setting of the method, NAME=VALUE (repeat the flag).", panel=METHOD)
+    set: tuple[str, ...] = option(
+        (), "A setting of the method, NAME=VALUE (repeat the flag); `steer methods METHOD` explains them.", panel=METHOD
+    )
     init: str = option("", "Policy whose adapter training starts from; of the same base and rank.", panel=METHOD)
     attribute: tuple[str, ...] = option(
         (), "Condition on these (repeat the flag); default: all that are scored.", panel=CONDITION

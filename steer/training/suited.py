@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from steer.errors import SteerError
-from steer.methods import METHODS, aligned
+from steer.methods import METHODS, aligned, method_of
 from steer.methods.base import ROWS, Method
 from steer.progress import note
 from steer.rows import Source
@@ -21,12 +22,21 @@ class Suited(NamedTuple):
     groups: int
     missing: str = ""
     caveat: str = ""
+    flag: str = ""  # of `steer train` that gives what is missing
+
+    @property
+    def able(self) -> str:
+        """Whether the method can train, in words."""
+        if self.missing:
+            return f"with {self.flag}" if self.flag else "no"
+        return "yes, but" if self.caveat else "yes"
 
 
-def suited(source: Source | Labelled) -> list[Suited]:
-    """Try every method, with its default settings, on the training split of rows."""
+def suited(source: Source | Labelled, names: Sequence[str] = ()) -> list[Suited]:
+    """Try methods (default: every one), with their default settings, on the training split of rows."""
+    methods = {name: method_of(name) for name in names or METHODS}
     labelled = Labelled.of(source)
-    return [_tried(name, method, labelled) for name, method in METHODS.items()]
+    return [_tried(name, method, labelled) for name, method in methods.items()]
 
 
 def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
@@ -42,15 +52,15 @@ def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
         missing = (
             f'a scorer of fresh responses, and these rows name none: "steer train --method {name} --scorer SCORER".'
         )
-        return Suited(name, len(groups), missing)
+        return Suited(name, len(groups), missing, flag="--scorer")
     if method.importance:
         missing = f'the policy that drew these responses at their targets: "steer train --method {name} --init POLICY".'
-        return Suited(name, len(groups), missing)
+        return Suited(name, len(groups), missing, flag="--init")
     return Suited(name, len(groups), caveat=caveat(name, method, rows, groups))
 
 
-def suited_table(source: Source | Labelled) -> str:
-    """Table of all methods: can train, groups, the rows that it wants, what is missing."""
+def suited_table(source: Source | Labelled, names: Sequence[str] = ()) -> str:
+    """Table of methods: can train, groups, the rows that it wants, what is missing; remedies stand once below it."""
     labelled = Labelled.of(source)
     if not labelled.schema.attributes and not any(row.get("reward") is not None for row in labelled.rows):
         note(
@@ -58,7 +68,11 @@ def suited_table(source: Source | Labelled) -> str:
             f'levels by "steer label {labelled.name} --output LABELS", other rows need --scorer; then ask for LABELS.'
         )
     lines = [("method", "can train", "groups", "rows it wants", "why")]
-    for s in suited(labelled):
-        able = "no" if s.missing else "yes, but" if s.caveat else "yes"
-        lines.append((s.method, able, str(s.groups or "-"), ROWS[METHODS[s.method].rows], s.missing or s.caveat or "-"))
-    return aligned(lines)
+    marks: dict[str, str] = {}
+    for s in suited(labelled, names):
+        why, _, remedy = (s.missing or s.caveat or "-").partition(". ")
+        if remedy:
+            why += " " + marks.setdefault(remedy, f"[{len(marks) + 1}]")
+        lines.append((s.method, s.able, str(s.groups or "-"), ROWS[METHODS[s.method].rows], why))
+    below = "\n".join(f"{mark} {remedy}" for remedy, mark in marks.items())
+    return "\n\n".join(filter(None, (aligned(lines), below)))
