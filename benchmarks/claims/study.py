@@ -32,10 +32,11 @@ from benchmarks.claims.runs import (
     seeds_of,
 )
 from benchmarks.claims.table import Curve, Judged, best_of_table, claimed, claims, grid
-from steer.comparison.comparison import Comparison, spread
+from steer.comparison.comparison import Comparison
 from steer.comparison.runs import FAILED
 from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
+from steer.evaluation.result import spread
 from steer.evaluation.statistics import POWER
 from steer.evaluation.systems import RewardScale
 from steer.labelling.scorer import Scorer, load_scorer
