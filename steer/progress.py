@@ -1,6 +1,6 @@
 """Progress of long steps with the time left, notes, and `quiet`: those of the scorers."""
 
 from attribute_models.noise import quiet
-from attribute_models.progress import PREFIX, duration, note, note_once, notes_kept, progress, write
+from attribute_models.progress import PREFIX, Step, duration, note, note_once, notes_kept, progress, write
 
-__all__ = ["PREFIX", "duration", "note", "note_once", "notes_kept", "progress", "quiet", "write"]
+__all__ = ["PREFIX", "Step", "duration", "note", "note_once", "notes_kept", "progress", "quiet", "write"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +24,7 @@ from steer.evaluation.systems import Answers
 from steer.generation.requests import Request
 from steer.models.policy import Policy, load_policy
 from steer.parts import processes
-from steer.progress import progress, write
+from steer.progress import Step, progress, write
 from steer.rows import write_rows
 from steer.settings import overridden
 
@@ -39,11 +40,20 @@ def outcomes_of(
     jobs = [(entry, seed) for seed in seeds for entry in entries]
     _in_processes(comparison, jobs)
     outcomes: dict[Entry, dict[int, Outcome]] = {}
-    for entry, seed in progress(jobs, what="compare", unit="runs"):
-        outcome = attempt(comparison, entry.run(seed), partial(_run, comparison, entry, seed))
-        if outcome is not None:
-            outcomes.setdefault(entry, {})[seed] = outcome
+    with progress(total=len(jobs), what="compare", unit="runs") as bar:
+        for entry, seed in jobs:
+            began = time.time()
+            outcome = attempt(comparison, entry.run(seed), partial(_run, comparison, entry, seed))
+            if outcome is not None:
+                outcomes.setdefault(entry, {})[seed] = outcome
+            _count(bar, [comparison.run_folder(entry, seed)], began if comparison.alone else 0.0)
     return outcomes
+
+
+def _count(bar: Step, folders: Sequence[Path], began: float) -> None:
+    """Count runs that are done, apart those that were before: nothing was written to their folders since `began`."""
+    wrote = any(path.stat().st_mtime >= began for folder in folders for path in folder.rglob("*"))
+    (bar.update if wrote else bar.resume)(len(folders))
 
 
 def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> None:
@@ -64,7 +74,11 @@ def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> 
     with processes(min(config.num_proc, len(together))) as workers:
         # Runs with rounds, or with answers over the grid, take longest, so they go first.
         order = sorted(together.items(), key=lambda x: (-len(x[1]), not x[1][0].conditioned))
-        futures = [workers.submit(_runs_in_process, config, folder, entries, seed) for (_, seed), entries in order]
+        began = time.time()
+        futures = {
+            workers.submit(_runs_in_process, config, folder, entries, seed): (entries, seed)
+            for (_, seed), entries in order
+        }
         with progress(total=len(jobs), what="compare", unit="runs") as bar:
             for future in as_completed(futures):
                 try:
@@ -72,7 +86,8 @@ def _in_processes(comparison: Comparison, jobs: Sequence[tuple[Entry, int]]) -> 
                 except BrokenProcessPool:  # one was killed, usually for want of memory, and ended the pool
                     write("compare: a process died; what is missing is done one run after the other.")
                     return
-                bar.update(len(lines))
+                entries, seed = futures[future]
+                _count(bar, [comparison.run_folder(entry, seed) for entry in entries], began)
                 write("\n".join(lines))
 
 
