@@ -85,12 +85,12 @@ def system(record: Row) -> tuple[list[Turn], set[str]]:
     return [{"role": "system", "content": part} for part in texts], {*columns, *blank}
 
 
-def before(system_turns: list[Turn], prompt: list[Turn]) -> list[Turn]:
-    """Put a system turn before a prompt, unless it is there already."""
+def before(system_turns: list[Turn], prompt: list[Turn], column: str = "system") -> list[Turn]:
+    """Put the system turn of a column before a prompt, unless it is there already, by itself or within another text."""
     if not system_turns or not prompt or prompt[0]["role"] not in ("system", "developer"):
         return [*system_turns, *prompt]
     if system_turns[0]["content"].strip() not in prompt[0]["content"]:
         raise DataError(
-            "the column of the system prompt is not the system turn that the conversation begins with. Keep one."
+            f"column '{column}': is not the system turn that the conversation begins with. Keep one of the two."
         )
     return prompt

@@ -81,8 +81,9 @@ def _rows(record: Row, every: bool) -> list[Row]:
     read = partial(talks.read, column=name, every=every) if name in talks.COLUMNS else LAYOUTS[name][1]
     results = read({c: v for c, v in record.items() if c not in used})
     results = [parted(row) for row in taken(record, [rated.corrected(row) for row in results])]
+    column = next((c for c in record if c in used and record[c]), "")
     results = [
-        _ending({**row, "prompt": asked.before(system_turns, row["prompt"])} if system_turns else row)
+        _ending({**row, "prompt": asked.before(system_turns, row["prompt"], column)} if system_turns else row)
         for row in results
     ]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]

@@ -118,7 +118,7 @@ def test_a_system_prompt_stands_once_and_two_different_ones_are_refused() -> Non
     said = talk("system Be terse", "Hi", "Hello")
     (row,) = layouts.rows({"system": "system Be terse", "messages": said})
     assert row["prompt"] == said[:-1]
-    with pytest.raises(DataError, match="is not the system turn that the conversation begins with"):
+    with pytest.raises(DataError, match="column 'system': is not the system turn that the conversation begins with"):
         layouts.rows({"system": "Be kind", "messages": said})
     with pytest.raises(DataError, match="'system', 'system_prompt': hold different system prompts"):
         layouts.rows({"system": "Be kind", "system_prompt": "Be terse", **ASKED})

@@ -116,8 +116,8 @@ def test_a_system_column_may_be_a_part_of_the_system_turn() -> None:
     for column in ("developer", "system"):
         row = one({column: "Be nice.", "messages": talk})
         assert [turn["content"] for turn in row["prompt"]] == ["reasoning language: French\n\nBe nice.", "Q?"]
-    with pytest.raises(DataError, match="is not the system turn that the conversation begins with"):
-        rows({"system": "Be rude.", "messages": talk})
+        with pytest.raises(DataError, match=f"^column '{column}': is not the system turn that the conversation begins"):
+            rows({column: "Be rude.", "messages": talk})
 
 
 @pytest.mark.parametrize(

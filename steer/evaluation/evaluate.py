@@ -123,7 +123,7 @@ def evaluated(
     ]
     first = examination.contestants[0].name  # the baseline, also of dials
     case = examination.case(systems, systems[0].name, grids, first if first in grids else "")
-    about = {**_about(examination), "commands": [command] if command else [], "hashes": hashes}
+    about = {**_about(examination, systems), "commands": [command] if command else [], "hashes": hashes}
     return Evaluation(result(case, about), case)
 
 
@@ -172,15 +172,14 @@ def _asked(
     return {target: each for (target, _), each in answers.items()}, examination.over_grid(examinee)
 
 
-def _about(examination: Examination[EvaluateSettings]) -> dict[str, object]:
+def _about(examination: Examination[EvaluateSettings], systems: Sequence[System]) -> dict[str, object]:
     """Describe how the evaluation was made, for the report."""
     unit = "the labelled rows" if examination.rows else "all responses that are evaluated"
-    counts = {c.name: c.seed + 1 for c in examination.contestants}
-    seeds, numbered = max(counts.values()), zip(examination.contestants, repetitions(examination.contestants))
-    bases = max(Counter(name for name, _ in {(c.name, base) for c, (_, base) in numbered}).values())
+    seeds = max(len(s.answers) for s in systems)
+    bases = max(len({answers.base for answers in s.answers.values()}) for s in systems)
     plain = "Intervals are 95 %, bootstrapped over prompts" + (" and seeds." if seeds > 1 else " only.")
     return {
-        "title": "Evaluation of " + ", ".join(counts),
+        "title": "Evaluation of " + ", ".join(dict.fromkeys(c.name for c in examination.contestants)),
         **circumstances("evaluate"),
         "seeds": seeds,
         "prompts": len(examination.prompts),

@@ -18,6 +18,7 @@ from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 
 PROMPTS = "prompts only"  # what an interval is over where one seed stands against one
+SEVERAL = "prompts and seeds"
 NO_BASE = -1  # of given responses and of models as they come
 UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)  # where a scorer gives a seed no score
 
@@ -210,11 +211,11 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
         return {**UNKNOWN.json(), "over": PROMPTS, "p": None, "p_prompts": None, "errors": []}
     seeds = Seeds(pairs, bases=[base_of(x, y) for x, y in matched], resamples=resamples)
     value = seeds.p_value()
-    p = None if np.isnan(value) else value
+    known = None if np.isnan(value) else value
     one = any(len(x) == 1 and next(iter(x.values())).base != NO_BASE for x in (a, b))
-    over = PROMPTS if seeds.seeds == 1 else "prompts and seeds of one of the two" if one else "prompts and seeds"
-    told = {"over": over, "p": None if one or seeds.seeds == 1 else p, "p_prompts": p, "errors": seeds.errors}
-    return {**seeds.interval().json(), **told}
+    over = PROMPTS if seeds.seeds == 1 else "prompts and seeds of one of the two" if one else SEVERAL
+    p = known if over == SEVERAL else None
+    return {**seeds.interval().json(), "over": over, "p": p, "p_prompts": known, "errors": seeds.errors}
 
 
 def _known(values: Array) -> bool:

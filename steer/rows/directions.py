@@ -58,8 +58,9 @@ GENERIC = r"""
     rating\w* score\w* overall total grade\w* mark marks points mean average avg final fine grained turn conversation
     human user expert judge gold feedback da
 """
-TURNS = r"not non no un anti without free avoid\w* lack lacks resist\w* prevent\w* reduc\w* absen\w* less never"
-TURNS += " low poor neg"
+TURNS = r"""
+    not non no un anti without free avoid\w* lack lacks resist\w* prevent\w* reduc\w* absen\w* less never low poor neg
+"""
 
 
 def _words(text: str) -> re.Pattern[str]:
