@@ -46,13 +46,36 @@ def written(value: str) -> str:
     return "a decimal comma" if "," in match[1] else "a decimal point" if "." in cell else "a whole number"
 
 
+GRADE = re.compile(
+    r"(\d+(?:\.\d+)?) ?(?:(?:/|out of) ?(\d+)(?: ?stars?)?|stars?)|(★{1,10})(☆*)", re.ASCII | re.IGNORECASE
+)
+
+
+def graded(value: Any) -> tuple[float, str] | None:
+    """Return the grade that a text writes and how it writes it; None for any other value.
+
+    Only in a column of scores: elsewhere 4/5 is a fraction or a date.
+
+    >>> graded("4/5"), graded("8 out of 10"), graded("3 stars"), graded("★★★★☆"), graded("6/5")
+    ((4.0, 'a grade out of 5'), (8.0, 'a grade out of 10'), (3.0, 'stars'), (4.0, 'a grade out of 5'), None)
+    """
+    match = GRADE.fullmatch(value.strip()) if isinstance(value, str) and len(value) <= 20 else None
+    if not match:
+        return None
+    number = float(match[1] or len(match[3]))
+    best = match[2] or (str(len(match[3]) + len(match[4])) if match[4] else "")
+    if best and number > float(best):
+        return None
+    return number, f"a grade out of {best}" if best else "stars"
+
+
 ONE_WAY = ({"a whole number", "a decimal point", "a number"}, {"a whole number", "a decimal comma"})
 
 
 def form(cell: Any) -> str:
     """Return how a cell writes a number, "a number" for one that is no text; "" for true, false and everything else."""
     if isinstance(cell, str):
-        form = written(cell)
+        form = written(cell) or (graded(cell) or (0, ""))[1]
         return "true or false" if form in WORDS else form
     return "a number" if isinstance(cell, (int, float)) and not isinstance(cell, bool) else ""
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 
 from data_recipes import (
+    apps,
     arena,
     argilla,
     asked,
@@ -124,8 +125,11 @@ def _noted(row: Row) -> Row:
         notes.append("kept: the name of a turn (few chat templates print it)")
     after = row.get("after_response")
     turns_after = after if isinstance(after, list) else []
-    if any(isinstance(turn, dict) and HIDDEN in turn for turn in (row, *row["prompt"], *turns_after)):
-        notes.append("left out: thoughts that are encrypted")
+    hidden = [
+        what for turn in (row, *row["prompt"], *turns_after) if isinstance(turn, dict) for what in turn.get(HIDDEN, ())
+    ]
+    if hidden:
+        notes += [f"left out: {what}" for what in dict.fromkeys(hidden)]
         talks = {"prompt": _shown(row["prompt"]), **({"after_response": _shown(turns_after)} if turns_after else {})}
         row = {**{c: v for c, v in row.items() if c != HIDDEN}, **talks}
     row = {**row, NOTED: notes} if notes else row
@@ -188,7 +192,7 @@ def _first(columns: tuple[str, ...]) -> str:
 
 def spelled_out(record: Row) -> Row:
     """Rename columns of tools and traces to those that the layouts know, and others if there is no answer as it is."""
-    record = tools.named(studio.plain(record) if studio.is_record(record) else traces.plain(record))
+    record = tools.named(studio.plain(record) if studio.is_record(record) else traces.plain(apps.plain(record)))
     if answers(record):
         return record
     other = spelled.known(record)

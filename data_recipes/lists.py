@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes import votes
 from data_recipes.asked import question
 from data_recipes.cells import WORDS, number, written
+from data_recipes.endings import plain
+from data_recipes.metadata import words
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import LEFT_OUT, Row, answered, candidates, may_score, ratings, scored
+from data_recipes.turns import LEFT_OUT, NOTED, Row, answered, candidates, may_score, ratings, scored
 
 LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
+BEST = {plain(name) for name in (*votes.COLUMNS, *words("best chosen selected"))}
+BEST |= {name + end for name in words("best chosen selected winner") for end in words("index id response answer")}
 TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")
 
 
@@ -39,7 +44,17 @@ def several(record: Row, column: str) -> list[Row]:
     for i, each in enumerate(responses):
         mine = {one(name, column): value[i] for name, value in own.items()}
         answers[str(i)] = _candidate(prompt, each, mine, column, texts)
-    return candidates(record, {column, *used, *own}, prompt, answers)
+    rows = candidates(record, {column, *used, *own}, prompt, answers)
+    if not (named := _best(record, own)):
+        return rows
+    note = f"kept as a column and no preference: '{named}' (a list of 1 and 0, one for each of the {column}, is one)"
+    return [{**row, NOTED: [*row.get(NOTED, ()), note]} for row in rows]
+
+
+def _best(record: Row, own: Row) -> str:
+    """Return the column that may say by a place or a name which of several responses is the best."""
+    said = (c for c, v in record.items() if plain(c) in BEST and c not in own and isinstance(v, int | str) and v != "")
+    return next(said, "")
 
 
 def _says(value: Any) -> bool:

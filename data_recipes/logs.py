@@ -12,7 +12,7 @@ from data_recipes import tools
 from data_recipes.asked import before
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import HIDDEN, call, parsed, text
+from data_recipes.parts import BUILT_IN, HIDDEN, SERVED, call, hide, parsed, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import (
     LEFT_OUT,
@@ -119,7 +119,7 @@ def _prompt(request: Any) -> list[Turn]:
     return before(system, _items(request[column], f"request.{column}"))
 
 
-CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as web_search_call, are the server's own
+CALLS = ("function_call", "custom_tool_call", "tool_call")  # others, such as web_search_call, are built into the server
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 SYSTEM = ("system", "instructions", "systemInstruction", "system_instruction")  # Anthropic, OpenAI, Google
 
@@ -133,20 +133,34 @@ def _items(value: Any, column: str) -> list[Turn]:
         return turns(value, column)
     result: list[Turn] = []
     thought: Row = {}  # waits for the turn that it precedes
+    served: Row = {}  # what is left out, waits likewise
     for item in value:
         name = item.get("type") if isinstance(item, dict) else None
         if name == "reasoning":
             [turn] = conversation([{"role": "assistant", "content": [item]}], column)
-            thought |= {key: turn[key] for key in ("reasoning_content", HIDDEN) if key in turn}
+            thought = _with(thought, turn)
+            continue
+        if SERVED.fullmatch(str(name)):
+            hide(served, BUILT_IN)
             continue
         if name in CALLS and not thought and result and result[-1]["role"] == "assistant":
             result[-1].setdefault("tool_calls", []).append(call(item))
             continue
         read = _item(item, name, column)
         if read and read[0]["role"] == "assistant":
-            read[0], thought = {**read[0], **thought}, {}
+            read[0], thought, served = read[0] | _with(_with(thought, read[0]), served), {}, {}
         result += read
+    if result and served:
+        result[-1] = _with(result[-1], served)
     return result
+
+
+def _with(turn: Row, other: Row) -> Row:
+    """Return a turn with the thought of another one, and with what was left out of that."""
+    thoughts = [side["reasoning_content"] for side in (turn, other) if side.get("reasoning_content")]
+    hidden = [*turn.get(HIDDEN, ()), *other.get(HIDDEN, ())]
+    thought = {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
+    return {**turn, **thought, **({HIDDEN: hidden} if hidden else {})}
 
 
 def _item(item: Any, name: Any, column: str) -> list[Turn]:
@@ -194,8 +208,12 @@ def _spoken(output: list[Any], body: Row) -> Row:
     ]
     content = [part for parts in texts for part in parts]
     calls = [call(item) for item in output if isinstance(item, dict) and item.get("type") in CALLS]
-    thoughts = [item for item in output if isinstance(item, dict) and item.get("type") == "reasoning"]
-    message = {"role": "assistant", "content": [*thoughts, *content]}
+    others = [
+        item
+        for item in output
+        if isinstance(item, dict) and (item.get("type") == "reasoning" or SERVED.fullmatch(str(item.get("type"))))
+    ]
+    message = {"role": "assistant", "content": [*others, *content]}
     return _answer({"message": message, "tool_calls": calls}, body)
 
 
@@ -208,7 +226,7 @@ def _answer(choice: Row, body: Row) -> Row:
     for column in ("parts", "text", "response", "completion", "refusal"):
         content = message.get(column) if content is None else content
     kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
-    calls = choice.get("tool_calls")
+    calls = choice.get("tool_calls") or choice.get("toolCalls")
     turn = {**kept, **({"tool_calls": calls} if calls else {}), "role": "assistant", "content": content}
     _, response, after = cut(conversation([turn], "response"))
     if content is None and not after.get("tool_calls"):

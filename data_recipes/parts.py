@@ -11,7 +11,10 @@ from data_recipes.streams import DataError, kind
 
 Part = dict[str, Any]
 
-HIDDEN = "_hidden"  # of a turn: its thought is there, and encrypted
+HIDDEN = "_hidden"  # list of what a turn held and is left out of it, to be counted and said
+ENCRYPTED = "thoughts that are encrypted"
+BUILT_IN = "what tools that a server has itself (a web search, code, ...) did and found"
+SERVED = re.compile(r"(server|mcp)_tool_use|\w+_tool_result|(?!function_|custom_tool_|tool_)\w+_call(_output)?|mcp_\w+")
 MEDIA = {  # what a part is that cannot be read, by words in its type or in the names of its keys, and of columns
     "image": "a picture",
     "picture": "a picture",
@@ -35,14 +38,18 @@ BESIDE = {  # what is in a column or a key of a turn beside the text
 }
 THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
-KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry
+KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry, the AI SDK
     "thinking": "thought",
     "reasoning": "thought",
-    "redacted_thinking": "nothing",
+    "redacted_thinking": "encrypted",
     "tool_use": "call",
     "tool_call": "call",
+    "tool-call": "call",
     "tool_result": "result",
+    "tool-result": "result",
     "tool_call_response": "result",
+    "source-url": "nothing",
+    "source-document": "nothing",
 }
 KEYS = {  # the same by its only key: Google, Amazon
     "functionCall": "call",
@@ -52,6 +59,10 @@ KEYS = {  # the same by its only key: Google, Amazon
     "function_response": "result",
     "toolResult": "result",
     "reasoningContent": "thought",
+    "executableCode": "served",
+    "executable_code": "served",
+    "codeExecutionResult": "served",
+    "code_execution_result": "served",
     "cachePoint": "nothing",
 }
 
@@ -127,8 +138,8 @@ def _text_of(part: Part) -> str | None:
 def call(value: Any) -> Any:
     """Return a call as an entry of `tool_calls`: {id, type, function: {name, arguments}}, in whatever form it is.
 
-    Functions are named directly ({name, arguments}, LangChain's and Google's {name, args}, Anthropic's {name, input}),
-    or in an object `function`; a text is read as JSON.
+    Functions are named directly ({name, arguments}, LangChain's and Google's {name, args}, Anthropic's {name, input},
+    the AI SDK's {toolName, input}), or in an object `function`; a text is read as JSON.
     """
     if isinstance(value, str):
         with suppress(ValueError):
@@ -138,8 +149,8 @@ def call(value: Any) -> Any:
     if isinstance(value.get("function"), dict):
         return value
     arguments: Any = next((value[name] for name in ("arguments", "args", "input") if value.get(name) is not None), {})
-    name = next((each for key in ("id", "call_id", "toolUseId") if (each := value.get(key))), None)
-    function = {"name": value.get("name", ""), "arguments": arguments}
+    name = next((each for key in ("id", "call_id", "toolUseId", "toolCallId") if (each := value.get(key))), None)
+    function = {"name": value.get("name", value.get("toolName", "")), "arguments": arguments}
     return {**({"id": name} if name else {}), "type": "function", "function": function}
 
 
@@ -149,7 +160,7 @@ def calls(value: Any) -> Any:
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
         return value
-    return [call(each) if isinstance(each, dict) and "name" in each else each for each in value]
+    return [call(each) if isinstance(each, dict) and {"name", "toolName"} & {*each} else each for each in value]
 
 
 def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
@@ -165,19 +176,26 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
         return [{"role": turn["role"], "content": text(content, column, between) or "", **turn}]
     plain: list[list[Any]] = [[]]
     results = []
+    if turn["role"] == "assistant" and "result" in kinds:  # a tool answered within the answer: it was the server's own
+        own = {_answers(part) for name, part in zip(kinds, parts) if name == "result"}
+        kinds = [
+            "served" if k == "result" or (k == "call" and part.get("id") in own) else k for k, part in zip(kinds, parts)
+        ]
     for name, part in zip(kinds, parts):
         inner = next((part[key] for key in KEYS if isinstance(part.get(key), dict)), part)
         if name == "thought":
             if thought := _thought(inner, column):
                 turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
             elif inner.get("encrypted_content"):
-                turn[HIDDEN] = True
+                hide(turn, ENCRYPTED)
         elif name == "call":
             turn.setdefault("tool_calls", []).append(call(inner))
         elif name == "result":
             results.append(_result(inner, column))
-        elif name == "nothing" and part.get("type") == "redacted_thinking":
-            turn[HIDDEN] = True
+        elif name == "encrypted":
+            hide(turn, ENCRYPTED)
+        elif name == "served":
+            hide(turn, BUILT_IN)
         elif not name:
             plain[-1].append(part)
         if name and plain[-1]:
@@ -187,15 +205,23 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
     return [*results, *rest]
 
 
+def hide(turn: Part, what: str) -> None:
+    """Note what is left out of a turn."""
+    turn[HIDDEN] = [*turn.get(HIDDEN, ()), what]
+
+
 def _kind(part: Any) -> str:
-    """Return what a part is if it is no text: thought, call, result or nothing."""
+    """Return what a part is if it is no text: thought, call, result, served, encrypted or nothing."""
     if not isinstance(part, dict):
         return ""
     if part.get("thought") is True:  # of Google
         return "thought"
+    if part.get("providerExecuted") is True:  # of the AI SDK
+        return "served"
     if {*part} == {"thoughtSignature"}:
         return "nothing"
-    return KINDS.get(str(part.get("type")), "") or next((KEYS[key] for key in KEYS if part.get(key)), "")
+    kind = KINDS.get(str(part.get("type")), "") or next((KEYS[key] for key in KEYS if part.get(key)), "")
+    return kind or ("served" if SERVED.fullmatch(str(part.get("type"))) else "")
 
 
 def _thought(part: Part, column: str) -> str:
@@ -218,11 +244,18 @@ def _result(part: Part, column: str) -> Part:
     content = next((part[key] for key in ("content", "response", "result", "output") if part.get(key) is not None), "")
     if isinstance(content, dict) and [*content] in (["result"], ["output"]):  # of Google: an object around one value
         content = next(iter(content.values()))
+    if isinstance(content, dict) and {*content} == {"type", "value"}:  # of the AI SDK
+        content = content["value"]
     said = text(content, column) if isinstance(content, str) or _texts(content) else as_json(content)
     turn = {"role": "tool", "content": said or ""}
-    name = next((each for key in ("tool_use_id", "toolUseId", "id") if (each := part.get(key))), None)
-    turn |= {"tool_call_id": name} if name else {}
-    return {**turn, "name": part["name"]} if part.get("name") else turn
+    turn |= {"tool_call_id": name} if (name := _answers(part)) else {}
+    tool = part.get("name") or part.get("toolName")
+    return {**turn, "name": tool} if tool else turn
+
+
+def _answers(part: Part) -> Any:
+    """Return which call a result answers."""
+    return next((each for key in ("tool_use_id", "toolUseId", "toolCallId", "id") if (each := part.get(key))), None)
 
 
 def _texts(content: Any) -> bool:

@@ -12,10 +12,23 @@ from functools import cache
 from itertools import takewhile
 from typing import Any
 
-from data_recipes.cells import number
+from data_recipes.ai_sdk import steps
+from data_recipes.cells import graded, number
 from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
-from data_recipes.parts import HIDDEN, UnreadError, as_json, beside, call, calls, parsed, text, thought_of, unfolded
+from data_recipes.parts import (
+    HIDDEN,
+    UnreadError,
+    as_json,
+    beside,
+    call,
+    calls,
+    hide,
+    parsed,
+    text,
+    thought_of,
+    unfolded,
+)
 from data_recipes.speakers import ROLES, spoken
 from data_recipes.streams import DataError, kind
 
@@ -149,7 +162,7 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
     if not isinstance(value, list):
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
     result = []
-    for i, raw in enumerate(value, start=1):
+    for i, raw in ((i, step) for i, turn in enumerate(value, start=1) for step in steps(turn)):
         raw = spoken(raw) if isinstance(raw, dict) else {}
         role = raw.get("role", raw.get("from"))
         if not isinstance(role, str):
@@ -158,9 +171,11 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             )
         if medium := beside(raw):
             raise UnreadError(f"it holds {medium}, and only text can be used")
-        kept = {key: raw[key] for key in (*TURN, *keep) if raw.get(key) not in (None, [])}
+        kept = {key: raw[key] for key in (*TURN, HIDDEN, *keep) if raw.get(key) not in (None, [])}
         kept |= {"finished": False} if ended(raw) is False else {}
         kept |= {} if _taught(raw) else {"weight": 0.0}
+        if raw.get("train_detail") or raw.get("training_detail"):  # of Axolotl: which letters of a turn are learned
+            hide(kept, "train_detail, which has parts of a turn learned: it is learned whole")
         if thought := next((text for key in THOUGHT if (text := thought_of(raw.get(key))).strip()), ""):
             kept["reasoning_content"] = thought
         elif isinstance(details := raw.get("reasoning_details"), list):  # of OpenRouter
@@ -259,6 +274,10 @@ def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
 THUMBED = re.compile(
     r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
 )
+GRADED = re.compile(  # columns where 4/5 and 4 stars are grades
+    r"(.*[ _-])?(ratings?|scores?|stars?|grades?|quality|overall|helpful(ness)?|correct(ness)?|coherence|complexity|"
+    r"verbosity)"
+)
 FEEDBACK_OBJECT = re.compile(r"((user|human)[ _-]?)?(feedback|ratings?)")
 UP = re.compile(r"(thumbs? ?)?up|like[ds]?|good|positive|desirable|desired|chosen|accept(ed)?|upvoted?|👍.?")
 DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undesired|rejected|reject|downvoted?|👎.?")
@@ -320,6 +339,8 @@ def scored(offered: Row) -> tuple[Row, Row]:
             raters[column], scores[column] = each, sum(known) / len(known)
         elif (score := number(value)) is not None:
             scores[column] = score
+        elif GRADED.fullmatch(column.lower()) and (grade := graded(value)):
+            scores[column] = grade[0]
     names = named_once({column: column for column in scores})
     scores = {names[column]: score for column, score in scores.items()}
     raters = {names[column]: each for column, each in raters.items()}

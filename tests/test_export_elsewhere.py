@@ -275,6 +275,9 @@ def test_a_policy_is_uploaded_with_what_was_measured(trained: Path, tmp_path: Pa
     assert "Trained by `conditional`" in readme
     assert "| training rows | " in readme
     assert "| warmth | higher | 0: " in readme
+    asked = re.search(r"attributes=(\{.*?\}), \.\.\.", readme)
+    assert asked
+    assert f"attributes: {asked[1]}" in said, "the card asks for what the command says is supported"
     assert "| warmth | 0.50 [0.40, 0.60] | - |" in readme
     assert str(tmp_path) not in readme
     assert str(trained) not in readme

@@ -11,6 +11,7 @@ import pytest
 from data_recipes.metadata import metadata
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
+from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.rows import read_rows
 from steer.rows.command import data_command
@@ -83,15 +84,32 @@ def test_a_list_beside_several_responses_is_measured_by_the_same_scales(tmp_path
 
 
 def test_a_rating_in_words_is_named(tmp_path: Path) -> None:
-    source = put(tmp_path / "log.jsonl", {"quality": ["4/5", "3/5"], "rating": [3, 1, 5], "topic": ["moles"]})
+    source = put(tmp_path / "log.jsonl", {"quality": ["fine", "poor"], "rating": [3, 1, 5], "topic": ["moles"]})
     said = data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
     assert read_rows(tmp_path / "run")[0]["scores"] == {"rating": 3}
-    assert "no scores: quality (no number, such as '4/5'). --map" in said
+    assert "no scores: quality (no number, such as 'fine'). --map" in said
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"prompt": "Say", "chosen": "one", "rejected": "two"}\n')
     assert "no number" not in data_command(DataConfig(str(pairs), str(tmp_path / "pairs"), held_out=0)), (
         "it is the response"
     )
+
+
+def test_grades_are_scores_in_columns_of_scores_alone(tmp_path: Path) -> None:
+    columns = {"quality": ["4/5", "3 / 5"], "stars": ["★★★★☆", "★★☆☆☆"], "overall_rating": ["4 stars", "1 star"]}
+    source = put(tmp_path / "log.jsonl", {**columns, "solution": ["3/4", "1/2"]})
+    data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
+    first, second = read_rows(tmp_path / "run")[:2]
+    assert first["scores"] == {"quality": 4, "stars": 4, "overall_rating": 4}
+    assert second["scores"] == {"quality": 3, "stars": 2, "overall_rating": 1}
+    assert (first["solution"], second["solution"]) == ("3/4", "1/2")
+
+
+@pytest.mark.parametrize("other", ["8/10", "4", "80%"])
+def test_grades_on_two_scales_are_refused(other: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "log.jsonl", {"quality": ["4/5", other]})
+    with pytest.raises(SteerError, match="a grade out of 5 at"):
+        data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
 
 
 def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:

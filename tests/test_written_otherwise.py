@@ -165,3 +165,16 @@ def test_messages_beside_generations_hold_one_of_them() -> None:
         ("g2", "c d", {"correct": 0.0}),
     ]
     assert {len(r["prompt"]) for r in found} == {1}
+
+
+@pytest.mark.parametrize("vote", [{"best": 1}, {"winner": "b"}, {"preferred_response": 0}, {"chosen_index": 1}])
+def test_a_vote_for_one_of_several_responses_by_its_place_is_said_to_be_none(vote: dict[str, Any]) -> None:
+    made = rows({"prompt": "Q?", "responses": ["A.", "B."], **vote})
+    assert [row["scores"] for row in made] == [{}, {}]
+    for row in made:
+        assert row[NOTED] == [
+            f"kept as a column and no preference: '{next(iter(vote))}' "
+            "(a list of 1 and 0, one for each of the responses, is one)"
+        ]
+    told = rows({"prompt": "Q?", "responses": ["A.", "B."], "preference": [0, 1]})
+    assert [row["scores"]["preference"] for row in told] == [0, 1]

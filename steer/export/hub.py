@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steer.conditioning.chat import example
 from steer.errors import SteerError
 from steer.models.card import CARD, Card
 from steer.progress import progress, quiet
@@ -74,13 +75,14 @@ def policy_card(card: Card, source: Path, evaluation: str, *, plain: bool) -> st
     lines += (
         _attributes(card.schema, card.attributes) if card.schema and card.attributes else ["It takes no targets.", ""]
     )
-    if plain and card.attributes:
+    if plain and card.schema and card.attributes:
         lines += [
             'Ask for levels with `chat_template_kwargs={"attributes": {...}}` at any server, or as',
             "",
             "```python",
         ]
-        lines += [f'tokenizer.apply_chat_template(chat, attributes={{"{card.attributes[0]}": "high"}}, ...)', "```", ""]
+        target = example(card.schema, card.attributes[0])
+        lines += [f"tokenizer.apply_chat_template(chat, attributes={target}, ...)", "```", ""]
     return "\n".join([*lines, *_measured(evaluation)]) + "\n"
 
 
