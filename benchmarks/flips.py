@@ -20,6 +20,7 @@ from steer.config.annotation import AnnotateConfig
 from steer.config.evaluation import EvaluateConfig
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
+from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.labelling.command import label_command
 from steer.report.circumstances import circumstances
@@ -94,4 +95,9 @@ def main(world: Path, out: Path, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5)
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 5)
+    except SteerError as error:
+        raise SystemExit(str(error)) from None

@@ -18,6 +18,7 @@ from benchmarks import bars
 from steer.config.evaluation import EvaluateConfig
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
+from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.export.soup import soup
 from steer.labelling.command import label_command
@@ -89,4 +90,9 @@ def main(world: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
+    try:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    except SteerError as error:
+        raise SystemExit(str(error)) from None
