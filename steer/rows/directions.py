@@ -52,7 +52,8 @@ HIGHER = r"""
     passed passes success\w* better best grammat\w* coverage civil\w* fair fairness trust\w* reliab\w* robust\w*
     readab\w* understandab\w* plus precision recall f1 bleu rouge meteor bertscore elo utility usefulness
     kto desirab\w*
-    insight\w* logical\w* reason\w* soundness nontoxic unbiased adequa\w* creativ\w* concise\w* chrf comet bleurt
+    insight\w* logical\w* reasoning\w* reasonab\w* soundness nontoxic unbiased adequa\w* creativ\w* concise\w*
+    chrf comet bleurt
 """
 GENERIC = r"""
     rating\w* score\w* overall total grade\w* mark marks points mean average avg final fine grained turn conversation
