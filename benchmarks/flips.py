@@ -4,7 +4,7 @@ WORLD is the folder of `steer world`, OUT that of the runs. A pool of simulated 
 logs twice (`steer annotate`), once flipping a quarter of its votes on training prompts and once none. Every policy
 starts from one likelihood stage and takes the same number of steps: dpo on the flipped votes as they are, with flips=
 (cDPO) and with robust= too (rDPO), and dpo on the votes that were not flipped. Smoothing changes how far a step goes,
-so each of the four has the best of three learning rates, by the reward of WORLD's scorer on held-out prompts. Answers
+so each of the four has the best of four learning rates, by the reward of WORLD's scorer on held-out prompts. Answers
 are judged by the ground truth. A second call resumes where it stopped.
 """
 
@@ -30,7 +30,7 @@ from steer.training.command import train_command
 GOLD = "data_recipes.world_text:Gold"
 POOL = "gold: {gold}\nannotators: 13\nnoise: 0.5\nflips: {flips}\ntraining: true\n"
 STEPS, RATE = 240, 4e-3  # of the likelihood stage and of every method; rate of the likelihood stage
-RATES = (RATE / 60, RATE / 20, RATE * 3 / 20)  # tried for every arm
+RATES = (RATE / 60, RATE / 20, RATE * 3 / 20, RATE * 9 / 20)  # tried for every arm
 HOW: dict[str, Any] = {"max_steps": STEPS, "lora_r": 16, "lora_alpha": 32, "batch_size": 16}
 ARMS: dict[str, tuple[float, tuple[str, ...]]] = {  # the first is what the others are compared with
     "dpo": (0.25, ()),
