@@ -348,12 +348,15 @@ def scored(offered: Row) -> tuple[Row, Row]:
 
 
 def figures(value: Any) -> Row:
-    """Return the numbers, thumbs too, of {name: 4}, {name: {value: 4}} or [{name, value}]; empty for anything else."""
+    """Return the numbers, thumbs too, of {name: 4}, {name: {value: 4}} or [{name, value}]; empty for anything else.
+
+    A value may be called `score` too.
+    """
     if isinstance(value, list) and all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in value):
         value = {x["name"]: x for x in value}
     if not isinstance(value, dict):
         return {}
-    plain = {n: v.get("value") if isinstance(v, dict) else v for n, v in value.items()}
+    plain = {n: v.get("value", v.get("score")) if isinstance(v, dict) else v for n, v in value.items()}
     return {n: v for n, v in thumbs(plain).items() if number(v) is not None and may_score(n)}
 
 

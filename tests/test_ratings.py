@@ -112,6 +112,24 @@ def test_grades_on_two_scales_are_refused(other: str, tmp_path: Path) -> None:
         data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
 
 
+@pytest.mark.parametrize(
+    ("metrics", "path"),
+    [
+        ({"latency": 1.2, "helpfulness": 4}, "metrics.helpfulness"),
+        ({"helpfulness": {"score": 4, "reason": "clear"}}, "metrics.helpfulness.score"),
+        ([{"name": "length", "value": 9}, {"name": "helpfulness", "value": 4}], "metrics.1.value"),
+    ],
+)
+def test_scores_inside_another_column_are_named_by_their_path(metrics: Any, path: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "log.jsonl", {"metrics": [metrics], "usage": [{"tokens": 3}], "rating": [3, 1]})
+    said = data_command(DataConfig(source, str(tmp_path / "run"), held_out=0))
+    assert f"no scores: metrics (numbers inside, {path}). --map NAME=COLUMN makes one a score." in said
+    assert read_rows(tmp_path / "run")[0]["scores"] == {"rating": 3}
+    columns = ("prompt=prompt", "response=response", f"helpfulness={path}")
+    data_command(DataConfig(source, str(tmp_path / "mapped"), map=columns, held_out=0))
+    assert read_rows(tmp_path / "mapped")[0]["scores"] == {"helpfulness": 4}
+
+
 def test_a_column_that_is_asked_for_is_a_score(tmp_path: Path) -> None:
     source = put(tmp_path / "log.jsonl", {"latency_ms": [231.5, 80.1], "reads": [120, 4511, 9]})
     columns = ("prompt=prompt", "response=response", "latency_ms=latency_ms", "popularity=reads")

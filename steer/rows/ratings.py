@@ -9,7 +9,7 @@ from data_recipes import lists, votes
 from data_recipes.cells import form, number
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
-from data_recipes.turns import OURS, attribute, ratings
+from data_recipes.turns import OURS, attribute, figures, ratings
 from steer.rows.contract import Row
 from steer.rows.directions import named_score
 
@@ -47,6 +47,8 @@ class Ratings:
                 unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
                 if unread and name not in scores and named_score(name):
                     self.unrated.setdefault(column, f"{UNREAD}{record[column]!r:.30}")
+                if column not in self.unrated and (path := _inside(column, record[column], scores)):
+                    self.unrated[column] = f"numbers inside, {path}"
                 continue
             if name in self.wanted or column in self.wanted:
                 scores.setdefault(name, value)
@@ -98,6 +100,19 @@ class Ratings:
                 values.forms.update({form(cell): repr(cell)} if form(cell) and form(cell) not in values.forms else {})
             elif isinstance(cell, str) and cell.strip():
                 values.words += 1
+
+
+def _inside(column: str, cell: object, scores: Row) -> str:
+    """Return where a column holds a number whose name says score, and that is none yet, as --map writes it; else ""."""
+    for name in figures(cell) if isinstance(cell, dict | list) else ():
+        if named_score(name) and attribute(name) not in scores:
+            items = cell.items() if isinstance(cell, dict) else enumerate(cell)
+            place, value = next(
+                (k, v) for k, v in items if k == name or (isinstance(v, dict) and v.get("name") == name)
+            )
+            keys = [key for key in ("value", "score") if isinstance(value, dict) and key in value]
+            return ".".join([column, str(place), *keys[:1]])
+    return ""
 
 
 @lru_cache(maxsize=1000)
