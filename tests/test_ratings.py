@@ -234,3 +234,19 @@ def test_a_scale_that_nobody_knows_is_guessed_aloud_and_set_by_range(tmp_path: P
     assert "scale: zest 1 to 5" in said
     label_command(LabelConfig(str(tmp_path / "told"), str(tmp_path / "labels"), min_support=1))
     assert shown(tmp_path / "labels") == {"zest": ("1", "2", "3", "4", "5")}
+
+
+@pytest.mark.parametrize(("rated", "said"), [(10, True), (30, False)])
+def test_the_attribute_that_leaves_most_rows_without_a_reward_is_named(rated: int, said: bool, tmp_path: Path) -> None:
+    records = [
+        {"prompt": f"p{i}", "response": "r", "quality": i % 5, **({"warmth": i % 3} if i < rated else {})}
+        for i in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    how: dict[str, Any] = {"scorer": "human", "held_out": 0.1}
+    found = label_command(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), **how))
+    line = f"reward: {rated} of 40 rows have one, for it takes all attributes with a better end; "
+    assert (line + "with --neither warmth 40 would." in found) is said
+    label_command(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "more"), neither=("warmth",), **how))
+    rewards = [sum(row["reward"] is not None for row in read_rows(tmp_path / run)) for run in ("out", "more")]
+    assert rewards == [rated, 40]

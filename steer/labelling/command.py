@@ -114,11 +114,31 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     total, train = len(task.train), int(task.train.sum())
     truncated = "" if labels.truncated is None else f"; {labels.truncated} truncated"
     unknown = sum(int(np.isnan(block).any(1).sum()) for block in labels.scores.blocks())
+    lines += _unrewarded(labels)
     lines.append(
         f"label: {total} rows in, {total} out, 0 skipped; {train} for training, {total - train} held out; "
         f"{unknown} with an unknown attribute{truncated}; scorer {task.scorer.id}."
     )
     return "\n".join(lines)
+
+
+def _unrewarded(labels: Labels) -> list[str]:
+    """Name the attribute without which at least twice as many rows would have a reward, if there is one."""
+    names = labels.task.names
+    counts = np.array([bool(labels.schema[n].weight and labels.schema[n].direction) for n in names])
+    rewarded, without = 0, np.zeros(len(names), dtype=np.int64)
+    for block in labels.scores.blocks():
+        gone = np.isnan(block) & counts
+        missing = gone.sum(1)
+        rewarded += int((missing == 0).sum())
+        without += (missing[:, None] == gone).sum(0)
+    best = int(np.where(counts, without, 0).argmax())
+    if counts.sum() < 2 or not counts[best] or without[best] < 2 * max(rewarded, 1):
+        return []
+    return [
+        f"reward: {rewarded} of {len(labels.task.train)} rows have one, for it takes all attributes with a better end; "
+        f"with --neither {names[best]} {without[best]} would."
+    ]
 
 
 def histogram(schema: Schema) -> str:
