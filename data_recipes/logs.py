@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_recipes import tools
+from data_recipes import ai_sdk, tools
 from data_recipes.asked import before
-from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.parts import BUILT_IN, HIDDEN, SERVED, call, hide, parsed, text
+from data_recipes.parts import BUILT_IN, HIDDEN, NEXT, SERVED, as_object, call, hide, objects, parsed, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import (
     LEFT_OUT,
@@ -26,6 +25,7 @@ from data_recipes.turns import (
     fields,
     figures,
     inside,
+    scored,
     turns,
 )
 
@@ -69,11 +69,10 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     if error := record.get("error"):
         why = error.get("message", error.get("code")) if isinstance(error, dict) else error
         raise DataError(f"column 'error': the request failed ({why}). Send it again, or leave it out.")
+    steps, response = ai_sdk.generated(response)
+    prompt = [*prompt, *conversation(steps, "response.steps")]
     responses = _answers(response)
-    scores = {}
-    for column in FEEDBACK:
-        if (score := number(record.get(column))) is not None:
-            scores[column] = score
+    scores = scored({c: record[c] for c in FEEDBACK if c in record and not isinstance(record[c], list)})[0]
     found, record = inside(record)
     scores |= found
     notes = []
@@ -149,10 +148,19 @@ def _items(value: Any, column: str) -> list[Turn]:
         read = _item(item, name, column)
         if read and read[0]["role"] == "assistant":
             read[0], thought, served = read[0] | _with(_with(thought, read[0]), served), {}, {}
+            if name in ("message", *CALLS) and result and result[-1]["role"] == "assistant":
+                read[0] = _one(result.pop(), read[0])
         result += read
     if result and served:
         result[-1] = _with(result[-1], served)
     return result
+
+
+def _one(first: Turn, second: Turn) -> Turn:
+    """Return two items of one answer, between which it thought or a server's own tool worked, as one turn."""
+    content = "\n".join(filter(None, [first["content"], second["content"]]))
+    made = [*first.get("tool_calls", ()), *second.get("tool_calls", ())]
+    return {**second, **_with(first, second), "content": content, **({"tool_calls": made} if made else {})}
 
 
 def _with(turn: Row, other: Row) -> Row:
@@ -202,18 +210,16 @@ def _answers(response: Any) -> list[Row]:
 
 
 def _spoken(output: list[Any], body: Row) -> Row:
-    messages = [item for item in output if isinstance(item, dict) and item.get("type", "message") == "message"]
-    texts = [
-        c if isinstance(c := item.get("content") or [], list) else [{"type": "text", "text": c}] for item in messages
-    ]
-    content = [part for parts in texts for part in parts]
-    calls = [call(item) for item in output if isinstance(item, dict) and item.get("type") in CALLS]
-    others = [
-        item
-        for item in output
-        if isinstance(item, dict) and (item.get("type") == "reasoning" or SERVED.fullmatch(str(item.get("type"))))
-    ]
-    message = {"role": "assistant", "content": [*others, *content]}
+    content: list[Row] = []
+    for item in objects(output):
+        name = item.get("type", "message")
+        if name == "message":
+            said = item.get("content") or []
+            content += [NEXT, *(said if isinstance(said, list) else [{"type": "text", "text": said}])]
+        elif name == "reasoning" or SERVED.fullmatch(str(name)):
+            content.append(item)
+    calls = [call(item) for item in objects(output) if item.get("type") in CALLS]
+    message = {"role": "assistant", "content": content}
     return _answer({"message": message, "tool_calls": calls}, body)
 
 
@@ -231,5 +237,8 @@ def _answer(choice: Row, body: Row) -> Row:
     _, response, after = cut(conversation([turn], "response"))
     if content is None and not after.get("tool_calls"):
         raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
+    grounding = as_object(choice.get("groundingMetadata") or choice.get("grounding_metadata"))
+    if any(grounding.values()):  # what Google's search found
+        hide(after, BUILT_IN)
     cut_off = any(ended(part) is False for part in (choice, message, body))
     return {"response": response, **after, **({"finished": False} if cut_off else {})}

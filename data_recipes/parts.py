@@ -14,7 +14,13 @@ Part = dict[str, Any]
 HIDDEN = "_hidden"  # list of what a turn held and is left out of it, to be counted and said
 ENCRYPTED = "thoughts that are encrypted"
 BUILT_IN = "what tools that a server has itself (a web search, code, ...) did and found"
-SERVED = re.compile(r"(server|mcp)_tool_use|\w+_tool_result|(?!function_|custom_tool_|tool_)\w+_call(_output)?|mcp_\w+")
+SERVED = re.compile(
+    r"(server|mcp)_tool_use|\w+_tool_result|(?!(function|custom_tool|tool)_call)\w+_call(_output)?|mcp_\w+|"
+    r"tool_search_output"
+)
+DENIED = "Tool execution denied."  # what the AI SDK tells a model whose call a user did not allow
+NEXT = {"type": "step-start"}  # between two texts that are not one
+SEALED = ("encrypted_content", "signature", "reasoningEncryptedContent", "redactedData")  # a thought that is not shown
 MEDIA = {  # what a part is that cannot be read, by words in its type or in the names of its keys, and of columns
     "image": "a picture",
     "picture": "a picture",
@@ -28,13 +34,15 @@ MEDIA = {  # what a part is that cannot be read, by words in its type or in the 
     "document": "a document",
     "file": "a file",
     "attachment": "a file",
+    "upload": "a file",
+    "media": "a picture or another file",
 }
 WHERE = re.compile(r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)", re.I)
 BESIDE = {  # what is in a column or a key of a turn beside the text
     **dict.fromkeys(("images", "image", "image_url"), "a picture"),
     **dict.fromkeys(("videos", "video"), "a video"),
     **dict.fromkeys(("audios", "audio"), "sound"),
-    **dict.fromkeys(("attachments", "files"), "a file"),
+    **dict.fromkeys(("attachments", "files", "experimental_attachments"), "a file"),
 }
 THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
@@ -48,8 +56,9 @@ KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTel
     "tool_result": "result",
     "tool-result": "result",
     "tool_call_response": "result",
-    "source-url": "nothing",
-    "source-document": "nothing",
+    **dict.fromkeys(("source", "source-url", "source-document", "step-start"), "nothing"),
+    **dict.fromkeys(("tool-approval-request", "tool-approval-response"), "nothing"),
+    **dict.fromkeys(("token_budget", "flag"), "nothing"),  # of Claude's application
 }
 KEYS = {  # the same by its only key: Google, Amazon
     "functionCall": "call",
@@ -179,14 +188,14 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
     if turn["role"] == "assistant" and "result" in kinds:  # a tool answered within the answer: it was the server's own
         own = {_answers(part) for name, part in zip(kinds, parts) if name == "result"}
         kinds = [
-            "served" if k == "result" or (k == "call" and part.get("id") in own) else k for k, part in zip(kinds, parts)
+            "served" if k == "result" or (k == "call" and _answers(part) in own) else k for k, part in zip(kinds, parts)
         ]
     for name, part in zip(kinds, parts):
         inner = next((part[key] for key in KEYS if isinstance(part.get(key), dict)), part)
         if name == "thought":
             if thought := _thought(inner, column):
                 turn["reasoning_content"] = "\n".join(filter(None, [turn.get("reasoning_content"), thought]))
-            elif inner.get("encrypted_content"):
+            elif any(each.get(key) for each in (inner, *_of_providers(inner)) for key in SEALED):
                 hide(turn, ENCRYPTED)
         elif name == "call":
             turn.setdefault("tool_calls", []).append(call(inner))
@@ -201,8 +210,13 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
         if name and plain[-1]:
             plain.append([])
     said = "\n".join(text(each, column, between) or "" for each in plain if each)
-    rest = [{**turn, "content": said}] if any(plain) or turn.get("tool_calls") or not results else []
-    return [*results, *rest]
+    kept = any(plain) or turn.get("tool_calls") or not (results or turn["role"] == "tool")
+    return [*results, *([{**turn, "content": said}] if kept else [])]
+
+
+def _of_providers(part: Part) -> list[Part]:
+    """Return what each provider says of a part of the AI SDK."""
+    return objects([*as_object(part.get("providerMetadata") or part.get("providerOptions")).values()])
 
 
 def hide(turn: Part, what: str) -> None:
@@ -218,7 +232,7 @@ def _kind(part: Any) -> str:
         return "thought"
     if part.get("providerExecuted") is True:  # of the AI SDK
         return "served"
-    if {*part} == {"thoughtSignature"}:
+    if {*part} in ({"thoughtSignature"}, {"thought_signature"}):
         return "nothing"
     kind = KINDS.get(str(part.get("type")), "") or next((KEYS[key] for key in KEYS if part.get(key)), "")
     return kind or ("served" if SERVED.fullmatch(str(part.get("type"))) else "")
@@ -241,11 +255,14 @@ def thought_of(value: Any) -> str:
 
 def _result(part: Part, column: str) -> Part:
     """Return the turn of a tool: its text, what it answers and its name, where the part has them."""
-    content = next((part[key] for key in ("content", "response", "result", "output") if part.get(key) is not None), "")
+    places = ("content", "response", "result", "output", "error")
+    content = next((part[key] for key in places if part.get(key) is not None), "")
     if isinstance(content, dict) and [*content] in (["result"], ["output"]):  # of Google: an object around one value
         content = next(iter(content.values()))
-    if isinstance(content, dict) and {*content} == {"type", "value"}:  # of the AI SDK
+    if isinstance(content, dict) and {*content} - {"providerOptions"} == {"type", "value"}:  # of the AI SDK
         content = content["value"]
+    elif isinstance(content, dict) and content.get("type") == "execution-denied":
+        content = content.get("reason") or DENIED
     said = text(content, column) if isinstance(content, str) or _texts(content) else as_json(content)
     turn = {"role": "tool", "content": said or ""}
     turn |= {"tool_call_id": name} if (name := _answers(part)) else {}

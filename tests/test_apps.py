@@ -259,3 +259,230 @@ def test_parts_of_a_turn_that_axolotl_learns_are_said_to_be_ignored() -> None:
     detail = [{"begin_offset": 0, "end_offset": 2, "train": False}]
     row = only({"messages": [USER, {"role": "assistant", "content": SAID, "train_detail": detail}]})
     assert row["_noted"] == ["left out: train_detail, which has parts of a turn learned: it is learned whole"]
+
+
+# What a second look found.
+
+
+def test_several_messages_of_one_answer_stay_in_order_and_apart() -> None:
+    looks = {**SPOKEN, "content": [{"type": "output_text", "text": "Let me look."}]}
+    items = [looks, SEARCH, SPOKEN]
+    row = only({"request": {"input": [USER, *items, USER]}, "response": {"output": items}})
+    assert row["response"] == row["prompt"][1]["content"] == f"Let me look.\n{SAID}"
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "user"]
+
+
+def test_a_search_among_tools_is_the_servers_own() -> None:
+    items = [{"type": "tool_search_call", "id": "t"}, {"type": "tool_search_output", "id": "t"}, SPOKEN]
+    row = only({"request": {"input": [USER, *items, USER]}, "response": {"output": items}})
+    assert (row["response"], row["_noted"]) == (SAID, [BUILT_IN])
+
+
+def test_what_google_searched_and_a_thought_that_claude_does_not_show_are_counted() -> None:
+    answer = {"content": {"parts": [{"text": SAID}, {"thought_signature": "x"}]}}
+    asked = [{"role": "user", "parts": [{"text": "?"}]}]
+    row = only({"contents": asked, "candidates": [{**answer, "groundingMetadata": {"webSearchQueries": ["moss"]}}]})
+    assert (row["response"], row["_noted"]) == (SAID, [BUILT_IN])
+    assert "_noted" not in only({"contents": asked, "candidates": [{**answer, "groundingMetadata": {}}]})
+    thought = {"type": "thinking", "thinking": "", "signature": "x"}
+    row = only({"request": {"messages": [USER]}, "response": {"content": [thought, {"type": "text", "text": SAID}]}})
+    assert row["_noted"] == ["left out: thoughts that are encrypted"]
+
+
+def test_a_grade_in_a_log_is_a_score() -> None:
+    assert only({"request": {"messages": [USER]}, "response": SAID, "rating": "4/5"})["scores"] == {"rating": 4}
+
+
+WEIGHS = {"type": "tool-weigh", "toolCallId": "c", "state": "output-available", "input": {}}
+STEP = {"type": "step-start"}
+
+
+def answer(*parts: Record) -> list[Record]:
+    return [ASKED, {"role": "assistant", "parts": [*parts]}]
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [(WEIGHS, ""),
+     ({**WEIGHS, "state": "output-denied", "approval": {"id": "a", "approved": False, "reason": "no"}}, "no"),
+     ({**WEIGHS, "state": "output-denied"}, "Tool execution denied."),
+     ({**WEIGHS, "output": {"type": "text", "value": "3", "providerOptions": {}}}, "3")],
+)  # fmt: skip
+def test_a_tool_that_says_nothing_or_is_denied_answers_its_call(part: Record, found: str) -> None:
+    row = only({"messages": answer(STEP, part, STEP, {"type": "text", "text": SAID})})
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "tool"]
+    assert (row["prompt"][2]["content"], row["response"], "tool_calls" in row) == (found, SAID, False)
+
+
+def test_steps_without_a_call_are_apart_and_an_empty_last_one_is_none() -> None:
+    looks = {"type": "text", "text": "Let me look."}
+    assert only({"messages": answer(STEP, looks, STEP, {"type": "text", "text": SAID})})["response"] == (
+        f"Let me look.\n{SAID}"
+    )
+    row = only({"messages": answer(STEP, looks, {**WEIGHS, "output": 3}, STEP)})
+    assert (row["response"], row["tool_calls"][0]["id"]) == ("Let me look.", "c")
+
+
+def test_calls_of_different_steps_of_version_4_are_turns_and_its_thought_is_one() -> None:
+    calls = [
+        {"type": "tool-invocation", "toolInvocation": {**INVOCATION, "toolCallId": str(step), "step": step}}
+        for step in (0, 1)
+    ]
+    thought = {"type": "reasoning", "reasoning": "hm"}
+    turn = {"role": "assistant", "content": SAID, "reasoning": "hm"}
+    row = only({"messages": [USER, {**turn, "parts": [*calls, thought, {"type": "text", "text": SAID}]}]})
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "tool", "assistant", "tool"]
+    assert row["reasoning_content"] == "hm"
+
+
+def test_attachments_of_version_4_leave_out_the_row_and_so_does_a_picture_that_a_tool_found() -> None:
+    picture = {"type": "content", "value": [{"type": "media", "data": "x", "mediaType": "image/png"}]}
+    asked = {**USER, "experimental_attachments": [{"name": "a.png", "url": "u"}]}
+    assert "_left_out" in only({"messages": [asked, {"role": "assistant", "content": SAID}]})
+    assert "_left_out" in only({"messages": answer({**WEIGHS, "output": picture}, {"type": "text", "text": SAID})})
+
+
+def test_thoughts_that_a_provider_encrypted_are_counted_and_approvals_are_no_turns() -> None:
+    sealed = {"type": "reasoning", "text": "", "providerMetadata": {"openai": {"reasoningEncryptedContent": "x"}}}
+    asks = {"type": "tool-approval-request", "approvalId": "p", "toolCallId": "c"}
+    called = {"role": "assistant", "content": [sealed, {"type": "tool-call", **CALL, "input": {}}, asks]}
+    given = {"role": "tool", "content": [{"type": "tool-approval-response", "approvalId": "p", "approved": True}]}
+    found = {"role": "tool", "content": [{"type": "tool-result", **CALL, "output": {"type": "text", "value": "3"}}]}
+    row = only({"messages": [USER, called, given, found, {"role": "assistant", "content": SAID}]})
+    assert [turn["role"] for turn in row["prompt"]] == ["user", "assistant", "tool"]
+    assert row["_noted"] == ["left out: thoughts that are encrypted"]
+
+
+STEPS_4 = [
+    {"text": LOOKS["text"], "toolCalls": [{**CALL, "args": {}}], "toolResults": [{**CALL, "args": {}, "result": 3}],
+     "finishReason": "tool-calls"},
+    {"text": SAID, "reasoning": "hm", "toolCalls": [], "toolResults": [], "finishReason": "length"},
+]  # fmt: skip
+STEPS_5 = [
+    {"content": [LOOKS, {"type": "tool-call", **CALL, "input": {}},
+                 {"type": "tool-result", **CALL, "input": {}, "output": 3}], "finishReason": "tool-calls"},
+    {"content": [{"type": "reasoning", "text": "hm"}, {"type": "source", "url": "u"}, {"type": "text", "text": SAID}],
+     "finishReason": "length"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("response", [{"text": SAID, "steps": STEPS_4}, {"steps": STEPS_5, "totalUsage": {}}])
+def test_earlier_steps_of_a_result_of_generate_text_end_its_prompt(response: Record) -> None:
+    row = only({"messages": [USER], "response": response})
+    assert [(turn["role"], turn["content"]) for turn in row["prompt"]] == [
+        ("user", USER["content"]), ("assistant", LOOKS["text"]), ("tool", "3"),
+    ]  # fmt: skip
+    assert (row["response"], row["reasoning_content"], row["finished"]) == (SAID, "hm", False)
+
+
+def shown(*nodes: Record, chat: Record | None = None) -> Record:
+    messages = {node["id"]: node for node in (NODES["u"], *nodes)}
+    history = {"messages": messages, "currentId": nodes[-1]["id"] if nodes else None}
+    return {"id": "c", "chat": {"history": history, **(chat or {})}}
+
+
+def test_a_thought_that_open_webui_writes_as_html_is_read_and_what_it_found_is_counted() -> None:
+    escaped = THOUGHT.replace("> hm\n> so", "&gt; 1 &lt; 2\n&gt; so").replace("<details ", '<details id="x" ')
+    row = only(shown(_node("a", escaped + SAID, sources=[{"document": ["d"]}])))
+    assert (row["response"], row["reasoning_content"], row["_noted"]) == (SAID, "1 < 2\nso", [BUILT_IN])
+
+
+def test_a_chat_begins_with_its_system_prompt_and_an_answer_that_is_not_done_is_not_finished() -> None:
+    row = only(shown(_node("a", SAID, done=False), chat={"params": {"system": "Be brief."}}))
+    assert (row["prompt"], row["finished"]) == ([{"role": "system", "content": "Be brief."}, USER], False)
+
+
+def test_chats_without_an_answer_are_left_out_and_a_failed_last_one_is_no_answer(tmp_path: Path) -> None:
+    failed = _node("a", "", error={"content": "no such model"})
+    again = {**NODES["u"], "id": "v", "parentId": "b"}
+    late = shown(NODES["b"], again, {**failed, "parentId": "v"})
+    claude = {"uuid": "k", "chat_messages": [{"sender": "human", "text": "?", "content": []}]}
+    nothing = {"current_node": None, "mapping": {}}
+    tally = Tally()
+    (row,) = read(lines(tmp_path, [shown(failed), shown(), nothing, claude, late]), tally=tally)
+    assert (row["response"], len(tally.dropped)) == ("No.", 4)
+    assert tally.notes == {"left out: answers without a text at the end of a chat": 1}
+
+
+def test_feedback_names_models_of_the_arena_and_compares_no_answers_with_the_same_thumb() -> None:
+    record = copy.deepcopy(feedback(1, ["m2"]))
+    nodes = record["snapshot"]["chat"]["chat"]["history"]["messages"]
+    for name in "ab":
+        nodes[name] |= {"model": "arena-model", "selectedModelId": nodes[name]["model"]}
+    assert [row["model"] for row in layouts.rows(record)] == ["m1", "m2"]
+    nodes["b"]["annotation"] = {"rating": 1}
+    assert [row["model"] for row in layouts.rows(record)] == ["m1"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"snapshot": "2026-01", "data": {}}, {"chat": {"history": {}}}, {"mapping": {}, "current_node": "x"}]
+)
+def test_other_records_with_such_columns_are_read_as_before(more: Record) -> None:
+    row = only({"prompt": "?", "response": SAID, "rating": 4, **more})
+    assert (row["response"], row["scores"]) == (SAID, {"rating": 4})
+
+
+def conversation(*messages: tuple[str, str, Record, Record]) -> Record:
+    """Return a conversation of ChatGPT of (role, content type, content, what else the message has)."""
+    mapping: Record = {}
+    for number, (role, kind, content, more) in enumerate(messages):
+        mapping |= _message(str(number), str(number - 1), role, kind, **content)
+        mapping[str(number)]["message"] |= more
+    return {"id": "g", "current_node": str(len(messages) - 1), "mapping": mapping}
+
+
+ASKS = ("user", "text", {"parts": [USER["content"]]}, {})
+SAYS = ("assistant", "text", {"parts": [SAID]}, {"recipient": None})
+
+
+def thinks(text: str) -> tuple[str, str, Record, Record]:
+    return "assistant", "thoughts", {"thoughts": [{"content": text}]}, {}
+
+
+def test_custom_instructions_and_memories_of_chatgpt_are_its_system_prompt() -> None:
+    told = ("user", "user_editable_context", {"user_profile": "I am X.", "user_instructions": "Be brief."}, {})
+    memory = ("assistant", "model_editable_context", {"model_set_context": "Likes moss."}, {})
+    row = only(conversation(told, memory, ASKS, SAYS))
+    assert row["prompt"] == [{"role": "system", "content": "I am X.\nBe brief.\nLikes moss."}, USER]
+
+
+def test_a_thought_belongs_to_its_answer_and_never_to_a_user_or_the_response() -> None:
+    analysis = ("assistant", "text", {"parts": ["so"]}, {"channel": "analysis"})
+    row = only(conversation(ASKS, thinks("stopped"), ASKS, thinks("hm"), analysis, SAYS))
+    assert (row["prompt"], row["response"], row["reasoning_content"]) == ([USER, USER], SAID, "hm\nso")
+    assert row["_noted"] == ["left out: thoughts of answers that were stopped"]
+
+
+def test_an_answer_of_chatgpt_that_was_stopped_is_not_finished_unless_it_goes_on() -> None:
+    stopped = ("assistant", "text", {"parts": ["Yes, "]}, {"metadata": {"finish_details": {"type": "max_tokens"}}})
+    assert only(conversation(ASKS, stopped))["finished"] is False
+    row = only(conversation(ASKS, stopped, ("assistant", "text", {"parts": ["it is."]}, {})))
+    assert (row["response"], "finished" in row) == (SAID, False)
+
+
+def test_marks_of_chatgpts_interface_are_no_text_and_attachments_leave_out_the_row() -> None:
+    said = 'Yes, \ue200entity\ue202["plant","it","moss"]\ue201 is. \ue200cite\ue202turn0search0\ue201【4†a】'
+    row = only(conversation(ASKS, ("assistant", "text", {"parts": [said]}, {})))
+    assert (row["response"], len(row["_noted"])) == (SAID, 1)
+    asked = (*ASKS[:3], {"metadata": {"attachments": [{"name": "a.pdf"}]}})
+    assert "file" in only(conversation(asked, SAYS))["_left_out"]
+
+
+def test_what_a_tool_of_chatgpt_did_last_is_counted_and_empty_messages_are_none() -> None:
+    empty = [("assistant", "text", {"parts": parts}, {}) for parts in (None, [], [""])]
+    row = only(conversation(ASKS, *empty, SAYS, ASKS, ("tool", "multimodal_text", {"parts": [{}]}, {})))
+    assert (row["response"], row["_noted"]) == (SAID, [BUILT_IN])
+
+
+def test_a_conversation_of_claude_is_the_path_to_its_last_message() -> None:
+    def turn(name: str, parent: str, sender: str, text: str) -> Record:
+        content = [{"type": "token_budget"}, {"type": "text", "text": text}] if sender == "assistant" else []
+        return {"uuid": name, "parent_message_uuid": parent, "sender": sender, "text": text, "content": content}
+
+    turns = [turn("1", "0", "human", "Edited away"), turn("2", "1", "assistant", "No."),
+             turn("3", "0", "human", USER["content"]), turn("4", "3", "assistant", SAID)]  # fmt: skip
+    record = {"uuid": "k", "name": "no", "is_starred": False, "chat_messages": turns}
+    row = only(record)
+    assert (row["prompt"], row["response"], row["id"]) == ([USER], SAID, "k")
+    assert "is_starred" not in row["scores"]
+    assert only({**record, "current_leaf_message_uuid": "2"})["response"] == "No."
