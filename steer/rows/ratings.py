@@ -104,14 +104,14 @@ class Ratings:
 
 def _inside(column: str, cell: object, scores: Row) -> str:
     """Return where a column holds a number whose name says score, and that is none yet, as --map writes it; else ""."""
-    for name in figures(cell) if isinstance(cell, dict | list) else ():
+    if not isinstance(cell, dict | list):
+        return ""
+    places = cell.items() if isinstance(cell, dict) else [(i, v) for i, v in enumerate(cell)]
+    for name in figures(cell):
         if named_score(name) and attribute(name) not in scores:
-            items = cell.items() if isinstance(cell, dict) else enumerate(cell)
-            place, value = next(
-                (k, v) for k, v in items if k == name or (isinstance(v, dict) and v.get("name") == name)
-            )
+            at, value = next((k, v) for k, v in places if k == name or (isinstance(v, dict) and v.get("name") == name))
             keys = [key for key in ("value", "score") if isinstance(value, dict) and key in value]
-            return ".".join([column, str(place), *keys[:1]])
+            return ".".join([column, str(at), *keys[:1]])
     return ""
 
 
