@@ -19,6 +19,7 @@ DETAILS = re.compile(r'<details\b[^>]*? type="(\w+)"[^>]*>\s*(?:<summary>.*?</su
 # What ChatGPT writes into the text of an answer, and shows as a link or a name: \ue200KIND\ue202...\ue201.
 MARK = re.compile("( ?)(?:\ue200(.*?)\ue201|【[^】]*†[^】]*】)", re.DOTALL)
 MARKS = "marks in answers of ChatGPT that only its interface shows (citations, ...)"
+STOPPED = ("in_progress", "finished_partial_completion")  # states of its messages
 CONTEXT = ("user_profile", "user_instructions", "model_set_context")  # what a user told ChatGPT once for all
 CLAUDE = ("chat_messages", "uuid", "name", "is_starred", "is_temporary", "current_leaf_message_uuid")
 
@@ -176,26 +177,13 @@ def _chatgpt(record: Row) -> Row:
     thoughts: list[str] = []
     for node in _path(record["mapping"], record["current_node"], "parent"):
         message = as_object(node.get("message"))
-        content, more = as_object(message.get("content")), as_object(message.get("metadata"))
-        role, kind = as_object(message.get("author")).get("role"), content.get("content_type")
-        parts = content["parts"] if isinstance(content.get("parts"), list) else [content.get("text") or ""]
-        if kind in ("user_editable_context", "model_editable_context"):  # the model has read it, whoever wrote it
-            role, kind, parts = (
-                "system",
-                "text",
-                ["\n".join(str(content[name]) for name in CONTEXT if content.get(name))],
-            )
-        aside = message.get("recipient") not in (None, "all") or more.get("is_visually_hidden_from_conversation")
-        if kind == "thoughts":
-            thoughts += [str(each["content"]) for each in objects(content.get("thoughts")) if each.get("content")]
-        elif role == "tool" or (role == "assistant" and aside):
+        more = as_object(message.get("metadata"))
+        role, said = _message(message, more)
+        if role == "thought":
+            thoughts += [part["text"] for part in said]
+        elif role == "tool":
             hide(hidden, BUILT_IN)
-        elif role == "assistant" and message.get("channel") == "analysis":
-            thoughts += [part for part in parts if isinstance(part, str)]
-        elif role in ("user", "assistant", "system") and kind in ("text", "multimodal_text", "code"):
-            said = [{"type": "text", "text": p} if isinstance(p, str) else {"type": kind, **_pointer(p)} for p in parts]
-            if not more.get("attachments") and all(p["type"] == "text" and _blank(p.get("text")) for p in said):
-                continue
+        elif said:
             turn: Turn = {"role": role, "content": said, **hidden}
             hidden = {}
             if role == "assistant":
@@ -216,13 +204,40 @@ def _chatgpt(record: Row) -> Row:
     return _talk({**named, "model": record.get("default_model_slug")}, turns, [])
 
 
+def _message(message: Row, more: Row) -> tuple[str, list[Row]]:
+    """Return who speaks in a message of ChatGPT, and its parts: none where it says nothing.
+
+    "thought" is what a model thought, "tool" what a tool was told or found, and what no user was shown.
+    """
+    content, role = as_object(message.get("content")), as_object(message.get("author")).get("role")
+    kind, parts = content.get("content_type"), content.get("parts")
+    if kind in ("user_editable_context", "model_editable_context"):  # the model has read it, whoever wrote it
+        role, kind, parts = "system", "text", ["\n".join(str(content[c]) for c in CONTEXT if content.get(c))]
+    elif kind == "thoughts":
+        role, parts = (
+            "thought",
+            [str(each["content"]) for each in objects(content.get("thoughts")) if each.get("content")],
+        )
+    elif role == "tool" or (role == "assistant" and _aside(message, more)):
+        return "tool", []
+    parts = parts if isinstance(parts, list) else [content.get("text") or ""]
+    said = [{"type": "text", "text": p} if isinstance(p, str) else {"type": kind, **_pointer(p)} for p in parts]
+    if role == "thought" or (role == "assistant" and message.get("channel") == "analysis"):
+        return "thought", [part for part in said if part["type"] == "text"]
+    blank = not more.get("attachments") and all(p["type"] == "text" and _blank(p.get("text")) for p in said)
+    known = role in ("user", "assistant", "system") and kind in ("text", "multimodal_text", "code")
+    return str(role), said if known and not blank else []
+
+
+def _aside(message: Row, more: Row) -> bool:
+    """Whether a message of ChatGPT was for a tool, or hidden from its user."""
+    return message.get("recipient") not in (None, "all") or bool(more.get("is_visually_hidden_from_conversation"))
+
+
 def _stopped(message: Row, more: Row) -> bool:
     """Whether a message of ChatGPT was stopped by its user or at a limit."""
     end = as_object(more.get("finish_details")).get("type")
-    return end in ("interrupted", "max_tokens") or message.get("status") in (
-        "in_progress",
-        "finished_partial_completion",
-    )
+    return end in ("interrupted", "max_tokens") or message.get("status") in STOPPED
 
 
 def _unmarked(turn: Turn) -> Turn:
