@@ -10,7 +10,7 @@ from html import unescape
 from typing import Any
 
 from data_recipes.cells import number
-from data_recipes.parts import BUILT_IN, HIDDEN, as_object, hide, objects, parsed
+from data_recipes.parts import BUILT_IN, as_object, gathered, hide, objects, parsed
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED, Row, Turn
 
@@ -137,13 +137,13 @@ def _rated(node: Row) -> Row:
 def _feedback(record: Row) -> Row:
     """Read feedback of Open WebUI: the answer that was rated, and those of other models that it was compared with."""
     whole = as_object(as_object(record["snapshot"]).get("chat"))
-    history = as_object(as_object(whole.get("chat", whole)).get("history"))
-    nodes, meta = as_object(history.get("messages")), as_object(record.get("meta"))
+    chat = as_object(whole.get("chat", whole))
+    nodes, meta = as_object(as_object(chat.get("history")).get("messages")), as_object(record.get("meta"))
     path = _path(nodes, meta.get("message_id"), "parentId")
     if not path:
         raise DataError("column 'snapshot': does not hold the message that was rated. Export the feedback anew.")
     answer, data = path[-1], record["data"]
-    before = [*_system(as_object(whole.get("chat", whole))), *(_turn(node) for node in path[:-1])]
+    before = [*_system(chat), *(_turn(node) for node in path[:-1])]
     said = {name: data[name] for name in ("reason", "comment") if data.get(name)}
     rest = {"id": record.get("id"), "conversation": meta.get("chat_id"), **said}
     scores = _rated(record)
@@ -158,16 +158,17 @@ def _feedback(record: Row) -> Row:
         and _rated(node).get("thumbs") in (None, not scores.get("thumbs"))  # both may be good
     ]
     if not others or "thumbs" not in scores:
-        rest |= {} if _says(_turn(answer)) else {LEFT_OUT: "the answer that was rated holds no text"}
-        return {**rest, "model": _model(answer), **scores, "messages": [*before, _turn(answer)]}
+        rated = _turn(answer)
+        rest |= {} if _says(rated) else {LEFT_OUT: "the answer that was rated holds no text"}
+        return {**rest, "model": _model(answer), **scores, "messages": [*before, rated]}
     won = float(scores["thumbs"])
-    answers = [
-        {**_turn(node), "model": _model(node), "preference": won if node is answer else 1 - won}
-        for node in (answer, *others)
-    ]
-    answers[0] |= scores
-    spoken = [{**{c: v for c, v in each.items() if c != "role"}, "response": each["content"]} for each in answers]
-    return {**rest, "messages": before, "responses": [{c: v for c, v in s.items() if c != "content"} for s in spoken]}
+    responses = []
+    for node in (answer, *others):
+        turn = _turn(node)
+        vote = {"preference": won, **scores} if node is answer else {"preference": 1 - won}
+        own = {c: v for c, v in turn.items() if c not in ("role", "content")}
+        responses.append({**own, "response": turn["content"], "model": _model(node), **vote})
+    return {**rest, "messages": before, "responses": responses}
 
 
 def _chatgpt(record: Row) -> Row:
@@ -199,7 +200,7 @@ def _chatgpt(record: Row) -> Row:
                 turn = _joined(turns.pop(), turn)
             turns.append(turn)
     if turns and hidden:
-        turns[-1] = {**turns[-1], HIDDEN: [*turns[-1].get(HIDDEN, ()), *hidden[HIDDEN]]}
+        turns[-1] |= gathered(turns[-1], hidden)
     named = {"id": record.get("conversation_id") or record.get("id"), "title": record.get("title")}
     return _talk({**named, "model": record.get("default_model_slug")}, turns, [])
 
@@ -214,10 +215,8 @@ def _message(message: Row, more: Row) -> tuple[str, list[Row]]:
     if kind in ("user_editable_context", "model_editable_context"):  # the model has read it, whoever wrote it
         role, kind, parts = "system", "text", ["\n".join(str(content[c]) for c in CONTEXT if content.get(c))]
     elif kind == "thoughts":
-        role, parts = (
-            "thought",
-            [str(each["content"]) for each in objects(content.get("thoughts")) if each.get("content")],
-        )
+        role = "thought"
+        parts = [str(each["content"]) for each in objects(content.get("thoughts")) if each.get("content")]
     elif role == "tool" or (role == "assistant" and _aside(message, more)):
         return "tool", []
     parts = parts if isinstance(parts, list) else [content.get("text") or ""]
@@ -263,11 +262,8 @@ def _joined(first: Turn, second: Turn) -> Turn:
     """Return two messages of one answer, between which a tool worked or which was stopped and goes on, as one turn."""
     apart = first["role"] == "assistant" and not first.get("truncated")  # other parts are on lines of their own
     between = [{"type": "text", "text": "\n"}] if apart else []
-    hidden = [*first.get(HIDDEN, ()), *second.get(HIDDEN, ())]
-    thoughts = [turn["reasoning_content"] for turn in (first, second) if "reasoning_content" in turn]
-    thought = {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
     content = [*first["content"], *between, *second["content"]]
-    return {**first, **second, **thought, "content": content, **({HIDDEN: hidden} if hidden else {})}
+    return {**first, **second, **gathered(first, second), "content": content}
 
 
 def _pointer(part: Any) -> Row:

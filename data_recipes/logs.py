@@ -11,7 +11,7 @@ from typing import Any
 from data_recipes import ai_sdk, tools
 from data_recipes.asked import before
 from data_recipes.endings import ended
-from data_recipes.parts import BUILT_IN, HIDDEN, NEXT, SERVED, as_object, call, hide, objects, parsed, text
+from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import (
     LEFT_OUT,
@@ -137,7 +137,7 @@ def _items(value: Any, column: str) -> list[Turn]:
         name = item.get("type") if isinstance(item, dict) else None
         if name == "reasoning":
             [turn] = conversation([{"role": "assistant", "content": [item]}], column)
-            thought = _with(thought, turn)
+            thought = gathered(thought, turn)
             continue
         if SERVED.fullmatch(str(name)):
             hide(served, BUILT_IN)
@@ -147,12 +147,12 @@ def _items(value: Any, column: str) -> list[Turn]:
             continue
         read = _item(item, name, column)
         if read and read[0]["role"] == "assistant":
-            read[0], thought, served = read[0] | _with(_with(thought, read[0]), served), {}, {}
+            read[0], thought, served = read[0] | gathered(thought, read[0], served), {}, {}
             if name in ("message", *CALLS) and result and result[-1]["role"] == "assistant":
                 read[0] = _one(result.pop(), read[0])
         result += read
     if result and served:
-        result[-1] = _with(result[-1], served)
+        result[-1] |= gathered(result[-1], served)
     return result
 
 
@@ -160,15 +160,7 @@ def _one(first: Turn, second: Turn) -> Turn:
     """Return two items of one answer, between which it thought or a server's own tool worked, as one turn."""
     content = "\n".join(filter(None, [first["content"], second["content"]]))
     made = [*first.get("tool_calls", ()), *second.get("tool_calls", ())]
-    return {**second, **_with(first, second), "content": content, **({"tool_calls": made} if made else {})}
-
-
-def _with(turn: Row, other: Row) -> Row:
-    """Return a turn with the thought of another one, and with what was left out of that."""
-    thoughts = [side["reasoning_content"] for side in (turn, other) if side.get("reasoning_content")]
-    hidden = [*turn.get(HIDDEN, ()), *other.get(HIDDEN, ())]
-    thought = {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
-    return {**turn, **thought, **({HIDDEN: hidden} if hidden else {})}
+    return {**second, **first, **gathered(first, second), "content": content, **({"tool_calls": made} if made else {})}
 
 
 def _item(item: Any, name: Any, column: str) -> list[Turn]:

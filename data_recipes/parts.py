@@ -224,6 +224,14 @@ def hide(turn: Part, what: str) -> None:
     turn[HIDDEN] = [*turn.get(HIDDEN, ()), what]
 
 
+def gathered(*turns: Part) -> Part:
+    """Return the thoughts of several turns, and what was left out of them, as one turn has them."""
+    thoughts = [turn["reasoning_content"] for turn in turns if turn.get("reasoning_content")]
+    hidden = [what for turn in turns for what in turn.get(HIDDEN, ())]
+    thought = {"reasoning_content": "\n".join(thoughts)} if thoughts else {}
+    return {**thought, **({HIDDEN: hidden} if hidden else {})}
+
+
 def _kind(part: Any) -> str:
     """Return what a part is if it is no text: thought, call, result, served, encrypted or nothing."""
     if not isinstance(part, dict):

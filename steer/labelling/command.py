@@ -114,7 +114,7 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     total, train = len(task.train), int(task.train.sum())
     truncated = "" if labels.truncated is None else f"; {labels.truncated} truncated"
     unknown = sum(int(np.isnan(block).any(1).sum()) for block in labels.scores.blocks())
-    lines += _unrewarded(labels)
+    lines += _unrewarded(labels) if unknown else []
     lines.append(
         f"label: {total} rows in, {total} out, 0 skipped; {train} for training, {total - train} held out; "
         f"{unknown} with an unknown attribute{truncated}; scorer {task.scorer.id}."
