@@ -44,6 +44,7 @@ BESIDE = {  # what is in a column or a key of a turn beside the text
     **dict.fromkeys(("audios", "audio"), "sound"),
     **dict.fromkeys(("attachments", "files", "experimental_attachments"), "a file"),
 }
+NAMES = ("call_id", "toolUseId", "toolCallId", "id")  # of a call; OpenAI's Responses name the item beside it: `id`
 THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
 KINDS = {  # what a part is, by its type: Anthropic, OpenAI's Responses, OpenTelemetry, the AI SDK
@@ -158,7 +159,7 @@ def call(value: Any) -> Any:
     if isinstance(value.get("function"), dict):
         return value
     arguments: Any = next((value[name] for name in ("arguments", "args", "input") if value.get(name) is not None), {})
-    name = next((each for key in ("id", "call_id", "toolUseId", "toolCallId") if (each := value.get(key))), None)
+    name = next((each for key in NAMES if (each := value.get(key))), None)
     function = {"name": value.get("name", value.get("toolName", "")), "arguments": arguments}
     return {**({"id": name} if name else {}), "type": "function", "function": function}
 
@@ -280,7 +281,7 @@ def _result(part: Part, column: str) -> Part:
 
 def _answers(part: Part) -> Any:
     """Return which call a result answers."""
-    return next((each for key in ("tool_use_id", "toolUseId", "toolCallId", "id") if (each := part.get(key))), None)
+    return next((each for key in ("tool_use_id", *NAMES) if (each := part.get(key))), None)
 
 
 def _texts(content: Any) -> bool:

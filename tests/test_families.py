@@ -693,7 +693,8 @@ def test_a_thought_in_the_history_is_parted_too() -> None:
 
 def test_what_responses_thought_and_called_at_once_is_one_turn() -> None:
     def called(name: str, of: str) -> dict[str, Any]:
-        return {"type": "function_call", "call_id": name, "name": "weigh", "arguments": json.dumps({"what": of})}
+        arguments = json.dumps({"what": of})
+        return {"type": "function_call", "id": f"fc_{name}", "call_id": name, "name": "weigh", "arguments": arguments}
 
     items: list[Any] = [
         *ASK,
@@ -712,6 +713,7 @@ def test_what_responses_thought_and_called_at_once_is_one_turn() -> None:
     assert [turn["role"] for turn in found["prompt"]] == ["user", "assistant", "tool", "tool", "assistant", "user"]
     assert step["reasoning_content"] == "hm"
     assert [call["function"]["arguments"] for call in step["tool_calls"]] == ['{"what": "moss"}', '{"what": "bees"}']
+    assert [call["id"] for call in step["tool_calls"]] == ["a", "b"], "a call has the name that its result answers"
     assert (first["tool_call_id"], second["tool_call_id"]) == ("a", "b")
     assert (answer["content"], answer["reasoning_content"], asked) == ("Three.", "so", ASK[0])
 
