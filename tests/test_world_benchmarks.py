@@ -202,7 +202,7 @@ def test_arms_of_flipped_votes_are_trained_and_judged_at_toy_size(
     flips.main(world, out, 1)
     first, one = capsys.readouterr().out, written(out)
     assert one.items() >= before.items(), "what was finished is trained again"
-    assert one.keys() == {"mle", *(f"dpo-{arm}-{rate}-0" for arm in range(4) for rate in range(3))}
+    assert one.keys() == {"mle", *(f"dpo-{arm}-{rate}-0" for arm in range(4) for rate in range(len(flips.RATES)))}
     flips.main(world, out, 1)
     assert written(out) == one
     assert capsys.readouterr().out.splitlines()[:-1] == first.splitlines()[:-1]  # its last line has a date
@@ -212,7 +212,7 @@ def test_arms_of_flipped_votes_are_trained_and_judged_at_toy_size(
     best = []
     for arm in range(4):
         proxy = {s["name"]: s["proxy"]["mean"] for s in read_json(out / f"tried-{arm}" / "report.json")["systems"]}
-        best.append(max(range(3), key=lambda i: proxy[f"rate {flips.RATES[i]:.3g}"]))
+        best.append(max(range(len(flips.RATES)), key=lambda i: proxy[f"rate {flips.RATES[i]:.3g}"]))
     assert both.keys() - one.keys() == {f"dpo-{arm}-{rate}-1" for arm, rate in enumerate(best)}
 
     asked = {name: read_json(out / name / "config.json") for name in both if name != "mle"}
