@@ -107,14 +107,15 @@ def check(config: Any, name: Callable[[dataclasses.Field[Any]], str] = flag_of) 
     for field in fields.values():
         _check(name(field), getattr(config, field.name), field.metadata)
         needs = [fields[other] for other in field.metadata.get("needs", ())]
-        if needs and _said(config, field) and not any(_said(config, other) for other in needs):
+        if needs and said(config, field) and not any(said(config, other) for other in needs):
             others = " or ".join(map(name, needs))
             raise SteerError(f"{name(field)}: does nothing without {others}. Give one, or leave it out.")
 
 
-def _said(config: Any, field: dataclasses.Field[Any]) -> bool:
-    """Whether a field has another value than its default."""
-    return bool(getattr(config, field.name) != field.default)
+def said(config: Any, field: dataclasses.Field[Any]) -> bool:
+    """Whether a config has the field with another value than its default; a list is what its tuple is."""
+    value = getattr(config, field.name, field.default)
+    return bool((tuple(value) if isinstance(value, list) else value) != field.default)
 
 
 class Checked:
@@ -126,7 +127,7 @@ class Checked:
 
 
 def _check(name: str, value: Any, meta: Mapping[str, Any]) -> None:
-    for text in value if isinstance(value, tuple) else (value,):
+    for text in value if isinstance(value, tuple | list) else (value,):
         if isinstance(text, str) and not _clean(text):
             raise SteerError(f"{name} {text!r:.60}: holds a NUL or a character that is no Unicode. Remove it.")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from steer.errors import SteerError
 from steer.generation.settings import GenerateSettings
 from steer.options import PanelCommand, options, resolve
 from steer.run_folder import Run
-from steer.settings import SHARE, argument, did_you_mean, explained, option, settings_of
+from steer.settings import SHARE, argument, check, did_you_mean, explained, option, said, settings_of
+from steer.training.prepare import lora_of
 from steer.training.settings import TrainSettings
 
 
@@ -299,6 +300,16 @@ def test_what_would_be_ignored_is_refused(given: dict[str, Any], message: str) -
     name = next(iter(given))
     assert asdict(settings_of(GenerateSettings, given | needed.get(name, {"server": "u"})))[name] == given[name]
     assert settings_of(GenerateSettings, {name: asdict(GenerateSettings())[name]}) == GenerateSettings()
+
+
+def test_a_list_says_no_more_than_the_tuple_it_stands_for() -> None:
+    for field in fields(TrainConfig):
+        if isinstance(field.default, tuple):
+            given = {field.name: list(field.default), "adapter": "none"}
+            config = TrainConfig("rows", "model", "out", **given)
+            assert not said(config, field)
+            check(config)
+            lora_of(config)
 
 
 def test_only_a_share_that_a_user_says_counts_as_said(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from steer.rows.identity import drawn
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
-from steer.settings import THINKS, overridden
+from steer.settings import THINKS, overridden, said
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
@@ -267,7 +267,7 @@ def lora_of(options: TrainSettings) -> Lora:
     """Return the settings of the adapter; SteerError for those that do not go together."""
     fields = dataclasses.fields(Lora)
     if options.adapter == "none":
-        given = [f.name for f in fields if getattr(options, f.name, f.default) != f.default]
+        given = [f.name for f in fields if said(options, f)]
         if given:
             flag = "--" + given[0].replace("_", "-")
             raise SteerError(f"{flag}: --adapter none trains all weights, without an adapter. Leave one of them out.")
