@@ -62,6 +62,8 @@ def test_rest_em_takes_what_is_good_enough_and_not_too_much_of_a_prompt() -> Non
     assert set(picked) == {1.0, 2.0, 3.0}  # any of them
     with pytest.raises(SteerError, match=r"no response has a reward of 9 or more\. Lower --set threshold\."):
         rest_em.groups(rows, rest_em.Settings(threshold=9.0))
+    won = [row(f"{i}", 1.0) for i in range(6)]
+    assert len(rest_em.groups(won, rest_em.Settings())) == 6, "a round in which all succeed is no reason to stop"
 
 
 def test_spin_sets_the_best_logged_response_above_those_of_the_last_round() -> None:

@@ -113,6 +113,8 @@ def test_the_control_has_the_same_levels_on_other_rows(comparison: Path, labels:
     other = [sorted(r["levels"].items()) for r in mixed if r["split"] == "train"]
     assert sorted(key) == sorted(other)
     assert sum(a == b for a, b in zip(key, other)) < len(key) / 2
+    labels_of = [{(str(r["levels"]), str(r["predicted"]), r["reward"]) for r in some} for some in (rows, mixed)]
+    assert labels_of[0] == labels_of[1], "a score stays with the level that it gave"
     assert [r["response"] for r in rows] == [r["response"] for r in mixed]
 
 
@@ -265,6 +267,9 @@ def one_at_random_of_the_same(folder: Path, systems: dict[str, Any], report: dic
     assert len(drawn) == 3 * len(best) == 3 * len(chance) == 18
     assert all(row["response"] in drawn[3 * i : 3 * i + 3] for i, row in enumerate(chance))
     assert [row["prompt"] for row in best] == [row["prompt"] for row in chance]
+    wrote = [row["candidate_tokens"] for row in best]
+    assert wrote == [row["candidate_tokens"] for row in chance], "the same draws, whichever is kept"
+    assert all(3 <= total <= 3 * 6 for total in wrote)
     assert systems["mle:random_of=3"]["scored"] == 0
     assert systems["mle:random_of=3"]["family"] == "", "no setting of the method: no point of its frontier"
     [choice] = report["choices"]

@@ -116,5 +116,10 @@ def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draw
     assert sum(map(len, (r["response"] for r in best))) > sum(map(len, (r["response"] for r in one)))
     assert [r["logp"] - r["ref_logp"] for r in one] == pytest.approx([0.0] * len(one), abs=1e-3)
     assert [r["logp"] - r["ref_logp"] for r in best] == pytest.approx([best_of_n_kl(5)] * len(best), abs=1e-3)
+    every = [read_back(path) for path in sorted((tmp_path / "best" / "parts").iterdir())]
+    lengths = [len(row["ids"]) for part in every for row in part]
+    assert [r["candidate_tokens"] for r in best] == [sum(lengths[i : i + 5]) for i in range(0, len(lengths), 5)]
+    assert sum(5 * r["tokens"] for r in best) > sum(lengths), "the longest is longer than the others"
+    assert "candidate_tokens" not in one[0]
     again = drawn(policy, jobs, sampling, tmp_path / "best", None, Choice(5, longest))  # type: ignore[arg-type]
     assert again == best  # read back, not drawn anew

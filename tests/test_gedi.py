@@ -43,7 +43,7 @@ def test_the_other_levels_differ_in_one_attribute_and_exist() -> None:
         assert other.keys() == own.keys()
         assert other[name] in {"words": (0, 1, 2), "warmth": (0, 1)}[name]
         changed.add((name, own[name], other[name]))
-        assert g.weights == (1.0, 0.0)
+        assert g.weights == (1.0, 1.0), "every row counts alike, and so does its effective number"
     assert len(changed) == 8  # every change of one level occurs
     assert groups == gedi.groups(labelled, gedi.Settings())
 

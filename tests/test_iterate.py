@@ -21,6 +21,8 @@ from steer.iteration.command import iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
 from steer.iteration.iterate import iterate, training_of
+from steer.iteration.pool import requantised
+from steer.labelling.scorer import Scorer
 from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.options import resolve
@@ -237,8 +239,21 @@ def test_relative_levels_are_quantiles_of_the_pool_of_the_round(
         card = Card.load(folder / "policy")
         assert card.schema is not None
         assert card.schema.to_json() == schema.to_json()
+        fresh = read_rows(folder / "fresh.jsonl")
+        assert all(row["target"] == {} and "likelihood" not in row for row in fresh), "asked on another scale"
     first = (at(output, 2) / "held-out" / "parts" / "00000.jsonl").read_text().split("\n", 1)[0]
     assert json.loads(first)["target"] == schema.best(card.attributes)
+
+
+def test_a_pool_of_quantiles_takes_rows_that_were_asked_for_levels_it_lacks(labels: Path) -> None:
+    """Ten native levels become five quantiles at most."""
+    rows, schema = read_rows(labels), Labelled.without_rows(str(labels)).schema
+    scorer = Scorer(rows[0]["scorer"], schema.own)
+    asked = [{**row, "target": {schema.own[0]: 9}} for row in rows]
+    made, quantiles = requantised(asked, schema, scorer)
+    assert all(row["target"] == {} for row in made)
+    assert [row["levels"] for row in made] == [row["levels"] for row in requantised(rows, schema, scorer)[0]]
+    assert len(quantiles[schema.own[0]].edges) <= 4
 
 
 def test_another_pool_is_another_loop(rounds: Path, labels: Path, tiny: Path, policy: Path) -> None:

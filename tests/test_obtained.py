@@ -60,6 +60,15 @@ def weighing() -> Card:
     return card("directional", schema)
 
 
+def test_weights_choose_where_every_sum_of_scores_is_the_same() -> None:
+    """More help is as much more harm, so the rewards are equal and the directions are not."""
+    logged = [
+        {**row(f"{i} {i}", {}), "reward": 0.0, "predicted": {"help": float(i), "harm": float(i)}} for i in range(5)
+    ]
+    chosen, _ = directional.weights(logged, SCHEMA, directional.Settings(directions=20))
+    assert {row["response"] for row in chosen} == {"0 0", "4 4"}
+
+
 def test_a_policy_of_weights_is_scored_by_the_scorers_schema(weighing: Card) -> None:
     selection = Selection(SCORER, n=2).knowing(weighing)
     harmful, kind = (row(text, {"help": 0, "harm": 4}, "help=0 harm=4") for text in ("4 4", "3 0"))
@@ -135,3 +144,10 @@ def test_the_scorer_of_a_policys_rows_is_found_or_said_to_be_gone(tmp_path: Path
     ):
         with pytest.raises(SteerError, match=message):
             Selection.of("", other)
+
+
+def test_a_response_without_a_score_is_neither_near_nor_far() -> None:
+    selection = Selection(SCORER, n=2, by_target=True).knowing(card("conditional", SCHEMA))
+    for texts in (("nan 0", "3 0"), ("3 0", "nan 0")):
+        with pytest.raises(SteerError, match=r"^scorer written: gives no score to a response\.$"):
+            selection.kept([row(text, {"help": 3}) for text in texts])

@@ -180,6 +180,15 @@ def test_the_advantages_of_grpo_and_dr_grpo_are_those_of_verl(sd: bool, printed:
     assert c.advantage.flatten().tolist() == pytest.approx(printed, rel=1e-5)
 
 
+@pytest.mark.parametrize("reward", [0.1, -0.6546536707, 1.5275252317, 7.7])
+@pytest.mark.parametrize("k", [2, 5, 6, 8, 12])
+def test_equal_rewards_give_no_advantage(reward: float, k: int) -> None:
+    """Their mean is not always their own value in float32, and what is left has a standard deviation as small."""
+    c = grpo.weigh(Candidates(torch.ones(1, k, 1, dtype=torch.bool), torch.full((1, k), reward)), grpo.Settings(k=k))
+    assert c.advantage is not None
+    assert not c.advantage.any()
+
+
 @pytest.mark.parametrize(("average", "printed"), [("token", 0.421841731), ("response", 1.0700993171)])
 def test_the_loss_of_grpo_and_dapo_is_that_of_verl(average: str, printed: float) -> None:
     """The same file: compute_policy_loss_vanilla without its dual clip, plus 0.1 times kl_penalty_forward low_var_kl.

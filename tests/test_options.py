@@ -317,8 +317,8 @@ def test_only_a_share_that_a_user_says_counts_as_said(tmp_path: Path) -> None:
     path = file(tmp_path, json.dumps(asdict(resolve(TrainConfig, flags))), "config.json")
     for unsaid in (resolve(TrainConfig, flags), resolve(TrainConfig, {}, path), settings_of(TrainSettings, {})):
         assert type(unsaid.held_out) is type(SHARE)
-    for said in (resolve(TrainConfig, {**flags, "held_out": 0.1}), settings_of(TrainSettings, {"held_out": 0.1})):
-        assert type(said.held_out) is float
+    for given in (resolve(TrainConfig, {**flags, "held_out": 0.1}), settings_of(TrainSettings, {"held_out": 0.1})):
+        assert type(given.held_out) is float
 
 
 def test_only_settings_are_named_as_the_keys_of_a_file(tmp_path: Path) -> None:

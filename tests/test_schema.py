@@ -268,6 +268,46 @@ def test_position_is_continuous_between_levels() -> None:
     assert np.isnan(found[4])
 
 
+@pytest.mark.parametrize("edges", [(0.5,), (1.5, 2.5), (0.5, 1.5, 2.5, 3.5)])
+def test_edges_that_begin_like_whole_numbers_are_levels_of_their_own(edges: tuple[float, ...]) -> None:
+    """A place between levels is a place between their centres, so what lies far above is no level that is not there."""
+    scores = np.array([[0.0, 1.0, 2.0, 3.0, 12.0]]).T
+    attribute = fitted(Schema((Attribute("x", 0.0, 12.0),)), scores, edges={"x": edges})["x"]
+    assert attribute.position(np.array(attribute.centres)).tolist() == list(range(len(edges) + 1))
+    assert attribute.span(0) == f"below {edges[0]}"
+    assert [attribute.score(float(i)) for i in range(len(edges) + 1)] == pytest.approx(attribute.centres)
+
+
+def test_a_single_level_has_no_place_above_it() -> None:
+    attribute = one([5.0, 5.0], "native", low=5.0, high=5.0)
+    assert attribute.position(np.array([5.0, 60.0])).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("scores", [[60.0, 80.0, 220.0], [5.0, 20.0, 39.0]])
+def test_centres_rise_where_edges_lie_outside_the_data(scores: list[float]) -> None:
+    plain = Schema((Attribute("words", min(scores), max(scores)),))
+    attribute = fitted(plain, np.array([scores]).T, edges={"words": (20.0, 50.0, 100.0)})["words"]
+    assert list(attribute.centres) == sorted(attribute.centres)
+    found = attribute.position(np.array([10.0, 30.0, 70.0, 150.0]))
+    assert (np.diff(found) > 0).all(), "a higher score is a higher place"
+
+
+@pytest.mark.parametrize("score", [0.1, 0.3, 0.7, 2.3])
+def test_a_reward_that_never_varies_is_in_units_of_one(score: float) -> None:
+    for n in (3, 7, 10, 49):
+        schema = schema_of([score] * n)
+        assert schema.reward_std == 1.0, "and not what rounding leaves"
+        assert schema.reward({"a": score + 0.5}) == pytest.approx(0.5)
+
+
+def test_levels_mean_the_same_in_two_schemas_if_their_edges_are_equal() -> None:
+    native, quantiles = (schema_of([0.0, 1.0, 2.0, 4.0], [4.0, 4.0, 0.0, 1.0], bins=b) for b in ("native", "quantile"))
+    assert native.alike(native.recounted([]), ("a", "b"))
+    assert not native.alike(quantiles, ("a",))
+    assert native.alike(quantiles, ())
+    assert not native.alike(schema_of([0.0, 4.0]), ("b",)), "it has no b"
+
+
 def test_nothing_is_asked_of_attributes_without_a_better_end() -> None:
     schema = schema_of([4.0] * 5 + [1.0] * 9, [3.0, 1.0, 1.0, 1.0, 4.0] + [4.0] * 9).turned({"b": (0, 0.0)})
     assert schema.unasked(("a", "b")) == {"a": 4}

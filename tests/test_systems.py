@@ -11,7 +11,7 @@ import pytest
 
 from steer.evaluation.annotators import meetings
 from steer.evaluation.court import Court
-from steer.evaluation.frontier import frontiers
+from steer.evaluation.frontier import answer_tokens, frontiers
 from steer.evaluation.result import Case, result
 from steer.evaluation.systems import (
     NO_BASE,
@@ -224,6 +224,12 @@ def test_a_frontier_is_measured_against_every_cost_that_is_known() -> None:
     assert volumes["told"] == pytest.approx(
         {"kl": 0.75, "words": 0.75, "seconds": 1.0, "tokens": 1.0, "answer_tokens": 1 - 15 / 120}
     ), "one setting without training has a frontier too"
+
+
+def test_an_answer_costs_what_all_its_candidates_took() -> None:
+    kept = answers([1.0, 2.0], ["a", "b"], prompt_tokens=10, tokens=9, candidate_tokens=20)
+    best = System("best", "mle", {0: kept}, facts={"candidates": 4, "branches": 2})
+    assert answer_tokens(kept, best).tolist() == [2 * (10 + 20)] * 2, "and not four times the one that was kept"
 
 
 def test_what_nobody_knows_of_endings_is_not_called_finished() -> None:

@@ -17,10 +17,12 @@ from steer.comparison.rates import RATES
 from steer.comparison.tuning import Choice, held_out, on_training_rows, phases, shares, tried
 from steer.comparison.tuning import tuned as by_rates
 from steer.config.comparison import CompareConfig
+from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers
+from steer.labelling.command import label_command
 from steer.methods import METHODS, peak_rate
-from steer.rows import prompt_key, read_back, read_rows
+from steer.rows import prompt_key, read_back, read_rows, write_rows
 from steer.run_folder import read_json, write_json
 from tests.test_compare import held
 
@@ -249,3 +251,30 @@ def test_the_control_of_permuted_labels_trains_at_the_rate_of_conditional() -> N
     conditional = Entry.of("conditional")
     assert tried(replace(conditional, permuted=True)) == tried(conditional)
     assert phases([conditional, replace(conditional, permuted=True)]) == [[tried(conditional)]]
+
+
+def test_tuning_holds_out_whole_conversations(tmp_path: Path) -> None:
+    """What is learned of a turn tells of the next one."""
+    rows = []
+    for i in range(40):
+        turns: list[dict[str, str]] = []
+        for question, answer in (("a", "b"), ("c", "d")):
+            turns = [*turns, {"role": "user", "content": f"{question} {i}"}]
+            row = {
+                "prompt": turns,
+                "response": answer,
+                "conversation": str(i),
+                "split": "train",
+                "scores": {"x": i % 5},
+            }
+            rows.append({**row, "id": f"{i} {question}"})
+            turns = [*turns, {"role": "assistant", "content": answer}]
+    write_rows(rows, tmp_path / "rows.jsonl")
+    label_command(LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "labels"), scorer="human"))
+    config = CompareConfig(str(tmp_path / "labels"), "base", str(tmp_path / "out"), scorer="countable:words", tune=3)
+    parted = on_training_rows(Comparison(config, tmp_path / "out")).labelled.rows
+    sides: dict[str, set[str]] = {}
+    for row in parted:
+        sides.setdefault(row["conversation"], set()).add(row["split"])
+    assert {len(side) for side in sides.values()} == {1}
+    assert sum(side == {"test"} for side in sides.values()) == 40 // 5

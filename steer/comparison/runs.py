@@ -25,10 +25,11 @@ from steer.generation.requests import Request
 from steer.models.policy import Policy, load_policy
 from steer.parts import processes
 from steer.progress import Step, progress, write
-from steer.rows import write_rows
+from steer.rows import Row, write_rows
 from steer.settings import overridden
 
 UNTRAINED = "nothing to train."
+LABELS = ("scores", "raters", "predicted", "levels", "reward")
 FAILED = (SteerError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError)  # end one run; the others go on
 
 
@@ -125,12 +126,13 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
     split = comparison.split("" if entry.untrained else policy.name)
     examinee = Examinee(policy, comparison.run_folder(entry, seed), seed, comparison.base(seed), split)
     names, reframes = set(policy.card.attributes), entry.reframes
+    alike = examination.alike(policy.card)
     answers = examination.at_targets(
         examinee,
         # If its conditions are no levels of the attributes, a target that names levels means nothing.
         [t for t in comparison.config.target if set(named(t)) <= names and not (reframes and named(t))],
         decodings=() if entry.permuted else entry.decodings,
-        control=policy.card.schema if reframes else comparison.labelled.schema,
+        control=comparison.labelled.schema if alike else policy.card.schema,
     )
     grid = examination.over_grid(examinee)
     rows = [row for each in (*answers.values(), *filter(None, [grid])) for row in each.rows]
@@ -160,14 +162,17 @@ def base_answers(comparison: Comparison, seed: int) -> Answers:
 
 
 def permuted(comparison: Comparison) -> str:
-    """Write the negative control, rows whose training levels are shuffled; return their folder."""
+    """Write the negative control, rows whose training labels are shuffled; return their folder."""
     folder, rows = comparison.folder / "permuted", comparison.labelled.rows
     if not (folder / "schema.json").is_file():
-        train = [i for i, row in enumerate(rows) if row["split"] == "train"]
+        train = np.array([i for i, row in enumerate(rows) if row["split"] == "train"])
         order = np.random.default_rng(0).permutation(train)
-        levels = {i: rows[j]["levels"] for i, j in zip(train, order)}
-        write_rows(
-            ({**row, "levels": levels.get(i, row["levels"])} for i, row in enumerate(rows)), folder / "rows.jsonl"
-        )
+        taken = dict(zip(train.tolist(), order.tolist()))
+        write_rows((_labelled_as(row, rows[taken.get(i, i)]) for i, row in enumerate(rows)), folder / "rows.jsonl")
         comparison.labelled.schema.save(folder / "schema.json")
     return str(folder)
+
+
+def _labelled_as(row: Row, other: Row) -> Row:
+    """Give a row all labels of another: a template may print scores, which tell the level."""
+    return {k: v for k, v in row.items() if k not in LABELS} | {k: other[k] for k in LABELS if k in other}

@@ -21,7 +21,7 @@ from steer.evaluation.systems import difference
 from steer.methods import METHODS, peak_rate
 from steer.progress import note
 from steer.report.cells import counted
-from steer.rows import prompt_key
+from steer.rows import split_key
 from steer.run_folder import write_json
 
 STEP = 3.0  # ratio of neighbouring rates: half a decade
@@ -113,7 +113,7 @@ def on_training_rows(comparison: Comparison) -> Comparison:
     config, folder = comparison.config, comparison.folder / "tuning"
     held, rows = set(held_out(comparison)), folder / "rows"
     if not (rows / "done.json").is_file():
-        parted = [{**row, "split": "test" if prompt_key(row) in held else "train"} for row in comparison.logs]
+        parted = [{**row, "split": "test" if split_key(row) in held else "train"} for row in comparison.logs]
         replace(comparison.labelled, rows=parted).save(rows)
     alone = replace(
         config,
@@ -133,8 +133,8 @@ def on_training_rows(comparison: Comparison) -> Comparison:
 
 
 def held_out(comparison: Comparison) -> list[str]:
-    """Keys of the training prompts that tuning holds out; they follow from the prompts alone."""
-    keys = dict.fromkeys(prompt_key(row) for row in comparison.logs)
+    """Keys of the training prompts, or whole conversations, that tuning holds out; they follow from these alone."""
+    keys = dict.fromkeys(split_key(row) for row in comparison.logs)
     order = sorted(keys, key=lambda key: hashlib.blake2b(f"tuning:{key}".encode()).hexdigest())
     return order[: min(comparison.config.tune_prompts, len(order) // ONE_IN)]
 

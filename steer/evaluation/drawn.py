@@ -90,8 +90,8 @@ def drawn(
     Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
     log-probability is log n - (n - 1) / n above the policy's. `prompt_tokens` counts what the policy read before the
-    response. answers.jsonl in the folder (random.jsonl for one at random) is read back if it is there. `split`: by
-    which processes it is drawn.
+    response, `candidate_tokens` what it wrote in all n. answers.jsonl in the folder (random.jsonl for one at random)
+    is read back if it is there. `split`: by which processes it is drawn.
     """
     at_random = choice is not None and choice.reward is None
     path = folder / ("random.jsonl" if at_random else "answers.jsonl")
@@ -99,12 +99,15 @@ def drawn(
         return read_back(path)
     n = choice.n if choice else 1
     rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, split, ids=True)
+    wrote = [sum(len(row["ids"]) for row in rows[i : i + n]) for i in range(0, len(rows), n)]
     if choice and choice.reward:
         rows = best_of(rows, n, choice.reward(rows))
     elif choice:
         rows = [rows[i * n + seed % n] for i, seed in enumerate(seeds(requests, sampling.seed))]
     read = _sequences(policy, rows, conditioned=True)
     answers = [{**_without_ids(row), "prompt_tokens": len(s.prefix)} for row, s in zip(rows, read)]
+    for answer, total in zip(answers, wrote if choice else ()):
+        answer["candidate_tokens"] = total
     if reference is not None and sampling.temperature > 0:
         own, ref = _both_log_probs(policy, rows, sampling, reference)
         gain = 0.0 if at_random else best_of_n_kl(n)

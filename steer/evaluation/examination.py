@@ -23,8 +23,9 @@ from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
 from steer.methods import foreign
+from steer.models.card import Card
 from steer.models.policy import Policy
-from steer.progress import note
+from steer.progress import note, note_once
 from steer.rows import Reading, Row, Source, named_side, prompt_key, read
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
@@ -217,11 +218,20 @@ class Examination(Generic[S]):
         A policy whose targets are no levels of what is scored has none.
         """
         card, size = examinee.policy.card, self.settings.grid
-        names = [n for n in card.attributes if n in self.schema.own] if card and not foreign(card.method) else []
+        names = [n for n in card.attributes if n in self.schema.own] if card else []
         if not names or not size:
+            return None
+        if not self.alike(card):
+            note_once(f"{examinee.policy.name}: its targets are no levels of the rows that are scored: it has no dial.")
             return None
         requests = over_grid(self.prompts, self.schema, names, size, examinee.seed)
         return self.answers(examinee, requests, "grid")
+
+    def alike(self, card: Card | None) -> bool:
+        """Whether the targets of a policy are levels as they are scored: neither weights nor on a scale of its own."""
+        if card is None or card.schema is None or foreign(card.method):
+            return False
+        return card.schema.alike(self.schema, (n for n in card.attributes if n in self.schema.names))
 
     def case(
         self, systems: Sequence[System], baseline: str, grids: Mapping[str, Sequence[Answers]], dial: str = ""

@@ -73,8 +73,9 @@ def _fact(*names: str) -> Cost:
 def answer_tokens(answers: Answers, system: System) -> FloatArray:
     """Tokens that the model reads and writes for an answer: of all candidates, in both branches under guidance."""
     draws, branches = (system.facts.get(name, 1) for name in ("candidates", "branches"))
-    rows = [(row.get("prompt_tokens", np.nan), row.get("tokens", np.nan)) for row in answers.rows]
-    return np.array([branches * (read + draws * wrote) for read, wrote in rows], dtype=float)
+    wrote = [row.get("candidate_tokens", draws * row.get("tokens", np.nan)) for row in answers.rows]
+    read = [row.get("prompt_tokens", np.nan) for row in answers.rows]
+    return np.asarray(branches * (np.array(read, dtype=float) + np.array(wrote, dtype=float)))
 
 
 COSTS: dict[str, Cost] = {

@@ -15,7 +15,7 @@ from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
 from steer.methods.base import Array
 from steer.rows import Row, prompt_key
-from steer.rows.schema import Schema
+from steer.rows.schema import Schema, spread
 
 PROMPTS = "prompts only"  # what an interval is over where one seed stands against one
 SEVERAL = "prompts and seeds"
@@ -37,9 +37,8 @@ class RewardScale:
         raw = raw_reward(schema, scores)
         if np.isnan(raw).all():
             return RewardScale(schema, 0.0, 1.0)
-        mean, sd = float(np.nanmean(raw)), float(np.nanstd(raw))
-        alike = sd <= 1e-9 * max(1.0, abs(mean))  # but for rounding
-        return RewardScale(schema, mean, 1.0 if alike else sd)
+        mean = float(np.nanmean(raw))
+        return RewardScale(schema, mean, spread(mean, float(np.nanstd(raw))))
 
     def reward(self, scores: Array) -> Array:
         """Reward [n] in standard deviations of the logs; NaN where a score that counts is unknown."""

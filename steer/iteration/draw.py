@@ -79,8 +79,8 @@ def _responses(rounds: Rounds, number: int) -> list[Row]:
         )
     text = f", {len(rows) - len(good)} dropped: {_counts(dropped)}" if len(good) < len(rows) else ""
     rounds.report(number, f"{len(rows)} responses{text}.")
-    # Weights of directions are not levels, so no reader of the rows may take them for targets.
-    return [{**row, "target": {}} for row in good] if rounds.method.reframes else good
+    # What a policy was asked for is no level of the rows, so no reader of them may take it for one.
+    return [{**row, "target": {}} for row in good] if rounds.foreign else good
 
 
 def _counts(dropped: Counter[str]) -> str:

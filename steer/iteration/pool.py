@@ -49,6 +49,8 @@ def requantised(rows: Sequence[Row], schema: Schema, scorer: Scorer) -> tuple[li
     scores = np.array([[r["predicted"].get(n, np.nan) for n in schema.own] for r in rows])
     train = np.array([r["split"] == "train" for r in rows])
     schema = fitted(schema, scores[train], bins="quantile", levels=LEVELS, minimum=schema.minimum)
+    # A target of before is on a scale of before.
+    rows = [row | {"target": {}} if row.get("target") else row for row in rows]
     return [labelled(r, schema, s, s, r["scorer"], r["split"]) for r, s in zip(rows, scores)], schema
 
 

@@ -100,10 +100,14 @@ class Rounds:
         """Return a scorer with the scale of its reward on the logs."""
         return scorer, RewardScale.of(self.schema, scorer.score(self.logs, self.schema.own))
 
+    @property
+    def foreign(self) -> bool:
+        """Whether targets are no levels of the logs: quantiles of a pool, or weights."""
+        return self.settings.relative_levels or self.method.reframes
+
     def schema_of(self, policy: Policy) -> Schema:
-        """Return the schema of a policy's targets: its own for relative levels and weights, else the logs'."""
-        own = self.settings.relative_levels or self.method.reframes
-        return (policy.card.schema if policy.card and own else None) or self.schema
+        """Return the schema of a policy's targets: its own where they are foreign, else the logs'."""
+        return (policy.card.schema if policy.card and self.foreign else None) or self.schema
 
     @property
     def workers(self) -> Workers:
@@ -142,5 +146,10 @@ def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> Non
         raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")
     if method.importance and n < 2:
         raise SteerError(f"'{name}' weighs a prompt's responses together. Raise {knob}, to 8 for example.")
+    if method.importance and settings.relative_levels:
+        raise SteerError(
+            f"'{name}' asks how likely a response has the levels of its target, and relative levels are others in "
+            "every round. Leave --relative-levels out."
+        )
     if method.on_policy:
         raise SteerError(f"'{name}' draws fresh responses at every step by itself. Use \"steer train\".")

@@ -9,7 +9,7 @@ import numpy as np
 
 from steer import methods
 from steer.errors import SteerError
-from steer.labelling.scorer import Reward, Scorer, load_scorer, rewarder, scorer_of_new
+from steer.labelling.scorer import Reward, Scorer, known_scores, load_scorer, rewarder, scorer_of_new
 from steer.labelling.writer import levelled
 from steer.models.card import Card
 from steer.progress import note_once
@@ -81,7 +81,7 @@ class Selection:
         names = sorted({n for row in rows for n in row["target"]})
         if missing := [n for n in names if n not in self.scorer.attributes]:
             raise SteerError(f"scorer {self.scorer.id}: does not score {', '.join(missing)} of the target.")
-        scores = self.scorer.score(rows, names)
+        scores = known_scores(self.scorer, rows, names)
         levels = np.column_stack([self.schema[n].position(scores[:, j]) for j, n in enumerate(names)] or [scores])
         return [
             float(sum(abs(line[j] - row["target"][n]) for j, n in enumerate(names) if n in row["target"]))

@@ -101,6 +101,14 @@ def _written(arguments: Any) -> str:
 Reward = Callable[[Sequence[Row]], list[float]]
 
 
+def known_scores(scorer: Scorer, rows: Sequence[Row], names: Sequence[str]) -> Scores:
+    """Return scores of rows, [n, A]; SteerError if one is unknown: what has none is neither better nor worse."""
+    scores = scorer.score(rows, names)
+    if not np.isfinite(scores).all():
+        raise SteerError(f"scorer {scorer.id}: gives no score to a response.")
+    return scores
+
+
 def rewarder(scorer: Scorer, schema: Schema) -> Reward:
     """Return the reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute of it."""
     needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
@@ -110,9 +118,7 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
         raise SteerError(f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, which the reward counts.")
 
     def reward(rows: Sequence[Row]) -> list[float]:
-        scores = scorer.score(rows, needed)
-        if not np.isfinite(scores).all():
-            raise SteerError(f"scorer {scorer.id}: gives no score to a response.")
+        scores = known_scores(scorer, rows, needed)
         return [schema.reward(dict(zip(needed, line))) or 0.0 for line in scores.tolist()]
 
     return reward

@@ -50,7 +50,7 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
         raise SteerError(f'{", ".join(still)}: no two scores differ. Leave it out: "steer label ROWS {flags}".')
     scores = dict(zip((r["id"] for r in scored), (table - table.mean(0)) / table.std(0)))
     chosen = []
-    for candidates in compared(scored):
+    for candidates in compared(scored, differ=False):
         rng = random_of(candidates[0])
         for w in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
             if w.any():

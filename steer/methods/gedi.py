@@ -48,7 +48,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
         name = names[rng.integers(len(names))]
         choices = [x for n, x in others if n == name]
         other = choices[rng.integers(len(choices))]
-        found.append(Group((row, row | {"levels": {**row["levels"], name: other}}), (1.0, 0.0)))
+        found.append(Group((row, row | {"levels": {**row["levels"], name: other}}), (1.0, 1.0)))
     if not found:
         raise SteerError(
             "every attribute has one level only, so there is none to tell from another. Cut scores finer with "

@@ -55,8 +55,8 @@ def levelled(rows: Sequence[Row]) -> list[Row]:
     return labelled
 
 
-def rewarded(rows: Sequence[Row]) -> list[Row]:
-    """Keep the rows whose reward is known; SteerError if none is, or all are equal."""
+def rewarded(rows: Sequence[Row], *, differ: bool = True) -> list[Row]:
+    """Keep the rows whose reward is known; SteerError if none is, or (`differ`) all are equal."""
     scored = [row for row in rows if row.get("reward") is not None]
     for row in scored:
         value = row["reward"]
@@ -67,7 +67,7 @@ def rewarded(rows: Sequence[Row]) -> list[Row]:
             f'none of the {len(rows)} rows has a reward. Run "steer label" first, with a scorer of what has a '
             "better end."
         )
-    if len({row["reward"] for row in scored}) == 1:
+    if differ and len({row["reward"] for row in scored}) == 1:
         raise SteerError(
             f"all {len(scored)} rewards are equal, so none is better than another. Score the responses with "
             '"steer label ROWS --scorer SCORER", or take mle, which needs no reward.'
@@ -99,13 +99,14 @@ def top(rows: Sequence[Row], keep: float) -> list[Group]:
     return singles([scored[i] for i in sorted(order)])
 
 
-def compared(rows: Sequence[Row]) -> list[list[Row]]:
+def compared(rows: Sequence[Row], *, differ: bool = True) -> list[list[Row]]:
     """Rows with a known reward that may be compared, better first; ties keep the order of the rows.
 
-    They share a prompt, and a `group` too if the column `comparable` of `steer label` says so.
+    They share a prompt, and a `group` too if the column `comparable` of `steer label` says so. `differ`: as in
+    `rewarded`.
     """
     prompts: dict[tuple[str, str], list[Row]] = {}
-    for row in rewarded(rows):
+    for row in rewarded(rows, differ=differ):
         inside = (row.get("comparable") or _comparable(row)) == "group"
         prompts.setdefault((prompt_key(row), str(row.get("group") or "") if inside else ""), []).append(row)
     return [sorted(candidates, key=lambda row: -row["reward"]) for candidates in prompts.values()]

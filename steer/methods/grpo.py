@@ -49,6 +49,8 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
     advantage = c.reward - c.reward.mean(1, keepdim=True)
     if s.sd:
         advantage = advantage / (c.reward.std(1, keepdim=True, correction=1) + TINY)
+    equal = c.reward.amax(1, keepdim=True) == c.reward.amin(1, keepdim=True)
+    advantage = advantage.masked_fill(equal, 0.0)  # what rounding leaves of no gap, the sd would make large
     lengths = c.mask.sum(-1)
     mean = lengths.float().mean() if c.length is None else c.length[:, None]
     weight = mean / lengths.clamp(min=1) if s.average == "response" else torch.ones_like(c.reward)

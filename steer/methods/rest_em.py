@@ -30,7 +30,7 @@ class Settings(Checked):
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Responses that are good enough."""
     prompts: dict[str, list[Row]] = {}
-    for row in rewarded(rows):
+    for row in rewarded(rows, differ=False):
         prompts.setdefault(prompt_key(row), []).append(row)
     chosen: list[Row] = []
     for candidates in prompts.values():

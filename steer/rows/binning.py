@@ -12,7 +12,7 @@ import numpy as np
 
 from steer.errors import SteerError
 from steer.rows import directions
-from steer.rows.schema import REWARD, Attribute, Schema, Scores, number
+from steer.rows.schema import REWARD, Attribute, Schema, Scores, number, spread
 from steer.rows.table import BLOCK, Table
 
 MOST_GRADES = 10  # distinct scores between two neighbouring whole numbers; more of them are continuous
@@ -90,7 +90,8 @@ def fitted(
     reward = _summed(own, table)
     mean, std = 0.0, 1.0
     if not np.isnan(reward).all() and any(a.weight and a.direction for a in own):
-        mean, std = float(np.nanmean(reward)), float(np.nanstd(reward)) or 1.0
+        mean = float(np.nanmean(reward))
+        std = spread(mean, float(np.nanstd(reward)))
         reward -= mean
         reward /= std
         binned.append(_binned(Attribute(REWARD, -5.0, 5.0), reward, "quantile", levels))
@@ -140,7 +141,7 @@ def _binned(a: Attribute, scores: Scores, bins: str, levels: int, inner_edges: S
     for piece, out in zip(_pieces(present), _pieces(level)):
         out[:] = np.searchsorted(edges, piece, side="right")
     counts = [int(np.count_nonzero(level == i)) for i in range(len(shown))]
-    outer = [a.low, *edges, a.high]
+    outer = [min([a.low, *edges[:1]]), *edges, max([a.high, *edges[-1:]])]  # edges of a user may lie outside the data
     centres = [
         float(present[level == i].mean()) if counts[i] else (outer[i] + outer[i + 1]) / 2 for i in range(len(shown))
     ]

@@ -26,6 +26,11 @@ MOST = 1e100  # a number beyond it cannot be computed with
 REWARD = "reward"  # the derived attribute: one scalar per response, the Decision Transformer's return
 
 
+def spread(mean: float, sd: float) -> float:
+    """Return the standard deviation to divide by: 1 where values are equal but for rounding."""
+    return 1.0 if sd <= 1e-9 * max(1.0, abs(mean)) else sd
+
+
 @dataclass(frozen=True)
 class Attribute:
     """A named axis of a response.
@@ -64,8 +69,9 @@ class Attribute:
 
     @property
     def _native(self) -> bool:
-        """Whether there is a level for every whole score of the range."""
-        return self.edges == tuple(self.low + i + 0.5 for i in range(len(self.edges)))
+        """Whether there is a level for every whole score of the range, and for nothing else."""
+        grid = np.arange(self.low + 0.5, self.high)
+        return len(grid) > 0 and not self.continuous and self.edges == tuple(grid.tolist())
 
     def position(self, scores: Scores) -> Scores:
         """Return the continuous levels of scores; NaN stays.
@@ -225,6 +231,10 @@ class Schema:
             for a in self.attributes
         )
         return replace(self, attributes=tuple(changed))
+
+    def alike(self, other: Schema, names: Iterable[str]) -> bool:
+        """Whether a level of these attributes means the same scores in another schema."""
+        return all(n in other.names and self[n].edges == other[n].edges for n in names)
 
     def levels(self, scores: Mapping[str, float | None]) -> dict[str, int]:
         """Return the levels of the known scores."""
