@@ -28,7 +28,7 @@ from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, check_penalties, folds_by_prompt, prompt_key, prompt_keys
 from attribute_models.learned import Learned
-from attribute_models.metrics import shown
+from attribute_models.metrics import FEW_PROMPTS, shown
 
 VARIANTS = ("plain", "margin", "scaled")
 ARRAYS = ("coefficients", "intercept", "alpha")  # fitted, saved beside the scaling's
@@ -259,7 +259,7 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
         figures |= _shares("given_length", right, [longer > 0, longer < 0], cluster)
     low, left = figures["accuracy_low"], figures["given_length_low"]
     lengths_differ = bool(count) and bool((longer != 0).any())
-    learnable = low is not None and low > 0.5 and (not lengths_differ or (left is not None and left > 0.5))
+    learnable: bool | None = low is not None and low > 0.5 and (not lengths_differ or (left is not None and left > 0.5))
     warning = None
     if not learnable and low is not None and low > 0.5:
         warning = (
@@ -267,6 +267,9 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
             f"{shown(figures['length_alone'])} by length alone, {shown(figures['given_length'])} ({shown(left)} to "
             f"{shown(figures['given_length_high'])}) given length. {OTHER_FEATURES}"
         )
+    elif count and low is None:
+        learnable = None
+        warning = f"{name}: accuracy {shown(figures['accuracy'])} over {count} pairs. {FEW_PROMPTS}"
     elif not learnable:
         finding = f"accuracy {shown(figures['accuracy'])} over {count} pairs is not above that of a coin"
         warning = f"{name}: not learnable from this data by this model: {finding}. {OTHER_FEATURES}"

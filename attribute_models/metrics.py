@@ -40,6 +40,7 @@ def report(
     n: rows used; unknown: rows skipped. learnable: the interval of given_length lies above 0, and `expected`
     (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller MAE than the mean, unless
     predictions are `debiased`, which costs the part that length explains; if not, warning says what to do about it.
+    It is None where fewer than 4 groups leave no interval.
     `raters` [n] are the rows' columns of that name, for the figures of `ceiling.ceiling`.
     """
     t, p, size = (np.asarray(x, dtype=np.float64) for x in (truth, predicted, lengths))
@@ -87,6 +88,10 @@ def _figures(truth: Array, predicted: Array, lengths: Array, groups: Indices) ->
     }
 
 
+FEW_PROMPTS = (
+    "The held-out rows answer fewer than 4 prompts, too few to say whether it is learnable. Rate answers to more "
+    'prompts, or hold out more of them ("steer fit ROWS --held-out 0.3").'
+)
 OTHER_MODELS = (
     "This is about this model and these rows: an encoder may learn what it cannot (steer fit --kind embeddings or "
     "regression, --model NAME), or more rows may help."
@@ -98,10 +103,12 @@ LEFT_OUT = (
 
 
 def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Array, debiased: bool) -> dict[str, Any]:
-    """Whether predictions are better than those from length and from the mean, and what to do if not."""
+    """Whether predictions beat those from length and from the mean (None: unknown), and what to do if not."""
     n, low, left = len(truth), figures["spearman_low"], figures["given_length_low"]
     finding = f"Spearman {_spanned(figures, 'spearman')} over {n} rows"
     mae = float(np.abs(expected - truth).mean()) if n else None
+    if figures["spearman"] is not None and low is None:
+        return {"learnable": None, "warning": f"{name}: {finding}. {FEW_PROMPTS}"}
     if left is not None and left > 0:
         if debiased or (mae is not None and mae < figures["baseline_mae"]):
             return {"learnable": True, "warning": None}

@@ -106,6 +106,9 @@ def test_a_reward_of_length_alone_adds_nothing_and_says_so() -> None:
     assert "the scorer adds nothing to length: accuracy 0.720" in found["warning"]
     right = np.tile([1.0, 0.0], 100)
     assert accuracy(pairs, right, lengths, prompts, "preference")["learnable"] is True
+    few = accuracy(pairs, right, lengths, np.asarray([str(int(p) % 3) for p in prompts]), "preference")
+    assert few["learnable"] is None
+    assert "preference: accuracy 1.000 over 100 pairs. The held-out rows answer fewer than 4 prompts" in few["warning"]
 
 
 def test_pairs_of_similar_length_have_an_accuracy_of_their_own() -> None:

@@ -15,7 +15,7 @@ import pytest
 import steer.comparison.runs as package
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import Comparison
-from steer.comparison.entry import Entry, swept, unique
+from steer.comparison.entry import Entry, cost, swept, unique
 from steer.comparison.rates import read_rates
 from steer.comparison.settings import BASELINES, FAMILIES, SUITES
 from steer.comparison.tuning import phases, tried
@@ -443,3 +443,9 @@ def test_a_system_that_gold_cannot_score_stays_in_the_table() -> None:
         "p_prompts": None,
         "errors": [],
     }
+
+
+def test_rounds_draw_for_no_more_prompts_than_there_are() -> None:
+    entry, settings = Entry.of("raft:rounds=2,n=4,prompts_per_round=100"), TrainConfig("rows", "base", "out")
+    assert cost(entry, settings, prompts=30).responses == 2 * 4 * 30
+    assert cost(entry, settings, prompts=300).responses == 2 * 4 * 100

@@ -307,6 +307,10 @@ def test_the_command_is_a_doorway_on_evaluate(labels: Path, trained: Path, base:
     assert differing <= {"command", "commands", "hashes", "seconds"}
     assert found.dial == by_call["dials"][0]["result"]
     assert "steered @ best" in found.table
+    assert "\nsteered: mean level obtained per level asked; levels count from 0.\nAsked " in found.table
+    for name, attribute in found.dial["attributes"].items():
+        (line,) = [line for line in found.table.splitlines() if line.startswith(f"{name} ")]
+        assert f" {attribute['means'][0]['mean']:.2f}" in line
     assert evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, **settings).table == found.table
     with pytest.raises(SteerError, match=r"other settings \(seed\)"):
         evaluate(policies, prompts=Labelled.read(labels), gold=GOLD, folder=folder, seed=1, **settings)

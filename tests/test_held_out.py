@@ -153,6 +153,9 @@ def test_a_dry_run_shows_the_plan_and_the_mask_and_writes_nothing(labels: Path, 
     assert after == ""
     row = next(r for r in rows if prompt.endswith(render(r["levels"], schema, schema.own)) and r["response"] in trained)
     assert trained == row["response"] + "<|end|>", "the end is trained; prompt and condition are not"
+    most = {"condition_dropout": 0.99, "attribute_dropout": 0.99, "output": str(tmp_path / "most")}
+    dropped = train_command(replace(setup, dry_run=True, **most))
+    assert dropped.partition("what the loss counts):\n")[2] == sample, "with its condition, though most lose theirs"
 
 
 def test_the_memory_that_is_foreseen_follows_the_settings(labels: Path, base: Path, tmp_path: Path) -> None:

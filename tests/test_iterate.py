@@ -15,6 +15,7 @@ import torch
 
 from data_recipes.world_text import Gold
 from steer.config.iteration import IterateConfig
+from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.command import iterate_command
@@ -22,6 +23,7 @@ from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
 from steer.iteration.iterate import iterate, training_of
 from steer.iteration.pool import requantised
+from steer.labelling.command import label_command
 from steer.labelling.scorer import Scorer
 from steer.models.card import Card
 from steer.models.policy import load_policy
@@ -214,6 +216,18 @@ def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: 
             iterate_command(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method=method))
     with pytest.raises(SteerError, match="unknown method 'rraft'; did you mean 'raft'"):
         iterate_command(IterateConfig(str(labels), str(tiny), GOLD, str(tmp_path / "out"), method="rraft"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_policy_of_other_attributes_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
+    names = Card.load(policy).attributes
+    label_command(LabelConfig(str(labels), str(tmp_path / "labels"), scorer="countable:words", bins="quantile"))
+    how = replace(config(tmp_path / "labels", tiny, policy, tmp_path / "out"), scorer="countable:words", method="rwr")
+    wanted = (
+        rf"^--policy .*: is conditioned on {', '.join(names)}, of which .* has no levels\. Name one that was trained"
+    )
+    with pytest.raises(SteerError, match=wanted):
+        iterate_command(how)
     assert not (tmp_path / "out").exists()
 
 

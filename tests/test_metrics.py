@@ -110,6 +110,18 @@ def test_an_attribute_is_hardly_learnable_where_the_mean_is_as_near() -> None:
     )
 
 
+def test_three_prompts_do_not_say_whether_it_is_learnable() -> None:
+    """Predictions that are right say nothing against the scorer where no interval can be computed."""
+    scores = np.asarray(TRUTH * 2)[:, None]
+    three, four = (
+        report(scores, scores, ("quality",), range(12), groups=[i % prompts for i in range(12)])[0]
+        for prompts in (3, 4)
+    )
+    assert three["learnable"] is None
+    assert "fewer than 4 prompts, too few to say whether it is learnable. Rate answers to more" in three["warning"]
+    assert four["learnable"] is not None
+
+
 def test_kappa_equals_the_sum_over_the_table_of_levels() -> None:
     rounded = [math.floor(p + 0.5) for p in PREDICTED]
     assert rounded[0] == 2  # 1.5 goes up

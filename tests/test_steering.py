@@ -196,10 +196,23 @@ def test_what_cannot_be_steered_is_refused(shared: Comparison, tmp_path: Path) -
     assert [e.spec for e in swept("steering:strength=1/4")] == ["steering:strength=1", "steering:strength=4"]
     with pytest.raises(SteerError, match=r"layer=3: .* has 2 layers"):
         policy_of(shared, tmp_path, layer=3)
+    cut = [{**row, "response": row["response"] * 100} for row in shared.logs]
+    given = Given(shared.base(0).policy, shared.words, cut, 0, 6, tmp_path)
+    with pytest.raises(SteerError, match=r"no attribute \(.*warmth.*\) has training rows above and below its middle"):
+        steering(given, VectorSettings())
+
+
+def test_an_attribute_whose_rows_lie_on_one_side_has_no_vector_and_the_others_have_theirs(
+    shared: Comparison, tmp_path: Path
+) -> None:
     low = [row for row in shared.logs if row["levels"]["warmth"] < 2]
-    given = Given(shared.base(0).policy, shared.words, low, 0, 6, tmp_path)
-    with pytest.raises(SteerError, match="no training row is above the middle level of warmth"):
-        steering(given, VectorSettings())
-    given = given._replace(rows=[{**row, "response": row["response"] * 100} for row in low])
-    with pytest.raises(SteerError, match="no training row is below"):
-        steering(given, VectorSettings())
+    steered = steering(Given(shared.base(0).policy, shared.words, low, 0, 6, tmp_path), VectorSettings(layer=LAYER))
+    s = steered.steering
+    assert s is not None
+    still = {name for name, values in zip(s.names, s.vectors) if not values.any()}
+    assert "warmth" in still
+    assert still < set(s.names)
+    assert (
+        f" None for {', '.join(n for n in s.names if n in still)}, whose rows lie on one side."
+        in steered.facts["remark"]
+    )

@@ -25,6 +25,7 @@ from torch import Tensor
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
+from steer.methods.groups import pairs
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
@@ -75,6 +76,17 @@ def test_micro_batches_do_not_change_what_is_learned(labels: Path, base: Path, t
         assert float(apart.max()) < 2e-4  # six steps at this rate move a weight by up to 2e-2
     assert all(w.abs().max() > 0 for w in weights(tmp_path / "whole").values())
     assert not any((tmp_path / "whole").glob("*checkpoint*"))
+
+
+def test_rows_are_counted_once_in_however_many_pairs_they_stand(labels: Path, base: Path, tmp_path: Path) -> None:
+    setup = config(labels, base, tmp_path / "run", method="contrastive", max_steps=1)
+    summary = train_command(setup)
+    paired = pairs([row for row in read_rows(labels) if row["split"] == "train"], "all")
+    rows = {row["id"] for pair in paired for row in pair.rows}
+    assert len(paired) != len(rows)
+    assert f"trained on {len(rows)} rows in {len(paired)} groups" in summary
+    found = done(tmp_path / "run")
+    assert (found["rows"], found["samples"], found["groups"]) == (len(rows), len(paired), len(paired))
 
 
 def test_long_rows_are_counted_and_left_out_not_cut(labels: Path, base: Path, tmp_path: Path) -> None:

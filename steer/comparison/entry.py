@@ -245,11 +245,11 @@ class Cost(NamedTuple):
 def cost(entry: Entry, settings: TrainConfig, prompts: int) -> Cost:
     """Compute the cost before training: offline methods draw nothing, on-policy ones K (and a greedy one) per prompt.
 
-    `prompts`: number of prompts in an epoch of on-policy methods, whose last batch may be smaller. Rounds are counted
-    with all their prompts, though the logs may have fewer.
+    `prompts`: number of prompts in an epoch of on-policy methods, whose last batch may be smaller, and at most of a
+    round.
     """
     if i := entry.iterate:
-        responses = i.rounds * i.n * i.prompts_per_round
+        responses = i.rounds * i.n * min(i.prompts_per_round, prompts)
         return Cost(responses, responses * settings.max_new_tokens, responses)
     method = METHODS[entry.method]
     if not method.on_policy:

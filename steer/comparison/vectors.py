@@ -62,16 +62,25 @@ class Vectors:
             tokens = Tokens(rows, base.tokenizer, end_tokens(base))
             short = [row for row in rows if tokens.length(row) <= (base.longest or tokens.length(row))]
             ends = {name: _ends(short, words.schema, name, settings.rows) for name in words.names}
-            values = differences(base, list(ends.values()), tokens, layer)
+            if not (able := [name for name, sides in ends.items() if all(sides)]):
+                raise SteerError(
+                    f"steering: no attribute ({', '.join(ends)}) has training rows above and below its middle level, "
+                    "so none has a vector."
+                )
+            found = differences(base, [ends[name] for name in able], tokens, layer)
+            values = torch.zeros(len(ends), found.shape[1], dtype=found.dtype)
+            values[[at for at, name in enumerate(ends) if name in able]] = found.cpu()
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".{FILE}.tmp"
             save_file({"vectors": values}, temporary)
             os.replace(temporary, folder / FILE)
-            used = "; ".join(f"{len(high):,} above and {len(low):,} below in {n}" for n, (low, high) in ends.items())
-            long = len(rows) - len(short)
+            used = "; ".join(f"{len(ends[n][1]):,} above and {len(ends[n][0]):,} below in {n}" for n in able)
+            long, without = len(rows) - len(short), ", ".join(name for name in ends if name not in able)
             remark = (
                 f"vectors after layer {layer} of {len(layers(base.model))}, from training rows above and below the "
-                f"middle level: {used}." + (f" {counted(long, 'row')} did not fit the model." if long else "")
+                f"middle level: {used}."
+                + (f" None for {without}, whose rows lie on one side." if without else "")
+                + (f" {counted(long, 'row')} did not fit the model." if long else "")
             )
             write_json(folder / TOOK, {"seconds": time.monotonic() - began, "remark": remark})
         return Vectors(layer, load_file(folder / FILE)["vectors"], read_json(folder / TOOK))
@@ -96,10 +105,8 @@ def _ends(rows: Sequence[Row], schema: Schema, name: str, most: int) -> tuple[li
     middle = (len(schema[name].shown) - 1) / 2
     levelled = [row for row in rows if name in row["levels"]]
     ends = []
-    for sign, side in ((-1, "below"), (1, "above")):
+    for sign in (-1, 1):
         side_rows = [row for row in levelled if sign * (row["levels"][name] - middle) > 0]
-        if not side_rows:
-            raise SteerError(f"steering: no training row is {side} the middle level of {name}, so it has no vector.")
         picks = np.random.default_rng(0).permutation(len(side_rows))[:most]
         ends.append([side_rows[i] for i in sorted(picks.tolist())])
     return ends[0], ends[1]

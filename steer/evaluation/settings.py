@@ -17,7 +17,7 @@ class AnswerSettings:
         (),
         "Who says which response is better, for win-rates: `simulated:FILE`, `judge:FILE`, any scorer, or `votes:FILE` "
         "of AlpacaEval's annotations (repeat the flag); default: the gold scorer. Votes on the baseline and each other "
-        "system are written in AlpacaEval's form: annotations/NAME/annotations.json.",
+        "system are written in AlpacaEval's form: annotations/ANNOTATOR/annotations.json.",
         panel=JUDGING,
     )
     pairs: str = option(

@@ -101,6 +101,11 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     inputs["training"] = content_hash([trained])
     schema = Labelled.without_rows(rows).require_levels()
     _check(rows, scorer, settings, scorers, schema)
+    if policy and (strange := [n for n in Card.load(Path(policy)).attributes if n not in schema.names]):
+        raise SteerError(
+            f"--policy {policy}: is conditioned on {', '.join(strange)}, of which {rows} has no levels. Name one that "
+            "was trained on such rows, or label the rows again with these attributes."
+        )
     own = {f.name: getattr(settings, f.name) for f in fields(IterateSettings) if f.name not in (*FREE, *HOW)}
     own["start_from"] = start_from(METHODS[training.method], settings)
     for name, value in (("shard_size", BLOCK), ("engine", "hf")):

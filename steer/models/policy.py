@@ -131,6 +131,8 @@ class Policy:
             asked = [t for t in texts if t.strip() not in ("none", "best", "")]
             if asked:
                 raise SteerError(f"{self.name}: was not conditioned on attributes, so it cannot aim at '{asked[0]}'.")
+            if "best" in map(str.strip, texts):
+                note_once(f"{self.name}: was not conditioned on attributes, so 'best' asks it for nothing.")
             return [{} for _ in texts or ["best"]]
         parsed = [parse_target(t, card.schema, card.attributes) for t in texts]
         if not texts:

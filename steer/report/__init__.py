@@ -33,6 +33,7 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -89,18 +90,27 @@ def _facts(report: Report) -> str:
 
 
 def table(report: Report) -> str:
-    """Format the headline and the comparison as aligned text for the terminal."""
+    """Format the headline, the comparison and what each dial obtained as aligned text for the terminal."""
     report = finite(report)
     if not report["gold"]:
         return "\n".join([*headline(report), *judges.silent(report), "", *judges.rates(report)]) + "\n"
     full = comparison(report)
     columns = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12)  # no seconds: equal runs print the same
     rows = [[row[j] for j in columns] for row in (full.head, *full.rows)]
-    widths = [max(len(row[j]) for row in rows) for j in range(len(columns))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]) for row in rows]
+    lines = _aligned(rows)
     rates = judges.rates(report, but=report["gold"])  # what gold prefers is what the table shows
     lines += ["", *rates] if rates else []
+    for dial in report["dials"]:
+        if not is_control(dial):
+            found = dials.obtained(dial)
+            lines += ["", found.caption, *_aligned([found.head, *found.rows])]
     return "\n".join([*_warning(report), *headline(report), *judges.silent(report), "", *lines]) + "\n"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write rows of equal length as lines, names to the left and figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
 
 
 def _warning(report: Report) -> list[str]:

@@ -82,20 +82,23 @@ def side_by_side(dials: Sequence[Report]) -> list[Block]:
 def blocks(dial: Report) -> list[Block]:
     """Charts and tables of one dial: levels obtained against targets."""
     name, attributes = dial["name"], dial["result"]["attributes"]
-    targets = sorted({row["target"] for a in attributes.values() for row in a["means"]})
-    means = {n: {row["target"]: row for row in a["means"]} for n, a in attributes.items()}
-    obtained = [[n, *(cell(means[n].get(t)) for t in targets)] for n in attributes]
     figures = [[n, str(a["n"]), str(a["undefined"]), *(cell(a[f]) for f in DIAL)] for n, a in attributes.items()]
     return [
         f"{name}: {dial['result']['n']} responses to {dial['result']['prompts']} prompts, {dial['targets']} targets.",
         charts(dial),
-        Table(
-            f"{name}: mean level obtained per level asked; levels count from 0.",
-            ("Asked", *map(str, targets)),
-            obtained,
-        ),
+        obtained(dial),
         Table(f"{name}: figures of the dial.", ("Attribute", "n", "No score", *DIAL.values()), figures),
     ]
+
+
+def obtained(dial: Report) -> Table:
+    """Tabulate the mean level of the answers at each level that was asked for."""
+    attributes = dial["result"]["attributes"]
+    targets = sorted({row["target"] for a in attributes.values() for row in a["means"]})
+    means = {n: {row["target"]: row for row in a["means"]} for n, a in attributes.items()}
+    rows = [[n, *(cell(means[n].get(t)) for t in targets)] for n in attributes]
+    caption = f"{dial['name']}: mean level obtained per level asked; levels count from 0."
+    return Table(caption, ("Asked", *map(str, targets)), rows)
 
 
 def charts(dial: Report) -> Raw:

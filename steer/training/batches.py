@@ -42,6 +42,11 @@ class Conditioning:
         """Texts of all levels [attribute][level], for a tokenizer that holds each as one token."""
         return control_tokens(self.schema, self.names, self.template)
 
+    @property
+    def whole(self) -> Conditioning:
+        """The conditioning that drops nothing."""
+        return replace(self, attribute_dropout=0.0, condition_dropout=0.0)
+
     def dropped(self, levels: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
         """Drop levels at random; return those that stay."""
         if rng.random() < self.condition_dropout:

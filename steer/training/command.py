@@ -56,7 +56,7 @@ def train_command(config: TrainConfig) -> str:
 def _summary(config: TrainConfig, facts: dict[str, Any]) -> str:
     ess = f", effective sample size {facts['ess']:.0%}" if facts["ess"] < 0.999 else ""
     unit = "prompts" if METHODS[config.method].on_policy else "rows"
-    unit += f" in {facts['groups']} groups" if facts["groups"] < facts["rows"] else ""
+    unit += f" in {facts['groups']} groups" if facts["groups"] != facts["rows"] else ""
     unused = f"{facts['unused']} left out by the method, " if facts["unused"] else ""
     cut = f", {facts['truncated']} cut in the {config.truncate}" if facts["truncated"] else ""
     watched = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -37,8 +38,8 @@ def _lines(training: Training) -> list[str]:
         shared += cost(group, shared=True) if plan.shared and not fresh else 0
     computed = shared or sum(lengths)
     once = f", {computed:,} of them computed" if computed < sum(lengths) else ""
-    turns = facts["groups"] < facts["rows"]  # which are left out one by one
-    rows = f"{facts['rows']} rows in " if turns else ""
+    turns = facts["groups"] < facts["samples"]  # which are left out one by one
+    rows = f"{facts['rows']} rows in " if facts["groups"] != facts["rows"] else ""
     if hasattr(model, "get_nb_trainable_parameters"):  # counts what lies in 4 bits right
         trained, total = model.get_nb_trainable_parameters()
     else:
@@ -69,8 +70,9 @@ def _lines(training: Training) -> list[str]:
 
 
 def shown(tokenizer: Any, plan: Plan, *, fresh: bool = False) -> str:
-    """Render the first candidate of the first step as text, from the very batch that training would see."""
+    """Render the first candidate of the first step as text, as training would see it where no condition is dropped."""
     epoch, indices = plan.step(0)
+    plan = replace(plan, conditioning=plan.conditioning and plan.conditioning.whole)
     sequence = plan.sequences(epoch, indices[0])[0]
     if fresh:
         text: str = tokenizer.decode(sequence.prefix)

@@ -380,7 +380,7 @@ def held_out_of(
     template = conditioning.template if conditioning else None
     rows = list({row["id"]: row for group in groups for row in group.rows}.values())
     tokens = Tokens(rows, plan.tokens.tokenizer, plan.tokens.ends, template, options.thinking)
-    whole = plan.conditioning and dataclasses.replace(plan.conditioning, attribute_dropout=0.0, condition_dropout=0.0)
+    whole = plan.conditioning and plan.conditioning.whole
     groups = joined(short_enough(groups, tokens, whole, longest, options.truncate)[0], method)
     changed: dict[str, Any] = {"groups": groups, "tokens": tokens, "conditioning": whole, "batch_size": len(groups)}
     return HeldOut(dataclasses.replace(plan, **changed), method, own)
@@ -396,13 +396,15 @@ def counts(
 ) -> dict[str, Any]:
     """Count what is trained on, too long, held out and unused.
 
-    `ess`: effective sample size as a share, (sum |w|)^2 / (n sum w^2); 1 if all weights are alike.
+    `rows`: each once, in however many `samples` of the method (pairs, lists of candidates) it stands. `ess`: effective
+    sample size as a share, (sum |w|)^2 / (n sum w^2); 1 if all weights are alike.
     """
     used = {row["id"] for g in groups for row in g.rows}
     w = np.abs([x for g in short for x in g.weights])
     w = np.exp(-w) if method.importance else w  # what `weigh` reads are logarithms
     return {
-        "rows": len(short),
+        "rows": len({row["id"] for g in short for row in g.rows}),
+        "samples": len(short),
         "too_long": len(groups) - len(short),
         "held_out": len(labelled.held_out(options.held_out, options.seed)),
         "unused": 0 if method.on_policy else len({row["id"] for row in rows} - used),
