@@ -116,6 +116,38 @@ def test_a_pool_is_told_which_end_is_better(tmp_path: Path, schema: str | None) 
         annotator(spec)
 
 
+def calling(*arguments: str) -> dict[int, Answers]:
+    """One seed of answers that say nothing and call one tool each."""
+    found = answers(*[""] * len(arguments))
+    for row, each in zip(found[0].rows, arguments):
+        row["tool_calls"] = [{"id": f"call {id(row)}", "function": {"name": "weigh", "arguments": {"n": each}}}]  # type: ignore[index]
+    return found
+
+
+def test_annotators_read_the_tools_that_a_response_calls(tmp_path: Path) -> None:
+    met = meetings([calling("1", "moss"), calling("1", "two bees")])
+    who = Annotator("longest", lambda a, b: np.ones(len(a)), ordered=False)
+    cast = vote(who, met)
+    assert cast.share.tolist() == [0.5, 1.0], "only calls that differ in more than their id are asked about"
+    assert cast.longer.tolist() == [0, len("two bees") - len("moss")]
+    (tmp_path / "pool.yaml").write_text("gold: tests.test_annotate:Words\nannotators: 1\nnoise: 0.01\nbias: 0\n")
+    pool = annotator(f"simulated:{tmp_path / 'pool.yaml'}", Schema((Attribute("words", 0, 4, 1),)))
+    few, many = ([each[0].rows[0]] for each in (calling("moss"), calling("moss and two bees")))
+    assert [pool.prefer(few, many)[0], pool.prefer(many, few)[0]] == [0, 1]
+
+
+def test_calls_are_written_with_votes_and_votes_are_found_by_them(tmp_path: Path) -> None:
+    systems = [System(n, "", a) for n, a in (("b", calling("1", "2")), ("a", calling("3", "4")))]
+    court = Court(Schema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    who = Annotator("w", lambda a, b: np.array([1.0, 0.0]), ordered=False)
+    exports.votes(tmp_path, Case(court, systems, "a", 10, annotators=[who]))
+    path = tmp_path / "annotations" / "w" / "annotations.json"
+    assert [line["output_2"] for line in json.loads(path.read_text())] == ['weigh({"n": "1"})', 'weigh({"n": "2"})']
+    assert vote(annotator(f"votes:{path}"), meetings([s.answers for s in systems])).share.tolist() == [0.0, 1.0]
+    outputs = json.loads(exports.alpaca_eval(systems[0].answers[0].rows, "b"))
+    assert [line["output"] for line in outputs] == ['weigh({"n": "1"})', 'weigh({"n": "2"})']
+
+
 class Words:
     """A truth without a better end."""
 

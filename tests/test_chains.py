@@ -72,5 +72,9 @@ def test_spin_sets_the_best_logged_response_above_those_of_the_last_round() -> N
     same = row("same", 0.0, "q", source="round-2", response="text of alone")
     found = spin.groups([*logs, *drawn, same], spin.Settings())
     assert [[r["id"] for r in g.rows] for g in found] == [["good", "new"]]
+    one, other = ({"tool_calls": [{"id": n, "function": {"name": n, "arguments": {}}}]} for n in ("weigh", "count"))
+    calls = [row("logged", 0.0, **one), row("again", 0.0, source="round-1", **one | {"response": "text of logged"})]
+    calls += [row("drawn", 0.0, source="round-1", **other | {"response": "text of logged"})]
+    assert [[r["id"] for r in g.rows] for g in spin.groups(calls, spin.Settings())] == [["logged", "drawn"]]
     with pytest.raises(SteerError, match="no response was drawn by the policy itself"):
         spin.groups(logs, spin.Settings())

@@ -19,7 +19,9 @@ from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.command import evaluate_command
 from steer.evaluation.evaluate import evaluate, repetitions
+from steer.evaluation.examination import Examination
 from steer.evaluation.result import spread
+from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import NO_BASE
 from steer.generation.command import generate_command
@@ -323,3 +325,14 @@ def test_responses_in_memory_are_judged_without_a_folder() -> None:
     assert [s["name"] for s in found.result["systems"]] == ["a", "b"]
     assert found.result["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
     assert found.dial == {}
+
+
+def test_logged_responses_that_only_call_tools_count() -> None:
+    asked = {"prompt": [{"role": "user", "content": "How heavy is it?"}], "response": ""}
+    rows = [
+        {**asked, "id": "a", "tool_calls": [{"function": {"name": "weigh", "arguments": {}}}]},
+        {**asked, "id": "b"},
+    ]
+    court = Examination(EvaluateSettings(), rows, "countable:words").court
+    assert [row["id"] for row in court.rows] == ["a"]
+    assert court.logs.gold.tolist() == [[1.0]]

@@ -33,7 +33,7 @@ from steer.generation.reply import Form, Reply, parted, written_as
 from steer.generation.requests import Request
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.scorer import load_scorer
-from steer.methods.groups import pairs
+from steer.methods.groups import distinct, pairs
 from steer.models.card import Card
 from steer.models.collate import line
 from steer.models.log_probs import ResponseLogps
@@ -487,6 +487,8 @@ def test_responses_that_call_different_tools_are_different() -> None:
         each.update(reward=reward)
     [group] = pairs([chosen, rejected, {**chosen, "reward": 0.5}], "best-worst")
     assert [r["tool_calls"] for r in group.rows] == [[CALL], [other]]
+    renamed = {**chosen, "tool_calls": [{**CALL, "id": "another"}]}
+    assert distinct([chosen, renamed, rejected]) == [chosen, rejected], "an id says nothing"
     same = layouts.rows({"prompt": ASK, "chosen": [answers[0]], "rejected": [answers[0]]})
     assert all("the same text" in r[LEFT_OUT] for r in same)
 

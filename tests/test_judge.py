@@ -360,6 +360,23 @@ def test_pairs_are_asked_in_the_order_shown_and_read_back(server: Server, judge:
     assert len(server.bodies) == asked == 6
 
 
+def test_a_judge_of_pairs_reads_the_tools_that_they_call(
+    server: Server, judge: Callable[..., Judge], tmp_path: Path
+) -> None:
+    server.reply = lambda body: chat('{"better": "A"}')
+    judge(rubrics={"tone": "friendly"}, attributes=[])
+    rows = [
+        {**row(""), "tool_calls": [{"type": "function", "function": {"name": "weigh", "arguments": {"n": n}}}]}
+        for n in (1, 2, 3)
+    ]
+    assert annotator(f"judge:{tmp_path / 'judge.yaml'}").prefer(rows[:2], rows[1:]).tolist() == [1.0, 1.0]
+    shown = [json.loads(body["messages"][1]["content"]) for body in server.bodies]
+    assert sorted((each["A"], each["B"]) for each in shown) == [
+        ('weigh({"n": 1})', 'weigh({"n": 2})'),
+        ('weigh({"n": 2})', 'weigh({"n": 3})'),
+    ]
+
+
 def test_a_pair_without_an_answer_is_unknown(server: Server, judge: Callable[..., Judge]) -> None:
     server.reply = lambda body: chat('{"better": "A"}' if "good" in body["messages"][1]["content"] else "Both.")
     found = judge(retries=0).prefer([row("good"), row("so so")], [row("x"), row("y")])

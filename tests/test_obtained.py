@@ -101,6 +101,8 @@ def test_every_response_that_is_printed_has_a_head_of_its_own_where_a_prompt_has
     assert side_by_side(answers, SCHEMA) == "> q\n[harm=0]\none\nmore\n[none]\ntwo"
     assert side_by_side([row("one\nmore", {}, ""), row("two", {}, "")], None) == "> q\n[1]\none\nmore\n[2]\ntwo"
     assert side_by_side(answers[1:], SCHEMA) == "> q\ntwo"
+    calling = {**row("", {}, ""), "tool_calls": [{"function": {"name": "weigh", "arguments": {"what": "moss"}}}]}
+    assert side_by_side([calling], None) == '> q\nweigh({"what": "moss"})'
 
 
 def test_a_reward_that_was_asked_for_is_told() -> None:

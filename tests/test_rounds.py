@@ -75,6 +75,15 @@ def test_equal_responses_to_a_prompt_are_kept_once() -> None:
     assert distinct(rows, [row("COWS give milk.")]) == [rows[0], other]
 
 
+def test_responses_that_call_tools_are_not_blank_and_differ_by_their_calls() -> None:
+    rows = [
+        row("", id=str(i), tool_calls=[{"id": str(i), "function": {"name": "weigh", "arguments": {"n": n}}}])
+        for i, n in enumerate((1, 1, 2))
+    ]
+    assert usable(rows, ("warmth",)) == (rows, {})
+    assert distinct(rows) == [rows[0], rows[2]]
+
+
 def test_a_mix_keeps_the_held_out_rows_and_a_share_of_the_others(labels: Path) -> None:
     every = read_rows(labels)
     held_out = {r["id"] for r in every if r["split"] != "train"}

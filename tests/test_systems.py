@@ -150,6 +150,14 @@ def test_more_seeds_do_not_make_text_less_distinct() -> None:
     }
 
 
+def test_the_tools_that_answers_call_are_part_of_their_text() -> None:
+    seed = answers([1.0] * 2, ["", ""])
+    for row, name in zip(seed.rows, ("weigh", "count")):
+        row.update(prompt=seed.rows[0]["prompt"], tool_calls=[{"function": {"name": name}}])  # type: ignore[attr-defined]
+    figures = told(seed)
+    assert (figures["unique"], figures["distinct_1"], figures["words"]["mean"]) == (1.0, 1.0, 1.0)
+
+
 def test_logs_are_as_distinct_as_so_many_answers_a_prompt_would_be() -> None:
     one, other = answers([1.0] * 5, list("abcde")), answers([1.0] * 5, list("ababa"))
     both = Answers([*one.rows, *other.rows], np.vstack([one.gold, other.gold]), np.vstack([one.gold, other.gold]))

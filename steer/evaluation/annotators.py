@@ -23,7 +23,7 @@ from steer.evaluation.winrate import (
     ranking,
     win_rate,
 )
-from steer.labelling.scorer import Scorer, load_scorer
+from steer.labelling.scorer import Scorer, load_scorer, readable
 from steer.methods.base import Array
 from steer.rows import Row
 from steer.rows.binning import described
@@ -78,6 +78,7 @@ def annotator(spec: str, schema: Schema | None = None, *, trust_remote_code: boo
 
         def votes(first: Sequence[Row], second: Sequence[Row], training: bool = False) -> Ballots:
             one = model if training else judging
+            first, second = [*map(readable, first)], [*map(readable, second)]
             with scorer.errors(f"annotator {spec}"):
                 if hasattr(one, "ballots"):
                     return Ballots(*one.ballots(first, second))
@@ -185,7 +186,8 @@ def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> lis
 def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
     """Collect an annotator's vote on each meeting, in both orders if the order can matter."""
     share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
-    longer = np.array([len(m.left["response"]) - len(m.right["response"]) for m in met], dtype=float)
+    lengths = [[len(readable(row)["response"]) for row in (m.left, m.right)] for m in met]
+    longer = np.array([left - right for left, right in lengths], dtype=float)
     first, second, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
     return Votes(first, second, share, np.array([m.prompt for m in met]), longer, turned, runs)
 
@@ -196,7 +198,8 @@ def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[A
     Where only one of two orders is answered the share is unknown: it would depend on the order.
     """
     share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
-    asked = [i for i, (a, b) in enumerate(zip(left, right)) if not who.equal or a["response"] != b["response"]]
+    different = [readable(a)["response"] != readable(b)["response"] for a, b in zip(left, right)]
+    asked = [i for i, differ in enumerate(different) if differ or not who.equal]
     if not asked:
         return share, turned
     first, second = [left[i] for i in asked], [right[i] for i in asked]

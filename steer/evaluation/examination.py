@@ -19,6 +19,7 @@ from steer.evaluation.settings import AnswerSettings
 from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import WHOLE, Split
+from steer.generation.generate import answers
 from steer.generation.requests import Request
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
@@ -258,4 +259,4 @@ class Examination(Generic[S]):
 
 
 def _answered(row: Row) -> bool:
-    return bool(row.get("response", "").strip())
+    return "response" in row and answers(row)

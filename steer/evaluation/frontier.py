@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from steer.evaluation.statistics import Clusters, FloatArray, Interval, Repeated, ratio
 from steer.evaluation.systems import Answers, RewardScale, System, kl
+from steer.labelling.scorer import readable
 
 Points = Sequence[tuple[FloatArray, Clusters]]  # of one system, by repetition: values [n, 2] and clusters [n]
 
@@ -80,7 +81,7 @@ def answer_tokens(answers: Answers, system: System) -> FloatArray:
 
 COSTS: dict[str, Cost] = {
     "kl": lambda answers, _: np.array([kl(row) for row in answers.rows], dtype=float),
-    "words": lambda answers, _: np.array([len(row["response"].split()) for row in answers.rows], dtype=float),
+    "words": lambda answers, _: np.array([len(readable(row)["response"].split()) for row in answers.rows], dtype=float),
     "seconds": _fact("seconds"),
     "tokens": _fact("train_tokens", "drawn_tokens"),
     "answer_tokens": answer_tokens,

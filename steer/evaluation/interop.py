@@ -11,7 +11,7 @@ from steer.errors import SteerError
 from steer.evaluation.result import Case
 from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.votes import instruction
-from steer.labelling.scorer import placed
+from steer.labelling.scorer import placed, readable
 from steer.rows import Row, prompt_key
 from steer.run_folder import slugs, write_text
 from steer.settings import did_you_mean
@@ -92,9 +92,9 @@ def votes(folder: Path, case: Case) -> None:
         records = [
             {
                 "instruction": instruction(m.left),
-                "output_1": m.right["response"],
+                "output_1": readable(m.right)["response"],
                 "generator_1": case.ordered[m.second].name,
-                "output_2": m.left["response"],
+                "output_2": readable(m.left)["response"],
                 "generator_2": case.ordered[m.first].name,
                 "annotator": who.name,
                 "preference": None if math.isnan(share) else 1.0 + share,
@@ -108,7 +108,9 @@ def votes(folder: Path, case: Case) -> None:
 
 def alpaca_eval(rows: Sequence[Row], generator: str) -> str:
     """Return AlpacaEval's and AlpacaFarm's form: a JSON array of instruction, output, generator."""
-    records = [{"instruction": instruction(r), "output": r["response"], "generator": generator} for r in rows]
+    records = [
+        {"instruction": instruction(r), "output": r["response"], "generator": generator} for r in map(readable, rows)
+    ]
     return json.dumps(records, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -28,6 +28,7 @@ from steer.evaluation.systems import (
 )
 from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
+from steer.labelling.scorer import readable
 from steer.methods.awr import values as by_prompt
 from steer.report.cells import ALPHA, finite, verdict
 from steer.rows import prompt_key
@@ -242,5 +243,5 @@ def _samples(case: Case) -> list[dict[str, Any]]:
             prompts.add(key)
             sample = samples.setdefault(key, {"prompt": row["prompt"][-1]["content"], "answers": []})
             rounded = {n: round(float(x), 2) for n, x in zip(case.court.schema.own, scores) if not np.isnan(x)}
-            sample["answers"].append({"name": s.name, "text": row["response"], "scores": rounded})
+            sample["answers"].append({"name": s.name, "text": readable(row)["response"], "scores": rounded})
     return list(samples.values())

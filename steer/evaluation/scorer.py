@@ -10,6 +10,7 @@ import numpy as np
 from attribute_models import metrics
 from attribute_models.countable import length
 from steer.evaluation.systems import Answers, RewardScale
+from steer.labelling.scorer import readable
 
 BINS = 5  # of the calibration: equal counts
 
@@ -20,7 +21,7 @@ def report(logs: Answers, names: Sequence[str]) -> list[dict[str, Any]]:
     Figures of `attribute_models.metrics.report`; `pairwise`, the share of pairs of a prompt's responses that the proxy
     orders as gold does (ties of gold skipped, of the proxy half); `calibration`, mean gold in fifths of the proxy.
     """
-    lengths = [length(row["response"]) for row in logs.rows]
+    lengths = [length(readable(row)["response"]) for row in logs.rows]
     lines = metrics.report(logs.gold, logs.proxy, names, lengths, groups=logs.prompts)
     for j, line in enumerate(lines):
         line["pairwise"] = pairwise(logs.gold[:, j], logs.proxy[:, j], logs.prompts)

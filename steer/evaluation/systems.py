@@ -13,6 +13,7 @@ from steer.conditioning.condition import leaks
 from steer.evaluation.controllability import controllability, joined, over_seeds, partial_slopes
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
+from steer.labelling.scorer import readable
 from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema, spread
@@ -125,7 +126,7 @@ def summary(
         pairs, bases = [(v, a.prompts) for v, a in zip(values, seeds)], [a.base for a in seeds]
         return across_seeds(pairs, bases=bases, resamples=resamples).json()
 
-    rows = [row for a in seeds for row in a.rows]
+    rows = [readable(row) for a in seeds for row in a.rows]
     keys = [key for a in seeds for key in a.prompts.tolist()]
     finished = [np.nan if row.get("finished") is None else float(row["finished"]) for row in rows]
     texture = diversity([r["response"] for r in rows], keys, finished, resamples=0)
@@ -136,7 +137,9 @@ def summary(
         "gold": over([gold.reward(a.gold) for a in seeds]),
         "proxy": over([proxy.reward(a.proxy) for a in seeds]),
         "kl": over(kls) if all(map(_known, kls)) else None,
-        "words": over([np.array([float(len(row["response"].split())) for row in a.rows]) for a in seeds]),
+        "words": over(
+            [np.array([float(len(row["response"].split())) for row in map(readable, a.rows)]) for a in seeds]
+        ),
         **{name: _mean([e[name] for e in distinctness]) for name in distinctness[0]},
         "repeated_3": texture["repeated_3"]["mean"],
         "finished": texture["finished"]["mean"],
@@ -157,7 +160,7 @@ def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
     for key, row in zip(answers.prompts.tolist(), answers.rows):
         count[key] += 1
         if not candidates or count[key] <= candidates:
-            kept.append((row["response"], key))
+            kept.append((readable(row)["response"], key))
     texture = diversity(*zip(*kept), resamples=0)
     return {
         "distinct_1": texture["distinct_1_all"],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from steer.errors import SteerError
+from steer.labelling.scorer import readable
 from steer.rows import Row
 from steer.run_folder import read_json
 
@@ -54,7 +55,7 @@ def cast(path: str) -> Callable[[Sequence[Row], Sequence[Row]], np.ndarray[Any, 
             shares.setdefault(key[:3], []).append(share)
 
     def share_of(a: Row, b: Row) -> float:
-        text = (instruction(a), a["response"], b["response"])
+        text = (instruction(a), readable(a)["response"], readable(b)["response"])
         lefts, rights = ([str(row[c]) for c in ("generator", SYSTEM) if row.get(c)] for row in (a, b))
         keys: list[tuple[str, ...]] = [(*text, x, y) for x in lefts for y in rights]
         named = any(row.get("generator") for row in (a, b)) or not names.isdisjoint((*lefts, *rights))

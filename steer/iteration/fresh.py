@@ -10,6 +10,8 @@ import numpy as np
 
 from steer.conditioning.condition import leaks
 from steer.evaluation.diversity import repeated
+from steer.generation.generate import answers
+from steer.labelling.scorer import readable
 from steer.methods.base import Array
 from steer.rows import Row, prompt_key
 
@@ -39,7 +41,7 @@ def usable(rows: Iterable[Row], names: Sequence[str], *, any_form: bool = False)
     """Rows that are not blank, finished and without anomaly; and how many others there are for each reason."""
     kept, dropped = [], Counter[str]()
     for row in rows:
-        reason = "blank" if not row["response"].strip() else "" if row.get("finished", True) else "cut off"
+        reason = "blank" if not answers(row) else "" if row.get("finished", True) else "cut off"
         if reason := reason or ("" if any_form else anomaly(row, names)):
             dropped[reason] += 1
         else:
@@ -59,7 +61,7 @@ def distinct(rows: Iterable[Row], earlier: Iterable[Row] = ()) -> list[Row]:
 
 
 def _key(row: Row) -> tuple[str, str]:
-    return prompt_key(row), " ".join(row["response"].casefold().split())
+    return prompt_key(row), " ".join(readable(row)["response"].casefold().split())
 
 
 def above(scores: Array, logs: Array, directions: Sequence[int], share: float) -> Array:

@@ -23,7 +23,7 @@ from steer.iteration.round import run_round
 from steer.iteration.rounds import Rounds, check_method, start_from
 from steer.iteration.settings import IterateSettings
 from steer.iteration.watch import figures, line, measured
-from steer.labelling.scorer import Scorer, scorer_of_new
+from steer.labelling.scorer import Scorer, readable, scorer_of_new
 from steer.methods import METHODS
 from steer.models.card import Card
 from steer.models.policy import Policy
@@ -134,7 +134,7 @@ def run_rounds(rounds: Rounds) -> Iteration:
         for name, key in (("proxy", "scorer"), ("gold", "gold"))
         if key in rounds.scorers
     }
-    words = [len(row["response"].split()) for row in rounds.logs]
+    words = [len(readable(row)["response"].split()) for row in rounds.logs]
     facts: list[dict[str, Any]] = []
     history: list[Figures] = []
     stopped = ""

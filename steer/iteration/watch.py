@@ -18,7 +18,7 @@ from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.iteration.guards import Figures
 from steer.iteration.rounds import Rounds
-from steer.labelling.scorer import Scorer
+from steer.labelling.scorer import Scorer, readable
 from steer.methods.base import Array
 from steer.models.policy import Policy
 from steer.rows import Row, read, read_back
@@ -137,7 +137,7 @@ def _agreement(proxy: Array, gold: Array) -> float | None:
 def _surface(rows: Sequence[Row], policy: Policy, seed: int) -> dict[str, Any]:
     """KL from the base, length, diversity and degeneration; an unconditioned policy cannot leak condition text."""
     names = policy.card.attributes if policy.card else ()
-    texts = [row["response"] for row in rows]
+    texts = [readable(row)["response"] for row in rows]
     finished = [bool(row["finished"]) for row in rows]
     texture = diversity(texts, [row["id"] for row in rows], finished, resamples=100)
     kls = np.array([kl(row) for row in rows])

@@ -9,7 +9,7 @@ import numpy as np
 
 from steer import methods
 from steer.errors import SteerError
-from steer.labelling.scorer import Reward, Scorer, known_scores, load_scorer, rewarder, scorer_of_new
+from steer.labelling.scorer import Reward, Scorer, known_scores, load_scorer, readable, rewarder, scorer_of_new
 from steer.labelling.writer import levelled
 from steer.models.card import Card
 from steer.progress import note_once
@@ -130,7 +130,7 @@ def side_by_side(rows: Sequence[Row], schema: Schema | None) -> str:
     last = None
     conditioned = any(row.get("asked") for row in rows)
     several = len(rows) > len({row["prompt"][-1]["content"] for row in rows})
-    for row in rows:
+    for row in map(readable, rows):
         prompt = row["prompt"][-1]["content"]
         if prompt != last:
             lines.append(("\n" if lines else "") + f"> {prompt}")

@@ -119,11 +119,12 @@ def _comparable(row: Row) -> str:
 
 
 def distinct(candidates: Sequence[Row]) -> list[Row]:
-    """Keep the first of equal responses, their calls of tools included: none is better than itself."""
+    """Keep the first of equal responses, their calls of tools (but not ids) included: none is better than itself."""
     first: dict[str, Row] = {}
     for row in candidates:
         text = str(row.get("response", row["id"])).strip()
-        first.setdefault(json.dumps([text, row.get("tool_calls") or []], sort_keys=True), row)
+        calls = [call.get("function") for call in row.get("tool_calls") or ()]
+        first.setdefault(json.dumps([text, calls], sort_keys=True), row)
     return list(first.values())
 
 

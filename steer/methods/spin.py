@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from steer.errors import SteerError
 from steer.methods import dpo
-from steer.methods.groups import Group
+from steer.methods.groups import Group, distinct
 from steer.methods.preferences import FlipSettings
 from steer.rows import Row, prompt_key
 from steer.rows.identity import round_of
@@ -41,7 +41,7 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
             if _reward(row) > _reward(before):
                 logged[prompt_key(row)] = row
     drawn = [(logged.get(prompt_key(row)), row) for row in rows if round_of(row) == last]
-    result = [Group((w, y), (1.0, 1.0)) for w, y in drawn if w and w["response"].strip() != y["response"].strip()]
+    result = [Group((w, y), (1.0, 1.0)) for w, y in drawn if w and len(distinct((w, y))) == 2]
     if not result:
         raise SteerError(f"round {last} drew no response that differs from the logged one to its prompt.")
     return result
