@@ -438,6 +438,26 @@ def test_a_text_to_continue_begins_once(shared: Path) -> None:
             assert text_ids([prompt], stories.tokenizer) == [[begin, *plain]]
             status, found = send(small, "/v1/completions", {"model": "policy", "prompt": prompt, "max_tokens": 2})
             assert (status, found["usage"]["prompt_tokens"]) == (200, 1 + len(plain))
+        asked = {"model": "policy", "prompt": text, "max_tokens": 8, "temperature": 0, "logprobs": 2}
+        [whole] = send(small, "/v1/completions", asked)[1]["choices"]
+        assert whole["text"].startswith(", "), "Once upon a time, there was"
+        asked["prompt"] = "Once upon a time,"
+        [whole] = send(small, "/v1/completions", asked)[1]["choices"]
+        assert whole["text"].startswith(" there was"), "a word that follows another begins with its space"
+        assert "".join(whole["logprobs"]["tokens"]) == whole["text"]
+        assert whole["logprobs"]["text_offset"][:2] == [0, len(" there")]
+        assert max(whole["logprobs"]["top_logprobs"][0].items(), key=lambda each: each[1])[0] == " there"
+        client = openai.OpenAI(base_url=f"{small.url}/v1", api_key="none")
+        parts = [part.choices[0] for part in client.completions.create(**asked, stream=True)]
+        assert "".join(part.text for part in parts) == whole["text"]
+        tokens = [token for part in parts if part.logprobs for token in part.logprobs.tokens or []]
+        assert tokens == whole["logprobs"]["tokens"]
+        [begun] = send(small, "/v1/completions", {**asked, "prompt": [begin]})[1]["choices"]
+        assert begun["text"] == "".join(begun["logprobs"]["tokens"]) == begun["text"].lstrip(), "nothing is before it"
+        [half] = plain_ids(["日本"], stories.tokenizer)
+        for before, after, expected in ((half, half[-3:], "本"), (half[:-1], half[-1:], "\N{REPLACEMENT CHARACTER}")):
+            growing = Text(stories.tokenizer, before=before)
+            assert "".join(map(growing.push, after)) + growing.finish() == expected, "of bytes of characters"
     unlike = copy.deepcopy(stories.tokenizer)
     unlike._tokenizer.post_processor = TemplateProcessing("$A </s>", None, [("</s>", 2)])
     assert unlike("x")["input_ids"][0] != begin

@@ -71,11 +71,11 @@ class Reply:
     """A growing reply: first what was thought, then the answer, then the calls that end it.
 
     `text`: that of the answer, cut off at the first stop text. A thought without an end has no answer. Calls are read
-    when the reply has ended; what cannot be read is text.
+    when the reply has ended; what cannot be read is text. `before`: the tokens that the text continues, if any.
     """
 
-    def __init__(self, tokenizer: Any, form: Form, stops: Sequence[str] = ()) -> None:
-        self.text = Text(tokenizer, stops)
+    def __init__(self, tokenizer: Any, form: Form, stops: Sequence[str] = (), before: Sequence[int] = ()) -> None:
+        self.text = Text(tokenizer, stops, before=before)
         self._thought = _Thought(tokenizer, form.block) if form.block else None
         self._lead = _Lead(tokenizer, form.lead) if form.lead else None
         self._calls = _Calls(tokenizer, form.syntax, form.tools) if form.syntax else None

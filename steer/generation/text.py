@@ -17,16 +17,22 @@ class Text:
     """The text of a growing response: whole characters only, and nothing from a stop text on.
 
     `special`: with the names of special tokens, which are left out otherwise. `after`: what the token that completed a
-    stop text holds behind it.
+    stop text holds behind it. `before`: the tokens that it continues, after which its first one keeps its space.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str] = (), *, special: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Any, stops: Sequence[str] = (), *, special: bool = False, before: Sequence[int] = ()
+    ) -> None:
         self.tokenizer, self.stops, self.special = tokenizer, stops, special
         self.stopped, self.after = False, ""
         self.begun = 0  # characters before the last token, emitted or pending
         self.emitted = 0  # characters returned so far
-        self._ids: list[int] = []
-        self._start = self._read = 0  # ids from `_start` are decoded again, those before `_read` are in the text
+        # The last token that it continues, or those of the last character, of which each may hold a byte.
+        ends = (list(before[-n:]) for n in range(1, 5))
+        self._ids: list[int] = next((ids for ids in ends if LOST not in tokenizer.decode(ids)), [])
+        self._start = 0  # ids from here are decoded again
+        self._read = len(self._ids)  # those before it are in the text
+        self.continues = bool(self._decoded(self._read))  # whether other text stands before it
         self._pending = ""
 
     @property

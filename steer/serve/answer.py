@@ -150,7 +150,10 @@ class Answer:
         self.service, self.choices, self.chat = service, choices, chat
         self.id = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
         self.created, self.tokens = int(time.time()), 0
-        self.replies = [Reply(service.policy.tokenizer, choices.form, choices.stops) for _ in choices.requests]
+        self.replies = [
+            Reply(service.policy.tokenizer, choices.form, choices.stops, () if chat else request.prompt)
+            for request in choices.requests
+        ]
         self.waiting: list[list[Place]] = [[] for _ in choices.requests]  # log-probabilities of text to be sent
         self.stream: Stream | None = None
 
@@ -163,7 +166,11 @@ class Answer:
             piece = Piece() if ended == "stop" else reply.push(event.token, event.logps)
             if ended or reply.text.stopped:
                 piece = piece.with_rest(reply.finish(whole=ended == "stop"))
-            waiting += [Place(begins, token, logps) for begins, token, logps in piece.tokens if logps]
+            waiting += [
+                Place(begins, token, logps, begins > 0 or reply.text.continues)
+                for begins, token, logps in piece.tokens
+                if logps
+            ]
             if reply.text.stopped:
                 if not ended:
                     self.stream.free({event.key})

@@ -18,6 +18,7 @@ class Place(NamedTuple):
     begins: int
     token: int
     logps: TokenLogps
+    inside: bool  # whether text stands before it
 
 
 def take_ready(waiting: list[Place], text: Text, *, ended: bool) -> list[Place]:
@@ -31,14 +32,14 @@ def take_ready(waiting: list[Place], text: Text, *, ended: bool) -> list[Place]:
 def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
     """Format as /v1/chat/completions does."""
 
-    def entry(begins: int, token: int, logp: float) -> dict[str, Any]:
-        text = _text(begins, token, policy)
+    def entry(inside: bool, token: int, logp: float) -> dict[str, Any]:
+        text = _text(inside, token, policy)
         return {"token": text, "logprob": logp, "bytes": None if LOST in text else list(text.encode())}
 
     content = [
         {
-            **entry(p.begins, p.token, p.logps.drawn),
-            "top_logprobs": [entry(p.begins, *likely) for likely in p.logps.likeliest],
+            **entry(p.inside, p.token, p.logps.drawn),
+            "top_logprobs": [entry(p.inside, *likely) for likely in p.logps.likeliest],
         }
         for p in places
     ]
@@ -48,16 +49,16 @@ def of_chat(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
 def of_completions(places: Sequence[Place], policy: Policy) -> dict[str, Any]:
     """Format as /v1/completions does."""
     return {
-        "tokens": [_text(p.begins, p.token, policy) for p in places],
+        "tokens": [_text(p.inside, p.token, policy) for p in places],
         "token_logprobs": [p.logps.drawn for p in places],
-        "top_logprobs": [{_text(p.begins, token, policy): logp for token, logp in p.logps.likeliest} for p in places],
+        "top_logprobs": [{_text(p.inside, token, policy): logp for token, logp in p.logps.likeliest} for p in places],
         "text_offset": [p.begins for p in places],
     }
 
 
-def _text(begins: int, token: int, policy: Policy) -> str:
-    """Return a token's text, without its space where a response begins; its name if it has no text."""
+def _text(inside: bool, token: int, policy: Policy) -> str:
+    """Return a token's text, without its space where no text stands before it; its name if it has no text."""
     text, name = policy.pieces[token], str(policy.tokenizer.convert_ids_to_tokens(token))
     if not text:
         return name
-    return f" {text}" if begins and name.startswith(SPACE) and not text.startswith(" ") else text
+    return f" {text}" if inside and name.startswith(SPACE) and not text.startswith(" ") else text
