@@ -6,8 +6,10 @@ its retries, so this loop would stand around it all the same.
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -17,12 +19,24 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any, TypeVar
 
+from attribute_models.progress import note
+
 LONGEST_WAIT = 60.0  # seconds between two tries, whatever the server asks for
 MOST_BYTES = 16 * 2**20  # of an answer
 LATER = (408, 409, 425, 429)  # and every 5xx but one: worth another try
 NOT_IMPLEMENTED = 501
 COUNTED = ("requests", "retries", "nonsense", "prompt_tokens", "completion_tokens")
 NEVER = (401, 403, 404)  # the key or the address is wrong: nothing will be answered
+# What some models refuse, and its other name; "": they are asked without it.
+OTHERWISE = {
+    "max_tokens": "max_completion_tokens",
+    "max_completion_tokens": "max_tokens",
+    "temperature": "",
+    "top_p": "",
+}
+REFUSES = re.compile("support|deprecated|not permitted", re.I)
+_NAMES: dict[tuple[str, str], dict[str, str]] = {}  # by address and model: what it refused of these, and how it is sent
+_LOCK = threading.Lock()
 
 
 T = TypeVar("T")
@@ -43,11 +57,52 @@ OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def exchange(address: str, body: dict[str, Any] | None, *, key: str, timeout: float) -> Any:
-    """POST a JSON body (None: GET) and return the JSON answer; errors are those of urllib and of JSON."""
+    """POST a JSON body (None: GET) and return the JSON answer; errors are those of urllib and of JSON.
+
+    What a model refuses by its name is sent as OTHERWISE says: now, and in later requests without asking.
+    """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = None if body is None else json.dumps(body).encode()
-    with OPENER.open(urllib.request.Request(address, data, headers), timeout=timeout) as response:
+    if body is None:
+        return _answer(urllib.request.Request(address, None, headers), timeout)
+    where = str(body.get("model")), address
+    names = dict(_NAMES.get(where, {}))
+    while True:
+        sent = {name: value for own, value in body.items() if (name := names.get(own, own))}
+        try:
+            answer = _answer(urllib.request.Request(address, json.dumps(sent).encode(), headers), timeout)
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+            text = error.read(MOST_BYTES)
+            refused = {n: OTHERWISE[n] for n in body if n in OTHERWISE and n not in names and _refuses(text, n)}
+            if not refused:
+                raise urllib.error.HTTPError(address, 400, error.reason, error.headers, io.BytesIO(text)) from None
+            names |= refused
+        else:
+            _remember(where, names)
+            return answer
+
+
+def _answer(request: urllib.request.Request, timeout: float) -> Any:
+    with OPENER.open(request, timeout=timeout) as response:
         return json.loads(response.read(MOST_BYTES))
+
+
+def _refuses(text: bytes, name: str) -> bool:
+    """Whether an error says that a name is not taken; not that its value is wrong."""
+    said = text.decode("utf-8", "replace")
+    return bool(re.search(rf"\b{name}\b", said) and REFUSES.search(said))
+
+
+def _remember(where: tuple[str, str], names: dict[str, str]) -> None:
+    """Keep how a model at an address takes its settings, and say what is new."""
+    with _LOCK:
+        known = _NAMES.setdefault(where, {})
+        new = {name: other for name, other in names.items() if name not in known}
+        known.update(new)
+    if new:
+        ways = (f"'{name}' ({f'sent as {other!r}' if other else 'left out'})" for name, other in new.items())
+        note(f"{where[0]} at {where[1]} does not take {', '.join(ways)}.")
 
 
 @dataclass

@@ -25,10 +25,12 @@ from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import annotator, meetings, vote
 from steer.evaluation.systems import Answers
+from steer.generation.openai_client import ChatCall, ChatReply, OpenAIClient
 from steer.labelling.command import label_command
 from steer.rows import read_rows
 
 Reply = tuple[int, dict[str, str], str] | None  # None: never answers
+REPLY = {"message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
 
 
 def chat(content: str, **more: Any) -> Reply:
@@ -215,6 +217,49 @@ def test_a_row_that_the_endpoint_refuses_fails_alone(
     said = capsys.readouterr().err
     assert "judge m: 2 rows, 2 requests (0 retries, 0 without valid scores), 0 from " in said
     assert "1 failed (the first: status 400: context length exceeded); 10 + 3 tokens." in said
+
+
+def test_what_a_model_refuses_by_name_is_sent_otherwise_and_said_once(
+    server: Server, judge: Callable[..., Judge], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The errors are those of OpenAI's reasoning models."""
+
+    def reasoning(body: dict[str, Any]) -> Reply:
+        if "max_tokens" in body:
+            use = "Use 'max_completion_tokens' instead."
+            message, name = f"Unsupported parameter: 'max_tokens' is not supported with this model. {use}", "max_tokens"
+        elif "temperature" in body:
+            message, name = "Unsupported value: 'temperature' does not support 0 with this model.", "temperature"
+        elif body["max_completion_tokens"] > 4096:
+            message, name = "'max_completion_tokens' is too large: 5000.", "max_completion_tokens"
+        else:
+            return by_words(body) if "seed" not in body else chat("Hello.", choices=[REPLY])
+        return 400, {}, json.dumps({"error": {"message": message, "param": name}})
+
+    server.reply = reasoning
+    assert judge(concurrency=1).score([row("one"), row("one two")]).tolist() == [[1.0], [2.0]]
+    assert [{"max_tokens", "max_completion_tokens", "temperature"} & body.keys() for body in server.bodies] == [
+        {"max_tokens", "temperature"},
+        {"max_completion_tokens", "temperature"},
+        {"max_completion_tokens"},
+        {"max_completion_tokens"},
+    ]
+    assert server.bodies[-1]["max_completion_tokens"] == 300
+    client = OpenAIClient(server.url, "m")
+    chats = [ChatCall(row("")["prompt"], None, seed) for seed in (0, 1)]
+    assert client.complete(chats, 2, max_tokens=8, temperature=1.0) == [ChatReply("Hello.", True)] * 2
+    assert len(server.bodies) == 6, "it is remembered"
+    told = f"m at {server.url}/chat/completions does not take"
+    said = f"{told} 'max_tokens' (sent as 'max_completion_tokens'), 'temperature' (left out)."
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("does not take") == 1
+    with pytest.raises(SteerError, match="answered 400: 'max_completion_tokens' is too large: 5000"):
+        client.complete(chats, 1, max_tokens=5000)
+    assert OpenAIClient(server.url, "another").complete(chats[:1], 1, temperature=1.0, max_completion_tokens=8)
+    assert (
+        f"another at {server.url}/chat/completions does not take 'temperature' (left out)." in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
