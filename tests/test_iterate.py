@@ -221,14 +221,15 @@ def test_a_steered_method_needs_a_policy_that_reads_targets(labels: Path, tiny: 
 
 def test_a_policy_of_other_attributes_is_refused(labels: Path, tiny: Path, policy: Path, tmp_path: Path) -> None:
     names = Card.load(policy).attributes
-    label_command(LabelConfig(str(labels), str(tmp_path / "labels"), scorer="countable:words", bins="quantile"))
+    how = {"scorer": "countable:words", "bins": "quantile", "lower": ("words",)}
+    label_command(LabelConfig(str(labels), str(tmp_path / "labels"), **how))  # type: ignore[arg-type]
     plain = config(tmp_path / "labels", tiny, policy, tmp_path / "out")
-    how = replace(plain, scorer="countable:words", gold="", method="rwr")
+    asked = replace(plain, scorer="countable:words", gold="", method="rwr")
     wanted = (
         rf"^--policy .*: is conditioned on {', '.join(names)}, of which .* has no levels\. Name one that was trained"
     )
     with pytest.raises(SteerError, match=wanted):
-        iterate_command(how)
+        iterate_command(asked)
     assert not (tmp_path / "out").exists()
 
 
