@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from data_recipes import cells
 from data_recipes.metadata import words
 from data_recipes.streams import DataError, Record
 
@@ -109,7 +110,7 @@ def cast(record: Record) -> tuple[Vote | None, float | None, set[str], list[Vote
     `model_b`, or a list of several voters' votes; or in columns such as `winner_model_a`, one of which is 1.
     """
     if hot := {column: found[1] for column in record if (found := ONE_HOT.fullmatch(column))}:
-        chosen = {side for column, side in hot.items() if _figure(record[column]) == 1}
+        chosen = {side for column, side in hot.items() if cells.number(record[column]) == 1}
         if len(chosen) > 1:
             raise DataError(f"columns {', '.join(hot)}: {len(chosen)} of them are 1. Correct the record.")
         return SIDES[chosen.pop()] if chosen else None, None, set(hot), []
@@ -167,11 +168,14 @@ def _compares(columns: tuple[str, ...]) -> bool:
     return any(f"{name}_a" in columns and f"{name}_b" in columns for name in ANSWERS)
 
 
-def figure(record: Record) -> float | None:
-    """Return the number that the vote of a record is; None if it is none, or the record compares nothing."""
-    if not compares(record):
-        return None
-    value = _written(record)[1]
+def figures(record: Record) -> list[float]:
+    """Return the numbers that the votes of a record are; none if they are words, or the record compares nothing."""
+    value = _written(record)[1] if compares(record) else None
+    return [n for each in (value if isinstance(value, list) else [value]) if (n := _placed(each)) is not None]
+
+
+def _placed(value: Any) -> float | None:
+    """Return the number that a vote is, alone or as in response_1."""
     placed = PLACED.fullmatch(re.sub(r"[^a-z0-9]+", " ", value.lower()).strip()) if isinstance(value, str) else None
     return float(placed["n"]) if placed else _figure(value)
 
@@ -183,14 +187,19 @@ class Coding:
     words: tuple[tuple[float, str], ...] = ()
 
     def read(self, record: Record) -> Record:
-        """Write the vote of a record in words, unless the numbers of its file are strengths."""
-        value = figure(record) if self.words else None
-        if value is None:
+        """Write the votes of a record in words, unless the numbers of its file are strengths."""
+        if not self.words or not figures(record):
             return record
-        column, word = _written(record)[0], dict(self.words)[value]
+        column, value = _written(record)
+        word = [self._word(each) for each in value] if isinstance(value, list) else self._word(value)
         if record.get(column) is not None:
             return {**record, column: word}
         return {**record, "attributes": {**record["attributes"], column: word}}
+
+    def _word(self, value: Any) -> Any:
+        """Return what the number of one vote means; a vote in words stays."""
+        placed = _placed(value)
+        return value if placed is None else dict(self.words)[placed]
 
     @property
     def meaning(self) -> str:
@@ -206,7 +215,7 @@ def coding(records: Iterable[Record]) -> Coding:
     With one below 0 they are strengths, above 0 for a. 1 and 2 name the first and the second response, and 0 or 1.5 is
     then a tie. 0 and 1 may name them too, or say whether a won; and 1 to 5 may be any scale.
     """
-    values = sorted({value for record in records if (value := figure(record)) is not None})
+    values = sorted({value for record in records for value in figures(record)})
     if not values or values[0] < 0 or values in ([0.0], [1.0]):
         return Coding()
     if {1.0, 2.0} <= set(values) <= {0.0, 1.0, 1.5, 2.0}:

@@ -55,6 +55,33 @@ def test_one_and_two_name_the_responses_and_are_no_strengths(tmp_path: Path) -> 
     assert preferred(tmp_path / "tie") == [0, 1, 0.5]
 
 
+@pytest.mark.parametrize("two", [2, "2", "response_2"])
+def test_numbers_in_a_list_of_votes_mean_what_they_mean_alone(tmp_path: Path, two: Any) -> None:
+    file = put(tmp_path / "log.jsonl", [[two, two, 1], [1, 1, None], [1, two], [1, "tie"]])
+    said = data_command(DataConfig(file, str(tmp_path / "run"), held_out=0))
+    assert preferred(tmp_path / "run") == [0, 1, 0.5, 1]
+    assert read_rows(tmp_path / "run")[0]["raters"] == {"preference": [0, 0, 1]}
+    assert "1 means a, 2 means b." in said
+
+
+@pytest.mark.parametrize("several", [[0, 1, 1], [False, False, True]])
+def test_a_list_of_0_and_1_is_as_ambiguous_as_one_of_them(tmp_path: Path, several: list[Any]) -> None:
+    with pytest.raises(SteerError, match="the votes are 0, 1, which may mean more than one thing"):
+        read_rows(put(tmp_path / "log.jsonl", [several]))
+    (a, _) = read_rows(put(tmp_path / "log.jsonl", [several]), columns={
+        **{name: name for name in ("prompt", "response_a", "response_b")}, "preference": "preference:0=a,1=b"
+    })  # fmt: skip
+    assert a["raters"] == {"preference": [1 - int(vote) for vote in several]}
+
+
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("true", "false"), ("yes", "no"), ("1.0", "0.0"), (1, 0)])
+def test_one_of_several_columns_is_true_in_whatever_words_a_table_writes_it(yes: Any, no: Any) -> None:
+    record = {"prompt": "p", "response_a": "x", "response_b": "y"}
+    for side, better in (("a", 1.0), ("b", 0.0), ("tie", 0.5)):
+        hot = {f"winner_{name}": yes if name == side else no for name in ("a", "b", "tie")}
+        assert layouts.rows({**record, **hot})[0]["scores"] == {"preference": better}
+
+
 def test_strengths_say_what_their_sign_means(tmp_path: Path) -> None:
     said = data_command(DataConfig(put(tmp_path / "log.jsonl", [2, -1, 0, None]), str(tmp_path / "run"), held_out=0))
     assert preferred(tmp_path / "run") == [1, 0, 0.5, None]

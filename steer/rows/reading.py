@@ -251,7 +251,7 @@ class Reader:
         """Return a record under the names of its layout, the layout, and the rows that are not dropped."""
         record, rest = _renamed(record, self.reading, self.tally)
         record = layouts.spelled_out(record)
-        if self.answered and votes.figure(record) is not None:
+        if self.answered and votes.figures(record):
             record = self.vote_coding().read(record)
         layout = layouts.recognise(record)
         rows = layouts.rows(record, every=self.reading.turns == "all", spelled=True)
