@@ -26,6 +26,7 @@ WORDS = words("""
 """)
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
+BOUNDS = {"max", "min", "maximum", "minimum", "scale", *COUNTS} - {"total", "avg", "mean"}  # of ratings: no ratings
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
 WHOLE = {
     "turn",
@@ -48,11 +49,16 @@ def metadata(column: str) -> bool:
 
     >>> metadata("num_tokens"), metadata("createdAt"), metadata("turn_rating"), metadata("timeliness")
     (True, True, False, False)
+    >>> metadata("max_rating"), metadata("rating_count"), metadata("mean_rating")
+    (True, True, False)
     """
     parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", column)]
     if "".join(parts) in WHOLE or "index" in parts or "unnamed" in parts:
         return True
-    if any(RATED.search(part) for part in parts):
+    rated = any(RATED.search(part) for part in parts)
+    if BOUNDS & {*parts} and (rated or {*parts} <= BOUNDS):
+        return True
+    if rated:
         return False
     return bool({*WORDS} & {*parts}) or bool(COUNTED & {*parts} and COUNTS & {*parts})
 

@@ -158,6 +158,7 @@ def call(value: Any) -> Any:
         value = {"name": "", "arguments": value}
     if isinstance(value.get("function"), dict):
         return value
+    value = {**value, **_custom(value)}
     arguments: Any = next((value[name] for name in ("arguments", "args", "input") if value.get(name) is not None), {})
     name = next((each for key in NAMES if (each := value.get(key))), None)
     function = {"name": value.get("name", value.get("toolName", "")), "arguments": arguments}
@@ -170,7 +171,12 @@ def calls(value: Any) -> Any:
     value = [value] if isinstance(value, dict) else value
     if not isinstance(value, list):
         return value
-    return [call(each) if isinstance(each, dict) and {"name", "toolName"} & {*each} else each for each in value]
+    return [call(each) if {"name", "toolName"} & {*as_object(each), *_custom(each)} else each for each in value]
+
+
+def _custom(value: Any) -> Part:
+    """Return what OpenAI writes of a call of a tool that is given a text; of other calls nothing."""
+    return as_object(as_object(value).get("custom"))
 
 
 def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
