@@ -53,6 +53,10 @@ MOST_RATERS = 20  # a longer list of numbers is something else
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 SIGNS = {"+": "plus_", "-": "minus_", "_": "", "%": "percent_"}
 TURNS_CELL = re.compile(r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+TURN_CELL = re.compile(  # a list of turns, a turn, or {messages: [turns]}, that names a role somewhere
+    r"\s*[\[{].*['\"](?:role|from|type)['\"]\s*:\s*['\"](?:system|developer|user|human|assistant|ai|gpt|tool)['\"]",
+    re.DOTALL,
+)
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")  # Anthropic HH-RLHF: a conversation as one text
 OASST_TURN = re.compile(r"(?:\A|\n+)(prompter|assistant): ")  # OpenAssistant's: starts with "prompter: "
 NEMO_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")  # NeMo and HelpSteer: later turns inside the first text
@@ -122,20 +126,28 @@ def turns(value: Any, column: str) -> list[Turn]:
 
 def from_cell(value: Any, column: str) -> Any:
     """Return the turns that a cell of a table holds as JSON or as Python prints them; other values unchanged."""
-    if not isinstance(value, str) or not TURNS_CELL.match(value):
+    if not isinstance(value, str) or not (TURNS_CELL.match(value) or TURN_CELL.match(value)):
         return value
     parsed: Any = None
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError):
             parsed = read(value)
             break
-    if isinstance(parsed, list) and all(
-        isinstance(v, dict) and ({"role", "content"} <= v.keys() or {"from", "value"} <= v.keys()) for v in parsed
-    ):
-        return parsed
-    if parsed is None:
+    found = parsed.get("messages", [parsed]) if isinstance(parsed, dict) else parsed
+    are_turns = [*map(_is_turn, found)] if isinstance(found, list) else []
+    if are_turns and all(are_turns):
+        return found
+    if any(are_turns) or (parsed is None and TURNS_CELL.match(value)):
         raise DataError(f"column '{column}': holds turns as text that cannot be read. Save the file as JSON lines.")
     return value
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether a value is a turn: who speaks, and a text or a call."""
+    if not isinstance(value, dict) or {"from", "value"} <= value.keys() or {"role", "content"} <= value.keys():
+        return isinstance(value, dict)
+    turn = spoken(value)
+    return "role" in turn and any(turn.get(key) for key in ("content", "tool_calls", "function_call", "parts"))
 
 
 def _transcript(value: str, column: str) -> list[Turn]:
