@@ -10,7 +10,7 @@ from html import unescape
 from typing import Any
 
 from data_recipes.cells import number
-from data_recipes.parts import BUILT_IN, as_object, gathered, hide, objects, parsed
+from data_recipes.parts import BUILT_IN, UNSAID, as_object, gathered, hide, objects, parsed
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED, Row, Turn
 
@@ -194,7 +194,7 @@ def _chatgpt(record: Row) -> Row:
             elif role == "user":
                 turn |= {"attachments": more["attachments"]} if more.get("attachments") else {}
                 if thoughts:
-                    hide(turn, "thoughts of answers that were stopped")
+                    hide(turn, UNSAID)
             thoughts = thoughts if role == "system" else []
             if turns and turns[-1]["role"] == role != "user":
                 turn = _joined(turns.pop(), turn)

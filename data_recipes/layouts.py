@@ -250,6 +250,7 @@ def _answer(record: Row, column: str) -> list[Row]:
     """Read what was asked, and the response as a text, as turns, or as a server wrote it."""
     if isinstance(record[column], dict) and not {"role", "from"} & record[column].keys():
         return logs.answer(record, column)
+    logs.check(record, record[column])
     prompt, used = asked.question(record)
     if prompt and prompt[-1] == {"role": "assistant", "content": record[column]}:  # what was asked ends with the answer
         prompt = prompt[:-1]

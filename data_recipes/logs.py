@@ -6,12 +6,15 @@ a log (latency, tokens) are not: they stay extra columns, and `--map quality=COL
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from data_recipes import ai_sdk, tools
 from data_recipes.asked import before
-from data_recipes.endings import ended
-from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, text
+from data_recipes.cells import number
+from data_recipes.endings import ended, plain
+from data_recipes.metadata import words
+from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, served, text
 from data_recipes.streams import DataError, kind
 from data_recipes.turns import (
     LEFT_OUT,
@@ -26,12 +29,20 @@ from data_recipes.turns import (
     figures,
     inside,
     scored,
+    thumbs,
     turns,
 )
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
+SCORES = ("scores", "attributes")  # objects that hold nothing but scores
 SAID = ("choices", "candidates", "content", "output", "message")  # where a response says what was answered
 ASKED = ("messages", "prompt", "input", "contents")  # where a request says what is asked
+STATUS = words("status statuscode responsestatus responsestatuscode responsecode httpstatus httpstatuscode")
+FAULT = re.compile(r".*(error|exception|fault).*", re.IGNORECASE)  # a type, or an object
+FAILED = {*words("error error_code code status status_code type message detail object param request_id")}
+FINE = words("ok success succeeded 0")  # codes beside a message that is an answer
+EVENTS = re.compile(r"\s*(event: *[\w.]+\s+)?data: *\{\s*\"")  # a stream as its server sends it
+AGAIN = "Send it again, or leave it out."
 
 
 def exchange(record: Row) -> list[Row]:
@@ -44,7 +55,8 @@ def exchange(record: Row) -> list[Row]:
 def _sent(value: Any) -> Any:
     """Return what was sent, an object that a table holds as JSON, as an object; other texts stay."""
     inner = parsed(value)
-    return inner if isinstance(inner, dict) and {*ASKED, *SAID, "body"} & {*inner} else value
+    known = isinstance(inner, dict) and ({*ASKED, *SAID, "body"} & {*inner} or ({*inner} <= FAILED and _fault(inner)))
+    return inner if known else value
 
 
 def completion(record: Row) -> list[Row]:
@@ -64,19 +76,46 @@ def asked(record: Row) -> list[Row]:
     return [{"id": str(record["custom_id"]), "prompt": _prompt(record["request"]), "scores": {}}]
 
 
+def check(record: Row, response: Any) -> None:
+    """Raise DataError if a record says by a status that its request failed, or its response is a stream of events."""
+    for column, value in record.items():
+        if plain(column) in STATUS and 300 <= (number(value) or 0) < 600:
+            raise DataError(f"column '{column}': the request failed (status {value}). {AGAIN}")
+    if isinstance(response, str) and EVENTS.match(response):
+        raise DataError("column 'response': holds a stream of events (data: {...}). Join their texts to one first.")
+
+
+def _fault(body: Row) -> Any:
+    """Return what a server says of its failure instead of an answer, or None."""
+    error = body.get("error")
+    if isinstance(error, dict):
+        return error.get("message", error.get("type")) or "error"
+    if isinstance(error, str) and error.strip() and not {*SAID, "text", "response", "completion"} & {*body}:
+        return error
+    if not isinstance(body.get("message"), str):
+        return body["detail"] if {*body} == {"detail"} else None
+    code, status = body.get("error_code", body.get("code")), number(body.get("code"))
+    wrong = status >= 300 if status is not None else code and str(code).lower() not in FINE
+    wrong = wrong or any(FAULT.fullmatch(str(body.get(column))) for column in ("type", "object"))
+    return (body["message"] or code) if wrong else None
+
+
 def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]:
     prompt = _prompt(request)
     if error := record.get("error"):
         why = error.get("message", error.get("code")) if isinstance(error, dict) else error
-        raise DataError(f"column 'error': the request failed ({why}). Send it again, or leave it out.")
+        raise DataError(f"column 'error': the request failed ({why}). {AGAIN}")
+    check(record, response)
     steps, response = ai_sdk.generated(response)
     prompt = [*prompt, *conversation(steps, "response.steps")]
     responses = _answers(response)
-    scores = scored({c: record[c] for c in FEEDBACK if c in record and not isinstance(record[c], list)})[0]
     found, record = inside(record)
-    scores |= found
+    own = {c: v for c in FEEDBACK if isinstance(v := record.get(c), list) and len(responses) > 1}  # a value for each
+    offered = {c: record[c] for c in FEEDBACK if c in record and c not in own}
+    scores, raters = scored({**offered, **found})
+    own = {c: v for c, v in own.items() if len(v) == len(responses) and any(feedback({c: each})[0] for each in v)}
     notes = []
-    for column in ("scores", "attributes"):
+    for column in SCORES:
         value = record.get(column)
         numbers = figures(value)
         if numbers or isinstance(value, dict):
@@ -87,13 +126,22 @@ def _rows(record: Row, used: set[str], request: Any, response: Any) -> list[Row]
     shown |= {NOTED: [*shown.get(NOTED, []), *notes]} if notes else {}
     name = record.get("id") or record.get("custom_id") or record.get("request_id")
     body = response.get("body", response) if isinstance(response, dict) else {}
-    sides = [of_request, body if isinstance(body, dict) else {}]
-    if before_it := next((each for side in sides if (each := side.get("previous_response_id"))), ""):
-        shown[LEFT_OUT] = f"it continues '{before_it}', whose turns it does not hold"  # of OpenAI's Responses
+    if before_it := next((each for side in (of_request, as_object(body)) if (each := _continued(side))), ""):
+        shown[LEFT_OUT] = f"it continues '{before_it}', whose turns it does not hold"
     shared = {**shown, **record, "id": name, "group": str(record.get("group") or name or "")}
-    answers = {str(i): {**part, "scores": scores} for i, part in enumerate(responses)}
-    rows = candidates(shared, {*used, *(c for c in scores if c in FEEDBACK)}, prompt, answers)
+    answers = {}
+    for i, part in enumerate(responses):
+        mine = feedback({c: v[i] for c, v in own.items()})[0] if own else {}
+        answers[str(i)] = {**raters, **part, "scores": {**scores, **mine, **part.get("scores", {})}}
+    used |= {*own, *(c for c in offered if c in scores and c not in found)}
+    rows = candidates(shared, used, prompt, answers)
     return [{**row, "id": str(name)} if len(rows) == 1 and name else row for row in rows]
+
+
+def _continued(side: Row) -> Any:
+    """Return the response or the conversation that a request or a response of OpenAI's Responses goes on from."""
+    talk = side.get("conversation") if {"input", "output"} & {*side} else None
+    return side.get("previous_response_id") or as_object(talk).get("id", talk if isinstance(talk, str) else None)
 
 
 def _settings(request: Any) -> Row:
@@ -132,27 +180,28 @@ def _items(value: Any, column: str) -> list[Turn]:
         return turns(value, column)
     result: list[Turn] = []
     thought: Row = {}  # waits for the turn that it precedes
-    served: Row = {}  # what is left out, waits likewise
+    aside: Row = {}  # what is left out, waits likewise
     for item in value:
         name = item.get("type") if isinstance(item, dict) else None
-        if name == "reasoning":
-            [turn] = conversation([{"role": "assistant", "content": [item]}], column)
+        if name == "reasoning" or as_object(item).get("channel") == "analysis":
+            item = {"role": "assistant", "content": [item]} if name == "reasoning" else item
+            [turn] = conversation([item], column)
             thought = gathered(thought, turn)
             continue
         if SERVED.fullmatch(str(name)):
-            hide(served, BUILT_IN)
+            hide(aside, served(name))
             continue
         if name in CALLS and not thought and result and result[-1]["role"] == "assistant":
             result[-1].setdefault("tool_calls", []).append(call(item))
             continue
         read = _item(item, name, column)
         if read and read[0]["role"] == "assistant":
-            read[0], thought, served = read[0] | gathered(thought, read[0], served), {}, {}
+            read[0], thought, aside = read[0] | gathered(thought, read[0], aside), {}, {}
             if name in ("message", *CALLS) and result and result[-1]["role"] == "assistant":
                 read[0] = _one(result.pop(), read[0])
         result += read
-    if result and served:
-        result[-1] |= gathered(result[-1], served)
+    if result and aside:
+        result[-1] |= gathered(result[-1], aside)
     return result
 
 
@@ -183,15 +232,15 @@ def _answers(response: Any) -> list[Row]:
         raise DataError(f"column 'response': holds {kind(response)}, wanted an object with choices. Correct it.")
     status = response.get("status_code")
     if isinstance(status, int) and status != 200:
-        raise DataError(f"column 'response': the request failed (status {status}). Send it again, or leave it out.")
+        raise DataError(f"column 'response': the request failed (status {status}). {AGAIN}")
     body = fields(response.get("body", response), "response.body")
-    if isinstance(body.get("error"), dict):
-        why = body["error"].get("message", body["error"].get("type"))
-        raise DataError(f"column 'response': the request failed ({why}). Send it again, or leave it out.")
-    choices = body.get("choices") or body.get("candidates")
-    if isinstance(choices, list) and choices:
-        return [_answer(fields(choice, "choices"), {}) for choice in choices]
+    if why := _fault(body):
+        raise DataError(f"column 'response': the request failed ({why}). {AGAIN}")
     output = body.get("output")
+    drawn = output if isinstance(output, list) and all("message" in as_object(each) for each in output) else None
+    choices = body.get("choices") or body.get("candidates") or drawn  # the last of Braintrust
+    if isinstance(choices, list) and choices:
+        return [{**_answer(fields(choice, "choices"), {}), **_rated(choice)} for choice in choices]
     if isinstance(output, list):  # OpenAI's Responses: what it thought, called and said, one after the other
         return [_spoken(output, body)]
     if isinstance(output, dict):  # Amazon's Converse
@@ -199,6 +248,22 @@ def _answers(response: Any) -> list[Row]:
     if {"content", "message", "text", "response", "completion"} & body.keys():
         return [_answer(body, {})]
     raise DataError("column 'response': holds no choices. Name the text with --map response=PATH.")
+
+
+def feedback(given: Row) -> tuple[Row, Row]:
+    """Return the scores and the `raters` of what is said of one answer: numbers, thumbs, objects and lists of them."""
+    found, rest = inside(given)
+    for name, value in thumbs(rest).items():
+        several = thumbs(value) if name in SCORES and isinstance(value, dict) else figures(value)
+        found = {**(several if isinstance(value, dict) else {name: value}), **found}
+    return scored(found)
+
+
+def _rated(choice: Row) -> Row:
+    """Return the scores that a choice has of its own."""
+    given = {c: choice[c] for c in FEEDBACK if c in choice}
+    scores, raters = feedback(given) if given else ({}, {})
+    return {"scores": scores, **raters}
 
 
 def _spoken(output: list[Any], body: Row) -> Row:
@@ -212,7 +277,11 @@ def _spoken(output: list[Any], body: Row) -> Row:
             content.append(item)
     calls = [call(item) for item in objects(output) if item.get("type") in CALLS]
     message = {"role": "assistant", "content": content}
-    return _answer({"message": message, "tool_calls": calls}, body)
+    answer = _answer({"message": message, "tool_calls": calls}, body)
+    names = dict.fromkeys(str(item.get("type")) for item in objects(output))
+    if names and not (answer["response"].strip() or calls or "message" in names):
+        answer[LEFT_OUT] = f"its response holds {', '.join(names)}, and no text"
+    return answer
 
 
 def _answer(choice: Row, body: Row) -> Row:

@@ -14,6 +14,9 @@ Part = dict[str, Any]
 HIDDEN = "_hidden"  # list of what a turn held and is left out of it, to be counted and said
 ENCRYPTED = "thoughts that are encrypted"
 BUILT_IN = "what tools that a server has itself (a web search, code, ...) did and found"
+UNSAID = "thoughts of answers that were stopped"
+NO_FUNCTIONS = "calls of tools that are no functions (a shell, a patch, a computer), and their results"
+RUN = re.compile(r"(local_shell|shell|apply_patch|computer)_call(_output)?")  # of OpenAI, which a client mostly runs
 SERVED = re.compile(
     r"(server|mcp)_tool_use|\w+_tool_result|(?!(function|custom_tool|tool)_call)\w+_call(_output)?|mcp_\w+|"
     r"tool_search_output"
@@ -211,7 +214,7 @@ def unfolded(turn: Part, content: Any, column: str) -> list[Part]:
         elif name == "encrypted":
             hide(turn, ENCRYPTED)
         elif name == "served":
-            hide(turn, BUILT_IN)
+            hide(turn, served(part.get("type")))
         elif not name:
             plain[-1].append(part)
         if name and plain[-1]:
@@ -229,6 +232,11 @@ def _of_providers(part: Part) -> list[Part]:
 def hide(turn: Part, what: str) -> None:
     """Note what is left out of a turn."""
     turn[HIDDEN] = [*turn.get(HIDDEN, ()), what]
+
+
+def served(kind: Any) -> str:
+    """Return what is left out with a part or an item of this type."""
+    return NO_FUNCTIONS if RUN.fullmatch(str(kind)) else BUILT_IN
 
 
 def gathered(*turns: Part) -> Part:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from data_recipes import votes
+from data_recipes import logs, votes
 from data_recipes.endings import plain
 from data_recipes.metadata import words
-from data_recipes.parts import parsed
+from data_recipes.parts import as_object, parsed
 from data_recipes.turns import NOTED, Row
 
 TALKS = ("conversation", "dialogue", "dialog", "chat", "turns", "items")  # lists of turns
@@ -104,11 +104,15 @@ def _logged(record: Row) -> Row:
         output = inner if isinstance(inner, dict) and {"role", "choices", "content"} & {*inner} else {"text": output}
     if not isinstance(output, (list, dict)) or not isinstance(sent, (str, list, dict)):
         return record
+    if isinstance(sent, dict) and not {*logs.ASKED} & {*sent}:  # Bedrock's logs: `--map` names the request inside
+        return record
     if isinstance(output, dict):
         response = {"message": output} if "role" in output else output
     else:
         response = {c: record[c] for c in ("status", "incomplete_details") if c in record} | {"output": output}
-    request = sent if isinstance(sent, dict) else {"input": sent, "instructions": record.get("instructions")}
+    more = {c: record.get(c) for c in ("instructions", "previous_response_id")}
+    more["conversation"] = as_object(record.get("conversation"))  # a text is a name of the user's own
+    request = sent if isinstance(sent, dict) else {"input": sent, **more}
     rest = {c: v for c, v in record.items() if c not in ("input", "output", "instructions", "object", "status")}
     return {**rest, "request": request, "response": response}
 

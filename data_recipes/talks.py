@@ -1,20 +1,24 @@
 """Read whole conversations, `messages` and the `conversations` of ShareGPT and SteerLM: the last answer, or every one.
 
 Scores of the record are those of the conversation, and go to every answer that is a row. A turn may have scores of its
-own, which come first: SteerLM's `label`, objects `scores` or `attributes`, or what feedback is called in logs.
+own, which come first: SteerLM's `label`, objects `scores` or `attributes`, or what feedback is called in logs and
+grades in tables (`user_rating`, `helpfulness`).
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 
-from data_recipes.logs import FEEDBACK
+from data_recipes.logs import FEEDBACK, SCORES, feedback
 from data_recipes.streams import DataError
 from data_recipes.turns import (
+    GRADED,
     LEFT_OUT,
     NEMO_TURN,
     NUMBER,
     OWN_SCORES,
+    TURN,
     Row,
     Turn,
     attribute,
@@ -22,12 +26,10 @@ from data_recipes.turns import (
     conversation,
     cut,
     make_row,
-    scored,
-    thumbs,
 )
 
 COLUMNS = ("messages", "conversations")
-NAMED = ("scores", "attributes")
+RATES = re.compile(r"((user|human)[ _-]?)?(feedback|thumbs?([ _-]?(up|down))*)")
 LABEL = re.compile(rf"([^:,]+):({NUMBER.pattern})")
 
 
@@ -49,11 +51,11 @@ def read(record: Row, column: str, *, every: bool = False) -> list[Row]:
         prompt, response, after = cut(talk, at)
         row = make_row(record, used, prompt, response, after)
         own = scores.get(len(prompt), {}) if response is not None else {}
-        row["scores"] = {**row["scores"], **own}
+        row |= {name: {**row.get(name, {}), **own[name]} for name in own}
         if name and (len(places) > 1 or every):
             row["id"] = f"{name}:{number}"
         if every:
-            row = {"conversation": name or content_id({"prompt": talk}), **row, OWN_SCORES: [*own]}
+            row = {"conversation": name or content_id({"prompt": talk}), **row, OWN_SCORES: [*own.get("scores", ())]}
             row = _of_turn(row, len(prompt) + 1, last=number + 1 == len(places))
         rows.append(row)
     return rows
@@ -83,8 +85,8 @@ def _talk(record: Row, column: str) -> tuple[list[Turn], dict[int, Row], list[in
     talk: list[Turn] = []
     scores: dict[int, Row] = {}
     labelled: list[int] = []
-    for turn in conversation(record[column], column, ("label", *NAMED, *FEEDBACK)):
-        given = {name: turn.pop(name) for name in ("label", *NAMED, *FEEDBACK) if name in turn}
+    for turn in conversation(record[column], column, _kept):
+        given = {name: turn.pop(name) for name in [*turn] if _rates(name)}
         first, *more = NEMO_TURN.split(turn["content"]) if column == "conversations" else [turn["content"]]
         talk.append({**turn, "content": first})
         talk.extend({"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2]))
@@ -93,16 +95,22 @@ def _talk(record: Row, column: str) -> tuple[list[Turn], dict[int, Row], list[in
         label = given.pop("label", None) if column == "conversations" else None
         if label:
             labelled.append(len(talk) - 1)
-        if own := {**_scores(given), **(_label(label) if label else {})}:
-            scores[len(talk) - 1] = own
+        own, raters = feedback(given) if given else ({}, {})
+        if own := {**own, **(_label(label) if label else {})}:
+            scores[len(talk) - 1] = {"scores": own, **raters}
     return talk, scores, labelled
 
 
-def _scores(given: Row) -> Row:
-    """Return the scores among what is said about one turn."""
-    objects = [given[name] for name in (*NAMED, *FEEDBACK) if isinstance(given.get(name), dict)]
-    single = {name: value for name, value in given.items() if name in FEEDBACK and not isinstance(value, dict)}
-    return {name: score for part in (*objects, single) for name, score in scored(thumbs(part))[0].items()}
+def _kept(name: str) -> bool:
+    return name in TURN or _rates(name)
+
+
+@cache
+def _rates(name: str) -> bool:
+    """Whether a key of a turn is a score of it, or SteerLM's label."""
+    return name in ("label", *SCORES, *FEEDBACK) or bool(
+        GRADED.fullmatch(name.lower()) or RATES.fullmatch(name.lower())
+    )
 
 
 def _label(label: str) -> dict[str, float]:

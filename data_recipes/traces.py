@@ -132,9 +132,8 @@ def _stored(record: Row, name: str) -> Row:
         raise DataError(f"holds an answer without what was asked. {remedy}.")
     if name != "response" or not isinstance(record.get("output"), list):
         return record
-    if record.get("previous_response_id"):
-        return {NO_CALL: f"it continues '{record['previous_response_id']}', whose turns it does not hold"}
-    request = {c: record[c] for c in ("instructions", "tools", "tool_choice") if record.get(c)} | {"input": record[ask]}
+    sent = ("instructions", "tools", "tool_choice", "previous_response_id", "conversation")
+    request = {c: record[c] for c in sent if record.get(c)} | {"input": record[ask]}
     response = {c: record[c] for c in ("output", "status", "incomplete_details") if c in record}
     return _exchange(record, {*request, *response, ask, "object", "truncation", "reasoning", "text"}, request, response)
 

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from itertools import takewhile
@@ -18,11 +18,13 @@ from data_recipes.endings import ended, plain, tells_end
 from data_recipes.metadata import metadata, words
 from data_recipes.parts import (
     HIDDEN,
+    UNSAID,
     UnreadError,
     as_json,
     beside,
     call,
     calls,
+    gathered,
     hide,
     parsed,
     text,
@@ -165,15 +167,17 @@ def _transcript(value: str, column: str) -> list[Turn]:
     return [{"role": "user", "content": first}, *later]
 
 
-def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Turn]:
+def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__contains__) -> list[Turn]:
     """Return turns with role and content from role/content or from/value; those not to be learned have weight 0.
 
-    What a model thought is `reasoning_content`, and calls of tools are `tool_calls`, however they are written.
+    What a model thought is `reasoning_content`, and calls of tools are `tool_calls`, however they are written. Of other
+    keys those to `keep` stay; numbers in the rest are counted as left out.
     """
     value = from_cell(value, column)
     if not isinstance(value, list):
         raise DataError(f"column '{column}': holds {kind(value)}, wanted a list of turns {{role, content}}.")
-    result = []
+    result: list[Turn] = []
+    analysis: Turn = {}  # of gpt-oss: a thought in a turn of its own, which waits for its answer
     for i, raw in ((i, step) for i, turn in enumerate(value, start=1) for step in steps(turn)):
         raw = spoken(raw) if isinstance(raw, dict) else {}
         role = raw.get("role", raw.get("from"))
@@ -183,12 +187,15 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             )
         if medium := beside(raw):
             raise UnreadError(f"it holds {medium}, and only text can be used")
-        kept = {key: raw[key] for key in (*TURN, HIDDEN, *keep) if raw.get(key) not in (None, [])}
+        kept = {key: v for key, v in raw.items() if (key == HIDDEN or keep(key)) and v not in (None, [])}
+        for key, v in raw.items():
+            if isinstance(v, int | float | dict) and key not in kept and _is_figure(key, v):
+                hide(kept, f"'{key}' of a turn (write it into the turn's 'scores' if it is one)")
         kept |= {"finished": False} if ended(raw) is False else {}
         kept |= {} if _taught(raw) else {"weight": 0.0}
         if raw.get("train_detail") or raw.get("training_detail"):  # of Axolotl: which letters of a turn are learned
             hide(kept, "train_detail, which has parts of a turn learned: it is learned whole")
-        if thought := next((text for key in THOUGHT if (text := thought_of(raw.get(key))).strip()), ""):
+        if thought := next((said for key in THOUGHT if (said := thought_of(raw.get(key))).strip()), ""):
             kept["reasoning_content"] = thought
         elif isinstance(details := raw.get("reasoning_details"), list):  # of OpenRouter
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
@@ -201,11 +208,33 @@ def conversation(value: Any, column: str, keep: tuple[str, ...] = ()) -> list[Tu
             kept.setdefault("tool_calls", [call(raw["function_call"])])
         if role.lower() in ("function_call", "tool_call") and content:  # a turn of ShareGPT whose text is the call
             content, kept["tool_calls"] = "", [call(content)]
+        if str(raw.get("recipient")).startswith("functions."):  # of gpt-oss
+            named = {"name": raw["recipient"].removeprefix("functions."), "arguments": parsed(text(content, column))}
+            content, kept["tool_calls"] = "", [call(named)]
         role = ROLES.get(role.lower(), role.lower())
         if role == "tool" and _data(content):  # as the tool gave it
             content = as_json(content)
-        result += unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
-    return result
+        read = unfolded({"role": role, **kept}, content, f"{column}', turn {i} 'content")
+        if role == "assistant" and raw.get("channel") == "analysis":
+            thoughts = gathered(analysis, read[-1], {"reasoning_content": read[-1]["content"]})
+            read, analysis = [{**read[-1], **thoughts, "content": ""}], {}
+            if not read[-1].get("tool_calls"):
+                analysis = thoughts
+                continue
+        if analysis and role == "assistant":
+            read[-1] |= gathered(analysis, read[-1])
+        elif analysis:
+            hide(read[0], UNSAID)
+        analysis = {}
+        result += read
+    return [*result, {"role": "assistant", "content": "", **analysis}] if analysis else result
+
+
+def _is_figure(key: str, value: Any) -> bool:
+    """Whether a key of a turn may hold a score: a number, or an object with one."""
+    if key in ("content", "function_call") or plain(key) in (*TAUGHT, *UNTAUGHT):
+        return False
+    return bool(figures(value if isinstance(value, dict) else {key: value}))
 
 
 def _data(content: Any) -> bool:
@@ -284,7 +313,7 @@ def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
 
 
 THUMBED = re.compile(
-    r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|user ?(rating|feedback)"
+    r"rating|thumbs?|score|quality|feedback|label|vote|reaction|kto ?(tag|label)|(user|human) ?(rating|feedback)"
 )
 GRADED = re.compile(  # columns where 4/5 and 4 stars are grades
     r"(.*[ _-])?(ratings?|scores?|stars?|grades?|quality|overall|helpful(ness)?|correct(ness)?|coherence|complexity|"
@@ -297,12 +326,14 @@ DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undes
 
 def thumbs(record: Row) -> Row:
     """Replace thumbs, likes and other words of praise and blame in columns of feedback by true or false."""
-    replaced = {c: t for c, v in record.items() if isinstance(v, str) and (t := _thumb(c, v)) is not None}
+    replaced = {c: t for c, v in record.items() if isinstance(v, str) and (t := thumb(c, v)) is not None}
     return {**record, **replaced} if replaced else record
 
 
-def _thumb(column: str, value: str) -> bool | None:
-    if len(value) > 20 or not THUMBED.fullmatch(column.strip().lower().replace("_", " ").replace("-", " ")):
+def thumb(column: str, value: Any) -> bool | None:
+    """Return whether a word praises or blames, in a column of feedback; None for any other value or column."""
+    spaced = column.strip().lower().replace("_", " ").replace("-", " ")
+    if not isinstance(value, str) or len(value) > 20 or not THUMBED.fullmatch(spaced):
         return None
     word = re.sub(r"[ _-]+", " ", value.strip().lower())
     if column.lower() == "label" and word in ("positive", "negative"):  # usually the sentiment of the topic
@@ -362,14 +393,24 @@ def scored(offered: Row) -> tuple[Row, Row]:
 def figures(value: Any) -> Row:
     """Return the numbers, thumbs too, of {name: 4}, {name: {value: 4}} or [{name, value}]; empty for anything else.
 
-    A value may be called `score` too.
+    A value may be called `score` too, and a name `key`; several values of one name are a list of numbers.
     """
-    if isinstance(value, list) and all(isinstance(x, dict) and isinstance(x.get("name"), str) for x in value):
-        value = {x["name"]: x for x in value}
+    if isinstance(value, list) and all(named_as(each) for each in value):
+        found: dict[str, list[Any]] = {}
+        for each in value:
+            for name, given in figures({named_as(each): each}).items():
+                found.setdefault(name, []).append(given)
+        return {name: each[0] if len(each) == 1 else [number(v) for v in each] for name, each in found.items()}
     if not isinstance(value, dict):
         return {}
     plain = {n: v.get("value", v.get("score")) if isinstance(v, dict) else v for n, v in value.items()}
     return {n: v for n, v in thumbs(plain).items() if number(v) is not None and may_score(n)}
+
+
+def named_as(entry: Any) -> str:
+    """Return the name that an entry of a list of scores has; "" if it has none."""
+    name = entry.get("name", entry.get("key")) if isinstance(entry, dict) else ""
+    return name if isinstance(name, str) else ""
 
 
 def inside(record: Row) -> tuple[Row, Row]:
@@ -382,10 +423,14 @@ def inside(record: Row) -> tuple[Row, Row]:
     for column, value in record.items():
         if not isinstance(value, dict | list) or not FEEDBACK_OBJECT.fullmatch(column.lower()):
             continue
-        value = {column: value} if isinstance(value, dict) and "value" in value else value
-        numbers = {n: v for n, v in figures(value).items() if n not in {*record, *found} - {column}}
+        whole = value if isinstance(value, dict) else {}
+        one = next((key for key in ("value", "type") if figures({column: whole.get(key)})), "")
+        offered = {column: whole[one]} if one else value
+        numbers = {n: v for n, v in figures(offered).items() if n not in {*record, *found} - {column}}
         found |= numbers
-        left = {n: v for n, v in value.items() if n not in numbers} if isinstance(value, dict) else None
+        entries = value if isinstance(value, list) else []
+        left: Any = {n: v for n, v in whole.items() if n not in (*numbers, one)}
+        left = left or [each for each in entries if named_as(each) not in numbers]
         if numbers:
             record = {c: left if c == column else v for c, v in record.items() if c != column or left}
     return found, record
@@ -397,9 +442,9 @@ def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | No
     named = next((column for column in ("scores", "attributes") if isinstance(rest.get(column), dict)), None)
     found, rest = ({}, rest) if named else inside(rest)
     offered = rest.pop(named) if named else {column: rest.pop(column) for column in list(rest) if may_score(column)}
-    offered = {**offered, **found}
-    scores, raters = scored(offered)
-    words = {name: v for name, v in offered.items() if attribute(name) not in scores and v not in (None, "")}
+    scores, raters = scored({**offered, **found})
+    others = {name: v for name, v in offered.items() if name in found or attribute(name) not in scores}
+    words = {name: v for name, v in others.items() if v not in (None, "")}
     rest |= {column: str(rest[column]) for column in ("group", "source", "split") if column in rest}
     row: Row = {**words, **rest, **(after or {}), "prompt": prompt, "scores": scores, **raters}
     return row if response is None else {**row, "response": response}

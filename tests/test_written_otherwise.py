@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from data_recipes import layouts
 from data_recipes.files import DataError
-from data_recipes.turns import NOTED
+from data_recipes.metadata import metadata
+from data_recipes.turns import LEFT_OUT, NOTED
+from steer.labelling.scorer import readable
+from steer.rows import Tally, read
 from steer.rows.directions import of_name
+from steer.rows.notices import noted
+from steer.rows.reading import Reading
 
 ASK = [{"role": "user", "content": "Q?"}]
 SAID = {"choices": [{"message": {"role": "assistant", "content": "A."}}]}
@@ -178,3 +184,337 @@ def test_a_vote_for_one_of_several_responses_by_its_place_is_said_to_be_none(vot
         ]
     told = rows({"prompt": "Q?", "responses": ["A.", "B."], "preference": [0, 1]})
     assert [row["scores"]["preference"] for row in told] == [0, 1]
+
+
+REQUEST = {"messages": ASK}
+
+
+def told(*records: dict[str, Any], **reading: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows as `steer data` reads them, and the lines that it says."""
+    tally = Tally()
+    return list(read(list(records), reading=Reading(**reading), tally=tally)), list(noted(tally))
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        {"response": {"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}},
+        {"response": {"message": "Too many requests", "code": 429}},
+        {"response": {"message": "Try later", "code": "rate_limit_exceeded"}},
+        {"response": {"message": "No", "type": "authentication_error"}},
+        {"response": {"error": "overloaded"}},
+        {"response": {"detail": "Not Found"}},
+        {"response": '{"error_code":"REQUEST_LIMIT_EXCEEDED","message":"..."}'},
+        {"response": '{"detail":"Not Found"}'},
+        {"response": "Bad gateway", "status_code": 502},
+        {"response": "Bad gateway", "response_status": "429"},
+        {"response": "Bad gateway", "status": 500},
+    ],
+)
+def test_what_a_server_says_of_a_failure_is_no_answer(failed: dict[str, Any]) -> None:
+    for asked in ({"request": REQUEST}, {"prompt": "Q?"}):
+        if "request" in asked or not (isinstance(failed["response"], str) and failed["response"].startswith("{")):
+            with pytest.raises(DataError, match="the request failed"):
+                rows({**asked, **failed})
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"response": SAID, "status_code": 200, "status": "success"},
+        {"response": {**SAID, "error": None}},
+        {"response": {"type": "message", "role": "assistant", "content": "A."}},
+        {"response": {"code": 0, "message": "A."}},
+        {"response": {"message": "A.", "code": "ok"}},
+        {"response": "A.", "status": 1},
+    ],
+)
+def test_what_a_server_says_of_an_answer_is_no_failure(fine: dict[str, Any]) -> None:
+    assert one({"request": REQUEST, **fine})["response"] == "A."
+    structured = '{"error": "none", "total": 3}'
+    assert one({"request": REQUEST, "response": structured})["response"] == structured
+
+
+@pytest.mark.parametrize("asked", [{"request": REQUEST}, {"prompt": "Q?"}])
+@pytest.mark.parametrize("head", ["", "event: content_block_delta\n"])
+def test_a_stream_of_events_is_no_text(asked: dict[str, Any], head: str) -> None:
+    stream = head + 'data: {"choices":[{"delta":{"content":"Hel"}}]}\n\ndata: [DONE]\n'
+    with pytest.raises(DataError, match="holds a stream of events"):
+        rows({**asked, "response": stream})
+
+
+TURNS = [{"id": "m0", "role": "user", "content": "Q?"}]
+CALLING = [
+    *TURNS,
+    {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "content": "5"},
+]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [TURNS, CALLING, [{"type": "human", "content": "Q?"}], TURNS[0], {"messages": TURNS}, {"messages": CALLING}],
+)
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_turns_in_a_cell_of_a_table_are_turns(cell: Any, written: Any) -> None:
+    prompt = one({"prompt": written(cell), "response": "A."})["prompt"]
+    assert prompt[0] == {"role": "user", "content": "Q?"}
+    assert [turn["role"] for turn in prompt] in (["user"], ["user", "assistant", "tool"])
+    answer = {"id": "m1", "role": "assistant", "content": "A."}
+    for said in (answer, [answer]):
+        row = one({"prompt": "Q?", "response": written(said)})
+        assert (row["prompt"], row["response"]) == (ASK, "A.")
+    whole = [*(cell if isinstance(cell, list) else TURNS), answer]
+    assert one({"messages": written(whole)})["response"] == "A."
+
+
+@pytest.mark.parametrize("cell", ['[{"a": 1}]', '{"type": "user", "id": 5}', '[{"role": "admin"}]', "[1] is a user?"])
+def test_data_in_a_cell_is_what_a_user_wrote(cell: str) -> None:
+    assert one({"prompt": cell, "response": "A."})["prompt"] == [{"role": "user", "content": cell}]
+
+
+def test_turns_among_other_data_in_a_cell_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^column 'prompt': holds turns as text that cannot be read"):
+        rows({"prompt": json.dumps([*TURNS, {"x": 1}]), "response": "A."})
+
+
+THINKS = {"role": "assistant", "channel": "analysis", "content": "hm"}
+ANSWERS = {"role": "assistant", "channel": "final", "content": "A."}
+CALLS = {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content": '{"x": 1}'}
+
+
+def test_the_analysis_of_gpt_oss_is_the_thought_of_the_turn_that_follows() -> None:
+    thought = {"role": "assistant", "content": "A.", "reasoning_content": "hm"}
+    talk = [*ASK, THINKS, ANSWERS, *ASK]
+    for record in ({"messages": [*talk, THINKS, THINKS, ANSWERS]}, {"prompt": talk, "response": [THINKS, ANSWERS]}):
+        row = one(record)
+        assert row["prompt"] == [*ASK, thought, *ASK]
+        assert (row["response"], row["reasoning_content"].split("\n")[0]) == ("A.", "hm")
+    assert one({"request": {"messages": talk}, "response": "B."})["prompt"] == [*ASK, thought, *ASK]
+    called = one({"messages": [*ASK, THINKS, CALLS, {"role": "tool", "content": "5"}, ANSWERS]})["prompt"][1]
+    assert (called["content"], called["reasoning_content"]) == ("", "hm")
+    assert called["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
+    at_once = {**THINKS, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}
+    called = one({"messages": [*ASK, at_once, {"role": "tool", "content": "5"}, ANSWERS]})["prompt"][1]
+    assert (called["content"], called["reasoning_content"], len(called["tool_calls"])) == ("", "hm", 1)
+    stopped = one({"messages": [*ASK, THINKS, *ASK, ANSWERS]})
+    assert (len(stopped["prompt"]), stopped[NOTED]) == (2, ["left out: thoughts of answers that were stopped"])
+
+
+FIVE_AND_ONE = [{"name": "helpful", "value": 5}, {"name": "helpful", "value": 1}]
+ANSWERED = {"messages": [*ASK, {"role": "assistant", "content": "A."}]}
+
+
+def test_several_ratings_of_one_name_are_those_of_several_raters() -> None:
+    turn = {"role": "assistant", "content": "A.", "feedback": FIVE_AND_ONE}
+    for record in (
+        {"prompt": "Q?", "response": "A.", "feedback": FIVE_AND_ONE},
+        {"request": REQUEST, "response": SAID, "feedback": FIVE_AND_ONE},
+        {**ANSWERED, "feedback": FIVE_AND_ONE},
+        {"messages": [*ASK, turn]},
+    ):
+        row = one(record)
+        assert (row["scores"], row["raters"]) == ({"helpful": 3.0}, {"helpful": [5.0, 1.0]})
+
+
+@pytest.mark.parametrize(
+    ("given", "scores", "left"),
+    [
+        ({"feedback": [{"key": "helpful", "score": 4}]}, {"helpful": 4.0}, None),
+        ({"feedback": {"type": "thumbs_up"}}, {"feedback": 1.0}, None),
+        ({"feedback": {"type": "thumbs_down", "comment": "no"}}, {"feedback": 0.0}, {"comment": "no"}),
+        ({"feedback": {"value": 3, "comment": "no"}}, {"feedback": 3.0}, {"comment": "no"}),
+        (
+            {"feedback": [{"name": "helpful", "value": 4}, {"name": "note", "value": "x"}]},
+            {"helpful": 4.0},
+            [{"name": "note", "value": "x"}],
+        ),
+    ],
+)
+def test_feedback_in_other_shapes_is_read_and_its_words_stay(given: Any, scores: Any, left: Any) -> None:
+    for record in ({"prompt": "Q?", "response": "A."}, {"request": REQUEST, "response": SAID}):
+        row = one({**record, **given})
+        assert (row["scores"], row.get("feedback")) == (scores, left)
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"feedback": [{"rating": 4}, {"rating": 2}]}, "feedback.0.rating"),
+        ({"ratings": [{"annotator": "a", "helpful": 4}]}, "ratings.0.helpful"),
+        ({"assessments": [{"assessment_name": "h", "feedback": {"value": 4}}]}, "assessments.0.feedback.value"),
+    ],
+)
+def test_numbers_in_lists_of_objects_are_named_by_the_path_that_map_wants(given: Any, place: str) -> None:
+    for record in ({"prompt": "Q?", "response": "A."}, {"request": REQUEST, "response": SAID}):
+        ([row], lines) = told({**record, **given})
+        assert row["scores"] == {}
+        assert lines == [
+            f"no scores: {next(iter(given))} (numbers inside, {place}). --map NAME=COLUMN makes one a score."
+        ]
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["max_rating", "ratingScale", "rating_count", "num_ratings", "n_stars", "number_of_ratings", "count", "max"],
+)
+def test_numbers_about_ratings_are_no_ratings(column: str) -> None:
+    assert metadata(column)
+    (row,), lines = told({"prompt": "Q?", "response": "A.", "rating": 4, column: 5})
+    assert (row["scores"], row[column]) == ({"rating": 4.0}, 5)
+    assert f"no scores: {column} (metadata, by the name)" in lines[0]
+    assert one({"prompt": "Q?", "response": "A.", "rating": {"stars": 4, column: 5}})["scores"] == {"stars": 4.0}
+
+
+@pytest.mark.parametrize("column", ["mean_rating", "avg_score", "total_score", "overall_quality", "stars"])
+def test_ratings_of_several_are_ratings(column: str) -> None:
+    assert not metadata(column)
+
+
+PAIR = {"prompt": "Q?", "response_a": "x", "response_b": "y", "winner": "a"}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *({name: "Doc."} for name in ("context", "input", "history", "instructions", "Background")),
+        {"documents": ["d1", "d2", "d3"]},
+        {"chat_history": [{"role": "user", "content": "x"}]},
+        {"history": [{"user": "a", "assistant": "b"}]},
+    ],
+)
+def test_what_a_question_is_about_and_is_no_part_of_the_prompt_is_said(beside: dict[str, Any]) -> None:
+    note = f"kept as a column and no part of the prompt: {next(iter(beside))!r}"
+    note += " (write it into the prompt if the model saw it)"
+    for record in (
+        {"prompt": "Q?", "response": "A.", "rating": 4},
+        {"prompt": "Q?", "chosen": "x", "rejected": "y"},
+        {"prompt": "Q?", "responses": ["x", "y"]},
+        {"request": REQUEST, "response": SAID},
+        ANSWERED,
+        PAIR,
+    ):
+        for row in rows({**record, **beside}):
+            assert row["prompt"] == ASK
+            assert row[NOTED] == [note]
+
+
+def test_what_is_part_of_the_prompt_or_blank_is_not_said_to_be_none() -> None:
+    for record in (
+        {"prompt": "Q?", "response": "A.", "context": " ", "documents": [], "history": []},
+        {"prompt": "Q?", "response": "A.", "history": [["a", "b"]]},
+        {"instruction": "Q?", "context": "Doc.", "response": "A."},
+        {"instruction": "Q?", "input": "Doc.", "output": "A."},
+        {"prompt": "Q?", "response": "A.", "context": {"user": 5}},
+    ):
+        assert NOTED not in one(record)
+
+
+def test_ratings_of_a_turn_are_read_under_their_usual_names_and_other_numbers_are_counted() -> None:
+    rated = {"user_rating": 5, "thumbs_up": True, "helpfulness": "4/5", "feedback": {"type": "thumbs_up"}}
+    row = one({"messages": [*ASK, {"role": "assistant", "content": "A.", **rated}]})
+    assert row["scores"] == {"user_rating": 5.0, "thumbs_up": 1.0, "helpfulness": 4.0, "feedback": 1.0}
+    other = {"annotation": {"rating": 1}, "toxic": False, "latency_ms": 3, "index": 1, "finished": True, "weight": 1}
+    for record in (
+        {"messages": [*ASK, {"role": "assistant", "content": "A.", **other}]},
+        {"prompt": [*ASK, {"role": "assistant", "content": "A.", **other}, *ASK], "response": "B."},
+    ):
+        row = one(record)
+        assert row["scores"] == {}
+        assert row[NOTED] == [
+            f"left out: '{name}' of a turn (write it into the turn's 'scores' if it is one)"
+            for name in ("annotation", "toxic")
+        ]
+
+
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
+def test_a_response_of_a_conversation_that_its_server_keeps_is_left_out(conversation: Any) -> None:
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "A."}]}]
+    for record in (
+        {"request": {"input": "and 0?", "conversation": conversation}, "response": {"output": output}},
+        {"request": {"input": "and 0?"}, "response": {"output": output, "conversation": conversation}},
+        {"object": "response", "input": "and 0?", "output": output, "conversation": conversation},
+    ):
+        assert one(record)[LEFT_OUT] == "it continues 'conv_1', whose turns it does not hold"
+    whole = {"request": {**REQUEST, "conversation": conversation}, "response": SAID}
+    assert LEFT_OUT not in one(whole), "a name of the user's own, beside all messages"
+    beside = one({"input": "and 0?", "output": output, "previous_response_id": "resp_0"})
+    assert beside[LEFT_OUT] == "it continues 'resp_0', whose turns it does not hold"
+
+
+def test_a_custom_tool_is_called_by_its_name() -> None:
+    made = {"id": "c1", "type": "custom", "custom": {"name": "sh", "input": "ls"}}
+    choice = {"choices": [{"message": {"role": "assistant", "content": None, "tool_calls": [made]}}]}
+    for record in (
+        {"messages": [*ASK, {"role": "assistant", "tool_calls": [made]}]},
+        {"prompt": "Q?", "response": "", "tool_calls": [made]},
+        {"request": REQUEST, "response": choice},
+    ):
+        row = one(record)
+        assert row["tool_calls"] == [{"id": "c1", "type": "function", "function": {"name": "sh", "arguments": "ls"}}]
+        assert readable(row)["response"] == "sh(ls)"
+
+
+def test_numbers_beside_a_log_are_read_or_named() -> None:
+    given = {"rating": 4, "helpfulness": 4, "user_rating": 5, "thumbs_up": True, "done": True}
+    (row,), lines = told({"request": REQUEST, "response": SAID, **given})
+    assert row["scores"] == {"rating": 4.0}
+    assert lines == [
+        "no scores: helpfulness, user_rating, thumbs_up (numbers beside a log). --map NAME=COLUMN makes one a score."
+    ]
+    columns = {name: name for name in ("rating", "helpfulness")}
+    (row,), _ = told({"request": REQUEST, "response": SAID, **given}, columns=columns)
+    assert row["scores"] == {"rating": 4.0, "helpfulness": 4.0}
+
+
+def test_each_choice_of_a_log_has_its_own_rating() -> None:
+    def choices(*rated: dict[str, Any]) -> dict[str, Any]:
+        return {"request": REQUEST, "response": {"choices": [{"message": {"content": "A."}, **each} for each in rated]}}
+
+    for record in (
+        {**choices({}, {}), "rating": [4, 2]},
+        choices({"rating": 4}, {"rating": 2}),
+        {**choices({"feedback": {"rating": 4}}, {"feedback": {"rating": 2}}), "id": "x"},
+    ):
+        assert [row["scores"] for row in rows(record)] == [{"rating": 4.0}, {"rating": 2.0}]
+    (row,) = rows({**choices({}), "rating": [4, 2]})
+    assert (row["scores"], row["raters"]) == ({"rating": 3.0}, {"rating": [4, 2]}), "one answer, two raters"
+    _, lines = told({**choices({}, {}, {}), "rating": [4, 2]})
+    assert "no scores: rating (numbers beside a log)" in lines[0]
+
+
+def test_choices_may_be_called_output() -> None:
+    choice = {"message": {"role": "assistant", "content": "A."}, "finish_reason": "length"}
+    row = one({"input": ASK, "output": [choice]})
+    assert (row["prompt"], row["response"], row["finished"]) == (ASK, "A.", False)
+
+
+def test_a_request_that_is_no_request_is_refused_under_its_own_name() -> None:
+    record = {
+        "input": {"inputBodyJson": REQUEST},
+        "output": {"outputBodyJson": {"role": "assistant", "content": [{"type": "text", "text": "A."}]}},
+    }
+    with pytest.raises(DataError, match=r"^columns input, output fit no known layout"):
+        rows(record)
+    columns = {"request": "input.inputBodyJson", "response": "output.outputBodyJson"}
+    (row,), _ = told(record, columns=columns)
+    assert (row["prompt"], row["response"]) == (ASK, "A.")
+
+
+@pytest.mark.parametrize("kind", ["shell_call", "local_shell_call", "apply_patch_call", "computer_call"])
+def test_a_call_of_a_shell_is_left_out_by_its_name(kind: str) -> None:
+    ask, made = {"role": "user", "content": "Q?"}, {"type": kind, "call_id": "c", "action": {"commands": ["ls"]}}
+    row = one({"request": {"input": [ask]}, "response": {"output": [made]}})
+    assert row[LEFT_OUT] == f"its response holds {kind}, and no text"
+    said = {"output": [{"type": "message", "content": [{"type": "output_text", "text": "A."}]}]}
+    row = one({"request": {"input": [ask, made, {**made, "type": f"{kind}_output"}]}, "response": said})
+    note = "left out: calls of tools that are no functions (a shell, a patch, a computer), and their results"
+    assert row[NOTED] == [note]
+
+
+def test_a_thumb_that_map_names_is_a_score() -> None:
+    record = {"prompt": "Q?", "response": "good", "feedback": {"type": "thumbs_up"}}
+    for name, path in (("helpful", "feedback.type"), ("mine", "feedback.type")):
+        columns = {"prompt": "prompt", "response": "response", name: path}
+        (row,), lines = told(record, columns=columns)
+        assert (row["scores"], row["response"], lines) == ({name: 1.0}, "good", [])

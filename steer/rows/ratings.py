@@ -9,14 +9,16 @@ from data_recipes import lists, votes
 from data_recipes.cells import form, number
 from data_recipes.layouts import LAYOUTS
 from data_recipes.metadata import Values, metadata
-from data_recipes.turns import OURS, attribute, figures, ratings
+from data_recipes.turns import ASKED_WITH, OURS, attribute, figures, may_score, named_as, ratings
 from steer.rows.contract import Row
 from steer.rows.directions import named_score
 
 BY_NAME = "metadata, by the name"
 PLAIN = {name for name, (columns, _) in LAYOUTS.items() if name == ", ".join(columns)}  # layouts of no published set
 UNMAPPED = "not named by --map"
+BESIDE = "numbers beside a log"
 UNREAD = "no number, such as "
+LOGGED = ("response", "completion", "generation", "choices")  # columns of a log's answer
 RATED = ("scores", "attributes")  # columns that hold several scores
 ASKED = ("prompt", "response", "completion", "messages", "conversations", "instruction", "output", "chosen", "rejected")
 
@@ -47,7 +49,8 @@ class Ratings:
                 unread = isinstance(record[column], str) and record[column] and row.get(column) == record[column]
                 if unread and name not in scores and named_score(name):
                     self.unrated.setdefault(column, f"{UNREAD}{record[column]!r:.30}")
-                if column not in self.unrated and (path := _inside(column, record[column], scores)):
+                deep = column in row and column not in (*ASKED, *ASKED_WITH)
+                if column not in self.unrated and (path := _inside(column, record[column], scores, deep=deep)):
                     self.unrated[column] = f"numbers inside, {path}"
                 continue
             if name in self.wanted or column in self.wanted:
@@ -58,6 +61,8 @@ class Ratings:
                 back |= {name: own} if say in lists.LISTS else {column: record[column]}
             elif name not in scores and metadata(column) and not votes.ONE_HOT.fullmatch(column):
                 self.unrated[column] = BY_NAME
+            elif name not in scores and say in LOGGED and may_score(column) and named_score(name):
+                self.unrated[column] = BESIDE
         if scores == (row.get("scores") or {}):
             return row
         raters = {name: each for name, each in (row.get("raters") or {}).items() if name in scores}
@@ -102,17 +107,21 @@ class Ratings:
                 values.words += 1
 
 
-def _inside(column: str, cell: object, scores: Row) -> str:
-    """Return where a column holds a number whose name says score, and that is none yet, as --map writes it; else ""."""
+def _inside(column: str, cell: object, scores: Row, *, deep: bool = False) -> str:
+    """Return where a column holds a number whose name says score, and that is none yet, as --map writes it; else "".
+
+    `deep`: it may be a list of objects, each with numbers.
+    """
     if not isinstance(cell, dict | list):
         return ""
     places = cell.items() if isinstance(cell, dict) else [(i, v) for i, v in enumerate(cell)]
     for name in figures(cell):
         if named_score(name) and attribute(name) not in scores:
-            at, value = next((k, v) for k, v in places if k == name or (isinstance(v, dict) and v.get("name") == name))
+            at, value = next((k, v) for k, v in places if k == name or (isinstance(v, dict) and named_as(v) == name))
             keys = [key for key in ("value", "score") if isinstance(value, dict) and key in value]
             return ".".join([column, str(at), *keys[:1]])
-    return ""
+    each = enumerate(cell) if deep and isinstance(cell, list) else ()
+    return next((path for i, v in each if (path := _inside(f"{column}.{i}", v, scores))), "")
 
 
 @lru_cache(maxsize=1000)

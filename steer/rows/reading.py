@@ -17,14 +17,15 @@ from data_recipes.cells import form, one_way
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, attribute, content_id
+from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, attribute, content_id, thumb
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
+from steer.rows.directions import named_score
 from steer.rows.numbers import Numbers
-from steer.rows.ratings import UNREAD, Ratings
+from steer.rows.ratings import ASKED, UNREAD, Ratings
 from steer.run_folder import is_run, row_files
 from steer.settings import WHICH_TURNS, did_you_mean
 
@@ -391,7 +392,7 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
             tally.columns.update(name for name, value in record.items() if value is not None)
         if not layouts.answers(record) and layouts.answers({**rest, **record}):
             record, rest = {**rest, **record}, {}  # the map names the question, and other columns the answers
-        record = votes.aspects(record, reading.columns)
+        record = votes.aspects(record, reading.columns) | _praised(record, reading.columns)
         for find in (system_columns, thoughts.columns):
             for column in find(rest) if not find(record) else ():
                 record[column] = rest.pop(column)
@@ -399,6 +400,16 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
     if reading.prompt and unasked and (ANSWERED & record.keys() or record.get("object") == "response"):
         record = {**record, "prompt": reading.prompt}
     return record, rest
+
+
+def _praised(record: Row, columns: Mapping[str, str]) -> Row:
+    """Return the scores that --map names by where a thumb is, such as helpful=feedback.type, as true or false."""
+    praised: Row = {}
+    for name, path in columns.items():
+        places = ["thumbs"] if named_score(name) else [name, *path.split(".")]
+        words = [word for place in places if (word := thumb(place, record.get(name))) is not None]
+        praised |= {name: words[0]} if words and name not in (*ASKED, "preference") else {}
+    return praised
 
 
 def _accompanied(row: Row, rest: Row, *, alone: bool) -> Row:
