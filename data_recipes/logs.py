@@ -7,6 +7,7 @@ a log (latency, tokens) are not: they stay extra columns, and `--map quality=COL
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from data_recipes import ai_sdk, tools
@@ -78,11 +79,17 @@ def asked(record: Row) -> list[Row]:
 
 def check(record: Row, response: Any) -> None:
     """Raise DataError if a record says by a status that its request failed, or its response is a stream of events."""
-    for column, value in record.items():
-        if plain(column) in STATUS and 300 <= (number(value) or 0) < 600:
-            raise DataError(f"column '{column}': the request failed (status {value}). {AGAIN}")
+    for column in _states(tuple(record)):
+        if 300 <= (number(record[column]) or 0) < 600:
+            raise DataError(f"column '{column}': the request failed (status {record[column]}). {AGAIN}")
     if isinstance(response, str) and EVENTS.match(response):
         raise DataError("column 'response': holds a stream of events (data: {...}). Join their texts to one first.")
+
+
+@lru_cache(maxsize=1000)
+def _states(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns that say how a request ended."""
+    return tuple(c for c in columns if isinstance(c, str) and plain(c) in STATUS)
 
 
 def _fault(body: Row) -> Any:
