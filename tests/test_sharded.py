@@ -79,7 +79,7 @@ ATOL = {"all weights": 1e-4, "all weights in bfloat16": 1e-3}  # ten times the l
 REFUSED: list[dict[str, Any]] = [
     {"output": "none", "adapter": "qlora"},
     {"output": "none", "optimizer": "adamw_8bit"},
-    {"output": "none", "method": "remax", "scorer": "countable:words"},
+    {"output": "none", "method": "remax", "scorer": "data_recipes.world_text:Gold"},
 ]
 
 
