@@ -153,6 +153,7 @@ def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Sche
         assert "best: help=2 words=3 harm=1" in said  # as good as help=3 words=3 harm=2, and more rows
     beside = targets_command(TargetsConfig(str(tmp_path / "policy"), target="words=1", weights="help=.7,words=-.3"))
     assert "beside words=1" in beside
+    assert "\nbest: " not in beside  # the first of the combinations is the best beside it
     assert "1: 9  [2: 0]  [3: 2]" in beside
     assert "  +0.40  help=3 words=3  (5 rows)" in beside
     assert beside.endswith("best for these weights: help=3 words=3")

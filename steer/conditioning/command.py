@@ -24,7 +24,7 @@ def targets_command(config: TargetsConfig) -> str:
     schema, names = _read(Path(config.policy))
     target = parse_target(config.target, schema, names) if config.target else {}
     lines = [*_levels(schema, names, target), "", *_combinations(schema, names, target, config.top)]
-    if schema.supported(names):
+    if schema.supported(names) and not target:  # with one, the first combination is the best beside it
         best = schema.text(schema.best(names)) or "no condition, for no attribute has a better end"
         lines += ["", f"best: {best}"]
     if config.weights:
