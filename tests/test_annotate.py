@@ -112,8 +112,9 @@ def test_a_pool_is_told_which_end_is_better(tmp_path: Path, schema: str | None) 
     turned = Schema((Attribute("hedging", 0, 4, 1),))
     assert annotator(spec, turned).prefer(*rows).tolist() == [0.0]  # who likes hedges says so in the schema
     (tmp_path / "pool.yaml").write_text("gold: tests.test_annotate:Words\n")
-    with pytest.raises(SteerError, match="prefers nothing"):
+    with pytest.raises(SteerError, match=r"prefers nothing\. Name rows where one has: .* --higher NAME "):
         annotator(spec)
+    assert annotator(spec, Schema((Attribute("words", 0, 9),))).prefer(*rows[::-1]).tolist() == [1.0]
 
 
 def calling(*arguments: str) -> dict[int, Answers]:

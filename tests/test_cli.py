@@ -155,7 +155,8 @@ def test_rows_without_what_a_method_needs(steer: Steer, tiny: Path, tmp_path: Pa
     refused(said, output, f'{rows}: has no schema.json beside it. Run "steer label" first.')
     for method in ("rwr", "filtered"):
         said = steer("train", rows, "--model", tiny, "--method", method, *flags)
-        refused(said, output, f'{rows}: {method}: none of the 3 rows has a reward. Run "steer label" first')
+        message = f"{rows}: {method}: none of the 3 rows has a reward."
+        refused(said, output, message, 'Run "steer label ROWS --scorer SCORER --output LABELS" first')
     for command in ("fit", "label"):
         refused(steer(command, rows, *flags), output, f"{rows}: no row has a score.")
     (tmp_path / "schema.json").write_text('{"attributes": [{"name": "quality", "low": 0, "high": 4}]}')
@@ -267,7 +268,7 @@ def test_an_unknown_scorer(steer: Steer, labels: Path, tmp_path: Path) -> None:
     for scorer, message in cases.items():
         refused(steer("label", labels, "--scorer", scorer, "--output", tmp_path / "run"), tmp_path / "run", message)
     said = steer("label", labels, "--lower", "warmt", "--output", tmp_path / "run")
-    refused(said, tmp_path / "run", "unknown attribute 'warmt'; did you mean 'warmth'?")
+    refused(said, tmp_path / "run", "--lower or --neither: unknown attribute 'warmt'; did you mean 'warmth'?")
 
 
 def test_iterate_wants_a_policy_and_a_scorer_that_fits(

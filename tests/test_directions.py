@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steer import fit, label
 from steer.conditioning.command import targets_command
 from steer.config.conditioning import TargetsConfig
 from steer.config.labelling import FitConfig, LabelConfig
 from steer.config.rows import DataConfig
+from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.rows import write_rows
 from steer.rows.command import data_command
@@ -69,7 +71,7 @@ def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path
     for name, text in said.items():
         assert "better is lower: toxicity; neither: verbosity." in text, name
         assert "*guessed*, for nothing says so: zest (higher)" in text, name
-        assert "--lower NAME or --neither NAME" in text, name
+        assert "--higher NAME, --lower NAME or --neither NAME" in text, name
     for name in ("fit", "label"):
         assert "warning: 'zest' is guessed to be better when higher, but correlates +0.9" in said[name]
         assert "with toxicity (lower is better). If lower is better: --lower zest; if neither is" in said[name]
@@ -79,6 +81,21 @@ def test_every_command_says_which_end_is_better_and_marks_a_guess(tmp_path: Path
     assert "better is lower: toxicity, zest; neither: verbosity." in turned
     assert "zest (higher)" not in turned
     assert Schema.load(tmp_path / "turned" / "schema.json")["zest"].origin == "given"
+
+
+def test_a_name_that_stands_for_neither_gets_a_better_end_by_a_flag(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{i}", "response": f"r {i}", "scores": {"brevity": float(i % 5)}} for i in range(40)]
+    plain, better = (label(rows, min_support=1, held_out=0, higher=higher) for higher in ((), ("brevity",)))
+    assert [row["reward"] for row in plain.rows] == [None] * 40
+    assert better.schema["brevity"].origin == "given"
+    assert np.corrcoef([r["reward"] for r in better.rows], [i % 5 for i in range(40)])[0, 1] == pytest.approx(1)
+    assert fit(rows, higher=("brevity",), held_out=0).schema["brevity"].direction == 1
+    write_rows(rows, tmp_path / "rows.jsonl")
+    config = LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "labels"), min_support=1)
+    assert "no row gets a reward: --higher NAME or --lower NAME." in label_command(config)
+    for flags in (("higher", "lower"), ("higher", "neither"), ("lower", "neither")):
+        with pytest.raises(SteerError, match="--higher, --lower or --neither: 'brevity' is named in two of them"):
+            label(rows, **dict.fromkeys(flags, ("brevity",)))
 
 
 def test_an_attribute_against_all_others_is_named_and_one_that_goes_with_them_is_not() -> None:

@@ -39,7 +39,7 @@ def test_the_share_is_of_the_rows_whose_reward_is_known() -> None:
 def test_equal_or_absent_rewards_are_refused() -> None:
     with pytest.raises(SteerError, match="all 3 rewards are equal"):
         kept([0.5, 0.5, 0.5], 0.5)
-    with pytest.raises(SteerError, match=r'none of the 2 rows has a reward. Run "steer label" first'):
+    with pytest.raises(SteerError, match=r'none of the 2 rows has a reward\. Run "steer label ROWS --scorer SCORER '):
         kept([None, None], 0.5)
 
 

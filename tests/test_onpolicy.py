@@ -275,7 +275,7 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_loaded(short: Path,
             {"scorer": "human"},
             r"people rated the logs, nobody rates new responses\. Fit one: .*, then --scorer SCORER\.",
         ),
-        ({"scorer": "countable:sentences"}, r"does not score words, which the reward counts\."),
+        ({"scorer": "countable:sentences"}, r"does not score words, which the reward counts\. Fit one: "),
     ):
         with pytest.raises(SteerError, match=told):
             train_command(config(short, base, tmp_path / "run", "remax", **more))

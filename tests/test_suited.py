@@ -12,9 +12,11 @@ from click.testing import CliRunner
 
 from steer import label
 from steer.cli import cli
+from steer.labelling.scorer import FIT
 from steer.methods import METHODS
 from steer.methods.groups import DRAW_MORE
 from steer.rows import Row, prompt_key, read_rows, write_rows
+from steer.rows.directions import SAY_END
 from steer.rows.labelled import Labelled
 from steer.training.suited import suited, suited_table
 from steer.training.train import train
@@ -51,6 +53,20 @@ def test_thumbs_suit_what_needs_no_pairs() -> None:
         named = re.search("or take (.*) or (.*), which train on single responses", text)
         assert named
         assert able >= {*named.groups()}
+
+
+def test_what_people_said_needs_no_scorer_and_an_attribute_that_has_no_better_end_gets_one() -> None:
+    rows = [{"prompt": f"p{i}", "response": f"text {i}", "scores": {"brevity": i % 2}} for i in range(12)]
+    raw, labelled = (suited(source, ["kto", "grpo"]) for source in (rows, label(rows, held_out=0, min_support=1)))
+    assert raw[0].missing.endswith(
+        'Run "steer label ROWS --output LABELS" first: what people said in them needs no scorer.'
+    )
+    assert labelled[0].missing.endswith('with a scorer of what has a better end, or with "--higher NAME".')
+    assert labelled[1].missing.endswith(SAY_END)
+    better = label(rows, held_out=0, min_support=1, higher=("brevity",))
+    kto, grpo = suited(better, ["kto", "grpo"])
+    assert not kto.missing
+    assert grpo.missing.endswith(f"{FIT}.")
 
 
 GOLD = "data_recipes.world_text:Gold"

@@ -37,7 +37,7 @@ class LabelConfig(LabelSettings):
     scorer: str = option(
         "human",
         "Folder of `steer fit`, `countable:words,...`, `classifier:NAME` (any sequence-classification model), "
-        "`judge:FILE`, `module:NAME` (a class or function of yours), or `human` for the scores in the rows.",
+        "`judge:FILE`, `MODULE:NAME` (a class or function of yours), or `human` for the scores in the rows.",
         panel=INPUTS,
     )
     shard: str = option("", SHARD, panel=SPEED)

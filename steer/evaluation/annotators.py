@@ -141,18 +141,25 @@ def _weighing(scorer: Scorer, schema: Schema | None) -> Schema:
     own = scorer.schema or guessed(scorer)
     weighing = schema if schema is not None and _covered(schema, scorer) else own
     if not _covered(weighing, scorer):
-        raise SteerError(f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing.")
+        raise SteerError(
+            f"annotator {scorer.id}: none of its attributes has a better end, so it prefers nothing. Name rows where "
+            f'one has: "steer label ROWS --scorer {scorer.spec or "SCORER"} --higher NAME --output LABELS".'
+        )
     return weighing
 
 
 def guessed(scorer: Scorer) -> Schema:
-    """Guess a schema from the names of a scorer's attributes."""
-    return described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
+    """Guess a schema from the names of a scorer's attributes, unless its model has their `weights`, below 0: lower."""
+    schema = described(scorer.attributes, np.array([[0.0], [1.0]]) @ np.ones((1, len(scorer.attributes))))
+    weights = getattr(scorer.model, "weights", None)
+    if not isinstance(weights, Mapping):
+        return schema
+    signed = {n: float(weights.get(n, 0.0)) for n in scorer.attributes}
+    return schema.turned({n: (int(np.sign(w)), abs(w)) for n, w in signed.items()})
 
 
 def _covered(schema: Schema, scorer: Scorer) -> bool:
-    counted = [n for n in schema.own if schema[n].weight and schema[n].direction]
-    return bool(counted) and set(counted) <= set(scorer.attributes)
+    return bool(schema.counted) and set(schema.counted) <= set(scorer.attributes)
 
 
 class Meeting(NamedTuple):

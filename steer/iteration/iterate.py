@@ -30,6 +30,7 @@ from steer.models.policy import Policy
 from steer.options import resolve
 from steer.progress import note, progress
 from steer.rows import Source, content_hash
+from steer.rows.directions import SAY_END
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import HOW, identity, rows_fingerprint, write_json
@@ -210,8 +211,7 @@ def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[s
             raise SteerError("--annotator: every round has a scorer of its own, so --gold must say which is best.")
     if not any(schema[n].direction and schema[n].weight for n in schema.own):
         raise SteerError(
-            f"{rows}: none of its attributes has a better end, so no round is better than another. Label again "
-            "without --neither, or with --lower for those whose low end is the good one."
+            f"{rows}: none of its attributes has a better end, so no round is better than another. {SAY_END}"
         )
     if settings.weights:
         if settings.goals != "weights":

@@ -82,7 +82,7 @@ class Fitted:
         if not rated:
             raise SteerError(f"{name}: none of the {len(train)} training rows has a score. Fitting needs human scores.")
         scores = matrix(rated, names)
-        schema = turned(description(attributes, names, matrix(train, names)), s.lower, s.neither)
+        schema = turned(description(attributes, names, matrix(train, names)), s.higher, s.lower, s.neither)
         model = _unfitted(kind, s, schema)
         with progress(what=f"fit {s.kind} on {len(rated)} rows", unit=""):
             try:

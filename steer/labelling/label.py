@@ -24,6 +24,7 @@ from steer.parts import Parts, Workers, in_order
 from steer.progress import note
 from steer.rows import PREFERENCE, Row, Source, pieces, read_rows
 from steer.rows.binning import described, fitted, graded
+from steer.rows.directions import FLAGS
 from steer.rows.labelled import Labelled, content_of
 from steer.rows.reading import InOrderError
 from steer.rows.schema import REWARD, Attribute, Schema
@@ -160,7 +161,8 @@ class Task:
     def _described(self, scores: Scores | Table) -> Schema:
         """Return the schema without levels."""
         plain = self.scorer.schema or description(self.attributes, self.names, scores)
-        return turned(plain, self.settings.lower, self.settings.neither)
+        s = self.settings
+        return turned(plain, s.higher, s.lower, s.neither)
 
     def _check_targets(self, schema: Schema) -> None:
         """Refuse targets of rows at levels that the schema does not have."""
@@ -240,6 +242,16 @@ def _kept_schema(settings: LabelSettings) -> Schema:
     schema = Schema.load(Path(settings.schema))
     if not schema.levelled:
         raise SteerError(f'{settings.schema}: has no levels. Give the schema.json that "steer label" wrote.')
+    for flag in ("edges", "higher", "lower", "neither"):
+        if getattr(settings, flag):
+            raise SteerError(f"--{flag}: levels and directions are those of --schema. Use one of the two.")
+    counted = [schema.names.index(n) for n in schema.counted]
+    scored = counted and any(None not in [cell[i] for i in counted] for cell in schema.cells)
+    if not counted if REWARD in schema.names else scored:
+        raise SteerError(
+            f"{settings.schema}: its directions changed after its reward was measured. Label without --schema, and say "
+            f"which end is better by {FLAGS}."
+        )
     return schema
 
 
@@ -256,8 +268,6 @@ def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[floa
             edges[name] = []
         if not edges[name] or not all(a < b for a, b in pairwise([-math.inf, *edges[name], math.inf])):
             raise SteerError(f"--edges {text}: wanted NAME=EDGE,EDGE,... in rising order, such as words=20,50,100.")
-    if edges and settings.schema:
-        raise SteerError("--edges: the levels are those of --schema. Use one of the two.")
     return edges
 
 
@@ -279,10 +289,13 @@ def description(attributes: Mapping[str, Attribute], names: Sequence[str], score
     return Schema(tuple(graded(attributes.get(n, from_scores[n]), table.column(j)) for j, n in enumerate(names)))
 
 
-def turned(schema: Schema, lower: Sequence[str], neither: Sequence[str]) -> Schema:
-    """Set the directions of the attributes that are better when lower, and of those that have no better end."""
-    for name in (*lower, *neither):
-        if name not in schema.names:
-            raise SteerError(f"--lower/--neither: unknown attribute '{name}'; {did_you_mean(name, schema.names)}")
-    turns: Mapping[str, tuple[int, float]] = dict.fromkeys(lower, (-1, 1.0)) | dict.fromkeys(neither, (0, 0.0))
+def turned(schema: Schema, higher: Sequence[str], lower: Sequence[str], neither: Sequence[str]) -> Schema:
+    """Set the directions of the attributes that are better when higher or lower, and of those without a better end."""
+    turns: dict[str, tuple[int, float]] = {}
+    for names, turn in ((higher, (1, 1.0)), (lower, (-1, 1.0)), (neither, (0, 0.0))):
+        for name in names:
+            if name not in schema.names:
+                raise SteerError(f"{FLAGS}: unknown attribute '{name}'; {did_you_mean(name, schema.names)}")
+            if turns.setdefault(name, turn) != turn:
+                raise SteerError(f"{FLAGS}: '{name}' is named in two of them. Use one.")
     return schema.turned(turns)

@@ -20,6 +20,7 @@ from attribute_models import own
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.rows import Row
+from steer.rows.directions import SAY_END
 from steer.rows.schema import MOST, Schema
 from steer.run_folder import hashes, read_done
 
@@ -27,6 +28,7 @@ Scores = np.ndarray[Any, Any]
 COUNTABLE = "countable:"
 FILED = ("judge", "simulated")  # the name of a file of settings follows the colon
 CLASSIFIER = "classifier:"
+FIT = 'Fit one: "steer fit ROWS --output SCORER"'
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,12 @@ def known_scores(scorer: Scorer, rows: Sequence[Row], names: Sequence[str]) -> S
 
 def rewarder(scorer: Scorer, schema: Schema) -> Reward:
     """Return the reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute of it."""
-    needed = [n for n in schema.own if schema[n].weight and schema[n].direction]
+    needed = schema.counted
     if not needed:
-        raise SteerError("no attribute of the schema has a better end, so there is no reward to raise.")
+        raise SteerError(f"no attribute of the schema has a better end, so there is no reward to raise. {SAY_END}")
     if missing := set(needed) - set(scorer.attributes):
-        raise SteerError(f"scorer {scorer.id}: does not score {', '.join(sorted(missing))}, which the reward counts.")
+        names = ", ".join(sorted(missing))
+        raise SteerError(f"scorer {scorer.id}: does not score {names}, which the reward counts. {FIT}.")
 
     def reward(rows: Sequence[Row]) -> list[float]:
         scores = known_scores(scorer, rows, needed)
@@ -151,8 +154,7 @@ def scorer_of_new(spec: str, flag: str, *, trust_remote_code: bool = False) -> S
     scorer = load_scorer(spec, trust_remote_code=trust_remote_code)
     if scorer.model is None:
         raise SteerError(
-            f"scorer {scorer.id}: people rated the logs, nobody rates new responses. Fit one: "
-            f'"steer fit ROWS --output SCORER", then {flag} SCORER.'
+            f"scorer {scorer.id}: people rated the logs, nobody rates new responses. {FIT}, then {flag} SCORER."
         )
     return scorer
 

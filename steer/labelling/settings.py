@@ -18,6 +18,7 @@ from steer.settings import (
     option,
 )
 
+HIGHER = "Attributes where higher is better (repeat the flag)."
 LOWER = "Attributes where lower is better (repeat the flag)."
 NEITHER = "Attributes without a better end (repeat the flag)."
 
@@ -64,6 +65,7 @@ class FitSettings:
         "schema.json with ranges and directions; default: the one beside the rows, else from the scores.",
         panel=DIRECTIONS,
     )
+    higher: tuple[str, ...] = option((), HIGHER, panel=DIRECTIONS)
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
     held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=ROWS)
@@ -80,7 +82,7 @@ class LabelSettings:
     )
     bins: str = option(
         "native",
-        "Levels: the attribute's integer grid, equal widths or equal counts.",
+        "Levels: the attribute's integer grid (equal counts where it has none), equal widths or equal counts.",
         choices=("native", "uniform", "quantile"),
         panel=LEVELS,
     )
@@ -101,6 +103,7 @@ class LabelSettings:
     )
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=INPUTS)
     schema: str = option("", "schema.json of an earlier labelling whose levels are kept as they are.", panel=DIRECTIONS)
+    higher: tuple[str, ...] = option((), HIGHER, panel=DIRECTIONS)
     lower: tuple[str, ...] = option((), LOWER, panel=DIRECTIONS)
     neither: tuple[str, ...] = option((), NEITHER, panel=DIRECTIONS)
     turns: str = option("last", TURNS, choices=WHICH_TURNS, panel=ROWS)

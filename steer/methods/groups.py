@@ -63,10 +63,15 @@ def rewarded(rows: Sequence[Row], *, differ: bool = True) -> list[Row]:
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise SteerError(f"the reward of row '{row['id']}' is {value!r}, wanted a number or null.")
     if not scored:
-        raise SteerError(
-            f'none of the {len(rows)} rows has a reward. Run "steer label" first, with a scorer of what has a '
-            "better end."
-        )
+        said = any(score is not None for row in rows for score in (row.get("scores") or {}).values())
+        if said and not any(row.get("levels") for row in rows):
+            remedy = 'Run "steer label ROWS --output LABELS" first: what people said in them needs no scorer.'
+        else:
+            remedy = (
+                'Run "steer label ROWS --scorer SCORER --output LABELS" first, with a scorer of what has a better end, '
+                'or with "--higher NAME".'
+            )
+        raise SteerError(f"none of the {len(rows)} rows has a reward. {remedy}")
     if differ and len({row["reward"] for row in scored}) == 1:
         raise SteerError(
             f"all {len(scored)} rewards are equal, so none is better than another. Score the responses with "

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ORIGINS = ("given", "known", "guessed")  # by a flag or a schema.json; by the name; by nothing
 BETTER = {1: "higher", -1: "lower", 0: "neither"}
+FLAGS = "--higher, --lower or --neither"
+SAY_END = 'Say which is better when higher: "steer label ROWS --higher NAME --output LABELS".'
 
 # Words, \w* where a word goes on; the first list that has a word of a name counts.
 LOWER = r"""
@@ -104,8 +106,10 @@ def better_ends(attributes: Sequence[Attribute], flags: str = "") -> list[str]:
     if guessed:
         lines.append(
             f"better is, *guessed*, for nothing says so: {', '.join(guessed)}. Where that is wrong: "
-            f"--lower NAME or --neither NAME{flags}."
+            f"--higher NAME, --lower NAME or --neither NAME{flags}."
         )
+    if not any(a.direction for a in attributes):
+        lines.append(f"no attribute has a better end, so no row gets a reward: --higher NAME or --lower NAME{flags}.")
     return lines
 
 

@@ -220,6 +220,11 @@ class Schema:
         return tuple(n for n in self.names if n != REWARD)
 
     @property
+    def counted(self) -> list[str]:
+        """Return the attributes that the reward counts: those with a better end and a weight."""
+        return [n for n in self.own if self[n].direction and self[n].weight]
+
+    @property
     def levelled(self) -> bool:
         """Whether every attribute has levels, counted in rows."""
         return all(a.counts for a in self.attributes)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from steer.errors import SteerError
+from steer.labelling.scorer import FIT
 from steer.methods import METHODS, aligned, method_of
 from steer.methods.base import ROWS, Method
 from steer.progress import note
 from steer.rows import Source
+from steer.rows.directions import SAY_END
 from steer.rows.labelled import Labelled
 from steer.training.prepare import caveat, conditioned, grouped
 from steer.training.settings import TrainSettings
@@ -45,13 +47,12 @@ def _tried(name: str, method: Method, labelled: Labelled) -> Suited:
         rows = labelled.training(options.held_out, options.seed, options.limit)
         _, groups, _ = grouped(rows, method, method.settings(), conditioned(labelled, method, options), name)
         if method.on_policy and not any(a.direction for a in labelled.require_levels().attributes):
-            return Suited(name, len(groups), "an attribute with a better end, which a reward needs: label with one.")
+            return Suited(name, len(groups), f"an attribute with a better end, which a reward needs. {SAY_END}")
     except SteerError as error:
         return Suited(name, 0, str(error).removeprefix(f"{name}: "))
     if method.on_policy and labelled.spec in ("", "human"):
-        missing = (
-            f'a scorer of fresh responses, and these rows name none: "steer train --method {name} --scorer SCORER".'
-        )
+        command = f'"steer train --method {name} --scorer SCORER"'
+        missing = f"a scorer of fresh responses, and these rows name none: {command}. {FIT}."
         return Suited(name, len(groups), missing, flag="--scorer")
     if method.importance:
         missing = f'the policy that drew these responses at their targets: "steer train --method {name} --init POLICY".'
