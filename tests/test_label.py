@@ -23,6 +23,7 @@ from steer.errors import SteerError
 from steer.labelling.command import label_command
 from steer.labelling.scorer import load_scorer
 from steer.rows import read_rows, write_rows
+from steer.rows.schema import Schema
 
 OWN = """
 import os, signal
@@ -195,6 +196,30 @@ def test_edges_can_be_given(own: Path) -> None:
     ):
         with pytest.raises(SteerError, match=message):
             label_command(replace(config, output="other", edges=(edges,)))
-    with pytest.raises(SteerError, match="are those of --schema"):
-        label_command(replace(config, output="other", schema="out/schema.json"))
+    schema: dict[str, Any] = {"output": "other", "schema": "out/schema.json"}
+    with pytest.raises(SteerError, match="--edges: levels and directions are those of --schema"):
+        label_command(replace(config, **schema))
+    for flag in ("higher", "lower", "neither"):
+        with pytest.raises(SteerError, match=f"--{flag}: levels and directions are those of --schema"):
+            label_command(replace(config, **schema, edges=(), **{flag: ("words",)}))
     assert not (own / "other").exists()
+
+
+def test_the_counts_of_an_earlier_schema_are_not_those_of_the_rows(own: Path) -> None:
+    write_rows(rows_of(40, lambda i: "word " * (i % 8 + 1)), own / "rows.jsonl")
+    config = LabelConfig("rows.jsonl", "out", scorer="countable:words", levels=2, min_support=1)
+    assert label_command(config).startswith("words ")
+    said = label_command(replace(config, output="few", schema="out/schema.json", limit=6))
+    assert said.startswith("levels and support of out/schema.json:\nwords ")
+
+
+def test_a_schema_whose_directions_no_reward_was_measured_for_is_refused(own: Path) -> None:
+    write_rows(rows_of(40, lambda i: "word " * (i % 8 + 1)), own / "rows.jsonl")
+    config = LabelConfig("rows.jsonl", "out", scorer="countable:words", min_support=1)
+    for name, higher, turn in (("neither", (), (1, 1.0)), ("better", ("words",), (0, 0.0))):
+        label_command(replace(config, output=name, higher=higher))
+        path = own / name / "schema.json"
+        label_command(replace(config, output=f"{name} again", schema=str(path)))
+        Schema.load(path).turned({"words": turn}).save(path)
+        with pytest.raises(SteerError, match="its directions changed after its reward was measured"):
+            label_command(replace(config, output="other", schema=str(path)))

@@ -104,7 +104,9 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     """Return the histogram, lines on the attributes, and the number of rows."""
     task, schema = labels.task, labels.schema
     own = [schema[n] for n in schema.own]
-    lines = [histogram(schema), *_counted(own), *directions.better_ends(own)]
+    earlier = task.settings.schema  # its counts stay too: they are what a policy may be asked for
+    lines = [f"levels and support of {earlier}:"] if earlier else []
+    lines += [histogram(schema), *_counted(own), *directions.better_ends(own)]
     report = task.scorer.report
     trained = replace(labels.scores, kept=task.train)
     lines += directions.doubts(own, trained.column, report if task.settings.prefer == "predicted" else ())
