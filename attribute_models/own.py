@@ -1,4 +1,4 @@
-"""A class or function of the user as attribute model, found by `module:name`, in the working folder too.
+"""A class or function of the user as attribute model, found by `MODULE:NAME`, in the working folder too.
 
 A class has `attributes` and `score(rows) -> [n, A]`. A function of a row returns a number, the score on an attribute of
 the function's name, or a mapping with the names in `function.attributes`; None and missing names are unknown.
@@ -47,10 +47,10 @@ class Function:
 
 
 def load(spec: str) -> Any:
-    """Import the model `module:name`; ValueError, without the name in front, if there is none."""
+    """Import the model `MODULE:NAME`; ValueError, without the name in front, if there is none."""
     module, colon, name = spec.partition(":")
     if not colon:
-        raise ValueError("wanted module:name of a class or function.")
+        raise ValueError("wanted MODULE:NAME of a class or function.")
     if os.getcwd() not in sys.path:  # a command is started from its own folder
         sys.path.append(os.getcwd())
     try:

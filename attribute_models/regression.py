@@ -228,7 +228,7 @@ class Classifier:
         if len(rows) and scored.scores.shape[1:] != (len(self.attributes),):
             raise ValueError(
                 f"model '{self.backbone.name}': gives outputs of shape {list(scored.scores.shape)} for "
-                f"{len(self.attributes)} labels. Take a model with one logit a label, or wrap it: module:NAME."
+                f"{len(self.attributes)} labels. Take a model with one logit a label, or wrap it: MODULE:NAME."
             )
         return scored
 

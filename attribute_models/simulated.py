@@ -32,7 +32,7 @@ TRAITS = ("stretch", "noise", "length")  # of an annotator, that a file may give
 class Settings:
     """Settings in a file for `simulated:FILE`; spreads are standard deviations over the pool, in units of a score."""
 
-    gold: str = ""  # module:name of the truth: a class with `attributes` and `score`, or a function of a row
+    gold: str = ""  # MODULE:NAME of the truth: a class with `attributes` and `score`, or a function of a row
     low: float = 0.0
     high: float = 4.0
     annotators: int = 13  # as many as AlpacaFarm's
@@ -46,6 +46,13 @@ class Settings:
     training: bool = True  # false: evaluation, no flips
     step: float = 1.0  # ratings are multiples of it above `low`; 0: any number
     seed: int = 0
+
+    @classmethod
+    def of(cls, spec: str) -> Self:
+        """Read a YAML or JSON file; what names a truth, such as `MODULE:NAME`, stands for it with the defaults."""
+        if not Path(spec).exists() and ":" in spec:
+            return cls(gold=spec)
+        return documents.checked(cls, documents.read(spec), spec, OWNER)
 
 
 @dataclass(frozen=True)
@@ -64,19 +71,26 @@ class Simulated:
 
     order_matters = False  # of the two responses in `prefer`
 
-    def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None) -> None:
-        """Set up a pool; `weights`: direction x weight of attributes in preferences; None: the truth's, else 1 each."""
+    def __init__(self, settings: Settings, weights: Mapping[str, float] | None = None, truth: Any = None) -> None:
+        """Set up a pool; `weights`: direction x weight of attributes in preferences; None: the truth's, else 1 each.
+
+        `truth`: the attribute model that the setting `gold` names; None: it is imported.
+        """
         if not settings.low < settings.high or settings.annotators < 1 or not 0 <= settings.flips <= 1:
             raise ValueError("simulated annotators want low below high, 1 annotator or more, and flips from 0 to 1.")
         _check_pool(settings)
         self.settings = settings
         try:
-            self._gold = own.load(settings.gold)
+            self._gold = own.load(settings.gold) if truth is None else truth
         except ValueError as error:
             raise ValueError(f"gold '{settings.gold}': {error}") from None
         self.attributes = tuple(self._gold.attributes)
-        weights = getattr(self._gold, "weights", None) if weights is None else weights
-        self.weights = dict.fromkeys(self.attributes, 1.0) if weights is None else dict(weights)
+        self.weights: Mapping[str, float] | None = getattr(self._gold, "weights", None) if weights is None else weights
+        if not isinstance(self.weights, Mapping | None):
+            raise ValueError(
+                f"gold '{settings.gold}': its weights are {self.weights!r}. Give a number for each attribute that "
+                f"counts: {{'{self.attributes[0]}': 1.0}}; below 0 if less is better."
+            )
         self.pool = [self._annotator(i) for i in range(settings.annotators)]
 
     @property
@@ -85,18 +99,13 @@ class Simulated:
         told = {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "pool" or v}
         return f"simulated:{self.settings.gold}:{hashed(told)}"
 
-    @property
-    def code(self) -> str:
-        """Hash of the code that says what is true."""
-        return own.code_of(self._gold)
-
     def evaluating(self) -> Simulated:
         """Copy the pool without flipped labels: an evaluation must not use what trained."""
-        return Simulated(dataclasses.replace(self.settings, training=False), self.weights)
+        return Simulated(dataclasses.replace(self.settings, training=False), self.weights, self._gold)
 
     def weighing(self, weights: Mapping[str, float]) -> Simulated:
         """Copy the pool, preferring by these weights (direction x weight); attributes without one do not count."""
-        return Simulated(self.settings, weights)
+        return Simulated(self.settings, weights, self._gold)
 
     def score(self, rows: Sequence[Row]) -> Array:
         """Ratings [n, A] from low to high, each row by the annotator drawn for it; NaN where the truth is unknown.
@@ -158,10 +167,8 @@ class Simulated:
 
     @classmethod
     def of(cls, spec: str) -> Self:
-        """Make a pool from a YAML or JSON file of Settings, or from `module:name` of the truth with the defaults."""
-        if not Path(spec).exists() and ":" in spec:
-            return cls(Settings(gold=spec))
-        return cls(documents.checked(Settings, documents.read(spec), spec, OWNER))
+        """Make a pool from what `Settings.of` takes."""
+        return cls(Settings.of(spec))
 
     def _annotator(self, number: int) -> Annotator:
         s = self.settings
@@ -178,7 +185,8 @@ class Simulated:
 
     def _parts(self) -> Array:
         """The weights over the sum of their sizes, so that the liking for length counts alike for any weights."""
-        weights = np.array([float(self.weights.get(name, 0.0)) for name in self.attributes])
+        given = dict.fromkeys(self.attributes, 1.0) if self.weights is None else self.weights
+        weights = np.array([float(given.get(name, 0.0)) for name in self.attributes])
         return np.asarray(weights / max(float(np.abs(weights).sum()), 1e-12))
 
     def _truth(self, rows: Sequence[Row]) -> Array:

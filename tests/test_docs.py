@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import runpy
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import steer
+from attribute_models.simulated import Settings
 from steer.cli import cli
 from steer.comparison.untrained import UNTRAINED
 from steer.conditioning.condition import TEMPLATES
@@ -75,6 +76,19 @@ def test_the_table_of_stages_equals_the_commands() -> None:
 
 def test_the_table_of_templates_equals_the_code() -> None:
     assert list(table("docs/conditions.md", "| template | what the model reads |")) == list(TEMPLATES)
+
+
+def test_the_table_of_a_simulated_pool_equals_the_code() -> None:
+    rows = table("docs/scorers.md", "| key | default | what it is |")
+    shown = {
+        name.strip("` "): default.strip()
+        for names, (defaults, *_) in rows.items()
+        for name, default in zip(names.split(","), defaults.split(","))
+    }
+    known = {f.name: f.default if f.default is not MISSING else "" for f in fields(Settings)}
+    assert shown == {
+        name: f"{value:g}" if type(value) in (int, float) else str(value).lower() for name, value in known.items()
+    }
 
 
 def test_methods_that_start_from_the_policy_that_drew_are_named_where_rounds_are_explained() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,8 +17,12 @@ import attribute_models.own
 from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config.labelling import LabelConfig
+from steer.errors import SteerError
+from steer.evaluation.annotators import annotator, identified
 from steer.labelling.command import label_command
+from steer.labelling.fit import fit
 from steer.rows import read_rows
+from steer.rows.schema import Attribute, Schema
 
 
 def truth(row: dict[str, Any]) -> dict[str, float]:
@@ -202,6 +207,47 @@ def test_the_examples_can_be_loaded() -> None:
     assert Judge.of(str(examples / "judge.yaml")).attributes == ("helpfulness", "verbosity", "tone")
 
 
+class Weighed(Good):
+    weights = (1.0,)
+
+
+class Less(Good):
+    """A truth that says which end of an attribute is better, though the name says another."""
+
+    weights: ClassVar = {"good": -1.0}
+
+
+def test_a_truth_is_any_scorer_and_says_which_end_is_better(tmp_path: Path) -> None:
+    file = tmp_path / "pool.yaml"
+    less, more = rows(20, 1.0), [{**row, "response": f"3 {row['response']} more"} for row in rows(20)]
+
+    def preferred(gold: str, schema: Schema | None = None) -> list[float]:
+        file.write_text(f"gold: {gold}\nbias: 0\nstretch: 0\nnoise: 0\nlength: 0\n")
+        return annotator(f"simulated:{file}", schema).prefer(more, less).tolist()
+
+    rated = [{**row, "id": f"{i}", "scores": {"good": truth(row)["good"]}} for i, row in enumerate(rows(60))]
+    fit(rated, folder=tmp_path / "scorer", lower=("good",), held_out=0)
+    assert preferred("test_simulated:Good") == [1.0] * 20
+    assert preferred("test_simulated:Less") == [0.0] * 20
+    assert annotator("test_simulated:Less").prefer(more, less).tolist() == [0.0] * 20  # by itself, as in a pool
+    assert preferred(str(tmp_path / "scorer")) == [0.0] * 20
+    assert preferred("countable:words", Schema((Attribute("words", 0, 9),))) == [1.0] * 20
+    for gold, message in (("nowhere", "no such folder"), ("human", r"Fit one: .*, then gold: SCORER\.")):
+        with pytest.raises(SteerError, match=f"{file}: gold: scorer {gold!r}?.*{message}".replace("'human'?", "human")):
+            preferred(gold)
+
+
+def test_a_pool_whose_truth_was_fitted_again_is_another_scorer(tmp_path: Path) -> None:
+    rated = [{**row, "id": f"{i}", "scores": {"good": truth(row)["good"]}} for i, row in enumerate(rows(60))]
+    for name, count in (("one", 60), ("two", 50)):
+        fit(rated[:count], folder=tmp_path / name, held_out=0)
+    (tmp_path / "pool.yaml").write_text(f"gold: {tmp_path / 'one'}\n")
+    before = identified(f"simulated:{tmp_path / 'pool.yaml'}")
+    shutil.rmtree(tmp_path / "one")
+    (tmp_path / "two").rename(tmp_path / "one")
+    assert identified(f"simulated:{tmp_path / 'pool.yaml'}") != before
+
+
 def test_label_with_a_pool_over_the_worlds_truth(labels: Path, tmp_path: Path) -> None:
     scorer = "simulated:data_recipes.world_text:Gold"
     label_command(LabelConfig(str(labels), str(tmp_path / "rated"), scorer=scorer, min_support=1))
@@ -211,7 +257,8 @@ def test_label_with_a_pool_over_the_worlds_truth(labels: Path, tmp_path: Path) -
 
 
 WRONG = [
-    ("gold: nowhere", "wanted module:name"),
+    ("gold: nowhere", "wanted MODULE:NAME"),
+    ("gold: test_simulated:Weighed", "its weights are (1.0,). Give a number for each attribute"),
     ("gold: test_simulated:nobody", "Check the name"),
     ("gold: test_simulated:GOLD", "is no class with `score` and no function"),
     ("golden: x", "Unknown setting 'golden'. Did you mean 'gold'"),

@@ -176,9 +176,13 @@ def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
         if spec.startswith(CLASSIFIER):
             classifier = _classifier(name, trust_remote_code, engine)
             return Scorer(f"classifier:{classifier.id}", classifier.attributes, classifier)
-        if kind in FILED:
-            model: Any = attribute_models.model_class(kind).of(name)  # type: ignore[attr-defined]  # both have it
-            return Scorer(model.identity, model.attributes, model, code=getattr(model, "code", ""))
+        if kind == "judge":
+            from attribute_models.judge import Judge
+
+            judge = Judge.of(name)
+            return Scorer(judge.identity, judge.attributes, judge)
+        if kind == "simulated":
+            return _pool(name, trust_remote_code)
         if colon:
             model = own.load(spec)
             return Scorer(spec, tuple(model.attributes), model, own=True, code=own.code_of(model))
@@ -186,8 +190,22 @@ def _named(spec: str, trust_remote_code: bool, engine: str) -> Scorer:
         raise SteerError(f"scorer '{spec}': {error}") from None
     raise SteerError(
         f"scorer '{spec}': no such folder. Use human, a folder of \"steer fit\", countable:NAME,..., "
-        "classifier:FOLDER_OR_NAME of a sequence-classification model, judge:FILE, simulated:FILE or module:NAME."
+        "classifier:FOLDER_OR_NAME of a sequence-classification model, judge:FILE, simulated:FILE or MODULE:NAME."
     )
+
+
+def _pool(name: str, trust_remote_code: bool) -> Scorer:
+    """Load simulated annotators, whose truth is any scorer; they weigh its attributes as its schema does, if any."""
+    from attribute_models.simulated import Settings, Simulated
+
+    settings = Settings.of(name)
+    try:
+        gold = scorer_of_new(settings.gold, "gold:", trust_remote_code=trust_remote_code)
+    except SteerError as error:
+        raise SteerError(f"{name}: gold: {error}") from None
+    weights = {a.name: a.direction * a.weight for a in gold.schema.attributes} if gold.schema else None
+    pool = Simulated(settings, weights, gold.model)
+    return Scorer(pool.identity, pool.attributes, pool, own=gold.own, code=gold.code or gold.id)
 
 
 def _classifier(name: str, trust_remote_code: bool, engine: str) -> Any:
