@@ -90,7 +90,7 @@ def test_every_round_starts_from_the_stage_and_its_steps_are_counted(done: Path)
     assert len(rounds) == 2
     assert {read_json(path)["init"] for path in rounds} == {stage}
     (answers,) = done.glob("runs/quark-after=mle-seed0/round-1-*/fresh.jsonl")
-    assert all(json.loads(line)["target"] for line in answers.read_text().splitlines()), "asked of what reads targets"
+    assert all(json.loads(line)["asked"] for line in answers.read_text().splitlines()), "asked of what reads targets"
 
 
 def test_every_conditioned_method_but_one_takes_a_stage_that_reads_no_condition() -> None:
