@@ -377,6 +377,7 @@ def vllm() -> Iterator[Any]:
     yield start
     for server in servers:
         server.shutdown()
+        server.server_close()
 
 
 def classified(x: float) -> dict[str, Any]:
