@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from data_recipes.metadata import words
@@ -61,6 +61,12 @@ _NAMES = {*REASONS, *CUT, *WHOLE, "status", "incompletedetails"}
 def tells_end(column: str) -> bool:
     """Whether a column says how a response ended: no number in it is a score."""
     return plain(column) in _NAMES and plain(column) != "status"
+
+
+@lru_cache(maxsize=1000)
+def called(columns: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns whose plain name is one of these."""
+    return tuple(c for c in columns if isinstance(c, str) and plain(c) in names)
 
 
 @cache

@@ -36,7 +36,7 @@ from data_recipes import (
     traces,
 )
 from data_recipes.cells import number
-from data_recipes.endings import ended, plain
+from data_recipes.endings import called, ended
 from data_recipes.metadata import words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
@@ -89,7 +89,8 @@ def _rows(record: Row, every: bool) -> list[Row]:
     ]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
     results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
-    if unasked := [c for c in _about(tuple(record)) if all(_told(record[c], row.get(c)) for row in results)]:
+    beside = called(tuple(record), spelled.BESIDE)
+    if unasked := [c for c in beside if all(_told(record[c], row.get(c)) for row in results)]:
         note = f"kept as a column and no part of the prompt: {', '.join(map(repr, unasked))}"
         note += " (write it into the prompt if the model saw it)"
         results = [{**row, NOTED: [*row.get(NOTED, ()), note]} for row in results]
@@ -97,12 +98,6 @@ def _rows(record: Row, every: bool) -> list[Row]:
         why = "its two responses are the same text, so neither can be the better one"
         results = [{**row, LEFT_OUT: why} for row in results]
     return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in results]
-
-
-@lru_cache(maxsize=1000)
-def _about(columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns that may hold what a question is about, or what was said before it."""
-    return tuple(c for c in columns if isinstance(c, str) and plain(c) in (*spelled.MORE, *spelled.PAST))
 
 
 def _told(value: object, kept: object) -> bool:

@@ -7,13 +7,12 @@ a log (latency, tokens) are not: they stay extra columns, and `--map quality=COL
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from data_recipes import ai_sdk, tools
 from data_recipes.asked import before
 from data_recipes.cells import number
-from data_recipes.endings import ended, plain
+from data_recipes.endings import called, ended
 from data_recipes.metadata import words
 from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, served, text
 from data_recipes.streams import DataError, kind
@@ -79,17 +78,11 @@ def asked(record: Row) -> list[Row]:
 
 def check(record: Row, response: Any) -> None:
     """Raise DataError if a record says by a status that its request failed, or its response is a stream of events."""
-    for column in _states(tuple(record)):
+    for column in called(tuple(record), STATUS):
         if 300 <= (number(record[column]) or 0) < 600:
             raise DataError(f"column '{column}': the request failed (status {record[column]}). {AGAIN}")
     if isinstance(response, str) and EVENTS.match(response):
         raise DataError("column 'response': holds a stream of events (data: {...}). Join their texts to one first.")
-
-
-@lru_cache(maxsize=1000)
-def _states(columns: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the columns that say how a request ended."""
-    return tuple(c for c in columns if isinstance(c, str) and plain(c) in STATUS)
 
 
 def _fault(body: Row) -> Any:

@@ -209,7 +209,7 @@ def _check(rows: str, scorer: str, settings: IterateSettings, scorers: Mapping[s
         refresh.check(scorer)
         if "gold" not in scorers:
             raise SteerError("--annotator: every round has a scorer of its own, so --gold must say which is best.")
-    if not any(schema[n].direction and schema[n].weight for n in schema.own):
+    if not schema.counted:
         raise SteerError(
             f"{rows}: none of its attributes has a better end, so no round is better than another. {SAY_END}"
         )

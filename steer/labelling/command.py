@@ -127,7 +127,7 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
 def _unrewarded(labels: Labels) -> list[str]:
     """Name the attribute without which at least twice as many rows would have a reward, if there is one."""
     names = labels.task.names
-    counts = np.array([bool(labels.schema[n].weight and labels.schema[n].direction) for n in names])
+    counts = np.array([n in labels.schema.counted for n in names])
     rewarded, without = 0, np.zeros(len(names), dtype=np.int64)
     for block in labels.scores.blocks():
         gone = np.isnan(block) & counts

@@ -212,7 +212,7 @@ class Labels:
     def _preferred(self, output: Scores, human: Scores) -> Mask:
         """Return which rows [k] owe their reward to a human preference, which means nothing outside of its `group`."""
         schema = self.schema
-        if PREFERENCE not in schema.own or not (schema[PREFERENCE].direction and schema[PREFERENCE].weight):
+        if PREFERENCE not in schema.counted:
             return np.zeros(len(human), np.bool_)
         j = schema.own.index(PREFERENCE)
         counts = np.isnan(output[:, j]) | (self.task.settings.prefer == "human")
