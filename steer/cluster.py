@@ -105,6 +105,7 @@ def by_actors(kind: type[Any], start: Callable[[], Any], todo: Iterator[Any], wo
 def _connected() -> Any:
     """Return the module `ray`, connected to a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # one actor's error is said; Ray prints the others'
     try:
         import ray
     except ImportError:

@@ -53,6 +53,30 @@ steer.cluster.LONG, steer.cluster.LOOK = 0, 0.01
 label_command(LabelConfig("rows.jsonl", "ray", num_proc=2, shard_size=20, **many))
 """
 
+# Every actor fails, and the command is slow to end.
+FAILING = """
+import sys
+import time
+
+from steer.cluster import by_actors
+from steer.errors import SteerError
+
+
+class Failing:
+    def __init__(self, start):
+        pass
+
+    def do(self, part):
+        raise ValueError("the folder holds no model that can be read")
+
+
+try:
+    list(by_actors(Failing, None, iter(range(2)), 2, "fails"))
+except SteerError as error:
+    time.sleep(3)
+    print(error, file=sys.stderr)
+"""
+
 
 @pytest.fixture(autouse=True)
 def _as_quick_as_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +207,14 @@ def test_why_an_actor_cannot_work_is_said_by_itself(trained: Path, labels: Path,
     tried = subprocess.run([*words, "--output", str(tmp_path / "out")], check=False, capture_output=True, text=True)
     assert tried.returncode == 1
     assert "the folder holds no model that can be read" in tried.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_what_ray_says_of_the_other_actors_does_not_follow_our_sentence(own: Path) -> None:
+    pytest.importorskip("ray")
+    (own / "failing.py").write_text(FAILING)
+    said = subprocess.run([sys.executable, "failing.py"], check=True, capture_output=True, text=True).stderr
+    assert said == ("--workers ray: the folder holds no model that can be read. Run the same command again to go on.\n")
 
 
 def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
