@@ -87,6 +87,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"], column)} if system_turns else row)
         for row in results
     ]
+    results = [{**row, LEFT_OUT: "it was cut off before it answered"} if _silent(row) else row for row in results]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
     results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
     beside = called(tuple(record), spelled.BESIDE)
@@ -112,6 +113,12 @@ def _ending(row: Row) -> Row:
     beside = (v for c, v in row.items() if isinstance(v, dict) and c not in ("scores", "raters", *OURS))
     end = False if any(ended(inner) is False for inner in beside) else ended(row)
     return {**row, "finished": end} if end is False or (end is not None and "finished" in row) else row
+
+
+def _silent(row: Row) -> bool:
+    """Whether a response that holds nothing was cut off: a model may think, unseen, until no token is left."""
+    blank = row.get("response") == "" and not row.get("tool_calls")
+    return blank and row.get("finished") is False and LEFT_OUT not in row
 
 
 def _noted(row: Row) -> Row:

@@ -296,10 +296,10 @@ def _answer(choice: Row, body: Row) -> Row:
     calls = choice.get("tool_calls") or choice.get("toolCalls")
     turn = {**kept, **({"tool_calls": calls} if calls else {}), "role": "assistant", "content": content}
     _, response, after = cut(conversation([turn], "response"))
-    if content is None and not after.get("tool_calls"):
-        raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
     grounding = as_object(choice.get("groundingMetadata") or choice.get("grounding_metadata"))
     if any(grounding.values()):  # what Google's search found
         hide(after, BUILT_IN)
     cut_off = any(ended(part) is False for part in (choice, message, body))
+    if content is None and not cut_off and not {"tool_calls", THOUGHT[0]} & after.keys():
+        raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
     return {"response": response, **after, **({"finished": False} if cut_off else {})}

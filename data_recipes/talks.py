@@ -16,6 +16,7 @@ from data_recipes.turns import (
     GRADED,
     LEFT_OUT,
     NEMO_TURN,
+    NOTED,
     NUMBER,
     OWN_SCORES,
     TURN,
@@ -58,6 +59,9 @@ def read(record: Row, column: str, *, every: bool = False) -> list[Row]:
             row = {"conversation": name or content_id({"prompt": talk}), **row, OWN_SCORES: [*own.get("scores", ())]}
             row = _of_turn(row, len(prompt) + 1, last=number + 1 == len(places))
         rows.append(row)
+    if scores.keys() - {len(row["prompt"]) for row in rows}:
+        earlier = "left out: scores of earlier answers of a conversation (--turns all reads them)"
+        rows[-1] = {**rows[-1], NOTED: [*rows[-1].get(NOTED, ()), earlier]}
     return rows
 
 

@@ -74,14 +74,16 @@ def parted(row: Row) -> Row:
         prompt = [_parted(turn, "content") if _thinks(turn) else turn for turn in row["prompt"]]
         row = {**row, "prompt": prompt}
     response = row.get("response")
-    if not isinstance(response, str) or not _hints(response):
+    if not isinstance(response, str):
         return row
-    changed = _parted(row, "response")
-    if changed is row:
-        return {**row, LEFT_OUT: "its thought does not end, so it has no answer"} if OPEN.match(response) else row
-    row = changed
-    if not row["response"].strip() and not row.get("tool_calls"):
-        row[LEFT_OUT] = "it ends with its thought and has no answer"
+    thinks = bool(row.get(THOUGHT))
+    if _hints(response):
+        changed = _parted(row, "response")
+        if changed is row and OPEN.match(response):
+            return {**row, LEFT_OUT: "its thought does not end, so it has no answer"}
+        row, thinks = changed, thinks or changed is not row
+    if thinks and not row["response"].strip() and not row.get("tool_calls"):
+        row = {**row, LEFT_OUT: "it ends with its thought and has no answer"}
     return row
 
 

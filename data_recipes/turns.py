@@ -39,6 +39,7 @@ Turn = dict[str, Any]
 
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
+CONTENT = ("content", "value", "parts", "text", "message", "refusal")  # names of what a turn says
 THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 TAUGHT = words("""
@@ -60,6 +61,7 @@ TURN_CELL = re.compile(  # a list of turns, a turn, or {messages: [turns]}, that
     re.DOTALL,
 )
 HH_TURN = re.compile(r"\n\n(Human|Assistant): ?")  # Anthropic HH-RLHF: a conversation as one text
+HH_BARE = re.compile(r"\s*Human: ?.*\n\nAssistant:", re.DOTALL)
 OASST_TURN = re.compile(r"(?:\A|\n+)(prompter|assistant): ")  # OpenAssistant's: starts with "prompter: "
 NEMO_TURN = re.compile(r"\n<extra_id_1>(User|Assistant)\n")  # NeMo and HelpSteer: later turns inside the first text
 
@@ -154,10 +156,12 @@ def _is_turn(value: Any) -> bool:
 
 def _transcript(value: str, column: str) -> list[Turn]:
     """Return the turns of a conversation written as one text; none if it is no conversation."""
-    if HH_TURN.match(value) or value.startswith("prompter: "):
-        parts = (HH_TURN if HH_TURN.match(value) else OASST_TURN).split(value)[1:]
+    if (spoken := _hh(value)) or value.startswith("prompter: "):
+        parts = (HH_TURN.split(spoken) if spoken else OASST_TURN.split(value))[1:]
         texts = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
-        if column == "prompt" and not texts[-1][1].strip():  # ends with the marker "Assistant:"
+        if (
+            column in ("prompt", "request", "request.prompt") and not texts[-1][1].strip()
+        ):  # ends with the marker "Assistant:"
             texts.pop()
         return [{"role": role, "content": part} for role, part in texts]
     first, *more = NEMO_TURN.split(value)
@@ -165,6 +169,11 @@ def _transcript(value: str, column: str) -> list[Turn]:
         return []
     later = [{"role": role.lower(), "content": part} for role, part in zip(more[::2], more[1::2])]
     return [{"role": "user", "content": first}, *later]
+
+
+def _hh(value: str) -> str:
+    """Return a conversation of HH-RLHF, whose first turn may have lost the empty line in front; "" for other texts."""
+    return value if HH_TURN.match(value) else f"\n\n{value.lstrip()}" if HH_BARE.match(value) else ""
 
 
 def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__contains__) -> list[Turn]:
@@ -201,7 +210,7 @@ def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__c
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
             thought = "\n".join(x for x in texts if isinstance(x, str))
             kept |= {"reasoning_content": thought} if thought else {}
-        content = raw.get("content", raw.get("value", raw.get("parts")))
+        content = next((said for key in CONTENT if (said := raw.get(key)) is not None), None)
         if kept.get("tool_calls"):
             kept["tool_calls"] = calls(kept["tool_calls"])
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
@@ -275,7 +284,7 @@ def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], s
     """Cut as `cut` does, for a response that is a text, a turn, or turns that may repeat the prompt."""
     value = from_cell(value, column)
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
-    spoken = isinstance(value, str) and HH_TURN.match(value)
+    spoken = isinstance(value, str) and _hh(value)
     said = isinstance(value, list) and any(isinstance(v, dict) and ("type" not in v or "role" in v) for v in value)
     if not spoken and not said:
         return prompt, text(value, column), {}
@@ -319,7 +328,7 @@ GRADED = re.compile(  # columns where 4/5 and 4 stars are grades
     r"(.*[ _-])?(ratings?|scores?|stars?|grades?|quality|overall|helpful(ness)?|correct(ness)?|coherence|complexity|"
     r"verbosity)"
 )
-FEEDBACK_OBJECT = re.compile(r"((user|human)[ _-]?)?(feedback|ratings?)")
+FEEDBACK_OBJECT = re.compile(r"((user|human)[ _-]?)?(feedback|ratings?|score)")
 UP = re.compile(r"(thumbs? ?)?up|like[ds]?|good|positive|desirable|desired|chosen|accept(ed)?|upvoted?|👍.?")
 DOWN = re.compile(r"(thumbs? ?)?down|dislike[ds]?|bad|negative|undesirable|undesired|rejected|reject|downvoted?|👎.?")
 
@@ -439,15 +448,38 @@ def inside(record: Row) -> tuple[Row, Row]:
 def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | None, after: Row | None = None) -> Row:
     """Return a row whose scores come from the columns that are not used; the others stay as extra columns."""
     rest = {column: value for column, value in record.items() if column not in used and value not in (None, "")}
-    named = next((column for column in ("scores", "attributes") if isinstance(rest.get(column), dict)), None)
+    rest, named, offered = _named_scores(rest)
     found, rest = ({}, rest) if named else inside(rest)
-    offered = rest.pop(named) if named else {column: rest.pop(column) for column in list(rest) if may_score(column)}
+    offered = offered if named else {column: rest.pop(column) for column in list(rest) if may_score(column)}
     scores, raters = scored({**offered, **found})
     others = {name: v for name, v in offered.items() if name in found or attribute(name) not in scores}
     words = {name: v for name, v in others.items() if v not in (None, "")}
     rest |= {column: str(rest[column]) for column in ("group", "source", "split") if column in rest}
     row: Row = {**words, **rest, **(after or {}), "prompt": prompt, "scores": scores, **raters}
     return row if response is None else {**row, "response": response}
+
+
+def _named_scores(rest: Row) -> tuple[Row, bool, Row]:
+    """Return the columns without the one that names all scores, whether there is one, and what it offers.
+
+    It may be a cell that holds JSON, and hold {name: {value}} or a list of {name, value}, as logs do.
+    """
+    for column in ("scores", "attributes"):
+        value = parsed(rest.get(column))
+        if isinstance(value, dict) or (figures(value) and isinstance(value, list)):
+            nested = figures(
+                {n: v for n, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else value
+            )
+            flat = value if isinstance(value, dict) else {}
+            beside = [n for n, v in flat.items() if isinstance(v, dict) and n in nested and len(v) > 1]
+            notes = [f"left out: what '{column}' holds beside numbers"] if beside else []
+            rest = {**rest, **({NOTED: [*rest.get(NOTED, ()), *notes]} if notes else {})}
+            return {c: v for c, v in rest.items() if c != column}, True, {**flat, **nested}
+    if rest.get("scores") is not None and ratings(rest["scores"]) is None and number(rest["scores"]) is None:
+        raise DataError(
+            f"column 'scores': holds {kind(rest['scores'])}, wanted an object {{attribute: number}}. Rename the column."
+        )
+    return rest, False, {}
 
 
 @cache
