@@ -109,13 +109,13 @@ def settings(folder: str | Path) -> dict[str, Any]:
     """Read `model.json` in the folder; ValueError if it is missing or not an attribute model's."""
     path = Path(folder) / "model.json"
     if not path.is_file():
-        raise ValueError(f"{folder}: no model.json. Give a folder that an attribute model was saved in.")
+        raise ValueError(f"{folder}: no model.json, so it is no scorer. Give the folder of a fitted one.")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}). Save the model again.") from error
     if not isinstance(state, dict) or "model" not in state:
-        raise ValueError(f"{path}: no key 'model'. Give a folder that an attribute model was saved in.")
+        raise ValueError(f"{path}: no key 'model'. Give the folder of a fitted scorer.")
     return state
 
 

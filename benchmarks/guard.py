@@ -1,6 +1,6 @@
-"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py DEMO OUT [SEEDS [FIRST [RATINGS]]]`.
+"""Does the over-optimisation guard stop in time? `python benchmarks/guard.py WORLD OUT [SEEDS [FIRST [RATINGS]]]`.
 
-DEMO is the folder of `steer world`, OUT that of the runs. Every seed has two loops of raft, the best of 8 responses of
+WORLD is the folder of `steer world`, OUT that of the runs. Every seed has two loops of raft, the best of 8 responses of
 100 prompts a round: against a proxy that extrapolates, fitted on a few ratings of its own, and against a clean one,
 fitted on all. Each loop runs first without guards, which tells where gold peaks on the held-out prompts, and then with
 the default ones. Two more verdicts on the same rounds are shown: by the guard of gold alone, and by all guards with a

@@ -16,6 +16,7 @@ from data_recipes.streams import DataError, Record, form
 
 HUB = "hf:"
 SPEC = re.compile(r"hf:(?P<name>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<splits>.+))?")
+MODELS = (("steer.json", "a policy"), ("model.json", "a scorer"))  # what such folders hold
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
 
 
@@ -36,6 +37,10 @@ def folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
     """Yield the records of a saved Dataset or DatasetDict, or of a folder of data files that `load_dataset` reads."""
     if any((folder / name).is_file() for name in SAVED):
         return _saved(folder)
+    if what := next((what for name, what in MODELS if (folder / name).is_file()), ""):
+        raise DataError(
+            f'{folder}: is {what}, and rows are wanted. Give a folder of "steer data" or "steer label", or a file.'
+        )
     if (folder / "config.json").is_file() or not any(map(_data_file, folder.rglob("*"))):
         raise DataError(
             f"{folder}: is neither a saved datasets folder nor one with rows.jsonl (or .parquet). Name one file in it."

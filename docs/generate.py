@@ -33,7 +33,7 @@ COMMANDS = """# Command line
 
 {generated}
 
-Every command takes `--config FILE` with the same settings as YAML or JSON, `name: value`; a flag wins over the file,
+Every command but `steer methods` takes `--config FILE` with the same settings as YAML or JSON, `name: value`; a flag wins over the file,
 the file over the default. Where a flag may be repeated, the file holds a list. What each command reads and writes
 stands in [the stages](quickstart.md#the-stages).
 """
@@ -75,7 +75,8 @@ PYTHON = """# Python API
 
 Everything here is imported from `steer`, on first use, so that `import steer` is quick. Rows are lists of dicts with
 these [columns](rows.md#columns-of-a-row); a `datasets.Dataset` or a path is taken wherever rows are. What users can fix
-is raised as `SteerError`.
+is raised as `SteerError`. The texts of settings are those of the command line: `--max-steps` is `max_steps=`, and what
+may be repeated there is a list of texts here.
 """
 
 

@@ -41,7 +41,7 @@ def data(config: DataConfig) -> None:
 @cli.command()
 @options(FitConfig)
 def fit(config: FitConfig) -> None:
-    """Fit an attribute model on human scores."""
+    """Fit a scorer (an attribute model) on human scores."""
     from steer.labelling.command import fit_command
 
     click.echo(fit_command(config))

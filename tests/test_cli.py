@@ -258,12 +258,13 @@ def test_names_that_nothing_has(steer: Steer, labels: Path, tiny: Path, tmp_path
         refused(steer("compare", *flags, *more.split()), output, message)
 
 
-def test_an_unknown_scorer(steer: Steer, labels: Path, tmp_path: Path) -> None:
+def test_an_unknown_scorer(steer: Steer, labels: Path, policy: Path, tmp_path: Path) -> None:
     cases = {
         "nowhere": "scorer 'nowhere': no such folder. Use human, a folder of \"steer fit\", countable:NAME,",
         "countable:wordz": "scorer 'countable:wordz': Unknown countable attribute 'wordz'. Did you mean 'words'?",
         "no_module:Class": "scorer 'no_module:Class': No module named 'no_module'",
         str(tmp_path): f"scorer {tmp_path}: is no finished fit",
+        str(policy): f'scorer {policy}: is a policy and no scorer. Give a folder of "steer fit".',
     }
     for scorer, message in cases.items():
         refused(steer("label", labels, "--scorer", scorer, "--output", tmp_path / "run"), tmp_path / "run", message)

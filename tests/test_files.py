@@ -256,6 +256,9 @@ def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
     assert "unknown suffix '.parquet.gz'" in refusal(put(tmp_path / "log.parquet.gz", "x"))
     assert "can only be prompts, one a line" in refusal(put(tmp_path / "log.txt.gz", "x"))
     assert "neither a saved datasets folder nor one with rows.jsonl" in refusal(tmp_path)
+    for name, what in (("model.json", "a scorer"), ("steer.json", "a policy")):
+        put(tmp_path / name, "{}")
+        assert refusal(tmp_path).startswith(f"{tmp_path}: is {what}, and rows are wanted. Give a folder of ")
 
 
 def test_invalid_utf8_names_line_and_column(tmp_path: Path) -> None:

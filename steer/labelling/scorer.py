@@ -19,6 +19,7 @@ import attribute_models
 from attribute_models import own
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
+from steer.models.card import CARD
 from steer.rows import Row
 from steer.rows.directions import SAY_END
 from steer.rows.schema import MOST, Schema
@@ -221,6 +222,8 @@ def _classifier(name: str, trust_remote_code: bool, engine: str) -> Any:
 
 def _saved(folder: Path) -> Scorer:
     """Load the scorer that was fitted into a folder; SteerError if a file has changed since."""
+    if (folder / CARD).is_file():
+        raise SteerError(f'scorer {folder}: is a policy and no scorer. Give a folder of "steer fit".')
     if not (folder / "done.json").is_file():
         raise SteerError(
             f'scorer {folder}: is no finished fit (no done.json). Run the same "steer fit" again to finish it.'
