@@ -148,7 +148,8 @@ class Calibrated(Learned):
         """Write a plain sequence classifier; return what its outputs lack of the scores. Only for a `regression`."""
         if not hasattr(self.model, "save_plain"):
             raise ValueError(
-                f"is a scorer of the kind {self.model.name}, which no other program reads. Fit one with --kind regression."
+                f"is a scorer of the kind {self.model.name}, which no other program reads. "
+                "Fit one with --kind regression."
             )
         remarks = []
         if self.debias_ or not self.model.calibrate(self.curves_):

@@ -33,9 +33,9 @@ COMMANDS = """# Command line
 
 {generated}
 
-Every command but `steer methods` takes `--config FILE` with the same settings as YAML or JSON, `name: value`; a flag wins over the file,
-the file over the default. Where a flag may be repeated, the file holds a list. What each command reads and writes
-stands in [the stages](quickstart.md#the-stages).
+Every command but `steer methods` takes `--config FILE` with the same settings as YAML or JSON, `name: value`; a flag
+wins over the file, the file over the default. Where a flag may be repeated, the file holds a list. What each command
+reads and writes stands in [the stages](quickstart.md#the-stages).
 """
 FAMILIES = """# Families of chat models
 

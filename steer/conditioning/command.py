@@ -46,7 +46,7 @@ def _read(folder: Path) -> tuple[Schema, Sequence[str]]:
     if (folder / "schema.json").is_file():
         schema = Schema.load(folder / "schema.json")
         if not schema.cells:
-            raise SteerError(f'{folder}: has no levels (is it a scorer?). Give a folder of "steer label" or "steer train".')
+            raise SteerError(f'{folder}: has no levels (a scorer?). Give a folder of "steer label" or "steer train".')
         return schema, [n for n in schema.names if n != REWARD]
     if is_run(folder) and not (folder / "done.json").is_file():
         raise SteerError(f"{folder}: is a run that is not finished and has no resume point. Run its command again.")

@@ -30,4 +30,6 @@ class WorldConfig:
     bases: int = option(
         1, "Base models, each with text, first weights and an order of its own; the logs are the same.", least=1
     )
-    full: bool = option(False, "The long run: 3 epochs for 1, 500 prompts for 250, the negative control, and 3 methods for 5.")
+    full: bool = option(
+        False, "The long run: 3 epochs for 1, 500 prompts for 250, a negative control, 3 methods for 5."
+    )

@@ -23,7 +23,7 @@ class EvaluateConfig(EvaluateSettings):
         "the responses that are evaluated.",
         panel=INPUTS,
     )
-    gold: str = option("", "Scorer that judges, as in `steer label`; preferably one that training never saw.", panel=INPUTS)
+    gold: str = option("", "Scorer that judges, as in `steer label`; better one that training never saw.", panel=INPUTS)
     scorer: str = option(
         "", "Scorer that training saw, to stand beside gold; default: the one that labelled the rows.", panel=INPUTS
     )

@@ -62,7 +62,7 @@ def evaluate(
 
     `systems`: a policy, responses, a path of either, or a mapping of names to them. `prompts`: labelled rows, whose
     held-out prompts policies answer, and which give the schema and the unit of the reward (default: the prompts of the
-    responses). `gold`: the scorer that judges, preferably one that training never saw; `scorer`: the one that training saw
+    responses). `gold`: the scorer that judges, better one that training never saw; `scorer`: the one that training saw
     (default: the one that labelled the rows), which judges where no gold is named, and the result says so. `settings`
     are those of EvaluateSettings. With a `folder` the answers are kept there, a stopped evaluation resumes, and the
     report is saved there too. Raises SteerError where nothing can judge, or no prompt is held out.

@@ -33,7 +33,10 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
     """Each response of the last round, below the best logged one to its prompt."""
     last = max(map(round_of, rows), default=0)
     if not last:
-        raise SteerError('no response was drawn by the policy itself. Run "steer iterate ROWS --method spin --model MODEL --scorer SCORER --output ROUNDS".')
+        raise SteerError(
+            'no response was drawn by the policy itself. Run "steer iterate ROWS --method spin --model MODEL '
+            '--scorer SCORER --output ROUNDS".'
+        )
     logged: dict[str, Row] = {}
     for row in rows:
         if not round_of(row):

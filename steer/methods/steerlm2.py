@@ -62,7 +62,8 @@ def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
         raise SteerError(
             f"no prompt has two responses to one target ({sum(map(len, draws.values()))} of {len(rows)} rows "
             'were drawn at a target and scored). Draw them: "steer generate POLICY --input ROWS --target best --n 8 '
-            '--sampling own --output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json --output LABELS".'
+            '--sampling own --output MORE"; then "steer label MORE --scorer SCORER --schema ROWS/schema.json '
+            '--output LABELS".'
         )
     return result
 
