@@ -7,7 +7,7 @@ import re
 from data_recipes.asked import question
 from data_recipes.cells import number
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, answered, content_id, conversation, may_score, named_once
+from data_recipes.turns import Row, Turn, answered, content_id, conversation, may_score, named_once
 
 SIDES = ("chosen", "rejected")
 FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore
@@ -53,12 +53,19 @@ def sided(column: str) -> tuple[str, str]:
     return side.lower(), name[0].lower() + name[1:]
 
 
+def two(prompt: list[Turn], record: Row, columns: tuple[str, str]) -> list[tuple[list[Turn], str | None, Row]]:
+    """Return the prompt, the response and its other values of two columns; DataError if they answer other prompts."""
+    sides = [answered(prompt, record[column], column) for column in columns]
+    if sides[0][0] != sides[1][0]:
+        names = ", ".join(map(repr, columns))
+        raise DataError(f"columns {names}: differ before their last turn. Give both the same prompt.")
+    return sides
+
+
 def pair(record: Row) -> list[Row]:
     """Read a pair, chosen first; columns such as score_chosen or rejected-model go to the row that they are about."""
     shared, used = question(record)
-    answers = {side: answered(shared, record[side], side) for side in SIDES}
-    if answers["chosen"][0] != answers["rejected"][0]:
-        raise DataError("columns 'chosen', 'rejected': differ before their last turn. Give both the same prompt.")
+    answers = dict(zip(SIDES, two(shared, record, SIDES)))
     name = "" if record.get("id") is None else str(record["id"])
     group = str(record.get("group") or name or content_id({"prompt": shared, "response": list(answers.values())}))
     about = {column: sided(column) for column in record if column not in SIDES}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from data_recipes import votes
+from data_recipes import pairs, votes
 from data_recipes.cells import number
 from data_recipes.metadata import RATED, metadata
 from data_recipes.parts import text
@@ -167,17 +167,23 @@ def prometheus(record: Row) -> list[Row]:
 def openai(record: Row) -> list[Row]:
     """Read OpenAI's preference fine-tuning file: the preferred output is better than the other."""
     request = record["input"].get("messages") if isinstance(record["input"], dict) else record["input"]
-    prompt = turns(request, "input")
-    answers = {}
-    for key, column in (("chosen", "preferred_output"), ("rejected", "non_preferred_output")):
-        output = record[column]
-        if isinstance(output, list) and output and isinstance(output[-1], dict):
-            output = output[-1].get("content")
-        answers[key] = {"response": text(output, column), "scores": {"preference": float(key == "chosen")}}
+    columns = ("preferred_output", "non_preferred_output")
+    sides = pairs.two(turns(request, "input"), {c: _unrefused(record[c]) for c in columns}, columns)
+    answers = {
+        key: {**after, "response": response, "scores": {"preference": float(key == "chosen")}}
+        for key, (_, response, after) in zip(pairs.SIDES, sides)
+    }
     rest = record["input"] if isinstance(record["input"], dict) else {}
     extra = {column: value for column, value in rest.items() if column != "messages" and column not in record}
-    used = {"input", "preferred_output", "non_preferred_output"}
-    return candidates({**extra, **record}, used, prompt, answers)
+    return candidates({**extra, **record}, {"input", *columns}, sides[0][0], answers)
+
+
+def _unrefused(output: Any) -> Any:
+    """Return the turns of an output; the text of one without a text is its refusal."""
+    if isinstance(output, list):
+        return [_unrefused(turn) for turn in output]
+    refused = isinstance(output, dict) and output.get("refusal") and not output.get("content")
+    return {**output, "content": output["refusal"]} if refused else output
 
 
 def compared(record: Row) -> list[Row]:

@@ -162,6 +162,34 @@ def test_a_message_that_says_its_type_is_a_message() -> None:
     assert [r["response"] for r in rows({"prompt": "Q?", "chosen": good, "rejected": bad})] == ["good", "bad"]
 
 
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("preferred", "right"),
+    [
+        ({"content": "Let me check.", "tool_calls": [CALL]}, {"response": "Let me check.", "tool_calls": [CALL]}),
+        ({"content": None, "tool_calls": [CALL]}, {"response": "", "tool_calls": [CALL]}),
+        ({"content": "x", "reasoning_content": "hm"}, {"response": "x", "reasoning_content": "hm"}),
+        ({"content": None, "refusal": "No."}, {"response": "No."}),
+    ],
+)
+def test_openais_preferred_output_is_a_turn_with_all_that_it_holds(preferred: Any, right: dict[str, Any]) -> None:
+    bad = {"role": "assistant", "content": "bad"}
+    record = {"input": {"messages": ASK}, "non_preferred_output": [bad]}
+    record["preferred_output"] = [{"role": "assistant", **preferred}]
+    chosen, rejected = rows(record)
+    kept = ("response", "tool_calls", "reasoning_content")
+    assert ({c: chosen[c] for c in kept if c in chosen}, chosen["prompt"]) == (right, ASK)
+    assert (rejected["response"], [row["scores"]["preference"] for row in (chosen, rejected)]) == ("bad", [1.0, 0.0])
+    step = [{"role": "assistant", "content": "x", "tool_calls": [CALL]}, {"role": "tool", "content": "r"}]
+    record["preferred_output"] = [*step, {"role": "assistant", "content": "y"}]
+    with pytest.raises(DataError, match="'preferred_output', 'non_preferred_output': differ before their last turn"):
+        rows(record)
+    chosen, rejected = rows({**record, "non_preferred_output": [*step, bad]})
+    assert chosen["prompt"] == [*ASK, *step] == rejected["prompt"]
+
+
 def test_messages_beside_generations_hold_one_of_them() -> None:
     talk = [*ASK, {"role": "assistant", "content": "<think>a b</think>g1"}]
     answers = ["<think>a b</think>g1", "<think>c d</think>g2"]
