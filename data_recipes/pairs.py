@@ -53,6 +53,27 @@ def sided(column: str) -> tuple[str, str]:
     return side.lower(), name[0].lower() + name[1:]
 
 
+def _spread(record: Row) -> Row:
+    """Return a record with {chosen: 5, rejected: 2} in `scores` as chosen_score and rejected_score."""
+    if "scores" not in record:
+        return record
+    scores, rest = record["scores"], {column: value for column, value in record.items() if column != "scores"}
+    if scores in (None, "", {}, []):
+        return rest
+    if not isinstance(scores, dict) or {*scores} != {*SIDES} or any(map(_no_score, scores.values())):
+        raise DataError(
+            "column 'scores': a pair has two answers, wanted an object {chosen: number, rejected: number}. "
+            "Correct it, or rename the column."
+        )
+    if other := next((c for c in rest if sided(c) in {(side, "score") for side in SIDES}), ""):
+        raise DataError(f"columns 'scores', '{other}': both hold scores of the two answers. Keep one of them.")
+    return {**rest, **{f"{side}_score": score for side, score in scores.items()}}
+
+
+def _no_score(value: object) -> bool:
+    return value is not None and number(value) is None
+
+
 def two(prompt: list[Turn], record: Row, columns: tuple[str, str]) -> list[tuple[list[Turn], str | None, Row]]:
     """Return the prompt, the response and its other values of two columns; DataError if they answer other prompts."""
     sides = [answered(prompt, record[column], column) for column in columns]
@@ -64,6 +85,7 @@ def two(prompt: list[Turn], record: Row, columns: tuple[str, str]) -> list[tuple
 
 def pair(record: Row) -> list[Row]:
     """Read a pair, chosen first; columns such as score_chosen or rejected-model go to the row that they are about."""
+    record = _spread(record)
     shared, used = question(record)
     answers = dict(zip(SIDES, two(shared, record, SIDES)))
     name = "" if record.get("id") is None else str(record["id"])

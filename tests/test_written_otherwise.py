@@ -111,6 +111,31 @@ def test_ratings_of_both_sides_of_a_comparison_are_scores() -> None:
     assert [r["scores"] for r in found] == [{"reward": 2.0}, {"reward": 9.0}]
 
 
+@pytest.mark.parametrize(
+    ("scores", "right"),
+    [((5, 2), (5.0, 2.0)), (("4", None), (4.0, None)), (("4/5", 1), None), ((True, False), (1.0, 0.0))],
+)
+def test_scores_of_both_sides_of_a_pair_may_be_in_one_object(scores: tuple[Any, Any], right: Any) -> None:
+    record = {"prompt": "Q?", "chosen": "x", "rejected": "y", "scores": dict(zip(("chosen", "rejected"), scores))}
+    if right is None:
+        with pytest.raises(DataError, match="column 'scores': a pair has two answers"):
+            rows(record)
+        return
+    found = rows(record)
+    assert [r["scores"].get("score") for r in found] == [*right]
+    assert [r["scores"]["preference"] for r in found] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("scores", [[5, 2], {"helpful": 5}, {"chosen": 5}, 5])
+def test_scores_of_a_pair_that_belong_to_no_side_are_refused(scores: Any) -> None:
+    pair = {"prompt": "Q?", "chosen": "x", "rejected": "y"}
+    with pytest.raises(DataError, match=r"column 'scores': .* wanted an object \{chosen: number, rejected: number\}"):
+        rows({**pair, "scores": scores})
+    with pytest.raises(DataError, match="columns 'scores', 'score-chosen': both hold scores of the two answers"):
+        rows({**pair, "scores": {"chosen": 5, "rejected": 2}, "score-chosen": 4})
+    assert [r["scores"] for r in rows({**pair, "scores": None})] == [{"preference": 1.0}, {"preference": 0.0}]
+
+
 def test_steps_of_one_answer_are_no_answers() -> None:
     with pytest.raises(DataError, match=r"are the steps of one answer, each right or wrong \(stepwise supervision\)"):
         rows({"prompt": "2+2*2?", "completions": ["2*2=4.", "2+4=6."], "labels": [True, False]})
