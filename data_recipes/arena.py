@@ -20,6 +20,7 @@ SAID = ("response", "answer", "output", "completion")  # response_a, response_b
 
 def talks(record: Row) -> list[Row]:
     """Read conversation_a and conversation_b (chatbot arena, MT-bench); `turn` says which answer was judged."""
+    preferences.two_alone(record, "conversation")
     sides = []
     for column in ("conversation_a", "conversation_b"):
         turns = conversation(_read(record[column]), column)
@@ -35,6 +36,7 @@ def answers(record: Row) -> list[Row]:
     """Read a prompt and an answer of each side: texts, turns, or lists of texts (JSON in a table), one per turn."""
     name = next(name for name in SAID if f"{name}_a" in record and f"{name}_b" in record)
     columns = [f"{name}_a", f"{name}_b"]
+    preferences.two_alone(record, name)
     responses = [_read(record[column]) for column in columns]
     prompts = _read(record.get("prompt"))
     if _texts(prompts) and all(map(_texts, responses)):

@@ -70,6 +70,16 @@ def _sided(record: Row, sides: str) -> tuple[list[Row], set[str]]:
     return own, used
 
 
+def two_alone(record: Row, name: str, third: str = "c23") -> None:
+    """Raise DataError if a record holds a third answer, such as response_c; response_2 is one beside 0 and 1."""
+    for column, value in record.items():
+        if value and re.fullmatch(rf"{name}[ _.-]?[{third}]", column.lower()):
+            raise DataError(
+                f"column '{column}': is a third answer beside two. Put the answers into a list 'responses', "
+                "and what rates them into a list 'scores' or 'ranks'."
+            )
+
+
 def _two(
     record: Row, prompt: Any, response: str, sides: str, used: set[str], judged: Callable[[int, Row], Row]
 ) -> list[Row]:
@@ -225,6 +235,7 @@ def alpaca_eval(record: Row) -> list[Row]:
             f"column 'preference': {record['preference']!r} is none of AlpacaEval's, 1 to 2 or 0. Correct it."
         )
     lean = 1.5 if lean == 0 else lean
+    two_alone(record, "output", third="3")
     answers = {}
     for side, better in (("1", -1), ("2", 1)):
         away = None if lean is None else better * (lean - 1.5)

@@ -206,14 +206,18 @@ class Coding:
         """Return the coding in words."""
         if not self.words:
             return "a number above 0 means a, below 0 b, *guessed* (--map 'preference=COLUMN:+=b,-=a' turns it round)"
-        return ", ".join(f"{value:g} means {word}" for value, word in self.words)
+        meaning = ", ".join(f"{value:g} means {word}" for value, word in self.words)
+        if {value for value, _ in self.words} != {0.0, 1.0, 2.0}:
+            return meaning
+        return f"{meaning}, *guessed* (--map 'preference=COLUMN:0=a,1=b,2=tie' if 0 is the first)"
 
 
 def coding(records: Iterable[Record]) -> Coding:
     """Find what the numbers mean that occur as votes in the records of one file; DataError if they are ambiguous.
 
     With one below 0 they are strengths, above 0 for a. 1 and 2 name the first and the second response, and 0 or 1.5 is
-    then a tie. 0 and 1 may name them too, or say whether a won; and 1 to 5 may be any scale.
+    then a tie; of 0, 1 and 2 this is a guess, for 0 may be the first. 0 and 1 may name them too, or say whether a won;
+    and 1 to 5 may be any scale.
     """
     values = sorted({value for record in records for value in figures(record)})
     if not values or values[0] < 0 or values in ([0.0], [1.0]):

@@ -55,6 +55,14 @@ def test_one_and_two_name_the_responses_and_are_no_strengths(tmp_path: Path) -> 
     assert preferred(tmp_path / "tie") == [0, 1, 0.5]
 
 
+@pytest.mark.parametrize(("given", "guessed"), [([1, 2, 0], True), ([1, 2], False), ([1, 2, 1.5, 0], False)])
+def test_that_0_is_the_tie_of_0_1_and_2_is_said_to_be_a_guess(
+    given: list[float], guessed: bool, tmp_path: Path
+) -> None:
+    said = data_command(DataConfig(put(tmp_path / "log.jsonl", given), str(tmp_path / "run"), held_out=0))
+    assert ("0 means tie, 1 means a, 2 means b, *guessed* (--map 'preference=COLUMN:0=a,1=b,2=tie'" in said) == guessed
+
+
 @pytest.mark.parametrize("two", [2, "2", "response_2"])
 def test_numbers_in_a_list_of_votes_mean_what_they_mean_alone(tmp_path: Path, two: Any) -> None:
     file = put(tmp_path / "log.jsonl", [[two, two, 1], [1, 1, None], [1, two], [1, "tie"]])

@@ -136,6 +136,24 @@ def test_scores_of_a_pair_that_belong_to_no_side_are_refused(scores: Any) -> Non
     assert [r["scores"] for r in rows({**pair, "scores": None})] == [{"preference": 1.0}, {"preference": 0.0}]
 
 
+@pytest.mark.parametrize(
+    ("record", "third"),
+    [
+        ({"response_a": "x", "response_b": "y", "response_c": "z", "winner": "c"}, "response_c"),
+        ({"response_a": "x", "response_b": "y", "response_c": "z", "winner": "a"}, "response_c"),
+        ({**{f"response_{i}": "x" * i for i in (1, 2, 3, 4)}, "rank_1": 1, "rank_2": 2}, "response_3"),
+        ({"answer_0": "x", "answer_1": "y", "answer_2": "z"}, "answer_2"),
+        ({f"conversation_{side}": [*ASK, {"role": "assistant", "content": side}] for side in "abc"}, "conversation_c"),
+        ({"instruction": "Q?", "output_1": "x", "output_2": "y", "output_3": "z"}, "output_3"),
+    ],
+)
+def test_a_third_answer_beside_two_is_refused_with_what_reads_it(record: dict[str, Any], third: str) -> None:
+    with pytest.raises(DataError, match=f"column '{third}': is a third answer beside two.*a list 'responses'"):
+        rows({"question": "Q?", **record})
+    found = rows({"question": "Q?", **record, **{c: None for c in record if c[-1] in third[-1] + "4"}})
+    assert len(found) == 2
+
+
 def test_steps_of_one_answer_are_no_answers() -> None:
     with pytest.raises(DataError, match=r"are the steps of one answer, each right or wrong \(stepwise supervision\)"):
         rows({"prompt": "2+2*2?", "completions": ["2*2=4.", "2+4=6."], "labels": [True, False]})
