@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_recipes import votes
+from data_recipes import tools, votes
 from data_recipes.asked import question
 from data_recipes.cells import WORDS, number, written
 from data_recipes.endings import plain
@@ -67,10 +67,11 @@ def _candidate(prompt: list[Row], answer: Any, values: Row, column: str, texts: 
     spoken = {n: v for n, v in values.items() if n in texts and isinstance(v, str) and written(v) in WORDS}
     values = {n: v for n, v in values.items() if n not in spoken}
     if isinstance(answer, dict) and "role" not in answer:
-        if not (name := next((c for c in TEXTS if c in answer), "")):
+        answer = tools.named(answer)
+        if not (name := next((c for c in TEXTS if c in answer), "")) and not answer.get("tool_calls"):
             raise DataError(f"column '{column}': holds {', '.join(answer)}, and no text. Name it {TEXTS[0]}.")
         values = {**values, **answer}
-        answer = values.pop(name)
+        answer = values.pop(name, None)
     before, response, after = answered(prompt, answer, column)
     if before != prompt:
         raise DataError(f"column '{column}': a response follows another prompt than the others. Give each its own row.")
@@ -79,7 +80,8 @@ def _candidate(prompt: list[Row], answer: Any, values: Row, column: str, texts: 
         offered |= values.pop(name) if isinstance(values.get(name), dict) else {}
     scores, raters = scored(offered)
     rest = {n: v for n, v in values.items() if number(v) is None or not may_score(n)}
-    reason = {} if response else {LEFT_OUT: f"one of its {column} holds no text"}
+    called = after.get("tool_calls") or rest.get("tool_calls")
+    reason = {} if response or called else {LEFT_OUT: f"one of its {column} holds no text and no call"}
     return {**rest, **spoken, **after, **raters, **reason, "response": response or "", "scores": scores}
 
 

@@ -209,6 +209,24 @@ CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 @pytest.mark.parametrize(
+    "called",
+    [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"content": None, "tool_calls": [{"name": "f", "arguments": "{}"}]},
+        {"tool_calls": [CALL]},
+        {"text": "", "function_call": {"name": "f", "arguments": "{}"}},
+    ],
+)
+def test_one_of_several_responses_may_be_a_call(called: dict[str, Any]) -> None:
+    found = rows({"prompt": "Q?", "responses": [called, {"content": "b"}, {"content": ""}], "scores": [5, 2, 1]})
+    assert [(r["response"], r.get("tool_calls"), r["scores"], LEFT_OUT in r) for r in found] == [
+        ("", [CALL], {"score": 5.0}, False),
+        ("b", None, {"score": 2.0}, False),
+        ("", None, {"score": 1.0}, True),
+    ]
+
+
+@pytest.mark.parametrize(
     ("preferred", "right"),
     [
         ({"content": "Let me check.", "tool_calls": [CALL]}, {"response": "Let me check.", "tool_calls": [CALL]}),
