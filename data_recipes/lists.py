@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_recipes import tools, votes
+from data_recipes import rated, tools, votes
 from data_recipes.asked import question
 from data_recipes.cells import WORDS, number, written
 from data_recipes.endings import plain
@@ -78,6 +78,8 @@ def _candidate(prompt: list[Row], answer: Any, values: Row, column: str, texts: 
     offered = {n: v for n, v in values.items() if may_score(n) and not isinstance(v, dict)}
     for name in ("scores", "score", "ratings", "rating", "attributes"):  # {aspect: number}
         offered |= values.pop(name) if isinstance(values.get(name), dict) else {}
+    if isinstance(values.get("annotations"), dict):  # of UltraFeedback, under whatever names its columns have
+        offered |= rated.aspects(values["annotations"])
     scores, raters = scored(offered)
     rest = {n: v for n, v in values.items() if number(v) is None or not may_score(n)}
     called = after.get("tool_calls") or rest.get("tool_calls")

@@ -22,16 +22,18 @@ def ultrafeedback(record: Row) -> list[Row]:
     answers = {}
     for i, completion in enumerate(objects(record["completions"], "completions")):
         own = {column: value for column, value in completion.items() if column != "response"}
-        noted = fields(own.get("annotations"), "annotations")
-        annotations = {
-            aspect: note[0] if isinstance(note, list) and len(note) == 1 else note for aspect, note in noted.items()
-        }
-        scores = {aspect: note.get("Rating") for aspect, note in annotations.items() if isinstance(note, dict)}
+        scores = aspects(fields(own.get("annotations"), "annotations"))
         for column in ("overall_score", "fine-grained_score"):
             scores[column] = own.pop(column, None)
         answers[str(i)] = {**own, "response": text(completion.get("response"), "completions"), "scores": scores}
     group = record.get("group") or content_id({"prompt": prompt})
     return candidates({**record, "group": group}, {"instruction", "completions"}, prompt, answers)
+
+
+def aspects(annotations: Row) -> Row:
+    """Return the rating of each aspect from {aspect: {Rating}} or {aspect: [{Rating}]}."""
+    alone = {aspect: n[0] if isinstance(n, list) and len(n) == 1 else n for aspect, n in annotations.items()}
+    return {aspect: note["Rating"] for aspect, note in alone.items() if isinstance(note, dict) and "Rating" in note}
 
 
 ASPECTS = words("instruction_following honesty truthfulness helpfulness fine-grained_score fine_grained_score")

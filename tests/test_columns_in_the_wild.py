@@ -220,6 +220,16 @@ def test_an_overall_score_of_ten_beside_aspects_of_one_is_unknown_in_every_layou
     assert first({"prompt": "q", "response": "a", "overall_score": 10, "honesty": 5})["scores"]["overall_score"] == 10
 
 
+@pytest.mark.parametrize(("asks", "says"), [("instruction", "completions"), ("prompt", "completions"),
+                                            ("instruction", "responses"), ("messages", "generations")])  # fmt: skip
+def test_aspects_of_ultrafeedback_are_scores_under_any_names_of_its_columns(asks: str, says: str) -> None:
+    aspects = {"helpfulness": {"Rating": "1", "Rationale": "no"}, "honesty": [{"Rating": "N/A"}]}
+    entry = {"response": "a", "overall_score": 10, "annotations": aspects}
+    row = first({asks: [Q] if asks == "messages" else "q", says: [entry]})
+    assert {name: score for name, score in row["scores"].items() if score is not None} == {"helpfulness": 1}
+    assert (row["prompt"], row["response"], row["annotations"]) == ([Q], "a", aspects)
+
+
 @pytest.mark.parametrize(
     ("record", "response"),
     [({"conversation": [Q, A], "model": "m", "turn": 1}, "a"),
