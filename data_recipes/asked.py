@@ -52,16 +52,42 @@ def system_columns(record: Row) -> list[str]:
 
     Outside of Alpaca's and ShareGPT's layouts a single word names the system that answered.
     """
-    columns = [c for c in _systems(tuple(record)) if isinstance(v := record[c], (str, list)) and v]
+    columns = [c for c in _systems(tuple(record)) if _holds_text(record[c])]
     if not columns:
         return []
     sure = "conversations" in record or "instruction" in record
     named = ("system", "sys", "developer")  # in system_prompt a single word is a prompt too
-    return [
-        c
-        for c in columns
-        if sure or plain(c) not in named or not isinstance(record[c], str) or not NAME.fullmatch(record[c].strip())
-    ]
+    return [c for c in columns if sure or plain(c) not in named or not _names(record[c])]
+
+
+def _names(value: Any) -> bool:
+    """Whether a text, or each of a list of them, is a single word, which may name a system."""
+    return all(
+        isinstance(v, str) and NAME.fullmatch(v.strip()) for v in (value if isinstance(value, list) else [value])
+    )
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a value is a text, a list, or a turn around one of these."""
+    if isinstance(value, dict):
+        return any(isinstance(value.get(c), (str, list)) for c in ("content", "text"))
+    return isinstance(value, (str, list)) and bool(value)
+
+
+def _said(record: Row, column: str) -> str:
+    """Return the text of a system prompt: a text, parts of one, several texts, or a turn."""
+    value = record[column]
+    value = value.get("content", value.get("text")) if isinstance(value, dict) else value
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        if len(value) > 1 and any(_texts(v, len(value)) for c, v in record.items() if c != column):
+            raise DataError(f"column '{column}': holds a text for each of several answers. Give each its own row.")
+        value = "\n".join(value)
+    return text(value, column) or ""
+
+
+def _texts(value: Any, count: int) -> bool:
+    """Whether a value is a list of so many texts."""
+    return isinstance(value, list) and len(value) == count and all(isinstance(part, str) for part in value)
 
 
 @lru_cache(maxsize=1000)
@@ -78,7 +104,7 @@ def _is_system(column: str) -> bool:
 def system(record: Row) -> tuple[list[Turn], set[str]]:
     """Return the system turn of a column of its own (none if it is blank), and the columns that hold it."""
     columns = system_columns(record)
-    texts = list(dict.fromkeys(part for c in columns if (part := text(record[c], c) or "").strip()))
+    texts = list(dict.fromkeys(part for c in columns if (part := _said(record, c)).strip()))
     if len(texts) > 1:
         raise DataError(f"columns {', '.join(map(repr, columns))}: hold different system prompts. Keep one of them.")
     blank = {c for c in _systems(tuple(record)) if record[c] is None or record[c] == ""}

@@ -170,6 +170,30 @@ def test_a_system_column_may_be_a_part_of_the_system_turn() -> None:
 
 
 @pytest.mark.parametrize(
+    ("system", "prompt"),
+    [
+        ({"role": "system", "content": "Be nice."}, "Be nice."),
+        ({"content": [{"type": "text", "text": "Be nice."}]}, "Be nice."),
+        ({"text": "Be nice."}, "Be nice."),
+        (["Be nice.", "Very."], "Be nice.\nVery."),
+        ({"os": "linux"}, ""),
+        (["gpt", "claude"], ""),
+    ],
+)
+def test_a_system_column_may_be_a_turn_or_several_texts(system: Any, prompt: str) -> None:
+    row = one({"system": system, "prompt": "Q?", "response": "A."})
+    assert row["prompt"] == [*([{"role": "system", "content": prompt}] if prompt else []), *ASK]
+    assert row.get("system") == (None if prompt else system)
+
+
+def test_a_system_column_with_a_text_for_each_of_several_answers_is_no_prompt() -> None:
+    record = {"prompt": "Q?", "responses": ["x", "y"], "scores": [1, 2]}
+    with pytest.raises(DataError, match="column 'system': holds a text for each of several answers"):
+        rows({**record, "system": ["Be nice.", "Be rude."]})
+    assert [row["system"] for row in rows({**record, "system": ["gpt", "claude"]})] == ["gpt", "claude"]
+
+
+@pytest.mark.parametrize(
     "end", ["<|im_end|>", "</s>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>\n", "<|im_end|></s>"]
 )
 def test_a_token_that_ends_a_turn_is_taken_off_a_response_and_counted(end: str) -> None:
