@@ -178,7 +178,7 @@ def openai(record: Row) -> list[Row]:
     """Read OpenAI's preference fine-tuning file: the preferred output is better than the other."""
     request = record["input"].get("messages") if isinstance(record["input"], dict) else record["input"]
     columns = ("preferred_output", "non_preferred_output")
-    sides = pairs.two(turns(request, "input"), {c: _unrefused(record[c]) for c in columns}, columns)
+    sides = pairs.two(turns(request, "input"), record, columns)
     answers = {
         key: {**after, "response": response, "scores": {"preference": float(key == "chosen")}}
         for key, (_, response, after) in zip(pairs.SIDES, sides)
@@ -186,14 +186,6 @@ def openai(record: Row) -> list[Row]:
     rest = record["input"] if isinstance(record["input"], dict) else {}
     extra = {column: value for column, value in rest.items() if column != "messages" and column not in record}
     return candidates({**extra, **record}, {"input", *columns}, sides[0][0], answers)
-
-
-def _unrefused(output: Any) -> Any:
-    """Return the turns of an output; the text of one without a text is its refusal."""
-    if isinstance(output, list):
-        return [_unrefused(turn) for turn in output]
-    refused = isinstance(output, dict) and output.get("refusal") and not output.get("content")
-    return {**output, "content": output["refusal"]} if refused else output
 
 
 def compared(record: Row) -> list[Row]:

@@ -58,7 +58,14 @@ def test_an_answer_without_text_that_says_no_reason_is_named() -> None:
 
 @pytest.mark.parametrize(
     "turn",
-    [{"content": None, "refusal": "No."}, {"refusal": "No."}, {"text": "No."}, {"message": "No."}, {"content": "No."}],
+    [
+        {"content": None, "refusal": "No."},
+        {"content": "", "refusal": "No."},
+        {"refusal": "No."},
+        {"text": "No."},
+        {"message": "No."},
+        {"content": "No."},
+    ],
 )
 def test_a_turn_says_its_text_under_any_of_its_names(turn: dict[str, Any]) -> None:
     said = {"role": "assistant", **turn}
