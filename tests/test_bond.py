@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 
+from steer.errors import SteerError
 from steer.methods import bond
 from steer.methods.base import Candidates
 
@@ -60,6 +61,27 @@ def test_what_a_policy_draws_often_counts_as_often() -> None:
     for n in (2, 4, 16):
         aim = bond.best_of(rewards, torch.ones_like(rewards).bool(), n)[0]
         assert float(aim[rewards[0] == 1].sum()) == pytest.approx(1 - 0.9**n)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"temperature": 0.7, "top_p": 0.95}, "drawn at temperature 0.7, top_p 0.95"),
+        ({"temperature": 0.0}, "drawn at temperature 0,"),
+        ({"best_of": 4}, "drawn at best_of 4"),
+        ({"top_k": 20, "guidance": 2.0}, "drawn at guidance 2, top_k 20"),
+    ],
+)
+def test_shares_of_draws_that_the_policy_did_not_make_itself_are_refused(how: dict[str, float], told: str) -> None:
+    """At T = .5 probabilities of .6, .3 and .1 were learned from shares of .78, .2 and .02."""
+    prompt = {"prompt": [{"role": "user", "content": "which?"}]}
+    rows = [{"id": str(i), "response": str(i), "reward": float(i)} for i in range(3)]
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "guidance": None}
+    [group] = bond.METHOD.groups([row | prompt | plain for row in rows], bond.Settings())
+    assert len(group.rows) == 3
+    assert bond.METHOD.groups([row | prompt for row in rows], bond.Settings()), "logs stand for draws"
+    with pytest.raises(SteerError, match=told):
+        bond.METHOD.groups([row | prompt | how for row in rows], bond.Settings())
 
 
 def test_a_policy_that_is_the_best_of_n_has_no_loss() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from steer.comparison.command import compare_command
+from steer.comparison.comparison import Comparison
 from steer.comparison.entry import Entry, cost, swept, unique
 from steer.comparison.tuning import tried
 from steer.config.comparison import CompareConfig
@@ -152,6 +153,17 @@ def test_rounds_are_read_from_the_entry() -> None:
     ):
         with pytest.raises(SteerError, match=told):
             swept(spec)
+
+
+def test_rounds_that_read_how_likely_draws_are_are_skipped_at_another_temperature(
+    labels: Path, trained: Path, tmp_path: Path
+) -> None:
+    how = config(labels, trained, tmp_path, method=("bond", "steerlm2", "rebel", "remax"), temperature=0.7)
+    for name, wanted in (("bond", "skip"), ("steerlm2", "skip"), ("rebel", ""), ("remax", "")):
+        reason = Comparison(how, tmp_path).refusal(Entry.of(name))
+        assert reason[:4] == wanted
+        assert not wanted or reason.endswith("at temperature 1. Leave temperature out.")
+        assert Comparison(replace(how, temperature=1.0), tmp_path).refusal(Entry.of(name)) == ""
 
 
 def test_spin_plays_its_two_rounds_where_none_are_named(labels: Path, trained: Path, tmp_path: Path) -> None:

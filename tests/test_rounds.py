@@ -265,7 +265,7 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
         ("rso", "", {"n": 4, "dedupe": True}),
         ("raft", "", {"n": 4, "pool": "all", "log_share": 0.2}),
         ("spin", "", {}),
-        ("bond", "", {"n": 4}),
+        ("bond", "", {"n": 4, "temperature": 1.0}),
         ("rest-em", "", {"n": 2, "set": ("threshold=-2",)}),
     ],
 )
@@ -316,8 +316,12 @@ def test_what_cannot_go_round_is_refused(world: Path, tmp_path: Path) -> None:
         iterate_command(config(world, tmp_path / "out", "quark", "policy"))
     with pytest.raises(SteerError, match=r"'quark' .* and for nothing else"):
         iterate_command(config(world, tmp_path / "out", "quark", "policy", relative_levels=True))
-    with pytest.raises(SteerError, match="weighs draws at --temperature 1"):
-        iterate_command(config(world, tmp_path / "out", "steerlm2", "policy", n=3, temperature=0.7))
+    for method, policy in (("bond", ""), ("steerlm2", "policy")):
+        for name, value in (("temperature", 0.7), ("dedupe", True), ("keep_above", 0.5)):
+            with pytest.raises(SteerError, match=rf"'{method}' reads from .* temperature 1\. Leave {name} out\."):
+                iterate_command(
+                    config(world, tmp_path / "out", method, policy, n=4, **{"temperature": 1.0, name: value})
+                )
     with pytest.raises(SteerError, match="--weights: are for --goals weights"):
         iterate_command(config(world, tmp_path / "out", weights="warmth=1"))
     with pytest.raises(SteerError, match="unknown attribute 'warmht'"):
@@ -385,7 +389,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         {"rounds": 2},
         pytest.param({"rounds": 2, "method": "spin", "policy": ""}, marks=pytest.mark.slow, id="spin"),
         pytest.param(
-            {"rounds": 2, "method": "bond", "policy": "", "n": 4},
+            {"rounds": 2, "method": "bond", "policy": "", "n": 4, "temperature": 1.0},
             marks=pytest.mark.slow,
             id="bond",
         ),

@@ -24,6 +24,7 @@ from steer.evaluation.examination import RANDOM, Examination
 from steer.evaluation.result import Case, spread
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import Split
+from steer.iteration.rounds import altered
 from steer.methods import METHODS, likelihood_rate
 from steer.models.policy import load_policy
 from steer.options import resolve
@@ -185,6 +186,10 @@ class Comparison:
                 f"skipped: the base {self.speechless[0]} has no chat template, so it cannot be told in words what is "
                 "wanted."
             )
+        if entry.iterate:
+            drawn = replace(entry.iterate, temperature=self.config.temperature)
+            if reason := altered(entry.method, drawn):
+                return f"skipped: {reason}"
         return over_budget(self.cost(entry), self.config)
 
     @cached_property

@@ -139,7 +139,11 @@ class CompareSettings(AnswerSettings, RunSettings):  # the fields of the last ba
         panel=ANSWERS,
     )
     temperature: float = option(
-        1.0, "Temperature of all responses but those that on-policy methods draw, at 1.", least=0, panel=ANSWERS
+        1.0,
+        "Temperature of all responses but those that on-policy methods draw, at 1; at another one `bond` and "
+        "`steerlm2` are skipped.",
+        least=0,
+        panel=ANSWERS,
     )
     max_new_tokens: int = option(
         256, "Longest response; in training too, where --train does not say.", least=1, panel=ANSWERS

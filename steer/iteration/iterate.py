@@ -185,10 +185,6 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
             f"iterate with '{training.method}' asks for the best quantile of every round's pool, and for nothing else. "
             "Add --relative-levels --explore 1."
         )
-    if method.importance and settings.temperature != 1:
-        raise SteerError(
-            f"iterate with '{training.method}' weighs draws at --temperature 1, not {settings.temperature:g}."
-        )
     if method.conditioned and not (trained and Card.load(Path(policy)).attributes):
         raise SteerError(
             f"iterate with '{training.method}' draws at targets, so it needs --policy with a policy that reads them. "

@@ -131,6 +131,18 @@ def start_from(method: Method, settings: IterateSettings) -> str:
     return settings.start_from or ("last" if "drawer" in method.needs else "base")
 
 
+def altered(name: str, settings: IterateSettings) -> str:
+    """Say which settings alter the draws of a method that reads from them how likely each is; empty: none does."""
+    values = {"temperature": settings.temperature != 1, "dedupe": settings.dedupe, "keep_above": settings.keep_above}
+    others = [setting for setting, altering in values.items() if altering]
+    if not others or "untouched" not in METHODS[name].needs:
+        return ""
+    return (
+        f"'{name}' reads from a prompt's draws how likely the policy makes each, so it takes all of them, at "
+        f"temperature 1. Leave {' and '.join(others)} out."
+    )
+
+
 def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> None:
     """Raise SteerError for a method without rounds, or one that cannot learn from what the settings draw and pool."""
     method, n, pool = METHODS[name], settings.n, settings.pool
@@ -151,5 +163,7 @@ def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> Non
             f"'{name}' asks how likely a response has the levels of its target, and relative levels are others in "
             "every round. Leave --relative-levels out."
         )
+    if reason := altered(name, settings):
+        raise SteerError(reason)
     if method.on_policy:
         raise SteerError(f"'{name}' draws fresh responses at every step by itself. Use \"steer train\".")

@@ -57,7 +57,7 @@ class IterateSettings:
     weights: str = option(
         "", "Preferences of `--goals weights` as in `steer targets`; default: drawn at random.", panel=DRAWN
     )
-    temperature: float = option(1.0, "Of the fresh responses.", least=0, panel=DRAWN)
+    temperature: float = option(1.0, "Of the fresh responses (1 for `bond` and `steerlm2`).", least=0, panel=DRAWN)
     max_new_tokens: int = option(256, "Longest response.", least=1, panel=DRAWN)
     batch_size: int = option(64, "Sequences generated at once.", least=1, panel=DRAWN)
     any_form: bool = option(

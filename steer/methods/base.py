@@ -53,6 +53,7 @@ NEEDS = {
     "middle": "middle of the mean gains of good and of bad responses, over the steps so far",
     "quantiles": "rounds that cut the pool into quantiles and ask for the best one",
     "draws": "responses that the policy drew, in rounds where there are none yet",
+    "untouched": "draws at temperature 1, without --dedupe and --keep-above: their shares say how likely each is",
     "drawer": "rounds that start from the policy that drew, so that it is the reference",
 }
 

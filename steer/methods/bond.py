@@ -2,7 +2,9 @@
 
 (1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
 prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
-the shares of the K responses for P, equal ones too; q is the policy's own, softmax(lp - ref).
+the shares of the K responses for P, equal ones too; q is the policy's own, softmax(lp - ref). Both hold for draws of
+the reference only: rows drawn at another temperature or from some of the tokens are refused, and so are rounds that
+choose among the draws.
 Differs from the official code: none was released; the paper estimates KL(t || q) by the likelihood of the best of n and
 KL(q || t) by a policy gradient, both on new draws at every step, and leaves out the factor for equal draws; here both
 are sums over the K. Its J-BOND moves the reference along with the policy: here rounds do, each of which starts from the
@@ -12,12 +14,13 @@ policy that drew.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from steer.methods.base import Candidates, Method, existing, gains
-from steer.methods.groups import ranked
+from steer.methods.groups import Group, check_untouched, ranked
+from steer.rows import Row
 from steer.settings import Checked, option
 
 if TYPE_CHECKING:
@@ -32,6 +35,15 @@ class Settings(Checked):
 
     n: int = option(16, "The best of how many draws is aimed at.", least=2)
     backward: float = option(0.5, "Share of the backward KL, which seeks modes (0.5: Jeffreys).", least=0, most=1)
+
+
+def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
+    """All responses, equal ones too, of every prompt that has two with different rewards."""
+    found = ranked(rows, repeated=True)
+    for group in found:
+        for row in group.rows:
+            check_untouched(row)
+    return found
 
 
 def best_of(reward: Tensor, real: Tensor, n: int) -> Tensor:
@@ -62,11 +74,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
 
 METHOD = Method(
     rows="several drawn",
-    groups=partial(ranked, repeated=True),
+    groups=groups,
     loss=loss,
     settings=Settings,
     per="prompt",
-    needs={"ref", "draws", "drawer"},
+    needs={"ref", "draws", "drawer", "untouched"},
     fresh="rounds",
     pool="last",
     rate=0.05,

@@ -184,6 +184,20 @@ def pairs(rows: Sequence[Row], pairing: str) -> list[Group]:
     return result
 
 
+# Columns of a draw and their values where the policy itself drew, from all tokens.
+PLAIN = {"temperature": 1, "top_p": 1, "repetition_penalty": 1, "guidance": 1, "best_of": 1, "top_k": 0, "min_p": 0}
+
+
+def check_untouched(row: Row) -> None:
+    """Refuse a row whose columns say that it was not drawn from the policy's own distribution."""
+    drawing = {name: row[name] for name in PLAIN if isinstance(row.get(name), int | float)}
+    if other := [f"{name} {value:g}" for name, value in drawing.items() if value != PLAIN[name]]:
+        raise SteerError(
+            f"row '{row['id']}': was drawn at {', '.join(other)}, so how often such a response is drawn is not how "
+            "likely the policy makes it. Draw the responses with --sampling own, and without --guidance and --best-of."
+        )
+
+
 def random_of(row: Row) -> np.random.Generator:
     """Random generator seeded by a row's prompt, so that groups are a pure function of the rows."""
     return np.random.default_rng(int(prompt_key(row), 16))

@@ -20,16 +20,12 @@ from typing import TYPE_CHECKING
 
 from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, existing, levels, summed
-from steer.methods.groups import Group, levelled
+from steer.methods.groups import Group, check_untouched, levelled
 from steer.rows import Row, prompt_key
 from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-# Columns of a draw; each is 1 where Q' itself drew.
-PLAIN = ("temperature", "top_p", "repetition_penalty", "guidance", "best_of")
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,7 @@ def _check_draw(row: Row) -> None:
             f"row '{row['id']}': has no {' and no '.join(missing)}, so it is unknown how likely its draw was. Draw the "
             'responses with "steer generate", whose rows say so, or add the columns.'
         )
-    other = [f"{name} {row[name]:g}" for name in PLAIN if row.get(name, 1) != 1]
-    if other := other + [f"{name} {row[name]:g}" for name in ("top_k", "min_p") if row.get(name)]:
-        raise SteerError(
-            f"row '{row['id']}': was drawn at {', '.join(other)}, and its weight would be that of another draw. Draw "
-            "the responses with --sampling own, and without --guidance and --best-of."
-        )
+    check_untouched(row)
 
 
 def weigh(c: Candidates, s: Settings) -> Candidates:
@@ -113,7 +104,7 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    needs={"ref", "old", "whole condition"},  # what a candidate was drawn at is what it is weighed at
+    needs={"ref", "old", "untouched", "whole condition"},  # what a candidate was drawn at is what it is weighed at
     condition=levels,
     weigh=weigh,
     fresh="rounds",
