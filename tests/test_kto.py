@@ -52,7 +52,7 @@ def row(name: str, prompt: str, reward: float) -> Row:
     return {"id": name, "prompt": turns, "response": name, "reward": reward}
 
 
-@pytest.mark.parametrize(("ups", "downs"), [(2, 6), (6, 2), (4, 4)])
+@pytest.mark.parametrize(("ups", "downs"), [(2, 6), (6, 2), (4, 4), (11, 9)])
 @pytest.mark.parametrize("ratio", [1.0, 1.5])
 def test_all_good_responses_weigh_ratio_times_what_all_bad_ones_do(ups: int, downs: int, ratio: float) -> None:
     rows = [row(str(i), str(i), float(i < ups)) for i in range(ups + downs)]
@@ -60,7 +60,9 @@ def test_all_good_responses_weigh_ratio_times_what_all_bad_ones_do(ups: int, dow
     assert [w > 0 for w in weights] == [r["reward"] > 0 for r in rows]
     good, bad = sum(w for w in weights if w > 0), -sum(w for w in weights if w < 0)
     assert good / bad == pytest.approx(ratio)
-    assert min(map(abs, weights)) == pytest.approx(1.0)  # only the rarer kind is raised
+    assert min(map(abs, weights)) == pytest.approx(1.0)  # only one kind is raised
+    if (ups, ratio) == (11, 1.5):  # the commoner kind, for 9 bad ones of weight 1 are to weigh 1 / 1.5 of the good ones
+        assert (max(weights), min(weights)) == pytest.approx((1.5 * 9 / 11, -1.0))
     plain = [g.weights[0] for g in kto.groups(rows, kto.Settings(ratio=0.0))]
     assert {abs(w) for w in plain} == {1.0}
 
