@@ -22,6 +22,7 @@ from steer.errors import SteerError
 from steer.evaluation.systems import Answers
 from steer.labelling.command import label_command
 from steer.methods import METHODS, peak_rate
+from steer.report.tuned import tuned as table
 from steer.rows import prompt_key, read_back, read_rows, write_rows
 from steer.run_folder import read_json, write_json
 from tests.test_compare import held
@@ -82,6 +83,11 @@ def test_the_highest_proxy_reward_is_chosen_and_never_what_gold_prefers() -> Non
     assert gain is not None
     assert gain["mean"] == pytest.approx(1.5)
     assert choice(0.0, 1.0, 0.5).gain is None
+
+
+def test_the_table_says_that_the_gain_of_what_was_chosen_is_not_corrected_for_choosing() -> None:
+    [block] = table({"proxy": "linear", "rows": 100, "prompts": 20, "entries": []})
+    assert "best of several tries on the prompts that chose it: it is biased upwards" in block.caption  # type: ignore[union-attr]
 
 
 def test_tuning_sees_neither_gold_nor_a_prompt_of_the_report(tuned: Path, labels: Path) -> None:

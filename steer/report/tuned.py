@@ -31,8 +31,10 @@ def tuned(tuning: Report) -> list[Block]:
         f"Mean proxy reward ({tuning['proxy']}) at every rate that was tried, in sd of the logs; bold: chosen, the "
         f"highest. One seed that no repetition has, on the first base; {tuning['rows']:,} training rows, answers to "
         f"{tuning['prompts']:,} training prompts that these runs did not train on. Neither gold nor the prompts of "
-        "this report were asked. Every method had as many runs of as many optimizer steps; what that took, with a "
-        "stage in front where there is one, stands beside it."
+        "this report were asked. The gain over its own rate is that of the best of several tries on the prompts that "
+        "chose it: it is biased upwards, and neither its interval nor a 'yes' is corrected for that. "
+        "Every method had as many runs of as many optimizer steps; what that took, with a stage in front where there "
+        "is one, stands beside it."
     )
     blocks: list[Block] = [Table(caption, ("Method", *rates, *HEAD.split("|")), rows, frozenset(strong))]
     return blocks + _edges(tuning["entries"])
