@@ -59,6 +59,13 @@ def test_the_paper_index_names_the_papers_of_the_code() -> None:
         assert set(re.findall(r"\d{4}\.\d{5}", paper)) <= set(re.findall(r"\d{4}\.\d{5}", about)), name
 
 
+def test_methods_that_compare_with_draws_say_which_of_them_rounds_drop() -> None:
+    for name, method in METHODS.items():
+        if method.importance or "drawer" in method.needs:
+            about = importlib.import_module(f"steer.methods.{name}").__doc__ or ""
+            assert "drop responses that were cut off" in " ".join(about.partition("Differs")[2].split()), name
+
+
 def test_the_sentence_on_pools_equals_the_code() -> None:
     text = " ".join(page("docs/methods.md").split())
     found = re.search(

@@ -1,14 +1,15 @@
 """Best-of-N distillation (BOND, 2407.14622, equations 4, 11): a policy that draws what the best of n would be.
 
-(1 - backward) KL(t || q) + backward KL(q || t) over the K responses that a prompt's last round drew, averaged over
-prompts. t, the chance that each would be the best of n draws from the reference, is P(r <= r_i)^n - P(r < r_i)^n with
-the shares of the K responses for P, equal ones too; q is the policy's own, softmax(lp - ref). Both hold for draws of
-the reference only: rows drawn at another temperature or from some of the tokens are refused, and so are rounds that
-choose among the draws.
+(1 - backward) KL(t || q) + backward KL(q || t) over the K responses to a prompt that its last round drew and that
+ended, averaged over prompts. t, the chance that each would be the best of n draws from the reference, is
+P(r <= r_i)^n - P(r < r_i)^n with the shares of the K responses for P, equal ones too; q is the policy's own,
+softmax(lp - ref). Both hold for draws of the reference only: rows drawn at another temperature or from some of the
+tokens are refused, and so are rounds that choose among the draws.
 Differs from the official code: none was released; the paper estimates KL(t || q) by the likelihood of the best of n and
 KL(q || t) by a policy gradient, both on new draws at every step, and leaves out the factor for equal draws; here both
 are sums over the K. Its J-BOND moves the reference along with the policy: here rounds do, each of which starts from the
-policy that drew.
+policy that drew. Rounds drop responses that were cut off and, without `--any-form`, malformed ones, so the shares are
+those of the reference among the others.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 (delta / eta - (r_w - r_l))^2, delta as in dpo and r the reward, averaged over pairs of the last round's responses; the
 reference is the policy that drew them, from which every round starts.
 Differs from the official code: its loss is eta^2 times this one; it takes .05 of the KL from the first policy off the
-rewards and gives a response without an end a fixed low one; here pairs of equal rewards are dropped, and rewards are
-the standardised ones of `steer label`.
+rewards and gives a response without an end a fixed low one; here rounds drop responses that were cut off, so that
+nothing is learned from them, and without `--any-form` malformed ones; pairs of equal rewards are dropped, and rewards
+are the standardised ones of `steer label`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Statistical rejection sampling optimisation (2309.06657): pairs that a sampler accepted, beta in sd of the reward.
 
-The sampler (algorithm 1) turns a prompt's candidates into what is nearly draws from p(y) exp(r(y) / beta), p the policy
-that drew them and the reference of the loss: rounds start from it and train on the candidates of the last one only;
-without rounds the logs stand for its draws. Pairs of accepted ones are ranked by reward. r is what `steer label`
-standardises, so beta counts standard deviations of the logs; equation 7 has it in logits of a win, the unit of a
-`bradley-terry` scorer before it is standardised. The paper draws 64 (`--n 64`) and keeps 8. Losses (equations 8, 10 and
-9): sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta as in dpo; hinge: the same
-without the reference.
+The sampler (algorithm 1) turns a prompt's candidates into what is nearly draws from p(y) exp(r(y) / beta), p the law of
+the candidates: that of the policy that drew them, the reference of the loss, at temperature 1, and another one at
+others. Rounds start from that policy and train on the candidates of the last one only; without rounds the logs stand
+for its draws. Equal responses count once, so p is lost where answers repeat. Pairs of accepted ones are ranked by
+reward. r is what `steer label` standardises, so beta counts standard deviations of the logs; equation 7 has it in
+logits of a win, the unit of a `bradley-terry` scorer before it is standardised. The paper draws 64 (`--n 64`) and keeps
+8. Losses (equations 8, 10 and 9): sigmoid-norm: -log sigmoid(gamma delta); hinge-norm: max(0, 1 - gamma delta), delta
+as in dpo; hinge: the same without the reference.
 Differs from the official code: none was released; the paper's listing visits the candidates in their order and takes
 the highest reward once a pass, here it falls within a pass as soon as the best is accepted. In either, what is accepted
-of few candidates is only near the tilted law, which many draws with `--n` approach. TRL's `sigmoid_norm` is another
-loss (it divides by length).
+of few candidates is only near the tilted law, which many draws with `--n` approach where none repeats. Rounds drop
+responses that were cut off and, without `--any-form`, malformed ones. TRL's `sigmoid_norm` is another loss (it divides
+by length).
 """
 
 from __future__ import annotations

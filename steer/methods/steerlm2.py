@@ -8,7 +8,8 @@ comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condi
 target instead of the levels obtained.
 Differs from the official code: that reads w and log Q' from files, which it does not make, and divides by the mean
 number of tokens of a prompt's responses; `tempered` divides log P(y | x) - log Q' by the response's tokens, without
-which long responses leave an effective sample of one.
+which long responses leave an effective sample of one. Rounds drop responses that were cut off and, without
+`--any-form`, malformed ones, so w and b are over the others.
 """
 
 from __future__ import annotations
