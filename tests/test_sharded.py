@@ -74,6 +74,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "all weights in bfloat16": {"adapter": "none", "dtype": "bfloat16"},
     "recomputed": {"dtype": "bfloat16", "gradient_checkpointing": True, "condition_tokens": "special"},
     "base states": {"method": "quark", "batch_size": 5},
+    "remembered states": {"method": "quark", "init_lora_weights": "pissa"},
 }
 ATOL = {"all weights": 1e-4, "all weights in bfloat16": 1e-3}  # ten times the learning rate; rounding
 REFUSED: list[dict[str, Any]] = [

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
@@ -97,25 +99,43 @@ class ResponseLogps(nn.Module):
         return self
 
     def remember(self) -> None:
-        """Keep a copy of the trained weights: training starts with them, not without an adapter."""
+        """Keep a copy of the trained weights, or of their shards: training starts with them, not without an adapter."""
         self._start = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the starting policy is kept as a copy of the trained weights."""
+        return bool(self._start)
 
     @contextmanager
     def started(self) -> Iterator[None]:
         """Act as the starting policy: with the remembered weights, else without the fresh adapter."""
-        if not self._start:
+        if not self.remembers:
             with self.model.disable_adapter():
                 yield
             return
-        trained = {name: p for name, p in self.model.named_parameters() if name in self._start}
-        now = {name: p.data for name, p in trained.items()}
-        for name, p in trained.items():
-            p.data = self._start[name]
+        now = self._put(self._start)
         try:
             yield
         finally:
-            for name, p in trained.items():
-                p.data = now[name]
+            self._put(now)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Put weights in the place of those of the same names, which are returned."""
+        for part in self.modules():
+            if isinstance(part, FSDPModule):  # it may still hold whole weights of the last pass
+                part.reshard()
+        before = {}
+        for name, p in self.model.named_parameters():
+            if name not in weights:
+                continue
+            if isinstance(p, DTensor):  # FSDP gathers from memory of its own, which other data would not reach
+                before[name] = p.detach().clone()
+                p.copy_(weights[name])
+            else:
+                before[name], p.data = p.data, weights[name]
+        return before
 
     def _inner(self) -> Any:
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

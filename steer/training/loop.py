@@ -146,6 +146,8 @@ class Loop:
         module, optimizer = self.accelerator.prepare(plain, optimizer)
         if self.accelerator.is_fsdp2:  # else a pass without gradients would leave whole weights that go stale
             module.set_reshard_after_forward(True, recurse=False)
+            if plain.remembers:
+                plain.remember()  # shards in the place of whole weights
         return module, optimizer
 
     def _step(
