@@ -298,19 +298,21 @@ def _do(start: Path, threads: int, part: Part) -> tuple[int, Any]:
 
 
 def processes(count: int) -> ProcessPoolExecutor:
-    """Start processes for whole runs, each on its share of the cores; they end with this one."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _share, (count,))
+    """Start processes for whole runs, each on its share of the cores or the next GPU; they end with this one."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, _share, (context.Value("i", 0), count))
 
 
-def _share(count: int) -> None:
-    """Use this process's share of the cores only."""
-    follow()
+def _share(number: Any, count: int) -> None:
+    """Number a new process; use its share of the cores only, or the next of several GPUs."""
+    _start(number)
     import torch
 
     from steer import device
 
     if device.kind() == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    device.take(OWN[0])
 
 
 def follow() -> None:

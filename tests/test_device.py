@@ -12,7 +12,7 @@ import torch
 
 import attribute_models.device
 from attribute_models import backbone, bases
-from steer import device
+from steer import device, parts
 from steer.methods import METHODS
 from steer.models import log_probs
 from steer.models.log_probs import ResponseLogps
@@ -68,6 +68,18 @@ def test_a_process_takes_the_gpu_of_its_rank_or_the_one_it_chose(monkeypatch: py
     assert device.own() == "xpu:0"
     assert micro_batch(0) == 8192
     assert micro_batch(100) == 100
+
+
+def test_processes_that_do_whole_runs_take_one_gpu_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = gpus("cuda", monkeypatch, count=2)
+    monkeypatch.setattr(parts, "follow", lambda: None)
+    monkeypatch.setattr(parts, "OWN", [])
+    pool = parts.processes(3)  # which starts none before it has work
+    for _ in range(3):
+        parts.OWN.clear()  # each has its own
+        pool._initializer(*pool._initargs)
+    pool.shutdown()
+    assert taken == [0, 1, 0]
 
 
 @pytest.mark.parametrize("new", [True, False])
