@@ -115,6 +115,19 @@ def test_blocks_that_see_nothing_of_each_other_are_left_out() -> None:
     assert mask.kv_num_blocks.sum() + mask.full_kv_num_blocks.sum() < 15  # of 5 x 5, 15 of them not in the future
 
 
+def test_attention_in_blocks_lets_torch_compile_more_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = torch._dynamo.config
+    monkeypatch.setattr(config, "recompile_limit", 8)  # torch's own
+    model = model_of("llama")
+    attention.choose(model, "eager")
+    assert config.recompile_limit == 8
+    for before, after in ((8, 64), (100, 100)):
+        monkeypatch.setattr(config, "recompile_limit", before)
+        attention.choose(model, "flex_attention")
+        assert config.recompile_limit == after
+    assert model.config._attn_implementation == "flex_attention"
+
+
 def test_attention_in_parts_computes_nothing_behind_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "PART", 4)
     model, keys = model_of("llama"), []

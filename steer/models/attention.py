@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo.config as compiler
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -15,6 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_in_parts"
 IN_BLOCKS = "flex_attention"  # skips blocks of 128 x 128 tokens that see nothing of each other; compiled by torch
+KERNELS = 64  # of one function that torch may compile; each kind of shape takes some: one row, short ones, ...
 PART = 128  # queries; smaller ones save more and cost more calls
 
 
@@ -51,6 +53,17 @@ def cut(model: Any) -> None:
     """Let a causal model with `sdpa` attend in parts, on a CPU."""
     if model.config._attn_implementation == "sdpa" and model.device.type == "cpu":
         model.set_attn_implementation(NAME)
+
+
+def choose(model: Any, name: str) -> None:
+    """Let a model attend in a way of transformers, and torch compile as many kernels of it as a training has shapes.
+
+    After 8 kernels, its default, torch would go on with attention that holds all scores in memory.
+    """
+    if name == IN_BLOCKS:
+        limit = "recompile_limit" if hasattr(compiler, "recompile_limit") else "cache_size_limit"  # torch 2.6
+        setattr(compiler, limit, max(KERNELS, getattr(compiler, limit)))
+    model.set_attn_implementation(name)
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             if loading.attn_implementation == attention.IN_BLOCKS and model.device.type == "cpu":
                 raise SteerError(f"--attn-implementation {attention.IN_BLOCKS}: cannot train on a CPU. Leave it out.")
             try:
-                model.set_attn_implementation(loading.attn_implementation)
+                attention.choose(model, loading.attn_implementation)
             except (ValueError, ImportError) as error:
                 reason = str(error).splitlines()[0]
                 raise SteerError(f"--attn-implementation {loading.attn_implementation}: {reason}") from None

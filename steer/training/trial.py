@@ -64,7 +64,7 @@ def _ways(model: Any, module: ResponseLogps, loop: Loop) -> dict[str, dict[str, 
     others = TRIED.get(device.type, ())
     if others and loop.plan.shared and not loop.options.attn_implementation:
         names = (model.config._attn_implementation, *others)
-        ways["attention"] = {name: partial(model.set_attn_implementation, name) for name in names}
+        ways["attention"] = {name: partial(attention.choose, model, name) for name in names}
     if others and module.linear and "kl" not in loop.method.needs and find_spec("liger_kernel"):
 
         def fuse() -> None:
