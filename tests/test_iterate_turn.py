@@ -12,6 +12,7 @@ import pytest
 from data_recipes.world_text import Gold
 from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
+from steer.generation import drawing
 from steer.iteration import round, rounds, watch
 from steer.iteration.guards import Figures, outrun
 from steer.iteration.iterate import training_of
@@ -21,6 +22,7 @@ from steer.iteration.rounds import Rounds
 from steer.iteration.watch import figures, measured
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.models.policy import load_policy
+from steer.parts import Workers
 from steer.rows import Row, write_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import write_json
@@ -62,6 +64,32 @@ def test_rounds_start_from_the_base_and_follow_from_the_seed_of_the_loop(
     how = config(labels, tiny, tmp_path / "out", seed=5, **{given: str(where)})
     settings = training_of(how.rows, how.model, how.policy, how)
     assert (settings.init, settings.seed, settings.max_steps) == ("", 5, 7)
+
+
+def test_a_policy_that_others_draw_by_is_loaded_here_once_they_have_drawn(
+    labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def loading(who: str, whole: Any) -> Any:
+        return lambda *args, device="", **more: events.append(f"{who} {device}") or whole(*args, device=device, **more)
+
+    filled = drawing.fill
+
+    def fill(parts: Any, items: Any, start: Any, workers: Workers, *rest: Any) -> None:
+        events.append(f"{workers.number} draw")
+        filled(parts, items, start, Workers(min(1, workers.number)), *rest)
+
+    monkeypatch.setattr("steer.iteration.rounds.load_policy", loading("policy", load_policy))
+    monkeypatch.setattr("steer.evaluation.drawn.load_policy", loading("base", load_policy))
+    monkeypatch.setattr("steer.generation.drawing.fill", fill)
+    for number in (1, 2):
+        how = config(labels, tiny, tmp_path / str(number), watch=4, max_new_tokens=8, num_proc=number, shard_size=2)
+        plan = planned(how)
+        measured(plan, 0, {"proxy": plan.judge(plan.scorers["scorer"])})
+    assert events == ["policy ", "base ", "1 draw", "policy meta", "2 draw", "policy ", "base ", "0 draw"]
+    one, two = ((folder / "answers.jsonl") for folder in sorted(tmp_path.glob("*/round-0-*/held-out")))
+    assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize(("pool", "logged"), [("all", 20), ("rounds", 0)])

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steer import device
 from steer.generation.engines import Engine, open_engine, respond
 from steer.generation.requests import BLOCK, Request, Response, seeds
 from steer.generation.settings import GenerateSettings, Sampling
@@ -71,6 +72,7 @@ def draw_parts(
     if split.opens is None:
         start: Any = partial(partial, how, policy, engine)
     else:
+        device.release()  # those that draw load the policy beside what this process still uses
         start = partial(_open, split.opens, how)
         requests = [request._replace(against=dict(request.against)) for request in requests]  # can be pickled
     seeded = (r._replace(seed=seed) for r, seed in zip(requests, seeds(requests, sampling.seed)))

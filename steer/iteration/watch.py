@@ -14,6 +14,7 @@ from steer.evaluation.drawn import Reference, drawn
 from steer.evaluation.statistics import interval
 from steer.evaluation.systems import RewardScale, kl
 from steer.evaluation.weighted import spearman
+from steer.generation.drawing import draw_parts
 from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.iteration.guards import Figures
@@ -40,16 +41,17 @@ def measured(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
 
 
 def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
-    settings, training, policy = rounds.settings, rounds.training, rounds.load(rounds.policy_of(number))
+    settings, t, path = rounds.settings, rounds.training, rounds.policy_of(number)
     if rounds.refits and number:
         judges = {**judges, "proxy": rounds.judge(rounds.scorer_of(number))}
+    split, folder, sampling = rounds.split(path), rounds.folder(number) / "held-out", rounds.sampling(settings.seed)
+    policy = rounds.load(path, weights=split.opens is None)
     best, requests = watched_requests(rounds, policy)
-    t = training
+    if split.opens:  # those that draw have the GPU for themselves; what they drew is read below
+        draw_parts(policy, requests, sampling, folder, split, ids=True)
+        policy = rounds.load(path)
     reference = Reference.load(rounds.model, t.dtype, t.trust_remote_code, t.micro_batch_tokens)
-    split = rounds.split(rounds.policy_of(number))
-    rows = drawn(
-        policy, requests, rounds.sampling(settings.seed), rounds.folder(number) / "held-out", reference, split=split
-    )
+    rows = drawn(policy, requests, sampling, folder, reference, split=split)
     earlier = range(number if rounds.refits else 0)  # otherwise all rounds have one scorer
     others = [read_back(rounds.folder(i) / "held-out" / "answers.jsonl") for i in earlier]
     target = rounds.schema_of(policy).text(best)
