@@ -37,7 +37,7 @@ from data_recipes import (
 )
 from data_recipes.cells import number
 from data_recipes.endings import called, ended
-from data_recipes.metadata import words
+from data_recipes.metadata import WEIGHTS, words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
@@ -76,6 +76,7 @@ def rows(record: Row, *, every: bool = False, spelled: bool = False) -> list[Row
 def _rows(record: Row, every: bool) -> list[Row]:
     record = {**record}
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
+    record = _weighted(record)
     notes = record.pop(NOTED, ())
     system_turns, used = asked.system(record)
     name = recognise(record)
@@ -99,6 +100,16 @@ def _rows(record: Row, every: bool) -> list[Row]:
         why = "its two responses are the same text, so neither can be the better one"
         results = [{**row, LEFT_OUT: why} for row in results]
     return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in results]
+
+
+def _weighted(record: Row) -> Row:
+    """Rename a number in sample_weight, example_weight and the like to weight, which is noted."""
+    column = next((c for c in called(tuple(record), WEIGHTS) if number(record[c]) is not None), "weight")
+    if column == "weight" or record.get("weight") is not None:
+        return record
+    note = f"read: '{column}' as the weight"
+    renamed = {"weight" if c == column else c: v for c, v in record.items() if c != "weight"}
+    return {**renamed, NOTED: [*record.get(NOTED, ()), note]}
 
 
 def _told(value: object, kept: object) -> bool:

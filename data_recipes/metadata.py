@@ -22,23 +22,29 @@ WORDS = words("""
     date datetime year month day hour minute created updated modified latency ms sec secs second seconds millis
     duration elapsed runtime ttft price cost costs usd eur cents token tokens version revision epoch step steps
     batch fold page age size bytes turns port pid model annotator worker longitude latitude redacted anony anonymized
-    retry retries attempt attempts logprob logprobs penalty cached stream streaming synthetic
+    retry retries attempt attempts logprob logprobs penalty cached stream streaming synthetic rowid rownum rownumber
 """)
+ABOUT = words("std stdev stddev stderr var variance weight at")  # last words of names of what is no score
+ABOUT_RATINGS = words("timestamp stamp ts time datetime date ms id ids uuid guid hash version count source by")
+WEIGHTS = words("weight sampleweight exampleweight instanceweight rowweight lossweight")  # what a row's loss is times
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
 BOUNDS = {"max", "min", "maximum", "minimum", "scale", *COUNTS} - {"total", "avg", "mean"}  # of ratings: no ratings
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
+RATERS = {"rater", "raters"}  # counted like ratings; rater_1 is a rating
 WHOLE = {
     "turn",
     "turnnumber",
     "turncount",
-    "weight",
+    "weights",
+    *WEIGHTS,
     "topp",
     "topk",
     "level0",
     "maxtokens",
     "thinking",
     "enablethinking",
+    *words("israted wasrated hasrating hasratings isscored hasscore hasscores isgraded"),
 }
 MOST = 500  # distinct values that are kept
 
@@ -51,12 +57,17 @@ def metadata(column: str) -> bool:
     (True, True, False, False)
     >>> metadata("max_rating"), metadata("rating_count"), metadata("mean_rating")
     (True, True, False)
+    >>> metadata("rating_timestamp"), metadata("score_std"), metadata("response_time_rating")
+    (True, True, False)
     """
     parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", column)]
     if "".join(parts) in WHOLE or "index" in parts or "unnamed" in parts:
         return True
     rated = any(RATED.search(part) for part in parts)
-    if BOUNDS & {*parts} and (rated or {*parts} <= BOUNDS):
+    if BOUNDS & {*parts} and (rated or RATERS & {*parts} or {*parts} <= BOUNDS):
+        return True
+    last = next((part for part in reversed(parts) if not part.isdigit()), "")
+    if last in ABOUT or (rated and last in ABOUT_RATINGS and "of" not in parts):  # but quality_of_source is a rating
         return True
     if rated:
         return False

@@ -21,8 +21,12 @@ KNOWN = """
 latency_ms year price num_tokens __index_level_0__ timestamp created created_at createdAt cost seed temperature
 question_id prompt_tokens token_count
 response_time duration_s word_count
-index row idx total_cost_usd epoch size_bytes thinking enable_thinking"""
-RATED = "quality turn_rating timeliness price_score error_count humor V rank label cost_rating star_level tone"
+index row idx total_cost_usd epoch size_bytes thinking enable_thinking
+rating_timestamp ratingTimestamp rating_time_ms rating_id score_ts score_version rater_count num_raters score_std
+scorer_id score_weight is_rated rated_at rating_source sample_weight weights rowid rownum helpfulness_std"""
+RATED = """
+quality turn_rating timeliness price_score error_count humor V rank label cost_rating star_level tone
+response_time_rating quality_of_source helpfulness_weighted cites_source rater_1 is_good_quality score_2"""
 
 
 def put(path: Path, columns: dict[str, Any], rows: int = 40) -> str:
@@ -39,6 +43,26 @@ def put(path: Path, columns: dict[str, Any], rows: int = 40) -> str:
 @pytest.mark.parametrize(("names", "right"), [([*KNOWN.split(), "Unnamed: 0"], True), (RATED.split(), False)])
 def test_names_tell_what_is_measured_or_counted(names: list[str], right: bool) -> None:
     assert {name: metadata(name) for name in names} == dict.fromkeys(names, right)
+
+
+def test_times_ids_and_counts_of_ratings_are_named_and_decide_no_reward(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"rating": [1, 2, 3, 4, 5], "rating_timestamp": [1764500000 + i for i in range(24)]}
+    columns |= {"rating_id": [1000 + 3 * i for i in range(24)], "rater_count": [1, 2], "weights": [[1, 0]]}
+    path = put(tmp_path / "log.jsonl", columns, rows=24)
+    said = data_command(DataConfig(path, str(tmp_path / "run"), held_out=0))
+    assert "rating_timestamp, rating_id, rater_count, weights (metadata, by the name)" in said
+    assert all({*row["scores"]} == {"rating"} for row in read_rows(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("column", ["sample_weight", "exampleWeight"])
+def test_a_weight_of_another_name_is_the_weight_of_its_row(column: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "log.jsonl", {"rating": [1, 2, 3], column: [0, 2, 1]}, rows=6)
+    said = data_command(DataConfig(path, str(tmp_path / "run"), held_out=0))
+    assert [(row["weight"], row["scores"]) for row in read_rows(tmp_path / "run")] == [
+        (weight, {"rating": rating}) for _ in range(2) for weight, rating in ((2.0, 2.0), (1.0, 3.0))
+    ]
+    assert "its weight is 0, so it is not to be learned" in said
+    assert f"read: 4 x '{column}' as the weight" in said
 
 
 def test_metadata_and_what_is_on_no_scale_of_ratings_is_no_score_and_is_named(tmp_path: Path) -> None:
