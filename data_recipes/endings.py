@@ -1,4 +1,4 @@
-"""Find out whether a response was cut off, from finish_reason, stop_reason, status, truncated and the like."""
+"""Find out whether a response was cut off (finish_reason, status, truncated and the like), or deleted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from data_recipes.metadata import words
+from data_recipes.cells import number
+from data_recipes.metadata import DELETED, DELETED_AT, words
 
 REASONS = words("""
     finishreason stopreason donereason nativefinishreason stoppingreason endreason stoppedby finish stoptype stopcause
@@ -61,6 +62,25 @@ _NAMES = {*REASONS, *CUT, *WHOLE, "status", "incompletedetails"}
 def tells_end(column: str) -> bool:
     """Whether a column says how a response ended: no number in it is a score."""
     return plain(column) in _NAMES and plain(column) != "status"
+
+
+def deleted(record: Mapping[str, Any]) -> str:
+    """Return the column by which a record or a turn says that it was deleted, "" if none does.
+
+    >>> deleted({"is_deleted": "true"}), deleted({"deleted_at": "2026-11-30"}), deleted({"deleted": False})
+    ('is_deleted', 'deleted_at', '')
+    """
+    columns = tuple(record)
+    flags = [c for c in called(columns, DELETED) if number(record[c]) == 1]
+    times = [c for c in called(columns, DELETED_AT) if _filled(record[c])]
+    return next(iter([*flags, *times]), "")
+
+
+def _filled(time: Any) -> bool:
+    """Whether a time is one: a number above 0, or a text that does not stand for nothing."""
+    if (value := number(time)) is not None:
+        return value > 0
+    return isinstance(time, str) and time.strip().lower() not in ("", "null", "none", "nan", "nat")
 
 
 @lru_cache(maxsize=1000)

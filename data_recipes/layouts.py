@@ -36,7 +36,7 @@ from data_recipes import (
     traces,
 )
 from data_recipes.cells import number
-from data_recipes.endings import called, ended
+from data_recipes.endings import called, deleted, ended
 from data_recipes.metadata import WEIGHTS, words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
@@ -90,7 +90,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
     ]
     results = [{**row, LEFT_OUT: "it was cut off before it answered"} if _silent(row) else row for row in results]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
-    results = [{**row, LEFT_OUT: "its response was deleted"} if row.get("response") in GONE else row for row in results]
+    results = [_kept(row, deleted(record) or deleted(row)) for row in results]
     beside = called(tuple(record), spelled.BESIDE)
     if unasked := [c for c in beside if all(_told(record[c], row.get(c)) for row in results)]:
         note = f"kept as a column and no part of the prompt: {', '.join(map(repr, unasked))}"
@@ -100,6 +100,14 @@ def _rows(record: Row, every: bool) -> list[Row]:
         why = "its two responses are the same text, so neither can be the better one"
         results = [{**row, LEFT_OUT: why} for row in results]
     return [{**row, "id": content_id(row) if row.get("id") in (None, "") else str(row["id"])} for row in results]
+
+
+def _kept(row: Row, column: str) -> Row:
+    """Say in a row that is still kept why it is left out, where its text or this column says that it was deleted."""
+    gone = row.get("response") in GONE
+    if LEFT_OUT in row or not (gone or column):
+        return row
+    return {**row, LEFT_OUT: "its response was deleted" if gone else f"it was deleted ('{column}')"}
 
 
 def _weighted(record: Row) -> Row:

@@ -30,6 +30,8 @@ WEIGHTS = words("weight sampleweight exampleweight instanceweight rowweight loss
 COUNTED = {"word", "words", "char", "chars", "character", "characters", "sentence", "sentences", "letters", "lines"}
 COUNTS = {"count", "counts", "num", "n", "number", "total", "avg", "mean"}
 BOUNDS = {"max", "min", "maximum", "minimum", "scale", *COUNTS} - {"total", "avg", "mean"}  # of ratings: no ratings
+DELETED = words("deleted isdeleted wasdeleted removed isremoved wasremoved")  # true: somebody took it back
+DELETED_AT = words("deletedat removedat")  # filled: the same
 RATED = re.compile(r"scor|rating|rated|quality|grade|stars?$|level$")
 RATERS = {"rater", "raters"}  # counted like ratings; rater_1 is a rating
 WHOLE = {
@@ -38,6 +40,10 @@ WHOLE = {
     "turncount",
     "weights",
     *WEIGHTS,
+    *DELETED,
+    *DELETED_AT,
+    "archived",
+    "isarchived",
     "topp",
     "topk",
     "level0",

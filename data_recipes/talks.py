@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
+from data_recipes.endings import deleted
 from data_recipes.logs import FEEDBACK, SCORES, feedback
+from data_recipes.parts import hide
+from data_recipes.speakers import ROLES, spoken
 from data_recipes.streams import DataError
 from data_recipes.turns import (
     GRADED,
@@ -26,6 +30,7 @@ from data_recipes.turns import (
     content_id,
     conversation,
     cut,
+    from_cell,
     make_row,
 )
 
@@ -89,7 +94,8 @@ def _talk(record: Row, column: str) -> tuple[list[Turn], dict[int, Row], list[in
     talk: list[Turn] = []
     scores: dict[int, Row] = {}
     labelled: list[int] = []
-    for turn in conversation(record[column], column, _kept):
+    value, end = _undeleted(from_cell(record[column], column))
+    for turn in conversation(value, column, _kept):
         given = {name: turn.pop(name) for name in [*turn] if _rates(name)}
         first, *more = NEMO_TURN.split(turn["content"]) if column == "conversations" else [turn["content"]]
         talk.append({**turn, "content": first})
@@ -102,7 +108,18 @@ def _talk(record: Row, column: str) -> tuple[list[Turn], dict[int, Row], list[in
         own, raters = feedback(given) if given else ({}, {})
         if own := {**own, **(_label(label) if label else {})}:
             scores[len(talk) - 1] = {"scores": own, **raters}
+    if end:
+        hide(talk[-1], "turns from the first one that was deleted")
     return talk, scores, labelled
+
+
+def _undeleted(value: Any) -> tuple[Any, bool]:
+    """Return the turns before the first one that was deleted, if an answer is among them, and whether that is less."""
+    turns = [spoken(turn) if isinstance(turn, dict) else {} for turn in value] if isinstance(value, list) else []
+    end = next((i for i, turn in enumerate(turns) if deleted(turn)), 0)
+    roles = [str(turn.get("role", turn.get("from"))).lower() for turn in turns[:end]]
+    answered = any(ROLES.get(role, role) == "assistant" for role in roles)
+    return (value[:end], True) if answered else (value, False)
 
 
 def _kept(name: str) -> bool:

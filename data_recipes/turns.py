@@ -14,7 +14,7 @@ from typing import Any
 
 from data_recipes.ai_sdk import steps
 from data_recipes.cells import graded, number
-from data_recipes.endings import ended, plain, tells_end
+from data_recipes.endings import deleted, ended, plain, tells_end
 from data_recipes.metadata import metadata, words
 from data_recipes.parts import (
     HIDDEN,
@@ -194,6 +194,8 @@ def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__c
             raise DataError(
                 f"column '{column}': turn {i} has no role. Write it as {{role, content}} or {{from, value}}."
             )
+        if deleted(raw):
+            raise UnreadError(f"turn {i} of its {column} was deleted")
         if medium := beside(raw):
             raise UnreadError(f"it holds {medium}, and only text can be used")
         kept = {key: v for key, v in raw.items() if (key == HIDDEN or keep(key)) and v not in (None, [])}

@@ -160,6 +160,35 @@ def test_a_turn_that_is_not_to_be_learned_is_no_response(flag: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
+    "flag",
+    [
+        {"deleted": True},
+        {"isDeleted": "true"},
+        {"is_removed": 1},
+        {"deleted_at": "2026-11-30"},
+        {"deletedAt": 17e8},
+    ],
+    ids=str,
+)
+def test_a_row_that_was_deleted_is_left_out_and_one_that_was_not_has_no_score_of_it(flag: dict[str, Any]) -> None:
+    [(column, value)] = flag.items()
+    row = first({"prompt": "q", "response": "a", "quality": 0, **flag})
+    assert row[layouts.LEFT_OUT] == f"it was deleted ('{column}')"
+    for other in (False, "0", "", None):
+        row = first({"prompt": "q", "response": "a", "quality": 0, column: other})
+        assert (row["scores"], layouts.LEFT_OUT in row) == ({"quality": 0.0}, False)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}]
+    gone = {"role": "assistant", "content": "b", **flag}
+    row = first({"messages": [*turns, gone]})
+    assert (row["response"], row["after_response"]) == ("a", turns[2:])
+    assert row[layouts.NOTED] == ["left out: turns from the first one that was deleted"]
+    assert first({"messages": [turns[0], gone]})[layouts.LEFT_OUT] == "turn 2 of its messages was deleted"
+    assert first({"prompt": [*turns[:1], gone, turns[2]], "response": "c"})[layouts.LEFT_OUT].startswith("turn 2 of")
+    kept, left = layouts.rows({"prompt": "q", "responses": ["a", "b"], column: [None, value]})
+    assert (layouts.LEFT_OUT in kept, layouts.LEFT_OUT in left) == (False, True)
+
+
+@pytest.mark.parametrize(
     "said",
     [{"finish_reason": "SAFETY"}, {"finishReason": "RECITATION"}, {"stop_reason": "refusal"}, {"finish": "length"},
      {"stop_reason": "pause_turn"}, {"hit_max_tokens": True}, {"is_complete": False}, {"completed": False},

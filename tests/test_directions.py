@@ -27,7 +27,8 @@ BAD = """toxicity insult profanity threat identity_attack severe_toxicity sexual
 obscene harmful bias
 hallucination errors repetition hedging refusal perplexity loss rank latency is_toxic toxicity_score Toxicity isToxic
 unsafe hate_speech not_appropriate minus_1 lang_mismatch fails_task selfHarm spam error_rate inconsistency
-TOXICITY SEVERE_TOXICITY INFLAMMATORY UNSUBSTANTIAL LIKELY_TO_REJECT fear_mongering judgemental nonfactual TER"""
+TOXICITY SEVERE_TOXICITY INFLAMMATORY UNSUBSTANTIAL LIKELY_TO_REJECT fear_mongering judgemental nonfactual TER
+reported is_blocked hidden wasInterrupted"""
 STYLE = "verbosity complexity length words word_count num_tokens response_length"
 GOOD = """helpfulness correctness coherence
 harmlessness harm_avoidance non_toxic unbiased is_safe no_errors overall_score

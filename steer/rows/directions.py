@@ -40,6 +40,7 @@ LOWER = r"""
     overclaim\w* overconfiden\w* truncat\w* inflammator\w* unsubstant\w* reject\w* judgemental\w* judgmental\w*
     down dissatisf\w* undesirab\w* unethical\w* unprofessional\w* escalat\w* regenerat\w* uncertain\w* issue issues
     monger\w* fearmonger\w* denigrat\w* demean\w* dehumani\w* jailbroken nonfactual\w* ter
+    reported blocked hidden interrupted
 """
 NEITHER = r"""
     verbos\w* complex\w* length\w* len long short brevity words word characters character chars char sentence
