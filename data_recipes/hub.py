@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _python(value: Any) -> Any:
 
 
 def plain_record(record: dict[str, Any]) -> Record:
-    """Return JSON types, without the nulls that Arrow writes for keys that a nested object lacks."""
+    """Return JSON types (a duration in seconds), without the nulls of Arrow for keys that a nested object lacks."""
     return {name: _plain(value) for name, value in record.items()}
 
 
@@ -134,6 +135,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
+    if isinstance(value, timedelta):  # a Timedelta of pandas too, which has an isoformat
+        return value.total_seconds()
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return float(value) if type(value).__name__ == "Decimal" else value

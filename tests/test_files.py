@@ -8,7 +8,7 @@ import json
 import random
 import subprocess
 import sys
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,22 @@ def test_parquet_holds_json_types_and_no_filled_nulls(tmp_path: Path) -> None:
             "day": date(2026, 11, 21),
             "price": decimal.Decimal("1.5"),
             "turns": [{"x": 1}],
+            "took": timedelta(minutes=1, milliseconds=500),
         },
-        {"scores": {"a": None, "b": 2.0}, "day": None, "price": None, "turns": None},
+        {"scores": {"a": None, "b": 2.0}, "day": None, "price": None, "turns": None, "took": None},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert [record for _, record in files.records(path)] == [
-        {"scores": {"a": 1.0}, "day": "2026-11-21", "price": 1.5, "turns": [{"x": 1}]},
-        {"scores": {"b": 2.0}, "day": None, "price": None, "turns": None},
+        {"scores": {"a": 1.0}, "day": "2026-11-21", "price": 1.5, "turns": [{"x": 1}], "took": 60.5},
+        {"scores": {"b": 2.0}, "day": None, "price": None, "turns": None, "took": None},
     ]
+
+
+@pytest.mark.parametrize(("unit", "seconds"), [("s", 1500.0), ("ms", 1.5), ("us", 0.0015), ("ns", 0.000001)])
+def test_durations_of_parquet_are_seconds(tmp_path: Path, unit: str, seconds: float) -> None:
+    took = pyarrow.array([1500 if unit != "ns" else 1000, None], pyarrow.duration(unit))
+    pyarrow.parquet.write_table(pyarrow.table({"took": took}), tmp_path / "log.parquet")
+    assert [record for _, record in files.records(tmp_path / "log.parquet")] == [{"took": seconds}, {"took": None}]
 
 
 def test_saved_dataset_and_dataset_dict(tmp_path: Path) -> None:
