@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -355,12 +356,22 @@ def thumb(column: str, value: Any) -> bool | None:
 
 @cache
 def attribute(name: str) -> str:
-    """Return an attribute's name for a column: plus_1 for "+1", hate_speech_threats for "hate speech, threats"."""
+    """Return an attribute's name for a column: plus_1 for "+1", hate_speech_threats for "hate speech, threats".
+
+    Accents are taken off: Qualitat for "Qualität".
+    """
     if re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
         return name
+    name = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     name = SIGNS.get(name[:1], name[:1]) + name[1:]
     name = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9_-]", "_", name)).strip("_-")
     return name if re.match(r"[A-Za-z]", name) else f"n_{name}"
+
+
+def _nameless(name: str) -> bool:
+    """Whether nothing of a name says what an attribute is: its letters are none from a to z, or it has only signs."""
+    made = attribute(name)
+    return made[:2] == "n_" and not re.search("[A-Za-z]", name) and (made == "n_" or any(map(str.isalpha, name)))
 
 
 def ratings(value: Any) -> list[float | None] | None:
@@ -373,8 +384,13 @@ def ratings(value: Any) -> list[float | None] | None:
 
 
 def named_once(names: Mapping[str, str]) -> dict[str, str]:
-    """Return the name of each column as an attribute; DataError if two are alike, because one would be lost."""
+    """Return the name of each column as an attribute; DataError if one can have none, or two are alike: one is lost."""
     attributes = {column: attribute(name) for column, name in names.items()}
+    if unnamed := next((column for column in attributes if _nameless(names[column])), ""):
+        raise DataError(
+            f"column '{unnamed}': an attribute has a name of letters from a to z. Give it one, for example with "
+            f"--map quality={unnamed}, or rename the column."
+        )
     first: dict[str, str] = {}
     for column, name in attributes.items():
         other = first.setdefault(re.sub("[_-]+", "_", name.lower()), column)

@@ -638,10 +638,35 @@ def test_names_that_no_attribute_can_have_are_changed_in_one_way() -> None:
     record = {
         "prompt": "Hi",
         "response": "Hello",
-        "attributes": {"+1": 2, "-1": 1, "hate speech, threats": 0, "5 star": 3},
+        "attributes": {"+1": 2, "-1": 1, "hate speech, threats": 0, "5 star": 3, "Qualität": 1, "n_2": 4, "7": 5},
     }
     (row,) = layouts.rows(record)
-    assert row["scores"] == {"plus_1": 2.0, "minus_1": 1.0, "hate_speech_threats": 0.0, "n_5_star": 3.0}
+    assert row["scores"] == {
+        "plus_1": 2.0,
+        "minus_1": 1.0,
+        "hate_speech_threats": 0.0,
+        "n_5_star": 3.0,
+        "Qualitat": 1.0,
+        "n_2": 4.0,
+        "n_7": 5.0,
+    }
+
+
+@pytest.mark.parametrize("column", ["质量", "质量2", "👍"])
+def test_a_score_whose_name_has_no_letter_of_an_attribute_is_refused_until_a_map_names_it(
+    column: str, tmp_path: Path
+) -> None:
+    from steer.errors import SteerError
+    from steer.rows.reading import Reading
+
+    record = {"prompt": "Hi", "response": "Hello", column: 3}
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(SteerError, match=f"--map quality={column}"):
+        list(read(path))
+    assert next(read(path, reading=Reading(columns={"quality": column})))["scores"] == {"quality": 3.0}
+    (row,) = layouts.rows({**record, column: "a remark"})
+    assert row[column] == "a remark"
 
 
 WRONG = [
