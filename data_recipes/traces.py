@@ -34,6 +34,7 @@ DIRECT = ("prompt", "messages", "response", "request")  # columns of records tha
 
 def plain(record: Row) -> Row:
     """Return a record of a trace as {request, response, ...}, or with NO_CALL; any other record unchanged."""
+    refuse_table(record)
     columns = record.keys()
     if _dotted(tuple(columns)):
         record = spans.nested(record)  # of a data frame
@@ -53,6 +54,23 @@ def plain(record: Row) -> Row:
     if isinstance(record.get("contents"), list) and not {*DIRECT} & columns:
         return _google(record)
     return record
+
+
+def refuse_table(record: Row) -> None:
+    """Raise DataError if a record is a whole table: `DataFrame.to_json` without orient="records", or {data: [rows]}."""
+    columns = [*record.values()]
+    by_row = len(columns) > 1 and all(isinstance(column, dict) and column for column in columns)
+    by_row = by_row and all(column.keys() == columns[0].keys() for column in columns)
+    by_row = by_row and all(str(key).isdecimal() for key in columns[0])
+    split = ({"columns", "index", "data"}, {"columns", "data"}, {"schema", "data"})  # orient="split" and "table"
+    table = record.keys() in split and isinstance(record["data"], list)
+    if by_row or table:
+        raise DataError(
+            "holds a whole table of pandas. Write one row a line: "
+            'frame.to_json("rows.jsonl", orient="records", lines=True).'
+        )
+    if record.keys() == {"data"} and isinstance(record["data"], list):
+        raise DataError("holds all rows in one list. Write each entry of its 'data' on a line of its own.")
 
 
 @lru_cache(maxsize=1000)

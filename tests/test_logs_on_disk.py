@@ -432,6 +432,10 @@ def test_scores_of_langfuse_that_cannot_be_joined_are_refused_with_a_remedy(
     [(COMPLETION, "holds an answer without what was asked. Write that beside it (from GET /chat/completions/ID/mess"),
      (RESPONSE, "holds an answer without what was asked. Write that beside it (from GET /responses/ID/input_items"),
      ({"object": "list", "data": [COMPLETION]}, "holds a page of a list. Write each entry of its 'data' on a line"),
+     ({"prompt": {"0": "q", "7": "r"}, "response": {"0": "x", "7": "y"}}, "holds a whole table of pandas. Write one"),
+     ({"columns": ["prompt"], "index": [0], "data": [["q"]]}, "holds a whole table of pandas. Write one row a line: "),
+     ({"schema": {"fields": []}, "data": [{"index": 0, "prompt": "q"}]}, "holds a whole table of pandas. Write one"),
+     ({"data": [{"prompt": "q", "response": "x"}]}, "holds all rows in one list. Write each entry of its 'data' on"),
      ({**OBSERVED, "observations": [{}]}, "holds a whole trace. Export the table of its observations")],
 )  # fmt: skip
 def test_a_log_that_lacks_what_was_asked_is_refused_with_a_remedy(record: Record, message: str) -> None:
