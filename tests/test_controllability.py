@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from steer.errors import SteerError
-from steer.evaluation.controllability import FIGURES, controllability, correlation, over_seeds
+from steer.evaluation.controllability import FIGURES, controllability, correlation
 
 HEADLINES = (*FIGURES, "partial_slope", "spearman", "tau")
 
@@ -285,16 +285,30 @@ def test_seeds_that_disagree_widen_the_dial() -> None:
     target = rng.integers(0, 5, (300, 2)).astype(float)
     how = {"attributes": ("a", "b"), "levels": [5, 5], "data_span": [4, 4]}
     parts = [target * slope + rng.normal(0, 0.3, target.shape) for slope in (0.5, 0.7, 0.9)]
-    each = [controllability(target, part, np.arange(300), resamples=0, **how) for part in parts]
     together = np.tile(target, (3, 1)), np.concatenate(parts), np.tile(np.arange(300), 3)
     pooled = controllability(*together, resamples=200, **how)
-    found = over_seeds(pooled, each)["attributes"]["a"]["slope"]
+    seeds = controllability(*together, repetitions=np.repeat([4, 7, 9], 300), resamples=200, **how)
+    found = seeds["attributes"]["a"]["slope"]
     assert found["mean"] == pooled["attributes"]["a"]["slope"]["mean"]
     half = 4.303 * 0.2 / 3**0.5  # t of 2 degrees of freedom, sd of the seeds' slopes
     assert found["high"] - found["mean"] == pytest.approx(half, rel=0.1)
-    assert over_seeds(pooled, each[:1]) == pooled
-    assert over_seeds(pooled, each)["leakage_low"][0][0] < pooled["leakage_low"][0][0]
-    assert over_seeds(pooled, each)["attributes"]["a"]["spearman"]["high"] <= 1
+    assert controllability(*together, repetitions=np.zeros(900), resamples=200, **how) == pooled
+    assert seeds["leakage_low"][0][0] < pooled["leakage_low"][0][0]
+    assert seeds["attributes"]["a"]["spearman"]["high"] <= 1
+    for name in HEADLINES:
+        assert seeds["attributes"]["b"][name]["mean"] == pooled["attributes"]["b"][name]["mean"], "that of all rows"
+
+
+def test_a_seed_without_a_figure_leaves_its_bounds_unknown() -> None:
+    """All that one seed obtained is the same: it has a slope, but no rank correlation."""
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 5, (60, 1)).astype(float)
+    obtained = [target + rng.normal(size=target.shape), target + rng.normal(size=target.shape), 0 * target]
+    together = np.tile(target, (3, 1)), np.concatenate(obtained), np.tile(np.arange(60), 3)
+    found = measure(*together, levels=[5], data_span=[4.0], repetitions=np.repeat(np.arange(3), 60))["attributes"]["a"]
+    assert found["slope"]["low"] < 0 < found["slope"]["high"]
+    assert found["spearman"]["mean"] > 0
+    assert (found["spearman"]["low"], found["spearman"]["high"]) == (None, None)
 
 
 def test_leakage_into_an_attribute_that_never_moved_in_the_data_has_no_scale() -> None:

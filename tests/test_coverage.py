@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import calls
 
+from steer.evaluation.controllability import partial_slopes
 from steer.evaluation.statistics import Seeds, across_seeds, holm, interval, smallest
 
 
@@ -110,6 +111,30 @@ def test_holm_keeps_false_alarms_among_ten_methods_at_5_of_100() -> None:
 
 def test_coverage_with_three_seeds() -> None:
     assert 0.92 <= covered(300, 100, 3, SPREADS[1]) <= 0.985
+
+
+def slopes_covered(trials: int, seeds: int, prompts: int = 40) -> float:
+    """Share of trials whose interval holds the true slope, 1; prompts and seeds add as much to its variance."""
+    covered = []
+    for trial in range(trials):
+        rng = np.random.default_rng([trial, seeds])
+        by_prompt, by_seed = rng.normal(size=(prompts, 1)), rng.normal(size=(seeds, 1, 1)) * math.sqrt(seeds / prompts)
+        number, prompt, level = np.indices((seeds, prompts, 3))
+        obtained = (1 + 0.25 * (by_prompt + by_seed)) * level + 0.05 * rng.normal(size=level.shape)
+        target = level.reshape(-1, 1).astype(float)
+        [x] = partial_slopes(target, obtained.reshape(-1, 1), prompt.ravel(), 200, number.ravel())
+        covered.append(x.low <= 1 <= x.high)
+    return float(np.mean(covered))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_intervals_of_dials_cover_92_to_97_of_100(seeds: int) -> None:
+    assert 0.92 <= slopes_covered(1000, seeds) <= 0.975
+
+
+def test_a_dial_of_ten_seeds_is_not_too_sure() -> None:
+    assert slopes_covered(100, 10) >= 0.91, "the wider of the intervals over prompts and over seeds covers 86 of 100"
 
 
 def test_the_p_value_says_what_the_interval_says() -> None:

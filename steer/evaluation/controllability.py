@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from steer.errors import SteerError
-from steer.evaluation.statistics import Clusters, FloatArray, Interval, interval, ratio, resampled, resampled_sums
+from steer.evaluation.statistics import Clusters, FloatArray, Interval, ratio, resampled, resampled_sums
 from steer.evaluation.weighted import spearman
 
 LIMITS = {
@@ -22,6 +21,7 @@ LIMITS = {
     "mae": (0.0, math.inf),
 }
 ANY = (-math.inf, math.inf)
+Apart = NDArray[np.bool_]
 FIGURES = ("spearman_means", "slope", "span_ratio", "mae", "exact", "within_one")
 
 
@@ -34,13 +34,16 @@ def controllability(
     levels: Sequence[int],
     labels: ArrayLike | None = None,
     data_span: ArrayLike,
+    repetitions: ArrayLike | None = None,
     resamples: int = 1000,
 ) -> dict[str, Any]:
     """Obtained levels against targets, with 95 % intervals clustered by prompt, as plain JSON; None is undefined.
 
     `target` [n, A] whole levels, NaN where an attribute was not asked; `obtained` [n, A] in level units, NaN where it
     is undefined; `prompts` [n] cluster ids; `levels` [A] number of levels; `data_span` [A] span of the attribute in the
-    data (5 to 95 %, level units); `labels` [n, A] obtained levels as labelling bins them, by default the nearest ones.
+    data (5 to 95 %, level units); `labels` [n, A] obtained levels as labelling bins them, by default the nearest ones;
+    `repetitions` [n] number of the seed or base of each row: with several, the figures are of all rows together, and
+    the intervals are over prompts and repetitions (see `Repeated`).
 
     `attributes` holds per attribute, over the rows where it was asked and obtained:
     `n`, `undefined` (asked, but no score); `means`, per target level the mean obtained; `spearman_means`, of target
@@ -58,10 +61,11 @@ def controllability(
     top = np.asarray(levels) - 1
     hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
     _check(target, obtained, prompts, attributes, np.asarray(levels), span)
-    effects = [_effects(target, column, prompts, resamples) for column in obtained.T]
+    apart = _apart(repetitions, len(prompts))
+    effects = [_effects(target, column, prompts, apart, resamples) for column in obtained.T]
     dials = {}
     for k, name in enumerate(attributes):
-        columns = target[:, k], obtained[:, k], hit[:, k], prompts
+        columns = target[:, k], obtained[:, k], hit[:, k], prompts, apart
         dials[name] = _dial(*columns, span[k], resamples=resamples)
         dials[name]["partial_slope"] = effects[k][k].json()
     leakage = [[cell.json() for cell in row] for row in effects]
@@ -80,50 +84,16 @@ def controllability(
     }
 
 
-def partial_slopes(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int) -> list[Interval]:
+def partial_slopes(
+    target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int, repetitions: ArrayLike | None = None
+) -> list[Interval]:
     """d obtained_k / d target_k of each attribute with the other targets held: [n, A], [n, A], [n] -> A.
 
     Slopes are linear in what was obtained: of the difference of two systems, at the same targets and prompts, they are
-    the difference of their slopes.
+    the difference of their slopes. `repetitions`: as in `controllability`.
     """
-    return [_effects(target, column, prompts, resamples)[k] for k, column in enumerate(obtained.T)]
-
-
-def over_seeds(pooled: dict[str, Any], each: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Widen the intervals of the pooled result by the disagreement of the seeds.
-
-    Every interval over prompts is joined with the t interval over the seeds' figures, around the pooled mean. One seed
-    changes nothing.
-    """
-    if len(each) < 2:
-        return pooled
-    dials = {name: dict(dial) for name, dial in pooled["attributes"].items()}
-    for name, dial in dials.items():
-        seeds = [one["attributes"][name] for one in each]
-        for figure in (*FIGURES, "partial_slope", "spearman", "tau"):
-            dial[figure] = joined(dial[figure], [s[figure]["mean"] for s in seeds], LIMITS.get(figure, ANY))
-        means = [{m["target"]: m["mean"] for m in s["means"]} for s in seeds]
-        dial["means"] = [joined(m, [by_target.get(m["target"]) for by_target in means]) for m in dial["means"]]
-    low, high = pooled["leakage_low"], pooled["leakage_high"]
-    leakage = [
-        [
-            joined({"mean": mean, "low": low[j][k], "high": high[j][k]}, [one["leakage"][j][k] for one in each])
-            for k, mean in enumerate(row)
-        ]
-        for j, row in enumerate(pooled["leakage"])
-    ]
-    bounds = {f"leakage_{end}": [[cell[end] for cell in row] for row in leakage] for end in ("low", "high")}
-    return {**pooled, "attributes": dials, **bounds}
-
-
-def joined(figure: dict[str, Any], seeds: Sequence[float | None], limits: tuple[float, float] = ANY) -> dict[str, Any]:
-    """Extend an interval to include the t interval over the seeds' figures, within the range of the figure."""
-    defined = [x for x in seeds if x is not None]
-    if len(defined) < len(seeds) or None in (figure["mean"], figure["low"], figure["high"]):
-        return figure
-    half = float(stdtrit(len(defined) - 1, 0.975)) * float(np.std(defined, ddof=1)) / math.sqrt(len(defined))
-    low, high = min(figure["low"], figure["mean"] - half), max(figure["high"], figure["mean"] + half)
-    return {**figure, "low": max(limits[0], low), "high": min(limits[1], high)}
+    apart = _apart(repetitions, len(prompts))
+    return [_effects(target, column, prompts, apart, resamples)[k] for k, column in enumerate(obtained.T)]
 
 
 def correlation(scores: ArrayLike) -> FloatArray:
@@ -142,11 +112,18 @@ def correlation(scores: ArrayLike) -> FloatArray:
     return ratio(n * (x.T @ x) - sums * sums.T, np.sqrt(variance * variance.T))
 
 
+def _apart(repetitions: ArrayLike | None, rows: int) -> Apart:
+    """Which rows are of each repetition: [n, S]; one repetition where none are named."""
+    numbers = np.zeros(rows) if repetitions is None else np.asarray(repetitions)
+    return np.asarray(numbers[:, None] == np.unique(numbers))
+
+
 def _dial(
     target: FloatArray,
     obtained: FloatArray,
     hit: FloatArray,
     prompts: Clusters,
+    apart: Apart,
     span: float,
     *,
     resamples: int,
@@ -154,11 +131,24 @@ def _dial(
     """Figures of one attribute except its partial slope, from target, obtained, binned level and prompts, [n] each."""
     asked = ~np.isnan(target)
     used = asked & ~np.isnan(obtained)
-    t, y, clusters = target[used], obtained[used], prompts[used]
-    intervals = _figures(t, y, hit[used], clusters, span, resamples=resamples)
-    rank = resampled(spearman(t, y), clusters, resamples=resamples)
-    tau = interval(*_taus(t, y, clusters), resamples=resamples)
-    figures = dict(zip((*FIGURES, "spearman", "tau"), (*intervals[: len(FIGURES)], *rank, tau)))
+    t, y, clusters, apart = target[used], obtained[used], prompts[used], apart[used]
+    intervals = _figures(t, y, hit[used], clusters, apart, span, resamples=resamples)
+    several = list(apart.T) if apart.shape[1] > 1 else []
+    ranks = [(slice(None), spearman(t, y)), *((own, spearman(t[own], y[own])) for own in several)]
+    rank = resampled(
+        lambda weights: np.hstack([statistic(weights[:, own]) for own, statistic in ranks]),
+        clusters,
+        resamples=resamples,
+        repetitions=apart.shape[1],
+    )
+    named, parts = _tau_parts(t, y, clusters, several)
+
+    def mean_tau(weights: FloatArray) -> FloatArray:
+        sums = weights @ parts
+        return ratio(sums[:, ::2], sums[:, 1::2])
+
+    tau = resampled(mean_tau, named, resamples=resamples, repetitions=apart.shape[1])
+    figures = dict(zip((*FIGURES, "spearman", "tau"), (*intervals[: len(FIGURES)], *rank, *tau)))
     means = [
         {"target": int(level), **mean._replace(n=int((t == level).sum())).json()}
         for level, mean in zip(np.unique(t), intervals[len(FIGURES) :])
@@ -169,7 +159,7 @@ def _dial(
 
 
 def _figures(
-    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, span: float, *, resamples: int
+    t: FloatArray, y: FloatArray, hit: FloatArray, clusters: Clusters, apart: Apart, span: float, *, resamples: int
 ) -> list[Interval]:
     """FIGURES of one attribute, then its mean obtained per target, from target, obtained and binned level, [n] each."""
     targets, codes = np.unique(t, return_inverse=True)
@@ -187,7 +177,7 @@ def _figures(
         spanned, shares = ratio(gain, np.full_like(gain, span)), ratio(sums[:, 2 * size :], n)
         return np.hstack([_monotone(means), slope, spanned, shares, means])
 
-    return resampled_sums(figures, parts, clusters, resamples=resamples)
+    return resampled_sums(figures, parts, clusters, apart=apart, resamples=resamples)
 
 
 def _monotone(means: FloatArray) -> FloatArray:
@@ -216,7 +206,22 @@ def _taus(t: FloatArray, y: FloatArray, prompts: Clusters) -> tuple[FloatArray, 
     return np.where(untied_y > 0, tau, 0.0)[asked], names[asked]
 
 
-def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int) -> list[Interval]:
+def _tau_parts(
+    t: FloatArray, y: FloatArray, prompts: Clusters, several: Sequence[Apart]
+) -> tuple[Clusters, FloatArray]:
+    """Prompts [C] with a tau, and it with its count, of all their rows, then of each repetition: [C, 2 (1 + S)]."""
+    taus = [_taus(t, y, prompts), *(_taus(t[own], y[own], prompts[own]) for own in several)]
+    names = taus[0][1]
+    parts = np.zeros((len(names), 2 * len(taus)))
+    for k, (values, own_names) in enumerate(taus):
+        at = np.searchsorted(names, own_names)
+        parts[at, 2 * k], parts[at, 2 * k + 1] = values, 1
+    return names, parts
+
+
+def _effects(
+    target: FloatArray, obtained: FloatArray, prompts: Clusters, apart: Apart, resamples: int
+) -> list[Interval]:
     """d obtained / d target_k for each k, other targets held: least squares of obtained [n] on targets [n, A] -> A.
 
     A row that did not ask for k takes no part in the slope of k: an indicator takes up what asking itself changes. An
@@ -237,7 +242,7 @@ def _effects(target: FloatArray, obtained: FloatArray, prompts: Clusters, resamp
         own = np.diagonal(inverse @ gram, axis1=1, axis2=2)[:, :a]  # 1 where the design determines the slope
         return np.where(np.abs(own - 1) < 1e-6, effects, np.nan)
 
-    return resampled_sums(slopes, parts, clusters, resamples=resamples)
+    return resampled_sums(slopes, parts, clusters, apart=apart[used], resamples=resamples)
 
 
 def _check(

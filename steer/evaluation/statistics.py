@@ -98,14 +98,25 @@ class Repeated:
         nest = _nested(bases, point.shape[1])
         nest = nest / nest.sum(0)
         draws = [figures(w) @ nest for w in _draws(size, resamples, np.random.default_rng(seed), size)]
-        self, by_base = Repeated(), (point @ nest)[0]
-        self.mean, self.n, self.size, self.seeds = float(by_base.mean()), n, size, len(by_base)
-        self.drawn = [block.mean(1, keepdims=True) for block in draws]
-        self.between = float(by_base.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
+        by_base = (point @ nest)[0]
+        drawn = [block.mean(1, keepdims=True) for block in draws]
+        return Repeated.around(float(by_base.mean()), drawn, by_base, draws, size, n)
+
+    @staticmethod
+    def around(
+        mean: float, drawn: list[FloatArray], each: FloatArray, draws: list[FloatArray], size: int, n: int
+    ) -> "Repeated":
+        """Take a figure of all repetitions and its resamples, blocks [R, 1], with those of each: [S], blocks [R, S].
+
+        A repetition whose figure is undefined (NaN) leaves the bounds undefined: how far repetitions differ is unknown.
+        """
+        self = Repeated()
+        self.mean, self.drawn, self.n, self.size, self.seeds = mean, drawn, n, size, len(each)
+        self.between = float(each.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
         self.prompts = self.rest = 0.0
-        if draws and not np.isnan(point).any():
+        if draws and not np.isnan(each).any():
             whole, few = np.concatenate(draws), size / (size - 1)
-            self.prompts = few * float(np.nanvar(whole.mean(1)))
+            self.prompts = few * float(np.nanvar(np.concatenate(drawn)))
             apart = float(np.nanvar(whole - whole.mean(1, keepdims=True), axis=0).sum())
             self.rest = few * apart / (self.seeds * max(1, self.seeds - 1))
         return self
@@ -146,6 +157,8 @@ class Repeated:
 
     def _margin(self, upper: float) -> float:
         """Width that seeds add on each side to the interval over prompts."""
+        if math.isnan(self.between):
+            return math.nan
         halves = [float(stdtrit(df, upper)) * error for error, df in self.errors]
         return max(halves) - halves[0] if halves else 0.0
 
@@ -232,11 +245,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0) -> list[Interval]:
+def resampled(
+    statistic: Statistic, clusters: ArrayLike, *, resamples: int = 2000, seed: int = 0, repetitions: int = 1
+) -> list[Interval]:
     """Estimate S figures, each with its bootstrap interval over clusters [n], by a statistic of all rows.
 
     The statistic gets blocks of resamples, for speed. Resamples in which a figure is undefined (NaN) do not count in
     its percentiles; if they are more than 5 %, the bounds are undefined.
+
+    With several repetitions the statistic returns the figures of all rows, then those of each repetition in turn:
+    [R, (1 + repetitions) * S]. The intervals are then over clusters and repetitions, see `Repeated`.
     """
     numbers, size = _numbered(clusters)
     draws = _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
@@ -245,7 +263,16 @@ def resampled(statistic: Statistic, clusters: ArrayLike, *, resamples: int = 200
         for weights in draws:
             drawn.append(statistic(weights[:, numbers]))
             bar.update(len(weights))
-    return _intervals(statistic(np.ones((1, len(numbers))))[0], drawn, size, 0.95, len(numbers))
+    point = statistic(np.ones((1, len(numbers))))[0]
+    if repetitions == 1:
+        return _intervals(point, drawn, size, 0.95, len(numbers))
+    count = len(point) // (1 + repetitions)
+    found = []
+    for k in range(count):
+        each = slice(k + count, None, count)
+        blocks = [b[:, [k]] for b in drawn], point[each], [b[:, each] for b in drawn]
+        found.append(Repeated.around(float(point[k]), *blocks, size, len(numbers)).interval())
+    return found
 
 
 def resampled_sums(
@@ -253,16 +280,25 @@ def resampled_sums(
     parts: ArrayLike,
     clusters: ArrayLike,
     *,
+    apart: NDArray[np.bool_] | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval]:
     """Estimate figures that are functions of sums over rows of parts [n, M]: [R, M] -> [R, S].
 
-    Faster than `resampled`, because clusters are summed once; the draws are the same.
+    Faster than `resampled`, because clusters are summed once; the draws are the same. `apart` [n, repetitions]: which
+    rows are of each repetition.
     """
     numbers, size = _numbered(clusters)
-    sums = _cluster_sums(np.asarray(parts, float), numbers, size)
-    intervals = resampled(lambda weights: figures(weights @ sums), np.arange(size), resamples=resamples, seed=seed)
+    parts = np.asarray(parts, float)
+    several = [] if apart is None or apart.shape[1] < 2 else list(apart.T)
+    tables = [_cluster_sums(rows, numbers, size) for rows in (parts, *(parts * own[:, None] for own in several))]
+
+    def statistic(weights: FloatArray) -> FloatArray:
+        return np.hstack([figures(weights @ sums) for sums in tables])
+
+    repetitions = max(1, len(several))
+    intervals = resampled(statistic, np.arange(size), resamples=resamples, seed=seed, repetitions=repetitions)
     return [interval._replace(n=len(numbers)) for interval in intervals]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steer.conditioning.condition import leaks
-from steer.evaluation.controllability import controllability, joined, over_seeds, partial_slopes
+from steer.evaluation.controllability import controllability, partial_slopes
 from steer.evaluation.diversity import diversity, leaked
 from steer.evaluation.statistics import Interval, Seeds, across_seeds
 from steer.labelling.scorer import readable
@@ -240,27 +240,23 @@ def dial(
     """Controllability of the attributes that were conditioned on, over all seeds."""
     at = [gold.schema.own.index(n) for n in names]
     levels = [len(gold.schema[n].shown) for n in names]
-
-    def measured(some: Sequence[Answers], draws: int) -> dict[str, Any]:
-        return controllability(
-            _asked(some, gold, names),
-            np.concatenate([gold.levels(a.gold) for a in some])[:, at],
-            np.concatenate([a.prompts for a in some]),
-            labels=np.concatenate([gold.labels(a.gold) for a in some])[:, at],
-            attributes=names,
-            levels=levels,
-            data_span=spans[at],
-            resamples=draws,
-        )
-
-    apart = repetitions(seeds)
-    return over_seeds(measured(seeds, resamples), [measured(some, 0) for some in apart] if len(apart) > 1 else [])
+    return controllability(
+        _asked(seeds, gold, names),
+        np.concatenate([gold.levels(a.gold) for a in seeds])[:, at],
+        np.concatenate([a.prompts for a in seeds]),
+        labels=np.concatenate([gold.labels(a.gold) for a in seeds])[:, at],
+        attributes=names,
+        levels=levels,
+        data_span=spans[at],
+        repetitions=_repetitions([a.base for a in seeds], seeds),
+        resamples=resamples,
+    )
 
 
-def repetitions(seeds: Sequence[Answers]) -> list[list[Answers]]:
-    """Group answers by what counts as one repetition: a base where there are several, else a seed."""
-    bases = sorted({answers.base for answers in seeds})
-    return [[a for a in seeds if a.base == base] for base in bases] if len(bases) > 1 else [[a] for a in seeds]
+def _repetitions(bases: Sequence[int], answers: Sequence[Answers]) -> Array:
+    """Number of the repetition of each row [n]: its base where there are several, else its seed."""
+    numbers = bases if len(set(bases)) > 1 else range(len(answers))
+    return np.repeat(np.array(numbers), [len(a.rows) for a in answers])
 
 
 def _asked(some: Sequence[Answers], gold: RewardScale, names: Sequence[str]) -> Array:
@@ -281,17 +277,12 @@ def slope_gains(
     if not pairs:
         return None
 
-    def gains(some: Sequence[tuple[Answers, Answers]], draws: int) -> list[Interval]:
-        gained = np.concatenate([gold.levels(x.gold) - gold.levels(y.gold) for x, y in some])[:, at]
-        first = [x for x, _ in some]
-        return partial_slopes(_asked(first, gold, names), gained, np.concatenate([x.prompts for x in first]), draws)
-
-    pooled = gains(pairs, resamples)
-    bases = sorted({base_of(x, y) for x, y in pairs})
-    apart = [[p for p in pairs if base_of(*p) == base] for base in bases] if len(bases) > 1 else [[p] for p in pairs]
-    each = [gains(some, 0) for some in apart] if len(apart) > 1 else []
-    means = [[one[k].json()["mean"] for one in each] for k in range(len(names))]
-    return {n: joined(g.json(), m) if m else g.json() for n, g, m in zip(names, pooled, means)}
+    first = [x for x, _ in pairs]
+    gained = np.concatenate([gold.levels(x.gold) - gold.levels(y.gold) for x, y in pairs])[:, at]
+    numbers = _repetitions([base_of(x, y) for x, y in pairs], first)
+    prompts = np.concatenate([x.prompts for x in first])
+    slopes = partial_slopes(_asked(first, gold, names), gained, prompts, resamples, numbers)
+    return {name: slope.json() for name, slope in zip(names, slopes)}
 
 
 def _requests(answers: Answers) -> list[tuple[str, Mapping[str, float]]]:
