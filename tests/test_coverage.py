@@ -169,6 +169,16 @@ def test_a_constant_difference_has_no_width() -> None:
     assert across_seeds(values)[:3] == pytest.approx((0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_few_prompts_that_are_all_alike_are_no_evidence(seeds: int) -> None:
+    def p(prompts: int, value: float) -> float:
+        return Seeds([(np.full(prompts, value), np.arange(prompts))] * seeds).p_value()
+
+    assert all(math.isnan(p(prompts, value)) for prompts in (2, 3, 7) for value in (0.0, 0.2, 0.7))
+    assert p(8, 0.2) == pytest.approx(2 / 2001), "more of them are"
+    assert Seeds([([0.2, 0.21], [0, 1])] * seeds).p_value() < 1, "and so are some that differ"
+
+
 def test_holm_by_hand() -> None:
     # Sorted .001, .01, .03, .04: times 4, 3, 2, 1, never below the one before.
     assert holm([0.04, 0.001, math.nan, 0.03, 0.01]) == pytest.approx([0.06, 0.004, math.nan, 0.06, 0.03], nan_ok=True)

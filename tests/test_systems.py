@@ -27,6 +27,7 @@ from steer.evaluation.systems import (
     summary,
 )
 from steer.labelling.scorer import Scorer
+from steer.report.cells import verdict
 from steer.rows.schema import Attribute, Schema
 
 GOOD = Schema((Attribute("good", 0, 4, 1, 1.0, edges=(0.5, 1.5, 2.5, 3.5), shown=("0", "1", "2", "3", "4")),))
@@ -110,6 +111,14 @@ def test_one_seed_has_an_interval_over_prompts_and_no_p_value() -> None:
     untrained = difference(several, model, JUDGE, 100)
     assert untrained["p"] == untrained["p_prompts"] == once["p_prompts"], "a model as it comes has no seeds"
     assert untrained["over"] == "prompts and seeds"
+
+
+def test_a_few_prompts_that_all_differ_alike_are_not_judged() -> None:
+    base, other = {0: answers([1.0, 2.0])}, {0: answers([1.2, 2.2])}
+    found = difference(other, base, JUDGE, 100)
+    assert found["mean"] == pytest.approx(0.2)
+    assert (found["low"], found["high"], found["p_prompts"]) == (None, None, None)
+    assert verdict(found) == "-"
 
 
 def test_systems_are_paired_on_the_bases_that_they_share() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import calls
 from scipy.optimize import minimize
-from scipy.stats import spearmanr
+from scipy.stats import binomtest, spearmanr
 
 from steer.conditioning.targets import unbeaten
 from steer.errors import SteerError
@@ -47,6 +47,17 @@ def test_ties_count_half_and_the_standard_error_is_that_of_the_mean() -> None:
     assert found["win_rate"]["mean"] == pytest.approx((2 + 1 / 2) / 4)
     assert found["standard_error"] == pytest.approx(np.std([1, 1, 0.5, 0], ddof=1) / 2)
     assert (found["wins"], found["ties"], found["losses"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("prompts", [2, 6, 7])
+def test_a_few_prompts_that_all_agree_have_the_exact_binomial_bound(prompts: int) -> None:
+    for share in (1.0, 0.0):
+        found = win_rate(votes([1] * prompts, [0] * prompts, [share] * prompts))["win_rate"]
+        bounds = binomtest(int(share * prompts), prompts).proportion_ci(method="exact")
+        assert (found["low"], found["high"]) == pytest.approx((bounds.low, bounds.high))
+    assert agreement([1] * prompts, [1] * prompts, np.arange(prompts))["agreement"]["low"] == pytest.approx(
+        binomtest(prompts, prompts).proportion_ci(method="exact").low
+    )
 
 
 def test_seeds_that_disagree_make_a_win_rate_less_sure() -> None:

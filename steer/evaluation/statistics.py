@@ -128,8 +128,13 @@ class Repeated:
         return over_prompts._replace(low=over_prompts.low - margin, high=over_prompts.high + margin)
 
     def p_value(self) -> float:
-        """P-value: 1 less the highest level whose interval excludes 0; at least 2 / (resamples + 1), NaN if unknown."""
+        """P-value: 1 less the highest level whose interval excludes 0; at least 2 / (resamples + 1), NaN if unknown.
+
+        FEW clusters or fewer that are all alike have no spread to judge by: unknown.
+        """
         if math.isnan(self.interval().low):
+            return math.nan
+        if self.size <= FEW and math.sqrt(self.prompts) <= 1e-12 * abs(self.mean):  # alike, but for rounding
             return math.nan
         least = 2 / (sum(map(len, self.drawn)) + 1)
         low, high = 0.0, 1.0  # levels whose intervals exclude 0, and include it

@@ -202,7 +202,7 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
 
     One training of either has no spread between training runs, so `p` is None and `over` says what the interval holds
     for; `p_prompts`, for Holm's correction, is then over the prompts, and the seeds of the other. `errors`: as in
-    `Seeds`.
+    `Seeds`. A few prompts that all differ alike have no spread to judge by: neither bounds nor a p-value.
     """
     pairs, matched = [], [(a[i], b[j]) for i, j in paired_seeds(a, b)]
     for x, y in matched:
@@ -212,12 +212,13 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
     if not all(_known(values) for values, _ in pairs):
         return {**UNKNOWN.json(), "over": PROMPTS, "p": None, "p_prompts": None, "errors": []}
     seeds = Seeds(pairs, bases=[base_of(x, y) for x, y in matched], resamples=resamples)
-    value = seeds.p_value()
+    value, found = seeds.p_value(), seeds.interval()
     known = None if np.isnan(value) else value
+    found = found if known is not None else found._replace(low=np.nan, high=np.nan)
     one = any(len(x) == 1 and next(iter(x.values())).base != NO_BASE for x in (a, b))
     over = PROMPTS if seeds.seeds == 1 else "prompts and seeds of one of the two" if one else SEVERAL
     p = known if over == SEVERAL else None
-    return {**seeds.interval().json(), "over": over, "p": p, "p_prompts": known, "errors": seeds.errors}
+    return {**found.json(), "over": over, "p": p, "p_prompts": known, "errors": seeds.errors}
 
 
 def _known(values: Array) -> bool:

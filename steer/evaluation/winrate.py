@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from steer.errors import SteerError
 from steer.evaluation.statistics import (
+    FEW,
     Clusters,
     FloatArray,
     Interval,
@@ -73,12 +74,21 @@ def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
     parts = [(votes.share[run], votes.prompts[run]) for run in runs]
     rate = across_seeds(parts, resamples=resamples) if parts else Interval(math.nan, math.nan, math.nan, 0)
     return {
-        "win_rate": rate.within(0.0, 1.0).json(),
+        "win_rate": _bounded(rate, votes.prompts[defined]).json(),
         "standard_error": float(share.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
         "wins": int((share > 0.5).sum()),
         "ties": int((share == 0.5).sum()),
         "losses": int((share < 0.5).sum()),
     }
+
+
+def _bounded(share: Interval, prompts: Clusters) -> Interval:
+    """Clip a share to 0 and 1; where all of FEW prompts or fewer agree, its bound is Clopper and Pearson's (1934)."""
+    size = len(np.unique(prompts))
+    if not 1 < size <= FEW or share.mean not in (0.0, 1.0):
+        return share.within(0.0, 1.0)
+    least = float(0.025 ** (1 / size))  # the share with which so many agree by chance in 2.5 of 100
+    return share._replace(low=least) if share.mean else share._replace(high=1 - least)
 
 
 class Anchors(NamedTuple):
@@ -259,7 +269,7 @@ def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike) -> dict[str, Any]:
         raise SteerError("annotators can be compared on the same comparisons only.")
     both = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[both], y[both], names[both]
-    same = interval(1 - np.abs(x - y), names).within(0.0, 1.0)
+    same = _bounded(interval(1 - np.abs(x - y), names), names)
     values, counts = np.unique(y, return_counts=True)
     chance = float((1 - np.abs(x[:, None] - values)).mean(0) @ (counts / len(y))) if len(y) else np.nan
     kappa = ratio(np.array(same.mean - chance), np.array(1 - chance))
