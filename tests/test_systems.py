@@ -14,8 +14,10 @@ from steer.evaluation.court import Court
 from steer.evaluation.frontier import answer_tokens, frontiers
 from steer.evaluation.result import Case, result
 from steer.evaluation.systems import (
+    ALL,
     NO_BASE,
     Answers,
+    PerPrompt,
     RewardScale,
     System,
     dial,
@@ -43,7 +45,16 @@ def answers(scores: list[float], texts: list[str] | None = None, **more: Any) ->
     return Answers(rows, np.array(scores)[:, None], np.array(scores)[:, None])
 
 
-def told(*seeds: Answers, candidates: int = 0) -> dict[str, Any]:
+class Told:
+    """Scorer of responses that are their own score."""
+
+    attributes = ("good",)
+
+    def score(self, rows: list[dict[str, Any]]) -> Any:
+        return np.array([[float(row["response"])] for row in rows])
+
+
+def told(*seeds: Answers, candidates: PerPrompt = ALL) -> dict[str, Any]:
     """The summary of one system."""
     return summary(seeds, JUDGE, JUDGE, ("good",), 50, candidates)
 
@@ -171,7 +182,22 @@ def test_logs_are_as_distinct_as_so_many_answers_a_prompt_would_be() -> None:
     one, other = answers([1.0] * 5, list("abcde")), answers([1.0] * 5, list("ababa"))
     both = Answers([*one.rows, *other.rows], np.vstack([one.gold, other.gold]), np.vstack([one.gold, other.gold]))
     assert told(both)["distinct_1"] == 0.5
-    assert told(both, candidates=1)["distinct_1"] == 1.0
+    assert told(both, candidates=PerPrompt(1, 1))["distinct_1"] == 1.0
+
+
+def test_systems_are_as_distinct_as_so_many_answers_a_prompt_as_each_has() -> None:
+    """Four answers to a prompt of one stand beside one of the other: words of the first alone, and what is unique."""
+    rng = np.random.default_rng(0)
+    drawn = [answers([1.0] * 9, [" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(9)]) for _ in range(4)]
+    parts = [np.vstack([a.gold for a in drawn]), np.vstack([a.proxy for a in drawn])]
+    many = Answers([row for a in drawn for row in a.rows], *parts)
+    scorer = Scorer("told", ("good",), Told())
+    court = Court(GOOD, scorer, scorer, [{**row, "response": str(i)} for i, row in enumerate(drawn[0].rows)])
+    systems = [System("one", "mle", {0: drawn[0]}), System("four", "mle", {0: many})]
+    one, four = result(Case(court, systems, "", 50), {})["systems"]
+    assert one["distinct_2"] == four["distinct_2"] == told(drawn[0])["distinct_2"]
+    assert four["unique"] == told(many)["unique"] is not None
+    assert one["unique"] is None
 
 
 def drawn(ref: float, most: int) -> list[dict[str, Any]]:
@@ -289,12 +315,6 @@ def test_logs_that_are_alike_but_for_rounding_give_no_unit() -> None:
 
 
 def test_many_comparisons_get_p_values_fine_enough_for_holm() -> None:
-    class Told:
-        attributes = ("good",)
-
-        def score(self, rows: list[dict[str, Any]]) -> Any:
-            return np.array([[float(row["response"])] for row in rows])
-
     def with_scores(shift: float) -> Answers:
         return answers([shift] * 20, [str(shift + 0.01 * (i % 5)) for i in range(20)])
 

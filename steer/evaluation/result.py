@@ -18,6 +18,7 @@ from steer.evaluation.statistics import holm, smallest
 from steer.evaluation.systems import (
     UNKNOWN,
     Answers,
+    PerPrompt,
     RewardScale,
     System,
     dial,
@@ -81,7 +82,8 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
     everything = [*([System("logs", "logged responses", {0: case.logged})] if case.logged else []), *case.systems]
     first = next((s for s in case.systems if s.name == case.baseline), None)
-    alike = max((_candidates(s) for s in case.systems), default=0)
+    counts = [count for s in case.systems for count in _counts(s)]
+    alike = PerPrompt(min(counts, default=0), max(counts, default=0))
     systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
     for system, figures in zip(everything, systems):
         if first and system.name not in (first.name, "logs") and _comparable(system, first):
@@ -157,12 +159,12 @@ def _dials(case: Case) -> list[dict[str, Any]]:
     return dials
 
 
-def _candidates(s: System) -> int:
-    """Largest number of answers to one prompt under one seed."""
-    return max(int(np.unique(a.prompts, return_counts=True)[1].max(initial=0)) for a in s.answers.values())
+def _counts(s: System) -> list[int]:
+    """Number of answers to each prompt under each seed."""
+    return [int(n) for a in s.answers.values() for n in np.unique(a.prompts, return_counts=True)[1]]
 
 
-def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: int, resamples: int) -> dict[str, Any]:
+def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: PerPrompt, resamples: int) -> dict[str, Any]:
     """One row of the comparison."""
     seeds = list(s.answers.values())
     target = seeds[0].rows[0].get("asked", "") if s.target and s.target != "random" else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,20 @@ class Answers:
         return np.array([prompt_key(row) for row in self.rows])
 
 
+class PerPrompt(NamedTuple):
+    """How many answers to each prompt count for distinctness, 0 for all.
+
+    Distinct words fall with the amount of text, so systems are compared at the `least` number that any has; how many of
+    a prompt's answers are different needs several, so up to the `most`.
+    """
+
+    least: int = 0
+    most: int = 0
+
+
+ALL = PerPrompt()
+
+
 @dataclass(frozen=True)
 class System:
     """System under comparison: answers by seed, method, and the family (one knob's settings) that it belongs to.
@@ -112,12 +126,11 @@ def summary(
     proxy: RewardScale,
     names: Sequence[str],
     resamples: int,
-    candidates: int = 0,
+    candidates: PerPrompt = ALL,
 ) -> dict[str, Any]:
     """Rewards, attributes, KL and surface figures of one system, over all its seeds.
 
-    Distinctness falls with the amount of text, so it is computed per seed, on the first `candidates` answers to each
-    prompt (0: all), and averaged over seeds.
+    Distinctness is computed per seed, on the first `candidates` answers to each prompt, and averaged over seeds.
     """
 
     def over(values: Sequence[Array]) -> dict[str, Any]:
@@ -154,19 +167,25 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if len(defined) == len(values) else None
 
 
-def _distinct(answers: Answers, candidates: int) -> dict[str, float | None]:
+def _distinct(answers: Answers, candidates: PerPrompt) -> dict[str, float | None]:
     """Diversity of one seed's text."""
-    kept, count = [], Counter[str]()
+    words, unique = (diversity(*_first(answers, most), resamples=0) for most in candidates)
+    return {
+        "distinct_1": words["distinct_1_all"],
+        "distinct_2": words["distinct_2_all"],
+        "unique": unique["unique"]["mean"],
+    }
+
+
+def _first(answers: Answers, most: int) -> tuple[list[str], list[str]]:
+    """Texts of the first answers to each prompt, with their prompts; 0: all."""
+    kept, keys, count = list[str](), list[str](), Counter[str]()
     for key, row in zip(answers.prompts.tolist(), answers.rows):
         count[key] += 1
-        if not candidates or count[key] <= candidates:
-            kept.append((readable(row)["response"], key))
-    texture = diversity(*zip(*kept), resamples=0)
-    return {
-        "distinct_1": texture["distinct_1_all"],
-        "distinct_2": texture["distinct_2_all"],
-        "unique": texture["unique"]["mean"],
-    }
+        if not most or count[key] <= most:
+            kept.append(readable(row)["response"])
+            keys.append(key)
+    return kept, keys
 
 
 def paired_seeds(a: Mapping[int, Answers], b: Mapping[int, Answers]) -> list[tuple[int, int]]:

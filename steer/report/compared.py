@@ -197,7 +197,9 @@ def _texture(systems: Sequence[Report]) -> Table:
     ]
     head = ("System", "Distinct-1", "Distinct-2", "Unique per prompt", "Repeated 3-grams", "Finished, %", "Leaked, %")
     return Table(
-        "Diversity and degeneration, of one seed: of all words together; per prompt where it has several answers.",
+        "Diversity and degeneration. Distinct: of all words of a seed together, at as many answers a prompt as every "
+        "system has; unique: of the answers to a prompt, where it has several; both are means over seeds. The others "
+        "are over the answers of all seeds.",
         head,
         rows,
     )
