@@ -282,6 +282,19 @@ def test_best_of_n_kl_equals_the_integral(n: int) -> None:
     assert best_of_n_kl(n) == pytest.approx(float((density * np.log(density)).mean()), abs=1e-4)
 
 
+@pytest.mark.parametrize(("p", "tied"), [([0.5, 0.5], False), ([0.2] * 5, False), ([1 / 16] * 16, True)])
+def test_the_kl_of_best_of_n_is_a_bound_where_answers_repeat_or_tie(p: list[float], tied: bool) -> None:
+    """By hand: an answer is the best of n where all draws are it or worse, and one is it; ties are broken at random."""
+    for n in (2, 4, 16):
+        better = np.cumsum(p) ** n
+        best = np.array(p) if tied else np.diff(better, prepend=0.0)
+        exact = float((best * np.log(best / np.array(p))).sum())
+        assert exact < best_of_n_kl(n)
+    many = np.full(20_000, 1 / 20_000)
+    best = np.diff(np.cumsum(many) ** 4, prepend=0.0)
+    assert float((best * np.log(best / many)).sum()) == pytest.approx(best_of_n_kl(4), abs=1e-3), "answers that differ"
+
+
 def test_the_best_of_n_is_the_mean_over_all_subsets() -> None:
     scores = np.array([[3.0, -1.0, 2.0, 7.0], [0.0, 0.0, 1.0, 1.0]])
     for n in (1, 2, 3, 4):

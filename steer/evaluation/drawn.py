@@ -89,9 +89,10 @@ def drawn(
 
     Both log-probabilities are of the tokens that were drawn, at the temperature of the draw; at temperature 0, where
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
-    log-probability is log n - (n - 1) / n above the policy's. `prompt_tokens` counts what the policy read before the
-    response, `candidate_tokens` what it wrote in all n. answers.jsonl in the folder (random.jsonl for one at random)
-    is read back if it is there. `split`: by which processes it is drawn.
+    log-probability is at most log n - (n - 1) / n above the policy's, and this much is added. So its KL is an upper
+    bound, exact where no two of n draws have the same reward or text. `prompt_tokens` counts what the policy read
+    before the response, `candidate_tokens` what it wrote in all n. answers.jsonl in the folder (random.jsonl for one at
+    random) is read back if it is there. `split`: by which processes it is drawn.
     """
     at_random = choice is not None and choice.reward is None
     path = folder / ("random.jsonl" if at_random else "answers.jsonl")

@@ -314,7 +314,11 @@ def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from one sample, in nats: log n - (n-1)/n (Stiennon et al. 2020), exact without ties."""
+    """KL of best-of-n from one sample, in nats, at most: log n - (n-1)/n (Stiennon et al. 2020).
+
+    Exact where no two draws have the same reward; ties, which an answer drawn twice has too, make the KL smaller
+    (Beirami et al. 2401.01879).
+    """
     return math.log(n) - (n - 1) / n
 
 

@@ -232,7 +232,8 @@ def comparison(report: Report) -> Table:
         f"observed, at Holm's first level (.05 / {family or 1}); what is not told apart may differ by less. An "
         "interval holds for its own row, not for the best of many. KL: of all responses as they were drawn, from the "
         "reference at the same temperature without a condition; one that was cut off counts with the tokens that it "
-        "has, and their share stands beside the KL.",
+        "has, and their share stands beside the KL. That of the best of n is at most what is shown: exact where no two "
+        "of its draws tie or repeat.",
         [*head.split("|"), "ESS, %", "Train tokens", "Seconds", "Generated"],
         rows,
         frozenset((i, 2) for i, s in enumerate(systems) if claimed(s["difference"])),
