@@ -398,11 +398,12 @@ def test_judging_with_the_scorer_that_trained_is_said_first(example: dict[str, A
 def test_the_terminal_shows_win_rates_of_who_was_named(example: dict[str, Any]) -> None:
     """What the gold scorer prefers is the table's difference already."""
     told = report.table(example)
-    assert "by judge:a, %:\n" in told
+    assert "by judge:a, % (at equal length: intervals over prompts only):\n" in told
+    assert "by judge:a, %:\n" in report.table(changed(example, seeds=1)), "where all are over prompts only"
     assert "60.0 [56.0, 64.0], at equal length 57.0 [52.0, 62.0], 110/4/86 won/tied/lost" in told
     gold = changed(example, gold="judge:a")
     assert "by judge:a" not in report.table(gold)
-    assert "by countable:b, %:\n" in report.table(gold)
+    assert "by countable:b, % (" in report.table(gold)
 
 
 def test_parts_may_be_missing(example: dict[str, Any], tmp_path: Path) -> None:

@@ -71,9 +71,10 @@ def _unanswered(annotator: Report) -> str:
 def rates(report: Report, but: str = "") -> list[str]:
     """Win-rates of every annotator but one against the baseline, a line each, for the terminal."""
     result = report.get("win_rates") or {"annotators": []}
+    scope = " (at equal length: intervals over prompts only)" if report["seeds"] > 1 else ""
     lines = []
     for annotator in (a for a in result["annotators"] if a["annotator"] != but):
-        lines.append(f"Win-rate against {result['baseline']} by {annotator['annotator']}, %:")
+        lines.append(f"Win-rate against {result['baseline']} by {annotator['annotator']}, %{scope}:")
         for s in annotator["systems"][1:]:
             tally = f"{s['wins']}/{s['ties']}/{s['losses']} won/tied/lost"
             level = f"at equal length {cell(_hundred(s['length_controlled']), 1)}{_outside(s)}"
