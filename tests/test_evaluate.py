@@ -327,6 +327,14 @@ def test_responses_in_memory_are_judged_without_a_folder() -> None:
     assert found.dial == {}
 
 
+@pytest.mark.parametrize("split", ["", "test"])
+def test_rows_that_name_no_split_are_not_called_held_out(split: str) -> None:
+    named = {"split": split} if split else {}
+    rows = [{"prompt": f"q {i}", "response": "a " * (i + 1), **named} for i in range(4)]
+    examination = Examination(EvaluateSettings(), rows, "countable:words")
+    assert examination.case([], "", {}).held_out == bool(split)
+
+
 def test_logged_responses_that_only_call_tools_count() -> None:
     asked = {"prompt": [{"role": "user", "content": "How heavy is it?"}], "response": ""}
     rows = [

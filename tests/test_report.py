@@ -200,7 +200,7 @@ def example() -> dict[str, Any]:
             ],
         },
         "win_rates": preferences(["mle", "conditional @ best", "dpo:beta=0.1"]),
-        "scorer": {"rows": 300, "attributes": [measured(n) for n in NAMES]},
+        "scorer": {"rows": 300, "held_out": True, "attributes": [measured(n) for n in NAMES]},
         "prompt_only": {"rows": 8000, "pearson": 0.31},
         "hashes": {"rows": "0123456789abcdef", "mle, seed 0": "fedcba9876543210"},
         "failures": [{"name": "ppo, seed 1", "error": f"out of memory {HOSTILE}"}],
@@ -404,6 +404,15 @@ def test_the_terminal_shows_win_rates_of_who_was_named(example: dict[str, Any]) 
     gold = changed(example, gold="judge:a")
     assert "by judge:a" not in report.table(gold)
     assert "by countable:b, % (" in report.table(gold)
+
+
+def test_logged_responses_are_called_held_out_only_where_they_are(example: dict[str, Any], tmp_path: Path) -> None:
+    for held_out in (True, False):
+        scorer = {**example["scorer"], "held_out": held_out}
+        report.write(changed(example, scorer=scorer), tmp_path)
+        said = (tmp_path / "report.md").read_text()
+        assert ("on 300 logged responses, held out." in said) == held_out
+        assert ("300 logged responses; no split says whether training saw them." in said) == (not held_out)
 
 
 def test_parts_may_be_missing(example: dict[str, Any], tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ class Examination(Generic[S]):
             self.settings.pairs,
             self.settings.controls,
             dial,
+            held_out=bool(self.held_out),
             blind=not self.proxy,
         )
 

@@ -54,6 +54,7 @@ class Case:
     pairs: str = "all"
     controls: bool = False
     dial: str = ""
+    held_out: bool = False  # whether the logged responses are to prompts that the rows name as held out
     blind: bool = False  # the scorer that training saw is unknown: there is gold alone
 
     @cached_property
@@ -215,11 +216,12 @@ def _win_rates(case: Case) -> dict[str, Any] | None:
 
 
 def _scorer(case: Case) -> dict[str, Any] | None:
-    """The proxy against gold on logged responses that no training saw."""
+    """The proxy against gold on logged responses, and whether no training saw them."""
     court = case.court
     if case.logged is None or court.gold.id == court.proxy.id:
         return None
-    return {"rows": len(case.logged.rows), "attributes": report(case.logged, court.schema.own)}
+    attributes = report(case.logged, court.schema.own)
+    return {"rows": len(case.logged.rows), "held_out": case.held_out, "attributes": attributes}
 
 
 def _prompt_only(court: Court) -> dict[str, Any]:

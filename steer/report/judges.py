@@ -101,14 +101,15 @@ def _hundred(interval: Report | None) -> Report | None:
 
 
 def scorer(report: Report) -> list[Block]:
-    """The proxy against gold: on held-out logs per attribute, on fresh responses per system."""
+    """The proxy against gold: on logged responses per attribute, on fresh ones per system."""
     blocks: list[Block] = []
     if result := report.get("scorer"):
         attributes = result["attributes"]
         head = ("Attribute", "MAE", "of mean", "RMSE", "Pearson", "Spearman", "QWK", "Pairs in order", "With length")
         keys = ("mae", "baseline_mae", "rmse", "pearson", "spearman", "qwk", "pairwise", "spearman_with_length")
         rows = [[a["attribute"], *(number(a[k]) for k in keys)] for a in attributes]
-        blocks.append(Table(f"The proxy against gold on {result['rows']:,} logged responses, held out.", head, rows))
+        seen = ", held out" if result.get("held_out") else "; no split says whether training saw them"
+        blocks.append(Table(f"The proxy against gold on {result['rows']:,} logged responses{seen}.", head, rows))
         bins = max((len(a["calibration"]) for a in attributes), default=0)
         lines = [
             [a["attribute"], *(f"{number(b['predicted'])} / {number(b['truth'])}" for b in a["calibration"])]
