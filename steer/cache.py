@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from steer.progress import note
 
 MONTH = 30 * 24 * 3600.0  # seconds after which what nobody used is removed
 BATCHES = "batches.arrow"
+LOCK = ".lock.tmp"  # named as what is half-written, which is no part of a folder's content
 
 
 def cache_folder() -> Path:
@@ -75,18 +76,24 @@ def hash_of(files: Iterable[Path]) -> str:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process of this machine is in the folder, and keep others out."""
+    """Wait until no other process is in the folder, and keep others out; without locks two may write the same."""
     try:
         import fcntl
-    except ImportError:  # a system without such locks: processes may write the same twice
+    except ImportError:  # a system without such locks
         yield
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptors: list[int] = []
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # NFS locks only what is open for writing, which a folder never is; some file systems know no locks at all.
+        for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
+            with suppress(OSError):
+                descriptors.append(os.open(path, flags, 0o666))
+                fcntl.flock(descriptors[-1], fcntl.LOCK_EX)
+                break
         yield
     finally:
-        os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def remove_unused(new: Path) -> None:

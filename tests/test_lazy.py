@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import pyarrow
 import pytest
 
 from steer import cache
+from steer.addresses import fetched
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
@@ -21,7 +24,7 @@ from steer.models.tokenization import Tokens
 from steer.rows import lazy, read_rows, write_rows
 from steer.rows.labelled import Labelled
 from steer.rows.lazy import LazyRow, LazyRows, batches_of
-from steer.run_folder import rows_fingerprint
+from steer.run_folder import files_in, rows_fingerprint
 from steer.training.command import train_command
 from steer.training.prepare import Hashes
 from steer.training.settings import TrainSettings
@@ -111,7 +114,23 @@ def test_a_process_holds_places_of_rows_and_no_texts(
     assert (held[1] - held[0]) / 1200 < 600  # bytes; a row has 2,400 of text
 
 
-def test_one_process_writes_and_the_others_wait(on_disk: Path) -> None:
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, *, all_of_them: bool) -> None:
+    """Refuse to lock what is not open for writing, as NFS does, or anything at all."""
+    fcntl = pytest.importorskip("fcntl")
+    lock = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if all_of_them or fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+@pytest.mark.parametrize("nfs", [False, True])
+def test_one_process_writes_and_the_others_wait(on_disk: Path, nfs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if nfs:
+        refuse_locks(monkeypatch, all_of_them=False)
     began, calls, found = threading.Barrier(2), [], []
 
     def batches() -> Iterator[Any]:
@@ -129,6 +148,23 @@ def test_one_process_writes_and_the_others_wait(on_disk: Path) -> None:
         thread.join()
     assert found == [[[{"a": 1}, {"a": 2}]]] * 2
     assert len(calls) == 1
+    assert files_in(on_disk) == [on_disk / "tokens" / "key" / "batches.arrow"], "a lock is no content"
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_cache_whose_file_system_refuses_locks_is_written_all_the_same(
+    on_disk: Path,
+    all_of_them: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    refuse_locks(monkeypatch, all_of_them=all_of_them)
+    batch = pyarrow.record_batch({"a": pyarrow.array([1])})
+    assert cache.shared("tokens", "key", lambda: [batch]) == cache.shared("tokens", "key", list) == [batch]
+    assert capsys.readouterr().err == ""
+    (tmp_path / "log.jsonl").write_text("{}\n")
+    assert Path(fetched(f"file://{tmp_path}/log.jsonl")).read_text() == "{}\n"
 
 
 def test_what_fails_leaves_nothing_behind(on_disk: Path) -> None:
