@@ -19,6 +19,7 @@ from steer.comparison.command import compare_command
 from steer.config.comparison import CompareConfig
 from steer.config.iteration import IterateConfig
 from steer.config.training import TrainConfig
+from steer.errors import SteerError
 from steer.iteration.command import iterate_command
 from steer.iteration.launch import train_by
 from steer.rows import read_back
@@ -107,6 +108,20 @@ def assert_trains_alike(words: str, labels: Path, base: Path, folder: Path) -> N
     assert train_by(words, there) == read_json(Path(there.output) / "done.json")["summary"]
     assert read_json(Path(there.output) / "done.json")["processes"] == 2
     assert losses(Path(there.output)) == pytest.approx(losses(Path(here.output)), abs=1e-5)
+
+
+def test_a_launcher_that_does_not_wait_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("steer.iteration.launch.PAUSE", 0.0)
+    asked = config(tmp_path / "rows", tmp_path / "base", tmp_path / "policy")
+    with pytest.raises(SteerError, match=r"^--launch: it ended without a done\.json in .*policy\. Use a launcher that"):
+        train_by("true", asked)
+
+
+def test_a_training_whose_end_is_seen_late_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS remembers for a while that a file was absent."""
+    done = tmp_path / "policy" / "done.json"
+    monkeypatch.setattr("steer.iteration.launch.time.sleep", lambda _: write_json(done, {"summary": "train: done."}))
+    assert train_by("true", config(tmp_path / "rows", tmp_path / "base", done.parent)) == "train: done."
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import time
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +22,7 @@ from steer.run_folder import HOW, read_done, write_json, write_text
 from steer.training.command import train_command
 from steer.training.reasons import reasons_of
 
+LOOKS, PAUSE = 10, 1.0  # for done.json, and seconds between them: NFS remembers for a while that a file is absent
 KEPT = 1000  # lines of a launcher that failed: torchrun ends with a table that has seven for each process
 # What torchrun says of the process that failed first, and SLURM of a step for which memory ran out.
 KILLED = re.compile(r"Root Cause.{,400}?Signal \d+ \((SIG\w+)\)|oom[-_]kill", re.DOTALL)
@@ -54,7 +56,19 @@ def train_by(launch: str, config: TrainConfig) -> str:
             f"--launch: the training in {folder} ended with exit code {code}.{_reason(code, reasons, lines)} "
             "What it wrote stays, and the same command goes on."
         )
-    return str(read_done(folder)["summary"])
+    return _summary(folder)
+
+
+def _summary(folder: Path) -> str:
+    """Return the summary line of a training that a launcher ended well."""
+    for _ in range(LOOKS):
+        if summary := read_done(folder).get("summary"):
+            return str(summary)
+        time.sleep(PAUSE)
+    raise SteerError(
+        f"--launch: it ended without a done.json in {folder}. Use a launcher that waits for what it starts (srun, "
+        "sbatch --wait, ray job submit without --no-wait), and starts it where this folder is seen."
+    )
 
 
 def _reason(code: int, reasons: Collection[str], lines: Collection[str]) -> str:
