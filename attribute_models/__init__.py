@@ -128,9 +128,10 @@ def tupled(state: Mapping[str, Any]) -> dict[str, Any]:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write that appears whole or not at all: a temporary one, synced and renamed; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Ids of processes would do on one machine only, and not in containers, whose first process is 1 in each.
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import attribute_models
 from steer.errors import SteerError
 from steer.run_folder import Run, fingerprint, folder_errors, read_json, write_json, write_text
 
@@ -83,6 +84,20 @@ def test_what_a_killed_process_left_half_written_is_nothing(tmp_path: Path) -> N
     assert fingerprint(tmp_path) == before
     started(config).finish("done")
     assert Run(config.output, config).done == {"summary": "done"}
+
+
+def test_two_machines_whose_processes_have_one_id_write_a_file_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with attribute_models.replacing(path) as one:
+        one.write(b"one")
+        with attribute_models.replacing(path) as other:
+            other.write(b"the other")
+        one.flush()
+        assert path.read_bytes() == b"the other"
+    assert path.read_bytes() == b"one", "of the one that ended last"
+    path.with_name("plain").write_bytes(b"")
+    assert path.stat().st_mode == path.with_name("plain").stat().st_mode
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["plain", "rows.jsonl"]
 
 
 def test_settings_that_are_free_may_change_and_then_the_run_is_not_done(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def _read(path: Path) -> list[float] | None:
 
 
 def _write(path: Path, values: Sequence[float]) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    temporary = path.with_name(f".{path.stem}.{os.urandom(4).hex()}.npz")  # ids of processes are one machine's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(temporary, logps=np.array(values))
