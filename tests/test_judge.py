@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,18 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
+    def close(self) -> None:
+        self.over.set()
+        self.http.shutdown()
+        self.http.server_close()
+
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    made = Server()
-    yield made
-    made.over.set()
-    made.http.shutdown()
-    made.http.server_close()
+    with closing(Server()) as made:
+        yield made
 
 
 def row(response: str) -> dict[str, Any]:
@@ -260,6 +263,58 @@ def test_what_a_model_refuses_by_name_is_sent_otherwise_and_said_once(
     assert (
         f"another at {server.url}/chat/completions does not take 'temperature' (left out)." in capsys.readouterr().err
     )
+
+
+CHATS = [ChatCall(row("")["prompt"], None, seed) for seed in range(12)]
+SEEDS = [ChatReply(str(seed), True) for seed in range(12)]
+
+
+def by_seed(body: dict[str, Any]) -> Reply:
+    return chat("", choices=[{"message": {"content": str(body["seed"])}, "finish_reason": "stop"}])
+
+
+def test_a_slow_server_has_its_number_of_requests_and_the_other_answers_the_rest(server: Server) -> None:
+    rest = threading.Event()
+
+    def fast(body: dict[str, Any]) -> Reply:
+        if len(server.bodies) >= 10:
+            rest.set()
+        return by_seed(body)
+
+    def slow(body: dict[str, Any]) -> Reply:
+        assert rest.wait(HANG)
+        return by_seed(body)
+
+    with closing(Server()) as other:
+        server.reply, other.reply = fast, slow
+        assert OpenAIClient(f"{other.url} {server.url}", "m").complete(CHATS, 2) == SEEDS
+        assert len(other.bodies) <= 2
+        assert len(server.bodies) + len(other.bodies) == 12
+
+
+def test_requests_of_a_server_that_does_not_answer_go_to_the_others(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.reply = by_seed
+    with closing(Server()) as refusing:
+        pass
+    with closing(Server()) as broken:
+        broken.reply = lambda _: None
+        broken.over.set()  # it closes the connection
+        client = OpenAIClient(f"{refusing.url} {broken.url} {server.url}", "m")
+        assert [client.complete(CHATS, 2) for _ in range(2)] == [SEEDS] * 2
+        err = capsys.readouterr().err
+        for lost in (refusing, broken):
+            assert err.count(f"--server {lost.url}: does not answer (") == 1, "it is said once"
+        assert err.count("Until then the other servers get its requests.") == 2
+        with pytest.raises(
+            SteerError, match=r"^--server .*: does not answer \(.*\)\. Start it, or check the address\.$"
+        ):
+            OpenAIClient(f"{refusing.url} {broken.url}", "m").complete(CHATS, 2)
+        server.reply = lambda _: (400, {}, json.dumps({"error": {"message": "too long"}}))
+        with pytest.raises(SteerError, match="answered 400: too long"):
+            client.complete(CHATS, 2)
+        assert len(server.bodies) <= 24 + 2, "after an error nothing more is asked"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -9,11 +9,11 @@ import json
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
-from itertools import cycle
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from attribute_models.endpoint import exchange
 from attribute_models.templates import NONE
 from steer.errors import SteerError
 from steer.generation.calls import JSON, UNREADABLE
+from steer.progress import note_once
 
 TIMEOUT = 600  # seconds for one response
 BUSY = {429, 502, 503, 504}  # statuses after which to try again
@@ -75,8 +76,12 @@ def _arguments(call: Mapping[str, Any], kind: type, convert: Callable[[Any], Any
     return {**kept, "function": {"name": function["name"], "arguments": arguments}}
 
 
+class SilentError(SteerError):
+    """A server that cannot be reached, or breaks off; another one may answer."""
+
+
 class OpenAIClient:
-    """A server by its address, and one of its models (default: its only one); several addresses take turns."""
+    """A server by its address, and one of its models (default: its only one); several share the requests."""
 
     def __init__(self, urls: str, model: str = "") -> None:
         self.urls = [url.rstrip("/") for url in urls.split()]
@@ -89,22 +94,52 @@ class OpenAIClient:
         self.model = names[0]
 
     def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[ChatReply]:
-        """Return the replies in order; `at_once` requests run at a time on each server."""
+        """Return the replies in order; `at_once` requests run at a time on each server, which takes them as it can.
 
-        def reply(chat: ChatCall, url: str) -> ChatReply:
-            turns = [_turn(turn) for turn in chat.messages]
-            body = {"model": self.model, "messages": turns, "seed": chat.seed, **settings}
-            kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
-            if chat.attributes is not None:
-                kwargs["attributes"] = chat.attributes
-            body |= {"chat_template_kwargs": kwargs} if kwargs else {}
-            body |= {"tools": chat.options["tools"]} if "tools" in chat.options else {}
-            with self._valid_replies(url):
-                choice = self._call(url, "chat/completions", body)["choices"][0]
-                return _reply(choice["message"], choice["finish_reason"])
+        Those of a server that does not answer go to the others; SteerError if none is left.
+        """
+        waiting, replies = deque(range(len(chats))), dict[int, ChatReply]()
+        lost: dict[str, SilentError] = {}  # servers that are asked no more for these chats
 
-        with ThreadPoolExecutor(at_once * len(self.urls)) as pool:
-            return list(pool.map(reply, chats, cycle(self.urls)))
+        def work(url: str) -> None:
+            while url not in lost:
+                try:
+                    place = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    replies[place] = self._ask(url, chats[place], settings)
+                except SilentError as error:
+                    lost[url] = error
+                    waiting.append(place)
+
+        while len(replies) < len(chats):  # again for what came back when the others had ended
+            urls = [url for url in self.urls if url not in lost]
+            if not urls:
+                raise next(iter(lost.values()))
+            each = min(at_once, len(waiting))
+            with ThreadPoolExecutor(each * len(urls)) as pool:
+                try:
+                    for future in as_completed([pool.submit(work, url) for _ in range(each) for url in urls]):
+                        future.result()
+                except BaseException:
+                    waiting.clear()  # what was begun ends, and nothing else begins
+                    raise
+        for error in lost.values():
+            note_once(f"{error} Until then the other servers get its requests.")
+        return [replies[place] for place in range(len(chats))]
+
+    def _ask(self, url: str, chat: ChatCall, settings: Mapping[str, Any]) -> ChatReply:
+        turns = [_turn(turn) for turn in chat.messages]
+        body = {"model": self.model, "messages": turns, "seed": chat.seed, **settings}
+        kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
+        if chat.attributes is not None:
+            kwargs["attributes"] = chat.attributes
+        body |= {"chat_template_kwargs": kwargs} if kwargs else {}
+        body |= {"tools": chat.options["tools"]} if "tools" in chat.options else {}
+        with self._valid_replies(url):
+            choice = self._call(url, "chat/completions", body)["choices"][0]
+            return _reply(choice["message"], choice["finish_reason"])
 
     def _only_model(self, url: str) -> str:
         """Return the name of a server's only model; SteerError if it has several."""
@@ -136,4 +171,4 @@ class OpenAIClient:
                 message = json.loads(message)["error"]["message"]
             raise SteerError(f"--server {url}: answered {error.code}: {message}") from None
         except (OSError, ValueError, HTTPException) as error:
-            raise SteerError(f"--server {url}: does not answer ({error}). Start it, or check the address.") from None
+            raise SilentError(f"--server {url}: does not answer ({error}). Start it, or check the address.") from None

@@ -119,7 +119,7 @@ class GenerateSettings(Drawing, AskedSampling):
     server: str = option(
         "",
         "Draw from an OpenAI-compatible server that has the policy, by its address (`http://.../v1`), instead of "
-        "loading the weights; several addresses with a space between take turns.",
+        "loading the weights; several addresses with a space between share the requests.",
         panel=ENGINE,
     )
     server_model: str = option(
