@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,21 @@ import pytest
 
 from steer import cache
 from steer.addresses import fetched
+from steer.comparison.comparison import Comparison
+from steer.comparison.runs import permuted
+from steer.comparison.tuning import on_training_rows
+from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.iteration.rounds import Rounds
+from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS
 from steer.models import token_store
 from steer.models.tokenization import Tokens
-from steer.rows import lazy, read_rows, write_rows
+from steer.rows import Row, lazy, read_rows, write_rows
 from steer.rows.labelled import Labelled
 from steer.rows.lazy import LazyRow, LazyRows, batches_of
+from steer.rows.schema import Schema
 from steer.run_folder import files_in, rows_fingerprint
 from steer.training.command import train_command
 from steer.training.prepare import Hashes
@@ -53,6 +61,19 @@ def test_a_stored_row_reads_as_the_row(labels: Path, monkeypatch: pytest.MonkeyP
     assert (changed, kept[4]) == (same, rows[4])
     assert changed | {"more": 2} == same | {"more": 2}
     assert ("more" in changed, "more" in kept[4], kept[4].get("more")) == (True, False, None)
+
+
+def test_a_stored_row_is_written_and_sent_as_the_row(labels: Path, tmp_path: Path) -> None:
+    rows: list[Any] = read_rows(labels)[:20]
+    rows[3] = {"response": "first", **rows[3], "tools": [{"a": None}], "note": 1}
+    kept: Any = LazyRows(list(batches_of(rows)))
+    changed = {"note": 2, "split": "test"}
+    write_rows((row | changed for row in rows), tmp_path / "held.jsonl")
+    write_rows((row | changed for row in kept), tmp_path / "stored.jsonl")
+    assert (tmp_path / "stored.jsonl").read_bytes() == (tmp_path / "held.jsonl").read_bytes()
+    assert [list(row) for row in kept] == [list(row) for row in rows]
+    sent = pickle.loads(pickle.dumps(kept[3]))
+    assert (type(sent), sent) == (dict, rows[3])
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -91,18 +112,93 @@ def test_training_is_the_same_to_the_bit(
     assert trained("held") == there
 
 
+def many(root: Path, count: int) -> Path:
+    """Write so many rows with 2,400 bytes of text, each with a prompt of its own, as a stage does."""
+    folder, split = root / str(count), {"split": "train", "scores": {}, "levels": {}}
+    text = {"response": "bees give honey. " * 25, "note": "x" * 2000}
+    asked = [[{"role": "user", "content": f"tell me about {i} bees."}] for i in range(count)]
+    write_rows(({"id": f"row {i}", "prompt": asked[i], **text, **split} for i in range(count)), folder / "rows.jsonl")
+    (folder / "done.json").write_text('{"summary": ""}')
+    return folder
+
+
+def rounds_on(rows: Path, base: Path) -> Rounds:
+    training = TrainConfig(str(rows), str(base), "-")
+    schema = Labelled.without_rows(rows).schema
+    return Rounds(
+        rows=str(rows),
+        model=str(base),
+        scorer="",
+        root=rows,
+        settings=IterateSettings(),
+        training=training,
+        schema=schema,
+        scorers={},
+        key="",
+    )
+
+
+def compared_on(rows: Path, base: Path, output: Path) -> Comparison:
+    gold = "data_recipes.world_text:Gold"
+    return Comparison(CompareConfig(str(rows), str(base), str(output), gold=gold, max_steps=1, tune_prompts=6), output)
+
+
+def of_rounds(rows: Path, base: Path) -> list[Sequence[Row]]:
+    rounds = rounds_on(rows, base)
+    return [rounds.labelled.rows, rounds.logs, rounds.prompts("train")]
+
+
+def of_a_comparison(rows: Path, base: Path) -> list[Sequence[Row]]:
+    comparison = compared_on(rows, base, rows / "out")
+    return [comparison.labelled.rows, comparison.logs, comparison.examination.rows]
+
+
+@pytest.mark.parametrize("rows_of", [of_rounds, of_a_comparison])
+def test_rounds_and_comparisons_hold_places_of_rows_and_no_texts(
+    rows_of: Callable[[Path, Path], list[Sequence[Row]]],
+    labels: Path,
+    base: Path,
+    tmp_path: Path,
+    on_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lazy, "WINDOW", 50)
+    held = []
+    for count in (300, 1500):
+        folder = many(tmp_path, count)
+        Schema.load(labels / "schema.json").save(folder / "schema.json")
+        tracemalloc.start()
+        before = pyarrow.total_allocated_bytes()
+        lists = rows_of(folder, base)
+        held.append(tracemalloc.get_traced_memory()[0] + pyarrow.total_allocated_bytes() - before)
+        tracemalloc.stop()
+        assert [len(rows) for rows in lists] == [count] * 3
+        del lists
+    assert (held[1] - held[0]) / 1200 < 600  # bytes; a row has 2,400 of text
+
+
+def test_rounds_and_comparisons_read_and_write_the_same_rows(
+    labels: Path, base: Path, tmp_path: Path, on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str) -> list[Any]:
+        rounds, comparison = rounds_on(labels, base), compared_on(labels, base, tmp_path / name)
+        written = [Path(permuted(comparison)), Path(on_training_rows(comparison).config.rows)]
+        read = [rounds.logs, rounds.prompts("train"), rounds.prompts("test", 5), comparison.logs]
+        assert {isinstance(row, LazyRow) for rows in read for row in rows} == {name == "stored"}
+        return [read, comparison.labelled.content, *((folder / "rows.jsonl").read_bytes() for folder in written)]
+
+    there = made("stored")
+    monkeypatch.undo()
+    assert made("held") == there
+
+
 def test_a_process_holds_places_of_rows_and_no_texts(
     base: Path, tmp_path: Path, on_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lazy, "WINDOW", 50)
     held = []
     for count in (300, 1500):
-        folder, split = tmp_path / str(count), {"split": "train", "scores": {}, "levels": {}}
-        asked = [{"role": "user", "content": "tell me about bees."}]
-        text = {"prompt": asked, "response": "bees give honey. " * 25, "note": "x" * 2000}
-        write_rows(({"id": f"row {i}", **text, **split} for i in range(count)), folder / "rows.jsonl")
-        (folder / "done.json").write_text('{"summary": ""}')
-        options = TrainSettings()
+        folder, options = many(tmp_path, count), TrainSettings()
         tracemalloc.start()
         before = pyarrow.total_allocated_bytes()
         labelled = Labelled.of(folder, rows_fingerprint(str(folder)))

@@ -90,8 +90,8 @@ class Comparison:
 
     @cached_property
     def labelled(self) -> Labelled:
-        """All labelled rows, with their schema."""
-        return Labelled.read(self.config.rows)
+        """All labelled rows, with their schema; many are not held, but in a file of the cache."""
+        return Labelled.read(self.config.rows, rows_fingerprint(self.config.rows))
 
     @cached_property
     def logs(self) -> list[Row]:

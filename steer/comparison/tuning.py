@@ -113,7 +113,7 @@ def on_training_rows(comparison: Comparison) -> Comparison:
     config, folder = comparison.config, comparison.folder / "tuning"
     held, rows = set(held_out(comparison)), folder / "rows"
     if not (rows / "done.json").is_file():
-        parted = [{**row, "split": "test" if split_key(row) in held else "train"} for row in comparison.logs]
+        parted = [row | {"split": "test" if split_key(row) in held else "train"} for row in comparison.logs]
         replace(comparison.labelled, rows=parted).save(rows)
     alone = replace(
         config,

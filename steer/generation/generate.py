@@ -198,9 +198,12 @@ def _turns(prompt: str | Sequence[Mapping[str, str]], number: int) -> list[dict[
     return turns
 
 
-def held_out_prompts(rows: str, held_out: float, seed: int, limit: int, split: str = "test") -> list[Row]:
-    """Return one row per distinct prompt of a split, in the order of the file."""
-    return _distinct(read(rows), split, held_out, seed)[: limit or None]
+def held_out_prompts(
+    rows: str | Iterable[Row], held_out: float, seed: int, limit: int, split: str = "test"
+) -> list[Row]:
+    """Return one row per distinct prompt of a split, in the order of the rows, or of the file that they name."""
+    rows = read(rows) if isinstance(rows, str) else rows
+    return _distinct(rows, split, held_out, seed)[: limit or None]
 
 
 def _distinct(rows: Iterable[Row], split: str, held_out: float, seed: int) -> list[Row]:

@@ -15,7 +15,6 @@ import numpy as np
 from steer.conditioning.targets import Target, parse_weights
 from steer.errors import SteerError
 from steer.generation.drawing import generate_rows
-from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.iteration.fresh import above, distinct, usable
 from steer.iteration.goals import goals
@@ -56,10 +55,10 @@ def fresh_rows(rounds: Rounds, number: int) -> Path:
 
 def _responses(rounds: Rounds, number: int) -> list[Row]:
     """Draw responses, and drop those that are malformed or, with `dedupe`, were seen already."""
-    settings, training = rounds.settings, rounds.training
+    settings = rounds.settings
     split = rounds.split(rounds.policy_of(number - 1))
     policy = rounds.load(rounds.policy_of(number - 1), weights=split.opens is None)
-    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, 0, "train")
+    prompts = rounds.prompts("train")
     order = np.random.default_rng([settings.seed, number]).permutation(len(prompts))[: settings.prompts_per_round]
     seed = settings.seed * 1000 + number
     aims = _aims(rounds, policy, len(order), seed)

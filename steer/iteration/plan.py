@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from steer.errors import SteerError
-from steer.generation.generate import held_out_prompts
 from steer.generation.pace import measured
 from steer.iteration.round import training_of_round
 from steer.iteration.rounds import Rounds
 from steer.iteration.watch import watched_requests
 from steer.progress import duration
 from steer.report.cells import counted
-from steer.rows.labelled import Labelled
 from steer.training.pace import forecast, lengths_of, unforeseeable
 from steer.training.prepare import Hashes
 from steer.training.train import Training, prepare
@@ -24,7 +22,7 @@ def planned(rounds: Rounds) -> str:
     s, t = rounds.settings, rounds.training
     policy = rounds.load(rounds.policy_of(0))
     _, watched = watched_requests(rounds, policy)
-    prompts = min(s.prompts_per_round, len(held_out_prompts(rounds.rows, t.held_out, t.seed, 0, "train")))
+    prompts = min(s.prompts_per_round, len(rounds.prompts("train")))
     fresh, draws = prompts * s.n, prompts * s.n * s.rounds + len(watched) * (s.rounds + 1)
     pool = s.pool or rounds.method.pool
     logs = round(s.log_share * len(rounds.logs[: t.limit or None])) if pool == "all" else 0
@@ -68,4 +66,4 @@ def _on_logs(rounds: Rounds) -> Training:
     """Prepare the training of the first round on the logged rows alone."""
     config = replace(training_of_round(rounds, 1, Path(rounds.rows)), limit=rounds.training.limit)
     hashes = Hashes.of(config.model, config.init)
-    return prepare(Labelled.of(rounds.rows), config.model, config.method, config, hashes)
+    return prepare(rounds.labelled, config.model, config.method, config, hashes)

@@ -11,7 +11,7 @@ import numpy as np
 from steer.errors import SteerError
 from steer.labelling.scorer import Scorer
 from steer.labelling.writer import labelled
-from steer.rows import Row, read, read_rows, write_rows
+from steer.rows import Row, read, write_rows
 from steer.rows.binning import fitted
 from steer.rows.schema import Schema
 
@@ -68,6 +68,6 @@ def pooled(rows: Iterator[Row], folder: Path, schema: Schema, scorer: Scorer, *,
         quantised, schema = requantised(list(rows), schema, scorer)
         rows = iter(quantised)
     write_rows(rows, folder / "rows.jsonl")
-    train = [row for row in read_rows(folder / "rows.jsonl") if row["split"] == "train"]
+    train = (row for row in read(folder / "rows.jsonl") if row["split"] == "train")
     schema.recounted(train).save(folder / "schema.json")
     return folder

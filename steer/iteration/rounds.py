@@ -24,6 +24,7 @@ from steer.progress import note
 from steer.rows import Row
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
+from steer.run_folder import rows_fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,18 @@ class Rounds:
         return METHODS[self.training.method]
 
     @cached_property
+    def labelled(self) -> Labelled:
+        """The logged rows; many are not held, but in a file of the cache."""
+        return Labelled.read(self.rows, rows_fingerprint(self.rows))
+
+    @cached_property
     def logs(self) -> list[Row]:
         """The logged rows of the training split."""
-        return [row for row in Labelled.read(self.rows).rows if row["split"] == "train"]
+        return [row for row in self.labelled.rows if row["split"] == "train"]
+
+    def prompts(self, split: str, limit: int = 0) -> list[Row]:
+        """Return one logged row per distinct prompt of a split, the first `limit` of them (0: all)."""
+        return held_out_prompts(self.labelled.rows, self.training.held_out, self.training.seed, limit, split)
 
     def folder(self, number: int) -> Path:
         """The folder of a round."""
@@ -77,7 +87,7 @@ class Rounds:
 
     def check(self) -> None:
         """Raise SteerError for rows without held-out prompts and models that cannot be loaded; nothing is written."""
-        if not held_out_prompts(self.rows, self.training.held_out, self.training.seed, 1):
+        if not self.prompts("test", 1):
             raise SteerError(f"{self.rows}: has no held-out prompts to watch. Label with --held-out above 0.")
         for model in dict.fromkeys((self.policy_of(0), self.model)):
             self.load(model)

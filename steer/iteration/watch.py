@@ -15,7 +15,6 @@ from steer.evaluation.statistics import interval
 from steer.evaluation.systems import RewardScale, kl
 from steer.evaluation.weighted import spearman
 from steer.generation.drawing import draw_parts
-from steer.generation.generate import held_out_prompts
 from steer.generation.requests import Request
 from steer.iteration.guards import Figures
 from steer.iteration.rounds import Rounds
@@ -60,11 +59,9 @@ def _watched(rounds: Rounds, number: int, judges: Judges) -> dict[str, Any]:
 
 def watched_requests(rounds: Rounds, policy: Policy) -> tuple[Target, list[Request]]:
     """Return the target that a policy is watched at (empty: it is unconditioned) and its held-out requests."""
-    training = rounds.training
     names = policy.card.attributes if policy.card else ()
     best = rounds.schema_of(policy).best(names) if names else {}
-    prompts = held_out_prompts(rounds.rows, training.held_out, training.seed, rounds.settings.watch)
-    return best, [Request(row, best) for row in prompts]
+    return best, [Request(row, best) for row in rounds.prompts("test", rounds.settings.watch)]
 
 
 def line(facts: Mapping[str, Any]) -> str:

@@ -65,12 +65,12 @@ class Labelled:
         return cls([], schema, str(facts.get("scorer", "")), str(facts.get("spec", "")), str(source))
 
     @classmethod
-    def read(cls, path: str | Path) -> Labelled:
+    def read(cls, path: str | Path, stored_as: str = "") -> Labelled:
         """Read what `save` or "steer label" wrote: a folder, or a file of rows with its schema.json beside it.
 
-        A missing schema, or a row without levels or split, raises SteerError.
+        A missing schema, or a row without levels or split, raises SteerError. `stored_as`: as of `of`.
         """
-        labelled = cls.of(path)
+        labelled = cls.of(path, stored_as)
         labelled.require_levels()
         labelled.require_labels()
         return labelled

@@ -38,11 +38,14 @@ class LazyRow(Mapping[str, Any]):
         return self.changed[name] if name in self.changed else self.store.part(self.place, name in TEXTS)[name]
 
     def __iter__(self) -> Iterator[str]:
-        parts = (self.store.part(self.place, texts) for texts in (False, True))
-        return iter(dict.fromkeys(name for part in (*parts, self.changed) for name in part))
+        return iter(dict.fromkeys((*self.store.part(self.place, False), *self.changed)))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[Row]]:
+        """Pickle as a dict: another process has not mapped the file."""
+        return dict, (dict(self),)
 
     def __or__(self, other: Mapping[str, Any]) -> LazyRow:
         return LazyRow(self.store, self.place, {**self.changed, **other})
@@ -75,12 +78,15 @@ class LazyRows(Sequence[Row]):
 
 
 def batches_of(rows: Iterable[Row]) -> Iterator[Any]:
-    """Yield rows as Arrow batches of AT_ONCE rows: their texts, and what else they hold, as JSON."""
+    """Yield rows as Arrow batches of AT_ONCE rows: their texts, and what else they hold, as JSON.
+
+    The latter has null in the place of every text, so that a row's columns keep their order, and a line its bytes.
+    """
     import pyarrow
 
     reader = iter(rows)
     while part := list(islice(reader, AT_ONCE)):
-        rest = [_encoded({n: v for n, v in row.items() if n not in TEXTS}) for row in part]
+        rest = [_encoded({n: None if n in TEXTS else v for n, v in row.items()}) for row in part]
         texts = [_encoded({n: v for n, v in row.items() if n in TEXTS}) for row in part]
         columns = [pyarrow.array(column, pyarrow.large_binary()) for column in (rest, texts)]
         yield pyarrow.record_batch(columns, names=["rest", "texts"])
