@@ -5,9 +5,9 @@
 
 Two kinds of numbers go in. *Measured here*, when it is called, on `--sample` rows of random words, as long as you say:
 CPU time and bytes per row of `steer data` and `steer label` (counted attributes), and the memory that a row takes in
-`steer train`; what a start costs is left out. *Given by you*: sizes, and the rate of a GPU,
-as its peak FLOP/s times a share of it (MFU; decoding reaches far less of it than training). No GPU was ever at hand
-here, so no rate of one is measured: an hour of a GPU below is operations divided by your two numbers.
+`steer train`, `iterate`, `compare` and `generate`; what a start costs is left out. *Given by you*: sizes, and the rate
+of a GPU, as its peak FLOP/s times a share of it (MFU; decoding reaches far less of it than training). No GPU was ever
+at hand here, so no rate of one is measured: an hour of a GPU below is operations divided by your two numbers.
 
 Floating-point operations per token and parameter: 2 to read or draw, 4 to train beside a frozen one (LoRA), 6 to train
 it. Attention over long sequences comes on top. What is read, prompts of responses that are drawn too, is computed many
@@ -27,26 +27,78 @@ import random
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, whatever is installed
 
-from benchmarks.rows import SCORER, measured, prepared
+from benchmarks.rows import SCORER, measured, prepared, printed
 
 TOKENS_A_WORD = 1.4  # of English prose in a vocabulary of 50,000 or more, about
 ID = array("i").itemsize  # bytes of a token id, as `Tokens` keeps it
 EPOCHS = 3  # of `steer fit --kind regression`, at most
 VERDICT = 10  # tokens of a judge's answer
 
+# What a command itself holds of its rows from beginning to end; scores, 8 bytes each, come on top.
+HOLDS = {
+    "iterate": """
+from steer.config.training import TrainConfig
+from steer.iteration.rounds import Rounds
+from steer.iteration.settings import IterateSettings
+from steer.rows.labelled import Labelled
+rows, model = sys.argv[1:]
+rounds = Rounds(rows=rows, model=model, scorer="", root=Path(), settings=IterateSettings(), key="", scorers={},
+    training=TrainConfig(rows, model, "-"), schema=Labelled.without_rows(rows).schema)
+held = rounds.logs, rounds.prompts("train")
+print(memory())
+""",
+    "compare": """
+from steer.comparison.comparison import Comparison
+from steer.config.comparison import CompareConfig
+rows, model = sys.argv[1:]
+comparison = Comparison(CompareConfig(rows, model, "-"), Path())
+held = comparison.logs, comparison.examination.rows, comparison.examination.court
+print(memory())
+""",
+    "dicts": """
+from steer.rows import read_rows
+held = read_rows(sys.argv[1])
+print(memory())
+""",
+    "prompts": """
+from steer.generation.generate import prompts_in
+from steer.generation.requests import Request
+from steer.generation.settings import GenerateSettings
+held = [Request(row, {}) for row in prompts_in(Path(sys.argv[1]), GenerateSettings())]
+print(memory())
+""",
+    "drawn": """
+from types import SimpleNamespace
+from steer.generation.drawing import rows_of
+from steer.generation.requests import Request, Response
+from steer.generation.settings import Sampling
+from steer.rows import read, read_back, write_rows
+path, policy = Path(sys.argv[1]) / "drawn.jsonl", SimpleNamespace(card=None)
+with path.open("w"):
+    drawn = ((Request(row, {}), Response(row["response"], True)) for row in read(sys.argv[1]))
+    write_rows((row for each in drawn for row in rows_of(policy, each[:1], each[1:], Sampling())), path)
+held = read_back(path)
+path.unlink()
+print(memory())
+""",
+}
+
 
 class Measured(NamedTuple):
-    """What a row of the sample cost here: seconds of CPU time, bytes on disk and in memory."""
+    """What a row of the sample cost here: seconds of CPU time, bytes on disk and in memory.
+
+    `held`: by `train`, by what HOLDS names (`prompts` for each prompt, `drawn` for each response), in each process.
+    """
 
     seconds: dict[str, float]
     disk: dict[str, float]
-    held: float
+    held: dict[str, float]
 
 
 class Work(NamedTuple):
@@ -72,7 +124,7 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
     """Run `steer data` and `steer label` on so many rows, and read them as training does; words of a row."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        seconds, disk, held = {}, {}, {}
+        seconds, disk, memory = {}, {}, {}
         for size in (count // 10, count):
             place = folder / str(size)
             place.mkdir()
@@ -86,12 +138,16 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
                 output = place / command[command.index("--output") + 1] / "rows.jsonl"
                 disk[name] = output.stat().st_size / size
             for _ in ("tokenised", "found"):  # the first holds what it has just tokenised, 1,000 rows at a time
-                held[size] = prepared(place / "labels", place / "cache", stored=True).memory * 2**20
+                memory["train", size] = prepared(place / "labels", place / "cache", stored=True).memory
+            for name, script in HOLDS.items():
+                [memory[name, size]] = printed(script, place / "labels", place / "cache", stored=True)
             disk["rows of train"] = sum(path.stat().st_size for path in place.glob("cache/rows/*/*")) / size
     # A start takes as much for any number of rows: what a further row costs is the difference.
     few, more = count // 10, count - count // 10
     each = {name: (seconds[name, count] - seconds[name, few]) / more for name in ("data", "label")}
-    return Measured(each, disk, (held[count] - held[few]) / more)
+    held = {name: (memory[name, count] - memory[name, few]) * 2**20 / more for name in ("train", *HOLDS)}
+    held["prompts"] *= 2  # `made` gives two responses to each
+    return Measured(each, disk, held)
 
 
 def works(options: argparse.Namespace, rows: float) -> dict[str, list[Work]]:
@@ -146,7 +202,14 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         f"Measured on {options.sample:,} such rows here, for each: `data` {seconds['data'] * 1e6:,.0f} and `label` "
         f"(counted) {seconds['label'] * 1e6:,.0f} µs of CPU time; {disk['data']:,.0f} and {disk['label']:,.0f} bytes "
         f"on disk; for `train` {disk['rows of train']:,.0f} bytes in the cache, {tokens * ID:,} more for token ids "
-        f"({ID} each), and {held:,.0f} in the memory of each process."
+        f"({ID} each), and {held['train']:,.0f} in the memory of each process."
+    )
+    yield (
+        f"Held in memory by other commands: {held['iterate']:,.0f} bytes a row by `iterate`, {held['compare']:,.0f} by "
+        f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` or a round is to answer, and "
+        f"{held['drawn']:,.0f} a response that it drew. Rows held whole (by `evaluate`, by a round with `--annotator` "
+        "or `--relative-levels`, and from sources other than a folder of a stage) take "
+        f"{held['dicts']:,.0f} each."
     )
     yield (
         f"Given: {options.responses:g} responses to a prompt, and {options.draws:g} drawn; {options.parameters:.3g} "
@@ -164,7 +227,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         ("data", "GB on disk"): disk["data"],
         ("label", "GB on disk"): disk["label"],
         ("train", "GB on disk, of a machine"): stored,
-        ("train", "GB in each process"): held,
+        ("train", "GB in each process"): held["train"],
+        **{(name, "GB in the command"): bytes_ for name, bytes_ in in_the_command(options, held).items()},
     }
     for (name, unit), bytes_ in lines.items():
         yield _line(name, unit, [rows * bytes_ / 1e9 for rows in options.rows])
@@ -175,12 +239,27 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         f"{1e9 * seconds['label'] / 86400:,.1f} days for 1e9 rows. `--num-proc` shares that out among processes of a "
         "machine; for several machines cut the file, and run both for each piece, `label` with the schema of the first."
     )
-    most = options.memory * 1e9 / held
+    holds = {"train": held["train"], **in_the_command(options, held)}
+    worst, *others = sorted(holds, key=lambda name: -holds[name])
+    most = {name: f"{options.memory * 1e9 / bytes_:.1e}" for name, bytes_ in holds.items()}
     yield (
-        f"- Then memory: of a row `steer train` holds its place and its group in every process, {held:,.0f} bytes, so "
-        f"a machine with {options.memory:g} GB ends at about {most:.1e} rows in one process, and "
-        f"{most / options.processes:.1e} in {options.processes}."
+        f"- Then memory, first that of `{worst}`: a machine with {options.memory:g} GB ends at about {most[worst]} "
+        f"logged rows ({', '.join(f'`{name}` at {most[name]}' for name in others)}), each in one process. "
+        f"`train` holds the place and the group of a row in every process, so {options.processes} end at "
+        f"{options.memory * 1e9 / held['train'] / options.processes:.1e}. What answers every prompt holds the prompts "
+        "and what it drew whole: `--limit` or files of fewer prompts have `generate` answer less at a time, "
+        "`--prompts-per-round` a round."
     )
+
+
+def in_the_command(options: argparse.Namespace, held: Mapping[str, float]) -> dict[str, float]:
+    """Return the bytes of memory for each logged row in commands that keep rows themselves, whatever trains or draws.
+
+    `iterate` holds the row of a prompt already; as elsewhere here, its rounds draw to every prompt.
+    """
+    drawn = options.draws * held["drawn"] / options.responses
+    generate = held["prompts"] / options.responses + drawn
+    return {"generate": generate, "iterate": held["iterate"] + drawn, "compare": held["compare"]}
 
 
 def words(tokens: int) -> int:

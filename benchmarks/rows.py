@@ -132,9 +132,15 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-TRAIN = """
+MEMORY = """
 import re, sys
 from pathlib import Path
+def memory():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+"""
+
+
+TRAIN = """
 from transformers import AutoTokenizer
 from data_recipes import world_model
 from steer.methods.groups import singles
@@ -148,7 +154,7 @@ if not Path(model).is_dir():
 rows = Labelled.of(labels, rows_fingerprint(labels)).training()
 tokens = Tokens(rows, AutoTokenizer.from_pretrained(model))
 groups, _ = short_enough(singles(rows), tokens, None, 10**6)
-print(int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+print(memory())
 """
 
 
@@ -165,13 +171,19 @@ def prepared(labels: Path, cache: Path, *, stored: bool = False) -> Cost:
 
     `stored`: as many rows are read, however few there are.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "STEER_CACHE": str(cache)}
-    command = [sys.executable, "-c", STORED * stored + TRAIN, str(labels), str(cache / "model")]
     times: list[float] = []
     with timed(times):
-        memory = float(subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
+        [memory] = printed(TRAIN, labels, cache, stored=stored)
     wall, cpu = times
     return Cost(wall, cpu, memory)
+
+
+def printed(script: str, labels: Path, cache: Path, *, stored: bool = False) -> list[float]:
+    """Run a script on labelled rows and a folder for a model; return the numbers that it prints, MiB by `memory()`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "STEER_CACHE": str(cache)}
+    command = [sys.executable, "-c", MEMORY + STORED * stored + script, str(labels), str(cache / "model")]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return [float(number) for number in done.stdout.split()]
 
 
 def main() -> None:
