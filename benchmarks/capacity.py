@@ -206,8 +206,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     )
     yield (
         f"Held in memory by other commands: {held['iterate']:,.0f} bytes a row by `iterate`, {held['compare']:,.0f} by "
-        f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` or a round is to answer, and "
-        f"{held['drawn']:,.0f} a response that it drew. Rows held whole (by `evaluate`, by a round with `--annotator` "
+        f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` is to answer, and "
+        f"{held['drawn']:,.0f} a response that it or a round drew. Rows held whole (by `evaluate`, by a round with `--annotator` "
         "or `--relative-levels`, and from sources other than a folder of a stage) take "
         f"{held['dicts']:,.0f} each."
     )
@@ -244,10 +244,11 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     most = {name: f"{options.memory * 1e9 / bytes_:.1e}" for name, bytes_ in holds.items()}
     yield (
         f"- Then memory, first that of `{worst}`: a machine with {options.memory:g} GB ends at about {most[worst]} "
-        f"logged rows ({', '.join(f'`{name}` at {most[name]}' for name in others)}), each in one process. "
+        f"logged rows ({', '.join(f'`{name}` at {most[name]}' for name in others)}), each in one process; "
+        "what a round or a run of a comparison trains in the same process comes on top. "
         f"`train` holds the place and the group of a row in every process, so {options.processes} end at "
-        f"{options.memory * 1e9 / held['train'] / options.processes:.1e}. What answers every prompt holds the prompts "
-        "and what it drew whole: `--limit` or files of fewer prompts have `generate` answer less at a time, "
+        f"{options.memory * 1e9 / held['train'] / options.processes:.1e}. `generate` holds its prompts whole, it "
+        "and a round what they drew: `--limit` or files of fewer prompts have `generate` answer less at a time, "
         "`--prompts-per-round` a round."
     )
 
