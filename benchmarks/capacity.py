@@ -207,8 +207,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     yield (
         f"Held in memory by other commands: {held['iterate']:,.0f} bytes a row by `iterate`, {held['compare']:,.0f} by "
         f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` is to answer, and "
-        f"{held['drawn']:,.0f} a response that it or a round drew. Rows held whole (by `evaluate`, by a round with `--annotator` "
-        "or `--relative-levels`, and from sources other than a folder of a stage) take "
+        f"{held['drawn']:,.0f} a response that it or a round drew. Rows held whole (by `evaluate`, by a round with "
+        "`--annotator` or `--relative-levels`, and from sources other than a folder of a stage) take "
         f"{held['dicts']:,.0f} each."
     )
     yield (

@@ -183,6 +183,8 @@ def test_rounds_and_comparisons_read_and_write_the_same_rows(
     def made(name: str) -> list[Any]:
         rounds, comparison = rounds_on(labels, base), compared_on(labels, base, tmp_path / name)
         written = [Path(permuted(comparison)), Path(on_training_rows(comparison).config.rows)]
+        trained = [Labelled.of(folder, rows_fingerprint(str(folder))).rows for folder in written]
+        assert [isinstance(rows, LazyRows) for rows in trained] == [name == "stored"] * 2
         read = [rounds.logs, rounds.prompts("train"), rounds.prompts("test", 5), comparison.logs]
         assert {isinstance(row, LazyRow) for rows in read for row in rows} == {name == "stored"}
         return [read, comparison.labelled.content, *((folder / "rows.jsonl").read_bytes() for folder in written)]

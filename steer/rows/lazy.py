@@ -99,9 +99,13 @@ def _encoded(row: Row) -> bytes:
 def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
     """Read the rows of a folder that a stage wrote; if they are many they are not held, but in a file of the cache.
 
-    Rows of any other source are read into memory.
+    Rows of any other source are read into memory. What a round or a comparison trains on is a stage's too: it has a
+    schema beside it, and no done.json.
     """
-    if not isinstance(source, str | Path) or not is_ours(path := Path(source)):
+    if not isinstance(source, str | Path):
+        return read_rows(source)
+    path = Path(source)
+    if not is_ours(path) and not ((path if path.is_dir() else path.parent) / "schema.json").is_file():
         return read_rows(source)
     files = row_files(path) if path.is_dir() else [path]
     if sum(file.stat().st_size for file in files) < LARGE:
