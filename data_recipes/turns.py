@@ -213,8 +213,8 @@ def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__c
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
             thought = "\n".join(x for x in texts if isinstance(x, str))
             kept |= {"reasoning_content": thought} if thought else {}
-        said = [raw[key] for key in CONTENT if raw.get(key) is not None]
-        content = next(filter(None, said), said[0] if said else None)
+        given = [raw[key] for key in CONTENT if raw.get(key) is not None]
+        content = next(filter(None, given), given[0] if given else None)
         if kept.get("tool_calls"):
             kept["tool_calls"] = calls(kept["tool_calls"])
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
