@@ -67,10 +67,16 @@ held = read_rows(sys.argv[1])
 print(memory())
 """,
     "prompts": """
+from collections import deque
+from itertools import islice
 from steer.generation.generate import prompts_in
-from steer.generation.requests import Request
+from steer.generation.requests import Request, seeds
 from steer.generation.settings import GenerateSettings
-held = [Request(row, {}) for row in prompts_in(Path(sys.argv[1]), GenerateSettings())]
+from steer.run_folder import rows_fingerprint
+path = Path(sys.argv[1])
+held = [Request(row, {}) for row in prompts_in(path, GenerateSettings(), rows_fingerprint(str(path)))]
+numbers = seeds(held, 0)
+deque(islice(numbers, len(held)), maxlen=0)
 print(memory())
 """,
     "drawn": """
@@ -206,10 +212,10 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
     )
     yield (
         f"Held in memory by other commands: {held['iterate']:,.0f} bytes a row by `iterate`, {held['compare']:,.0f} by "
-        f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` is to answer, and "
-        f"{held['drawn']:,.0f} a response that it or a round drew. Rows held whole (by `evaluate`, by a round with "
-        "`--annotator` or `--relative-levels`, and from sources other than a folder of a stage) take "
-        f"{held['dicts']:,.0f} each."
+        f"each process of `compare`, {held['prompts']:,.0f} a prompt that `generate` is to answer once, and "
+        f"{held['drawn']:,.0f} a response that a round drew. Rows held whole (by `evaluate`, by a round with "
+        "`--annotator` or `--relative-levels`, by `generate` with `--best-of` or `--score`, and from sources other "
+        f"than a folder of a stage) take {held['dicts']:,.0f} each."
     )
     yield (
         f"Given: {options.responses:g} responses to a prompt, and {options.draws:g} drawn; {options.parameters:.3g} "
@@ -247,9 +253,8 @@ def table(options: argparse.Namespace, sample: Measured) -> Iterator[str]:
         f"logged rows ({', '.join(f'`{name}` at {most[name]}' for name in others)}), each in one process; "
         "what a round or a run of a comparison trains in the same process comes on top. "
         f"`train` holds the place and the group of a row in every process, so {options.processes} end at "
-        f"{options.memory * 1e9 / held['train'] / options.processes:.1e}. `generate` holds its prompts whole, it "
-        "and a round what they drew: `--limit` or files of fewer prompts have `generate` answer less at a time, "
-        "`--prompts-per-round` a round."
+        f"{options.memory * 1e9 / held['train'] / options.processes:.1e}. A round "
+        "holds what it drew whole: `--prompts-per-round` makes that less."
     )
 
 
@@ -259,7 +264,7 @@ def in_the_command(options: argparse.Namespace, held: Mapping[str, float]) -> di
     `iterate` holds the row of a prompt already; as elsewhere here, its rounds draw to every prompt.
     """
     drawn = options.draws * held["drawn"] / options.responses
-    generate = held["prompts"] / options.responses + drawn
+    generate = held["prompts"] * max(1, options.draws) / options.responses  # at most: further draws share the prompt
     return {"generate": generate, "iterate": held["iterate"] + drawn, "compare": held["compare"]}
 
 

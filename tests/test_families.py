@@ -475,7 +475,7 @@ def test_what_was_drawn_becomes_a_row(tiny: Path) -> None:
         assert drawn.get("tool_calls", []) == calls
         assert drawn["response"] == ("" if calls else text)
         assert drawn["tools"] == DECLARED
-        assert usable(policy, [drawn]) == [drawn]
+        assert [*usable(policy, [drawn])] == [drawn]
 
 
 def test_responses_that_call_different_tools_are_different() -> None:

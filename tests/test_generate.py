@@ -21,7 +21,7 @@ from steer.errors import SteerError
 from steer.evaluation.statistics import interval
 from steer.generation.command import generate_command, summary_of
 from steer.generation.engines import respond
-from steer.generation.generate import generate, held_out_prompts
+from steer.generation.generate import Written, generate, held_out_prompts
 from steer.generation.requests import Request, condition_text
 from steer.generation.sampling import Markers
 from steer.generation.settings import Sampling
@@ -446,5 +446,6 @@ def test_an_answer_that_only_calls_a_tool_is_counted_as_one() -> None:
     settings = SimpleNamespace(n=1, best_of=1, max_new_tokens=8, score=False)
     rows = [{"response": "", "tool_calls": [{}], "finished": True}, {"response": " ", "finished": True}]
     generation: Any = SimpleNamespace(settings=settings, requests=[0, 0])
-    said = summary_of(generation, 2, rows, rows[:1])
+    written = Written.of(SimpleNamespace(leaks=lambda text: False), lambda: rows)  # type: ignore[arg-type]
+    said = summary_of(generation, 2, written)
     assert "1 out, 1 empty skipped, 0 cut off" in said

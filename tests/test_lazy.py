@@ -9,6 +9,7 @@ import pickle
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,14 @@ from steer.comparison.tuning import on_training_rows
 from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.generation.generate import Generation, prompts_in
+from steer.generation.requests import Request, Response
+from steer.generation.settings import GenerateSettings, Sampling
 from steer.iteration.rounds import Rounds
 from steer.iteration.settings import IterateSettings
 from steer.methods import METHODS
 from steer.models import token_store
+from steer.models.policy import load_policy
 from steer.models.tokenization import Tokens
 from steer.rows import Row, lazy, read_rows, write_rows
 from steer.rows.labelled import Labelled
@@ -210,6 +215,39 @@ def test_a_process_holds_places_of_rows_and_no_texts(
         assert len(training.loop.plan.groups) == count
         del training, labelled
     assert (held[1] - held[0]) / 1200 < 600  # bytes; a row has 2,400 of text
+
+
+def test_what_answers_prompts_holds_places_of_them_and_one_part_of_what_it_drew(
+    base: Path, tmp_path: Path, on_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WINDOW", "AT_ONCE"):
+        monkeypatch.setattr(lazy, name, 50)
+    policy: Any = load_policy(str(base))
+
+    def echo(policy: Any, requests: Sequence[Request], sampling: Sampling) -> list[Response]:
+        return [Response(request.row["prompt"][-1]["content"], True) for request in requests]
+
+    held = []
+    for count in (100, 300, 1500):  # the first imports and compiles
+        folder, settings = many(tmp_path, count), GenerateSettings(n=2, shard_size=50)
+        tracemalloc.start()
+        before = pyarrow.total_allocated_bytes()
+        rows = prompts_in(folder, settings, rows_fingerprint(str(folder)))
+        generation = replace(Generation.of(policy, rows, settings, None), engine=echo)
+        written = generation.written(tmp_path / f"drawn-{count}", files=3)
+        held.append(tracemalloc.get_traced_memory()[1] + pyarrow.total_allocated_bytes() - before)
+        tracemalloc.stop()
+        assert (written.good, written.empty, written.cut) == (2 * count, 0, 0)
+        assert len(read_rows(tmp_path / f"drawn-{count}")) == 2 * count
+        del rows, generation, written
+    assert (held[2] - held[1]) / 1200 < 600  # bytes at most at any time, for a row of 2,400 of text and two responses
+
+
+def test_prompts_from_disk_are_answered_alike(base: Path, tmp_path: Path, on_disk: Path) -> None:
+    folder, settings = many(tmp_path, 30), GenerateSettings()
+    stored = prompts_in(folder, settings, rows_fingerprint(str(folder)))
+    assert {isinstance(row, LazyRow) for row in stored} == {True}
+    assert stored == prompts_in(folder, settings)
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch, *, all_of_them: bool) -> None:

@@ -10,7 +10,7 @@ import click
 from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.obtained import table
-from steer.generation.generate import Generation, answers, prompt_rows, prompts_in, selection_of, usable
+from steer.generation.generate import Generation, Written, prompt_rows, prompts_in, selection_of, usable
 from steer.generation.pace import measured
 from steer.generation.prefill import shareable
 from steer.generation.requests import encode
@@ -36,7 +36,8 @@ def generate_command(config: GenerateConfig) -> str:
     run = _run(config, selection) if config.output else None
     if run and run.done and not config.dry_run:
         return str(run.done["summary"])
-    rows = prompts_in(config.input, config) if config.input else prompt_rows(config.prompt, config)
+    read = run.config["inputs"]["input"] if run and config.input else ""
+    rows = prompts_in(config.input, config, read) if config.input else prompt_rows(config.prompt, config)
     generation = Generation.of(config.policy, rows, _here(config) if config.dry_run else config, selection)
     if config.dry_run:
         return _planned(generation, len(rows))
@@ -52,9 +53,8 @@ def generate_command(config: GenerateConfig) -> str:
         parts.note_done()
         if parts.missing:
             return parts.pending("generate", config.output, done="drawn")
-    responses = generation.rows(run.folder, config.output_shards, config.output_format)
-    good = usable(generation.policy, responses)
-    return run.finish(summary_of(generation, len(rows), responses, good), rows=len(good))
+    written = generation.written(run.folder, config.output_shards, config.output_format)
+    return run.finish(summary_of(generation, len(rows), written), rows=written.good)
 
 
 def _here(config: GenerateConfig) -> GenerateConfig:
@@ -91,19 +91,18 @@ def _planned(generation: Generation, prompts: int) -> str:
     return "\n".join([*lines, "First prompt, as the policy reads it:", text])
 
 
-def summary_of(generation: Generation, prompts: int, rows: Sequence[Row], good: Sequence[Row]) -> str:
+def summary_of(generation: Generation, prompts: int, written: Written) -> str:
     """Count what went in and came out; with --score add how often targets were met."""
     s = generation.settings
     aims = len(generation.requests) // (prompts * s.n * s.best_of)
-    empty = sum(not answers(row) for row in rows)
-    leaking = len(rows) - empty - len(good)
     summary = (
-        f"generate: {prompts} prompts x {aims} targets x {s.n} in, {len(good)} out"
-        f"{f' (each the best of {s.best_of})' if s.best_of > 1 else ''}, {empty} empty skipped, "
-        f"{f'{leaking} with a condition in them skipped, ' if leaking else ''}"
-        f"{sum(not row['finished'] for row in rows)} cut off at {s.max_new_tokens} tokens."
+        f"generate: {prompts} prompts x {aims} targets x {s.n} in, {written.good} out"
+        f"{f' (each the best of {s.best_of})' if s.best_of > 1 else ''}, {written.empty} empty skipped, "
+        f"{f'{written.leaking} with a condition in them skipped, ' if written.leaking else ''}"
+        f"{written.cut} cut off at {s.max_new_tokens} tokens."
     )
-    return f"{_table(generation, good)}\n{summary}" if s.score else summary
+    good = usable(generation.policy, written.rows())
+    return f"{_table(generation, [*good])}\n{summary}" if s.score else summary
 
 
 def _table(generation: Generation, rows: Sequence[Row]) -> str:

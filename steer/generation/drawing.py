@@ -89,7 +89,12 @@ def generate_rows(
 
 def read_parts(parts: Parts) -> list[Row]:
     """Read the drawn rows of all parts, in their order."""
-    return [row for path in parts.paths for row in read_back(path)]
+    return [*stored_rows(parts)]
+
+
+def stored_rows(parts: Parts) -> Iterator[Row]:
+    """Yield the drawn rows of all parts, in their order; those of one part are held at a time."""
+    return (row for path in parts.paths for row in read_back(path))
 
 
 def _write(path: Path, rows: list[Row]) -> None:

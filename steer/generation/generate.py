@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steer.errors import SteerError
-from steer.generation.drawing import WHOLE, Split, draw_parts, read_parts, rows_of
+from steer.generation.drawing import WHOLE, Split, draw_parts, read_parts, rows_of, stored_rows
 from steer.generation.engines import Engine, open_engine, respond, without_weights
 from steer.generation.recommended import chosen
 from steer.generation.requests import Request
@@ -20,6 +20,7 @@ from steer.models.policy import Policy
 from steer.parts import Parts, Workers
 from steer.progress import note_once
 from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, split_of
+from steer.rows.lazy import prompts_on_disk
 from steer.rows.schema import Schema
 from steer.rows.writing import write_parts
 from steer.run_folder import workplace
@@ -131,21 +132,53 @@ class Generation:
         if folder is None:
             self.say_values()
             responses = self.engine(self.policy, self.requests, self.sampling)
-            rows = list(rows_of(self.policy, self.requests, responses, self.sampling))
-        else:
-            rows = read_parts(self.draw(folder))
+            return self._selected(list(rows_of(self.policy, self.requests, responses, self.sampling)))
+        return [*self.written(folder, files, written_as).rows()]
+
+    def written(self, folder: Path, files: int = 1, written_as: str = "jsonl") -> Written:
+        """Draw all responses into a folder and write those that later stages can use, as `rows` does.
+
+        Rows are read one part after the other, and held only where the best of several are kept or they are labelled.
+        """
+        parts = self.draw(folder)
+        rows: Callable[[], Iterable[Row]] = partial(stored_rows, parts)
         if self.selection:
-            rows = self.selection.kept(rows)
-            rows = self.selection.labelled(rows) if self.settings.score else rows
-        if folder is not None:
-            good = usable(self.policy, rows)
-            write_parts(good, folder, files, len(good), written_as)
-        return rows
+            rows = partial(iter, self._selected(read_parts(parts)))
+        written = Written.of(self.policy, rows)
+        write_parts(usable(self.policy, rows()), folder, files, written.good, written_as)
+        return written
+
+    def _selected(self, rows: list[Row]) -> list[Row]:
+        """Keep the best of several responses, and label them if asked."""
+        if self.selection is None:
+            return rows
+        rows = self.selection.kept(rows)
+        return self.selection.labelled(rows) if self.settings.score else rows
 
 
-def usable(policy: Policy, rows: Iterable[Row]) -> list[Row]:
-    """Keep the rows that later stages can use: not empty, and no condition written in the response."""
-    return [row for row in rows if answers(row) and not policy.leaks(row["response"])]
+class Written(NamedTuple):
+    """Responses that were drawn, read anew at each call of `rows`, and how many are of each kind."""
+
+    rows: Callable[[], Iterable[Row]]
+    good: int  # can be used by later stages
+    empty: int
+    leaking: int  # with a condition in them
+    cut: int  # not finished
+
+    @classmethod
+    def of(cls, policy: Policy, rows: Callable[[], Iterable[Row]]) -> Written:
+        """Count the rows of each kind."""
+        empty = leaking = cut = good = 0
+        for row in rows():
+            kinds = (not answers(row), answers(row) and policy.leaks(row["response"]))
+            empty, leaking, good = empty + kinds[0], leaking + kinds[1], good + (not any(kinds))
+            cut += not row["finished"]
+        return cls(rows, good, empty, leaking, cut)
+
+
+def usable(policy: Policy, rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield the rows that later stages can use: not empty, and no condition written in the response."""
+    return (row for row in rows if answers(row) and not policy.leaks(row["response"]))
 
 
 def answers(row: Row) -> bool:
@@ -179,9 +212,13 @@ def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:
     return prompts_in(items, settings)
 
 
-def prompts_in(source: Source, settings: GenerateSettings) -> list[Row]:
-    """Read each distinct prompt of a path, dicts or a datasets.Dataset; of one split, and the first ones, if asked."""
-    rows = _distinct(prompts(source), settings.split, settings.held_out, settings.seed)
+def prompts_in(source: Source, settings: GenerateSettings, stored_as: str = "") -> list[Row]:
+    """Read each distinct prompt of a path, dicts or a datasets.Dataset; of one split, and the first ones, if asked.
+
+    `stored_as`: fingerprint of a path; the rows of large files are then not held, but in a file of the cache.
+    """
+    read = prompts_on_disk(source, stored_as) if stored_as else prompts(source)
+    rows = _distinct(read, settings.split, settings.held_out, settings.seed)
     if not rows:
         name = source if isinstance(source, str | Path) else "prompts"
         raise SteerError(f"{name}: no prompt" + (f" in the {settings.split} split." if settings.split else "."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from steer.cache import hash_of, shared
 from steer.progress import progress
 from steer.rows.contract import Row
 from steer.rows.lines import ENCODER
-from steer.rows.reading import Source, is_ours, read, read_rows
+from steer.rows.reading import Source, is_ours, prompts, read, read_rows
 from steer.run_folder import row_files
 
 TEXTS = frozenset(
@@ -96,6 +96,13 @@ def _encoded(row: Row) -> bytes:
     return ENCODER.encode(row).encode("utf-8", "backslashreplace")
 
 
+def prompts_on_disk(source: Source, fingerprint: str) -> Iterable[Row]:
+    """Read rows to generate from; those of large files on a disk are not held, but in a file of the cache."""
+    if not isinstance(source, str | Path) or not Path(source).exists():
+        return prompts(source)
+    return _stored(Path(source), f"prompts {fingerprint}", prompts) or prompts(source)
+
+
 def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
     """Read the rows of a folder that a stage wrote; if they are many they are not held, but in a file of the cache.
 
@@ -107,11 +114,16 @@ def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
     path = Path(source)
     if not is_ours(path) and not ((path if path.is_dir() else path.parent) / "schema.json").is_file():
         return read_rows(source)
+    return _stored(path, fingerprint, read) or read_rows(source)
+
+
+def _stored(path: Path, fingerprint: str, reader: Callable[[Path], Iterable[Row]]) -> LazyRows | None:
+    """Return what is read of a file or a folder from a file of the cache; None where it is small."""
     files = row_files(path) if path.is_dir() else [path]
     if sum(file.stat().st_size for file in files) < LARGE:
-        return read_rows(source)
+        return None
     key = hashlib.blake2b(f"{fingerprint} {_code()}".encode(), digest_size=16).hexdigest()
-    return LazyRows(shared("rows", key, lambda: batches_of(progress(read(source), what=f"read {source}"))))
+    return LazyRows(shared("rows", key, lambda: batches_of(progress(reader(path), what=f"read {path}"))))
 
 
 @cache
