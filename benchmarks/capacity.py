@@ -145,9 +145,9 @@ def sampled(count: int, prompt: int, response: int) -> Measured:
                 disk[name] = output.stat().st_size / size
             for _ in ("tokenised", "found"):  # the first holds what it has just tokenised, 1,000 rows at a time
                 memory["train", size] = prepared(place / "labels", place / "cache", stored=True).memory
+            disk["rows of train"] = sum(path.stat().st_size for path in place.glob("cache/rows/*/*")) / size
             for name, script in HOLDS.items():
                 [memory[name, size]] = printed(script, place / "labels", place / "cache", stored=True)
-            disk["rows of train"] = sum(path.stat().st_size for path in place.glob("cache/rows/*/*")) / size
     # A start takes as much for any number of rows: what a further row costs is the difference.
     few, more = count // 10, count - count // 10
     each = {name: (seconds[name, count] - seconds[name, few]) / more for name in ("data", "label")}
