@@ -423,7 +423,7 @@ def test_differences_are_paired_by_prompt() -> None:
     a = Answers(rows, np.array([[1.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]]), np.zeros((3, 3)))
     b = Answers(rows[::-1], np.array([[2.5, 0, 0], [1.5, 0, 0], [0.5, 0, 0]]), np.zeros((3, 3)))
     found = difference({0: a, 1: b}, {0: b, 2: a}, judge, 100)
-    assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.5, 0.5, 0.5))
+    assert (found["mean"], found["low"], found["high"]) == (0.5, None, None), "three that differ alike have no spread"
 
 
 def test_a_system_that_gold_cannot_score_stays_in_the_table() -> None:

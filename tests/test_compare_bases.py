@@ -75,7 +75,12 @@ def test_every_method_is_trained_once_on_every_base(done: Path, tiny: Path, othe
     assert report["budget"]["model"] == f"{tiny}, {other}"
     assert "bootstrapped over prompts and 2 bases." in " ".join(report["notes"])
     differences = [s["difference"] for s in report["systems"] if s["difference"]]
-    assert {d["verdict"] for d in differences} <= {"yes", "no", "not told apart"}
+    assert {d["verdict"] for d in differences} <= {
+        "yes",
+        "no",
+        "not told apart",
+        "-",
+    }  # a few prompts that all differ alike
     assert any(d["least"] for d in differences)
     assert all(d["least"] is None or d["least"] > 0 for d in differences), "equal answers show no spread"
 

@@ -526,7 +526,7 @@ def test_a_generation_that_failed_is_left_out_and_counted(tmp_path: Path) -> Non
     tally = Tally()
     path = lines(tmp_path, {"instruction": "Hi", "generations": [None, "Good"], "ratings": [None, 5]})
     assert [(row["response"], row["scores"]) for row in read(path, tally=tally)] == [("Good", {"rating": 5.0})]
-    assert list(tally.dropped) == [f"{path}:1: one of its generations holds no text"]
+    assert list(tally.dropped) == [f"{path}:1: one of its generations holds no text and no call"]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,9 @@ def test_the_table_has_a_line_for_every_method(labels: Path) -> None:
     assert {cells[name][1] for name in ("mle", "conditional")} == {"yes"}
     assert (cells["rso"][1], cells["rso"][-1][:13]) == ("yes, but", "none of these")
     assert (cells["spin"][1], cells["spin"][-1]) == ("no", "no response was drawn by the policy itself [1]")
-    assert below.splitlines()[0] == '[1] Run "steer iterate --method spin".'
+    assert below.splitlines()[0] == (
+        '[1] Run "steer iterate ROWS --method spin --model MODEL --scorer SCORER --output ROUNDS".'
+    )
 
 
 def test_a_remedy_of_many_methods_stands_once_below_the_table() -> None:
