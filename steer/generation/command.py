@@ -101,8 +101,9 @@ def summary_of(generation: Generation, prompts: int, written: Written) -> str:
         f"{f'{written.leaking} with a condition in them skipped, ' if written.leaking else ''}"
         f"{written.cut} cut off at {s.max_new_tokens} tokens."
     )
-    good = usable(generation.policy, written.rows())
-    return f"{_table(generation, [*good])}\n{summary}" if s.score else summary
+    if not s.score:
+        return summary
+    return f"{_table(generation, [*usable(generation.policy, written.rows())])}\n{summary}"
 
 
 def _table(generation: Generation, rows: Sequence[Row]) -> str:
