@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from data_recipes.cells import number
+from data_recipes.cells import WORDS, number, written
 from data_recipes.metadata import DELETED, DELETED_AT, words
 
 REASONS = words("""
@@ -71,9 +71,15 @@ def deleted(record: Mapping[str, Any]) -> str:
     ('is_deleted', 'deleted_at', '')
     """
     columns = tuple(record)
-    flags = [c for c in called(columns, DELETED) if number(record[c]) == 1]
+    flags = [c for c in called(columns, DELETED) if _flag(c, record[c])]
     times = [c for c in called(columns, DELETED_AT) if _filled(record[c])]
     return next(iter([*flags, *times]), "")
+
+
+def _flag(column: str, value: Any) -> bool:
+    """Whether a value says yes; a 1 may be a count, where no "is" in the name says otherwise."""
+    sure = value is True or (isinstance(value, str) and written(value) in WORDS)
+    return number(value) == 1 and (sure or plain(column).startswith(("is", "was")))
 
 
 def _filled(time: Any) -> bool:

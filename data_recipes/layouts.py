@@ -43,6 +43,7 @@ from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
 from data_recipes.turns import (
     LEFT_OUT,
+    NO_ANSWER,
     NOTED,
     OURS,
     Row,
@@ -50,6 +51,7 @@ from data_recipes.turns import (
     content_id,
     fields,
     make_row,
+    named_scores,
     ratings,
     thumbs,
     turns,
@@ -88,7 +90,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"], column)} if system_turns else row)
         for row in results
     ]
-    results = [{**row, LEFT_OUT: "it was cut off before it answered"} if _silent(row) else row for row in results]
+    results = [{**row, LEFT_OUT: NO_ANSWER[2]} if _silent(row) else row for row in results]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
     results = [_kept(row, deleted(record) or deleted(row)) for row in results]
     beside = called(tuple(record), spelled.BESIDE)
@@ -105,7 +107,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
 def _kept(row: Row, column: str) -> Row:
     """Say in a row that is still kept why it is left out, where its text or this column says that it was deleted."""
     gone = row.get("response") in GONE
-    if LEFT_OUT in row or not (gone or column):
+    if row.get(LEFT_OUT, NO_ANSWER[0]) not in NO_ANSWER or not (gone or column):
         return row
     return {**row, LEFT_OUT: "its response was deleted" if gone else f"it was deleted ('{column}')"}
 
@@ -246,12 +248,14 @@ def answers(record: Row) -> bool:
 def _own(record: Row) -> list[Row]:
     """Read rows in the columns of the contract; all other columns pass through."""
     response = text(record["response"], "response")
-    return [{**record, "prompt": turns(record["prompt"], "prompt"), "response": response, **own_scores(record)}]
+    row = {**record, "prompt": turns(record["prompt"], "prompt"), "response": response, **own_scores(record)}
+    _, notes = named_scores(record.get("scores")) or ({}, [])
+    return [{**row, NOTED: [*record.get(NOTED, ()), *notes]} if notes else row]
 
 
 def own_scores(record: Row) -> Row:
     """Return `scores` of a record as numbers; several of an attribute are its raters', and go into `raters` too."""
-    scores = record.get("scores") or {}
+    scores, _ = named_scores(record.get("scores") or {}) or (record["scores"], [])
     raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
         raters |= {name: several for name, value in scores.items() if (several := ratings(value)) is not None}

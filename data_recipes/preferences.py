@@ -39,6 +39,7 @@ def helpsteer(record: Row, columns: tuple[str, str, str, str], column: str, key:
     that hold the notes as a text keep it as a column.
     """
     prompt, *sides, strength = columns
+    two_alone(record, "response", third="3")
     single = [] if isinstance(record.get(column), str) else objects(record.get(column), "preferences")
     raters = [vote for note in single if (vote := _leaning(note.get(key)))]
     leaning = _leaning(record[strength])

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_recipes.endings import plain
 from data_recipes.metadata import words
-from data_recipes.turns import LEFT_OUT, NOTED, Row, Turn
+from data_recipes.turns import LEFT_OUT, NO_ANSWER, NOTED, Row, Turn
 
 THOUGHT = "reasoning_content"
 NAMES = {
@@ -80,10 +80,10 @@ def parted(row: Row) -> Row:
     if _hints(response):
         changed = _parted(row, "response")
         if changed is row and OPEN.match(response):
-            return {**row, LEFT_OUT: "its thought does not end, so it has no answer"}
+            return {**row, LEFT_OUT: NO_ANSWER[0]}
         row, thinks = changed, thinks or changed is not row
     if thinks and not row["response"].strip() and not row.get("tool_calls"):
-        row = {**row, LEFT_OUT: "it ends with its thought and has no answer"}
+        row = {**row, LEFT_OUT: NO_ANSWER[1]}
     return row
 
 

@@ -40,7 +40,7 @@ Turn = dict[str, Any]
 
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 ASKED_WITH = ("tools", "chat_template_kwargs")  # columns that a chat template is given beside the turns
-CONTENT = ("content", "value", "parts", "text", "message", "refusal")  # names of what a turn says
+CONTENT = ("value", "parts", "text", "message", "refusal")  # names of what a turn says, if not its content
 THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 TAUGHT = words("""
@@ -50,6 +50,11 @@ TAUGHT = words("""
 UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
 OWN_SCORES = "_own_scores"  # names of the scores that a turn has of its own, where others are its conversation's
+NO_ANSWER = (  # why a row is left out that holds a prompt all the same, and where answers are judged a blank one
+    "its thought does not end, so it has no answer",
+    "it ends with its thought and has no answer",
+    "it was cut off before it answered",
+)
 NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
 OURS = ("id", "group", "conversation", "source", "split", "levels", "target", "predicted", "after_response", "raters")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
@@ -119,13 +124,16 @@ def objects(value: Any, column: str) -> list[Row]:
     return value
 
 
-def turns(value: Any, column: str) -> list[Turn]:
-    """Return turns; a text is one user turn, or a conversation as HH-RLHF, OpenAssistant or NeMo write it."""
+def turns(value: Any, column: str, *, asked: bool = True) -> list[Turn]:
+    """Return turns; a text is one user turn, or a conversation as HH-RLHF, OpenAssistant or NeMo write it.
+
+    `asked`: they are a prompt, and no answer.
+    """
     if value is None:
         return []
     value = from_cell(value, column)
     if isinstance(value, str):
-        return _transcript(value, column) or [{"role": "user", "content": value}]
+        return _transcript(value, asked) or [{"role": "user", "content": value}]
     return conversation(value, column)
 
 
@@ -155,15 +163,15 @@ def _is_turn(value: Any) -> bool:
     return "role" in turn and any(turn.get(key) for key in ("content", "tool_calls", "function_call", "parts"))
 
 
-def _transcript(value: str, column: str) -> list[Turn]:
+def _transcript(value: str, asked: bool) -> list[Turn]:
     """Return the turns of a conversation written as one text; none if it is no conversation."""
     if (spoken := _hh(value)) or value.startswith("prompter: "):
         parts = (HH_TURN.split(spoken) if spoken else OASST_TURN.split(value))[1:]
         texts = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
-        if (
-            column in ("prompt", "request", "request.prompt") and not texts[-1][1].strip()
-        ):  # ends with the marker "Assistant:"
+        if asked and not texts[-1][1].strip():  # ends with the marker "Assistant:"
             texts.pop()
+        if asked and spoken != value and spoken and texts[-1][0] == "assistant":  # a text about a conversation
+            return []
         return [{"role": role, "content": part} for role, part in texts]
     first, *more = NEMO_TURN.split(value)
     if not more:
@@ -213,8 +221,11 @@ def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__c
             texts = [part.get("text") or part.get("summary") for part in details if isinstance(part, dict)]
             thought = "\n".join(x for x in texts if isinstance(x, str))
             kept |= {"reasoning_content": thought} if thought else {}
-        given = [raw[key] for key in CONTENT if raw.get(key) is not None]
-        content = next(filter(None, given), given[0] if given else None)
+        content = raw.get("content", raw.get("value", raw.get("parts")))
+        silent = bool(kept.get("tool_calls")) or ROLES.get(role.lower(), role.lower()) == "tool"  # may well say nothing
+        if content is None or (content == "" and not silent):
+            elsewhere = (raw[key] for key in CONTENT if raw.get(key) and isinstance(raw[key], str | list))
+            content = next(elsewhere, content)
         if kept.get("tool_calls"):
             kept["tool_calls"] = calls(kept["tool_calls"])
         if isinstance(raw.get("function_call"), dict):  # as OpenAI wrote calls in 2023
@@ -288,11 +299,11 @@ def answered(prompt: list[Turn], value: Any, column: str) -> tuple[list[Turn], s
     """Cut as `cut` does, for a response that is a text, a turn, or turns that may repeat the prompt."""
     value = from_cell(value, column)
     value = [value] if isinstance(value, dict) and ("role" in value or "from" in value) else value
-    spoken = isinstance(value, str) and _hh(value)
+    spoken = isinstance(value, str) and (HH_TURN.match(value) or (not prompt and _hh(value)))
     said = isinstance(value, list) and any(isinstance(v, dict) and ("type" not in v or "role" in v) for v in value)
     if not spoken and not said:
         return prompt, text(value, column), {}
-    return cut(_whole(prompt, turns(value, column), column))
+    return cut(_whole(prompt, turns(value, column, asked=False), column))
 
 
 def _whole(prompt: list[Turn], answer: list[Turn], column: str) -> list[Turn]:
@@ -479,26 +490,40 @@ def make_row(record: Row, used: set[str], prompt: list[Turn], response: str | No
 
 
 def _named_scores(rest: Row) -> tuple[Row, bool, Row]:
-    """Return the columns without the one that names all scores, whether there is one, and what it offers.
-
-    It may be a cell that holds JSON, and hold {name: {value}} or a list of {name, value}, as logs do.
-    """
+    """Return the columns without the one that names all scores, whether there is one, and what it offers."""
     for column in ("scores", "attributes"):
-        value = parsed(rest.get(column))
-        if isinstance(value, dict) or (figures(value) and isinstance(value, list)):
-            nested = figures(
-                {n: v for n, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else value
-            )
-            flat = value if isinstance(value, dict) else {}
-            beside = [n for n, v in flat.items() if isinstance(v, dict) and n in nested and len(v) > 1]
-            notes = [f"left out: what '{column}' holds beside numbers"] if beside else []
+        if (found := named_scores(rest.get(column))) is not None:
+            offered, notes = found
             rest = {**rest, **({NOTED: [*rest.get(NOTED, ()), *notes]} if notes else {})}
-            return {c: v for c, v in rest.items() if c != column}, True, {**flat, **nested}
-    if rest.get("scores") is not None and ratings(rest["scores"]) is None and number(rest["scores"]) is None:
+            return {c: v for c, v in rest.items() if c != column}, True, offered
+    value = parsed(rest.get("scores"))
+    if isinstance(value, list) and all(v is None for v in value):  # nobody rated it
+        return {c: v for c, v in rest.items() if c != "scores"}, False, {}
+    if value is not None and ratings(value) is None and number(value) is None:
         raise DataError(
-            f"column 'scores': holds {kind(rest['scores'])}, wanted an object {{attribute: number}}. Rename the column."
+            f"column 'scores': holds {kind(value)}, wanted an object {{attribute: number}}. Rename the column."
         )
     return rest, False, {}
+
+
+def named_scores(value: Any) -> tuple[Row, list[str]] | None:
+    """Return what a column `scores` says of each attribute, and what is to be noted; None if it names none.
+
+    It is {name: 4}, {name: {value: 4}}, a list of {name, value}, or one of them as JSON in a cell.
+    """
+    value = parsed(value)
+    if isinstance(value, dict):
+        inner = {n: v for n, v in value.items() if isinstance(v, dict)}
+        nested = figures(inner) if inner else {}
+        found, more = {**value, **nested}, any(len(inner[n]) > 1 for n in nested)
+    elif isinstance(value, list) and value and all(map(named_as, value)):
+        found = figures(value)
+        more = any(
+            named_as(entry) not in found and entry.get("value", entry.get("score")) is not None for entry in value
+        )
+    else:
+        return None
+    return found, ["left out: what 'scores' holds beside numbers"] if more else []
 
 
 @cache

@@ -41,7 +41,9 @@ def test_known_names_have_their_direction_in_any_spelling(names: str, direction:
     assert {name: of_name(name) for name in names.split()} == dict.fromkeys(names.split(), (direction, "known"))
 
 
-@pytest.mark.parametrize("name", ["spiciness", "V", "humor", "zest_score", "x1"])
+@pytest.mark.parametrize(
+    "name", ["spiciness", "V", "humor", "zest_score", "x1", "self_reported_rating", "hidden_score"]
+)
 def test_a_name_that_says_nothing_is_guessed(name: str) -> None:
     assert of_name(name) == (1, "guessed")
 

@@ -9,6 +9,7 @@ import pytest
 from data_recipes.layouts import rows
 from data_recipes.streams import DataError
 from data_recipes.turns import LEFT_OUT, NOTED
+from steer.rows.reading import Reading, prompts, read
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
 THOUGHT = "it ends with its thought and has no answer"
@@ -111,7 +112,9 @@ def test_scores_of_earlier_answers_are_read_or_said_to_be_left_out() -> None:
     ],
 )
 def test_scores_are_read_in_every_form_that_logs_have(given: dict[str, Any], scores: dict[str, float]) -> None:
-    for record in ({"messages": [*ASK, {"role": "assistant", "content": "x"}]}, {"instruction": "q", "output": "x"}):
+    others = [{"messages": [*ASK, {"role": "assistant", "content": "x"}]}, {"instruction": "q", "output": "x"}]
+    own = "scores" in given and given["scores"] != [4, 5]  # the layout of rows of steer wants names
+    for record in [*others, {"prompt": "q", "response": "x"}] if own else others:
         [row] = rows({**record, **given})
         assert row["scores"] == scores
         assert NOTED not in row
@@ -124,3 +127,53 @@ def test_what_scores_hold_beside_numbers_is_said_and_other_forms_are_refused() -
     assert row[NOTED] == ["left out: what 'scores' holds beside numbers"]
     with pytest.raises(DataError, match=r"column 'scores': holds a text, wanted an object \{attribute: number\}"):
         rows({**record, "scores": "good"})
+
+
+@pytest.mark.parametrize("scores", [[], [None, None], "[]", {}, [{"name": "help", "value": None}]])
+def test_a_row_that_nobody_rated_has_no_scores(scores: Any) -> None:
+    [row] = rows({"messages": [*ASK, {"role": "assistant", "content": "x"}], "scores": scores})
+    assert row["scores"] == {}
+    assert NOTED not in row
+
+
+def test_a_row_without_an_answer_is_a_prompt_and_judged_as_a_blank_answer() -> None:
+    records = [
+        {"prompt": "q0", "response": "", "finish_reason": "length"},
+        {"prompt": "q1", "response": "", "reasoning_content": "so it is"},
+        {"prompt": "q2", "response": "<think>so it"},
+        {"prompt": "q3", "response": "x"},
+        {"prompt": "q4", "response": "", "finish_reason": "length", "deleted": True},
+    ]
+    texts = [row["response"] for row in read(records, reading=Reading(blank=True))]
+    assert texts == ["", "", "", "x"], "what never answers counts; what was deleted does not"
+    assert [row["prompt"][0]["content"] for row in prompts(records)] == ["q0", "q1", "q2", "q3"]
+    assert [row["response"] for row in read(records)] == ["x"]
+
+
+@pytest.mark.parametrize("column", ["instruction", "question", "prompt"])
+def test_a_text_that_only_speaks_of_a_conversation_stays_a_text(column: str) -> None:
+    said = "Human: Which tea?\n\nAssistant: Green."
+    [row] = rows({column: "Write a chat about tea.", "output" if column == "instruction" else "response": said})
+    assert row["response"] == said
+    about = f"{said}\n\nSummarise this."
+    [row] = rows({column: about, "output" if column == "instruction" else "response": "A choice."})
+    assert row["prompt"] == [{"role": "user", "content": about}]
+    [row] = rows({column: "Human: q\n\nAssistant:", "output" if column == "instruction" else "response": "x"})
+    assert row["prompt"] == ASK
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [({"removed": 1}, True), ({"deleted": "1"}, True), ({"is_deleted": 1}, False), ({"deleted": "true"}, False)],
+)
+def test_a_count_of_what_was_removed_is_no_flag(more: dict[str, Any], kept: bool) -> None:
+    [row] = rows({"prompt": "q", "response": "x", "added": 12, **more})
+    assert (LEFT_OUT not in row) == kept
+
+
+def test_a_blank_turn_with_a_call_or_of_a_tool_stays_blank() -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    talk = [*ASK, {"role": "assistant", "content": "", "tool_calls": calls, "value": 0.9, "message": "m"}]
+    talk += [{"role": "tool", "content": "", "message": "ok"}, {"role": "assistant", "content": "x"}]
+    [row] = rows({"messages": talk})
+    assert [turn["content"] for turn in row["prompt"]] == ["q", "", ""]

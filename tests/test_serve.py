@@ -10,8 +10,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from email.message import Message
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import openai
 import pytest
@@ -298,11 +301,33 @@ def test_several_servers_take_turns_and_draw_what_one_draws(
             for server in (f"{served.url}/v1", f"{served.url}/v1 {other.url}/v1/")
         )
         assert both == alone
-        assert other.service.requests["/v1/chat/completions", 200] == 6, "half of twelve"
+        assert 0 < other.service.requests["/v1/chat/completions", 200] < 12, "a share of twelve"
     names = {"http://a/v1": "one", "http://b/v1": "two"}
     monkeypatch.setattr(remote.OpenAIClient, "_call", lambda self, url, path: {"data": [{"id": names[url]}]})
     with pytest.raises(SteerError, match=r"their models are one, two\. Choose one with --server-model"):
         remote.OpenAIClient("http://a/v1 http://b/v1")
+
+
+def test_a_server_that_is_gone_is_left_out_from_the_beginning_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PAUSES", ())
+    gone, proxy = "http://127.0.0.1:1/v1", "http://proxy/v1"
+    both = remote.OpenAIClient(f"{gone} {served.url}/v1")
+    assert both.model == remote.OpenAIClient(f"{served.url}/v1").model
+    ask = remote.exchange
+
+    def exchange(url: str, *body: Any, **how: Any) -> Any:
+        if url.startswith(proxy):  # whose server is gone
+            raise HTTPError(url, 503, "", Message(), BytesIO(b"no backend"))
+        return ask(url, *body, **how)
+
+    monkeypatch.setattr(remote, "exchange", exchange)
+    chats = [remote.ChatCall(ASK, None, i) for i in range(4)]
+    said = remote.OpenAIClient(f"{proxy} {served.url}/v1").complete(chats, 2, max_tokens=4)
+    assert len(said) == 4
+    with pytest.raises(SteerError, match="answered 503: no backend"):
+        remote.OpenAIClient(proxy)
 
 
 def test_an_answer_can_be_sent_back(client: openai.OpenAI, served: Served) -> None:

@@ -144,6 +144,7 @@ def test_scores_of_a_pair_that_belong_to_no_side_are_refused(scores: Any) -> Non
         ({**{f"response_{i}": "x" * i for i in (1, 2, 3, 4)}, "rank_1": 1, "rank_2": 2}, "response_3"),
         ({"answer_0": "x", "answer_1": "y", "answer_2": "z"}, "answer_2"),
         ({f"conversation_{side}": [*ASK, {"role": "assistant", "content": side}] for side in "abc"}, "conversation_c"),
+        ({**{f"response_{i}": "x" * i for i in (1, 2, 3)}, "prompt": "Q?", "preference_strength": 2}, "response_3"),
         ({"instruction": "Q?", "output_1": "x", "output_2": "y", "output_3": "z"}, "output_3"),
     ],
 )

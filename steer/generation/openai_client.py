@@ -88,7 +88,7 @@ class OpenAIClient:
         for url in self.urls or [urls]:
             if urlsplit(url).scheme not in ("http", "https"):
                 raise SteerError(f"--server {url}: wanted an address such as http://127.0.0.1:8000/v1.")
-        names = [model] if model else list(dict.fromkeys(map(self._only_model, self.urls)))
+        names = [model] if model else self._models()
         if len(names) > 1:
             raise SteerError(f"--server {urls}: their models are {', '.join(names)}. Choose one with --server-model.")
         self.model = names[0]
@@ -141,6 +141,19 @@ class OpenAIClient:
             choice = self._call(url, "chat/completions", body)["choices"][0]
             return _reply(choice["message"], choice["finish_reason"])
 
+    def _models(self) -> list[str]:
+        """Return the models of all servers that answer, each once; SteerError if none does."""
+        found: dict[str, None] = {}
+        silent: list[SilentError] = []
+        for url in self.urls:
+            try:
+                found[self._only_model(url)] = None
+            except SilentError as error:
+                silent.append(error)
+        if not found:
+            raise silent[0]
+        return list(found)
+
     def _only_model(self, url: str) -> str:
         """Return the name of a server's only model; SteerError if it has several."""
         with self._valid_replies(url):
@@ -169,6 +182,7 @@ class OpenAIClient:
             message = error.read().decode(errors="replace")[:500]
             with suppress(ValueError, KeyError, TypeError):
                 message = json.loads(message)["error"]["message"]
-            raise SteerError(f"--server {url}: answered {error.code}: {message}") from None
+            kind = SilentError if error.code in BUSY - {429} else SteerError  # a proxy whose server is gone
+            raise kind(f"--server {url}: answered {error.code}: {message}") from None
         except (OSError, ValueError, HTTPException) as error:
             raise SilentError(f"--server {url}: does not answer ({error}). Start it, or check the address.") from None

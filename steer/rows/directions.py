@@ -40,7 +40,6 @@ LOWER = r"""
     overclaim\w* overconfiden\w* truncat\w* inflammator\w* unsubstant\w* reject\w* judgemental\w* judgmental\w*
     down dissatisf\w* undesirab\w* unethical\w* unprofessional\w* escalat\w* regenerat\w* uncertain\w* issue issues
     monger\w* fearmonger\w* denigrat\w* demean\w* dehumani\w* jailbroken nonfactual\w* ter
-    reported blocked hidden interrupted
 """
 NEITHER = r"""
     verbos\w* complex\w* length\w* len long short brevity words word characters character chars char sentence
@@ -72,6 +71,7 @@ def _words(text: str) -> re.Pattern[str]:
 
 
 _ENDS = ((_words(LOWER), -1), (_words(NEITHER), 0), (_words(HIGHER), 1))
+_FLAGS = re.compile(r"(is|was)?(reported|blocked|hidden|interrupted)")  # in longer names they say something else
 _GENERIC, _TURNS = _words(GENERIC), _words(TURNS)
 
 
@@ -86,6 +86,8 @@ def of_name(name: str) -> tuple[int, str]:
     words = [part.lower() for part in parts]
     words = [w for w in words if w not in ("up", "down")] if {"up", "down"} <= {*words} else words  # thumbs_up_down
     joined = [*words, "".join(words)]  # off-topic, self_harm and nonToxic
+    if _FLAGS.fullmatch(joined[-1]):
+        return -1, "known"
     ends = [end for word in joined[:-1] for pattern, end in _ENDS if pattern.fullmatch(word)]
     ends = ends or [end for pattern, end in _ENDS if pattern.fullmatch(joined[-1])]
     if not ends:

@@ -97,10 +97,8 @@ def _encoded(row: Row) -> bytes:
 
 
 def prompts_on_disk(source: Source, fingerprint: str) -> Iterable[Row]:
-    """Read rows to generate from; those of large files on a disk are not held, but in a file of the cache."""
-    if not isinstance(source, str | Path) or not Path(source).exists():
-        return prompts(source)
-    return _stored(Path(source), f"prompts {fingerprint}", prompts) or prompts(source)
+    """Read rows to generate from; as `rows_on_disk` does, many are not held."""
+    return _stored(source, f"prompts {fingerprint}", prompts) or prompts(source)
 
 
 def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
@@ -109,16 +107,19 @@ def rows_on_disk(source: Source, fingerprint: str) -> Sequence[Row]:
     Rows of any other source are read into memory. What a round or a comparison trains on is a stage's too: it has a
     schema beside it, and no done.json.
     """
+    return _stored(source, fingerprint, read) or read_rows(source)
+
+
+def _stored(source: Source, fingerprint: str, reader: Callable[[Path], Iterable[Row]]) -> LazyRows | None:
+    """Return what is read of a stage's folder from a file of the cache; None for other sources, and where it is small.
+
+    Others are no part of it: what is noted while they are read would be noted the first time only.
+    """
     if not isinstance(source, str | Path):
-        return read_rows(source)
+        return None
     path = Path(source)
     if not is_ours(path) and not ((path if path.is_dir() else path.parent) / "schema.json").is_file():
-        return read_rows(source)
-    return _stored(path, fingerprint, read) or read_rows(source)
-
-
-def _stored(path: Path, fingerprint: str, reader: Callable[[Path], Iterable[Row]]) -> LazyRows | None:
-    """Return what is read of a file or a folder from a file of the cache; None where it is small."""
+        return None
     files = row_files(path) if path.is_dir() else [path]
     if sum(file.stat().st_size for file in files) < LARGE:
         return None

@@ -17,7 +17,7 @@ from data_recipes.cells import form, one_way
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED, OWN_SCORES, attribute, content_id, thumb
+from data_recipes.turns import LEFT_OUT, NO_ANSWER, NOTED, OWN_SCORES, attribute, content_id, thumb
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.progress import note, progress
@@ -259,12 +259,19 @@ class Reader:
         rows = [_accompanied(row, rest, alone=len(rows) == 1) for row in rows]
         if self.answered:
             self.ratings.note_unmapped(rest, alone=len(rows) == 1)
+        rows = [self.answerless(row) for row in rows]
         for row in rows:
             if LEFT_OUT in row:
                 self.tally.turns["left out"] += OWN_SCORES in row
                 self.tally.dropped[f"{place}: {row[LEFT_OUT]}"] += 1
         rows = [row for row in rows if LEFT_OUT not in row]
         return record, layout, [self.ratings.sift(layout, record, row) for row in rows] if self.answered else rows
+
+    def answerless(self, row: Row) -> Row:
+        """Return a row without an answer as one that is used, where prompts are wanted or blank answers are judged."""
+        if row.get(LEFT_OUT) not in NO_ANSWER or (self.answered and not self.reading.blank):
+            return row
+        return {**{name: value for name, value in row.items() if name != LEFT_OUT}, "response": ""}
 
     def vote_coding(self) -> votes.Coding:
         """Return what the numbers mean that are votes in this source; DataError if they may mean several things."""
