@@ -14,6 +14,7 @@ from steer.progress import note_once
 
 LOOK = 1.0  # seconds between two looks at the head of the cluster
 LONG = 60.0  # seconds without any actor after which it is said
+LONGEST = 300  # letters of a reason that is no sentence of ours
 GIVEN_UP = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray's variable: seconds without a head, 60 if nobody says
 
 
@@ -98,7 +99,11 @@ def by_actors(kind: type[Any], start: Callable[[], Any], todo: Iterator[Any], wo
             "run the same command again."
         ) from None
     except RayError as error:
-        reason = " ".join(str(getattr(error, "cause", None) or error).split())[-300:]
+        cause = getattr(error, "cause", None) or error
+        reason = " ".join(str(cause).split())
+        if not isinstance(cause, SteerError) and len(reason) > LONGEST:  # a traceback, whose end says most
+            reason = f"... {reason[-LONGEST:]}"
+        reason = reason.rstrip(".")
         raise SteerError(f"--workers ray: {reason}. Run the same command again to go on.") from None
 
 

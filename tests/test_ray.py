@@ -67,7 +67,7 @@ class Failing:
         pass
 
     def do(self, part):
-        raise ValueError("the folder holds no model that can be read")
+        raise SteerError("the folder " + "/long" * 100 + " holds no model that can be read.")
 
 
 try:
@@ -214,7 +214,10 @@ def test_what_ray_says_of_the_other_actors_does_not_follow_our_sentence(own: Pat
     pytest.importorskip("ray")
     (own / "failing.py").write_text(FAILING)
     said = subprocess.run([sys.executable, "failing.py"], check=True, capture_output=True, text=True).stderr
-    assert said == ("--workers ray: the folder holds no model that can be read. Run the same command again to go on.\n")
+    folder = "/long" * 100
+    assert said == (
+        f"--workers ray: the folder {folder} holds no model that can be read. Run the same command again to go on.\n"
+    )
 
 
 def killed(words: list[str], victim: str, parts: Path, count: int) -> str:
