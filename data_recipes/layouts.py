@@ -42,6 +42,7 @@ from data_recipes.parts import HIDDEN, UnreadError, pictured, text
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
 from data_recipes.turns import (
+    CUT_OFF,
     LEFT_OUT,
     NO_ANSWER,
     NOTED,
@@ -90,9 +91,10 @@ def _rows(record: Row, every: bool) -> list[Row]:
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"], column)} if system_turns else row)
         for row in results
     ]
-    results = [{**row, LEFT_OUT: NO_ANSWER[2]} if _silent(row) else row for row in results]
+    results = [{**row, LEFT_OUT: CUT_OFF} if _silent(row) else row for row in results]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
-    results = [_kept(row, deleted(record) or deleted(row)) for row in results]
+    gone = deleted(record)
+    results = [_kept(row, gone or deleted(row)) for row in results]
     beside = called(tuple(record), spelled.BESIDE)
     if unasked := [c for c in beside if all(_told(record[c], row.get(c)) for row in results)]:
         note = f"kept as a column and no part of the prompt: {', '.join(map(repr, unasked))}"
@@ -107,7 +109,8 @@ def _rows(record: Row, every: bool) -> list[Row]:
 def _kept(row: Row, column: str) -> Row:
     """Say in a row that is still kept why it is left out, where its text or this column says that it was deleted."""
     gone = row.get("response") in GONE
-    if row.get(LEFT_OUT, NO_ANSWER[0]) not in NO_ANSWER or not (gone or column):
+    other = LEFT_OUT in row and row[LEFT_OUT] not in NO_ANSWER
+    if other or not (gone or column):
         return row
     return {**row, LEFT_OUT: "its response was deleted" if gone else f"it was deleted ('{column}')"}
 
@@ -248,19 +251,22 @@ def answers(record: Row) -> bool:
 def _own(record: Row) -> list[Row]:
     """Read rows in the columns of the contract; all other columns pass through."""
     response = text(record["response"], "response")
-    row = {**record, "prompt": turns(record["prompt"], "prompt"), "response": response, **own_scores(record)}
-    _, notes = named_scores(record.get("scores")) or ({}, [])
+    scores, notes = own_scores(record)
+    row = {**record, "prompt": turns(record["prompt"], "prompt"), "response": response, **scores}
     return [{**row, NOTED: [*record.get(NOTED, ()), *notes]} if notes else row]
 
 
-def own_scores(record: Row) -> Row:
-    """Return `scores` of a record as numbers; several of an attribute are its raters', and go into `raters` too."""
-    scores, _ = named_scores(record.get("scores") or {}) or (record["scores"], [])
+def own_scores(record: Row) -> tuple[Row, list[str]]:
+    """Return `scores` of a record as numbers; several of an attribute are its raters', and go into `raters` too.
+
+    Also what is to be noted.
+    """
+    scores, notes = named_scores(record.get("scores") or {}) or (record["scores"], [])
     raters = dict(fields(record.get("raters"), "raters"))
     if isinstance(scores, dict):
         raters |= {name: several for name, value in scores.items() if (several := ratings(value)) is not None}
         scores = {name: _score(value) for name, value in scores.items()}
-    return {"scores": scores, **({"raters": raters} if raters else {})}
+    return {"scores": scores, **({"raters": raters} if raters else {})}, notes
 
 
 def _score(value: object) -> object:

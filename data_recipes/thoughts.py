@@ -7,7 +7,7 @@ from typing import Any
 
 from data_recipes.endings import plain
 from data_recipes.metadata import words
-from data_recipes.turns import LEFT_OUT, NO_ANSWER, NOTED, Row, Turn
+from data_recipes.turns import ENDLESS, LEFT_OUT, NOTED, THOUGHT_ALONE, Row, Turn
 
 THOUGHT = "reasoning_content"
 NAMES = {
@@ -80,10 +80,10 @@ def parted(row: Row) -> Row:
     if _hints(response):
         changed = _parted(row, "response")
         if changed is row and OPEN.match(response):
-            return {**row, LEFT_OUT: NO_ANSWER[0]}
+            return {**row, LEFT_OUT: ENDLESS}
         row, thinks = changed, thinks or changed is not row
     if thinks and not row["response"].strip() and not row.get("tool_calls"):
-        row = {**row, LEFT_OUT: NO_ANSWER[1]}
+        row = {**row, LEFT_OUT: THOUGHT_ALONE}
     return row
 
 

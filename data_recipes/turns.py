@@ -50,11 +50,14 @@ TAUGHT = words("""
 UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
 LEFT_OUT = "_left_out"  # why a row is left out and counted, though nothing about its record is wrong
 OWN_SCORES = "_own_scores"  # names of the scores that a turn has of its own, where others are its conversation's
-NO_ANSWER = (  # why a row is left out that holds a prompt all the same, and where answers are judged a blank one
-    "its thought does not end, so it has no answer",
-    "it ends with its thought and has no answer",
-    "it was cut off before it answered",
-)
+ENDLESS = "its thought does not end, so it has no answer"
+THOUGHT_ALONE = "it ends with its thought and has no answer"
+CUT_OFF = "it was cut off before it answered"
+NO_ANSWER = (
+    ENDLESS,
+    THOUGHT_ALONE,
+    CUT_OFF,
+)  # the row is a prompt all the same, and where answers are judged a blank one
 NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
 OURS = ("id", "group", "conversation", "source", "split", "levels", "target", "predicted", "after_response", "raters")
 TOKENS = ("input_ids", "attention_mask", "labels", "tokens")  # lists of numbers that are no ratings
@@ -170,7 +173,8 @@ def _transcript(value: str, asked: bool) -> list[Turn]:
         texts = [(ROLES.get(role.lower(), "assistant"), part) for role, part in zip(parts[::2], parts[1::2])]
         if asked and not texts[-1][1].strip():  # ends with the marker "Assistant:"
             texts.pop()
-        if asked and spoken != value and spoken and texts[-1][0] == "assistant":  # a text about a conversation
+        bare = spoken not in ("", value)  # the empty line in front is lost
+        if asked and bare and texts[-1][0] == "assistant":  # a text about a conversation
             return []
         return [{"role": role, "content": part} for role, part in texts]
     first, *more = NEMO_TURN.split(value)

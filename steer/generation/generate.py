@@ -170,9 +170,13 @@ class Written(NamedTuple):
         """Count the rows of each kind."""
         empty = leaking = cut = good = 0
         for row in rows():
-            kinds = (not answers(row), answers(row) and policy.leaks(row["response"]))
-            empty, leaking, good = empty + kinds[0], leaking + kinds[1], good + (not any(kinds))
             cut += not row["finished"]
+            if not answers(row):
+                empty += 1
+            elif policy.leaks(row["response"]):
+                leaking += 1
+            else:
+                good += 1
         return cls(rows, good, empty, leaking, cut)
 
 

@@ -423,7 +423,7 @@ def _accompanied(row: Row, rest: Row, *, alone: bool) -> Row:
     """Return a row with the columns beside those that --map names; their `scores` are those of the only response."""
     if not alone or not isinstance(rest.get("scores"), dict):
         return {**rest, **row}
-    own = layouts.own_scores(rest)
+    own, _ = layouts.own_scores(rest)
     return {**rest, **row, **{name: {**own[name], **row.get(name, {})} for name in own}}
 
 
