@@ -10,9 +10,9 @@ from html import unescape
 from typing import Any
 
 from data_recipes.cells import number
+from data_recipes.marks import LEFT_OUT, NOTED, Row, Turn
 from data_recipes.parts import BUILT_IN, UNSAID, as_object, gathered, hide, objects, parsed
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED, Row, Turn
 
 # What Open WebUI writes into the text of an answer: a thought, or what a tool did.
 DETAILS = re.compile(r'<details\b[^>]*? type="(\w+)"[^>]*>\s*(?:<summary>.*?</summary>)?(.*?)</details>\s*', re.DOTALL)

@@ -12,8 +12,9 @@ from typing import Any
 from data_recipes import preferences
 from data_recipes.asked import question
 from data_recipes.cells import number
+from data_recipes.marks import LEFT_OUT, Row, Turn
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, Row, Turn, answered, conversation, cut, turns
+from data_recipes.turns import answered, conversation, cut, turns
 
 SAID = ("response", "answer", "output", "completion")  # response_a, response_b
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from data_recipes.cells import number
-from data_recipes.turns import Row
+from data_recipes.marks import Row
 
 FLAT = re.compile(r"(.+)(?:\.(responses|suggestion)(\..+)?|-(suggestion)(-metadata)?)")  # quality.responses.status
 

@@ -7,9 +7,10 @@ from functools import cache, lru_cache
 from typing import Any
 
 from data_recipes.endings import plain
+from data_recipes.marks import Row, Turn
 from data_recipes.parts import text
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, Turn, turns
+from data_recipes.turns import turns
 
 SYSTEM = re.compile(r"(system|sys|developer)(prompt|message|msg|instructions?|content|text)?|preprompt")
 QUESTIONS = ("prompt", "conversations", "messages", "instruction", "question", "query", "input", "context")

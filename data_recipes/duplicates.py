@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from data_recipes.turns import Row
+from data_recipes.marks import Row
 
 BANDS, DEEP = 32, 4  # signatures of 128 numbers, compared in 32 bands of 4
 WORD = re.compile(r"\w+")

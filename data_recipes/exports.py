@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from data_recipes.answers import asked_with
+from data_recipes.marks import Row
 from data_recipes.streams import DataError, Record
-from data_recipes.turns import Row, asked_with
 
 NEMO_COLUMNS = ("system", "mask", "conversations")
 IN_TURN = ("reasoning_content", "tool_calls")  # columns that belong to the turn of the response

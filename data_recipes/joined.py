@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from data_recipes import langfuse, oasst, spans
+from data_recipes.marks import Turn
 from data_recipes.streams import DataError, Record, refuse
-from data_recipes.turns import Turn
 
 Placed = tuple[str, Record]
 JOINED = {"parent_id", "custom_id", "key", "input", *spans.OTLP[0]}  # each kind of record below has one of them

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_recipes.endings import plain
+from data_recipes.marks import NOTED, Row
 from data_recipes.parts import objects, parsed
 from data_recipes.streams import DataError, Record, refuse
 from data_recipes.traces import NO_CALL
-from data_recipes.turns import NOTED, Row
 
 OF = ("observation", "trace", "session")  # what a score is of; scores of the first that has a name count
 SCORE = {"name", "datatype"}  # columns of a score, beside the id of what it is of

@@ -35,28 +35,16 @@ from data_recipes import (
     tools,
     traces,
 )
+from data_recipes.answers import content_id, make_row
 from data_recipes.cells import number
 from data_recipes.endings import called, deleted, ended
+from data_recipes.marks import CUT_OFF, LEFT_OUT, NO_ANSWER, NOTED, OURS, Row
 from data_recipes.metadata import WEIGHTS, words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
+from data_recipes.scores import named_scores, ratings, thumbs
 from data_recipes.streams import DataError
 from data_recipes.thoughts import parted, taken
-from data_recipes.turns import (
-    CUT_OFF,
-    LEFT_OUT,
-    NO_ANSWER,
-    NOTED,
-    OURS,
-    Row,
-    answered,
-    content_id,
-    fields,
-    make_row,
-    named_scores,
-    ratings,
-    thumbs,
-    turns,
-)
+from data_recipes.turns import answered, fields, turns
 
 
 def rows(record: Row, *, every: bool = False, spelled: bool = False) -> list[Row]:

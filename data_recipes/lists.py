@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from data_recipes import rated, tools, votes
+from data_recipes.answers import candidates
 from data_recipes.asked import question
 from data_recipes.cells import WORDS, number, written
 from data_recipes.endings import plain
+from data_recipes.marks import LEFT_OUT, NOTED, Row
 from data_recipes.metadata import words
+from data_recipes.scores import may_score, ratings, scored
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import LEFT_OUT, NOTED, Row, answered, candidates, may_score, ratings, scored
+from data_recipes.turns import answered
 
 LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
 BEST = {plain(name) for name in (*votes.COLUMNS, *words("best chosen selected"))}

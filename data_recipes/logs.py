@@ -10,28 +10,16 @@ import re
 from typing import Any
 
 from data_recipes import ai_sdk, tools
+from data_recipes.answers import candidates
 from data_recipes.asked import before
 from data_recipes.cells import number
 from data_recipes.endings import called, ended
+from data_recipes.marks import LEFT_OUT, NOTED, Row, Turn
 from data_recipes.metadata import words
 from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, served, text
+from data_recipes.scores import figures, inside, scored, thumbs
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import (
-    LEFT_OUT,
-    NOTED,
-    THOUGHT,
-    Row,
-    Turn,
-    candidates,
-    conversation,
-    cut,
-    fields,
-    figures,
-    inside,
-    scored,
-    thumbs,
-    turns,
-)
+from data_recipes.turns import THOUGHT, conversation, cut, fields, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 SCORES = ("scores", "attributes")  # objects that hold nothing but scores

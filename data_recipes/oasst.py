@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from data_recipes.cells import number
+from data_recipes.marks import LEFT_OUT, Row, Turn
 from data_recipes.parts import text
+from data_recipes.scores import attribute
 from data_recipes.speakers import ROLES
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, Row, Turn, attribute, objects, turns
+from data_recipes.turns import objects, turns
 
 STOPPED = ("aborted_low_grade", "halted_by_moderator")  # trees that people gave up
 

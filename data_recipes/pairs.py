@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+from data_recipes.answers import content_id
 from data_recipes.asked import question
 from data_recipes.cells import number
+from data_recipes.marks import Row, Turn
+from data_recipes.scores import may_score, named_once
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, Turn, answered, content_id, conversation, may_score, named_once
+from data_recipes.turns import answered, conversation
 
 SIDES = ("chosen", "rejected")
 FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore

@@ -11,11 +11,13 @@ from functools import partial
 from typing import Any
 
 from data_recipes import pairs, votes
+from data_recipes.answers import candidates
 from data_recipes.cells import number
+from data_recipes.marks import Row
 from data_recipes.metadata import RATED, metadata
 from data_recipes.parts import text
 from data_recipes.streams import DataError
-from data_recipes.turns import Row, candidates, fields, objects, turns
+from data_recipes.turns import fields, objects, turns
 
 LONGEST = 3  # HelpSteer's strengths run from -3 to 3; others, such as -100, say that neither can be judged
 

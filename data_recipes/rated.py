@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.answers import candidates, content_id
 from data_recipes.cells import number
+from data_recipes.marks import NOTED, Row
 from data_recipes.metadata import words
 from data_recipes.parts import text
 from data_recipes.preferences import asked_summary
+from data_recipes.scores import scored
 from data_recipes.streams import DataError
-from data_recipes.turns import NOTED, Row, candidates, content_id, fields, objects, scored, turns
+from data_recipes.turns import fields, objects, turns
 
 
 def ultrafeedback(record: Row) -> list[Row]:

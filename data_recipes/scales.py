@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from data_recipes.marks import Row
 from data_recipes.metadata import words
-from data_recipes.turns import Row
 
 MOST_VALUES = 500  # an attribute with more distinct values is continuous: its values are not kept one by one
 FEW = 8  # as many scores of either kind must be there before two scales are suspected

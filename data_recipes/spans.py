@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from data_recipes.cells import number
+from data_recipes.marks import Row
 from data_recipes.parts import as_object, objects, parsed
 from data_recipes.streams import DataError, Record
-from data_recipes.turns import Row
 
 WRAPPED = ("message", "tool_call", "message_content", "tool")  # OpenInference puts every entry of a list into one
 OTLP = (  # names of lists inside of each other, in the spellings of OTLP's JSON, of older versions and of Tempo

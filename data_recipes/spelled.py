@@ -10,9 +10,9 @@ from typing import Any
 
 from data_recipes import logs, votes
 from data_recipes.endings import plain
+from data_recipes.marks import NOTED, Row
 from data_recipes.metadata import words
 from data_recipes.parts import as_object, parsed
-from data_recipes.turns import NOTED, Row
 
 TALKS = ("conversation", "dialogue", "dialog", "chat", "turns", "items")  # lists of turns
 BODIES = {"request_body": "request", "response_body": "response", "requestbody": "request", "responsebody": "response"}

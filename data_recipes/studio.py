@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_recipes.turns import Row
+from data_recipes.marks import Row
 
 SIDES = {"left": "a", "right": "b"}
 

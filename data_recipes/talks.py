@@ -11,28 +11,15 @@ import re
 from functools import cache
 from typing import Any
 
+from data_recipes.answers import content_id, make_row
 from data_recipes.endings import deleted
 from data_recipes.logs import FEEDBACK, SCORES, feedback
+from data_recipes.marks import LEFT_OUT, NOTED, OWN_SCORES, Row, Turn
 from data_recipes.parts import hide
+from data_recipes.scores import GRADED, NUMBER, attribute
 from data_recipes.speakers import ROLES, spoken
 from data_recipes.streams import DataError
-from data_recipes.turns import (
-    GRADED,
-    LEFT_OUT,
-    NEMO_TURN,
-    NOTED,
-    NUMBER,
-    OWN_SCORES,
-    TURN,
-    Row,
-    Turn,
-    attribute,
-    content_id,
-    conversation,
-    cut,
-    from_cell,
-    make_row,
-)
+from data_recipes.turns import NEMO_TURN, TURN, conversation, cut, from_cell
 
 COLUMNS = ("messages", "conversations")
 RATES = re.compile(r"((user|human)[ _-]?)?(feedback|thumbs?([ _-]?(up|down))*)")

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from data_recipes.endings import plain
+from data_recipes.marks import ENDLESS, LEFT_OUT, NOTED, THOUGHT_ALONE, Row, Turn
 from data_recipes.metadata import words
-from data_recipes.turns import ENDLESS, LEFT_OUT, NOTED, THOUGHT_ALONE, Row, Turn
 
 THOUGHT = "reasoning_content"
 NAMES = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from data_recipes.marks import NOTED, Row
 from data_recipes.parts import calls, parsed
-from data_recipes.turns import NOTED, Row
 
 CHOICE = ("tool_choice", "function_call")  # which tool may be called: OpenAI's names of 2024 and of 2023
 ANSWER = ("response", "completion", "generation", "output")  # columns of an answer that may be a call and no text

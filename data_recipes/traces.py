@@ -12,10 +12,10 @@ from typing import Any
 
 from data_recipes import spans
 from data_recipes.cells import number
+from data_recipes.marks import LEFT_OUT, Row
 from data_recipes.parts import as_object, parsed
 from data_recipes.speakers import langchain
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, Row
 
 NO_CALL = "_no_call"  # why a record of a trace is left out
 GOOGLE = (

@@ -14,7 +14,7 @@ from conftest import SHARED
 
 import steer
 from data_recipes import layouts
-from data_recipes.turns import LEFT_OUT
+from data_recipes.marks import LEFT_OUT
 from steer.config.labelling import LabelConfig
 from steer.config.rows import DataConfig
 from steer.config.training import TrainConfig

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attribute_models.templates import options_of, rendered
 from data_recipes import layouts
-from data_recipes.turns import LEFT_OUT
+from data_recipes.marks import LEFT_OUT
 from steer.conditioning.chat import bare, fitted
 from steer.conditioning.condition import render
 from steer.conditioning.finished import called

@@ -15,8 +15,8 @@ import pytest
 from data_recipes import layouts
 from data_recipes.cells import number
 from data_recipes.endings import ended
+from data_recipes.marks import LEFT_OUT
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
 from steer.rows import Reading, Tally, prompts, read

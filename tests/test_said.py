@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from data_recipes.layouts import rows
+from data_recipes.marks import LEFT_OUT, NOTED
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NOTED
 from steer.rows.reading import Reading, prompts, read
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "q"}]

@@ -9,8 +9,8 @@ import pytest
 
 from data_recipes import layouts
 from data_recipes.files import DataError
+from data_recipes.marks import LEFT_OUT, NOTED
 from data_recipes.metadata import metadata
-from data_recipes.turns import LEFT_OUT, NOTED
 from steer.labelling.scorer import readable
 from steer.rows import Tally, read
 from steer.rows.directions import of_name

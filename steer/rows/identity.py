@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from data_recipes.turns import asked_with
+from data_recipes.answers import asked_with
 from steer.progress import note_once
 from steer.rows.contract import SIDE, Row
 from steer.rows.reading import Source, read

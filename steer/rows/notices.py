@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from data_recipes.turns import attribute
+from data_recipes.scores import attribute
 
 if TYPE_CHECKING:
     from steer.rows.reading import Tally

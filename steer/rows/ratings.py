@@ -8,8 +8,9 @@ from functools import lru_cache
 from data_recipes import lists, votes
 from data_recipes.cells import form, number
 from data_recipes.layouts import LAYOUTS
+from data_recipes.marks import ASKED_WITH, OURS
 from data_recipes.metadata import Values, metadata
-from data_recipes.turns import ASKED_WITH, OURS, attribute, figures, may_score, named_as, ratings
+from data_recipes.scores import attribute, figures, may_score, named_as, ratings
 from steer.rows.contract import Row
 from steer.rows.directions import named_score
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from data_recipes import files, layouts, thoughts, votes
+from data_recipes.answers import content_id
 from data_recipes.asked import system_columns
 from data_recipes.cells import form, one_way
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
+from data_recipes.marks import LEFT_OUT, NO_ANSWER, NOTED, OWN_SCORES
+from data_recipes.scores import attribute, thumb
 from data_recipes.streams import DataError
-from data_recipes.turns import LEFT_OUT, NO_ANSWER, NOTED, OWN_SCORES, attribute, content_id, thumb
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
 from steer.progress import note, progress

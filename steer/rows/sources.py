@@ -10,8 +10,8 @@ from itertools import islice
 
 from data_recipes import world
 from data_recipes.mapped import parsed
+from data_recipes.scores import NUMBER
 from data_recipes.streams import STDIN, DataError
-from data_recipes.turns import NUMBER
 from steer.errors import SteerError
 from steer.rows.contract import Row
 from steer.rows.identity import content_hash, conversation_of, split_of

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 from data_recipes import duplicates, scales
+from data_recipes.answers import asked_with, content_id
 from data_recipes.scales import Scales
-from data_recipes.turns import asked_with, content_id
 from steer.errors import SteerError
 from steer.progress import note
 from steer.rows import directions
