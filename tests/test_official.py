@@ -16,6 +16,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from steer.methods import (
     METHODS,
+    a_lol,
     apo,
     awr,
     c_rlft,
@@ -320,6 +321,20 @@ def test_awr_has_the_weights_that_its_authors_printed_scaled_to_mean_1() -> None
     assert sum(found) == pytest.approx(5)
 
 
+def test_a_lol_is_what_its_authors_printed_for_responses_divided_by_tokens() -> None:
+    """abaheti95/LoL-RL@9f8d816 train_generation_task_with_off_policy_PG.py, a_lol, ppo_clip 0.9: per_response_loss.
+
+    Theirs weighs by the advantage, here by the advantage over its mean; the third has none and is not drawn there.
+    """
+    printed, advantages = (4.298336982727051, 0.6459999680519104), (1.5, 0.2)
+    logps = torch.tensor([[[-0.5, -1.0, -2.0]], [[-1.5, -0.2, -0.1]]])
+    mask = torch.tensor([[[True, True, True]], [[True, True, False]]])
+    ref = torch.tensor([[-3.3], [-2.4]])
+    scale = sum(advantages) / 2
+    c = Candidates(mask, torch.zeros(2, 1), ref=ref, weight=torch.tensor(advantages)[:, None] / scale)
+    assert mean(a_lol.METHOD, logps, c) == pytest.approx(sum(printed) / scale / 5, rel=1e-6)
+
+
 @pytest.mark.parametrize(("weights", "printed"), [((1.0, -0.6), 0.6279616885), ((0.0, -1.0), 0.6648150092)])
 def test_unlikelihood_is_what_official_code_printed(weights: tuple[float, float], printed: float) -> None:
     """tomekkorbak/pretraining-with-human-feedback@152e6b6 apo/objectives.py Unlikelihood, alpha 0.6; and ul_seq of
@@ -427,6 +442,7 @@ HELD: dict[str, Callable[..., None] | Path] = {
     "raft": test_the_best_response_is_the_one_that_official_code_chose,
     "expert-iteration": test_the_best_response_is_the_one_that_official_code_chose,
     "awr": test_awr_has_the_weights_that_its_authors_printed_scaled_to_mean_1,
+    "a-lol": test_a_lol_is_what_its_authors_printed_for_responses_divided_by_tokens,
     "unlikelihood": test_unlikelihood_is_what_official_code_printed,
     "orpo": test_the_odds_ratio_is_that_of_trl,
     "rebel": test_rebel_of_its_authors_is_the_same_times_eta_squared,

@@ -46,7 +46,7 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
 def test_thumbs_suit_what_needs_no_pairs() -> None:
     found = {s.method: s.missing for s in suited(Labelled([row(i, float(i % 3 == 0)) for i in range(12)]))}
     able = {name for name, missing in found.items() if not missing}
-    assert able == {"mle", "filtered", "rwr", "awr", "unlikelihood", "kto", "bco", "rest-em"}
+    assert able == {"mle", "filtered", "rwr", "awr", "a-lol", "unlikelihood", "kto", "bco", "rest-em"}
     assert found["dpo"].startswith("no prompt has two responses with different rewards (12 of 12 have one response")
     assert "none of the" in found["conditional"] or "schema" in found["conditional"]
     for text in (found["dpo"], found["raft"]):

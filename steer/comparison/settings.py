@@ -17,7 +17,10 @@ BASELINES = (  # what every method must beat, and the control of twice the steps
     *("prompted:guidance=1/1.5/2", "few-shot", "steering"),
 )
 FAMILIES = {
-    "weights": ("filtered:keep=0.5/0.2/0.1", "rwr:beta=3/1/0.5", "awr", "feedme:after=mle", "unlikelihood"),
+    "weights": (
+        *("filtered:keep=0.5/0.2/0.1", "rwr:beta=3/1/0.5", "awr", "a-lol:after=mle"),
+        *("feedme:after=mle", "unlikelihood"),
+    ),
     "preferences": (
         *("dpo", "dpo:after=mle", "ipo:after=mle", "slic:after=mle", "contrastive:after=mle", "simpo:after=mle"),
         *("orpo", "cpo:after=mle", "odpo:after=mle", "rpo:after=mle", "apo:after=mle", "dpop:after=mle"),

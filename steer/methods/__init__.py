@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from steer.errors import SteerError
 from steer.methods import (
+    a_lol,
     apo,
     awr,
     bco,
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
     "feedme": feedme.METHOD,
     "rwr": rwr.METHOD,
     "awr": awr.METHOD,
+    "a-lol": a_lol.METHOD,
     "unlikelihood": unlikelihood.METHOD,
     "raft": raft.METHOD,
     "rejection": rejection.METHOD,
