@@ -149,8 +149,10 @@ def workplace_of(address: str) -> Path:
     return folder
 
 
-def recall(folder: Path, address: str, *, overwrite: bool) -> None:
+def recall(folder: Path, address: str, *, overwrite: bool) -> bytes | None:
     """Put the settings of the run at an address into the folder in which it goes on, and that it is done if it is.
+
+    Return the done.json that was put there, whose files are at the address only; None if there was none to put.
 
     SteerError for an address that holds something else; `overwrite`: another run may be there.
     """
@@ -161,7 +163,7 @@ def recall(folder: Path, address: str, *, overwrite: bool) -> None:
     if there and not _is_run(texts.get(CONFIG, b"null")):
         raise SteerError(f"{address}: holds files that are no run of steer. Choose another --output.")
     if overwrite:
-        return
+        return None
     own = folder / CONFIG
     if own.is_file() and DONE in texts and own.read_bytes() != texts[CONFIG]:
         raise SteerError(
@@ -169,9 +171,10 @@ def recall(folder: Path, address: str, *, overwrite: bool) -> None:
             "--output, or --overwrite to start again."
         )
     with _cached(folder):
-        for name, text in texts.items():
-            if not (folder / name).is_file():
-                attribute_models.write(folder / name, text)
+        missing = {name: text for name, text in texts.items() if not (folder / name).is_file()}
+        for name, text in missing.items():
+            attribute_models.write(folder / name, text)
+    return missing.get(DONE)
 
 
 def send(folder: Path, address: str, *, overwrite: bool) -> None:

@@ -84,12 +84,10 @@ def alone(folder: Path) -> Iterator[None]:
         return
     descriptors: list[int] = []
     try:
-        # NFS locks only what is open for writing, which a folder never is; some file systems know no locks at all.
-        for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
-            with suppress(OSError):
-                descriptors.append(os.open(path, flags, 0o666))
-                fcntl.flock(descriptors[-1], fcntl.LOCK_EX)
-                break
+        # A file, for NFS keeps no lock of a folder from other machines; some file systems know no locks at all.
+        with suppress(OSError):
+            descriptors.append(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666))
+            fcntl.flock(descriptors[-1], fcntl.LOCK_EX)
         yield
     finally:
         for descriptor in descriptors:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from steer.errors import SteerError
+from steer.hub import HELD
 from steer.progress import note_once
 
 LOOK = 1.0  # seconds between two looks at the head of the cluster
@@ -62,7 +63,8 @@ def by_actors(kind: type[Any], start: Callable[[], Any], todo: Iterator[Any], wo
     unit = "GPU" if gpus else "CPU"
     if workers > (most := int(resources.get(unit, 0))):
         raise SteerError(f"--workers ray: --num-proc {workers}, but the cluster has {most} {unit}s. Lower --num-proc.")
-    actor = ray.remote(num_cpus=1, num_gpus=gpus)(kind)
+    known = {HELD: os.environ[HELD]} if os.environ.get(HELD) else {}  # commits of the hub that this run holds
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": known} if known else None)(kind)
     head = Head(ray.get_runtime_context().gcs_address)
     free = [actor.remote(start) for _ in range(workers)]
     busy: dict[Any, Any] = {}

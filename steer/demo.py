@@ -18,9 +18,9 @@ from steer.errors import SteerError
 from steer.evaluation.evaluate import evaluate
 from steer.generation.command import generate_command
 from steer.generation.generate import generate
+from steer.hub import online
 from steer.labelling.command import label_command
 from steer.methods.base import NoSettings
-from steer.models.loading import online
 from steer.models.policy import load_policy
 from steer.progress import note, quiet
 from steer.report import dials

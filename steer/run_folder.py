@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import count
 from pathlib import Path
@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 
 import attribute_models
 from data_recipes import streams
-from steer import addresses
+from data_recipes.hub import HUB, SPEC
+from steer import addresses, hub
 from steer.errors import SteerError
 from steer.progress import note, progress
 from steer.settings import check
@@ -48,6 +49,7 @@ NOTES = ("config.json", "done.json", "metrics.jsonl", "report.txt", "README.md")
 ALIKE = (
     5  # settings that runs of one command, of two versions, may have in one of them only; two commands differ in more
 )
+LOCK = "lock.tmp"  # held by whoever writes to a folder, and no part of what is in it
 POINT = "checkpoint-"  # what the names of resume points begin with; a step follows
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -140,7 +142,7 @@ def stage(work: Callable[[C], R]) -> Callable[[C], R]:
         check(config)
         if addresses.is_address(address := getattr(config, "output", "")):
             return _elsewhere(run, config, address)
-        with _unlocked_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
+        with _released_at_end(), folder_errors(Path(getattr(config, "output", "") or "."), full_disk_only=True):
             try:
                 result = work(addresses.local(config))
             except SteerError as error:
@@ -164,28 +166,39 @@ def _elsewhere(run: Callable[[Any], R], config: Any, address: str) -> R:
     if run.__name__.removesuffix("_command") not in SENDING:
         in_a_folder(address)
     folder, overwrite = addresses.workplace_of(address), getattr(config, "overwrite", False)
-    addresses.recall(folder, address, overwrite=overwrite)
+    recalled = addresses.recall(folder, address, overwrite=overwrite)
     if getattr(config, "shard", ""):
         note(f"--shard: the shards meet in {folder}, so all machines must share this cache (STEER_CACHE).")
-    result = run(dataclasses.replace(config, output=str(folder)))
-    main = os.environ.get("RANK", "0") == "0" and not getattr(config, "dry_run", False)
-    if main and (folder / "done.json").is_file():  # the shards of others may still be to come
-        addresses.send(folder, address, overwrite=overwrite)
+    done = folder / "done.json"
+    try:
+        result = run(dataclasses.replace(config, output=str(folder)))
+        whole = done.is_file() and done.read_bytes() != recalled  # the shards of others may still be to come
+        if whole and not getattr(config, "dry_run", False) and not (run.__name__ == "train_command" and follows()):
+            addresses.send(folder, address, overwrite=overwrite)
+    finally:
+        if recalled and done.is_file() and done.read_bytes() == recalled:
+            done.unlink()  # what it speaks of is at the address, and not here
     return result
+
+
+def follows() -> bool:
+    """Whether this is a process of a distributed training, but not its main one. Other stages know no ranks."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 _LOCKS: dict[Path, int] = {}  # folders that this process writes to, with the descriptors that hold their locks
 
 
 @contextmanager
-def _unlocked_at_end() -> Iterator[None]:
-    """Unlock at the end what was locked inside."""
+def _released_at_end() -> Iterator[None]:
+    """Unlock at the end what was locked inside, and let go of commits that were held."""
     before = set(_LOCKS)
     try:
-        yield
+        with hub.released():
+            yield
     finally:
         for folder in set(_LOCKS) - before:
-            os.close(_LOCKS.pop(folder))
+            _unlock(folder)
 
 
 def lock(folder: Path, *, shared: bool = False) -> None:
@@ -196,22 +209,40 @@ def lock(folder: Path, *, shared: bool = False) -> None:
         return
     if (key := folder.resolve()) in _LOCKS:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SteerError(f"{folder}: another process writes to it. Wait for it, or choose another --output.") from None
-    except OSError:  # a file system that knows no locks
-        os.close(descriptor)
-        return
+    path = folder / LOCK  # NFS keeps no lock of a folder from other machines, but that of a file
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            problem = f"{folder}: another process writes to it"
+            raise SteerError(f"{problem}. Wait for it, or choose another --output.") from None
+        except OSError:  # a file system that knows no locks
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            return
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)  # whoever had it removed it meanwhile
     _LOCKS[key] = descriptor
+
+
+def _unlock(folder: Path) -> None:
+    """Unlock a folder, and remove the file of its lock unless other shards have it too."""
+    import fcntl
+
+    descriptor = _LOCKS.pop(folder)
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (folder / LOCK).unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder during a library call; a lock that a stage already has stays."""
-    with _unlocked_at_end():
+    with _released_at_end():
         lock(folder)
         yield
 
@@ -220,8 +251,10 @@ def fingerprint(path: str | Path) -> str:
     """Hash the content of a file, or of what a stage reads from a folder."""
     if str(path) == "-":
         raise SteerError('stdin can be read only once. Save it first: "steer data - --output FOLDER".')
-    if str(path).startswith("hf:"):
-        return str(path)  # a data set on the hub is identified by its name and @REVISION
+    if spec := SPEC.fullmatch(str(path)):
+        if Path(spec["name"]).is_dir():
+            return f"{fingerprint(spec['name'])} {str(path).removeprefix(HUB + spec['name'])}".rstrip()
+        return hub.origin(str(path)) or str(path)
     path = Path(path)
     digest = hashlib.blake2b(digest_size=8)
     try:
@@ -298,22 +331,34 @@ def files_in(folder: Path) -> list[Path]:
 
 def identity(model: str) -> str:
     """Fingerprint a local model; empty for a hub name."""
-    return fingerprint(model) if Path(model).exists() else ""
+    return fingerprint(model) if model and Path(model).exists() else ""
+
+
+def origin_of(model: str) -> str:
+    """Fingerprint a local model, or name one of the hub with its commit; empty if neither is known."""
+    return identity(model) or (hub.origin(model) if model else "")
 
 
 @contextmanager
-def workplace(folder: str | Path | None, settings: Any, inputs: Mapping[str, str]) -> Iterator[Path]:
+def workplace(
+    folder: str | Path | None, settings: Any, inputs: Mapping[str, str], *, main: bool = True
+) -> Iterator[Path]:
     """Yield a folder for the resume points and the result of a library call; a temporary one if `folder` is None.
+
+    Only the `main` process of a distributed training writes there.
 
     Its config.json records settings and inputs, as that of a command: SteerError if the folder holds other work.
     """
     if folder is None:
-        with TemporaryDirectory(prefix="steer-") as temporary, workplace(temporary, settings, inputs) as place:
+        with (
+            TemporaryDirectory(prefix="steer-") as temporary,
+            workplace(temporary, settings, inputs, main=main) as place,
+        ):
             yield place
         return
-    with _unlocked_at_end():
+    with _released_at_end():
         run = Run(folder, settings, inputs)
-        if not run.done:
+        if main and not run.done:
             run.start()
         yield run.folder
 
@@ -353,6 +398,7 @@ class Run:
         fields = {k: v for k, v in dataclasses.asdict(config).items() if k not in HOW and not _is_server(k, v)}
         self.config = addresses.recorded({**fields, "inputs": dict(inputs or {})})
         before = self._config_before()
+        self._hold_commits(before.get("inputs") or {})
         before = {**json.loads(json.dumps(_defaults(config))), **before}  # settings that there were not yet
         changed = sorted({*_changed(before, self.config)} - {*FREE, *HOW})
         self.renewed = bool(changed)
@@ -369,6 +415,17 @@ class Run:
             elif command and not addresses.is_address(addresses.named(str(folder))):
                 remedy += f" To go on with the settings that it began with, give --config {folder}/config.json instead."
             raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
+
+    def _hold_commits(self, before: Mapping[str, str]) -> None:
+        """Go on with the commits of the hub that the run began with, whatever is the newest now."""
+        inputs = self.config["inputs"]
+        for name, value in inputs.items():
+            now, then = (hub.RECORDED.fullmatch(str(text)) for text in (value, before.get(name, "")))
+            if now and then and now[1] == then[1] and now[2] != then[2] and not self.overwrite:
+                place, old, new = now[1].partition(" ")[2], then[2][:7], now[2][:7]
+                note(f"{place}: this run goes on with commit {old}, which it began with; the hub has {new}.")
+                inputs[name] = then[0]
+            hub.hold(inputs[name])
 
     def _config_before(self) -> dict[str, Any]:
         """Read the config of the run in the folder, or return its own if the folder is new or empty."""
@@ -394,13 +451,13 @@ class Run:
 
     def start(self) -> None:
         """Write config.json. Call it once the inputs are known to be good, so that bad ones leave nothing behind."""
-        if os.environ.get("RANK", "0") != "0":
-            return  # under torchrun the main process does it
         with folder_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock(self.folder, shared=self.shared)
             stale = self.folder.rglob("*.tmp") if not self.shared else ()  # half-written by killed processes
             for path in list(self.folder.iterdir() if self.overwrite else stale):
+                if path == self.folder / LOCK:
+                    continue
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:

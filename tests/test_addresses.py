@@ -230,6 +230,20 @@ def test_a_finished_output_is_not_made_again(bucket: Any, tmp_path: Path, monkey
     assert names(bucket, "data") == ["config.json", "done.json", "rows.jsonl"]
 
 
+def test_a_machine_that_only_saw_a_finished_output_makes_it_when_it_is_gone(
+    bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(filled(bucket, tmp_path), f"{root_of(bucket)}/data")
+    first = data_command(config)
+    monkeypatch.setenv("STEER_CACHE", str(tmp_path / "of another machine"))
+    assert data_command(config) == first
+    rows = content(bucket, "bucket/data/rows.jsonl")
+    for name in names(bucket, "data"):
+        bucket.rm(f"bucket/data/{name}")
+    assert data_command(config) == first
+    assert content(bucket, "bucket/data/rows.jsonl") == rows
+
+
 def test_shards_of_a_store_meet_in_the_cache(
     bucket: Any, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -291,5 +291,5 @@ def test_a_base_from_the_hub_is_the_commit_that_was_trained_on(
     assert load_policy("org/toy").revision == "2" * 40
     assert torch.equal(logits(load_policy(str(tmp_path / "run"))), before)
     shutil.rmtree(place / "snapshots" / ("1" * 40))
-    with pytest.raises(SteerError, match=r"^model 'org/toy' at commit 1{40}, which its policy was trained on: is no"):
+    with pytest.raises(SteerError, match=r"^model 'org/toy' at commit 1{40}, which is on record: is no"):
         load_policy(str(tmp_path / "run"))

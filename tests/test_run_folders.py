@@ -17,7 +17,7 @@ from steer.errors import SteerError
 from steer.labelling.command import fit_command, label_command
 from steer.labelling.scorer import load_scorer
 from steer.rows.command import data_command
-from steer.run_folder import fingerprint, read_json, rows_fingerprint, stage
+from steer.run_folder import LOCK, files_in, fingerprint, read_json, rows_fingerprint, stage
 
 
 def test_a_run_is_known_by_the_content_of_what_is_read_of_it(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_start_removes_what_killed_processes_left_half_written(tmp_path: Path)
     (run.folder / "parts" / "00000.npy").write_text("whole")
     started(Config(str(tmp_path / "run")))
     left = sorted(str(p.relative_to(run.folder)) for p in run.folder.rglob("*"))
-    assert left == ["config.json", "parts", "parts/00000.npy"]
+    assert left == ["config.json", LOCK, "parts", "parts/00000.npy"]
 
 
 @pytest.mark.parametrize(
@@ -217,3 +217,27 @@ def test_what_is_no_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SteerError, match=r"a\.json: not valid JSON \(.+\)\. Restore it"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_lock_is_a_file_that_nothing_reads_and_nobody_keeps(tmp_path: Path) -> None:
+    config = Config(str(tmp_path / "run"), overwrite=True)
+
+    @stage
+    def work(config: Config) -> list[str]:
+        started(config)
+        assert (tmp_path / "run" / LOCK).is_file()
+        return [path.name for path in files_in(tmp_path / "run")]
+
+    assert work(config) == ["config.json"]
+    assert in_another_process(locking(config.output)) == ""
+    assert work(config) == ["config.json"]
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--shard", "1/1"]])
+def test_only_trainings_know_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b c", "scores": {"q": 1}}\n' * 4)
+    config = LabelConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), shard="".join(more[1:]), min_support=1)
+    label_command(config)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "rows.jsonl", "done.json"}

@@ -489,3 +489,54 @@ def test_a_text_to_continue_begins_once(shared: Path) -> None:
     assert text_ids([text, f"<s>{text}"], unlike) == [[begin, *plain]] * 2, "as the chat template begins"
     unlike.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     assert text_ids([text], unlike) == [plain], "a model that was never given one"
+
+
+def test_a_server_that_hangs_costs_its_timeout_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, float]] = []
+    alive = {"http://good/v1"}
+
+    def exchange(url: str, body: Any, *, key: str, timeout: float) -> Any:
+        name = url[: url.index("/v1") + 3]
+        asked.append((url, timeout))
+        if name not in alive:
+            raise TimeoutError("timed out")
+        reply = {"message": {"content": name, "role": "assistant"}, "finish_reason": "stop"}
+        return {"choices": [reply]} if body else {"data": [{"id": "m"}]}
+
+    monkeypatch.setattr(remote, "exchange", exchange)
+    client = remote.OpenAIClient("http://hangs/v1 http://good/v1", "m")
+    chats = [remote.ChatCall(ASK, None, i) for i in range(4)]
+    for _ in range(3):
+        assert {reply.text for reply in client.complete(chats, 1)} == {"http://good/v1"}
+    hung = [(url, timeout) for url, timeout in asked if "hangs" in url]
+    assert hung == [
+        ("http://hangs/v1/chat/completions", remote.TIMEOUT),
+        *[("http://hangs/v1/models", remote.PROBE)] * 2,
+    ]
+    alive |= {"http://hangs/v1"}
+    asked.clear()
+    client.complete(chats, 1)
+    assert not client.lost
+
+
+def test_a_run_goes_on_with_the_model_of_the_servers_that_it_began_with(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"http://a/v1": "llama", "http://b/v1": "llama", "http://c/v1": "qwen"}
+
+    def exchange(url: str, body: Any, *, key: str, timeout: float) -> Any:
+        name = models[url[: url.index("/v1") + 3]]
+        reply = {"message": {"content": name, "role": "assistant"}, "finish_reason": "stop"}
+        return {"choices": [reply]} if body else {"data": [{"id": name}]}
+
+    monkeypatch.setattr(remote, "exchange", exchange)
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "{i}"}}\n' for i in range(4)))
+    asked: Any = {"policy": str(trained), "input": str(tmp_path / "prompts.jsonl"), "shard_size": 1}
+    asked |= {"target": ("none",), "output": str(tmp_path / "out")}
+    generate_command(GenerateConfig(**asked, server="http://a/v1", shard="1/2"))
+    with pytest.raises(SteerError, match=r"holds a run with other settings \(inputs\.served\)"):
+        generate_command(GenerateConfig(**asked, server="http://c/v1", shard="2/2"))
+    said = generate_command(GenerateConfig(**asked, server="http://b/v1", shard="2/2"))
+    assert {row["response"] for row in read_rows(tmp_path / "out")} == {"llama"}
+    monkeypatch.setattr(remote, "exchange", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
+    assert generate_command(GenerateConfig(**asked, server="http://b/v1", shard="2/2")) == said

@@ -33,7 +33,7 @@ from steer.progress import note_once
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
-from steer.run_folder import FREE, HOW, identity, rows_fingerprint
+from steer.run_folder import FREE, HOW, origin_of, rows_fingerprint
 from steer.training.amount import amount, steps_of
 from steer.training.batches import Conditioning
 from steer.training.prepare import undrawn
@@ -78,10 +78,10 @@ class Comparison:
         """Fingerprints of everything that the result depends on."""
         c = self.config
         shared = {k: v for k, v in asdict(self.training).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
-        hashes = {"rows": rows_fingerprint(c.rows), "model": identity(c.model), "training": content_hash([shared])}
-        hashes |= {f"base {name}": identity(name) or name for name in c.base}
+        hashes = {"rows": rows_fingerprint(c.rows), "model": origin_of(c.model), "training": content_hash([shared])}
+        hashes |= {f"base {name}": origin_of(name) or name for name in c.base}
         hashes |= {"rates": content_hash([read_rates(c.rates)])} if c.rates else {}
-        models = [identity(name) or name for name in self.bases]
+        models = [origin_of(name) or name for name in self.bases]
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}

@@ -21,7 +21,7 @@ from steer.models.policy import load_policy
 from steer.report.circumstances import circumstances
 from steer.rows import Row, Source
 from steer.rows.labelled import Labelled, content_of
-from steer.run_folder import identity, rows_fingerprint, slugs, workplace
+from steer.run_folder import origin_of, rows_fingerprint, slugs, workplace
 from steer.settings import settings_of
 
 
@@ -93,7 +93,7 @@ def inputs(examination: Examination[EvaluateSettings]) -> dict[str, str]:
         path, source = examination.path, examination.source
         hashes["rows"] = rows_fingerprint(path) if path else content_of(examination.rows, source)
     if reference := examination.settings.reference:
-        hashes["reference"] = identity(reference)
+        hashes["reference"] = origin_of(reference)
     specs = (examination.judge, examination.proxy, *examination.settings.annotator)
     trust = {"trust_remote_code": examination.trust_remote_code}
     return hashes | {spec: identified(spec, **trust) for spec in specs if spec}

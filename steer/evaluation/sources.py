@@ -11,7 +11,7 @@ from typing import Any
 from steer.models.card import Card
 from steer.models.policy import Policy
 from steer.rows import Reading, Row, Source, content_hash, read
-from steer.run_folder import fingerprint, read_json
+from steer.run_folder import origin_of, read_json
 
 Entrant = Policy | Source  # a policy or model, its path, or responses in any known layout
 
@@ -35,9 +35,9 @@ class Contestant:
 
     @property
     def identity(self) -> str:
-        """Fingerprint of the policy or responses; the name of a model on the hub."""
+        """Fingerprint of the policy or responses; the name and commit of a model on the hub."""
         if self.path:
-            return fingerprint(self.path) if Path(self.path).exists() else self.path
+            return origin_of(self.path) or self.path
         return content_hash(self.rows) if self.rows is not None else self.policy.identity if self.policy else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -11,6 +12,7 @@ from steer.config.generation import GenerateConfig
 from steer.errors import SteerError
 from steer.evaluation.obtained import table
 from steer.generation.generate import Generation, Written, prompt_rows, prompts_in, selection_of, usable
+from steer.generation.openai_client import OpenAIClient
 from steer.generation.pace import measured
 from steer.generation.prefill import shareable
 from steer.generation.requests import encode
@@ -18,7 +20,7 @@ from steer.generation.text import streamed
 from steer.labelling.obtained import Selection, side_by_side
 from steer.parts import shard_of
 from steer.rows import Row
-from steer.run_folder import Run, fingerprint, identity, stage
+from steer.run_folder import Run, fingerprint, origin_of, read_done, read_json, stage
 
 
 @stage
@@ -64,10 +66,22 @@ def _here(config: GenerateConfig) -> GenerateConfig:
 
 def _run(config: GenerateConfig, selection: Selection | None) -> Run:
     """Open the output folder as a run, with the fingerprints of its inputs."""
-    inputs = {"policy": identity(config.policy)}
+    inputs = {"policy": origin_of(config.policy)}
     inputs |= {"scorer": selection.scorer.identity} if selection else {}
     inputs |= {"input": fingerprint(config.input)} if config.input else {}
+    inputs |= {"served": _served(config)} if config.server and not config.server_model else {}
     return Run(config.output, config, inputs)
+
+
+def _served(config: GenerateConfig) -> str:
+    """Return the only model of the servers, which may be others when a run goes on; of a finished run that it names."""
+    try:
+        return OpenAIClient(config.server).model
+    except SteerError:
+        folder = Path(config.output)
+        if not read_done(folder):
+            raise
+        return str(read_json(folder / "config.json")["inputs"].get("served", ""))
 
 
 def _planned(generation: Generation, prompts: int) -> str:

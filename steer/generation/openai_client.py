@@ -25,6 +25,7 @@ from steer.generation.calls import JSON, UNREADABLE
 from steer.progress import note_once
 
 TIMEOUT = 600  # seconds for one response
+PROBE = 5  # seconds for a server that did not answer to say that it does again
 BUSY = {429, 502, 503, 504}  # statuses after which to try again
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before each further try
 
@@ -92,14 +93,24 @@ class OpenAIClient:
         if len(names) > 1:
             raise SteerError(f"--server {urls}: their models are {', '.join(names)}. Choose one with --server-model.")
         self.model = names[0]
+        self.lost: dict[str, SilentError] = {}  # servers that did not answer when they were asked last
 
     def complete(self, chats: Sequence[ChatCall], at_once: int, **settings: Any) -> list[ChatReply]:
         """Return the replies in order; `at_once` requests run at a time on each server, which takes them as it can.
 
-        Those of a server that does not answer go to the others; SteerError if none is left.
+        Those of a server that does not answer go to the others; SteerError if none is left. With the next chats it is
+        asked for its models, and for replies if it answers.
         """
         waiting, replies = deque(range(len(chats))), dict[int, ChatReply]()
-        lost: dict[str, SilentError] = {}  # servers that are asked no more for these chats
+        before, self.lost = self.lost, {}
+        lost = self.lost
+
+        def look(url: str) -> None:
+            with suppress(SteerError):  # a refusal is an answer too
+                try:
+                    self._call(url, "models", tries=len(PAUSES), timeout=PROBE)
+                except SilentError:
+                    lost[url] = before[url]
 
         def work(url: str) -> None:
             while url not in lost:
@@ -113,6 +124,8 @@ class OpenAIClient:
                     lost[url] = error
                     waiting.append(place)
 
+        with ThreadPoolExecutor(max(1, len(before))) as pool:
+            list(pool.map(look, before))
         while len(replies) < len(chats):  # again for what came back when the others had ended
             urls = [url for url in self.urls if url not in lost]
             if not urls:
@@ -171,10 +184,10 @@ class OpenAIClient:
                 f"--server {url}: does not answer as OpenAI does ({error!r}). Check the address; most end in /v1."
             ) from None
 
-    def _call(self, url: str, path: str, body: Any = None, tries: int = 0) -> Any:
+    def _call(self, url: str, path: str, body: Any = None, tries: int = 0, timeout: float = 0) -> Any:
         key = os.environ.get("OPENAI_API_KEY", "")
         try:
-            return exchange(f"{url}/{path}", body, key=key, timeout=TIMEOUT)
+            return exchange(f"{url}/{path}", body, key=key, timeout=timeout or TIMEOUT)
         except HTTPError as error:
             if error.code in BUSY and tries < len(PAUSES):
                 time.sleep(PAUSES[tries] * (1 + random.random()))  # not all at once again

@@ -33,7 +33,7 @@ from steer.rows import Source, content_hash
 from steer.rows.directions import SAY_END
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
-from steer.run_folder import HOW, identity, rows_fingerprint, write_json
+from steer.run_folder import HOW, origin_of, rows_fingerprint, write_json
 from steer.settings import settings_of
 from steer.training.prepare import chosen
 
@@ -96,7 +96,7 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     training = training_of(rows, model, policy, settings)
     trust = training.trust_remote_code
     scorers = {name: scorer_of_new(spec, f"--{name}", trust_remote_code=trust) for name, spec in specs.items() if spec}
-    inputs = {"rows": rows_fingerprint(rows), "model": identity(model), "policy": identity(policy or model)}
+    inputs = {"rows": rows_fingerprint(rows), "model": origin_of(model), "policy": origin_of(policy or model)}
     inputs |= {name: scorer.identity for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
     inputs["training"] = content_hash([trained])

@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import torch
 
@@ -17,6 +15,7 @@ from attribute_models.bases import Weights, keep_unpacked
 from steer import device
 from steer.conditioning.chat import PLAIN
 from steer.errors import SteerError
+from steer.hub import online
 from steer.models import attention
 from steer.models.lora import refuse_nan
 from steer.models.quantization import is_quantised, left_whole, quantised
@@ -82,7 +81,7 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
             else:
                 problem = "is no folder here, nor in the hub's cache, and the hub cannot be reached"
             advice = "Give a folder with config.json, weights and tokenizer, or the name of a model on the hub."
-            commit = f" at commit {loading.revision}, which its policy was trained on" if loading.revision else ""
+            commit = f" at commit {loading.revision}, which is on record" if loading.revision else ""
             raise SteerError(f"model '{name}'{commit}: {problem}. {advice}") from None
         if left and place != "meta":
             note_once(f"{name}: {left}.")
@@ -213,21 +212,6 @@ def _weightless(weights: Weights, config: Any, dtype: Any, source: Mapping[str, 
     with suppress(OSError):  # not every model has one
         model.generation_config = GenerationConfig.from_pretrained(weights.place, **files)
     return model
-
-
-def online() -> bool:
-    """Whether the model hub answers. Ask first: the hub's own client would retry for a minute."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def _complete(tokenizer: Any, model: Any, name: str) -> None:

@@ -20,6 +20,7 @@ from steer.conditioning.switches import with_defaults
 from steer.conditioning.targets import Target, opposite, parse_target
 from steer.conditioning.turns import Turn, preceded
 from steer.errors import SteerError
+from steer.hub import held
 from steer.models.card import FULL, MERGED, Card
 from steer.models.loading import SAMPLED, Loading, hub_commit, pretrained
 from steer.models.lora import adapted, add_control_tokens, beside_the_base, refuse_nan
@@ -275,7 +276,8 @@ def _load(name: str, loading: Loading) -> Policy:
             f"model '{name}': is a run of steer that is not finished and has no resume point that can be used. Finish "
             f'its training: "{again}".'
         )
-    return Policy(*pretrained(name, loading), None, name, loading.revision or hub_commit(name))
+    commit = loading.revision or held(f"model {name}")
+    return Policy(*pretrained(name, replace(loading, revision=commit)), None, name, commit or hub_commit(name))
 
 
 def _load_trained(folder: Path, place: Path, loading: Loading) -> Policy:

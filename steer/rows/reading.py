@@ -22,6 +22,7 @@ from data_recipes.scores import attribute, thumb
 from data_recipes.streams import DataError
 from steer.addresses import fetched, is_address
 from steer.errors import SteerError
+from steer.hub import at_commit
 from steer.progress import note, progress
 from steer.rows import notices
 from steer.rows.contract import ROLES, TOO_DEEP, Row, check, check_json
@@ -185,8 +186,8 @@ class Reader:
             else:
                 requests = files.records(self.reading.requests, skipped) if self.reading.requests else ()
                 scores = files.records(self.reading.scores, skipped) if self.reading.scores else ()
-                records, alone = chain(requests, files.records(self.source, skipped)), bool(self.reading.prompt)
-                yield from joined(records, skipped, alone=alone, scores=scores)
+                records = chain(requests, files.records(at_commit(self.source), skipped))
+                yield from joined(records, skipped, alone=bool(self.reading.prompt), scores=scores)
         except DataError as error:
             raise SteerError(str(error)) from None
 

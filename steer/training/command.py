@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
+from steer import addresses
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.methods import METHODS
 from steer.parts import follow_leader
 from steer.rows.labelled import Labelled
-from steer.run_folder import Run, rows_fingerprint, stage
+from steer.run_folder import Run, follows, origin_of, rows_fingerprint, stage
 from steer.training import checkpoint
 from steer.training.dry_run import described
 from steer.training.prepare import Hashes, chosen, scorer_for
@@ -25,32 +26,43 @@ def train_command(config: TrainConfig) -> str:
     join_tasks()
     chosen(config.method, config.set)
     hashes = Hashes.of(config.model, config.init)
-    inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model}
+    inputs = {"rows": rows_fingerprint(config.rows), "model": hashes.model or origin_of(config.model)}
     if config.init:
         inputs["init"] = hashes.init
     spec = config.scorer or Labelled.without_rows(config.rows).spec
     scorer = scorer_for(config.method, spec, trust_remote_code=config.trust_remote_code)
     inputs |= {"scorer": scorer.identity} if scorer else {}
     run = Run(config.output, config, inputs)
-    main = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
+    main = not follows()  # under torchrun one process speaks for all
     if run.done and not config.dry_run:
         if main:
             checkpoint.clear(run.folder)  # of a process that was killed after it wrote done.json
         return str(run.done["summary"]) if main else ""
-    training = prepare(Labelled.of(config.rows, inputs["rows"]), config.model, config.method, config, hashes, scorer)
+    labelled = Labelled.of(config.rows, run.config["inputs"]["rows"])
+    training = prepare(labelled, config.model, config.method, config, hashes, scorer)
     if config.dry_run:
         return described(training) if main else ""
     training.wait()  # the folder has been looked at by all before one process writes to it
-    run.start()
+    if main:
+        run.start()
     training.wait()
     if not (run.folder / "config.json").is_file():  # so no resume point either
-        raise SteerError(f"{run.folder}: only the first machine sees it. Put --output where all of them do.")
+        raise SteerError(_unseen(run.folder))
     policy = training.run(run.folder)
     if not main:
         return ""
     summary = run.finish(_summary(config, policy.facts), **policy.facts)
     checkpoint.clear(run.folder)
     return summary
+
+
+def _unseen(folder: Path) -> str:
+    """Say that this machine does not see what the first one writes, and what to do."""
+    address = addresses.named(str(folder))
+    if address == str(folder):
+        return f"{folder}: only the first machine sees it. Put --output where all of them do."
+    remedy = "Let STEER_CACHE be a folder that all of them see, on a shared disk"
+    return f"{address}: the machines train in {folder}, which only the first sees. {remedy}."
 
 
 def _summary(config: TrainConfig, facts: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from steer.methods.base import Array, Method
 from steer.models.collate import Batch, Sequence_, collate, cost, dealt, micro_batches
 from steer.models.log_probs import ResponseLogps
 from steer.progress import note, progress
+from steer.run_folder import follows
 from steer.training.batches import Known, Plan
 
 
@@ -142,7 +143,7 @@ def content_hash(model: str, groups: Sequence[Sequence[Sequence_]]) -> str:
 def cached(key: str, sizes: Sequence[int], compute: Callable[[], list[float]]) -> list[list[float]]:
     """Read the values of all candidates from disk, or compute and write them: [groups][K], K as in `sizes`."""
     path = cache_folder() / "references" / f"{key}.npz"
-    main = os.environ.get("RANK", "0") == "0"
+    main = not follows()
     # One process looks, so that all compute or none does.
     flat = broadcast_object_list([_read(path) if key and main else None])[0]
     if flat is None or len(flat) != sum(sizes):

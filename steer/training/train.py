@@ -16,7 +16,7 @@ from steer.models.tokenization import Tokens
 from steer.progress import note
 from steer.rows import Source
 from steer.rows.labelled import Labelled
-from steer.run_folder import fingerprint, folder_errors, workplace, write_json
+from steer.run_folder import fingerprint, folder_errors, follows, origin_of, workplace, write_json
 from steer.settings import settings_of
 from steer.training import checkpoint
 from steer.training.amount import amount
@@ -69,9 +69,10 @@ def train(
     chosen(method, options.set)
     hashes = Hashes.of(model, options.init)
     scorer = scorer_for(method, options.scorer or labelled.spec, trust_remote_code=options.trust_remote_code)
-    inputs = {"rows": labelled.content, "model": f"{model} {hashes.model}", "method": method, "init": hashes.init}
+    weights = f"{model} {hashes.model}" if hashes.model else origin_of(model) or model
+    inputs = {"rows": labelled.content, "model": weights, "method": method, "init": hashes.init}
     inputs |= {"scorer": scorer.identity} if scorer else {}
-    with workplace(folder, options, inputs) as place:
+    with workplace(folder, options, inputs, main=not follows()) as place:
         if (place / "done.json").is_file():
             return load_policy(str(place), dtype=options.dtype, trust_remote_code=options.trust_remote_code)
         policy = prepare(labelled, model, method, options, hashes, scorer).run(place)
