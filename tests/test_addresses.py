@@ -34,7 +34,7 @@ from steer.labelling.scorer import load_scorer
 from steer.models.policy import load_policy
 from steer.rows import read_rows, write_rows
 from steer.rows.command import data_command
-from steer.run_folder import read_json
+from steer.run_folder import files_in, read_json
 from steer.training.command import train_command
 
 RATED = [{"prompt": f"What is {i}?", "response": "word " * (i % 7) + "end.", "quality": i % 7} for i in range(60)]
@@ -319,7 +319,7 @@ def test_what_is_fetched_in_part_is_not_taken_for_whole(
         patch.setattr("steer.addresses._store", Failing("open", dying))
         with pytest.raises(SteerError, match=rf"{address}: cannot be read \(no answer\)"):
             data_command(DataConfig(address, str(tmp_path / "data")))
-    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert not files_in(cache)
     data_command(DataConfig(address, str(tmp_path / "data")))
     assert len(read_rows(tmp_path / "data")) == 7
 
