@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from attribute_models.endpoint import Endpoint, RefusedError
+from attribute_models.endpoint import BadRequestError, Endpoint, RefusedError
 from attribute_models.progress import progress
 
 if TYPE_CHECKING:
     from attribute_models.judge import Settings
 
+FEW = 8  # questions, all of which an endpoint in order may refuse; of more the settings are to blame
 RETRY = "That was not the JSON object that was asked for. Answer with it and nothing else."
 
 
@@ -25,6 +26,13 @@ class Question(NamedTuple):
 
     messages: list[dict[str, str]]
     read: Callable[[str], dict[str, float] | None]
+
+
+class Failure(NamedTuple):
+    """Why a question has no answer: it was refused, answered without valid scores, or the server did not answer."""
+
+    why: str
+    kind: Literal["refused", "invalid", "lost"]
 
 
 class Asker:
@@ -48,12 +56,12 @@ class Asker:
         return (c["prompt_tokens"] * s.prompt_price + c["completion_tokens"] * s.completion_price) / 1e6
 
     def answers(self, questions: Mapping[str, Question], rows: int) -> dict[str, dict[str, float]]:
-        """Answers by key, from disk or asked for now; ValueError if not one of the questions was answered."""
+        """Answers by key, from disk or asked for now; ValueError where `_stopped` says why."""
         answers = self._cached()
         waiting = {key: question for key, question in questions.items() if key not in answers}
-        failed: dict[str, str] = {}
+        failed: dict[str, Failure] = {}
         for key, answer in self._asked(waiting):
-            if isinstance(answer, str):
+            if isinstance(answer, Failure):
                 failed[key] = answer
             else:
                 answers[key] = answer
@@ -62,9 +70,9 @@ class Asker:
         self.totals["failed"] += len(failed)
         print(self._summary(failed), file=sys.stderr)
         if waiting and len(failed) == len(waiting):
-            raise ValueError(
-                f"{self.settings.url}: none of {len(failed)} requests was answered ({failed.popitem()[1]})."
-            )
+            known = any(key in answers for key in questions)
+            if why := _stopped(list(failed.values()), known):
+                raise ValueError(f"{self.settings.url}: none of {len(failed)} requests was answered ({why}).")
         return answers
 
     def _cached(self) -> dict[str, dict[str, float]]:
@@ -79,7 +87,7 @@ class Asker:
                     continue
         return answers
 
-    def _asked(self, questions: Mapping[str, Question]) -> Iterator[tuple[str, dict[str, float] | str]]:
+    def _asked(self, questions: Mapping[str, Question]) -> Iterator[tuple[str, dict[str, float] | Failure]]:
         """Yield (key, scores or why there are none) as they come; scores are on disk before they are yielded."""
         if not questions:
             return
@@ -87,10 +95,10 @@ class Asker:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock()
 
-        def ask_and_keep(key: str, question: Question) -> dict[str, float] | str:
+        def ask_and_keep(key: str, question: Question) -> dict[str, float] | Failure:
             """Write the answer before this thread takes the next question: a kill loses none that came."""
             answer = self._ask(question)
-            if not isinstance(answer, str):
+            if not isinstance(answer, Failure):
                 with lock:
                     file.write(json.dumps({"key": key, "scores": answer}) + "\n")
                     file.flush()
@@ -108,7 +116,7 @@ class Asker:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _ask(self, question: Question) -> dict[str, float] | str:
+    def _ask(self, question: Question) -> dict[str, float] | Failure:
         """Scores, or why there are none; an answer that is not valid is sent back, once for each retry."""
         messages = question.messages
         s = self.settings
@@ -118,25 +126,39 @@ class Asker:
         for _ in range(s.retries + 1):
             try:
                 text = self.endpoint.ask({**body, "messages": messages})
+            except BadRequestError as error:
+                return Failure(str(error), "refused")
             except RefusedError as error:
-                return str(error)
+                return Failure(str(error), "lost")
             scores = question.read(text)
             if scores is not None:
                 return scores
             self.endpoint.count(nonsense=1)
             retry = [{"role": "assistant", "content": text[:1000]}, {"role": "user", "content": RETRY}]
             messages = [*question.messages, *retry]
-        return f"no valid scores in {text[:100]!r}"
+        return Failure(f"no valid scores in {text[:100]!r}", "invalid")
 
-    def _summary(self, failed: Mapping[str, str]) -> str:
+    def _summary(self, failed: Mapping[str, Failure]) -> str:
         c = self.counts
-        s, first = self.settings, f" (the first: {next(iter(failed.values()))})" if failed else ""
+        s, first = self.settings, f" (the first: {next(iter(failed.values())).why})" if failed else ""
         return (
             f"judge {self.settings.model}: {c['rows']} rows, {c['requests']} requests ({c['retries']} retries, "
             f"{c['nonsense']} without valid scores), {c['cached']} from {self.settings.cache}, {c['failed']} failed"
             f"{first}; {c['prompt_tokens']} + {c['completion_tokens']} tokens"
             f"{f', which cost {self.cost:.4g}' if s.prompt_price or s.completion_price else ''}."
         )
+
+
+def _stopped(failed: Sequence[Failure], known: bool) -> str:
+    """Why nothing may go on where all that was asked failed; empty where only these questions are to blame.
+
+    A server that does not answer stops all. Questions that are refused, or answered without valid scores, do not where
+    other answers are known; without any, FEW that are refused do not either: a shard may hold nothing else.
+    """
+    lost = next((failure.why for failure in failed if failure.kind == "lost"), "")
+    if lost or known:
+        return lost
+    return "" if len(failed) <= FEW and all(failure.kind == "refused" for failure in failed) else failed[0].why
 
 
 def json_object(answer: str) -> dict[str, Any] | None:

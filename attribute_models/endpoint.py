@@ -27,6 +27,7 @@ LATER = (408, 409, 425, 429)  # and every 5xx but one: worth another try
 NOT_IMPLEMENTED = 501
 COUNTED = ("requests", "retries", "nonsense", "prompt_tokens", "completion_tokens")
 NEVER = (401, 403, 404)  # the key or the address is wrong: nothing will be answered
+BAD = (400, 413, 422)  # what was sent is not taken, such as a text that is too long; another may be
 # What some models refuse, and its other name; "": they are asked without it.
 OTHERWISE = {
     "max_tokens": "max_completion_tokens",
@@ -44,6 +45,10 @@ T = TypeVar("T")
 
 class RefusedError(Exception):
     """Refusal of one request; others may be answered."""
+
+
+class BadRequestError(RefusedError):
+    """Refusal of what a request holds: the same again would be refused again."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -128,7 +133,7 @@ class Endpoint:
     def post(self, path: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
         """Answer to a JSON body as `read` reads it, which raises ValueError for half an answer, asked for again.
 
-        RefusedError after the last retry; ValueError if no request would be answered.
+        RefusedError after the last retry, BadRequestError at once; ValueError if no request would be answered.
         """
         why = ""
         for attempt in range(self.retries + 1):
@@ -143,6 +148,8 @@ class Endpoint:
                 why, wait = f"status {error.code}: {' '.join(text.split())[:200]}", error.headers.get("Retry-After")
                 if error.code in NEVER:
                     raise ValueError(f"{self.url}: {why}. Check the address, the model and the key.") from None
+                if error.code in BAD:
+                    raise BadRequestError(why) from None
                 if error.code not in LATER and (error.code < 500 or error.code == NOT_IMPLEMENTED):
                     raise RefusedError(why) from None
                 self._wait(attempt, wait)

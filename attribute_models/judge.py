@@ -103,7 +103,8 @@ class Judge:
     def score(self, rows: Sequence[Row]) -> Array:
         """Scores [n, A] within the ranges of the rubrics; NaN where no valid answer came.
 
-        A wrong key or address, and rows of which not one was answered, raise ValueError.
+        A wrong key or address, a server that does not answer, and rows of which not one was answered raise ValueError;
+        not a few rows that are all refused, whose scores are NaN.
         """
         texts(rows)  # raises for rows without text before anything is asked
         groups = [self.attributes] if self.settings.together else [(name,) for name in self.attributes]

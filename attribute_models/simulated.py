@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 
 from attribute_models import Row, documents, hashed, own, settings, texts, unknown, write_settings
-from attribute_models.arrays import Array, Ballots, Mask
+from attribute_models.arrays import Array, Ballots
 
 LENGTH = 50.0  # words of a response that no annotator finds short or long
 OWNER = "simulated annotators"
@@ -127,13 +127,13 @@ class Simulated:
         """Names of the annotators."""
         return tuple(map(str, self.settings.pool)) or tuple(f"simulated {i + 1}" for i in range(len(self.pool)))
 
-    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Mask:
-        """Whether the first of each pair [n] is preferred; the same pair in the other order gets the other answer.
+    def prefer(self, first: Sequence[Row], second: Sequence[Row]) -> Array:
+        """Winner of each pair [n]: 1 the first, 0 the second, .5 neither, NaN unanswered; the other order, the other.
 
-        An attribute whose truth is unknown for one of the two counts for neither.
+        An attribute whose truth is unknown for one of the two counts for neither. Where none is left that counts there
+        is no answer; equal sums, which there are without noise, are a tie.
         """
-        preferred: Mask = self.ballots(first, second).share > 0.5
-        return preferred
+        return self.ballots(first, second).share
 
     def ballots(self, first: Sequence[Row], second: Sequence[Row]) -> Ballots:
         """Compare pairs as `prefer` does, and say who was drawn for each and whose answer was flipped."""
@@ -151,7 +151,13 @@ class Simulated:
                 self._impression(annotator, row, truth, draw) - _liking(annotator, row) for row, truth in pair
             ]
             parts = np.where(np.isnan(impressions).any(0), 0.0, weights * annotator.taste)
+            if not parts.any():
+                votes.share[i] = math.nan
+                continue
             sums = [float(np.nansum(parts * x)) + _liking(annotator, row) for x, (row, _) in zip(impressions, pair)]
+            if math.isclose(*sums, rel_tol=1e-9, abs_tol=1e-9):
+                votes.share[i] = 0.5
+                continue
             votes.flipped[i] = s.training and draw.random() < s.flips
             votes.share[i] = (sums[0] > sums[1]) ^ bool(votes.flipped[i]) ^ exchanged
         return votes

@@ -37,7 +37,7 @@ def work() -> dict[str, Callable[[], object]]:
     first, second, names = np.tile(i, PROMPTS), np.tile(j, PROMPTS), np.repeat(np.arange(PROMPTS), len(i))
     share, longer = rng.choice([0, 0.5, 1], len(first)), rng.normal(size=PROMPTS)
     none = np.zeros(len(first))
-    votes = Votes(first, second, share, names, none, none, none.astype(int))
+    votes = Votes(first, second, share, names, none, none, none.astype(int), none > 0)
     helps = {f"steer {name} --help": lambda name=name: show_help(name) for name in ("", *sorted(cli.commands))}
     return helps | {
         "20,000 rows of the world": lambda: sum(1 for _ in world.rows(world.World(20_000))),

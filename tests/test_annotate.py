@@ -17,7 +17,7 @@ from steer.evaluation.court import Court
 from steer.evaluation.result import Case
 from steer.evaluation.systems import Answers, System
 from steer.labelling.scorer import load_scorer
-from steer.report.judges import silent
+from steer.report.judges import preferred, silent
 from steer.rows.schema import Attribute, Schema
 
 GOLD = "data_recipes.world_text:Gold"
@@ -181,8 +181,54 @@ def test_win_rates_are_those_that_a_person_would_count() -> None:
     assert none["win_rate"]["mean"] == 0
     assert [s["place"]["mean"] for s in found["annotators"][0]["systems"]] == [2, 1, 3]
     assert found["agreement"][0]["annotators"] == ["shortest", "longest"]
-    assert found["agreement"][0]["agreement"]["mean"] == pytest.approx(1 / 9)  # the one tie
-    assert found["annotators"][0]["comparisons"] == 9
+    assert found["agreement"][0]["agreement"]["mean"] == 0  # the one tie is of equal texts: no agreement
+    assert (found["annotators"][0]["comparisons"], found["annotators"][0]["alike"]) == (8, 1)
+
+
+def test_equal_texts_are_ties_that_nobody_was_asked_about() -> None:
+    """Two who contradict each other agree on nothing, however many pairs were equal; who is silent has no win-rate."""
+    texts = [f"{i}" for i in range(50)], ["same"] * 50
+    systems = [answers(*(t + "aaa" for t in texts[0]), *texts[1]), answers(*texts[0], *texts[1])]
+    who = [
+        Annotator("longest", longest, False),
+        Annotator("shortest", lambda a, b: 1 - longest(a, b), False),
+        Annotator("silent", lambda a, b: np.full(len(a), np.nan), True),
+        Annotator("left", lambda a, b: np.ones(len(a)), True),
+    ]
+    cast = [vote(one, meetings(systems)) for one in who]
+    found = win_rates(who, ["a", "b"], cast, 50)
+    json.dumps(found, allow_nan=False)
+    first = found["agreement"][0]
+    assert (first["agreement"]["mean"], first["agreement"]["n"], first["kappa"]) == (0, 50, pytest.approx(0))
+    counts = [(a["comparisons"], a["alike"], a["unanswered"], a["turned"]) for a in found["annotators"]]
+    assert counts == [(50, 50, 0, None), (50, 50, 0, None), (0, 50, 50, None), (50, 50, 0, 1.0)]
+    rated = [a["systems"][1] for a in found["annotators"]]
+    assert [one["win_rate"]["mean"] for one in rated] == [0.25, 0.75, None, 0.5]
+    assert (rated[2]["length_controlled"]["mean"], rated[2]["place"]) == (None, None)
+    assert [(one["wins"], one["ties"], one["losses"], one["alike"]) for one in rated[:2]] == [
+        (0, 50, 50, 50),
+        (50, 50, 0, 50),
+    ]
+    (said,) = silent({"win_rates": found})
+    assert said.startswith("silent: answered 0 of 50 comparisons (0.0 %)")
+    text = str(preferred({"win_rates": found}))
+    assert "longest: 50 comparisons, 50 alike, not asked. " in text
+    assert "left: 50 comparisons, 100.0 % of them changed with the order, 50 alike, not asked. " in text
+    assert "0/50/50 (50 alike)" in text
+    equal = [vote(one, meetings([systems[0], systems[0]])) for one in who]
+    found = win_rates(who, ["a", "b"], equal, 50)
+    assert silent({"win_rates": found}) == [], "nobody was asked, so nobody was silent"
+    assert found["annotators"][2]["systems"][1]["win_rate"]["mean"] == 0.5
+    assert found["agreement"][0]["agreement"]["mean"] is None
+
+
+def test_equal_texts_of_a_vote_file_count_as_those_of_the_annotator_who_wrote_it(tmp_path: Path) -> None:
+    systems = [System(n, "", a) for n, a in (("b", answers("yy", "same")), ("a", answers("x", "same")))]
+    court = Court(Schema(()), load_scorer("countable:words"), load_scorer("countable:words"), [])
+    case = Case(court, systems, "a", 10, annotators=[Annotator("w", longest, ordered=False)])
+    exports.votes(tmp_path, case)
+    back = annotator(f"votes:{tmp_path / 'annotations' / 'w' / 'annotations.json'}")
+    assert vote(back, case.met).alike.tolist() == case.votes[0].alike.tolist() == [False, True]
 
 
 def test_votes_of_others_are_read_as_alpaca_eval_writes_them(tmp_path: Path) -> None:

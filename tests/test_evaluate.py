@@ -82,7 +82,7 @@ def test_annotators_rank_all_systems(evaluated: Path) -> None:
     found = read_json(evaluated / "report.json")["win_rates"]
     assert found["baseline"] == "plain"
     assert [len(a["systems"]) for a in found["annotators"]] == [4, 4]
-    assert found["annotators"][0]["comparisons"] == 24 * 6
+    assert all(a["comparisons"] + a["alike"] == 24 * 6 for a in found["annotators"])
     assert found["annotators"][1]["turned"] is None  # scores do not depend on the order
     assert all(0 <= s["win_rate"]["mean"] <= 1 for a in found["annotators"] for s in a["systems"][1:])
     assert len(found["agreement"]) == 1

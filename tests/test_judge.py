@@ -21,6 +21,7 @@ import pytest
 from conftest import HANG
 
 import attribute_models
+from attribute_models.asker import FEW
 from attribute_models.judge import Judge
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
@@ -333,6 +334,38 @@ def test_an_endpoint_that_answers_nothing_is_no_empty_column(server: Server, jud
     server.http.server_close()
     with pytest.raises(ValueError, match=r"none of 1 requests was answered \(URLError"):
         judge(retries=0).score([row("one")])
+
+
+@pytest.mark.parametrize("reply", [(400, {}, "context length exceeded"), chat("I would rather not say.")])
+def test_a_question_that_is_never_answered_does_not_stop_later_runs(
+    server: Server, judge: Callable[..., Judge], reply: Reply
+) -> None:
+    server.reply = lambda body: reply if asked(body) == "long" else by_words(body)
+    rows = [row("long"), row("one"), row("one two")]
+    for cached in (0, 2):
+        asker = judge(retries=0)
+        scores = asker.score(rows)[:, 0]
+        assert np.isnan(scores).tolist() == [True, False, False]
+        assert (asker.counts["cached"], asker.counts["failed"]) == (cached, 1)
+    server.reply = lambda body: (500, {}, "down")
+    with pytest.raises(ValueError, match=r"none of 1 requests was answered \(status 500: down\)"):
+        judge(retries=0).score(rows)
+
+
+def test_a_few_questions_may_all_be_refused_and_many_may_not(server: Server, judge: Callable[..., Judge]) -> None:
+    """A shard may hold nothing but texts that are too long; where all of many are refused, the settings are wrong."""
+    server.reply = lambda body: (400, {}, "context length exceeded")
+    asker = judge()
+    assert np.isnan(asker.score([row(f"long {i}") for i in range(FEW)])).all()
+    assert asker.counts["failed"] == FEW
+    with pytest.raises(ValueError, match=r"none of 9 requests was answered \(status 400: context length exceeded\)"):
+        judge().score([row(f"long {i}") for i in range(FEW + 1)])
+    server.reply = lambda body: (402, {}, "no credit") if asked(body) == "short" else (400, {}, "too long")
+    with pytest.raises(ValueError, match=r"none of 2 requests was answered \(status 402: no credit\)"):
+        judge().score([row("long"), row("short")])
+    server.reply = lambda body: chat("I would rather not say.")
+    with pytest.raises(ValueError, match=r"none of 1 requests was answered \(no valid scores in 'I would"):
+        judge(retries=0).score([row("long")])
 
 
 def test_a_redirect_does_not_take_the_key_along(server: Server, judge: Callable[..., Judge]) -> None:

@@ -227,8 +227,10 @@ def test_answers_of_a_panel_are_kept_and_only_failures_are_asked_again(
     said = annotate_command(config)
     assert "1 pairs were not answered; --overwrite asks a judge for these again." in said
     assert "asked, over all runs of this command: 12 requests, 1 failed, 110 prompt tokens" in said
+    again = AnnotateConfig(config.rows, config.output, panel, overwrite=True)
+    assert "1 pairs were not answered" in annotate_command(again), "what was refused is refused again, and no more"
     before, server.reply = len(server.bodies), by_task
-    said = annotate_command(AnnotateConfig(config.rows, config.output, panel, overwrite=True))
+    said = annotate_command(again)
     assert len(server.bodies) == before + 1
     assert "1 requests, 11 cached" in said
     assert " 0 unanswered" in said

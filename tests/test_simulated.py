@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +19,12 @@ from attribute_models.judge import Judge
 from attribute_models.simulated import Settings, Simulated
 from steer.config.labelling import LabelConfig
 from steer.errors import SteerError
-from steer.evaluation.annotators import annotator, identified
+from steer.evaluation.annotators import annotator, annotators, identified
+from steer.evaluation.court import fitting
+from steer.iteration.rounds import Rounds
 from steer.labelling.command import label_command
 from steer.labelling.fit import fit
+from steer.labelling.scorer import load_scorer
 from steer.rows import read_rows
 from steer.rows.schema import Attribute, Schema
 
@@ -87,7 +91,7 @@ def test_the_same_seed_gives_the_same_labels_in_any_order_and_company() -> None:
 def test_a_pair_the_other_way_round_gets_the_other_answer() -> None:
     pool = Simulated(Settings(gold="test_simulated:Good"))
     first, second = rows(200, 2.0), [{**row, "response": "3 " + row["response"]} for row in rows(200)]
-    assert np.array_equal(pool.prefer(first, second), ~pool.prefer(second, first))
+    assert np.array_equal(pool.prefer(first, second), 1 - pool.prefer(second, first))
 
 
 class Two:
@@ -118,6 +122,25 @@ def test_an_attribute_that_is_unknown_for_one_of_two_counts_for_neither() -> Non
     exact = Simulated(dataclasses.replace(EXACT, gold="test_simulated:Two", training=False), {"good": 1, "bad": -0.5})
     assert exact.prefer(pair(math.nan, 1), pair(4, 2)).all()  # by the bad one alone
     assert not exact.prefer(pair(3, 1), pair(4, math.nan)).any()  # by the good one alone
+
+
+def test_a_pair_of_which_nothing_that_counts_is_known_gets_no_answer() -> None:
+    pool = Simulated(Settings(gold="test_simulated:Two", length=2.0), {"good": 1, "bad": 0})
+    unknown, known = pair(math.nan, 1), pair(4, 2)
+    for first, second in ((unknown, known), (known, unknown), (unknown, pair(math.nan, 3))):
+        votes = pool.ballots(first, second)
+        assert np.isnan(votes.share).all()
+        assert not votes.flipped.any()
+        assert np.isnan(pool.prefer(first, second)).all()
+
+
+def test_equal_sums_are_a_tie_that_is_never_flipped() -> None:
+    exact = dataclasses.replace(EXACT, gold="test_simulated:Two", flips=1.0)
+    pool = Simulated(exact, {"good": 1, "bad": -1})
+    votes = pool.ballots(pair(3, 2), pair(2.1, 1.1))
+    assert set(votes.share) == {0.5}
+    assert not votes.flipped.any()
+    assert set(pool.prefer(pair(3, 2), pair(2.1, 1.2))) == {0.0}, "what is no tie is flipped"
 
 
 @pytest.mark.parametrize(
@@ -235,6 +258,21 @@ def test_a_truth_is_any_scorer_and_says_which_end_is_better(tmp_path: Path) -> N
     for gold, message in (("nowhere", "no such folder"), ("human", r"Fit one: .*, then gold: SCORER\.")):
         with pytest.raises(SteerError, match=f"{file}: gold: scorer {gold!r}?.*{message}".replace("'human'?", "human")):
             preferred(gold)
+
+
+def test_a_pool_that_judges_flips_no_rating(tmp_path: Path) -> None:
+    """As gold or proxy of an evaluation, as its annotator by default, and as the judge of a round."""
+    (tmp_path / "pool.yaml").write_text(f"gold: {GOLD}\nflips: 1\nbias: 0\nstretch: 0\nnoise: 0\nlength: 0\n")
+    spec, some = f"simulated:{tmp_path / 'pool.yaml'}", rows(10)
+    schema = Schema((Attribute("good", 0, 4, 1), Attribute("bad", 0, 4, -1)))
+    exact = [[i % 5, 4 - i % 5] for i in range(10)]
+    assert load_scorer(spec).score(some, schema.own).tolist() == [[4 - good, 4 - bad] for good, bad in exact]
+    assert fitting(spec, "--gold", schema).score(some, schema.own).tolist() == exact
+    (gold,) = annotators((), spec, schema)
+    best, worst = ({**some[0], "response": f"{value} x"} for value in (4, 0))
+    assert gold.prefer([best], [worst]).tolist() == [1.0]
+    judge, _ = Rounds.judge(SimpleNamespace(schema=schema, logs=some), load_scorer(spec))  # type: ignore[arg-type]
+    assert judge.score(some, schema.own).tolist() == exact
 
 
 def test_a_pool_whose_truth_was_fitted_again_is_another_scorer(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def votes(first: list[int], second: list[int], share: list[float], prompts: list
     n = len(share)
     names = np.arange(n) if prompts is None else np.array(prompts)
     one, other = np.array(first, int), np.array(second, int)
-    return Votes(one, other, np.array(share), names, np.zeros(n), np.zeros(n), np.zeros(n, int))
+    return Votes(one, other, np.array(share), names, np.zeros(n), np.zeros(n), np.zeros(n, int), np.zeros(n, bool))
 
 
 def test_ties_count_half_and_the_standard_error_is_that_of_the_mean() -> None:
@@ -49,12 +49,25 @@ def test_ties_count_half_and_the_standard_error_is_that_of_the_mean() -> None:
     assert (found["wins"], found["ties"], found["losses"]) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("prompts", [2, 6, 7])
-def test_a_few_prompts_that_all_agree_have_the_exact_binomial_bound(prompts: int) -> None:
+def test_the_standard_error_is_over_prompts() -> None:
+    """100 prompts whose votes are the same in three seeds are 100 observations, not 300."""
+    share = (np.random.default_rng(0).random(100) < 0.5).astype(float)
+    three = votes([1] * 300, [0] * 300, [*share] * 3, [*range(100)] * 3)._replace(seeds=np.repeat(np.arange(3), 100))
+    assert win_rate(three)["standard_error"] == pytest.approx(share.std(ddof=1) / math.sqrt(100))
+    one = win_rate(votes([1] * 3, [0] * 3, [1.0, 0.0, 1.0], [0, 0, 0]))
+    assert one["standard_error"] is None, "one prompt says nothing of others"
+
+
+@pytest.mark.parametrize("prompts", [2, 6, 7, 8, 20, 300])
+def test_prompts_that_all_agree_have_the_exact_binomial_bound(prompts: int) -> None:
+    """Of prompts, not of votes: three seeds on the same prompts are no more of them."""
     for share in (1.0, 0.0):
-        found = win_rate(votes([1] * prompts, [0] * prompts, [share] * prompts))["win_rate"]
+        one = votes([1] * prompts, [0] * prompts, [share] * prompts)
+        three = votes([1] * 3 * prompts, [0] * 3 * prompts, [share] * 3 * prompts, [*range(prompts)] * 3)
         bounds = binomtest(int(share * prompts), prompts).proportion_ci(method="exact")
-        assert (found["low"], found["high"]) == pytest.approx((bounds.low, bounds.high))
+        for some in (one, three._replace(seeds=np.repeat(np.arange(3), prompts))):
+            found = win_rate(some)["win_rate"]
+            assert (found["low"], found["high"]) == pytest.approx((bounds.low, bounds.high))
     assert agreement([1] * prompts, [1] * prompts, np.arange(prompts))["agreement"]["low"] == pytest.approx(
         binomtest(prompts, prompts).proportion_ci(method="exact").low
     )
@@ -66,6 +79,16 @@ def test_seeds_that_disagree_make_a_win_rate_less_sure() -> None:
     apart = one._replace(seeds=np.repeat(np.arange(3), 200))
     widths = [win_rate(v)["win_rate"]["high"] - win_rate(v)["win_rate"]["low"] for v in (one, apart)]
     assert widths[1] > 2 * widths[0]
+
+
+def test_who_answers_nothing_has_no_win_rate_and_who_is_asked_nothing_has_one() -> None:
+    """Ties of equal responses count beside answers only: of systems 1 and 0 here, not of 2 and 0."""
+    cast = votes([1, 1, 2, 2, 3], [0] * 5, [1.0, 0.5, math.nan, 0.5, 0.5], [0, 1, 0, 1, 0])
+    cast = cast._replace(alike=np.array([False, True, False, True, True]))
+    found = [win_rate(cast.between(i, 0)) for i in (1, 2, 3)]
+    assert [one["win_rate"]["mean"] for one in found] == [0.75, None, 0.5]
+    assert [(one["ties"], one["alike"], one["win_rate"]["n"]) for one in found] == [(1, 1, 2), (0, 0, 0), (1, 1, 1)]
+    assert [bool(place) for place in ranking(cast, 4, resamples=20)] == [True, True, False, True]
 
 
 def test_votes_between_two_systems_are_turned_to_the_first() -> None:

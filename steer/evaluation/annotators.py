@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from attribute_models.arrays import Ballots
+from attribute_models.arrays import Ballots, Mask
 from steer.errors import SteerError
 from steer.evaluation.systems import Answers, base_of, paired_seeds, raw_reward
 from steer.evaluation.votes import cast
@@ -115,7 +115,7 @@ def annotators(specs: Sequence[str], gold: str, schema: Schema, *, trust_remote_
     """Load the named annotators; if none is named, the gold scorer if an attribute of it has a better end."""
     if specs or not gold:
         return [annotator(spec, schema, trust_remote_code=trust_remote_code) for spec in specs]
-    scorer = load_scorer(gold, trust_remote_code=trust_remote_code)
+    scorer = load_scorer(gold, trust_remote_code=trust_remote_code).evaluating()
     weighings = [s for s in (schema, scorer.schema or guessed(scorer)) if _covered(s, scorer)]
     return [Annotator(gold, by_reward(scorer, schema), ordered=False)] if weighings else []
 
@@ -192,30 +192,31 @@ def meetings(systems: Sequence[Mapping[int, Answers]], kind: str = "all") -> lis
 
 def vote(who: Annotator, met: Sequence[Meeting]) -> Votes:
     """Collect an annotator's vote on each meeting, in both orders if the order can matter."""
-    share, turned = _asked(who, [m.left for m in met], [m.right for m in met])
+    share, turned, alike = _asked(who, [m.left for m in met], [m.right for m in met])
     lengths = [[len(readable(row)["response"]) for row in (m.left, m.right)] for m in met]
     longer = np.array([left - right for left, right in lengths], dtype=float)
     first, second, runs = np.array([(m.first, m.second, m.seed) for m in met], dtype=int).reshape(-1, 3).T
-    return Votes(first, second, share, np.array([m.prompt for m in met]), longer, turned, runs)
+    return Votes(first, second, share, np.array([m.prompt for m in met]), longer, turned, runs, alike)
 
 
-def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array]:
-    """Shares of the left response, and whether the other order changed the answer; equal responses tie without asking.
+def _asked(who: Annotator, left: Sequence[Row], right: Sequence[Row]) -> tuple[Array, Array, Mask]:
+    """Shares of the left response, whether the other order changed the answer, and which tie as equal responses.
 
-    Where only one of two orders is answered the share is unknown: it would depend on the order.
+    Nobody is asked about equal responses; a file of votes has to list them. Where only one of two orders is answered
+    the share is unknown: it would depend on the order.
     """
     share, turned = np.full(len(left), 0.5), np.full(len(left), np.nan)
-    different = [readable(a)["response"] != readable(b)["response"] for a, b in zip(left, right)]
-    asked = [i for i, differ in enumerate(different) if differ or not who.equal]
+    alike = np.array([readable(a)["response"] == readable(b)["response"] for a, b in zip(left, right)], dtype=bool)
+    asked = [i for i, equal in enumerate(alike) if not (equal and who.equal)]
     if not asked:
-        return share, turned
+        return share, turned, alike
     first, second = [left[i] for i in asked], [right[i] for i in asked]
     share[asked] = forward = who.prefer(first, second)
     if who.ordered:
         back = 1 - who.prefer(second, first)
         turned[asked] = np.where(np.isnan(forward + back), np.nan, (forward != back).astype(float))
         share[asked] = (forward + back) / 2
-    return share, turned
+    return share, turned, alike & (share == 0.5)
 
 
 def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
@@ -229,7 +230,11 @@ def _numbered(answers: Answers) -> dict[tuple[str, int], Row]:
 
 
 def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Votes], resamples: int) -> dict[str, Any]:
-    """Return, per annotator, the ranking and the win-rates against the first system, and the annotators' agreement."""
+    """Return, per annotator, the ranking and the win-rates against the first system, and the annotators' agreement.
+
+    `comparisons` are those that were asked about and answered. Equal responses, about which nobody is asked, are
+    counted as `alike`, and are no agreement.
+    """
     results = []
     for annotator, votes in zip(who, every):
         against = [votes.between(i, 0) for i in range(len(names))]
@@ -250,14 +255,16 @@ def win_rates(who: Sequence[Annotator], names: Sequence[str], every: Sequence[Vo
         results.append(
             {
                 "annotator": annotator.name,
-                "comparisons": len(votes.share) - unknown,
+                "comparisons": int((~votes.alike).sum()) - unknown,
+                "alike": int(votes.alike.sum()),
                 "unanswered": unknown,
                 "turned": float(turned.mean()) if len(turned) else None,
                 "systems": rows,
             }
         )
-    agreed = [
-        {"annotators": [who[i].name, who[j].name], **agreement(every[i].share, every[j].share, every[i].prompts)}
-        for i, j in pairs(len(who), "all")
-    ]
+    agreed = []
+    for i, j in pairs(len(who), "all"):
+        asked = ~(every[i].alike | every[j].alike)
+        found = agreement(every[i].share[asked], every[j].share[asked], every[i].prompts[asked])
+        agreed.append({"annotators": [who[i].name, who[j].name], **found})
     return {"baseline": names[0], "annotators": results, "agreement": agreed}

@@ -51,7 +51,7 @@ class Court:
 
 
 def fitting(spec: str, flag: str, schema: Schema, *, trust_remote_code: bool = False) -> Scorer:
-    """Load a scorer; SteerError if it cannot judge new responses on all attributes of the schema.
+    """Load a scorer that judges, without flipped labels; SteerError if it cannot judge all attributes of the schema.
 
     `flag`: what the user names it by.
     """
@@ -59,4 +59,4 @@ def fitting(spec: str, flag: str, schema: Schema, *, trust_remote_code: bool = F
     missing = [n for n in schema.own if n not in scorer.attributes]
     if missing:
         raise SteerError(f"scorer {scorer.id}: cannot judge new responses on {', '.join(missing)}. Name another one.")
-    return scorer
+    return scorer.evaluating()

@@ -50,7 +50,7 @@ NAMES = {names!r}
 
 @cache
 def scorer():
-    return load_scorer({gold!r}, trust_remote_code={trust})
+    return load_scorer({gold!r}, trust_remote_code={trust}).evaluating()
 
 
 def process_results(doc, results):

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from steer.evaluation.statistics import Interval, interval
+from steer.evaluation.statistics import Interval, interval, share_bounds
 from steer.rows import Row, prompt_key
 from steer.rows.schema import REWARD, Schema
 
@@ -25,8 +25,8 @@ HEAD = (
 def table(rows: Sequence[Row], schema: Schema) -> str:
     """Show a line per target and attribute: scores obtained, how often its level was met, and `none` where asked for.
 
-    Rows are labelled; those whose targets are no levels have no line. Intervals are bootstraps over prompts; one prompt
-    gives none.
+    Rows are labelled; those whose targets are no levels have no line. Intervals are bootstraps over prompts, and exact
+    where all prompts meet a level or none does; one prompt gives none.
     """
     groups: dict[tuple[tuple[str, float], ...], list[Row]] = {}
     for row in rows:
@@ -50,7 +50,7 @@ def _lines(target: Mapping[str, float], rows: Sequence[Row], schema: Schema) -> 
             asked = a.bin(target[name])
             gaps = np.array([abs(row["levels"][name] - asked) for row in scored])
             meaning = a.span(asked) if isinstance(target[name], int) else ""
-            shares = [_percent(interval(gaps <= most, prompts).within(0, 1)) for most in (0, 1)]
+            shares = [_percent(share_bounds(interval(gaps <= most, prompts), prompts)) for most in (0, 1)]
         cells = (schema.text(target) or "none", name, meaning, _bounded(mean), *shares, str(len(scored)))
         lines.append([cell or "-" for cell in cells])
     return lines

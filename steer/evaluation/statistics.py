@@ -307,6 +307,21 @@ def resampled_sums(
     return [interval._replace(n=len(numbers)) for interval in intervals]
 
 
+def share_bounds(share: Interval, clusters: ArrayLike) -> Interval:
+    """Clip a share to 0 and 1; where all clusters agree, its bound is Clopper and Pearson's (1934).
+
+    No resample differs then. One cluster has no bounds, as everywhere.
+
+    >>> share_bounds(Interval(1.0, 1.0, 1.0, 16), [*range(8)] * 2).text()
+    '1.00 [0.63, 1.00]'
+    """
+    size = len(np.unique(np.asarray(clusters)))
+    if size < 2 or share.mean not in (0.0, 1.0):
+        return share.within(0.0, 1.0)
+    least = float(0.025 ** (1 / size))  # the share with which so many agree by chance in 2.5 of 100
+    return share._replace(low=least, high=1.0) if share.mean else share._replace(low=0.0, high=1 - least)
+
+
 def ratio(above: FloatArray, below: FloatArray) -> FloatArray:
     """Divide above by below, element by element; NaN where below is 0 or either is NaN."""
     result: FloatArray = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)

@@ -1,7 +1,8 @@
 """Win-rates with ties half, also at equal length; rankings of N systems; agreement of annotators.
 
 A vote is the share of a comparison that goes to its first system: 1, 0, or .5 for a tie. An annotator asked in both
-orders gives the mean of the two answers, so one that always prefers the first response gives .5.
+orders gives the mean of the two answers, so one that always prefers the first response gives .5. Equal responses are a
+tie that nobody is asked about.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from scipy.sparse.csgraph import connected_components
 
 from steer.errors import SteerError
 from steer.evaluation.statistics import (
-    FEW,
     Clusters,
     FloatArray,
     Interval,
-    across_seeds,
+    Seeds,
     interval,
     ratio,
     resampled,
     resampled_sums,
+    share_bounds,
 )
 
 PRIOR = 0.1  # penalty PRIOR / 2 * logit^2 that keeps logits finite where one side always wins
@@ -47,12 +48,24 @@ class Votes(NamedTuple):
     longer: FloatArray  # characters of the first response less those of the second
     turned: FloatArray  # 1 where the other order gave another answer, NaN where it was not asked
     seeds: NDArray[np.int64]  # of the training runs that answered
+    alike: NDArray[np.bool_]  # whether it is the tie of two equal responses, about which nobody was asked
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which votes count [n]: answers, and ties of equal responses, unless all else between two systems is unknown.
+
+        Else who never answers would call everything a tie.
+        """
+        known, low = ~np.isnan(self.share), np.minimum(self.first, self.second)
+        pair = low * (1 + max(self.first.max(initial=0), self.second.max(initial=0))) + self.first + self.second - low
+        asked, answered = (np.bincount(pair, which & ~self.alike) for which in (np.ones_like(known), known))
+        return np.asarray(known & ((asked == 0) | (answered > 0))[pair])
 
     def between(self, first: int, second: int) -> Votes:
-        """The answered votes on two systems, as shares of `first`."""
+        """The votes on two systems that count, as shares of `first`."""
         straight = (self.first == first) & (self.second == second)
         crossed = (self.first == second) & (self.second == first)
-        voted = (straight | crossed) & ~np.isnan(self.share)
+        voted = (straight | crossed) & self.counted
         back = crossed[voted]
         share, longer = self.share[voted], self.longer[voted]
         return Votes(
@@ -63,32 +76,30 @@ class Votes(NamedTuple):
             np.where(back, -longer, longer),
             self.turned[voted],
             self.seeds[voted],
+            self.alike[voted],
         )
 
 
 def win_rate(votes: Votes, *, resamples: int = 2000) -> dict[str, Any]:
-    """Win-rate (wins + ties / 2) / n, its 95 % interval over prompts and seeds, AlpacaEval's standard error, counts."""
-    defined = ~np.isnan(votes.share)
-    share, n = votes.share[defined], int(defined.sum())
+    """Win-rate (wins + ties / 2) / n with its 95 % interval over prompts and seeds, its standard error, and counts.
+
+    The standard error is over prompts; where each has one vote it is AlpacaEval's. `alike`: how many of the ties are of
+    equal responses.
+    """
+    defined = votes.counted
+    share = votes.share[defined]
     runs = [defined & (votes.seeds == s) for s in np.unique(votes.seeds[defined])]
     parts = [(votes.share[run], votes.prompts[run]) for run in runs]
-    rate = across_seeds(parts, resamples=resamples) if parts else Interval(math.nan, math.nan, math.nan, 0)
+    seeds = Seeds(parts, resamples=resamples) if parts else None
+    rate = seeds.interval() if seeds else Interval(math.nan, math.nan, math.nan, 0)
     return {
-        "win_rate": _bounded(rate, votes.prompts[defined]).json(),
-        "standard_error": float(share.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+        "win_rate": share_bounds(rate, votes.prompts[defined]).json(),
+        "standard_error": math.sqrt(seeds.prompts) if seeds and seeds.size > 1 else None,
         "wins": int((share > 0.5).sum()),
         "ties": int((share == 0.5).sum()),
         "losses": int((share < 0.5).sum()),
+        "alike": int(votes.alike[defined].sum()),
     }
-
-
-def _bounded(share: Interval, prompts: Clusters) -> Interval:
-    """Clip a share to 0 and 1; where all of FEW prompts or fewer agree, its bound is Clopper and Pearson's (1934)."""
-    size = len(np.unique(prompts))
-    if not 1 < size <= FEW or share.mean not in (0.0, 1.0):
-        return share.within(0.0, 1.0)
-    least = float(0.025 ** (1 / size))  # the share with which so many agree by chance in 2.5 of 100
-    return share._replace(low=least) if share.mean else share._replace(high=1 - least)
 
 
 class Anchors(NamedTuple):
@@ -216,7 +227,7 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
         return [{} for _ in range(systems)]
     size, number = len(connected), np.full(systems, -1)
     number[connected] = range(size)
-    defined = ~np.isnan(votes.share) & (number[votes.first] >= 0)
+    defined = votes.counted & (number[votes.first] >= 0)
     i, j, share = number[votes.first[defined]], number[votes.second[defined]], votes.share[defined]
     prompts, of = np.unique(votes.prompts[defined], return_inverse=True)
     parts = np.zeros((len(prompts), size * size))  # by prompt, because many systems make many more votes
@@ -234,8 +245,8 @@ def ranking(votes: Votes, systems: int, *, resamples: int = 2000) -> list[dict[s
 
 
 def _connected(votes: Votes, systems: int) -> list[int]:
-    """Systems that chains of answered comparisons connect with the lowest-numbered one that was compared."""
-    defined = ~np.isnan(votes.share)
+    """Systems that chains of comparisons that count connect with the lowest-numbered one that was compared."""
+    defined = votes.counted
     links = np.eye(systems, dtype=bool)
     links[votes.first[defined], votes.second[defined]] = links[votes.second[defined], votes.first[defined]] = True
     compared = np.flatnonzero(links.sum(1) > 1)
@@ -269,7 +280,7 @@ def agreement(a: ArrayLike, b: ArrayLike, prompts: ArrayLike) -> dict[str, Any]:
         raise SteerError("annotators can be compared on the same comparisons only.")
     both = ~(np.isnan(x) | np.isnan(y))
     x, y, names = x[both], y[both], names[both]
-    same = _bounded(interval(1 - np.abs(x - y), names), names)
+    same = share_bounds(interval(1 - np.abs(x - y), names), names)
     values, counts = np.unique(y, return_counts=True)
     chance = float((1 - np.abs(x[:, None] - values)).mean(0) @ (counts / len(y))) if len(y) else np.nan
     kappa = ratio(np.array(same.mean - chance), np.array(1 - chance))

@@ -107,7 +107,8 @@ class Rounds:
         return load_scorer(str(self.folder(number) / "scorer")) if self.refits and number else self.scorers["scorer"]
 
     def judge(self, scorer: Scorer) -> tuple[Scorer, RewardScale]:
-        """Return a scorer with the scale of its reward on the logs."""
+        """Return a scorer as it judges, without flipped labels, with the scale of its reward on the logs."""
+        scorer = scorer.evaluating()
         return scorer, RewardScale.of(self.schema, scorer.score(self.logs, self.schema.own))
 
     @property

@@ -50,6 +50,10 @@ class Scorer:
         """Return what tells it from any other: its id, and of the user's code a hash."""
         return f"{self.id} {self.code}".rstrip()
 
+    def evaluating(self) -> Scorer:
+        """Return the scorer without what its model does in training only, such as flipping labels."""
+        return replace(self, model=self.model.evaluating()) if hasattr(self.model, "evaluating") else self
+
     @property
     def report(self) -> Sequence[Mapping[str, Any]]:
         """Return held-out figures of the fit, one dict per attribute; empty if the model is not fitted."""

@@ -15,10 +15,10 @@ def preferred(report: Report) -> list[Block]:
         return []
     blocks: list[Block] = [
         f"Win-rate against {result['baseline']} in per cent: wins and half of the ties, with its interval over prompts "
-        "and seeds and its standard error. At equal length: read off a logistic fit where both are equally long; it "
-        "means nothing where length is itself asked for, and is an extrapolation where it is marked: hardly an answer "
-        "there is as short, or as long, as the other. Strength: Bradley-Terry over all pairs, in logits, mean 0. These "
-        "two have intervals over prompts only."
+        "and seeds and its standard error over prompts. Equal answers are a tie that nobody is asked about. At equal "
+        "length: read off a logistic fit where both are equally long; it means nothing where length is itself asked "
+        "for, and is an extrapolation where it is marked: hardly an answer there is as short, or as long, as the "
+        "other. Strength: Bradley-Terry over all pairs, in logits, mean 0. These two have intervals over prompts only."
     ]
     for annotator in result["annotators"]:
         enough = answered(annotator) >= ENOUGH
@@ -27,14 +27,14 @@ def preferred(report: Report) -> list[Block]:
         for i, s in enumerate(ranked):
             rate, level = (_hundred(s.get(key)) for key in ("win_rate", "length_controlled"))
             error = number(100 * s["standard_error"], 1) if s.get("standard_error") is not None else "-"
-            tally = f"{s['wins']}/{s['ties']}/{s['losses']}" if "wins" in s else "-"
             row = [s["name"], _place(s["place"]), cell(s["strength"]), cell(rate, 1), error]
-            rows.append([*row, cell(level, 1) + _outside(s), tally])
+            rows.append([*row, cell(level, 1) + _outside(s), _tally(s) if "wins" in s else "-"])
             if enough and excludes(rate, 50):
                 strong.add((i, 3))
-        turned, missing = annotator["turned"], annotator["unanswered"]
+        turned, missing, alike = annotator["turned"], annotator["unanswered"], annotator.get("alike", 0)
         order = "" if turned is None else f", {percent(turned)} % of them changed with the order"
         skipped = f", {missing:,} {_unanswered(annotator)} and excluded" if missing else ""
+        skipped += f", {alike:,} alike, not asked" if alike else ""
         head = ("System", "Place", "Strength", "Win-rate, %", "Standard error", "At equal length, %", "Won/tied/lost")
         caption = f"{annotator['annotator']}: {annotator['comparisons']:,} comparisons{order}{skipped}. "
         caption += "Bold: excludes 50 %." if enough else "Too few answered for anything to be bold."
@@ -47,9 +47,9 @@ def preferred(report: Report) -> list[Block]:
 
 
 def answered(annotator: Report) -> float:
-    """The share of an annotator's comparisons that were answered."""
+    """The share of what an annotator was asked that was answered; all of nothing."""
     count = annotator["comparisons"] + annotator["unanswered"]
-    return annotator["comparisons"] / count if count else 0.0
+    return annotator["comparisons"] / count if count else 1.0
 
 
 def silent(report: Report) -> list[str]:
@@ -76,10 +76,15 @@ def rates(report: Report, but: str = "") -> list[str]:
     for annotator in (a for a in result["annotators"] if a["annotator"] != but):
         lines.append(f"Win-rate against {result['baseline']} by {annotator['annotator']}, %{scope}:")
         for s in annotator["systems"][1:]:
-            tally = f"{s['wins']}/{s['ties']}/{s['losses']} won/tied/lost"
             level = f"at equal length {cell(_hundred(s['length_controlled']), 1)}{_outside(s)}"
-            lines.append(f"  {s['name']}: {cell(_hundred(s['win_rate']), 1)}, {level}, {tally}")
+            lines.append(f"  {s['name']}: {cell(_hundred(s['win_rate']), 1)}, {level}, {_tally(s)} won/tied/lost")
     return lines
+
+
+def _tally(system: Report) -> str:
+    """Wins, ties and losses, and how many of the ties nobody was asked about, which reports of old do not say."""
+    alike = f" ({system['alike']:,} alike)" if system.get("alike") else ""
+    return f"{system['wins']}/{system['ties']}/{system['losses']}{alike}"
 
 
 def _outside(system: Report) -> str:
