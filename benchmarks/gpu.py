@@ -10,7 +10,8 @@ is downloaded and no unquantised model is ever held. Every system is a process o
 systems `packed` put four short sequences into each row, under the mask that keeps them apart: in SDPA, where it is
 dense, and in FlexAttention, which skips its empty blocks. Model FLOPs per token: 4 for every frozen parameter (forward,
 and the gradient that passes through), 6 for every trained one, and for causal attention 2 x layers x hidden x length
-of a sequence and twice that backward; recomputation by gradient checkpointing does not count as useful work.
+of a sequence and twice that backward. The frozen head counts for tokens of responses only, whoever computes more of it,
+and recomputation by gradient checkpointing is no useful work either.
 
 `SIZE-draw`: four samples of 128 tokens of each prompt, all at the same time: ours, padded batches of `model.generate`,
 the continuous batching of transformers (greedy), and vLLM where it is installed. `SIZE-label`: a scorer of four labels
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,7 +41,18 @@ from benchmarks.gpu_serving import DRAWERS, LABELLERS, draw, label, present
 from steer import device
 
 PROMPT = 512
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}  # dense bfloat16
+PEAK = {  # dense bfloat16; of names that hold another the longer one comes first, with 0 where it is not known
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200 NVL": 0.0,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "4090 D": 0.0,
+    "4090 Laptop": 0.0,
+    "4090": 165e12,
+}
 PARTS = 4  # sequences of a packed row
 OURS = ("steer", "steer, packed", "steer, packed, flex")
 CASES = ("1b-lora", "8b-lora", "8b-qlora", "70b-qlora", "1b-draw", "8b-draw", "1b-label")  # and those of `tiny`
@@ -62,7 +75,8 @@ def adapted(model: Any) -> Any:
 def flops(model: Any, shape: Shape, length: int) -> float:
     """Useful floating-point operations per token of sequences so long, see above; the embedding only looks up."""
     trained, every = model.get_nb_trainable_parameters()
-    frozen = every - trained - shape.vocabulary * shape.hidden
+    head = shape.vocabulary * shape.hidden  # as large as the embedding, and not tied to it
+    frozen = every - trained - 2 * head + head * (LENGTH - PROMPT) / LENGTH
     return float(4 * frozen + 6 * trained + 3 * 2 * shape.layers * shape.hidden * length)
 
 
@@ -175,6 +189,16 @@ def train(shape: Shape, adapter: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"rate": rate, "found": f"loss {loss:.4f}", "flops": rate * flops(model, shape, LENGTH // parts)}
 
 
+def peak_of(name: str) -> float:
+    """Dense bfloat16 FLOP/s of a device by its name; 0: unknown."""
+    return next((peak for part, peak in PEAK.items() if part in name), 0.0)
+
+
+def alone() -> dict[str, str]:
+    """Environment of a worker, which sees the first GPU only: over several, Trainer would multiply the batch."""
+    return os.environ | {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -192,7 +216,7 @@ def main() -> None:
         worker(json.loads(options.worker))
         return
     name = device.name()
-    peak = options.peak or next((v for k, v in PEAK.items() if k in name), 0.0)
+    peak = options.peak or peak_of(name)
     print(f"{name}, torch {torch.__version__}, sequences of {LENGTH}, {options.batch_size} a step.\n")
     print("| case | system | tokens/s | MFU | peak memory | |\n" + "| --- " * 6 + "|")
     trainers = (*OURS, *([] if options.peer == "none" else [options.peer]))
@@ -201,7 +225,7 @@ def main() -> None:
         for system in filter(present, systems.get(case.partition("-")[2], trainers)):
             spec = {"case": case, "system": system} | {n: getattr(options, n) for n in ("steps", "batch_size", "rows")}
             command = [sys.executable, __file__, "--worker", json.dumps(spec)]
-            ran = subprocess.run(command, capture_output=True, text=True)
+            ran = subprocess.run(command, capture_output=True, text=True, env=alone())
             if ran.returncode:
                 print(ran.stderr, file=sys.stderr, flush=True)
                 why = (ran.stderr.strip().splitlines() or ["?"])[-1][:80]

@@ -62,6 +62,8 @@ def timed(run: Callable[[], tuple[int, float]]) -> Found:
 
 def draw(size: str, system: str, prompts: int) -> Found:
     """Tokens drawn per second, and tokens drawn for each response: `prompts` of 64 to 448 tokens, four samples each."""
+    from transformers import LlamaForCausalLM
+
     shape = SHAPES[size]
     tokenizer = tokenizer_of(shape)
     tokenizer.chat_template = PLAIN
@@ -70,7 +72,9 @@ def draw(size: str, system: str, prompts: int) -> Found:
     requests = [Request(row, {}) for row in rows for _ in range(SAMPLES)]
     sampling = Sampling(max_new_tokens=DRAWN, batch_size=len(requests))
     if system == "vllm":
-        return timed(by_vllm(shape, tokenizer, encode(Policy(None, tokenizer), requests, sampling)))
+        with torch.device("meta"):  # vLLM has the weights
+            light = Policy(LlamaForCausalLM(config_of(shape)), tokenizer, name="random")
+        return timed(by_vllm(shape, tokenizer, encode(light, requests, sampling)))
     policy = Policy(build(shape, device.own(), four_bit=False).eval(), tokenizer, name="random")
     policy.model.generation_config.eos_token_id = tokenizer.eos_token_id
     asks = encode(policy, requests, sampling)

@@ -103,6 +103,8 @@ def test_accelerate_is_sent_to_the_cpu_only_if_there_is_no_gpu(kind: str, monkey
 
         def __init__(self, **settings: Any) -> None:
             asked.append(settings["cpu"])
+            [waiting] = settings["kwargs_handlers"]
+            assert waiting.to_kwargs() == {"timeout": processes.WAIT}, "NCCL by itself waits 10 minutes"
 
     monkeypatch.setattr(accelerate, "Accelerator", Accelerator)
     named = []

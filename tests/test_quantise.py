@@ -10,6 +10,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from conftest import HANG, stopped
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,6 +27,7 @@ from steer.models.log_probs import ResponseLogps
 from steer.models.lora import Lora, add_lora
 from steer.models.policy import Policy, load_policy
 from steer.models.quantization import left_whole
+from steer.training import checkpoint
 from steer.training.command import train_command
 
 IDS = torch.randint(5, 200, (4, 24), generator=torch.Generator().manual_seed(3))
@@ -160,6 +162,33 @@ def test_resuming_is_exact_with_every_optimizer(optimizer: str, labels: Path, ba
     train_command(config(labels, base, cut, **more))
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, cut))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_resumed_state_is_paged_again(
+    base: Path, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for memory that a GPU pages: bitsandbytes takes plain one on a CPU."""
+    named = [("large", torch.nn.Parameter(torch.ones(400, 300))), ("small", torch.nn.Parameter(torch.ones(8)))]
+    optimizers = [bitsandbytes.optim.PagedAdamW8bit([p for _, p in named], lr=0.1) for _ in range(2)]
+    for _, parameter in named:
+        parameter.grad = torch.rand_like(parameter)
+    optimizers[0].step()
+    checkpoint.save(tmp_path, policy, named, optimizers[0], {"step": 1}, main=True)
+    taken: list[Tensor] = []
+
+    def buffer(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+        taken.append(torch.zeros_like(parameter, dtype=dtype))
+        return taken[-1]
+
+    monkeypatch.setattr(optimizers[1], "get_state_buffer", buffer)
+    checkpoint.restore(tmp_path, named, AcceleratedOptimizer(optimizers[1], device_placement=False))
+    begun, resumed = (optimizer.state for optimizer in optimizers)
+    held = [resumed[p][name] for _, p in named for name in ("state1", "state2")]
+    assert [x.data_ptr() for x in held] == [x.data_ptr() for x in taken]
+    assert {x.dtype for x in held} == {torch.uint8, torch.float32}
+    for _, p in named:
+        assert begun[p].keys() == resumed[p].keys()
+        assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(resumed[p][name])) for name, x in begun[p].items())
 
 
 def test_importing_it_says_nothing() -> None:

@@ -19,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.models import attention, fused
-from steer.run_folder import read_json
+from steer.run_folder import read_json, write_json
 from steer.training import pace, trial
 from steer.training.command import train_command
 from steer.training.train import train
@@ -102,6 +102,24 @@ def test_a_resumed_training_attends_as_it_did(labels: Path, base: Path, stands: 
     train_command(setup)
     assert calls[-1] == "quick"
     assert read_json(tmp_path / "done.json")["attention"] == "quick"
+
+
+@pytest.mark.parametrize("begun", ["liger", "chunks"])
+def test_a_training_resumes_with_the_head_it_began_with_or_not_at_all(
+    begun: str, labels: Path, base: Path, stands: Stands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = config(labels, base, tmp_path, max_steps=3)
+    stands(**{OWN: 1.0, "slow": 5.0})
+    stopped(setup, at=2)
+    [state] = tmp_path.glob("checkpoint-*/state.json")
+    write_json(state, read_json(state) | {"ways": {"attention": OWN, "head": begun}})
+    monkeypatch.setattr(trial, "find_spec", lambda name: None)  # it was there when the training began
+    if begun == "liger":
+        with pytest.raises(SteerError, match="began with head liger, which does not work here"):
+            train_command(setup)
+    else:
+        train_command(setup)
+        assert read_json(tmp_path / "done.json")["head"] == "chunks"
 
 
 def test_the_main_process_chooses_for_all(

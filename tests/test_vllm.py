@@ -24,9 +24,9 @@ from steer.errors import SteerError
 from steer.export.command import export_command
 from steer.generation.command import generate_command
 from steer.generation.drawing import WHOLE, Split, generate_rows
-from steer.generation.generate import held_out_prompts
+from steer.generation.generate import generate, held_out_prompts
 from steer.generation.plain import plainly
-from steer.generation.requests import EncodedRequest, Request
+from steer.generation.requests import EncodedRequest, Request, encode
 from steer.generation.settings import Sampling
 from steer.generation.vllm import Vllm
 from steer.iteration.command import iterate_command
@@ -75,7 +75,7 @@ class Params(NamedTuple):
 
 # Arguments of `vllm.LLM` and of its `EngineArgs` that are used.
 ARGUMENTS = {"model", "dtype", "trust_remote_code", "revision", "tokenizer_revision", "enable_lora", "max_lora_rank"}
-ARGUMENTS |= {"tensor_parallel_size", "gpu_memory_utilization"}
+ARGUMENTS |= {"tensor_parallel_size", "gpu_memory_utilization", "max_model_len"}
 
 
 class StandIn:
@@ -137,8 +137,24 @@ def test_it_reads_the_same_tokens_as_the_policy_does_here(
         here, there = (rows(policy, tmp_path / f"{engine}{i}", engine) for engine in ("hf", "vllm"))
         assert here == there
         assert len(here) > 4
-        room = {k: v for k, v in stand_in.made.items() if k not in ("model", "dtype", "trust_remote_code")}
+        always = ("model", "dtype", "trust_remote_code", "max_model_len")
+        room = {k: v for k, v in stand_in.made.items() if k not in always}
         assert room == ({"enable_lora": True, "max_lora_rank": 8} if policy == adapter else {})
+
+
+def test_it_makes_room_for_the_longest_sequence_of_all_that_is_drawn_and_no_more(
+    trained: Path, stand_in: type[StandIn], policy: Policy, tmp_path: Path
+) -> None:
+    rows = [{"id": "a", "prompt": [{"role": "user", "content": "tell me about " + "bees " * 9}]}]
+    rows += [{"id": str(i), "prompt": [{"role": "user", "content": f"{i}?"}]} for i in range(3)]
+    most = max(x.columns for x in encode(policy, [Request(row, {}) for row in rows], Sampling(max_new_tokens=20)))
+    for folder in (None, tmp_path / "parts"):  # the longest is not in the first part
+        settings: Any = {"targets": "none", "temperature": 0.0, "max_new_tokens": 20, "shard_size": 1}
+        assert len(generate(str(trained), rows[::-1], folder=folder, engine="vllm", **settings)) == 4
+        assert stand_in.made.pop("max_model_len") == most
+    assert policy.longest
+    generate(str(trained), rows, targets="none", temperature=0.0, max_new_tokens=10**6, engine="vllm")
+    assert stand_in.made["max_model_len"] == policy.longest, "and no more positions than it has"
 
 
 def test_it_is_told_the_commit_that_the_adapter_was_trained_on(
@@ -170,7 +186,7 @@ def test_the_gpus_that_are_visible_share_each_layer_as_far_as_its_heads_can_be_s
     monkeypatch.setattr("steer.generation.vllm.load_policy", lambda *_, **__: policy)
     here = SimpleNamespace(kind=lambda: "cuda", free=lambda: 0.5, count=lambda: gpus)
     monkeypatch.setattr("steer.generation.vllm.device", here)
-    Vllm(str(trained), "auto")
+    Vllm(str(trained), "auto").open()
     assert stand_in.made["tensor_parallel_size"] == taken
     assert stand_in.made["gpu_memory_utilization"] == 0.45
     said = f"--engine vllm: {taken} of {gpus} GPUs share each layer" in capsys.readouterr().err
@@ -200,13 +216,19 @@ def test_a_policy_without_weights_knows_what_the_whole_one_does(adapter: Path, t
 
 
 def test_what_vllm_cannot_do_is_said(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for card, told in (
-        (Card("base", "", "qlora", "conditional"), "a base in 4 bits.* steer export"),
-        (Card("base", "", "lora", "conditional", condition_tokens="special"), "tokens of its own.* steer export"),
+    lora, special = (Card("base", "", "lora", "conditional", condition_tokens=text) for text in ("text", "special"))
+    for i, (card, own, told) in enumerate(
+        (
+            (Card("base", "", "qlora", "conditional"), {}, "a base in 4 bits"),
+            (special, {}, "tokens of its own"),
+            (lora, {"use_dora": True}, "DoRA"),
+            (lora, {"modules_to_save": ["lm_head"]}, "modules that are trained whole"),
+        )
     ):
-        card.save(tmp_path / card.adapter)
-        with pytest.raises(SteerError, match=told.replace(" steer export", 'Merge it first: "steer export')):
-            generate_command(GenerateConfig(str(tmp_path / card.adapter), prompt=("x",), engine="vllm"))
+        card.save(tmp_path / f"{i}")
+        write_json(tmp_path / f"{i}" / "adapter_config.json", {"r": 8, **own})
+        with pytest.raises(SteerError, match=f'takes no adapter with .*{told}.*Merge it first: "steer export'):
+            generate_command(GenerateConfig(str(tmp_path / f"{i}"), prompt=("x",), engine="vllm"))
     with pytest.raises(SteerError, match="only --engine hf"):
         generate_command(GenerateConfig(str(trained), prompt=("x",), engine="vllm", guidance=2.0))
     monkeypatch.setitem(sys.modules, "vllm", None)
@@ -226,7 +248,8 @@ from steer.models.policy import load_policy
 
 
 class LLM:
-    def __init__(self, model, **room):
+    def __init__(self, model, max_model_len, **room):
+        self.most = max_model_len
         self.policy = load_policy(model)
         self.policy.card = Card.find(os.path.dirname(model))
         with open(os.environ["LOADED"], "a") as file:
@@ -242,6 +265,7 @@ class LLM:
             )
             for p, s in zip(prompts, params)
         ]
+        assert all(ask.columns <= self.most for ask in asks)
         return [Output(outputs=[Output(token_ids=ids)]) for ids in plainly(self.policy, asks, 8)]
 """
 
@@ -303,6 +327,27 @@ def test_a_comparison_refuses_what_an_engine_of_its_own_gpu_cannot_do(labels: Pa
         compare_command(config)
     with pytest.raises(SteerError, match=r"unknown 'http://127\.0\.0\.1:1/v1'"):
         iterate(str(labels), model=str(base), scorer="countable:words", engine="http://127.0.0.1:1/v1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"use_dora": True}, "DoRA .use_dora."),
+        ({"modules_to_save": ["lm_head"]}, "trained whole .modules_to_save."),
+        ({"adapter": "qlora8"}, "8 bits .adapter."),
+    ],
+)
+def test_adapters_that_it_does_not_take_are_refused_before_they_are_trained(
+    setting: dict[str, Any], told: str, labels: Path, base: Path, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "train.json", setting)
+    how: Any = {"train": str(tmp_path / "train.json"), "engine": "vllm"}
+    refused = f"--engine vllm: takes no adapter with .*{told}, which this training makes"
+    with pytest.raises(SteerError, match=refused):
+        iterate(str(labels), model=str(base), scorer="countable:words", method="mle", **how)
+    with pytest.raises(SteerError, match=refused):
+        compare_command(CompareConfig(str(labels), str(base), str(tmp_path / "out"), method=("mle",), **how))
     assert not (tmp_path / "out").exists()
 
 

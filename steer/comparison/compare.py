@@ -20,6 +20,8 @@ from steer.config.comparison import CompareConfig
 from steer.errors import SteerError
 from steer.evaluation.evaluate import Evaluation
 from steer.evaluation.result import result
+from steer.iteration.rounds import check_engine
+from steer.methods import METHODS
 from steer.options import resolve
 from steer.rows import Source
 from steer.rows.labelled import Labelled
@@ -84,6 +86,10 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
             f"--engine {config.engine}: takes the GPUs for one run, so runs are done one after the other. Leave "
             "--num-proc out, or add --launch."
         )
+    for entry in entries:
+        for made in (entry.front, entry):
+            if made and not made.untrained:
+                check_engine(config.engine, METHODS[made.method], made.settings_from(comparison.settings))
     comparison.examination.check()
     check_tuning(comparison)
     _ = comparison.speechless  # loads every base

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from steer import device
 from steer.generation.engines import Engine, open_engine, respond
-from steer.generation.requests import BLOCK, Request, Response, seeds
+from steer.generation.requests import BLOCK, Request, Response, columns, seeds
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.models.policy import Policy
 from steer.parts import Parts, Task, Work, Workers, fill
@@ -65,10 +65,13 @@ def draw_parts(
     the text again need not give.
     """
     parts = Parts(folder / "parts", split.size, len(requests), ".jsonl", split.shard)
-    how = partial(_drawn, sampling, split.size, source or folder.name, ids)
     if sampling.guidance != 1 and not split.guides:
         note_once("guided responses are drawn with transformers: vLLM has no --guidance.")
         split = Split(split.size, split.shard)
+    workers = parts.busy(split.workers, DRAW)
+    if workers.number and split.opens and not split.guides:
+        sampling = replace(sampling, columns=columns(policy, requests, sampling))
+    how = partial(_drawn, sampling, split.size, source or folder.name, ids)
     if split.opens is None:
         start: Any = partial(partial, how, policy, engine)
     else:
@@ -76,7 +79,7 @@ def draw_parts(
         start = partial(_open, split.opens, how)
         requests = [request._replace(against=dict(request.against)) for request in requests]  # can be pickled
     seeded = (r._replace(seed=seed) for r, seed in zip(requests, seeds(requests, sampling.seed)))
-    fill(parts, seeded, start, parts.busy(split.workers, DRAW), _write, DRAW)
+    fill(parts, seeded, start, workers, _write, DRAW)
     return parts
 
 

@@ -136,7 +136,7 @@ def open_engine(policy: Policy | str, settings: GenerateSettings) -> tuple[Polic
     if settings.engine == "vllm":
         vllm = Vllm(policy, settings.dtype, trust_remote_code=settings.trust_remote_code)
         return vllm.policy, lambda p, requests, s: list(
-            map(partial(_response, p), requests, vllm.draw(encode(p, requests, s)))
+            map(partial(_response, p), requests, vllm.draw(encode(p, requests, s), s.columns))
         )
     client = OpenAIClient(settings.server, settings.server_model)
     return _of_a_server(policy, settings), through(client)

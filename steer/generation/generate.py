@@ -12,7 +12,7 @@ from steer.errors import SteerError
 from steer.generation.drawing import WHOLE, Split, draw_parts, read_parts, rows_of, stored_rows
 from steer.generation.engines import Engine, open_engine, respond, without_weights
 from steer.generation.recommended import chosen
-from steer.generation.requests import Request
+from steer.generation.requests import Request, columns
 from steer.generation.settings import GenerateSettings, Sampling
 from steer.labelling.obtained import Selection
 from steer.models.card import Card
@@ -104,6 +104,8 @@ class Generation:
         away = [policy.against(settings.against, aim) if settings.guidance != 1 else {} for aim in aims]
         times = range(settings.n * settings.best_of)
         requests = [Request(row, aim, other) for row in rows for aim, other in zip(aims, away) for _ in times]
+        if settings.engine == "vllm" and not workers.elsewhere:
+            sampling = replace(sampling, columns=columns(policy, requests, sampling))
         selection = selection and selection.knowing(policy.card)
         return cls(policy, engine, requests, settings, sampling, selection, values, split)
 

@@ -105,10 +105,22 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
 
     Raises SteerError for a prompt that leaves no room for a response.
     """
+    encoded = _encoded(policy, requests, sampling)
+    say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
+    return encoded
+
+
+def columns(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> int:
+    """Return the most tokens that prompt, condition and response of a request can have together."""
+    asked = list({(r.row["id"], *r.target.items()): r for r in requests}.values())  # samples are as long as each other
+    blocks = (asked[i : i + BLOCK] for i in range(0, len(asked), BLOCK))
+    return max((encoded.columns for block in blocks for encoded in _encoded(policy, block, sampling)), default=0)
+
+
+def _encoded(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> list[EncodedRequest]:
     read = [policy.reading(r.row, dict(r.target)) for r in requests]
     parts = [prompt_parts(row, policy.tokenizer, policy.template, policy.thinking) for row in read]
     texts, tails = [text for text, _ in parts], [tail for _, tail in parts]
-    say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
     conditions = [condition_text(policy, request.target) + tail for request, tail in zip(requests, tails)]
     others = [condition_text(policy, request.against) + tail for request, tail in zip(requests, tails)]
     unique = list(dict.fromkeys([*texts, *conditions, *others]))

@@ -64,6 +64,9 @@ class Drawing:
 class Sampling(Drawing):
     """Values that tokens are drawn with; `left`: those that a server chooses, unknown here.
 
+    `columns`: the most tokens that prompt, condition and response have together in all that is drawn, for an engine
+    that makes room before it draws (see `requests.columns`); 0: unknown.
+
     By default the model's own distribution, without guidance: what is measured, or learned from, is drawn so.
     """
 
@@ -73,6 +76,7 @@ class Sampling(Drawing):
     min_p: float = option(0.0, "", least=0, most=1)
     repetition_penalty: float = option(1.0, "", above=0)
     left: tuple[str, ...] = ()
+    columns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

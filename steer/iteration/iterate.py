@@ -20,7 +20,7 @@ from steer.generation.requests import BLOCK
 from steer.iteration import refresh
 from steer.iteration.guards import Figures, alarm, best, limits
 from steer.iteration.round import run_round
-from steer.iteration.rounds import Rounds, check_method, start_from
+from steer.iteration.rounds import Rounds, check_engine, check_method, start_from
 from steer.iteration.settings import IterateSettings
 from steer.iteration.watch import figures, line, measured
 from steer.labelling.scorer import Scorer, readable, scorer_of_new
@@ -178,6 +178,7 @@ def training_of(rows: str, model: str, policy: str, settings: IterateSettings) -
             f"wants about {method.rate:g} of what suits likelihood methods (learning_rate in --train)."
         )
     check_method(training.method, settings)
+    check_engine(settings.engine, method, training)
     if "quantiles" in method.needs and (
         not settings.relative_levels or (settings.explore < 1 and settings.goals != "best")
     ):

@@ -14,6 +14,7 @@ from steer.evaluation.systems import RewardScale
 from steer.generation.drawing import Split
 from steer.generation.generate import held_out_prompts
 from steer.generation.settings import Sampling
+from steer.generation.vllm import obstacle
 from steer.iteration.settings import IterateSettings
 from steer.labelling.scorer import Scorer, load_scorer
 from steer.methods import METHODS
@@ -152,6 +153,17 @@ def altered(name: str, settings: IterateSettings) -> str:
         f"'{name}' reads from a prompt's draws how likely the policy makes each, so it takes all of them, at "
         f"temperature 1. Leave {' and '.join(others)} out."
     )
+
+
+def check_engine(engine: str, method: Method, training: TrainConfig) -> None:
+    """Raise SteerError if `engine` cannot draw from what a training by the method would make."""
+    tokens = training.condition_tokens if method.conditioned else "text"
+    reason = obstacle(training.adapter, tokens, training.use_dora, training.modules_to_save)
+    if engine == "vllm" and reason:
+        raise SteerError(
+            f"--engine vllm: takes no adapter with {reason}, which this training makes. Change that setting of the "
+            "training, or leave --engine vllm out."
+        )
 
 
 def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> None:

@@ -155,14 +155,19 @@ def refuse_nan(weights: Iterable[tuple[str, torch.Tensor]], where: str) -> None:
             raise SteerError(f"{where}: its weights hold NaN or infinity, in {part}. Restore or train it again.")
 
 
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """Read what PEFT wrote about the adapter in a folder; SteerError if that names no rank."""
+    config: Any = read_json(folder / "adapter_config.json")
+    if not isinstance(config, dict) or type(config.get("r")) is not int:
+        raise _unfit(folder, "adapter_config.json names no rank r")
+    return config
+
+
 def adapter_settings(folder: Path) -> dict[str, Any]:
     """Return the settings of training that the weights of the adapter in a folder belong to: rank, scale and kind."""
-    config = read_json(folder / "adapter_config.json")
-    rank = config.get("r") if isinstance(config, dict) else None
-    if type(rank) is not int:
-        raise _unfit(folder, "adapter_config.json names no rank r")
+    config = adapter_config(folder)
     kinds = {name: bool(config.get(name)) for name in ("use_rslora", "use_dora")}
-    return {"lora_r": rank, "lora_alpha": config.get("lora_alpha", 8), **kinds}  # 8: PEFT's default
+    return {"lora_r": config["r"], "lora_alpha": config.get("lora_alpha", 8), **kinds}  # 8: PEFT's default
 
 
 def add_control_tokens(model: Any, tokenizer: Any, tokens: Sequence[Sequence[str]], seed: int) -> list[int]:

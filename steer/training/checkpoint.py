@@ -95,8 +95,24 @@ def restore(folder: Path, named: Sequence[tuple[str, nn.Parameter]], optimizer: 
     parts = {
         i: {k: part(v, parameters[i]) if torch.is_tensor(v) else v for k, v in s.items()} for i, s in inner.items()
     }
-    optimizer.load_state_dict({"state": parts, "param_groups": optimizer.state_dict()["param_groups"]})
+    saved = {"state": parts, "param_groups": optimizer.state_dict()["param_groups"]}
+    inside = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has it
+    if getattr(inside, "is_paged", False):
+        inside.load_state_dict(saved, move_to_device=False)
+        _page(inside)
+    else:
+        optimizer.load_state_dict(saved)
     return state
+
+
+def _page(optimizer: Any) -> None:
+    """Put the large state of bitsandbytes' optimizer where it pages it: loaded, it would fill the GPU and stay there.
+
+    The first step moves the rest to the device.
+    """
+    for parameter, state in optimizer.state.items():
+        for name in ("state1", "state2"):
+            state[name] = optimizer.get_state_buffer(parameter, dtype=state[name].dtype).copy_(state[name])
 
 
 def keep_best(folder: Path, named: Sequence[tuple[str, nn.Parameter]], main: bool) -> None:

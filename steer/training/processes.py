@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +17,9 @@ from steer.training import zero
 from steer.training.settings import TrainSettings
 
 FOREIGN = ("MEGATRON_LM", "PARALLELISM_CONFIG")  # accelerate would not run a plain loop
+# How long a process waits for the others: one alone tokenizes, saves a checkpoint or compiles what it tries while they
+# are at a barrier, where NCCL gives up after 10 minutes.
+WAIT = timedelta(hours=12)
 
 
 def join_tasks() -> None:
@@ -46,7 +50,7 @@ def first_node(nodes: str) -> str:
 def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
     """Start accelerate; SteerError if fewer processes run than were asked for, or in an unsupported way."""
     from accelerate import Accelerator
-    from accelerate.utils import disable_fsdp_ram_efficient_loading
+    from accelerate.utils import InitProcessGroupKwargs, disable_fsdp_ram_efficient_loading
 
     for foreign in FOREIGN:
         if asked(foreign):
@@ -65,7 +69,12 @@ def accelerated(name: str, method: Method, options: TrainSettings) -> Any:
         disable_fsdp_ram_efficient_loading()  # every process checks the weights before they are sharded
     if asked("DEEPSPEED") and not find_spec("deepspeed"):
         raise SteerError('DeepSpeed was asked for, and it is not installed. pip install "steer-lm[deepspeed]".')
-    accelerator = Accelerator(cpu=device.kind() == "cpu", mixed_precision="no", **track)  # --dtype says it
+    accelerator = Accelerator(
+        cpu=device.kind() == "cpu",
+        mixed_precision="no",  # --dtype says it
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+        **track,
+    )
     shardable(name, method, options, accelerator)
     wanted = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != wanted:

@@ -34,16 +34,17 @@ GAIN = 0.05  # share of the time that another way must save
 def fastest(policy: Policy, module: ResponseLogps, loop: Loop, folder: Path) -> dict[str, str]:
     """Let the model attend, and its head compute, in the way that trains fastest here, or as before a resume point.
 
-    Return the choices as facts; none where the time of a step cannot be foreseen, or steps are few. `folder`: of the
-    resume point. Collective: the main process chooses for all. SteerError if what was chosen before is not there.
+    Return the choices as facts; none where there is one way only. `folder`: of the resume point. Collective: the main
+    process chooses for all. SteerError if what was chosen before is not there.
     """
-    if unforeseeable(loop) or loop.steps < LEAST:
-        return {}
     facts: dict[str, str] = {}
     point = checkpoint.state_of(folder)
+    before = point.get("ways", {})
     for part, ways in _ways(policy.model, module, loop).items():
+        if part not in before and len(ways) == 1:
+            continue
         if point:
-            facts[part] = point.get("ways", {}).get(part, next(iter(ways)))
+            facts[part] = before.get(part, next(iter(ways)))
         else:
             main = loop.accelerator.is_main_process
             [facts[part]] = broadcast_object_list([_chosen(part, ways, module, loop) if main else None])
@@ -58,20 +59,25 @@ def fastest(policy: Policy, module: ResponseLogps, loop: Loop, folder: Path) -> 
 
 
 def _ways(model: Any, module: ResponseLogps, loop: Loop) -> dict[str, dict[str, Callable[[], None]]]:
-    """Return what switches to each way of computing a part, by name, the present one first; of parts with several."""
-    ways: dict[str, dict[str, Callable[[], None]]] = {}
+    """Return what switches to each way of computing a part, by name, the present one first.
+
+    There are no others where the time of a step cannot be foreseen, or steps are few.
+    """
     device = next(module.parameters()).device
-    others = TRIED.get(device.type, ())
-    if others and loop.plan.shared and not loop.options.attn_implementation:
-        names = (model.config._attn_implementation, *others)
-        ways["attention"] = {name: partial(attention.choose, model, name) for name in names}
+    others = () if unforeseeable(loop) or loop.steps < LEAST else TRIED.get(device.type, ())
+    free = loop.plan.shared and not loop.options.attn_implementation
+    names = (model.config._attn_implementation, *(others if free else ()))
+    ways: dict[str, dict[str, Callable[[], None]]] = {
+        "attention": {name: partial(attention.choose, model, name) for name in names},
+        "head": {"chunks": partial(setattr, module, "fused", None)},
+    }
     if others and module.linear and "kl" not in loop.method.needs and find_spec("liger_kernel"):
 
         def fuse() -> None:
             check_liger(device)
             module.fused = liger
 
-        ways["head"] = {"chunks": partial(setattr, module, "fused", None), "liger": fuse}
+        ways["head"]["liger"] = fuse
     return ways
 
 
