@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -14,20 +15,23 @@ import pytest
 
 import steer.comparison.runs as package
 from steer.comparison.command import compare_command
-from steer.comparison.comparison import Comparison
+from steer.comparison.comparison import UNSCORED, Comparison
 from steer.comparison.entry import Entry, cost, swept, unique
 from steer.comparison.rates import read_rates
 from steer.comparison.settings import BASELINES, FAMILIES, SUITES
 from steer.comparison.tuning import phases, tried
 from steer.config.comparison import CompareConfig
+from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.drawn import Decoding
 from steer.evaluation.statistics import best_of_n_kl
 from steer.evaluation.systems import Answers, RewardScale, difference, raw_reward, summary
+from steer.labelling.command import label_command
 from steer.labelling.scorer import Scorer
 from steer.methods import METHODS
 from steer.options import resolve
+from steer.report import headline
 from steer.rows import read_back, read_rows, write_rows
 from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
@@ -146,6 +150,61 @@ def test_a_failed_run_does_not_lose_the_others(labels: Path, tiny: Path, tmp_pat
     assert "equal" in report["failures"][0]["error"]
     assert "mle" in [s["name"] for s in report["systems"]]
     assert "1 run failed" in said
+
+
+def test_a_decoding_that_fails_loses_neither_the_others_nor_the_baseline(
+    labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\n")
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, "grid": 0, "max_new_tokens": 4, "resamples": 20}
+    how |= {"method": ("mle:best_of=1/3", "rwr"), "train": str(tmp_path / "train.yaml")}
+    config = CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise SteerError("no reward.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("steer.evaluation.examination.rewarder", broken)
+        compare_command(config)
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["failures"] == [{"name": "mle:best_of=3, seed 0", "error": "no reward."}]
+    assert report["baseline"] == "mle"
+    assert {"mle", "mle:random_of=3", "rwr"} < {s["name"] for s in report["systems"]}
+    assert not any("intended" in line for line in headline(report))
+    with monkeypatch.context() as patch:
+        patch.setattr(package, "load_policy", broken)
+        compare_command(replace(config, output=str(tmp_path / "lost")))
+    report = read_json(tmp_path / "lost" / "report.json")
+    assert report["baseline"] == "base"
+    assert "The baseline is base: mle, the intended one, has no answers." in headline(report)
+
+
+class Partly:
+    """A scorer that counts words, and gives no score to one answer in two."""
+
+    attributes = ("words",)
+
+    def score(self, rows: list[dict[str, Any]]) -> Any:
+        counts = [(len(row["response"]), len(row["response"].split())) for row in rows]
+        return np.array([[math.nan if length % 2 else float(words)] for length, words in counts])
+
+
+def test_candidates_that_the_proxy_cannot_score_are_counted_and_lose_nothing(
+    labels: Path, tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "train.yaml").write_text("max_steps: 1\nlora_r: 2\n")
+    counted = {"scorer": "countable:words", "higher": ("words",), "min_support": 1}
+    label_command(LabelConfig(str(labels.parent / "logs"), str(tmp_path / "labels"), **counted))  # type: ignore[arg-type]
+    how: dict[str, Any] = {"gold": "countable:words", "num_prompts": 4, "grid": 0, "max_new_tokens": 12}
+    how |= {"method": ("mle:best_of=1/3",), "train": str(tmp_path / "train.yaml"), "resamples": 20}
+    how |= {"scorer": "tests.test_compare:Partly"}
+    compare_command(CompareConfig(str(tmp_path / "labels"), str(tiny), str(tmp_path / "out"), **how))
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["failures"] == []
+    assert "mle:best_of=3" in {s["name"] for s in report["systems"]}
+    place = tmp_path / "out" / "runs" / "mle-seed0" / "answers-best_of=3"
+    odd = sum(len(row["response"]) % 2 for path in (place / "parts").iterdir() for row in read_back(path))
+    assert UNSCORED.format("mle", odd, 3 * 4) in report["notes"]
 
 
 def test_what_failed_is_tried_again_and_nothing_else(

@@ -122,7 +122,8 @@ def slopes_covered(trials: int, seeds: int, prompts: int = 40) -> float:
         number, prompt, level = np.indices((seeds, prompts, 3))
         obtained = (1 + 0.25 * (by_prompt + by_seed)) * level + 0.05 * rng.normal(size=level.shape)
         target = level.reshape(-1, 1).astype(float)
-        [x] = partial_slopes(target, obtained.reshape(-1, 1), prompt.ravel(), 200, number.ravel())
+        [found] = partial_slopes(target, obtained.reshape(-1, 1), prompt.ravel(), 200, number.ravel())
+        x = found.interval()
         covered.append(x.low <= 1 <= x.high)
     return float(np.mean(covered))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -121,5 +122,18 @@ def test_the_best_of_n_is_the_one_with_the_reward_and_is_likelier_by_what_n_draw
     assert [r["candidate_tokens"] for r in best] == [sum(lengths[i : i + 5]) for i in range(0, len(lengths), 5)]
     assert sum(5 * r["tokens"] for r in best) > sum(lengths), "the longest is longer than the others"
     assert "candidate_tokens" not in one[0]
+    draws = [row for part in every for row in part]
+    unscored = {draws[0]["response"]} | {row["response"] for row in draws[5:10]}
+
+    def partly(some: list[Row]) -> list[float]:
+        return [math.nan if r["response"] in unscored else float(len(r["response"])) for r in some]
+
+    chance = drawn(policy, jobs, sampling, tmp_path / "best", base, Choice(5, None))
+    (tmp_path / "best" / "answers.jsonl").rename(tmp_path / "answers.jsonl")
+    kept = drawn(policy, jobs, sampling, tmp_path / "best", base, Choice(5, partly))  # type: ignore[arg-type]
+    assert kept[0]["response"] not in unscored, "what has no score is the lowest"
+    assert kept[1]["response"] == chance[1]["response"], "of those that all have none, one at random"
+    assert (kept[0]["unscored"], kept[1]["unscored"]) == (sum(r["response"] in unscored for r in draws[:5]), 5)
+    (tmp_path / "answers.jsonl").rename(tmp_path / "best" / "answers.jsonl")
     again = drawn(policy, jobs, sampling, tmp_path / "best", None, Choice(5, longest))  # type: ignore[arg-type]
     assert again == best  # read back, not drawn anew

@@ -489,6 +489,8 @@ def test_over_optimisation_is_drawn_over_each_number_that_systems_differ_in_alon
         *(at(f"rwr:beta={b:g}", 1 / b, 1 / b, kl=1 / b) for b in (3.0, 1.0, 0.5)),
         *(at(f"raft:rounds={r},n={n}", r, r + n, kl=r) for r in (1, 2) for n in (2, 4)),
         *(at(f"rso:loss={loss}", 0.5, 0.5) for loss in ("hinge", "sigmoid-norm")),
+        at("quark @ best", 1.0, 2.0, family="quark @ best") | {"rounds": 2},
+        *(at(f"quark:rounds={r} @ best", g, g, family="quark @ best") | {"rounds": r} for r, g in ((1, 0.5), (3, 0.9))),
         at("conditional @ best", 0.9, 0.9, family="conditional @ best"),
         at("conditional:guidance=2 @ best", 1.0, 1.1, family="conditional @ best"),
         system("ppo:kl=0", 1.0, family="ppo", proxy=NOTHING),
@@ -499,6 +501,7 @@ def test_over_optimisation_is_drawn_over_each_number_that_systems_differ_in_alon
         "rwr": "Gold is highest at beta = 0.5, the proxy at 0.5.",
         **{f"raft: n={n}": "Gold is highest at rounds = 2, the proxy at 2." for n in (2, 4)},
         **{f"raft: rounds={r}": "Gold is highest at n = 2, the proxy at 4." for r in (1, 2)},
+        "quark @ best": "Gold is highest at rounds = 2, the proxy at 2.",
         "conditional @ best": "Gold is highest at guidance = 2, the proxy at 2.",
     }
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from steer import label
 from steer.cli import cli
+from steer.errors import SteerError
 from steer.labelling.scorer import FIT
 from steer.methods import METHODS
 from steer.methods.groups import DRAW_MORE
@@ -53,6 +54,13 @@ def test_thumbs_suit_what_needs_no_pairs() -> None:
         named = re.search("or take (.*) or (.*), which train on single responses", text)
         assert named
         assert able >= {*named.groups()}
+
+
+def test_rows_of_one_prompt_do_not_suit_what_compares_responses_across_prompts(base: Path) -> None:
+    rows = Labelled([{**row(0, float(i % 2)), "id": str(i), "response": f"text {i}"} for i in range(12)])
+    assert [s.missing.partition(",")[0] for s in suited(rows, ["kto", "bco"])] == ["all rows answer one prompt", ""]
+    with pytest.raises(SteerError, match="kto: all rows answer one prompt"):
+        train(rows, model=str(base), method="kto", max_steps=1)
 
 
 def test_what_people_said_needs_no_scorer_and_an_attribute_that_has_no_better_end_gets_one() -> None:

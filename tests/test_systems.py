@@ -29,7 +29,9 @@ from steer.evaluation.systems import (
     summary,
 )
 from steer.labelling.scorer import Scorer
-from steer.report.cells import verdict
+from steer.report.cells import claimed, excludes, finite, verdict
+from steer.report.compared import comparison, headline
+from steer.report.dials import gained
 from steer.rows.schema import Attribute, Schema
 
 GOOD = Schema((Attribute("good", 0, 4, 1, 1.0, edges=(0.5, 1.5, 2.5, 3.5), shown=("0", "1", "2", "3", "4")),))
@@ -83,7 +85,7 @@ def test_the_gain_of_a_slope_is_the_difference_of_both_and_what_they_share_cance
     levels = np.arange(5.0)
     common = rng.normal(0, 1, (20, 1)) * levels  # each prompt has a slope of its own
     a, b = (asked(slope * levels + common + rng.normal(0, 0.1, (20, 5))) for slope in (0.8, 0.3))
-    found = slope_gains([a], [b], JUDGE, ("good",), 300)
+    found = slope_gains({0: a}, {0: b}, JUDGE, ("good",), 300)
     assert found is not None
     design = np.column_stack([np.tile(levels, 20), np.ones(100)])
     slopes = [np.linalg.lstsq(design, x.gold[:, 0], rcond=None)[0][0] for x in (a, b)]
@@ -101,11 +103,81 @@ def test_the_gain_of_a_slope_is_the_difference_of_both_and_what_they_share_cance
 def test_slopes_of_seeds_that_were_asked_alike_are_paired_and_others_are_not() -> None:
     levels = np.tile(np.arange(5.0), (6, 1))
     first, second = asked(levels), asked(levels[:3])
-    found = slope_gains([first, second], [asked(0 * levels), asked(levels[:3])], JUDGE, ("good",), 50)
+    found = slope_gains({0: first, 1: second}, {0: asked(0 * levels), 1: asked(levels[:3])}, JUDGE, ("good",), 50)
     assert found is not None
     assert found["good"]["mean"] == pytest.approx((6 * 1 + 3 * 0) / 9)  # all rows together
     assert found["good"]["low"] < 0 < found["good"]["high"], "seeds disagree"
-    assert slope_gains([first], [second], JUDGE, ("good",), 50) is None
+    assert slope_gains({0: first}, {0: second}, JUDGE, ("good",), 50) is None
+
+
+def seeds_with(slopes: Any, noise: float = 0.1) -> dict[int, Answers]:
+    """A dial of each seed on 30 prompts that were asked alike."""
+    rng = np.random.default_rng(0)
+    return dict(enumerate(asked(s * np.arange(5.0) + rng.normal(0, noise, (30, 5))) for s in slopes))
+
+
+def test_the_gain_of_a_slope_is_as_sure_as_the_seeds_that_were_paired() -> None:
+    """Nine pairs of three seeds with three are no nine seeds: Student's t of the three differences."""
+    found = slope_gains(seeds_with((0.5, 0.6, 0.7), 0.01), seeds_with((0.6, 0.5, 0.4), 0.01), JUDGE, ("good",), 300)
+    assert found is not None
+    gain, gains = found["good"], np.array([-0.1, 0.1, 0.3])
+    assert gain["n"] == 3 * 30 * 5
+    assert gain["high"] - gain["mean"] == pytest.approx(4.302653 * gains.std(ddof=1) / math.sqrt(3), rel=0.05)
+    assert gain["p"] == gain["p_prompts"] > 0.05
+    once = slope_gains(seeds_with((0.5, 0.6, 0.7)), {1: seeds_with((0.5,))[0]}, JUDGE, ("good",), 50)
+    assert once is not None
+    assert (once["good"]["n"], once["good"]["p"]) == (3 * 30 * 5, None), "the only one of either with all"
+
+
+def judged(systems: list[System], **more: Any) -> dict[str, Any]:
+    """The result of systems whose responses are their own scores."""
+    scorer = Scorer("told", ("good",), Told())
+    logs = [{**row, "response": str(i % 5)} for i, row in enumerate(answers([0.0] * 20).rows)]
+    return result(Case(Court(GOOD, scorer, scorer, logs), systems, "mle", 100, **more), {})
+
+
+def repeated(name: str, offsets: dict[int, float]) -> System:
+    rng = np.random.default_rng(len(name))
+    return System(name, name, {s: answers((o + rng.normal(0, 0.1, 20)).tolist()) for s, o in offsets.items()})
+
+
+def test_what_is_left_with_one_seed_of_several_is_not_judged() -> None:
+    """Neither a verdict, nor a place in the family of Holm, nor in the power of the comparison."""
+    seeds = {0: 0.0, 1: 0.1, 2: -0.1}
+    found = judged([repeated("mle", seeds), repeated("alone", {0: 9.0}), repeated("three", {0: 1.0, 1: 0.9, 2: 1.1})])
+    alone, three = (s["difference"] for s in found["systems"] if s["difference"])
+    assert alone["low"] > 0
+    assert (alone["verdict"], alone["p_holm"], alone["one_seed"]) == ("not told apart", None, True)
+    assert math.isnan(alone["least"])
+    assert (three["verdict"], three["p_holm"]) == ("yes", three["p"]), "a family of one"
+    report = {**found, "seeds": 3, "gold": "g"}
+    lead = headline(finite(report))
+    assert lead[0].startswith("three is +")
+    assert any(line.startswith("Not judged, because it or mle has one seed") and "alone (+" in line for line in lead)
+    assert "Over fewer than 3 seeds: alone (1)." in lead
+    [row] = [row for row in comparison(finite(report)).rows if row[0] == "alone"]
+    assert row[1].endswith(", 1 seed")
+    assert row[3:5] == ["not told apart", "-"]
+    once = judged([repeated("mle", {0: 0.0}), repeated("alone", {0: 9.0})])["systems"]
+    assert [s["difference"]["verdict"] for s in once if s["difference"]] == ["yes"], "nobody has several"
+
+
+def test_slopes_are_claimed_after_holm_over_all_systems_and_attributes() -> None:
+    rng = np.random.default_rng(4)
+    grids = {"mle": {0: asked(0.5 * np.arange(5.0) + rng.normal(0, 1, (40, 5)))}}
+    grids |= {f"null {i}": {0: asked(0.5 * np.arange(5.0) + rng.normal(0, 1, (40, 5)))} for i in range(20)}
+    grids |= {"steep": {0: asked(2.0 * np.arange(5.0) + rng.normal(0, 1, (40, 5)))}}
+    dials = judged([repeated("mle", {0: 0.0})], grids=grids, dial="mle")["dials"]
+    slopes = {d["name"]: d["less"]["slopes"]["good"] for d in dials if d["less"]}
+    alone = [name for name, slope in slopes.items() if excludes(slope)]
+    assert len(alone) > 1, "one in twenty excludes 0 by chance"
+    assert [name for name, slope in slopes.items() if claimed(slope)] == ["steep"]
+    said = gained(dials)
+    assert said[0].startswith("Slopes above those of mle, paired by prompt and target: steep on good (")
+    assert "null" not in said[0]
+    assert any(
+        line.startswith("Slopes not distinguished from those of mle where 21 are compared (Holm): n") for line in said
+    )
 
 
 def test_one_seed_has_an_interval_over_prompts_and_no_p_value() -> None:
@@ -154,8 +226,6 @@ def test_words_are_counted_over_seeds_as_every_other_figure_is() -> None:
 
 
 def test_answers_without_a_score_are_counted_where_their_mean_is_told() -> None:
-    from steer.report.compared import headline
-
     scored = {**told(answers([1.0, math.nan, 3.0])), "name": "a", "difference": None}
     whole = {**told(answers([1.0, 2.0, 3.0])), "name": "b", "difference": None}
     report = {"systems": [scored, whole], "baseline": "b", "gold": "g", "dials": [], "seeds": 3}
@@ -198,6 +268,9 @@ def test_systems_are_as_distinct_as_so_many_answers_a_prompt_as_each_has() -> No
     assert one["distinct_2"] == four["distinct_2"] == told(drawn[0])["distinct_2"]
     assert four["unique"] == told(many)["unique"] is not None
     assert one["unique"] is None
+    logged = result(Case(court, systems[1:], "", 50, drawn[0]), {})["systems"]
+    assert [s["name"] for s in logged] == ["logs", "four"]
+    assert logged[0]["distinct_2"] == logged[1]["distinct_2"], "the logs have one answer a prompt, so one counts"
 
 
 def drawn(ref: float, most: int) -> list[dict[str, Any]]:
@@ -275,7 +348,32 @@ def test_an_answer_costs_what_all_its_candidates_took() -> None:
     assert answer_tokens(kept, best).tolist() == [2 * (10 + 20)] * 2, "and not four times the one that was kept"
 
 
+def frontier_of(*systems: System) -> dict[str, Any]:
+    found = frontiers(systems, JUDGE, 50)
+    assert found is not None
+    return found
+
+
+def test_a_method_whose_settings_share_no_seed_is_listed_without_a_frontier() -> None:
+    one, other = answers([1.0, 1.0]), answers([2.0, 2.0])
+    found = frontier_of(
+        System("a0", "a", {0: one}, "a"), System("a1", "a", {1: other}, "a"), System("b", "b", {0: one})
+    )
+    assert [f["name"] for f in found["families"]] == ["b"]
+    assert found["left_out"] == [{"name": "a", "reason": "its 2 settings share no seed"}]
+
+
+def test_an_estimate_of_the_kl_below_0_reaches_no_more_than_one_of_0() -> None:
+    """Reward 1 within every cost from 0 to the bound is 1, however far below 0 the estimate lies."""
+    near = answers([1.0, 1.0], logp=-5.0, ref_logp=0.0)
+    far = answers([2.0, 2.0], logp=5.0, ref_logp=0.0)
+    found = frontier_of(System("near", "a", {0: near}), System("far", "b", {0: far}))
+    assert found["most"]["kl"] == 10.0
+    assert {f["name"]: f["volumes"]["kl"]["mean"] for f in found["families"]} == {"near": 1.0, "far": 2.0 * 0.5}
+
+
 def test_what_nobody_knows_of_endings_is_not_called_finished() -> None:
+    assert frontier_of(System("given", "given", {0: answers([1.0, 2.0])}))["families"][0]["cut_off"] is None
     assert told(answers([1.0, 2.0]))["finished"] is None
     assert told(answers([1.0, 2.0], finished=False))["finished"] == 0.0
 

@@ -85,6 +85,30 @@ def test_the_highest_proxy_reward_is_chosen_and_never_what_gold_prefers() -> Non
     assert choice(0.0, 1.0, 0.5).gain is None
 
 
+def test_a_rate_is_not_chosen_for_the_answers_that_have_no_score() -> None:
+    """The higher rate lost its two lowest prompts; on those that both have it is worse."""
+    court = SimpleNamespace(by_proxy=SimpleNamespace(reward=lambda scores: scores[:, 0]))
+    inner: Any = SimpleNamespace(examination=SimpleNamespace(court=court))
+    low, own, high = shares("dpo", 3)
+    runs = {low: None, own: answers(0.0), high: answers(-0.5)}
+    next(iter(runs[high].answers.values())).proxy[:2] = np.nan  # type: ignore[union-attr]
+    found = Choice.of(inner, Entry.of("dpo"), runs)
+    assert (found.share, found.unscored) == (own, 2)
+    assert {share: reward.mean for share, reward in found.rewards.items()} == {own: 2.5, high: 2.0}
+    next(iter(runs[own].answers.values())).proxy[2:] = np.nan  # type: ignore[union-attr]
+    assert Choice.of(inner, Entry.of("dpo"), runs).share == own, "no prompt tells them apart"
+
+
+def test_a_gain_below_0_is_not_shown_to_be_better() -> None:
+    gain = {"mean": -0.4, "low": -0.5, "high": -0.3, "n": 9}
+    one = {"learning_rate": 1e-4, "proxy": gain, "chosen": True, "own": False}
+    entry = {"name": "dpo", "tries": [one], "gain": gain, "edge": False, "runs": 1, "failed": 0, "unscored": 3}
+    entry |= dict.fromkeys(("steps", "tokens", "drawn", "scored", "answers", "seconds"), 1)
+    [block, left_out] = table({"proxy": "linear", "rows": 100, "prompts": 20, "entries": [entry]})
+    assert block.rows[0][2:4] == ["-0.40 [-0.50, -0.30]", "no"]  # type: ignore[union-attr]
+    assert left_out == "Prompts left out of the choice, because a try has no score there: dpo (3 of 20)."
+
+
 def test_the_table_says_that_the_gain_of_what_was_chosen_is_not_corrected_for_choosing() -> None:
     [block] = table({"proxy": "linear", "rows": 100, "prompts": 20, "entries": []})
     assert "best of several tries on the prompts that chose it: it is biased upwards" in block.caption  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget
+from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget, unique
 from steer.comparison.rates import read_rates
 from steer.comparison.settings import CompareSettings
 from steer.comparison.untrained import PROMPTED, in_words
@@ -20,7 +20,7 @@ from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.annotators import identified
 from steer.evaluation.drawn import Decoding, Reference
-from steer.evaluation.examination import RANDOM, Examination
+from steer.evaluation.examination import PLAIN, RANDOM, Examination
 from steer.evaluation.result import Case, spread
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import Split
@@ -45,6 +45,7 @@ ROUNDS = (
 OF_ITS_OWN = "{}: its conditions are no levels of the attributes, so it is asked for its best alone and has no dial."
 ON_LOGS = "{}: logged responses stand for those that a policy draws; rounds=1 has it draw them."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
+UNSCORED = "{}: the proxy gives no score to {:,} of the {:,} candidates of best of n; they count as the lowest."
 OF_A_RUN = ("rows", "model", "output", "method", "set", "scorer")  # of training, whatever the file says
 
 
@@ -246,22 +247,27 @@ def case(comparison: Comparison, base: Mapping[int, Answers], runs: Runs) -> Cas
     systems = [System("base", "base", on_base(base))] if base else []
     grids = {}
     for entry, outcomes in runs.items():
-        first = next(iter(outcomes.values()))
-        for target, decoding in first.answers:
-            answers = on_base({seed: o.answers[target, decoding] for seed, o in outcomes.items()})
+        for target, decoding in dict.fromkeys(key for o in outcomes.values() for key in o.answers):
+            key = target, decoding
+            answers = on_base({seed: o.answers[key] for seed, o in outcomes.items() if key in o.answers})
             facts = _facts(comparison, entry, outcomes, decoding)
             name, family = entry.name(target, decoding), _family(entry, target, decoding)
             chosen = decoding.best_of > 1 and not decoding.at_random
             twin = entry.name(target, decoding._replace(at_random=True)) if chosen else ""
             systems.append(System(name, entry.method, answers, family, ", ".join(entry.settings), target, facts, twin))
-        if first.grid is not None:
-            grid = on_base({seed: o.grid for seed, o in outcomes.items() if o.grid})
-            grids[PERMUTED if entry.permuted else entry.spec] = list(grid.values())
+        if grid := on_base({seed: o.grid for seed, o in outcomes.items() if o.grid}):
+            grids[PERMUTED if entry.permuted else entry.spec] = grid
     if not systems:
         raise SteerError(f"every run failed; the first said: {comparison.failures[0]['error']}")
     names = {s.name for s in systems}
-    baseline = "mle" if "mle" in names else "base" if "base" in names else ""
+    baseline = next((name for name in (intended(comparison), "base") if name in names), "")
     return comparison.examination.case(systems, baseline, grids, PROMPTED)
+
+
+def intended(comparison: Comparison) -> str:
+    """Return the name of the system to compare with: `mle` where it is asked for, else the base."""
+    asked = any((entry.spec, PLAIN in entry.decodings) == ("mle", True) for entry in unique(comparison.config.method))
+    return "mle" if asked else "base"
 
 
 def named(target: str) -> list[str]:
@@ -294,11 +300,23 @@ def _facts(comparison: Comparison, entry: Entry, outcomes: Mapping[int, Outcome]
         "ess": mean("ess") if all("ess" in d for d in done) else None,
         "train_tokens": round(mean("tokens")),
         "steps": round(mean("steps")),
+        "rounds": entry.iterate.rounds if entry.iterate else 0,
         "seconds": round(mean("seconds"), 1),
         "drawn": round(mean("drawn")),
         "drawn_tokens": round(mean("drawn")) * comparison.settings.max_new_tokens,
         "scored": round(mean("scored")) + len(comparison.examination.prompts) * best_of,
     }
+
+
+def _unscored(runs: Runs) -> dict[Entry, tuple[int, int]]:
+    """Count the candidates of the best of n that the proxy gives no score, and all, for entries that have any."""
+    found = {}
+    for entry, outcomes in runs.items():
+        chosen = [(d.best_of, a) for o in outcomes.values() for (_, d), a in o.answers.items() if not d.at_random]
+        unscored = sum(row.get("unscored", 0) for _, a in chosen for row in a.rows)
+        if unscored:
+            found[entry] = unscored, sum(n * len(a.rows) for n, a in chosen if n > 1)
+    return found
 
 
 def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
@@ -311,11 +329,13 @@ def about(comparison: Comparison, runs: Runs) -> dict[str, Any]:
         **circumstances("compare"),
         "seeds": len(comparison.seeds),
         "prompts": len(comparison.examination.prompts),
+        "intended": intended(comparison),
         "notes": [
             "Gold and proxy reward are in standard deviations of the logs, whose mean is 0.",
             spread(len(comparison.seeds), len(comparison.bases)),
             *dict.fromkeys(f"{e.spec}: {o.remark}" for e, seeds in runs.items() for o in seeds.values() if o.remark),
             *comparison.caveats,
+            *(UNSCORED.format(entry.spec, *counts) for entry, counts in _unscored(runs).items()),
             *filter(None, [comparison.taken]),
             *([ROUNDS] if any(entry.iterate or entry.front for entry in runs) else []),
             *dict.fromkeys(OF_ITS_OWN.format(entry.method) for entry in runs if entry.reframes),

@@ -133,8 +133,11 @@ def _run(comparison: Comparison, entry: Entry, seed: int) -> Outcome:
         [t for t in comparison.config.target if set(named(t)) <= names and not (reframes and named(t))],
         decodings=() if entry.permuted else entry.decodings,
         control=comparison.labelled.schema if alike else policy.card.schema,
+        attempt=lambda target, decoding, draw: attempt(
+            comparison, f"{entry.name(target, decoding)}, seed {seed}", draw
+        ),
     )
-    grid = examination.over_grid(examinee)
+    grid = attempt(comparison, f"{entry.run(seed)}, dial", partial(examination.over_grid, examinee))
     rows = [row for each in (*answers.values(), *filter(None, [grid])) for row in each.rows]
     remark = policy.before.remark(rows) if isinstance(policy.before, Examples) else facts.get("remark", "")
     return Outcome(facts, answers, grid, remark)

@@ -179,27 +179,40 @@ def shares(method: str, count: int) -> list[float]:
 class Choice:
     """What the proxy made of an entry at several shares of the learning rate.
 
-    `share`: the one that was chosen, with the highest mean proxy reward; None if no run succeeded.
+    `share`: the one that was chosen, with the highest mean proxy reward; None if no run succeeded. Rewards and gain are
+    over the prompts held out for which all tries that have scores have one, so that none is chosen for what it lacks.
     """
 
     share: float | None
     runs: Mapping[float, Outcome]
-    rewards: Mapping[float, Interval]  # over the prompts held out
+    rewards: Mapping[float, Interval]
     gain: dict[str, Any] | None  # of the chosen share over the method's own, paired; None if they are the same
+    unscored: int = 0  # prompts that are left out
 
     @staticmethod
     def of(inner: Comparison, entry: Entry, runs: Mapping[float, Outcome | None]) -> Choice:
-        """Choose; a run that failed, or whose answers the proxy cannot score, is not chosen."""
-        done, by_proxy = {s: run for s, run in runs.items() if run}, inner.examination.court.by_proxy
+        """Choose; a run that failed, or whose answers the proxy cannot score, is not chosen.
+
+        Of equals, and where no prompt has scores of all, the one that is nearest to the method's own is.
+        """
+        done = {share: run for share, run in runs.items() if run and run.answers}
         answers = {share: next(iter(run.answers.values())) for share, run in done.items()}
-        rewards = {share: interval(by_proxy.reward(a.proxy), a.prompts) for share, a in answers.items()}
-        scored = [share for share, reward in rewards.items() if not np.isnan(reward.mean)]
-        own = METHODS[entry.method].rate
-        best = max(scored, key=lambda s: (rewards[s].mean, -abs(np.log(s / own)))) if scored else None
-        compared = best is not None and best != own and own in scored
-        judged = {share: replace(a, gold=a.proxy) for share, a in answers.items()}
-        gain = difference({0: judged[best]}, {0: judged[own]}, by_proxy, 2000) if compared and best else None
-        return Choice(best, done, rewards, gain)
+        by_proxy, own = inner.examination.court.by_proxy, METHODS[entry.method].rate
+        scores = {share: by_proxy.reward(a.proxy) for share, a in answers.items()}
+        known = {share: {*a.prompts[~np.isnan(scores[share])].tolist()} for share, a in answers.items()}
+        scored = [share for share, prompts in known.items() if prompts]
+        shared = set.intersection(*(known[share] for share in scored)) if scored else set()
+        asked = {key for share in scored for key in answers[share].prompts.tolist()}
+        judged, rewards = {}, {}
+        for share, a in answers.items():
+            compared = np.isin(a.prompts, [*shared])
+            judged[share] = replace(a, gold=np.where(compared[:, None], a.proxy, np.nan))
+            rewards[share] = interval(np.where(compared, scores[share], np.nan), a.prompts)
+        means = {share: np.nan_to_num(rewards[share].mean, nan=-np.inf) for share in scored}
+        best = max(scored, key=lambda s: (means[s], -abs(np.log(s / own)))) if scored else None
+        tested = shared and best is not None and best != own and own in scored
+        gain = difference({0: judged[best]}, {0: judged[own]}, by_proxy, 2000) if tested and best else None
+        return Choice(best, done, rewards, gain, len(asked - shared))
 
 
 def _with_front(entry: Entry, chosen: Mapping[Entry, float | None]) -> Entry | None:
@@ -236,5 +249,6 @@ def _report(comparison: Comparison, inner: Comparison, choices: Mapping[Entry, C
         taken = {key: sum(run.facts[key] for run in choice.runs.values()) for key in SUMMED}
         edge = choice.share in (rates[0], rates[-1])
         facts = {"runs": len(tries), "failed": len(tries) - len(choice.runs), "answers": prompts * len(choice.runs)}
+        facts["unscored"] = choice.unscored
         entries.append({"name": entry.spec, "tries": tries, "gain": choice.gain, "edge": edge, **facts, **taken})
     return {"prompts": prompts, "rows": len(inner.logs), "proxy": inner.examination.court.proxy.id, "entries": entries}

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from steer.errors import SteerError
-from steer.evaluation.statistics import Clusters, FloatArray, Interval, ratio, resampled, resampled_sums
+from steer.evaluation.statistics import (
+    Clusters,
+    FloatArray,
+    Interval,
+    Repeated,
+    ratio,
+    repeated_sums,
+    resampled,
+    resampled_sums,
+)
 from steer.evaluation.weighted import spearman
 
 LIMITS = {
@@ -62,7 +71,9 @@ def controllability(
     hit = np.clip(np.floor(obtained + 0.5), 0, top) if labels is None else np.asarray(labels, float)  # no half to even
     _check(target, obtained, prompts, attributes, np.asarray(levels), span)
     apart = _apart(repetitions, len(prompts))
-    effects = [_effects(target, column, prompts, apart, resamples) for column in obtained.T]
+    effects = [
+        [cell.interval() for cell in _effects(target, column, prompts, apart, resamples)] for column in obtained.T
+    ]
     dials = {}
     for k, name in enumerate(attributes):
         columns = target[:, k], obtained[:, k], hit[:, k], prompts, apart
@@ -86,7 +97,7 @@ def controllability(
 
 def partial_slopes(
     target: FloatArray, obtained: FloatArray, prompts: Clusters, resamples: int, repetitions: ArrayLike | None = None
-) -> list[Interval]:
+) -> list[Repeated]:
     """d obtained_k / d target_k of each attribute with the other targets held: [n, A], [n, A], [n] -> A.
 
     Slopes are linear in what was obtained: of the difference of two systems, at the same targets and prompts, they are
@@ -221,7 +232,7 @@ def _tau_parts(
 
 def _effects(
     target: FloatArray, obtained: FloatArray, prompts: Clusters, apart: Apart, resamples: int
-) -> list[Interval]:
+) -> list[Repeated]:
     """d obtained / d target_k for each k, other targets held: least squares of obtained [n] on targets [n, A] -> A.
 
     A row that did not ask for k takes no part in the slope of k: an indicator takes up what asking itself changes. An
@@ -242,7 +253,7 @@ def _effects(
         own = np.diagonal(inverse @ gram, axis1=1, axis2=2)[:, :a]  # 1 where the design determines the slope
         return np.where(np.abs(own - 1) < 1e-6, effects, np.nan)
 
-    return resampled_sums(slopes, parts, clusters, apart=apart[used], resamples=resamples)
+    return repeated_sums(slopes, parts, clusters, apart=apart[used], resamples=resamples)
 
 
 def _check(

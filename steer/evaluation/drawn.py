@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +67,10 @@ class Decoding(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Draw `n` responses to a request and keep the one with the highest reward; without a reward, one at random."""
+    """Draw `n` responses to a request and keep the one with the highest reward; without a reward, one at random.
+
+    A response whose reward is unknown (NaN) is the lowest; of n that all are, one is kept at random.
+    """
 
     n: int
     reward: Reward | None
@@ -91,8 +96,9 @@ def drawn(
     no two policies overlap, there are none. The best of n is as likely as n draws make it: its expected
     log-probability is at most log n - (n - 1) / n above the policy's, and this much is added. So its KL is an upper
     bound, exact where no two of n draws have the same reward or text. `prompt_tokens` counts what the policy read
-    before the response, `candidate_tokens` what it wrote in all n. answers.jsonl in the folder (random.jsonl for one at
-    random) is read back if it is there. `split`: by which processes it is drawn.
+    before the response, `candidate_tokens` what it wrote in all n, `unscored` the candidates without a reward.
+    answers.jsonl in the folder (random.jsonl for one at random) is read back if it is there. `split`: by which
+    processes it is drawn.
     """
     at_random = choice is not None and choice.reward is None
     path = folder / ("random.jsonl" if at_random else "answers.jsonl")
@@ -101,14 +107,17 @@ def drawn(
     n = choice.n if choice else 1
     rows = generate_rows(policy, [r for r in requests for _ in range(n)], sampling, folder, split, ids=True)
     wrote = [sum(len(row["ids"]) for row in rows[i : i + n]) for i in range(0, len(rows), n)]
-    if choice and choice.reward:
-        rows = best_of(rows, n, choice.reward(rows))
+    picks = [i * n + seed % n for i, seed in enumerate(seeds(requests, sampling.seed))]
+    rewards = choice.reward(rows) if choice and choice.reward else []
+    unscored = [sum(map(math.isnan, rewards[i : i + n])) for i in range(0, len(rows), n)]
+    if rewards:
+        rows = best_of(rows, n, _ranked(rewards, picks))
     elif choice:
-        rows = [rows[i * n + seed % n] for i, seed in enumerate(seeds(requests, sampling.seed))]
+        rows = [rows[pick] for pick in picks]
     read = _sequences(policy, rows, conditioned=True)
     answers = [{**_without_ids(row), "prompt_tokens": len(s.prefix)} for row, s in zip(rows, read)]
-    for answer, total in zip(answers, wrote if choice else ()):
-        answer["candidate_tokens"] = total
+    for answer, total, count in zip(answers, wrote if choice else (), unscored):
+        answer |= {"candidate_tokens": total} | ({"unscored": count} if count else {})
     if reference is not None and sampling.temperature > 0:
         own, ref = _both_log_probs(policy, rows, sampling, reference)
         gain = 0.0 if at_random else best_of_n_kl(n)
@@ -116,6 +125,12 @@ def drawn(
             answer |= {"tokens": len(row["ids"]), "logp": logp + gain, "ref_logp": ref_logp}
     write_rows(answers, path)
     return read_back(path)
+
+
+def _ranked(rewards: Sequence[float], picks: Sequence[int]) -> list[float]:
+    """Rewards to choose by: unknown ones are the lowest, and those at `picks` are before other unknown ones."""
+    lowest = dict.fromkeys(picks, -sys.float_info.max)
+    return [lowest.get(i, -math.inf) if math.isnan(reward) else reward for i, reward in enumerate(rewards)]
 
 
 def _both_log_probs(

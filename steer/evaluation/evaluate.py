@@ -107,7 +107,7 @@ def evaluated(
     `hashes`: what `inputs` returned; `command` repeats the evaluation. The report shows both.
     """
     by_seed: dict[tuple[str, str], dict[int, Answers]] = {}
-    grids: dict[str, list[Answers]] = {}
+    grids: dict[str, dict[int, Answers]] = {}
     for contestant, (seed, base) in zip(examination.contestants, repetitions(examination.contestants)):
         if contestant.rows is not None:
             answers, grid = _logged(examination, contestant.rows)
@@ -116,7 +116,7 @@ def evaluated(
         for target, each in answers.items():
             by_seed.setdefault((contestant.name, target), {})[seed] = replace(each, base=base)
         if grid:
-            grids.setdefault(contestant.name, []).append(replace(grid, base=base))
+            grids.setdefault(contestant.name, {})[seed] = replace(grid, base=base)
     systems = [
         System(f"{name} @ {target}" if target else name, name, each, "" if target == RANDOM else name, "", target)
         for (name, target), each in by_seed.items()

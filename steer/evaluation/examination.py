@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -33,6 +33,7 @@ from steer.rows.schema import Schema
 from steer.run_folder import slugs
 
 S = TypeVar("S", bound=AnswerSettings)
+Attempt = Callable[[str, Decoding, Callable[[], Answers]], Answers | None]
 PLAIN = Decoding()
 RANDOM = "random"  # the control: targets that nobody asked for, drawn as often as they occur in the logs
 
@@ -174,7 +175,7 @@ class Examination(Generic[S]):
         )
         choice = None
         if decoding.best_of > 1:
-            reward = None if decoding.at_random else rewarder(self.court.proxy, self.schema)
+            reward = None if decoding.at_random else rewarder(self.court.proxy, self.schema, partial=True)
             choice = Choice(decoding.best_of, reward)
         folder = examinee.folder / name
         rows = drawn(examinee.policy, requests, sampling, folder, examinee.reference, choice, examinee.split)
@@ -188,10 +189,12 @@ class Examination(Generic[S]):
         n: int = 1,
         decodings: Sequence[Decoding] = (PLAIN,),
         control: Schema | None = None,
+        attempt: Attempt | None = None,
     ) -> dict[tuple[str, Decoding], Answers]:
         """Answers of a policy to every prompt, `n` each, at each target and decoding; unconditioned, at target "".
 
-        `control`: the schema that the random targets of the control are drawn from; default: the policy's.
+        `control`: the schema that the random targets of the control are drawn from; default: the policy's. `attempt`
+        draws at a target and a decoding, or returns None where that fails and the others are to go on.
         """
         aims = self._aims(examinee, targets, control)
         # One folder for both choices of a decoding.
@@ -200,7 +203,10 @@ class Examination(Generic[S]):
         for (target, levels), decoding in product(aims.items(), decodings):
             name = names[texts[target, decoding]] or "plain"
             requests = [Request(prompt, aim) for prompt, aim in zip(self.prompts, levels) for _ in range(n)]
-            answers[target, decoding] = self.answers(examinee, requests, f"answers-{name}", decoding)
+            draw = partial(self.answers, examinee, requests, f"answers-{name}", decoding)
+            given = attempt(target, decoding, draw) if attempt else draw()
+            if given is not None:
+                answers[target, decoding] = given
         return answers
 
     def _aims(self, examinee: Examinee, targets: Sequence[str], control: Schema | None) -> dict[str, list[Target]]:
@@ -235,7 +241,7 @@ class Examination(Generic[S]):
         return card.schema.alike(self.schema, (n for n in card.attributes if n in self.schema.names))
 
     def case(
-        self, systems: Sequence[System], baseline: str, grids: Mapping[str, Sequence[Answers]], dial: str = ""
+        self, systems: Sequence[System], baseline: str, grids: Mapping[str, Mapping[int, Answers]], dial: str = ""
     ) -> Case:
         """Gather what is judged: the systems' answers beside the logged responses to the same prompts.
 

@@ -33,13 +33,19 @@ def hypervolume(points: ArrayLike, reference: ArrayLike) -> FloatArray:
 
 
 def frontier(
-    systems: Sequence[Points], reference: Sequence[float], *, bases: Sequence[int] = (), resamples: int = 2000
+    systems: Sequence[Points],
+    reference: Sequence[float],
+    *,
+    ideal: Sequence[float] = (math.inf, math.inf),
+    bases: Sequence[int] = (),
+    resamples: int = 2000,
 ) -> Interval:
     """Mean over repetitions of the hypervolume of the systems' mean points, with its interval.
 
     Each system: by repetition, values [n, 2] with NaN = unknown, and clusters [n]. Prompts are resampled together for
-    all systems and repetitions; `bases` and what repetitions add are as in `Seeds`. The best of several noisy means is
-    too high on average, and more so with more points and fewer prompts: compare frontiers with equally many of both.
+    all systems and repetitions; `bases` and what repetitions add are as in `Seeds`. No mean counts beyond the `ideal`
+    [2]. The best of several noisy means is too high on average, and more so with more points and fewer prompts: compare
+    frontiers with equally many of both.
     """
     names = np.unique(np.concatenate([clusters for system in systems for _, clusters in system]))
     sums = []  # by repetition: of values that are known, and their number, [C, N, 2, 2]
@@ -56,7 +62,8 @@ def frontier(
         columns = []
         for table in sums:
             total = (weights @ table).reshape(len(weights), len(systems), 2, 2)
-            columns.append(hypervolume(ratio(total[..., 0], total[..., 1]), reference))
+            points = np.minimum(ratio(total[..., 0], total[..., 1]), ideal)
+            columns.append(hypervolume(points, reference))
         return np.stack(columns, axis=1)
 
     n = sum(len(values) for system in systems for values, _ in system)
@@ -92,7 +99,8 @@ def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> d
     """Measure the gold reward that each family reaches within each cost, averaged over costs up to a bound.
 
     That is the hypervolume with the reference point at the bound and at the mean reward of the logs, 0, divided by the
-    bound. Seeds count that all points of a family have. None where nothing was measured.
+    bound. Seeds count that all points of a family have; one without such seeds is in `left_out`. A KL is an estimate
+    and may be below 0: none counts as less than 0. None where nothing was measured.
     """
     rewards = [_mean(np.concatenate([gold.reward(a.gold) for a in s.answers.values()])) for s in systems]
     if np.isnan(rewards).all():
@@ -103,24 +111,28 @@ def frontiers(systems: Sequence[System], gold: RewardScale, resamples: int) -> d
         families.setdefault(s.family or s.name, []).append(s)
     most = {name: _bound(best, systems, cost) for name, cost in COSTS.items()}
     most = {name: bound for name, bound in most.items() if bound > 0}
-    found = []
+    found, left_out = [], []
     for name, points in families.items():
         seeds = [seed for seed in points[0].answers if all(seed in p.answers for p in points)]
         if not seeds:
+            left_out.append({"name": name, "reason": f"its {len(points)} settings share no seed"})
             continue
         bases = [points[0].answers[seed].base for seed in seeds]
         volumes = {
             cost: frontier(
                 [[_values(p, p.answers[seed], gold, cost, bound) for seed in seeds] for p in points],
                 (-1.0, 0.0),
+                ideal=(0.0, math.inf),
                 bases=bases,
                 resamples=resamples,
             ).json()
             for cost, bound in most.items()
         }
-        cut = [row.get("finished") is False for p in points for a in p.answers.values() for row in a.rows]
-        found.append({"name": name, "points": len(points), "volumes": volumes, "cut_off": float(np.mean(cut))})
-    return {"most": most, "families": found} if most else None
+        ended = [row.get("finished") for p in points for a in p.answers.values() for row in a.rows]
+        cut = [not end for end in ended if end is not None]
+        share = float(np.mean(cut)) if cut else None
+        found.append({"name": name, "points": len(points), "volumes": volumes, "cut_off": share})
+    return {"most": most, "families": found, "left_out": left_out} if most else None
 
 
 def _bound(best: System, systems: Sequence[System], cost: Cost) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,7 +32,7 @@ from steer.evaluation.votes import SYSTEM
 from steer.evaluation.winrate import Votes
 from steer.labelling.scorer import readable
 from steer.methods.awr import values as by_prompt
-from steer.report.cells import ALPHA, finite, verdict
+from steer.report.cells import ALPHA, finite, is_control, verdict
 from steer.rows import prompt_key
 
 SAMPLES = 3  # prompts whose answers the report shows
@@ -49,7 +50,7 @@ class Case:
     baseline: str
     resamples: int
     logged: Answers | None = None  # logged responses to the prompts that the systems answered
-    grids: Mapping[str, Sequence[Answers]] = field(default_factory=dict)  # answers over a grid of targets
+    grids: Mapping[str, Mapping[int, Answers]] = field(default_factory=dict)  # over a grid of targets, by seed
     annotators: Sequence[Annotator] = ()
     pairs: str = "all"
     controls: bool = False
@@ -83,14 +84,16 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     schema, gold, proxy = court.schema, court.by_gold, court.by_proxy
     everything = [*([System("logs", "logged responses", {0: case.logged})] if case.logged else []), *case.systems]
     first = next((s for s in case.systems if s.name == case.baseline), None)
+    repeated = about.get("seeds", max((len(s.answers) for s in case.systems), default=0)) > 1
     counts = [count for s in case.systems for count in _counts(s)]
-    alike = PerPrompt(min(counts, default=0), max(counts, default=0))
+    logged = [count for s in everything for count in _counts(s)]
+    alike = PerPrompt(min(logged, default=0), max(counts, default=0))
     systems = [_system(s, gold, proxy, alike, case.resamples) for s in everything]
     for system, figures in zip(everything, systems):
         if first and system.name not in (first.name, "logs") and _comparable(system, first):
             draws = max(case.resamples, 100 * len(systems))  # so that no p-value is too coarse for Holm's correction
             figures["difference"] = difference(system.answers, first.answers, gold, draws)
-    _judged([s["difference"] for s in systems if s["difference"]])
+    _judged([s["difference"] for s in systems if s["difference"]], repeated)
     for s in systems if case.blind else ():
         s |= {"proxy": UNKNOWN.json(), "fresh": None}
     return {
@@ -114,8 +117,8 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
         "win_rates": _win_rates(case),
         "scorer": _scorer(case),
         "prompt_only": _prompt_only(court) if case.controls else None,
-        "choices": _choices(case),
-        "dials": _dials(case),
+        "choices": _choices(case, repeated),
+        "dials": _dials(case, repeated),
         "samples": _samples(case),
         "iterate": None,
     }
@@ -134,7 +137,7 @@ def spread(seeds: int, bases: int) -> str:
     return f"Intervals are 95 %, bootstrapped over prompts and {bases} bases{nested}."
 
 
-def _choices(case: Case) -> list[dict[str, Any]]:
+def _choices(case: Case, repeated: bool) -> list[dict[str, Any]]:
     """Gold reward that choosing the best of n gains over one of the same n at random; a family of its own."""
     answers = {s.name: s.answers for s in case.systems}
     paired = [s for s in case.systems if s.twin in answers]
@@ -142,21 +145,28 @@ def _choices(case: Case) -> list[dict[str, Any]]:
     choices: list[dict[str, Any]] = [
         {"name": s.name, "gain": difference(s.answers, answers[s.twin], gold, draws)} for s in paired
     ]
-    _judged([choice["gain"] for choice in choices])
+    _judged([choice["gain"] for choice in choices], repeated)
     return choices
 
 
-def _dials(case: Case) -> list[dict[str, Any]]:
-    """Dials of all systems that answered a grid, and the slopes of each less those of the one to compare with."""
-    gold, first, dials = case.court.by_gold, case.grids.get(case.dial), []
+def _dials(case: Case, repeated: bool) -> list[dict[str, Any]]:
+    """Dials of all systems that answered a grid, and the slopes of each less those of the one to compare with.
+
+    The slopes of all systems and attributes are one family, without those of the control, which nobody claims.
+    """
+    gold, first, dials, family = case.court.by_gold, case.grids.get(case.dial), [], list[dict[str, Any]]()
+    draws = max(case.resamples, 100 * len(case.grids) * len(gold.schema.own))
     for name, seeds in case.grids.items():
-        names = [n for n in gold.schema.own if any(n in row["target"] for row in seeds[0].rows)]
+        rows = next(iter(seeds.values())).rows
+        names = [n for n in gold.schema.own if any(n in row["target"] for row in rows)]
         if names:
-            targets = len({str(sorted(row["target"].items())) for row in seeds[0].rows})
-            measured = dial(seeds, gold, names, case.court.spans, case.resamples)
-            slopes = slope_gains(seeds, first, gold, names, case.resamples) if first and name != case.dial else None
+            targets = len({str(sorted(row["target"].items())) for row in rows})
+            measured = dial([*seeds.values()], gold, names, case.court.spans, case.resamples)
+            slopes = slope_gains(seeds, first, gold, names, draws) if first and name != case.dial else None
             less = {"name": case.dial, "slopes": slopes} if slopes else None
             dials.append({"name": name, "targets": targets, "result": measured, "less": less})
+            family += slopes.values() if slopes and not is_control(dials[-1]) else ()
+    _judged(family, repeated)
     return dials
 
 
@@ -175,7 +185,7 @@ def _system(s: System, gold: RewardScale, proxy: RewardScale, candidates: PerPro
         "learning_rate": s.facts.get("learning_rate"),
         "prompt_tokens": _prompt_tokens(seeds),
         "answer_tokens": float(np.mean(np.concatenate([answer_tokens(a, s) for a in seeds]))),
-        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "drawn", "drawn_tokens", "scored")},
+        **{key: s.facts.get(key, 0) for key in ("train_tokens", "steps", "rounds", "drawn", "drawn_tokens", "scored")},
         **summary(seeds, gold, proxy, gold.schema.names, resamples, candidates),
         "fresh": fresh(seeds, gold, proxy),
     }  # fmt: skip
@@ -194,18 +204,23 @@ def _comparable(a: System, b: System) -> bool:
     return bool(common) and all(common)
 
 
-def _judged(family: Sequence[dict[str, Any]]) -> None:
+def _judged(family: Sequence[dict[str, Any]], repeated: bool) -> None:
     """Add to every difference of a family Holm's corrected p-value, the verdict, and the least that could be shown.
 
     `least`: the smallest true difference that this many prompts, seeds and bases would have shown with a chance of
     POWER at Holm's first and strictest level, .05 by the number of differences, by the observed standard error.
+    Where the evaluation is `repeated`, a difference whose interval does not hold for other seeds (`one_seed`) is not
+    judged: it takes no part in the family.
     """
-    known = [d for d in family if d["p_prompts"] is not None]
+    for d in family:
+        d["one_seed"] = repeated and d["p"] is None and d["p_prompts"] is not None
+    known = [d for d in family if d["p_prompts"] is not None and not d["one_seed"]]
     for d, p in zip(known, holm([d["p_prompts"] for d in known])):
         d["p_holm"] = p
     for d in family:
         d.setdefault("p_holm", None)
-        d |= {"verdict": verdict(finite(d)), "least": smallest(d["errors"], ALPHA / max(1, len(known)))}
+        least = math.nan if d["one_seed"] else smallest(d["errors"], ALPHA / max(1, len(known)))
+        d |= {"verdict": verdict(finite(d)), "least": least}
 
 
 def _win_rates(case: Case) -> dict[str, Any] | None:

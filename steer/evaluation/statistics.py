@@ -261,6 +261,12 @@ def resampled(
     With several repetitions the statistic returns the figures of all rows, then those of each repetition in turn:
     [R, (1 + repetitions) * S]. The intervals are then over clusters and repetitions, see `Repeated`.
     """
+    figures = _repeated(statistic, clusters, resamples, seed, repetitions)
+    return [figure.interval() for figure in figures]
+
+
+def _repeated(statistic: Statistic, clusters: ArrayLike, resamples: int, seed: int, repetitions: int) -> list[Repeated]:
+    """Estimate figures as in `resampled`."""
     numbers, size = _numbered(clusters)
     draws = _draws(size, resamples, np.random.default_rng(seed), max(len(numbers), size))
     drawn = []
@@ -269,14 +275,12 @@ def resampled(
             drawn.append(statistic(weights[:, numbers]))
             bar.update(len(weights))
     point = statistic(np.ones((1, len(numbers))))[0]
-    if repetitions == 1:
-        return _intervals(point, drawn, size, 0.95, len(numbers))
-    count = len(point) // (1 + repetitions)
+    count = len(point) // (1 + repetitions) if repetitions > 1 else len(point)
     found = []
     for k in range(count):
-        each = slice(k + count, None, count)
+        each = slice(k + count, None, count) if repetitions > 1 else slice(k, k + 1)
         blocks = [b[:, [k]] for b in drawn], point[each], [b[:, each] for b in drawn]
-        found.append(Repeated.around(float(point[k]), *blocks, size, len(numbers)).interval())
+        found.append(Repeated.around(float(point[k]), *blocks, size, len(numbers)))
     return found
 
 
@@ -289,6 +293,20 @@ def resampled_sums(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Interval]:
+    """Estimate figures that are functions of sums over rows, each with its interval; see `repeated_sums`."""
+    found = repeated_sums(figures, parts, clusters, apart=apart, resamples=resamples, seed=seed)
+    return [figure.interval() for figure in found]
+
+
+def repeated_sums(
+    figures: Callable[[FloatArray], FloatArray],
+    parts: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    apart: NDArray[np.bool_] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Repeated]:
     """Estimate figures that are functions of sums over rows of parts [n, M]: [R, M] -> [R, S].
 
     Faster than `resampled`, because clusters are summed once; the draws are the same. `apart` [n, repetitions]: which
@@ -302,9 +320,10 @@ def resampled_sums(
     def statistic(weights: FloatArray) -> FloatArray:
         return np.hstack([figures(weights @ sums) for sums in tables])
 
-    repetitions = max(1, len(several))
-    intervals = resampled(statistic, np.arange(size), resamples=resamples, seed=seed, repetitions=repetitions)
-    return [interval._replace(n=len(numbers)) for interval in intervals]
+    found = _repeated(statistic, np.arange(size), resamples, seed, max(1, len(several)))
+    for figure in found:
+        figure.n = len(numbers)
+    return found
 
 
 def share_bounds(share: Interval, clusters: ArrayLike) -> Interval:

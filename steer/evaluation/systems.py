@@ -12,7 +12,7 @@ import numpy as np
 from steer.conditioning.condition import leaks
 from steer.evaluation.controllability import controllability, partial_slopes
 from steer.evaluation.diversity import diversity, leaked
-from steer.evaluation.statistics import Interval, Seeds, across_seeds
+from steer.evaluation.statistics import Interval, Repeated, Seeds, across_seeds
 from steer.labelling.scorer import readable
 from steer.methods.base import Array
 from steer.rows import Row, prompt_key
@@ -231,13 +231,18 @@ def difference(a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardS
     if not all(_known(values) for values, _ in pairs):
         return {**UNKNOWN.json(), "over": PROMPTS, "p": None, "p_prompts": None, "errors": []}
     seeds = Seeds(pairs, bases=[base_of(x, y) for x, y in matched], resamples=resamples)
-    value, found = seeds.p_value(), seeds.interval()
+    return _tested(seeds, a, b)
+
+
+def _tested(gain: Repeated, a: Mapping[int, Answers], b: Mapping[int, Answers]) -> dict[str, Any]:
+    """Interval and p-values of what `a` gains over `b`, as `difference` describes them."""
+    value, found = gain.p_value(), gain.interval()
     known = None if np.isnan(value) else value
     found = found if known is not None else found._replace(low=np.nan, high=np.nan)
     one = any(len(x) == 1 and next(iter(x.values())).base != NO_BASE for x in (a, b))
-    over = PROMPTS if seeds.seeds == 1 else "prompts and seeds of one of the two" if one else SEVERAL
+    over = PROMPTS if gain.seeds == 1 else "prompts and seeds of one of the two" if one else SEVERAL
     p = known if over == SEVERAL else None
-    return {**found.json(), "over": over, "p": p, "p_prompts": known, "errors": seeds.errors}
+    return {**found.json(), "over": over, "p": p, "p_prompts": known, "errors": gain.errors}
 
 
 def _known(values: Array) -> bool:
@@ -286,14 +291,14 @@ def _asked(some: Sequence[Answers], gold: RewardScale, names: Sequence[str]) -> 
 
 
 def slope_gains(
-    a: Sequence[Answers], b: Sequence[Answers], gold: RewardScale, names: Sequence[str], resamples: int
+    a: Mapping[int, Answers], b: Mapping[int, Answers], gold: RewardScale, names: Sequence[str], resamples: int
 ) -> dict[str, Any] | None:
-    """Partial slope of each attribute's dial in `a` less that in `b`, paired by prompt and target, over all seeds.
+    """Partial slope of each attribute's dial in `a` less that in `b`, by prompt, target and seed, as `difference`.
 
-    Rows that either has no score for do not count. None if no seeds of the two were asked alike.
+    Rows that either has no score for do not count, nor do seeds that were not asked alike; None if no two were.
     """
     at = [gold.schema.own.index(n) for n in names]
-    pairs = [(x, y) for x in a for y in b if _requests(x) == _requests(y)]
+    pairs = [(a[i], b[j]) for i, j in paired_seeds(a, b) if _requests(a[i]) == _requests(b[j])]
     if not pairs:
         return None
 
@@ -302,7 +307,7 @@ def slope_gains(
     numbers = _repetitions([base_of(x, y) for x, y in pairs], first)
     prompts = np.concatenate([x.prompts for x in first])
     slopes = partial_slopes(_asked(first, gold, names), gained, prompts, resamples, numbers)
-    return {name: slope.json() for name, slope in zip(names, slopes)}
+    return {name: _tested(slope, a, b) for name, slope in zip(names, slopes)}
 
 
 def _requests(answers: Answers) -> list[tuple[str, Mapping[str, float]]]:

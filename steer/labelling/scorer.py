@@ -116,8 +116,11 @@ def known_scores(scorer: Scorer, rows: Sequence[Row], names: Sequence[str]) -> S
     return scores
 
 
-def rewarder(scorer: Scorer, schema: Schema) -> Reward:
-    """Return the reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute of it."""
+def rewarder(scorer: Scorer, schema: Schema, *, partial: bool = False) -> Reward:
+    """Return the reward of a schema as a function of new rows; SteerError if the scorer lacks an attribute of it.
+
+    `partial`: the reward of a row without a score is NaN, where it is refused otherwise.
+    """
     needed = schema.counted
     if not needed:
         raise SteerError(f"no attribute of the schema has a better end, so there is no reward to raise. {SAY_END}")
@@ -126,7 +129,7 @@ def rewarder(scorer: Scorer, schema: Schema) -> Reward:
         raise SteerError(f"scorer {scorer.id}: does not score {names}, which the reward counts. {FIT}.")
 
     def reward(rows: Sequence[Row]) -> list[float]:
-        scores = known_scores(scorer, rows, needed)
+        scores = scorer.score(rows, needed) if partial else known_scores(scorer, rows, needed)
         return [schema.reward(dict(zip(needed, line))) or 0.0 for line in scores.tolist()]
 
     return reward

@@ -7,23 +7,29 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
     gold, proxy: scorers;  gold_is_proxy: bool, the report then says that it judges with the scorer that trained
     budget: rows, steps, batch_size, model, parameters
     behaviour: reward_sd_raw;  names [A];  attributes {name: {mean, sd}};  correlation [A][A]
-    systems: [name, method, settings, target;  gold, proxy, words: interval;  attributes {name: interval of gold score};
+    intended: absent, or the system that was to be the baseline
+    systems: [name, method, settings, target;  seeds, rounds: int;  gold, proxy, words: interval;
+              attributes {name: interval of gold score};
               difference: null, or interval of the paired gold reward less the baseline's, p_holm: its corrected
               p-value, verdict: "yes" if it is shown to be above 0, "no" if below, "not told apart" or "-" where it is
-              unknown, least: the smallest true difference that would have been shown with a chance of .8;
+              unknown, least: the smallest true difference that would have been shown with a chance of .8, over: what
+              the interval is over, one_seed: that it is not judged, for one of the two has one seed of several;
               kl: interval in nats, or null;
               distinct_2, finished, leaked, ess: float or null;  train_tokens, generated: int;
               answer_tokens: tokens read and drawn for an answer, or null]
     seconds: {name of a system: seconds of its training};  nothing but these, frontiers against them and the seconds of
               tuning differs between equal runs of one day
     frontiers: absent or null, or most: {cost: its end};  families: [name;  points: int;  volumes {cost: interval};
-              cut_off: share], for the costs kl, words, seconds, tokens and answer_tokens
+              cut_off: share or null], for the costs kl, words, seconds, tokens and answer_tokens;  left_out: [name,
+              reason]
     choices: absent, or [name;  gain: as difference], the best of n less one of the same n at random
-    dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: interval}}, the
-            partial slopes less those of the dial with this name], "permuted" in the name marks a negative control
+    dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: as
+            difference}}, the partial slopes less those of the dial with this name], "permuted" in the name marks a
+            negative control
     tuning: absent or null, or prompts, rows: int;  proxy;  entries: [name;  tries: [learning_rate, proxy: interval or
             null where the run failed, chosen, own: bool];  gain: interval of the chosen over the method's own rate, or
-            null;  edge: bool;  runs, failed, answers, steps, tokens, drawn, scored, seconds]
+            null;  edge: bool;  unscored: prompts left out;  runs, failed, answers, steps, tokens, drawn, scored,
+            seconds]
     samples: [prompt;  answers: [name, text, scores {attribute: float}]]
     guidance: absent, or the curve of `steer.evaluation.guidance`
     iterate: null or {rounds: [round, rows;  reward, gold, kl: interval or null;  distinct_2;  target];

@@ -23,9 +23,17 @@ def baseline(report: Report) -> float | None:
 
 
 def claimed(difference: Report | None) -> bool:
-    """Whether a difference may be claimed: its interval excludes 0, also after correction for multiple comparisons."""
+    """Whether a difference may be claimed: its interval excludes 0, also after correction for multiple comparisons.
+
+    One that does not hold for other seeds, in a report of several, may not.
+    """
     p = (difference or {}).get("p_holm")
-    return excludes(difference) and (p is None or p < ALPHA)
+    return excludes(difference) and (p is None or p < ALPHA) and not one_seed(difference)
+
+
+def one_seed(difference: Report | None) -> bool:
+    """Whether one of the two that differ has a single seed in a report of several."""
+    return bool((difference or {}).get("one_seed"))
 
 
 def verdict(difference: Report | None) -> str:

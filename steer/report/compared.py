@@ -12,9 +12,11 @@ from steer.report.cells import (
     cell,
     claimed,
     count,
+    counted,
     is_control,
     listed,
     number,
+    one_seed,
     percent,
     ranked,
     rate,
@@ -41,6 +43,7 @@ def headline(report: Report) -> list[str]:
         return ["No gold scorer was named (--gold), so there are win-rates and no rewards."]
     pairs = [(s["name"], s["difference"]) for s in ranked(report) if s["difference"]]
     pairs = [(name, d) for name, d in pairs if None not in (d["mean"], d["low"], d["high"])]
+    open_, pairs = [p for p in pairs if one_seed(p[1])], [p for p in pairs if not one_seed(p[1])]
     above = [(name, d) for name, d in pairs if d["low"] > 0 and claimed(d)]
     below = [(name, d) for name, d in pairs if d["high"] < 0 and claimed(d)]
     unclear = [(name, d) for name, d in pairs if d["low"] <= 0 <= d["high"]]
@@ -51,25 +54,39 @@ def headline(report: Report) -> list[str]:
         (name, best), *rest = sorted(above, key=lambda pair: -pair[1]["mean"])
         sentences.append(f"{name} is {signed(best, ' sd')} above {baseline} on gold reward{scope}.")
         sentences += [f"Also above {baseline}: {listed(rest)}."] if rest else []
-    elif pairs:
+    elif pairs or open_:
         sentences.append(f"No system is shown to be above {baseline} on gold reward.")
     else:
         sentences.append(f"Nothing was paired with {baseline or 'a baseline'}, so no difference is claimed.")
-    unpaired = [s["name"] for s in report["systems"] if s["name"] not in (baseline, "logs", *dict(pairs))]
+    if (intended := report.get("intended") or baseline) != baseline:
+        sentences.append(f"The baseline is {baseline or 'missing'}: {intended}, the intended one, has no answers.")
+    unpaired = [s["name"] for s in report["systems"] if s["name"] not in (baseline, "logs", *dict(pairs + open_))]
     missing = [(s, s["generated"] - s["gold"]["n"]) for s in report["systems"] if s["gold"]["n"]]
     unscored = [f"{s['name']} ({count:,} of {s['generated']:,})" for s, count in missing if count > 0]
     lists = {
         f"Below {baseline}": listed(below),
         f"Not distinguished from {baseline}, the interval contains 0": listed(unclear),
         f"Not distinguished from {baseline} where {len(pairs)} are compared (Holm)": listed(uncorrected),
+        f"Not judged, because it or {baseline} has one seed, which says nothing of others": listed(open_),
+        f"Over fewer than {report['seeds']} seeds": ", ".join(_fewer(report)),
         "Answers without a gold score are excluded from its means": ", ".join(unscored),
-        f"Without an interval for the difference from {baseline}": ", ".join(unpaired) if pairs else "",
+        f"Without an interval for the difference from {baseline}": ", ".join(unpaired) if pairs or open_ else "",
     }
     sentences += [f"{text}: {names}." for text, names in lists.items() if names]
     sentences += _power([d for _, d in pairs])
     steered = [d for d in report["dials"] if not is_control(d)]
     steered.sort(key=lambda d: not d.get("less"))  # what the others are compared with is no news
     return sentences + [sentence(d) for d in steered[:1]] + gained(steered)
+
+
+def _fewer(report: Report) -> list[str]:
+    """Name the systems that have fewer seeds than the report, with their number."""
+    return [f"{s['name']} ({s['seeds']})" for s in report["systems"] if _lacks(report, s)]
+
+
+def _lacks(report: Report, system: Report) -> bool:
+    """Whether a system has fewer seeds than the report; the logs have none."""
+    return bool(system["name"] != "logs" and system.get("seeds", report["seeds"]) < report["seeds"])
 
 
 def _power(differences: Sequence[Report]) -> list[str]:
@@ -140,8 +157,12 @@ def _against_proxy(report: Report, systems: Sequence[Report]) -> list[tuple[str,
 def _frontiers(report: Report) -> list[Block]:
     """Tabulate the frontier of each method over all its settings, for each cost."""
     measured = report.get("frontiers")
-    if not measured or not measured["families"]:
+    if not measured:
         return []
+    lost = ", ".join(f"{f['name']} ({f['reason']})" for f in measured.get("left_out", ()))
+    left_out: list[Block] = [f"Without a frontier: {lost}."] if lost else []
+    if not measured["families"]:
+        return left_out
     most = measured["most"]
     families = sorted(measured["families"], key=lambda f: -((f["volumes"].get("kl") or UNDEFINED)["mean"] or 0.0))
     ends = ", ".join(f"{number(most[cost], 0 if (most[cost] or 0) >= 100 else 1)} ({u})" for cost, u in _of(most))
@@ -155,7 +176,8 @@ def _frontiers(report: Report) -> list[Block]:
         [f["name"], str(f["points"]), *(cell(f["volumes"][cost]) for cost, _ in _of(most)), percent(f["cut_off"])]
         for f in families
     ]
-    return [Table(caption, ("Method", "Settings", *(f"By {unit}" for _, unit in _of(most)), "Cut off, %"), rows)]
+    head = ("Method", "Settings", *(f"By {unit}" for _, unit in _of(most)), "Cut off, %")
+    return [Table(caption, head, rows), *left_out]
 
 
 def _of(most: Report) -> list[tuple[str, str]]:
@@ -215,7 +237,7 @@ def comparison(report: Report) -> Table:
     for s in systems:
         row = [
             s["name"],
-            cell(s["gold"]),
+            cell(s["gold"]) + (f", {counted(s['seeds'], 'seed')}" if _lacks(report, s) else ""),
             signed(s["difference"]),
             *_told(s["difference"]),
             cell(s["proxy"]),
@@ -227,7 +249,8 @@ def comparison(report: Report) -> Table:
     family = sum((s["difference"] or {}).get("p_holm") is not None for s in systems)
     return Table(
         "All systems, best gold reward first. Bold, and a verdict of yes or no: the paired interval of the difference "
-        f"from {first} excludes 0, also after Holm's correction over all {family} differences. Power from: the "
+        f"from {first} excludes 0, also after Holm's correction over all {family} differences. One that rests on a "
+        "single seed of either, where the report has several, is not judged. Power from: the "
         "smallest true difference that this comparison would have shown with a chance of 80 %, by the standard error "
         f"observed, at Holm's first level (.05 / {family or 1}); what is not told apart may differ by less. An "
         "interval holds for its own row, not for the best of many. KL: of all responses as they were drawn, from the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from steer.report import page, plots
-from steer.report.cells import Report, cell, excludes, listed, number, signed
+from steer.report.cells import Report, cell, claimed, excludes, listed, number, one_seed, signed
 from steer.report.page import Block, Raw, Table
 
 DIAL = {
@@ -32,15 +32,23 @@ def sentence(dial: Report) -> str:
 
 
 def gained(dials: Sequence[Report]) -> list[str]:
-    """Summarise whose slopes are above, below, or not distinguished from those of the dial to compare with."""
+    """Summarise whose slopes are above, below, or not distinguished from those of the dial to compare with.
+
+    A difference is claimed only if it is also after Holm's correction over all systems and attributes.
+    """
     compared = [d for d in dials if d.get("less")]
     slopes = [(f"{d['name']} on {n}", slope) for d in compared for n, slope in d["less"]["slopes"].items()]
     slopes = [(name, slope) for name, slope in slopes if slope["low"] is not None]
     first = compared[0]["less"]["name"] if compared else ""
+    open_, slopes = [x for x in slopes if one_seed(x[1])], [x for x in slopes if not one_seed(x[1])]
+    told, untold = [x for x in slopes if claimed(x[1])], [x for x in slopes if not claimed(x[1])]
+    same = f"Slopes not distinguished from those of {first}"
     lists = {
-        f"Slopes above those of {first}, paired by prompt and target": [x for x in slopes if x[1]["low"] > 0],
-        f"Slopes below those of {first}": [x for x in slopes if x[1]["high"] < 0],
-        f"Slopes not distinguished from those of {first}": [x for x in slopes if not excludes(x[1])],
+        f"Slopes above those of {first}, paired by prompt and target": [x for x in told if x[1]["low"] > 0],
+        f"Slopes below those of {first}": [x for x in told if x[1]["high"] < 0],
+        same: [x for x in untold if not excludes(x[1])],
+        f"{same} where {len(slopes)} are compared (Holm)": [x for x in untold if excludes(x[1])],
+        f"Slopes not judged against {first}, because one of the two has one seed": open_,
     }
     return [f"{text}: {listed(some)}." for text, some in lists.items() if some]
 
@@ -67,12 +75,12 @@ def side_by_side(dials: Sequence[Report]) -> list[Block]:
     for d in dials:
         gains = (d.get("less") or {}).get("slopes", {})
         for name, a in d["result"]["attributes"].items():
-            strong |= {(len(rows), 4)} if excludes(gains.get(name)) else set()
+            strong |= {(len(rows), 4)} if claimed(gains.get(name)) else set()
             less = [signed(gains[name]) if name in gains else "-"] if first else []
             rows.append([d["name"], name, *(cell(a[f]) for f in ("partial_slope", "spearman")), *less])
     text = (
-        f" Bold: the interval of the slope less that of {first}, paired by prompt and target, excludes 0; an interval "
-        "holds for its own row, not for the best of many."
+        f" Bold: the interval of the slope less that of {first}, paired by prompt and target, excludes 0, also after "
+        "Holm's correction over this table; an interval holds for its own row, not for the best of many."
     )
     head = ["System", "Attribute", DIAL["partial_slope"], DIAL["spearman"], *([f"Slope less {first}"] if first else [])]
     caption = f"Dials side by side: levels obtained per level asked.{text if first else ''}"

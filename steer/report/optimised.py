@@ -9,7 +9,7 @@ from steer.report.cells import Report
 from steer.report.page import Block
 
 # Numbers in the name of a system of which more is always stronger, and what they are where the name is silent.
-RISING = {"best_of": 1.0, "guidance": 1.0, "rounds": 0.0}
+RISING = {"best_of": 1.0, "guidance": 1.0, "rounds": 0.0}  # a method with rounds of its own says how many
 CAPTION = (
     "Over-optimisation: gold (discs) and proxy reward (diamonds), in sd of the logs, of every method that was run at "
     "several values of one number, stronger to the right, evenly spaced. A proxy that rises while gold falls is "
@@ -31,7 +31,7 @@ def _lines(systems: Sequence[Report]) -> dict[tuple[str, str], list[tuple[float,
     for system in systems:
         if not system.get("family") or None in (system["gold"]["mean"], system["proxy"]["mean"]):
             continue
-        knobs = _knobs(system["name"])
+        knobs = {**({"rounds": str(system["rounds"])} if system.get("rounds") else {}), **_knobs(system["name"])}
         for knob in {**RISING, **knobs}:
             value = _number(knobs.get(knob, RISING.get(knob)))
             rest = ",".join(f"{k}={v}" for k, v in sorted(knobs.items()) if k != knob)

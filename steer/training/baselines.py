@@ -21,6 +21,7 @@ from steer.training.batches import Plan
 from steer.training.references import cached, content_hash, response_tokens
 
 DECAY = 0.9  # of the moving means, at every step
+ONE_PROMPT = "all rows answer one prompt, so no response is one to another prompt. Add rows of other prompts."
 
 
 def mates(rows: Sequence[Row], every: Sequence[Row], seed: int) -> list[Row]:
@@ -37,7 +38,7 @@ def mates(rows: Sequence[Row], every: Sequence[Row], seed: int) -> list[Row]:
         if prompt_key(mate[i]) == key:
             others = [row for row in every if prompt_key(row) != key]
             if not others:
-                raise SteerError("all rows answer one prompt, so no response is one to another prompt.")
+                raise SteerError(ONE_PROMPT)
             mate[i] = others[rng.integers(len(others))]
     return [mate[i] for i in range(len(rows))]
 

@@ -27,13 +27,14 @@ from steer.models.policy import Policy, load_policy
 from steer.models.quantization import BASES
 from steer.models.tokenization import Tokens
 from steer.progress import note
-from steer.rows import Row, split_of
+from steer.rows import Row, prompt_key, split_of
 from steer.rows.binning import exact
 from steer.rows.identity import drawn
 from steer.rows.labelled import Labelled
 from steer.rows.schema import REWARD, Schema
 from steer.run_folder import identity
 from steer.settings import THINKS, overridden, said
+from steer.training.baselines import ONE_PROMPT
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
 from steer.training.settings import TrainSettings
@@ -198,6 +199,8 @@ def grouped(
             names = conditioning.names
             rows = [r | {"levels": {n: x for n, x in (r.get("levels") or {}).items() if n in names}} for r in rows]
         groups = method.groups(rows, settings)
+        if "mismatched" in method.needs and len({prompt_key(row) for group in groups for row in group.rows}) < 2:
+            raise SteerError(ONE_PROMPT)
         known = {row["id"] for row in rows}
         rows = [*rows, *(row for group in groups for row in group.rows if row["id"] not in known)]
         return rows, agreeing(groups, conditioning) if conditioning else groups, conditioning
