@@ -39,9 +39,11 @@ def origin(name: str) -> str:
     """Name a model, or rows as hf:..., with its commit: the one that a run holds, else the newest; "" if unknown."""
     rows = SPEC.fullmatch(name) if name.startswith(HUB) else None
     of = f"rows {name}" if rows else f"model {name}"
-    place = "/".join(rows["name"].split("/")[:2]) if rows else name.partition(":")[0]  # without a folder or GGUF file
+    place = rows["name"] if rows else name
+    if rows or name.endswith(".gguf"):  # a folder or a file of a repository
+        place = "/".join(place.split("/")[:2])
     commit = held(of)
-    if not commit and REPOSITORY.fullmatch(place) and "://" not in name:
+    if not commit and REPOSITORY.fullmatch(place):
         commit = _newest(place, "dataset" if rows else "model", (rows and rows["revision"]) or "main")
     return f"{of} at commit {commit}" if commit else ""
 

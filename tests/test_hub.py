@@ -135,6 +135,14 @@ def test_rows_of_the_hub_are_known_by_their_commit_and_read_at_it(
     assert read == [("me/set", "small", "part", None, "train")]
 
 
+def test_a_file_of_a_repository_has_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "_newest", lambda name, *_: asked.append(name) or ONE)
+    assert hub.origin("me/toy/toy-q4.gguf") == f"model me/toy/toy-q4.gguf at commit {ONE}"
+    assert hub.origin("toy") == f"model toy at commit {ONE}"
+    assert asked == ["me/toy", "toy"]
+
+
 def test_what_is_no_name_of_the_hub_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "online", lambda: pytest.fail("asked"))
     assert hub.origin("s3://bucket/policy") == origin_of("") == origin_of("/no/such/folder") == ""
