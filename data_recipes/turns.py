@@ -150,6 +150,8 @@ def conversation(value: Any, column: str, keep: Callable[[str], bool] = TURN.__c
     for i, raw in ((i, step) for i, turn in enumerate(value, start=1) for step in steps(turn)):
         raw = spoken(raw) if isinstance(raw, dict) else {}
         read = _read(raw, column, i, keep)
+        if not read:  # a tool turn of approvals alone
+            continue
         answers = read[-1]["role"] == "assistant"
         if answers and raw.get("channel") == "analysis":
             thoughts = gathered(analysis, read[-1], {"reasoning_content": read[-1]["content"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,22 +18,26 @@ from data_recipes.hub import HUB, SPEC
 T = TypeVar("T")
 HELD = "STEER_COMMITS"  # variable of the environment, which processes that are started inherit: JSON {origin: commit}
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+MINUTE = 60.0  # seconds
+_ASKED: dict[str, tuple[float, bool]] = {}  # address of a hub -> when it was asked, and whether it answered
 RECORDED = re.compile(r"((?:model|rows) \S+) at commit ([0-9a-f]{40})")  # an origin among the inputs of a run
 
 
 def online() -> bool:
-    """Whether the hub answers. Ask first: its own client would retry for a minute."""
+    """Whether the hub answers, or did a minute ago. Ask first: its own client would retry for as long."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
-    try:
-        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except HTTPError:
-        return True
-    except OSError:
-        return False
-    return True
+    when, answers = _ASKED.get(constants.ENDPOINT, (-MINUTE, False))
+    if time.monotonic() - when >= MINUTE:
+        try:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+            answers = True
+        except OSError as error:
+            answers = isinstance(error, HTTPError)
+        _ASKED[constants.ENDPOINT] = time.monotonic(), answers
+    return answers
 
 
 def origin(name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room may import what stands before it: in a row above, or further left in its own. A folder is one room.
 TABLE = """
-errors progress cache addresses device settings options config run_folder cluster parts
+errors progress cache addresses device settings options config hub run_folder cluster parts
 rows conditioning methods models labelling
 generation training report export serve evaluation annotation
 iteration comparison
@@ -34,7 +34,7 @@ LEAVES = {  # leaf -> the only parts of steer that may import it
         "models",
         "generation",
     },
-    "data_recipes": {"run_folder", "rows", "comparison", "cli", "demo"},
+    "data_recipes": {"hub", "run_folder", "rows", "comparison", "cli", "demo"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "bitsandbytes"}
 HEAVY |= {"fastapi", "uvicorn", "pydantic", "vllm"}

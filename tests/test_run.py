@@ -8,7 +8,17 @@ import pytest
 
 import attribute_models
 from steer.errors import SteerError
-from steer.run_folder import Run, fingerprint, folder_errors, read_json, write_json, write_text
+from steer.run_folder import (
+    Run,
+    files_in,
+    fingerprint,
+    folder_errors,
+    follows,
+    read_json,
+    workplace,
+    write_json,
+    write_text,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ def test_nothing_is_written_before_start_and_done_comes_last(tmp_path: Path) -> 
     assert not (tmp_path / "deep").exists()
     assert run.done is None
     run.start()
-    assert [p.name for p in run.folder.iterdir()] == ["config.json"]
+    assert files_in(run.folder) == [run.folder / "config.json"]
     assert json.loads((run.folder / "config.json").read_text()) == {
         "rows": "", "rate": 0.1, "names": ["a"], "inputs": {}
     }  # fmt: skip
@@ -122,17 +132,18 @@ def test_overwrite_empties_a_run_folder_once_the_inputs_are_good(tmp_path: Path)
     assert again.done is None
     assert (tmp_path / "run" / "rows.jsonl").is_file()  # a bad input found now would have cost nothing
     again.start()
-    assert [p.name for p in again.folder.iterdir()] == ["config.json"]
+    assert files_in(again.folder) == [again.folder / "config.json"]
     assert read_json(tmp_path / "run" / "config.json")["rate"] == 0.2
 
 
-def test_of_several_processes_only_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_the_processes_of_a_training_only_the_first_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")  # as torchrun does
-    started(Config(str(tmp_path / "run")))
-    assert not (tmp_path / "run").exists()
+    assert follows()
+    with workplace(tmp_path / "run", Config(""), {}, main=not follows()):
+        assert not (tmp_path / "run").exists()
     monkeypatch.setenv("RANK", "0")
-    started(Config(str(tmp_path / "run")))
-    assert (tmp_path / "run" / "config.json").is_file()
+    with workplace(tmp_path / "run", Config(""), {}, main=not follows()):
+        assert (tmp_path / "run" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

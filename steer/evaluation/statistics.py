@@ -114,9 +114,10 @@ class Repeated:
         self.mean, self.drawn, self.n, self.size, self.seeds = mean, drawn, n, size, len(each)
         self.between = float(each.var(ddof=1)) / self.seeds if self.seeds > 1 else 0.0
         self.prompts = self.rest = 0.0
-        if draws and not np.isnan(each).any():
+        resampled = np.concatenate(drawn) if drawn else np.full((1, 1), np.nan)
+        if draws and not np.isnan(each).any() and not np.isnan(resampled).all():
             whole, few = np.concatenate(draws), size / (size - 1)
-            self.prompts = few * float(np.nanvar(np.concatenate(drawn)))
+            self.prompts = few * float(np.nanvar(resampled))
             apart = float(np.nanvar(whole - whole.mean(1, keepdims=True), axis=0).sum())
             self.rest = few * apart / (self.seeds * max(1, self.seeds - 1))
         return self
