@@ -153,7 +153,6 @@ def recall(folder: Path, address: str, *, overwrite: bool) -> bytes | None:
     """Put the settings of the run at an address into the folder in which it goes on, and that it is done if it is.
 
     Return the done.json that was put there, whose files are at the address only; None if there was none to put.
-
     SteerError for an address that holds something else; `overwrite`: another run may be there.
     """
     store, path = _store(address)

@@ -67,15 +67,19 @@ def _newest(name: str, kind: str, revision: str) -> str:
     return ""
 
 
+def _all_held() -> dict[str, str]:
+    return dict(json.loads(os.environ.get(HELD) or "{}"))
+
+
 def held(of: str) -> str:
     """Return the commit of "model NAME" or "rows hf:..." that a run of this process holds; "" for none."""
-    return str(json.loads(os.environ.get(HELD) or "{}").get(of, ""))
+    return _all_held().get(of, "")
 
 
 def hold(recorded: str) -> None:
     """Read an origin at the commit that a run recorded, until the run ends."""
     if match := RECORDED.fullmatch(recorded):
-        os.environ[HELD] = json.dumps({**json.loads(os.environ.get(HELD) or "{}"), match[1]: match[2]})
+        os.environ[HELD] = json.dumps({**_all_held(), match[1]: match[2]})
 
 
 @contextmanager

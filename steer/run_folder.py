@@ -336,7 +336,7 @@ def identity(model: str) -> str:
 
 def origin_of(model: str) -> str:
     """Fingerprint a local model, or name one of the hub with its commit; empty if neither is known."""
-    return identity(model) or (hub.origin(model) if model else "")
+    return identity(model) or hub.origin(model)
 
 
 @contextmanager

@@ -111,6 +111,26 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def published(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
+    """Publish a commit of org/toy in the cache of a hub that cannot be reached; each has weights of its own."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    place = tmp_path / "hub" / "models--org--toy"
+
+    def publish(commit: str, scale: float) -> None:
+        policy = load_policy(str(tiny))
+        with torch.no_grad():
+            policy.model.get_output_embeddings().weight.mul_(scale)
+        policy.model.save_pretrained(place / "snapshots" / commit)
+        policy.tokenizer.save_pretrained(place / "snapshots" / commit)
+        (place / "refs").mkdir(exist_ok=True)
+        (place / "refs" / "main").write_text(commit)
+
+    publish("1" * 40, 1.0)
+    return publish
+
+
 @pytest.fixture(scope="session")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 rows of the embedded world with the levels of their exact scores."""

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from data_recipes import hub as sets
 from steer import hub
@@ -46,26 +45,6 @@ def test_a_local_set_that_is_named_like_one_of_the_hub_is_known_by_its_content(t
     label_command(LabelConfig(**asked, output=str(tmp_path / "out"), shard="2/2"))
     for row in read_rows(tmp_path / "out"):
         assert row["predicted"]["words"] == len(row["response"].split())
-
-
-@pytest.fixture
-def published(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Publish a commit of org/toy in the cache of a hub that cannot be reached; each has weights of its own."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    place = tmp_path / "hub" / "models--org--toy"
-
-    def publish(commit: str, scale: float) -> None:
-        policy = load_policy(str(tiny))
-        with torch.no_grad():
-            policy.model.get_output_embeddings().weight.mul_(scale)
-        policy.model.save_pretrained(place / "snapshots" / commit)
-        policy.tokenizer.save_pretrained(place / "snapshots" / commit)
-        (place / "refs").mkdir(exist_ok=True)
-        (place / "refs" / "main").write_text(commit)
-
-    publish(ONE, 1.0)
-    return publish
 
 
 def test_a_run_goes_on_with_the_commit_of_a_model_that_it_began_with(

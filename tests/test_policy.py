@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,32 +265,17 @@ def test_infinite_settings_survive_the_card(tmp_path: Path) -> None:
 
 
 def test_a_base_from_the_hub_is_the_commit_that_was_trained_on(
-    tiny: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Callable[[str, float], None], labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = tmp_path / "hub"
     monkeypatch.setenv("STEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    place = hub / "models--org--toy"
-
-    def publish(commit: str, scale: float) -> None:
-        policy = load_policy(str(tiny))
-        with torch.no_grad():
-            policy.model.get_input_embeddings().weight.mul_(scale)
-        policy.model.save_pretrained(place / "snapshots" / commit)
-        policy.tokenizer.save_pretrained(place / "snapshots" / commit)
-        (place / "refs").mkdir(exist_ok=True)
-        (place / "refs" / "main").write_text(commit)
-
-    publish("1" * 40, 1.0)
     train_command(TrainConfig(str(labels), "org/toy", str(tmp_path / "run"), method="dpo", max_steps=2))
     card = Card.load(tmp_path / "run")
     assert (card.base, card.base_hash, card.base_revision) == ("org/toy", "", "1" * 40)
     assert len(list((cache_folder() / "references").iterdir())) == 1, "kept, for the commit names the weights"
     before = logits(load_policy(str(tmp_path / "run")))
-    publish("2" * 40, 2.0)
+    published("2" * 40, 2.0)
     assert load_policy("org/toy").revision == "2" * 40
     assert torch.equal(logits(load_policy(str(tmp_path / "run"))), before)
-    shutil.rmtree(place / "snapshots" / ("1" * 40))
+    shutil.rmtree(tmp_path / "hub" / "models--org--toy" / "snapshots" / ("1" * 40))
     with pytest.raises(SteerError, match=r"^model 'org/toy' at commit 1{40}, which is on record: is no"):
         load_policy(str(tmp_path / "run"))

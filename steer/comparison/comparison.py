@@ -79,10 +79,11 @@ class Comparison:
         """Fingerprints of everything that the result depends on."""
         c = self.config
         shared = {k: v for k, v in asdict(self.training).items() if k not in (*OF_A_RUN, *FREE, *HOW)}
-        hashes = {"rows": rows_fingerprint(c.rows), "model": origin_of(c.model), "training": content_hash([shared])}
-        hashes |= {f"base {name}": origin_of(name) or name for name in c.base}
+        origins = [origin_of(name) for name in self.bases]  # once, for weights are large
+        models = [origin or name for origin, name in zip(origins, self.bases)]
+        hashes = {"rows": rows_fingerprint(c.rows), "model": origins[0], "training": content_hash([shared])}
+        hashes |= {f"base {name}": model for name, model in zip(c.base, models[1:])}
         hashes |= {"rates": content_hash([read_rates(c.rates)])} if c.rates else {}
-        models = [origin_of(name) or name for name in self.bases]
         if len(set(models)) < len(models):
             raise SteerError("--base: a base is given twice. Every base is one of its own; --seeds repeats on each.")
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}

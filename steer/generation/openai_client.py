@@ -124,8 +124,9 @@ class OpenAIClient:
                     lost[url] = error
                     waiting.append(place)
 
-        with ThreadPoolExecutor(max(1, len(before))) as pool:
-            list(pool.map(look, before))
+        if before:
+            with ThreadPoolExecutor(len(before)) as pool:
+                list(pool.map(look, before))
         while len(replies) < len(chats):  # again for what came back when the others had ended
             urls = [url for url in self.urls if url not in lost]
             if not urls:

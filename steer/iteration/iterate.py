@@ -96,7 +96,8 @@ def prepare_rounds(rows: str, model: str, scorer: str, policy: str, root: Path, 
     training = training_of(rows, model, policy, settings)
     trust = training.trust_remote_code
     scorers = {name: scorer_of_new(spec, f"--{name}", trust_remote_code=trust) for name, spec in specs.items() if spec}
-    inputs = {"rows": rows_fingerprint(rows), "model": origin_of(model), "policy": origin_of(policy or model)}
+    origin = origin_of(model)
+    inputs = {"rows": rows_fingerprint(rows), "model": origin, "policy": origin_of(policy) if policy else origin}
     inputs |= {name: scorer.identity for name, scorer in scorers.items()}
     trained = {k: v for k, v in asdict(training).items() if k not in ("rows", "model", "output")}
     inputs["training"] = content_hash([trained])
