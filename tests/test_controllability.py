@@ -55,6 +55,8 @@ def test_figures_by_hand() -> None:
 def test_the_top_level_can_be_obtained_but_not_passed() -> None:
     found = dial([4.0, 4, 0, 0], [9.0, 4.4, -3.0, 0.4], [0, 1, 0, 1])
     assert found["exact"]["mean"] == 1
+    assert found["exact"]["low"] == pytest.approx(0.025 ** (1 / 2))  # two prompts that agree do not make it certain
+    assert found["exact"]["high"] == 1
     assert found["mae"]["mean"] == pytest.approx((5 + 0.4 + 3 + 0.4) / 4)  # the distance is not clipped
 
 
@@ -99,7 +101,8 @@ def test_a_perfect_dial() -> None:
     for dialled in found["attributes"].values():
         for figure in set(HEADLINES) - {"mae"}:
             assert dialled[figure]["mean"] == pytest.approx(1), figure
-            assert (dialled[figure]["low"], dialled[figure]["high"]) == pytest.approx((1, 1)), figure
+            least = 0.025 ** (1 / 20) if figure in ("exact", "within_one") else 1  # shares: Clopper and Pearson's bound
+            assert (dialled[figure]["low"], dialled[figure]["high"]) == pytest.approx((least, 1)), figure
         assert dialled["mae"]["mean"] == dialled["mae"]["high"] == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from steer.methods import directional
 from steer.models.card import Card
 from steer.rows.binning import fitted
 from steer.rows.schema import Attribute, Schema
+from steer.serve.api import scored
+from steer.serve.wire import ScoreRequest
 
 NAMES = ("help", "harm")
 PLAIN = Schema((Attribute("help", 0.0, 4.0, 1), Attribute("harm", 0.0, 4.0, -1)))
@@ -33,6 +36,18 @@ class Written:
     def score(self, rows: Sequence[Any]) -> list[list[float]]:
         """[n, 2]."""
         return [[float(x) for x in row["response"].split()] for row in rows]
+
+
+class Flipping(Written):
+    """Mirrors its scores, as a simulated pool of annotators does with labels for training."""
+
+    def score(self, rows: Sequence[Any]) -> list[list[float]]:
+        """[n, 2]."""
+        return [[4 - x for x in line] for line in super().score(rows)]
+
+    def evaluating(self) -> Written:
+        """Without the mirror."""
+        return Written()
 
 
 SCORER = Scorer("written", NAMES, Written(), SCHEMA)
@@ -67,6 +82,15 @@ def test_weights_choose_where_every_sum_of_scores_is_the_same() -> None:
     ]
     chosen, _ = directional.weights(logged, SCHEMA, directional.Settings(directions=20))
     assert {row["response"] for row in chosen} == {"0 0", "4 4"}
+
+
+def test_what_was_obtained_is_told_without_the_flips_of_a_training() -> None:
+    flipping = Scorer("flipping", NAMES, Flipping(), SCHEMA)
+    (found,) = Selection(flipping).knowing(None).labelled([row("3 0", {"help": 3})])
+    assert found["predicted"] == {"help": 3.0, "harm": 0.0}
+    service: Any = SimpleNamespace(scorer=flipping, names=NAMES, schema=SCHEMA)
+    (served,) = scored(service, ScoreRequest(prompt="q", responses=["3 0"]))
+    assert served["scores"] == {"help": 3.0, "harm": 0.0}
 
 
 def test_a_policy_of_weights_is_scored_by_the_scorers_schema(weighing: Card) -> None:

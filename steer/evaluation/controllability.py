@@ -21,12 +21,12 @@ from steer.evaluation.statistics import (
     repeated_sums,
     resampled,
     resampled_sums,
+    share_bounds,
 )
 from steer.evaluation.weighted import spearman
 
 LIMITS = {
     **dict.fromkeys(("spearman_means", "spearman", "tau"), (-1.0, 1.0)),
-    **dict.fromkeys(("exact", "within_one"), (0.0, 1.0)),
     "mae": (0.0, math.inf),
 }
 ANY = (-math.inf, math.inf)
@@ -165,7 +165,9 @@ def _dial(
         for level, mean in zip(np.unique(t), intervals[len(FIGURES) :])
     ]
     counts = {"n": len(t), "undefined": int(asked.sum() - used.sum())}
-    shown = {name: figure.within(*LIMITS.get(name, ANY)).json() for name, figure in figures.items()}
+    bounded = {name: figure.within(*LIMITS.get(name, ANY)) for name, figure in figures.items()}
+    bounded |= {name: share_bounds(figures[name], clusters) for name in ("exact", "within_one")}
+    shown = {name: figure.json() for name, figure in bounded.items()}
     return counts | {"means": means} | shown
 
 

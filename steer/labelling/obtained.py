@@ -65,7 +65,7 @@ class Selection:
     def labelled(self, rows: Sequence[Row]) -> list[Row]:
         """Add scores, levels and reward of the responses; foreign targets are emptied."""
         assert self.schema is not None
-        scores = self.scorer.score(rows, self.schema.own)
+        scores = self.scorer.evaluating().score(rows, self.schema.own)
         emptied: Row = {"target": {}} if self.foreign else {}
         return [levelled(row, self.schema, s, s, self.scorer.id) | emptied for row, s in zip(rows, scores)]
 

@@ -75,10 +75,11 @@ def scored(service: Service, request: ScoreRequest) -> list[dict[str, Any]]:
         prompt = turns(request.messages)
     else:
         prompt = [{"role": "user", "content": request.prompt or ""}]
-    names = list(service.scorer.attributes)
+    scorer = service.scorer.evaluating()
+    names = list(scorer.attributes)
     rows = [{"prompt": prompt, "response": text} for text in request.responses]
     out = []
-    for line in service.scorer.score(rows, names).tolist():
+    for line in scorer.score(rows, names).tolist():
         scores = {n: s for n, s in zip(names, line) if np.isfinite(s)}
         entry: dict[str, Any] = {"scores": scores, "levels": {}, "positions": {}}
         for name in service.names:
