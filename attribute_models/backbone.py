@@ -53,6 +53,7 @@ class Batch(NamedTuple):
     token_type_ids: Tensor | None  # [B, L], for encoders that know them
     response: Tensor  # [B, L], which tokens are the response's
     last: Tensor  # [B], the place of the last token
+    ends: list[int]  # [B], the place behind the response
     position_ids: Tensor | None = None  # [B, L], if the rows are responses only
     past_key_values: Any = None  # states of their prompts, which attention_mask then includes
 
@@ -222,6 +223,7 @@ class Backbone:
             second.long().to(self.device) if second is not None else None,
             ((at >= start) & (at < end)).to(self.device),
             (length[:, 0] - 1).to(self.device),
+            [row.end for row in rows],
         )
 
     def made_up(self, *sizes: tuple[int, int]) -> list[Tokens]:

@@ -93,7 +93,8 @@ def _quantile(predicted: Array, truth: Array) -> Curve:
     """Quantiles onto quantiles (Panofsky and Brier 1968).
 
     A value that many rows share is spread evenly between the midpoints to its neighbours, so the scores that round to
-    it are as many as people gave, and rows keep their order inside a level.
+    it are as many as people gave, and rows keep their order inside a level. A prediction that many rows share becomes
+    the mean of the quantiles that they cover.
     """
     values, count = np.unique(truth, return_counts=True)
     if len(values) == 1:
@@ -105,5 +106,32 @@ def _quantile(predicted: Array, truth: Array) -> Curve:
         at = np.linspace(0, 1, KNOTS)
         y, share = np.interp(at, share, y), at
     x = np.quantile(predicted, share)
+    x, y = _tied(predicted, x, y, share)
     keep = np.concatenate([[True], np.diff(x) > 0])
     return Curve(tuple(x[keep].tolist()), tuple(y[keep].tolist()))
+
+
+def _tied(predicted: Array, x: Array, y: Array, share: Array) -> tuple[Array, Array]:
+    """Give one knot of its own to each prediction that takes more room than a knot does, at the mean of its quantiles.
+
+    Without it such a prediction would become the lowest of them.
+    """
+    n = len(predicted)
+    values, count = np.unique(predicted, return_counts=True)
+    many = count > max(1, n / KNOTS)
+    if not many.any():
+        return x, y
+    upto = np.cumsum(count)
+    area = np.concatenate([[0.0], np.cumsum(np.diff(share) * (y[1:] + y[:-1]) / 2)])  # under the quantiles, up to each
+
+    def below(at: Array) -> Array:
+        """Area under the quantiles up to a share."""
+        place = np.clip(np.searchsorted(share, at, "right") - 1, 0, len(share) - 2)
+        there = np.interp(at, share, y)
+        return np.asarray(area[place] + (at - share[place]) * (y[place] + there) / 2)
+
+    means = (below(upto / n) - below((upto - count) / n))[many] / (count[many] / n)
+    other = ~np.isin(x, values[many])
+    knots = np.concatenate([x[other], values[many]])
+    order = np.argsort(knots, kind="stable")
+    return knots[order], np.maximum.accumulate(np.concatenate([y[other], means])[order])

@@ -19,7 +19,8 @@ def ceiling(ratings: Sequence[Sequence[float]]) -> dict[str, Any]:
     raters: mean ratings a row. human: Pearson correlation of one rating with the mean of the row's others, as is
     computed for a scorer. agreement: ICC(1), the share of the variance of one rating that rows account for (Shrout and
     Fleiss 1979; raters are exchangeable). ceiling: the square root of the reliability of the mean of so many
-    raters, by Spearman and Brown: the correlation with that mean of a scorer that knows the true score.
+    raters, by Spearman and Brown: the correlation with that mean of a scorer that knows the true score; 0 where raters
+    agree no better than by chance.
     """
     rows = [np.asarray(row, dtype=np.float64) for row in ratings if len(row) > 1]
     if len(rows) < 2:
@@ -33,7 +34,8 @@ def ceiling(ratings: Sequence[Sequence[float]]) -> dict[str, Any]:
     spread = between + (typical - 1) * within
     agreement = (between - within) / spread if spread > 0 else None
     k = total / len(rows)
-    mean = None if agreement is None else k * agreement / (1 + (k - 1) * agreement)
+    reliable = max(0.0, agreement or 0.0)
+    mean = k * reliable / (1 + (k - 1) * reliable)
     others = np.concatenate([(row.sum() - row) / (len(row) - 1) for row in rows])
     constant = np.ptp(every) == 0 or np.ptp(others) == 0
     return {
@@ -41,7 +43,7 @@ def ceiling(ratings: Sequence[Sequence[float]]) -> dict[str, Any]:
         "rated_rows": len(rows),
         "human": None if constant else float(np.corrcoef(every, others)[0, 1]),
         "agreement": agreement,
-        "ceiling": None if mean is None else math.sqrt(max(0.0, mean)),
+        "ceiling": None if agreement is None else math.sqrt(mean),
     }
 
 

@@ -97,8 +97,7 @@ class Labeller(FineTuned):
 
     def _read(self, batch: Batch) -> Tensor:
         """Scores [B, A], attribute after attribute; the likeliest level is appended before the next."""
-        lines = zip(batch.input_ids.tolist(), batch.response.long().cumsum(1).argmax(1).tolist())
-        rows = [Tokens(ids[: last + 1], 0, last + 1, False) for ids, last in lines]
+        rows = [Tokens(ids[:end], 0, end, False) for ids, end in zip(batch.input_ids.tolist(), batch.ends)]
         scores = []
         for w in self.written_:
             rows = [row._replace(ids=[*row.ids, *w.before]) for row in rows]

@@ -67,6 +67,25 @@ def test_quantile_gives_levels_as_often_as_people_did() -> None:
     assert metrics.spearman(found, predicted) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_predictions_that_many_rows_share_become_the_middle_of_their_quantiles(share: float) -> None:
+    """The truth, sorted, is dealt out to the rows in order; a share of them may have predictions of their own."""
+    predicted, truth = ratings()
+    rng = np.random.default_rng(1)
+    own = rng.random(len(predicted)) < share
+    tied = np.where(own, predicted, np.round(predicted))
+    found = calibration.fit("quantile", tied, truth)(tied)
+    edges = [0.0, 0.5, 1.5, 2.5, 3.5, 4.0]  # a rating is spread evenly between the midpoints to its neighbours
+    counts = [int((truth == level).sum()) for level in range(5)]
+    dealt = np.concatenate([np.linspace(a, b, n) for a, b, n in zip(edges, edges[1:], counts)])
+    for value in np.unique(tied[~own]):
+        at = np.sort(tied) == value
+        if at.mean() > 0.02:
+            assert found[tied == value] == pytest.approx(dealt[at].mean(), abs=0.01), value
+    assert found.mean() == pytest.approx(dealt.mean(), abs=0.02)
+    assert (np.diff(found[np.argsort(tied, kind="stable")]) >= 0).all()
+
+
 def test_falling_predictions_become_the_mean() -> None:
     predicted, truth = ratings()
     assert calibration.fit("affine", -predicted, truth)(predicted) == pytest.approx(truth.mean())

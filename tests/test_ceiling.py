@@ -36,6 +36,21 @@ def test_the_ceiling_is_reached_by_a_scorer_that_knows_the_truth() -> None:
     assert found["human"] < found["ceiling"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        [[3, 4], [4, 3]],
+        [[1, 3], [3, 1], [2, 2]],
+        [[1, 2, 3], [3, 2, 1]],
+        [[3, 3], [2, 4], [4, 2, 4, 4, 1, 3, 2, 3], [3, 4]],
+    ],
+)
+def test_raters_who_agree_no_better_than_by_chance_bound_a_scorer_at_nothing(said: list[list[float]]) -> None:
+    found = ceiling(said)
+    assert found["agreement"] < 0
+    assert found["ceiling"] == 0
+
+
 def test_one_rating_a_row_says_nothing() -> None:
     assert ceiling([[1.0], [2.0], []]) == {}
     assert ceiling([[3.0, 3.0]] * 5)["human"] is None

@@ -420,6 +420,10 @@ def test_generate_takes_texts_conversations_rows_and_files(policy: Policy, tmp_p
     assert generate(policy, [], **asked) == []
     assert policy.generate("one?", target="verbosity=0", temperature=0.0, max_new_tokens=8) == responses[0][0]
     assert len(policy.generate("one?", target=("verbosity=0", "none"), n=2, max_new_tokens=8)) == 4
+    with pytest.raises(SteerError, match="prompt 0: has half a surrogate pair"):
+        generate(policy, "bad \ud800 text")
+    with pytest.raises(SteerError, match="prompts: NoneType is none"):
+        generate(policy, None)  # type: ignore[arg-type]
     with pytest.raises(SteerError, match="prompt 0: is empty"):
         generate(policy, " ", **asked)
     for settings, message in (

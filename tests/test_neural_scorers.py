@@ -220,6 +220,9 @@ def test_a_labeller_reads_expected_or_likeliest_levels(tiny: Path) -> None:
     assert set(hard.ravel().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
     assert ((expected > 0) & (expected < 4)).all()
     assert len(np.unique(expected)) > 50
+    empty = [{**row, "response": ""} for row in rows[:9]]
+    assert len({row["prompt"][0]["content"] for row in empty}) > 1
+    assert len(np.unique(soft.score(empty)[:, 0])) > 1  # it is read behind its prompt, as it was learned
     with pytest.raises(ValueError, match="not one token each"):
         written(soft.backbone.tokenizer, "\ngardens:", 0, 12)
 

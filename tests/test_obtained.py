@@ -38,6 +38,16 @@ class Written:
         return [[float(x) for x in row["response"].split()] for row in rows]
 
 
+class Counted:
+    """A score that stands in the response."""
+
+    attributes = ("words",)
+
+    def score(self, rows: Sequence[Any]) -> list[list[float]]:
+        """[n, 1]."""
+        return [[float(row["response"])] for row in rows]
+
+
 class Flipping(Written):
     """Mirrors its scores, as a simulated pool of annotators does with labels for training."""
 
@@ -171,6 +181,21 @@ def test_the_scorer_of_a_policys_rows_is_found_or_said_to_be_gone(tmp_path: Path
     ):
         with pytest.raises(SteerError, match=message):
             Selection.of("", other)
+
+
+def test_a_response_that_meets_an_open_level_is_nearer_than_one_that_nearly_does() -> None:
+    """The lowest and highest level have no end: words=250 is in the level from 62 words on, words=60 is not."""
+    words = Attribute("words", 0.0, 300.0, 0, edges=(30.0, 62.0), centres=(15.0, 45.0, 80.0), shown=("0", "1", "2"))
+    scorer = Scorer("written", ("words",), Counted(), Schema((words,)))
+    selection = Selection(scorer, n=2, by_target=True).knowing(None)
+    for texts in (("60", "250"), ("250", "60")):
+        (kept,) = selection.kept([row(text, {"words": 2}) for text in texts])
+        assert kept["response"] == "250"
+    (kept,) = selection.kept([row(text, {"words": 1}) for text in ("61", "50")])
+    assert kept["response"] == "50"  # of two that meet it, the one nearer to its middle
+    exact: Any = {"words": words.position(np.array(60.0)).item()}
+    (kept,) = selection.kept([row("64", exact), row("50", exact)])
+    assert kept["response"] == "64"  # an exact score was asked for
 
 
 def test_a_response_without_a_score_is_neither_near_nor_far() -> None:

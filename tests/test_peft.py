@@ -102,6 +102,16 @@ def test_training_starts_from_the_base(name: str, method: str, labels: Path, unt
     assert read_json(tmp_path / "run" / "done.json")["steps"] == 4
 
 
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+def test_what_is_trained_whole_is_said(
+    module: str, labels: Path, untied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_command(config(labels, untied, tmp_path / "run", modules_to_save=(module,), max_steps=1))
+    words, width = load_policy(str(untied)).model.get_input_embeddings().weight.shape
+    said, size = capsys.readouterr().err, f"embeddings and head ({words * width:,})"
+    assert f"; trained whole: {size}; none on {size}" in said
+
+
 def test_what_loftq_trained_is_not_merged_into_the_whole_base(labels: Path, untied: Path, tmp_path: Path) -> None:
     train_command(config(labels, untied, tmp_path / "policy", adapter="qlora", max_steps=1))
     card = tmp_path / "policy" / "steer.json"

@@ -27,7 +27,7 @@ from steer.errors import SteerError
 from steer.generation import openai_client as remote
 from steer.generation.command import generate_command
 from steer.generation.engines import respond
-from steer.generation.requests import Request
+from steer.generation.requests import Request, encode
 from steer.generation.settings import Sampling
 from steer.generation.text import Text
 from steer.models.policy import Policy, load_policy
@@ -40,9 +40,9 @@ from steer.serve.settings import ServeSettings
 
 
 def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Policy) -> None:
-    (expected,) = respond(
-        policy, [Request({"id": "a", "prompt": ASK}, {"verbosity": 0})], Sampling(temperature=0.0, max_new_tokens=25)
-    )
+    request = Request({"id": "a", "prompt": ASK}, {"verbosity": 0})
+    (expected,) = respond(policy, [request], Sampling(temperature=0.0, max_new_tokens=25))
+    (read,) = encode(policy, [request], Sampling())
     asked: Any = {"messages": ASK, "temperature": 0, "max_tokens": 25}
     ways: list[Any] = [
         {"model": "policy", "extra_body": {"targets": {"verbosity": 0}}},
@@ -58,6 +58,7 @@ def test_greedy_text_is_what_generate_gives(client: openai.OpenAI, policy: Polic
         assert choice.model_extra == {"target": {"verbosity": "0"}}
         assert found.usage is not None
         assert found.usage.completion_tokens == len(expected.ids)
+        assert found.usage.prompt_tokens == len(read.prompt) + len(read.condition)
 
 
 def test_a_stream_says_the_same_as_the_whole(client: openai.OpenAI) -> None:

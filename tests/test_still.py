@@ -56,6 +56,15 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_conditions_for_a_method_that_has_none_are_said_to_do_nothing(
+    labels: Path, dropping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {"attribute": ("verbosity",), "template": "words", "attribute_dropout": 0.5}
+    train_command(TrainConfig(str(labels), str(dropping), str(tmp_path / "mle"), **STILL, method="mle", **given))
+    said = capsys.readouterr().err
+    assert "--attribute, --template, --attribute-dropout: does nothing, the method takes no conditions." in said
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_policy_that_has_not_moved_is_its_own_reference(
     dropping: Path, labels: Path, tmp_path: Path, checkpointing: bool, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ from steer.models.policy import Policy
 from steer.parts import Parts, Workers
 from steer.progress import note_once
 from steer.rows import Row, Source, content_hash, prompt_key, prompts, read, split_of
+from steer.rows.contract import text_faults
 from steer.rows.lazy import prompts_on_disk
 from steer.rows.schema import Schema
 from steer.rows.writing import write_parts
@@ -208,8 +209,10 @@ def selection_of(settings: GenerateSettings, policy: Policy | str) -> Selection 
 
 def prompt_rows(source: Prompts, settings: GenerateSettings) -> list[Row]:
     """Turn prompts into rows to answer: texts and conversations as they are, of rows each distinct prompt once."""
-    items: Any = [source] if isinstance(source, str) else source
+    items: Any = [source] if isinstance(source, str | Mapping) else source
     if not isinstance(items, Path):
+        if not isinstance(items, Iterable):
+            raise SteerError(f"prompts: {type(items).__name__} is none. Give a text, texts, conversations or a path.")
         items = list(items)
         if items and all(isinstance(item, Mapping) and "role" in item for item in items):
             items = [items]  # the turns of one conversation
@@ -235,6 +238,8 @@ def _turns(prompt: str | Sequence[Mapping[str, str]], number: int) -> list[dict[
     if isinstance(prompt, str):
         if not prompt.strip():
             raise SteerError(f"prompt {number}: is empty.")
+        if cut := next(text_faults(prompt), None):
+            raise SteerError(f"prompt {number}: {cut}.")
         return [{"role": "user", "content": prompt}]
     row = next(prompts([{"prompt": list(prompt)}]))  # checked as any row
     turns: list[dict[str, str]] = row["prompt"]

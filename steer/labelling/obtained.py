@@ -17,9 +17,9 @@ from steer.rows import Row
 from steer.rows.schema import REWARD, Schema
 
 
-def best_of(rows: Sequence[Row], n: int, values: Sequence[float]) -> list[Row]:
+def best_of(rows: Sequence[Row], n: int, values: Sequence[float] | Sequence[tuple[float, float]]) -> list[Row]:
     """Keep the row with the highest value of every `n` in a row; the first of those that tie."""
-    best = (max(range(i, i + n), key=values.__getitem__) for i in range(0, len(rows), n))
+    best = (max(range(i, i + n), key=lambda at: values[at]) for i in range(0, len(rows), n))
     return [{**rows[i], "best_of": n} for i in best]
 
 
@@ -73,20 +73,26 @@ class Selection:
         """Keep the best of every `n` rows in a row."""
         if self.n == 1:
             return list(rows)
-        return best_of(rows, self.n, self.reward(rows) if self.reward else [-gap for gap in self._gaps(rows)])
+        return best_of(rows, self.n, self.reward(rows) if self.reward else self._nearness(rows))
 
-    def _gaps(self, rows: Sequence[Row]) -> list[float]:
-        """Return the levels between each response and its target, summed over the attributes of the target."""
+    def _nearness(self, rows: Sequence[Row]) -> list[tuple[float, float]]:
+        """Return how near each response is to its target: minus the levels between them, then minus the distance.
+
+        Both are summed over the attributes of the target. The lowest and highest level are open, so what lies in one of
+        them has met it at any distance; a target between levels is an exact score, of which the distance alone counts.
+        """
         assert self.schema is not None
         names = sorted({n for row in rows for n in row["target"]})
         if missing := [n for n in names if n not in self.scorer.attributes]:
             raise SteerError(f"scorer {self.scorer.id}: does not score {', '.join(missing)} of the target.")
         scores = known_scores(self.scorer, rows, names)
-        levels = np.column_stack([self.schema[n].position(scores[:, j]) for j, n in enumerate(names)] or [scores])
-        return [
-            float(sum(abs(line[j] - row["target"][n]) for j, n in enumerate(names) if n in row["target"]))
-            for row, line in zip(rows, levels)
-        ]
+        exact = np.column_stack([self.schema[n].position(scores[:, j]) for j, n in enumerate(names)] or [scores])
+        near = []
+        for row, line, places in zip(rows, scores.tolist(), exact.tolist()):
+            asked = [(self.schema[n], row["target"][n], j) for j, n in enumerate(names) if n in row["target"]]
+            missed = sum(abs(a.level(line[j]) - level) for a, level, j in asked if isinstance(level, int))
+            near.append((-float(missed), -float(sum(abs(places[j] - level) for _, level, j in asked))))
+        return near
 
 
 def labeller(card: Card | None, flag: str, *, trust_remote_code: bool = False) -> Scorer:

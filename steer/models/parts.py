@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 ROUTERS = ("gate", "router")  # names of the layer that chooses experts
+COPY = ".modules_to_save."  # in PEFT's name of a weight that is trained whole beside adapters
 
 
 def decoder_of(model: Any) -> Any:
@@ -68,11 +69,13 @@ def coverage(model: Any) -> str:
     adapted = {id(_adapted(layer)) for layer in layers.values()}
     outside = {id(p) for _, p in towers(base)}
     shared = {id(p) for x in (base.get_input_embeddings(), base.get_output_embeddings()) for p in x.parameters()}
+    copied = {name.partition(COPY)[0] for name, _ in base.named_parameters() if COPY in name}
     sizes: Counter[str] = Counter()
+    copies: Counter[str] = Counter()  # of what is trained whole beside the adapters
     experts = set()
     for name, weight in base.named_parameters():
         path = [x for x in name.split(".") if x not in ("base_layer", "original_module")]
-        if any(mark in name for mark in ("lora_", "trainable_tokens_", "modules_to_save.")):
+        if any(mark in name for mark in ("lora_", "trainable_tokens_", COPY)):
             continue  # added by PEFT
         if id(weight) in adapted:
             part = "adapted"
@@ -85,12 +88,13 @@ def coverage(model: Any) -> str:
             part = "routers"
         else:
             part = "embeddings and head" if id(weight) in shared else "other layers" if weight.ndim > 1 else "norms"
-        sizes[part] += _size(weight)
-    whole, size = sizes.total(), sizes.pop("adapted", 0)
+        (copies if name.partition(".original_module.")[0] in copied else sizes)[part] += _size(weight)
+    whole, size = sizes.total() + copies.total(), sizes.pop("adapted", 0)
     del sizes["norms"]
-    rest = ", ".join(f"{part} ({count:,})" for part, count in sizes.most_common())
+    trained, rest = (", ".join(f"{part} ({n:,})" for part, n in kept.most_common()) for kept in (copies, sizes))
     return (
         f"adapters on {len(layers)} layers ({', '.join(kinds)}), {size:,} of {whole:,} parameters of the model"
+        + (f"; trained whole: {trained}" if trained else "")
         + (f"; none on {rest}" if rest else "")
         + (f". For the experts add {' '.join(sorted(experts))}" if experts else "")
     )

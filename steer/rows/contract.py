@@ -78,13 +78,18 @@ def _response_faults(row: Row, answered: bool, blank: bool) -> Iterator[tuple[st
         yield "response", "is blank. Write what was answered, or remove the row"
 
 
-def _text_faults(text: Any, column: str, part: str = "") -> Iterator[tuple[str, str]]:
+def text_faults(text: Any) -> Iterator[str]:
+    """Yield what is wrong with a text of a row: it is none, or cannot be written to a file."""
     if not isinstance(text, str):
-        yield column, f"{part}holds {kind(text)}, wanted a text"
+        yield f"holds {kind(text)}, wanted a text"
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        yield column, f"{part}has half a surrogate pair (a cut emoji) as character {error.start + 1}. Remove it"
+        yield f"has half a surrogate pair (a cut emoji) as character {error.start + 1}. Remove it"
+
+
+def _text_faults(text: Any, column: str, part: str = "") -> Iterator[tuple[str, str]]:
+    yield from ((column, f"{part}{fault}") for fault in text_faults(text))
 
 
 def _value_faults(row: Row) -> Iterator[tuple[str, str]]:

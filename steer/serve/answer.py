@@ -110,16 +110,17 @@ def expanded(
     conditions = [_condition(service, aim, tail) for aim in aims]
     others = [_condition(service, aim, tail) for aim in away]
     requests: list[EncodedRequest] = []
-    shown = []
+    shown, read = [], 0
     for prompt in prompts:
         for aim, condition, other in zip(aims, conditions, others):
             draft = EncodedRequest.of(prompt, condition, other, sampling)
             room = _room(service, draft.prefix, most)
+            read += len(prompt) + len(condition)  # as other servers of an exported policy count
             for _ in range(n):
                 own = seed_of(seed, len(requests))
                 requests.append(draft._replace(max_new_tokens=room, seed=own, likeliest=likeliest))
                 shown.append(service.shown(aim))
-    return Choices(requests, shown, sum(map(len, prompts)), request.stops())
+    return Choices(requests, shown, read, request.stops())
 
 
 def _condition(service: Service, target: Target, tail: str) -> Ids:

@@ -37,7 +37,7 @@ from steer.settings import THINKS, overridden, said
 from steer.training.baselines import ONE_PROMPT
 from steer.training.batches import Conditioning, Plan, weight_of
 from steer.training.lengths import short_enough
-from steer.training.settings import TrainSettings
+from steer.training.settings import CONDITION, TrainSettings
 from steer.training.thinking import check_thinking
 from steer.training.tracking import HeldOut
 
@@ -143,9 +143,13 @@ def rated(name: str, method: Method, options: TrainSettings, width: int) -> tupl
 
 
 def templated(model: str, method: Method, options: TrainSettings) -> tuple[TrainSettings, str]:
-    """Choose how conditions are written if the user left it open; return the settings and why (empty: given)."""
+    """Choose how conditions are written if the user left it open; return the settings and why (empty: given).
+
+    A method without conditions says what was given for them in vain.
+    """
+    vain = "" if method.conditioned else _in_vain(options)
     if options.template != "auto":
-        return options, ""
+        return options, vain
     name, why = "tags", ""
     if options.init and method.conditioned and (card := Card.find(options.init)) and card.attributes:
         name = card.template
@@ -156,7 +160,19 @@ def templated(model: str, method: Method, options: TrainSettings) -> tuple[Train
     elif method.conditioned:
         why = unreadable(load_policy(model, trust_remote_code=options.trust_remote_code, device="meta").tokenizer)
         name, why = ("tags", why) if why else ("words", "the base is a chat model")
-    return dataclasses.replace(options, template=name), f"--template {name}: {why}" if why else ""
+    return dataclasses.replace(options, template=name), f"--template {name}: {why}" if why else vain
+
+
+def _in_vain(options: TrainSettings) -> str:
+    """Say which settings of conditions were given to a method that has none; empty if none was."""
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(options)
+        if field.metadata.get("panel") == CONDITION
+        and field.name not in ("thinking", "template_option")  # of every chat
+        and getattr(options, field.name) != field.default
+    ]
+    return f"{', '.join(given)}: does nothing, the method takes no conditions" if given else ""
 
 
 def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> Conditioning | None:

@@ -93,7 +93,7 @@ class Training:
     policy: Policy
     loop: Loop
     rate: str = ""  # why the learning rate was chosen; empty if the user gave one
-    template: str = ""  # and why the template was
+    template: str = ""  # and why the template was, or which settings of conditions do nothing
     weighted: str = ""  # what rows' own weights do; empty if they have none
     amount: str = ""  # why it takes so many steps; empty if rows are many or the user said
     caveat: str = ""  # what the method wants of the rows and does not get; empty if nothing
