@@ -18,6 +18,9 @@ from data_recipes.streams import DataError, Record, form
 HUB = "hf:"
 SPEC = re.compile(r"hf:(?P<name>[^:@#]+)(?::(?P<config>[^@#]+))?(?:@(?P<revision>[^#]+))?(?:#(?P<splits>.+))?")
 MODELS = (("steer.json", "a policy"), ("model.json", "a scorer"))  # what such folders hold
+DESCRIBE = ("config.json", "dataset_infos.json")  # files of a published set that hold no rows
+FORMATS = dict.fromkeys((".jsonl", ".ndjson", ".json"), "JSON")
+FORMATS |= {".csv": "CSV", ".tsv": "TSV", ".parquet": "Parquet"}
 SAVED = ("dataset_info.json", "dataset_dict.json")  # what Dataset.save_to_disk leaves
 
 
@@ -42,16 +45,58 @@ def folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
         raise DataError(
             f'{folder}: is {what}, and rows are wanted. Give a folder of "steer data" or "steer label", or a file.'
         )
-    if (folder / "config.json").is_file() or not any(map(_data_file, folder.rglob("*"))):
+    if (folder / "config.json").is_file() or not _data_files(folder):
         raise DataError(
             f"{folder}: is neither a saved datasets folder nor one with rows.jsonl (or .parquet). Name one file in it."
         )
     return _loaded(str(folder), str(folder), None, "", None, None)
 
 
-def _data_file(path: Path) -> bool:
+def _data_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that may hold rows, but for hidden ones and those that describe a data set."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if _format(path)
+        and path.name not in (*SAVED, *DESCRIBE)
+        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    )
+
+
+def _format(path: Path) -> str:
     suffix, packing = form(path)
-    return suffix in (".jsonl", ".json", ".csv", ".tsv") or (suffix, packing) == (".parquet", "")
+    return "" if suffix == ".parquet" and packing else FORMATS.get(suffix, "")
+
+
+def _check_whole(folder: Path) -> None:
+    """Refuse a folder of which `load_dataset` reads a part: one format, suffixes in small letters, splits by name.
+
+    Files in other folders than those that it reads are other parts of a published set.
+    """
+    import datasets
+
+    files = _data_files(folder.resolve())
+    formats = {_format(path): path.name for path in files}
+    if len(formats) > 1:
+        named = " and ".join(f"{kind} ('{name}')" for kind, name in sorted(formats.items()))
+        raise DataError(f"{folder}: holds {named}, of which one would be read. Give one of them, and others by --mix.")
+    lost = [path for path in files if form(path)[0] not in path.name]  # a suffix in capitals
+    if not lost:
+        splits = datasets.load_dataset_builder(str(folder)).config.data_files or {}
+        used = {Path(path) for paths in splits.values() for path in paths}
+        lost = [path for path in files if path not in used and path.parent in {other.parent for other in used}]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        remedy = "Name all alike (train-1.jsonl, train-2.jsonl, in small letters), or give them one by one, with --mix"
+        raise DataError(f"{folder}: '{lost[0].name}'{more} would not be read with the others. {remedy}.")
+
+
+def _declares(folder: Path) -> bool:
+    """Whether the card of a data set says which files are read."""
+    from huggingface_hub import metadata_load
+
+    card = folder / "README.md"
+    return card.is_file() and "configs" in (metadata_load(card) or {})
 
 
 def _loaded(
@@ -64,6 +109,8 @@ def _loaded(
     try:
         if quiet:
             datasets.disable_progress_bars()
+        if Path(name).is_dir() and not _declares(Path(name)):
+            _check_whole(Path(name))
         loaded = datasets.load_dataset(name, config, data_dir=folder or None, revision=revision)
         wanted = splits.split(",") if splits else list(loaded)
         for split in wanted:

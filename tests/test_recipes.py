@@ -512,6 +512,57 @@ def test_splits_folders_and_configs_of_a_hub_set(tmp_path: Path, cache: Path) ->
         list(files.records("hf:"))
 
 
+LINE, CELLS = json.dumps({"prompt": "Hi", "response": "Hello"}), "prompt,response\nHi,Hello\n"
+
+
+@pytest.mark.parametrize(
+    ("texts", "why"),
+    [
+        ({"a.jsonl": LINE, "b.csv": CELLS}, r"holds CSV \('b.csv'\) and JSON \('a.jsonl'\), of which one"),
+        ({"train.jsonl": LINE, "more/b.csv": CELLS}, r"holds CSV \('b.csv'\) and JSON"),
+        ({"a.csv": CELLS, "b.tsv": CELLS.replace(",", "\t")}, r"holds CSV \('a.csv'\) and TSV \('b.tsv'\)"),
+        ({"a.jsonl": LINE, "b.JSONL": LINE}, r"'b.JSONL' would not be read with the others\. Name all alike"),
+        ({"train.jsonl": LINE, "b.jsonl": LINE, "c.json": LINE}, r"'b.jsonl' and 1 more would not be read"),
+    ],
+)
+def test_a_folder_of_which_a_part_would_be_lost_is_refused(
+    texts: dict[str, str], why: str, tmp_path: Path, cache: Path
+) -> None:
+    folder = tmp_path / "set"
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    for path in (str(folder), f"hf:{folder}"):
+        with pytest.raises(files.DataError, match=f"^{folder}: {why}.*--mix"):
+            list(files.records(path))
+
+
+@pytest.mark.parametrize(
+    ("texts", "count"),
+    [
+        ({"a.jsonl": LINE, "b.json": LINE, "more/c.ndjson": LINE}, 3),
+        ({"b.tsv": CELLS.replace(",", "\t")}, 1),
+        ({"train.jsonl": LINE, "test.jsonl": LINE, "preference/pairs.jsonl": LINE}, 2),
+        ({"train.jsonl": LINE, "dataset_infos.json": "{}", ".cache/b.csv": CELLS}, 1),
+        (
+            {
+                "a.jsonl": LINE,
+                "b.csv": CELLS,
+                "README.md": "---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n---\n",
+            },
+            1,
+        ),
+    ],
+)
+def test_a_folder_as_published_sets_have_it_is_read(
+    texts: dict[str, str], count: int, tmp_path: Path, cache: Path
+) -> None:
+    for name, text in texts.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text(text)
+    assert len(list(files.records(tmp_path / "set"))) == count
+
+
 def test_label_takes_a_hub_name(tmp_path: Path, cache: Path) -> None:
     from steer.config.labelling import LabelConfig
     from steer.labelling.command import label_command
