@@ -6,8 +6,9 @@ import re
 from functools import cache, lru_cache
 from typing import Any
 
+from data_recipes.cells import EMPTY
 from data_recipes.endings import plain
-from data_recipes.marks import Row, Turn
+from data_recipes.marks import NOTED, Row, Turn
 from data_recipes.parts import text
 from data_recipes.streams import DataError
 from data_recipes.turns import turns
@@ -15,6 +16,7 @@ from data_recipes.turns import turns
 SYSTEM = re.compile(r"(system|sys|developer)(prompt|message|msg|instructions?|content|text)?|preprompt")
 QUESTIONS = ("prompt", "conversations", "messages", "instruction", "question", "query", "input", "context")
 FIRST = ("prompt", "instruction")  # whatever they hold is what was asked, and else an error
+NOTHING = {"<noinput>", *(word.lower() for word in EMPTY)}
 NAME = re.compile(r"[\w+:/.-]*[\w+:/-]", re.ASCII)
 
 
@@ -34,6 +36,16 @@ def question(record: Row) -> tuple[list[Turn], set[str]]:
     if past and len(prompt) == 1:
         return [*past, *prompt], {*used, "history"}
     return prompt, used
+
+
+def blanked(record: Row) -> Row:
+    """Empty what stands beside an instruction if it is a word for nothing (Alpaca's is <noinput>), which is noted."""
+    beside = ("input", "context") if "instruction" in record else ()
+    nothing = {c: v for c in beside if isinstance(v := record.get(c), str) and v.strip().lower() in NOTHING}
+    if not nothing:
+        return record
+    notes = [f"read as blank: {word!r} in '{column}'" for column, word in nothing.items()]
+    return {**record, **dict.fromkeys(nothing, ""), NOTED: [*record.get(NOTED, ()), *notes]}
 
 
 def _past(value: Any, strict: bool) -> list[Turn]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 WORDS = {"true or false": ("true", "false"), "yes or no": ("yes", "no"), "y or n": ("y", "n")}
+EMPTY = ("NULL", "null", "None", "NaN", "nan", "<NA>", r"\N")  # what databases and pandas write into an empty cell
 BEGINS = frozenset("+-.0123456789")  # of a number
 CELL = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.|(?:0|\d{4,}),\d+|\d+,(?!\d{3}\b)\d+)(?:[eE][+-]?\d+)?( ?%)?", re.ASCII)
 

@@ -67,7 +67,7 @@ def rows(record: Row, *, every: bool = False, spelled: bool = False) -> list[Row
 def _rows(record: Row, every: bool) -> list[Row]:
     record = {**record}
     record = thumbs(argilla.plain(record) if argilla.is_record(record) else record)
-    record = _weighted(record)
+    record = asked.blanked(_weighted(record))
     notes = record.pop(NOTED, ())
     system_turns, used = asked.system(record)
     name = recognise(record)

@@ -12,6 +12,13 @@ OWN_SCORES = "_own_scores"  # names of the scores that a turn has of its own, wh
 ENDLESS = "its thought does not end, so it has no answer"
 THOUGHT_ALONE = "it ends with its thought and has no answer"
 CUT_OFF = "it was cut off before it answered"
-NO_ANSWER = (ENDLESS, THOUGHT_ALONE, CUT_OFF)  # such a row is a prompt all the same; a judge gets a blank answer
+UNWRITTEN = "its response is an empty cell, written as a word (NULL, None, nan)"
+UNASKED = "its prompt is an empty cell, written as a word (NULL, None, nan)"
+NO_ANSWER = (
+    ENDLESS,
+    THOUGHT_ALONE,
+    CUT_OFF,
+    UNWRITTEN,
+)  # such a row is a prompt all the same; a judge gets a blank answer
 NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
 OURS = ("id", "group", "conversation", "source", "split", "levels", "target", "predicted", "after_response", "raters")

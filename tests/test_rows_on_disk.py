@@ -15,7 +15,7 @@ import pytest
 from data_recipes import layouts
 from data_recipes.cells import number
 from data_recipes.endings import ended
-from data_recipes.marks import LEFT_OUT
+from data_recipes.marks import LEFT_OUT, NOTED
 from data_recipes.streams import DataError
 from steer.config.rows import DataConfig
 from steer.errors import SteerError
@@ -779,6 +779,34 @@ def test_a_placeholder_of_a_deleted_text_is_left_out_and_counted(tmp_path: Path)
     path = lines(tmp_path, *({"prompt": f"Hi {i}", "response": said} for i, said in enumerate(("[deleted]", "Hello"))))
     assert [row["response"] for row in read(path, tally=tally)] == ["Hello"]
     assert list(tally.dropped) == [f"{path}:1: its response was deleted"]
+
+
+@pytest.mark.parametrize("nothing", ["NULL", "None", r"\N", "nan", "NaN"])
+@pytest.mark.parametrize(("suffix", "comma"), [(".csv", ","), (".tsv", "\t")])
+def test_an_empty_cell_that_a_table_writes_as_a_word_is_no_text(
+    nothing: str, suffix: str, comma: str, tmp_path: Path
+) -> None:
+    table = [("prompt", "response", "rating"), ("Hi", nothing, "1"), (nothing, "Yes", "2"), ("Hi", "Hello", "3")]
+    path = tmp_path / f"rows{suffix}"
+    path.write_text("".join(f"{comma.join(cells)}\n" for cells in table))
+    tally = Tally()
+    assert [row["response"] for row in read(path, tally=tally)] == ["Hello"]
+    said = "is an empty cell, written as a word (NULL, None, nan)"
+    assert list(tally.dropped) == [f"{path}:2: its response {said}", f"{path}:3: its prompt {said}"]
+    assert [asked(row) for row in prompts(path)] == [["user: Hi"], ["user: Hi"]]
+    assert [row["response"] for row in read(lines(tmp_path, {"prompt": "Left?", "response": nothing}))] == [nothing]
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NULL", "<noinput>", "<NoInput>"])
+def test_a_word_for_nothing_beside_an_instruction_is_blank_and_counted(nothing: str) -> None:
+    for column, answer in (
+        ("input", {"output": "x"}),
+        ("input", {"output": ["x", "y"]}),
+        ("context", {"response": "x"}),
+    ):
+        for row in layouts.rows({"instruction": "Go.", column: nothing, **answer}):
+            assert asked(row) == ["user: Go."]
+            assert row[NOTED] == [f"read as blank: {nothing!r} in '{column}'"]
 
 
 def test_scores_of_one_name_are_refused_in_logs_and_labels_too() -> None:

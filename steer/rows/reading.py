@@ -14,10 +14,10 @@ from typing import Any
 from data_recipes import files, layouts, thoughts, votes
 from data_recipes.answers import content_id
 from data_recipes.asked import system_columns
-from data_recipes.cells import form, one_way
+from data_recipes.cells import EMPTY, form, one_way
 from data_recipes.joined import joined
 from data_recipes.mapped import mapped
-from data_recipes.marks import LEFT_OUT, NO_ANSWER, NOTED, OWN_SCORES
+from data_recipes.marks import LEFT_OUT, NO_ANSWER, NOTED, OWN_SCORES, UNASKED, UNWRITTEN
 from data_recipes.scores import attribute, thumb
 from data_recipes.streams import DataError
 from steer.addresses import fetched, is_address
@@ -161,6 +161,7 @@ class Reader:
         self.reading = reading or Reading()
         self.quiet = tally is not None
         self.tally = Tally() if tally is None else tally
+        self.table = self.path is not None and files.form(self.path)[0] in files.CELLS
         self.piped = self.path is not None and str(self.path) == files.STDIN
         self.kept: list[tuple[str, Row]] = []  # of stdin, which can be read only once
         self.ours = self.path is not None and not self.reading.columns and is_ours(Path(self.path))
@@ -262,7 +263,7 @@ class Reader:
         rows = [_accompanied(row, rest, alone=len(rows) == 1) for row in rows]
         if self.answered:
             self.ratings.note_unmapped(rest, alone=len(rows) == 1)
-        rows = [self.answerless(row) for row in rows]
+        rows = [self.answerless(_filled(row) if self.table else row) for row in rows]
         for row in rows:
             if LEFT_OUT in row:
                 self.tally.turns["left out"] += OWN_SCORES in row
@@ -410,6 +411,16 @@ def _renamed(record: Row, reading: Reading, tally: Tally | None = None) -> tuple
     if reading.prompt and unasked and (ANSWERED & record.keys() or record.get("object") == "response"):
         record = {**record, "prompt": reading.prompt}
     return record, rest
+
+
+def _filled(row: Row) -> Row:
+    """Say in a row of a table why it is left out, where its prompt or response is a word for an empty cell."""
+    if LEFT_OUT in row:
+        return row
+    asked = [turn["content"] for turn in row["prompt"] if turn["role"] not in ("system", "developer")]
+    if len(asked) == 1 and asked[0].strip() in EMPTY:
+        return {**row, LEFT_OUT: UNASKED}
+    return {**row, LEFT_OUT: UNWRITTEN} if str(row.get("response")).strip() in EMPTY and "response" in row else row
 
 
 def _praised(record: Row, columns: Mapping[str, str]) -> Row:
