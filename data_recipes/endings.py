@@ -3,65 +3,115 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, lru_cache
 from typing import Any
 
-from data_recipes.cells import WORDS, number, written
+from data_recipes.cells import number
 from data_recipes.metadata import DELETED, DELETED_AT, words
+from data_recipes.parts import parsed
 
 REASONS = words("""
-    finishreason stopreason donereason nativefinishreason stoppingreason endreason stoppedby finish stoptype stopcause
-    terminationreason completionreason finishstatus
+    finishreason finishreasons stopreason stopreasons donereason nativefinishreason stoppingreason endreason stoppedby
+    finish stoptype stopcause terminationreason completionreason finishstatus finishdetails stopdetails
 """)
 CUT = words("""
-    truncated istruncated wastruncated responsetruncated cutoff iscutoff hitmaxtokens hitlimit hitlengthlimit
-    maxtokensreached maxlengthreached outputtruncated incomplete isincomplete
+    truncated istruncated wastruncated responsetruncated truncation cutoff iscutoff hitmaxtokens hitlimit
+    hitlengthlimit maxtokensreached maxlengthreached outputtruncated incomplete isincomplete stoppedlimit interrupted
+    isinterrupted wasinterrupted aborted isaborted wasaborted cancelled iscancelled wascancelled canceled iscanceled
+    wascanceled partial ispartial
 """)  # true: cut off
-WHOLE = ("finished", "isfinished", "completed", "iscompleted", "iscomplete", "ended", "eos", "haseos")  # false: cut off
+WHOLE = words("finished isfinished completed iscompleted iscomplete ended eos haseos stoppedeos")  # false: cut off
+STATES = ("status", "state")  # which say many other things
+HOLDERS = words("metadata meta metainfo responsemetadata generationmetadata generationinfo")  # hold what says it
 EARLY = re.compile(  # OpenAI, vLLM, Anthropic, Gemini, Bedrock, Mistral, Cohere, Ollama
     r"length|max_?(output_?|new_?)?tokens?|limit|truncat|incomplete|content_?filter|context_?window|abort|cancel|"
     r"time_?out|error|interrupt|safety|recitation|blocklist|prohibited|spii|guardrail|refusal|pause_?turn|filtered",
     re.IGNORECASE,
 )
-FALSE, TRUE = ("false", "no", "0"), ("true", "yes", "1")
+STOPPED = re.compile(
+    r"length|max[_ -]?((output|new)[_ -]?)?tokens|incomplete|truncated|interrupted|aborted|cancell?ed|partial"
+)
+GONE = re.compile(r"(soft[ _-]?)?(deleted|removed)([ _-]by[ _-].+)?", re.IGNORECASE)  # a state
+ADDED = words("added adds inserted additions insertions changed replaced unchanged")  # counts of a comparison of texts
+ASKS = re.compile(r"param|kwargs|args|config|setting|option|request")
+FLAGS = {  # what a flag says, as JSON, tables and Postgres write it
+    **dict.fromkeys(("true", "yes", "y", "t", "1", "1.0"), True),
+    **dict.fromkeys(("false", "no", "n", "f", "0", "0.0"), False),
+}
 
 
 def ended(record: Mapping[str, Any]) -> bool | None:
     """Return False if a record, choice or message says that its text was cut off, True if it says it was not.
 
-    None where it does not say.
+    None where it does not say. Its metadata, which may be JSON in a cell, counts too.
     """
     answer = None
     for column, value in record.items():
-        name = plain(column)
-        if name not in _NAMES or value is None:
+        read = _READ.get(plain(column))
+        if read is None or value is None:
             continue
-        word = str(value).strip().lower()
-        if name in WHOLE:
-            whole = False if word in FALSE else True if word in TRUE else None
-        elif name in CUT:
-            whole = False if word in TRUE else None
-        elif name == "incompletedetails":
-            whole = False if value else None
-        elif name == "status":
-            whole = False if word in ("incomplete", "truncated") else None
-        elif name == "finishreason" and type(value) is int:  # Google's, as a number: 1 is STOP, 0 says nothing
-            whole = value == 1 if value else None
-        else:
-            whole = not EARLY.search(word) if isinstance(value, str) and word else None
-        if whole is False:
-            return False
-        answer = answer if whole is None else whole
+        whole = read(value)
+        if whole is False and not (plain(column) == "stoppedeos" and flag(record.get("stopped_word"))):
+            return False  # a stop word is as good an end of llama.cpp's as an end token
+        answer = whole or answer
     return answer
 
 
-_NAMES = {*REASONS, *CUT, *WHOLE, "status", "incompletedetails"}
+def _reason(value: Any) -> bool | None:
+    """Read a reason: a word, an object around one ({type: length}), or a list of them; a number is vLLM's token."""
+    value = parsed(value)
+    if isinstance(value, list):
+        return _all(map(_reason, value))
+    if isinstance(value, dict):
+        return _all(_reason(value.get(key)) for key in ("type", "reason", "unified"))
+    return not EARLY.search(value) if isinstance(value, str) and value.strip() else None
+
+
+def _coded(value: Any) -> bool | None:
+    """Read a reason that may be Google's number: 1 is STOP, 0 says nothing."""
+    code = None if isinstance(value, bool) else number(value)
+    return _reason(value) if code is None else code == 1 if code else None
+
+
+def _all(told: Iterable[bool | None]) -> bool | None:
+    """Whether all that say anything say that a text is whole; None if none does."""
+    given = [each for each in told if each is not None]
+    return all(given) if given else None
+
+
+def _cut(value: Any) -> bool | None:
+    return False if flag(value) else None
+
+
+def _state(value: Any) -> bool | None:
+    return False if isinstance(value, str) and STOPPED.fullmatch(value.strip().lower()) else None
+
+
+def _held(value: Any) -> bool | None:
+    value = parsed(value)
+    return ended(value) if isinstance(value, dict) else None
+
+
+def flag(value: Any) -> bool | None:
+    """Return what a flag says: true and false, 1 and 0, or words for them; None for anything else."""
+    return FLAGS.get(str(value).strip().lower()) if isinstance(value, str | int | float) else None
+
+
+_ENDS: dict[str, Callable[[Any], bool | None]] = {
+    **dict.fromkeys(REASONS, _reason),
+    **dict.fromkeys(("finishreason", "finishreasons"), _coded),
+    **dict.fromkeys(CUT, _cut),
+    **dict.fromkeys(WHOLE, flag),
+    "stoppedword": lambda value: flag(value) or None,
+    "incompletedetails": lambda details: False if details else None,
+}  # how what stands under a name is read
+_READ = {**_ENDS, **dict.fromkeys(STATES, _state), **dict.fromkeys(HOLDERS, _held)}
 
 
 def tells_end(column: str) -> bool:
     """Whether a column says how a response ended: no number in it is a score."""
-    return plain(column) in _NAMES and plain(column) != "status"
+    return plain(column) in _ENDS
 
 
 def deleted(record: Mapping[str, Any]) -> str:
@@ -69,17 +119,20 @@ def deleted(record: Mapping[str, Any]) -> str:
 
     >>> deleted({"is_deleted": "true"}), deleted({"deleted_at": "2026-11-30"}), deleted({"deleted": False})
     ('is_deleted', 'deleted_at', '')
+    >>> deleted({"deleted": "1"}), deleted({"status": "removed"}), deleted({"added": 3, "removed": 1})
+    ('deleted', 'status', '')
     """
     columns = tuple(record)
-    flags = [c for c in called(columns, DELETED) if _flag(c, record[c])]
+    flags = [c for c in called(columns, DELETED) if flag(record[c]) and not _counts(c, record[c], columns)]
     times = [c for c in called(columns, DELETED_AT) if _filled(record[c])]
-    return next(iter([*flags, *times]), "")
+    states = [c for c in called(columns, STATES) if isinstance(s := record[c], str) and GONE.fullmatch(s.strip())]
+    return next(iter([*flags, *times, *states]), "")
 
 
-def _flag(column: str, value: Any) -> bool:
-    """Whether a value says yes; a 1 may be a count, where no "is" in the name says otherwise."""
-    sure = value is True or (isinstance(value, str) and written(value) in WORDS)
-    return number(value) == 1 and (sure or plain(column).startswith(("is", "was")))
+def _counts(column: str, value: Any, columns: tuple[str, ...]) -> bool:
+    """Whether a 1 counts: beside what was added, where no "is" in the name says that it is a flag."""
+    one = value is not True and str(value).strip()[:1] == "1"
+    return one and not plain(column).startswith(("is", "was")) and bool(called(columns, ADDED))
 
 
 def _filled(time: Any) -> bool:
@@ -87,6 +140,12 @@ def _filled(time: Any) -> bool:
     if (value := number(time)) is not None:
         return value > 0
     return isinstance(time, str) and time.strip().lower() not in ("", "null", "none", "nan", "nat")
+
+
+@cache
+def asks(column: str) -> bool:
+    """Whether a column holds what a server was asked for, and not what it did."""
+    return bool(ASKS.search(plain(column)))
 
 
 @lru_cache(maxsize=1000)

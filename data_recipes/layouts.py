@@ -37,7 +37,7 @@ from data_recipes import (
 )
 from data_recipes.answers import content_id, make_row
 from data_recipes.cells import number
-from data_recipes.endings import called, deleted, ended
+from data_recipes.endings import asks, called, deleted, ended
 from data_recipes.marks import CUT_OFF, LEFT_OUT, NO_ANSWER, NOTED, OURS, Row
 from data_recipes.metadata import WEIGHTS, words
 from data_recipes.parts import HIDDEN, UnreadError, pictured, text
@@ -82,7 +82,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
     results = [{**row, LEFT_OUT: CUT_OFF} if _silent(row) else row for row in results]
     results = [_noted({**row, NOTED: [*row.get(NOTED, ()), *notes]} if notes else row) for row in results]
     gone = deleted(record)
-    results = [_kept(row, gone or deleted(row)) for row in results]
+    results = [_kept(row, gone or (deleted(row) and deleted({**record, **row}))) for row in results]
     beside = called(tuple(record), spelled.BESIDE)
     if unasked := [c for c in beside if all(_told(record[c], row.get(c)) for row in results)]:
         note = f"kept as a column and no part of the prompt: {', '.join(map(repr, unasked))}"
@@ -122,7 +122,7 @@ def _ending(row: Row) -> Row:
     """Set `finished` to true or false in a row that says how its response ended."""
     if "response" not in row or isinstance(row.get("finished"), bool):
         return row
-    beside = (v for c, v in row.items() if isinstance(v, dict) and c not in ("scores", "raters", *OURS))
+    beside = (v for c, v in row.items() if isinstance(v, dict) and c not in ("scores", "raters", *OURS) and not asks(c))
     end = False if any(ended(inner) is False for inner in beside) else ended(row)
     return {**row, "finished": end} if end is False or (end is not None and "finished" in row) else row
 

@@ -167,6 +167,9 @@ def test_a_turn_that_is_not_to_be_learned_is_no_response(flag: dict[str, Any]) -
         {"is_removed": 1},
         {"deleted_at": "2026-11-30"},
         {"deletedAt": 17e8},
+        {"deleted": 1},
+        {"removed": "1"},
+        {"deleted": "t"},
     ],
     ids=str,
 )
@@ -188,17 +191,50 @@ def test_a_row_that_was_deleted_is_left_out_and_one_that_was_not_has_no_score_of
     assert (layouts.LEFT_OUT in kept, layouts.LEFT_OUT in left) == (False, True)
 
 
+@pytest.mark.parametrize("flag", [{"status": "deleted"}, {"state": "Removed"}, {"status": "deleted by the user"}])
+def test_a_state_may_say_that_a_row_was_deleted(flag: dict[str, Any]) -> None:
+    [column] = flag
+    assert first({"prompt": "q", "response": "a", **flag})[layouts.LEFT_OUT] == f"it was deleted ('{column}')"
+    assert layouts.LEFT_OUT not in first({"prompt": "q", "response": "a", column: "done"})
+    assert first({"messages": [Q, {**A, **flag}]})[layouts.LEFT_OUT] == "turn 2 of its messages was deleted"
+
+
+ABORTED = ("interrupted", "aborted", "cancelled", "canceled", "partial", "truncation", "stopped_limit")
+
+
 @pytest.mark.parametrize(
     "said",
     [{"finish_reason": "SAFETY"}, {"finishReason": "RECITATION"}, {"stop_reason": "refusal"}, {"finish": "length"},
      {"stop_reason": "pause_turn"}, {"hit_max_tokens": True}, {"is_complete": False}, {"completed": False},
-     {"stopped_by": "max_new_tokens"}, {"eos": False}, {"incomplete": "true"}],
+     {"stopped_by": "max_new_tokens"}, {"eos": False}, {"incomplete": "true"}, {"finish_reason": ["length"]},
+     {"stop_reason": {"type": "length"}}, {"meta_info": {"finish_reason": {"type": "length", "length": 5}}},
+     {"response_metadata": '{"finish_reason": "length"}'}, {"metadata": {"finish_reason": "length"}},
+     {"finish_reasons": ["length"]}, {"finishReason": {"unified": "length", "raw": "max_tokens"}},
+     {"finish_details": {"type": "max_tokens"}}, {"finish_reason": "2"}, {"status": "max_tokens"},
+     {"state": "Aborted"}, *({name: True} for name in ABORTED), {"interrupted": 1}, {"stopped_limit": "t"},
+     {"stopped_limit": True, "stopped_eos": False}, {"stopped_eos": False}],
     ids=str,
 )  # fmt: skip
 def test_a_response_that_was_cut_off_in_any_spelling_is_not_finished(said: dict[str, Any]) -> None:
     assert endings.ended(said) is False
     row = first({"prompt": "q", "response": "a", "quality": 1, **said})
     assert (row["finished"], row["scores"]) == (False, {"quality": 1.0})
+    row = first({"messages": [Q, {**A, **said}]})
+    assert (row["finished"], row.get(layouts.NOTED)) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"stopped_limit": False, "stopped_eos": False, "stopped_word": True}, {"stop_reason": 128009},
+     {"meta_info": {"finish_reason": {"type": "stop", "matched": 2}}}, {"finish_reason": ["stop"]},
+     {"finish_reason": 1}, {"generation_kwargs": {"truncation": True}}, {"status": "completed"},
+     {"interrupted": False}, {"partial": "0"}, {"metadata": "length"}],
+    ids=str,
+)  # fmt: skip
+def test_a_response_that_ended_by_itself_is_finished_and_has_no_score_of_it(said: dict[str, Any]) -> None:
+    assert endings.ended(said) is not False
+    row = first({"prompt": "q", "response": "a", "quality": 1, **said})
+    assert (row.get("finished"), row["scores"]) == (None, {"quality": 1.0})
 
 
 @pytest.mark.parametrize(
