@@ -19,7 +19,8 @@ from data_recipes.metadata import words
 from data_recipes.parts import BUILT_IN, NEXT, SERVED, as_object, call, gathered, hide, objects, parsed, served, text
 from data_recipes.scores import figures, inside, scored, thumbs
 from data_recipes.streams import DataError, kind
-from data_recipes.turns import THOUGHT, conversation, cut, fields, turns
+from data_recipes.thoughts import THOUGHT, is_thought
+from data_recipes.turns import conversation, cut, fields, turns
 
 FEEDBACK = ("rating", "thumbs", "score", "quality", "feedback")
 SCORES = ("scores", "attributes")  # objects that hold nothing but scores
@@ -280,7 +281,7 @@ def _answer(choice: Row, body: Row) -> Row:
     content = content.get("parts") if isinstance(content, dict) else content
     for column in ("parts", "text", "response", "completion", "refusal"):
         content = message.get(column) if content is None else content
-    kept = {c: message[c] for c in (*THOUGHT, "tool_calls", "function_call") if message.get(c)}
+    kept = {c: v for c, v in message.items() if v and (c in ("tool_calls", "function_call") or is_thought(c))}
     calls = choice.get("tool_calls") or choice.get("toolCalls")
     turn = {**kept, **({"tool_calls": calls} if calls else {}), "role": "assistant", "content": content}
     _, response, after = cut(conversation([turn], "response"))
@@ -288,6 +289,6 @@ def _answer(choice: Row, body: Row) -> Row:
     if any(grounding.values()):  # what Google's search found
         hide(after, BUILT_IN)
     cut_off = any(ended(part) is False for part in (choice, message, body))
-    if content is None and not cut_off and not {"tool_calls", THOUGHT[0]} & after.keys():
+    if content is None and not cut_off and not {"tool_calls", THOUGHT} & after.keys():
         raise DataError("column 'response': a choice holds no text (a tool call?). Leave it out.")
     return {"response": response, **after, **({"finished": False} if cut_off else {})}

@@ -33,6 +33,7 @@ from data_recipes.parts import (
 from data_recipes.scores import figures
 from data_recipes.speakers import ROLES, spoken
 from data_recipes.streams import DataError, kind
+from data_recipes.thoughts import is_thought
 
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 CONTENT = ("value", "parts", "text", "message", "refusal")  # names of what a turn says, if not its content
@@ -215,7 +216,8 @@ def _kept(raw: Row, keep: Callable[[str], bool]) -> Turn:
 
 def _thought(raw: Row) -> str:
     """Return what a model thought before a turn, wherever the turn holds it beside its text; "" for nothing."""
-    if thought := next((said for key in THOUGHT if (said := thought_of(raw.get(key))).strip()), ""):
+    named = (*THOUGHT, *(key for key in raw if is_thought(key)))
+    if thought := next((said for key in named if (said := thought_of(raw.get(key))).strip()), ""):
         return thought
     details = raw.get("reasoning_details")  # of OpenRouter
     parts = [part for part in details if isinstance(part, dict)] if isinstance(details, list) else []

@@ -421,7 +421,11 @@ def test_a_column_that_only_bears_the_name_of_functions_stays() -> None:
 TRACE, OTHER = "Eggs boil in nine minutes.", "Ask a cook."
 
 
-@pytest.mark.parametrize("name", ["reasoning", "thinking", "thought", "thoughts", "Reasoning Content", "rationale"])
+@pytest.mark.parametrize(
+    "name",
+    ["reasoning", "thinking", "thought", "thoughts", "Reasoning Content", "rationale", "scratchpad", "think",
+     "thought_process", "thinking_trajectories", "reasoning_text", "model_reasoning", "internal_monologue"],
+)  # fmt: skip
 @pytest.mark.parametrize("say", [("prompt", "response"), ("prompt", "completion"), ("instruction", "output")])
 def test_a_column_of_reasoning_is_the_thought_of_its_response(name: str, say: tuple[str, str]) -> None:
     row = first({say[0]: "q", say[1]: "a", name: f" {TRACE}\n"})
@@ -459,6 +463,13 @@ def test_a_rationale_beside_scores_explains_them_and_a_setting_is_no_thought(tmp
     assert row["reasoning_content"] == TRACE
     assert row["_noted"][0].endswith("beside scores (rename it if it explains them)")
     assert first({"prompt": "q", "response": "a", "reasoning": "high"})["reasoning"] == "high"
+    for name in ("reasoning_effort", "thinking_budget", "reasoning_model", "reasoning_tokens"):
+        row = first({"prompt": "q", "response": "a", name: TRACE})
+        assert (row[name], row.get("reasoning_content")) == (TRACE, None)
+        assert row["_noted"] == [
+            f"kept as a column and no thought: '{name}' (rename it to reasoning_content if it is one)"
+        ]
+        assert "_noted" not in first({"prompt": "q", "response": "a", name: "high"})
     own = [Q, {**A, "thinking": OTHER}]
     row = first({"messages": own, "reasoning": TRACE})  # the turn's own comes first
     assert (row["reasoning_content"], row["reasoning"]) == (OTHER, TRACE)
@@ -561,7 +572,7 @@ THOUGHT = {"type": "text", "text": "hm"}
     "thought",
     [{"reasoning_content": ["hm"]}, {"reasoning": [THOUGHT]}, {"reasoning": {"content": "hm"}}, {"thought": "hm"},
      {"reasoning": {"summary": [{"type": "summary_text", "text": "hm"}]}}, {"thinking": {"thinking": "hm"}},
-     {"reasoning": {"effort": "high"}, "thinking": "hm"}],
+     {"reasoning": {"effort": "high"}, "thinking": "hm"}, {"scratchpad": "hm"}, {"thoughtProcess": ["hm"]}],
 )  # fmt: skip
 def test_a_thought_in_a_list_or_an_object_is_kept(thought: dict[str, Any]) -> None:
     assert first({"messages": [Q, {**A, **thought}]})["reasoning_content"] == "hm"

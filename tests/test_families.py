@@ -663,6 +663,7 @@ def test_a_scorer_sees_a_call_as_text() -> None:
         ("<reasoning>\nhm\n</reasoning>\nRed.", "hm", "Red."),
         ("<seed:think>hm</seed:think>Red.", "hm", "Red."),
         ("[THINK]hm[/THINK]Red.", "hm", "Red."),
+        ("◁think▷hm◁/think▷Red.", "hm", "Red."),
         ("A thought: <b>hm</b>", None, "A thought: <b>hm</b>"),
         ("<think>\n\n</think>\n\nRed.", None, "Red."),
         ("I think so.", None, "I think so."),

@@ -413,6 +413,7 @@ def test_real_conversations_of_hh_become_turns() -> None:
         ("hm</think>\nRed.", ("hm", "Red.")),
         ("hm\n</think>Red.", ("hm", "Red.")),
         ("</think>Red.", (None, "Red.")),
+        ("hm\n◁/think▷Red.", ("hm", "Red.")),
         ("Close it with `</think>` first.", (None, "Close it with `</think>` first.")),
         ("The tag </think> ends a thought.\nSo it does.", (None, "The tag </think> ends a thought.\nSo it does.")),
     ],
