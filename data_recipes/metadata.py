@@ -56,6 +56,12 @@ MOST = 500  # distinct values that are kept
 
 
 @cache
+def name_parts(column: str) -> tuple[str, ...]:
+    """Return the words and numbers of a name: num_tokens and numTokens are ("num", "tokens")."""
+    return tuple(part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", column))
+
+
+@cache
 def metadata(column: str) -> bool:
     """Whether the name of a column says that its number is no score: latency_ms, num_tokens, year, __index_level_0__.
 
@@ -66,7 +72,7 @@ def metadata(column: str) -> bool:
     >>> metadata("rating_timestamp"), metadata("score_std"), metadata("response_time_rating")
     (True, True, False)
     """
-    parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", column)]
+    parts = name_parts(column)
     if "".join(parts) in WHOLE or "index" in parts or "unnamed" in parts:
         return True
     rated = any(RATED.search(part) for part in parts)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -14,7 +15,7 @@ from data_recipes.ai_sdk import steps
 from data_recipes.cells import number
 from data_recipes.endings import deleted, ended, plain
 from data_recipes.marks import LEFT_OUT, Row, Turn
-from data_recipes.metadata import words
+from data_recipes.metadata import name_parts, words
 from data_recipes.parts import (
     HIDDEN,
     UNSAID,
@@ -41,9 +42,16 @@ THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of 
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 TAUGHT = words("""
     weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
-    calculateloss hasloss
+    calculateloss hasloss lossscale lossfactor losscoefficient trained istrained trainon trainonthis trainthis
+    shouldtrain totrain trainweight trainingweight turnweight usefortraining includeintraining includeinloss learnable
+    islearnable
 """)  # 0 or false: not to be learned
-UNTAUGHT = words("mask masked ismasked maskloss ignore ignoreloss noloss skip exclude")  # 1 or true: the same
+UNTAUGHT = words("""
+    mask masked ismasked maskloss maskout maskedout ignore ignoreloss ignoreintraining noloss skip skiploss skiptrain
+    skiptraining exclude excludefromtraining excludefromloss notrain notraining donttrain donottrain nolearn donotlearn
+""")  # 1 or true: the same
+LEARNS = ("train", "loss", "mask")  # beginnings of words in names of turns' keys that may say it too
+UNSURE = "it may mean not to learn this turn: then write weight 0"
 TURNS_CELL = re.compile(r"\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 TURN_CELL = re.compile(  # a list of turns, a turn, or {messages: [turns]}, that names a role somewhere
     r"\s*[\[{].*['\"](?:role|from|type)['\"]\s*:\s*['\"](?:system|developer|user|human|assistant|ai|gpt|tool)['\"]",
@@ -205,8 +213,9 @@ def _kept(raw: Row, keep: Callable[[str], bool]) -> Turn:
     """Return what stays of a turn beside its role, its text and its thought, with what is hidden of it named."""
     kept = {key: v for key, v in raw.items() if (key == HIDDEN or keep(key)) and v not in (None, [])}
     for key, v in raw.items():
-        if isinstance(v, int | float | dict) and key not in kept and _is_figure(key, v):
-            hide(kept, f"'{key}' of a turn (write it into the turn's 'scores' if it is one)")
+        if key not in kept and _is_figure(key, v):
+            why = UNSURE if _of_learning(key) else "write it into the turn's 'scores' if it is one"
+            hide(kept, f"'{key}' of a turn ({why})")
     kept |= {"finished": False} if ended(raw) is False else {}
     kept |= {} if _taught(raw) else {"weight": 0.0}
     if raw.get("train_detail") or raw.get("training_detail"):  # of Axolotl: which letters of a turn are learned
@@ -226,10 +235,18 @@ def _thought(raw: Row) -> str:
 
 
 def _is_figure(key: str, value: Any) -> bool:
-    """Whether a key of a turn may hold a score: a number, or an object with one."""
+    """Whether a key of a turn may hold a score: a number, or an object with one; of what is learned a word, too."""
+    if not isinstance(value, int | float | dict | str) or (isinstance(value, str) and not _of_learning(key)):
+        return False
     if key in ("content", "function_call") or plain(key) in (*TAUGHT, *UNTAUGHT):
         return False
     return bool(figures(value if isinstance(value, dict) else {key: value}))
+
+
+@cache
+def _of_learning(key: str) -> bool:
+    """Whether a word in a name says that it is about what is learned."""
+    return any(part.startswith(LEARNS) for part in name_parts(key))
 
 
 def _data(content: Any) -> bool:

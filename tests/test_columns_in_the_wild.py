@@ -151,7 +151,8 @@ def test_words_of_a_topic_and_numbers_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     "flag",
     [{"weight": "0"}, {"do_train": False}, {"train_on_turn": False}, {"compute_loss": 0}, {"loss_mask": 0},
-     {"skip": True}, {"is_masked": True}, {"train": "false"}, {"Trainable": False}],
+     {"skip": True}, {"is_masked": True}, {"train": "false"}, {"Trainable": False}, {"loss_scale": 0},
+     {"is_trained": False}, {"train_on": False}, {"skip_training": True}],
     ids=str,
 )  # fmt: skip
 def test_a_turn_that_is_not_to_be_learned_is_no_response(flag: dict[str, Any]) -> None:

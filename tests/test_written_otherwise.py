@@ -541,6 +541,15 @@ def test_ratings_of_a_turn_are_read_under_their_usual_names_and_other_numbers_ar
         ]
 
 
+@pytest.mark.parametrize(("key", "value"), [("trainBlocked", True), ("loss_cap", "0"), ("mask_part", 1)])
+def test_a_key_of_a_turn_that_may_mean_not_to_learn_it_is_counted_as_such(key: str, value: Any) -> None:
+    row = one({"messages": [*ASK, {"role": "assistant", "content": "A.", key: value, "train_set": "x"}]})
+    why = "it may mean not to learn this turn: then write weight 0"
+    assert (row["scores"], row[NOTED]) == ({}, [f"left out: '{key}' of a turn ({why})"])
+    score = one({"messages": [*ASK, {"role": "assistant", "content": "A.", "constrained": 1}]})
+    assert score[NOTED] == ["left out: 'constrained' of a turn (write it into the turn's 'scores' if it is one)"]
+
+
 @pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
 def test_a_response_of_a_conversation_that_its_server_keeps_is_left_out(conversation: Any) -> None:
     output = [{"type": "message", "content": [{"type": "output_text", "text": "A."}]}]
