@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+from data_recipes import votes
 from data_recipes.answers import content_id
 from data_recipes.asked import question
 from data_recipes.cells import number
-from data_recipes.marks import Row, Turn
+from data_recipes.endings import called, plain
+from data_recipes.marks import NOTED, Row, Turn
+from data_recipes.metadata import words
 from data_recipes.scores import may_score, named_once
 from data_recipes.streams import DataError
 from data_recipes.turns import answered, conversation
@@ -15,6 +18,12 @@ from data_recipes.turns import answered, conversation
 SIDES = ("chosen", "rejected")
 FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+)")  # chosen_score, chosenScore
 LAST = re.compile(r"(.+?)(?:[ _.:/-]+(chosen|Chosen|rejected|Rejected)|(Chosen|Rejected))")  # score-chosen
+VOTES = (*map(plain, votes.COLUMNS), "status")  # columns in which a pair may say itself that it is none
+TIED = words("tie tied istie istied draw isdraw")  # true: neither is better
+REJECTED = re.compile(rf"(?:the )?(?:{votes.NOUN} )?rejected(?: {votes.NOUN})?")
+OVERALL = re.compile(
+    r"((overall|avg|average|mean|final|total|reward|quality)[ _-]?)?(score|rating|reward|quality|grade)"
+)
 
 
 NAMED = [
@@ -87,7 +96,10 @@ def two(prompt: list[Turn], record: Row, columns: tuple[str, str]) -> list[tuple
 
 
 def pair(record: Row) -> list[Row]:
-    """Read a pair, chosen first; columns such as score_chosen or rejected-model go to the row that they are about."""
+    """Read a pair, chosen first; columns such as score_chosen or rejected-model go to the row that they are about.
+
+    Where it says itself that it is a tie, both have the preference .5.
+    """
     record = _spread(record)
     shared, used = question(record)
     answers = dict(zip(SIDES, two(shared, record, SIDES)))
@@ -95,6 +107,7 @@ def pair(record: Row) -> list[Row]:
     group = str(record.get("group") or name or content_id({"prompt": shared, "response": list(answers.values())}))
     about = {column: sided(column) for column in record if column not in SIDES}
     others = {c: record[c] for c, (side, _) in about.items() if not side and c not in used}
+    tie, notes = _tied(record, about)
     rows = []
     for side, (prompt, response, after) in answers.items():
         own = {c: n for c, (of, n) in about.items() if of == side}
@@ -102,7 +115,54 @@ def pair(record: Row) -> list[Row]:
         named = named_once({c: own[c] for c in scores})
         kept = {n: record[c] for c, n in own.items() if c not in scores and record[c] is not None}
         row = {**others, **kept, "group": group, **after}
-        preferred = {**{named[c]: s for c, s in scores.items()}, "preference": float(side == "chosen")}
+        preferred = {**{named[c]: s for c, s in scores.items()}, "preference": tie or float(side == "chosen")}
         row |= {"prompt": prompt, "response": response, "scores": preferred}
         rows.append({**row, "id": f"{name}:{side}" if name else ""})
+    if notes := [*notes, *([] if tie else _doubts(*(row["scores"] for row in rows)))]:
+        rows = [{**row, NOTED: [*row.get(NOTED, ()), *notes]} for row in rows]
     return rows
+
+
+def _tied(record: Row, about: dict[str, tuple[str, str]]) -> tuple[float, list[str]]:
+    """Return .5 if a column says that neither of a pair is better, else 0, and what is to be noted.
+
+    DataError if one says that the rejected one is. What names neither side, such as a model or "a", says nothing here.
+    """
+    columns = tuple(record)
+    if flag := next((c for c in called(columns, TIED) if number(record[c]) == 1), ""):
+        return 0.5, [f"read as a tie: a pair whose '{flag}' says so"]
+    notes = []
+    for column in called(columns, VOTES):
+        value = record[column]
+        vote = votes.in_words(value) if not isinstance(value, str) or 1 < len(value) < 40 else None
+        if vote and vote[0] == votes.TIE:
+            return 0.5, [f"read as a tie: a pair whose '{column}' says so"]
+        if column.lower() == "status":  # of a record: what was rejected there is no response
+            continue
+        if _names_rejected(value, record, about):
+            raise DataError(
+                f"column '{column}': says that the rejected response is the better one. Correct the record, or rename "
+                "the column if it is about something else."
+            )
+        if (vote and vote[0]) or (isinstance(value, str) and value.lower() in votes.SIDES):
+            notes.append(f"kept as a column and no preference: '{column}' (a or b is neither chosen nor rejected)")
+    return 0.0, notes
+
+
+def _names_rejected(value: object, record: Row, about: dict[str, tuple[str, str]]) -> bool:
+    """Whether a vote is for the rejected response: by that word, its text, or what only its own columns hold."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    if len(value) < 40 and REJECTED.fullmatch(" ".join(re.findall("[a-z]+", value.lower()))):
+        return True
+    held = {side: [record[side], *(record[c] for c, (of, _) in about.items() if of == side)] for side in SIDES}
+    return value in held["rejected"] and value not in held["chosen"]
+
+
+def _doubts(chosen: Row, rejected: Row) -> list[str]:
+    """Return notes on scores of a pair by which the chosen response is no better than the rejected one."""
+    both = [n for n in chosen if n != "preference" and n in rejected and OVERALL.fullmatch(n.lower())]
+    equal = [n for n in both if chosen[n] == rejected[n]]
+    below = [n for n in both if chosen[n] < rejected[n]]
+    says = {"equal to that of the rejected one": equal, "below that of the rejected one": below}
+    return [f"kept as chosen: a response whose '{names[0]}' is {how}" for how, names in says.items() if names]

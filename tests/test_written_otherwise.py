@@ -136,6 +136,67 @@ def test_scores_of_a_pair_that_belong_to_no_side_are_refused(scores: Any) -> Non
     assert [r["scores"] for r in rows({**pair, "scores": None})] == [{"preference": 1.0}, {"preference": 0.0}]
 
 
+CHOSEN = {"prompt": "Q?", "chosen": "x", "rejected": "y"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"status": "tie"},
+        {"winner": "tie (bothbad)"},
+        {"preference": "equal"},
+        {"Verdict": ["tie", "a", "b"]},
+        {"tie": True},
+        {"is_tie": "1"},
+    ],
+)
+def test_a_pair_that_says_it_is_a_tie_is_one(said: dict[str, Any]) -> None:
+    found = rows({**CHOSEN, **said})
+    assert [r["scores"] for r in found] == [{"preference": 0.5}, {"preference": 0.5}]
+    assert {*found[0][NOTED]} == {f"read as a tie: a pair whose '{next(iter(said))}' says so"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"overall_preference": "rejected"},
+        {"winner": "response_rejected"},
+        {"better": "y"},
+        {"winner": "m", "rejected_model": "m", "chosen_model": "n"},
+    ],
+)
+def test_a_pair_that_says_the_contrary_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=f"column '{next(iter(said))}': says that the rejected response is the better"):
+        rows({**CHOSEN, **said})
+
+
+@pytest.mark.parametrize(
+    ("beside", "notes"),
+    [
+        ({"winner": "chosen", "status": "rejected", "tie": False}, []),
+        ({"winner": "m", "rejected_model": "m", "chosen_model": "m", "choice": "C", "preference": 2}, []),
+        (
+            {"winner": "model_b"},
+            ["kept as a column and no preference: 'winner' (a or b is neither chosen nor rejected)"],
+        ),
+        ({"vote": "a"}, ["kept as a column and no preference: 'vote' (a or b is neither chosen nor rejected)"]),
+        (
+            {"score_chosen": 5, "score_rejected": 5},
+            ["kept as chosen: a response whose 'score' is equal to that of the rejected one"],
+        ),
+        (
+            {"chosen_rating": 3, "rejected_rating": 5},
+            ["kept as chosen: a response whose 'rating' is below that of the rejected one"],
+        ),
+        ({"chosen_toxicity": 1, "rejected_toxicity": 5, "chosen_score": 2, "rejected_score": 1}, []),
+    ],
+)
+def test_a_pair_is_kept_where_what_is_beside_it_only_raises_a_doubt(beside: dict[str, Any], notes: list[str]) -> None:
+    found = rows({**CHOSEN, **beside})
+    assert [r["scores"]["preference"] for r in found] == [1.0, 0.0]
+    assert [r.get(NOTED, []) for r in found] == [notes, notes]
+
+
 @pytest.mark.parametrize(
     ("record", "third"),
     [
