@@ -26,7 +26,8 @@ def prompt_key(row: Row) -> str:
     Calls of tools, `tools` and `chat_template_kwargs` are part of a prompt.
     """
     turns: list[Any] = [str(turn["content"]) for turn in row["prompt"]]
-    calls = [plain for turn in row["prompt"] if (plain := _plain(turn.get("tool_calls")))]
+    made = [turn.get("tool_calls") or () for turn in row["prompt"]]
+    calls = [[_plain(call.get("function", call)) for call in each] for each in made if each]  # ids say nothing
     beside = [calls, *(_plain(row.get(name)) for name in ("tools", "chat_template_kwargs"))]
     asked = [*turns, beside] if any(beside) else turns
     key = json.dumps(asked if "".join(turns).strip() else str(row["response"]), default=str)

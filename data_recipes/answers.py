@@ -26,12 +26,21 @@ def asked_with(row: Row) -> str:
 
     JSON that is a text counts as what it holds.
     """
-    calls = [(i, turn["tool_calls"]) for i, turn in enumerate(row["prompt"]) if turn.get("tool_calls")]
+    calls = [(i, called) for i, turn in enumerate(row["prompt"]) if (called := called_with(turn))]
     if not calls and not any(map(row.get, ASKED_WITH)):
         return ""
-    parts = {"calls": calls, **{name: row.get(name) for name in ASKED_WITH}}
-    parts = {name: value for name, part in parts.items() if (value := _unpacked(part))}
+    parts = {"calls": calls, **{name: _unpacked(row.get(name)) for name in ASKED_WITH}}
+    parts = {name: part for name, part in parts.items() if part}
     return json.dumps(parts, sort_keys=True, default=str) if parts else ""
+
+
+def called_with(answer: Row | Turn) -> list[Any]:
+    """Return the functions that an answer calls, with their arguments; the ids of calls say nothing.
+
+    JSON that is a text counts as what it holds.
+    """
+    calls = answer.get("tool_calls") or ()
+    return [_unpacked(call.get("function", call) if isinstance(call, dict) else call) for call in calls]
 
 
 def _unpacked(value: Any) -> Any:

@@ -35,7 +35,7 @@ from data_recipes import (
     tools,
     traces,
 )
-from data_recipes.answers import content_id, make_row
+from data_recipes.answers import called_with, content_id, make_row
 from data_recipes.cells import number
 from data_recipes.endings import asks, called, deleted, ended
 from data_recipes.marks import CUT_OFF, LEFT_OUT, NO_ANSWER, NOTED, OURS, Row
@@ -191,7 +191,7 @@ def _undecided(pair: list[Row]) -> bool:
     """Whether one of two equal responses is said to be better."""
     if len(pair) != 2:
         return False
-    texts = [(str(row.get("response")).strip(), row.get("tool_calls")) for row in pair]
+    texts = [(str(row.get("response")).strip(), called_with(row)) for row in pair]
     preferred = [row.get("scores", {}).get("preference") for row in pair]
     return texts[0] == texts[1] and preferred[0] != preferred[1]
 

@@ -14,6 +14,7 @@ from families import ASK, CALL, CALLS, FAMILIES, NINE, TOOLS, stops_of, think, t
 from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from attribute_models import folds
 from attribute_models.templates import options_of, rendered
 from data_recipes import layouts
 from data_recipes.marks import LEFT_OUT
@@ -32,7 +33,7 @@ from steer.generation.openai_client import OpenAIClient
 from steer.generation.reply import Form, Reply, parted, written_as
 from steer.generation.requests import Request
 from steer.generation.settings import GenerateSettings, Sampling
-from steer.labelling.scorer import load_scorer
+from steer.labelling.scorer import load_scorer, readable
 from steer.methods.groups import distinct, pairs
 from steer.models.card import Card
 from steer.models.collate import line
@@ -491,6 +492,22 @@ def test_responses_that_call_different_tools_are_different() -> None:
     assert distinct([chosen, renamed, rejected]) == [chosen, rejected], "an id says nothing"
     same = layouts.rows({"prompt": ASK, "chosen": [answers[0]], "rejected": [answers[0]]})
     assert all("the same text" in r[LEFT_OUT] for r in same)
+
+
+def test_equal_calls_are_equal_whatever_their_ids_and_the_form_of_their_arguments() -> None:
+    function = CALL["function"]
+    as_object = {**function, "arguments": json.loads(function["arguments"])}
+    turns = [
+        {"role": "assistant", "content": "", "tool_calls": [{"id": f"call_{i}", "type": "function", "function": each}]}
+        for i, each in enumerate((function, as_object))
+    ]
+    pair = layouts.rows({"prompt": ASK, "chosen": [turns[0]], "rejected": [turns[1]]})
+    assert all("the same text" in r[LEFT_OUT] for r in pair)
+    assert len(distinct([{**r, "id": str(i)} for i, r in enumerate(pair)])) == 1
+    assert len({readable(r)["response"] for r in pair}) == 1
+    asked = [row(prompt=[*ASK, turn, {"role": "tool", "content": "3 kg"}]) for turn in turns]
+    assert prompt_key(asked[0]) == prompt_key(asked[1])
+    assert folds.prompt_key(asked[0]) == folds.prompt_key(asked[1])
 
 
 def test_a_response_that_calls_a_tool_is_what_the_template_writes_or_refused(name: str, tokenizer: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steer.errors import SteerError
-from steer.rows import PREFERENCE, Row, conversation_of, prompt_key
+from steer.rows import PREFERENCE, Row, conversation_of, prompt_key, response_key
 from steer.settings import did_you_mean
 
 
@@ -127,9 +126,7 @@ def distinct(candidates: Sequence[Row]) -> list[Row]:
     """Keep the first of equal responses, their calls of tools (but not ids) included: none is better than itself."""
     first: dict[str, Row] = {}
     for row in candidates:
-        text = str(row.get("response", row["id"])).strip()
-        calls = [call.get("function") for call in row.get("tool_calls") or ()]
-        first.setdefault(json.dumps([text, calls], sort_keys=True), row)
+        first.setdefault(response_key({**row, "response": row.get("response", row["id"])}), row)
     return list(first.values())
 
 

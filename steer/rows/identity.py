@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from data_recipes.answers import asked_with
+from data_recipes.answers import asked_with, called_with
 from steer.progress import note_once
 from steer.rows.contract import SIDE, Row
 from steer.rows.reading import Source, read
@@ -29,6 +29,11 @@ def prompt_key(row: Row) -> str:
 def _prompt_key(turns: tuple[tuple[str, str], ...], beside: str) -> str:
     """Return the key of turns (role, content); what asks for a row's key several times asks in a row."""
     return hashlib.blake2b((json.dumps(turns) + beside).encode(), digest_size=8).hexdigest()
+
+
+def response_key(row: Row) -> str:
+    """Return what tells responses apart: the text without white space around it, and what is called, whatever its ids."""
+    return json.dumps([str(row["response"]).strip(), called_with(row)], sort_keys=True, default=str)
 
 
 def conversation_of(row: Row) -> str:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from data_recipes import duplicates, scales
-from data_recipes.answers import asked_with, content_id
+from data_recipes.answers import asked_with, called_with, content_id
 from data_recipes.scales import Scales
 from steer.errors import SteerError
 from steer.progress import note
@@ -229,7 +229,7 @@ class Survey:
     def _duplicate(self, row: Row, seen: Numbers, alike: dict[int, str]) -> tuple[str, str]:
         """Return (kind, reason) if the row is a duplicate, else ("", ""); `seen` and `alike` remember earlier rows."""
         text = comparable(row, self.settings)
-        said = [row["response"], row["tool_calls"]] if row.get("tool_calls") else row["response"]
+        said = [row["response"], calls] if (calls := called_with(row)) else row["response"]
         content = json.dumps([text, said, row["scores"], row["split"], row.get("group")], sort_keys=True)
         if (same := _number(content)) in seen:
             return "repeated", "prompt, response and scores are those of an earlier row"
