@@ -82,15 +82,21 @@ def _names(value: Any) -> bool:
 
 def _holds_text(value: Any) -> bool:
     """Whether a value is a text, a list, or a turn around one of these."""
-    if isinstance(value, dict):
-        return any(isinstance(value.get(c), (str, list)) for c in ("content", "text"))
+    value = _inside(value)
     return isinstance(value, (str, list)) and bool(value)
+
+
+def _inside(value: Any) -> Any:
+    """Return what a turn says, in its `content`, `parts` (Google's) or `text`; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    said = next((value[c] for c in ("content", "parts", "text") if value.get(c) is not None), None)
+    return [said] if isinstance(said, dict) else said
 
 
 def _said(record: Row, column: str) -> str:
     """Return the text of a system prompt: a text, parts of one, several texts, or a turn."""
-    value = record[column]
-    value = value.get("content", value.get("text")) if isinstance(value, dict) else value
+    value = _inside(record[column])
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         if len(value) > 1 and any(_texts(v, len(value)) for c, v in record.items() if c != column):
             raise DataError(f"column '{column}': holds a text for each of several answers. Give each its own row.")

@@ -31,7 +31,8 @@ MORE = words("""
     evidence knowledge facts
 """)  # what a question may be about: then its prompt is more than the question
 PAST = words("history chathistory conversationhistory dialoghistory dialoguehistory input instructions")
-BESIDE = (*MORE, *PAST)  # what a prompt may lack
+VOICE = words("preamble persona metaprompt")  # how the model was to answer
+BESIDE = (*MORE, *PAST, *VOICE)  # what a prompt may lack
 WON = {"win": "lose", "winner": "loser", "winning": "losing", "better": "worse", "preferred": "dispreferred"}
 WON |= {"y_w": "y_l", "yw": "yl", "response_j": "response_k", "accepted": "rejected"}  # j and k: of lvwerra's pairs
 SIDED = re.compile(rf"({'|'.join(WON)})((?:[ _.-](?:{'|'.join(votes.ANSWERS)}))?)")

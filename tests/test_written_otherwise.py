@@ -237,6 +237,8 @@ def test_a_system_column_may_be_a_part_of_the_system_turn() -> None:
         ({"role": "system", "content": "Be nice."}, "Be nice."),
         ({"content": [{"type": "text", "text": "Be nice."}]}, "Be nice."),
         ({"text": "Be nice."}, "Be nice."),
+        ({"parts": [{"text": "Be nice."}]}, "Be nice."),
+        ({"role": "system", "parts": {"text": "Be nice."}}, "Be nice."),
         (["Be nice.", "Very."], "Be nice.\nVery."),
         ({"os": "linux"}, ""),
         (["gpt", "claude"], ""),
@@ -553,6 +555,7 @@ PAIR = {"prompt": "Q?", "response_a": "x", "response_b": "y", "winner": "a"}
     "beside",
     [
         *({name: "Doc."} for name in ("context", "input", "history", "instructions", "Background")),
+        *({name: "Be a pirate."} for name in ("preamble", "persona", "meta_prompt")),
         {"documents": ["d1", "d2", "d3"]},
         {"chat_history": [{"role": "user", "content": "x"}]},
         {"history": [{"user": "a", "assistant": "b"}]},
