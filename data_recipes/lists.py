@@ -8,7 +8,7 @@ from data_recipes import rated, tools, votes
 from data_recipes.answers import candidates
 from data_recipes.asked import question
 from data_recipes.cells import WORDS, number, written
-from data_recipes.endings import plain
+from data_recipes.endings import called, plain
 from data_recipes.marks import LEFT_OUT, NOTED, Row
 from data_recipes.metadata import words
 from data_recipes.scores import may_score, ratings, scored
@@ -18,6 +18,7 @@ from data_recipes.turns import answered
 LISTS = ("responses", "completions", "generations", "answers", "outputs", "candidates")
 BEST = {plain(name) for name in (*votes.COLUMNS, *words("best chosen selected"))}
 BEST |= {name + end for name in words("best chosen selected winner") for end in words("index id response answer")}
+ORDERS = words("ranking rankings ranked rankedresponses order ordering rankorder preferenceorder")
 TEXTS = ("response", "completion", "generation", "text", "content", "output", "answer")
 
 
@@ -35,6 +36,7 @@ def several(record: Row, column: str) -> list[Row]:
             "columns 'completions', 'labels': are the steps of one answer, each right or wrong (stepwise supervision). "
             "Join the steps to a response, with a score of the whole; if they are answers, call the labels 'thumbs'."
         )
+    record = _ranked(record, column)
     beside = {c: v for c, v in record.items() if c not in (column, *used) and isinstance(v, list)}
     own = {c: v for c, v in beside.items() if len(v) == len(responses)}
     for other, values in beside.items():
@@ -52,6 +54,43 @@ def several(record: Row, column: str) -> list[Row]:
         return rows
     note = f"kept as a column and no preference: '{named}' (a list of 1 and 0, one for each of the {column}, is one)"
     return [{**row, NOTED: [*row.get(NOTED, ()), note]} for row in rows]
+
+
+def _ranked(record: Row, column: str) -> Row:
+    """Return a record whose list of places, if it has one, is the `rank` of each response, the lowest the best.
+
+    A list called ranking or order may name the responses instead, the best first: DataError unless both are the same.
+    """
+    for name in called(tuple(record), ORDERS):
+        places, count = record[name], len(record[column])
+        if name == column or not isinstance(places, list) or len(places) != count:
+            continue
+        if _turns_round(places) or any(_names(places, other) for c, other in record.items() if c != name):
+            raise DataError(
+                f"column '{name}': may hold the rank of each of the {column}, or name them in their order, the best "
+                f"first. Write the rank of each into 'ranks', or say --map ranks={name} (beside those of the other "
+                "columns) if it holds that."
+            )
+        if ratings(places) and "rank" not in record:
+            return {"rank" if c == name else c: value for c, value in record.items()}
+    return record
+
+
+def _turns_round(places: list[Any]) -> bool:
+    """Whether places are all those from 0 or 1 on, and say something else as ranks than as the order of responses."""
+    numbers = [number(place) for place in places]
+    first = 0.0 if 0.0 in numbers else 1.0
+    wanted = [first + i for i in range(len(numbers))]
+    return {*numbers} == {*wanted} and [first + numbers.index(place) for place in wanted] != numbers
+
+
+def _names(places: list[Any], others: Any) -> bool:
+    """Whether places are the values of another list in another order, or letters from A on."""
+    if not all(isinstance(place, str) for place in places) or len(places) < 2:
+        return False
+    letters = [chr(ord("A") + i) for i in range(len(places))]
+    same = isinstance(others, list) and all(isinstance(other, str) for other in others)
+    return sorted(place.upper() for place in places) == letters or (same and sorted(places) == sorted(others))
 
 
 def _best(record: Row, own: Row) -> str:

@@ -12,7 +12,7 @@ from data_recipes.files import DataError
 from data_recipes.marks import LEFT_OUT, NOTED
 from data_recipes.metadata import metadata
 from steer.labelling.scorer import readable
-from steer.rows import Tally, read
+from steer.rows import Tally, read, read_rows
 from steer.rows.directions import of_name
 from steer.rows.notices import noted
 from steer.rows.reading import Reading
@@ -348,6 +348,40 @@ def test_messages_beside_generations_hold_one_of_them() -> None:
         ("g2", "c d", {"correct": 0.0}),
     ]
     assert {len(r["prompt"]) for r in found} == {1}
+
+
+THREE = {"prompt": "Q?", "responses": ["x", "y", "z"], "models": ["m", "n", "o"]}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"ranking": [2, 0, 1]},
+        {"order": [3, 1, 2]},
+        {"ranked": ["C", "a", "B"]},
+        {"Ranking": ["o", "m", "n"]},
+        {"ranked_responses": ["y", "x", "z"]},
+    ],
+)
+def test_a_list_that_may_hold_ranks_or_the_order_of_responses_is_refused_until_it_says_which(
+    places: dict[str, Any],
+) -> None:
+    [(name, value)] = places.items()
+    with pytest.raises(
+        DataError, match=rf"column '{name}': may hold the rank .*, or name them in .* --map ranks={name}"
+    ):
+        rows({**THREE, **places})
+    if not isinstance(value[0], str):
+        columns = {"prompt": "prompt", "responses": "responses", "ranks": name}
+        assert [r["scores"]["rank"] for r in read_rows([{**THREE, **places}], columns=columns)] == value
+        assert [r["scores"]["rank"] for r in rows({**THREE, "ranks": value})] == value
+
+
+@pytest.mark.parametrize(
+    "places", [{"ranking": [1, 3, 2]}, {"order": [1, 0, 2]}, {"order": [1, 1, 2]}, {"ranked": [3, 2, 1]}]
+)
+def test_a_list_that_says_the_same_as_ranks_and_as_an_order_is_the_rank(places: dict[str, Any]) -> None:
+    assert [{"rank": float(n)} for n in next(iter(places.values()))] == [r["scores"] for r in rows({**THREE, **places})]
 
 
 @pytest.mark.parametrize("vote", [{"best": 1}, {"winner": "b"}, {"preferred_response": 0}, {"chosen_index": 1}])
