@@ -39,10 +39,12 @@ from data_recipes.answers import called_with, content_id, make_row
 from data_recipes.cells import number
 from data_recipes.endings import asks, called, deleted, ended
 from data_recipes.marks import CUT_OFF, LEFT_OUT, NO_ANSWER, NOTED, OURS, Row
+from data_recipes.media import UnreadError, pictured, stands_for
 from data_recipes.metadata import WEIGHTS, words
-from data_recipes.parts import HIDDEN, UnreadError, pictured, text
+from data_recipes.parts import HIDDEN, text
 from data_recipes.scores import named_scores, ratings, thumbs
 from data_recipes.streams import DataError
+from data_recipes.tagged import untagged
 from data_recipes.thoughts import parted, taken
 from data_recipes.turns import answered, fields, turns
 
@@ -73,7 +75,7 @@ def _rows(record: Row, every: bool) -> list[Row]:
     name = recognise(record)
     read = partial(talks.read, column=name, every=every) if name in talks.COLUMNS else LAYOUTS[name][1]
     results = read({c: v for c, v in record.items() if c not in used})
-    results = [parted(row) for row in taken(record, [rated.corrected(row) for row in results])]
+    results = [untagged(parted(row)) for row in taken(record, [rated.corrected(row) for row in results])]
     column = next((c for c in record if c in used and record[c]), "")
     results = [
         _ending({**row, "prompt": asked.before(system_turns, row["prompt"], column)} if system_turns else row)
@@ -150,6 +152,8 @@ def _noted(row: Row) -> Row:
     hinted = [part for part in texts if any(hint in part for hint in HINTS)]
     if mark := next((mark for part in hinted for mark in MARKS if mark in part), ""):
         notes.append(f"kept as text: {mark} in a prompt or response (give each turn on its own)")
+    if place := next((p for turn in row["prompt"] if (p := stands_for(turn["content"]))), ""):
+        notes.append(f"kept as text: {place} in a prompt, which may stand for a picture or sound that the model saw")
     if any(turn.get("name") and turn["role"] != "tool" for turn in row["prompt"]):
         notes.append("kept: the name of a turn (few chat templates print it)")
     after = row.get("after_response")

@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+from data_recipes.media import UnreadError, of_part
 from data_recipes.streams import DataError, kind
 
 Part = dict[str, Any]
@@ -24,29 +25,6 @@ SERVED = re.compile(
 DENIED = "Tool execution denied."  # what the AI SDK tells a model whose call a user did not allow
 NEXT = {"type": "step-start"}  # between two texts that are not one
 SEALED = ("encrypted_content", "signature", "reasoningEncryptedContent", "redactedData")  # a thought that is not shown
-MEDIA = {  # what a part is that cannot be read, by words in its type or in the names of its keys, and of columns
-    "image": "a picture",
-    "picture": "a picture",
-    "photo": "a picture",
-    "video": "a video",
-    "audio": "sound",
-    "inlinedata": "a picture or another file",
-    "filedata": "a picture or another file",
-    "blob": "a picture or another file",
-    "uri": "a picture or another file",
-    "document": "a document",
-    "file": "a file",
-    "attachment": "a file",
-    "upload": "a file",
-    "media": "a picture or another file",
-}
-WHERE = re.compile(r"^data:|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)", re.I)
-BESIDE = {  # what is in a column or a key of a turn beside the text
-    **dict.fromkeys(("images", "image", "image_url"), "a picture"),
-    **dict.fromkeys(("videos", "video"), "a video"),
-    **dict.fromkeys(("audios", "audio"), "sound"),
-    **dict.fromkeys(("attachments", "files", "experimental_attachments"), "a file"),
-}
 NAMES = ("call_id", "toolUseId", "toolCallId", "id")  # of a call; OpenAI's Responses name the item beside it: `id`
 THOUGHTS = ("thinking", "text", "content", "summary", "reasoningText")  # keys of a thought in an object
 TEXTS = ("text", "input_text", "output_text")  # types of a part that is a text
@@ -80,10 +58,6 @@ KEYS = {  # the same by its only key: Google, Amazon
 }
 
 
-class UnreadError(DataError):
-    """A picture, sound or a file: the record that holds it cannot be used, and is left out and counted."""
-
-
 def text(value: Any, column: str, between: str = "\n") -> str | None:
     """Return a text, or the text parts of a list of parts with `between` in between."""
     if isinstance(value, list):
@@ -94,7 +68,7 @@ def text(value: Any, column: str, between: str = "\n") -> str | None:
             given = _text_of(part) if isinstance(part, dict) else None
             if given is None:
                 label = part.get("type", "an object") if isinstance(part, dict) else kind(part)
-                if medium := _medium(part):
+                if medium := of_part(part):
                     raise UnreadError(f"it holds {medium}, and only text can be used")
                 raise DataError(f"column '{column}': holds a part that is no text ({label}). Only text can be used.")
             texts.append(given)
@@ -102,34 +76,6 @@ def text(value: Any, column: str, between: str = "\n") -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise DataError(f"column '{column}': holds {kind(value)}, wanted a text.")
-
-
-def _medium(part: Any) -> str:
-    """Return what a part holds that is no text, if it is known."""
-    named = [str(part.get("type") or ""), *part] if isinstance(part, dict) else []
-    words = ["".join(filter(str.isalnum, str(name).lower())) for name in named]
-    return next((MEDIA[key] for word in words for key in MEDIA if key in word), "")
-
-
-def beside(turn: Part) -> str:
-    """Return what a turn holds beside its text that cannot be read, if anything: `images` of Ollama and the like."""
-    return next((medium for name, medium in BESIDE.items() if turn.get(name)), "")
-
-
-def pictured(record: Part) -> None:
-    """Raise UnreadError if a column beside a record's texts holds a picture, sound or a video, or where they are."""
-    for name, medium in BESIDE.items():
-        if name in record and medium != MEDIA["file"] and _is_medium(record[name]):
-            remedy = "--map prompt=COLUMN --map response=COLUMN reads the texts alone"
-            raise UnreadError(f"column '{name}' holds {medium}, and only text can be used ({remedy})")
-
-
-def _is_medium(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(map(_is_medium, value))
-    if isinstance(value, dict):
-        return bool({"bytes", "path", "url", "data", "base64"} & {*value})
-    return bool(WHERE.search(value)) if isinstance(value, str) else isinstance(value, bytes)
 
 
 def as_object(value: Any) -> Part:

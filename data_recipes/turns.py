@@ -13,15 +13,14 @@ from typing import Any
 
 from data_recipes.ai_sdk import steps
 from data_recipes.cells import number
-from data_recipes.endings import deleted, ended, plain
+from data_recipes.endings import called, deleted, ended, plain
 from data_recipes.marks import LEFT_OUT, Row, Turn
+from data_recipes.media import UnreadError, beside
 from data_recipes.metadata import name_parts, words
 from data_recipes.parts import (
     HIDDEN,
     UNSAID,
-    UnreadError,
     as_json,
-    beside,
     call,
     calls,
     gathered,
@@ -40,6 +39,7 @@ TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role 
 CONTENT = ("value", "parts", "text", "message", "refusal")  # names of what a turn says, if not its content
 THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
+ABOUT = words("document documents context contexts passages")  # what a turn may be about
 TAUGHT = words("""
     weight train training trainable dotrain istrain istrainable trainonturn learn loss lossweight lossmask computeloss
     calculateloss hasloss lossscale lossfactor losscoefficient trained istrained trainon trainonthis trainthis
@@ -216,6 +216,9 @@ def _kept(raw: Row, keep: Callable[[str], bool]) -> Turn:
         if key not in kept and _is_figure(key, v):
             why = UNSURE if _of_learning(key) else "write it into the turn's 'scores' if it is one"
             hide(kept, f"'{key}' of a turn ({why})")
+    for key in called(tuple(raw), ABOUT):
+        if raw[key] and isinstance(raw[key], str | list | dict):
+            hide(kept, f"'{key}' of a turn (write it into the turn's text if the model saw it)")
     kept |= {"finished": False} if ended(raw) is False else {}
     kept |= {} if _taught(raw) else {"weight": 0.0}
     if raw.get("train_detail") or raw.get("training_detail"):  # of Axolotl: which letters of a turn are learned

@@ -533,6 +533,10 @@ SEEN: dict[str, Any] = {  # what a turn may hold that is no text, or a record be
     "Ollama": {"content": "q", "images": ["iVBO"]},
     "sound": {"content": [{"type": "input_audio", "input_audio": {"data": "x"}}]},
     "a document": {"content": [{"type": "document", "source": {}}]},
+    "a place": {"content": "q", "image_path": "a"},
+    "a list of media": {"content": "q", "media": ["a.png"]},
+    "a file of a server": {"content": "q", "file_ids": ["file-1"]},
+    "an attachment": {"content": "q", "attachment": {"name": "a.pdf"}},
 }
 
 
@@ -545,14 +549,25 @@ def test_a_conversation_with_a_picture_is_left_out_and_counted(name: str) -> Non
     assert [row["prompt"] for row in read(records, tally=tally)] == [[asked]]
     assert [*tally.dropped.values()] == [1]
     (why,) = tally.dropped
-    assert re.fullmatch(r"rows: row 1: it holds (a picture|sound|a document).*, and only text can be used", why)
+    assert re.fullmatch(r"rows: row 1: it holds (a picture|sound|a document|a file).*, and only text can be used", why)
 
 
 @pytest.mark.parametrize(
     ("column", "value", "left_out"),
     [("image", "coco/1.jpg", True), ("images", ["https://x/1.png"], True),
      ("image", {"bytes": None, "path": "x"}, True), ("videos", [{"path": "x"}], True), ("image", "python:3.11", False),
-     ("images", [], False), ("image", None, False)],
+     ("images", [], False), ("image", None, False),
+     ("image_path", "coco/1", True), ("img", "1.png", True), ("photo", "1.jpg", True), ("Image", "1.png", True),
+     ("picture", {"bytes": "x", "path": None}, True), ("image_urls", ["https://x.org/y"], True),
+     ("imageUrl", "https://x.org/y", True), ("image_base64", "iVBO", True), ("image", "/9j/4AAQ", True),
+     ("decoded_image", {"bytes": None, "path": "a.png"}, True), ("image_1", {"src": "x"}, True),
+     ("jpg", {"bytes": "x"}, True), ("video_path", "a", True), ("audio", {"array": [0.1]}, True),
+     ("media", ["a.png"], True), ("attachments", ["a.pdf"], True), ("file_name", "a.png", True),
+     ("image_count", 0, False), ("num_images", 2, False), ("has_image", False, False), ("image_path", "", False),
+     ("image", "none", False), ("images", [None], False), ("image", {"bytes": None, "path": None}, False),
+     ("image_caption", "a cat", False), ("file_path", "src/main.py", False), ("upload_date", "2024", False),
+     ("files", [{"path": "a.py", "content": "x"}], False), ("profile_image_url", "https://x.org/y", False),
+     ("documents", ["Moss is green."], False), ("media", "news", False)],
 )  # fmt: skip
 def test_a_row_beside_a_column_of_pictures_is_left_out_unless_its_texts_are_named(
     column: str, value: Any, left_out: bool, tmp_path: Path
@@ -564,6 +579,23 @@ def test_a_row_beside_a_column_of_pictures_is_left_out_unless_its_texts_are_name
     assert sum(tally.dropped.values()) == left_out
     columns = {"prompt": "prompt", "response": "response"}
     assert len(read_rows(path, columns=columns)) == 1
+
+
+@pytest.mark.parametrize("place", ["<image>", "<|image_1|>", "<start_of_image>", "<|image_pad|>", "<audio>"])
+def test_what_stands_for_a_picture_in_a_prompt_is_counted(place: str) -> None:
+    (row,) = layouts.rows({"prompt": f"{place}\nq", "response": "a cat"})
+    assert row["prompt"] == [{"role": "user", "content": f"{place}\nq"}]
+    (note,) = row[layouts.NOTED]
+    assert note.startswith(f"kept as text: {place} in a prompt, which may stand for a picture or sound")
+    (row,) = layouts.rows({"prompt": f"<video>{place[1:-1]}</video> < 3?", "response": f"{place} is a tag"})
+    assert layouts.NOTED not in row
+
+
+def test_documents_of_a_turn_are_counted_and_those_of_a_record_said() -> None:
+    said = {"role": "assistant", "content": "a"}
+    (row,) = layouts.rows({"messages": [{**Q, "documents": [{"text": "Moss."}]}, said]})
+    assert (row["prompt"], row["response"]) == ([Q], "a")
+    assert row[layouts.NOTED] == ["left out: 'documents' of a turn (write it into the turn's text if the model saw it)"]
 
 
 THOUGHT = {"type": "text", "text": "hm"}

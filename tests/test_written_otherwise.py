@@ -676,6 +676,57 @@ def test_a_custom_tool_is_called_by_its_name() -> None:
         assert readable(row)["response"] == "sh(ls)"
 
 
+TAGGED = '<tool_call>\n{"name": "weigh", "arguments": {"what": "moss"}}\n</tool_call>'
+WEIGH = {"type": "function", "function": {"name": "weigh", "arguments": {"what": "moss"}}}
+FOUND = "<tool_response>\n3 kg\n</tool_response>"
+
+
+def shared(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"conversations": [{"from": who, "value": text} for who, text in (("human", "Q?"), *turns)]}
+
+
+@pytest.mark.parametrize(("asks", "said"), [("tool", 1), ("tool", 2), ("human", 1)])
+@pytest.mark.parametrize("form", [TAGGED, TAGGED.replace('"', "'")], ids=["JSON", "Python"])
+def test_calls_and_results_in_tags_are_calls_and_results(asks: str, said: int, form: str) -> None:
+    row = one(shared(("gpt", f"Let me see.\n{form}\n{form}"), (asks, "\n".join([FOUND] * said)), ("gpt", "3 kg")))
+    called = {"role": "assistant", "content": "Let me see.", "tool_calls": [WEIGH, WEIGH]}
+    assert row["prompt"] == [*ASK, called, *[{"role": "tool", "content": "3 kg"}] * said]
+    assert (row["response"], NOTED in row) == ("3 kg", False)
+
+
+def test_a_response_in_tags_is_a_call_in_every_layout() -> None:
+    for record in (
+        {"prompt": "Q?", "response": TAGGED},
+        {"prompt": "Q?", "chosen": TAGGED, "rejected": "x"},
+        {"prompt": "Q?", "responses": [TAGGED, "x"]},
+        {"request": REQUEST, "response": {"choices": [{"message": {"role": "assistant", "content": TAGGED}}]}},
+        shared(("gpt", f"<think>hm</think>\n{TAGGED}")),
+    ):
+        row = rows(record)[0]
+        assert (row["response"], row["tool_calls"], NOTED in row) == ("", [WEIGH], False)
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        (f"Write {TAGGED} to call.", "<tool_call>"),
+        ("<tool_call>\n<function=weigh>\n</tool_call>", "<tool_call>"),
+        ("<tool_call>{}</tool_call>", "<tool_call>"),
+        ('[TOOL_CALLS][{"name": "weigh"}]', "[TOOL_CALLS]"),
+        ("<functioncall> {}", "<functioncall>"),
+    ],
+)
+def test_other_tags_of_calls_are_counted_and_stay(text: str, tag: str) -> None:
+    row = one({"prompt": "Q?", "response": text})
+    assert (row["response"], "tool_calls" in row) == (text, False)
+    assert row[NOTED][0].startswith(f"kept as text: {tag} in an answer or a result")
+    row = one(shared(("gpt", text), ("human", f"{FOUND} is text"), ("gpt", "A.")))
+    assert (row["prompt"][1]["content"], row["prompt"][2]["role"]) == (text, "user")
+    assert len(row[NOTED]) == 1
+    declared = {"from": "system", "value": f"<tools></tools> Call with {text}"}
+    assert NOTED not in one({"conversations": [declared, *shared(("gpt", "A."))["conversations"]]})
+
+
 def test_numbers_beside_a_log_are_read_or_named() -> None:
     given = {"rating": 4, "helpfulness": 4, "user_rating": 5, "thumbs_up": True, "done": True}
     (row,), lines = told({"request": REQUEST, "response": SAID, **given})
