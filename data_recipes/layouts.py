@@ -150,7 +150,7 @@ def _noted(row: Row) -> Row:
         row = {**row, "response": left}
     texts = (row.get("response") or "", *(turn["content"] for turn in row["prompt"]))
     hinted = [part for part in texts if any(hint in part for hint in HINTS)]
-    if mark := next((mark for part in hinted for mark in MARKS if mark in part), ""):
+    if mark := next((mark for part in hinted for mark in MARKS if mark in part and not _struck(mark, part)), ""):
         notes.append(f"kept as text: {mark} in a prompt or response (give each turn on its own)")
     if place := next((p for turn in row["prompt"] if (p := stands_for(turn["content"]))), ""):
         notes.append(f"kept as text: {place} in a prompt, which may stand for a picture or sound that the model saw")
@@ -175,14 +175,23 @@ def _shown(talk: list[Row]) -> list[Row]:
 
 # What templates write around turns, and after them; HINTS are parts of all of them.
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<end_of_turn>", "<|return|>", "</s>")
-MARKS = (*words("<|im_start|> <|start_header_id|> <start_of_turn> [INST] <|channel|> <|begin_of_thought|>"), *ENDS[:-1])
-HINTS = ("<|", "[INST]", "_of_turn>")
+BEGINS = words("""
+    <|im_start|> <|start_header_id|> <start_of_turn> [INST] <|channel|> <|begin_of_thought|> <|begin_of_text|> <|end|>
+    <|system|> <|user|> <|assistant|>
+""")
+MARKS = (*BEGINS, *ENDS)
+HINTS = ("<|", "[INST]", "_of_turn>", "</s>")
+
+
+def _struck(mark: str, text: str) -> bool:
+    """Whether a mark is the end of a text that was crossed out."""
+    return mark == "</s>" and "<s>" in text
 
 
 def _without_end(response: str) -> str:
     """Return a response without the tokens that end a turn behind it; </s> ends it where no <s> begins anything."""
     left = response.rstrip()
-    while end := next((e for e in ENDS if left.endswith(e) and (e != "</s>" or "<s>" not in left)), ""):
+    while end := next((e for e in ENDS if left.endswith(e) and not _struck(e, left)), ""):
         left = left.removesuffix(end).rstrip()
         response = left
     return response

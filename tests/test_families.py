@@ -39,7 +39,7 @@ from steer.models.card import Card
 from steer.models.collate import line
 from steer.models.log_probs import ResponseLogps
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.models.tokenization import Tokens, prompt_text, turns_parts
+from steer.models.tokenization import Tokens, plain_ids, prompt_text, turns_parts
 from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Attribute, Schema
@@ -873,3 +873,27 @@ def test_a_thought_has_the_name_by_which_the_template_reads_it(key: str, tiny: P
     asked = row(**THOUGHT)
     prefix, _ = texts(Tokens([asked], tokenizer, template="words", thinking="keep"), asked)
     assert close(prefix) == close(f"{FAMILIES['plain'].before}<think>hm</think>")
+
+
+def test_a_control_token_inside_a_text_stays_text(name: str, tokenizer: Any) -> None:
+    """In a prompt, its earlier calls and results, and in a response that calls a tool."""
+    family, ends = FAMILIES[name], stops_of(name, tokenizer)
+    control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+
+    def control_of(text: str) -> list[str]:
+        turns = [{"role": "user", "content": f"What is {text}?"}]
+        more: dict[str, Any] = {"response": "Red."}
+        if family.tools and not family.lead:
+            more = {"response": f"See {text}.", "tool_calls": calls_of({"what": f"{text} z"})}
+            called = {"role": "assistant", "content": text, "tool_calls": [{**CALL, **calls_of({"what": text})[0]}]}
+            turns += [called, {"role": "tool", "content": text, "tool_call_id": "123456789", "name": "weigh"}]
+        asked = row(prompt=turns, **more)
+        sequence = Tokens([asked], tokenizer, ends).sequence(asked)
+        drawn = plain_ids(["".join(turns_parts(turns, tokenizer, None))], tokenizer)  # as `generate` and `serve` do
+        assert [list(sequence.prefix)] == drawn
+        every = [*sequence.prefix, *sequence.response]
+        assert "steerliteral" not in tokenizer.decode(every)
+        assert close(tokenizer.decode(every)).count(text) >= (1 if len(turns) == 1 else 3)
+        return [token for token in tokenizer.convert_ids_to_tokens(every) if token in control]
+
+    assert control_of("".join(sorted(control))) == control_of("moss")

@@ -267,7 +267,14 @@ def test_a_token_that_ends_a_turn_is_taken_off_a_response_and_counted(end: str) 
 
 
 def test_marks_of_templates_inside_of_texts_are_counted_and_stay() -> None:
-    for text in ("<|channel|>analysis<|message|>x", "[INST] Q?", "<start_of_turn>model", "<|begin_of_thought|>hm"):
+    for text in (
+        "<|channel|>analysis<|message|>x",
+        "[INST] Q?",
+        "<start_of_turn>model",
+        "<|begin_of_thought|>hm",
+        "<|user|>Q",
+        "a </s> b",
+    ):
         row = one({"prompt": "Q?", "response": text})
         assert row["response"] == text
         assert row[NOTED][0].startswith("kept as text: ")

@@ -23,6 +23,8 @@ from steer.conditioning.finished import (
     ending,
     generation_prompt,
 )
+from steer.conditioning.literal import MARK as LITERAL
+from steer.conditioning.literal import literal, without_marks
 from steer.conditioning.turns import (
     MARK,
     UnprintedError,
@@ -158,7 +160,7 @@ def prompt_text(
 
     `options`: what else the template is given, `options_of` a row. `thinking`: that of the policy, see `place_of`.
     """
-    return printed(fitted(prompt, tokenizer), tokenizer, options, thinking)
+    return printed(literal(fitted(prompt, tokenizer), tokenizer), tokenizer, literal(options, tokenizer), thinking)
 
 
 def turns_parts(
@@ -170,7 +172,7 @@ def turns_parts(
 ) -> tuple[str, str]:
     """Render a prompt before and after the place of a condition, see `prompt_parts`."""
     if in_turn(template):
-        return divided(fitted(prompt, tokenizer), tokenizer, options, thinking)
+        return divided(literal(fitted(prompt, tokenizer), tokenizer), tokenizer, literal(options, tokenizer), thinking)
     return prompt_text(prompt, tokenizer, options, thinking), ""
 
 
@@ -212,7 +214,7 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str, 
     tokens at which decoding stops.
     """
     with named(row):
-        asked, options = fitted(row["prompt"], tokenizer), options_of(row)
+        asked, options = literal([fitted(row["prompt"], tokenizer), options_of(row)], tokenizer)
         turns = asking(asked) if in_turn(template) else asked
         thought = str(row.get("reasoning_content") or "").strip() if thinking in THINKS else ""
         place = answered_at(turns, tokenizer, options, "empty" if thought or thinking == "empty" else "drop")
@@ -227,7 +229,7 @@ def answer_parts(row: Row, tokenizer: Any, template: str | None, thinking: str, 
             call, opened, thought, closing = _call(row, turns, tokenizer, options, stops, (opened, thought, closing))
             if thinking == "empty" and call.before:  # policies of that kind answer after the empty block
                 raise _nowhere(row)
-        before = opened + thought + closing
+        before = opened + literal(thought, tokenizer) + closing
         check_printed(asked, tokenizer, options, before.replace(MARK, ""))
         learned = ("", "", "")
         if thinking == "learn" or (thinking == "drop" and calls_apart(turns, tokenizer, options)):
@@ -251,7 +253,7 @@ def _call(
     that is the same. SteerError if it has no place there, or not all of its calls are written.
     """
     answer = {"role": "assistant", "content": row["response"], "tool_calls": row["tool_calls"]}
-    turn = fitted([*row["prompt"], answer], tokenizer)[-1]  # ids of calls go on through the conversation
+    turn = literal(fitted([*row["prompt"], answer], tokenizer)[-1], tokenizer)  # ids go on through the conversation
     call = called(turns, tokenizer, options, turn, stops)
     names = [str((each.get("function") or {}).get("name")) for each in turn["tool_calls"]]
     for some in (turn["tool_calls"][1:], turn["tool_calls"][:-1]):
@@ -332,10 +334,12 @@ def named(row: Row) -> Iterator[None]:
 def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:
     """Tokenise texts without adding special tokens, which the chat template has already written.
 
-    `split_special_tokens`: recognise none inside a text either.
+    Those that it wrote are recognised, those inside the texts of turns are not. `split_special_tokens`: recognise none.
     """
     if not texts:
         return []
+    if any(LITERAL in text for text in texts):
+        return [_literal_ids(text, tokenizer) if LITERAL in text else plain_ids([text], tokenizer)[0] for text in texts]
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens)[
         "input_ids"
     ]
@@ -344,6 +348,12 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: boo
         token = tokenizer.convert_ids_to_tokens(odd)
         raise SteerError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
     return ids
+
+
+def _literal_ids(text: str, tokenizer: Any) -> list[int]:
+    """Tokenise what a template made of marked texts: control tokens in these are text, its own are recognised."""
+    parts = without_marks(text, tokenizer)
+    return [i for part, only in parts for i in plain_ids([part], tokenizer, split_special_tokens=only)[0]]
 
 
 def limit_tokens(tokenizer: Any, model: Any) -> None:
