@@ -49,6 +49,7 @@ PLACE = re.compile(  # or the first letters of a picture as base64
     re.IGNORECASE,
 )
 HELD = words("bytes path url src data base64 b64_json uri image_url array")  # keys of an object that is one
+HINTS = ("image", "Image", "img", "video", "audio", "vision")  # no other text can hold what follows
 STANDS = re.compile(  # for a picture or sound in a text: <image>, <|image_1|>, <start_of_image>, <|vision_start|>
     r"<(\|?)(?:start_of_|begin_of_)?(image|img|video|audio|vision)((?:[_-]?(?:\d+|pad|start|bos|token|soft|here"
     r"|placeholder))*)\|?>",
@@ -135,6 +136,6 @@ def stands_for(text: str) -> str:
     >>> stands_for("<image>\\nWhat is it?"), stands_for("<|image_1|> and?"), stands_for("<video>x</video> plays x")
     ('<image>', '<|image_1|>', '')
     """
-    found = STANDS.search(text) if "<" in text else None
+    found = STANDS.search(text) if "<" in text and any(map(text.__contains__, HINTS)) else None
     tag = found and not found[1] and not found[3] and f"</{found[2].lower()}>" in text.lower()  # of HTML
     return found[0] if found and not tag else ""

@@ -20,6 +20,7 @@ FIRST = re.compile(r"(chosen|Chosen|rejected|Rejected)(?:[ _.:/-]+|(?=[A-Z]))(.+
 LAST = re.compile(r"(.+?)(?:[ _.:/-]+(chosen|Chosen|rejected|Rejected)|(Chosen|Rejected))")  # score-chosen
 VOTES = (*map(plain, votes.COLUMNS), "status")  # columns in which a pair may say itself that it is none
 TIED = words("tie tied istie istied draw isdraw")  # true: neither is better
+SAID = (*TIED, *VOTES)
 REJECTED = re.compile(rf"(?:the )?(?:{votes.NOUN} )?rejected(?: {votes.NOUN})?")
 OVERALL = re.compile(
     r"((overall|avg|average|mean|final|total|reward|quality)[ _-]?)?(score|rating|reward|quality|grade)"
@@ -128,16 +129,14 @@ def _tied(record: Row, about: dict[str, tuple[str, str]]) -> tuple[float, list[s
 
     DataError if one says that the rejected one is. What names neither side, such as a model or "a", says nothing here.
     """
-    columns = tuple(record)
-    if flag := next((c for c in called(columns, TIED) if number(record[c]) == 1), ""):
-        return 0.5, [f"read as a tie: a pair whose '{flag}' says so"]
     notes = []
-    for column in called(columns, VOTES):
+    for column in called(tuple(record), SAID):
         value = record[column]
         vote = votes.in_words(value) if not isinstance(value, str) or 1 < len(value) < 40 else None
-        if vote and vote[0] == votes.TIE:
+        flag = plain(column) in TIED
+        if number(value) == 1 if flag else vote and vote[0] == votes.TIE:
             return 0.5, [f"read as a tie: a pair whose '{column}' says so"]
-        if column.lower() == "status":  # of a record: what was rejected there is no response
+        if flag or column.lower() == "status":  # of a record: what was rejected there is no response
             continue
         if _names_rejected(value, record, about):
             raise DataError(

@@ -16,6 +16,7 @@ RESULT = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTA
 TAG = re.compile(  # what families write around calls and results
     r"<tool_(?:call|response|result|use)s?>|<function(?:_?calls?)?[=>]|\[TOOL_CALLS\]|<\|python_tag\|>|<\uff5ctool\S*>"
 )
+HINTS = ("<tool_", "<function", "[TOOL_", "<|python_tag|>", "<\uff5ctool")  # no other text can hold a tag
 NOTE = "kept as text: {} in an answer or a result (<tool_call>{{name, arguments}}</tool_call> at the end is a call)"
 
 
@@ -36,7 +37,9 @@ def untagged(row: Row) -> Row:
 
 def _tag(text: str) -> str:
     """Return the first tag of a call or a result in a text, "" if it has none."""
-    found = TAG.search(text) if "<" in text or "[TOOL" in text else None
+    if "<" not in text and "[" not in text:  # as most are
+        return ""
+    found = TAG.search(text) if any(map(text.__contains__, HINTS)) else None
     return found[0] if found else ""
 
 

@@ -1,7 +1,7 @@
 """Keep texts that spell a control token texts: "<|im_end|>" in a question or in an argument ends no turn.
 
 A chat template writes its own control tokens around the texts of turns, and in what it writes nobody can tell the two
-apart. So those inside the texts get a mark before they are rendered, and `without_marks` says which are text.
+apart. So those inside the texts get a mark before they are rendered, by which `without_marks` finds what is text only.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def _prompt_key(turns: tuple[tuple[str, str], ...], beside: str) -> str:
 
 
 def response_key(row: Row) -> str:
-    """Return what tells responses apart: the text without white space around it, and what is called but for ids."""
+    """Return what tells responses apart: the text without white space around it, and what it calls; ids say nothing."""
     return json.dumps([str(row["response"]).strip(), called_with(row)], sort_keys=True, default=str)
 
 
