@@ -45,11 +45,12 @@ WORD = re.compile(  # image_path, imagePath and imagepath are two words
     r"|[A-Z]+(?![a-z])|[A-Z]?[a-z]+"
 )
 PLACE = re.compile(  # or the first letters of a picture as base64
-    r"^(data:|https?:|s3:|gs:|hf:|file:|iVBORw0KGgo|/9j/|R0lGOD|UklGR)|\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)",
+    r"^(data:|https?:|s3:|gs:|hf:|file:|iVBORw0KGgo|/9j/|R0lGOD|UklGR)|"
+    r"\.(jpe?g|png|gif|webp|bmp|tiff?|svg|mp4|webm|mov|avi|wav|mp3|flac|ogg|m4a)(\?|$)",
     re.IGNORECASE,
 )
 HELD = words("bytes path url src data base64 b64_json uri image_url array")  # keys of an object that is one
-HINTS = ("image", "Image", "img", "video", "audio", "vision")  # no other text can hold what follows
+HINTS = words("image Image IMAGE img video VIDEO audio AUDIO vision")  # no other text can hold what follows
 STANDS = re.compile(  # for a picture or sound in a text: <image>, <|image_1|>, <start_of_image>, <|vision_start|>
     r"<(\|?)(?:start_of_|begin_of_)?(image|img|video|audio|vision)((?:[_-]?(?:\d+|pad|start|bos|token|soft|here"
     r"|placeholder))*)\|?>",
@@ -93,9 +94,9 @@ def _named(names: tuple[Any, ...]) -> tuple[tuple[str, str, bool, bool], ...]:
         parts = [part.lower() for part in WORD.findall(name)] if isinstance(name, str) else []
         attached = any(part in ATTACHED for part in parts)
         medium = FILE if attached else next((NAMED[part] for part in parts if part in NAMED), "")
-        if not medium or {*parts} & {*OTHERS}:
-            continue
         alone = all(part in NAMED or part in (*ATTACHED, *WHERE, *BARE) for part in parts)
+        if not medium or {*parts} & {*OTHERS} or (medium == EITHER and not alone):  # social_media names no picture
+            continue
         place = medium != FILE and {*parts} & {*WHERE} and (parts[-1] in WHERE or parts[-1] in NAMED)
         found.append((name, medium, alone and medium != EITHER, (attached and alone) or bool(place)))
     return tuple(found)

@@ -567,7 +567,7 @@ def test_a_conversation_with_a_picture_is_left_out_and_counted(name: str) -> Non
      ("image", "none", False), ("images", [None], False), ("image", {"bytes": None, "path": None}, False),
      ("image_caption", "a cat", False), ("file_path", "src/main.py", False), ("upload_date", "2024", False),
      ("files", [{"path": "a.py", "content": "x"}], False), ("profile_image_url", "https://x.org/y", False),
-     ("documents", ["Moss is green."], False), ("media", "news", False)],
+     ("documents", ["Moss is green."], False), ("media", "news", False), ("social_media_url", "https://x.org", False)],
 )  # fmt: skip
 def test_a_row_beside_a_column_of_pictures_is_left_out_unless_its_texts_are_named(
     column: str, value: Any, left_out: bool, tmp_path: Path

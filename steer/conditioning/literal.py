@@ -17,11 +17,15 @@ MARK = "steerliteral"  # stands before a control token that is text while a temp
 def literal(value: Any, tokenizer: Any) -> Any:
     """Return turns, or what else a template is given, with a mark before each control token in a text."""
     tokens, firsts = _control(tokenizer, len(tokenizer))
-    if isinstance(value, str):
-        return tokens.sub(rf"{MARK}\g<0>", value) if any(first in value for first in firsts) else value
-    if isinstance(value, Mapping):
-        return {key: literal(inner, tokenizer) for key, inner in value.items()}
-    return [literal(inner, tokenizer) for inner in value] if isinstance(value, list | tuple) else value
+
+    def marked(inner: Any) -> Any:
+        if isinstance(inner, str):
+            return tokens.sub(rf"{MARK}\g<0>", inner) if any(map(inner.__contains__, firsts)) else inner
+        if isinstance(inner, Mapping):
+            return {key: marked(each) for key, each in inner.items()}
+        return [*map(marked, inner)] if isinstance(inner, list | tuple) else inner
+
+    return marked(value)
 
 
 def without_marks(text: str, tokenizer: Any) -> list[tuple[str, bool]]:
