@@ -47,27 +47,33 @@ def test_the_value_is_that_of_awr() -> None:
 @pytest.mark.parametrize(
     ("clip", "importance"), [(0.9, (math.exp(-0.5), 1.9, 0.1)), (0.2, (0.8, 1.2, 0.8)), (0.0, (1, 1, 1))]
 )
-def test_the_loss_is_the_likelihood_times_a_clamped_importance(clip: float, importance: tuple[float, ...]) -> None:
+def test_the_gradient_is_that_of_the_likelihood_times_a_clamped_importance(
+    clip: float, importance: tuple[float, ...]
+) -> None:
     # Two tokens each: half a nat less likely than at the start, three nats likelier, nine nats less likely.
-    logps = torch.tensor([[[-1.0, -2.0]], [[-0.5, -1.5]], [[-6.0, -5.0]]])
+    logps = torch.tensor([[[-1.0, -2.0]], [[-0.5, -1.5]], [[-6.0, -5.0]]], requires_grad=True)
     ref, weight = torch.tensor([[-2.5], [-5.0], [-2.0]]), torch.tensor([[1.5], [1.0], [0.5]])
     c = Candidates(torch.ones(3, 1, 2, dtype=torch.bool), torch.zeros(3, 1), ref=ref, weight=weight)
-    terms = [w * rho * nll for w, rho, nll in zip((1.5, 1.0, 0.5), importance, (3.0, 2.0, 11.0))]
-    assert mean(a_lol.METHOD, logps, c, clip=clip) == pytest.approx(sum(terms) / 6)
+    total = a_lol.METHOD.total(logps, c, a_lol.Settings(clip))
+    terms = [w * r * (1 + gain - math.log(r)) for w, r, gain in zip((1.5, 1.0, 0.5), importance, (-0.5, 3.0, -9.0))]
+    assert float(total.detach()) == pytest.approx(-sum(terms))
+    (gradient,) = torch.autograd.grad(total, logps)
+    slopes = [-w * rho for w, rho in zip((1.5, 1.0, 0.5), importance)]
+    assert gradient[..., 0].flatten().tolist() == gradient[..., 1].flatten().tolist() == pytest.approx(slopes)
 
 
-def test_the_importance_has_no_gradient() -> None:
-    logps = torch.tensor([[[-1.0, -2.0]]], requires_grad=True)
+def test_between_the_bounds_the_loss_is_how_much_likelier_a_response_became() -> None:
     c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), ref=torch.tensor([[-2.5]]))
-    a_lol.METHOD.total(logps, c, a_lol.Settings()).backward()
-    assert logps.grad is not None
-    assert logps.grad.flatten().tolist() == pytest.approx([-math.exp(-0.5)] * 2)
+    assert mean(a_lol.METHOD, torch.tensor([[[-1.0, -2.0]]]), c) == pytest.approx(-math.exp(-0.5) / 2)
 
 
-def test_a_response_that_became_far_likelier_is_no_infinity() -> None:
+@pytest.mark.parametrize(("gain", "clip", "reached"), [(898, 0.9, 1.9 * (899 - math.log(1.9))), (-898, 1.0, 0.0)])
+def test_a_response_that_became_far_likelier_or_less_likely_is_no_infinity(
+    gain: float, clip: float, reached: float
+) -> None:
     logps = torch.tensor([[[-1.0, -1.0]]])
-    c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), ref=torch.tensor([[-900.0]]))
-    assert mean(a_lol.METHOD, logps, c) == pytest.approx(1.9)
+    c = Candidates(torch.ones(1, 1, 2, dtype=torch.bool), torch.zeros(1, 1), ref=torch.tensor([[-2.0 - gain]]))
+    assert mean(a_lol.METHOD, logps, c, clip=clip) == pytest.approx(-reached / 2)
 
 
 def test_what_it_cannot_use_is_refused() -> None:

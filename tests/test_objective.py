@@ -121,6 +121,15 @@ def test_gradients_are_finite_for_likely_and_unlikely_responses(name: str, scale
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.on_policy])
+def test_the_value_of_a_loss_falls_along_its_gradient_for_what_is_held_out_is_judged_by_it(name: str) -> None:
+    """A surrogate whose gradient alone means something would stop a training anywhere."""
+    logps, c = example()
+    total, _, gradient = result(name, logps, c)
+    fallen, _, _ = result(name, logps - 1e-6 * gradient, c)
+    assert (total - fallen) / 1e-6 == pytest.approx(float((gradient**2).sum()), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.conditioned])
 def test_a_conditioned_method_refuses_rows_without_levels(name: str) -> None:
     rows = [{"id": "a", "response": "x"}, {"id": "b", "response": "y", "levels": {}}]

@@ -92,9 +92,22 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
         assert weighed.weight[0].tolist() == pytest.approx(w)
         free = logps.clone().requires_grad_()
         [term] = steerlm2.loss(free, weighed, settings)
-        assert float(term.detach()) == pytest.approx(-sum((x - y) * z for x, y, z in zip(w, b, lp)))
+        assert float(term.detach()) == pytest.approx(sum(x * math.log(x / y) for x, y in zip(w, b)))
         (gradient,) = torch.autograd.grad(term, free)
         assert gradient[0, :, 0].tolist() == pytest.approx([y - x for x, y in zip(w, b)])
+
+
+def test_steerlm2_has_no_loss_where_the_policy_is_what_it_aims_at() -> None:
+    """A policy that gave the wanted response a share of .01 had a loss of -76, and one that gave it .9 one of 0."""
+    mask, w = torch.ones(1, 2, 1, dtype=torch.bool), torch.tensor([[0.9, 0.1]])
+    c = Candidates(mask, torch.zeros(1, 2), weight=w, old=torch.full((1, 2, 1), -3.0))
+    found = [
+        float(steerlm2.loss(torch.tensor([[[share], [1 - share]]]).log(), c, steerlm2.Settings()))
+        for share in (0.01, 0.5, 0.9, 0.99)
+    ]
+    assert found[2] == pytest.approx(0.0, abs=1e-6)
+    assert found[0] > found[1] > found[2] < found[3]
+    assert found[0] == pytest.approx(0.9 * math.log(0.9 / 0.01) + 0.1 * math.log(0.1 / 0.99))
 
 
 def test_steerlm2_weighs_responses_of_any_likelihood() -> None:

@@ -1,15 +1,16 @@
 """SteerLM 2 (2406.08673): match the policy to the attribute model's judgement of its own responses.
 
-Candidates of one prompt were drawn at one target a by Q', the policy that training starts from. The gradient of
-KL(P || Q) with P(y | a, x) ~ P(a | x, y) P(y | x) is that of -sum_i (w_i - b_i) log Q(y_i | a, x), where
-w = softmax(log P(a | x, y) + log P(y | x) - log Q'(y | a, x)) and b = softmax(log Q - log Q'), both constants.
+Candidates of one prompt were drawn at one target a by Q', the policy that training starts from. KL(P || Q) with
+P(y | a, x) ~ P(a | x, y) P(y | x) is estimated by sum_i w_i log(w_i / b_i) over them, where
+w = softmax(log P(a | x, y) + log P(y | x) - log Q'(y | a, x)) is constant and b = softmax(log Q - log Q'); its gradient
+is that of -sum_i (w_i - b_i) log Q(y_i | a, x) with constant b, the paper's.
 Q' drew at temperature 1 from all tokens: rows drawn otherwise, or without a record of it, are refused. P(a | x, y)
 comes from the scorer (`likelihood` of the rows), P(y | x) is Q' without a condition. Only this method conditions on the
 target instead of the levels obtained.
-Differs from the official code: that reads w and log Q' from files, which it does not make, and divides by the mean
-number of tokens of a prompt's responses; `tempered` divides log P(y | x) - log Q' by the response's tokens, without
-which long responses leave an effective sample of one. Rounds drop responses that were cut off and, without
-`--any-form`, malformed ones, so w and b are over the others.
+Differs from the official code: that reads w and log Q' from files, which it does not make, divides by the mean number
+of tokens of a prompt's responses, and prints the second sum, of which only the gradient means something; `tempered`
+divides log P(y | x) - log Q' by the response's tokens, without which long responses leave an effective sample of one.
+Rounds drop responses that were cut off and, without `--any-form`, malformed ones, so w and b are over the others.
 """
 
 from __future__ import annotations
@@ -83,20 +84,24 @@ def weigh(c: Candidates, s: Settings) -> Candidates:
     ratio = c.ref - summed(c.old, c.mask)
     if s.tempered:
         ratio = ratio / c.mask.sum(-1).clamp(min=1)
-    return c._replace(weight=_softmax(c.weight + ratio, existing(c.mask)))
+    real = existing(c.mask)
+    return c._replace(weight=_log_softmax(c.weight + ratio, real).exp().masked_fill(~real, 0.0))
 
 
-def _softmax(x: Tensor, real: Tensor) -> Tensor:
-    return x.masked_fill(~real, -1e30).softmax(-1).masked_fill(~real, 0.0)
+def _log_softmax(x: Tensor, real: Tensor) -> Tensor:
+    return x.masked_fill(~real, -1e30).log_softmax(-1).masked_fill(~real, 0.0)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
-    """-sum_i (w_i - b_i) log Q(y_i | a, x): [B, K, T] -> [B], w in `weight`; without `old` Q drew them."""
+    """sum_i w_i log(w_i / b_i): [B, K, T] -> [B], w in `weight`; without `old` Q' draws all alike."""
+    import torch
+
+    if c.weight is None:
+        raise ValueError("steerlm2 needs the weights of the candidates")
     logp = summed(logps, c.mask)
-    drawn = logp if c.old is None else summed(c.old, c.mask)
-    b = _softmax((logp - drawn).detach(), existing(c.mask))
-    w = 0.0 if c.weight is None else c.weight
-    return -((w - b) * logp).sum(-1)
+    drawn = 0.0 if c.old is None else summed(c.old, c.mask)
+    log_b = _log_softmax(logp - drawn, existing(c.mask))
+    return (torch.xlogy(c.weight, c.weight) - c.weight * log_b).sum(-1)
 
 
 METHOD = Method(
