@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from steer.conditioning.command import targets_command
+from steer.config.conditioning import TargetsConfig
 from steer.config.generation import GenerateConfig
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
@@ -31,7 +33,7 @@ from steer.rows.schema import Attribute, Schema
 from steer.run_folder import read_json
 from steer.training.batches import Conditioning, Plan
 from steer.training.command import train_command
-from steer.training.prepare import agreeing, chosen, conditioned
+from steer.training.prepare import agreeing, chosen, conditioned, grouped
 from steer.training.settings import TrainSettings
 
 NAMES = ("helpfulness", "warmth")
@@ -253,7 +255,7 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
     made, schema = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert schema.own == NAMES  # words have no better end
     assert all(a.direction == 1 for a in schema.attributes)
-    assert 150 < len(made) <= 180
+    assert 60 + 150 < len(made) <= 60 + 180
     table = np.array([[s[0], -s[1]] for s in scores.values()])
     z = (table - table.mean(0)) / table.std(0)
     for r in made:
@@ -261,6 +263,7 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
         assert r["response"].rstrip("0123456789") == list(scores)[int(np.argmax(z @ weights))]
     assert sum(schema.cells.values()) == len(made)
     assert {r["levels"]["helpfulness"] for r in made} == set(range(5))
+    assert schema.cells[4, 4] >= 60, "equal weights, of every prompt"
     again, _ = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert again == made
     with pytest.raises(SteerError, match="1 of 1 rows have scores of all of 2 attributes with a better end"):
@@ -271,18 +274,73 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
         )
 
 
+def test_equal_weights_are_the_best_and_others_are_supported_as_the_rarest_of_them(tmp_path: Path) -> None:
+    """Five weights for each of six attributes are 15,625 directions, of which rows see few, and hardly one five times.
+
+    `best` was some other direction, and equal weights were refused.
+    """
+    names = tuple("abcdef")
+    attributes = (Attribute(n, 0.0, 4.0, 1, edges=GRID, shown=tuple("01234")) for n in names)
+    rng = np.random.default_rng(0)
+    rows = [
+        row(
+            f"{i} {j}",
+            f"q{i}",
+            reward=float(j),
+            levels=dict.fromkeys(names, 0),
+            predicted=dict(zip(names, rng.random(6))),
+        )
+        for i in range(20)
+        for j in range(2)
+    ]
+    _, schema = directional.weights(rows, Schema(tuple(attributes)), directional.Settings())
+    assert schema.best(names) == schema.unasked(names) == dict.fromkeys(names, 4)
+    assert schema.supported(names) == {(4,) * 6: 20}
+    for asked in (dict.fromkeys(names, 1), dict(zip(names, (0, 1, 2, 3, 4, 0)))):
+        rarest = min(schema["abcdef"[i]].counts[level] for i, level in enumerate(asked.values()))
+        assert schema.count(asked) == rarest >= 5
+        schema.check(asked)
+    schema.save(tmp_path / "schema.json")
+    assert Schema.load(tmp_path / "schema.json") == schema
+    joint = replace(schema, independent=False)
+    assert "independent" not in joint.to_json()
+    with pytest.raises(SteerError, match="seen together in 0 rows"):
+        joint.check(dict.fromkeys(names, 1))
+    with pytest.raises(SteerError, match=r"f=1: seen together in 0 rows.* Nearest supported: a=4"):
+        replace(schema, cells={(4,) * 6: 20}).check(dict.fromkeys(names, 1))
+
+
+def test_weights_say_in_words_that_the_better_end_matters(labels: Path) -> None:
+    """The weight of what is better when low read "Warmth: very high, 4 of 4."."""
+    labelled = Labelled.of(labels)
+    low = replace(labelled, schema=labelled.schema.turned({"hedging": (-1, 1.0)}))
+    options = TrainSettings(template="words")
+    method, settings = chosen("directional", ())
+    made = conditioned(low, method, options)
+    _, _, made = grouped(low.rows, method, settings, made, "here")
+    assert made is not None
+    assert (
+        made.text({"helpfulness": 4, "hedging": 4, "warmth": 0})
+        .strip()
+        .endswith(
+            "High helpfulness matters very much, 4 of 4. Warmth does not matter. Low hedging matters very much, 4 of 4."
+        )
+    )
+    with pytest.raises(SteerError, match="--phrase says how levels are asked for"):
+        conditioned(low, method, replace(options, phrase=("warmth=be warm.",)))
+
+
 def test_directional_asks_for_weights(labels: Path, base: Path, tmp_path: Path) -> None:
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "policy"), "directional", max_steps=2))
     card = load_policy(str(tmp_path / "policy")).card
     assert card is not None
     assert "verbosity" not in card.attributes
     ask = "warmth=4 hedging=0"
-    told = generate_command(
-        GenerateConfig(
-            str(tmp_path / "policy"), prompt=("hi",), target=(ask,), max_new_tokens=4, allow_unsupported=True
-        )
-    )
+    told = generate_command(GenerateConfig(str(tmp_path / "policy"), prompt=("hi",), target=(ask,), max_new_tokens=4))
     assert ask in told
+    said = targets_command(TargetsConfig(str(tmp_path / "policy")))
+    assert "any combination of levels outside brackets can be asked for" in said
+    assert said.endswith("best: " + " ".join(f"{name}=4" for name in card.attributes))
 
 
 @pytest.fixture(scope="module")

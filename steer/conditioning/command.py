@@ -76,6 +76,8 @@ def _combinations(schema: Schema, names: Sequence[str], target: Target, top: int
     total = math.prod(len(schema[n].shown) for n in names)
     supported = len(schema.supported(names))
     yield f"{supported} of {total} combinations of all attributes have {schema.minimum} rows or more."
+    if schema.independent:
+        yield "Levels were drawn independently: any combination of levels outside brackets can be asked for."
     beside = f" beside {schema.text(target)}" if target else ""
     if combinations := ranked(schema, names, target):
         yield f"The {min(top, len(combinations))} of {len(combinations)} with the highest reward{beside}:"

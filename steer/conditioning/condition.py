@@ -78,13 +78,17 @@ GRADED = {
 RATED, NAMED = "{name}: {degree}, {level} of {most}.", "{name}: {level}."
 
 
-def worded(schema: Schema, phrases: Mapping[str, str] | None = None) -> Schema:
+def worded(schema: Schema, phrases: Mapping[str, str] | None = None, *, keep: bool = False) -> Schema:
     """Write the sentence of every level into the schema, by `phrases` (attribute: text with fields) or by default.
 
-    A policy keeps the sentences that it was trained on, whatever the defaults become.
+    A policy keeps the sentences that it was trained on, whatever the defaults become. `keep`: attributes keep those
+    that they have, too.
     """
     phrases = phrases or {}
-    changed = (replace(a, sentences=sentences(a, phrases.get(a.name, ""))) for a in schema.attributes)
+    changed = (
+        a if keep and a.sentences else replace(a, sentences=sentences(a, phrases.get(a.name, "")))
+        for a in schema.attributes
+    )
     return replace(schema, attributes=tuple(changed))
 
 

@@ -1,8 +1,9 @@
 """Directional preference alignment (2402.18571): condition on how much each attribute matters, not on its level.
 
 For every prompt some directions v are drawn, and the policy learns the response with the highest weighted score:
--log p(y | x, v), y the best under v (rejection sampling). It trains on from a supervised policy, `after=mle` in a
-comparison.
+-log p(y | x, v), y the best under v (rejection sampling). Equal weights stand beside those that are drawn: they are
+what `best` asks for. Weights are drawn independently, so a direction can be asked for where each of its weights was
+seen. It trains on from a supervised policy, `after=mle` in a comparison.
 Differs from the official code: none of training was released. Weights are whole numbers from 0 to 4 for each attribute
 with a better end, drawn uniformly, where the paper takes unit vectors near the axis of one attribute; scores are
 standardised first.
@@ -24,14 +25,15 @@ from steer.rows import Row, prompt_key
 from steer.rows.schema import Schema
 from steer.settings import Checked, option
 
-WEIGHTS = 5  # 0 to 4
+MATTERS = ("does not matter", "matters a little", "matters somewhat", "matters much", "matters very much")
+WEIGHTS = len(MATTERS)  # 0 to 4
 
 
 @dataclass(frozen=True)
 class Settings(Checked):
     """Settings of directional."""
 
-    directions: int = option(4, "Directions drawn for every prompt.", least=1)
+    directions: int = option(4, "Directions drawn for every prompt, beside equal weights.", least=1)
 
 
 def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[list[Row], Schema]:
@@ -51,8 +53,10 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     scores = dict(zip((r["id"] for r in scored), (table - table.mean(0)) / table.std(0)))
     chosen = []
     for candidates in compared(scored, differ=False):
-        rng = random_of(candidates[0])
-        for w in rng.integers(WEIGHTS, size=(settings.directions if len(candidates) > 1 else 0, len(names))):
+        if len(candidates) == 1:
+            continue
+        drawn = random_of(candidates[0]).integers(WEIGHTS, size=(settings.directions, len(names)))
+        for w in (np.full(len(names), WEIGHTS - 1), *drawn):
             if w.any():
                 best = max(candidates, key=lambda r: (float(scores[r["id"]] @ w), r["id"]))
                 levels = dict(zip(names, w.tolist()))
@@ -84,10 +88,23 @@ def _weights(schema: Schema, names: Sequence[str]) -> Schema:
             shown=tuple(map(str, grid)),
             centres=tuple(map(float, grid)),
             counts=(),
+            sentences=_sentences(n, schema[n].direction),
         )
         for n in names
     )
-    return Schema(attributes, {}, schema.minimum)
+    return Schema(attributes, {}, schema.minimum, independent=True)
+
+
+def _sentences(name: str, direction: int) -> tuple[str, ...]:
+    """Say in words how much the better end of an attribute matters, for each weight.
+
+    >>> _sentences("toxicity", -1)[-1]
+    'Low toxicity matters very much, 4 of 4.'
+    """
+    plain = name.replace("_", " ")
+    subject = f"{'High' if direction > 0 else 'Low'} {plain}"
+    some = (f"{subject} {matters}, {w} of {WEIGHTS - 1}." for w, matters in enumerate(MATTERS) if w)
+    return f"{plain.capitalize()} {MATTERS[0]}.", *some
 
 
 def one_attribute(groups: Sequence[Group]) -> str:

@@ -191,7 +191,8 @@ class Schema:
     """All attributes, the joint counts of their levels, and the constants of the reward.
 
     `cells` maps joint levels (in attribute order, None where unknown) to rows; `reward_mean` and `reward_std`
-    standardise the reward, so that a label means the same on another machine.
+    standardise the reward, so that a label means the same on another machine. `independent`: levels of one attribute
+    were drawn without a look at the others', so a combination is supported as its rarest level is.
     """
 
     attributes: tuple[Attribute, ...]
@@ -199,6 +200,7 @@ class Schema:
     minimum: int = 5
     reward_mean: float = 0.0
     reward_std: float = 1.0
+    independent: bool = False
 
     def __getitem__(self, name: str) -> Attribute:
         if (attribute := self._by_name.get(name)) is not None:
@@ -257,7 +259,12 @@ class Schema:
         return (total - self.reward_mean) / self.reward_std
 
     def count(self, target: Mapping[str, float]) -> int:
-        """Count rows that have all levels of `target` together; none beyond the range of a printed score."""
+        """Count rows that have all levels of `target` together; none beyond the range of a printed score.
+
+        Where levels are independent, those that have the rarest of them.
+        """
+        if self.independent and len(target) > 1:
+            return min(self.count({n: level}) for n, level in target.items())
         if any(level != self._inside(n, level) for n, level in target.items()):
             return 0
         levels, rows = self._table
@@ -400,7 +407,8 @@ class Schema:
         cells = [[list(cell), rows] for cell, rows in sorted(self.cells.items(), key=str)]
         attributes = [asdict(a) for a in self.attributes]
         attributes = [{k: v for k, v in a.items() if k != "continuous" or v} for a in attributes]
-        return {**asdict(self), "attributes": attributes, "cells": cells}
+        whole = {**asdict(self), "attributes": attributes, "cells": cells}
+        return {k: v for k, v in whole.items() if k != "independent" or v}
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Schema:
@@ -411,13 +419,14 @@ class Schema:
         if len({a.name for a in attributes}) < len(attributes):
             raise ValueError("two attributes have one name")
         cells = dict(_cell(cell, attributes) for cell in value.get("cells", []))
-        schema = Schema(
-            attributes, cells, **{k: value[k] for k in ("minimum", "reward_mean", "reward_std") if k in value}
-        )
+        rest = ("minimum", "reward_mean", "reward_std", "independent")
+        schema = Schema(attributes, cells, **{k: value[k] for k in rest if k in value})
         if not _whole(schema.minimum) or not _finite(schema.reward_mean) or not _finite(schema.reward_std):
             raise ValueError("minimum, reward_mean or reward_std is no number")
         if schema.reward_std <= 0:
             raise ValueError("reward_std is not above 0")
+        if not isinstance(schema.independent, bool):
+            raise ValueError("independent is neither true nor false")
         return schema
 
     @staticmethod

@@ -45,7 +45,7 @@ def described(service: Service) -> dict[str, Any]:
         "attributes": [],
     }
     if schema is None:
-        return {**summary, "minimum": 0, "cells": [], "best": {}}
+        return {**summary, "minimum": 0, "independent": False, "cells": [], "best": {}}
     at = [schema.names.index(n) for n in names]
     cells: Counter[tuple[int, ...]] = Counter()
     for cell, rows in schema.cells.items():
@@ -62,6 +62,7 @@ def described(service: Service) -> dict[str, Any]:
         **summary,
         "attributes": attributes,
         "minimum": schema.minimum,
+        "independent": schema.independent,
         "cells": [[list(c), n] for c, n in sorted(cells.items())],
         "best": best,
     }

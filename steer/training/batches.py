@@ -34,8 +34,11 @@ class Conditioning:
         return render(levels, self.schema, self.names, self.template)
 
     def reframed(self, schema: Schema) -> Conditioning:
-        """Take another schema; condition on its attributes that were conditioned on before, or on all if none was."""
-        schema = worded(schema) if TEMPLATES[self.template].in_turn else schema
+        """Take another schema; condition on its attributes that were conditioned on before, or on all if none was.
+
+        Sentences that it has stay: what a method asks for may be no levels.
+        """
+        schema = worded(schema, keep=True) if TEMPLATES[self.template].in_turn else schema
         return replace(self, schema=schema, names=tuple(n for n in schema.names if n in self.names) or schema.names)
 
     def control_tokens(self) -> list[list[str]]:

@@ -179,6 +179,8 @@ def conditioned(labelled: Labelled, method: Method, options: TrainSettings) -> C
     """Return how a conditioned method conditions responses, or None for an unconditioned one."""
     if not method.conditioned:
         return None
+    if options.phrase and method.reframes:
+        raise SteerError("--phrase says how levels are asked for, and this method asks for none. Leave --phrase out.")
     schema = phrased(labelled.require_levels(), options)
     names = options.attribute or ((REWARD,) if options.template in NUMBERS else schema.own)
     names = tuple(schema[name].name for name in names)
