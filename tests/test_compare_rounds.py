@@ -17,8 +17,10 @@ from steer.config.comparison import CompareConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.iteration.settings import IterateSettings
+from steer.methods import METHODS as FIELD
 from steer.rows import prompt_key, read_back, read_rows
 from steer.run_folder import read_json
+from steer.settings import explained
 
 GOLD = "data_recipes.world_text:Gold"
 STEPS, TOKENS = 3, 60
@@ -153,6 +155,20 @@ def test_rounds_are_read_from_the_entry() -> None:
     ):
         with pytest.raises(SteerError, match=told):
             swept(spec)
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_no_setting_of_a_method_has_a_name_that_entries_take_for_themselves(name: str) -> None:
+    """`bond:n=4` set the draws of a round, and its own `n` stayed at 16."""
+    for setting, default, *_ in explained(FIELD[name].settings):
+        [entry] = swept(f"{name}:{setting}={default}")
+        assert entry.settings == (f"{setting}={default}",)
+
+
+def test_draws_and_target_of_bond_are_two_knobs() -> None:
+    few, many = swept("bond:target_n=4,n=16/64")
+    assert [e.iterate and e.iterate.n for e in (few, many)] == [16, 64]
+    assert few.settings == many.settings == ("target_n=4",)
 
 
 def test_rounds_that_read_how_likely_draws_are_are_skipped_at_another_temperature(

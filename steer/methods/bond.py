@@ -1,7 +1,7 @@
 """Best-of-N distillation (BOND, 2407.14622, equations 4, 11): a policy that draws what the best of n would be.
 
 (1 - backward) KL(t || q) + backward KL(q || t) over the K responses to a prompt that its last round drew and that
-ended, averaged over prompts. t, the chance that each would be the best of n draws from the reference, is
+ended, averaged over prompts. t, the chance that each would be the best of n (`target_n`) draws from the reference, is
 P(r <= r_i)^n - P(r < r_i)^n with the shares of the K responses for P, equal ones too; q is the policy's own,
 softmax(lp - ref). Both hold for draws of the reference only: rows drawn at another temperature or from some of the
 tokens are refused, and so are rounds that choose among the draws.
@@ -34,7 +34,7 @@ LEAST = 1e-30  # the smallest chance to be the best that counts
 class Settings(Checked):
     """Settings of bond."""
 
-    n: int = option(16, "The best of how many draws is aimed at.", least=2)
+    target_n: int = option(16, "The best of how many draws is aimed at, however many there are.", least=2)
     backward: float = option(0.5, "Share of the backward KL, which seeks modes (0.5: Jeffreys).", least=0, most=1)
 
 
@@ -66,7 +66,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     gain = gains(logps, c).masked_fill(~real, -math.inf)
     gain = gain.masked_fill(~real.any(-1, keepdim=True), 0.0)
     q = gain.log_softmax(-1).masked_fill(~real, 0.0)
-    t = best_of(c.reward, real, s.n).to(q.dtype)
+    t = best_of(c.reward, real, s.target_n).to(q.dtype)
     log_t = t.clamp(min=LEAST).log()
     forward = (t * (log_t - q)).sum(-1)
     backward = (q.exp() * (q - log_t)).masked_fill(~real, 0.0).sum(-1)
