@@ -4,9 +4,10 @@
 # WORLD: the folder of `steer world --bases N`; TRAIN: settings of training, WORLD/train.json; OUTPUT: methods.
 # Every method takes its own share of the learning rate. Methods that compare the policy with where it starts, or draw
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it. What is drawn in rounds is
-# drawn for 500 prompts a round, eight responses each (`expert-iteration`: sixteen in its one round, `quark`: one).
+# drawn for 500 prompts a round, eight responses each (`expert-iteration` and `rso`: sixteen in their one round, `rebel`: two,
+# `quark` and `spin`: one).
 # It takes as long as its runs are many: for each base 39 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
-# docs/results.md), and 19 rounds, which draw 70,000 responses and train as long; then 48 policies answer.
+# docs/results.md), and 19 rounds, which draw 57,000 responses and train as long; then 48 policies answer.
 # `steer compare --dry-run` with these flags says how long that is on a machine.
 # RATES: learning rates that were tuned before (steer compare --rates), those of benchmarks/rates.json, which this script chose
 # with TUNE=3 RATES=. TUNE=3 tries three for each method that RATES lacks, chosen by the proxy: 144 tries where it is empty.

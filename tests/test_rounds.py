@@ -262,6 +262,8 @@ def test_the_best_round_is_kept_and_a_link_leads_to_it(world: Path, tmp_path: Pa
         ("steerlm2", "policy", {"n": 3, "goals": "weights", "temperature": 1.0}),
         ("directional", "directional", {"n": 3, "goals": "pareto"}),
         ("reward-augmented", "policy", {"n": 2}),
+        ("binary-reward-conditioning", "policy", {"n": 2}),
+        ("coh", "policy", {"n": 2}),
         ("rso", "", {"n": 4, "dedupe": True}),
         ("raft", "", {"n": 4, "pool": "all", "log_share": 0.2}),
         ("spin", "", {}),

@@ -25,7 +25,7 @@ from steer.training.prepare import chosen
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs of answering: one policy serves all their values
 OF_ROUNDS = ("rounds", "n", "prompts_per_round", "start_from")  # knobs that are settings of `steer iterate`
-CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them
+CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them, and names no number
 
 
 @dataclass(frozen=True)
@@ -194,12 +194,12 @@ def _first(spec: str, method: Method, after: str) -> None:
 
 
 def _iterate(spec: str, method: str, knobs: Sequence[str]) -> IterateSettings:
-    """Parse the settings of an entry's rounds; a method that compares or chooses responses draws CHOICES per prompt."""
+    """Parse the settings of an entry's rounds, with as many responses a prompt as the method wants."""
     if not any(knob.startswith("rounds=") for knob in knobs):
         raise SteerError(f"{spec}: {', '.join(OF_ROUNDS[1:])} are of rounds, and there is no rounds=. Add rounds=2.")
     m = METHODS[method]
-    several = m.fresh == "rounds" and (not m.conditioned or m.importance)
-    settings = overridden(IterateSettings, [f"n={CHOICES if several else 1}", *knobs], spec)
+    draws = m.draws or (CHOICES if m.compares else 1)
+    settings = overridden(IterateSettings, [f"n={draws}", *knobs], spec)
     try:
         check(settings)
         check_method(method, settings, knob="n")

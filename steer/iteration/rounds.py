@@ -167,7 +167,7 @@ def check_engine(engine: str, method: Method, training: TrainConfig) -> None:
 
 
 def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> None:
-    """Raise SteerError for a method without rounds, or one that cannot learn from what the settings draw and pool."""
+    """Raise SteerError for a method that cannot learn from what the settings draw and pool, or draws by itself."""
     method, n, pool = METHODS[name], settings.n, settings.pool
     if settings.start_from == "base" and (method.importance or "drawer" in method.needs):
         raise SteerError(
@@ -177,10 +177,10 @@ def check_method(name: str, settings: IterateSettings, knob: str = "--n") -> Non
         raise SteerError(
             f"'{name}' compares with the policy that drew, so every round trains on what that one drew. Leave pool out."
         )
-    if (pool or method.pool) != "all" and n < 2 and not method.conditioned:
-        raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")
     if method.importance and n < 2:
         raise SteerError(f"'{name}' weighs a prompt's responses together. Raise {knob}, to 8 for example.")
+    if (pool or method.pool) != "all" and n < 2 and method.compares:
+        raise SteerError(f"'{name}' chooses among a prompt's responses. Raise {knob}, to 8 for example.")
     if method.importance and settings.relative_levels:
         raise SteerError(
             f"'{name}' asks how likely a response has the levels of its target, and relative levels are others in "

@@ -74,6 +74,8 @@ ROWS = {
     "drawn at a target": "several responses a prompt that the policy drew at a target",
 }
 
+# Of these kinds: those that are compared, or chosen among, within a prompt.
+COMPARED = ("several", "drawn", "pairs", "several drawn", "levelled pairs", "scores", "drawn at a target")
 DRAWN = ("drawn", "several drawn", "logs and draws", "drawn at a target")  # of these kinds: those that a policy drew
 
 Rows = Sequence[dict[str, Any]]
@@ -100,8 +102,11 @@ class Method:
     needs: Set[str] = frozenset()
     # condition(rows, schema, settings): rows and schema of the conditions; None: unconditioned
     condition: Callable[[Rows, Schema, Any], tuple[list[dict[str, Any]], Schema]] | None = None
-    # when new responses are drawn; a method with "step" has `weigh`, and settings with k, kl and missing_end
-    fresh: Literal["never", "rounds", "step"] = "never"
+    # when new responses are drawn: in rounds of `steer iterate`, if the user wants any, or at every step; a method with
+    # "step" has `weigh`, and settings with k, kl and missing_end
+    fresh: Literal["rounds", "step"] = "rounds"
+    # responses a prompt and round in a comparison that names no number, where it is another one than others have
+    draws: int = 0
     # responses a round of `steer iterate` trains on. all: logs and all fresh; rounds: fresh of all rounds; last: fresh
     # of the last round
     pool: Literal["all", "rounds", "last"] = "all"
@@ -135,6 +140,11 @@ class Method:
     def on_policy(self) -> bool:
         """Whether it draws its own responses at every step."""
         return self.fresh == "step"
+
+    @property
+    def compares(self) -> bool:
+        """Whether it compares the responses to a prompt or chooses among them."""
+        return self.rows in COMPARED
 
     @property
     def wants_draws(self) -> bool:

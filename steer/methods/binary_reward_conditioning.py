@@ -29,4 +29,4 @@ def binary(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[lis
     return made, Schema((CHOSEN,), {}, schema.minimum).recounted(made)
 
 
-METHOD = replace(conditional.METHOD, rows="pairs", settings=Settings, condition=binary, fresh="never")
+METHOD = replace(conditional.METHOD, rows="pairs", settings=Settings, condition=binary)

@@ -80,7 +80,6 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref", "draws", "drawer", "untouched"},
-    fresh="rounds",
     pool="last",
     rate=0.05,
 )

@@ -23,6 +23,4 @@ def groups(rows: Sequence[Row], settings: Any = None) -> list[Group]:
     return singles(levelled(rows))
 
 
-METHOD = Method(
-    rows="levels", groups=groups, loss=weighted_nll, settings=NoSettings, per="token", condition=levels, fresh="rounds"
-)
+METHOD = Method(rows="levels", groups=groups, loss=weighted_nll, settings=NoSettings, per="token", condition=levels)

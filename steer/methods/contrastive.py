@@ -33,6 +33,5 @@ METHOD = replace(
     groups=groups,
     settings=Settings,
     needs={"ref", "curriculum"},
-    fresh="never",
     caveat=one_gap,
 )

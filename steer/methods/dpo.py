@@ -42,6 +42,5 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref"},
-    fresh="rounds",
     rate=0.05,  # 1e-6 beside 2e-5 in AlpacaFarm
 )

@@ -46,6 +46,5 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref"},
-    fresh="rounds",
     rate=0.05,
 )

@@ -73,5 +73,4 @@ METHOD = Method(
     per="prompt",
     needs={"named levels"},
     condition=levels,
-    fresh="rounds",
 )

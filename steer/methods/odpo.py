@@ -45,7 +45,6 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref"},
-    fresh="rounds",
     rate=0.05,
     caveat=one_gap,
 )

@@ -44,6 +44,5 @@ METHOD = Method(
     per="token",
     needs={"kl", "entropy", "quantiles"},
     condition=levels,
-    fresh="rounds",
     rate=0.15,  # 3e-6 beside 2e-5 in AlpacaFarm
 )

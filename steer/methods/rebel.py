@@ -45,8 +45,8 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref", "draws", "drawer"},
-    fresh="rounds",
     pool="last",
+    draws=2,  # a pair, as in algorithm 1
     rate=0.05,
     caveat=one_gap,
 )

@@ -49,6 +49,5 @@ METHOD = Method(
     settings=Settings,
     per="token",
     needs={"draws"},
-    fresh="rounds",
     pool="last",
 )

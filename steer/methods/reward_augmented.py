@@ -36,6 +36,5 @@ METHOD = Method(
     per="prompt",
     needs={"ref", "whole condition"},
     condition=levels,
-    fresh="rounds",
     rate=0.05,
 )

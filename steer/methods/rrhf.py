@@ -42,5 +42,4 @@ METHOD = Method(
     loss=loss,
     settings=Settings,
     per="prompt",
-    fresh="rounds",
 )

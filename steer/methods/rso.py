@@ -103,7 +103,6 @@ METHOD = Method(
     settings=Settings,
     per="prompt",
     needs={"ref", "drawer"},
-    fresh="rounds",
     pool="last",
     rate=0.05,
 )

@@ -57,4 +57,11 @@ def _reward(row: Row) -> float:
     return -math.inf if reward is None else float(reward)
 
 
-METHOD = replace(dpo.METHOD, settings=Settings, rows="logs and draws", groups=groups, needs={"ref", "draws", "drawer"})
+METHOD = replace(
+    dpo.METHOD,
+    settings=Settings,
+    rows="logs and draws",
+    groups=groups,
+    needs={"ref", "draws", "drawer"},
+    draws=1,  # one for each logged response, as in algorithm 1
+)

@@ -113,7 +113,6 @@ METHOD = Method(
     needs={"ref", "old", "untouched", "whole condition"},  # what a candidate was drawn at is what it is weighed at
     condition=levels,
     weigh=weigh,
-    fresh="rounds",
     pool="last",
     rate=0.1,
 )
