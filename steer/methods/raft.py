@@ -1,5 +1,7 @@
 """Reward-ranked fine-tuning (RAFT, 2304.06767): likelihood of the best of the K responses that the last round drew.
 
+Of one response none is the best of several: prompts that have no other, or of whose draws one was not cut off, are
+left out and counted.
 Differs from the official code: that trains on prompts too, here a prompt is never a target; every round starts from the
 base.
 """
@@ -24,14 +26,15 @@ class Settings(Checked):
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
-    """The best response of every prompt, or of every comparison that people made."""
+    """The best response of every prompt that has several, or of every comparison that people made."""
     prompts = compared(rows)
-    if all(len(c) == 1 for c in prompts):
+    several = [c for c in prompts if len(c) > 1]
+    if not several:
         raise SteerError(
             f"each of the {len(prompts)} prompts has one response only, so there is no best one. {DRAW_MORE}"
         )
     place = {row["id"]: i for i, row in enumerate(rows)}
-    first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in prompts]
+    first = [sorted(c, key=lambda row: place[row["id"]])[: settings.k or None] for c in several]
     return singles([max(c, key=lambda row: row["reward"]) for c in first])
 
 
@@ -41,6 +44,5 @@ METHOD = Method(
     loss=weighted_nll,
     settings=Settings,
     per="token",
-    fresh="rounds",
     pool="last",
 )
