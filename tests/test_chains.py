@@ -9,9 +9,9 @@ import pytest
 
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
-from steer.methods import c_rlft, coh, rest_em, spin
+from steer.methods import METHODS, c_rlft, coh, dpo, rest_em, spin
 from steer.methods.groups import conversations
-from steer.rows import Row
+from steer.rows import Row, read_rows
 from steer.run_folder import read_json
 from steer.training.command import train_command
 
@@ -43,11 +43,22 @@ def test_the_second_answer_of_a_chain_reads_the_first_one_in_either_order() -> N
     assert [len(g.rows) for g in conversations(coh.groups(rows, coh.Settings()))] == [2, 2]  # each computed together
 
 
+def test_pairs_that_call_tools_make_no_chain() -> None:
+    """The first answer of a chain lost its calls, so that the second one read an empty turn."""
+    call = {"tool_calls": [{"id": "1", "function": {"name": "weigh", "arguments": {}}}]}
+    rows = [row("a", 2.0), row("b", 0.0), row("c", 2.0, "q", response="", **call), row("d", 0.0, "q")]
+    found = {g.rows[0]["id"] for g in coh.groups(rows, coh.Settings())}
+    assert found == {"a", "b", "a b", "b a"}
+    with pytest.raises(SteerError, match="an answer of each of the 1 pairs calls tools"):
+        coh.groups(rows[2:], coh.Settings())
+
+
 def test_chains_train(labels: Path, base: Path, tmp_path: Path) -> None:
     config = {"method": "coh", "lora_r": 4, "max_steps": 2, "batch_size": 4, "learning_rate": 1e-3}
     train_command(TrainConfig(str(labels), str(base), str(tmp_path / "run"), **config))  # type: ignore[arg-type]
     facts = read_json(tmp_path / "run" / "done.json")
-    assert facts["rows"] > 0
+    pairs = METHODS["dpo"].groups([r for r in read_rows(labels) if r["split"] == "train"], dpo.Settings())
+    assert facts["rows"] == len({r["id"] for pair in pairs for r in pair.rows}), "not their second answers beside them"
     assert facts["loss"] > 0
 
 

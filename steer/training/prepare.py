@@ -417,18 +417,20 @@ def counts(
 ) -> dict[str, Any]:
     """Count what is trained on, too long, held out and unused.
 
-    `rows`: each once, in however many `samples` of the method (pairs, lists of candidates) it stands. `ess`: effective
+    `rows`: each once, in however many `samples` of the method (pairs, lists of candidates) it stands; what a method
+    makes of them, such as the second answers of chains, counts as no other row. `ess`: effective
     sample size as a share, (sum |w|)^2 / (n sum w^2); 1 if all weights are alike.
     """
-    used = {row["id"] for g in groups for row in g.rows}
+    given = {row["id"] for row in rows}
+    used, trained = ({row["id"] for g in some for row in g.rows} & given for some in (groups, short))
     w = np.abs([x for g in short for x in g.weights])
     w = np.exp(-w) if method.importance else w  # what `weigh` reads are logarithms
     return {
-        "rows": len({row["id"] for g in short for row in g.rows}),
+        "rows": len(trained),
         "samples": len(short),
         "too_long": len(groups) - len(short),
         "held_out": len(labelled.held_out(options.held_out, options.seed)),
-        "unused": 0 if method.on_policy else len({row["id"] for row in rows} - used),
+        "unused": 0 if method.on_policy else len(given - used),
         "ess": float(w.sum() ** 2 / (len(w) * (w**2).sum())),
     }
 
