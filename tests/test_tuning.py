@@ -59,6 +59,28 @@ def test_what_stands_in_front_is_tuned_first_and_given_rates_are_not_tuned() -> 
     assert [e.spec for phase in weighing for e in phase] == ["conditional", "steerlm2:n=4"], "one round, as others"
 
 
+def test_what_logs_of_single_responses_cannot_train_is_tried_in_one_round(tmp_path: Path) -> None:
+    """It was tried on the logs, failed at every rate, and was dropped, though its rounds could train it."""
+    specs = ("raft:rounds=2,n=4", "dpo:after=mle,rounds=3", "mle:rounds=2", "conditional:rounds=1")
+    entries = [Entry.of(spec) for spec in specs]
+    found = {}
+    for several in (1, 2):
+        rows = [
+            {"id": f"{i} {j}", "prompt": [{"role": "user", "content": str(i)}], "response": f"x{j}", "split": "train"}
+            | {"scores": {"x": j + i % 3}}
+            for i in range(20)
+            for j in range(several)
+        ]
+        write_rows(rows, tmp_path / f"{several}.jsonl")
+        labels = str(tmp_path / f"labels{several}")
+        label_command(LabelConfig(str(tmp_path / f"{several}.jsonl"), labels, scorer="human", higher=("x",)))
+        comparison = Comparison(CompareConfig(labels, "base", str(tmp_path), tune=3), tmp_path)
+        found[several] = [e.spec for phase in phases(entries, (), comparison) for e in phase]
+        assert [tried(e, comparison).iterate is not None for e in entries] == [several == 1] * 2 + [False] * 2
+    assert found[1] == ["mle", "raft:n=4,rounds=1", "conditional", "dpo:after=mle,rounds=1"]
+    assert found[2] == ["mle", "raft", "conditional", "dpo:after=mle"]
+
+
 def answers(proxy: float, prompts: int = 4) -> Outcome:
     rows = [{"prompt": [{"role": "user", "content": str(i)}], "response": "x"} for i in range(prompts)]
     scores = np.full((prompts, 1), proxy) + np.arange(prompts)[:, None]

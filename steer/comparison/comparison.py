@@ -59,6 +59,7 @@ class Comparison:
     loaded: dict[str, Reference] = field(default_factory=dict)  # the base that was used last
     tuning: dict[str, Any] | None = None  # how the learning rates were chosen, for the report
     taken: str = ""  # what the report says of those that --rates holds
+    on_logs: dict[Entry, bool] = field(default_factory=dict)  # whether the methods of entries can be tuned on the logs
 
     @property
     def bases(self) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def planned(comparison: Comparison, entries: Mapping[Entry, str]) -> str:
 def _tuning(comparison: Comparison, speed: Speed, entries: Sequence[Entry]) -> tuple[list[str], float]:
     """Describe what tuning takes beside the repetitions, in a line; return its seconds too."""
     rates, prompts = comparison.config.tune, len(held_out(comparison))
-    tried = [entry for phase in phases(entries, known(comparison)) for entry in phase]
+    tried = [entry for phase in phases(entries, known(comparison), comparison) for entry in phase]
     if not rates or not tried:
         return [], 0.0
     steps = sum(entry.own_trainings for entry in tried) * comparison.settings.max_steps * rates

@@ -23,6 +23,7 @@ from steer.progress import note
 from steer.report.cells import counted
 from steer.rows import split_key
 from steer.run_folder import write_json
+from steer.training.prepare import chosen as chosen_method
 
 STEP = 3.0  # ratio of neighbouring rates: half a decade
 ONE_IN = 5  # tuning holds out at most one training prompt in so many
@@ -41,9 +42,10 @@ def check_tuning(comparison: Comparison) -> None:
 def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
     """Choose the learning rate of every entry that names none; return the entries that can run, with their rates.
 
-    Entries of the same training share a choice: a method with rounds takes what was chosen for it on the logs. What
-    stands in front (after=) is tuned first, and trained at its own choice. The base is the first, the seed one that no
-    repetition has. What --rates holds is not tried again. `comparison.tuning` gets what the report says of it.
+    Entries of the same training share a choice: a method with rounds takes what was chosen for it on the logs, if it
+    can train on them. What stands in front (after=) is tuned first, and trained at its own choice. The base is the
+    first, the seed one that no repetition has. What --rates holds is not tried again. `comparison.tuning` gets what the
+    report says of it.
     """
     config = comparison.config
     if not config.tune and not config.rates:
@@ -52,12 +54,12 @@ def tuned(comparison: Comparison, entries: Sequence[Entry]) -> list[Entry]:
     if config.rates:
         comparison.taken = _taken(comparison, entries, chosen)
         note(comparison.taken)
-    if config.tune and (new := phases(entries, chosen)):
+    if config.tune and (new := phases(entries, chosen, comparison)):
         chosen = _with_tries(comparison, new, chosen)
     write_json(comparison.folder / RATES, {entry.spec: share for entry, share in chosen.items() if share})
     able = []
     for entry in entries:
-        complete, key = _with_front(entry, chosen), tried(entry) if tunable(entry) else None
+        complete, key = _with_front(entry, chosen), tried(entry, comparison) if tunable(entry) else None
         if complete is None or (key in chosen and chosen[key] is None):
             lost = entry.spec if complete else f"after={entry.after}"
             comparison.fail(entry.spec, f"{lost} did not run at any learning rate that was tried.")
@@ -71,7 +73,7 @@ def known(comparison: Comparison) -> dict[Entry, float]:
     path, found = comparison.config.rates, {}
     for spec, share in read_rates(path).items() if path else ():
         try:
-            found[tried(Entry.of(spec))] = share
+            found[tried(Entry.of(spec), comparison)] = share
         except SteerError as error:
             raise SteerError(f"--rates {path}: {error}") from None
     return found
@@ -79,7 +81,7 @@ def known(comparison: Comparison) -> dict[Entry, float]:
 
 def _taken(comparison: Comparison, entries: Sequence[Entry], known: Mapping[Entry, float | None]) -> str:
     """Say how many of the methods have their rate from the file, and what the others take."""
-    keys = [entry for phase in phases(entries) for entry in phase]
+    keys = [entry for phase in phases(entries, (), comparison) for entry in phase]
     lacking = [entry.spec for entry in keys if entry not in known]
     others = f"{', '.join(lacking)}: {'tried' if comparison.config.tune else 'at their own'}." if lacking else ""
     return (
@@ -144,22 +146,43 @@ def tunable(entry: Entry) -> bool:
     return not entry.untrained and not {"rate", "learning_rate"} & dict(entry.training).keys()
 
 
-def tried(entry: Entry) -> Entry:
-    """The entry whose tuning serves an entry: without rounds (with one, where it needs draws), one plain decoding."""
+def trains_on_logs(comparison: Comparison, entry: Entry) -> bool:
+    """Whether the rows that tuning trains on have what the method of an entry compares or chooses among."""
+    if entry not in comparison.on_logs:
+        held, (method, own) = set(held_out(comparison)), chosen_method(entry.method, entry.settings)
+        try:
+            groups = method.groups([row for row in comparison.logs if split_key(row) not in held], own)
+        except SteerError:
+            groups = []
+        comparison.on_logs[entry] = bool(groups)
+    return comparison.on_logs[entry]
+
+
+def tried(entry: Entry, comparison: Comparison | None = None) -> Entry:
+    """The entry whose tuning serves an entry: without rounds (with one, where it needs draws), one plain decoding.
+
+    What can do without draws needs them where the logs of the comparison have too few responses a prompt; None: some
+    logs that have enough.
+    """
     method = None if entry.untrained else METHODS[entry.method]
-    if not entry.iterate or method is None or not (method.importance or "draws" in method.needs):
+    draws = method is not None and (method.importance or "draws" in method.needs)
+    if entry.iterate and not draws and not entry.conditioned:  # one with a condition trains on the logs in any case
+        draws = comparison is not None and not trains_on_logs(comparison, entry)
+    if not entry.iterate or method is None or not draws:
         return replace(entry.start, decodings=(Decoding(),), rate=None, front_rate=None, permuted=False)
     name, _, rest = entry.spec.partition(":")
     parts = [part for part in rest.split(",") if part and not part.startswith("rounds=")]
     return Entry.of(f"{name}:{','.join(parts if method.importance else [*parts, 'rounds=1'])}")
 
 
-def phases(entries: Sequence[Entry], known: Container[Entry] = ()) -> list[list[Entry]]:
+def phases(
+    entries: Sequence[Entry], known: Container[Entry] = (), comparison: Comparison | None = None
+) -> list[list[Entry]]:
     """Entries to tune: those that train on the logs, with what stands in front of others, then the others.
 
-    `known`: those that were tuned before.
+    `known`: those that were tuned before; `comparison`: see `tried`.
     """
-    keys = dict.fromkeys(tried(entry) for entry in entries if tunable(entry) and not entry.permuted)
+    keys = dict.fromkeys(tried(entry, comparison) for entry in entries if tunable(entry) and not entry.permuted)
     fronts = [tried(entry.stage) for entry in entries if entry.stage]
     first = dict.fromkeys([*filter(tunable, fronts), *(entry for entry in keys if not entry.after)])
     both = (list(first), [entry for entry in keys if entry.after])
