@@ -25,7 +25,7 @@ from steer.training.prepare import chosen
 PERMUTED = "conditional, permuted labels"
 DECODING = ("guidance", "best_of")  # knobs of answering: one policy serves all their values
 OF_ROUNDS = ("rounds", "n", "prompts_per_round", "start_from")  # knobs that are settings of `steer iterate`
-CHOICES = 8  # responses a prompt and round for a method that chooses among them or compares them, and names no number
+CHOICES = 8  # responses a prompt and round for a method that compares them or chooses among them, but for its `draws`
 
 
 @dataclass(frozen=True)

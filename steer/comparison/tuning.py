@@ -148,14 +148,15 @@ def tunable(entry: Entry) -> bool:
 
 def trains_on_logs(comparison: Comparison, entry: Entry) -> bool:
     """Whether the rows that tuning trains on have what the method of an entry compares or chooses among."""
-    if entry not in comparison.on_logs:
+    key = entry.start  # whatever its rounds are
+    if key not in comparison.on_logs:
         held, (method, own) = set(held_out(comparison)), chosen_method(entry.method, entry.settings)
         try:
             groups = method.groups([row for row in comparison.logs if split_key(row) not in held], own)
         except SteerError:
             groups = []
-        comparison.on_logs[entry] = bool(groups)
-    return comparison.on_logs[entry]
+        comparison.on_logs[key] = bool(groups)
+    return comparison.on_logs[key]
 
 
 def tried(entry: Entry, comparison: Comparison | None = None) -> Entry:
