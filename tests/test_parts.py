@@ -20,7 +20,7 @@ from steer.labelling.fit import fit
 from steer.models.log_probs import ResponseLogps
 from steer.models.parts import is_multimodal, text_layers, towers
 from steer.models.policy import Policy, end_tokens, load_policy
-from steer.models.tokenization import Tokens
+from steer.models.tokenization import Tokens, text_ids
 from steer.rows import read_rows
 from steer.run_folder import read_json
 from steer.training.command import train_command
@@ -222,10 +222,11 @@ def test_targets_that_do_not_exist_are_refused(
         train_command(config(labels, family("qwen3_moe"), tmp_path / "policy", max_steps=1, **targets))
 
 
-def test_a_token_without_an_embedding_is_refused_by_name(family: Any, labels: Path) -> None:
+def test_a_token_without_an_embedding_is_text_in_a_turn_and_else_refused_by_name(family: Any, labels: Path) -> None:
     policy = load_policy(str(family("gemma3_text")))
     with pytest.raises(SteerError, match=f"a text holds {EXTRA}, a token that the model has no embedding of"):
-        policy.generate(f"What is {EXTRA}?", max_new_tokens=4)
+        text_ids([f"What is {EXTRA}?"], policy.tokenizer)  # of a text to continue, which may write tokens
+    policy.generate(f"What is {EXTRA}?", max_new_tokens=4)
     rows = [{**row, "response": f"{row['response']} {EXTRA}"} for row in read_rows(labels)[:3]]
     responses = Tokens(rows, policy.tokenizer, end_tokens(policy)).responses
     assert max(max(responses[row["id"]]) for row in rows) < policy.tokenizer.embedded
