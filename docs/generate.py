@@ -178,7 +178,7 @@ def settings(function: Any) -> str:
     lines = [
         f"| `{field.name}` | `{field.default!r}` | {cell(field.metadata.get('help', ''))} |\n"
         for field in dataclasses.fields(kind)
-        if field.name not in named
+        if not {field.name, f"{field.name}s"} & {*named}  # an argument of several has the plural
     ]
     return "\n| setting | default | meaning |\n|---|---|---|\n" + "".join(lines)
 

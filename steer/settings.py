@@ -176,6 +176,18 @@ def settings_of(kind: type[T], values: Mapping[str, Any]) -> T:
     return settings
 
 
+def apart(settings: Mapping[str, Any], **arguments: str) -> Mapping[str, Any]:
+    """Return keyword arguments; SteerError for one of a name that is an argument of another name in this function.
+
+    >>> apart({"seed": 1}, target="targets")
+    {'seed': 1}
+    """
+    for name, argument in arguments.items():
+        if name in settings:
+            raise SteerError(f"unknown setting '{name}'; it is `{argument}=` here.")
+    return settings
+
+
 def named_values(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return keyword arguments with tuples for lists; SteerError for one that is no field, or of another type."""
     fields, types = {f.name: f for f in dataclasses.fields(kind)}, get_type_hints(kind)

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,26 @@ def test_every_function_names_its_parameters_types_and_errors(name: str) -> None
         assert f"`{parameter}`" in text, f"{name}: {parameter} is not documented"
     positional = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert len(positional) <= 2
+
+
+def test_a_setting_is_no_second_name_of_an_argument(policy: steer.Policy, labels: Path) -> None:
+    """Else one of the two would win in silence."""
+    for wrong in (
+        lambda: steer.generate(policy, ["hi"], target="verbosity=0"),
+        lambda: steer.generate(policy, ["hi"], targets="best", target="verbosity=0"),
+    ):
+        with pytest.raises(steer.SteerError, match="unknown setting 'target'; it is `targets=` here"):
+            wrong()
+    with pytest.raises(steer.SteerError, match="unknown setting 'targets'; it is `target=` here"):
+        policy.generate("hi", targets="verbosity=0")
+    with pytest.raises(steer.SteerError, match="unknown setting 'method'; it is `methods=` here"):
+        steer.compare(str(labels), model="model", methods=["mle"], method=["dpo"])
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    for name in FUNCTIONS:
+        arguments = inspect.signature(getattr(steer, name)).parameters
+        section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        settings = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert not {f"{setting}s" for setting in settings} & {*arguments}, name
 
 
 def test_a_notebook_needs_no_folder(tiny: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from steer.options import resolve
 from steer.rows import Source
 from steer.rows.labelled import Labelled
 from steer.run_folder import Run, stage
-from steer.settings import named_values
+from steer.settings import apart, named_values
 
 
 def compare(
@@ -56,7 +56,7 @@ def compare(
             output, rows = root / "comparison", str(root / "rows")
             Labelled.of(labelled).save(rows)
         flags = {"rows": rows, "model": model, "output": str(output), "method": tuple(methods), "gold": gold}
-        flags |= {"scorer": scorer, **named_values(CompareSettings, settings)}
+        flags |= {"scorer": scorer, **named_values(CompareSettings, apart(settings, method="methods"))}
         config = resolve(CompareConfig, {k: v for k, v in flags.items() if v != ""})
         return _saved(config)
 

@@ -25,7 +25,7 @@ from steer.rows.lazy import prompts_on_disk
 from steer.rows.schema import Schema
 from steer.rows.writing import write_parts
 from steer.run_folder import workplace
-from steer.settings import settings_of
+from steer.settings import apart, settings_of
 
 # One prompt's text; or several prompts as texts, conversations (lists of turns) or rows; a Path is a file of them.
 Prompts = str | Path | Iterable[str | Sequence[Mapping[str, Any]] | Mapping[str, Any]]
@@ -55,9 +55,8 @@ def generate(
     matter. SteerError: an unknown setting, a target that the data does not support, a prompt that is too long, a folder
     of another call.
     """
-    chosen = settings_of(
-        GenerateSettings, {**settings, "target": (targets,) if isinstance(targets, str) else tuple(targets), "n": n}
-    )
+    aims = (targets,) if isinstance(targets, str) else tuple(targets)
+    chosen = settings_of(GenerateSettings, {**apart(settings, target="targets"), "target": aims, "n": n})
     rows = prompt_rows(prompts, chosen)
     generation = Generation.of(policy, rows, chosen, selection_of(chosen, policy))
     if folder is None and generation.split.opens:

@@ -31,6 +31,7 @@ from steer.models.unfinished import facts_of, with_weights
 from steer.progress import note, note_once, progress, quiet
 from steer.rows.schema import Schema
 from steer.run_folder import fingerprint, identity, is_run, read_done
+from steer.settings import apart
 
 if TYPE_CHECKING:
     from steer.generation.generate import Prompts
@@ -177,7 +178,7 @@ class Policy:
         """
         from steer.generation.generate import generate
 
-        rows = generate(self, prompts, targets=target, n=n, **settings)
+        rows = generate(self, prompts, targets=target, n=n, **apart(settings, targets="target"))
         one = isinstance(prompts, str) and (isinstance(target, str) or not target) and n == 1
         return str(rows[0]["response"]) if one else rows
 
