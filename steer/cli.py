@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -136,8 +137,11 @@ def evaluate(config: EvaluateConfig) -> None:
 def compare(config: CompareConfig) -> None:
     """Train methods on one split and budget and compare them; writes a report."""
     from steer.comparison.command import compare_command
+    from steer.run_folder import read_done
 
     click.echo(compare_command(config))
+    if not config.dry_run and not read_done(Path(config.output)):  # runs failed: what follows in a script needs them
+        sys.exit(1)
 
 
 @cli.command()

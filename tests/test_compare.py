@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 import steer.comparison.runs as package
+from steer.cli import cli
 from steer.comparison.command import compare_command
 from steer.comparison.comparison import UNSCORED, Comparison
 from steer.comparison.entry import Entry, cost, swept, unique
@@ -227,6 +229,7 @@ def test_what_failed_is_tried_again_and_nothing_else(
             "1 run failed and 1 method skipped; the report says why. The same command tries again."
             in compare_command(config)
         )
+        assert shell(config).exit_code == 1, "a script with && does not go on"
     out = tmp_path / "out"
     assert {f["error"] for f in read_json(out / "report.json")["failures"]} > {"MemoryError"}
     assert not (out / "done.json").exists()
@@ -236,6 +239,29 @@ def test_what_failed_is_tried_again_and_nothing_else(
     assert [f["name"] for f in read_json(out / "report.json")["failures"]] == ["remax"], "over budget stays so"
     assert "1 method skipped; the report says why. Report" in said
     assert compare_command(config) == said == read_json(out / "done.json")["summary"]
+    assert shell(config).exit_code == 0
+
+
+def shell(config: CompareConfig) -> Result:
+    """Run `steer compare` with the settings of a config."""
+    repeated = [f for name in ("method",) for value in getattr(config, name) for f in (f"--{name}", value)]
+    named = ("model", "output", "gold", "train", "num_prompts", "grid", "max_new_tokens", "resamples", "budget_calls")
+    flags = [str(x) for name in named for x in (f"--{name.replace('_', '-')}", getattr(config, name))]
+    return CliRunner().invoke(cli, ["compare", config.rows, *repeated, *flags])
+
+
+def test_methods_of_which_none_can_run_are_refused_before_any_begins(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    """Rows that nobody gave thumbs, say: each of them fails, after the base has answered and was judged."""
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "schema.json").write_bytes((labels / "schema.json").read_bytes())
+    write_rows([{**row, "reward": 0.0} for row in read_rows(labels)], bad / "rows.jsonl")
+    how: dict[str, Any] = {"gold": GOLD, "scorer": GOLD, "method": ("rwr", "remax"), "budget_calls": 1}
+    message = r"none of the methods can run \(rwr: its training would fail: .*; remax: over budget"
+    for more in ({}, {"dry_run": True}):
+        with pytest.raises(SteerError, match=message):
+            compare_command(CompareConfig(str(bad), str(tiny), str(tmp_path / "out"), **how, **more))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
 
 
 def held(comparison: Path) -> CompareConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 
 from steer.comparison.entry import PERMUTED, Cost, Entry, cost, over_budget, unique
 from steer.comparison.rates import read_rates
@@ -36,7 +38,7 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import FREE, HOW, origin_of, rows_fingerprint
 from steer.training.amount import amount, steps_of
 from steer.training.batches import Conditioning
-from steer.training.prepare import undrawn
+from steer.training.prepare import chosen, joined, undrawn
 
 ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
@@ -194,6 +196,27 @@ class Comparison:
             if reason := altered(entry.method, drawn):
                 return f"skipped: {reason}"
         return over_budget(self.cost(entry), self.config)
+
+    def groups(self, entry: Entry) -> tuple[float, float]:
+        """Count what an entry trains on: groups, and the mean of their rows; SteerError if there is none.
+
+        Those of the logs, or at most those of a round that compares draws.
+        """
+        method, own = chosen(entry.method, entry.settings)
+        if entry.iterate and (method.importance or not method.conditioned):
+            return math.inf, float(entry.iterate.n)
+        sizes = [len(group.rows) for group in joined(method.groups(self.logs, own), method)]
+        return math.inf if entry.iterate else len(sizes), float(np.mean(sizes))
+
+    def hopeless(self, entry: Entry) -> str:
+        """Return why an entry may not run, or why the logs cannot train it; empty if nothing is known against it."""
+        if (reason := self.refusal(entry)) or entry.untrained:
+            return reason
+        try:
+            self.groups(entry)
+        except SteerError as error:
+            return f"its training would fail: {error}"
+        return ""
 
     @cached_property
     def speechless(self) -> list[str]:

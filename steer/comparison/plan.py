@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from steer.methods import METHODS
 from steer.progress import duration, note
 from steer.report.cells import count, counted
 from steer.training import pace
-from steer.training.prepare import Hashes, chosen, joined
+from steer.training.prepare import Hashes
 from steer.training.train import prepare
 
 
@@ -151,7 +150,7 @@ class Speed(NamedTuple):
         if self.training is None:
             return answers, self.unknown
         try:
-            groups, size = _groups(comparison, entry)
+            groups, size = comparison.groups(entry)
         except SteerError as error:
             return answers, f"its training would fail: {error}"
         tokens = work.steps * settings.batch_size * size * self.length
@@ -171,12 +170,3 @@ class Speed(NamedTuple):
             f"Time: up to about {duration(seconds)} with one run at a time{rest} ({basis}answers as "
             f"{self.draws.basis}); {more} come on top."
         )
-
-
-def _groups(comparison: Comparison, entry: Entry) -> tuple[float, float]:
-    """Number of groups and mean number of their rows: on the logs, or at most those of a round that compares draws."""
-    method, own = chosen(entry.method, entry.settings)
-    if entry.iterate and (method.importance or not method.conditioned):
-        return math.inf, float(entry.iterate.n)
-    sizes = [len(group.rows) for group in joined(method.groups(comparison.logs, own), method)]
-    return math.inf if entry.iterate else len(sizes), float(np.mean(sizes))
