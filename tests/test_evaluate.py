@@ -26,6 +26,7 @@ from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import NO_BASE
 from steer.generation.command import generate_command
 from steer.models.policy import Policy, load_policy
+from steer.report.dials import LEVELS
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
@@ -208,7 +209,9 @@ def test_rows_of_generate_have_a_dial(labels: Path, trained: Path, tmp_path: Pat
     )  # fmt: skip
     generate_command(ask)
     evaluate_command(EvaluateConfig((str(tmp_path / "drawn"),), str(tmp_path / "out"), str(labels), GOLD, **SMALL))
-    (dial,) = read_json(tmp_path / "out" / "report.json")["dials"]
+    report = read_json(tmp_path / "out" / "report.json")
+    assert [s["name"] for s in report["systems"]] == ["logs", "drawn @ verbosity=0", "drawn @ verbosity=4"]
+    (dial,) = report["dials"]
     assert [m["target"] for m in dial["result"]["attributes"]["verbosity"]["means"]] == [0, 4]
     assert dial["result"]["n"] == len(read_rows(tmp_path / "drawn"))
 
@@ -309,7 +312,7 @@ def test_the_command_is_a_doorway_on_evaluate(labels: Path, trained: Path, base:
     assert differing <= {"command", "commands", "hashes", "seconds"}
     assert found.dial == by_call["dials"][0]["result"]
     assert "steered @ best" in found.table
-    assert "\nsteered: mean level obtained per level asked; levels count from 0.\nAsked " in found.table
+    assert f"\nsteered: mean level obtained per level asked; {LEVELS}\nAsked " in found.table
     for name, attribute in found.dial["attributes"].items():
         (line,) = [line for line in found.table.splitlines() if line.startswith(f"{name} ")]
         assert f" {attribute['means'][0]['mean']:.2f}" in line
@@ -325,6 +328,24 @@ def test_responses_in_memory_are_judged_without_a_folder() -> None:
     assert [s["name"] for s in found.result["systems"]] == ["a", "b"]
     assert found.result["win_rates"]["annotators"][0]["systems"][1]["win_rate"]["mean"] == 1
     assert found.dial == {}
+
+
+def test_responses_to_several_targets_are_a_system_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pooled, the two would be one row of means over opposite requests."""
+    asked = [{}, {"words": 0}, {"words": 2}]
+    rows = [
+        {"prompt": f"q{i}", "response": "so " * (1 + target.get("words", 1)), "target": target}
+        for i in range(4)
+        for target in asked
+    ]
+    found = evaluate({"a": rows}, gold="countable:words", resamples=20)
+    means = {s["name"]: s["attributes"]["words"]["mean"] for s in found.result["systems"]}
+    assert means == {"a @ none": 2, "a @ words=0": 1, "a @ words=2": 3}
+    assert found.table.startswith("No attribute has a better end, so there is no reward to compare")
+    assert "their dial needs the levels of the labelled rows" in capsys.readouterr().err
+    many = [{**rows[0], "prompt": f"q{i}", "target": {"words": i}} for i in range(21)]
+    assert [s["name"] for s in evaluate({"a": many}, gold="countable:words", resamples=20).result["systems"]] == ["a"]
+    assert "responses to 21 targets are pooled" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", ["", "test"])

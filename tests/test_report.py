@@ -13,6 +13,7 @@ import pytest
 
 from steer import report
 from steer.evaluation.controllability import controllability, correlation
+from steer.report import dials
 from steer.report.optimised import optimised
 
 NAMES = ("helpfulness", "verbosity", "toxicity")
@@ -344,6 +345,24 @@ def test_every_system_has_a_row(example: dict[str, Any], tmp_path: Path) -> None
     lines = terminal.split("\nWin-rate")[0].splitlines()[-10:]
     assert [line.split("  ")[0] for line in lines[1:]] == order
     assert len({len(line) for line in lines}) == 1
+
+
+def test_headline_says_why_there_is_no_difference(example: dict[str, Any]) -> None:
+    alone = changed(example, systems=[system("mle", 0.0)], dials=[])
+    assert report.headline(alone)[0] == "mle is the only system, so there is no difference to claim."
+    assert report.headline({**alone, "counted": []})[0].startswith(
+        "No attribute has a better end, so there is no reward"
+    )
+
+
+def test_levels_that_are_not_called_by_their_number_are_named(example: dict[str, Any]) -> None:
+    (dial, *_), names = example["dials"], [*example["dials"][0]["result"]["attributes"]]
+    plain = dials.obtained({**dial, "shown": {n: ["0", "1", "2"] for n in names}}).caption
+    assert (
+        plain == dials.obtained(dial).caption == f"{dial['name']}: mean level obtained per level asked; {dials.LEVELS}"
+    )
+    called = dials.obtained({**dial, "shown": {names[0]: ["1", "2", "3"]}}).caption
+    assert called == f"{plain} Those of {names[0]} are called 1, 2, 3."
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,14 @@ from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import Contestant, Entrant, contestants
 from steer.evaluation.systems import NO_BASE, Answers, System
 from steer.models.policy import load_policy
+from steer.progress import note_once
 from steer.report.circumstances import circumstances
 from steer.rows import Row, Source
 from steer.rows.labelled import Labelled, content_of
 from steer.run_folder import origin_of, rows_fingerprint, slugs, workplace
 from steer.settings import settings_of
+
+MOST_TARGETS = 20  # of given responses that are a system each
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,27 @@ def repetitions(contestants: Sequence[Contestant]) -> list[tuple[int, int]]:
 def _logged(
     examination: Examination[EvaluateSettings], rows: Sequence[Row]
 ) -> tuple[dict[str, Answers], Answers | None]:
-    """Score responses; those to several targets have a dial."""
-    answers = examination.court.scored(rows)
-    if len({str(row.get("target")) for row in rows}) < 2 or not examination.schema.cells:
-        return {"": answers}, None
-    with_target = [{**row, "target": row.get("target") or {}} for row in rows]
-    return {"": answers}, Answers(with_target, answers.gold, answers.proxy)
+    """Score responses; those to several targets are a system each, and have a dial."""
+    whole = examination.court.scored([{**row, "target": row.get("target") or {}} for row in rows])
+    places: dict[str, list[int]] = {}
+    for i, row in enumerate(whole.rows):
+        places.setdefault(_asked_for(row), []).append(i)
+    if len(places) < 2:
+        return {"": whole}, None
+    if not examination.schema.cells:
+        note_once("responses to several targets: their dial needs the levels of the labelled rows (--rows).")
+    if len(places) > MOST_TARGETS:
+        note_once(f"responses to {len(places)} targets are pooled; up to {MOST_TARGETS} would be a system each.")
+        places = {"": [*range(len(rows))]}
+    return {
+        target: Answers([whole.rows[i] for i in some], whole.gold[some], whole.proxy[some])
+        for target, some in places.items()
+    }, whole if examination.schema.cells else None
+
+
+def _asked_for(row: Row) -> str:
+    """Write the target of a response as it was asked for; `none` for no target."""
+    return str(row.get("asked") or " ".join(f"{n}={level}" for n, level in row["target"].items()) or "none")
 
 
 def _asked(

@@ -99,6 +99,7 @@ def result(case: Case, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **about,
         "baseline": case.baseline,
+        "counted": schema.counted,
         "gold": court.gold.id,
         "proxy": "not named" if case.blind else court.proxy.id,
         "gold_is_proxy": court.gold.id == court.proxy.id and not case.blind,
@@ -164,7 +165,8 @@ def _dials(case: Case, repeated: bool) -> list[dict[str, Any]]:
             measured = dial([*seeds.values()], gold, names, case.court.spans, case.resamples)
             slopes = slope_gains(seeds, first, gold, names, draws) if first and name != case.dial else None
             less = {"name": case.dial, "slopes": slopes} if slopes else None
-            dials.append({"name": name, "targets": targets, "result": measured, "less": less})
+            shown = {n: [*gold.schema[n].shown] for n in names}
+            dials.append({"name": name, "targets": targets, "shown": shown, "result": measured, "less": less})
             family += slopes.values() if slopes and not is_control(dials[-1]) else ()
     _judged(family, repeated)
     return dials

@@ -7,6 +7,7 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
     gold, proxy: scorers;  gold_is_proxy: bool, the report then says that it judges with the scorer that trained
     budget: rows, steps, batch_size, model, parameters
     behaviour: reward_sd_raw;  names [A];  attributes {name: {mean, sd}};  correlation [A][A]
+    counted: absent, or the attributes that the reward counts; without any there are no rewards
     intended: absent, or the system that was to be the baseline
     systems: [name, method, settings, target;  seeds, rounds: int;  gold, proxy, words: interval;
               attributes {name: interval of gold score};
@@ -23,7 +24,8 @@ null where undefined. Rewards are in standard deviations of the logs, or of what
               cut_off: share or null], for the costs kl, words, seconds, tokens and answer_tokens;  left_out: [name,
               reason]
     choices: absent, or [name;  gain: as difference], the best of n less one of the same n at random
-    dials: [name;  result of `controllability`;  targets: int;  less: null or {name;  slopes {attribute: as
+    dials: [name;  result of `controllability`;  targets: int;  shown: absent, or what the levels of each attribute are
+            called;  less: null or {name;  slopes {attribute: as
             difference}}, the partial slopes less those of the dial with this name], "permuted" in the name marks a
             negative control
     tuning: absent or null, or prompts, rows: int;  proxy;  entries: [name;  tries: [learning_rate, proxy: interval or

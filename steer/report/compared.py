@@ -57,7 +57,7 @@ def headline(report: Report) -> list[str]:
     elif pairs or open_:
         sentences.append(f"No system is shown to be above {baseline} on gold reward.")
     else:
-        sentences.append(f"Nothing was paired with {baseline or 'a baseline'}, so no difference is claimed.")
+        sentences.append(_unpaired(report))
     if (intended := report.get("intended") or baseline) != baseline:
         sentences.append(f"The baseline is {baseline or 'missing'}: {intended}, the intended one, has no answers.")
     unpaired = [s["name"] for s in report["systems"] if s["name"] not in (baseline, "logs", *dict(pairs + open_))]
@@ -77,6 +77,19 @@ def headline(report: Report) -> list[str]:
     steered = [d for d in report["dials"] if not is_control(d)]
     steered.sort(key=lambda d: not d.get("less"))  # what the others are compared with is no news
     return sentences + [sentence(d) for d in steered[:1]] + gained(steered)
+
+
+def _unpaired(report: Report) -> str:
+    """Say why there is no difference from the baseline."""
+    baseline = report["baseline"]
+    if report.get("counted") == []:
+        return (
+            "No attribute has a better end, so there is no reward to compare; the dial does not need one. "
+            '"steer label --higher NAME" or "--lower NAME" says which end is better.'
+        )
+    if baseline and all(s["name"] in (baseline, "logs") for s in report["systems"]):
+        return f"{baseline} is the only system, so there is no difference to claim."
+    return f"Nothing was paired with {baseline or 'a baseline'}, so no difference is claimed."
 
 
 def _fewer(report: Report) -> list[str]:

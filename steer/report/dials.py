@@ -20,6 +20,8 @@ DIAL = {
     "tau": "Tau in prompt",
 }
 
+LEVELS = "levels count from 0, and those obtained are continuous: they lie between whole levels and beyond the ends."
+
 
 def sentence(dial: Report) -> str:
     """Summarise what asking for one level more obtains on each attribute."""
@@ -105,8 +107,14 @@ def obtained(dial: Report) -> Table:
     targets = sorted({row["target"] for a in attributes.values() for row in a["means"]})
     means = {n: {row["target"]: row for row in a["means"]} for n, a in attributes.items()}
     rows = [[n, *(cell(means[n].get(t)) for t in targets)] for n in attributes]
-    caption = f"{dial['name']}: mean level obtained per level asked; levels count from 0."
+    caption = f"{dial['name']}: mean level obtained per level asked; {LEVELS}{_shown(dial)}"
     return Table(caption, ("Asked", *map(str, targets)), rows)
+
+
+def _shown(dial: Report) -> str:
+    """Say what levels are called where they are asked for, if that is not their number."""
+    called = {n: shown for n, shown in dial.get("shown", {}).items() if shown != [str(i) for i in range(len(shown))]}
+    return "".join(f" Those of {n} are called {', '.join(shown)}." for n, shown in called.items())
 
 
 def charts(dial: Report) -> Raw:
