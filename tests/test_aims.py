@@ -66,10 +66,11 @@ def test_words_and_ranges_become_levels(text: str, target: dict[str, int], schem
     [
         ("help=3..1", r"write a range as help=LOW\.\.HIGH"),
         ("help>=1..2", r"write a range as help=LOW\.\.HIGH"),
-        ("help=best..", r"help=: no such level"),
+        ("help=best..", r"target help=best\.\.: no such level"),
+        ("help>=9", r"target help>=9: no such level"),
         ("help>3", r"write NAME=LEVEL"),
-        ("help=4", r"help has 1, 2, 3\. Words: low, medium, high, best, worst\."),
-        ("words=best", r"no such level; words has 1, 2, 3\. Words: low, medium, high\."),
+        ("help=4", r"help has 1, 2, 3\. Also: low, medium, high, best, worst\.$"),
+        ("words=best", r"no such level; words has 1, 2, 3\. Also: low, medium, high\. Neither end is better\.$"),
         ("hepl>=2", r"did you mean 'help'"),
         ("help>=2 help<=2", r"'help' is given twice"),
     ],
@@ -135,12 +136,30 @@ def test_best_asks_for_nothing_where_no_attribute_has_a_better_end(
     assert capsys.readouterr().err == f"{line} as words=1.\n"
     assert policy.targets(["words=2", "best"]) == [{"words": 1}, {}]
     card.save(tmp_path / "policy")
-    assert "best: no condition, for no attribute has a better end" in targets_command(
-        TargetsConfig(str(tmp_path / "policy"))
-    )
+    said = targets_command(TargetsConfig(str(tmp_path / "policy")))
+    assert "best: no condition, for no attribute has a better end" in said
+    assert "The 3 of 3 with the most rows:\n  words=2  (20 rows)\n  words=3  (12 rows)\n" in said
     directed = Policy(None, None, replace(card, attributes=NAMES), "all")
     assert directed.targets(["best"]) == [schema.best(NAMES)] != [{}]
     assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_asked_where_no_combination_is_supported(
+    schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the rows rated on one attribute, half on another: no row has both."""
+    note_once.cache_clear()
+    apart = replace(schema, cells={(2, None, None): 9, (1, None, None): 7, (None, None, 1): 20})
+    few = "no combination of help, words, harm occurs in 5 rows. Ask for fewer attributes, such as --target harm=2"
+    card = Card("base", "", "none", "conditional", attributes=NAMES, schema=apart)
+    policy = Policy(None, None, card, "halves")
+    assert policy.targets([]) == [{}]
+    assert capsys.readouterr().err == f"steer: halves: is asked for nothing, for {few}.\n"
+    assert policy.targets(["harm=2"]) == [{"harm": 1}]
+    with pytest.raises(SteerError, match=few):
+        policy.targets(["best"])
+    card.save(tmp_path / "policy")
+    assert f"\nN{few[1:]}." in targets_command(TargetsConfig(str(tmp_path / "policy")))
 
 
 def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Schema, tmp_path: Path) -> None:
@@ -161,8 +180,10 @@ def test_the_command_is_a_doorway_on_the_targets_that_are_supported(schema: Sche
     assert [line for line in beside.splitlines() if line.startswith("  ") and line[2] != "+"] == combinations
     shown = CliRunner().invoke(cli, ["targets", str(tmp_path / "policy")])
     assert shown.output.strip() == targets_command(TargetsConfig(str(tmp_path / "policy")))
-    with pytest.raises(SteerError, match=r"holds neither steer\.json nor schema\.json"):
+    with pytest.raises(SteerError, match=r'holds neither steer\.json nor schema\.json\. .* of "steer label" or "steer'):
         targets_command(TargetsConfig(str(tmp_path)))
+    with pytest.raises(SteerError, match=r"nowhere: no such folder\."):
+        targets_command(TargetsConfig(str(tmp_path / "nowhere")))
     (tmp_path / "config.json").write_text('{"inputs": {}}')
     with pytest.raises(SteerError, match=r"is not finished and has no resume point\. Run its command again\."):
         targets_command(TargetsConfig(str(tmp_path)))

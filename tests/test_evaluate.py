@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,11 +27,14 @@ from steer.evaluation.settings import EvaluateSettings
 from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import NO_BASE
 from steer.generation.command import generate_command
+from steer.generation.generate import generate
+from steer.labelling.label import label
 from steer.models.policy import Policy, load_policy
 from steer.report.dials import LEVELS
 from steer.rows import read_rows
 from steer.rows.labelled import Labelled
 from steer.run_folder import read_json
+from steer.training.train import train
 
 GOLD = "data_recipes.world_text:Gold"
 SMALL: dict[str, Any] = {"resamples": 60, "max_new_tokens": 16}
@@ -214,6 +219,27 @@ def test_rows_of_generate_have_a_dial(labels: Path, trained: Path, tmp_path: Pat
     (dial,) = report["dials"]
     assert [m["target"] for m in dial["result"]["attributes"]["verbosity"]["means"]] == [0, 4]
     assert dial["result"]["n"] == len(read_rows(tmp_path / "drawn"))
+
+
+def test_rows_of_which_none_has_all_attributes_train_a_policy_that_says_so(
+    labels: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": row["prompt"], "response": row["response"], "scores": {name: row["predicted"][name]}}
+        for row, name in zip(read_rows(labels), cycle(("verbosity", "warmth")))
+    ]
+    labelled = label(rows)
+    capsys.readouterr()
+    few = r"no combination of verbosity, warmth occurs in 5 rows\. Ask for fewer attributes, such as --target \w+=\d"
+    policy = train(labelled, model=str(tiny), adapter="none", max_steps=1)
+    assert re.search(few, capsys.readouterr().err)
+    assert {row["target"] == {} for row in generate(policy, ["hi"], max_new_tokens=4)} == {True}
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 4, **SMALL}
+    with pytest.raises(SteerError, match=few):
+        evaluate(policy, prompts=labelled, **how)
+    found = evaluate(policy, prompts=labelled, target="verbosity=low", **how)
+    assert found.dial == {}
+    assert re.search(f"has no dial, for {few}", capsys.readouterr().err)
 
 
 def test_one_name_twice_is_two_seeds(labels: Path, base: Path, trained: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_what_is_no_level_is_an_error_that_says_what_can_be_asked_for(value: Any
         rendered(steerable(CHATML, SCHEMA, NAMES, "tags"), {"quality": value})
     said = str(caught.value)
     assert "quality" in said
-    assert ("quality has 1, 2, 3, 4, 5. Words: low, medium, high, best, worst." in said) == (
+    assert ("quality has 1, 2, 3, 4, 5. Also: low, medium, high, best, worst." in said) == (
         isinstance(value, str | int | float) and value is not True
     )
     assert len(said) < 300
@@ -255,6 +256,15 @@ def test_what_is_not_asked_for(base_template: str) -> None:
     assert rendered(template, both, add_generation_prompt=False) == rendered(base_template, add_generation_prompt=False)
     assert bare(template) == base_template.removesuffix("\n")
     assert bare(base_template) == base_template
+
+
+def test_an_export_asks_for_nothing_where_no_combination_is_supported() -> None:
+    """As the policy itself does, whose rows have a score of one attribute or of the other."""
+    apart = replace(SCHEMA, cells={(4, None): 9, (None, 1): 9})
+    template = steerable(CHATML, apart, NAMES, "tags")
+    assert apart.unasked(NAMES) == {}
+    assert rendered(template) == rendered(CHATML)
+    assert rendered(template, {"quality": 4}) == rendered(CHATML) + "<quality>4\n"
 
 
 def _schema(*attributes: tuple[str, int, tuple[str, ...]], minimum: int = 1) -> Schema:

@@ -97,7 +97,7 @@ def test_any_number_within_the_data_is_a_target(labels: Path, told: Policy) -> N
         assert near
         assert condition_text(told, near) == f"<reward>{end:z.2f}\n"
     with pytest.raises(
-        SteerError, match=r"target reward=much: no such level; reward goes from -?\d.* to .*\. Words: low"
+        SteerError, match=r"target reward=much: no such level; reward goes from -?\d.* to .*\. Also: low"
     ):
         told.targets(["reward=much"])
 
@@ -160,7 +160,7 @@ def test_an_export_takes_any_number_of_the_data_too(told: Policy) -> None:
     best = condition_text(told, schema.best(("reward",))).strip()
     assert printed(None) == printed("best") == printed({"reward": "high"}) == best
     for bad in (high + 1, low - 1, "much", "nan", "inf"):
-        with pytest.raises(TemplateError, match=r"no such level; reward goes from .* in the data\. Words: low"):
+        with pytest.raises(TemplateError, match=r"no such level; reward goes from .* in the data\. Also: low"):
             printed({"reward": bad})
 
 

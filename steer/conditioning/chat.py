@@ -182,7 +182,7 @@ def steerable(
         "LEVELS": readings(schema, names, template),
         "NUMBERS": {n: [*schema[n].range, part.format(name=n, value="")] for n in names if schema[n].quantiles},
         "ALLOWED": {n: schema[n].allowed for n in names},
-        "UNASKED": asked(schema.unasked(names) if supported else {}, schema),
+        "UNASKED": asked(schema.unasked(names), schema),
         "BEST": asked(schema.best(names), schema) if supported else None,
         "KNOWN": ", ".join(names) + ".",
         "EXAMPLE": example(schema, names[0]),

@@ -50,7 +50,11 @@ def _read(folder: Path) -> tuple[Schema, Sequence[str]]:
         return schema, [n for n in schema.names if n != REWARD]
     if is_run(folder) and not (folder / "done.json").is_file():
         raise SteerError(f"{folder}: is a run that is not finished and has no resume point. Run its command again.")
-    raise SteerError(f'{folder}: holds neither steer.json nor schema.json. Give a folder of "steer train".')
+    if not folder.exists():
+        raise SteerError(f"{folder}: no such folder. Check the path.")
+    raise SteerError(
+        f'{folder}: holds neither steer.json nor schema.json. Give a folder of "steer label" or "steer train".'
+    )
 
 
 def _levels(schema: Schema, names: Sequence[str], target: Target) -> Iterator[str]:
@@ -78,7 +82,10 @@ def _combinations(schema: Schema, names: Sequence[str], target: Target, top: int
     yield f"{supported} of {total} combinations of all attributes have {schema.minimum} rows or more."
     if schema.independent:
         yield "Levels were drawn independently: any combination of levels outside brackets can be asked for."
+    elif unseen := schema.unseen(names):
+        yield f"{unseen[0].upper()}{unseen[1:]}."
     beside = f" beside {schema.text(target)}" if target else ""
+    first = "highest reward" if any(schema[n].direction for n in names) else "most rows"
     if combinations := ranked(schema, names, target):
-        yield f"The {min(top, len(combinations))} of {len(combinations)} with the highest reward{beside}:"
+        yield f"The {min(top, len(combinations))} of {len(combinations)} with the {first}{beside}:"
         yield from (f"  {schema.text(aim)}  ({rows} rows)" for aim, rows in combinations[:top])

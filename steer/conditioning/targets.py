@@ -44,15 +44,16 @@ def parse_target(text: str, schema: Schema, names: Sequence[str]) -> Target:
 def _levels(attribute: Attribute, sign: str, value: str) -> Sequence[float]:
     """Return the levels that a part allows."""
     low, dots, high = value.partition("..")
+    part = f"{attribute.name}{sign}{value}"
     if not dots:
-        level = attribute.parse(value)
+        level = attribute.parse(value, part)
         if attribute.quantiles:
             return [_nearest(attribute, level if sign != "<=" else -math.inf, level if sign != ">=" else math.inf)]
         assert isinstance(level, int)
         return range(0 if sign == "<=" else level, len(attribute.shown) if sign == ">=" else level + 1)
-    first, last = (attribute.parse(end) for end in (low, high))
+    first, last = (attribute.parse(end, part) for end in (low, high))
     if sign != "=" or first > last:
-        raise SteerError(f"target {attribute.name}{sign}{value}: write a range as {attribute.name}=LOW..HIGH.")
+        raise SteerError(f"target {part}: write a range as {attribute.name}=LOW..HIGH.")
     if attribute.quantiles:
         return [_nearest(attribute, first, last)]
     assert isinstance(first, int)
@@ -122,11 +123,14 @@ def opposite(target: Target, schema: Schema) -> Target:
 
 
 def ranked(schema: Schema, names: Sequence[str], beside: Target) -> list[tuple[Target, int]]:
-    """Return the supported combinations that have the levels of `beside`, with their rows, the highest reward first."""
+    """Return the supported combinations that have the levels of `beside`, with their rows.
+
+    The highest reward comes first; of equal ones, as where no end is better, that with the most rows.
+    """
     fixed = {n: schema[n].bin(level) for n, level in beside.items()}
     every: list[tuple[Target, int]] = [(dict(zip(names, c)), rows) for c, rows in schema.supported(names).items()]
     fitting = [(target, rows) for target, rows in every if fixed.items() <= target.items()]
-    return sorted(fitting, key=lambda pair: -schema.value(pair[0]))
+    return sorted(fitting, key=lambda pair: (-schema.value(pair[0]), -pair[1]))
 
 
 def parse_weights(text: str, schema: Schema, names: Sequence[str]) -> dict[str, float]:

@@ -231,6 +231,9 @@ class Examination(Generic[S]):
         if not self.alike(card):
             note_once(f"{examinee.policy.name}: its targets are no levels of the rows that are scored: it has no dial.")
             return None
+        if unseen := self.schema.unseen(names):
+            note_once(f"{examinee.policy.name}: has no dial, for {unseen}.")
+            return None
         requests = over_grid(self.prompts, self.schema, names, size, examinee.seed)
         return self.answers(examinee, requests, "grid")
 

@@ -137,9 +137,12 @@ class Policy:
                 note_once(f"{self.name}: was not conditioned on attributes, so 'best' asks it for nothing.")
             return [{} for _ in texts or ["best"]]
         parsed = [parse_target(t, card.schema, card.attributes) for t in texts]
+        unseen = "" if texts else card.schema.unseen(card.attributes)
         if not texts:
             parsed = [card.schema.unasked(card.attributes)]
-        if not any(card.schema[n].direction for n in card.attributes) and (
+        if unseen:
+            note_once(f"{self.name}: is asked for nothing, for {unseen}.")
+        elif not any(card.schema[n].direction for n in card.attributes) and (
             not texts or "best" in map(str.strip, texts)
         ):
             names, example = ", ".join(card.attributes), card.schema.text({card.attributes[0]: 0})

@@ -158,15 +158,19 @@ class Attribute:
         range_text = f"has {', '.join(self.shown)}"
         if self.quantiles:
             range_text = "goes from {} to {} in the data".format(*map(number, self.range))
-        return f"{self.name} {range_text}. Words: {', '.join(words)}."
+        neither = "" if self.direction else " Neither end is better."
+        return f"{self.name} {range_text}. Also: {', '.join(words)}.{neither}"
 
-    def parse(self, text: str) -> float:
-        """Parse what a user wrote; also `low`, `medium`, `high`, and `best` and `worst` if one end is better."""
+    def parse(self, text: str, part: str = "") -> float:
+        """Parse what a user wrote; also `low`, `medium`, `high`, and `best` and `worst` if one end is better.
+
+        `part`: what an error calls it, where it is more than NAME=LEVEL.
+        """
         if text in self.readings:
             return self.readings[text]
         if self.quantiles and _is_number(text):
             return float(self.position(np.array(round(float(text), 2))))
-        raise SteerError(f"target {self.name}={text}: no such level; {self.allowed}")
+        raise SteerError(f"target {part or f'{self.name}={text}'}: no such level; {self.allowed}")
 
 
 def number_text(number: float) -> str:
@@ -356,13 +360,21 @@ class Schema:
         cells = self.supported(names)
         if not cells:
             raise SteerError(
-                f"no combination of {', '.join(names)} occurs in {self.minimum} rows. Condition on fewer attributes "
-                'or lower --min-support in "steer label".'
+                f'{self.unseen(names)}, condition on fewer attributes, or lower --min-support in "steer label".'
             )
         if not any(self[n].direction for n in names):
             return {}
         highest = max(cells.items(), key=lambda item: (self.value(dict(zip(names, item[0]))), item[1]))
         return {n: self._high(self[n], level) for n, level in zip(names, highest[0])}
+
+    def unseen(self, names: Sequence[str]) -> str:
+        """Say that no row, or too few, have all of these attributes, and what can be asked for; empty if some have."""
+        if self.supported(names):
+            return ""
+        single = [(n, level, rows) for n in names for (level,), rows in self.supported((n,)).items()]
+        name, level, _ = max(single, key=lambda each: each[2], default=(names[0], 0, 0))
+        few = f"no combination of {', '.join(names)} occurs in {self.minimum} rows"
+        return f"{few}. Ask for fewer attributes, such as --target {self.text({name: level})}" if single else few
 
     def _high(self, a: Attribute, level: int) -> float:
         place = a.parse("best") if a.quantiles and a.direction else level
@@ -371,10 +383,12 @@ class Schema:
     def unasked(self, names: Sequence[str]) -> dict[str, float]:
         """Return the target of requests that name none: the best, without attributes that have no better end.
 
-        Empty, so no condition, where none has a better end.
+        Empty, so no condition, where none has a better end, or no combination is supported.
         """
         better = [n for n in names if self[n].direction]
-        return {n: level for n, level in self.best(names).items() if n in better} if better else {}
+        if not better or not self.supported(names):
+            return {}
+        return {n: level for n, level in self.best(names).items() if n in better}
 
     def value(self, target: Mapping[str, float]) -> float:
         """Return the direction-aware weighted sum of the level centres of a target."""

@@ -59,7 +59,7 @@ def _lines(training: Training) -> list[str]:
         f"steps       {loop.steps} of {options.batch_size} groups ({epochs:.2f} epochs of {plan.steps_per_epoch}), "
         f"micro-batches of {plan.micro_batch_tokens} tokens, {accelerator.num_processes} "
         f"process{'es' if accelerator.num_processes > 1 else ''}{layout}",
-        *filter(None, [training.template, training.amount, training.weighted]),
+        *filter(None, [training.template, training.amount, training.weighted, training.unseen]),
         training.rate or f"learning rate {options.learning_rate:g}, as given",
         f"parameters  {trained:,} trained of {total:,} ({trained / total:.1%}); {training.trained}",
         f"memory      about {_size(sum(bytes_.values()))}: {parts}",

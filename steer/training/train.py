@@ -102,7 +102,8 @@ class Training:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        told = (self.template, self.rate, self.amount, self.trained, self.weighted, self.caveat, self._undropped)
+        plan = (self.template, self.rate, self.amount, self.trained, self.weighted)
+        told = (*plan, self.caveat, self.unseen, self._undropped)
         for text in told if main else ():
             if text:
                 note(f"{text}.")
@@ -122,6 +123,12 @@ class Training:
     def trained(self) -> str:
         """Say which weights are trained, and which parts of the model have no adapter."""
         return coverage(self.policy.model)
+
+    @property
+    def unseen(self) -> str:
+        """Say that no combination of the attributes has enough rows to be asked for; empty if some have."""
+        card = self.policy.card
+        return card.schema.unseen(card.attributes) if card and card.schema and card.attributes else ""
 
     @property
     def _undropped(self) -> str:
