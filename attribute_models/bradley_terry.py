@@ -28,7 +28,7 @@ from attribute_models.embeddings import Embeddings, EmbeddingsSettings
 from attribute_models.features import Counts, Scaling, Vocabulary
 from attribute_models.folds import Keys, check_penalties, folds_by_prompt, prompt_key, prompt_keys
 from attribute_models.learned import Learned
-from attribute_models.metrics import FEW_PROMPTS, shown
+from attribute_models.metrics import FEW_PROMPTS, NOT_LEARNABLE, shown
 
 VARIANTS = ("plain", "margin", "scaled")
 ARRAYS = ("coefficients", "intercept", "alpha")  # fitted, saved beside the scaling's
@@ -267,12 +267,12 @@ def accuracy(pairs: Pairs, rewards: Array, lengths: Array, prompts: Keys, name: 
             f"{shown(figures['length_alone'])} by length alone, {shown(figures['given_length'])} ({shown(left)} to "
             f"{shown(figures['given_length_high'])}) given length. {OTHER_FEATURES}"
         )
-    elif count and low is None:
+    elif low is None:
         learnable = None
         warning = f"{name}: accuracy {shown(figures['accuracy'])} over {count} pairs. {FEW_PROMPTS}"
     elif not learnable:
         finding = f"accuracy {shown(figures['accuracy'])} over {count} pairs is not above that of a coin"
-        warning = f"{name}: not learnable from this data by this model: {finding}. {OTHER_FEATURES}"
+        warning = f"{name}: {NOT_LEARNABLE}: {finding}. {OTHER_FEATURES}"
     return {"pairs": count, **figures, "learnable": learnable, "warning": warning}
 
 

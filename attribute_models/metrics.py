@@ -38,9 +38,9 @@ def report(
     are taken as dependent), reliability (pearson squared), qwk, spearman_with_length (of predictions), length_alone
     (Spearman of the truth with length), given_length (partial, of predictions and truth), _low and _high: without unit.
     n: rows used; unknown: rows skipped. learnable: the interval of given_length lies above 0, and `expected`
-    (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller MAE than the mean, unless
-    predictions are `debiased`, which costs the part that length explains; if not, warning says what to do about it.
-    It is None where fewer than 4 groups leave no interval.
+    (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller squared error than the mean,
+    unless predictions are `debiased`, which costs the part that length explains; if not, warning says what to do about
+    it. It is None where rows of fewer than 4 groups, or of one score, leave nothing to judge by.
     `raters` [n] are the rows' columns of that name, for the figures of `ceiling.ceiling`.
     """
     t, p, size = (np.asarray(x, dtype=np.float64) for x in (truth, predicted, lengths))
@@ -92,10 +92,16 @@ FEW_PROMPTS = (
     "The held-out rows answer fewer than 4 prompts, too few to say whether it is learnable. Rate answers to more "
     'prompts, or hold out more of them ("steer fit ROWS --held-out 0.3").'
 )
+ONE_SCORE = (
+    "held-out rows all have the same score, which does not say whether it is learnable. Rate more answers, or hold out "
+    'more prompts ("steer fit ROWS --held-out 0.3").'
+)
 OTHER_MODELS = (
     "This is about this model and these rows: an encoder may learn what it cannot (steer fit --kind embeddings or "
     "regression, --model NAME), or more rows may help."
 )
+NOT_LEARNABLE = "not learnable from this data by this model"
+BEFORE = "before calibration spreads predictions as ratings are; the RMSE in the table is after it"
 LEFT_OUT = (
     "Or leave it out: fit the others only (--attribute ...); --neither {} keeps it as a condition and takes it out of "
     "the reward."
@@ -106,16 +112,19 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
     """Whether predictions beat those from length and from the mean (None: unknown), and what to do if not."""
     n, low, left = len(truth), figures["spearman_low"], figures["given_length_low"]
     finding = f"Spearman {_spanned(figures, 'spearman')} over {n} rows"
-    mae = float(np.abs(expected - truth).mean()) if n else None
-    if figures["spearman"] is not None and low is None:
+    if not n or (figures["spearman"] is not None and low is None):
         return {"learnable": None, "warning": f"{name}: {finding}. {FEW_PROMPTS}"}
+    if np.ptp(truth) == 0:
+        return {"learnable": None, "warning": f"{name}: its {n} {ONE_SCORE}"}
     if left is not None and left > 0:
-        if debiased or (mae is not None and mae < figures["baseline_mae"]):
+        # Squared, for it is least at the mean: where most scores are alike the absolute error rewards a constant guess.
+        rmse = math.sqrt(((expected - truth) ** 2).mean())
+        if debiased or rmse < figures["baseline_rmse"]:
             return {"learnable": True, "warning": None}
-        spread = "" if mae == figures["mae"] else " (of expected scores; those of the table are spread as ratings are)"
-        mean = shown(figures["baseline_mae"])
-        finding = f"a mean absolute error of {shown(mae)}{spread}, no better than {mean} of the mean"
-        warning = f"{name}: hardly learnable from this data: {finding} over {n} rows. {OTHER_MODELS}"
+        spread = "" if rmse == figures["rmse"] else f" ({BEFORE})"
+        mean = shown(figures["baseline_rmse"])
+        finding = f"a root mean squared error of {shown(rmse)}{spread}, no better than {mean} of the mean"
+        warning = f"{name}: {NOT_LEARNABLE}: {finding}, over {n} rows. {OTHER_MODELS}"
     elif low is not None and low > 0 and (figures["length_alone"] or 0) * (figures["spearman_with_length"] or 0) > 0:
         warning = (
             f"{name}: the scorer adds nothing to length: {finding}, {shown(figures['length_alone'])} by the number of "
@@ -125,8 +134,7 @@ def _verdict(name: str, figures: Mapping[str, Any], truth: Array, expected: Arra
     else:
         given = f", {_spanned(figures, 'given_length')} given length" if figures["given_length"] is not None else ""
         warning = (
-            f"{name}: not learnable from this data by this model: {finding} is not above chance{given}. {OTHER_MODELS} "
-            f"{LEFT_OUT.format(name)}"
+            f"{name}: {NOT_LEARNABLE}: {finding} is not above chance{given}. {OTHER_MODELS} {LEFT_OUT.format(name)}"
         )
     return {"learnable": False, "warning": warning}
 

@@ -247,7 +247,7 @@ def test_rows_in_memory_are_labelled_by_a_function() -> None:
     assert (found.scorer, found.spec) == ("python:words", "")
     with pytest.raises(SteerError, match="other processes cannot load it"):
         label(rows, scorer=words, num_proc=2, shard_size=10)
-    with pytest.raises(SteerError, match="no row has a score"):
+    with pytest.raises(SteerError, match=r'no row has a score\. .* "steer label ROWS --scorer SCORER" needs none\.$'):
         label(rows)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from attribute_models.metrics import interval, partial, report, table
+from attribute_models.metrics import BEFORE, FEW_PROMPTS, ONE_SCORE, interval, partial, report, table
 
 TRUTH = [1.0, 2.0, 2.0, 4.0, 5.0, 3.0]
 PREDICTED = [1.5, 2.0, 1.0, 3.0, 4.0, 4.0]
@@ -92,7 +92,7 @@ def test_the_interval_covers_where_rows_of_a_prompt_are_alike() -> None:
     assert inside[1] / 300 < 0.7
 
 
-def test_an_attribute_is_hardly_learnable_where_the_mean_is_as_near() -> None:
+def test_an_attribute_is_not_learnable_where_the_mean_is_as_near() -> None:
     truth = [1.0, 5.0] * 20
     found = report(
         np.asarray(truth)[:, None],
@@ -104,10 +104,25 @@ def test_an_attribute_is_hardly_learnable_where_the_mean_is_as_near() -> None:
     assert found["spearman"] == 1.0
     assert found["learnable"] is False
     assert found["mae"] == 1.0, "of the predictions in the table, which are spread as the ratings are"
-    assert (
-        "error of 2.000 (of expected scores; those of the table are spread as ratings are), no better than 2.000 of"
-        in (found["warning"])
-    )
+    assert f"squared error of 2.000 ({BEFORE}), no better than 2.000 of the mean, over 40 rows" in found["warning"]
+
+
+def test_a_skewed_score_is_learnable_though_a_constant_guess_has_the_smaller_absolute_error() -> None:
+    """Nine in ten are 5, and the scorer knows which are not: its guesses are near them and a little off elsewhere."""
+    truth = np.asarray([5.0] * 9 + [1.0])[None].repeat(20, 0).ravel()
+    predicted = np.where(truth == 5, 4.2, 2.4) + 0.2 * np.cos(37.0 * np.arange(200))
+    (found,) = report(truth[:, None], predicted[:, None], ("safety",), np.cos(11.0 * np.arange(200)))
+    assert found["mae"] > found["baseline_mae"]
+    assert found["rmse"] < found["baseline_rmse"]
+    assert (found["learnable"], found["warning"]) == (True, None)
+
+
+def test_no_rows_and_rows_of_one_score_do_not_say_whether_it_is_learnable() -> None:
+    nothing, alike = one([math.nan], [1.0]), one([2.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (nothing["learnable"], alike["learnable"]) == (None, None)
+    assert nothing["warning"] == f"quality: Spearman - (- to -) over 0 rows. {FEW_PROMPTS}"
+    assert alike["warning"] == f"quality: its 5 {ONE_SCORE}"
+    assert one([1.0, 2.0, 3.0, 5.0], [0.1] * 4)["learnable"] is False, "a constant is no prediction"
 
 
 def test_three_prompts_do_not_say_whether_it_is_learnable() -> None:
@@ -169,7 +184,7 @@ def test_learnable_means_that_the_interval_lies_above_zero() -> None:
 def test_what_is_undefined_is_none_and_the_report_is_json(truth: list[float], predicted: list[float]) -> None:
     found = one(truth, predicted)
     assert found["pearson"] is None
-    assert found["learnable"] is False
+    assert not found["learnable"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert "-" in table([found])
 

@@ -146,7 +146,7 @@ def own_scale(kind: Any) -> bool:
 
 def _names(settings: FitSettings, rows: Sequence[Row], where: str) -> Sequence[str]:
     """Return the attributes to fit, each with a score in some row."""
-    scored = scored_names(rows, where)
+    scored = scored_names(rows, where, '; "steer label ROWS --scorer SCORER" needs none')
     for name in settings.attribute:
         if name not in scored:
             raise SteerError(f"{where}: no row has a score '{name}'; {did_you_mean(name, scored)}")

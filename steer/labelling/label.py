@@ -227,7 +227,7 @@ def _read_once(
 
     The attributes are those with a human score where no `names` are given.
     """
-    names = names or scored_names(rows, where)
+    names = names or scored_names(rows, where, ", or a --scorer")
     human, train, targets = Table(file or io.BytesIO(), len(names)), array("b"), dict[tuple[str, float], str]()
     for ids, found in looked(rows, Look(names, settings.held_out, settings.seed)):
         for target, i in found.targets.items():
@@ -271,12 +271,15 @@ def _edges(settings: LabelSettings, names: Sequence[str]) -> dict[str, list[floa
     return edges
 
 
-def scored_names(rows: Iterable[Row], where: str) -> tuple[str, ...]:
-    """Return the attributes that have a human score in some row; SteerError if there is none."""
+def scored_names(rows: Iterable[Row], where: str, otherwise: str) -> tuple[str, ...]:
+    """Return the attributes that have a human score in some row; SteerError if there is none.
+
+    `otherwise`: how the message ends, on what needs no human scores.
+    """
     names = tuple(dict.fromkeys(n for row in rows for n, s in row["scores"].items() if s is not None))
     if not names:
         raise SteerError(
-            f"{where}: no row has a score. Give human scores (steer data --map NAME=COLUMN.PATH), or a --scorer."
+            f"{where}: no row has a score. Give human scores (steer data --map NAME=COLUMN.PATH){otherwise}."
         )
     if REWARD in names:
         raise SteerError(f"{where}: '{REWARD}' is what the sum of all scores is called here. Rename that score.")

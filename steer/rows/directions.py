@@ -133,8 +133,8 @@ def doubts(
 ) -> list[str]:
     """Return a warning for each attribute that is guessed to be good and goes with what is bad.
 
-    `column`: gives the scores [n] of an attribute by its place. Scores of a scorer that learned nothing of an
-    attribute, by its `report`, speak neither for nor against it.
+    `column`: gives the scores [n] of an attribute by its place. Scores of a scorer that is not shown, by
+    its `report`, to predict an attribute speak neither for nor against it.
     """
     import numpy as np
 
@@ -166,12 +166,12 @@ def doubts(
 
 
 def _empty(report: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the attributes of which a scorer reports that it learned nothing."""
+    """Return the attributes that a scorer is not shown to predict, by its report."""
     return {line["attribute"] for line in report if line.get("learnable") is False}
 
 
 def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return a warning if attributes enter the reward though their scorer reports that it learned nothing of them."""
+    """Return a warning if attributes enter the reward that their scorer is not shown to predict."""
     empty = _empty(report)
     names = [a.name for a in attributes if a.name in empty and a.direction and a.weight]
     if not names:
@@ -179,6 +179,6 @@ def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any
     flags = " ".join(f"--neither {name}" for name in names)
     count, them = ("counts", "it") if len(names) == 1 else ("count", "them")
     return [
-        f"warning: {', '.join(names)} {count} in the reward, though the scorer learned nothing of {them} that length "
-        f"and the mean do not tell. {flags} leaves {them} out."
+        f"warning: {', '.join(names)} {count} in the reward, though the scorer is not shown to predict {them} better than "
+        f"length and the mean do. {flags} leaves {them} out."
     ]
