@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from data_recipes.world_text import Gold
+from steer.comparison.comparison import Comparison
+from steer.config.comparison import CompareConfig
 from steer.config.iteration import IterateConfig
 from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
+from steer.evaluation.evaluate import evaluate
 from steer.iteration.command import iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
@@ -28,7 +31,8 @@ from steer.labelling.scorer import Scorer
 from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.options import resolve
-from steer.rows import read_rows
+from steer.progress import note_once
+from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
 from steer.run_folder import read_json, write_json
@@ -71,6 +75,32 @@ def rounds(labels: Path, tiny: Path, policy: Path, tmp_path_factory: pytest.Temp
     output = tmp_path_factory.mktemp("rounds") / "rounds"
     iterate_command(config(labels, tiny, policy, output))
     return output
+
+
+def test_prompts_that_are_too_long_are_counted_and_not_asked(
+    labels: Path, tiny: Path, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One long prompt of the logs, which training passes over, used to end the rounds after round 0."""
+    rows = read_rows(labels)
+    for split in ("train", "test"):
+        key = next(prompt_key(row) for row in rows if row["split"] == split)
+        for row in (row for row in rows if prompt_key(row) == key):
+            row["prompt"] = [{"role": "user", "content": "tell me about bees. " * 400}]
+    replace(Labelled.read(labels), rows=rows).save(tmp_path / "long")
+    setup = config(tmp_path / "long", tiny, policy, tmp_path / "out")
+    setup = replace(setup, rounds=1, prompts_per_round=1000, watch=1000, max_new_tokens=8, any_form=True)
+    note_once.cache_clear()
+    plan = iterate_command(replace(setup, dry_run=True))
+    assert "1 longer prompts are not asked" in capsys.readouterr().err
+    iterate_command(setup)
+    prompts = {split: {prompt_key(row) for row in rows if row["split"] == split} for split in ("train", "test")}
+    assert f"({len(prompts['train']) - 1} prompts x 1)" in plan
+    assert f"{len(prompts['test']) - 1} held-out prompts" in plan
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 0}
+    comparison = Comparison(CompareConfig(str(tmp_path / "long"), str(tiny), "out", **how), tmp_path)
+    assert len(comparison.examination.prompts) == len(prompts["test"]) - 1
+    found = evaluate(str(policy), prompts=str(tmp_path / "long"), grid=0, resamples=20, max_new_tokens=4, **how)
+    assert found.result["prompts"] == len(prompts["test"]) - 1
 
 
 def test_fresh_rows_carry_the_levels_they_obtained_not_those_they_were_asked_for(rounds: Path, labels: Path) -> None:

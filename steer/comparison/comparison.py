@@ -112,7 +112,8 @@ class Comparison:
     def examination(self) -> Examination[CompareSettings]:
         """Prompts that every system answers, the scorers that judge, and the annotators."""
         trust = self.training.trust_remote_code
-        return Examination(self.config, self.labelled, self.config.gold, self.proxy, trust_remote_code=trust)
+        judges = self.config.gold, self.proxy
+        return Examination(self.config, self.labelled, *judges, trust_remote_code=trust, bases=self.bases)
 
     @cached_property
     def training(self) -> TrainConfig:

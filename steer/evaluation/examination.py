@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -20,12 +20,12 @@ from steer.evaluation.sources import Contestant
 from steer.evaluation.systems import Answers, System
 from steer.generation.drawing import WHOLE, Split
 from steer.generation.generate import answers
-from steer.generation.requests import Request
+from steer.generation.requests import Request, longest_condition, with_room
 from steer.generation.settings import Sampling
 from steer.labelling.scorer import Scorer, load_scorer, rewarder
 from steer.methods import foreign
 from steer.models.card import Card
-from steer.models.policy import Policy
+from steer.models.policy import Policy, load_policy
 from steer.progress import note, note_once
 from steer.rows import Reading, Row, Source, named_side, prompt_key, read
 from steer.rows.labelled import Labelled
@@ -66,7 +66,8 @@ class Examination(Generic[S]):
     contestants: Sequence[Contestant] = ()
     first_seed: int = 0
     needs_gold: bool = False  # even where annotators judge
-    trust_remote_code: bool = False  # of scorers and annotators
+    trust_remote_code: bool = False  # of scorers, annotators and models
+    bases: Sequence[str] = ()  # that a comparison trains from
 
     @property
     def path(self) -> str:
@@ -151,11 +152,29 @@ class Examination(Generic[S]):
             note("the prompts name no split; give labelled rows if a policy may have trained on them.")
         rows = self.held_out or self.rows or [row for c in self.contestants for row in c.rows or ()]
         if not rows:
-            raise SteerError("--rows is missing: policies need prompts to answer.")
+            raise SteerError("--rows is missing: policies need prompts to answer. In Python: prompts=.")
         first: dict[str, Row] = {}
         for row in rows:
             first.setdefault(prompt_key(row), row)
-        return list(first.values())[: self.settings.num_prompts or None]
+        asked = list(first.values())
+        for policy in self.readers:
+            asked = with_room(policy, asked, spare=self._spare(policy))
+        return asked[: self.settings.num_prompts or None]
+
+    @property
+    def readers(self) -> Iterator[Policy]:
+        """Yield what answers the prompts, without weights: policies under evaluation, or the bases of trainings."""
+        for contestant in self.contestants:
+            if contestant.policy:
+                yield contestant.policy
+        paths = dict.fromkeys(c.path for c in self.contestants if c.rows is None and not c.policy)
+        for name in (*paths, *self.bases):
+            yield load_policy(name, device="meta", trust_remote_code=self.trust_remote_code)
+
+    def _spare(self, policy: Policy) -> int:
+        """Return the tokens that a condition in words, the longest there is, can take in front of a base's answers."""
+        schema = self.stored.schema
+        return longest_condition(policy, schema, schema.own, "words") if self.bases and schema.levelled else 0
 
     def check(self) -> None:
         """Raise SteerError now for all that would be refused later."""

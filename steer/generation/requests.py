@@ -16,7 +16,9 @@ from steer.generation.settings import Sampling
 from steer.models.policy import Policy
 from steer.models.steering import Weights
 from steer.models.tokenization import plain_ids, prompt_parts
+from steer.progress import note_once
 from steer.rows import Row, prompt_key
+from steer.rows.schema import Schema
 
 BLOCK = 512  # responses between two resume points by default
 
@@ -108,6 +110,42 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
     encoded = _encoded(policy, requests, sampling)
     say_unprinted({request.row["id"]: request.row for request in requests}.values(), policy.tokenizer)
     return encoded
+
+
+def with_room(policy: Policy, rows: Sequence[Row], most: int = 0, spare: int = 0) -> list[Row]:
+    """Return the first `most` rows (0: all) whose prompt leaves room for a response; note how many are passed over.
+
+    Room is left for any condition that the policy reads, or for `spare` tokens if that is more. SteerError if no prompt
+    has it.
+    """
+    if policy.longest is None or policy.tokenizer is None:
+        return list(rows[: most or None])
+    if (card := policy.card) and card.schema and policy.template:
+        spare = max(spare, longest_condition(policy, card.schema, card.attributes, policy.template))
+    kept: list[Row] = []
+    examined = 0
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK]
+        parts = [prompt_parts(row, policy.tokenizer, policy.template, policy.thinking) for row in block]
+        heads, tails = (plain_ids(texts, policy.tokenizer) for texts in zip(*parts))
+        for row, head, tail in zip(block, heads, tails):
+            if most and len(kept) == most:
+                break
+            examined += 1
+            if len(head) + len(tail) + spare < policy.longest:
+                kept.append(row)
+    if long := examined - len(kept):
+        if not kept:
+            raise SteerError(f"{policy.name}: all {long} prompts are longer than its {policy.longest} positions.")
+        note_once(f"{policy.name} has {policy.longest} positions: {long:,} longer prompts are not asked.")
+    return kept
+
+
+def longest_condition(policy: Policy, schema: Schema, names: Sequence[str], template: str) -> int:
+    """Return how many tokens a condition over `names` can have at most, each attribute counted by itself."""
+    levels = [[{name: level} for level in range(len(schema[name].shown))] for name in names]
+    texts = [[render(target, schema, names, template) for target in some] for some in levels]
+    return sum(max(map(len, plain_ids(some, policy.tokenizer)), default=0) for some in texts)
 
 
 def columns(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> int:

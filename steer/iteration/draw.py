@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from steer.conditioning.targets import Target, parse_weights
 from steer.errors import SteerError
 from steer.generation.drawing import generate_rows
@@ -58,11 +56,11 @@ def _responses(rounds: Rounds, number: int) -> list[Row]:
     settings = rounds.settings
     split = rounds.split(rounds.policy_of(number - 1))
     policy = rounds.load(rounds.policy_of(number - 1), weights=split.opens is None)
-    prompts = rounds.prompts("train")
-    order = np.random.default_rng([settings.seed, number]).permutation(len(prompts))[: settings.prompts_per_round]
+    prompts = rounds.drawn_prompts(number)
     seed = settings.seed * 1000 + number
-    aims = _aims(rounds, policy, len(order), seed)
-    requests = [Request(prompts[i], aim) for i, aim in zip(np.repeat(order, settings.n), aims)]
+    aims = _aims(rounds, policy, len(prompts), seed)
+    samples = (prompt for prompt in prompts for _ in range(settings.n))
+    requests = [Request(prompt, aim) for prompt, aim in zip(samples, aims)]
     folder = rounds.folder(number) / "generated"
     rows = generate_rows(policy, requests, rounds.sampling(seed), folder, split, source=round_source(number))
     names = policy.card.attributes if policy.card else ()

@@ -22,7 +22,7 @@ def planned(rounds: Rounds) -> str:
     s, t = rounds.settings, rounds.training
     policy = rounds.load(rounds.policy_of(0))
     _, watched = watched_requests(rounds, policy)
-    prompts = min(s.prompts_per_round, len(rounds.prompts("train")))
+    prompts = len(rounds.drawn_prompts(1))
     fresh, draws = prompts * s.n, prompts * s.n * s.rounds + len(watched) * (s.rounds + 1)
     pool = s.pool or rounds.method.pool
     logs = round(s.log_share * len(rounds.logs[: t.limit or None])) if pool == "all" else 0

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.systems import RewardScale
 from steer.generation.drawing import Split
 from steer.generation.generate import held_out_prompts
+from steer.generation.requests import with_room
 from steer.generation.settings import Sampling
 from steer.generation.vllm import obstacle
 from steer.iteration.settings import IterateSettings
@@ -71,6 +74,21 @@ class Rounds:
     def prompts(self, split: str, limit: int = 0) -> list[Row]:
         """Return one logged row per distinct prompt of a split, the first `limit` of them (0: all)."""
         return held_out_prompts(self.labelled.rows, self.training.held_out, self.training.seed, limit, split)
+
+    def drawn_prompts(self, number: int) -> list[Row]:
+        """Return the training prompts that a round answers, in an order of its own, without those that are too long."""
+        s, prompts = self.settings, self.prompts("train")
+        order = np.random.default_rng([s.seed, number]).permutation(len(prompts)).tolist()
+        return with_room(self.first, [prompts[i] for i in order], s.prompts_per_round)
+
+    def watched_prompts(self) -> list[Row]:
+        """Return the held-out prompts that are answered after every round, without those that are too long."""
+        return with_room(self.first, self.prompts("test"), self.settings.watch)
+
+    @cached_property
+    def first(self) -> Policy:
+        """The policy of round 0 without its weights: in all rounds what is too long for it is not asked."""
+        return self.load(self.policy_of(0), weights=False)
 
     def folder(self, number: int) -> Path:
         """The folder of a round."""

@@ -61,7 +61,7 @@ def watched_requests(rounds: Rounds, policy: Policy) -> tuple[Target, list[Reque
     """Return the target that a policy is watched at (empty: it is unconditioned) and its held-out requests."""
     names = policy.card.attributes if policy.card else ()
     best = rounds.schema_of(policy).best(names) if names else {}
-    return best, [Request(row, best) for row in rounds.prompts("test", rounds.settings.watch)]
+    return best, [Request(row, best) for row in rounds.watched_prompts()]
 
 
 def line(facts: Mapping[str, Any]) -> str:
