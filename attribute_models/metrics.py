@@ -38,9 +38,9 @@ def report(
     are taken as dependent), reliability (pearson squared), qwk, spearman_with_length (of predictions), length_alone
     (Spearman of the truth with length), given_length (partial, of predictions and truth), _low and _high: without unit.
     n: rows used; unknown: rows skipped. learnable: the interval of given_length lies above 0, and `expected`
-    (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller squared error than the mean,
-    unless predictions are `debiased`, which costs the part that length explains; if not, warning says what to do about
-    it. It is None where rows of fewer than 4 groups, or of one score, leave nothing to judge by.
+    (predictions [n, A] that aim at the mean of the truth; default: predicted) has a smaller squared error than the
+    mean, unless predictions are `debiased`, which costs the part that length explains; if not, warning says what to do
+    about it. It is None where rows of fewer than 4 groups, or of one score, leave nothing to judge by.
     `raters` [n] are the rows' columns of that name, for the figures of `ceiling.ceiling`.
     """
     t, p, size = (np.asarray(x, dtype=np.float64) for x in (truth, predicted, lengths))

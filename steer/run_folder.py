@@ -262,12 +262,14 @@ def fingerprint(path: str | Path) -> str:
             raise SteerError(f"{path}: no such file or folder. Check the path.")
         files = [path] if path.is_file() else read_of(path)
         with progress(total=sum(f.stat().st_size for f in files) >> 20, what=f"hash {path}", unit="MiB") as bar:
+            size = 0
             for file in files:
                 digest.update(file.name.encode())
                 with file.open("rb") as stream:
                     while block := stream.read(1 << 20):
                         digest.update(block)
-                        bar.update()
+                        size += len(block)
+                        bar.reach(size >> 20)
     except OSError as error:
         raise SteerError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from None
     if path.is_dir() and row_files(path) and (path / "done.json").is_file():

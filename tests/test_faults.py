@@ -376,6 +376,14 @@ def test_weights_that_a_file_lacks_are_not_drawn_at_random(trained: Path, tmp_pa
         load_policy(str(tmp_path / "policy"))
 
 
+def test_a_folder_without_config_json_is_named_as_such(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(SteerError, match=r"has no config\.json, so .* Give a folder with config\.json, weights"):
+        load_policy(str(tmp_path))
+    shutil.copytree(base, tmp_path / "snapshot")
+    with pytest.raises(SteerError, match=r"the folder has no config\.json, .* Give .*/snapshot, which has one\.$"):
+        load_policy(str(tmp_path))
+
+
 @pytest.mark.parametrize("end", ["x", [1, "x"], 1.5, True, [[1]]])
 def test_an_end_token_that_is_no_number_is_refused(trained: Path, tmp_path: Path, end: Any) -> None:
     shutil.copytree(trained, tmp_path / "policy")

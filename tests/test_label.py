@@ -208,7 +208,7 @@ def test_edges_can_be_given(own: Path) -> None:
 def test_the_counts_of_an_earlier_schema_are_not_those_of_the_rows(own: Path) -> None:
     write_rows(rows_of(40, lambda i: "word " * (i % 8 + 1)), own / "rows.jsonl")
     config = LabelConfig("rows.jsonl", "out", scorer="countable:words", levels=2, min_support=1)
-    assert label_command(config).startswith("words ")
+    assert label_command(config).startswith("levels and support of the rows for training:\nwords ")
     said = label_command(replace(config, output="few", schema="out/schema.json", limit=6))
     assert said.startswith("levels and support of out/schema.json:\nwords ")
 

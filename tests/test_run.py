@@ -8,6 +8,7 @@ import pytest
 
 import attribute_models
 from steer.errors import SteerError
+from steer.progress import Step
 from steer.run_folder import (
     Run,
     files_in,
@@ -40,6 +41,21 @@ def refusal(config: Config, **inputs: str) -> str:
     with pytest.raises(SteerError) as caught:
         Run(config.output, config, inputs)
     return str(caught.value)
+
+
+def test_hashing_counts_bytes_and_no_more_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of each small file would count as a whole MiB."""
+    counted, update = list[int](), Step.update
+
+    def counting(step: Step, n: int = 1) -> None:
+        counted.append(n)
+        update(step, n)
+
+    monkeypatch.setattr(Step, "update", counting)
+    for i in range(8):
+        (tmp_path / f"{i}.bin").write_bytes(bytes(3 << 18))
+    fingerprint(tmp_path)
+    assert sum(counted) == 8 * 3 / 4
 
 
 def test_nothing_is_written_before_start_and_done_comes_last(tmp_path: Path) -> None:

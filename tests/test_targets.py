@@ -266,6 +266,9 @@ def test_the_best_response_under_each_direction_stands_behind_its_weights() -> N
     assert schema.cells[4, 4] >= 60, "equal weights, of every prompt"
     again, _ = directional.weights(rows, SCHEMA, directional.Settings(directions=3))
     assert again == made
+    neither = SCHEMA.turned(dict.fromkeys(SCHEMA.own, (0, 0.0)))
+    with pytest.raises(SteerError, match=r"^no attribute has a better end"):
+        directional.weights(rows, neither, directional.Settings())
     with pytest.raises(SteerError, match="1 of 1 rows have scores of all of 2 attributes with a better end"):
         directional.weights(rows[:1], SCHEMA, directional.Settings())
     with pytest.raises(SteerError, match=r'warmth: no two scores differ\..* "steer label ROWS --neither warmth"'):

@@ -19,8 +19,8 @@ class EvaluateConfig(EvaluateSettings):
     output: str = option(..., OUTPUT)
     rows: str = option(
         "",
-        "Labelled rows: held-out prompts for policies, the schema, the unit of the reward. Default: the prompts and "
-        "the responses that are evaluated.",
+        "Labelled rows: held-out prompts for policies, the schema, the unit of the reward. Needed for policies; for "
+        "responses the default is their own prompts.",
         panel=INPUTS,
     )
     gold: str = option("", "Scorer that judges, as in `steer label`; better one that training never saw.", panel=INPUTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from steer.settings import DTYPE, DTYPES, SEED, SHARE, TRUST_REMOTE_CODE, WHICH_WORKERS, WORKERS, option
+from steer.settings import DTYPE, DTYPES, HELD_OUT, SEED, SHARE, TRUST_REMOTE_CODE, WHICH_WORKERS, WORKERS, option
 
 # Panels of --help.
 ENGINE, PROMPTS, SAMPLING, SPEED, TARGETS = "Engine", "Prompts", "Sampling", "Speed", "Targets and selection"
@@ -86,7 +86,7 @@ class GenerateSettings(Drawing, AskedSampling):
     target: tuple[str, ...] = option(
         (),
         "`helpful=5 verbosity=low`, `warmth=2..4`, `helpful>=4`, `best` or `none`; repeat for several side by side. "
-        "Default: best, without attributes that have no better end.",
+        "Default: the best of the attributes of which one end is better; if there is none, no condition.",
         panel=TARGETS,
     )
     allow_unsupported: bool = option(False, "Allow targets that the data does not support.", panel=TARGETS)
@@ -131,10 +131,13 @@ class GenerateSettings(Drawing, AskedSampling):
     )
     dtype: str = option("auto", DTYPE, choices=DTYPES, panel=ENGINE)
     trust_remote_code: bool = option(False, TRUST_REMOTE_CODE, panel=ENGINE)
-    split: str = option("", "Take only prompts of this split from rows.", choices=("", "train", "test"), panel=PROMPTS)
-    held_out: float = option(
-        SHARE, "Share of prompts in the test split, where the rows have no split.", least=0, most=1, panel=PROMPTS
+    split: str = option(
+        "",
+        "Take only prompts of this split (`test`: those kept for evaluation) from rows.",
+        choices=("", "train", "test"),
+        panel=PROMPTS,
     )
+    held_out: float = option(SHARE, HELD_OUT, least=0, most=1, panel=PROMPTS)
     limit: int = option(0, "Use only this many prompts of rows, the first ones (0: all).", least=0, panel=PROMPTS)
     shard_size: int = option(512, SHARD_SIZE, least=1, panel=SPEED)
     num_proc: int = option(

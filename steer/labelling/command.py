@@ -105,7 +105,7 @@ def _label_summary(labels: Labels, known: Mapping[str, Attribute]) -> str:
     task, schema = labels.task, labels.schema
     own = [schema[n] for n in schema.own]
     earlier = task.settings.schema  # its counts stay too: they are what a policy may be asked for
-    lines = [f"levels and support of {earlier}:"] if earlier else []
+    lines = [f"levels and support of {earlier or 'the rows for training'}:"]
     lines += [histogram(schema), *_counted(own), *directions.better_ends(own)]
     report = task.scorer.report
     trained = replace(labels.scores, kept=task.train)
@@ -190,7 +190,7 @@ def guessed_scales(
     guessed = [f"{a.name} {a.low:g} to {a.high:g}" for a in attributes if a.name not in {*known, "preference"}]
     if not guessed:
         return []
-    remedy = '"steer data ROWS --range NAME=LOW:HIGH" sets it, or knows it of the layout.'
+    remedy = 'Set it with "steer data ROWS --range NAME=LOW:HIGH"; known layouts bring their own.'
     remedy = "--edges NAME=EDGE,... sets where levels meet." if fresh else remedy
     return [f"scale, *guessed* from what occurs: {', '.join(guessed)}. {remedy}"]
 

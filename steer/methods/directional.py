@@ -22,6 +22,7 @@ from steer.errors import SteerError
 from steer.methods import conditional
 from steer.methods.groups import DRAW_MORE, Group, compared, random_of
 from steer.rows import Row, prompt_key
+from steer.rows.directions import SAY_END
 from steer.rows.schema import Schema
 from steer.settings import Checked, option
 
@@ -42,7 +43,9 @@ def weights(rows: Sequence[Row], schema: Schema, settings: Settings) -> tuple[li
     every = np.array([[schema[n].direction * _score(r, n) for n in names] for r in rows]).reshape(len(rows), -1)
     scored = [r for r, scores in zip(rows, every) if np.isfinite(scores).all()]
     table = every[np.isfinite(every).all(1)]
-    if not names or len(scored) < 2:
+    if not names:
+        raise SteerError(f"no attribute has a better end. {SAY_END}")
+    if len(scored) < 2:
         raise SteerError(
             f"{len(scored)} of {len(rows)} rows have scores of all of {len(names)} attributes with a better end. "
             'Run "steer label ROWS --scorer SCORER" with attributes that have one.'

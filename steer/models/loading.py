@@ -48,6 +48,7 @@ class Loading:
 def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
     """Load model and tokenizer; SteerError for what cannot be read, trained on or generated from."""
     weights = _weights(name, loading)
+    _check_folder(name, weights)
     with progress(what=f"load {name}", unit="") as bar, quiet(), _counted(bar):
         from transformers import AutoConfig, AutoTokenizer
 
@@ -103,6 +104,16 @@ def pretrained(name: str, loading: Loading) -> tuple[Any, Any]:
         model.generation_config = _generation_config(model, name)
     _complete(tokenizer, model, name)
     return model, tokenizer
+
+
+def _check_folder(name: str, weights: Weights) -> None:
+    """Refuse a folder without the file that says what model is in it; name one inside that has it."""
+    folder = Path(weights.place)
+    if weights.file or not folder.is_dir() or (folder / "config.json").is_file():
+        return
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    advice = f"Give {inside[0]}, which has one." if inside else "Give a folder with config.json, weights and tokenizer."
+    raise SteerError(f"model '{name}': the folder has no config.json, so it holds no model that can be read. {advice}")
 
 
 def _weights(name: str, loading: Loading) -> Weights:

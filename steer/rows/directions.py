@@ -179,6 +179,6 @@ def unlearned(attributes: Iterable[Attribute], report: Iterable[Mapping[str, Any
     flags = " ".join(f"--neither {name}" for name in names)
     count, them = ("counts", "it") if len(names) == 1 else ("count", "them")
     return [
-        f"warning: {', '.join(names)} {count} in the reward, though the scorer is not shown to predict {them} better than "
-        f"length and the mean do. {flags} leaves {them} out."
+        f"warning: {', '.join(names)} {count} in the reward, though the scorer is not shown to predict {them} better "
+        f"than length and the mean do. {flags} leaves {them} out."
     ]

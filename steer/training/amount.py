@@ -36,5 +36,6 @@ def amount(options: S, groups: int, *, draws: bool = False) -> tuple[S, str]:
     if not few or (batch and epochs):
         return chosen, ""
     named = " and ".join(flag for flag, given in (("--num-train-epochs", epochs), ("--batch-size", batch)) if not given)
-    why = f"{passes:.3g} epochs in batches of {size}: {groups} are few, and a training takes about {STEPS} steps"
+    reach = f", to reach {STEPS} steps" if steps * passes >= STEPS - 1 else ""
+    why = f"{groups} groups are few: batches of {size} and {passes:.3g} epochs{reach}"
     return chosen, f"{why} ({named} to set others)"

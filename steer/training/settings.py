@@ -144,7 +144,7 @@ class TrainSettings:
     weight_decay: float = option(0.0, "AdamW's.", least=0, panel=OPTIMIZER)
     max_grad_norm: float = option(1.0, "Gradients are clipped to it.", least=0, panel=OPTIMIZER)
     num_train_epochs: float = option(
-        0.0, "Passes over the groups (0: 2, and more on few rows, which is said).", least=0, panel=OPTIMIZER
+        0.0, "Passes over the groups (0: two, or more if that is under 100 steps; printed).", least=0, panel=OPTIMIZER
     )
     max_steps: int = option(0, "Optimizer steps, whatever the epochs (0: by epochs).", least=0, panel=OPTIMIZER)
     batch_size: int = option(
