@@ -473,6 +473,9 @@ def test_every_method_of_a_comparison_takes_its_share_of_the_likelihood_rate() -
     assert Entry.of("dpo:rate=0.5").settings_from(settings).learning_rate == 4e-3 * 0.5
     assert Entry.of("dpo:learning_rate=1e-3").settings_from(settings).learning_rate == 1e-3
     assert Entry.of("dpo:learning_rate=1e-3,rate=0.5").settings_from(settings).learning_rate == 5e-4
+    phrased = replace(settings, phrase=("warmth=be warm: {level}.",))
+    assert Entry.of("conditional").settings_from(phrased).phrase == phrased.phrase
+    assert Entry.of("directional:after=mle").settings_from(phrased).phrase == ()  # it asks for no levels
 
 
 def test_unknown_parts_of_a_method_are_refused_before_anything_is_written(

@@ -44,7 +44,10 @@ ROUNDS = (
     "Every round, and every stage in front (after=), takes the optimizer steps of a whole training; the table of what "
     "each took counts them all."
 )
-OF_ITS_OWN = "{}: its conditions are no levels of the attributes, so it is asked for its best alone and has no dial."
+OF_ITS_OWN = (
+    "{}: its conditions are no levels of the attributes, so it is asked for its best alone, has no dial, and takes no "
+    "--phrase."
+)
 ON_LOGS = "{}: logged responses stand for those that a policy draws; rounds=1 has it draw them."
 OTHER = "The rows were labelled by {}, not by the proxy: what trains on the logs trains on their rewards and levels."
 UNSCORED = "{}: the proxy gives no score to {:,} of the {:,} candidates of best of n; they count as the lowest."

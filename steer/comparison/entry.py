@@ -147,9 +147,10 @@ class Entry:
     def settings_from(self, shared: TrainConfig) -> TrainConfig:
         """Return the shared settings with the entry's own; the shared learning rate is that of likelihood methods.
 
-        A method takes its own share of that rate, or `rate` of it where the entry or its tuning says so.
+        A method takes its own share of that rate, or `rate` of it where the entry or its tuning says so. One that asks
+        for no levels takes none of the shared phrases for them.
         """
-        own = dict(self.training)
+        own = {**({"phrase": ()} if self.reframes else {}), **dict(self.training)}
         share = own.pop("rate", 1.0 if "learning_rate" in own else self.rate)
         likelihood = own.pop("learning_rate", shared.learning_rate)
         rate = peak_rate(self.method, likelihood, share) if likelihood else None  # open before the base is known

@@ -156,9 +156,10 @@ class Examination(Generic[S]):
         first: dict[str, Row] = {}
         for row in rows:
             first.setdefault(prompt_key(row), row)
-        asked = list(first.values())
-        for policy in self.readers:
-            asked = with_room(policy, asked, spare=self._spare(policy))
+        asked, readers = list(first.values()), list(self.readers)
+        most = self.settings.num_prompts if len(readers) == 1 else 0  # several may each pass over others
+        for policy in readers:
+            asked = with_room(policy, asked, most, self._spare(policy))
         return asked[: self.settings.num_prompts or None]
 
     @property
