@@ -81,7 +81,7 @@ def test_prompts_that_are_too_long_are_counted_and_not_asked(
     labels: Path, tiny: Path, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One long prompt of the logs, which training passes over, used to end the rounds after round 0."""
-    rows = read_rows(labels)
+    rows = read_rows(labels)[:100]
     for split in ("train", "test"):
         key = next(prompt_key(row) for row in rows if row["split"] == split)
         for row in (row for row in rows if prompt_key(row) == key):

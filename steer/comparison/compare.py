@@ -28,8 +28,6 @@ from steer.rows.labelled import Labelled
 from steer.run_folder import Run, stage
 from steer.settings import apart, named_values
 
-SUITED = '"steer methods --for ROWS"'
-
 
 def compare(
     labelled: Source | Labelled,
@@ -97,7 +95,9 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
     _ = comparison.speechless  # loads every base
     if all(comparison.hopeless(entry) for entry in entries):
         reasons = "; ".join(f"{entry.spec}: {comparison.hopeless(entry).rstrip('.')}" for entry in entries[:3])
-        raise SteerError(f"none of the methods can run ({reasons}). Name others with --method, or see {SUITED}.")
+        raise SteerError(
+            f'none of the methods can run ({reasons}). Name others; "steer methods --for ROWS" says which can train.'
+        )
     over = {entry: comparison.refusal(entry) for entry in entries}
     return over | ({replace(Entry.of("conditional"), permuted=True): ""} if config.controls else {})
 

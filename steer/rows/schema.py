@@ -360,7 +360,7 @@ class Schema:
         cells = self.supported(names)
         if not cells:
             raise SteerError(
-                f'{self.unseen(names)}, condition on fewer attributes, or lower --min-support in "steer label".'
+                f'{self.unseen(names)}. Condition on fewer attributes, or lower --min-support in "steer label".'
             )
         if not any(self[n].direction for n in names):
             return {}
