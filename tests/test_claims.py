@@ -239,7 +239,7 @@ def test_claims_want_a_scorer_that_no_run_trains_on(labels: Path, tiny: Path, tm
 
 
 def test_rounds_are_trained_with_all_that_the_others_are(
-    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    labels: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, seen = tmp_path / "train.yaml", []
     path.write_text(
@@ -254,7 +254,7 @@ def test_rounds_are_trained_with_all_that_the_others_are(
         "max_new_tokens": 17,
         "num_prompts": 9,
     }
-    bench = Bench(Comparison(CompareConfig(str(labels), "model", str(tmp_path / "out"), **how), tmp_path))
+    bench = Bench(Comparison(CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), **how), tmp_path))
     for loop in LOOPS:
         bench.rounds(loop, 1)
         asked: IterateConfig = seen.pop()

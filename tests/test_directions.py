@@ -170,7 +170,7 @@ def test_a_scale_that_is_only_what_occurs_is_said_by_fit_and_label(tmp_path: Pat
     write_rows(rows, tmp_path / "raw.jsonl")
     raw = str(tmp_path / "raw.jsonl")
     line = "scale, *guessed* from what occurs: quality 2 to 4."
-    assert f'{line} "steer data ROWS --range' in label_command(LabelConfig(raw, str(tmp_path / "labels")))
+    assert f'{line} Set it with "steer data ROWS --range' in label_command(LabelConfig(raw, str(tmp_path / "labels")))
     counted = label_command(LabelConfig(raw, str(tmp_path / "counted"), scorer="countable:words", min_support=1))
     assert "words 1 to 3. --edges NAME=EDGE,... sets where levels meet." in counted
     assert line in fit_command(FitConfig(raw, str(tmp_path / "scorer")))

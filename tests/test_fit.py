@@ -247,8 +247,10 @@ def test_rows_in_memory_are_labelled_by_a_function() -> None:
     assert (found.scorer, found.spec) == ("python:words", "")
     with pytest.raises(SteerError, match="other processes cannot load it"):
         label(rows, scorer=words, num_proc=2, shard_size=10)
-    with pytest.raises(SteerError, match=r'no row has a score\. .* "steer label ROWS --scorer SCORER" needs none\.$'):
+    with pytest.raises(SteerError, match=r"no row has a score\. .*, or a --scorer\.$"):
         label(rows)
+    with pytest.raises(SteerError, match=r'no row has a score\. .* "steer label ROWS --scorer SCORER" needs none\.$'):
+        fit(rows)
 
 
 def test_continuous_scores_from_0_to_1_become_quantile_levels(capsys: pytest.CaptureFixture[str]) -> None:
