@@ -14,11 +14,7 @@ THOUGHT_ALONE = "it ends with its thought and has no answer"
 CUT_OFF = "it was cut off before it answered"
 UNWRITTEN = "its response is an empty cell, written as a word (NULL, None, nan)"
 UNASKED = "its prompt is an empty cell, written as a word (NULL, None, nan)"
-NO_ANSWER = (
-    ENDLESS,
-    THOUGHT_ALONE,
-    CUT_OFF,
-    UNWRITTEN,
-)  # such a row is a prompt all the same; a judge gets a blank answer
+# Such a row is a prompt all the same; a judge gets a blank answer.
+NO_ANSWER = (ENDLESS, THOUGHT_ALONE, CUT_OFF, UNWRITTEN)
 NOTED = "_noted"  # list of what was changed or kept in a row, "what was done: with what", to be counted and said
 OURS = ("id", "group", "conversation", "source", "split", "levels", "target", "predicted", "after_response", "raters")

@@ -37,7 +37,7 @@ from data_recipes.thoughts import is_thought
 
 TURN = ("name", "tool_calls", "tool_call_id")  # what a turn keeps besides role and content
 CONTENT = ("value", "parts", "text", "message", "refusal")  # names of what a turn says, if not its content
-THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # names of what a model thought before it answered
+THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # what a model thought before; the first counts
 ANSWERED = ("reasoning_content", "tool_calls", "finished")  # what an answer has besides its text
 ABOUT = words("document documents context contexts passages")  # what a turn may be about
 TAUGHT = words("""
@@ -228,7 +228,7 @@ def _kept(raw: Row, keep: Callable[[str], bool]) -> Turn:
 
 def _thought(raw: Row) -> str:
     """Return what a model thought before a turn, wherever the turn holds it beside its text; "" for nothing."""
-    named = (*THOUGHT, *(key for key in raw if is_thought(key)))
+    named = dict.fromkeys((*THOUGHT, *filter(is_thought, raw)))
     if thought := next((said for key in named if (said := thought_of(raw.get(key))).strip()), ""):
         return thought
     details = raw.get("reasoning_details")  # of OpenRouter

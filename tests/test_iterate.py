@@ -21,6 +21,7 @@ from steer.config.labelling import LabelConfig
 from steer.config.training import TrainConfig
 from steer.errors import SteerError
 from steer.evaluation.evaluate import evaluate
+from steer.generation.requests import with_room
 from steer.iteration.command import iterate_command
 from steer.iteration.fresh import above
 from steer.iteration.goals import goals, pareto
@@ -75,6 +76,13 @@ def rounds(labels: Path, tiny: Path, policy: Path, tmp_path_factory: pytest.Temp
     output = tmp_path_factory.mktemp("rounds") / "rounds"
     iterate_command(config(labels, tiny, policy, output))
     return output
+
+
+def test_no_more_prompts_are_read_than_are_asked(labels: Path, policy: Path) -> None:
+    rows = read_rows(labels)[:9]
+    left = iter(rows)
+    assert with_room(load_policy(str(policy), device="meta"), left, most=3) == rows[:3]
+    assert next(left) == rows[3]
 
 
 def test_prompts_that_are_too_long_are_counted_and_not_asked(

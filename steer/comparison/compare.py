@@ -93,10 +93,15 @@ def checked(comparison: Comparison) -> dict[Entry, str]:
     comparison.examination.check()
     check_tuning(comparison)
     _ = comparison.speechless  # loads every base
-    if all(comparison.hopeless(entry) for entry in entries):
-        reasons = "; ".join(f"{entry.spec}: {comparison.hopeless(entry).rstrip('.')}" for entry in entries[:3])
+    reasons = []
+    for entry in entries:
+        if not (reason := comparison.hopeless(entry)):
+            break
+        reasons.append(f"{entry.spec}: {reason.rstrip('.')}")
+    else:
         raise SteerError(
-            f'none of the methods can run ({reasons}). Name others; "steer methods --for ROWS" says which can train.'
+            f"none of the methods can run ({'; '.join(reasons[:3])}). Name others; "
+            '"steer methods --for ROWS" says which can train.'
         )
     over = {entry: comparison.refusal(entry) for entry in entries}
     return over | ({replace(Entry.of("conditional"), permuted=True): ""} if config.controls else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -112,33 +113,39 @@ def encode(policy: Policy, requests: Sequence[Request], sampling: Sampling) -> l
     return encoded
 
 
-def with_room(policy: Policy, rows: Sequence[Row], most: int = 0, spare: int = 0) -> list[Row]:
+def with_room(policy: Policy, rows: Iterable[Row], most: int = 0, spare: int = 0) -> list[Row]:
     """Return the first `most` rows (0: all) whose prompt leaves room for a response; note how many are passed over.
 
-    Room is left for any condition that the policy reads, or for `spare` tokens if that is more. SteerError if no prompt
-    has it.
+    Room is left for any condition that the policy reads, or for `spare` tokens if that is more. Rows are read in
+    blocks, no further than it takes. SteerError if no prompt has room.
     """
     if policy.longest is None or policy.tokenizer is None:
-        return list(rows[: most or None])
+        return list(islice(rows, most or None))
     if (card := policy.card) and card.schema and policy.template:
         spare = max(spare, longest_condition(policy, card.schema, card.attributes, policy.template))
     kept: list[Row] = []
-    examined = 0
-    for start in range(0, len(rows), BLOCK):
-        block = rows[start : start + BLOCK]
-        parts = [prompt_parts(row, policy.tokenizer, policy.template, policy.thinking) for row in block]
-        heads, tails = (plain_ids(texts, policy.tokenizer) for texts in zip(*parts))
-        for row, head, tail in zip(block, heads, tails):
-            if most and len(kept) == most:
-                break
-            examined += 1
-            if len(head) + len(tail) + spare < policy.longest:
-                kept.append(row)
-    if long := examined - len(kept):
+    long = 0
+    for row, size in _sizes(policy, rows, min(BLOCK, most or BLOCK)):
+        if size + spare >= policy.longest:
+            long += 1
+            continue
+        kept.append(row)
+        if len(kept) == most:
+            break
+    if long:
         if not kept:
             raise SteerError(f"{policy.name}: all {long} prompts are longer than its {policy.longest} positions.")
         note_once(f"{policy.name} has {policy.longest} positions: {long:,} longer prompts are not asked.")
     return kept
+
+
+def _sizes(policy: Policy, rows: Iterable[Row], block: int) -> Iterator[tuple[Row, int]]:
+    """Yield rows with the number of tokens of their prompt, of which a block is tokenised at once."""
+    left = iter(rows)
+    while some := list(islice(left, block)):
+        parts = [prompt_parts(row, policy.tokenizer, policy.template, policy.thinking) for row in some]
+        heads, tails = (plain_ids(texts, policy.tokenizer) for texts in zip(*parts))
+        yield from ((row, len(head) + len(tail)) for row, head, tail in zip(some, heads, tails))
 
 
 def longest_condition(policy: Policy, schema: Schema, names: Sequence[str], template: str) -> int:

@@ -79,7 +79,7 @@ class Rounds:
         """Return the training prompts that a round answers, in an order of its own, without those that are too long."""
         s, prompts = self.settings, self.prompts("train")
         order = np.random.default_rng([s.seed, number]).permutation(len(prompts)).tolist()
-        return with_room(self.first, [prompts[i] for i in order], s.prompts_per_round)
+        return with_room(self.first, (prompts[i] for i in order), s.prompts_per_round)
 
     def watched_prompts(self) -> list[Row]:
         """Return the held-out prompts that are answered after every round, without those that are too long."""

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from steer.errors import SteerError
-from steer.rows import PREFERENCE, Row, conversation_of, prompt_key, response_key
+from steer.rows import PREFERENCE, Row, conversation_of, prompt_key
+from steer.rows.identity import response_key
 from steer.settings import did_you_mean
 
 

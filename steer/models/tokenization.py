@@ -339,7 +339,8 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: boo
     if not texts:
         return []
     if not split_special_tokens and any(LITERAL in text for text in texts):
-        return [_literal_ids(text, tokenizer) if LITERAL in text else plain_ids([text], tokenizer)[0] for text in texts]
+        others = iter(plain_ids([text for text in texts if LITERAL not in text], tokenizer))
+        return [_literal_ids(text, tokenizer) if LITERAL in text else next(others) for text in texts]
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens)[
         "input_ids"
     ]

@@ -10,29 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steer.rows.contract import PREFERENCE, Row, check
-    from steer.rows.identity import (
-        content_hash,
-        conversation_of,
-        named_side,
-        prompt_key,
-        response_key,
-        split_key,
-        split_of,
-    )
+    from steer.rows.identity import content_hash, conversation_of, named_side, prompt_key, split_key, split_of
     from steer.rows.reading import Reading, Source, Tally, prompts, read, read_rows
     from steer.rows.writing import read_back, write_rows
 
 _MODULES = {
     "contract": ("PREFERENCE", "Row", "check"),
-    "identity": (
-        "content_hash",
-        "conversation_of",
-        "named_side",
-        "prompt_key",
-        "response_key",
-        "split_key",
-        "split_of",
-    ),
+    "identity": ("content_hash", "conversation_of", "named_side", "prompt_key", "split_key", "split_of"),
     "reading": ("Reading", "Source", "Tally", "prompts", "read", "read_rows"),
     "writing": ("read_back", "write_rows"),
 }
@@ -46,7 +30,6 @@ __all__ = [  # noqa: RUF022  # by module, as above
     "conversation_of",
     "named_side",
     "prompt_key",
-    "response_key",
     "split_key",
     "split_of",
     "Reading",
