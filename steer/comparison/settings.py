@@ -30,7 +30,7 @@ FAMILIES = {
         *("conditional:guidance=1/1.5/2", "directional:after=mle", "binary-reward-conditioning:after=mle"),
         *("coh", "c-rlft", "gedi", "reward-augmented:after=mle"),
     ),
-    "on-policy": ("remax:after=mle", "rloo:after=mle", "grpo:after=mle", "ppo:after=mle"),
+    "on-policy": ("remax:after=mle", "rloo:k=2,after=mle", "grpo:k=4,after=mle", "ppo:after=mle"),
     "rounds": (
         "conditional:rounds=1/2,prompts_per_round=500",
         "raft:after=mle,rounds=1/2/3,prompts_per_round=500",
