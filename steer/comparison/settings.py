@@ -41,6 +41,7 @@ FAMILIES = {
         "rebel:after=mle,prompts_per_round=500",
         "bond:after=mle,prompts_per_round=500",
         "spin:after=mle,prompts_per_round=500",
+        "sppo:after=mle,prompts_per_round=500",
         "quark:after=mle,prompts_per_round=500",
         "steerlm2:prompts_per_round=500",
     ),
@@ -74,9 +75,9 @@ class RunSettings:
         "the learning rate in --train, which is that of likelihood methods; default: as `steer methods` says); values "
         "with a slash between them are a sweep, `rwr:beta=3/1/0.5`, also over `guidance` and `best_of`, and over "
         "`rounds` of `steer iterate`, `raft:rounds=1/2/3`, with its `n`, `prompts_per_round` and `start_from`, which "
-        "are scored with --scorer (where none are named `quark` has two rounds, and so have `bond`, `rebel`, `rest-em` "
-        "and `spin`, which need draws; `steerlm2` one); `after=mle` trains by "
-        "likelihood first and continues from that policy, in every round, `dpo:after=mle` (repeat the flag).",
+        "are scored with --scorer (where none are named `quark` has two rounds, and so have `bond`, `rebel`, "
+        "`rest-em`, `spin` and `sppo`, which need draws; `steerlm2` one); `after=mle` trains by likelihood first and "
+        "continues from that policy, in every round, `dpo:after=mle` (repeat the flag).",
         panel=RUNS,
     )
     base: tuple[str, ...] = option(

@@ -22,7 +22,7 @@ class IterateSettings:
         "",
         "What every round trains from: the base, or the weights of the round before (`last`; the first round: of "
         "--policy, where there is one); default: the base, or `last` for methods that compare with the policy that "
-        "drew (`bond`, `rebel`, `rso`, `spin`, `steerlm2`).",
+        "drew (`bond`, `rebel`, `rso`, `spin`, `sppo`, `steerlm2`).",
         choices=("", "base", "last"),
         panel=ROUNDS,
     )

@@ -46,6 +46,7 @@ from steer.methods import (
     simpo,
     slic,
     spin,
+    sppo,
     steerlm2,
     unlikelihood,
 )
@@ -78,6 +79,7 @@ METHODS: dict[str, Method] = {
     "apo": apo.METHOD,
     "dpop": dpop.METHOD,
     "spin": spin.METHOD,
+    "sppo": sppo.METHOD,
     "kto": kto.METHOD,
     "bco": bco.METHOD,
     "rrhf": rrhf.METHOD,
