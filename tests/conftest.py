@@ -32,6 +32,7 @@ from steer.config.training import TrainConfig
 from steer.labelling.command import label_command
 from steer.methods.base import Candidates, Method
 from steer.models.policy import Policy, load_policy
+from steer.progress import note_once
 from steer.rows.command import data_command
 from steer.serve.answer import Service
 from steer.serve.engine import DecoderThread
@@ -52,6 +53,12 @@ settings.load_profile("anywhere")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).with_name("golden.json")
+
+
+@pytest.fixture(autouse=True)
+def _unsaid() -> None:
+    """Let every test hear what a process says once."""
+    note_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

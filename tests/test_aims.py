@@ -15,7 +15,6 @@ from steer.config.conditioning import TargetsConfig
 from steer.errors import SteerError
 from steer.models.card import Card
 from steer.models.policy import Policy
-from steer.progress import note_once
 from steer.rows.schema import Attribute, Schema
 
 NAMES = ("help", "words", "harm")
@@ -126,7 +125,6 @@ def test_a_policy_without_condition_has_no_targets(schema: Schema) -> None:
 def test_best_asks_for_nothing_where_no_attribute_has_a_better_end(
     schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note_once.cache_clear()
     card = Card("base", "", "none", "conditional", attributes=("words",), schema=schema)
     policy = Policy(None, None, card, "lengths")
     assert policy.targets([]) == policy.targets(["best"]) == policy.targets(["none"]) == [{}]
@@ -148,7 +146,6 @@ def test_nothing_is_asked_where_no_combination_is_supported(
     schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of the rows rated on one attribute, half on another: no row has both."""
-    note_once.cache_clear()
     apart = replace(schema, cells={(2, None, None): 9, (1, None, None): 7, (None, None, 1): 20})
     few = "no combination of help, words, harm occurs in 5 rows. Ask for fewer attributes, such as --target harm=2"
     card = Card("base", "", "none", "conditional", attributes=NAMES, schema=apart)

@@ -251,7 +251,7 @@ def test_rounds_start_from_the_base_or_from_the_weights_of_the_round_before(
     assert [(s.model, s.init) for s in seen] == told[start, adapter]
 
 
-@pytest.mark.parametrize("method", ["bond", "rebel", "rso", "spin", "dpo", "rest-em"])
+@pytest.mark.parametrize("method", ["bond", "rebel", "rso", "spin", "sppo", "dpo", "rest-em"])
 def test_what_compares_with_the_policy_that_drew_starts_every_round_from_it(
     method: str, labels: Path, tmp_path: Path, seen: list[TrainConfig]
 ) -> None:

@@ -117,9 +117,9 @@ def test_rounds_that_fail_or_cost_too_much_lose_nobody_else(labels: Path, traine
     assert "1 run failed and 1 method skipped" in said
 
 
-@pytest.mark.parametrize("method", ["bond", "rebel", "rest-em", "spin"])
+@pytest.mark.parametrize("method", ["bond", "rebel", "rest-em", "spin", "sppo"])
 def test_what_has_to_be_drawn_is_drawn_in_two_rounds_where_none_are_named(method: str) -> None:
-    draws = {"spin": 1, "rebel": 2}.get(method, 8)  # as in the papers of these two
+    draws = {"spin": 1, "rebel": 2, "sppo": 5}.get(method, 8)  # as in the papers of these three
     assert Entry.of(method).iterate == IterateSettings(rounds=2, n=draws)
     assert Entry.of(f"{method}:after=mle,n=4").iterate == IterateSettings(rounds=2, n=4)
     assert Entry.of(f"{method}:rounds=3").iterate == IterateSettings(rounds=3, n=draws)
@@ -164,7 +164,7 @@ def test_every_method_may_go_round_and_draws_several_where_it_compares_them(name
     iterate = Entry.of(f"{name}:rounds=1").iterate
     assert iterate is not None
     alone = FIELD[name].rows in ("any", "rewards", "levels", "levels and rewards", "logs and draws")
-    assert iterate.n == (2 if name == "rebel" else 1 if alone else 8)
+    assert iterate.n == {"rebel": 2, "sppo": 5}.get(name, 1 if alone else 8)
 
 
 @pytest.mark.parametrize("name", FIELD)

@@ -130,7 +130,6 @@ def test_a_cpu_that_is_slow_in_bfloat16_is_said_once(
     cost: float, said: bool, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(device, "bfloat16_cost", lambda: cost)
-    device.note_once.cache_clear()
     for dtype in ("auto", "float32", "bfloat16", "bfloat16"):
         load_policy(str(base), dtype=dtype)
     line = "bfloat16 takes 50 times as long as float32 on this CPU (one product of matrices, measured now)."

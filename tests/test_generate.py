@@ -29,7 +29,6 @@ from steer.labelling.obtained import side_by_side
 from steer.labelling.scorer import load_scorer, rewarder
 from steer.models.policy import Policy, load_policy
 from steer.models.tokenization import Tokens
-from steer.progress import note_once
 from steer.rows import prompt_key, read_rows
 from steer.rows.schema import Schema
 
@@ -316,7 +315,6 @@ def test_the_best_of_several_needs_something_to_judge_by(trained: Path, base: Pa
 def test_what_was_obtained_is_shown_beside_the_target(
     trained: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note_once.cache_clear()
     gold = "data_recipes.world_text:Gold"
     shown = ask(trained, target=("verbosity=0", "none"), score=True, scorer=gold, max_new_tokens=30)
     lines = [line for line in shown.splitlines() if line.startswith("  obtained ")]

@@ -32,7 +32,6 @@ from steer.labelling.scorer import Scorer
 from steer.models.card import Card
 from steer.models.policy import load_policy
 from steer.options import resolve
-from steer.progress import note_once
 from steer.rows import prompt_key, read_rows
 from steer.rows.labelled import Labelled
 from steer.rows.schema import Schema
@@ -97,7 +96,6 @@ def test_prompts_that_are_too_long_are_counted_and_not_asked(
     replace(Labelled.read(labels), rows=rows).save(tmp_path / "long")
     setup = config(tmp_path / "long", tiny, policy, tmp_path / "out")
     setup = replace(setup, rounds=1, prompts_per_round=1000, watch=1000, max_new_tokens=8, any_form=True)
-    note_once.cache_clear()
     plan = iterate_command(replace(setup, dry_run=True))
     assert "1 longer prompts are not asked" in capsys.readouterr().err
     iterate_command(setup)

@@ -36,6 +36,7 @@ from steer.methods import (
     rpo,
     simpo,
     spin,
+    sppo,
     steerlm2,
     unlikelihood,
 )
@@ -147,6 +148,23 @@ def test_rebel_of_its_authors_is_the_same_times_eta_squared() -> None:
     theirs = [((w - y) - eta * gap) ** 2 for (w, y), gap in zip(GAIN, GAP)]
     found = rebel.loss(LOGPS, C, rebel.Settings(eta))
     assert (eta**2 * found).tolist() == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("eta", "printed"), [(10.0, [6.566250614830617, 6.3403244507874295]), (1e3, [80417.85742216109, 88834.11910575167])]
+)
+def test_sppo_of_the_best_and_the_worst_draw_is_what_its_authors_printed(eta: float, printed: list[float]) -> None:
+    """uclaml/SPPO@5e61c4e sppo/trainer.py sppo_loss of what scripts/compute_prob.py chooses, here of five scores."""
+    order = [[1, 0, 3, 2, 4], [3, 0, 1, 2, 4]]  # better first, as groups are
+    scores = [[0.4, 1.2, -0.3, 0.4, -2.0], [0.5, 0.1, 0.0, 3.0, -0.7]]
+    sums = [[-3.0, -4.5, -6.0, -2.5, -8.0], [-1.0, -2.0, -3.0, -4.0, -5.0]]
+    refs = [[-3.5, -4.0, -6.5, -2.0, -7.0], [-1.5, -1.0, -3.5, -4.25, -4.0]]
+    score, lp, ref = (
+        torch.tensor([[row[i] for i in at] for row, at in zip(rows, order)], dtype=torch.float64)
+        for rows in (scores, sums, refs)
+    )
+    c = Candidates(torch.ones(2, 5, 1, dtype=torch.bool), score, ref)
+    assert sppo.loss(lp[..., None], c, sppo.Settings(eta, ends=True)).tolist() == pytest.approx(printed)
 
 
 KTO = {0.75: [0.6110001001, 0.4073334000, 0.3716838117], 0.0: [0.5315155407, 0.4625701547, 0.4255574832]}
@@ -453,6 +471,7 @@ HELD: dict[str, Callable[..., None] | Path] = {
     "unlikelihood": test_unlikelihood_is_what_official_code_printed,
     "orpo": test_the_odds_ratio_is_that_of_trl,
     "rebel": test_rebel_of_its_authors_is_the_same_times_eta_squared,
+    "sppo": test_sppo_of_the_best_and_the_worst_draw_is_what_its_authors_printed,
     "kto": test_kto_is_what_official_code_printed,
     "bco": test_bco_is_what_official_code_printed_for_the_same_shift,
     "rloo": test_rloo_has_the_advantages_and_the_gradient_that_trl_printed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,28 +17,29 @@ from steer.methods import METHODS
 from steer.methods.base import Candidates
 from steer.run_folder import read_json
 
-EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "sppo.py"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cal_dpo.py"
 
 
 @pytest.fixture
-def sppo() -> Iterator[ModuleType]:
+def cal_dpo() -> Iterator[ModuleType]:
     """The example as a module; METHODS is left as it was."""
-    spec = importlib.util.spec_from_file_location("sppo_example", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("cal_dpo_example", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["sppo_example"] = module
+    sys.modules["cal_dpo_example"] = module
     spec.loader.exec_module(module)
     yield module
-    del METHODS["sppo"], sys.modules["sppo_example"]
+    del METHODS["cal-dpo"], sys.modules["cal_dpo_example"]
 
 
-def test_the_loss_is_what_the_paper_prints(sppo: ModuleType) -> None:
+def test_the_loss_is_what_the_paper_prints(cal_dpo: ModuleType) -> None:
     logps = torch.tensor([[[-1.0, -2.0], [-0.5, 9.0]]], dtype=torch.float64)
     mask = torch.tensor([[[True, True], [True, False]]])
     ref = torch.tensor([[-5.0, -1.0]], dtype=torch.float64)
-    [term] = sppo.loss(logps, Candidates(mask, torch.zeros(1, 2), ref), sppo.Settings(eta=3.0))
-    assert float(term) == pytest.approx((-3.0 + 5.0 - 1.5) ** 2 + (-0.5 + 1.0 + 1.5) ** 2)
+    [term] = cal_dpo.loss(logps, Candidates(mask, torch.zeros(1, 2), ref), cal_dpo.Settings(beta=0.25))
+    margin = (-3.0 + 5.0) - (-0.5 + 1.0)
+    assert float(term) == pytest.approx(math.log(1 + math.exp(-margin)) + (2.0 - 2.0) ** 2 + (0.5 + 2.0) ** 2)
 
 
 # The example's own commands, in one process.
@@ -54,9 +56,9 @@ for words in (["methods"], train):
 def test_the_commands_know_it(labels: Path, base: Path, tmp_path: Path) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 60
     flags = ["--model", str(base), "--output", str(tmp_path / "policy"), "--max-steps", "2"]
-    words = ["train", str(labels), *flags, "--method", "sppo", "--set", "eta=20"]
+    words = ["train", str(labels), *flags, "--method", "cal-dpo", "--set", "beta=0.1"]
     run = [sys.executable, "-c", BOTH, str(EXAMPLE), *words]
     listed = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    assert "eta=1000.0" in next(line for line in listed.splitlines() if line.startswith("sppo"))
+    assert "beta=0.01" in next(line for line in listed.splitlines() if line.startswith("cal-dpo"))
     assert "Rejection sampling fine-tuning of Llama 2" in listed
-    assert read_json(tmp_path / "policy" / "steer.json")["settings"] == {"eta": 20.0}
+    assert read_json(tmp_path / "policy" / "steer.json")["settings"] == {"beta": 0.1}

@@ -30,7 +30,6 @@ from steer.generation.sampling import penalise
 from steer.generation.settings import AskedSampling, GenerateSettings, Sampling
 from steer.models.loading import SAMPLED
 from steer.models.policy import Policy, load_policy
-from steer.progress import note_once
 from steer.rows import read_rows
 from steer.training.command import train_command
 
@@ -53,11 +52,6 @@ def advised(base: Path, tmp_path: Path) -> Advised:
         return folder
 
     return copy
-
-
-@pytest.fixture(autouse=True)
-def _unsaid() -> None:
-    note_once.cache_clear()
 
 
 @pytest.fixture

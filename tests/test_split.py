@@ -21,7 +21,6 @@ from steer.generation.generate import generate
 from steer.generation.requests import Request, seeds
 from steer.models.policy import Policy
 from steer.parts import Parts, Task, Workers, fill
-from steer.progress import note_once
 from steer.rows import Row, read_rows
 from steer.run_folder import read_json, write_json
 
@@ -122,7 +121,6 @@ def test_drawing_that_is_killed_goes_on_to_the_same_bytes(
 def test_no_more_processes_start_than_a_shard_has_parts_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note_once.cache_clear()
     parts = Parts(tmp_path, 4, 30, ".json", (1, 3))  # 8 parts, of which 1, 4 and 7 are of this shard
     task, four = Task("score", "scored"), Workers(4)
     assert (parts.busy(four, task).number, parts.busy(Workers(2), task).number) == (3, 2)

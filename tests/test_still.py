@@ -101,6 +101,7 @@ def test_which_methods_compare_with_a_frozen_policy() -> None:
         "bco",
         "odpo",
         "spin",
+        "sppo",
         "bond",
         "rpo",
         "rebel",

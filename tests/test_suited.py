@@ -32,7 +32,7 @@ def test_labelled_rows_suit_all_but_methods_that_need_a_policy_first(labels: Pat
     found = {s.method: s for s in suited(labels)}
     assert list(found) == list(METHODS)
     assert found["ppo"].able == "yes"  # by the scorer that labelled them
-    drawers = {"rso", "rebel", "bond", "rest-em"}
+    drawers = {"rso", "rebel", "bond", "sppo", "rest-em"}
     assert {name for name, s in found.items() if s.missing} == {"spin", "steerlm2"}
     assert {name for name, s in found.items() if s.caveat} == drawers
     assert found["spin"].missing.startswith("no response was drawn by the policy itself.")
@@ -131,7 +131,7 @@ def test_rewards_that_are_one_gap_apart_are_a_caveat_of_methods_that_read_gaps()
 def test_rows_that_record_that_a_policy_drew_them_suit_what_wants_draws(how: Row) -> None:
     rows = [{**row(i // 4, float(i)), "id": str(i), "response": f"text {i}", **how} for i in range(16)]
     found = {s.method: s.missing for s in suited(Labelled(rows))}
-    assert {found[name] for name in ("rso", "rebel", "bond", "rest-em")} == {""}
+    assert {found[name] for name in ("rso", "rebel", "bond", "sppo", "rest-em")} == {""}
 
 
 def test_a_training_says_that_logs_stand_for_draws(

@@ -13,7 +13,7 @@ from steer.models.parts import coverage
 from steer.models.policy import Policy, end_tokens, load_policy
 from steer.models.precision import trainable
 from steer.models.tokenization import Tokens
-from steer.progress import note
+from steer.progress import note, note_once
 from steer.rows import Source
 from steer.rows.labelled import Labelled
 from steer.run_folder import fingerprint, folder_errors, follows, origin_of, workplace, write_json
@@ -103,10 +103,9 @@ class Training:
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
         plan = (self.template, self.rate, self.amount, self.trained, self.weighted)
-        told = (*plan, self.caveat, self.unseen, self._undropped)
-        for text in told if main else ():
-            if text:
-                note(f"{text}.")
+        for say, texts in (note_once, plan), (note, (self.caveat, self.unseen, self._undropped)):
+            for text in filter(None, texts) if main else ():
+                say(f"{text}.")
         with enough_memory(options), attention.restored(policy.model):
             policy.facts |= self.loop.run(policy, folder)
         policy.facts["learning_rate"] = options.learning_rate
