@@ -37,13 +37,15 @@ FAMILIES = {
         "rejection:after=mle,rounds=2,prompts_per_round=500",
         "expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500",
         "rest-em:rounds=1/2,prompts_per_round=500",
+        "quark:after=mle,prompts_per_round=500",
+        "steerlm2:prompts_per_round=500",
+    ),
+    "drawn-preferences": (
         "rso:after=mle,rounds=1,n=16,prompts_per_round=500",
         "rebel:after=mle,rounds=1/2,prompts_per_round=500",
         "bond:after=mle,rounds=1/2,prompts_per_round=500",
         "spin:after=mle,rounds=1/2,prompts_per_round=500",
         "sppo:after=mle,rounds=1/2,prompts_per_round=500",
-        "quark:after=mle,prompts_per_round=500",
-        "steerlm2:prompts_per_round=500",
     ),
 }
 DIALS = {"controls": True, "grid": 2000}  # of a suite whose methods are asked for targets
@@ -89,7 +91,8 @@ class RunSettings:
     suite: str = option(
         "",
         "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores; `weights`, "
-        "`preferences`, `conditions`, `on-policy` and `rounds` are the parts of `full`, the field, which takes hours.",
+        "`preferences`, `conditions`, `on-policy`, `rounds` and `drawn-preferences` are the parts of `full`, the "
+        "field, which takes hours.",
         choices=("", *SUITES),
         presets=SUITES,
         panel=RUNS,
