@@ -2,8 +2,9 @@
 
 A causal model reads the chat as its template writes it with the response as the last turn, so the last token is the
 one that ends a turn there (without a template: the turns, the response and an end-of-sequence token, a newline between
-them); an encoder reads the prompt and the response as a pair. Rows that are longer than a model can read lose the
-beginning of the prompt first, then the end of the response, and are flagged.
+them); an encoder reads the prompt and the response as a pair. Control tokens that a text spells stay text: none ends a
+turn before its end. Rows that are longer than a model can read lose the beginning of the prompt first, then the end of
+the response, and are flagged.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from attribute_models import Row, device, prefix
 from attribute_models.arrays import Mask, common
 from attribute_models.bases import HEADS, Weights, digest, nf4, trainable
+from attribute_models.literal import literal, token_ids
 from attribute_models.noise import quiet
 from attribute_models.progress import note, progress
 from attribute_models.templates import fitted, lost, options_of, rendered
@@ -127,8 +129,9 @@ class Backbone:
         """Tokens of the rows; what several rows have in common is tokenised once."""
         if self.chats:
             return self._read_chats(rows)
-        prompts = self._once([self._prompt(row) for row in rows])
-        responses = self._ids([str(row["response"]) for row in rows])
+        templated = bool(self.tokenizer.chat_template) and not self.encoder
+        prompts = self._once([self._prompt(row) for row in rows], only_text=not templated)
+        responses = self._ids([str(row["response"]) for row in rows], only_text=True)
         return [self._pair(prompt, response) for prompt, response in zip(prompts, responses)]
 
     def _pair(self, prompt: list[int], response: list[int]) -> Tokens:
@@ -154,7 +157,7 @@ class Backbone:
 
     def _chat(self, row: Row) -> tuple[str, str, str]:
         """Texts before the response, of it and after it, as the template writes the finished chat."""
-        response = str(row["response"])
+        response = literal(str(row["response"]), self.tokenizer)
         text, tail = self._rendered(row, {"role": "assistant", "content": response}), ending(self.tokenizer)
         body, end = response.strip(), len(text) - len(tail) if text.endswith(tail) else len(text)
         start = text.rfind(body, 0, end)
@@ -170,7 +173,7 @@ class Backbone:
 
     def _rendered(self, row: Row, *answer: Row) -> str:
         """Render a row's prompt with an answer, or up to where one begins; ValueError if the template drops a turn."""
-        turns, options = fitted(row["prompt"], self.tokenizer), options_of(row)
+        turns, options = literal([fitted(row["prompt"], self.tokenizer), options_of(row)], self.tokenizer)
         try:
             text = rendered(self.tokenizer, [*turns, *answer], add_generation_prompt=not answer, **options)
         except TemplateError as error:
@@ -183,16 +186,14 @@ class Backbone:
                 )
         return text
 
-    def _once(self, texts: Sequence[str]) -> list[list[int]]:
+    def _once(self, texts: Sequence[str], *, only_text: bool = False) -> list[list[int]]:
         """Token ids of texts; every distinct one is tokenised once."""
         distinct = list(dict.fromkeys(texts))
-        ids = dict(zip(distinct, self._ids(distinct)))
+        ids = dict(zip(distinct, self._ids(distinct, only_text=only_text)))
         return [ids[text] for text in texts]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    def _ids(self, texts: Sequence[str], *, only_text: bool = False) -> list[list[int]]:
+        ids = token_ids(texts, self.tokenizer, only_text=only_text)
         rows = self.model.get_input_embeddings().weight.shape[0]
         if len(self.tokenizer) > rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
             token = self.tokenizer.convert_ids_to_tokens(odd)

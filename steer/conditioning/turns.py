@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from attribute_models.literal import MARK as LITERAL
 from attribute_models.templates import NONE, options_of
 from steer.conditioning.chat import PLAIN, fitted, lost
 from steer.conditioning.finished import divided_at_thought, place_of
-from steer.conditioning.literal import MARK as LITERAL
 from steer.errors import SteerError
 from steer.progress import note
 

@@ -151,4 +151,4 @@ def _block(generation: Any, card: Card, tokenizer: Any) -> None:
     if controls := [t for levels in card.control_tokens() for t in levels]:
         generation.suppress_tokens = tokenizer.convert_tokens_to_ids(controls)
     starts = [space + marker for marker in markers(card.attributes, card.template) for space in ("", " ")]
-    generation.bad_words_ids = plain_ids(starts, tokenizer, split_special_tokens=True)
+    generation.bad_words_ids = plain_ids(starts, tokenizer, only_text=True)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from attribute_models.arrays import common
+from attribute_models.literal import literal, token_ids
 from attribute_models.templates import NONE, options_of, thought_key
 from steer.cache import shared
 from steer.conditioning.chat import fitted
@@ -23,8 +24,6 @@ from steer.conditioning.finished import (
     ending,
     generation_prompt,
 )
-from steer.conditioning.literal import MARK as LITERAL
-from steer.conditioning.literal import literal, without_marks
 from steer.conditioning.turns import (
     MARK,
     UnprintedError,
@@ -107,9 +106,9 @@ class Tokens:
         heads = {each.head: array("i", ids[each.head]) for each in parts}  # candidates of a prompt share it
         tokenised = []
         # A response is plain text: "<|end|>" inside it must not become the token that ends it.
-        responses = plain_ids([row["response"] for row in rows], self.tokenizer, split_special_tokens=True)
+        responses = plain_ids([row["response"] for row in rows], self.tokenizer, only_text=True)
         thoughts = list(dict.fromkeys(each.learned[1] for each in parts))
-        thought = dict(zip(thoughts, plain_ids(thoughts, self.tokenizer, split_special_tokens=True)))
+        thought = dict(zip(thoughts, plain_ids(thoughts, self.tokenizer, only_text=True)))
         for row, each, response in zip(rows, parts, responses):
             if each.call:  # the marks around a call are tokens
                 response = ids[each.call]
@@ -331,30 +330,17 @@ def named(row: Row) -> Iterator[None]:
         raise SteerError(f"row '{row['id']}': {error}.") from None
 
 
-def plain_ids(texts: Sequence[str], tokenizer: Any, *, split_special_tokens: bool = False) -> list[list[int]]:
+def plain_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) -> list[list[int]]:
     """Tokenise texts without adding special tokens, which the chat template has already written.
 
-    Those that it wrote are recognised, those inside the texts of turns are not. `split_special_tokens`: recognise none.
+    Those that it wrote are recognised, those inside the texts of turns are not. `only_text`: recognise none.
     """
-    if not texts:
-        return []
-    if not split_special_tokens and any(LITERAL in text for text in texts):
-        others = iter(plain_ids([text for text in texts if LITERAL not in text], tokenizer))
-        return [_literal_ids(text, tokenizer) if LITERAL in text else next(others) for text in texts]
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=split_special_tokens)[
-        "input_ids"
-    ]
+    ids = token_ids(texts, tokenizer, only_text=only_text)
     rows = getattr(tokenizer, "embedded", None)
     if rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
         token = tokenizer.convert_ids_to_tokens(odd)
         raise SteerError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
     return ids
-
-
-def _literal_ids(text: str, tokenizer: Any) -> list[int]:
-    """Tokenise what a template made of marked texts: control tokens in these are text, its own are recognised."""
-    parts = without_marks(text, tokenizer)
-    return [i for part, only in parts for i in plain_ids([part], tokenizer, split_special_tokens=only)[0]]
 
 
 def limit_tokens(tokenizer: Any, model: Any) -> None:

@@ -1,13 +1,13 @@
 """Keep texts that spell a control token texts: "<|im_end|>" in a question or in an argument ends no turn.
 
 A chat template writes its own control tokens around the texts of turns, and in what it writes nobody can tell the two
-apart. So those inside the texts get a mark before they are rendered, by which `without_marks` finds what is text only.
+apart. So those inside the texts get a mark before they are rendered, by which `token_ids` finds what is text only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,26 @@ def literal(value: Any, tokenizer: Any) -> Any:
         return [*map(marked, inner)] if isinstance(inner, list | tuple) else inner
 
     return marked(value)
+
+
+def token_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) -> list[list[int]]:
+    """Tokenise texts without adding tokens: control tokens are recognised, but for those with a mark.
+
+    `only_text`: none is recognised.
+    """
+    if not texts:
+        return []
+    if not only_text and any(MARK in text for text in texts):
+        others = iter(token_ids([text for text in texts if MARK not in text], tokenizer))
+        return [_divided_ids(text, tokenizer) if MARK in text else next(others) for text in texts]
+    how: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": only_text, "verbose": False}
+    ids: list[list[int]] = tokenizer(list(texts), **how)["input_ids"]
+    return ids
+
+
+def _divided_ids(text: str, tokenizer: Any) -> list[int]:
+    parts = without_marks(text, tokenizer)
+    return [i for part, only in parts for i in token_ids([part], tokenizer, only_text=only)[0]]
 
 
 def without_marks(text: str, tokenizer: Any) -> list[tuple[str, bool]]:
