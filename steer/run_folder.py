@@ -391,7 +391,8 @@ class Run:
         """Open or resume `folder`; refuse one that holds a run with another config or other inputs.
 
         `inputs` maps what the stage reads to its fingerprint. Fields in HOW and FREE may differ; the latter are kept in
-        config.json. Those in `free` may differ too, but then the run is not done and continues with what it has.
+        config.json. Those in `free`, and inputs (`inputs.NAME`), may differ too, but then the run is not done and
+        continues with what it has.
         Nothing is written, and with `overwrite` nothing removed, before `start`.
         """
         self.folder = Path(folder)
@@ -402,19 +403,20 @@ class Run:
         before = self._config_before()
         self._hold_commits(before.get("inputs") or {})
         before = {**json.loads(json.dumps(_defaults(config))), **before}  # settings that there were not yet
-        changed = sorted({*_changed(before, self.config)} - {*FREE, *HOW})
+        changed = {*_changed(before, self.config)} - {*FREE, *HOW}
+        if "inputs" in changed:
+            apart = _changed(before.get("inputs") or {}, self.config["inputs"])
+            changed = changed - {"inputs"} | {f"inputs.{name}" for name in apart}
         self.renewed = bool(changed)
         if self.overwrite:
             self._spare_inputs()
-        elif other := [name for name in changed if name not in free]:
+        elif other := sorted(changed.difference(free)):
             command = hasattr(config, "overwrite")
             remedy = "Choose another --output, or --overwrite to start again." if command else "Choose another folder."
             if len(before.keys() ^ self.config.keys()) > ALIKE:
                 raise SteerError(f"{folder}: holds what another command wrote. {remedy}")
-            if "inputs" in other:
-                apart = _changed(before.get("inputs") or {}, self.config["inputs"])
-                other = sorted({*other, *(f"inputs.{name}" for name in apart)} - {"inputs"})
-            elif command and not addresses.is_address(addresses.named(str(folder))):
+            same = not any(name.startswith("inputs.") for name in other)
+            if command and same and not addresses.is_address(addresses.named(str(folder))):
                 remedy += f" To go on with the settings that it began with, give --config {folder}/config.json instead."
             raise SteerError(f"{folder}: holds a run with other settings ({', '.join(other)}). {remedy}")
 

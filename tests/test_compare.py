@@ -311,6 +311,38 @@ def test_other_scorers_and_other_training_are_another_comparison(
     assert compare_command(config) == said
 
 
+def test_a_comparison_grows_and_is_then_what_it_would_be_at_once(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    """Another method or seed used to want another folder, where everything was trained again."""
+    (tmp_path / "train.yaml").write_text("max_steps: 2\nlora_r: 2\nbatch_size: 4\n")
+    (tmp_path / "rates.json").write_text('{"mle": 1}')
+    how: dict[str, Any] = {"gold": GOLD, "num_prompts": 6, "grid": 0, "max_new_tokens": 8, "resamples": 20}
+    how |= {"train": str(tmp_path / "train.yaml"), "rates": str(tmp_path / "rates.json")}
+    small = CompareConfig(str(labels), str(tiny), str(tmp_path / "out"), method=("mle", "filtered"), **how)
+    compare_command(small)
+    trained = {path: path.stat().st_mtime_ns for path in Path(small.output).rglob("adapter_model.safetensors")}
+    assert len(trained) == 2
+    (tmp_path / "rates.json").write_text('{"mle": 1, "awr": 0.5}')
+    grown = replace(small, method=("mle", "awr"), seeds=2)
+    compare_command(grown)
+    assert trained == {path: path.stat().st_mtime_ns for path in trained}, "nothing is trained twice"
+    assert read_json(Path(small.output) / "config.json")["seeds"] == 2
+    whole = replace(grown, output=str(tmp_path / "whole"))
+    compare_command(whole)
+    found, expected = (read_json(Path(c.output) / "report.json") for c in (grown, whole))
+    for key in ("win_rates", "failures", "baseline", "dials"):
+        assert found[key] == expected[key]
+    for one, other in zip(found["systems"], expected["systems"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    with pytest.raises(SteerError, match=r"other settings \(num_prompts\)"):
+        compare_command(replace(grown, num_prompts=7))
+
+
+def test_where_rates_are_tuned_the_seeds_stay(labels: Path, tiny: Path, tmp_path: Path) -> None:
+    one = Comparison(CompareConfig(str(labels), str(tiny), str(tmp_path), tune=3), tmp_path)
+    assert "seeds" not in one.growing
+    assert "seeds" in Comparison(replace(one.config, tune=0), tmp_path).growing
+
+
 def test_knobs_are_swept_on_one_policy_and_budgets_hold(labels: Path, tiny: Path, tmp_path: Path) -> None:
     settings = tmp_path / "train.yaml"
     settings.write_text("max_steps: 2\nlora_r: 2\nbatch_size: 4\n")

@@ -16,7 +16,7 @@ from steer.run_folder import Run, stage
 def compare_command(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; return the table and the path of the report."""
     comparison = Comparison(config, Path(config.output))
-    run = Run(config.output, config, comparison.inputs)
+    run = Run(config.output, config, comparison.inputs, comparison.growing)
     if run.done and not config.dry_run:
         return str(run.done["summary"])
     over = checked(comparison)  # before anything is written

@@ -65,7 +65,7 @@ def compare(
 def _saved(config: CompareConfig) -> Evaluation:
     """Do the comparison in its folder and save the report there."""
     comparison = Comparison(config, Path(config.output))
-    run = Run(config.output, config, comparison.inputs)
+    run = Run(config.output, config, comparison.inputs, comparison.growing)
     over = checked(comparison)
     if not run.done:
         run.start()

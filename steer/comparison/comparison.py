@@ -96,6 +96,14 @@ class Comparison:
         trust = {"trust_remote_code": self.training.trust_remote_code}
         return hashes | {name: identified(spec, **trust) for name, spec in scorers.items()}
 
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """Settings that may be others when a comparison goes on in its folder: every run has a folder of its own.
+
+        Tuning tries rates with the first seed that no repetition has, so then their number stays.
+        """
+        return ("method", "suite", "rates", "inputs.rates") + (() if self.config.tune else ("seeds",))
+
     @cached_property
     def labelled(self) -> Labelled:
         """All labelled rows, with their schema; many are not held, but in a file of the cache."""
