@@ -25,6 +25,7 @@ from attribute_models.arrays import Array, Indices, Mask, Standard
 from attribute_models.backbone import Backbone, Batch
 from attribute_models.folds import Keys, check_penalties, folds_by_prompt, known_alike, known_scores
 from attribute_models.learned import Learned
+from attribute_models.literal import literal
 from attribute_models.templates import options_of
 
 CACHED_AT_ONCE = 1024  # rows in one file of the cache
@@ -153,7 +154,7 @@ class Embeddings(Learned):
         s, b = self.settings, self.backbone
         model = [b.name, b.digest, s.pooling, s.layer, b.max_length, str(b.model.dtype), s.tail]
         texts = [[[[t["role"], t["content"]] for t in row["prompt"]], row["response"], *_beside(row)] for row in rows]
-        return hashed([model, texts], 16)
+        return hashed([model, literal(texts, b.tokenizer)], 16)  # marks: such texts were once read otherwise
 
     def _score(self, rows: Sequence[Row]) -> Scored:
         states, truncated = self.embed(rows)

@@ -213,9 +213,8 @@ class Classifier:
         first.shorten(self.backbone)
         self.attributes = labels_of(self.backbone.model.config)
         self.batch_tokens = batch_tokens
-        reading = (
-            "" if self.backbone.encoder else ", finished chats"
-        )  # what is read has changed since the first version
+        # What is read has changed since the first version, and then texts that spell control tokens.
+        reading = ", literal texts" if self.backbone.encoder else ", finished chats, literal texts"
         self.id = hashlib.blake2b((name + self.backbone.digest + reading).encode(), digest_size=8).hexdigest()
 
     def score(self, rows: Sequence[Row]) -> Array:

@@ -37,9 +37,9 @@ def test_the_loss_is_what_the_paper_prints(cal_dpo: ModuleType) -> None:
     logps = torch.tensor([[[-1.0, -2.0], [-0.5, 9.0]]], dtype=torch.float64)
     mask = torch.tensor([[[True, True], [True, False]]])
     ref = torch.tensor([[-5.0, -1.0]], dtype=torch.float64)
-    [term] = cal_dpo.loss(logps, Candidates(mask, torch.zeros(1, 2), ref), cal_dpo.Settings(beta=0.25))
+    [term] = cal_dpo.loss(logps, Candidates(mask, torch.zeros(1, 2), ref), cal_dpo.Settings(beta=0.2))
     margin = (-3.0 + 5.0) - (-0.5 + 1.0)
-    assert float(term) == pytest.approx(math.log(1 + math.exp(-margin)) + (2.0 - 2.0) ** 2 + (0.5 + 2.0) ** 2)
+    assert float(term) == pytest.approx(math.log(1 + math.exp(-margin)) + (2.0 - 2.5) ** 2 + (0.5 + 2.5) ** 2)
 
 
 # The example's own commands, in one process.

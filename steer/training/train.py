@@ -102,10 +102,11 @@ class Training:
         """Train, from the resume point in `folder` if there is one, and save the policy there."""
         policy, options, accelerator = self.policy, self.loop.options, self.loop.accelerator
         main, dtype = accelerator.is_main_process, policy.model.dtype
-        plan = (self.template, self.rate, self.amount, self.trained, self.weighted)
-        for say, texts in (note_once, plan), (note, (self.caveat, self.unseen, self._undropped)):
-            for text in filter(None, texts) if main else ():
-                say(f"{text}.")
+        told = (self.template, self.rate, self.amount, self.weighted, self.caveat, self.unseen, self._undropped)
+        if main:
+            note_once(f"{self.trained}.")  # the same in all runs of a comparison
+            for text in filter(None, told):
+                note(f"{text}.")
         with enough_memory(options), attention.restored(policy.model):
             policy.facts |= self.loop.run(policy, folder)
         policy.facts["learning_rate"] = options.learning_rate
