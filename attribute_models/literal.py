@@ -34,11 +34,6 @@ def literal(value: Any, tokenizer: Any) -> Any:
     return marked(value)
 
 
-def without_marks(text: str, tokenizer: Any) -> str:
-    """Take the marks out of a text."""
-    return re.sub(f"{MARK}({_marked_or_not(tokenizer).pattern})", r"\1", text)
-
-
 def token_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) -> list[list[int]]:
     """Tokenise texts without adding tokens: control tokens are recognised, but for those with a mark.
 

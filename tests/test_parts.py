@@ -238,5 +238,4 @@ def test_scorers_take_a_base_with_fewer_rows_than_tokens(kind: str, family: Any,
     scorer = fit(rows, kind=kind, model=str(family("gemma3_text")))
     assert np.isfinite(scorer.score(rows[:4], ["length"])).all()
     odd = [{**rows[0], "prompt": [{"role": "user", "content": f"What is {EXTRA}?"}]}]
-    with pytest.raises(SteerError, match=f"holds {EXTRA}, a token that the model has no embedding of"):
-        scorer.score(odd, ["length"])
+    assert np.isfinite(scorer.score(odd, ["length"])).all(), "in a text it is text"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from attribute_models.literal import without_marks
+from attribute_models.literal import MARK as LITERAL
 from attribute_models.templates import NONE, options_of
 from steer.conditioning.chat import PLAIN, fitted, lost
 from steer.conditioning.finished import divided_at_thought, place_of
@@ -48,7 +48,7 @@ def check_printed(turns: Sequence[Turn], tokenizer: Any, options: Mapping[str, A
     """Raise UnprintedError if `text`, which the template made of the turns, lacks that of one of them."""
     for i, part in lost(turns, tokenizer, options):
         if part == "text" and turns[i]["content"].strip() not in text:
-            turn = {**turns[i], "content": without_marks(turns[i]["content"], tokenizer)}
+            turn = {**turns[i], "content": turns[i]["content"].replace(LITERAL, "")}
             raise UnprintedError(
                 f"the model's chat template drops turn {i + 1}, which is of the {turn['role']} "
                 f"({turn['content'].strip()[:40]!r}). Put its text into a turn that the template prints"
