@@ -122,7 +122,14 @@ def test_rewards_that_are_one_gap_apart_are_a_caveat_of_methods_that_read_gaps()
     ]
     found = {s.method: s.caveat for s in suited(label(votes, held_out=0, min_support=1)) if s.caveat}
     one = "every gap of rewards is 2, so no pair is clearer than another"
-    assert {name for name, caveat in found.items() if one in caveat} == {"contrastive", "odpo", "rpo", "rebel", "pro"}
+    assert {name for name, caveat in found.items() if one in caveat} == {
+        "contrastive",
+        "odpo",
+        "rpo",
+        "rebel",
+        "sppo",
+        "pro",
+    }
     assert found["rebel"].startswith(f"{one}; none of these 24 rows records that the policy drew it, so")
     assert found["directional"] == "only preference has a better end, so every weight chooses one response"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.methods.base import Candidates, Method, existing, gains
-from steer.methods.groups import Group, ranked
+from steer.methods.groups import Group, one_gap, ranked
 from steer.rows import Row
 from steer.settings import Checked, option
 
@@ -64,4 +64,5 @@ METHOD = Method(
     pool="last",
     draws=5,  # as in the paper
     rate=0.05,
+    caveat=one_gap,
 )
