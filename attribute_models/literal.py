@@ -9,8 +9,8 @@ condition could be put into, and refuses tokenizers that make control tokens of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from jinja2 import TemplateError
@@ -22,11 +22,11 @@ MARK = "steerliteral"  # stands before a control token that is text while a temp
 
 def literal(value: Any, tokenizer: Any) -> Any:
     """Return turns, or what else a template is given, with a mark before each control token in a text."""
-    tokens = _marked_or_not(tokenizer)
+    tokens, starts = _marked_or_not(tokenizer)
 
     def marked(inner: Any) -> Any:
-        if isinstance(inner, str):
-            return tokens.sub(rf"{MARK}\g<0>", inner)
+        if isinstance(inner, str):  # most texts have nothing that a control token begins with
+            return tokens.sub(rf"{MARK}\g<0>", inner) if any(map(inner.__contains__, starts)) else inner
         if isinstance(inner, Mapping):
             return {key: marked(each) for key, each in inner.items()}
         return [*map(marked, inner)] if isinstance(inner, list | tuple) else inner
@@ -46,10 +46,12 @@ def token_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) 
 
 def _divided(text: str, tokenizer: Any) -> list[int]:
     """Tokenise a text with marks: what has one by itself, as text."""
-    first, *others = re.split(f"{MARK}({_marked_or_not(tokenizer).pattern})", text)
-    [ids] = _encoded([first], tokenizer)
+    tokens, _ = _marked_or_not(tokenizer)
+    first, *others = re.split(f"{MARK}({tokens.pattern})", text)
+    encode = _encoder(tokenizer)
+    ids = encode(first)
     for number, part in enumerate(others):
-        ids += _inside(part, tokenizer) if number % 2 else _as_text(tokenizer, part)
+        ids += _inside(part, encode) if number % 2 else _as_text(tokenizer, part)
     return ids
 
 
@@ -60,30 +62,35 @@ def _encoded(texts: list[str], tokenizer: Any) -> list[list[int]]:
     return ids
 
 
-def _inside(part: str, tokenizer: Any) -> list[int]:
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Return what tokenises one text."""
+    return lambda text: _encoded([text], tokenizer)[0]
+
+
+def _inside(part: str, encode: Callable[[str], list[int]]) -> list[int]:
     """Tokenise a part that does not begin a text: some tokenizers put a space before all that does."""
     if not part:
         return []
-    newline, whole, alone = _encoded(["\n", f"\n{part}", part], tokenizer)
-    return whole[len(newline) :] if whole[: len(newline)] == newline else alone
+    newline, whole = encode("\n"), encode(f"\n{part}")
+    return whole[len(newline) :] if whole[: len(newline)] == newline else encode(part)
 
 
 @lru_cache(maxsize=10_000)
 def _as_text(tokenizer: Any, name: str) -> tuple[int, ...]:
     """Tokenise the name of a control token as a text inside another one."""
-    names = _names(tokenizer, str(tokenizer.chat_template))
+    names = _names(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     control = {tokenizer.convert_tokens_to_ids(each) for each in names} - {tokenizer.unk_token_id}
     if hasattr(tokenizer, "backend_tokenizer"):
-        newline, whole = (_without_added(tokenizer.backend_tokenizer, text) for text in ("\n", f"\n{name}"))
-        ids = whole[len(newline) :]
-        if whole[: len(newline)] == newline and ids and control.isdisjoint(ids):
+        ids = _inside(name, partial(_without_added, tokenizer.backend_tokenizer))
+        if ids and control.isdisjoint(ids):
             return tuple(ids)
     # The vocabulary has the name too, or there is no way past added tokens: no part of the name is one.
+    encode = _encoder(tokenizer)
     for cut in range(1, len(name)):
-        ids = [*_inside(name[:cut], tokenizer), *_inside(name[cut:], tokenizer)]
+        ids = [*_inside(name[:cut], encode), *_inside(name[cut:], encode)]
         if control.isdisjoint(ids):
             return tuple(ids)
-    return tuple(i for letter in name for i in _inside(letter, tokenizer))
+    return tuple(i for letter in name for i in _inside(letter, encode))
 
 
 def _without_added(backend: Any, text: str) -> list[int]:
@@ -93,22 +100,23 @@ def _without_added(backend: Any, text: str) -> list[int]:
     return [token.id for part in parts for token in backend.model.tokenize(part)]
 
 
-def _marked_or_not(tokenizer: Any) -> re.Pattern[str]:
-    """Return what finds control tokens, and the mark, in a text."""
-    return _pattern(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+def _marked_or_not(tokenizer: Any) -> tuple[re.Pattern[str], frozenset[str]]:
+    """Return what finds control tokens, and the mark, in a text, and what a text with any of them has."""
+    return _pattern(_names(tokenizer, str(tokenizer.chat_template), len(tokenizer)))
 
 
 @lru_cache(maxsize=100)
-def _pattern(tokenizer: Any, template: str, size: int) -> re.Pattern[str]:
-    """Compute `_marked_or_not`; template and size of the vocabulary are part of the cache key."""
-    longest = sorted(_names(tokenizer, template), key=lambda name: (-len(name), name))
-    return re.compile("|".join(map(re.escape, [MARK, *longest])))
+def _pattern(names: frozenset[str]) -> tuple[re.Pattern[str], frozenset[str]]:
+    longest = sorted(names, key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, [MARK, *longest]))), frozenset({MARK, *(name[0] for name in names)})
 
 
-def _names(tokenizer: Any, template: str) -> frozenset[str]:
+@lru_cache(maxsize=100)
+def _names(tokenizer: Any, template: str, size: int) -> frozenset[str]:
     """Control tokens: special ones, and added ones that the template writes around turns, as some models have them.
 
-    Tags of thoughts are none: templates read them in the answers of a conversation.
+    Tags of thoughts are none: templates read them in the answers of a conversation. `template` and `size`, that of the
+    vocabulary, are part of the cache key.
     """
     added = tokenizer.added_tokens_decoder.values()
     shown = _around_turns(tokenizer) if tokenizer.chat_template else ""
