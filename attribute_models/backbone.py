@@ -193,12 +193,8 @@ class Backbone:
         return [ids[text] for text in texts]
 
     def _ids(self, texts: Sequence[str], *, only_text: bool = False) -> list[list[int]]:
-        ids = token_ids(texts, self.tokenizer, only_text=only_text)
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if len(self.tokenizer) > rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
-            token = self.tokenizer.convert_ids_to_tokens(odd)
-            raise ValueError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
-        return ids
+        embedded = self.model.get_input_embeddings().weight.shape[0]
+        return token_ids(texts, self.tokenizer, only_text=only_text, embedded=embedded)
 
     def _joined(
         self, before: list[int], prompt: list[int], between: list[int], response: list[int], after: list[int]

@@ -34,14 +34,23 @@ def literal(value: Any, tokenizer: Any) -> Any:
     return marked(value)
 
 
-def token_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) -> list[list[int]]:
+def token_ids(
+    texts: Sequence[str], tokenizer: Any, *, only_text: bool = False, embedded: int | None = None
+) -> list[list[int]]:
     """Tokenise texts without adding tokens: control tokens are recognised, but for those with a mark.
 
-    `only_text`: none is recognised, and the texts have no marks.
+    `only_text`: none is recognised, and the texts have no marks. `embedded`: number of rows of the model's embeddings.
+    Raises ValueError for a token beyond them (Gemma 3's tokenizer has one).
     """
     texts = literal(texts, tokenizer) if only_text else texts
     plain = iter(_encoded([text for text in texts if MARK not in text], tokenizer))
-    return [_divided(text, tokenizer) if MARK in text else next(plain) for text in texts]
+    ids = [_divided(text, tokenizer) if MARK in text else next(plain) for text in texts]
+    if embedded and len(tokenizer) > embedded:
+        beyond = next((i for each in ids for i in each if i >= embedded), None)
+        if beyond is not None:
+            token = tokenizer.convert_ids_to_tokens(beyond)
+            raise ValueError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
+    return ids
 
 
 def _divided(text: str, tokenizer: Any) -> list[int]:

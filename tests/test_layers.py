@@ -133,3 +133,18 @@ def test_nothing_heavy_is_imported_for_help() -> None:
 
 def test_there_is_no_drawer_for_odds_and_ends() -> None:
     assert not [name for name in FILES if name.rpartition(".")[2] in ("utils", "util", "helpers", "common", "misc")]
+
+
+def test_stored_token_ids_name_all_code_of_attribute_models_that_makes_them() -> None:
+    """Ids that other code stored are not read: a file that is missing from the key would go on being believed."""
+    from steer.models.token_store import SHARED
+
+    reading = [name for name in FILES if name.startswith(("steer.conditioning.", "steer.models.token"))]
+    found: set[str] = set()
+    while reading:
+        name = reading.pop()
+        modules = {each if each in FILES else each.rpartition(".")[0] for each in imports(FILES[name])}
+        new = {each for each in modules if each.startswith("attribute_models.")} - found
+        found |= new
+        reading += new
+    assert {f"{name.rpartition('.')[2]}.py" for name in found} == set(SHARED)

@@ -9,14 +9,14 @@ from steer.comparison.comparison import Comparison
 from steer.comparison.plan import planned
 from steer.config.comparison import CompareConfig
 from steer.report.cells import counted
-from steer.run_folder import Run, stage
+from steer.run_folder import stage
 
 
 @stage
 def compare_command(config: CompareConfig) -> str:
     """Run what is missing, then judge everything; return the table and the path of the report."""
     comparison = Comparison(config, Path(config.output))
-    run = Run(config.output, config, comparison.inputs, comparison.growing)
+    run = comparison.run
     if run.done and not config.dry_run:
         return str(run.done["summary"])
     over = checked(comparison)  # before anything is written

@@ -25,7 +25,7 @@ from steer.methods import METHODS
 from steer.options import resolve
 from steer.rows import Source
 from steer.rows.labelled import Labelled
-from steer.run_folder import Run, stage
+from steer.run_folder import stage
 from steer.settings import apart, named_values
 
 
@@ -65,7 +65,7 @@ def compare(
 def _saved(config: CompareConfig) -> Evaluation:
     """Do the comparison in its folder and save the report there."""
     comparison = Comparison(config, Path(config.output))
-    run = Run(config.output, config, comparison.inputs, comparison.growing)
+    run = comparison.run
     over = checked(comparison)
     if not run.done:
         run.start()

@@ -35,7 +35,7 @@ from steer.progress import note_once
 from steer.report.circumstances import circumstances
 from steer.rows import Row, content_hash, prompt_key
 from steer.rows.labelled import Labelled
-from steer.run_folder import FREE, HOW, origin_of, rows_fingerprint
+from steer.run_folder import FREE, HOW, Run, origin_of, rows_fingerprint
 from steer.training.amount import amount, steps_of
 from steer.training.batches import Conditioning
 from steer.training.prepare import chosen, joined, undrawn
@@ -95,6 +95,11 @@ class Comparison:
         scorers = {"proxy": self.proxy, "gold": c.gold, **{f"annotator {spec}": spec for spec in c.annotator}}
         trust = {"trust_remote_code": self.training.trust_remote_code}
         return hashes | {name: identified(spec, **trust) for name, spec in scorers.items()}
+
+    @property
+    def run(self) -> Run:
+        """Its folder, which holds no other comparison than this one or one that it goes on with."""
+        return Run(self.folder, self.config, self.inputs, self.growing)
 
     @property
     def growing(self) -> tuple[str, ...]:

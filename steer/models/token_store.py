@@ -20,6 +20,7 @@ from steer.rows.lazy import AT_ONCE
 V = TypeVar("V")
 
 MANY = 20_000  # rows from which ids are in a file
+SHARED = ("arrays.py", "literal.py", "templates.py")  # of attribute_models: what token ids follow from
 READ = ("id", "prompt", "response", "tool_calls", "reasoning_content", "tools", "chat_template_kwargs", "finished")
 
 
@@ -130,11 +131,11 @@ def identity(tokenizer: Any) -> Mapping[str, Any] | None:
 @cache
 def _code() -> str:
     """Hash the code that makes token ids of rows: other code may make others."""
-    import attribute_models.templates
+    import attribute_models
     import steer.conditioning
 
     folder = Path(steer.conditioning.__file__).parent
     files = [*sorted(folder.glob("*.py")), *sorted(Path(__file__).parent.glob("token*.py"))]
-    files.append(Path(attribute_models.templates.__file__))
+    files += [Path(attribute_models.__file__).parent / name for name in SHARED]
     libraries = [version(name) for name in ("transformers", "tokenizers", "jinja2")]
     return f"{hash_of(files)} {' '.join(libraries)}"

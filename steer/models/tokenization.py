@@ -335,12 +335,10 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) 
 
     Those that it wrote are recognised, those inside the texts of turns are not. `only_text`: recognise none.
     """
-    ids = token_ids(texts, tokenizer, only_text=only_text)
-    rows = getattr(tokenizer, "embedded", None)
-    if rows and (odd := next((i for each in ids for i in each if i >= rows), None)):
-        token = tokenizer.convert_ids_to_tokens(odd)
-        raise SteerError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
-    return ids
+    try:
+        return token_ids(texts, tokenizer, only_text=only_text, embedded=getattr(tokenizer, "embedded", None))
+    except ValueError as error:
+        raise SteerError(str(error)) from None
 
 
 def limit_tokens(tokenizer: Any, model: Any) -> None:
