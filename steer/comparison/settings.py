@@ -32,11 +32,13 @@ FAMILIES = {
     ),
     "on-policy": ("remax:after=mle", "rloo:k=2,after=mle", "grpo:k=4,after=mle", "ppo:after=mle"),
     "rounds": (
-        "conditional:rounds=1/2,prompts_per_round=500",
         "raft:after=mle,rounds=1/2/3,prompts_per_round=500",
         "rejection:after=mle,rounds=2,prompts_per_round=500",
         "expert-iteration:after=mle,rounds=1,n=16,prompts_per_round=500",
         "rest-em:rounds=1/2,prompts_per_round=500",
+    ),
+    "conditioned-rounds": (
+        "conditional:rounds=1/2,prompts_per_round=500",
         "quark:after=mle,prompts_per_round=500",
         "steerlm2:prompts_per_round=500",
     ),
@@ -91,8 +93,8 @@ class RunSettings:
     suite: str = option(
         "",
         "Methods, prompts and grid where no flag says them: `quick` takes minutes on two cores; `weights`, "
-        "`preferences`, `conditions`, `on-policy`, `rounds` and `drawn-preferences` are the parts of `full`, the "
-        "field, which takes hours.",
+        "`preferences`, `conditions`, `on-policy`, `rounds`, `conditioned-rounds` and `drawn-preferences` are the "
+        "parts of `full`, the field, which takes hours.",
         choices=("", *SUITES),
         presets=SUITES,
         panel=RUNS,
