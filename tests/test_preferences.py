@@ -100,9 +100,10 @@ SMOOTHED = {"dpo": dpo, "ipo": ipo, "slic": slic, "rso": rso, "simpo": simpo, "c
 SWAPPED = Candidates(MASK.flip(1), C.reward, REF.flip(1))  # labels the other way round, as far apart
 
 
-@pytest.mark.parametrize("name", [*SMOOTHED, "orpo", "rpo", "dpop"])
+@pytest.mark.parametrize("name", [*SMOOTHED, "orpo", "rpo"])
 def test_flips_mix_the_loss_of_a_pair_with_that_of_the_pair_the_other_way_round(name: str) -> None:
-    method, free = METHODS[name], {"sft": 0.0} if name in ("dpo", "cpo") else {"reg": 0.0} if name == "slic" else {}
+    alone = {"dpo": {"sft": 0.0}, "cpo": {"sft": 0.0}, "slic": {"reg": 0.0}, "apo": {"anchor": "down"}}
+    method, free = METHODS[name], alone.get(name, {})
     kind: Any = method.settings
     right, wrong = method.loss(LOGPS, C, kind(**free)), method.loss(LOGPS.flip(1), SWAPPED, kind(**free))
     if name == "orpo":  # its likelihood is of the chosen response, whatever is thought of the label
@@ -113,6 +114,28 @@ def test_flips_mix_the_loss_of_a_pair_with_that_of_the_pair_the_other_way_round(
             found = found + torch.tensor([p[0] for p in MEAN])
         expected = (0.75 * right - 0.25 * wrong) / 0.5 if robust else 0.75 * right + 0.25 * wrong
         assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_flips_leave_the_penalty_of_dpop_as_it_is(robust: bool) -> None:
+    """Else the robust form would pay without bound for a rejected response that becomes less likely."""
+    found = dpop.loss(LOGPS, C, dpop.Settings(0.2, 5.0, flips=0.25, robust=robust)).tolist()
+    for value, g in zip(found, GAIN):
+        lost = 0.2 * 5.0 * max(0.0, -g[0])
+        right, wrong = nls(0.2 * (g[0] - g[1]) - lost), nls(0.2 * (g[1] - g[0]) - lost)
+        expected = (0.75 * right - 0.25 * wrong) / 0.5 if robust else 0.75 * right + 0.25 * wrong
+        assert value == pytest.approx(expected, rel=1e-4)
+    assert any(g[0] < 0 for g in GAIN)
+
+
+def test_flips_that_would_only_scale_a_loss_are_refused() -> None:
+    """At anchor=zero the loss of a pair the other way round is 2 less that of the pair."""
+    c = Candidates(MASK.flip(1), C.reward, REF.flip(1))
+    both = apo.loss(LOGPS, C, apo.Settings(0.2)) + apo.loss(LOGPS.flip(1), c, apo.Settings(0.2))
+    assert both.tolist() == pytest.approx([2.0] * len(both))
+    with pytest.raises(SteerError, match="flips: only scale the loss with anchor=zero"):
+        apo.Settings(flips=0.25)
+    assert apo.Settings(flips=0.25, anchor="down")
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if issubclass(m.settings, FlipSettings)])

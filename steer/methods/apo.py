@@ -3,7 +3,8 @@
 zero: 1 - sigmoid(beta g_w) + sigmoid(beta g_l), for chosen responses that are better than the policy's own, which
 become likelier; down: sigmoid(beta g_w) + 1 - sigmoid(beta (g_w - g_l)), for chosen ones that are worse than its own,
 which become less likely, and rejected ones even less. g = lp - ref; averaged over pairs.
-Differs from the official code: nothing.
+Differs from the official code: nothing. `flips` wants `anchor=down`: at zero the loss of a pair the other way round is
+2 less that of the pair, so that flips would only scale it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steer.errors import SteerError
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
 from steer.methods.preferences import PairSettings, unsure
@@ -28,6 +30,12 @@ class Settings(PairSettings):
     anchor: str = option(
         "zero", "zero: chosen responses are better than the policy's; down: worse.", choices=("zero", "down")
     )
+
+    def __post_init__(self) -> None:
+        """Refuse flips where they would only scale the loss."""
+        super().__post_init__()
+        if self.flips and self.anchor == "zero":
+            raise SteerError("flips: only scale the loss with anchor=zero. Leave them out, or set anchor=down.")
 
 
 def anchored(gain: Tensor, s: Settings) -> Tensor:

@@ -1,7 +1,8 @@
 """DPO-positive (DPOP, Smaug, 2402.13228): dpo that does not let the chosen response become less likely.
 
 -log sigmoid(beta (g_w - g_l - penalty max(0, -g_w))), g = lp - ref, averaged over pairs.
-Differs from the official code: none was released.
+Differs from the official code: none was released. `flips` change the comparison, g_w - g_l; the penalty holds the
+response that the label calls better.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, gains
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -26,17 +27,10 @@ class Settings(PairSettings):
     penalty: float = option(50.0, "Weight of what the chosen response loses (lambda in the paper).", least=0)
 
 
-def held(gain: Tensor, s: Settings) -> Tensor:
-    """The loss of gains, better response first: [B, 2] -> [B]."""
-    from torch.nn.functional import logsigmoid
-
-    return -logsigmoid(s.beta * (gain[:, 0] - gain[:, 1] - s.penalty * (-gain[:, 0]).clamp(min=0)))
-
-
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """-log sigmoid(beta (g_w - g_l - penalty max(0, -g_w))): [B, 2, T] -> [B]."""
-    gain = gains(logps, c)[:, :2]
-    return unsure(held(gain, s), held(gain.flip(1), s), s)
+    gain = gains(logps, c)
+    return logistic(s.beta * (gain[:, 0] - gain[:, 1]), s, s.beta * s.penalty * (-gain[:, 0]).clamp(min=0))
 
 
 METHOD = Method(

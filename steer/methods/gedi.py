@@ -4,8 +4,8 @@
 (p(y | x, levels) + p(y | x, other levels)). What is common to both conditions cancels, so the second term learns only
 what a level changes. It costs a second pass over the response.
 Differs from the official code: the posterior takes the whole log-probability of a response where GeDi divides it by its
-length and learns a scale; the other levels differ in one attribute of the condition, drawn uniformly from the levels of
-the data.
+length and learns a scale, so its weight (.8 and .2 in its script, here .25) is in other units than ours; the other
+levels differ in one attribute of the condition, drawn uniformly from the levels of the data.
 """
 
 from __future__ import annotations

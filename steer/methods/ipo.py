@@ -1,7 +1,9 @@
 """Identity preference optimisation (2310.12036, equation 17).
 
 (delta - 1 / (2 beta))^2 with delta = (lp_w - ref_w) - (lp_l - ref_l), averaged over pairs.
-Differs from the official code: none by the authors; sums of log-probabilities as in the paper, not means.
+Differs from the official code: the authors released none. delta is of sums of log-probabilities, as the equation has
+it; they told TRL that the paper's results are with means over tokens, where the same beta asks for a margin about T
+times as large in sums.
 """
 
 from __future__ import annotations

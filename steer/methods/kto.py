@@ -5,10 +5,10 @@ responses; gain = lp - ref. z is the mean gain of mismatched pairs, the step's p
 of the step, at least 0 and without a gradient. Good is a standardised reward of at least `threshold`. The weights of
 one kind are raised until all good ones weigh `ratio` times what all bad ones do (the paper's lambda_D n_D / lambda_U
 n_U, for which it advises 1 to 1.5); at 1 that is the rarer kind, at 1.5 the good ones up to a share of .6.
-Differs from the official code: z is of the whole optimizer step, over micro-batches and processes, and a mismatched
-pair never has the response's own prompt; there responses are shifted by one in a micro-batch, which sorted logs turn
-into other responses to the same prompt. No setting for wrong thumbs: sigmoid(-x) is 1 - sigmoid(x), so at equal weights
-of good and bad responses they would only scale this loss.
+Differs from the official code: z is of the whole optimizer step, there of one micro-batch of every process; a
+mismatched pair never has the response's own prompt; there responses are shifted by one in a micro-batch, which sorted
+logs turn into other responses to the same prompt. No setting for wrong thumbs: sigmoid(-x) is 1 - sigmoid(x), so at
+equal weights of good and bad responses they would only scale this loss.
 """
 
 from __future__ import annotations

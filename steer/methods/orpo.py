@@ -3,8 +3,9 @@
 -p_w - weight log sigmoid(log odds_w - log odds_l), p the mean log-probability of a response's tokens and the odds
 e^p / (1 - e^p), averaged over pairs; there is no reference.
 Differs from the official code: that averages the likelihood over all tokens of a micro-batch, the prompts' too unless
-`--disable_prompt_loss` is given, and p over a token of padding where there is one; here a prompt is never a target,
-padding never counts, and every pair counts alike.
+`--disable_prompt_loss` is given, and never over the end, whose token is that of padding there; p counts one token of
+padding where there is one. Here a prompt is never a target, the end always is, padding never counts, and every pair
+counts alike.
 """
 
 from __future__ import annotations

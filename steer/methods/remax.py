@@ -4,8 +4,9 @@
 policy that training starts from.
 Differs from the official code: there each token carries its own KL, kl [log p(y_t) - ref(y_t)]; here all carry the sum
 over the response, so that the gradient is that of the KL. On T tokens the same `kl` is about T times as strong, and the
-default is the original's 0.05 at T = 100. The original draws with top-p .9 instead of from the whole distribution, and
-responses without an end keep their reward.
+default is the original's 0.05 at T = 100. There the difference of rewards also shrinks by .99 (`--gamma` of its
+scripts) for every token behind; here, as in the paper, every token carries the whole. The original draws with top-p .9
+instead of from the whole distribution, and responses without an end keep their reward.
 """
 
 from __future__ import annotations
@@ -43,5 +44,5 @@ METHOD = Method(
     needs={"ref", "greedy"},
     fresh="step",
     weigh=weigh,
-    rate=0.25,
+    rate=0.25,  # as tuned in the embedded world; the authors' 1e-6 beside 2e-5 is .05
 )

@@ -3,8 +3,8 @@
 sum over r_i < r_j of max(0, p_i - p_j), p the mean log-probability of a response's tokens, plus sft times -log p of the
 best response; averaged over prompts.
 Differs from the official code: it edits its labels in place (which breaks p), ranks with one row of the batch, and
-averages the likelihood over padding; here all three follow the paper. Its likelihood is a mean over tokens, the
-paper's a sum: on T tokens the ranks weigh about T times as much there, as here with sft = 1 / T.
+averages the likelihood over prompts and padding; here all three follow the paper. Its likelihood is a mean over tokens,
+the paper's a sum: on T tokens the ranks weigh about T times as much there, as here with sft = 1 / T.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 -log sigmoid(beta delta), delta as in dpo, w a logged response and l one that the last round drew, averaged over pairs.
 The reference is the policy that drew, from which every round starts.
 Differs from the official code: a prompt's best logged response is taken where it has several with rewards; from the
-second round on the official code mixes in the draws of the round before. Rounds drop responses that were cut off and,
-without `--any-form`, malformed ones.
+second round on the official code mixes in the draws of the round before, from the third on it trains at a fifth of the
+rate, and its fourth has beta 5. Rounds drop responses that were cut off and, without `--any-form`, malformed ones.
 """
 
 from __future__ import annotations
