@@ -33,7 +33,7 @@ wheel: $(VENV)/ready
 	rm -rf dist build && $(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
 	$(BIN)/python tests/try_wheel.py dist
 
-# All tables of the embedded world, at one commit and on three bases; stopped, it goes on.
+# The world, its methods and the claims, at one commit and on three bases; stopped, it goes on.
 tables: $(VENV)/ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/tables.sh tables
 

@@ -1,4 +1,4 @@
-"""Keep texts that spell a control token texts: "<|im_end|>" in a question or in an argument ends no turn.
+"""Escape control tokens inside texts, so that "<|im_end|>" in a question or in an argument ends no turn.
 
 A chat template writes its own control tokens around the texts of turns, and in what it writes nobody can tell the two
 apart. So those inside the texts get a mark before they are rendered, by which `token_ids` finds what is text only. The

@@ -6,7 +6,7 @@
 # from it, stand behind a likelihood stage of the same steps (after=mle), as their papers have it. What is drawn in rounds is
 # drawn for 500 prompts a round, eight responses each (`expert-iteration` and `rso`: sixteen in their one round, `sppo`: five,
 # `rebel`: two, `quark` and `spin`: one).
-# It takes as long as its runs are many: for each base 39 trainings on the logs (19 s of `mle`, 37 s of `dpo`, 302 s of `grpo` in
+# It takes as long as its runs are many: for each base 39 trainings on the logs (28 s of `mle`, 54 s of `dpo`, 512 s of `grpo` in
 # docs/results.md), and 21 rounds, which draw 62,000 responses and train as long; then 49 policies answer.
 # `steer compare --dry-run` with these flags says how long that is on a machine.
 # RATES: learning rates that were tuned before (steer compare --rates), those of benchmarks/rates.json, which this script chose

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tables of the embedded world at one commit: three bases, the dial, the methods and the claims.
+# Tables of the embedded world at one commit: three bases, the dial, the methods and the claims; the others have commands of their own.
+# It replaces benchmarks/results/world.md, methods.md and claims.md whole, with what was written above their tables.
 #   bash benchmarks/tables.sh [FOLDER]      (`make tables`; the same command goes on where it stopped)
 # Expected on two quiet cores, in minutes of one core: world 60, claims 65; methods hours, as methods.sh says.
 # Three learning rates of each method are tried first, and the claims take those that were chosen; TUNE=0 takes those of

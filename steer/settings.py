@@ -266,8 +266,8 @@ def overridden(settings: type[T], pairs: Iterable[str], owner: str, more: str = 
         try:
             values[key] = _parsed(text, defaults[key])
         except ValueError:
-            wanted = "list of numbers" if isinstance(defaults[key], tuple) else type(defaults[key]).__name__
-            raise SteerError(f"{owner}: {key}={text} is not a {wanted}.") from None
+            wanted = _TYPES.get(type(defaults[key]), "a list of numbers")
+            raise SteerError(f"{owner}: {key}={text} is not {wanted}.") from None
     try:
         return settings(**values)
     except (SteerError, ValueError) as error:

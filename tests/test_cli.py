@@ -242,7 +242,7 @@ def test_names_that_nothing_has(steer: Steer, labels: Path, tiny: Path, tmp_path
         "--method rwrr": "unknown method 'rwrr'; did you mean 'rwr'? Known: ",
         "--method rwr --set betta=1": "rwr: unknown setting 'betta'; did you mean 'beta'? Known: beta, clip. "
         '"steer methods rwr" explains them.',
-        "--method rwr --set beta=high": "rwr: beta=high is not a float.",
+        "--method rwr --set beta=high": "rwr: beta=high is not a number.",
         "--method rwr --set beta=-1": "rwr: beta -1.0: wanted above 0.",
         "--method mle --set beta=1": "mle: unknown setting 'beta'; it has none.",
         "--attribute verbosty": "unknown attribute 'verbosty'; did you mean 'verbosity'?",

@@ -148,7 +148,7 @@ def test_rounds_are_read_from_the_entry() -> None:
     for spec, told in (
         ("raft:n=4", "there is no rounds="),
         ("raft:rounds=0", "rounds 0: wanted 1 or more"),
-        ("raft:rounds=1.5", "is not a int"),
+        ("raft:rounds=1.5", "is not a whole number"),
         ("raft:rounds=1,n=1", "Raise n, to 8"),
         ("bond:rounds=2,start_from=base", "'bond' compares with the policy that drew, so every round starts from that"),
         ("steerlm2:start_from=base", "'steerlm2' compares with the policy that drew"),

@@ -77,7 +77,7 @@ def test_settings_reach_the_model(logs: Path, tmp_path: Path) -> None:
         ({"kind": "liner"}, "did you mean 'linear'"),
         ({"kind": "countable"}, "is not fitted on scores"),
         ({"set": ("alhpas=1",)}, "did you mean 'alphas'"),
-        ({"set": ("min_df=two",)}, "min_df=two is not a int"),
+        ({"set": ("min_df=two",)}, "min_df=two is not a whole number"),
         ({"set": ("alphas=a,b",)}, "is not a list of numbers"),
         ({"kind": "embeddings"}, "No base model is named"),
         ({"kind": "embeddings", "set": ("pooling=max",)}, "Choose one of auto"),

@@ -85,7 +85,7 @@ def test_steerlm2_is_the_gradient_of_the_divergence() -> None:
         whole = math.fsum(map(math.exp, xs))
         return [math.exp(x) / whole for x in xs]
 
-    for tempered, sizes in ((0, [1, 1, 1]), (1, [2, 1, 2])):
+    for tempered, sizes in ((False, [1, 1, 1]), (True, [2, 1, 2])):
         w = softmax([math.log(p) + (r - d) / n for p, r, d, n in zip(likely, ref, q, sizes)])
         b = softmax([x - y for x, y in zip(lp, q)])
         settings = steerlm2.Settings(tempered)

@@ -120,7 +120,7 @@ class RunSettings:
     )
     max_steps: int = option(0, "Optimizer steps of every run (0: as --train says).", least=0, panel=RUNS)
     budget_tokens: int = option(
-        0, "Most tokens that training may generate (0: any); methods above it fail.", least=0, panel=RUNS
+        0, "Most tokens that training may generate (0: any); methods above it are skipped.", least=0, panel=RUNS
     )
     budget_calls: int = option(0, "Most responses that training may have scored (0: any).", least=0, panel=RUNS)
     engine: str = option("hf", DRAWN_BY, choices=ENGINES, panel=RUNS)

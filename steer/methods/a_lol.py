@@ -4,8 +4,8 @@
 rho = p / ref of the whole response, clamped to 1 - clip and 1 + clip and without a gradient: -a p / ref between the
 bounds and a straight line beyond them, with the gradient of -a rho log p(y | x). `clip=0` is A-LoL ref-free. The
 reference is the policy that training starts from, in the paper one that learned all logs by likelihood: `after=mle`.
-Differs from the official code: its value is -a rho log p, whose gradient alone means something, for it may rise as
-that is followed; V is a ridge on the prompt's words, as that of `awr`, there a head on the hidden states of the
+Differs from the official code: its value is -a rho log p, a surrogate that can rise while its gradient improves the
+policy; V is a ridge on the prompt's words, as that of `awr`, there a head on the hidden states of the
 reference, fitted on what it answers to other prompts; advantages are scaled to mean 1; the sum over the tokens of a
 step is divided by their number, there by that of responses; every response is seen as often, there more often with a
 larger advantage, by which its loss is multiplied too.

@@ -2,8 +2,8 @@
 
 (gain - eta (P - 1/2))^2 of each response, averaged over those to a prompt and then over prompts; P, the chance that
 the response is better than another draw of the same policy, is the mean of sigmoid(r - r') over the draws r' to its
-prompt, itself among them, r the reward. Theirs is 1/2 on average, which stands for the logarithm of what normalises the
-policy times exp(eta P). The reference is the policy that drew, from which every round starts.
+prompt, itself among them, r the reward. 1/2, the mean of P over the draws, is the paper's estimate of log Z / eta, Z
+what normalises the policy times exp(eta P). The reference is the policy that drew, from which every round starts.
 Differs from the official code: that trains on a prompt's best and worst draw only (`ends=True`), and its r is what
 PairRM gives, here the standardised reward of `steer label`; it draws at temperature 0.7 and top_p 0.9, here as the
 round says; prompts whose draws all have one reward are left out; rounds drop responses that were cut off and, without

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Settings(Checked):
     """Settings of steerlm2."""
 
-    tempered: int = option(0, "1: divide log P(y | x) - log Q' by the tokens (0: the paper's).", least=0, most=1)
+    tempered: bool = option(False, "Divide log P(y | x) - log Q' by the tokens, where the paper does not.")
 
 
 def groups(rows: Sequence[Row], settings: Settings) -> list[Group]:
