@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from attribute_models import Row, Scored, texts, unknown
 from attribute_models.arrays import Array
 from attribute_models.endpoint import Endpoint, RefusedError, exchange
 from attribute_models.progress import note
-from attribute_models.templates import kwargs_of, with_text
+from attribute_models.templates import kwargs_of, openai_turn
 
 PATHS = ("classify", "pooling", "score")  # the first that answers is used
 AT_ONCE = 32  # requests; the server makes batches of them
@@ -105,19 +105,13 @@ class Served:
             turns = "\n".join(str(turn["content"]) for turn in row["prompt"])
             body |= {"text_1": turns, "text_2": row["response"]}
         else:
-            body["messages"] = [*map(_turn, row["prompt"]), {"role": "assistant", "content": row["response"]}]
+            body["messages"] = [*map(openai_turn, row["prompt"]), {"role": "assistant", "content": row["response"]}]
             if kwargs := kwargs_of(row):
                 body["chat_template_kwargs"] = kwargs
             if row.get("tools") and not self._told:
                 self._told = True
                 note("vLLM's pooling API takes no declarations of tools: the model scores without them.")
         return self.endpoint.post(path, body, _answer)
-
-
-def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a turn as OpenAI has it: arguments of calls as text, and no weight of training."""
-    sent = {key: value for key, value in turn.items() if key != "weight"}
-    return {**sent, "tool_calls": [*map(with_text, sent["tool_calls"])]} if sent.get("tool_calls") else sent
 
 
 def _answer(body: Any) -> Answer:

@@ -249,6 +249,12 @@ def with_text(call: Any) -> Any:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
+def openai_turn(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a turn as OpenAI has it: arguments of calls as text, and no weight of training."""
+    sent = {name: value for name, value in turn.items() if name != "weight"}
+    return {**sent, "tool_calls": [*map(with_text, sent["tool_calls"])]} if sent.get("tool_calls") else sent
+
+
 @lru_cache(maxsize=100)
 def wants_text(tokenizer: Any, template: str) -> bool:
     """Whether the template fails at a call whose arguments are an object, and prints one whose arguments are a text."""

@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
@@ -19,7 +19,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from attribute_models.endpoint import exchange
-from attribute_models.templates import NONE
+from attribute_models.templates import NONE, openai_turn
 from steer.errors import SteerError
 from steer.generation.calls import JSON, UNREADABLE
 from steer.progress import note_once
@@ -51,29 +51,21 @@ class ChatReply(NamedTuple):
     calls: tuple[dict[str, Any], ...] = ()
 
 
-def _turn(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a turn as OpenAI has it: arguments of calls as text, and no weight of training."""
-    sent = {name: value for name, value in turn.items() if name != "weight"}
-    if turn.get("tool_calls"):
-        sent["tool_calls"] = [_arguments(call, str, json.dumps) for call in turn["tool_calls"]]
-    return sent
-
-
 def _reply(message: Mapping[str, Any], ended: str) -> ChatReply:
     """Read a message; calls get arguments as objects, where they are objects."""
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    calls = [_arguments(call, dict, JSON.decode) for call in message.get("tool_calls") or ()]
+    calls = [_with_object(call) for call in message.get("tool_calls") or ()]
     return ChatReply(message["content"] or "", ended in ("stop", "tool_calls"), str(thought).strip(), tuple(calls))
 
 
-def _arguments(call: Mapping[str, Any], kind: type, convert: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return a call whose arguments are of a kind, if they can be converted to it."""
+def _with_object(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call whose arguments are an object, if they can be read as one."""
     function = call["function"]
     kept = {name: call[name] for name in ("id", "type") if call.get(name)}
     arguments = function.get("arguments") or {}
     with suppress(*UNREADABLE):
-        converted = arguments if isinstance(arguments, kind) else convert(arguments)
-        arguments = converted if isinstance(converted, kind) else arguments
+        read = arguments if isinstance(arguments, dict) else JSON.decode(arguments)
+        arguments = read if isinstance(read, dict) else arguments
     return {**kept, "function": {"name": function["name"], "arguments": arguments}}
 
 
@@ -144,7 +136,7 @@ class OpenAIClient:
         return [replies[place] for place in range(len(chats))]
 
     def _ask(self, url: str, chat: ChatCall, settings: Mapping[str, Any]) -> ChatReply:
-        turns = [_turn(turn) for turn in chat.messages]
+        turns = [openai_turn(turn) for turn in chat.messages]
         body = {"model": self.model, "messages": turns, "seed": chat.seed, **settings}
         kwargs = {name: value for name, value in chat.options.items() if name != "tools"}
         if chat.attributes is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steer.rows.schema import Schema
 
 Array = np.ndarray[Any, Any]
+CERTAIN = -1e-6  # log p counts at most as this in log(1 - p), which is infinite where p is 1
 
 
 class Candidates(NamedTuple):
@@ -219,6 +220,24 @@ def drift(c: Candidates) -> Tensor:
 def existing(mask: Tensor) -> Tensor:
     """Mask of candidates that are more than padding: [B, K, T] -> [B, K]."""
     return mask.any(-1)
+
+
+def log_not(logps: Tensor) -> Tensor:
+    """log(1 - p) of log-probabilities."""
+    return (-logps.clamp(max=CERTAIN).expm1()).log()
+
+
+def surrogate(logps: Tensor, c: Candidates, advantage: Tensor, down: float, up: float) -> Tensor:
+    """max(-A rho, -A clip(rho, 1 - down, 1 + up)) of each token, rho = p / p_old (1707.06347, equation 7): [B, K, T].
+
+    Without a draw p_old is p.
+    """
+    import torch
+
+    logps = logps.masked_fill(~c.mask, 0.0)
+    old = logps.detach() if c.old is None else c.old.masked_fill(~c.mask, 0.0)
+    ratio = (logps - old).clamp(-20, 20).exp()  # a token that became e^20 times as likely is clipped anyway
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - down, 1 + up))
 
 
 def weighted_nll(logps: Tensor, c: Candidates, settings: Any = None) -> Tensor:

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method
+from steer.methods.base import Candidates, Method, surrogate
 from steer.methods.groups import prompts
 from steer.settings import Checked, option
 
@@ -62,10 +62,8 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     import torch
 
     logps = logps.masked_fill(~c.mask, 0.0)
-    old = logps.detach() if c.old is None else c.old.masked_fill(~c.mask, 0.0)
     advantage = torch.ones_like(logps) if c.advantage is None else c.advantage
-    ratio = (logps - old).clamp(-20, 20).exp()  # a token that became e^20 times as likely is clipped anyway
-    terms = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - s.clip, 1 + s.clip_high))
+    terms = surrogate(logps, c, advantage, s.clip, s.clip_high)
     if s.kl and c.ref is not None and c.ref.ndim == 3:
         gap = (c.ref - logps).masked_fill(~c.mask, 0.0).clamp(-20, 20)
         terms = terms + s.kl * (gap.exp() - gap - 1)

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steer.methods import preferences
-from steer.methods.base import Candidates, Method, averaged
+from steer.methods.base import Candidates, Method, averaged, log_not
 from steer.methods.preferences import PairSettings, logistic
 from steer.settings import option
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CERTAIN = -1e-6  # the odds of a response count at most as of this log-probability: those of a certain one are infinite
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Settings(PairSettings):
 
 def log_odds(p: Tensor) -> Tensor:
     """log(e^p / (1 - e^p)) of log-probabilities."""
-    return p - (-p.clamp(max=CERTAIN).expm1()).log()
+    return p - log_not(p)
 
 
 def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:

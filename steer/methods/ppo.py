@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method
+from steer.methods.base import Candidates, Method, surrogate
 from steer.methods.groups import prompts
 from steer.settings import Checked, option
 
@@ -57,14 +57,11 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """
     import torch
 
-    logps = logps.masked_fill(~c.mask, 0.0)
-    old = logps.detach() if c.old is None else c.old.masked_fill(~c.mask, 0.0)
     if c.advantage is not None:
         advantage = c.advantage
     else:
         advantage = torch.ones_like(logps) if c.weight is None else c.weight[..., None].expand_as(logps)
-    ratio = (logps - old).clamp(-20, 20).exp()  # a token that became e^20 times as likely is clipped anyway
-    terms = torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - s.clip, 1 + s.clip))
+    terms = surrogate(logps, c, advantage, s.clip, s.clip)
     if c.value is not None and c.returns is not None:
         terms = terms + s.vf * (c.value - c.returns) ** 2
     return terms

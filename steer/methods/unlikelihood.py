@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from steer.methods.base import Candidates, Method
+from steer.methods.base import Candidates, Method, log_not
 from steer.methods.groups import Group, rewarded, standardised
 from steer.rows import Row
 from steer.settings import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CERTAIN = -1e-6  # log p of a bad token counts at most as this: log(1 - p) of a certain one is infinite
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     inside = logps.masked_fill(~c.mask, -1.0)
     weight = logps.new_ones(logps.shape[:2]) if c.weight is None else c.weight
     weight = weight[..., None]
-    unlikely = (-inside.clamp(max=CERTAIN).expm1()).log()
-    return torch.where(weight >= 0, -weight * inside, weight * unlikely)
+    return torch.where(weight >= 0, -weight * inside, weight * log_not(inside))
 
 
 METHOD = Method(rows="rewards", groups=groups, loss=loss, settings=Settings, per="token", rate=0.25)
