@@ -16,6 +16,7 @@ from attribute_models import unknown
 T = TypeVar("T")
 MOST_BYTES = 1_000_000
 KINDS: dict[type, Any] = {bool: bool, int: int, float: (int, float), str: str}
+IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def read(file: str | Path) -> Any:
@@ -57,7 +58,7 @@ def checked(kind: type[T], values: Any, where: str, owner: str) -> T:
             raise ValueError(f"{where}: {unknown('setting', str(name), defaults)}")
         wanted = KINDS.get(type(defaults[name]))
         if wanted and (not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool)):
-            raise ValueError(f"{where}: '{name}' is {value!r}; wanted a {type(defaults[name]).__name__}.")
+            raise ValueError(f"{where}: '{name}' is {value!r}; wanted {IN_WORDS[type(defaults[name])]}.")
     return kind(**values)
 
 

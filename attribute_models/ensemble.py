@@ -17,7 +17,10 @@ from numpy.typing import ArrayLike
 
 from attribute_models import Row, Scored, load, model_class, scored, settings, unknown, write_settings
 from attribute_models.arrays import Array
+from attribute_models.documents import IN_WORDS
 from attribute_models.learned import Learned
+
+SWITCH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def member(text: str, attributes: Sequence[str]) -> Any:
         if isinstance(default, tuple):
             raise ValueError(f"setting {key!r} of {name} is a list, which a member cannot have. Remove it.")
         try:
-            values[key] = value.lower() == "true" if isinstance(default, bool) else type(default)(value)
-        except ValueError:
-            raise ValueError(f"setting {key}={value} of {name} is not a {type(default).__name__}.") from None
+            values[key] = SWITCH[value.lower()] if isinstance(default, bool) else type(default)(value)
+        except (ValueError, KeyError):
+            raise ValueError(f"setting {key}={value} of {name} is not {IN_WORDS[type(default)]}.") from None
     return kind(attributes, kind.Settings(**values))

@@ -461,7 +461,7 @@ WRONG = [
     ({"attributes": ["helpfulnes"]}, "Did you mean 'helpfulness'"),
     ({"url": "localhost:8000"}, "wanted http://"),
     ({"api_key": "x"}, "Unknown setting 'api_key'. Did you mean 'key'"),
-    ({"retries": "many"}, "'retries' is 'many'; wanted a int"),
+    ({"retries": "many"}, "'retries' is 'many'; wanted a whole number"),
     ({"concurrency": 0}, "concurrency of 1 or more"),
     ({"rubrics": {"helpfulness": {"txt": "x"}}}, "rubric 'helpfulness': wanted a text"),
     ({"rubrics": {"helpfulness": {"text": "x", "low": 5, "high": 1}}}, "low 5 is not below high 1"),

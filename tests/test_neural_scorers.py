@@ -298,6 +298,7 @@ def test_an_ensemble_is_the_mean_of_its_members_less_their_spread(tmp_path: Path
         (lambda: Ensemble(("a",), EnsembleSettings("countable")), "does not learn scores"),
         (lambda: Ensemble(("a",), EnsembleSettings("linear:min_dv=3")), "Did you mean 'min_df'"),
         (lambda: Ensemble(("a",), EnsembleSettings("linear:min_df=x")), "is not a whole number"),
+        (lambda: Ensemble(("a",), EnsembleSettings("embeddings:trust_remote_code=yes")), "is not true or false"),
         (lambda: Embeddings(("a",), EmbeddingsSettings(pooling="max")), "Choose one of auto, last"),
         (lambda: Embeddings(("a",), EmbeddingsSettings()).backbone, "No base model is named"),
         (lambda: Embeddings(("a",), EmbeddingsSettings("/nowhere/model")).backbone, "cannot be read"),

@@ -301,7 +301,7 @@ WRONG = [
     ("gold: test_simulated:GOLD", "is no class with `score` and no function"),
     ("golden: x", "Unknown setting 'golden'. Did you mean 'gold'"),
     (f"gold: {GOLD}\nflips: 2", "flips from 0 to 1"),
-    (f"gold: {GOLD}\nnoise: loud", "'noise' is 'loud'; wanted a float"),
+    (f"gold: {GOLD}\nnoise: loud", "'noise' is 'loud'; wanted a number"),
     ("[1]", "wanted settings"),
 ]
 
