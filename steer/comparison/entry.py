@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -216,12 +217,12 @@ def swept(spec: str) -> list[Entry]:
     """
     name, _, rest = spec.partition(":")
     knobs = [part.partition("=")[::2] for part in filter(None, rest.split(","))]
+    if twice := [key for key, count in Counter(key for key, _ in knobs).items() if count > 1]:
+        raise SteerError(f"{spec}: {twice[0]} is given twice. Give one, or a sweep with a slash between its values.")
     trained = [[f"{k}={v}" for v in values.split("/")] for k, values in knobs if k not in DECODING]
     decoded = {k: [_number(spec, k, v) for v in values.split("/")] for k, values in knobs if k in DECODING}
     best = [Decoding(g, int(n)) for g, n in product(*(decoded.get(k, [1.0]) for k in DECODING))]
     decodings = tuple(d for one in best for d in (one, *([one._replace(at_random=True)] if one.best_of > 1 else [])))
-    if any(d.best_of < 1 or d.guidance < 0 for d in decodings):
-        raise SteerError(f"{spec}: wanted guidance of 0 or more and best_of of 1 or more.")
     entries = [Entry.of(":".join(filter(None, (name, ",".join(parts))))) for parts in product(*trained)]
     if any(d.guidance != 1 for d in decodings) and not entries[0].reads_conditions:
         raise SteerError(f"{spec}: guidance wants a method with a condition.")
@@ -229,10 +230,20 @@ def swept(spec: str) -> list[Entry]:
 
 
 def _number(spec: str, key: str, text: str) -> float:
+    """Read a number of a decoding, or a rate; refuse what it cannot be."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         raise SteerError(f"{spec}: {key}={text} is not a number.") from None
+    if key == "best_of":
+        fits, wanted = number.is_integer() and number >= 1, "a whole number of 1 or more"
+    elif key == "guidance":
+        fits, wanted = 0 <= number < math.inf, "a number of 0 or more"
+    else:
+        fits, wanted = 0 < number < math.inf, "a number above 0"
+    if not fits:
+        raise SteerError(f"{spec}: {key}={text}: wanted {wanted}.")
+    return number
 
 
 class Cost(NamedTuple):
