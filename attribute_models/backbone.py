@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from attribute_models import Row, device, prefix
 from attribute_models.arrays import Mask, common
 from attribute_models.bases import HEADS, Weights, digest, nf4, trainable
-from attribute_models.literal import literal, token_ids
+from attribute_models.literal import literal, token_ids, unembedded
 from attribute_models.noise import quiet
 from attribute_models.progress import note, progress
 from attribute_models.templates import fitted, lost, options_of, rendered
@@ -193,8 +193,10 @@ class Backbone:
         return [ids[text] for text in texts]
 
     def _ids(self, texts: Sequence[str], *, only_text: bool = False) -> list[list[int]]:
-        embedded = self.model.get_input_embeddings().weight.shape[0]
-        return token_ids(texts, self.tokenizer, only_text=only_text, embedded=embedded)
+        ids = token_ids(texts, self.tokenizer, only_text=only_text)
+        if told := unembedded(ids, self.tokenizer, self.model.get_input_embeddings().weight.shape[0]):
+            raise ValueError(told)
+        return ids
 
     def _joined(
         self, before: list[int], prompt: list[int], between: list[int], response: list[int], after: list[int]

@@ -22,7 +22,7 @@ MARK = "steerliteral"  # stands before a control token that is text while a temp
 
 def literal(value: Any, tokenizer: Any) -> Any:
     """Return turns, or what else a template is given, with a mark before each control token in a text."""
-    tokens, starts = _marked_or_not(tokenizer)
+    tokens, starts = _finding(tokenizer)
 
     def marked(inner: Any) -> Any:
         if isinstance(inner, str):  # most texts have nothing that a control token begins with
@@ -34,28 +34,27 @@ def literal(value: Any, tokenizer: Any) -> Any:
     return marked(value)
 
 
-def token_ids(
-    texts: Sequence[str], tokenizer: Any, *, only_text: bool = False, embedded: int | None = None
-) -> list[list[int]]:
+def token_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) -> list[list[int]]:
     """Tokenise texts without adding tokens: control tokens are recognised, but for those with a mark.
 
-    `only_text`: none is recognised, and the texts have no marks. `embedded`: number of rows of the model's embeddings.
-    Raises ValueError for a token beyond them (Gemma 3's tokenizer has one).
+    `only_text`: none is recognised, and the texts have no marks.
     """
     texts = literal(texts, tokenizer) if only_text else texts
     plain = iter(_encoded([text for text in texts if MARK not in text], tokenizer))
-    ids = [_divided(text, tokenizer) if MARK in text else next(plain) for text in texts]
-    if embedded and len(tokenizer) > embedded:
-        beyond = next((i for each in ids for i in each if i >= embedded), None)
-        if beyond is not None:
-            token = tokenizer.convert_ids_to_tokens(beyond)
-            raise ValueError(f"a text holds {token}, a token that the model has no embedding of. Take it out.")
-    return ids
+    return [_divided(text, tokenizer) if MARK in text else next(plain) for text in texts]
+
+
+def unembedded(ids: Sequence[Sequence[int]], tokenizer: Any, rows: int) -> str:
+    """Say which token is beyond the `rows` of the model's embeddings (Gemma 3's tokenizer has one); empty: none is."""
+    if len(tokenizer) <= rows or (beyond := next((i for each in ids for i in each if i >= rows), None)) is None:
+        return ""
+    token = tokenizer.convert_ids_to_tokens(beyond)
+    return f"a text holds {token}, a token that the model has no embedding of. Take it out."
 
 
 def _divided(text: str, tokenizer: Any) -> list[int]:
     """Tokenise a text with marks: what has one by itself, as text."""
-    tokens, _ = _marked_or_not(tokenizer)
+    tokens, _ = _finding(tokenizer)
     first, *others = re.split(f"{MARK}({tokens.pattern})", text)
     encode = _encoder(tokenizer)
     ids = encode(first)
@@ -109,7 +108,7 @@ def _without_added(backend: Any, text: str) -> list[int]:
     return [token.id for part in parts for token in backend.model.tokenize(part)]
 
 
-def _marked_or_not(tokenizer: Any) -> tuple[re.Pattern[str], frozenset[str]]:
+def _finding(tokenizer: Any) -> tuple[re.Pattern[str], frozenset[str]]:
     """Return what finds control tokens, and the mark, in a text, and what a text with any of them has."""
     return _pattern(_names(tokenizer, str(tokenizer.chat_template), len(tokenizer)))
 

@@ -122,7 +122,10 @@ class Checked:
     """Base of settings that are checked when they are made."""
 
     def __post_init__(self) -> None:
-        """Refuse values outside the choices or the range of their field."""
+        """Refuse values outside the choices or the range of their field, and a switch that is neither on nor off."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # always a dataclass
+            if isinstance(field.default, bool) and not isinstance(value := getattr(self, field.name), bool):
+                raise SteerError(f"{field.name} {value!r:.60}: wanted True or False.")
         check(self, lambda field: field.name)
 
 

@@ -443,7 +443,11 @@ def test_a_slash_is_a_sweep() -> None:
     assert entry.decodings == tuple(Decoding(g, 4, r) for g in (1.0, 2.0) for r in (False, True))
     assert entry.name("best", entry.decodings[3]) == "conditional:guidance=2,random_of=4 @ best"
     assert entry.name("best", entry.decodings[2]) == "conditional:guidance=2,best_of=4 @ best"
-    for spec, told in (("mle:guidance=2", "condition"), ("mle:best_of=0", "of 1 or more"), ("mle:best_of=x", "number")):
+    for spec, told in (
+        ("mle:guidance=2", "condition"),
+        ("mle:best_of=0", "best_of=0: wanted a whole number of 1 or more"),
+        ("mle:best_of=x", "number"),
+    ):
         with pytest.raises(SteerError, match=told):
             swept(spec)
 

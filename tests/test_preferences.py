@@ -146,6 +146,9 @@ def test_the_robust_form_without_flips_is_refused(name: str) -> None:
 
 def test_every_setting_of_a_method_is_checked() -> None:
     assert all(issubclass(m.settings, Checked | NoSettings) for m in METHODS.values())
+    for value in (-3, 2):
+        with pytest.raises(SteerError, match=f"tempered {value}: wanted True or False"):
+            METHODS["steerlm2"].settings(tempered=value)
     with pytest.raises(SteerError, match="sft -3: wanted 0 or more"):
         METHODS["pro"].settings(sft=-3)
     with pytest.raises(TypeError, match="pairing"):

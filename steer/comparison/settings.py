@@ -50,7 +50,7 @@ FAMILIES = {
         "sppo:after=mle,rounds=1/2,prompts_per_round=500",
     ),
 }
-DIALS = {"controls": True, "grid": 2000}  # of a suite whose methods are asked for targets
+DIALS = {"controls": True, "grid": 2000}  # of a suite that measures dials
 SUITES: dict[str, dict[str, Any]] = {  # values of other settings where the user gives none
     "quick": {
         "method": (

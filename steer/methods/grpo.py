@@ -61,7 +61,6 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """The clipped surrogate and the KL of each token: [B, K, T] -> [B, K, T]; without a draw A is 1 and p_old is p."""
     import torch
 
-    logps = logps.masked_fill(~c.mask, 0.0)
     advantage = torch.ones_like(logps) if c.advantage is None else c.advantage
     terms = surrogate(logps, c, advantage, s.clip, s.clip_high)
     if s.kl and c.ref is not None and c.ref.ndim == 3:

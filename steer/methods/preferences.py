@@ -62,6 +62,11 @@ def unsure(right: Tensor, wrong: Tensor, s: FlipSettings) -> Tensor:
     return (1 - s.flips) * right + s.flips * wrong
 
 
+def hinge(margin: Tensor, s: FlipSettings) -> Tensor:
+    """How far a margin is below 1, at least 0, with a share of labels that may be wrong."""
+    return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s)
+
+
 def logistic(margin: Tensor, s: FlipSettings, offset: Tensor | float = 0.0) -> Tensor:
     """-log sigmoid of how far a margin is above the offset, with a share of labels that may be wrong."""
     from torch.nn.functional import logsigmoid

@@ -27,7 +27,7 @@ import numpy as np
 from steer.errors import SteerError
 from steer.methods.base import Candidates, Method, gains, summed
 from steer.methods.groups import Group, random_of, ranked
-from steer.methods.preferences import FlipSettings, logistic, unsure
+from steer.methods.preferences import FlipSettings, hinge, logistic
 from steer.rows import Row
 from steer.settings import option
 
@@ -93,7 +93,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     margin = s.gamma * (gain[:, 0] - gain[:, 1])
     if s.loss == "sigmoid-norm":
         return logistic(margin, s)
-    return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s)
+    return hinge(margin, s)
 
 
 METHOD = Method(

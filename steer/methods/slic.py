@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from steer.methods import preferences
 from steer.methods.base import Candidates, Method, summed
-from steer.methods.preferences import PairSettings, unsure
+from steer.methods.preferences import PairSettings, hinge
 from steer.settings import option
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def loss(logps: Tensor, c: Candidates, s: Settings) -> Tensor:
     """max(0, 1 - gamma [lp_w - lp_l]) - reg lp_w: [B, 2, T] -> [B]."""
     logp = summed(logps, c.mask)
     margin = s.gamma * (logp[:, 0] - logp[:, 1])
-    return unsure((1 - margin).clamp(min=0), (1 + margin).clamp(min=0), s) - s.reg * logp[:, 0]
+    return hinge(margin, s) - s.reg * logp[:, 0]
 
 
 METHOD = Method(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from attribute_models.arrays import common
-from attribute_models.literal import literal, token_ids
+from attribute_models.literal import literal, token_ids, unembedded
 from attribute_models.templates import NONE, options_of, thought_key
 from steer.cache import shared
 from steer.conditioning.chat import fitted
@@ -335,10 +335,11 @@ def plain_ids(texts: Sequence[str], tokenizer: Any, *, only_text: bool = False) 
 
     Those that it wrote are recognised, those inside the texts of turns are not. `only_text`: recognise none.
     """
-    try:
-        return token_ids(texts, tokenizer, only_text=only_text, embedded=getattr(tokenizer, "embedded", None))
-    except ValueError as error:
-        raise SteerError(str(error)) from None
+    ids = token_ids(texts, tokenizer, only_text=only_text)
+    rows = getattr(tokenizer, "embedded", None)
+    if rows and (told := unembedded(ids, tokenizer, rows)):
+        raise SteerError(told)
+    return ids
 
 
 def limit_tokens(tokenizer: Any, model: Any) -> None:
